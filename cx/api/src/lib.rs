@@ -1,0 +1,1 @@
+//! The HTTP API as types: resources, paths, problems, jobs.

@@ -1,0 +1,1 @@
+//! Sessions over TCP and memory: connect, reconnect, credits, the disk spool behind an outbox.

@@ -1,0 +1,1 @@
+//! The CX: takes streams from taps, spools, forwards to gateways.

@@ -1,0 +1,1 @@
+//! What taps, CX and gateways say to each other: messages and the session state machines.

@@ -1,0 +1,1 @@
+//! Listeners that serve any BlockDevice over NBD: sockets, limits, sessions.

@@ -1,0 +1,1 @@
+//! The journal's bytes: segments, frames, entries and index runs; the only crate that writes the format.

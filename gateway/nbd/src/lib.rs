@@ -1,0 +1,1 @@
+//! The NBD server as a state machine: bytes in, bytes out.

@@ -1,0 +1,1 @@
+//! The gateway: journal, images, NBD exports and the HTTP API.

@@ -1,0 +1,1 @@
+//! Segments and the fjall index: append, commit, index, recover, read.

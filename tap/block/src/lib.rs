@@ -1,0 +1,30 @@
+//! The vocabulary every Chronogate crate shares: units, extents, write records, the stored form of a
+//! block, and the contract of a block device.
+//!
+//! ```text
+//!   guest write ──► Extent ──► Entry (Position, Action) ──► Batch ──► wire ──► journal
+//!                     │                     │
+//!                     └── BlockDevice       └── stored units: lz4 + checksum per 4 KiB block
+//! ```
+//!
+//! Architecture invariant: nothing here does I/O, reads a clock, draws a random number or spawns a
+//! thread. Production servers link this crate, so it stays small.
+
+pub mod batch;
+pub mod device;
+pub mod extent;
+pub mod extent_map;
+pub mod faulty;
+pub mod memory;
+pub mod name;
+pub mod stored;
+pub mod time;
+pub mod units;
+
+pub use batch::{Action, Batch, BatchError, Bookmark, Consistency, Entry, Marker, RunStart, SyncCause};
+pub use device::{BlockDevice, CompletionQueue, DeviceError, Geometry, Op, Outcome, Ticket};
+pub use extent::Extent;
+pub use extent_map::{ExtentMap, ExtentSet};
+pub use name::{Name, NameError};
+pub use time::{Clock, Monotonic, WallTime};
+pub use units::{BLOCK_SIZE, BlockNo, Epoch, Lsn, Position, RunId, StreamId, VolumeId};

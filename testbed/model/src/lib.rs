@@ -1,0 +1,1 @@
+//! The oracle: replays every record into memory, obviously correct.

@@ -1,0 +1,1 @@
+//! Checks a store offline, with a reading loop of its own.
