@@ -1,0 +1,274 @@
+//! What one end says to the other, as plain values. How they look as bytes is `codec`'s business.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tap_block::{Batch, Consistency, Epoch, Lsn, Name, RunId, StreamId, SyncCause, VolumeId, WallTime};
+
+/// The protocol this crate speaks. A peer with another number is refused, never guessed at.
+pub const PROTOCOL: u32 = 1;
+
+/// Anything that crosses a connection.
+///
+/// Batches are shared, never copied: an outbox keeps its item until it is acknowledged, while the same value
+/// travels through the in-memory transport.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Message {
+    /// Sender: what it has to send. The first message of a connection.
+    Hello(Hello),
+    /// Receiver: go on from here.
+    Welcome(Welcome),
+    /// Receiver: no, and why. Ends the connection.
+    Refuse(Refuse),
+    /// Sender: records.
+    Data(Arc<Batch>),
+    /// Sender: where it stands, each second.
+    Heartbeat(Heartbeat),
+    /// Receiver: what is durable. Also its sign of life.
+    Ack(Ack),
+    /// Receiver: a question to the one above.
+    Ask(Ask),
+    /// Sender: the answer to a question.
+    Answer(Answer),
+    /// Either: I am going, on purpose.
+    Goodbye(Goodbye),
+}
+
+/// What a sender has to send.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Hello {
+    /// [`PROTOCOL`].
+    pub protocol: u32,
+    /// The stream.
+    pub stream: StreamId,
+    /// The volume protected.
+    pub volume: VolumeId,
+    /// Its name.
+    pub name: Name,
+    /// Its size in bytes.
+    pub size: u64,
+    /// The fencing number in force.
+    pub epoch: Epoch,
+    /// The tap's present life.
+    pub run: RunId,
+    /// The first LSN of that run.
+    pub first_lsn: Lsn,
+    /// Who speaks, for logs and status pages.
+    pub sender: String,
+}
+
+/// Go on from here.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Welcome {
+    /// The last record that is durable at the receiver or below it; send everything after it.
+    pub durable: Lsn,
+    /// The run that record belongs to.
+    pub durable_run: Option<RunId>,
+    /// Does the receiver have any history of this stream?
+    pub known: bool,
+    /// How many bytes of batches ([`Batch::weight`]) may be unacknowledged at any time.
+    pub credit: u64,
+}
+
+/// No, and why.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Refuse {
+    /// To branch on.
+    pub code: RefuseCode,
+    /// For people: what happened and what to do.
+    pub detail: String,
+}
+
+/// Why a connection is refused.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum RefuseCode {
+    /// The sender speaks another protocol version, or broke this one.
+    Protocol,
+    /// The sender's epoch is over: another site took the role.
+    Fenced,
+    /// The sender's records contradict history that is already durable.
+    SplitHistory,
+    /// Another stream has this volume name.
+    NameTaken,
+    /// The receiver is stopping.
+    Stopping,
+    /// See the detail.
+    Other,
+}
+
+/// Where a sender stands.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Heartbeat {
+    /// The last LSN assigned.
+    pub head: Lsn,
+    /// The tap's wall clock when it said so.
+    pub at: WallTime,
+    /// What the tap is doing.
+    pub status: TapStatus,
+}
+
+/// What a tap is doing, for people and for `lag_bytes`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TapStatus {
+    /// In one word.
+    pub state: TapState,
+    /// Bytes waiting in memory.
+    pub queued_bytes: u64,
+    /// Bytes waiting in the tap's spool.
+    pub spooled_bytes: u64,
+    /// Bytes of volume that still have to be copied.
+    pub marked_bytes: u64,
+    /// The copy under way.
+    pub sync: Option<SyncProgress>,
+    /// Baselines started since protection began.
+    pub baselines: u32,
+    /// Bytes copied by resyncs since protection began.
+    pub resynced_bytes: u64,
+}
+
+/// A tap's state.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum TapState {
+    /// The initial copy is under way.
+    Baseline,
+    /// Every write is on its way.
+    Protected,
+    /// Writes wait in the tap's spool.
+    Spooling,
+    /// Writes are only marked: history has a gap from here on.
+    Bitmap,
+    /// Marked blocks are being copied.
+    Resync,
+    /// Stopped on purpose.
+    Stopped,
+    /// Another site took over.
+    Fenced,
+}
+
+/// How far a copy is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct SyncProgress {
+    /// Why it is made.
+    pub cause: SyncCause,
+    /// Bytes of volume looked at.
+    pub done: u64,
+    /// Bytes of volume to look at.
+    pub total: u64,
+}
+
+/// What is durable.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Ack {
+    /// How many [`Message::Data`] of this connection are durable below, from its first on.
+    pub batches: u64,
+    /// The last record durable below.
+    pub durable: Lsn,
+    /// The last record durable at every gateway.
+    pub everywhere: Lsn,
+}
+
+/// A question to the one above.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Ask {
+    /// Chosen by the asker, given back in the answer.
+    pub id: u64,
+    /// The question.
+    pub question: Question,
+}
+
+/// What can be asked.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Question {
+    /// The last LSN assigned, now.
+    Head,
+    /// A named recovery point that covers every write acknowledged before now.
+    Bookmark {
+        /// Unique within the volume.
+        name: Name,
+        /// What it has to promise.
+        consistency: Consistency,
+        /// Free text of its maker.
+        note: String,
+        /// How long to wait for a baseline to end.
+        wait: Duration,
+    },
+    /// Records were lost below: copy again what changed after `from`, or everything.
+    Resync {
+        /// The last record that is still sound below.
+        from: Lsn,
+        /// Copy the whole volume.
+        whole: bool,
+    },
+}
+
+/// The answer to a question.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Answer {
+    /// The question's id.
+    pub id: u64,
+    /// What came of it.
+    pub result: Result<Reply, AskError>,
+}
+
+/// A good answer.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Reply {
+    /// To [`Question::Head`].
+    Head {
+        /// The last LSN assigned.
+        lsn: Lsn,
+        /// The tap's wall clock.
+        at: WallTime,
+        /// What the tap is doing.
+        status: TapStatus,
+    },
+    /// To [`Question::Bookmark`].
+    Bookmarked {
+        /// The marker's LSN.
+        lsn: Lsn,
+        /// The marker's time.
+        at: WallTime,
+    },
+    /// To anything that has no more to say.
+    Done,
+}
+
+/// Why a question got no good answer.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{detail}")]
+pub struct AskError {
+    /// To branch on.
+    pub code: AskCode,
+    /// For people: what happened and what to do.
+    pub detail: String,
+}
+
+impl AskError {
+    /// An error with this code and detail.
+    #[must_use]
+    pub fn new(code: AskCode, detail: impl Into<String>) -> Self {
+        Self { code, detail: detail.into() }
+    }
+}
+
+/// The kinds of [`AskError`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum AskCode {
+    /// The tap cannot be reached.
+    NotReachable,
+    /// The name exists, or the state forbids it.
+    Conflict,
+    /// What the question names does not exist.
+    NotFound,
+    /// No answer in time.
+    Timeout,
+    /// It was tried and failed.
+    Failed,
+}
+
+/// A peer that leaves on purpose.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Goodbye {
+    /// For the log of the one left.
+    pub reason: String,
+}
