@@ -1,1 +1,30 @@
-//! The HTTP API as types: resources, paths, problems, jobs.
+//! The HTTP API as types: resources, paths, request bodies, problems and jobs.
+//!
+//! ```text
+//!   chronogate verbs ──► request body ──► HTTP ──► gateway/server ──► view ──► JSON ──► table or script
+//!                                            └──► Problem (RFC 9457) ──► exit code
+//! ```
+//!
+//! The gateway fills the views, the command line prints them, and scripts rely on every field name: a field
+//! may be added, never renamed or given another meaning under `/api/v1`. Conventions, held by golden files in
+//! `tests/`: LSNs and byte counts are JSON numbers, times are RFC 3339 in UTC, what is unknown is `null`.
+//!
+//! Architecture invariant: types only. No socket, no clock, no thread.
+
+pub mod image;
+pub mod job;
+pub mod json;
+pub mod page;
+pub mod paths;
+pub mod point;
+pub mod problem;
+pub mod status;
+pub mod volume;
+
+pub use image::{ImageCreate, ImageView};
+pub use job::{JobId, JobKind, JobState, JobView, RestoreCreate};
+pub use page::Page;
+pub use point::{BookmarkCreate, BookmarkView, PointView};
+pub use problem::{Code, ExitStatus, Problem};
+pub use status::{Health, HealthView, JournalView, StatusView, VolumeHealth};
+pub use volume::{GapView, SyncView, VolumeState, VolumeView};

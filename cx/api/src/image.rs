@@ -1,0 +1,60 @@
+//! Images: a moment, served as a disk.
+
+use serde::{Deserialize, Serialize};
+use tap_block::{Lsn, Name, WallTime};
+
+use crate::json;
+
+/// An image.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ImageView {
+    /// Unique, never used again.
+    pub id: u64,
+    /// Its export name.
+    #[serde(with = "json::text")]
+    pub name: Name,
+    /// Of which volume.
+    #[serde(with = "json::text")]
+    pub volume: Name,
+    /// The moment it shows.
+    #[serde(with = "json::lsn")]
+    pub lsn: Lsn,
+    /// When that was; null for LSN 0.
+    #[serde(with = "json::text_or_null")]
+    pub time: Option<WallTime>,
+    /// Bytes.
+    pub size: u64,
+    /// May it be written to (copy on write, history is never touched)?
+    pub writable: bool,
+    /// The most bytes its writes may take; null when read-only.
+    pub quota_bytes: Option<u64>,
+    /// Bytes its writes take now; null when read-only.
+    pub used_bytes: Option<u64>,
+    /// When it was made.
+    #[serde(with = "json::text")]
+    pub created: WallTime,
+    /// Where to open it: the first of `uris`, empty when no NBD listener is configured.
+    pub uri: String,
+    /// Every NBD URI that serves it.
+    pub uris: Vec<String>,
+}
+
+/// Asks for an image.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ImageCreate {
+    /// Of which volume.
+    #[serde(with = "json::text")]
+    pub volume: Name,
+    /// A POINT: `now`, an RFC 3339 time, `-10m`, `lsn:N` or a bookmark's name.
+    pub at: String,
+    /// Read/write?
+    #[serde(default)]
+    pub writable: bool,
+    /// Its export name; the gateway chooses one when null. Digits alone would read as an id: refused.
+    #[serde(with = "json::text_or_null", default)]
+    pub name: Option<Name>,
+    /// The most bytes its writes may take; the gateway chooses when null.
+    #[serde(default)]
+    pub quota_bytes: Option<u64>,
+}

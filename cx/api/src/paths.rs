@@ -1,0 +1,121 @@
+//! Where each resource is. The gateway's routes, the client and `openapi.json` are all held to this list.
+
+/// The version prefix.
+pub const PREFIX: &str = "/api/v1";
+/// Volumes (GET).
+pub const VOLUMES: &str = "/api/v1/volumes";
+/// Images (GET, POST).
+pub const IMAGES: &str = "/api/v1/images";
+/// Restores (POST: 202 and a job).
+pub const RESTORES: &str = "/api/v1/restores";
+/// Jobs (GET).
+pub const JOBS: &str = "/api/v1/jobs";
+/// The whole at a glance (GET).
+pub const STATUS: &str = "/api/v1/status";
+/// The description of this API (GET).
+pub const OPENAPI: &str = "/api/v1/openapi.json";
+/// For load balancers and watchdogs (GET).
+pub const HEALTH: &str = "/healthz";
+/// OpenMetrics (GET).
+pub const METRICS: &str = "/metrics";
+
+/// The header that makes an act safe to send twice.
+pub const IDEMPOTENCY_KEY: &str = "idempotency-key";
+/// The longest key honoured, in bytes.
+pub const MAX_IDEMPOTENCY_KEY: usize = 200;
+/// The largest request body, in bytes.
+pub const MAX_BODY: u64 = 64 << 10;
+/// The most items of one page, and the number given when the client names none.
+pub const MAX_PAGE: usize = 1000;
+
+/// One volume (GET).
+#[must_use]
+pub fn volume(name: &str) -> String {
+    format!("{VOLUMES}/{}", escape(name))
+}
+
+/// The bookmarks of a volume (GET, POST).
+#[must_use]
+pub fn bookmarks(volume_name: &str) -> String {
+    format!("{}/bookmarks", volume(volume_name))
+}
+
+/// What a POINT means on a volume (GET).
+#[must_use]
+pub fn point(volume_name: &str, at: &str) -> String {
+    format!("{}/point?at={}", volume(volume_name), escape(at))
+}
+
+/// One image, by id or name (GET, DELETE).
+#[must_use]
+pub fn image(id_or_name: &str) -> String {
+    format!("{IMAGES}/{}", escape(id_or_name))
+}
+
+/// One job (GET).
+#[must_use]
+pub fn job(id: crate::JobId) -> String {
+    format!("{JOBS}/{id}")
+}
+
+/// Asks a job to end (POST).
+#[must_use]
+pub fn job_cancel(id: crate::JobId) -> String {
+    format!("{JOBS}/{id}/cancel")
+}
+
+/// Percent-encodes everything but RFC 3986's unreserved characters, for a path segment or a query value.
+#[must_use]
+pub fn escape(text: &str) -> String {
+    text.bytes().fold(String::with_capacity(text.len()), |mut out, byte| {
+        if byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_' | b'~') {
+            out.push(char::from(byte));
+        } else {
+            out.push_str(&format!("%{byte:02X}"));
+        }
+        out
+    })
+}
+
+/// Undoes [`escape`] on a path segment; `None` for a broken escape or bytes that are not UTF-8.
+#[must_use]
+pub fn unescape(text: &str) -> Option<String> {
+    let mut bytes = text.bytes();
+    let mut out = Vec::with_capacity(text.len());
+    while let Some(byte) = bytes.next() {
+        if byte == b'%' {
+            let (high, low) = (hex(bytes.next()?)?, hex(bytes.next()?)?);
+            out.push(high << 4 | low);
+        } else {
+            out.push(byte);
+        }
+    }
+    String::from_utf8(out).ok()
+}
+
+fn hex(digit: u8) -> Option<u8> {
+    char::from(digit).to_digit(16).and_then(|d| u8::try_from(d).ok())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_point_survives_the_query() {
+        assert_eq!(
+            point("web01", "2026-11-22T12:00:00+01:00"),
+            "/api/v1/volumes/web01/point?at=2026-11-22T12%3A00%3A00%2B01%3A00"
+        );
+    }
+
+    #[test]
+    fn escaping_goes_both_ways() {
+        for text in ["", "web01", "a b/c%?&=+", "ä→", "lsn:5"] {
+            assert_eq!(unescape(&escape(text)).as_deref(), Some(text));
+        }
+        for broken in ["%", "%4", "%zz", "%ff"] {
+            assert_eq!(unescape(broken), None, "{broken}");
+        }
+    }
+}

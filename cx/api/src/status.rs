@@ -1,0 +1,124 @@
+//! The gateway as a whole, for people (`status`) and for watchdogs (`/healthz`).
+//!
+//! State is proof: what nobody has verified or heard of lately is `unknown`, never "fine".
+
+use serde::{Deserialize, Serialize};
+use tap_block::{Name, WallTime};
+
+use crate::json;
+use crate::volume::{VolumeState, VolumeView};
+
+/// The gateway at a glance.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct StatusView {
+    /// The program's version.
+    pub version: String,
+    /// When this gateway started.
+    #[serde(with = "json::text")]
+    pub started: WallTime,
+    /// The gateway's clock as it answered.
+    #[serde(with = "json::text")]
+    pub now: WallTime,
+    /// The worst of what follows.
+    pub health: Health,
+    /// Why it is not `ok`, and what to do, one sentence each.
+    pub reasons: Vec<String>,
+    /// Every volume.
+    pub volumes: Vec<VolumeView>,
+    /// How many images exist.
+    pub images: u64,
+    /// How many jobs are running.
+    pub jobs_running: u64,
+    /// How many NBD connections are open.
+    pub nbd_connections: u64,
+    /// NBD URIs without an export name.
+    pub nbd: Vec<String>,
+    /// Where history is kept.
+    pub journal: JournalView,
+}
+
+/// The store behind the gateway.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct JournalView {
+    /// Segment files in use.
+    pub segments: u64,
+    /// Bytes those files take.
+    pub bytes: u64,
+    /// Bytes free on its file system; null when they cannot be read.
+    pub free_bytes: Option<u64>,
+    /// Records ever made durable.
+    pub records: u64,
+    /// Places found damaged: their reads are refused.
+    pub damaged: u64,
+}
+
+/// How well.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Health {
+    /// Everything that is known is well, and recently known.
+    Ok,
+    /// Works, with less protection than asked for (baseline, resync, spooling, a gap being healed).
+    Degraded,
+    /// Nothing was heard of a volume lately: it may or may not be well.
+    Unknown,
+    /// Cannot take or serve history.
+    Failing,
+}
+
+impl Health {
+    /// The word in JSON and tables.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Ok => "ok",
+            Self::Degraded => "degraded",
+            Self::Unknown => "unknown",
+            Self::Failing => "failing",
+        }
+    }
+}
+
+/// The answer of `/healthz`: 503 when `failing`, else 200.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct HealthView {
+    /// The worst of what follows.
+    pub health: Health,
+    /// Why it is not `ok`.
+    pub reasons: Vec<String>,
+    /// Every volume in short.
+    pub volumes: Vec<VolumeHealth>,
+}
+
+/// A volume in short.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct VolumeHealth {
+    /// Its name.
+    #[serde(with = "json::text")]
+    pub name: Name,
+    /// What its tap is doing.
+    pub state: VolumeState,
+    /// How far behind; null when unknown.
+    pub lag_seconds: Option<f64>,
+    /// The last point that was verified; null when none ever was.
+    #[serde(with = "json::text_or_null")]
+    pub verified: Option<WallTime>,
+}
+
+impl From<&StatusView> for HealthView {
+    fn from(status: &StatusView) -> Self {
+        let volumes = status.volumes.iter().map(VolumeHealth::from).collect();
+        Self { health: status.health, reasons: status.reasons.clone(), volumes }
+    }
+}
+
+impl From<&VolumeView> for VolumeHealth {
+    fn from(volume: &VolumeView) -> Self {
+        Self {
+            name: volume.name.clone(),
+            state: volume.state,
+            lag_seconds: volume.lag_seconds,
+            verified: None,
+        }
+    }
+}

@@ -1,0 +1,208 @@
+//! The JSON that scripts rely on, held by files: a change of a field name or form fails here first.
+//!
+//! A field may be added (write the new golden file by hand and read it); none may be renamed or change form.
+#![allow(clippy::unwrap_used, clippy::panic, reason = "tests")]
+
+use cx_api::{
+    BookmarkCreate, BookmarkView, Code, GapView, Health, HealthView, ImageCreate, ImageView, JobId, JobKind,
+    JobState, JobView, JournalView, Page, PointView, Problem, RestoreCreate, StatusView, SyncView,
+    VolumeState, VolumeView,
+};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use tap_block::{Consistency, Lsn, Name, SyncCause, VolumeId, WallTime};
+
+fn name(text: &str) -> Name {
+    text.parse().unwrap()
+}
+
+fn lsn(n: u64) -> Lsn {
+    Lsn::new(n).unwrap()
+}
+
+fn at(text: &str) -> WallTime {
+    WallTime::parse_rfc3339(text).unwrap()
+}
+
+#[track_caller]
+fn golden<T: Serialize + DeserializeOwned + PartialEq + std::fmt::Debug>(value: &T, file: &str) {
+    let written = serde_json::to_string_pretty(value).unwrap();
+    assert_eq!(written, file.trim_end(), "the JSON form of a contract type changed");
+    assert_eq!(&serde_json::from_str::<T>(file).unwrap(), value);
+}
+
+fn volume() -> VolumeView {
+    VolumeView {
+        id: VolumeId::new(0x2a),
+        name: name("web01"),
+        size: 68_719_476_736,
+        state: VolumeState::Resync,
+        head_lsn: Some(lsn(9_007_199_254_740_991)),
+        durable_lsn: lsn(1_041_376),
+        durable_time: Some(at("2026-11-22T12:00:00.25Z")),
+        lag_seconds: Some(0.75),
+        lag_bytes: Some(16384),
+        baseline_count: 1,
+        resynced_bytes: 1_048_576,
+        sync: Some(SyncView { cause: SyncCause::Overflow, done_bytes: 4096, total_bytes: 8192 }),
+        gaps: vec![
+            GapView {
+                from_lsn: lsn(100),
+                to_lsn: Some(lsn(140)),
+                from: Some(at("2026-11-22T10:00:00Z")),
+                to: Some(at("2026-11-22T10:00:05Z")),
+                cause: SyncCause::UncleanStop,
+                bytes: 65536,
+            },
+            GapView {
+                from_lsn: lsn(1_041_376),
+                to_lsn: None,
+                from: None,
+                to: None,
+                cause: SyncCause::Overflow,
+                bytes: 0,
+            },
+        ],
+    }
+}
+
+fn unheard() -> VolumeView {
+    VolumeView {
+        state: VolumeState::Unknown,
+        head_lsn: None,
+        durable_lsn: Lsn::ZERO,
+        durable_time: None,
+        lag_seconds: None,
+        lag_bytes: None,
+        sync: None,
+        gaps: Vec::new(),
+        ..volume()
+    }
+}
+
+fn problem() -> Problem {
+    Problem::new(Code::NotSelectable, "lsn:120 of web01 cannot be opened")
+        .because("the tap ended uncleanly and the disk was copied again from lsn:100 to lsn:140")
+        .fix("open lsn:100 (before) or lsn:140 (after)")
+}
+
+#[test]
+fn volumes() {
+    golden(&volume(), include_str!("golden/volume.json"));
+    golden(&unheard(), include_str!("golden/volume-unknown.json"));
+}
+
+#[test]
+fn points_and_bookmarks() {
+    let point =
+        PointView { volume: name("web01"), name: None, lsn: lsn(7), time: Some(at("2026-11-22T12:00:00Z")) };
+    golden(&point, include_str!("golden/point.json"));
+    let bookmark = BookmarkView {
+        volume: name("web01"),
+        name: name("before-upgrade"),
+        lsn: lsn(8),
+        time: at("2026-11-22T12:00:00.000000001Z"),
+        consistency: Consistency::FileSystem,
+        note: "apt full-upgrade".into(),
+        selectable: true,
+    };
+    golden(&Page { items: vec![bookmark], next: Some("8".into()) }, include_str!("golden/bookmarks.json"));
+}
+
+#[test]
+fn images() {
+    let image = ImageView {
+        id: 3,
+        name: name("web01-test"),
+        volume: name("web01"),
+        lsn: lsn(8),
+        time: None,
+        size: 4096,
+        writable: true,
+        quota_bytes: Some(1 << 30),
+        used_bytes: Some(0),
+        created: at("2026-11-22T12:00:00Z"),
+        uri: "nbd+unix:///web01-test?socket=/run/gw.sock".into(),
+        uris: vec![
+            "nbd+unix:///web01-test?socket=/run/gw.sock".into(),
+            "nbd://127.0.0.1:10809/web01-test".into(),
+        ],
+    };
+    golden(&image, include_str!("golden/image.json"));
+}
+
+#[test]
+fn jobs() {
+    let job = JobView {
+        id: JobId::new(5),
+        kind: JobKind::Restore,
+        state: JobState::Failed,
+        volume: name("web01"),
+        lsn: lsn(8),
+        path: "/srv/web01.img".into(),
+        done_bytes: 4096,
+        total_bytes: 8192,
+        started: at("2026-11-22T12:00:00Z"),
+        ended: Some(at("2026-11-22T12:00:01Z")),
+        error: Some(Problem::new(Code::NoSpace, "no space left on /srv").fix("free 4 KiB and repeat")),
+    };
+    golden(&job, include_str!("golden/job.json"));
+}
+
+#[test]
+fn status_and_health() {
+    let status = StatusView {
+        version: "0.1.0".into(),
+        started: at("2026-11-22T11:00:00Z"),
+        now: at("2026-11-22T12:00:00Z"),
+        health: Health::Degraded,
+        reasons: vec!["web01: a resync is running; wait for its end".into()],
+        volumes: vec![unheard()],
+        images: 1,
+        jobs_running: 0,
+        nbd_connections: 2,
+        nbd: vec!["nbd://127.0.0.1:10809/".into()],
+        journal: JournalView { segments: 2, bytes: 134_217_728, free_bytes: None, records: 77, damaged: 0 },
+    };
+    golden(&status, include_str!("golden/status.json"));
+    golden(&HealthView::from(&status), include_str!("golden/health.json"));
+}
+
+#[test]
+fn problems() {
+    golden(&problem(), include_str!("golden/problem.json"));
+}
+
+#[test]
+fn request_bodies_need_only_what_has_no_default() {
+    let bookmark: BookmarkCreate = serde_json::from_str(r#"{"name": "b1"}"#).unwrap();
+    assert_eq!((bookmark.consistency, bookmark.wait_seconds), (Consistency::Crash, 60));
+    let image: ImageCreate = serde_json::from_str(r#"{"volume": "web01", "at": "-10m"}"#).unwrap();
+    assert_eq!((image.writable, image.name, image.quota_bytes), (false, None, None));
+    let restore = r#"{"volume": "web01", "at": "now", "path": "/x"}"#;
+    assert_eq!(serde_json::from_str::<RestoreCreate>(restore).unwrap().path, "/x");
+}
+
+#[test]
+fn a_misspelt_or_bad_field_is_named() {
+    for (body, word) in [
+        (r#"{"name": "b1", "wiat_seconds": 5}"#, "wiat_seconds"),
+        (r#"{"name": "now"}"#, "means something else"),
+        (r#"{"name": "b1", "consistency": "eventual"}"#, "crash, filesystem, application"),
+        (r#"{"name": 5}"#, "string"),
+        (r"{}", "name"),
+        ("", "empty"),
+    ] {
+        let error = cx_api::json::parse::<BookmarkCreate>(body.as_bytes()).unwrap_err().to_string();
+        assert!(error.contains(word), "{body}: {error}");
+    }
+}
+
+#[test]
+fn an_lsn_out_of_range_is_refused() {
+    let mut json = serde_json::to_value(volume()).unwrap();
+    for bad in [serde_json::json!(1u64 << 53), serde_json::json!(-1), serde_json::json!("7")] {
+        json.as_object_mut().unwrap().insert("durable_lsn".into(), bad);
+        assert!(serde_json::from_value::<VolumeView>(json.clone()).is_err());
+    }
+}
