@@ -13,10 +13,14 @@
 //! Architecture invariant: bytes in, bytes out; no I/O, no clock. Every decoder answers bad bytes with an
 //! error. The format is described in `docs/formats/journal.md` and pinned by golden fixtures.
 
+mod bytes;
+pub mod error;
+pub mod marker;
 pub mod meta;
 pub mod units;
 pub mod version;
 
+pub use error::FormatError;
 pub use meta::{ImageId, ImageRecord, MetaRecord};
 pub use units::{Location, REGION_BLOCKS, REGION_BYTES, RegionNo, SegmentId};
 pub use version::{Place, Version, versions_of};

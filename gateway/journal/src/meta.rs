@@ -3,7 +3,12 @@
 
 use std::fmt;
 
+use prost::{Message, Oneof};
 use tap_block::{Lsn, Name, StreamId, VolumeId, WallTime};
+
+use crate::error::FormatError;
+
+const WHAT: &str = "gateway record";
 
 /// The stream of the gateway's own records. No tap ever draws this number.
 pub const OWN_STREAM: StreamId = StreamId::new(0);
@@ -71,4 +76,98 @@ pub struct ImageRecord {
     pub quota: u64,
     /// When it was made, on the gateway's clock.
     pub created_at: WallTime,
+}
+
+#[derive(Clone, PartialEq, Message)]
+struct PMeta {
+    #[prost(oneof = "PKind", tags = "1, 2")]
+    kind: Option<PKind>,
+}
+
+#[derive(Clone, PartialEq, Oneof)]
+enum PKind {
+    #[prost(message, tag = "1")]
+    ImageCreated(PImage),
+    #[prost(message, tag = "2")]
+    ImageRemoved(PImageRemoved),
+}
+
+#[derive(Clone, PartialEq, Message)]
+struct PImage {
+    #[prost(uint64, tag = "1")]
+    id: u64,
+    #[prost(string, tag = "2")]
+    name: String,
+    #[prost(fixed64, tag = "3")]
+    volume: u64,
+    #[prost(fixed64, tag = "4")]
+    stream: u64,
+    #[prost(uint64, tag = "5")]
+    point: u64,
+    #[prost(fixed64, tag = "6")]
+    at: u64,
+    #[prost(bool, tag = "7")]
+    writable: bool,
+    #[prost(uint64, tag = "8")]
+    quota: u64,
+    #[prost(fixed64, tag = "9")]
+    created_at: u64,
+}
+
+#[derive(Clone, PartialEq, Message)]
+struct PImageRemoved {
+    #[prost(uint64, tag = "1")]
+    id: u64,
+}
+
+impl MetaRecord {
+    /// As bytes.
+    #[must_use]
+    pub fn encode(&self) -> Vec<u8> {
+        let kind = match self {
+            Self::ImageCreated(image) => PKind::ImageCreated(image_out(image)),
+            Self::ImageRemoved { id } => PKind::ImageRemoved(PImageRemoved { id: id.get() }),
+        };
+        PMeta { kind: Some(kind) }.encode_to_vec()
+    }
+
+    /// Back from bytes.
+    ///
+    /// # Errors
+    /// [`FormatError`] when they are no record.
+    pub fn decode(bytes: &[u8]) -> Result<Self, FormatError> {
+        let twin = PMeta::decode(bytes).map_err(|e| FormatError::malformed(WHAT, e.to_string()))?;
+        match twin.kind.ok_or_else(|| FormatError::malformed(WHAT, "of an unknown kind"))? {
+            PKind::ImageCreated(image) => image_in(image).map(Self::ImageCreated),
+            PKind::ImageRemoved(gone) => Ok(Self::ImageRemoved { id: ImageId::new(gone.id) }),
+        }
+    }
+}
+
+fn image_out(image: &ImageRecord) -> PImage {
+    PImage {
+        id: image.id.get(),
+        name: image.name.to_string(),
+        volume: image.volume.get(),
+        stream: image.stream.get(),
+        point: image.point.get(),
+        at: image.at.nanos(),
+        writable: image.writable,
+        quota: image.quota,
+        created_at: image.created_at.nanos(),
+    }
+}
+
+fn image_in(twin: PImage) -> Result<ImageRecord, FormatError> {
+    Ok(ImageRecord {
+        id: ImageId::new(twin.id),
+        name: twin.name.parse().map_err(|e| FormatError::malformed(WHAT, format!("name: {e}")))?,
+        volume: VolumeId::new(twin.volume),
+        stream: StreamId::new(twin.stream),
+        point: Lsn::new(twin.point).ok_or_else(|| FormatError::malformed(WHAT, "LSN out of range"))?,
+        at: WallTime::from_nanos(twin.at),
+        writable: twin.writable,
+        quota: twin.quota,
+        created_at: WallTime::from_nanos(twin.created_at),
+    })
 }
