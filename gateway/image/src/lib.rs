@@ -1,1 +1,19 @@
-//! Points, region maps, read plans and overlays: how a moment becomes a disk.
+//! How a moment becomes a disk, as pure logic: points in time, the catalogue of what history holds, region maps,
+//! read plans and the overlay of a read/write image.
+//!
+//! ```text
+//!  "web01@-10m" ─► Point ─► Catalogue (selectable?) ─► Lsn
+//!  Versions of a region ─► RegionMap at that Lsn ─► plan_read ─► pieces: zeroes, or units in segments
+//! ```
+//!
+//! Architecture invariant: no I/O and no clock; the store and the gateway bring both.
+
+pub mod catalogue;
+pub mod plan;
+pub mod point;
+pub mod region;
+
+pub use catalogue::{Catalogue, NotSelectable, Origin, Passed};
+pub use plan::{Piece, Source, plan_read, regions};
+pub use point::{Point, PointError, VolumePoint};
+pub use region::{RegionMap, RegionMapBuilder};

@@ -1,0 +1,175 @@
+//! What history holds, but for the blocks: volumes with their sizes, runs, bookmarks and syncs, and the images.
+//!
+//! One owner (the store's commit thread) applies markers in the order of the journal and hands snapshots to
+//! readers; a snapshot shares every volume that has not changed since. It is a view: applying the journal's
+//! markers again from the start gives the same catalogue.
+
+mod codec;
+#[cfg(test)]
+mod tests;
+mod volume;
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use gateway_journal::{ImageId, ImageRecord, MetaRecord};
+use tap_block::{Action, Entry, Epoch, Lsn, Marker, Name, RunId, RunStart, StreamId, VolumeId, WallTime};
+
+pub use codec::CatalogueError;
+pub use volume::{BookmarkPoint, Gap, NotSelectable, Run, SyncSpan, Volume, cause_text};
+
+/// The catalogue; see the module.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Catalogue {
+    volumes: BTreeMap<VolumeId, Arc<Volume>>,
+    streams: BTreeMap<StreamId, Epoch>,
+    images: BTreeMap<ImageId, ImageRecord>,
+    /// The greatest number an image ever had.
+    last_image: u64,
+}
+
+/// Where a record comes from, and what stood before it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Origin {
+    /// Its stream.
+    pub stream: StreamId,
+    /// The run that wrote it.
+    pub run: RunId,
+    /// The fencing number in force.
+    pub epoch: Epoch,
+    /// The stream record before it in this store, of whatever run; `None` for the first of all.
+    pub previous: Option<Passed>,
+}
+
+/// A stream record that is in the store.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Passed {
+    /// Its LSN.
+    pub lsn: Lsn,
+    /// When it was captured.
+    pub at: WallTime,
+}
+
+impl Catalogue {
+    /// Nothing protected yet.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Does this record change a catalogue? Only such need to go through [`Catalogue::apply`].
+    #[must_use]
+    pub const fn concerns(action: &Action) -> bool {
+        matches!(action, Action::Mark(_) | Action::Resize { .. })
+    }
+
+    /// Takes a record of a stream in, in the order of the journal; says whether anything changed.
+    pub fn apply(&mut self, origin: &Origin, entry: &Entry) -> bool {
+        let here = Passed { lsn: entry.position.lsn(), at: entry.captured_at };
+        match &entry.action {
+            Action::Write { .. } | Action::Zero { .. } => return false,
+            Action::Resize { volume, size } => self.change(*volume, |v| v.resize(here.lsn, *size)),
+            Action::Mark(marker) => self.apply_marker(origin, here, marker),
+        }
+        true
+    }
+
+    fn apply_marker(&mut self, origin: &Origin, here: Passed, marker: &Marker) {
+        match marker {
+            Marker::RunStart(start) => self.start_run(origin, here, start),
+            Marker::Bookmark(mark) => self.change_stream(origin.stream, |v| v.bookmark(here, mark)),
+            Marker::SyncStart { cause } => {
+                self.change_stream(origin.stream, |v| v.start_sync(*cause, origin.previous));
+            }
+            Marker::SyncEnd { cause, copied, from_zero } => {
+                self.change_stream(origin.stream, |v| v.end_sync(*cause, here, *copied, *from_zero));
+            }
+        }
+    }
+
+    fn start_run(&mut self, origin: &Origin, here: Passed, start: &RunStart) {
+        let epoch = self.streams.entry(origin.stream).or_insert(origin.epoch);
+        *epoch = origin.epoch.max(*epoch);
+        let fresh = || Arc::new(Volume::new(start.volume, start.name.clone(), origin.stream));
+        let volume = self.volumes.entry(start.volume).or_insert_with(fresh);
+        Arc::make_mut(volume).start_run(origin, here, start);
+    }
+
+    fn change(&mut self, id: VolumeId, change: impl FnOnce(&mut Volume)) {
+        if let Some(volume) = self.volumes.get_mut(&id) {
+            change(Arc::make_mut(volume));
+        }
+    }
+
+    fn change_stream(&mut self, stream: StreamId, change: impl Fn(&mut Volume)) {
+        for volume in self.volumes.values_mut().filter(|v| v.stream() == stream) {
+            change(Arc::make_mut(volume));
+        }
+    }
+
+    /// Takes a record of the gateway's own stream in.
+    pub fn apply_meta(&mut self, record: &MetaRecord) {
+        match record {
+            MetaRecord::ImageCreated(image) => {
+                self.last_image = self.last_image.max(image.id.get());
+                self.images.insert(image.id, image.clone());
+            }
+            MetaRecord::ImageRemoved { id } => {
+                self.last_image = self.last_image.max(id.get());
+                self.images.remove(id);
+            }
+        }
+    }
+
+    /// Every volume, by id.
+    pub fn volumes(&self) -> impl Iterator<Item = &Arc<Volume>> {
+        self.volumes.values()
+    }
+
+    /// The volume with this id.
+    #[must_use]
+    pub fn volume(&self, id: VolumeId) -> Option<&Arc<Volume>> {
+        self.volumes.get(&id)
+    }
+
+    /// The volume with this name. Names are unique among volumes: a second one is refused at the link.
+    #[must_use]
+    pub fn volume_named(&self, name: &Name) -> Option<&Arc<Volume>> {
+        self.volumes.values().find(|v| v.name() == name)
+    }
+
+    /// The volume of this stream.
+    #[must_use]
+    pub fn volume_of(&self, stream: StreamId) -> Option<&Arc<Volume>> {
+        self.volumes.values().find(|v| v.stream() == stream)
+    }
+
+    /// The highest fencing number seen in a run of this stream.
+    #[must_use]
+    pub fn epoch(&self, stream: StreamId) -> Option<Epoch> {
+        self.streams.get(&stream).copied()
+    }
+
+    /// Every image, oldest first.
+    pub fn images(&self) -> impl Iterator<Item = &ImageRecord> {
+        self.images.values()
+    }
+
+    /// The image with this id.
+    #[must_use]
+    pub fn image(&self, id: ImageId) -> Option<&ImageRecord> {
+        self.images.get(&id)
+    }
+
+    /// The image with this name.
+    #[must_use]
+    pub fn image_named(&self, name: &Name) -> Option<&ImageRecord> {
+        self.images.values().find(|i| i.name == *name)
+    }
+
+    /// An id no image ever had.
+    #[must_use]
+    pub const fn next_image(&self) -> ImageId {
+        ImageId::new(self.last_image.saturating_add(1))
+    }
+}

@@ -1,0 +1,333 @@
+//! The catalogue as bytes, for the store's view of it. Not a journal format: a view with another version
+//! number is thrown away and built again from the segments.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use gateway_journal::{ImageId, ImageRecord};
+use prost::Message;
+use tap_block::{Consistency, Epoch, Lsn, Name, RunId, StreamId, SyncCause, VolumeId, WallTime};
+use thiserror::Error;
+
+use super::{BookmarkPoint, Catalogue, Passed, Run, SyncSpan, Volume};
+
+const VERSION: u32 = 1;
+
+/// Why bytes are no catalogue. The remedy is always the same: build it again from the segments.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+pub enum CatalogueError {
+    /// Not the encoding at all.
+    #[error("the catalogue view is not readable ({0}); it is to be built again from the segments")]
+    Malformed(String),
+    /// An encoding of another version.
+    #[error("the catalogue view has version {0}, not {VERSION}; it is to be built again from the segments")]
+    Version(u32),
+}
+
+#[derive(Clone, PartialEq, Message)]
+struct PCatalogue {
+    #[prost(uint32, tag = "1")]
+    version: u32,
+    #[prost(message, repeated, tag = "2")]
+    volumes: Vec<PVolume>,
+    #[prost(message, repeated, tag = "3")]
+    streams: Vec<PStream>,
+    #[prost(message, repeated, tag = "4")]
+    images: Vec<PImage>,
+    #[prost(uint64, tag = "5")]
+    last_image: u64,
+}
+
+#[derive(Clone, PartialEq, Message)]
+struct PStream {
+    #[prost(fixed64, tag = "1")]
+    id: u64,
+    #[prost(uint32, tag = "2")]
+    epoch: u32,
+}
+
+#[derive(Clone, PartialEq, Message)]
+struct PVolume {
+    #[prost(fixed64, tag = "1")]
+    id: u64,
+    #[prost(string, tag = "2")]
+    name: String,
+    #[prost(fixed64, tag = "3")]
+    stream: u64,
+    #[prost(message, repeated, tag = "4")]
+    sizes: Vec<PSize>,
+    #[prost(message, repeated, tag = "5")]
+    runs: Vec<PRun>,
+    #[prost(message, repeated, tag = "6")]
+    bookmarks: Vec<PBookmark>,
+    #[prost(message, repeated, tag = "7")]
+    syncs: Vec<PSync>,
+}
+
+#[derive(Clone, PartialEq, Message)]
+struct PSize {
+    #[prost(uint64, tag = "1")]
+    from: u64,
+    #[prost(uint64, tag = "2")]
+    size: u64,
+}
+
+#[derive(Clone, Copy, PartialEq, Message)]
+struct PPassed {
+    #[prost(uint64, tag = "1")]
+    lsn: u64,
+    #[prost(fixed64, tag = "2")]
+    at: u64,
+}
+
+#[derive(Clone, PartialEq, Message)]
+struct PRun {
+    #[prost(fixed64, tag = "1")]
+    id: u64,
+    #[prost(uint32, tag = "2")]
+    epoch: u32,
+    #[prost(message, optional, tag = "3")]
+    first: Option<PPassed>,
+    #[prost(message, optional, tag = "4")]
+    previous: Option<PPassed>,
+}
+
+#[derive(Clone, PartialEq, Message)]
+struct PBookmark {
+    #[prost(string, tag = "1")]
+    name: String,
+    #[prost(message, optional, tag = "2")]
+    at: Option<PPassed>,
+    #[prost(uint32, tag = "3")]
+    consistency: u32,
+    #[prost(string, tag = "4")]
+    note: String,
+}
+
+#[derive(Clone, PartialEq, Message)]
+struct PSync {
+    #[prost(uint32, tag = "1")]
+    cause: u32,
+    #[prost(message, optional, tag = "2")]
+    sound: Option<PPassed>,
+    #[prost(message, optional, tag = "3")]
+    end: Option<PPassed>,
+    #[prost(uint64, tag = "4")]
+    copied: u64,
+    #[prost(bool, tag = "5")]
+    harmless: bool,
+    #[prost(bool, tag = "6")]
+    interrupted: bool,
+    #[prost(uint32, tag = "7")]
+    ends_with: u32,
+}
+
+#[derive(Clone, PartialEq, Message)]
+struct PImage {
+    #[prost(uint64, tag = "1")]
+    id: u64,
+    #[prost(string, tag = "2")]
+    name: String,
+    #[prost(fixed64, tag = "3")]
+    volume: u64,
+    #[prost(fixed64, tag = "4")]
+    stream: u64,
+    #[prost(message, optional, tag = "5")]
+    point: Option<PPassed>,
+    #[prost(bool, tag = "6")]
+    writable: bool,
+    #[prost(uint64, tag = "7")]
+    quota: u64,
+    #[prost(fixed64, tag = "8")]
+    created_at: u64,
+}
+
+const CAUSES: [(SyncCause, u32); 5] = [
+    (SyncCause::Baseline, 1),
+    (SyncCause::UncleanStop, 2),
+    (SyncCause::Overflow, 3),
+    (SyncCause::HopLost, 4),
+    (SyncCause::ChangedUnwatched, 5),
+];
+
+const CONSISTENCIES: [(Consistency, u32); 3] =
+    [(Consistency::Crash, 1), (Consistency::FileSystem, 2), (Consistency::Application, 3)];
+
+fn code<T: PartialEq>(table: &[(T, u32)], value: &T) -> u32 {
+    table.iter().find(|(v, _)| v == value).map_or(0, |(_, c)| *c)
+}
+
+fn value<T: Copy>(table: &[(T, u32)], code: u32, what: &str) -> Result<T, CatalogueError> {
+    let found = table.iter().find(|(_, c)| *c == code).map(|(v, _)| *v);
+    found.ok_or_else(|| CatalogueError::Malformed(format!("unknown {what} {code}")))
+}
+
+impl Catalogue {
+    /// As bytes.
+    #[must_use]
+    pub fn encode(&self) -> Vec<u8> {
+        PCatalogue {
+            version: VERSION,
+            volumes: self.volumes.values().map(|v| volume_out(v)).collect(),
+            streams: self.streams.iter().map(|(s, e)| PStream { id: s.get(), epoch: e.get() }).collect(),
+            images: self.images.values().map(image_out).collect(),
+            last_image: self.last_image,
+        }
+        .encode_to_vec()
+    }
+
+    /// Back from bytes.
+    ///
+    /// # Errors
+    /// [`CatalogueError`]; the catalogue is then to be built from the journal.
+    pub fn decode(bytes: &[u8]) -> Result<Self, CatalogueError> {
+        let twin = PCatalogue::decode(bytes).map_err(malformed)?;
+        if twin.version != VERSION {
+            return Err(CatalogueError::Version(twin.version));
+        }
+        let mut catalogue = Self { last_image: twin.last_image, ..Self::default() };
+        for stream in twin.streams {
+            catalogue.streams.insert(StreamId::new(stream.id), Epoch::new(stream.epoch));
+        }
+        for volume in twin.volumes {
+            let volume = volume_in(volume)?;
+            catalogue.volumes.insert(volume.id, Arc::new(volume));
+        }
+        for image in twin.images {
+            let image = image_in(&image)?;
+            catalogue.images.insert(image.id, image);
+        }
+        Ok(catalogue)
+    }
+}
+
+fn malformed(why: impl std::fmt::Display) -> CatalogueError {
+    CatalogueError::Malformed(why.to_string())
+}
+
+fn lsn_in(raw: u64) -> Result<Lsn, CatalogueError> {
+    Lsn::new(raw).ok_or_else(|| malformed(format!("LSN {raw} out of range")))
+}
+
+fn name_in(text: &str) -> Result<Name, CatalogueError> {
+    text.parse().map_err(malformed)
+}
+
+const fn passed_out(passed: Passed) -> PPassed {
+    PPassed { lsn: passed.lsn.get(), at: passed.at.nanos() }
+}
+
+fn passed_in(twin: PPassed) -> Result<Passed, CatalogueError> {
+    Ok(Passed { lsn: lsn_in(twin.lsn)?, at: WallTime::from_nanos(twin.at) })
+}
+
+fn needed(twin: Option<PPassed>) -> Result<Passed, CatalogueError> {
+    twin.ok_or_else(|| malformed("a place is missing")).and_then(passed_in)
+}
+
+fn volume_out(v: &Volume) -> PVolume {
+    PVolume {
+        id: v.id.get(),
+        name: v.name.to_string(),
+        stream: v.stream.get(),
+        sizes: v.sizes.iter().map(|(l, &size)| PSize { from: l.get(), size }).collect(),
+        runs: v.runs.iter().map(run_out).collect(),
+        bookmarks: v.bookmarks.iter().map(bookmark_out).collect(),
+        syncs: v.syncs.iter().map(sync_out).collect(),
+    }
+}
+
+fn volume_in(twin: PVolume) -> Result<Volume, CatalogueError> {
+    let mut volume = Volume::new(VolumeId::new(twin.id), name_in(&twin.name)?, StreamId::new(twin.stream));
+    for size in twin.sizes {
+        volume.sizes.insert(lsn_in(size.from)?, size.size);
+    }
+    volume.runs = twin.runs.into_iter().map(run_in).collect::<Result<_, _>>()?;
+    volume.bookmarks = twin.bookmarks.into_iter().map(bookmark_in).collect::<Result<BTreeMap<_, _>, _>>()?;
+    volume.syncs = twin.syncs.into_iter().map(sync_in).collect::<Result<_, _>>()?;
+    Ok(volume)
+}
+
+fn run_out(run: &Run) -> PRun {
+    PRun {
+        id: run.id.get(),
+        epoch: run.epoch.get(),
+        first: Some(passed_out(run.first)),
+        previous: run.previous.map(passed_out),
+    }
+}
+
+fn run_in(twin: PRun) -> Result<Run, CatalogueError> {
+    Ok(Run {
+        id: RunId::new(twin.id),
+        epoch: Epoch::new(twin.epoch),
+        first: needed(twin.first)?,
+        previous: twin.previous.map(passed_in).transpose()?,
+    })
+}
+
+fn bookmark_out((name, point): (&Name, &BookmarkPoint)) -> PBookmark {
+    PBookmark {
+        name: name.to_string(),
+        at: Some(passed_out(point.at)),
+        consistency: code(&CONSISTENCIES, &point.consistency),
+        note: point.note.clone(),
+    }
+}
+
+fn bookmark_in(twin: PBookmark) -> Result<(Name, BookmarkPoint), CatalogueError> {
+    let consistency = value(&CONSISTENCIES, twin.consistency, "consistency")?;
+    Ok((name_in(&twin.name)?, BookmarkPoint { at: needed(twin.at)?, consistency, note: twin.note }))
+}
+
+fn sync_out(sync: &SyncSpan) -> PSync {
+    PSync {
+        cause: code(&CAUSES, &sync.cause),
+        sound: sync.sound.map(passed_out),
+        end: sync.end.map(passed_out),
+        copied: sync.copied,
+        harmless: sync.harmless,
+        interrupted: sync.interrupted,
+        ends_with: code(&CAUSES, &sync.ends_with),
+    }
+}
+
+fn sync_in(twin: PSync) -> Result<SyncSpan, CatalogueError> {
+    Ok(SyncSpan {
+        cause: value(&CAUSES, twin.cause, "sync cause")?,
+        sound: twin.sound.map(passed_in).transpose()?,
+        end: twin.end.map(passed_in).transpose()?,
+        copied: twin.copied,
+        harmless: twin.harmless,
+        interrupted: twin.interrupted,
+        ends_with: value(&CAUSES, twin.ends_with, "sync cause")?,
+    })
+}
+
+fn image_out(image: &ImageRecord) -> PImage {
+    PImage {
+        id: image.id.get(),
+        name: image.name.to_string(),
+        volume: image.volume.get(),
+        stream: image.stream.get(),
+        point: Some(PPassed { lsn: image.point.get(), at: image.at.nanos() }),
+        writable: image.writable,
+        quota: image.quota,
+        created_at: image.created_at.nanos(),
+    }
+}
+
+fn image_in(twin: &PImage) -> Result<ImageRecord, CatalogueError> {
+    let at = needed(twin.point)?;
+    Ok(ImageRecord {
+        id: ImageId::new(twin.id),
+        name: name_in(&twin.name)?,
+        volume: VolumeId::new(twin.volume),
+        stream: StreamId::new(twin.stream),
+        point: at.lsn,
+        at: at.at,
+        writable: twin.writable,
+        quota: twin.quota,
+        created_at: WallTime::from_nanos(twin.created_at),
+    })
+}

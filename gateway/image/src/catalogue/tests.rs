@@ -1,0 +1,210 @@
+use super::*;
+use tap_block::{Bookmark, Consistency, Position, SyncCause};
+
+const STREAM: StreamId = StreamId::new(7);
+const VOLUME: VolumeId = VolumeId::new(9);
+
+fn lsn(n: u64) -> Lsn {
+    Lsn::new(n).unwrap()
+}
+
+fn name(text: &str) -> Name {
+    text.parse().unwrap()
+}
+
+/// Feeds one stream's markers with LSNs at will.
+#[derive(Default)]
+struct Tape {
+    catalogue: Catalogue,
+    run: u64,
+    last: Option<Passed>,
+}
+
+impl Tape {
+    fn at(&mut self, at: u64, action: Action) -> &mut Self {
+        let entry = Entry {
+            position: Position::record(lsn(at)),
+            captured_at: WallTime::from_nanos(at * 1000),
+            action,
+        };
+        let origin =
+            Origin { stream: STREAM, run: RunId::new(self.run), epoch: Epoch::new(1), previous: self.last };
+        self.catalogue.apply(&origin, &entry);
+        self.last = Some(Passed { lsn: lsn(at), at: entry.captured_at });
+        self
+    }
+
+    fn mark(&mut self, at: u64, marker: Marker) -> &mut Self {
+        self.at(at, Action::Mark(Box::new(marker)))
+    }
+
+    fn run(&mut self, at: u64, sync: Option<SyncCause>) -> &mut Self {
+        self.run += 1;
+        let start = RunStart {
+            previous: None,
+            durable: Lsn::ZERO,
+            volume: VOLUME,
+            name: name("web01"),
+            size: 1 << 20,
+            sync,
+        };
+        self.mark(at, Marker::RunStart(start))
+    }
+
+    fn end(&mut self, at: u64, cause: SyncCause, from_zero: bool) -> &mut Self {
+        self.mark(at, Marker::SyncEnd { cause, copied: at, from_zero })
+    }
+
+    fn write(&mut self, at: u64) -> &mut Self {
+        let extent = tap_block::Extent::between(0, 4096);
+        self.at(at, Action::Write { volume: VOLUME, extent })
+    }
+
+    fn volume(&self) -> &Volume {
+        self.catalogue.volume(VOLUME).unwrap()
+    }
+
+    fn selectable(&self, points: std::ops::RangeInclusive<u64>) -> Vec<u64> {
+        points.filter(|&n| self.volume().selectable(lsn(n)).is_ok()).collect()
+    }
+}
+
+#[test]
+fn nothing_is_selectable_before_the_baseline_ends() {
+    let mut tape = Tape::default();
+    tape.run(1, Some(SyncCause::Baseline)).write(2);
+    assert_eq!(tape.selectable(0..=9), [] as [u64; 0]);
+    let refused = tape.volume().selectable(lsn(2)).unwrap_err();
+    assert_eq!((refused.nearest_before, refused.nearest_after), (None, None));
+    tape.end(5, SyncCause::Baseline, false);
+    assert_eq!(tape.selectable(0..=7), [5, 6, 7]);
+    assert_eq!(tape.volume().selectable(lsn(2)).unwrap_err().nearest_after, Some(lsn(5)));
+    assert_eq!(tape.volume().baseline_count(), 1);
+    assert_eq!(tape.volume().gaps().count(), 0);
+}
+
+#[test]
+fn a_disk_of_zeroes_is_selectable_from_its_beginning() {
+    let mut tape = Tape::default();
+    tape.run(1, Some(SyncCause::Baseline)).write(2).end(3, SyncCause::Baseline, true);
+    assert_eq!(tape.selectable(0..=4), [0, 1, 2, 3, 4]);
+}
+
+#[test]
+fn a_baseline_that_lost_records_is_sound_only_at_its_end() {
+    let mut tape = Tape::default();
+    tape.run(1, Some(SyncCause::Baseline)).write(2);
+    tape.run(100, Some(SyncCause::Baseline)).end(101, SyncCause::Baseline, true);
+    assert_eq!(tape.selectable(0..=102), [101, 102]);
+    assert_eq!(tape.volume().baseline_count(), 1, "the same baseline, resumed");
+}
+
+#[test]
+fn a_baseline_resumed_without_a_loss_keeps_its_beginning() {
+    let mut tape = Tape::default();
+    tape.run(1, Some(SyncCause::Baseline)).write(2);
+    tape.run(3, Some(SyncCause::Baseline)).end(4, SyncCause::Baseline, true);
+    assert_eq!(tape.selectable(0..=5), [0, 1, 2, 3, 4, 5]);
+}
+
+#[test]
+fn an_unclean_stop_is_a_gap_from_the_last_record_received() {
+    let mut tape = Tape::default();
+    tape.run(1, Some(SyncCause::Baseline)).end(2, SyncCause::Baseline, true).write(3);
+    tape.run(10, Some(SyncCause::UncleanStop)).write(11).end(12, SyncCause::UncleanStop, false);
+    assert_eq!(tape.selectable(0..=13), [0, 1, 2, 3, 12, 13]);
+    let refused = tape.volume().selectable(lsn(10)).unwrap_err();
+    assert_eq!((refused.nearest_before, refused.nearest_after), (Some(lsn(3)), Some(lsn(12))));
+    let gap = tape.volume().gaps().next().unwrap();
+    assert_eq!((gap.from.unwrap().lsn, gap.to.unwrap().lsn, gap.bytes), (lsn(3), lsn(12), 12));
+    assert_eq!(tape.volume().resynced_bytes(), 12);
+}
+
+#[test]
+fn history_is_sound_across_a_jump_without_a_sync() {
+    let mut tape = Tape::default();
+    tape.run(1, None).write(2).run(10, None).write(11);
+    assert_eq!(tape.selectable(0..=11).len(), 12);
+}
+
+#[test]
+fn a_sync_within_a_run_starts_behind_the_record_before_it() {
+    let mut tape = Tape::default();
+    tape.run(1, None).write(2).mark(3, Marker::SyncStart { cause: SyncCause::Overflow });
+    assert_eq!(tape.selectable(0..=9), [0, 1, 2]);
+    assert_eq!(tape.volume().open_sync().unwrap().cause, SyncCause::Overflow);
+    tape.run(50, Some(SyncCause::UncleanStop)).end(60, SyncCause::UncleanStop, false);
+    assert!(tape.volume().open_sync().is_none(), "the later run's sync covers what was left");
+    assert_eq!(tape.selectable(0..=61), [0, 1, 2, 60, 61]);
+    let refused = tape.volume().selectable(lsn(55)).unwrap_err();
+    assert_eq!((refused.nearest_before, refused.nearest_after), (Some(lsn(2)), Some(lsn(60))));
+    assert_eq!(tape.volume().gaps().count(), 2);
+}
+
+#[test]
+fn the_end_of_another_sync_ends_nothing() {
+    let mut tape = Tape::default();
+    tape.run(1, Some(SyncCause::Baseline)).write(2);
+    tape.mark(3, Marker::SyncStart { cause: SyncCause::Overflow });
+    tape.end(4, SyncCause::Overflow, false);
+    assert_eq!(tape.volume().open_sync().unwrap().cause, SyncCause::Baseline);
+    tape.end(5, SyncCause::Baseline, true);
+    assert_eq!(tape.selectable(0..=5), [0, 1, 2, 4, 5], "the overflow stays a gap in a sound baseline");
+}
+
+#[test]
+fn bookmarks_and_sizes_stay_where_they_were() {
+    let mut tape = Tape::default();
+    let mark = |consistency| {
+        Marker::Bookmark(Bookmark { name: name("gold"), consistency, note: "by hand".to_owned() })
+    };
+    tape.run(5, None).mark(6, mark(Consistency::FileSystem));
+    tape.at(7, Action::Resize { volume: VOLUME, size: 2 << 20 }).mark(8, mark(Consistency::Crash));
+    let bookmark = tape.volume().bookmark_named(&name("gold")).unwrap();
+    assert_eq!((bookmark.at.lsn, bookmark.consistency), (lsn(6), Consistency::FileSystem));
+    assert_eq!(tape.volume().size_at(lsn(0)), 1 << 20);
+    assert_eq!(tape.volume().size_at(lsn(6)), 1 << 20);
+    assert_eq!(tape.volume().size(), 2 << 20);
+}
+
+fn image(id: u64) -> ImageRecord {
+    ImageRecord {
+        id: ImageId::new(id),
+        name: name("test-1"),
+        volume: VOLUME,
+        stream: STREAM,
+        point: lsn(3),
+        at: WallTime::from_nanos(3000),
+        writable: true,
+        quota: 1 << 30,
+        created_at: WallTime::from_nanos(9000),
+    }
+}
+
+#[test]
+fn an_image_number_is_never_given_twice() {
+    let mut catalogue = Catalogue::new();
+    assert_eq!(catalogue.next_image(), ImageId::new(1));
+    catalogue.apply_meta(&MetaRecord::ImageCreated(image(4)));
+    assert_eq!(catalogue.image_named(&name("test-1")), Some(&image(4)));
+    catalogue.apply_meta(&MetaRecord::ImageRemoved { id: ImageId::new(4) });
+    assert_eq!(catalogue.images().count(), 0);
+    assert_eq!(catalogue.next_image(), ImageId::new(5));
+}
+
+#[test]
+fn a_catalogue_survives_its_bytes_and_refuses_others() {
+    let mut tape = Tape::default();
+    tape.run(1, Some(SyncCause::Baseline)).write(2).end(3, SyncCause::Baseline, true);
+    tape.run(9, Some(SyncCause::UncleanStop));
+    let mark = Bookmark { name: name("gold"), consistency: Consistency::Application, note: String::new() };
+    tape.mark(10, Marker::Bookmark(mark));
+    tape.catalogue.apply_meta(&MetaRecord::ImageCreated(image(4)));
+    let bytes = tape.catalogue.encode();
+    assert_eq!(Catalogue::decode(&bytes).unwrap(), tape.catalogue);
+    assert_eq!(Catalogue::decode(&[]), Err(CatalogueError::Version(0)));
+    for cut in 1..bytes.len() {
+        let _ = Catalogue::decode(&bytes[..cut]);
+    }
+    assert!(Catalogue::decode(&[0xff; 40]).is_err());
+}

@@ -1,0 +1,302 @@
+//! One volume's history as seen from above: which points exist and which of them are sound.
+
+use std::collections::BTreeMap;
+
+use tap_block::{Bookmark, Consistency, Epoch, Lsn, Name, RunId, RunStart, StreamId, SyncCause, VolumeId};
+use thiserror::Error;
+
+use super::{Origin, Passed};
+
+/// A protected disk.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Volume {
+    pub(super) id: VolumeId,
+    pub(super) name: Name,
+    pub(super) stream: StreamId,
+    /// The size from each LSN on.
+    pub(super) sizes: BTreeMap<Lsn, u64>,
+    pub(super) runs: Vec<Run>,
+    pub(super) bookmarks: BTreeMap<Name, BookmarkPoint>,
+    pub(super) syncs: Vec<SyncSpan>,
+}
+
+/// One life of the tap, as the journal knows it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Run {
+    /// Its id.
+    pub id: RunId,
+    /// The fencing number it wrote under.
+    pub epoch: Epoch,
+    /// Its first record.
+    pub first: Passed,
+    /// The last record of earlier runs that arrived.
+    pub previous: Option<Passed>,
+}
+
+/// Where a bookmark stands.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct BookmarkPoint {
+    /// Its record.
+    pub at: Passed,
+    /// What it promises.
+    pub consistency: Consistency,
+    /// Free text of its maker.
+    pub note: String,
+}
+
+/// A stretch in which blocks were copied outside the stream of writes, so that no point in it is a disk that
+/// ever was.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SyncSpan {
+    /// Why.
+    pub cause: SyncCause,
+    /// The last sound record before it; `None` when nothing was sound.
+    pub sound: Option<Passed>,
+    /// Its end record: selectable again. `None` while it is open.
+    pub end: Option<Passed>,
+    /// Bytes copied.
+    pub copied: u64,
+    /// It tells nothing wrong after all: the disk was all zeroes when it began.
+    pub harmless: bool,
+    /// Records were lost within it: what its end says about its start no longer holds.
+    pub(super) interrupted: bool,
+    /// The cause whose [`tap_block::Marker::SyncEnd`] ends it.
+    pub(super) ends_with: SyncCause,
+}
+
+/// A stretch of history that was lost, as operators see it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Gap {
+    /// The last sound record before it.
+    pub from: Option<Passed>,
+    /// The first sound record after it; `None` while it is open.
+    pub to: Option<Passed>,
+    /// Why.
+    pub cause: SyncCause,
+    /// Bytes copied to heal it.
+    pub bytes: u64,
+}
+
+/// Why a point cannot be opened.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
+#[error("lsn:{} is no disk that ever was: {} was under way; nearest sound points: {} before, {} after",
+    lsn.get(), cause_text(*cause), lsn_text(*nearest_before), lsn_text(*nearest_after))]
+pub struct NotSelectable {
+    /// The point asked for.
+    pub lsn: Lsn,
+    /// What was under way there.
+    pub cause: SyncCause,
+    /// The nearest selectable point before it.
+    pub nearest_before: Option<Lsn>,
+    /// The nearest selectable point after it.
+    pub nearest_after: Option<Lsn>,
+}
+
+/// A sync's cause in words.
+#[must_use]
+pub const fn cause_text(cause: SyncCause) -> &'static str {
+    match cause {
+        SyncCause::Baseline => "the baseline",
+        SyncCause::UncleanStop => "the resync after an unclean stop of the tap",
+        SyncCause::Overflow => "the resync after the tap's queues overflowed",
+        SyncCause::HopLost => "the resync after a hop lost records",
+        SyncCause::ChangedUnwatched => "the resync after the disk may have changed unwatched",
+    }
+}
+
+fn lsn_text(lsn: Option<Lsn>) -> String {
+    lsn.map_or_else(|| "none".to_owned(), |l| format!("lsn:{}", l.get()))
+}
+
+impl Volume {
+    pub(super) const fn new(id: VolumeId, name: Name, stream: StreamId) -> Self {
+        Self {
+            id,
+            name,
+            stream,
+            sizes: BTreeMap::new(),
+            runs: Vec::new(),
+            bookmarks: BTreeMap::new(),
+            syncs: Vec::new(),
+        }
+    }
+
+    /// Its id.
+    #[must_use]
+    pub const fn id(&self) -> VolumeId {
+        self.id
+    }
+
+    /// Its name.
+    #[must_use]
+    pub const fn name(&self) -> &Name {
+        &self.name
+    }
+
+    /// The stream its records are in.
+    #[must_use]
+    pub const fn stream(&self) -> StreamId {
+        self.stream
+    }
+
+    /// Its newest size in bytes.
+    #[must_use]
+    pub fn size(&self) -> u64 {
+        self.sizes.last_key_value().map_or(0, |(_, &size)| size)
+    }
+
+    /// Its size at a point; before the first record, the first size.
+    #[must_use]
+    pub fn size_at(&self, lsn: Lsn) -> u64 {
+        let then = self.sizes.range(..=lsn).next_back().or_else(|| self.sizes.first_key_value());
+        then.map_or(0, |(_, &size)| size)
+    }
+
+    /// The taps' lives, oldest first.
+    #[must_use]
+    pub fn runs(&self) -> &[Run] {
+        &self.runs
+    }
+
+    /// The bookmarks, by name.
+    pub fn bookmarks(&self) -> impl Iterator<Item = (&Name, &BookmarkPoint)> {
+        self.bookmarks.iter()
+    }
+
+    /// The bookmark of this name.
+    #[must_use]
+    pub fn bookmark_named(&self, name: &Name) -> Option<&BookmarkPoint> {
+        self.bookmarks.get(name)
+    }
+
+    /// The syncs, oldest first.
+    #[must_use]
+    pub fn syncs(&self) -> &[SyncSpan] {
+        &self.syncs
+    }
+
+    /// The sync under way, if any; a baseline before all others.
+    #[must_use]
+    pub fn open_sync(&self) -> Option<&SyncSpan> {
+        let open = || self.syncs.iter().filter(|s| s.end.is_none());
+        open().find(|s| s.cause == SyncCause::Baseline).or_else(|| open().next_back())
+    }
+
+    /// What history lost.
+    pub fn gaps(&self) -> impl Iterator<Item = Gap> {
+        let lost = self.syncs.iter().filter(|s| s.cause != SyncCause::Baseline);
+        lost.map(|s| Gap { from: s.sound, to: s.end, cause: s.cause, bytes: s.copied })
+    }
+
+    /// How many baselines began.
+    #[must_use]
+    pub fn baseline_count(&self) -> usize {
+        self.syncs.iter().filter(|s| s.cause == SyncCause::Baseline).count()
+    }
+
+    /// Bytes copied by all syncs that were no baseline.
+    #[must_use]
+    pub fn resynced_bytes(&self) -> u64 {
+        self.gaps().map(|g| g.bytes).sum()
+    }
+
+    /// Is the disk at `lsn` one that ever was? Says nothing about whether `lsn` has arrived yet.
+    ///
+    /// # Errors
+    /// [`NotSelectable`] with the nearest points that are sound.
+    pub fn selectable(&self, lsn: Lsn) -> Result<(), NotSelectable> {
+        let Some(first) = self.syncs.iter().find(|s| s.covers(lsn)) else { return Ok(()) };
+        Err(NotSelectable {
+            lsn,
+            cause: first.cause,
+            nearest_before: self.sound_at_or_before(lsn),
+            nearest_after: self.sound_at_or_after(lsn),
+        })
+    }
+
+    /// The newest sound point at or before `lsn`.
+    #[must_use]
+    pub fn sound_at_or_before(&self, lsn: Lsn) -> Option<Lsn> {
+        let mut at = lsn;
+        while let Some(sync) = self.syncs.iter().find(|s| s.covers(at)) {
+            at = sync.sound?.lsn;
+        }
+        Some(at)
+    }
+
+    fn sound_at_or_after(&self, lsn: Lsn) -> Option<Lsn> {
+        let mut at = lsn;
+        while let Some(sync) = self.syncs.iter().find(|s| s.covers(at)) {
+            at = sync.end?.lsn;
+        }
+        Some(at)
+    }
+
+    pub(super) fn start_run(&mut self, origin: &Origin, here: Passed, start: &RunStart) {
+        self.name = start.name.clone();
+        self.stream = origin.stream;
+        self.resize(here.lsn, start.size);
+        self.runs.push(Run { id: origin.run, epoch: origin.epoch, first: here, previous: origin.previous });
+        let lost = origin.previous.is_some_and(|p| p.lsn.next() != here.lsn);
+        for open in self.syncs.iter_mut().filter(|s| s.end.is_none()) {
+            open.interrupted |= lost;
+            // The tap that starts knows what is left to copy: the end of its sync is the end of all.
+            open.ends_with = start.sync.unwrap_or(open.ends_with);
+        }
+        if let Some(cause) = start.sync {
+            self.start_sync(cause, origin.previous);
+        }
+    }
+
+    pub(super) fn resize(&mut self, lsn: Lsn, size: u64) {
+        if self.sizes.is_empty() || self.size_at(lsn) != size {
+            self.sizes.insert(lsn, size);
+        }
+    }
+
+    /// A name given twice keeps its first place: points never move.
+    pub(super) fn bookmark(&mut self, at: Passed, mark: &Bookmark) {
+        self.bookmarks.entry(mark.name.clone()).or_insert_with(|| BookmarkPoint {
+            at,
+            consistency: mark.consistency,
+            note: mark.note.clone(),
+        });
+    }
+
+    /// A sync that starts while one of the same cause is open goes on with that one.
+    pub(super) fn start_sync(&mut self, cause: SyncCause, sound: Option<Passed>) {
+        if self.syncs.iter().any(|s| s.end.is_none() && s.cause == cause) {
+            return;
+        }
+        self.syncs.push(SyncSpan {
+            cause,
+            sound,
+            end: None,
+            copied: 0,
+            harmless: false,
+            interrupted: false,
+            ends_with: cause,
+        });
+    }
+
+    pub(super) fn end_sync(&mut self, cause: SyncCause, end: Passed, copied: u64, from_zero: bool) {
+        let ending = |s: &&mut SyncSpan| s.end.is_none() && s.ends_with == cause;
+        for sync in self.syncs.iter_mut().filter(ending) {
+            sync.end = Some(end);
+            sync.harmless = from_zero && sync.cause == SyncCause::Baseline && !sync.interrupted;
+            if sync.cause == cause {
+                sync.copied = copied;
+            }
+        }
+    }
+}
+
+impl SyncSpan {
+    /// Does it make `lsn` unsound?
+    #[must_use]
+    pub fn covers(&self, lsn: Lsn) -> bool {
+        let after_start = self.sound.is_none_or(|s| s.lsn < lsn);
+        let before_end = self.end.is_none_or(|e| lsn < e.lsn);
+        after_start && before_end && !self.harmless
+    }
+}
