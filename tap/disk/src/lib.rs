@@ -1,1 +1,34 @@
 //! Files and devices: block devices over files, crash-safe small files, recycled segment files, the real clock.
+//!
+//! ```text
+//!   FileDevice ── a protected disk: BlockDevice over a file or block device
+//!   SegmentPool ─ SegmentFile ── the journal's and the spool's fixed-size, recycled files
+//!   small_file, SlottedFile ── state of a few kilobytes that survives a crash
+//!   DirLock ── one instance per data directory
+//!   Pool ── bounded worker threads for what may block
+//! ```
+//!
+//! Architecture invariant: this is the only crate that calls fsync and fdatasync, so that every rule about
+//! durability (what an error means, when the directory needs a sync too) stands in one place: [`sync`].
+
+mod clock;
+mod device;
+mod dir;
+mod lock;
+mod pool;
+mod raw;
+mod segment;
+mod segment_pool;
+mod slotted;
+mod sync;
+
+pub mod small_file;
+
+pub use clock::RealClock;
+pub use device::{FileDevice, FileIdentity, FileOptions, OpenError};
+pub use dir::{ensure_dir, free_space};
+pub use lock::{DirLock, LockError};
+pub use pool::Pool;
+pub use segment::{DiskDir, Medium, MemoryDir, SegmentDir, SegmentFile};
+pub use segment_pool::{FileNo, PoolOptions, SegmentPool};
+pub use slotted::{Durability, SlottedFile};

@@ -1,0 +1,182 @@
+//! Opening a file or block device: what it is, how large it is, what it can do.
+
+use std::fs::{self, File, FileType, Metadata, OpenOptions};
+use std::io;
+use std::os::unix::fs::{FileTypeExt, MetadataExt};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+
+use rustix::fs::{FallocateFlags, SeekFrom, fallocate};
+use tap_block::{BLOCK_SIZE, Geometry};
+use thiserror::Error;
+
+use super::flush::Flusher;
+use super::{Disk, FileDevice, QUEUE_LIMIT};
+use crate::pool::Pool;
+
+/// How to open a file as a device.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct FileOptions {
+    /// Refuse every write.
+    pub read_only: bool,
+    /// Threads for reads the page cache cannot answer, and for syncs; they start when needed.
+    pub read_pool: usize,
+}
+
+/// Why a file cannot be a disk.
+#[derive(Debug, Error)]
+pub enum OpenError {
+    /// Nothing there.
+    #[error("{} does not exist: check the path", path.display())]
+    Missing {
+        /// The path.
+        path: PathBuf,
+    },
+    /// Not for us.
+    #[error("no permission to open {}: run as a user who may, or open it read-only", path.display())]
+    Denied {
+        /// The path.
+        path: PathBuf,
+    },
+    /// A directory, a socket, a terminal.
+    #[error("{} is {kind}: give a regular file or a block device", path.display())]
+    NotADisk {
+        /// The path.
+        path: PathBuf,
+        /// What it is instead.
+        kind: &'static str,
+    },
+    /// No bytes to serve.
+    #[error("{} is empty: give the file its size first, for example with truncate -s 1G", path.display())]
+    Empty {
+        /// The path.
+        path: PathBuf,
+    },
+    /// Anything else.
+    #[error("cannot open {}: {source}", path.display())]
+    Io {
+        /// The path.
+        path: PathBuf,
+        /// What the operating system says.
+        source: io::Error,
+    },
+}
+
+/// What a file is recognised by. If any of it differs after a restart, the disk changed while nobody
+/// watched. A block device has no meaningful `ctime_ns`: for it, unchanged is never known.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct FileIdentity {
+    /// Bytes.
+    pub size: u64,
+    /// Inode number.
+    pub inode: u64,
+    /// The device the file lies on; of a block device, its own number.
+    pub device: u64,
+    /// Last change of content or inode, nanoseconds since the epoch.
+    pub ctime_ns: i64,
+    /// A block device rather than a file.
+    pub is_block_device: bool,
+}
+
+impl Default for FileOptions {
+    fn default() -> Self {
+        Self { read_only: false, read_pool: 8 }
+    }
+}
+
+impl FileDevice {
+    /// Opens the file or block device at `path`.
+    ///
+    /// # Errors
+    /// When there is none, it may not be opened, or it cannot be a disk.
+    pub fn open(path: &Path, options: FileOptions) -> Result<Arc<Self>, OpenError> {
+        let file = open_file(path, options.read_only)?;
+        let identity = FileIdentity::of(&file).map_err(|e| explain(path, e))?;
+        if identity.size == 0 {
+            return Err(OpenError::Empty { path: path.to_owned() });
+        }
+        let disk = Disk {
+            trims: !options.read_only && trims(&file, &identity),
+            file,
+            path: path.to_owned(),
+            geometry: Geometry { size: identity.size, read_only: options.read_only },
+            is_block_device: identity.is_block_device,
+            nowait: AtomicBool::new(true),
+            shrunk: AtomicBool::new(false),
+            flusher: Flusher::default(),
+        };
+        let pool = Pool::new("disk", options.read_pool, QUEUE_LIMIT);
+        Ok(Arc::new(Self { disk: Arc::new(disk), pool }))
+    }
+}
+
+impl FileIdentity {
+    pub(super) fn of(file: &File) -> io::Result<Self> {
+        let meta = file.metadata()?;
+        let is_block_device = meta.file_type().is_block_device();
+        let size = if is_block_device { rustix::fs::seek(file, SeekFrom::End(0))? } else { meta.len() };
+        Ok(Self {
+            size,
+            inode: meta.ino(),
+            device: if is_block_device { meta.rdev() } else { meta.dev() },
+            ctime_ns: ctime_ns(&meta),
+            is_block_device,
+        })
+    }
+}
+
+fn ctime_ns(meta: &Metadata) -> i64 {
+    meta.ctime().saturating_mul(1_000_000_000).saturating_add(meta.ctime_nsec())
+}
+
+fn open_file(path: &Path, read_only: bool) -> Result<File, OpenError> {
+    let io = |e| explain(path, e);
+    // Before opening, because opening a fifo waits for its other end and opening a tape rewinds it.
+    refuse_others(path, fs::metadata(path).map_err(io)?.file_type())?;
+    let file = OpenOptions::new().read(true).write(!read_only).open(path).map_err(io)?;
+    refuse_others(path, file.metadata().map_err(io)?.file_type())?;
+    Ok(file)
+}
+
+fn refuse_others(path: &Path, kind: FileType) -> Result<(), OpenError> {
+    let kind = match kind {
+        k if k.is_file() || k.is_block_device() => return Ok(()),
+        k if k.is_dir() => "a directory",
+        k if k.is_socket() => "a socket",
+        k if k.is_fifo() => "a fifo",
+        _ => "a character device",
+    };
+    Err(OpenError::NotADisk { path: path.to_owned(), kind })
+}
+
+fn explain(path: &Path, source: io::Error) -> OpenError {
+    let path = path.to_owned();
+    match source.kind() {
+        io::ErrorKind::NotFound => OpenError::Missing { path },
+        io::ErrorKind::PermissionDenied => OpenError::Denied { path },
+        io::ErrorKind::IsADirectory => OpenError::NotADisk { path, kind: "a directory" },
+        _ => OpenError::Io { path, source },
+    }
+}
+
+/// Can trimmed space be made zeroes cheaply? Asked once, so that a trim means the same every time.
+fn trims(file: &File, identity: &FileIdentity) -> bool {
+    if identity.is_block_device {
+        return device_zeroes_cheaply(identity.device);
+    }
+    // Behind the end there is nothing to lose.
+    let flags = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
+    fallocate(file, flags, identity.size, BLOCK_SIZE).is_ok()
+}
+
+/// The kernel would write the zeroes itself otherwise, which is no trim.
+fn device_zeroes_cheaply(device: u64) -> bool {
+    let (major, minor) = (rustix::fs::major(device), rustix::fs::minor(device));
+    let device = format!("/sys/dev/block/{major}:{minor}");
+    // A partition has no queue of its own; its disk's is one level up.
+    ["queue", "../queue"].iter().any(|queue| {
+        fs::read_to_string(format!("{device}/{queue}/write_zeroes_max_bytes"))
+            .is_ok_and(|text| text.trim().parse::<u64>().is_ok_and(|max| max > 0))
+    })
+}
