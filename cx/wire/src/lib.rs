@@ -5,8 +5,13 @@
 //!
 //! Architecture invariant: bytes in, bytes out. No socket, no clock, no task: `cx-link` drives these machines.
 
+mod codec;
+mod columns;
 pub mod message;
+mod proto;
 
+pub use codec::{MAX_ENTRIES, MAX_MESSAGE, Parts, WireError, decode_batch, encode_batch};
+pub use columns::verify_units;
 pub use message::{
     Ack, Answer, Ask, AskCode, AskError, Goodbye, Heartbeat, Hello, Message, PROTOCOL, Question, Refuse,
     RefuseCode, Reply, SyncProgress, TapState, TapStatus, Welcome,

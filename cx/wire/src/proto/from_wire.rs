@@ -1,0 +1,208 @@
+//! From twins to messages: where bytes of a peer become checked values, or an error.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tap_block::{
+    Bookmark, Consistency, Epoch, Lsn, Marker, Name, RunId, RunStart, StreamId, SyncCause, VolumeId, WallTime,
+};
+
+use super as proto;
+use crate::codec::WireError;
+use crate::message::{
+    Ack, Answer, Ask, AskCode, AskError, Goodbye, Heartbeat, Hello, Message, Question, Refuse, RefuseCode,
+    Reply, SyncProgress, TapState, TapStatus, Welcome,
+};
+
+impl proto::Envelope {
+    pub(crate) fn into_message(self) -> Result<Message, WireError> {
+        Ok(match self.body.ok_or(WireError::Missing("a known message"))? {
+            proto::Body::Hello(m) => Message::Hello(hello(m)?),
+            proto::Body::Welcome(m) => Message::Welcome(welcome(&m)?),
+            proto::Body::Refuse(m) => Message::Refuse(Refuse { code: refuse_code(m.code), detail: m.detail }),
+            proto::Body::Data(m) => Message::Data(Arc::new(crate::columns::unpack(m)?)),
+            proto::Body::Heartbeat(m) => Message::Heartbeat(heartbeat(m)?),
+            proto::Body::Ack(m) => Message::Ack(ack(&m)?),
+            proto::Body::Ask(m) => Message::Ask(ask(m)?),
+            proto::Body::Answer(m) => Message::Answer(answer(m)?),
+            proto::Body::Goodbye(m) => Message::Goodbye(Goodbye { reason: m.reason }),
+        })
+    }
+}
+
+/// An LSN below the limit.
+pub(crate) fn lsn(raw: u64) -> Result<Lsn, WireError> {
+    Lsn::new(raw).ok_or(WireError::OutOfRange { what: "LSN", value: raw })
+}
+
+fn hello(m: proto::Hello) -> Result<Hello, WireError> {
+    Ok(Hello {
+        protocol: m.protocol,
+        stream: StreamId::new(m.stream),
+        volume: VolumeId::new(m.volume),
+        name: name(&m.name)?,
+        size: m.size,
+        epoch: Epoch::new(m.epoch),
+        run: RunId::new(m.run),
+        first_lsn: lsn(m.first_lsn)?,
+        sender: m.sender,
+    })
+}
+
+fn welcome(m: &proto::Welcome) -> Result<Welcome, WireError> {
+    Ok(Welcome {
+        durable: lsn(m.durable)?,
+        durable_run: m.durable_run.map(RunId::new),
+        known: m.known,
+        credit: m.credit,
+    })
+}
+
+fn heartbeat(m: proto::Heartbeat) -> Result<Heartbeat, WireError> {
+    Ok(Heartbeat {
+        head: lsn(m.head)?,
+        at: WallTime::from_nanos(m.at),
+        status: status(m.status.ok_or(WireError::Missing("the status of a heartbeat"))?)?,
+    })
+}
+
+fn status(m: proto::TapStatus) -> Result<TapStatus, WireError> {
+    Ok(TapStatus {
+        state: tap_state(m.state)?,
+        queued_bytes: m.queued_bytes,
+        spooled_bytes: m.spooled_bytes,
+        marked_bytes: m.marked_bytes,
+        sync: m.sync.map(|s| progress(&s)).transpose()?,
+        baselines: m.baselines,
+        resynced_bytes: m.resynced_bytes,
+    })
+}
+
+fn progress(m: &proto::SyncProgress) -> Result<SyncProgress, WireError> {
+    Ok(SyncProgress { cause: cause(m.cause)?, done: m.done, total: m.total })
+}
+
+fn ack(m: &proto::Ack) -> Result<Ack, WireError> {
+    Ok(Ack { batches: m.batches, durable: lsn(m.durable)?, everywhere: lsn(m.everywhere)? })
+}
+
+fn ask(m: proto::Ask) -> Result<Ask, WireError> {
+    let question = match m.question.ok_or(WireError::Missing("a known question"))? {
+        proto::Question::Head(proto::Nothing {}) => Question::Head,
+        proto::Question::Bookmark(q) => Question::Bookmark {
+            name: name(&q.name)?,
+            consistency: consistency(q.consistency)?,
+            note: q.note,
+            wait: Duration::from_nanos(q.wait_nanos),
+        },
+        proto::Question::Resync(q) => Question::Resync { from: lsn(q.from)?, whole: q.whole },
+    };
+    Ok(Ask { id: m.id, question })
+}
+
+fn answer(m: proto::Answer) -> Result<Answer, WireError> {
+    let result = match m.outcome.ok_or(WireError::Missing("a known outcome"))? {
+        proto::Outcome::Failed(e) => Err(AskError { code: ask_code(e.code), detail: e.detail }),
+        proto::Outcome::Head(h) => {
+            let Heartbeat { head: lsn, at, status } = heartbeat(h)?;
+            Ok(Reply::Head { lsn, at, status })
+        }
+        proto::Outcome::Bookmarked(b) => {
+            Ok(Reply::Bookmarked { lsn: lsn(b.lsn)?, at: WallTime::from_nanos(b.at) })
+        }
+        proto::Outcome::Done(proto::Nothing {}) => Ok(Reply::Done),
+    };
+    Ok(Answer { id: m.id, result })
+}
+
+impl TryFrom<proto::Marker> for Marker {
+    type Error = WireError;
+
+    fn try_from(marker: proto::Marker) -> Result<Self, WireError> {
+        Ok(match marker.mark.ok_or(WireError::Missing("a known marker"))? {
+            proto::Mark::RunStart(m) => Self::RunStart(run_start(&m)?),
+            proto::Mark::Bookmark(m) => Self::Bookmark(Bookmark {
+                name: name(&m.name)?,
+                consistency: consistency(m.consistency)?,
+                note: m.note,
+            }),
+            proto::Mark::SyncStart(m) => Self::SyncStart { cause: cause(m.cause)? },
+            proto::Mark::SyncEnd(m) => {
+                Self::SyncEnd { cause: cause(m.cause)?, copied: m.copied, from_zero: m.from_zero }
+            }
+        })
+    }
+}
+
+fn run_start(m: &proto::RunStart) -> Result<RunStart, WireError> {
+    Ok(RunStart {
+        previous: m.previous.map(RunId::new),
+        durable: lsn(m.durable)?,
+        volume: VolumeId::new(m.volume),
+        name: name(&m.name)?,
+        size: m.size,
+        sync: if m.sync == 0 { None } else { Some(cause(m.sync)?) },
+    })
+}
+
+fn name(text: &str) -> Result<Name, WireError> {
+    Ok(text.parse()?)
+}
+
+fn out_of_range(what: &'static str, value: u32) -> WireError {
+    WireError::OutOfRange { what, value: u64::from(value) }
+}
+
+const fn refuse_code(code: u32) -> RefuseCode {
+    match code {
+        1 => RefuseCode::Protocol,
+        2 => RefuseCode::Fenced,
+        3 => RefuseCode::SplitHistory,
+        4 => RefuseCode::NameTaken,
+        5 => RefuseCode::Stopping,
+        _ => RefuseCode::Other,
+    }
+}
+
+const fn ask_code(code: u32) -> AskCode {
+    match code {
+        1 => AskCode::NotReachable,
+        2 => AskCode::Conflict,
+        3 => AskCode::NotFound,
+        4 => AskCode::Timeout,
+        _ => AskCode::Failed,
+    }
+}
+
+fn tap_state(state: u32) -> Result<TapState, WireError> {
+    Ok(match state {
+        1 => TapState::Baseline,
+        2 => TapState::Protected,
+        3 => TapState::Spooling,
+        4 => TapState::Bitmap,
+        5 => TapState::Resync,
+        6 => TapState::Stopped,
+        7 => TapState::Fenced,
+        other => return Err(out_of_range("state of a tap", other)),
+    })
+}
+
+fn cause(cause: u32) -> Result<SyncCause, WireError> {
+    Ok(match cause {
+        1 => SyncCause::Baseline,
+        2 => SyncCause::UncleanStop,
+        3 => SyncCause::Overflow,
+        4 => SyncCause::HopLost,
+        5 => SyncCause::ChangedUnwatched,
+        other => return Err(out_of_range("cause of a sync", other)),
+    })
+}
+
+fn consistency(consistency: u32) -> Result<Consistency, WireError> {
+    Ok(match consistency {
+        1 => Consistency::Crash,
+        2 => Consistency::FileSystem,
+        3 => Consistency::Application,
+        other => return Err(out_of_range("consistency", other)),
+    })
+}

@@ -1,0 +1,203 @@
+//! From messages to their twins. Total: every value of ours has an encoding.
+
+use std::time::Duration;
+
+use tap_block::{Consistency, Marker, SyncCause};
+
+use super as proto;
+use crate::message::{
+    Answer, Ask, AskCode, AskError, Heartbeat, Hello, Message, Question, RefuseCode, Reply, SyncProgress,
+    TapState, TapStatus, Welcome,
+};
+
+impl proto::Envelope {
+    pub(crate) fn of(message: &Message) -> Self {
+        Self { body: Some(body(message)) }
+    }
+}
+
+fn body(message: &Message) -> proto::Body {
+    match message {
+        Message::Hello(m) => proto::Body::Hello(hello(m)),
+        Message::Welcome(m) => proto::Body::Welcome(welcome(m)),
+        Message::Refuse(m) => {
+            proto::Body::Refuse(proto::Refuse { code: refuse_code(m.code), detail: m.detail.clone() })
+        }
+        Message::Data(batch) => {
+            proto::Body::Data(proto::Batch { body: batch.body.clone(), ..crate::columns::pack(batch) })
+        }
+        Message::Heartbeat(m) => proto::Body::Heartbeat(heartbeat(m)),
+        Message::Ack(m) => proto::Body::Ack(proto::Ack {
+            batches: m.batches,
+            durable: m.durable.get(),
+            everywhere: m.everywhere.get(),
+        }),
+        Message::Ask(m) => proto::Body::Ask(ask(m)),
+        Message::Answer(m) => proto::Body::Answer(answer(m)),
+        Message::Goodbye(m) => proto::Body::Goodbye(proto::Goodbye { reason: m.reason.clone() }),
+    }
+}
+
+fn hello(m: &Hello) -> proto::Hello {
+    proto::Hello {
+        protocol: m.protocol,
+        stream: m.stream.get(),
+        volume: m.volume.get(),
+        name: m.name.to_string(),
+        size: m.size,
+        epoch: m.epoch.get(),
+        run: m.run.get(),
+        first_lsn: m.first_lsn.get(),
+        sender: m.sender.clone(),
+    }
+}
+
+fn welcome(m: &Welcome) -> proto::Welcome {
+    proto::Welcome {
+        durable: m.durable.get(),
+        durable_run: m.durable_run.map(|run| run.get()),
+        known: m.known,
+        credit: m.credit,
+    }
+}
+
+fn heartbeat(m: &Heartbeat) -> proto::Heartbeat {
+    proto::Heartbeat { head: m.head.get(), at: m.at.nanos(), status: Some(status(&m.status)) }
+}
+
+fn status(m: &TapStatus) -> proto::TapStatus {
+    proto::TapStatus {
+        state: tap_state(m.state),
+        queued_bytes: m.queued_bytes,
+        spooled_bytes: m.spooled_bytes,
+        marked_bytes: m.marked_bytes,
+        sync: m.sync.as_ref().map(progress),
+        baselines: m.baselines,
+        resynced_bytes: m.resynced_bytes,
+    }
+}
+
+const fn progress(m: &SyncProgress) -> proto::SyncProgress {
+    proto::SyncProgress { cause: cause(m.cause), done: m.done, total: m.total }
+}
+
+fn ask(m: &Ask) -> proto::Ask {
+    let question = match &m.question {
+        Question::Head => proto::Question::Head(proto::Nothing {}),
+        Question::Bookmark { name, consistency: promise, note, wait } => {
+            proto::Question::Bookmark(proto::AskBookmark {
+                name: name.to_string(),
+                consistency: consistency(*promise),
+                note: note.clone(),
+                wait_nanos: nanos(*wait),
+            })
+        }
+        Question::Resync { from, whole } => {
+            proto::Question::Resync(proto::AskResync { from: from.get(), whole: *whole })
+        }
+    };
+    proto::Ask { id: m.id, question: Some(question) }
+}
+
+fn answer(m: &Answer) -> proto::Answer {
+    let outcome = match &m.result {
+        Err(error) => proto::Outcome::Failed(failure(error)),
+        Ok(Reply::Head { lsn, at, status: s }) => proto::Outcome::Head(proto::Heartbeat {
+            head: lsn.get(),
+            at: at.nanos(),
+            status: Some(status(s)),
+        }),
+        Ok(Reply::Bookmarked { lsn, at }) => {
+            proto::Outcome::Bookmarked(proto::Bookmarked { lsn: lsn.get(), at: at.nanos() })
+        }
+        Ok(Reply::Done) => proto::Outcome::Done(proto::Nothing {}),
+    };
+    proto::Answer { id: m.id, outcome: Some(outcome) }
+}
+
+fn failure(m: &AskError) -> proto::Failure {
+    proto::Failure { code: ask_code(m.code), detail: m.detail.clone() }
+}
+
+impl From<&Marker> for proto::Marker {
+    fn from(marker: &Marker) -> Self {
+        let mark = match marker {
+            Marker::RunStart(m) => proto::Mark::RunStart(Box::new(proto::RunStart {
+                previous: m.previous.map(|run| run.get()),
+                durable: m.durable.get(),
+                volume: m.volume.get(),
+                name: m.name.to_string(),
+                size: m.size,
+                sync: m.sync.map_or(0, cause),
+            })),
+            Marker::Bookmark(m) => proto::Mark::Bookmark(Box::new(proto::Bookmark {
+                name: m.name.to_string(),
+                consistency: consistency(m.consistency),
+                note: m.note.clone(),
+            })),
+            Marker::SyncStart { cause: why } => {
+                proto::Mark::SyncStart(proto::SyncStart { cause: cause(*why) })
+            }
+            &Marker::SyncEnd { cause: why, copied, from_zero } => {
+                proto::Mark::SyncEnd(proto::SyncEnd { cause: cause(why), copied, from_zero })
+            }
+        };
+        Self { mark: Some(mark) }
+    }
+}
+
+const fn refuse_code(code: RefuseCode) -> u32 {
+    match code {
+        RefuseCode::Other => 0,
+        RefuseCode::Protocol => 1,
+        RefuseCode::Fenced => 2,
+        RefuseCode::SplitHistory => 3,
+        RefuseCode::NameTaken => 4,
+        RefuseCode::Stopping => 5,
+    }
+}
+
+const fn ask_code(code: AskCode) -> u32 {
+    match code {
+        AskCode::Failed => 0,
+        AskCode::NotReachable => 1,
+        AskCode::Conflict => 2,
+        AskCode::NotFound => 3,
+        AskCode::Timeout => 4,
+    }
+}
+
+const fn tap_state(state: TapState) -> u32 {
+    match state {
+        TapState::Baseline => 1,
+        TapState::Protected => 2,
+        TapState::Spooling => 3,
+        TapState::Bitmap => 4,
+        TapState::Resync => 5,
+        TapState::Stopped => 6,
+        TapState::Fenced => 7,
+    }
+}
+
+const fn cause(cause: SyncCause) -> u32 {
+    match cause {
+        SyncCause::Baseline => 1,
+        SyncCause::UncleanStop => 2,
+        SyncCause::Overflow => 3,
+        SyncCause::HopLost => 4,
+        SyncCause::ChangedUnwatched => 5,
+    }
+}
+
+const fn consistency(consistency: Consistency) -> u32 {
+    match consistency {
+        Consistency::Crash => 1,
+        Consistency::FileSystem => 2,
+        Consistency::Application => 3,
+    }
+}
+
+/// Half a thousand years are enough for anyone's patience.
+fn nanos(d: Duration) -> u64 {
+    u64::try_from(d.as_nanos()).unwrap_or(u64::MAX)
+}
