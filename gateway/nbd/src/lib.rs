@@ -1,1 +1,28 @@
-//! The NBD server as a state machine: bytes in, bytes out.
+//! The server side of the NBD protocol as a state machine: bytes in, actions and bytes out.
+//!
+//! ```text
+//!   socket ──► BytesMut ──► Server::poll_action ──► Resolve, List ──► handle_resolved, handle_list
+//!                                   │
+//!                                   ├──► Submit(tag, Op) ──► the device ──► handle_completion
+//!                                   └──► Close
+//!   socket ◄── writev ◄──── Server::output (headers gathered, read data by reference)
+//! ```
+//!
+//! Written from the specification (`doc/proto.md` of the NBD project); comments name its sections in
+//! quotation marks. What is supported is tabled in `docs/protocol-support.md`.
+//!
+//! Architecture invariant: no socket, clock, thread or random number in here; any sequence of bytes leads to
+//! an answer or to [`Action::Close`], never to a panic, and holds no more memory than [`Limits`] says.
+//!
+//! The later parts of the protocol have their places: structured replies and extended headers are another
+//! encoding in `transmission.rs`' one reply function, contexts one more [`Action`], TLS an action between
+//! two options after which the handshake starts afresh.
+
+mod handshake;
+mod output;
+mod proto;
+mod server;
+mod transmission;
+
+pub use output::Output;
+pub use server::{Action, CloseReason, ExportInfo, Limits, ListEntry, Refusal, Server, Tag, Wants};

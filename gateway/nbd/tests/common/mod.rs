@@ -1,0 +1,212 @@
+//! A client by hand: builds messages, drives a server over a device, takes replies apart.
+#![allow(dead_code, reason = "each test file uses its own part")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    clippy::cast_possible_truncation,
+    missing_docs,
+    reason = "tests"
+)]
+
+use bytes::{Buf, BufMut, Bytes, BytesMut};
+use gateway_nbd::{Action, CloseReason, ExportInfo, Limits, ListEntry, Refusal, Server, Tag, Wants};
+use tap_block::memory::MemoryDevice;
+use tap_block::{BlockDevice, Geometry, Op};
+
+pub(crate) const SIZE: u64 = 1 << 20;
+pub(crate) const FUA: u16 = 1;
+pub(crate) const NO_HOLE: u16 = 2;
+pub(crate) const FAST_ZERO: u16 = 16;
+
+pub(crate) const READ: u16 = 0;
+pub(crate) const WRITE: u16 = 1;
+pub(crate) const DISC: u16 = 2;
+pub(crate) const FLUSH: u16 = 3;
+pub(crate) const TRIM: u16 = 4;
+pub(crate) const CACHE: u16 = 5;
+pub(crate) const WRITE_ZEROES: u16 = 6;
+
+pub(crate) const OK: u32 = 0;
+pub(crate) const EPERM: u32 = 1;
+pub(crate) const EIO: u32 = 5;
+pub(crate) const EINVAL: u32 = 22;
+pub(crate) const ENOSPC: u32 = 28;
+pub(crate) const ESHUTDOWN: u32 = 108;
+
+/// A server, what the client has sent and what came back.
+pub(crate) struct Rig {
+    pub(crate) server: Server,
+    pub(crate) input: BytesMut,
+    pub(crate) received: BytesMut,
+    pub(crate) ops: Vec<(Tag, Op)>,
+    pub(crate) closed: Option<CloseReason>,
+    pub(crate) geometry: Geometry,
+    /// Operations complete here at once instead of gathering.
+    pub(crate) inline: Option<MemoryDevice>,
+    /// What completed there.
+    pub(crate) done: Vec<Op>,
+}
+
+impl Rig {
+    pub(crate) fn new() -> Self {
+        Self::with(Limits::default(), Geometry { size: SIZE, read_only: false })
+    }
+
+    pub(crate) fn read_only() -> Self {
+        Self::with(Limits::default(), Geometry { size: SIZE, read_only: true })
+    }
+
+    pub(crate) fn with(limits: Limits, geometry: Geometry) -> Self {
+        Self {
+            server: Server::new(limits),
+            input: BytesMut::new(),
+            received: BytesMut::new(),
+            ops: Vec::new(),
+            closed: None,
+            geometry,
+            inline: None,
+            done: Vec::new(),
+        }
+    }
+
+    /// A rig in the transmission phase, its handshake behind it.
+    pub(crate) fn ready(mut self) -> Self {
+        self.send(&client_flags(3));
+        self.send(&go("disk", &[]));
+        assert!(!self.server.is_handshaking());
+        self.received.clear();
+        self
+    }
+
+    /// Sends bytes and does all that follows, but for the operations, which gather in `ops`.
+    pub(crate) fn send(&mut self, bytes: &[u8]) {
+        self.input.extend_from_slice(bytes);
+        self.pump();
+    }
+
+    pub(crate) fn pump(&mut self) {
+        while let Some(action) = self.server.poll_action(&mut self.input) {
+            match action {
+                Action::Resolve { name } => {
+                    let resolved = self.resolve(&name);
+                    self.server.handle_resolved(resolved);
+                }
+                Action::List => self.server.handle_list(&exports()),
+                Action::Submit { tag, op } => match &self.inline {
+                    Some(device) => {
+                        self.done.push(op.clone());
+                        self.server.handle_completion(tag, tap_block::device::run(device, op));
+                    }
+                    None => self.ops.push((tag, op)),
+                },
+                Action::Close(reason) => self.closed = Some(reason),
+            }
+        }
+        if self.closed.is_some() {
+            assert_eq!(self.server.wants(&self.input), Wants::Nothing);
+        }
+        let bytes = self.server.output_mut().take();
+        self.received.extend_from_slice(&bytes);
+    }
+
+    fn resolve(&self, name: &str) -> Result<ExportInfo, Refusal> {
+        match name {
+            "disk" | "" => Ok(ExportInfo {
+                name: "disk".to_owned(),
+                description: "a disk".to_owned(),
+                geometry: self.geometry,
+            }),
+            "secret" => Err(Refusal::Policy("not for you".to_owned())),
+            _ => Err(Refusal::Unknown(format!("no export is named {name}"))),
+        }
+    }
+
+    /// Completes the `n`-th gathered operation on `device`.
+    pub(crate) fn complete(&mut self, n: usize, device: &dyn BlockDevice) {
+        let (tag, op) = self.ops.remove(n);
+        let outcome = tap_block::device::run(device, op);
+        self.server.handle_completion(tag, outcome);
+        self.pump();
+    }
+
+    pub(crate) fn complete_all(&mut self, device: &dyn BlockDevice) {
+        while !self.ops.is_empty() {
+            self.complete(0, device);
+        }
+    }
+
+    /// The next simple reply's error and cookie.
+    pub(crate) fn reply(&mut self) -> (u32, u64) {
+        assert_eq!(self.received.get_u32(), 0x6744_6698);
+        (self.received.get_u32(), self.received.get_u64())
+    }
+
+    /// The next reply to an option: option, type, data.
+    pub(crate) fn option_reply(&mut self) -> (u32, u32, Bytes) {
+        assert_eq!(self.received.get_u64(), 0x0003_e889_0455_65a9);
+        let (option, kind) = (self.received.get_u32(), self.received.get_u32());
+        let length = self.received.get_u32() as usize;
+        (option, kind, self.received.split_to(length).freeze())
+    }
+
+    pub(crate) fn skip_greeting(&mut self) {
+        self.received.advance(18);
+    }
+}
+
+pub(crate) fn exports() -> Vec<ListEntry> {
+    vec![
+        ListEntry { name: "disk".to_owned(), description: "a disk".to_owned() },
+        ListEntry { name: "secret".to_owned(), description: String::new() },
+    ]
+}
+
+pub(crate) fn client_flags(flags: u32) -> Vec<u8> {
+    flags.to_be_bytes().to_vec()
+}
+
+pub(crate) fn option(option: u32, data: &[u8]) -> Vec<u8> {
+    let mut bytes = b"IHAVEOPT".to_vec();
+    bytes.put_u32(option);
+    bytes.put_u32(data.len() as u32);
+    bytes.put_slice(data);
+    bytes
+}
+
+pub(crate) fn go(name: &str, infos: &[u16]) -> Vec<u8> {
+    option(7, &choice(name, infos))
+}
+
+pub(crate) fn choice(name: &str, infos: &[u16]) -> Vec<u8> {
+    let mut data = Vec::new();
+    data.put_u32(name.len() as u32);
+    data.put_slice(name.as_bytes());
+    data.put_u16(infos.len() as u16);
+    for info in infos {
+        data.put_u16(*info);
+    }
+    data
+}
+
+pub(crate) fn request(flags: u16, command: u16, cookie: u64, offset: u64, length: u32) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    bytes.put_u32(0x2560_9513);
+    bytes.put_u16(flags);
+    bytes.put_u16(command);
+    bytes.put_u64(cookie);
+    bytes.put_u64(offset);
+    bytes.put_u32(length);
+    bytes
+}
+
+pub(crate) fn write(flags: u16, cookie: u64, offset: u64, data: &[u8]) -> Vec<u8> {
+    let mut bytes = request(flags, WRITE, cookie, offset, data.len() as u32);
+    bytes.put_slice(data);
+    bytes
+}
+
+pub(crate) fn device() -> MemoryDevice {
+    MemoryDevice::new(SIZE)
+}

@@ -1,0 +1,79 @@
+//! Streams that hurt servers, kept in `corpus/` (their format is in each file's first lines) and replayed
+//! whole and byte by byte: no panic, bounded memory, and where a file says so, the connection lives.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    clippy::cast_possible_truncation,
+    reason = "tests"
+)]
+
+mod common;
+
+use std::path::Path;
+
+use common::*;
+use gateway_nbd::{Limits, Wants};
+use tap_block::Geometry;
+
+/// What a corpus file says of the connection at its end.
+#[derive(Debug, PartialEq, Eq, Clone, Copy)]
+enum End {
+    Alive,
+    Closed,
+}
+
+/// One stream: lines of hex, `"text"`, `N*hex` to repeat, after `#` a comment; `end: alive|closed`.
+fn parse(text: &str) -> (Vec<u8>, End) {
+    let (mut bytes, mut end) = (Vec::new(), End::Alive);
+    for line in text.lines() {
+        let line = line.split('#').next().unwrap().trim();
+        if let Some(word) = line.strip_prefix("end:") {
+            end = if word.trim() == "closed" { End::Closed } else { End::Alive };
+            continue;
+        }
+        for token in line.split_whitespace() {
+            let (times, token) = token.split_once('*').unwrap_or(("1", token));
+            let piece = match token.strip_prefix('"') {
+                Some(text) => text.trim_end_matches('"').as_bytes().to_vec(),
+                None => hex(token),
+            };
+            bytes.extend(piece.repeat(times.parse().unwrap()));
+        }
+    }
+    (bytes, end)
+}
+
+fn hex(token: &str) -> Vec<u8> {
+    assert!(token.len().is_multiple_of(2), "{token}");
+    (0..token.len()).step_by(2).map(|n| u8::from_str_radix(&token[n..n + 2], 16).unwrap()).collect()
+}
+
+fn replay(stream: &[u8], chunk: usize) -> End {
+    let limits = Limits { max_payload: 1 << 20, in_flight: 1 << 20 };
+    let mut rig = Rig::with(limits, Geometry { size: SIZE, read_only: false });
+    rig.inline = Some(device());
+    for piece in stream.chunks(chunk) {
+        rig.send(piece);
+        if let Wants::Input(n) = rig.server.wants(&rig.input) {
+            assert!(n <= (1 << 20) + 28, "asks for {n} bytes");
+        }
+    }
+    if rig.closed.is_some() { End::Closed } else { End::Alive }
+}
+
+#[test]
+fn the_corpus_is_survived() {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/corpus");
+    let mut seen = 0;
+    for entry in std::fs::read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        let (stream, end) = parse(&std::fs::read_to_string(&path).unwrap());
+        for chunk in [usize::MAX, 1, 7, 28] {
+            assert_eq!(replay(&stream, chunk), end, "{} in pieces of {chunk}", path.display());
+        }
+        seen += 1;
+    }
+    assert!(seen >= 12, "the corpus is not where it should be");
+}
