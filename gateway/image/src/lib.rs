@@ -9,11 +9,13 @@
 //! Architecture invariant: no I/O and no clock; the store and the gateway bring both.
 
 pub mod catalogue;
+pub mod overlay;
 pub mod plan;
 pub mod point;
 pub mod region;
 
 pub use catalogue::{Catalogue, NotSelectable, Origin, Passed};
+pub use overlay::{Overlay, QuotaReached};
 pub use plan::{Piece, Source, plan_read, regions};
 pub use point::{Point, PointError, VolumePoint};
 pub use region::{RegionMap, RegionMapBuilder};

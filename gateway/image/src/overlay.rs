@@ -1,0 +1,328 @@
+//! The writes on a read/write image: which blocks left the image, and where their content lies now.
+//!
+//! ```text
+//!   block ──► slot of the data file (with the checksum of its content)   changed
+//!         ──► zero                                                       zeroed or trimmed
+//!         ──► the image                                                  neither
+//! ```
+//!
+//! Pure: the driver moves the bytes. What makes it safe over a crash is the rule for slots: once a mapping is
+//! on its way into the log its slot is *sealed* and never written again; content that changes later takes a
+//! new slot, and the old one is given out again only when the mapping that replaced it is durable. So whatever
+//! was last recorded is still in the data file, whatever came after.
+
+mod log;
+#[cfg(test)]
+mod tests;
+
+use std::collections::BTreeMap;
+
+use tap_block::units::count;
+use tap_block::{BLOCK_SIZE, BlockNo, Extent, ExtentSet};
+use thiserror::Error;
+
+pub use log::{LogError, Scan, encode_group, scan};
+
+/// A block-sized place in the data file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct SlotNo(u64);
+
+impl SlotNo {
+    /// The slot with this number.
+    #[must_use]
+    pub const fn new(raw: u64) -> Self {
+        Self(raw)
+    }
+
+    /// The number.
+    #[must_use]
+    pub const fn get(self) -> u64 {
+        self.0
+    }
+
+    /// Its first byte in the data file.
+    #[must_use]
+    pub const fn offset(self) -> u64 {
+        self.0.saturating_mul(BLOCK_SIZE)
+    }
+}
+
+/// The checksum of a block's content, bound to the block's number.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ContentSum(u64);
+
+impl ContentSum {
+    /// Of this content.
+    #[must_use]
+    pub fn of(block: BlockNo, content: &[u8]) -> Self {
+        Self(xxhash_rust::xxh3::xxh3_64_with_seed(content, block.get()))
+    }
+}
+
+/// Where a block's content is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Content {
+    /// Unchanged: in the image below.
+    Image,
+    /// Zeroes.
+    Zero,
+    /// In the data file.
+    Slot(SlotNo, ContentSum),
+}
+
+/// A change of the mapping, as the log keeps it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Change {
+    /// The block's content lies in a slot.
+    Slot {
+        /// Which block.
+        block: BlockNo,
+        /// Where.
+        slot: SlotNo,
+        /// Of its content.
+        sum: ContentSum,
+    },
+    /// Whole blocks are zeroes.
+    Zero(Extent),
+}
+
+/// Changes on their way into the log.
+#[derive(Debug)]
+#[must_use = "changes are either recorded or failed"]
+pub struct Changes {
+    list: Vec<Change>,
+    dirty: ExtentSet,
+    replaced: Vec<SlotNo>,
+}
+
+impl Changes {
+    /// The changes, in any order: no two are about the same block.
+    #[must_use]
+    pub fn list(&self) -> &[Change] {
+        &self.list
+    }
+
+    /// Nothing to record?
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.list.is_empty()
+    }
+}
+
+/// No room for more changed blocks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
+#[error(
+    "the overlay has reached its quota of {quota} bytes: remove the image, or create one with a larger quota"
+)]
+pub struct QuotaReached {
+    /// The quota in bytes.
+    pub quota: u64,
+}
+
+/// The mapping; see the module.
+#[derive(Debug, Clone)]
+pub struct Overlay {
+    slots: BTreeMap<BlockNo, Slot>,
+    zeroes: ExtentSet,
+    free: Vec<SlotNo>,
+    next: u64,
+    /// Changed since the last [`Overlay::take_changes`].
+    dirty: ExtentSet,
+    /// Sealed slots replaced since then.
+    replaced: Vec<SlotNo>,
+    quota_blocks: u64,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Slot {
+    no: SlotNo,
+    sum: ContentSum,
+    sealed: bool,
+}
+
+impl Overlay {
+    /// Nothing changed yet; at most `quota` bytes of changed blocks (rounded down to blocks).
+    #[must_use]
+    pub fn new(quota: u64) -> Self {
+        Self {
+            slots: BTreeMap::new(),
+            zeroes: ExtentSet::new(),
+            free: Vec::new(),
+            next: 0,
+            dirty: ExtentSet::new(),
+            replaced: Vec::new(),
+            quota_blocks: quota / BLOCK_SIZE,
+        }
+    }
+
+    /// The mapping that these changes, in the order of the log, lead to.
+    pub fn restore(quota: u64, changes: impl IntoIterator<Item = Change>) -> Self {
+        let mut overlay = Self::new(quota);
+        for change in changes {
+            overlay.replay(change);
+        }
+        overlay.next = overlay.slots.values().map(|s| s.no.0 + 1).max().unwrap_or(0);
+        let used: std::collections::HashSet<u64> = overlay.slots.values().map(|s| s.no.0).collect();
+        overlay.free = (0..overlay.next).rev().filter(|n| !used.contains(n)).map(SlotNo).collect();
+        overlay
+    }
+
+    fn replay(&mut self, change: Change) {
+        match change {
+            Change::Slot { block, slot, sum } => {
+                self.zeroes.remove(extent_of(block));
+                self.slots.insert(block, Slot { no: slot, sum, sealed: true });
+            }
+            Change::Zero(extent) => {
+                for block in self.mapped_within(extent) {
+                    self.slots.remove(&block);
+                }
+                self.zeroes.insert(extent);
+            }
+        }
+    }
+
+    /// Where the content of `block` is.
+    #[must_use]
+    pub fn content(&self, block: BlockNo) -> Content {
+        match self.slots.get(&block) {
+            Some(slot) => Content::Slot(slot.no, slot.sum),
+            None if self.zeroes.overlaps(extent_of(block)) => Content::Zero,
+            None => Content::Image,
+        }
+    }
+
+    /// Is everything in `extent` unchanged?
+    #[must_use]
+    pub fn is_untouched(&self, extent: Extent) -> bool {
+        let blocks = extent.to_blocks();
+        !self.zeroes.overlaps(blocks) && self.slots_within(blocks).next().is_none()
+    }
+
+    /// Is there room to write all of `extent`?
+    ///
+    /// # Errors
+    /// [`QuotaReached`]; nothing is changed.
+    pub fn admit(&self, extent: Extent) -> Result<(), QuotaReached> {
+        let held = count(self.slots_within(extent.to_blocks()).count());
+        let new = extent.block_count().saturating_sub(held);
+        match count(self.slots.len()).saturating_add(new) <= self.quota_blocks {
+            true => Ok(()),
+            false => Err(QuotaReached { quota: self.quota_blocks * BLOCK_SIZE }),
+        }
+    }
+
+    /// The slot that the new content of `block` is to be written to: its own while that is not sealed, else
+    /// another. Once written, [`Overlay::map`] it, or give it back with [`Overlay::unused`].
+    pub fn slot_for(&mut self, block: BlockNo) -> SlotNo {
+        match self.slots.get(&block) {
+            Some(slot) if !slot.sealed => slot.no,
+            _ => self.free.pop().unwrap_or_else(|| {
+                self.next += 1;
+                SlotNo(self.next - 1)
+            }),
+        }
+    }
+
+    /// The write to a slot from [`Overlay::slot_for`] failed.
+    pub fn unused(&mut self, block: BlockNo, slot: SlotNo) {
+        if self.slots.get(&block).is_none_or(|s| s.no != slot) {
+            self.free.push(slot);
+        }
+    }
+
+    /// The content of `block`, with this sum, is in `slot` now.
+    pub fn map(&mut self, block: BlockNo, slot: SlotNo, sum: ContentSum) {
+        let new = Slot { no: slot, sum, sealed: false };
+        let old = self.slots.insert(block, new).filter(|old| old.no != slot);
+        self.let_go(old);
+        self.zeroes.remove(extent_of(block));
+        self.dirty.insert(extent_of(block));
+    }
+
+    /// Whole blocks are zeroes now. Needs no room.
+    pub fn zero(&mut self, extent: Extent) {
+        for block in self.mapped_within(extent) {
+            let old = self.slots.remove(&block);
+            self.let_go(old);
+        }
+        self.zeroes.insert(extent);
+        self.dirty.insert(extent);
+    }
+
+    fn let_go(&mut self, old: Option<Slot>) {
+        match old {
+            Some(slot) if slot.sealed => self.replaced.push(slot.no),
+            Some(slot) => self.free.push(slot.no),
+            None => {}
+        }
+    }
+
+    /// What changed since the last time; seals the slots in it. The content must have been made durable
+    /// before the changes are written to the log.
+    pub fn take_changes(&mut self) -> Changes {
+        let dirty = std::mem::take(&mut self.dirty);
+        let replaced = std::mem::take(&mut self.replaced);
+        let mut list = Vec::new();
+        for extent in dirty.iter() {
+            list.extend(self.zeroes.within(extent).map(Change::Zero));
+            let range = BlockNo::holding(extent.offset())..BlockNo::holding(extent.end());
+            for (&block, slot) in self.slots.range_mut(range) {
+                slot.sealed = true;
+                list.push(Change::Slot { block, slot: slot.no, sum: slot.sum });
+            }
+        }
+        Changes { list, dirty, replaced }
+    }
+
+    /// The changes are durable in the log: slots they replaced can be used again.
+    pub fn recorded(&mut self, changes: Changes) {
+        self.free.extend(changes.replaced);
+    }
+
+    /// The changes did not reach the log: they are still to be recorded.
+    pub fn failed(&mut self, changes: Changes) {
+        for extent in changes.dirty.iter() {
+            self.dirty.insert(extent);
+        }
+        self.replaced.extend(changes.replaced);
+    }
+
+    /// The whole mapping as changes: a log that begins with them needs nothing older.
+    #[must_use]
+    pub fn snapshot(&self) -> Vec<Change> {
+        let slots = self.slots.iter().map(|(&block, s)| Change::Slot { block, slot: s.no, sum: s.sum });
+        self.zeroes.iter().map(Change::Zero).chain(slots).collect()
+    }
+
+    /// Bytes of changed blocks, which count against the quota.
+    #[must_use]
+    pub fn used(&self) -> u64 {
+        count(self.slots.len()) * BLOCK_SIZE
+    }
+
+    /// Bytes of slots that wait for changes to be recorded before they can be used again. The driver flushes
+    /// when they grow many, for they do not count against the quota.
+    #[must_use]
+    pub fn replaced(&self) -> u64 {
+        count(self.replaced.len()) * BLOCK_SIZE
+    }
+
+    /// How many entries the mapping has.
+    #[must_use]
+    pub fn entries(&self) -> usize {
+        self.slots.len() + self.zeroes.iter().count()
+    }
+
+    fn slots_within(&self, extent: Extent) -> impl Iterator<Item = (&BlockNo, &Slot)> {
+        self.slots.range(BlockNo::holding(extent.offset())..BlockNo::holding(extent.end()))
+    }
+
+    fn mapped_within(&self, extent: Extent) -> Vec<BlockNo> {
+        self.slots_within(extent).map(|(&block, _)| block).collect()
+    }
+}
+
+fn extent_of(block: BlockNo) -> Extent {
+    Extent::between(block.offset(), block.offset().saturating_add(BLOCK_SIZE))
+}

@@ -1,0 +1,122 @@
+//! The mapping log of an overlay as bytes: groups of changes, each with its number and checksum.
+//!
+//! ```text
+//!  ┌────────────┬─────────┬───────────┬───────────────────┬─────────────┐
+//!  │ magic  u32 │ no  u64 │ count u32 │ count × 25 bytes  │ xxh3-64 u64 │   little endian
+//!  └────────────┴─────────┴───────────┴───────────────────┴─────────────┘
+//!    change: kind u8 (1 slot, 2 zero), then u64 × 3: block, slot, sum · offset, length, 0
+//! ```
+//!
+//! The checksum covers all before it and is seeded with the image's number, so that the log of another image
+//! is no log. Groups count up from the first: bytes of an older log behind the end are no group.
+
+use tap_block::units::{count, index};
+use tap_block::{BlockNo, Extent};
+use thiserror::Error;
+use xxhash_rust::xxh3::xxh3_64_with_seed;
+
+use super::{Change, ContentSum, SlotNo};
+
+const MAGIC: [u8; 4] = *b"CGO1";
+const HEAD: usize = 16;
+const CHANGE: usize = 25;
+const SUM: usize = 8;
+const SLOT: u8 = 1;
+const ZERO: u8 = 2;
+
+/// What a log holds.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Scan {
+    /// Its changes, in order.
+    pub changes: Vec<Change>,
+    /// The number of the next group.
+    pub next_group: u64,
+    /// Where the next group goes: bytes behind are a torn tail.
+    pub end: u64,
+}
+
+/// The log is damaged, not merely torn at its end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
+#[error(
+    "the overlay's mapping log is damaged at byte {at}, before its end: what was written on the image \
+         since cannot be trusted; remove the image and create it again"
+)]
+pub struct LogError {
+    /// Where.
+    pub at: u64,
+}
+
+/// Group `no` of `image`'s log.
+#[must_use]
+pub fn encode_group(image: u64, no: u64, changes: &[Change]) -> Vec<u8> {
+    let mut out = Vec::with_capacity(HEAD + changes.len() * CHANGE + SUM);
+    out.extend_from_slice(&MAGIC);
+    out.extend_from_slice(&no.to_le_bytes());
+    out.extend_from_slice(&u32::try_from(changes.len()).unwrap_or(u32::MAX).to_le_bytes());
+    for change in changes {
+        let (kind, numbers) = match *change {
+            Change::Slot { block, slot, sum } => (SLOT, [block.get(), slot.get(), sum.0]),
+            Change::Zero(extent) => (ZERO, [extent.offset(), extent.length(), 0]),
+        };
+        out.push(kind);
+        numbers.iter().for_each(|n| out.extend_from_slice(&n.to_le_bytes()));
+    }
+    let sum = xxh3_64_with_seed(&out, image);
+    out.extend_from_slice(&sum.to_le_bytes());
+    out
+}
+
+/// Reads a whole log.
+///
+/// # Errors
+/// [`LogError`] when a later group is sound behind an unsound one.
+pub fn scan(image: u64, log: &[u8]) -> Result<Scan, LogError> {
+    let (mut found, mut rest) = (Scan::default(), log);
+    while let Some((changes, len)) = decode_group(image, Some(found.next_group), rest) {
+        found.changes.extend(changes);
+        found.next_group += 1;
+        found.end += count(len);
+        rest = rest.get(len..).unwrap_or_default();
+    }
+    match later_group(image, found.next_group, rest) {
+        true => Err(LogError { at: found.end }),
+        false => Ok(found),
+    }
+}
+
+/// Is there a sound group numbered `from` or above anywhere in `bytes`?
+fn later_group(image: u64, from: u64, bytes: &[u8]) -> bool {
+    let starts = bytes.windows(MAGIC.len()).enumerate().filter(|(_, w)| *w == MAGIC);
+    let mut numbered = starts.filter_map(|(at, _)| bytes.get(at..)).filter(|b| group_no(b) >= Some(from));
+    numbered.any(|b| decode_group(image, None, b).is_some())
+}
+
+fn group_no(bytes: &[u8]) -> Option<u64> {
+    Some(u64::from_le_bytes(*bytes.get(4..)?.first_chunk()?))
+}
+
+/// The group at the start of `bytes`, and its length, if it is sound (and has the number `no`).
+fn decode_group(image: u64, no: Option<u64>, bytes: &[u8]) -> Option<(Vec<Change>, usize)> {
+    if bytes.get(..4)? != MAGIC || no.is_some_and(|no| group_no(bytes) != Some(no)) {
+        return None;
+    }
+    let changes = index(u64::from(u32::from_le_bytes(*bytes.get(12..)?.first_chunk()?)));
+    let body = HEAD + changes * CHANGE;
+    let sum = u64::from_le_bytes(*bytes.get(body..)?.first_chunk()?);
+    if xxh3_64_with_seed(bytes.get(..body)?, image) != sum {
+        return None;
+    }
+    let list = bytes.get(HEAD..body)?.as_chunks::<CHANGE>().0.iter().map(decode_change);
+    Some((list.collect::<Option<_>>()?, body + SUM))
+}
+
+fn decode_change(bytes: &[u8; CHANGE]) -> Option<Change> {
+    let (&kind, numbers) = bytes.split_first()?;
+    let [a, b, c] = *numbers.as_chunks::<8>().0 else { return None };
+    let [a, b, c] = [a, b, c].map(u64::from_le_bytes);
+    match kind {
+        SLOT => Some(Change::Slot { block: BlockNo::new(a), slot: SlotNo(b), sum: ContentSum(c) }),
+        ZERO => Extent::new(a, b).filter(|e| e.is_block_aligned()).map(Change::Zero),
+        _ => None,
+    }
+}

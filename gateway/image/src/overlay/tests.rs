@@ -1,0 +1,117 @@
+use super::*;
+
+fn block(n: u64) -> BlockNo {
+    BlockNo::new(n)
+}
+
+fn blocks(first: u64, n: u64) -> Extent {
+    Extent::between(first * BLOCK_SIZE, (first + n) * BLOCK_SIZE)
+}
+
+fn write(overlay: &mut Overlay, n: u64, content: &[u8]) -> SlotNo {
+    let slot = overlay.slot_for(block(n));
+    overlay.map(block(n), slot, ContentSum::of(block(n), content));
+    slot
+}
+
+fn flush(overlay: &mut Overlay) -> Vec<Change> {
+    let changes = overlay.take_changes();
+    let list = changes.list().to_vec();
+    overlay.recorded(changes);
+    list
+}
+
+#[test]
+fn a_slot_is_overwritten_only_until_it_is_recorded() {
+    let mut overlay = Overlay::new(1 << 20);
+    let first = write(&mut overlay, 1, b"a");
+    assert_eq!(write(&mut overlay, 1, b"b"), first);
+    assert_eq!(flush(&mut overlay).len(), 1);
+    let second = write(&mut overlay, 1, b"c");
+    assert_ne!(second, first);
+    assert_ne!(write(&mut overlay, 2, b"d"), first, "the old content may still be needed");
+    flush(&mut overlay);
+    assert_eq!(write(&mut overlay, 3, b"e"), first, "now it is not");
+    assert!(flush(&mut overlay).len() == 1 && overlay.take_changes().is_empty());
+}
+
+#[test]
+fn what_failed_to_be_recorded_is_recorded_next_time() {
+    let mut overlay = Overlay::new(1 << 20);
+    write(&mut overlay, 1, b"a");
+    overlay.zero(blocks(4, 2));
+    let changes = overlay.take_changes();
+    overlay.failed(changes);
+    assert_eq!(flush(&mut overlay).len(), 2);
+}
+
+#[test]
+fn the_quota_counts_changed_blocks_once() {
+    let mut overlay = Overlay::new(2 * BLOCK_SIZE + 100);
+    write(&mut overlay, 1, b"a");
+    write(&mut overlay, 2, b"a");
+    assert!(overlay.admit(blocks(1, 2)).is_ok());
+    assert_eq!(overlay.admit(blocks(1, 3)), Err(QuotaReached { quota: 2 * BLOCK_SIZE }));
+    overlay.zero(blocks(2, 1000));
+    assert!(overlay.admit(blocks(3, 1)).is_ok(), "zeroes give room back");
+    assert_eq!(overlay.used(), BLOCK_SIZE);
+}
+
+#[test]
+fn zeroes_and_writes_hide_each_other() {
+    let mut overlay = Overlay::new(1 << 20);
+    assert_eq!(overlay.content(block(5)), Content::Image);
+    assert!(overlay.is_untouched(blocks(0, 100)));
+    write(&mut overlay, 5, b"a");
+    overlay.zero(blocks(4, 3));
+    assert_eq!(overlay.content(block(5)), Content::Zero);
+    let slot = write(&mut overlay, 5, b"b");
+    assert_eq!(overlay.content(block(5)), Content::Slot(slot, ContentSum::of(block(5), b"b")));
+    assert_eq!(overlay.content(block(6)), Content::Zero);
+    assert_eq!(overlay.entries(), 3);
+    assert!(!overlay.is_untouched(Extent::between(6 * BLOCK_SIZE + 1, 6 * BLOCK_SIZE + 2)));
+}
+
+#[test]
+fn a_log_leads_back_to_the_mapping() {
+    let mut overlay = Overlay::new(1 << 20);
+    let mut log = Vec::new();
+    for no in 0..5 {
+        write(&mut overlay, no, b"a");
+        write(&mut overlay, 7, &no.to_le_bytes());
+        overlay.zero(blocks(no * 3, 2));
+        log.extend(encode_group(9, no, &flush(&mut overlay)));
+    }
+    let found = scan(9, &log).unwrap();
+    assert_eq!((found.next_group, found.end), (5, count(log.len())));
+    let mut back = Overlay::restore(1 << 20, found.changes);
+    assert_eq!(sorted(back.snapshot()), sorted(overlay.snapshot()));
+    let used: Vec<_> = back.slots.values().map(|s| s.no).collect();
+    assert!(!used.contains(&back.slot_for(block(99))));
+}
+
+fn sorted(mut changes: Vec<Change>) -> Vec<Change> {
+    changes.sort_by_key(|c| match c {
+        Change::Slot { block, .. } => block.offset(),
+        Change::Zero(e) => e.offset(),
+    });
+    changes
+}
+
+#[test]
+fn a_torn_tail_is_cut_and_damage_is_told() {
+    let group = |no| encode_group(9, no, &[Change::Zero(blocks(no, 1))]);
+    let log = [group(0), group(1), group(2)].concat();
+    let one = log.len() / 3;
+    for cut in 0..log.len() {
+        assert_eq!(scan(9, &log[..cut]).unwrap().next_group, count(cut / one));
+    }
+    let mut bad = log.clone();
+    bad[one + 20] ^= 1;
+    assert_eq!(scan(9, &bad), Err(LogError { at: count(one) }));
+    bad[2 * one + 20] ^= 1;
+    assert_eq!(scan(9, &bad).unwrap().next_group, 1, "nothing sound behind: torn");
+    assert_eq!(scan(8, &log).unwrap(), Scan::default(), "the log of another image");
+    let stale = [group(0), group(0)].concat();
+    assert_eq!(scan(9, &stale).unwrap().next_group, 1, "an older group behind the end is no damage");
+}
