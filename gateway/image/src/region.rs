@@ -26,7 +26,7 @@ impl RegionMap {
 
     /// Bytes it takes in a cache.
     #[must_use]
-    pub fn weight(&self) -> usize {
+    pub fn bytes(&self) -> usize {
         size_of::<Self>() + size_of_val(&*self.units)
     }
 }
@@ -66,7 +66,7 @@ impl RegionMapBuilder {
     /// All that is known so far as versions in block order: applied to a new builder they give the same map,
     /// so a region with a long history need not be gathered from its beginning again.
     #[must_use]
-    pub fn checkpoint(&self) -> Vec<Version> {
+    pub fn versions(&self) -> Vec<Version> {
         let mut versions: Vec<Version> = Vec::new();
         for (first, slot) in (0u16..).zip(&self.slots) {
             let Some((position, place)) = *slot else { continue };
@@ -148,7 +148,7 @@ mod tests {
         builder.apply(&version(0, 4096, 1, Place::Zero));
         builder.apply(&version(7, 1, 2, unit(2)));
         builder.apply(&version(4095, 1, 3, unit(3)));
-        let checkpoint = builder.checkpoint();
+        let checkpoint = builder.versions();
         assert_eq!(checkpoint.len(), 4);
         let mut again = RegionMapBuilder::new(lsn(8));
         checkpoint.iter().for_each(|v| again.apply(v));

@@ -44,7 +44,7 @@ impl Shelf {
         let mut older = RegionMapBuilder::new(checkpoint.min(point));
         versions.iter().for_each(|v| older.apply(v));
         let mut builder = RegionMapBuilder::new(point);
-        older.checkpoint().iter().for_each(|v| builder.apply(v));
+        older.versions().iter().for_each(|v| builder.apply(v));
         versions.iter().filter(|v| !v.position.visible_at(checkpoint)).for_each(|v| builder.apply(v));
         builder.build()
     }
@@ -110,7 +110,8 @@ proptest! {
         let volume = workload.volume();
         let lsns = oracle.lsns();
         let wanted = if big { 2 } else { 10 };
-        let picked = (0..wanted).map(|_| lsns[random.below(lsns.len() as u64) as usize]);
+        let picked: Vec<Lsn> =
+            (0..wanted).map(|_| lsns[random.below(lsns.len() as u64) as usize]).collect();
         for point in picked {
             let expected = oracle.image_at(volume, point);
             let size = expected.len() as u64;
