@@ -15,12 +15,24 @@
 
 mod bytes;
 pub mod error;
+pub mod frame;
 pub mod marker;
 pub mod meta;
+pub mod run;
+pub mod scan;
+pub mod segment;
+pub mod table;
 pub mod units;
 pub mod version;
+pub mod writer;
 
 pub use error::FormatError;
+pub use frame::{FrameHeader, FrameKind};
 pub use meta::{ImageId, ImageRecord, MetaRecord};
+pub use run::GroupNo;
+pub use scan::{Expected, Found, SegmentScan, Start};
+pub use segment::{SEGMENT_HEADER, Sealed, SegmentHeader, StoreId};
+pub use table::Records;
 pub use units::{Location, REGION_BLOCKS, REGION_BYTES, RegionNo, SegmentId};
 pub use version::{Place, Version, versions_of};
+pub use writer::{Group, Laid, SegmentWriter};
