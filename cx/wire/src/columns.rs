@@ -120,9 +120,12 @@ pub(crate) fn unpack(from: proto::Batch) -> Result<Batch, WireError> {
 
 /// The rules of a batch that is about to be taken, whichever way it came.
 ///
-/// Beyond [`Batch::validate`]: LSNs from 1 up to the limit, nothing so long that a sum overflows, and no copy of a
+/// Beyond [`Batch::validate`]: something in it (an empty batch weighs nothing, so no credit would bound it), LSNs from 1 up to the limit, nothing so long that a sum overflows, and no copy of a
 /// disk state whose records are still to come.
 pub(crate) fn check(batch: &Batch) -> Result<(), WireError> {
+    if batch.entries.is_empty() {
+        return Err(WireError::Missing("a record in the batch"));
+    }
     let mut due = batch.first_lsn.get();
     for entry in &batch.entries {
         let lsn = entry.position.lsn().get();
@@ -246,7 +249,8 @@ pub fn verify_units(batch: &Batch) -> Result<(), WireError> {
 }
 
 /// Leaves out the stream records up to `last`; copies stay, they may come twice. `None` when nothing is left.
-pub(crate) fn without_records_to(batch: &Batch, last: Lsn) -> Option<Batch> {
+#[must_use]
+pub fn without_records_to(batch: &Batch, last: Lsn) -> Option<Batch> {
     let keep = |e: &Entry| e.position.is_copy() || e.position.lsn() > last;
     let (mut entries, mut lens, mut body) = (Vec::new(), Vec::new(), Vec::new());
     for (entry, mine, units) in batch.iter().filter(|(e, ..)| keep(e)) {

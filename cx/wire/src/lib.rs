@@ -9,10 +9,14 @@ mod codec;
 mod columns;
 pub mod message;
 mod proto;
+pub mod session;
 
 pub use codec::{MAX_ENTRIES, MAX_MESSAGE, Parts, WireError, decode_batch, encode_batch};
-pub use columns::verify_units;
+pub use columns::{verify_units, without_records_to};
 pub use message::{
     Ack, Answer, Ask, AskCode, AskError, Goodbye, Heartbeat, Hello, Message, PROTOCOL, Question, Refuse,
     RefuseCode, Reply, SyncProgress, TapState, TapStatus, Welcome,
+};
+pub use session::{
+    Given, KEEPALIVE, MAX_ASKS, Receiver, ReceiverEvent, SILENCE, Sender, SenderEvent, SessionError,
 };

@@ -272,3 +272,21 @@ pub struct Goodbye {
     /// For the log of the one left.
     pub reason: String,
 }
+
+impl Message {
+    /// What it is, for messages to people.
+    #[must_use]
+    pub const fn kind(&self) -> &'static str {
+        match self {
+            Self::Hello(_) => "a hello",
+            Self::Welcome(_) => "a welcome",
+            Self::Refuse(_) => "a refusal",
+            Self::Data(_) => "records",
+            Self::Heartbeat(_) => "a heartbeat",
+            Self::Ack(_) => "an acknowledgement",
+            Self::Ask(_) => "a question",
+            Self::Answer(_) => "an answer",
+            Self::Goodbye(_) => "a goodbye",
+        }
+    }
+}

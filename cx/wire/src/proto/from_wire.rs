@@ -194,6 +194,7 @@ fn cause(cause: u32) -> Result<SyncCause, WireError> {
         3 => SyncCause::Overflow,
         4 => SyncCause::HopLost,
         5 => SyncCause::ChangedUnwatched,
+        6 => SyncCause::FailedWrite,
         other => return Err(out_of_range("cause of a sync", other)),
     })
 }

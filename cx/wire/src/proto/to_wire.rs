@@ -186,6 +186,7 @@ const fn cause(cause: SyncCause) -> u32 {
         SyncCause::Overflow => 3,
         SyncCause::HopLost => 4,
         SyncCause::ChangedUnwatched => 5,
+        SyncCause::FailedWrite => 6,
     }
 }
 
