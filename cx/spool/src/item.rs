@@ -1,0 +1,172 @@
+//! One batch in the queue: its number, what is known of it without its bytes, and where it is.
+
+use std::fmt;
+use std::sync::Arc;
+
+use tap_block::{Action, Batch, Lsn, Marker, Monotonic, RunId, SyncCause};
+
+/// The place of a batch in its outbox. Numbers rise by one and are never reused, over restarts too.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
+pub struct ItemNo(u64);
+
+impl ItemNo {
+    /// The number of the first batch ever.
+    pub const FIRST: Self = Self(0);
+
+    /// Wraps the raw number.
+    #[must_use]
+    pub const fn new(raw: u64) -> Self {
+        Self(raw)
+    }
+
+    /// The raw number, for encoding.
+    #[must_use]
+    pub const fn get(self) -> u64 {
+        self.0
+    }
+
+    /// The number `n` places later.
+    #[must_use]
+    pub const fn plus(self, n: u64) -> Self {
+        Self(self.0.saturating_add(n))
+    }
+
+    /// The next number.
+    #[must_use]
+    pub const fn next(self) -> Self {
+        self.plus(1)
+    }
+
+    /// How many items lie between `earlier` and this one; 0 when it is not earlier.
+    #[must_use]
+    pub const fn since(self, earlier: Self) -> u64 {
+        self.0.saturating_sub(earlier.0)
+    }
+}
+
+impl fmt::Debug for ItemNo {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "item:{}", self.0)
+    }
+}
+
+impl fmt::Display for ItemNo {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Debug::fmt(self, f)
+    }
+}
+
+/// The last record of a stream that someone has.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Reached {
+    /// Its LSN; zero for none.
+    pub lsn: Lsn,
+    /// The run that wrote it, when known.
+    pub run: Option<RunId>,
+}
+
+impl Reached {
+    /// The one further on.
+    #[must_use]
+    pub fn max(self, other: Self) -> Self {
+        if other.lsn > self.lsn { other } else { self }
+    }
+
+    /// The one less far on.
+    #[must_use]
+    pub fn min(self, other: Self) -> Self {
+        if other.lsn < self.lsn { other } else { self }
+    }
+}
+
+/// What the outbox needs to know of a batch that is not in memory.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Summary {
+    /// The run that made it.
+    pub run: RunId,
+    /// The first stream record; `None` when there are only copies.
+    pub first: Option<Lsn>,
+    /// The last stream record.
+    pub last: Option<Lsn>,
+    /// A receiver that has not got everything up to here cannot take this batch without a hole.
+    pub needs: Lsn,
+    /// It holds copies, which no LSN tells apart from ones not received.
+    pub copies: bool,
+    /// It starts a sync of the whole volume, so that a receiver may have missed anything before it.
+    pub heals: bool,
+    /// [`Batch::weight`].
+    pub weight: u64,
+}
+
+impl Summary {
+    /// The summary of `batch`.
+    #[must_use]
+    pub fn of(batch: &Batch) -> Self {
+        let first = batch.entries.iter().find(|e| !e.position.is_copy());
+        let lsn = first.map(|e| e.position.lsn());
+        let (needs, heals) = match first.map(|e| Jump::at(&e.action)) {
+            None | Some(Jump::Anything) => (Lsn::ZERO, lsn.is_some()),
+            Some(Jump::From(durable)) => (durable.min(lsn.unwrap_or_default().previous()), false),
+            Some(Jump::None) => (lsn.unwrap_or_default().previous(), false),
+        };
+        Self {
+            run: batch.run,
+            first: lsn,
+            last: batch.last_lsn(),
+            needs,
+            copies: batch.entries.iter().any(|e| e.position.is_copy()),
+            heals,
+            weight: batch.weight(),
+        }
+    }
+}
+
+/// How far LSNs may jump just before a record.
+enum Jump {
+    /// Not at all: the record before it is needed.
+    None,
+    /// A run may start with a jump, but its tap tells what it knew to be durable below: less is a loss.
+    From(Lsn),
+    /// A sync of everything begins: whatever is missing before it is a gap already.
+    Anything,
+}
+
+impl Jump {
+    fn at(action: &Action) -> Self {
+        let Action::Mark(mark) = action else { return Self::None };
+        match mark.as_ref() {
+            Marker::RunStart(start) => match start.sync {
+                Some(SyncCause::Baseline | SyncCause::HopLost | SyncCause::ChangedUnwatched) => {
+                    Self::Anything
+                }
+                Some(_) | None => Self::From(start.durable),
+            },
+            Marker::SyncStart { cause: SyncCause::HopLost } => Self::Anything,
+            Marker::SyncStart { .. } | Marker::SyncEnd { .. } | Marker::Bookmark(_) => Self::None,
+        }
+    }
+}
+
+/// Where an item's bytes are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Place {
+    /// In memory and nowhere else (it may be on its way to the disk).
+    Memory,
+    /// On disk, synced; maybe in memory as well.
+    Disk,
+    /// It was on disk and cannot be read any more.
+    Lost,
+}
+
+/// An item in the queue.
+#[derive(Debug)]
+pub(crate) struct Item {
+    pub(crate) batch: Option<Arc<Batch>>,
+    pub(crate) place: Place,
+    pub(crate) summary: Summary,
+    /// The last record of this and all earlier items.
+    pub(crate) end: Reached,
+    /// Bytes pushed up to and including this item.
+    pub(crate) end_bytes: u64,
+    pub(crate) pushed_at: Monotonic,
+}

@@ -1,0 +1,380 @@
+//! The outbox's rules one by one: when the disk is used, what leaves memory, what a hole is and how it heals.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    clippy::cast_possible_truncation,
+    reason = "tests"
+)]
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use cx_spool::{
+    Config, ConsumerNo, Full, Hole, ItemNo, Next, Outbox, Reached, Recovered, RecoveredItem, Summary,
+};
+use tap_block::{
+    Action, Batch, Entry, Epoch, Extent, Lsn, Marker, Monotonic, Position, RunId, RunStart, StreamId,
+    SyncCause, VolumeId, WallTime,
+};
+
+const A: ConsumerNo = ConsumerNo::new(0);
+const B: ConsumerNo = ConsumerNo::new(1);
+const KIB: u64 = 1 << 10;
+
+fn config() -> Config {
+    Config {
+        memory_limit: 100 * KIB,
+        spill_after: Some(Duration::from_millis(200)),
+        spill_above: 60 * KIB,
+        disk_limit: 200 * KIB,
+        read_ahead: 25 * KIB,
+        detect_holes: true,
+    }
+}
+
+fn lsn(n: u64) -> Lsn {
+    Lsn::new(n).unwrap()
+}
+
+fn at(ms: u64) -> Monotonic {
+    Monotonic::from_nanos(ms * 1_000_000)
+}
+
+fn has(n: u64) -> Reached {
+    Reached { lsn: lsn(n), run: (n > 0).then_some(RunId::new(1)) }
+}
+
+fn write() -> Action {
+    Action::Zero { volume: VolumeId::new(1), extent: Extent::between(0, 4096) }
+}
+
+fn batch_of(position: Position, action: Action, body: u64) -> Arc<Batch> {
+    Arc::new(Batch {
+        stream: StreamId::new(1),
+        run: RunId::new(1),
+        epoch: Epoch::new(1),
+        first_lsn: position.lsn(),
+        entries: vec![Entry { position, captured_at: WallTime::EPOCH, action }],
+        lens: Vec::new(),
+        body: Bytes::from(vec![0; body as usize]),
+    })
+}
+
+/// About 10 KiB: a record.
+fn record(n: u64) -> Arc<Batch> {
+    batch_of(Position::record(lsn(n)), write(), 10 * KIB)
+}
+
+fn copy(as_of: u64) -> Arc<Batch> {
+    batch_of(Position::copy_as_of(lsn(as_of)), write(), 10 * KIB)
+}
+
+fn mark(n: u64, marker: Marker) -> Arc<Batch> {
+    batch_of(Position::record(lsn(n)), Action::Mark(Box::new(marker)), 0)
+}
+
+fn run_start(n: u64, durable: u64, sync: Option<SyncCause>) -> Arc<Batch> {
+    let name = "web01".parse().unwrap();
+    let volume = VolumeId::new(1);
+    mark(
+        n,
+        Marker::RunStart(RunStart { previous: None, durable: lsn(durable), volume, name, size: 4096, sync }),
+    )
+}
+
+fn outbox(consumers: usize, records: std::ops::RangeInclusive<u64>) -> Outbox {
+    let mut outbox = Outbox::new(config(), consumers);
+    let before = records.start() - 1;
+    for c in 0..consumers {
+        assert_eq!(outbox.rewind(ConsumerNo::new(c), has(before)), None);
+    }
+    for n in records {
+        outbox.push(record(n), at(0)).unwrap();
+    }
+    outbox
+}
+
+fn sent(outbox: &mut Outbox, consumer: ConsumerNo) -> Vec<u64> {
+    let mut lsns = Vec::new();
+    while let Next::Batch(_, batch) = outbox.next(consumer) {
+        lsns.extend(batch.last_lsn().map(Lsn::get));
+    }
+    lsns
+}
+
+/// Writes and syncs everything that is due.
+fn spill(outbox: &mut Outbox, now: Monotonic) -> Vec<ItemNo> {
+    let mut written = Vec::new();
+    while let Some(group) = outbox.poll_spill(now) {
+        written.extend(group.items.iter().map(|(no, _)| *no));
+        outbox.spilled();
+    }
+    written
+}
+
+#[test]
+fn what_is_acknowledged_in_time_never_sees_the_disk() {
+    let mut outbox = outbox(1, 1..=3);
+    assert_eq!(outbox.spill_due(at(0)), Some(at(200)));
+    assert_eq!(sent(&mut outbox, A), [1, 2, 3]);
+    outbox.acked(A, 3, lsn(3), lsn(3));
+    assert_eq!(spill(&mut outbox, at(500)), []);
+    assert!(outbox.is_drained());
+    assert_eq!(outbox.durable_below().reached, has(3));
+    assert_eq!(outbox.everywhere(), lsn(3));
+}
+
+#[test]
+fn one_slow_gateway_of_two_sends_it_to_disk_after_the_delay_and_then_at_once() {
+    let mut outbox = outbox(2, 1..=2);
+    assert_eq!(sent(&mut outbox, A), [1, 2]);
+    outbox.acked(A, 2, lsn(2), lsn(2));
+    assert_eq!(outbox.durable_below().reached, has(0), "the other one has nothing yet");
+    assert_eq!(spill(&mut outbox, at(199)), []);
+    assert_eq!(spill(&mut outbox, at(200)).len(), 2);
+    assert_eq!(outbox.durable_below().reached, has(2));
+    assert_eq!(outbox.everywhere(), lsn(0));
+    outbox.push(record(3), at(201)).unwrap();
+    assert_eq!(spill(&mut outbox, at(201)).len(), 1, "nobody waits behind a spooled item");
+    assert_eq!(sent(&mut outbox, B), [1, 2, 3]);
+    outbox.acked(B, 3, lsn(3), lsn(3));
+    assert_eq!(sent(&mut outbox, A), [3]);
+    outbox.acked(A, 1, lsn(3), lsn(3));
+    outbox.push(record(4), at(202)).unwrap();
+    assert_eq!(spill(&mut outbox, at(203)), [], "caught up: the delay counts again");
+}
+
+#[test]
+fn above_its_share_of_memory_the_oldest_half_is_written() {
+    let no_delay = Config { spill_after: None, ..config() };
+    let mut outbox = Outbox::new(no_delay, 1);
+    for n in 1..=5 {
+        outbox.push(record(n), at(0)).unwrap();
+    }
+    assert_eq!(spill(&mut outbox, at(60_000)), [], "age is no reason here");
+    outbox.push(record(6), at(0)).unwrap();
+    let written = spill(&mut outbox, at(0));
+    assert_eq!(written.first(), Some(&ItemNo::new(0)));
+    assert!(outbox.status().memory_bytes <= 30 * KIB, "{:?}", outbox.status());
+}
+
+#[test]
+fn a_full_memory_says_so_and_takes_no_more() {
+    let mut outbox = Outbox::new(Config { spill_after: None, disk_limit: 0, ..config() }, 1);
+    let taken = (1..=20).take_while(|&n| outbox.push(record(n), at(0)).is_ok()).count();
+    assert_eq!(taken, 9);
+    assert_eq!(outbox.push(record(10), at(0)), Err(Full));
+    assert!(outbox.room() < 11 * KIB);
+    assert_eq!(outbox.spill_due(at(0)), None, "no disk to go to");
+    assert!(outbox.status().disk_full);
+    outbox.rewind(A, has(0));
+    assert_eq!(sent(&mut outbox, A).len(), 9);
+    outbox.acked(A, 1, lsn(1), lsn(1));
+    assert!(outbox.push(record(10), at(0)).is_ok());
+}
+
+#[test]
+fn a_batch_above_the_limit_is_taken_when_nothing_else_waits() {
+    let mut outbox = Outbox::new(config(), 1);
+    let giant = batch_of(Position::record(lsn(1)), write(), 300 * KIB);
+    assert!(outbox.push(giant, at(0)).is_ok());
+    assert_eq!(outbox.push(record(2), at(0)), Err(Full));
+}
+
+#[test]
+fn the_disk_has_a_limit_too() {
+    let mut outbox = Outbox::new(config(), 1);
+    let mut n = 0;
+    loop {
+        spill(&mut outbox, at(1000));
+        if outbox.push(record(n + 1), at(0)).is_err() {
+            break;
+        }
+        n += 1;
+    }
+    let status = outbox.status();
+    assert!(status.disk_full && status.spooled_bytes <= 200 * KIB && status.memory_bytes <= 100 * KIB);
+    assert_eq!(n, 28, "20 on disk, 9 in memory, less the headers");
+}
+
+#[test]
+fn what_left_memory_is_read_back_in_order_and_ahead() {
+    let mut outbox = outbox(1, 1..=5);
+    spill(&mut outbox, at(1000));
+    for n in 6..=14 {
+        outbox.push(record(n), at(1000)).unwrap();
+    }
+    let mut got = Vec::new();
+    for _ in 0..20 {
+        got.extend(sent(&mut outbox, A));
+        while let Some(load) = outbox.poll_load() {
+            assert!(load.items.len() <= 2, "no more than the read-ahead");
+            let found = load.items.iter().map(|no| Some(record(no.get() + 1))).collect();
+            outbox.loaded(&load, found);
+        }
+    }
+    assert_eq!(got, (1..=14).collect::<Vec<_>>());
+}
+
+#[test]
+fn results_of_a_load_before_a_rewind_are_dropped() {
+    let mut outbox = recovered(1..=3);
+    outbox.rewind(A, has(0));
+    let stale = outbox.poll_load().unwrap();
+    outbox.detach(A);
+    outbox.rewind(A, has(2));
+    outbox.loaded(&stale, stale.items.iter().map(|no| Some(record(no.get() + 1))).collect());
+    assert_eq!(outbox.next(A), Next::Loading);
+    let load = outbox.poll_load().unwrap();
+    assert_eq!(load.items, [ItemNo::new(2)], "what the receiver has is skipped");
+}
+
+fn recovered(records: std::ops::RangeInclusive<u64>) -> Outbox {
+    let items = records.map(|n| RecoveredItem::Sound(Summary::of(&record(n)))).collect();
+    Outbox::recovered(config(), 1, Recovered { first: ItemNo::FIRST, items, everywhere: Reached::default() })
+}
+
+#[test]
+fn a_failing_disk_is_left_alone_until_told_otherwise() {
+    let mut outbox = outbox(1, 1..=2);
+    assert!(outbox.poll_spill(at(200)).is_some());
+    outbox.spill_failed();
+    assert!(outbox.status().disk_failing);
+    assert_eq!(outbox.durable_below().item, ItemNo::new(0));
+    assert!(outbox.poll_spill(at(400)).is_none());
+    outbox.resume_spill();
+    assert_eq!(spill(&mut outbox, at(400)).len(), 2);
+}
+
+#[test]
+fn at_the_end_everything_goes_to_disk() {
+    let mut outbox = outbox(1, 1..=2);
+    outbox.spill_all();
+    assert_eq!(spill(&mut outbox, at(0)).len(), 2);
+    assert!(outbox.is_all_durable() && !outbox.is_drained());
+}
+
+#[test]
+fn without_consumers_everything_is_kept() {
+    let mut outbox = outbox(0, 1..=2);
+    assert_eq!(outbox.durable_below().item, ItemNo::new(0));
+    assert_eq!(spill(&mut outbox, at(200)).len(), 2);
+    assert_eq!(outbox.durable_below().reached, has(2));
+    assert!(!outbox.is_drained());
+}
+
+#[test]
+fn a_reconnect_sends_again_what_is_not_durable_copies_included() {
+    let mut outbox = outbox(1, 1..=1);
+    outbox.push(copy(1), at(0)).unwrap();
+    outbox.push(record(2), at(0)).unwrap();
+    outbox.push(record(3), at(0)).unwrap();
+    assert_eq!(sent(&mut outbox, A), [1, 2, 3]);
+    outbox.detach(A);
+    outbox.rewind(A, has(2));
+    assert!(matches!(outbox.next(A), Next::Batch(no, _) if no == ItemNo::new(1)), "from the copy on");
+    assert_eq!(sent(&mut outbox, A), [2, 3]);
+}
+
+#[test]
+fn a_gateway_that_lost_what_is_still_here_gets_it_again() {
+    let mut outbox = outbox(2, 1..=4);
+    sent(&mut outbox, A);
+    outbox.acked(A, 4, lsn(4), lsn(4));
+    assert_eq!(outbox.rewind(A, has(2)), None);
+    assert_eq!(sent(&mut outbox, A), [1, 2, 3, 4]);
+}
+
+#[test]
+fn a_gateway_that_lost_what_nobody_has_breaks_off_and_heals_with_a_whole_sync() {
+    let mut outbox = outbox(1, 1..=4);
+    sent(&mut outbox, A);
+    outbox.acked(A, 4, lsn(4), lsn(4));
+    assert_eq!(outbox.rewind(A, has(2)), Some(Hole { consumer: A, after: lsn(2) }));
+    assert_eq!(outbox.view(A).unwrap().broken_after, Some(lsn(2)));
+    outbox.push(record(5), at(0)).unwrap();
+    assert_eq!(outbox.next(A), Next::Empty);
+    assert!(outbox.is_drained(), "nobody can use it");
+    outbox.push(mark(6, Marker::SyncStart { cause: SyncCause::HopLost }), at(0)).unwrap();
+    outbox.push(record(7), at(0)).unwrap();
+    assert_eq!(sent(&mut outbox, A), [6, 7]);
+    assert_eq!(outbox.view(A).unwrap().broken_after, None);
+}
+
+#[test]
+fn a_new_gateway_in_the_middle_of_a_stream_has_a_hole() {
+    let mut outbox = Outbox::new(config(), 1);
+    outbox.rewind(A, has(0));
+    outbox.push(record(500), at(0)).unwrap();
+    assert_eq!(outbox.next(A), Next::Hole(Hole { consumer: A, after: lsn(0) }));
+    assert_eq!(outbox.next(A), Next::Empty, "said once");
+}
+
+#[test]
+fn a_new_run_may_jump_but_not_over_what_its_tap_knew_to_be_durable() {
+    for (durable, hole) in [(400, false), (401, true)] {
+        let mut outbox = Outbox::new(config(), 1);
+        outbox.rewind(A, has(400));
+        outbox.push(run_start(1000, durable, Some(SyncCause::UncleanStop)), at(0)).unwrap();
+        assert_eq!(matches!(outbox.next(A), Next::Hole(_)), hole, "{durable}");
+    }
+    let mut outbox = Outbox::new(config(), 1);
+    outbox.rewind(A, has(0));
+    outbox.push(run_start(1000, 999, Some(SyncCause::HopLost)), at(0)).unwrap();
+    assert_eq!(sent(&mut outbox, A), [1000], "a whole sync needs nothing");
+}
+
+#[test]
+fn a_hole_before_a_whole_sync_that_is_here_already_is_passed_over() {
+    let mut outbox = outbox(1, 500..=501);
+    outbox.push(run_start(1000, 501, Some(SyncCause::ChangedUnwatched)), at(0)).unwrap();
+    outbox.detach(A);
+    outbox.rewind(A, has(0));
+    assert_eq!(sent(&mut outbox, A), [1000]);
+}
+
+#[test]
+fn an_item_that_cannot_be_read_back_is_a_hole() {
+    let mut outbox = recovered(1..=3);
+    outbox.rewind(A, has(0));
+    assert_eq!(outbox.next(A), Next::Loading);
+    let load = outbox.poll_load().unwrap();
+    outbox.loaded(&load, vec![Some(record(1)), None]);
+    assert_eq!(sent(&mut outbox, A), [1]);
+    assert_eq!(outbox.view(A).unwrap().broken_after, Some(lsn(1)));
+}
+
+#[test]
+fn an_idle_source_with_a_higher_head_reveals_a_hole() {
+    let mut outbox = Outbox::new(config(), 1);
+    outbox.rewind(A, has(900));
+    assert_eq!(outbox.expect_head(A, lsn(900)), None);
+    assert_eq!(outbox.expect_head(A, lsn(1000)), Some(Hole { consumer: A, after: lsn(900) }));
+    assert_eq!(outbox.expect_head(A, lsn(1000)), None, "said once");
+}
+
+#[test]
+fn where_holes_are_the_next_hops_business_the_sender_goes_on_from_what_was_acknowledged() {
+    let mut outbox = Outbox::new(Config { detect_holes: false, ..config() }, 1);
+    outbox.rewind(A, has(0));
+    for n in 1..=3 {
+        outbox.push(record(n), at(0)).unwrap();
+    }
+    sent(&mut outbox, A);
+    outbox.acked(A, 2, lsn(2), lsn(1));
+    outbox.detach(A);
+    assert_eq!(outbox.rewind(A, has(0)), None);
+    assert_eq!(sent(&mut outbox, A), [3]);
+}
+
+#[test]
+fn acknowledgements_beyond_what_was_sent_count_for_nothing() {
+    let mut outbox = outbox(1, 1..=3);
+    outbox.next(A);
+    outbox.acked(A, 9, lsn(1), lsn(1));
+    assert_eq!(outbox.durable_below().item, ItemNo::new(1));
+    assert_eq!(sent(&mut outbox, A), [2, 3]);
+}
