@@ -80,6 +80,8 @@ words!(SyncCause,
     SyncCause::Overflow => "overflow",
     SyncCause::HopLost => "hop_lost",
     SyncCause::ChangedUnwatched => "changed_unwatched",
+    SyncCause::FailedWrite => "failed_write",
+    SyncCause::FailedWrite => "failed_write",
 );
 
 /// A [`Text`] as a JSON string.

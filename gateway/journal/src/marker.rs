@@ -74,6 +74,7 @@ const fn cause_code(cause: SyncCause) -> u32 {
         SyncCause::Overflow => 3,
         SyncCause::HopLost => 4,
         SyncCause::ChangedUnwatched => 5,
+        SyncCause::FailedWrite => 6,
     }
 }
 
@@ -84,6 +85,7 @@ fn cause(code: u32) -> Result<SyncCause, FormatError> {
         3 => SyncCause::Overflow,
         4 => SyncCause::HopLost,
         5 => SyncCause::ChangedUnwatched,
+        6 => SyncCause::FailedWrite,
         other => return Err(FormatError::malformed(WHAT, format!("unknown sync cause {other}"))),
     })
 }

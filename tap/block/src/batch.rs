@@ -147,6 +147,8 @@ pub enum SyncCause {
     HopLost,
     /// The disk may have changed while no tap watched.
     ChangedUnwatched,
+    /// The local disk refused a write, and what it left of it is read back.
+    FailedWrite,
 }
 
 /// Why a batch is not accepted.

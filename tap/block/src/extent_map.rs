@@ -162,6 +162,12 @@ impl ExtentSet {
         self.0.is_empty()
     }
 
+    /// How many separate parts.
+    #[must_use]
+    pub fn count(&self) -> usize {
+        self.0.len()
+    }
+
     /// How many bytes.
     #[must_use]
     pub fn bytes(&self) -> u64 {

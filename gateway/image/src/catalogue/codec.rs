@@ -142,12 +142,13 @@ struct PImage {
     created_at: u64,
 }
 
-const CAUSES: [(SyncCause, u32); 5] = [
+const CAUSES: [(SyncCause, u32); 6] = [
     (SyncCause::Baseline, 1),
     (SyncCause::UncleanStop, 2),
     (SyncCause::Overflow, 3),
     (SyncCause::HopLost, 4),
     (SyncCause::ChangedUnwatched, 5),
+    (SyncCause::FailedWrite, 6),
 ];
 
 const CONSISTENCIES: [(Consistency, u32); 3] =

@@ -100,6 +100,7 @@ pub const fn cause_text(cause: SyncCause) -> &'static str {
         SyncCause::UncleanStop => "the resync after an unclean stop of the tap",
         SyncCause::Overflow => "the resync after the tap's queues overflowed",
         SyncCause::HopLost => "the resync after a hop lost records",
+        SyncCause::FailedWrite => "the resync after the local disk refused a write",
         SyncCause::ChangedUnwatched => "the resync after the disk may have changed unwatched",
     }
 }

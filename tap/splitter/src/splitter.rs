@@ -1,0 +1,728 @@
+//! The state of one protected volume and its transitions.
+
+use std::collections::{BTreeSet, HashMap};
+
+use bytes::Bytes;
+use tap_block::{
+    BLOCK_SIZE, Bookmark, Extent, ExtentSet, Lsn, Marker, Monotonic, Position, RunStart, SyncCause, WallTime,
+};
+
+use crate::copies::{ActiveCopy, Copies, TRIES};
+use crate::holds::Holds;
+use crate::queue::{Captured, Content, Queue};
+use crate::regions::{RegionMarks, RegionSize, Regions};
+
+mod op;
+
+use op::Op;
+
+/// LSNs are reserved in steps of this many: one durable write for a million records.
+pub(crate) const RESERVATION: u64 = 1 << 20;
+/// The longest record; longer writes become several.
+pub(crate) const MAX_RECORD: u64 = 1 << 20;
+/// Markers may use these last LSNs of a reservation when writes may not any more.
+const SPARE_LSNS: u64 = 64;
+/// Copies under way at a time.
+const MAX_COPIES: usize = 4;
+
+/// A guest's operation; the driver counts them up.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct OpId(pub u64);
+
+/// A copy under way.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct CopyId(pub u64);
+
+/// A bookmark asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct BookmarkId(pub u64);
+
+/// Both clocks at one moment.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Now {
+    /// For people and recovery points.
+    pub wall: WallTime,
+    /// For timers.
+    pub monotonic: Monotonic,
+}
+
+/// What does not change while the tap lives.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Config {
+    /// The volume's size in bytes.
+    pub size: u64,
+    /// Bytes of captured records that may wait for the sealer; beyond, the volume goes to bitmap mode.
+    pub queue_limit: u64,
+    /// Bytes per copy.
+    pub copy_size: u64,
+}
+
+/// How a run begins.
+#[derive(Debug, Clone)]
+pub struct Start {
+    /// The first record of the run; its `sync` opens one from the start.
+    pub run: RunStart,
+    /// The LSN it takes.
+    pub first_lsn: Lsn,
+    /// LSNs below this one are durably reserved.
+    pub bound: Lsn,
+    /// The activity log as it is on disk.
+    pub marks: RegionMarks,
+    /// What must be copied.
+    pub dirty: ExtentSet,
+    /// Nothing of this volume was ever sent: zeroes need not be copied.
+    pub fresh: bool,
+}
+
+/// What a write-class operation does to its extent.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Change {
+    /// Takes this content.
+    Write(Bytes),
+    /// Becomes zeroes.
+    Zero,
+}
+
+/// What happened.
+#[derive(Debug)]
+pub enum Event {
+    /// A guest wants to change `extent` (not empty, on the disk). [`Action::Start`] says when it may.
+    Submit {
+        /// A new number.
+        op: OpId,
+        /// Bytes.
+        extent: Extent,
+        /// To what.
+        change: Change,
+    },
+    /// The local disk is done with it. Once this is applied the guest may have its answer.
+    Written {
+        /// Which.
+        op: OpId,
+        /// All of it is on the disk; false for a failed or short write.
+        whole: bool,
+    },
+    /// The answer to [`Action::Fill`].
+    Filled {
+        /// Which.
+        op: OpId,
+        /// The extent that was to be read.
+        extent: Extent,
+        /// Its content; `None` when it cannot be read.
+        content: Option<Bytes>,
+    },
+    /// The answer to [`Action::PersistMarks`].
+    MarksPersisted {
+        /// Which set.
+        generation: u64,
+        /// False when it failed; it is asked for again.
+        durable: bool,
+    },
+    /// The answer to [`Action::PersistBound`].
+    BoundPersisted {
+        /// The new bound; `None` when it failed; it is asked for again.
+        bound: Option<Lsn>,
+    },
+    /// The answer to a [`CopyTask`].
+    CopyRead {
+        /// Which.
+        copy: CopyId,
+        /// Its content; `None` when it cannot be read.
+        content: Option<Bytes>,
+    },
+    /// Every record up to `everywhere` is durable at every gateway.
+    Durable {
+        /// The last such record.
+        everywhere: Lsn,
+    },
+    /// The local disk was flushed when the head was `head`.
+    Flushed {
+        /// [`Splitter::head`] when the flush was submitted.
+        head: Lsn,
+    },
+    /// A recovery point behind everything acknowledged so far is wanted.
+    Bookmark {
+        /// A new number.
+        id: BookmarkId,
+        /// Name and promise.
+        bookmark: Bookmark,
+    },
+    /// Time went by: marks are cleared, late work is started.
+    Tick,
+}
+
+/// What the driver must do.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Action {
+    /// Run the operation on the local disk, then [`Event::Written`].
+    Start(OpId),
+    /// Read `extent` from the local disk, then [`Event::Filled`].
+    Fill {
+        /// For which operation.
+        op: OpId,
+        /// One block, cut at the volume's end.
+        extent: Extent,
+    },
+    /// Make this set of marks durable, then [`Event::MarksPersisted`].
+    PersistMarks {
+        /// The set's number.
+        generation: u64,
+        /// The set.
+        marks: RegionMarks,
+    },
+    /// Make the reservation durable, then [`Event::BoundPersisted`].
+    PersistBound(Lsn),
+    /// Read the extent, then [`Event::CopyRead`] (a copy that has to be read again, or now holds its extent).
+    Copy(CopyTask),
+    /// The bookmark has its place.
+    Bookmarked {
+        /// Which.
+        id: BookmarkId,
+        /// Its LSN.
+        lsn: Lsn,
+        /// Its time.
+        at: WallTime,
+    },
+    /// The bookmark cannot be placed now: a sync is open. Ask again after its end.
+    BookmarkRefused(BookmarkId),
+    /// The queue was empty and is not any more.
+    Wake,
+}
+
+/// A stretch to be read from the local disk.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct CopyTask {
+    /// Which copy.
+    pub copy: CopyId,
+    /// What to read (cut at the volume's end).
+    pub extent: Extent,
+}
+
+/// What the volume is doing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Mode {
+    /// Every write gets its place in history.
+    Streaming,
+    /// No room: writes are only noted as dirty.
+    Bitmap,
+}
+
+/// How far an open sync is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Progress {
+    /// Why it runs.
+    pub cause: SyncCause,
+    /// Bytes of volume done.
+    pub done: u64,
+    /// Bytes of volume in all, as known now.
+    pub total: u64,
+}
+
+#[derive(Debug)]
+struct Sync {
+    cause: SyncCause,
+    done: u64,
+    /// Bytes copied that were not zero.
+    copied: u64,
+    from_zero: bool,
+    /// Its start could not get an LSN yet.
+    owed: bool,
+}
+
+impl Sync {
+    fn is_owed(sync: Option<&Self>) -> bool {
+        sync.is_some_and(|s| s.owed)
+    }
+}
+
+#[derive(Debug)]
+struct PendingBookmark {
+    id: BookmarkId,
+    bookmark: Bookmark,
+    /// Acknowledged operations that have no LSN yet.
+    behind: BTreeSet<OpId>,
+}
+
+/// The splitter of one volume. See the crate's page.
+#[derive(Debug)]
+pub struct Splitter {
+    config: Config,
+    ops: HashMap<OpId, Op>,
+    holds: Holds,
+    regions: Regions,
+    /// Operations that wait for marks.
+    unmarked: Vec<OpId>,
+    /// Acknowledged, waiting for their edges.
+    filling: BTreeSet<OpId>,
+    bookmarks: Vec<PendingBookmark>,
+    queue: Queue,
+    copies: Copies,
+    next_copy: u64,
+    head: Lsn,
+    head_time: WallTime,
+    bound: Lsn,
+    bound_asked: bool,
+    mode: Mode,
+    sync: Option<Sync>,
+    /// Where the newest sync began: a copy as of an earlier LSN could show at sound points what came later.
+    floor: Lsn,
+    fresh: bool,
+    everywhere: Lsn,
+    flushed: Lsn,
+    resynced: u64,
+}
+
+impl Splitter {
+    /// Begins a run: its first record is queued at once.
+    #[must_use]
+    pub fn start(config: Config, start: Start, now: Now, actions: &mut Vec<Action>) -> Self {
+        let sync = start.run.sync.map(|cause| Sync {
+            cause,
+            done: 0,
+            copied: 0,
+            from_zero: cause == SyncCause::Baseline && start.fresh && start.dirty.is_empty(),
+            owed: false,
+        });
+        let mut splitter = Self {
+            ops: HashMap::new(),
+            holds: Holds::default(),
+            regions: Regions::new(config.size, start.marks),
+            unmarked: Vec::new(),
+            filling: BTreeSet::new(),
+            bookmarks: Vec::new(),
+            queue: Queue::new(config.queue_limit),
+            copies: Copies::new(start.dirty),
+            next_copy: 0,
+            head: start.first_lsn.previous(),
+            head_time: now.wall,
+            bound: start.bound,
+            bound_asked: false,
+            mode: Mode::Streaming,
+            sync,
+            floor: Lsn::ZERO,
+            fresh: start.fresh,
+            everywhere: Lsn::ZERO,
+            flushed: Lsn::ZERO,
+            resynced: 0,
+            config,
+        };
+        splitter.mark(Marker::RunStart(start.run), now);
+        splitter.settle(now, actions);
+        splitter
+    }
+
+    /// Applies one event; what must be done is appended to `actions`, in order.
+    pub fn apply(&mut self, event: Event, now: Now, actions: &mut Vec<Action>) {
+        let was_empty = self.queue.is_empty();
+        match event {
+            Event::Submit { op, extent, change } => self.submit(op, extent, change, now, actions),
+            Event::Written { op, whole } => self.written(op, whole, now, actions),
+            Event::Filled { op, extent, content } => self.filled(op, extent, content, now, actions),
+            Event::MarksPersisted { generation, durable } => {
+                self.marks_persisted(generation, durable, now, actions)
+            }
+            Event::BoundPersisted { bound } => {
+                self.bound_asked = false;
+                self.bound = bound.unwrap_or(self.bound).max(self.bound);
+            }
+            Event::CopyRead { copy, content } => self.copy_read(copy, content, now, actions),
+            Event::Durable { everywhere } => self.everywhere = self.everywhere.max(everywhere),
+            Event::Flushed { head } => self.flushed = self.flushed.max(head),
+            Event::Bookmark { id, bookmark } => {
+                self.bookmarks.push(PendingBookmark { id, bookmark, behind: self.filling.clone() });
+            }
+            Event::Tick => self.clear_marks(now),
+        }
+        self.settle(now, actions);
+        if was_empty && !self.queue.is_empty() {
+            actions.push(Action::Wake);
+        }
+    }
+
+    /// Takes captured records for sealing: about `bytes` of them, at most `records`.
+    pub fn take(&mut self, bytes: u64, records: usize, now: Now, out: &mut Vec<Captured>) {
+        self.queue.take(bytes, records, out);
+        self.leave_bitmap_if_roomy(now);
+    }
+
+    /// The next stretch to copy, when there is one and room for it. Answer with [`Event::CopyRead`].
+    pub fn next_copy(&mut self) -> Option<CopyTask> {
+        let room = !Sync::is_owed(self.sync.as_ref())
+            && self.queue.bytes() <= self.queue.limit() / 4
+            && self.copies.active() < MAX_COPIES;
+        if !room || self.mode == Mode::Bitmap {
+            return None;
+        }
+        let extent = self.copies.take_next(self.config.copy_size)?;
+        self.next_copy += 1;
+        let (copy, spoiled) = (CopyId(self.next_copy), self.holds.busy(extent));
+        let holder = copy_holder(copy);
+        self.copies.begin(ActiveCopy { holder, extent, as_of: self.head, tries: 1, spoiled, locked: false });
+        Some(self.task(copy, extent))
+    }
+
+    /// The last LSN given.
+    #[must_use]
+    pub fn head(&self) -> Lsn {
+        self.head
+    }
+
+    /// Streaming or not.
+    #[must_use]
+    pub fn mode(&self) -> Mode {
+        self.mode
+    }
+
+    /// The open sync, if any.
+    #[must_use]
+    pub fn progress(&self) -> Option<Progress> {
+        let sync = self.sync.as_ref()?;
+        Some(Progress { cause: sync.cause, done: sync.done, total: sync.done + self.copies.bytes() })
+    }
+
+    /// Bytes of captured records waiting.
+    #[must_use]
+    pub fn queued_bytes(&self) -> u64 {
+        self.queue.bytes()
+    }
+
+    /// Bytes of volume that must still be copied.
+    #[must_use]
+    pub fn dirty_bytes(&self) -> u64 {
+        self.copies.bytes()
+    }
+
+    /// Bytes copied by this run for any sync but a baseline.
+    #[must_use]
+    pub fn resynced_bytes(&self) -> u64 {
+        self.resynced
+    }
+
+    /// No operation is under way and nothing captured waits: a clean stop may follow.
+    #[must_use]
+    pub fn is_quiet(&self) -> bool {
+        self.ops.is_empty() && self.queue.is_empty() && self.copies.active() == 0
+    }
+
+    /// The activity log as it should be on disk.
+    #[must_use]
+    pub fn marks(&self) -> &RegionMarks {
+        self.regions.marks()
+    }
+
+    /// How the volume is cut into regions.
+    #[must_use]
+    pub fn region_size(&self) -> RegionSize {
+        self.regions.region()
+    }
+
+    /// Would a flush of the local disk let marks be cleared?
+    #[must_use]
+    pub fn wants_flush(&self) -> bool {
+        self.flushed < self.everywhere && self.regions.marks().any()
+    }
+
+    // ---- operations ----
+
+    fn submit(&mut self, id: OpId, extent: Extent, change: Change, now: Now, actions: &mut Vec<Action>) {
+        let op = Op::new(extent, change, self.config.size);
+        let blocks = op.blocks;
+        self.ops.insert(id, op);
+        if self.holds.acquire(op_holder(id), blocks) {
+            self.granted(id, blocks, now, actions);
+        }
+    }
+
+    /// The operation holds its blocks: it may start as soon as their regions are marked.
+    fn granted(&mut self, id: OpId, blocks: Extent, now: Now, actions: &mut Vec<Action>) {
+        self.copies.spoil(blocks);
+        if self.regions.ready(blocks) {
+            actions.push(Action::Start(id));
+        } else {
+            self.regions.want(blocks, now.monotonic);
+            self.unmarked.push(id);
+        }
+    }
+
+    fn written(&mut self, id: OpId, whole: bool, now: Now, actions: &mut Vec<Action>) {
+        let Some(op) = self.ops.get(&id) else { return };
+        if !whole {
+            self.give_up(id, now, actions);
+        } else if op.is_complete() {
+            self.capture(id, now, actions);
+        } else {
+            self.filling.insert(id);
+            actions.extend(op.edges().map(|extent| Action::Fill { op: id, extent }));
+        }
+    }
+
+    fn filled(
+        &mut self,
+        id: OpId,
+        extent: Extent,
+        content: Option<Bytes>,
+        now: Now,
+        actions: &mut Vec<Action>,
+    ) {
+        let Some(op) = self.ops.get_mut(&id) else { return };
+        match content {
+            Some(content) if content.len() == tap_block::units::index(extent.length()) => {
+                op.fill(extent, content);
+                if op.is_complete() {
+                    self.capture(id, now, actions);
+                }
+            }
+            _ => self.give_up(id, now, actions),
+        }
+    }
+
+    /// What it left on the disk is not known: no LSN, and its blocks are copied.
+    fn give_up(&mut self, id: OpId, now: Now, actions: &mut Vec<Action>) {
+        if let Some(op) = self.ops.remove(&id) {
+            self.open_sync(SyncCause::FailedWrite, now);
+            self.copies.mark(op.blocks, self.config.size);
+            self.finish(id, op.blocks, now, actions);
+        }
+    }
+
+    /// The disk has it: it gets its place in history, or is noted as dirty when there is no room.
+    fn capture(&mut self, id: OpId, now: Now, actions: &mut Vec<Action>) {
+        let Some(op) = self.ops.remove(&id) else { return };
+        let blocks = op.blocks;
+        if self.mode == Mode::Streaming && !self.has_room(&op) {
+            self.enter_bitmap(now);
+        }
+        match self.mode {
+            Mode::Streaming => {
+                op.for_each_piece(|content| self.push_record(content, now));
+                self.regions.touch(blocks, self.head, now.monotonic);
+            }
+            Mode::Bitmap => self.copies.mark(blocks, self.config.size),
+        }
+        self.finish(id, blocks, now, actions);
+    }
+
+    fn has_room(&self, op: &Op) -> bool {
+        let (records, data) = op.cost();
+        self.queue.admits(records, data) && self.lsns_left() > records + SPARE_LSNS
+    }
+
+    fn finish(&mut self, id: OpId, blocks: Extent, now: Now, actions: &mut Vec<Action>) {
+        self.filling.remove(&id);
+        for pending in &mut self.bookmarks {
+            pending.behind.remove(&id);
+        }
+        self.release(blocks, now, actions);
+    }
+
+    fn release(&mut self, blocks: Extent, now: Now, actions: &mut Vec<Action>) {
+        let mut granted = Vec::new();
+        self.holds.release(blocks, &mut granted);
+        for holder in granted {
+            match owner_of(holder) {
+                Owner::Op(op) => {
+                    let Some(blocks) = self.ops.get(&op).map(|o| o.blocks) else { continue };
+                    self.granted(op, blocks, now, actions);
+                }
+                Owner::Copy(copy) => self.copy_locked(copy, actions),
+            }
+        }
+    }
+
+    fn marks_persisted(&mut self, generation: u64, durable: bool, now: Now, actions: &mut Vec<Action>) {
+        if durable {
+            self.regions.persisted(generation);
+        } else {
+            self.regions.persist_failed(generation);
+        }
+        for id in std::mem::take(&mut self.unmarked) {
+            let Some(blocks) = self.ops.get(&id).map(|o| o.blocks) else { continue };
+            self.granted(id, blocks, now, actions);
+        }
+    }
+
+    fn clear_marks(&mut self, now: Now) {
+        let (holds, copies) = (&self.holds, &self.copies);
+        let sound = self.everywhere.min(self.flushed);
+        self.regions.clear(sound, now.monotonic, |e| holds.busy(e) || copies.concerns(e));
+    }
+
+    // ---- copies ----
+
+    fn task(&self, copy: CopyId, extent: Extent) -> CopyTask {
+        CopyTask { copy, extent: Extent::between(extent.offset(), extent.end().min(self.config.size)) }
+    }
+
+    fn copy_read(&mut self, id: CopyId, content: Option<Bytes>, now: Now, actions: &mut Vec<Action>) {
+        let head = self.head;
+        let busy = self.copies.find(copy_holder(id)).map(|c| self.holds.busy(c.extent));
+        let Some(copy) = self.copies.find(copy_holder(id)) else { return };
+        if copy.spoiled && content.is_some() && copy.tries < TRIES {
+            (copy.tries, copy.as_of, copy.spoiled) = (copy.tries + 1, head, busy.unwrap_or(true));
+            let extent = copy.extent;
+            actions.push(Action::Copy(self.task(id, extent)));
+        } else if copy.spoiled && content.is_some() {
+            let extent = copy.extent;
+            if self.holds.acquire(copy_holder(id), extent) {
+                self.copy_locked(id, actions);
+            }
+        } else {
+            self.copy_done(id, content, now, actions);
+        }
+    }
+
+    /// The copy holds its extent: what it reads now cannot be spoiled.
+    fn copy_locked(&mut self, id: CopyId, actions: &mut Vec<Action>) {
+        let head = self.head;
+        if let Some(copy) = self.copies.find(copy_holder(id)) {
+            (copy.locked, copy.spoiled, copy.as_of) = (true, false, head);
+            let extent = copy.extent;
+            actions.push(Action::Copy(self.task(id, extent)));
+        }
+    }
+
+    fn copy_done(&mut self, id: CopyId, content: Option<Bytes>, now: Now, actions: &mut Vec<Action>) {
+        let Some(copy) = self.copies.finish(copy_holder(id)) else { return };
+        match content.filter(|_| copy.as_of >= self.floor && !Sync::is_owed(self.sync.as_ref())) {
+            Some(content) => self.push_copy(&copy, &content, now),
+            None => self.copies.mark(copy.extent, self.config.size),
+        }
+        if copy.locked {
+            self.release(copy.extent, now, actions);
+        }
+    }
+
+    fn push_copy(&mut self, copy: &ActiveCopy, content: &Bytes, now: Now) {
+        let position = Position::copy_as_of(copy.as_of);
+        let mut copied = 0;
+        op::split_at_zeroes(copy.extent, content, |piece| {
+            if let Content::Write { extent, .. } = &piece {
+                copied += extent.length();
+            } else if self.fresh {
+                return; // a gateway that has nothing shows zeroes anyway
+            }
+            self.queue.push(Captured { position, captured_at: self.head_time, content: piece });
+        });
+        // Durable once the record after the as-of LSN is: delivery is in order.
+        self.regions.touch(copy.extent, self.head.next(), now.monotonic);
+        if let Some(sync) = &mut self.sync {
+            sync.done += copy.extent.length();
+            sync.copied += copied;
+        }
+        if self.sync.as_ref().is_none_or(|s| s.cause != SyncCause::Baseline) {
+            self.resynced += copied;
+        }
+    }
+
+    // ---- history ----
+
+    fn lsns_left(&self) -> u64 {
+        self.bound.get().saturating_sub(self.head.get() + 1)
+    }
+
+    fn push_record(&mut self, content: Content, now: Now) {
+        self.head = self.head.next();
+        self.head_time = self.head_time.max(now.wall);
+        let position = Position::record(self.head);
+        self.queue.push(Captured { position, captured_at: self.head_time, content });
+    }
+
+    fn mark(&mut self, marker: Marker, now: Now) {
+        self.push_record(Content::Mark(marker), now);
+    }
+
+    fn enter_bitmap(&mut self, now: Now) {
+        self.mode = Mode::Bitmap;
+        self.open_sync(SyncCause::Overflow, now);
+    }
+
+    /// From here on the disk has content that no record says: copies read from now on must not show at the
+    /// points before, so the marker's LSN parts them.
+    fn open_sync(&mut self, cause: SyncCause, now: Now) {
+        self.fresh = false; // a block that is zero now may not be zero in history
+        if self.sync.is_some() {
+            return;
+        }
+        let owed = self.lsns_left() == 0;
+        self.sync = Some(Sync { cause, done: 0, copied: 0, from_zero: false, owed });
+        if !owed {
+            self.mark(Marker::SyncStart { cause }, now);
+            self.floor = self.head;
+        }
+    }
+
+    fn leave_bitmap_if_roomy(&mut self, now: Now) {
+        let roomy = self.queue.bytes() <= self.queue.limit() / 8 && self.lsns_left() > SPARE_LSNS;
+        if !roomy || (self.mode == Mode::Streaming && !Sync::is_owed(self.sync.as_ref())) {
+            return;
+        }
+        self.mode = Mode::Streaming;
+        if let Some(sync) = self.sync.as_mut().filter(|s| s.owed) {
+            sync.owed = false;
+            let cause = sync.cause;
+            self.mark(Marker::SyncStart { cause }, now);
+            self.floor = self.head;
+        }
+    }
+
+    /// What follows from the state itself, whatever event led to it.
+    fn settle(&mut self, now: Now, actions: &mut Vec<Action>) {
+        self.leave_bitmap_if_roomy(now);
+        if self.mode == Mode::Streaming && self.copies.done() && self.lsns_left() > 0 {
+            self.end_sync(now);
+        }
+        if !self.bookmarks.is_empty() {
+            self.place_bookmarks(now, actions);
+        }
+        if let Some((generation, marks)) = self.regions.poll_persist() {
+            actions.push(Action::PersistMarks { generation, marks });
+        }
+        if !self.bound_asked && self.lsns_left() < RESERVATION / 2 {
+            self.bound_asked = true;
+            actions.push(Action::PersistBound(self.head.plus(RESERVATION)));
+        }
+    }
+
+    fn end_sync(&mut self, now: Now) {
+        if let Some(Sync { cause, copied, from_zero, .. }) = self.sync.take() {
+            self.fresh = false;
+            self.mark(Marker::SyncEnd { cause, copied, from_zero }, now);
+        }
+    }
+
+    fn place_bookmarks(&mut self, now: Now, actions: &mut Vec<Action>) {
+        let (due, behind): (Vec<_>, Vec<_>) =
+            std::mem::take(&mut self.bookmarks).into_iter().partition(|b| b.behind.is_empty());
+        self.bookmarks = behind;
+        for PendingBookmark { id, bookmark, .. } in due {
+            if self.sync.is_some() || self.lsns_left() == 0 {
+                actions.push(Action::BookmarkRefused(id));
+                continue;
+            }
+            self.mark(Marker::Bookmark(bookmark), now);
+            actions.push(Action::Bookmarked { id, lsn: self.head, at: self.head_time });
+        }
+    }
+}
+
+enum Owner {
+    Op(OpId),
+    Copy(CopyId),
+}
+
+const fn op_holder(op: OpId) -> u64 {
+    op.0 * 2
+}
+
+const fn copy_holder(copy: CopyId) -> u64 {
+    copy.0 * 2 + 1
+}
+
+const fn owner_of(holder: u64) -> Owner {
+    if holder.is_multiple_of(2) { Owner::Op(OpId(holder / 2)) } else { Owner::Copy(CopyId(holder / 2)) }
+}
+
+/// Rounds `extent` out to whole blocks.
+pub(crate) const fn whole_blocks(extent: Extent) -> Extent {
+    extent.aligned_to(BLOCK_SIZE)
+}

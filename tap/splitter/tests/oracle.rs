@@ -1,0 +1,471 @@
+//! The splitter against the oracle: whatever the order of completions, failures, syncs and crashes, the image
+//! at every selectable LSN is the disk as it was when that LSN was given.
+#![allow(
+    clippy::unwrap_used,
+    clippy::indexing_slicing,
+    clippy::panic,
+    clippy::cast_possible_truncation,
+    reason = "tests"
+)]
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use bytes::Bytes;
+use tap_block::units::{count, index};
+use tap_block::{
+    BLOCK_SIZE, Bookmark, Consistency, Epoch, Extent, ExtentSet, Lsn, Marker, Monotonic, Name, RunId,
+    RunStart, StreamId, SyncCause, VolumeId, WallTime,
+};
+use tap_splitter::seal::Identity;
+use tap_splitter::{
+    Action, BookmarkId, Change, Config, CopyTask, Event, Mode, Now, OpId, RegionMarks, RegionSize, Splitter,
+    Start, seal,
+};
+use testbed_model::{Oracle, Random};
+
+const SIZE: u64 = (2 << 20) + 3 * BLOCK_SIZE + 512;
+const VOLUME: VolumeId = VolumeId::new(7);
+const STREAM: StreamId = StreamId::new(8);
+
+/// The disk at an LSN, and the stretches whose content was in motion then.
+struct Snapshot {
+    lsn: Lsn,
+    disk: Vec<u8>,
+    moving: Vec<Extent>,
+}
+
+struct Pending {
+    extent: Extent,
+    change: Change,
+    started: bool,
+    applied: bool,
+}
+
+/// A driver whose tasks are carried out in random order; what survives a kill is kept apart from what does not.
+struct World {
+    random: Random,
+    // survives
+    disk: Vec<u8>,
+    durable_marks: RegionMarks,
+    bound: Lsn,
+    oracle: Oracle,
+    snapshots: Vec<Snapshot>,
+    delivered: Lsn,
+    run: u64,
+    baselined: bool,
+    // dies with the process
+    splitter: Splitter,
+    ops: BTreeMap<OpId, Pending>,
+    tasks: Vec<Action>,
+    next_op: u64,
+    now: Now,
+    bookmarks: Vec<(Lsn, WallTime)>,
+    /// The local disk fails now and then.
+    failing: bool,
+}
+
+impl World {
+    fn new(seed: u64, fill: bool) -> Self {
+        let mut random = Random::new(seed);
+        let mut disk = vec![0u8; index(SIZE)];
+        let mut dirty = ExtentSet::new();
+        if fill {
+            for _ in 0..6 {
+                let at = random.below(SIZE / BLOCK_SIZE) * BLOCK_SIZE;
+                let extent = Extent::between(at, at + BLOCK_SIZE);
+                disk[index(at)..index(extent.end().min(SIZE))].fill(0xbb);
+                dirty.insert(extent);
+            }
+        }
+        let marks = RegionMarks::repeat(true, RegionSize::for_volume(SIZE).count(SIZE));
+        let now = Now { wall: WallTime::from_nanos(1_000), monotonic: Monotonic::from_nanos(1_000) };
+        let bound = Lsn::ZERO.plus(1 << 20);
+        let mut tasks = Vec::new();
+        let start =
+            start(1, None, Lsn::ZERO.next(), bound, marks.clone(), dirty, Some(SyncCause::Baseline), true);
+        let splitter = Splitter::start(config(), start, now, &mut tasks);
+        Self {
+            random,
+            disk,
+            durable_marks: marks,
+            bound,
+            oracle: Oracle::new(),
+            snapshots: Vec::new(),
+            delivered: Lsn::ZERO,
+            run: 1,
+            baselined: false,
+            splitter,
+            ops: BTreeMap::new(),
+            tasks,
+            next_op: 0,
+            now,
+            bookmarks: Vec::new(),
+            failing: true,
+        }
+    }
+
+    fn apply(&mut self, event: Event) {
+        let mut actions = Vec::new();
+        self.splitter.apply(event, self.now, &mut actions);
+        for action in actions {
+            match action {
+                Action::Start(id) => self.ops.get_mut(&id).unwrap().started = true,
+                Action::Bookmarked { lsn, at, .. } => self.bookmarks.push((lsn, at)),
+                Action::Wake | Action::BookmarkRefused(_) => {}
+                task => self.tasks.push(task),
+            }
+        }
+        self.snapshot();
+    }
+
+    fn snapshot(&mut self) {
+        let head = self.splitter.head();
+        let known = self.snapshots.last().is_some_and(|s| s.lsn == head);
+        if known || self.splitter.progress().is_some() || self.splitter.dirty_bytes() > 0 {
+            return;
+        }
+        let moving = self.ops.values().map(|p| p.extent.to_blocks()).collect();
+        self.snapshots.push(Snapshot { lsn: head, disk: self.disk.clone(), moving });
+    }
+
+    fn step(&mut self) {
+        let pause = self.random.below(3_000_000_000);
+        self.now.wall = self.now.wall.plus(Duration::from_nanos(pause));
+        self.now.monotonic = self.now.monotonic.plus(Duration::from_nanos(pause));
+        match self.random.below(16) {
+            0..=4 => self.submit(),
+            5..=8 => self.complete_some_op(),
+            9..=11 => self.carry_out_some_task(),
+            12 => self.deliver(),
+            13 => self.begin_copy(),
+            14 => self.housekeeping(),
+            _ => {
+                let name: Name = format!("b{}", self.next_op).parse().unwrap();
+                let bookmark = Bookmark { name, consistency: Consistency::Crash, note: String::new() };
+                self.next_op += 1;
+                self.apply(Event::Bookmark { id: BookmarkId(self.next_op), bookmark });
+            }
+        }
+    }
+
+    fn submit(&mut self) {
+        if self.ops.len() >= 8 {
+            return;
+        }
+        let sectors = SIZE / 512;
+        // Crowd the operations, so that they overlap.
+        let start =
+            if self.random.below(2) == 0 { self.random.below(40) } else { self.random.below(sectors) };
+        let most = if self.random.below(8) == 0 { 600 } else { 20 };
+        let end = (start + 1 + self.random.below(most)).min(sectors);
+        let mut extent = Extent::between(start * 512, end * 512);
+        if self.random.below(2) == 0 {
+            extent = Extent::between(extent.to_blocks().offset(), extent.to_blocks().end().min(SIZE));
+        }
+        let change = match self.random.below(4) {
+            0 => Change::Zero,
+            _ => Change::Write(Bytes::from(vec![self.random.below(255) as u8 + 1; index(extent.length())])),
+        };
+        self.next_op += 1;
+        let op = OpId(self.next_op);
+        self.ops.insert(op, Pending { extent, change: change.clone(), started: false, applied: false });
+        self.apply(Event::Submit { op, extent, change });
+    }
+
+    fn complete_some_op(&mut self) {
+        let started: Vec<OpId> = self.ops.iter().filter(|(_, p)| p.started).map(|(id, _)| *id).collect();
+        if started.is_empty() {
+            return;
+        }
+        let id = started[index(self.random.below(count(started.len())))];
+        let pending = self.ops.get_mut(&id).unwrap();
+        let range = index(pending.extent.offset())..index(pending.extent.end());
+        let fails = self.failing && self.random.below(12) == 0;
+        if !pending.applied {
+            let short = if fails { range.len() / 2 } else { range.len() };
+            let range = range.start..range.start + short;
+            match &pending.change {
+                Change::Zero => self.disk[range].fill(0),
+                Change::Write(data) => self.disk[range].copy_from_slice(&data[..short]),
+            }
+            if self.random.below(3) == 0 && !fails {
+                pending.applied = true; // on the disk already, reported later
+                return;
+            }
+        }
+        let whole = pending.applied || !fails;
+        let first_cut = !pending.extent.offset().is_multiple_of(BLOCK_SIZE);
+        let edges =
+            first_cut || (!pending.extent.end().is_multiple_of(BLOCK_SIZE) && pending.extent.end() != SIZE);
+        pending.started = false;
+        if !edges || !whole {
+            self.ops.remove(&id);
+        }
+        self.apply(Event::Written { op: id, whole });
+        self.forget_filled();
+    }
+
+    /// Operations whose edges were read are over.
+    fn forget_filled(&mut self) {
+        let filling = |id: &OpId| self.tasks.iter().any(|t| matches!(t, Action::Fill { op, .. } if op == id));
+        let over: Vec<OpId> = self
+            .ops
+            .iter()
+            .filter(|(id, p)| p.applied && !p.started && !filling(id))
+            .map(|(id, _)| *id)
+            .collect();
+        for id in over {
+            self.ops.remove(&id);
+        }
+    }
+
+    fn carry_out_some_task(&mut self) {
+        if self.tasks.is_empty() {
+            return;
+        }
+        let task = self.tasks.swap_remove(index(self.random.below(count(self.tasks.len()))));
+        match task {
+            Action::Fill { op, extent } => {
+                let content = self.read(extent);
+                let left = self.tasks.iter().any(|t| matches!(t, Action::Fill { op: o, .. } if *o == op));
+                if !left {
+                    self.ops.remove(&op);
+                }
+                self.apply(Event::Filled { op, extent, content });
+            }
+            Action::PersistMarks { generation, marks } => {
+                let durable = self.random.below(6) != 0;
+                if durable {
+                    self.durable_marks = marks;
+                }
+                self.apply(Event::MarksPersisted { generation, durable });
+            }
+            Action::PersistBound(bound) => {
+                self.bound = bound;
+                self.apply(Event::BoundPersisted { bound: Some(bound) });
+            }
+            Action::Copy(CopyTask { copy, extent }) => {
+                let content = self.read(extent);
+                self.apply(Event::CopyRead { copy, content });
+            }
+            other => panic!("{other:?}"),
+        }
+    }
+
+    fn read(&mut self, extent: Extent) -> Option<Bytes> {
+        let range = index(extent.offset())..index(extent.end());
+        (!self.failing || self.random.below(15) != 0).then(|| Bytes::copy_from_slice(&self.disk[range]))
+    }
+
+    fn begin_copy(&mut self) {
+        if let Some(task) = self.splitter.next_copy() {
+            self.tasks.push(Action::Copy(task));
+        }
+    }
+
+    fn deliver(&mut self) {
+        let (mut records, next) = (Vec::new(), self.splitter.head().next());
+        self.splitter.take(1 << 19, 64, self.now, &mut records);
+        if records.is_empty() {
+            return;
+        }
+        let whose =
+            Identity { stream: STREAM, volume: VOLUME, run: RunId::new(self.run), epoch: Epoch::new(1) };
+        let batch = seal(whose, next, records);
+        self.oracle.apply(&batch).unwrap();
+        self.delivered = batch.last_lsn().unwrap_or(self.delivered);
+        if batch.entries.iter().any(|e| matches!(&e.action, tap_block::Action::Mark(m) if is_baseline_end(m)))
+        {
+            self.baselined = true;
+        }
+        self.snapshot();
+    }
+
+    fn housekeeping(&mut self) {
+        let (everywhere, head) = (self.delivered, self.splitter.head());
+        self.apply(Event::Durable { everywhere });
+        self.apply(Event::Flushed { head });
+        self.apply(Event::Tick);
+    }
+
+    fn kill(&mut self) {
+        // What was under way may or may not have reached the disk.
+        for pending in std::mem::take(&mut self.ops).into_values().filter(|p| p.started && !p.applied) {
+            if self.random.below(2) == 0 {
+                let range = index(pending.extent.offset())..index(pending.extent.end());
+                match &pending.change {
+                    Change::Zero => self.disk[range].fill(0),
+                    Change::Write(data) => self.disk[range].copy_from_slice(data),
+                }
+            }
+        }
+        let delivered = self.delivered;
+        self.snapshots.retain(|s| s.lsn <= delivered);
+        let (region, mut dirty) = (RegionSize::for_volume(SIZE), ExtentSet::new());
+        for i in self.durable_marks.iter_ones() {
+            let extent = region.extent(i, SIZE);
+            dirty.insert(extent.to_blocks());
+        }
+        let cause = if self.baselined { SyncCause::UncleanStop } else { SyncCause::Baseline };
+        let first = self.bound;
+        self.bound = first.plus(1 << 20);
+        self.run += 1;
+        let previous = Some(RunId::new(self.run - 1));
+        let marks = self.durable_marks.clone();
+        self.tasks.clear();
+        let start = start(self.run, previous, first, self.bound, marks, dirty, Some(cause), false);
+        self.splitter = Splitter::start(config(), start, self.now, &mut self.tasks);
+    }
+
+    /// Lets everything come to its end, without further failures of the device.
+    fn quiesce(&mut self) {
+        self.failing = false;
+        for round in 0..100_000 {
+            if self.ops.is_empty()
+                && self.splitter.is_quiet()
+                && self.splitter.progress().is_none()
+                && self.splitter.dirty_bytes() == 0
+            {
+                return;
+            }
+            self.complete_some_op();
+            self.carry_out_some_task();
+            self.deliver();
+            self.begin_copy();
+            assert!(round < 99_999, "it never comes to rest: {:?}", self.splitter);
+        }
+    }
+
+    fn check(&self) {
+        let sound = selectable(&self.oracle);
+        let mut checked = 0;
+        for snapshot in self.snapshots.iter().filter(|s| s.lsn <= self.delivered && sound(s.lsn)) {
+            let mut image = self.oracle.image_at(VOLUME, snapshot.lsn);
+            let mut disk = snapshot.disk.clone();
+            for moving in &snapshot.moving {
+                let range = index(moving.offset())..index(moving.end().min(SIZE));
+                image[range.clone()].fill(0);
+                disk[range].fill(0);
+            }
+            assert!(
+                image == disk,
+                "{:?} differs first at byte {:?}",
+                snapshot.lsn,
+                image.iter().zip(&disk).position(|(a, b)| a != b)
+            );
+            checked += 1;
+        }
+        assert!(checked > 0);
+        let head = self.oracle.image_at(VOLUME, self.splitter.head());
+        assert!(head == self.disk, "the head differs from the disk");
+    }
+}
+
+fn is_baseline_end(marker: &Marker) -> bool {
+    matches!(marker, Marker::SyncEnd { cause: SyncCause::Baseline, .. })
+}
+
+/// Which LSNs no sync forbids.
+fn selectable(oracle: &Oracle) -> impl Fn(Lsn) -> bool {
+    let mut closed: Vec<(Lsn, Lsn)> = Vec::new();
+    for (lsn, _, marker) in oracle.markers() {
+        let opens = matches!(&marker, Marker::SyncStart { .. })
+            || matches!(&marker, Marker::RunStart(run) if run.sync.is_some());
+        let open = closed.last().is_some_and(|(_, end)| *end == Lsn::ZERO.plus(Lsn::LIMIT));
+        if opens && !open {
+            closed.push((lsn, Lsn::ZERO.plus(Lsn::LIMIT)));
+        } else if let (Marker::SyncEnd { .. }, Some(last)) = (&marker, closed.last_mut()) {
+            last.1 = lsn;
+        }
+    }
+    move |lsn| !closed.iter().any(|(from, to)| *from <= lsn && lsn < *to)
+}
+
+fn config() -> Config {
+    Config { size: SIZE, queue_limit: 600_000, copy_size: 128 << 10 }
+}
+
+#[allow(clippy::too_many_arguments, reason = "names every part of a start")]
+fn start(
+    run: u64,
+    previous: Option<RunId>,
+    first_lsn: Lsn,
+    bound: Lsn,
+    marks: RegionMarks,
+    dirty: ExtentSet,
+    sync: Option<SyncCause>,
+    fresh: bool,
+) -> Start {
+    let _ = run;
+    let name = "web01".parse().unwrap();
+    let run = RunStart { previous, durable: first_lsn.previous(), volume: VOLUME, name, size: SIZE, sync };
+    Start { run, first_lsn, bound, marks, dirty, fresh }
+}
+
+#[test]
+fn every_selectable_point_is_the_disk_as_it_was() {
+    for seed in 0..40 {
+        let mut world = World::new(seed, seed % 3 != 0);
+        for _ in 0..300 {
+            world.step();
+        }
+        world.quiesce();
+        world.check();
+    }
+}
+
+#[test]
+fn after_kills_at_any_step_the_healed_head_is_the_disk() {
+    for seed in 1000..1040 {
+        let mut world = World::new(seed, seed % 3 != 0);
+        for _ in 0..4 {
+            for _ in 0..world.random.below(120) {
+                world.step();
+            }
+            world.kill();
+        }
+        for _ in 0..60 {
+            world.step();
+        }
+        world.quiesce();
+        world.check();
+    }
+}
+
+#[test]
+fn an_all_zero_disk_is_selectable_from_lsn_0() {
+    let mut world = World::new(1, false);
+    world.quiesce();
+    let ends: Vec<_> = world.oracle.markers().into_iter().map(|(lsn, _, m)| (lsn.get(), m)).collect();
+    let end = Marker::SyncEnd { cause: SyncCause::Baseline, copied: 0, from_zero: true };
+    assert_eq!(ends.last(), Some(&(2, end)));
+}
+
+#[test]
+fn overflow_keeps_the_oldest_records_and_heals() {
+    let mut world = World::new(5, false);
+    world.failing = false;
+    world.quiesce();
+    let before = world.splitter.head();
+    while world.splitter.mode() == Mode::Streaming {
+        world.submit();
+        world.complete_some_op();
+        while !world.tasks.is_empty() {
+            world.carry_out_some_task();
+        }
+    }
+    assert!(world.splitter.head() > before, "records before the overflow are kept");
+    world.quiesce();
+    world.check();
+    let causes: Vec<_> = world
+        .oracle
+        .markers()
+        .into_iter()
+        .filter_map(|(_, _, m)| match m {
+            Marker::SyncEnd { cause, .. } => Some(cause),
+            _ => None,
+        })
+        .collect();
+    assert_eq!(causes.last(), Some(&SyncCause::Overflow));
+}
