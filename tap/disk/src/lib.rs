@@ -24,6 +24,9 @@ mod sync;
 
 pub mod small_file;
 
+#[cfg(test)]
+mod testing;
+
 pub use clock::RealClock;
 pub use device::{FileDevice, FileIdentity, FileOptions, OpenError};
 pub use dir::{ensure_dir, free_space};

@@ -34,7 +34,7 @@ impl Flusher {
     }
 
     /// Those who wait now; `None`, and nobody is running any more, when there are none.
-    fn next(&self) -> Option<Vec<Ticket>> {
+    pub(super) fn next(&self) -> Option<Vec<Ticket>> {
         let mut state = self.lock();
         if state.waiting.is_empty() {
             state.running = false;
@@ -71,7 +71,7 @@ impl Disk {
         sync::data(&self.file).map(|()| Bytes::new()).map_err(|e| self.sync_failed(&e))
     }
 
-    fn sync_failed(&self, e: &io::Error) -> DeviceError {
+    pub(super) fn sync_failed(&self, e: &io::Error) -> DeviceError {
         let error = match self.failed("flush", e) {
             DeviceError::Io(text) => DeviceError::Io(format!(
                 "{text}; writes since the last flush may be lost: check the disk, then start again"
