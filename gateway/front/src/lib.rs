@@ -1,1 +1,26 @@
-//! Listeners that serve any BlockDevice over NBD: sockets, limits, sessions.
+//! Listeners that serve any [`BlockDevice`](tap_block::BlockDevice) over NBD; the tap's front door and the
+//! gateway's.
+//!
+//! ```text
+//!   Front ── acceptor thread ──► one thread a connection: socket ◄─► gateway_nbd::Server ──► BlockDevice
+//!                                     ▲                                                          │
+//!                                     └───────────────── Mailbox ◄── completions of any thread ──┘
+//! ```
+//!
+//! Each connection has an OS thread with a runtime of its own, so that a disk that blocks stalls the client
+//! that asked and nobody else, and so that a request which completes at once costs no hop between threads.
+//!
+//! Architecture invariant: what a client can make the front hold is bounded by [`Limits`], and no client,
+//! slow or hostile, is waited for by another.
+
+mod address;
+mod connection;
+mod exports;
+mod front;
+mod listener;
+mod mailbox;
+
+pub use address::{AddressError, ListenAddress};
+pub use exports::{ClientId, Export, ExportEntry, Exports, OpenError};
+pub use front::{Drained, Front, FrontHandle, Limits};
+pub use listener::ListenError;

@@ -94,6 +94,11 @@ impl Handshake {
         }
     }
 
+    /// Has an export been chosen?
+    pub(crate) const fn is_over(&self) -> bool {
+        matches!(self.stage, Stage::Chosen(_))
+    }
+
     pub(crate) fn wants(&self, input: &[u8], output: &Output) -> Wants {
         match &self.stage {
             Stage::ClientFlags => Wants::Input(4),

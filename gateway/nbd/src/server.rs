@@ -246,7 +246,7 @@ impl Server {
     /// Has the client not chosen an export yet?
     #[must_use]
     pub fn is_handshaking(&self) -> bool {
-        matches!(self.phase, Phase::Handshake(_))
+        matches!(&self.phase, Phase::Handshake(handshake) if !handshake.is_over())
     }
 
     fn step(&mut self, input: &mut BytesMut) -> Step {

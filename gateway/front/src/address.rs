@@ -1,0 +1,107 @@
+//! Where a front listens, and the URIs clients open its exports by.
+
+use std::fmt;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::path::{Path, PathBuf};
+use std::str::FromStr;
+
+use thiserror::Error;
+
+/// An address to listen on: `unix:PATH` or `HOST:PORT`.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub enum ListenAddress {
+    /// A unix socket.
+    Unix(PathBuf),
+    /// A host name or IP address and a port; port 0 lets the system choose.
+    Tcp(String),
+}
+
+/// Text that is no listen address.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+#[error("`{0}` is no address to listen on; give unix:PATH or HOST:PORT, such as 127.0.0.1:10809")]
+pub struct AddressError(String);
+
+impl FromStr for ListenAddress {
+    type Err = AddressError;
+
+    fn from_str(text: &str) -> Result<Self, AddressError> {
+        let wrong = || AddressError(text.to_owned());
+        if let Some(path) = text.strip_prefix("unix:") {
+            return if path.is_empty() { Err(wrong()) } else { Ok(Self::Unix(path.into())) };
+        }
+        let (host, port) = text.rsplit_once(':').ok_or_else(wrong)?;
+        port.parse::<u16>().map_err(|_| wrong())?;
+        // An IPv6 address needs its brackets, or its last group would pass for the port.
+        let bracketed = host.starts_with('[') && host.ends_with(']');
+        if host.is_empty() || (host.contains(':') && !bracketed) {
+            return Err(wrong());
+        }
+        Ok(Self::Tcp(text.to_owned()))
+    }
+}
+
+impl fmt::Display for ListenAddress {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Unix(path) => write!(f, "unix:{}", path.display()),
+            Self::Tcp(address) => f.write_str(address),
+        }
+    }
+}
+
+/// `nbd+unix:///EXPORT?socket=PATH` ("NBD URI socket parameter" of the NBD project's `doc/uri.md`).
+pub(crate) fn unix_uri(socket: &Path, export: &str) -> String {
+    let path = socket.to_string_lossy();
+    format!("nbd+unix:///{}?socket={}", encoded(export, b"@:"), encoded(&path, b"/"))
+}
+
+/// `nbd://HOST:PORT/EXPORT`.
+pub(crate) fn tcp_uri(address: SocketAddr, export: &str) -> String {
+    format!("nbd://{}/{}", reachable(address), encoded(export, b"@:"))
+}
+
+/// "Any address" is nothing a client can connect to; on this machine, loopback is.
+fn reachable(address: SocketAddr) -> SocketAddr {
+    let ip = match address.ip() {
+        IpAddr::V4(ip) if ip.is_unspecified() => IpAddr::V4(Ipv4Addr::LOCALHOST),
+        IpAddr::V6(ip) if ip.is_unspecified() => IpAddr::V6(Ipv6Addr::LOCALHOST),
+        ip => ip,
+    };
+    SocketAddr::new(ip, address.port())
+}
+
+/// RFC 3986: everything but unreserved characters and those in `also` is percent-encoded.
+fn encoded(text: &str, also: &[u8]) -> String {
+    let mut out = String::with_capacity(text.len());
+    for byte in text.bytes() {
+        if byte.is_ascii_alphanumeric() || b"-._~".contains(&byte) || also.contains(&byte) {
+            out.push(char::from(byte));
+        } else {
+            out.push_str(&format!("%{byte:02X}"));
+        }
+    }
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn addresses_parse_and_print() {
+        for text in ["unix:./gw.sock", "127.0.0.1:10809", "[::1]:0", "localhost:10809"] {
+            assert_eq!(text.parse::<ListenAddress>().unwrap().to_string(), text);
+        }
+        for text in ["", "unix:", "10809", "host:", "host:99999", ":1", "::1:10809"] {
+            assert!(text.parse::<ListenAddress>().is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn uris_are_percent_encoded() {
+        let uri = unix_uri(Path::new("/tmp/a b/gw.sock"), "web01@2026-11-22T10:00:00+02:00");
+        assert_eq!(uri, "nbd+unix:///web01@2026-11-22T10:00:00%2B02:00?socket=/tmp/a%20b/gw.sock");
+        assert_eq!(tcp_uri("0.0.0.0:7".parse().unwrap(), ""), "nbd://127.0.0.1:7/");
+        assert_eq!(tcp_uri("[::]:7".parse().unwrap(), "a/b?"), "nbd://[::1]:7/a%2Fb%3F");
+    }
+}

@@ -1,0 +1,91 @@
+//! How other threads reach a connection's thread: completions of operations, and the order to stop.
+//!
+//! A completion that comes while the connection is at work (a device that had the answer at hand) is only
+//! put down; the system is asked to wake the connection only when it sleeps.
+
+use std::mem;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::task::Waker;
+
+use tap_block::{CompletionQueue, Outcome};
+
+/// Whether, and how, a connection should end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
+pub(crate) enum Stop {
+    /// Not at all.
+    #[default]
+    Run,
+    /// Once what it has been sent is answered.
+    Drain,
+    /// Now.
+    Abort,
+}
+
+/// One connection's mailbox. Bounded by the connection's limit on requests under way.
+#[derive(Debug, Default)]
+pub(crate) struct Mailbox {
+    letters: Mutex<Letters>,
+}
+
+#[derive(Debug, Default)]
+struct Letters {
+    done: Vec<(u64, Outcome)>,
+    stop: Stop,
+    /// There only while the connection sleeps.
+    sleeper: Option<Waker>,
+}
+
+impl Mailbox {
+    /// Moves the completions there are into `done`, which must be empty, and says whether to stop.
+    pub(crate) fn take(&self, done: &mut Vec<(u64, Outcome)>) -> Stop {
+        let mut letters = self.lock();
+        mem::swap(&mut letters.done, done);
+        letters.stop
+    }
+
+    /// Lets the connection sleep until something comes; `false` when something has come since it looked.
+    pub(crate) fn sleep(&self, seen: Stop, waker: &Waker) -> bool {
+        let mut letters = self.lock();
+        if !letters.done.is_empty() || letters.stop != seen {
+            return false;
+        }
+        match &letters.sleeper {
+            Some(there) if there.will_wake(waker) => {}
+            _ => letters.sleeper = Some(waker.clone()),
+        }
+        true
+    }
+
+    /// The connection is awake and will look for itself.
+    pub(crate) fn awake(&self) {
+        self.lock().sleeper = None;
+    }
+
+    /// Orders a stop; a milder one than ordered before changes nothing.
+    pub(crate) fn stop(&self, stop: Stop) {
+        let mut letters = self.lock();
+        letters.stop = letters.stop.max(stop);
+        wake(letters);
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Letters> {
+        self.letters.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl CompletionQueue for Mailbox {
+    fn complete(&self, tag: u64, outcome: Outcome) {
+        let mut letters = self.lock();
+        letters.done.push((tag, outcome));
+        wake(letters);
+    }
+}
+
+/// Wakes the sleeper, if there is one, without holding the lock.
+fn wake(mut letters: MutexGuard<'_, Letters>) {
+    let sleeper = letters.sleeper.take();
+    drop(letters);
+    if let Some(waker) = sleeper {
+        waker.wake();
+    }
+}
