@@ -132,6 +132,10 @@ pub struct Status {
 /// Most bytes written before one sync.
 const GROUP_BYTES: u64 = 8 << 20;
 
+/// What a spool file adds to each item, about, and the grain of its records.
+const RECORD_OVERHEAD: u64 = 256;
+const PAGE: u64 = 4096;
+
 /// The queue of one stream at one hop. See the crate's documentation.
 #[derive(Debug)]
 pub struct Outbox {
@@ -423,7 +427,7 @@ impl Outbox {
             let weight = item.summary.weight;
             self.memory_bytes = self.memory_bytes.saturating_sub(weight);
             self.resident_bytes += weight;
-            self.disk_bytes += weight;
+            self.disk_bytes += on_disk(weight);
             self.resident.push_back(no);
         }
         self.spill_end = self.spill_end.max(end);
@@ -508,7 +512,7 @@ impl Outbox {
         };
         match item {
             RecoveredItem::Sound(summary) => {
-                self.disk_bytes += summary.weight;
+                self.disk_bytes += on_disk(summary.weight);
                 self.append(None, Place::Disk, summary, Monotonic::default());
             }
             RecoveredItem::Lost => self.append(None, Place::Lost, lost, Monotonic::default()),
@@ -559,7 +563,7 @@ impl Outbox {
         let weight = item.summary.weight;
         match item.place {
             Place::Memory => self.memory_bytes = self.memory_bytes.saturating_sub(weight),
-            Place::Disk => self.disk_bytes = self.disk_bytes.saturating_sub(weight),
+            Place::Disk => self.disk_bytes = self.disk_bytes.saturating_sub(on_disk(weight)),
             Place::Lost => {}
         }
         if self.resident.pop_front_if(|no| *no == self.first).is_some() {
@@ -625,7 +629,7 @@ impl Outbox {
         };
         if item.place == Place::Disk && item.batch.is_none() {
             item.place = Place::Lost;
-            self.disk_bytes = self.disk_bytes.saturating_sub(item.summary.weight);
+            self.disk_bytes = self.disk_bytes.saturating_sub(on_disk(item.summary.weight));
         }
     }
 
@@ -644,17 +648,19 @@ impl Outbox {
     }
 
     const fn disk_has_room(&self, weight: u64) -> bool {
-        self.disk_bytes.saturating_add(weight) <= self.config.disk_limit
+        self.disk_bytes.saturating_add(on_disk(weight)) <= self.config.disk_limit
     }
 
     /// The oldest items in memory alone, until `keep` bytes are left, a group is full or the disk is.
     fn spill_candidates(&self, keep: u64) -> Vec<(ItemNo, Arc<Batch>)> {
-        let (mut taken, mut group) = (0, Vec::new());
+        let (mut taken, mut stored, mut group) = (0, 0, Vec::new());
         let unspilled = self.items.iter().skip(index(self.spill_end.since(self.first)));
         for (no, item) in (self.spill_end.get()..).map(ItemNo::new).zip(unspilled) {
             let after = taken + item.summary.weight;
+            stored += on_disk(item.summary.weight);
             let enough = self.memory_bytes.saturating_sub(taken) <= keep || after > GROUP_BYTES;
-            if !group.is_empty() && (enough || !self.disk_has_room(after)) {
+            let room = self.disk_bytes.saturating_add(stored) <= self.config.disk_limit;
+            if !group.is_empty() && (enough || !room) {
                 break;
             }
             let Some(batch) = item.batch.clone() else { break };
@@ -663,6 +669,11 @@ impl Outbox {
         }
         group
     }
+}
+
+/// The space an item takes on disk, about: its header and whole pages.
+const fn on_disk(weight: u64) -> u64 {
+    weight.saturating_add(RECORD_OVERHEAD).next_multiple_of(PAGE)
 }
 
 /// Consecutive items from `from` on that have to be read from disk: at least one, at most `limit` bytes.
