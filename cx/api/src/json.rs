@@ -81,7 +81,6 @@ words!(SyncCause,
     SyncCause::HopLost => "hop_lost",
     SyncCause::ChangedUnwatched => "changed_unwatched",
     SyncCause::FailedWrite => "failed_write",
-    SyncCause::FailedWrite => "failed_write",
 );
 
 /// A [`Text`] as a JSON string.

@@ -4,40 +4,27 @@ use serde::{Deserialize, Serialize};
 
 /// What went wrong, for a program and for people.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
+#[serde(into = "Wire", from = "Wire")]
 #[error("{detail}")]
 pub struct Problem {
-    /// A URI for the kind of problem: `urn:chronogate:problem:` and the code.
-    #[serde(rename = "type")]
-    pub kind: String,
-    /// The kind in a few words.
-    pub title: String,
-    /// The HTTP status.
-    pub status: u16,
-    /// The kind, to branch on.
+    /// The kind, to branch on. Type, title and HTTP status follow from it.
     pub code: Code,
     /// What happened.
     pub detail: String,
-    /// Why, when that is known.
-    #[serde(default, skip_serializing_if = "String::is_empty")]
+    /// Why; empty when that is not known.
     pub cause: String,
-    /// What to do about it, when there is something.
-    #[serde(default, skip_serializing_if = "String::is_empty")]
+    /// What to do about it; empty when there is nothing.
     pub correction: String,
 }
 
 impl Problem {
+    /// The media type of a problem.
+    pub const MEDIA_TYPE: &'static str = "application/problem+json";
+
     /// A problem of this kind.
     #[must_use]
     pub fn new(code: Code, detail: impl Into<String>) -> Self {
-        Self {
-            kind: format!("urn:chronogate:problem:{}", code.as_str()),
-            title: code.title().to_owned(),
-            status: code.http_status(),
-            code,
-            detail: detail.into(),
-            cause: String::new(),
-            correction: String::new(),
-        }
+        Self { code, detail: detail.into(), cause: String::new(), correction: String::new() }
     }
 
     /// With the reason.
@@ -53,17 +40,57 @@ impl Problem {
         self.correction = correction.into();
         self
     }
+}
 
-    /// The media type of a problem.
-    pub const MEDIA_TYPE: &'static str = "application/problem+json";
+/// The members of RFC 9457, and ours.
+#[derive(Serialize, Deserialize)]
+struct Wire {
+    #[serde(rename = "type", default)]
+    kind: String,
+    #[serde(default)]
+    title: String,
+    #[serde(default)]
+    status: u16,
+    #[serde(default)]
+    code: String,
+    #[serde(default)]
+    detail: String,
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    cause: String,
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    correction: String,
+}
+
+impl From<Problem> for Wire {
+    fn from(problem: Problem) -> Self {
+        let Problem { code, detail, cause, correction } = problem;
+        Self {
+            kind: format!("urn:chronogate:problem:{}", code.as_str()),
+            title: code.title().to_owned(),
+            status: code.http_status(),
+            code: code.as_str().to_owned(),
+            detail,
+            cause,
+            correction,
+        }
+    }
+}
+
+/// A code that a newer gateway added is treated by its HTTP status.
+impl From<Wire> for Problem {
+    fn from(wire: Wire) -> Self {
+        let code = Code::from_word(&wire.code).unwrap_or_else(|| Code::from_http(wire.status));
+        let detail = if wire.detail.is_empty() { wire.title } else { wire.detail };
+        Self { code, detail, cause: wire.cause, correction: wire.correction }
+    }
 }
 
 macro_rules! codes {
     ($($(#[$doc:meta])* $name:ident => $word:literal, $status:literal, $exit:ident, $title:literal;)+) => {
-        /// The kinds of problem. New ones may be added: treat an unknown one by its HTTP status.
-        #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+        /// The kinds of problem. New ones may be added; a reader that does not know one goes by its HTTP status.
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
         pub enum Code {
-            $($(#[$doc])* #[serde(rename = $word)] $name,)+
+            $($(#[$doc])* $name,)+
         }
 
         impl Code {
@@ -74,6 +101,12 @@ macro_rules! codes {
             #[must_use]
             pub const fn as_str(self) -> &'static str {
                 match self { $(Self::$name => $word,)+ }
+            }
+
+            /// Reads the word.
+            #[must_use]
+            pub fn from_word(word: &str) -> Option<Self> {
+                Self::ALL.iter().copied().find(|code| code.as_str() == word)
             }
 
             /// The HTTP status it travels with.
@@ -130,6 +163,22 @@ codes! {
     NoSpace => "no_space", 507, Error, "No space left";
 }
 
+impl Code {
+    /// For an answer that carries no code this program knows.
+    #[must_use]
+    pub fn from_http(status: u16) -> Self {
+        match status {
+            405 => Self::MethodNotAllowed,
+            412 => Self::Conflict,
+            502..=504 => Self::Unreachable,
+            _ => {
+                let exact = Self::ALL.iter().copied().find(|code| code.http_status() == status);
+                exact.unwrap_or(if status >= 500 { Self::Internal } else { Self::Invalid })
+            }
+        }
+    }
+}
+
 /// How a command of `chronogate` ends. The numbers are a contract with scripts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[repr(u8)]
@@ -158,21 +207,6 @@ impl ExitStatus {
     pub const fn number(self) -> u8 {
         self as u8
     }
-
-    /// For an answer that carries no code this program knows.
-    #[must_use]
-    pub const fn from_http(status: u16) -> Self {
-        match status {
-            200..=299 => Self::Ok,
-            400 | 405 | 413 => Self::Usage,
-            401 | 403 => Self::Auth,
-            404 => Self::NotFound,
-            409 | 412 | 422 => Self::Conflict,
-            502..=504 => Self::Unreachable,
-            500..=599 => Self::Internal,
-            _ => Self::Error,
-        }
-    }
 }
 
 #[cfg(test)]
@@ -181,9 +215,20 @@ mod tests {
 
     #[test]
     fn the_http_status_of_a_code_this_program_does_not_know_leads_to_the_same_exit() {
-        for code in Code::ALL.iter().filter(|c| !matches!(c, Code::NoSpace)) {
-            assert_eq!(ExitStatus::from_http(code.http_status()), code.exit_status(), "{code:?}");
+        for code in Code::ALL {
+            assert_eq!(Code::from_http(code.http_status()).exit_status(), code.exit_status(), "{code:?}");
         }
+        for (status, exit) in
+            [(418, ExitStatus::Usage), (502, ExitStatus::Unreachable), (599, ExitStatus::Internal)]
+        {
+            assert_eq!(Code::from_http(status).exit_status(), exit);
+        }
+    }
+
+    #[test]
+    fn a_problem_of_a_newer_gateway_is_understood_by_its_status() {
+        let text = r#"{"status": 409, "code": "on_hold", "title": "On hold", "more": 1}"#;
+        assert_eq!(serde_json::from_str::<Problem>(text).unwrap(), Problem::new(Code::Conflict, "On hold"));
     }
 
     #[test]

@@ -1,0 +1,229 @@
+//! From a request to an answer: route, guard, body, then the one question or act that the gateway is asked.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use cx_api::paths::{self, MAX_PAGE};
+use cx_api::point::{MAX_NOTE, MAX_WAIT_SECONDS};
+use cx_api::{BookmarkCreate, Code, Health, HealthView, ImageCreate, JobId, Page, Problem, RestoreCreate};
+use tap_block::units::{count, index};
+use tap_block::{Lsn, Name};
+use warp::Filter;
+use warp::http::HeaderMap;
+use warp::path::FullPath;
+use warp::reply::Response;
+
+use super::control::{Control, ImageKey};
+use super::reply::Reply;
+use super::request::{Request, invalid, point, read_body, volume_name};
+use super::routes::{Found, Operation, find};
+use super::{Api, guard, metrics, openapi};
+
+type Handled = Result<Reply, Problem>;
+
+/// Every request, whatever its method and path, has an answer: this filter rejects nothing.
+pub(crate) fn filter<C: Control>(
+    api: Arc<Api<C>>,
+) -> impl Filter<Extract = (Response,), Error = warp::Rejection> + Clone {
+    let query = warp::query::raw().or(warp::any().map(String::new)).unify();
+    warp::method()
+        .and(warp::path::full())
+        .and(query)
+        .and(warp::header::headers_cloned())
+        .and(warp::body::stream())
+        .then(move |method: warp::http::Method, path: FullPath, query, headers, body| {
+            let api = Arc::clone(&api);
+            async move {
+                let head =
+                    Head { method: method.to_string(), path: path.as_str().to_owned(), query, headers };
+                let reply = handle(&api, head, body).await.unwrap_or_else(Reply::from);
+                api.requests.count(reply.status);
+                reply.into_http()
+            }
+        })
+}
+
+struct Head {
+    method: String,
+    path: String,
+    query: String,
+    headers: HeaderMap,
+}
+
+async fn handle<C, S, B>(api: &Arc<Api<C>>, head: Head, body: S) -> Handled
+where
+    C: Control,
+    S: warp::Stream<Item = Result<B, warp::Error>>,
+    B: bytes::Buf,
+{
+    let (operation, segment) = match find(&head.method, &head.path) {
+        Found::Operation(operation, segment) => (operation, segment),
+        Found::OtherMethods(methods) => return Ok(other_methods(&head, &methods)),
+        Found::Nothing => return Err(no_such_path(&head.path)),
+    };
+    let acts = !matches!(head.method.as_str(), "GET" | "HEAD");
+    guard::check(&head.headers, acts, api.loopback)?;
+    let body = read_body(&head.headers, body).await?;
+    let Head { method, path, query, headers } = head;
+    let request = Arc::new(Request { method, path, query, headers, body });
+    match request.idempotency_key()? {
+        Some(key) if acts => {
+            let (actor, asked) = (Arc::clone(api), Arc::clone(&request));
+            let act =
+                async move { perform(&actor, operation, &segment, &asked).await.unwrap_or_else(Reply::from) };
+            Ok(api.keys.once(key, &request, act).await)
+        }
+        _ => perform(api, operation, &segment, &request).await,
+    }
+}
+
+async fn perform<C: Control>(
+    api: &Api<C>,
+    operation: Operation,
+    segment: &str,
+    request: &Request,
+) -> Handled {
+    let control = api.control.as_ref();
+    match operation {
+        Operation::Volumes => Ok(Reply::json(&Page::whole(control.volumes().await?))),
+        Operation::Volume => Ok(Reply::json(&control.volume(volume_name(segment)?).await?)),
+        Operation::Point => resolve(control, segment, request).await,
+        Operation::Bookmarks => bookmarks(control, segment, request).await,
+        Operation::BookmarkCreate => bookmark_create(control, segment, request).await,
+        Operation::Images => Ok(Reply::json(&Page::whole(control.images().await?))),
+        Operation::ImageCreate => image_create(control, request).await,
+        Operation::Image => Ok(Reply::json(&control.image(image_key(segment)?).await?)),
+        Operation::ImageRemove => control.image_remove(image_key(segment)?).await.map(|()| Reply::nothing()),
+        Operation::RestoreCreate => restore(control, request).await,
+        Operation::Jobs => Ok(Reply::json(&Page::whole(control.jobs().await?))),
+        Operation::Job => Ok(Reply::json(&control.job(job_id(segment)?).await?)),
+        Operation::JobCancel => {
+            Ok(Reply::json(&control.job_cancel(job_id(segment)?).await?).with_status(202))
+        }
+        Operation::Status => Ok(Reply::json(&control.status().await?)),
+        Operation::OpenApi => Ok(Reply::text("application/json", openapi::DOCUMENT)),
+        Operation::Health => Ok(health(control).await),
+        Operation::Metrics => {
+            let text = metrics::render(&control.status().await?, &api.requests, &control.metrics());
+            Ok(Reply::text(metrics::MEDIA_TYPE, text))
+        }
+    }
+}
+
+async fn resolve<C: Control>(control: &C, segment: &str, request: &Request) -> Handled {
+    let volume = volume_name(segment)?;
+    let at = request.param("at")?.ok_or_else(|| {
+        invalid("which point is meant is not said").fix("add ?at=POINT, for example ?at=now")
+    })?;
+    Ok(Reply::json(&control.resolve(volume, point(&at)?).await?))
+}
+
+async fn bookmarks<C: Control>(control: &C, segment: &str, request: &Request) -> Handled {
+    let volume = volume_name(segment)?;
+    let limit = request.number("limit")?.unwrap_or(count(MAX_PAGE));
+    if limit == 0 || limit > count(MAX_PAGE) {
+        return Err(invalid(format!("?limit={limit} is out of range"))
+            .because(format!("a page has 1 to {MAX_PAGE} items")));
+    }
+    let after = match request.number("after")? {
+        Some(raw) => Some(Lsn::new(raw).ok_or_else(|| invalid("?after= is no LSN"))?),
+        None => None,
+    };
+    // One more than asked for tells whether there is a next page.
+    let mut items = control.bookmarks(volume, after, index(limit).saturating_add(1)).await?;
+    let more = count(items.len()) > limit;
+    items.truncate(index(limit));
+    let next = items.last().filter(|_| more).map(|b| b.lsn.get().to_string());
+    Ok(Reply::json(&Page { items, next }))
+}
+
+async fn bookmark_create<C: Control>(control: &C, segment: &str, request: &Request) -> Handled {
+    let volume = volume_name(segment)?;
+    let body: BookmarkCreate = request.json()?;
+    if body.note.len() > MAX_NOTE {
+        return Err(invalid(format!("the note has {} bytes", body.note.len()))
+            .because(format!("a note has at most {MAX_NOTE}")));
+    }
+    if body.wait_seconds > MAX_WAIT_SECONDS {
+        return Err(invalid(format!("{} s is too long a wait", body.wait_seconds))
+            .because(format!("one request waits at most {MAX_WAIT_SECONDS} s")));
+    }
+    Ok(Reply::json(&control.bookmark_create(volume, body).await?).with_status(201))
+}
+
+async fn image_create<C: Control>(control: &C, request: &Request) -> Handled {
+    let body: ImageCreate = request.json()?;
+    let point = point(&body.at)?;
+    if let Some(digits) = body.name.as_ref().filter(|n| is_number(n.as_str())) {
+        return Err(invalid(format!("an image cannot be named {digits}"))
+            .because("digits alone are read as an image's id")
+            .fix("add a letter to the name"));
+    }
+    if body.quota_bytes.is_some() && !body.writable {
+        return Err(invalid("a read-only image takes no writes, so it has no quota")
+            .fix("ask for a writable image, or for no quota"));
+    }
+    let image = control.image_create(body, point).await?;
+    let location = paths::image(&image.id.to_string());
+    Ok(Reply::json(&image).with_status(201).at(location))
+}
+
+async fn restore<C: Control>(control: &C, request: &Request) -> Handled {
+    let body: RestoreCreate = request.json()?;
+    let (point, path) = (point(&body.at)?, PathBuf::from(&body.path));
+    if !path.is_absolute() || body.path.contains('\0') {
+        return Err(invalid(format!("{:?} is not an absolute path", body.path))
+            .because("the file is written on the gateway's machine, whose working directory is its own")
+            .fix("begin the path with /"));
+    }
+    let job = control.restore(body.volume, point, path).await?;
+    Ok(Reply::json(&job).with_status(202).at(paths::job(job.id)))
+}
+
+/// 503 only when history can be neither taken nor served: restarting helps nothing that is merely degraded.
+async fn health<C: Control>(control: &C) -> Reply {
+    let view = match control.status().await {
+        Ok(status) => HealthView::from(&status),
+        Err(problem) => {
+            HealthView { health: Health::Failing, reasons: vec![problem.detail], volumes: Vec::new() }
+        }
+    };
+    let status = if view.health == Health::Failing { 503 } else { 200 };
+    Reply::json(&view).with_status(status)
+}
+
+fn image_key(segment: &str) -> Result<ImageKey, Problem> {
+    let unknown = || {
+        Problem::new(Code::NotFound, format!("there is no image {segment:?}"))
+            .fix("list the images: chronogate image ls")
+    };
+    if is_number(segment) {
+        return segment.parse().map(ImageKey::Id).map_err(|_| unknown());
+    }
+    segment.parse::<Name>().map(ImageKey::Name).map_err(|_| unknown())
+}
+
+fn is_number(text: &str) -> bool {
+    text.bytes().all(|b| b.is_ascii_digit())
+}
+
+fn job_id(segment: &str) -> Result<JobId, Problem> {
+    segment.parse().map_err(|_| {
+        Problem::new(Code::NotFound, format!("there is no job {segment:?}"))
+            .fix("list the jobs: chronogate job ls")
+    })
+}
+
+fn other_methods(head: &Head, methods: &[&str]) -> Reply {
+    let allowed = methods.join(", ");
+    let problem =
+        Problem::new(Code::MethodNotAllowed, format!("{} does not take {}", head.path, head.method))
+            .fix(format!("use {allowed}"));
+    Reply { allow: Some(allowed), ..problem.into() }
+}
+
+fn no_such_path(path: &str) -> Problem {
+    let shown: String = path.chars().take(200).collect();
+    Problem::new(Code::NotFound, format!("there is nothing at {shown}"))
+        .fix(format!("every path is listed in {}", paths::OPENAPI))
+}

@@ -1,0 +1,95 @@
+//! What the HTTP layer asks of the gateway: the seam between the two, so that each is tested without the other.
+
+use std::future::Future;
+use std::path::PathBuf;
+
+use cx_api::{
+    BookmarkCreate, BookmarkView, ImageCreate, ImageView, JobId, JobView, PointView, Problem, StatusView,
+    VolumeView,
+};
+use gateway_image::Point;
+use tap_block::{Lsn, Name};
+
+/// The outcome of a question or an act.
+pub type Answer<T> = Result<T, Problem>;
+
+/// Everything the API can ask. Bodies arrive checked: names are names, points parse, paths are absolute, limits
+/// are in range.
+///
+/// Every future may be dropped half way (the client went away): what it began is then either finished by
+/// others or undone, never left half done.
+pub trait Control: Send + Sync + 'static {
+    /// Every volume, by name.
+    fn volumes(&self) -> impl Future<Output = Answer<Vec<VolumeView>>> + Send;
+
+    /// One volume; its tap is asked for the head.
+    fn volume(&self, name: Name) -> impl Future<Output = Answer<VolumeView>> + Send;
+
+    /// What a point means; waits up to 10 s for one that is not durable yet.
+    fn resolve(&self, volume: Name, point: Point) -> impl Future<Output = Answer<PointView>> + Send;
+
+    /// Makes a bookmark that covers every write acknowledged before the call.
+    fn bookmark_create(
+        &self,
+        volume: Name,
+        request: BookmarkCreate,
+    ) -> impl Future<Output = Answer<BookmarkView>> + Send;
+
+    /// The bookmarks after this LSN, oldest first, at most `limit` of them.
+    fn bookmarks(
+        &self,
+        volume: Name,
+        after: Option<Lsn>,
+        limit: usize,
+    ) -> impl Future<Output = Answer<Vec<BookmarkView>>> + Send;
+
+    /// Makes an image. `point` is `request.at`, parsed.
+    fn image_create(
+        &self,
+        request: ImageCreate,
+        point: Point,
+    ) -> impl Future<Output = Answer<ImageView>> + Send;
+
+    /// Every image, oldest first.
+    fn images(&self) -> impl Future<Output = Answer<Vec<ImageView>>> + Send;
+
+    /// One image.
+    fn image(&self, which: ImageKey) -> impl Future<Output = Answer<ImageView>> + Send;
+
+    /// Removes an image; refused while it is open.
+    fn image_remove(&self, which: ImageKey) -> impl Future<Output = Answer<()>> + Send;
+
+    /// Starts (or goes on with) a restore to `path`.
+    fn restore(
+        &self,
+        volume: Name,
+        point: Point,
+        path: PathBuf,
+    ) -> impl Future<Output = Answer<JobView>> + Send;
+
+    /// Every job that is remembered, oldest first.
+    fn jobs(&self) -> impl Future<Output = Answer<Vec<JobView>>> + Send;
+
+    /// One job.
+    fn job(&self, id: JobId) -> impl Future<Output = Answer<JobView>> + Send;
+
+    /// Asks a job to end; it may still be `cancelling` in the answer.
+    fn job_cancel(&self, id: JobId) -> impl Future<Output = Answer<JobView>> + Send;
+
+    /// The gateway as a whole; never waits for a tap.
+    fn status(&self) -> impl Future<Output = Answer<StatusView>> + Send;
+
+    /// OpenMetrics families beyond those made from the status, without the closing `# EOF`.
+    fn metrics(&self) -> String {
+        String::new()
+    }
+}
+
+/// How an image is named in a path.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ImageKey {
+    /// Digits alone are always an id; no image may be named so.
+    Id(u64),
+    /// Its export name.
+    Name(Name),
+}

@@ -1,0 +1,208 @@
+//! A gateway that answers from memory, for tests of the HTTP layer alone.
+
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use cx_api::{
+    BookmarkCreate, BookmarkView, Code, GapView, Health, ImageCreate, ImageView, JobId, JobKind, JobState,
+    JobView, JournalView, PointView, Problem, StatusView, SyncView, VolumeState, VolumeView,
+};
+use gateway_image::Point;
+use gateway_server::http::{Answer, Control, ImageKey};
+use tap_block::{Consistency, Lsn, Name, SyncCause, VolumeId, WallTime};
+use tokio::sync::Notify;
+
+/// One volume, web01, with 2500 bookmarks at LSNs 10, 20, 30 ...
+#[derive(Default)]
+pub(crate) struct Fake {
+    /// Acts that were asked for.
+    pub(crate) acts: AtomicUsize,
+    /// `bookmark create slow` waits for it.
+    pub(crate) go: Notify,
+    /// Told when `slow` begins to wait.
+    pub(crate) waiting: Notify,
+    pub(crate) health: Option<Health>,
+}
+
+pub(crate) const BOOKMARKS: u64 = 2500;
+
+pub(crate) fn name(text: &str) -> Name {
+    text.parse().unwrap()
+}
+
+fn noon() -> WallTime {
+    WallTime::parse_rfc3339("2026-11-22T12:00:00Z").unwrap()
+}
+
+fn lsn(n: u64) -> Lsn {
+    Lsn::new(n).unwrap()
+}
+
+fn known(volume: &Name) -> Answer<()> {
+    if volume.as_str() == "web01" {
+        return Ok(());
+    }
+    Err(Problem::new(Code::NotFound, format!("there is no volume {volume}"))
+        .fix("list the volumes: chronogate volume ls"))
+}
+
+pub(crate) fn volume() -> VolumeView {
+    VolumeView {
+        id: VolumeId::new(1),
+        name: name("web01"),
+        size: 4096,
+        state: VolumeState::Resync,
+        head_lsn: None,
+        durable_lsn: lsn(7),
+        durable_time: Some(noon()),
+        lag_seconds: None,
+        lag_bytes: Some(0),
+        baseline_count: 1,
+        resynced_bytes: 0,
+        sync: Some(SyncView { cause: SyncCause::Overflow, done_bytes: 0, total_bytes: 1 }),
+        gaps: vec![GapView {
+            from_lsn: lsn(1),
+            to_lsn: None,
+            from: None,
+            to: None,
+            cause: SyncCause::Overflow,
+            bytes: 0,
+        }],
+    }
+}
+
+fn bookmark(name: Name, at: u64) -> BookmarkView {
+    BookmarkView {
+        volume: self::name("web01"),
+        name,
+        lsn: lsn(at),
+        time: noon(),
+        consistency: Consistency::Crash,
+        note: String::new(),
+        selectable: true,
+    }
+}
+
+fn image() -> ImageView {
+    ImageView {
+        id: 3,
+        name: name("test"),
+        volume: name("web01"),
+        lsn: lsn(7),
+        time: Some(noon()),
+        size: 4096,
+        writable: false,
+        quota_bytes: None,
+        used_bytes: None,
+        created: noon(),
+        uri: "nbd://127.0.0.1:10809/test".into(),
+        uris: vec!["nbd://127.0.0.1:10809/test".into()],
+    }
+}
+
+fn job(path: &str) -> JobView {
+    JobView {
+        id: JobId::new(5),
+        kind: JobKind::Restore,
+        state: JobState::Running,
+        volume: name("web01"),
+        lsn: lsn(7),
+        path: path.into(),
+        done_bytes: 0,
+        total_bytes: 4096,
+        started: noon(),
+        ended: None,
+        error: Some(Problem::new(Code::NoSpace, "full").because("of you").fix("free some")),
+    }
+}
+
+impl Control for Fake {
+    async fn volumes(&self) -> Answer<Vec<VolumeView>> {
+        Ok(vec![volume()])
+    }
+
+    async fn volume(&self, name: Name) -> Answer<VolumeView> {
+        known(&name).map(|()| volume())
+    }
+
+    async fn resolve(&self, volume: Name, point: Point) -> Answer<PointView> {
+        known(&volume)?;
+        let Point::Lsn(lsn) = point else {
+            return Err(Problem::new(Code::NotYetDurable, format!("{point} is not here yet")));
+        };
+        Ok(PointView { volume, name: None, lsn, time: Some(noon()) })
+    }
+
+    async fn bookmark_create(&self, volume: Name, request: BookmarkCreate) -> Answer<BookmarkView> {
+        known(&volume)?;
+        let n = self.acts.fetch_add(1, Ordering::SeqCst);
+        if request.name.as_str() == "slow" {
+            self.waiting.notify_one();
+            self.go.notified().await;
+        }
+        Ok(bookmark(request.name, u64::try_from(n).unwrap() + 1))
+    }
+
+    async fn bookmarks(&self, volume: Name, after: Option<Lsn>, limit: usize) -> Answer<Vec<BookmarkView>> {
+        known(&volume)?;
+        let first = after.map_or(1, |lsn| lsn.get() / 10 + 1);
+        Ok((first..=BOOKMARKS).take(limit).map(|n| bookmark(name(&format!("b{n}")), n * 10)).collect())
+    }
+
+    async fn image_create(&self, _: ImageCreate, _: Point) -> Answer<ImageView> {
+        self.acts.fetch_add(1, Ordering::SeqCst);
+        Ok(image())
+    }
+
+    async fn images(&self) -> Answer<Vec<ImageView>> {
+        Ok(vec![image()])
+    }
+
+    async fn image(&self, which: ImageKey) -> Answer<ImageView> {
+        match which {
+            ImageKey::Id(3) => Ok(image()),
+            ImageKey::Name(n) if n == name("test") => Ok(image()),
+            other => Err(Problem::new(Code::NotFound, format!("there is no image {other:?}"))),
+        }
+    }
+
+    async fn image_remove(&self, _: ImageKey) -> Answer<()> {
+        Err(Problem::new(Code::Conflict, "the image is open").fix("disconnect its clients"))
+    }
+
+    async fn restore(&self, _: Name, _: Point, path: PathBuf) -> Answer<JobView> {
+        Ok(job(&path.to_string_lossy()))
+    }
+
+    async fn jobs(&self) -> Answer<Vec<JobView>> {
+        Ok(vec![job("/x")])
+    }
+
+    async fn job(&self, id: JobId) -> Answer<JobView> {
+        if id == JobId::new(5) { Ok(job("/x")) } else { Err(Problem::new(Code::NotFound, "no such job")) }
+    }
+
+    async fn job_cancel(&self, id: JobId) -> Answer<JobView> {
+        self.job(id).await
+    }
+
+    async fn status(&self) -> Answer<StatusView> {
+        Ok(StatusView {
+            version: "0".into(),
+            started: noon(),
+            now: noon(),
+            health: self.health.unwrap_or(Health::Degraded),
+            reasons: vec!["web01: a resync is running".into()],
+            volumes: vec![volume()],
+            images: 1,
+            jobs_running: 0,
+            nbd_connections: 0,
+            nbd: Vec::new(),
+            journal: JournalView { segments: 1, bytes: 2, free_bytes: None, records: 3, damaged: 0 },
+        })
+    }
+
+    fn metrics(&self) -> String {
+        "# TYPE chronogate_more gauge\nchronogate_more 1\n".into()
+    }
+}
