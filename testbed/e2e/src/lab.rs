@@ -1,0 +1,411 @@
+//! A folder with protected disks, and the program that protects them.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail, ensure};
+use rustix::process::{Pid, Signal, kill_process};
+use serde_json::Value;
+use testbed_model::Random;
+
+use crate::command::{self, Finished};
+use crate::volume::{VolumeState, number, text};
+use crate::{nbd, poll};
+
+const START: Duration = Duration::from_secs(60);
+const STOP: Duration = Duration::from_secs(20);
+const VERB: Duration = Duration::from_secs(150);
+
+/// A folder of its own for one test; gone when the test ends well.
+pub struct Lab {
+    folder: Option<tempfile::TempDir>,
+    root: PathBuf,
+    api: u16,
+    nbd: u16,
+}
+
+/// Runs `body` in a lab of its own. When it fails the folder stays, and the end of the program's log is shown.
+///
+/// # Errors
+/// Those of `body`.
+pub fn scenario(body: impl FnOnce(&Lab) -> Result<()>) -> Result<()> {
+    let mut lab = Lab::new()?;
+    let result = body(&lab);
+    if result.is_err() {
+        lab.keep();
+    }
+    result
+}
+
+impl Lab {
+    /// An empty one.
+    ///
+    /// # Errors
+    /// When no folder or port is to be had.
+    pub fn new() -> Result<Self> {
+        let folder = tempfile::Builder::new().prefix("chronogate-e2e-").tempdir()?;
+        let root = folder.path().to_owned();
+        Ok(Self { folder: Some(folder), root, api: free_port()?, nbd: free_port()? })
+    }
+
+    /// A path in it.
+    #[must_use]
+    pub fn path(&self, name: &str) -> PathBuf {
+        self.root.join(name)
+    }
+
+    /// Makes a disk of `size` bytes whose content the seed decides, about half of it holes.
+    ///
+    /// # Errors
+    /// Of the file system.
+    pub fn disk(&self, name: &str, size: usize, seed: u64) -> Result<PathBuf> {
+        let mut content = vec![0; size];
+        let mut random = Random::new(seed);
+        for piece in content.chunks_mut(128 << 10) {
+            if random.one_in(2) {
+                random.fill(piece);
+            }
+        }
+        let path = self.path(name);
+        write_sparse(&path, &content)?;
+        Ok(path)
+    }
+
+    /// Makes a disk of `size` bytes that is one hole.
+    ///
+    /// # Errors
+    /// Of the file system.
+    pub fn empty_disk(&self, name: &str, size: u64) -> Result<PathBuf> {
+        let path = self.path(name);
+        fs::File::create(&path)?.set_len(size)?;
+        Ok(path)
+    }
+
+    /// Starts `chronogate up` for these disks and waits until it is ready.
+    ///
+    /// # Errors
+    /// When it does not become ready, with its log.
+    pub fn up(&self, disks: &[(&str, &Path)]) -> Result<Up> {
+        let mut child = self.spawn(disks, &self.path("data"))?;
+        let ready = self.path("ready.json");
+        let waited = poll::until("chronogate up becoming ready", START, || {
+            ensure_running(&mut child)?;
+            match fs::read(&ready) {
+                Ok(bytes) => Ok(Some(serde_json::from_slice(&bytes).context("the ready file")?)),
+                Err(_) => Ok(None),
+            }
+        });
+        match waited {
+            Ok(ready) => Ok(Up { child, ready, log: self.log(), running: true }),
+            Err(error) => {
+                command::end(&mut child);
+                bail!("{error:#}; its log:\n{}", tail(&self.log()))
+            }
+        }
+    }
+
+    /// Starts `chronogate up` and waits for its end: for starts that must be refused.
+    ///
+    /// # Errors
+    /// When it does not end.
+    pub fn up_refused(&self, disks: &[(&str, &Path)], data: &Path) -> Result<Finished> {
+        command::run(&mut self.command(disks, data)?, START)
+    }
+
+    /// Runs a verb with `-o json` and returns what it printed.
+    ///
+    /// # Errors
+    /// When it fails, with what it said.
+    pub fn verb(&self, words: &[&str]) -> Result<Value> {
+        let done = self.verb_raw(words)?.ok()?;
+        serde_json::from_slice(&done.stdout)
+            .with_context(|| format!("{words:?} printed no JSON: {}", done.text()))
+    }
+
+    /// Runs a verb with `-o json`, whatever comes of it.
+    ///
+    /// # Errors
+    /// When it cannot be run or does not end.
+    pub fn verb_raw(&self, words: &[&str]) -> Result<Finished> {
+        let mut command = Command::new(program()?);
+        command.args(words).args(["-o", "json"]).env("CHRONOGATE_API", self.api_url());
+        command::run(&mut command, VERB)
+    }
+
+    /// Where the verbs go.
+    #[must_use]
+    pub fn api_url(&self) -> String {
+        format!("http://127.0.0.1:{}", self.api)
+    }
+
+    /// The port of the gateway's NBD server.
+    #[must_use]
+    pub const fn nbd_port(&self) -> u16 {
+        self.nbd
+    }
+
+    /// The port of the HTTP API.
+    #[must_use]
+    pub const fn api_port(&self) -> u16 {
+        self.api
+    }
+
+    /// An export of the gateway.
+    #[must_use]
+    pub fn gateway(&self, export: &str) -> String {
+        format!("nbd+unix:///{}?socket={}", nbd::encode(export), self.path("gw.sock").display())
+    }
+
+    /// The tap's export of a volume.
+    #[must_use]
+    pub fn tap(&self, volume: &str) -> String {
+        format!("nbd+unix:///{volume}?socket={}", self.path("tap.sock").display())
+    }
+
+    /// `volume show`.
+    ///
+    /// # Errors
+    /// When the verb fails or a field is missing.
+    pub fn volume(&self, name: &str) -> Result<VolumeState> {
+        VolumeState::read(&self.verb(&["volume", "show", name])?)
+    }
+
+    /// Waits until everything written to the volume is kept and no copy is under way.
+    ///
+    /// # Errors
+    /// When that takes longer than two minutes.
+    pub fn settle(&self, name: &str) -> Result<VolumeState> {
+        let mut last = None;
+        let settled = poll::until(&format!("{name} being settled"), command::LIMIT, || {
+            let state = self.volume(name)?;
+            last = Some(state.clone());
+            Ok(state.settled().then_some(state))
+        });
+        settled.with_context(|| format!("its last state: {last:?}"))
+    }
+
+    /// Makes a bookmark; returns its LSN.
+    ///
+    /// # Errors
+    /// When the verb fails.
+    pub fn bookmark(&self, volume: &str, name: &str) -> Result<u64> {
+        number(&self.verb(&["bookmark", "create", volume, name])?, "lsn")
+    }
+
+    /// Opens `NAME@POINT` by the verb; returns the NBD URI.
+    ///
+    /// # Errors
+    /// When the verb fails.
+    pub fn mount(&self, point: &str, writable: bool) -> Result<String> {
+        let mut words = vec!["mount", point];
+        words.extend(writable.then_some("--rw"));
+        text(&self.verb(&words)?, "uri")
+    }
+
+    /// All of an export's content.
+    ///
+    /// # Errors
+    /// When it cannot be opened or read.
+    pub fn content(&self, uri: &str) -> Result<Vec<u8>> {
+        nbd::Client::connect(uri)?.read_all().with_context(|| format!("reading {uri}"))
+    }
+
+    /// The log of the program.
+    #[must_use]
+    pub fn log(&self) -> PathBuf {
+        self.path("up.log")
+    }
+
+    /// Folders named `name` below the data directory.
+    ///
+    /// # Errors
+    /// Of the file system.
+    pub fn folders(&self, name: &str) -> Result<Vec<PathBuf>> {
+        let mut found = Vec::new();
+        let mut todo = vec![self.path("data")];
+        while let Some(folder) = todo.pop() {
+            for entry in fs::read_dir(&folder)? {
+                let path = entry?.path();
+                if path.is_dir() {
+                    let hit = path.file_name().is_some_and(|f| f == name);
+                    if hit { &mut found } else { &mut todo }.push(path);
+                }
+            }
+        }
+        Ok(found)
+    }
+
+    /// Leaves the folder for people to look into.
+    fn keep(&mut self) {
+        if let Some(kept) = self.folder.take().map(tempfile::TempDir::keep) {
+            eprintln!("kept {}; the end of its log:\n{}", kept.display(), tail(&self.log()));
+        }
+    }
+
+    fn spawn(&self, disks: &[(&str, &Path)], data: &Path) -> Result<Child> {
+        let _ = fs::remove_file(self.path("ready.json"));
+        let log = fs::OpenOptions::new().create(true).append(true).open(self.log())?;
+        let mut command = self.command(disks, data)?;
+        command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
+        command.spawn().context("cannot start chronogate up")
+    }
+
+    fn command(&self, disks: &[(&str, &Path)], data: &Path) -> Result<Command> {
+        let mut command = Command::new(program()?);
+        command.arg("up").arg("--data").arg(data);
+        for (name, path) in disks {
+            command.arg("--protect").arg(format!("{name}={}", path.display()));
+        }
+        command.arg("--tap-nbd").arg(format!("unix:{}", self.path("tap.sock").display()));
+        command.arg("--nbd").arg(format!("unix:{}", self.path("gw.sock").display()));
+        command.arg("--nbd").arg(format!("127.0.0.1:{}", self.nbd));
+        command.arg("--api").arg(format!("127.0.0.1:{}", self.api));
+        command.arg("--ready-file").arg(self.path("ready.json"));
+        Ok(command)
+    }
+}
+
+impl Drop for Lab {
+    fn drop(&mut self) {
+        if std::thread::panicking() || std::env::var_os("CHRONOGATE_E2E_KEEP").is_some() {
+            let kept = self.folder.take().map(tempfile::TempDir::keep);
+            eprintln!(
+                "kept {}; the end of its log:\n{}",
+                kept.unwrap_or_default().display(),
+                tail(&self.log())
+            );
+        }
+    }
+}
+
+/// A running `chronogate up`. Dropping it kills it.
+pub struct Up {
+    child: Child,
+    ready: Value,
+    log: PathBuf,
+    running: bool,
+}
+
+impl Up {
+    /// What the ready file said.
+    #[must_use]
+    pub const fn ready(&self) -> &Value {
+        &self.ready
+    }
+
+    /// Its process id.
+    #[must_use]
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// `kill -9`.
+    ///
+    /// # Errors
+    /// When there was nothing to kill any more.
+    pub fn kill(mut self) -> Result<()> {
+        self.still_running()?;
+        self.running = false;
+        self.child.kill()?;
+        self.child.wait()?;
+        Ok(())
+    }
+
+    /// SIGTERM, and the promised end within 20 s.
+    ///
+    /// # Errors
+    /// When it does not end in time or not with success.
+    pub fn stop(mut self) -> Result<()> {
+        self.still_running()?;
+        let pid = Pid::from_child(&self.child);
+        kill_process(pid, Signal::TERM)?;
+        let status = poll::until("the end after SIGTERM", STOP, || Ok(self.child.try_wait()?))?;
+        self.running = false;
+        ensure!(status.success(), "after SIGTERM it ended with {status}:\n{}", tail(&self.log));
+        Ok(())
+    }
+
+    /// An error when it has ended by itself.
+    ///
+    /// # Errors
+    /// With the end of its log.
+    pub fn still_running(&mut self) -> Result<()> {
+        ensure_running(&mut self.child).with_context(|| tail(&self.log))
+    }
+}
+
+impl Drop for Up {
+    fn drop(&mut self) {
+        if self.running {
+            command::end(&mut self.child);
+        }
+    }
+}
+
+fn ensure_running(child: &mut Child) -> Result<()> {
+    match child.try_wait()? {
+        None => Ok(()),
+        Some(status) => bail!("chronogate up ended by itself with {status}"),
+    }
+}
+
+/// The program under test: CHRONOGATE_BIN, else the one that lies beside our own build.
+///
+/// # Errors
+/// When there is none.
+pub fn program() -> Result<PathBuf> {
+    if let Some(path) = std::env::var_os("CHRONOGATE_BIN") {
+        return Ok(path.into());
+    }
+    let own = std::env::current_exe()?; // …/target/PROFILE/deps/NAME-HASH
+    let beside = own.ancestors().nth(2).map(|folder| folder.join("chronogate"));
+    match beside.filter(|b| b.is_file()) {
+        Some(path) => Ok(path),
+        None => bail!("there is no chronogate to test: `cargo build` first, or name it in CHRONOGATE_BIN"),
+    }
+}
+
+/// The last lines of a log.
+#[must_use]
+pub fn tail(log: &Path) -> String {
+    let bytes = fs::read(log).unwrap_or_default();
+    let text = String::from_utf8_lossy(&bytes);
+    let lines: Vec<&str> = text.lines().collect();
+    lines.get(lines.len().saturating_sub(40)..).unwrap_or_default().join("\n")
+}
+
+/// A file that is a hole wherever `content` is zero.
+fn write_sparse(path: &Path, content: &[u8]) -> Result<()> {
+    use std::os::unix::fs::FileExt;
+    let file = fs::File::create(path)?;
+    file.set_len(u64::try_from(content.len())?)?;
+    let mut offset = 0;
+    for piece in content.chunks(64 << 10) {
+        if piece.iter().any(|&b| b != 0) {
+            file.write_all_at(piece, offset)?;
+        }
+        offset += u64::try_from(piece.len())?;
+    }
+    Ok(())
+}
+
+/// A port that was free a moment ago. Taken from below the range that the system hands out by itself,
+/// so that it stays free while the program is down.
+fn free_port() -> Result<u16> {
+    let mut random = Random::new(u64::from(std::process::id()) ^ nanos());
+    for _ in 0..200 {
+        let port = 20_000 + u16::try_from(random.below(10_000))?;
+        if std::net::TcpListener::bind(("127.0.0.1", port)).is_ok() {
+            return Ok(port);
+        }
+    }
+    bail!("no free TCP port found")
+}
+
+/// Something that differs between two calls.
+fn nanos() -> u64 {
+    use std::hash::{BuildHasher, Hasher};
+    std::collections::hash_map::RandomState::new().build_hasher().finish()
+}
