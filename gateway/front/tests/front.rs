@@ -1,0 +1,444 @@
+//! A front over real sockets: clients by hand, well-behaved, slow and hostile.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    clippy::cast_possible_truncation,
+    reason = "tests"
+)]
+
+use std::collections::BTreeMap;
+use std::io::{ErrorKind, Read, Write};
+use std::net::TcpStream;
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::{Path, PathBuf};
+use std::sync::mpsc::{Receiver, Sender, channel};
+use std::sync::{Arc, Condvar, Mutex};
+use std::time::{Duration, Instant};
+
+use gateway_front::{
+    ClientId, Export, ExportEntry, Exports, Front, FrontHandle, Limits, ListenAddress, ListenError, OpenError,
+};
+use tap_block::memory::MemoryDevice;
+use tap_block::{BlockDevice, Geometry, Op, Ticket};
+
+const SIZE: u64 = 8 << 20;
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// A device that does nothing until the gate opens, then works on a thread of its own.
+struct Gated {
+    disk: Arc<MemoryDevice>,
+    waiting: Mutex<Vec<(Op, Ticket)>>,
+    came: Condvar,
+}
+
+impl Gated {
+    fn new() -> Arc<Self> {
+        let disk = Arc::new(MemoryDevice::new(SIZE));
+        Arc::new(Self { disk, waiting: Mutex::default(), came: Condvar::new() })
+    }
+
+    /// Waits until `n` operations are held.
+    fn wait_for(&self, n: usize) {
+        let waiting = self.waiting.lock().unwrap();
+        let (_guard, late) = self.came.wait_timeout_while(waiting, PATIENCE, |w| w.len() < n).unwrap();
+        assert!(!late.timed_out(), "{n} operations never came");
+    }
+
+    /// Lets everything held go, last first, from another thread.
+    fn open(&self) {
+        let held: Vec<_> = self.waiting.lock().unwrap().drain(..).rev().collect();
+        let disk = self.disk.clone();
+        std::thread::spawn(move || held.into_iter().for_each(|(op, ticket)| disk.submit(op, ticket)));
+    }
+}
+
+impl BlockDevice for Gated {
+    fn geometry(&self) -> Geometry {
+        self.disk.geometry()
+    }
+
+    fn submit(&self, op: Op, ticket: Ticket) {
+        self.waiting.lock().unwrap().push((op, ticket));
+        self.came.notify_all();
+    }
+}
+
+struct Disks {
+    devices: BTreeMap<String, Arc<dyn BlockDevice>>,
+    opened_by: Mutex<Vec<ClientId>>,
+    /// Opening the export `slow` waits here.
+    slow: Mutex<Option<Receiver<()>>>,
+}
+
+impl Exports for Disks {
+    fn list(&self) -> Vec<ExportEntry> {
+        let names = self.devices.keys().cloned();
+        names.map(|name| ExportEntry { name, description: String::new() }).collect()
+    }
+
+    fn open(&self, name: &str, client: &ClientId) -> Result<Export, OpenError> {
+        if name == "slow"
+            && let Some(gate) = &*self.slow.lock().unwrap()
+        {
+            let _ = gate.recv_timeout(PATIENCE);
+        }
+        self.opened_by.lock().unwrap().push(client.clone());
+        let device = self.devices.get(name).ok_or_else(|| OpenError::NotFound("no such disk".to_owned()))?;
+        Ok(Export { name: name.to_owned(), description: String::new(), device: device.clone() })
+    }
+}
+
+struct Rig {
+    front: FrontHandle,
+    folder: tempfile::TempDir,
+    gated: Arc<Gated>,
+    disks: Arc<Disks>,
+    open_slow: Sender<()>,
+}
+
+impl Rig {
+    fn new() -> Self {
+        Self::with(Limits::default())
+    }
+
+    fn with(limits: Limits) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let gated = Gated::new();
+        let mut devices: BTreeMap<String, Arc<dyn BlockDevice>> = BTreeMap::new();
+        devices.insert("disk".to_owned(), Arc::new(MemoryDevice::new(SIZE)));
+        devices.insert("slow".to_owned(), Arc::new(MemoryDevice::new(SIZE)));
+        devices.insert("gated".to_owned(), gated.clone());
+        let (open_slow, slow) = channel();
+        let disks = Arc::new(Disks { devices, opened_by: Mutex::default(), slow: Mutex::new(Some(slow)) });
+        let addresses = [ListenAddress::Unix(folder.path().join("nbd.sock")), "127.0.0.1:0".parse().unwrap()];
+        let front = Front::start(&addresses, disks.clone(), limits).unwrap();
+        Self { front, folder, gated, disks, open_slow }
+    }
+
+    fn socket(&self) -> PathBuf {
+        self.folder.path().join("nbd.sock")
+    }
+
+    fn connect(&self) -> Client<UnixStream> {
+        let stream = UnixStream::connect(self.socket()).unwrap();
+        stream.set_read_timeout(Some(PATIENCE)).unwrap();
+        Client(stream)
+    }
+
+    fn open(&self, name: &str) -> Client<UnixStream> {
+        let mut client = self.connect();
+        client.greet();
+        client.go(name);
+        client
+    }
+
+    /// Waits until so many clients are connected.
+    fn wait_for_connections(&self, n: usize) {
+        let since = Instant::now();
+        while self.front.connections() != n {
+            assert!(since.elapsed() < PATIENCE, "{} connections, not {n}", self.front.connections());
+            std::thread::yield_now();
+        }
+    }
+}
+
+struct Client<S>(S);
+
+impl<S: Read + Write> Client<S> {
+    fn greet(&mut self) {
+        let mut greeting = [0; 18];
+        self.0.read_exact(&mut greeting).unwrap();
+        self.0.write_all(&[0, 0, 0, 3]).unwrap();
+    }
+
+    fn send_go(&mut self, name: &str) {
+        let mut option = b"IHAVEOPT\0\0\0\x07".to_vec();
+        option.extend((name.len() as u32 + 6).to_be_bytes());
+        option.extend((name.len() as u32).to_be_bytes());
+        option.extend(name.as_bytes());
+        option.extend([0, 0]);
+        self.0.write_all(&option).unwrap();
+    }
+
+    fn go(&mut self, name: &str) {
+        self.send_go(name);
+        // NBD_INFO_EXPORT, then the acknowledgement.
+        let mut replies = [0; 20 + 12 + 20];
+        self.0.read_exact(&mut replies).unwrap();
+        assert_eq!(replies[32 + 15], 1, "acknowledged");
+    }
+
+    fn request(&mut self, command: u16, cookie: u64, offset: u64, length: u32, payload: &[u8]) {
+        let mut bytes = vec![0x25, 0x60, 0x95, 0x13, 0, 0];
+        bytes.extend(command.to_be_bytes());
+        bytes.extend(cookie.to_be_bytes());
+        bytes.extend(offset.to_be_bytes());
+        bytes.extend(length.to_be_bytes());
+        bytes.extend(payload);
+        self.0.write_all(&bytes).unwrap();
+    }
+
+    fn reply(&mut self) -> (u32, u64) {
+        let mut header = [0; 16];
+        self.0.read_exact(&mut header).unwrap();
+        assert_eq!(header[..4], [0x67, 0x44, 0x66, 0x98]);
+        (
+            u32::from_be_bytes(header[4..8].try_into().unwrap()),
+            u64::from_be_bytes(header[8..].try_into().unwrap()),
+        )
+    }
+
+    fn write(&mut self, offset: u64, data: &[u8]) {
+        self.request(1, 1, offset, data.len() as u32, data);
+        assert_eq!(self.reply(), (0, 1));
+    }
+
+    fn read(&mut self, offset: u64, length: usize) -> Vec<u8> {
+        self.request(0, 2, offset, length as u32, &[]);
+        assert_eq!(self.reply(), (0, 2));
+        let mut data = vec![0; length];
+        self.0.read_exact(&mut data).unwrap();
+        data
+    }
+
+    /// The server has hung up.
+    fn assert_closed(&mut self) {
+        let mut rest = Vec::new();
+        match self.0.read_to_end(&mut rest) {
+            Ok(_) => {}
+            Err(e) => assert_eq!(e.kind(), ErrorKind::ConnectionReset, "{e}"),
+        }
+    }
+}
+
+#[test]
+fn both_kinds_of_socket_serve_the_same_disk() {
+    let rig = Rig::new();
+    let mut local = rig.open("disk");
+    local.write(5000, b"hello");
+    let ListenAddress::Tcp(address) = &rig.front.addresses()[1] else { panic!("a TCP address") };
+    let mut remote = Client(TcpStream::connect(address).unwrap());
+    remote.greet();
+    remote.go("disk");
+    assert_eq!(remote.read(5000, 5), b"hello");
+    let clients = rig.disks.opened_by.lock().unwrap().clone();
+    let me = i32::try_from(std::process::id()).unwrap();
+    assert!(matches!(clients[0], ClientId::Unix { pid: Some(pid), .. } if pid == me));
+    assert_eq!(clients[1], ClientId::Tcp("127.0.0.1".parse().unwrap()));
+    let uris = rig.front.uris("disk");
+    assert_eq!(uris[0], format!("nbd+unix:///disk?socket={}", rig.socket().display()));
+    assert_eq!(uris[1], format!("nbd://{address}/disk"));
+}
+
+#[test]
+fn many_requests_are_under_way_and_answered_as_they_complete() {
+    let rig = Rig::new();
+    let mut client = rig.open("gated");
+    for cookie in 0..200 {
+        client.request(1, cookie, cookie * 4096, 4096, &[cookie as u8; 4096]);
+    }
+    rig.gated.wait_for(200);
+    rig.gated.open();
+    for cookie in (0..200).rev() {
+        assert_eq!(client.reply(), (0, cookie));
+    }
+    assert_eq!(rig.gated.disk.content()[7 * 4096], 7);
+}
+
+#[test]
+fn large_requests_pass_and_leave_the_connection_well() {
+    let rig = Rig::new();
+    let mut client = rig.open("disk");
+    let data: Vec<u8> = (0..SIZE as usize).map(|n| (n / 4096) as u8).collect();
+    for _ in 0..3 {
+        client.write(0, &data);
+        client.write(4096, &data[..4096]);
+        assert!(client.read(0, SIZE as usize)[8192..] == data[8192..]);
+    }
+}
+
+#[test]
+fn stopping_answers_what_was_sent_and_hangs_up() {
+    let rig = Rig::new();
+    let mut busy = rig.open("gated");
+    let mut idle = rig.open("disk");
+    for cookie in 0..50 {
+        busy.request(1, cookie, 0, 512, &[1; 512]);
+    }
+    rig.gated.wait_for(1);
+    let gated = rig.gated.clone();
+    let opener = std::thread::spawn(move || {
+        gated.wait_for(50);
+        gated.open();
+    });
+    let drained = rig.front.drain_and_stop(PATIENCE);
+    opener.join().unwrap();
+    assert_eq!(drained.cut_off, 0);
+    let mut cookies: Vec<u64> = (0..50).map(|_| busy.reply().1).collect();
+    cookies.sort_unstable();
+    assert_eq!(cookies, (0..50).collect::<Vec<_>>());
+    busy.assert_closed();
+    idle.assert_closed();
+    assert!(!rig.socket().exists());
+    assert!(UnixStream::connect(rig.socket()).is_err());
+}
+
+#[test]
+fn a_client_that_never_gets_done_is_cut_off_when_the_time_is_up() {
+    let rig = Rig::new();
+    let mut client = rig.open("gated");
+    client.request(0, 1, 0, 512, &[]);
+    rig.gated.wait_for(1);
+    assert_eq!(rig.front.drain_and_stop(Duration::from_millis(100)).cut_off, 1);
+    assert_eq!(rig.front.connections(), 0);
+    client.assert_closed();
+}
+
+#[test]
+fn a_client_that_hangs_up_leaves_its_place() {
+    let rig = Rig::new();
+    for n in 0..4 {
+        let mut client = rig.open("disk");
+        match n {
+            0 => {}
+            1 => client.0.write_all(&[0; 7]).unwrap(),
+            2 => client.request(2, 0, 0, 0, &[]),
+            _ => client.request(1, 0, 0, 4096, b"not all of it"),
+        }
+    }
+    rig.wait_for_connections(0);
+}
+
+#[test]
+fn a_client_that_dawdles_in_its_handshake_is_hung_up_on() {
+    let rig = Rig::with(Limits { handshake: Duration::from_millis(100), ..Limits::default() });
+    let mut dawdling = rig.connect();
+    dawdling.greet();
+    dawdling.assert_closed();
+    // The export once chosen, there is no hurry; nor is a slow lookup the client's fault.
+    let mut slow = rig.connect();
+    slow.greet();
+    slow.send_go("slow");
+    let mut patient = rig.open("disk");
+    dawdling = rig.connect();
+    dawdling.greet();
+    dawdling.assert_closed();
+    assert_eq!(patient.read(0, 512), [0; 512]);
+    rig.open_slow.send(()).unwrap();
+    let mut replies = [0; 52];
+    slow.0.read_exact(&mut replies).unwrap();
+    assert_eq!(slow.read(0, 512), [0; 512]);
+}
+
+#[test]
+fn a_slow_lookup_stalls_nobody_and_not_the_stop() {
+    let rig = Rig::new();
+    let mut waiting = rig.connect();
+    waiting.greet();
+    waiting.send_go("slow");
+    assert_eq!(rig.open("disk").read(0, 512), [0; 512]);
+    assert_eq!(rig.front.drain_and_stop(PATIENCE).cut_off, 0);
+    waiting.assert_closed();
+}
+
+#[test]
+fn a_client_that_reads_no_replies_is_bounded_and_stalls_nobody() {
+    let protocol = gateway_nbd_limits(1 << 20);
+    let rig = Rig::with(Limits { protocol, ..Limits::default() });
+    let mut greedy = rig.open("gated");
+    greedy.0.set_write_timeout(Some(PATIENCE)).unwrap();
+    for cookie in 0..64 {
+        greedy.request(0, cookie, 0, 256 << 10, &[]);
+    }
+    rig.gated.wait_for(3);
+    assert!(rig.gated.waiting.lock().unwrap().len() <= 4);
+    rig.gated.open();
+    let mut other = rig.open("disk");
+    other.write(0, &[1; 4096]);
+    assert_eq!(other.read(0, 4096), [1; 4096]);
+}
+
+fn gateway_nbd_limits(in_flight: u64) -> gateway_nbd::Limits {
+    gateway_nbd::Limits { in_flight, ..gateway_nbd::Limits::default() }
+}
+
+#[test]
+fn noise_at_every_port_disturbs_nobody() {
+    let rig = Rig::new();
+    let mut good = rig.open("disk");
+    let mut state = 7_u64;
+    for _ in 0..8 {
+        let noise: Vec<u8> = std::iter::repeat_with(|| {
+            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+            (state >> 33) as u8
+        })
+        .take(1 << 20)
+        .collect();
+        let mut bad = rig.connect();
+        let _ = bad.0.write_all(&noise);
+        bad.assert_closed();
+        let mut worse = rig.open("disk");
+        let _ = worse.0.write_all(&noise);
+        worse.assert_closed();
+    }
+    good.write(0, b"still here");
+    assert_eq!(good.read(0, 10), b"still here");
+}
+
+#[test]
+fn a_full_front_hangs_up_on_one_more() {
+    let rig = Rig::with(Limits { connections: 2, ..Limits::default() });
+    let (first, mut second) = (rig.open("disk"), rig.open("disk"));
+    rig.connect().assert_closed();
+    drop(first);
+    rig.wait_for_connections(1);
+    assert_eq!(second.read(0, 512), [0; 512]);
+    rig.open("disk").write(0, b"in");
+}
+
+fn start(address: ListenAddress) -> Result<FrontHandle, ListenError> {
+    let disks = Disks { devices: BTreeMap::new(), opened_by: Mutex::default(), slow: Mutex::default() };
+    Front::start(&[address], Arc::new(disks), Limits::default())
+}
+
+#[test]
+fn stale_sockets_are_replaced_and_living_ones_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("nbd.sock");
+    // A listener that is dropped leaves its file behind, as a killed process does.
+    drop(UnixListener::bind(&path).unwrap());
+    assert!(path.exists());
+    let first = start(ListenAddress::Unix(path.clone())).unwrap();
+    let second = start(ListenAddress::Unix(path.clone()));
+    let Err(error @ ListenError::InUse(_)) = second else { panic!("refused") };
+    assert!(error.to_string().contains("another process is answering there"), "{error}");
+    assert!(path.exists());
+    drop(first);
+    assert!(!path.exists());
+}
+
+#[test]
+fn files_that_are_no_sockets_are_left_alone() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("precious.txt");
+    std::fs::write(&path, "data").unwrap();
+    assert!(matches!(start(ListenAddress::Unix(path.clone())), Err(ListenError::NotASocket(_))));
+    assert_eq!(std::fs::read_to_string(&path).unwrap(), "data");
+    let nowhere = start(ListenAddress::Unix(Path::new("/nonexistent/nbd.sock").to_owned()));
+    assert!(matches!(nowhere, Err(ListenError::Io { .. })));
+}
+
+#[test]
+fn a_port_can_be_had_again_at_once_and_not_twice() {
+    let first = start("127.0.0.1:0".parse().unwrap()).unwrap();
+    let address = first.addresses().remove(0);
+    assert!(matches!(start(address.clone()), Err(ListenError::InUse(_))));
+    let ListenAddress::Tcp(text) = &address else { panic!("a TCP address") };
+    let mut client = Client(TcpStream::connect(text).unwrap());
+    client.greet();
+    first.drain_and_stop(PATIENCE);
+    let again = start(address).unwrap();
+    assert_eq!(again.connections(), 0);
+}
