@@ -9,7 +9,7 @@
 //! ```
 //!
 //! Architecture invariant: this is the only crate that calls fsync and fdatasync, so that every rule about
-//! durability (what an error means, when the directory needs a sync too) stands in one place: [`sync`].
+//! durability (what an error means, when the directory needs a sync too) stands in one place, `sync.rs`.
 
 mod clock;
 mod device;

@@ -34,9 +34,11 @@ struct State {
 }
 
 impl Pool {
-    /// Up to `threads` threads called `name`, with up to `queue_limit` jobs waiting for them.
+    /// Up to `threads` threads called `name`, with up to `queue_limit` jobs waiting for them. Without threads
+    /// every job is run by its submitter.
     #[must_use]
     pub fn new(name: &str, threads: usize, queue_limit: usize) -> Self {
+        let queue_limit = if threads == 0 { 0 } else { queue_limit };
         let shared = Shared { state: Mutex::default(), work: Condvar::new(), queue_limit };
         Self { shared: Arc::new(shared), workers: Mutex::default(), name: name.to_owned(), threads }
     }

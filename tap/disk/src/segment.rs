@@ -117,6 +117,12 @@ impl SegmentFile {
         self.len
     }
 
+    /// What error messages call it: its path.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
     /// A sync has failed: only reads work any more.
     #[must_use]
     pub fn is_poisoned(&self) -> bool {

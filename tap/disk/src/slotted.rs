@@ -1,14 +1,12 @@
 //! State that is rewritten often: slots in one file, of which the last sound one counts.
 
-use std::fs::{File, OpenOptions};
-use std::io;
-use std::os::unix::fs::FileExt;
-use std::path::{Path, PathBuf};
+use std::io::{self, IoSlice};
+use std::path::Path;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use tap_block::units::{count, index};
 
-use crate::{small_file, sync};
+use crate::segment::SegmentFile;
 
 /// Slot header: magic (8), generation (8), length (8), checksum of the three and the content (8).
 const HEADER: usize = 32;
@@ -33,8 +31,7 @@ pub enum Durability {
 /// A small content with cheap replacement: one pwrite in place, and an fdatasync if asked for.
 #[derive(Debug)]
 pub struct SlottedFile {
-    file: File,
-    path: PathBuf,
+    file: SegmentFile,
     slot: u64,
     state: Mutex<State>,
 }
@@ -60,19 +57,39 @@ impl SlottedFile {
     /// When the file was made for another `slot_bytes`, when none of its slots is sound though some were
     /// written, or when the operating system refuses.
     pub fn open(path: &Path, slot_bytes: usize) -> io::Result<Self> {
-        let slot = slot_size(slot_bytes)?;
-        if !path.exists() {
-            small_file::write_atomic(path, &vec![0; index(slot * SLOTS)])?;
-        }
-        let file = OpenOptions::new().read(true).write(true).open(path).map_err(|e| named(path, &e))?;
-        let length = file.metadata()?.len();
-        if length != slot * SLOTS {
-            return Err(damaged(path, &format!("is {length} bytes long instead of {}", slot * SLOTS)));
+        let file = if path.exists() {
+            SegmentFile::open(path)?
+        } else {
+            SegmentFile::create_zeroed(path, Self::file_len(slot_bytes)?)?
+        };
+        Self::over(file, slot_bytes)
+    }
+
+    /// [`SlottedFile::open`] over a file that is there: of [`SlottedFile::file_len`] zeroes at first.
+    ///
+    /// # Errors
+    /// See [`SlottedFile::open`].
+    pub fn over(file: SegmentFile, slot_bytes: usize) -> io::Result<Self> {
+        let expected = Self::file_len(slot_bytes)?;
+        if file.len() != expected {
+            let (name, length) = (file.name(), file.len());
+            let text =
+                format!("{name} is {length} bytes long instead of {expected}: restore it, or remove it");
+            return Err(io::Error::new(io::ErrorKind::InvalidData, text));
         }
         // What a killed process left in the page cache becomes the durable content.
-        sync::data(&file).map_err(|e| named(path, &e))?;
-        let state = Mutex::new(recover(&file, slot).map_err(|e| named(path, &e))?);
-        Ok(Self { file, path: path.to_owned(), slot, state })
+        file.sync()?;
+        let slot = slot_size(slot_bytes)?;
+        let state = Mutex::new(recover(&file, slot)?);
+        Ok(Self { file, slot, state })
+    }
+
+    /// How long a file for contents of up to `slot_bytes` is.
+    ///
+    /// # Errors
+    /// When that is too large for a state that is rewritten often.
+    pub fn file_len(slot_bytes: usize) -> io::Result<u64> {
+        slot_size(slot_bytes).map(|slot| slot * SLOTS)
     }
 
     /// The content last stored, if any was.
@@ -84,28 +101,31 @@ impl SlottedFile {
     /// Replaces the content. The first one ever is always synced.
     ///
     /// # Errors
-    /// When the content does not fit, or the operating system refuses; it is then undecided until the next
-    /// `store` whether the old or the new content is found after a restart.
+    /// When the content does not fit, or the operating system refuses; in the latter case it is undecided
+    /// whether the old or the new content is found after a restart. After a failed sync nothing can be
+    /// stored any more until the file is opened again.
     pub fn store(&self, content: &[u8], durability: Durability) -> io::Result<()> {
         let mut state = self.lock();
-        let generation = state.generation + 1;
-        let bytes = encode(generation, content);
-        if count(bytes.len()) > self.slot {
-            let message =
-                format!("{} bytes do not fit into a slot of {}", content.len(), self.path.display());
-            return Err(io::Error::new(io::ErrorKind::InvalidInput, message));
-        }
+        self.check_fit(content)?;
         // A failed attempt may have reached the disk: its generation is never used again.
-        state.generation = generation;
-        let target = state.spare();
-        self.file.write_all_at(&bytes, target * self.slot).map_err(|e| named(&self.path, &e))?;
+        state.generation += 1;
+        let (header, target) = (header(state.generation, content), state.spare());
+        self.file.write_at(target * self.slot, &[IoSlice::new(&header), IoSlice::new(content)])?;
         if durability == Durability::Synced || state.durable.is_none() {
-            sync::data(&self.file).map_err(|e| named(&self.path, &e))?;
+            self.file.sync()?;
             state.durable = Some(target);
         }
         state.latest = Some(target);
         state.content = Some(content.to_vec());
         Ok(())
+    }
+
+    fn check_fit(&self, content: &[u8]) -> io::Result<()> {
+        if count(HEADER + content.len()) <= self.slot {
+            return Ok(());
+        }
+        let text = format!("{} bytes do not fit into a slot of {}", content.len(), self.file.name());
+        Err(io::Error::new(io::ErrorKind::InvalidInput, text))
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -127,12 +147,12 @@ fn slot_size(slot_bytes: usize) -> io::Result<u64> {
     })
 }
 
-fn recover(file: &File, slot: u64) -> io::Result<State> {
+fn recover(file: &SegmentFile, slot: u64) -> io::Result<State> {
     let mut written = 0;
     let mut best: Option<Found> = None;
     for n in 0..SLOTS {
         let mut bytes = vec![0; index(slot)];
-        file.read_exact_at(&mut bytes, n * slot)?;
+        file.read_at(n * slot, &mut bytes)?;
         written += u64::from(bytes.iter().any(|b| *b != 0));
         if let Some((generation, content)) = decode(&bytes)
             && best.as_ref().is_none_or(|b| b.generation < generation)
@@ -150,19 +170,19 @@ fn recover(file: &File, slot: u64) -> io::Result<State> {
         // The very first store was cut short: nobody was ever told that it was done.
         None if written <= 1 => Ok(State::default()),
         None => {
-            Err(io::Error::new(io::ErrorKind::InvalidData, "no slot has a sound checksum: restore the file"))
+            let text = format!("no slot of {} has a sound checksum: restore the file", file.name());
+            Err(io::Error::new(io::ErrorKind::InvalidData, text))
         }
     }
 }
 
-fn encode(generation: u64, content: &[u8]) -> Vec<u8> {
-    let mut bytes = Vec::with_capacity(HEADER + content.len());
+fn header(generation: u64, content: &[u8]) -> Vec<u8> {
+    let mut bytes = Vec::with_capacity(HEADER);
     bytes.extend_from_slice(&MAGIC);
     bytes.extend_from_slice(&generation.to_le_bytes());
     bytes.extend_from_slice(&count(content.len()).to_le_bytes());
     let sum = checksum(&bytes, content);
     bytes.extend_from_slice(&sum.to_le_bytes());
-    bytes.extend_from_slice(content);
     bytes
 }
 
@@ -185,14 +205,6 @@ fn checksum(fields: &[u8], content: &[u8]) -> u64 {
     hash.update(fields);
     hash.update(content);
     hash.digest()
-}
-
-fn named(path: &Path, e: &io::Error) -> io::Error {
-    io::Error::new(e.kind(), format!("{}: {e}", path.display()))
-}
-
-fn damaged(path: &Path, what: &str) -> io::Error {
-    io::Error::new(io::ErrorKind::InvalidData, format!("{} {what}: restore it, or remove it", path.display()))
 }
 
 #[cfg(test)]

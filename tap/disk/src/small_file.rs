@@ -58,7 +58,8 @@ fn replace(path: &Path, tmp: &Path, bytes: &[u8]) -> io::Result<()> {
     sync::parent(path)
 }
 
-fn temporary(path: &Path) -> PathBuf {
+/// What `path` is called until it is whole.
+pub(crate) fn temporary(path: &Path) -> PathBuf {
     let mut name = path.as_os_str().to_owned();
     name.push(".tmp");
     PathBuf::from(name)

@@ -81,3 +81,11 @@ fn the_last_owner_may_be_a_job() {
     go.send(()).unwrap();
     done.recv_timeout(SOON).unwrap();
 }
+
+#[test]
+fn without_threads_the_submitter_works() {
+    let pool = Pool::new("test", 0, 16);
+    let (told, who) = mpsc::channel();
+    pool.submit(move || told.send(thread::current().id()).unwrap());
+    assert_eq!(who.try_recv().unwrap(), thread::current().id());
+}

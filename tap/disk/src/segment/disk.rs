@@ -11,7 +11,7 @@ use rustix::io::{Errno, retry_on_intr};
 
 use super::{Medium, SegmentDir, SegmentFile};
 use crate::segment_pool::FileNo;
-use crate::{dir, raw, sync};
+use crate::{dir, raw, small_file, sync};
 
 /// A directory of `NNNNNNNN.seg`.
 #[derive(Debug)]
@@ -114,7 +114,7 @@ pub(super) fn create_zeroed(path: &Path, len: u64) -> io::Result<SegmentFile> {
         let text = format!("{} is there already", path.display());
         return Err(io::Error::new(io::ErrorKind::AlreadyExists, text));
     }
-    let tmp = path.with_extension("tmp");
+    let tmp = small_file::temporary(path);
     make_whole(&tmp, path, len).map_err(|e| {
         // Half a file helps nobody, and on a full disk it is in the way.
         let _ = fs::remove_file(&tmp);

@@ -88,7 +88,7 @@ impl MemoryDir {
         self.lock().failing.reads = fail;
     }
 
-    /// Syncs fail from here on (and, as the kernel does it, lose what they should have written), or work.
+    /// Syncs fail from here on, and what they were for is not durable; or they work again.
     pub fn fail_syncs(&self, fail: bool) {
         self.lock().failing.syncs = fail;
     }

@@ -1,9 +1,12 @@
 //! Slots that are stale, torn or missing.
 
 use std::fs;
+use std::path::Path;
 
 use super::Durability::{Synced, Unsynced};
 use super::*;
+use crate::segment::{MemoryDir, SegmentDir};
+use crate::segment_pool::FileNo;
 
 const STRIDE: usize = 4096;
 
@@ -136,11 +139,28 @@ fn rubbish_is_never_a_content() {
     for bytes in [&[][..], &[0; 4096], &[0xff; 4096], &MAGIC, &[MAGIC; 8].concat()] {
         assert_eq!(decode(bytes), None);
     }
-    let mut good = encode(7, b"content");
+    let mut good = [&header(7, b"content")[..], b"content"].concat();
     assert_eq!(decode(&good), Some((7, &b"content"[..])));
     for n in 0..good.len() * 8 {
         good[n / 8] ^= 1 << (n % 8);
         assert_eq!(decode(&good), None, "bit {n}");
         good[n / 8] ^= 1 << (n % 8);
     }
+}
+
+#[test]
+fn after_a_failed_sync_nothing_is_stored_until_it_is_opened_again() {
+    let dir = MemoryDir::new();
+    let no = FileNo::new(1);
+    let file = SlottedFile::over(dir.create(no, SlottedFile::file_len(100).unwrap()).unwrap(), 100).unwrap();
+    file.store(b"sound", Synced).unwrap();
+    dir.fail_syncs(true);
+    assert!(file.store(b"doubtful", Synced).is_err());
+    dir.fail_syncs(false);
+    assert!(file.store(b"later", Unsynced).is_err());
+    assert_eq!(file.load().unwrap(), b"sound");
+    let cut = dir.after_power_cut(|_, _| false);
+    let again = SlottedFile::over(cut.open(no).unwrap(), 100).unwrap();
+    assert_eq!(again.load().unwrap(), b"sound");
+    again.store(b"later", Synced).unwrap();
 }
