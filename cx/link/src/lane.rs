@@ -6,8 +6,12 @@
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
+use cx_wire::Given;
 use tap_block::{Lsn, RunId, StreamId};
-use tokio::sync::Notify;
+use tokio::sync::{Mutex as AsyncMutex, Notify};
+
+/// Runs whose end is remembered; more than a few wait for nothing but a dead disk below.
+const RUNS_REMEMBERED: usize = 64;
 
 /// One stream's place in a downlink.
 #[derive(Debug)]
@@ -15,14 +19,16 @@ pub(crate) struct Lane {
     stream: StreamId,
     inner: Mutex<Inner>,
     wake: Notify,
+    /// Held by the connection that is being served.
+    turn: AsyncMutex<()>,
 }
 
 #[derive(Debug, Default)]
 struct Inner {
     /// The connection in force; completions of older ones only move `durable`.
     connection: u64,
-    /// The last stream record given to the intake in this process.
-    given: Option<(RunId, Lsn)>,
+    /// The stream records given to the intake in this process: the last of each run, oldest first.
+    given: Vec<Given>,
     durable: Lsn,
     everywhere: Lsn,
     /// Batches of the present connection that became durable since the last [`Lane::take`].
@@ -46,53 +52,90 @@ pub(crate) struct News {
 
 impl Lane {
     pub(crate) fn new(stream: StreamId) -> Self {
-        Self { stream, inner: Mutex::default(), wake: Notify::new() }
+        Self { stream, inner: Mutex::default(), wake: Notify::new(), turn: AsyncMutex::default() }
     }
 
     pub(crate) const fn stream(&self) -> StreamId {
         self.stream
     }
 
-    pub(crate) const fn wake(&self) -> &Notify {
-        &self.wake
+    /// For the connection in force: something happened, see [`Lane::take`].
+    pub(crate) async fn changed(&self) {
+        self.wake.notified().await;
     }
 
-    /// A new connection, known by the number given back; whatever was open before is of the past. Also what was
-    /// durable so far: an intake that then reports less has lost records.
-    pub(crate) fn begin(&self) -> (u64, Lsn) {
+    /// One connection at a time.
+    pub(crate) const fn turn(&self) -> &AsyncMutex<()> {
+        &self.turn
+    }
+
+    pub(crate) fn is_current(&self, connection: u64) -> bool {
+        self.lock().connection == connection
+    }
+
+    /// Until every batch of a broken lane has come back.
+    pub(crate) async fn settled(&self) {
+        while !self.is_settled() {
+            self.changed().await;
+        }
+    }
+
+    /// A new connection, known by the number given back; one that is open is told to close.
+    pub(crate) fn begin(&self) -> u64 {
         let mut inner = self.lock();
         inner.connection += 1;
         inner.finished.clear();
         inner.close = None;
-        (inner.connection, inner.durable)
+        let connection = inner.connection;
+        drop(inner);
+        self.wake.notify_one();
+        connection
     }
 
-    /// Have all the batches of a broken lane come back? Until then a new connection has to wait.
-    pub(crate) fn is_settled(&self) -> bool {
+    fn is_settled(&self) -> bool {
         let mut inner = self.lock();
         if inner.broken && inner.open == 0 {
-            (inner.broken, inner.given) = (false, None);
+            inner.broken = false;
+            inner.given.clear();
         }
         !inner.broken
     }
 
-    /// The last record given to the intake by earlier connections, which it needs not get again: its `durable`
-    /// moves past it by itself. `floor` is what [`Lane::begin`] said, `durable` what the intake says now.
-    pub(crate) fn resume(&self, floor: Lsn, durable: Lsn) -> Option<(RunId, Lsn)> {
+    /// What is durable; an intake that then reports less has lost records.
+    pub(crate) fn floor(&self) -> Lsn {
+        self.lock().durable
+    }
+
+    /// The records given to the intake by earlier connections, which it needs not get again: its `durable` moves
+    /// past them by itself. `floor` was taken before the intake was asked for `durable`.
+    pub(crate) fn resume(&self, floor: Lsn, durable: Lsn) -> Vec<Given> {
         let mut inner = self.lock();
         if durable < floor {
-            (inner.given, inner.durable) = (None, durable);
+            inner.given.clear();
+            inner.durable = durable;
         }
         inner.durable = inner.durable.max(durable);
-        inner.given.filter(|&(_, lsn)| lsn > durable)
+        inner.given.retain(|run| run.last > durable);
+        inner.given.clone()
+    }
+
+    /// Was nothing ever taken here?
+    pub(crate) fn is_unused(&self) -> bool {
+        let inner = self.lock();
+        inner.given.is_empty() && inner.open == 0 && inner.durable == Lsn::ZERO
     }
 
     /// The intake is about to get a batch that ends at `last`.
     pub(crate) fn give(&self, run: RunId, last: Option<Lsn>) {
         let mut inner = self.lock();
         inner.open += 1;
-        if let Some(last) = last {
-            inner.given = Some((run, last));
+        let Some(last) = last else { return };
+        match inner.given.last_mut() {
+            Some(newest) if newest.run == run => newest.last = newest.last.max(last),
+            _ => inner.given.push(Given { run, last }),
+        }
+        if inner.given.len() > RUNS_REMEMBERED {
+            inner.given.remove(0);
         }
     }
 

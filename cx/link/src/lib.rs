@@ -8,10 +8,20 @@
 //! Both ends run the same session machines whatever carries them, so `up` and three processes are one code path.
 
 mod address;
+mod connection;
+mod downlink;
 mod feed;
+mod hub;
 mod intake;
 mod lane;
+mod tcp;
+mod timing;
+mod uplink;
 
 pub use address::{Address, AddressError};
+pub use connection::{Closed, Connection, Listener, connect};
+pub use downlink::Downlink;
 pub use feed::{AskReply, Feed};
+pub use hub::Hub;
 pub use intake::{BatchDone, DownlinkHandle, Intake, StreamIntake};
+pub use uplink::{Backoff, Uplink, UplinkConfig, UplinkHandle, UplinkState};

@@ -28,6 +28,8 @@ pub struct Receiver {
     /// What the last one said.
     said: Ack,
     ack_at: Monotonic,
+    /// It is time for a sign of life.
+    ack_due: bool,
     asks: BTreeSet<u64>,
     next_ask: u64,
     heard: Monotonic,
@@ -101,6 +103,7 @@ impl Receiver {
             ack: NOTHING,
             said: NOTHING,
             ack_at: now,
+            ack_due: false,
             asks: BTreeSet::new(),
             next_ask: 1,
             heard: now,
@@ -270,15 +273,23 @@ impl Receiver {
         Ok(id)
     }
 
+    /// Bytes came in that are no whole message yet: a slow line is not a silent peer.
+    pub const fn handle_bytes(&mut self, now: Monotonic) {
+        self.heard = now;
+    }
+
     /// Lets time pass; call it when [`Receiver::poll_timeout`] is reached.
     pub fn handle_timeout(&mut self, now: Monotonic) {
         let waits = matches!(self.state, State::Greeting | State::Open(..));
         if waits && now.since(self.heard) >= SILENCE {
-            self.end(format!("the sender said nothing for {} s", SILENCE.as_secs()));
+            return self.end(format!("the sender said nothing for {} s", SILENCE.as_secs()));
+        }
+        if matches!(self.state, State::Open(..)) && now >= self.ack_at {
+            (self.ack_due, self.ack_at) = (true, now.plus(KEEPALIVE));
         }
     }
 
-    /// When to call [`Receiver::handle_timeout`] and [`Receiver::poll_message`] next. None while the program below
+    /// When to call [`Receiver::handle_timeout`] next. None while the program below
     /// opens the stream: it is waited for, not the sender.
     #[must_use]
     pub fn poll_timeout(&self) -> Option<Monotonic> {
@@ -296,18 +307,18 @@ impl Receiver {
         if let Some(message) = self.outgoing.pop_front() {
             return Some(message);
         }
-        if !self.has_message(now) {
+        if !self.has_message() {
             return None;
         }
-        (self.said, self.ack_at) = (self.ack, now.plus(KEEPALIVE));
+        (self.said, self.ack_due, self.ack_at) = (self.ack, false, now.plus(KEEPALIVE));
         Some(Message::Ack(self.ack))
     }
 
     /// Would [`Receiver::poll_message`] give one?
     #[must_use]
-    pub fn has_message(&self, now: Monotonic) -> bool {
-        let due = self.ack != self.said || now >= self.ack_at;
-        !self.outgoing.is_empty() || (matches!(self.state, State::Open(..)) && due)
+    pub fn has_message(&self) -> bool {
+        let acks = matches!(self.state, State::Open(..)) && (self.ack_due || self.ack != self.said);
+        acks || !self.outgoing.is_empty()
     }
 
     /// The next event to act on.

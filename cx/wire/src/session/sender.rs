@@ -141,6 +141,11 @@ impl Sender {
         Ok(())
     }
 
+    /// Bytes came in that are no whole message yet: a slow line is not a silent peer.
+    pub const fn handle_bytes(&mut self, now: Monotonic) {
+        self.heard = now;
+    }
+
     /// Lets time pass; call it when [`Sender::poll_timeout`] is reached.
     pub fn handle_timeout(&mut self, now: Monotonic) {
         if self.state == State::Over {
@@ -211,8 +216,11 @@ impl Sender {
 
     /// Says where the stream stands.
     pub fn heartbeat(&mut self, heartbeat: Heartbeat) {
-        if self.state == State::Open {
-            self.outgoing.push_back(Message::Heartbeat(heartbeat));
+        match self.outgoing.back_mut() {
+            _ if self.state != State::Open => {}
+            // Only the newest counts; a peer that does not read gathers no queue of them.
+            Some(Message::Heartbeat(unsent)) => *unsent = heartbeat,
+            _ => self.outgoing.push_back(Message::Heartbeat(heartbeat)),
         }
     }
 
