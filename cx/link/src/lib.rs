@@ -14,6 +14,7 @@ mod feed;
 mod hub;
 mod intake;
 mod lane;
+pub mod outbox;
 mod tcp;
 mod timing;
 mod uplink;

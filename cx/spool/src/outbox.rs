@@ -161,7 +161,6 @@ pub struct Outbox {
     consumers: Vec<Consumer>,
     /// What was durable at every consumer when the last process ended.
     known_everywhere: Reached,
-    reported_forgotten: ItemNo,
 }
 
 impl Outbox {
@@ -192,7 +191,6 @@ impl Outbox {
             resident: VecDeque::new(),
             consumers: std::iter::repeat_with(consumer).take(consumers).collect(),
             known_everywhere: found.everywhere,
-            reported_forgotten: found.first,
         };
         for item in found.items {
             outbox.adopt(item);
@@ -222,6 +220,12 @@ impl Outbox {
     #[must_use]
     pub const fn room(&self) -> u64 {
         self.config.memory_limit.saturating_sub(self.memory_bytes)
+    }
+
+    /// Items below this one are needed no more.
+    #[must_use]
+    pub const fn first(&self) -> ItemNo {
+        self.first
     }
 
     /// The number the next batch will get.
@@ -444,13 +448,6 @@ impl Outbox {
     /// Tries the disk again.
     pub const fn resume_spill(&mut self) {
         self.spill_paused = false;
-    }
-
-    /// Items below the returned one need not be on disk any more; `None` when nothing changed since the last call.
-    pub fn poll_forget(&mut self) -> Option<ItemNo> {
-        let changed = self.reported_forgotten != self.first;
-        self.reported_forgotten = self.first;
-        changed.then_some(self.first)
     }
 
     /// Every record up to here is durable at every consumer: what [`Recovered::everywhere`] takes after a restart.

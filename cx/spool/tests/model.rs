@@ -219,8 +219,8 @@ impl World {
     /// The process dies and starts anew; the source sends again what was not durable.
     fn crash(&mut self, stale_mark: bool) {
         let durable = self.outbox.durable_below();
-        if let (Some(first), false) = (self.outbox.poll_forget(), stale_mark) {
-            self.mark = (first, self.outbox.durable_at_all());
+        if !stale_mark {
+            self.mark = (self.outbox.first(), self.outbox.durable_at_all());
         }
         let first = self.mark.0;
         self.disk.retain(|no, _| *no >= first);
