@@ -175,6 +175,14 @@ impl ExtentSet {
     }
 }
 
+impl FromIterator<Extent> for ExtentSet {
+    fn from_iter<I: IntoIterator<Item = Extent>>(extents: I) -> Self {
+        let mut set = Self::new();
+        extents.into_iter().for_each(|e| set.insert(e));
+        set
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

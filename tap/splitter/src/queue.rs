@@ -50,6 +50,10 @@ impl Captured {
     }
 }
 
+fn leads(item: &Captured) -> bool {
+    matches!(item.content, Content::Mark(Marker::SyncStart { .. } | Marker::RunStart(_)))
+}
+
 /// First in, first out. The owner asks [`Queue::admits`] before it pushes data; markers always fit, there are
 /// few of them.
 #[derive(Debug)]
@@ -74,11 +78,13 @@ impl Queue {
         self.items.push_back(item);
     }
 
-    /// Takes records up to about `bytes` together (at least one if there is any) and at most `records`.
+    /// Takes records up to about `bytes` together (at least one if there is any) and at most `records`. A marker
+    /// that begins a sync is the first of what is taken, or left for the next time: hops look for it there.
     pub(crate) fn take(&mut self, bytes: u64, records: usize, out: &mut Vec<Captured>) {
         let mut taken = 0;
         while out.len() < records
-            && let Some(item) = self.items.pop_front_if(|i| taken == 0 || taken + i.weight() <= bytes)
+            && let Some(item) =
+                self.items.pop_front_if(|i| taken == 0 || (taken + i.weight() <= bytes && !leads(i)))
         {
             taken += item.weight();
             self.bytes -= item.weight();

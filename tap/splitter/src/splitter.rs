@@ -147,6 +147,11 @@ pub enum Event {
         /// Name and promise.
         bookmark: Bookmark,
     },
+    /// A hop lost records: this must be copied again.
+    Resync {
+        /// Stretches of the volume.
+        dirty: ExtentSet,
+    },
     /// Time went by: marks are cleared, late work is started.
     Tick,
 }
@@ -227,6 +232,8 @@ struct Sync {
     from_zero: bool,
     /// Its start could not get an LSN yet.
     owed: bool,
+    /// The last moment before it that history covers; `None` when that was before this run.
+    covered: Option<WallTime>,
 }
 
 impl Sync {
@@ -282,6 +289,7 @@ impl Splitter {
             copied: 0,
             from_zero: cause == SyncCause::Baseline && start.fresh && start.dirty.is_empty(),
             owed: false,
+            covered: None,
         });
         let mut splitter = Self {
             ops: HashMap::new(),
@@ -330,6 +338,11 @@ impl Splitter {
             Event::Flushed { head } => self.flushed = self.flushed.max(head),
             Event::Bookmark { id, bookmark } => {
                 self.bookmarks.push(PendingBookmark { id, bookmark, behind: self.filling.clone() });
+            }
+            Event::Resync { dirty } => {
+                self.open_sync(SyncCause::HopLost, now);
+                self.announce_hop_lost(now);
+                dirty.iter().for_each(|extent| self.copies.mark(extent, self.config.size));
             }
             Event::Tick => self.clear_marks(now),
         }
@@ -414,6 +427,13 @@ impl Splitter {
     #[must_use]
     pub fn region_size(&self) -> RegionSize {
         self.regions.region()
+    }
+
+    /// The latest moment up to which the records up to [`Splitter::head`] are all that happened; `None` while
+    /// a sync runs that began with the run itself.
+    #[must_use]
+    pub fn covered(&self, now: Now) -> Option<WallTime> {
+        self.sync.as_ref().map_or(Some(now.wall), |s| s.covered)
     }
 
     /// Would a flush of the local disk let marks be cleared?
@@ -644,9 +664,19 @@ impl Splitter {
             return;
         }
         let owed = self.lsns_left() == 0;
-        self.sync = Some(Sync { cause, done: 0, copied: 0, from_zero: false, owed });
+        self.sync = Some(Sync { cause, done: 0, copied: 0, from_zero: false, owed, covered: Some(now.wall) });
         if !owed {
             self.mark(Marker::SyncStart { cause }, now);
+            self.floor = self.head;
+        }
+    }
+
+    /// A hop that lost records takes nothing more until it sees this marker, even when a sync of another cause is
+    /// open already; that one's end is the end of both.
+    fn announce_hop_lost(&mut self, now: Now) {
+        let other = self.sync.as_ref().is_some_and(|s| s.cause != SyncCause::HopLost);
+        if other && self.lsns_left() > 0 {
+            self.mark(Marker::SyncStart { cause: SyncCause::HopLost }, now);
             self.floor = self.head;
         }
     }

@@ -1,0 +1,277 @@
+//! How a run begins: what the last one left behind decides what must be copied, and why.
+
+use std::io;
+use std::time::Duration;
+
+use tap_block::{
+    Epoch, Extent, ExtentSet, Lsn, Name, RunId, RunStart, StreamId, SyncCause, VolumeId, WallTime,
+};
+use tap_disk::FileIdentity;
+use tap_splitter::{RegionMarks, RegionSize, Start};
+use thiserror::Error;
+
+use crate::state::{Disk, State};
+
+/// LSNs are reserved this far ahead at the start of a run.
+const RESERVATION: u64 = 1 << 20;
+/// The tap notes each second that it watches; a disk changed later than this after the last note was changed
+/// by somebody else.
+const WATCH_SLACK: Duration = Duration::from_secs(4);
+
+/// What is there when a tap starts.
+#[derive(Debug)]
+pub(crate) struct Found {
+    pub(crate) state: Option<State>,
+    pub(crate) marks: RegionMarks,
+    /// When the last run last noted that it watched.
+    pub(crate) alive: Option<WallTime>,
+    pub(crate) identity: FileIdentity,
+}
+
+/// Numbers drawn for this start; the first two are used when protection begins.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Drawn {
+    pub(crate) stream: StreamId,
+    pub(crate) volume: VolumeId,
+    pub(crate) run: RunId,
+}
+
+/// What to do: make `state` and the start's marks durable, in this order, then go.
+#[derive(Debug)]
+pub(crate) struct Beginning {
+    pub(crate) state: State,
+    pub(crate) start: Start,
+}
+
+/// Why a run cannot begin.
+#[derive(Debug, Error)]
+pub(crate) enum BeginError {
+    #[error(
+        "the protected disk has shrunk from {was} to {is} bytes: give it its old size back, or stop protecting it and \
+         begin anew (move the tap's directory for it away)"
+    )]
+    Shrunk { was: u64, is: u64 },
+    #[error("cannot find out where the protected disk has data: {0}")]
+    Data(#[from] io::Error),
+}
+
+/// Decides. `data` lists where the disk has data; it is called only when the whole disk is to be copied.
+pub(crate) fn begin(
+    found: Found,
+    drawn: Drawn,
+    name: &Name,
+    data: impl FnOnce() -> io::Result<ExtentSet>,
+) -> Result<Beginning, BeginError> {
+    let size = found.identity.size;
+    let (state, copy) = match found.state {
+        None => first_time(drawn, found.identity),
+        Some(ref old) if size < old.disk.size => {
+            return Err(BeginError::Shrunk { was: old.disk.size, is: size });
+        }
+        Some(ref old) => again(old, drawn, &found),
+    };
+    let (dirty, fresh) = match copy {
+        Copy::Nothing => (ExtentSet::new(), false),
+        Copy::Marked => (marked(&found.marks, size), false),
+        Copy::Data => (data()?, true),
+        Copy::Everything => (std::iter::once(Extent::between(0, size).to_blocks()).collect(), false),
+    };
+    let first_lsn = first_lsn(found.state.as_ref());
+    let run = RunStart {
+        previous: found.state.as_ref().map(|s| s.run),
+        durable: state.everywhere,
+        volume: state.volume,
+        name: name.clone(),
+        size,
+        sync: state.sync,
+    };
+    let marks = marks_for(found.marks, &dirty, size);
+    let start = Start { run, first_lsn, bound: state.bound, marks, dirty, fresh };
+    Ok(Beginning { state, start })
+}
+
+enum Copy {
+    Nothing,
+    /// What the activity log marks.
+    Marked,
+    /// Where the disk has data; nothing was ever sent.
+    Data,
+    Everything,
+}
+
+fn first_time(drawn: Drawn, identity: FileIdentity) -> (State, Copy) {
+    let state = State {
+        stream: drawn.stream,
+        volume: drawn.volume,
+        epoch: Epoch::new(1),
+        run: drawn.run,
+        bound: Lsn::ZERO.plus(RESERVATION),
+        everywhere: Lsn::ZERO,
+        clean: None,
+        sync: Some(SyncCause::Baseline),
+        baselines: 1,
+        resynced: 0,
+        disk: Disk::from(identity),
+    };
+    (state, Copy::Data)
+}
+
+fn again(old: &State, drawn: Drawn, found: &Found) -> (State, Copy) {
+    let changed = changed_unwatched(old, found);
+    let unfinished = old.clean.is_none() && found.marks.any();
+    let cause = match (changed, unfinished) {
+        (true, _) => Some(SyncCause::ChangedUnwatched),
+        (false, true) => Some(SyncCause::UncleanStop),
+        (false, false) => None,
+    };
+    // An open sync goes on; a baseline stays a baseline, whatever else happened.
+    let sync = match old.sync {
+        Some(SyncCause::Baseline) => Some(SyncCause::Baseline),
+        open => cause.or(open),
+    };
+    let copy = match (changed, sync) {
+        (true, _) => Copy::Everything,
+        (false, Some(_)) => Copy::Marked,
+        (false, None) => Copy::Nothing,
+    };
+    let first = first_lsn(Some(old));
+    let state = State {
+        run: drawn.run,
+        bound: first.plus(RESERVATION).max(old.bound),
+        clean: None,
+        sync,
+        disk: Disk::from(found.identity),
+        ..old.clone()
+    };
+    (state, copy)
+}
+
+/// After a clean stop the disk must be exactly as it was left; after any other, it may have been changed by our own
+/// last writes, so what counts is whether it changed after we were gone.
+fn changed_unwatched(old: &State, found: &Found) -> bool {
+    let id = found.identity;
+    if id.is_block_device || Disk::from(id) != old.disk {
+        return true;
+    }
+    match (old.clean, found.alive) {
+        (Some(clean), _) => clean.changed_ns != id.ctime_ns,
+        (None, Some(alive)) => {
+            let latest = i64::try_from(alive.plus(WATCH_SLACK).nanos()).unwrap_or(i64::MAX);
+            id.ctime_ns > latest
+        }
+        (None, None) => true,
+    }
+}
+
+fn first_lsn(old: Option<&State>) -> Lsn {
+    match old {
+        None => Lsn::ZERO.next(),
+        Some(State { clean: Some(clean), .. }) => clean.next,
+        Some(old) => old.bound,
+    }
+}
+
+fn marked(marks: &RegionMarks, size: u64) -> ExtentSet {
+    let region = RegionSize::for_volume(size);
+    marks.iter_ones().map(|i| region.extent(i, size).to_blocks()).collect()
+}
+
+fn marks_for(mut marks: RegionMarks, dirty: &ExtentSet, size: u64) -> RegionMarks {
+    let region = RegionSize::for_volume(size);
+    marks.resize(region.count(size), false);
+    for extent in dirty.iter() {
+        let range = region.touched(Extent::between(extent.offset(), extent.end().min(size)));
+        if let Some(bits) = marks.get_mut(range) {
+            bits.fill(true);
+        }
+    }
+    marks
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::state::CleanStop;
+
+    const SIZE: u64 = 8 << 20;
+
+    fn identity() -> FileIdentity {
+        FileIdentity { size: SIZE, inode: 5, device: 6, ctime_ns: 1_000, is_block_device: false }
+    }
+
+    fn drawn(run: u64) -> Drawn {
+        Drawn { stream: StreamId::new(1), volume: VolumeId::new(2), run: RunId::new(run) }
+    }
+
+    fn go(found: Found) -> Beginning {
+        let name = "web01".parse().unwrap();
+        begin(found, drawn(9), &name, || Ok(ExtentSet::new())).unwrap()
+    }
+
+    fn left_behind(clean: Option<CleanStop>, marks: &[usize]) -> Found {
+        let found = Found { state: None, marks: RegionMarks::new(), alive: None, identity: identity() };
+        let mut state = go(found).state;
+        (state.clean, state.sync) = (clean, None);
+        let mut map = RegionMarks::repeat(false, 8);
+        marks.iter().for_each(|&i| map.set(i, true));
+        Found {
+            state: Some(state),
+            marks: map,
+            alive: Some(WallTime::from_nanos(1_000)),
+            identity: identity(),
+        }
+    }
+
+    const CLEAN: CleanStop = CleanStop { next: Lsn::ZERO, changed_ns: 1_000 };
+
+    #[test]
+    fn a_clean_stop_is_followed_by_the_next_lsn_and_no_copy() {
+        let clean = CleanStop { next: Lsn::ZERO.plus(50), ..CLEAN };
+        let b = go(left_behind(Some(clean), &[3]));
+        assert_eq!((b.start.first_lsn, b.start.run.sync), (clean.next, None));
+        assert!(b.start.dirty.is_empty() && b.state.clean.is_none());
+    }
+
+    #[test]
+    fn after_an_unclean_stop_the_marked_regions_and_no_used_lsn() {
+        let found = left_behind(None, &[3]);
+        let bound = found.state.as_ref().unwrap().bound;
+        let b = go(found);
+        assert_eq!((b.start.first_lsn, b.start.run.sync), (bound, Some(SyncCause::UncleanStop)));
+        assert_eq!(b.start.dirty.iter().collect::<Vec<_>>(), [Extent::between(3 << 20, 4 << 20)]);
+        assert!(b.state.bound > bound);
+        assert_eq!(go(left_behind(None, &[])).start.run.sync, None, "nothing was under way");
+    }
+
+    #[test]
+    fn a_disk_that_changed_unwatched_is_copied_whole() {
+        let mut found = left_behind(Some(CLEAN), &[]);
+        found.identity.ctime_ns += 1;
+        let b = go(found);
+        assert_eq!(b.start.run.sync, Some(SyncCause::ChangedUnwatched));
+        assert_eq!(b.start.dirty.bytes(), SIZE);
+        let mut found = left_behind(None, &[]);
+        found.identity.ctime_ns = 60_000_000_000;
+        assert_eq!(go(found).start.run.sync, Some(SyncCause::ChangedUnwatched));
+        let mut found = left_behind(Some(CLEAN), &[]);
+        found.identity.inode += 1;
+        assert_eq!(go(found).start.run.sync, Some(SyncCause::ChangedUnwatched));
+    }
+
+    #[test]
+    fn an_open_baseline_goes_on_as_one() {
+        let mut found = left_behind(None, &[1]);
+        found.state.as_mut().unwrap().sync = Some(SyncCause::Baseline);
+        let b = go(found);
+        assert_eq!((b.start.run.sync, b.state.baselines), (Some(SyncCause::Baseline), 1));
+        assert_eq!(b.start.dirty.bytes(), 1 << 20);
+    }
+
+    #[test]
+    fn a_shrunk_disk_is_refused() {
+        let mut found = left_behind(Some(CLEAN), &[]);
+        found.identity.size = 4096;
+        let refused = begin(found, drawn(1), &"a".parse().unwrap(), || Ok(ExtentSet::new()));
+        assert!(matches!(refused, Err(BeginError::Shrunk { was: SIZE, is: 4096 })));
+    }
+}

@@ -1,0 +1,197 @@
+//! The way up to the CX: what the link asks of a volume, answered from the splitter and the outbox.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use cx_link::outbox::{OutboxDriver, OutboxObserver};
+use cx_link::{AskReply, Feed};
+use cx_spool::{ConsumerNo, Hole, Reached};
+use cx_wire::{
+    AskCode, AskError, Heartbeat, Question, Refuse, Reply, SyncProgress, TapState, TapStatus, Welcome,
+};
+use tap_block::{Batch, Bookmark, Extent, ExtentSet, Lsn, SyncCause, WallTime};
+use tap_splitter::{Event, Mode};
+use tokio::sync::Notify;
+
+use crate::volume::{Snapshot, Volume};
+
+/// The only consumer of a tap's outbox.
+const CX: ConsumerNo = ConsumerNo::new(0);
+
+/// One volume's records on their way to the CX.
+pub(crate) struct Upstream {
+    volume: Arc<Volume>,
+    outbox: Arc<OutboxDriver>,
+    counters: Arc<Counters>,
+}
+
+/// Numbers that outlive a run.
+#[derive(Debug, Default)]
+pub(crate) struct Counters {
+    pub(crate) baselines: u32,
+    /// Bytes resynced by earlier runs.
+    pub(crate) resynced_before: u64,
+    /// Every record up to this LSN is durable at every gateway.
+    everywhere: AtomicU64,
+}
+
+impl Counters {
+    pub(crate) fn new(baselines: u32, resynced_before: u64, everywhere: Lsn) -> Self {
+        Self { baselines, resynced_before, everywhere: AtomicU64::new(everywhere.get()) }
+    }
+
+    pub(crate) fn everywhere(&self) -> Lsn {
+        Lsn::ZERO.plus(self.everywhere.load(Ordering::Acquire))
+    }
+}
+
+impl Upstream {
+    pub(crate) fn new(volume: Arc<Volume>, outbox: Arc<OutboxDriver>, counters: Arc<Counters>) -> Self {
+        Self { volume, outbox, counters }
+    }
+
+    pub(crate) fn status(&self) -> (TapStatus, Snapshot) {
+        let snapshot = self.volume.snapshot();
+        let queue = self.outbox.status().queue;
+        let status = TapStatus {
+            state: state(&snapshot, queue.spooled_bytes > 0),
+            queued_bytes: snapshot.queued + queue.memory_bytes,
+            spooled_bytes: queue.spooled_bytes,
+            marked_bytes: snapshot.dirty,
+            sync: snapshot.sync.map(|p| SyncProgress { cause: p.cause, done: p.done, total: p.total }),
+            baselines: self.counters.baselines,
+            resynced_bytes: self.counters.resynced_before + snapshot.resynced,
+        };
+        (status, snapshot)
+    }
+
+    fn bookmark(&self, bookmark: Bookmark, wait: std::time::Duration, reply: AskReply) {
+        let answer = move |placed: Result<(Lsn, WallTime), AskError>| {
+            reply.send(placed.map(|(lsn, at)| Reply::Bookmarked { lsn, at }));
+        };
+        self.volume.bookmark(bookmark, wait, Box::new(answer));
+    }
+
+    /// What a hop lost is not known block by block, so the whole volume is copied again.
+    fn resync(&self, from: Lsn) {
+        tracing::warn!(volume = %self.volume.name(), %from, "a hop below lost records: the whole volume is copied again");
+        let size = tap_block::BlockDevice::geometry(&*self.volume).size;
+        let whole: ExtentSet = std::iter::once(Extent::between(0, size).to_blocks()).collect();
+        self.volume.resync(whole);
+        self.volume.begin_copies();
+    }
+}
+
+fn state(snapshot: &Snapshot, spooled: bool) -> TapState {
+    match (snapshot.mode, snapshot.sync.map(|p| p.cause)) {
+        (_, Some(SyncCause::Baseline)) => TapState::Baseline,
+        (Mode::Bitmap, _) => TapState::Bitmap,
+        (Mode::Streaming, Some(_)) => TapState::Resync,
+        (Mode::Streaming, None) if spooled => TapState::Spooling,
+        (Mode::Streaming, None) => TapState::Protected,
+    }
+}
+
+impl Feed for Upstream {
+    fn ready(&self, welcome: &Welcome) -> Result<(), String> {
+        self.outbox.ready(CX, welcome);
+        Ok(())
+    }
+
+    fn next(&self) -> Option<Arc<Batch>> {
+        self.outbox.next(CX)
+    }
+
+    fn changed(&self) -> &Notify {
+        self.outbox.changed(CX)
+    }
+
+    fn acked(&self, batches: u64, durable: Lsn, everywhere: Lsn) {
+        self.outbox.acked(CX, batches, durable, everywhere);
+    }
+
+    fn lost(&self) {
+        self.outbox.lost(CX);
+    }
+
+    /// The time is the last one up to which history is whole: a lag computed from it is never too small.
+    fn heartbeat(&self) -> Heartbeat {
+        let (status, snapshot) = self.status();
+        Heartbeat { head: snapshot.head, at: snapshot.covered.unwrap_or(WallTime::EPOCH), status }
+    }
+
+    fn ask(&self, question: Question, reply: AskReply) {
+        match question {
+            Question::Head => {
+                let (status, snapshot) = self.status();
+                reply.send(Ok(Reply::Head { lsn: snapshot.head, at: snapshot.at, status }));
+            }
+            Question::Bookmark { name, consistency, note, wait } => {
+                self.bookmark(Bookmark { name, consistency, note }, wait, reply);
+            }
+            Question::Resync { from, whole: true } => {
+                self.resync(from);
+                reply.send(Ok(Reply::Done));
+            }
+            Question::Resync { from, whole: false } => {
+                let detail =
+                    format!("a tap cannot tell what changed after {from} alone: ask for the whole volume");
+                reply.send(Err(AskError::new(AskCode::Conflict, detail)));
+            }
+        }
+    }
+
+    fn refused(&self, refuse: &Refuse) {
+        tracing::error!(volume = %self.volume.name(), code = ?refuse.code, "the CX refuses this volume: {}", refuse.detail);
+    }
+}
+
+/// Hears from the outbox what became durable, and passes it on to the activity log.
+pub(crate) struct Progress {
+    volume: Arc<Volume>,
+    counters: Arc<Counters>,
+    /// The sealer waits here for room.
+    pub(crate) room: Arc<Room>,
+}
+
+/// A wake-up for a thread that found the outbox full.
+#[derive(Debug, Default)]
+pub(crate) struct Room {
+    turn: std::sync::Mutex<u64>,
+    changed: std::sync::Condvar,
+}
+
+impl Room {
+    fn open(&self) {
+        *self.turn.lock().unwrap_or_else(std::sync::PoisonError::into_inner) += 1;
+        self.changed.notify_all();
+    }
+
+    /// Returns when there may be room, or after `patience`.
+    pub(crate) fn wait(&self, patience: std::time::Duration) {
+        let turn = self.turn.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        drop(self.changed.wait_timeout(turn, patience).unwrap_or_else(std::sync::PoisonError::into_inner));
+    }
+}
+
+impl Progress {
+    pub(crate) fn new(volume: Arc<Volume>, counters: Arc<Counters>, room: Arc<Room>) -> Self {
+        Self { volume, counters, room }
+    }
+}
+
+impl OutboxObserver for Progress {
+    fn progress(&self, _durable: Reached, everywhere: Lsn) {
+        self.room.open();
+        let before = self.counters.everywhere.fetch_max(everywhere.get(), Ordering::AcqRel);
+        if before < everywhere.get() {
+            self.volume.apply(Event::Durable { everywhere });
+        }
+    }
+
+    fn hole(&self, hole: Hole) {
+        tracing::error!(volume = %self.volume.name(), ?hole, "the tap's spool is damaged: records are lost, the volume is copied again");
+        let size = tap_block::BlockDevice::geometry(&*self.volume).size;
+        self.volume.resync(std::iter::once(Extent::between(0, size).to_blocks()).collect());
+    }
+}

@@ -1,0 +1,476 @@
+//! One protected volume: the splitter, its disk, and everything that waits for one of them.
+//!
+//! The splitter lives behind one lock that is held for microseconds; no I/O happens under it. Local operations
+//! run on the thread that brought them (a page-cache write costs less than a hop), their completions on
+//! whatever thread they come from.
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak};
+use std::time::Duration;
+
+use bytes::Bytes;
+use cx_wire::{AskCode, AskError};
+use tap_block::{
+    BLOCK_SIZE, BlockDevice, Bookmark, Clock, CompletionQueue, Extent, ExtentSet, Geometry, Lsn, Monotonic,
+    Name, Op, Outcome, Ticket, WallTime,
+};
+use tap_disk::{FileDevice, RealClock};
+use tap_splitter::{
+    Action, BookmarkId, Captured, Change, Event, Mode, Now, OpId, Progress, RegionMarks, Splitter,
+};
+
+/// After a read for a copy failed, the next is tried this much later.
+const COPY_PAUSE: Duration = Duration::from_secs(1);
+
+/// While a volume stops, what is still under way is looked for this often.
+const LAST_LOOKS: Duration = Duration::from_millis(5);
+
+/// What an answer to a bookmark request looks like.
+pub(crate) type BookmarkReply = Box<dyn FnOnce(Result<(Lsn, WallTime), AskError>) + Send>;
+
+/// A protected volume as the rest of the tap sees it. As a [`BlockDevice`] it is the disk the guest uses.
+pub(crate) struct Volume {
+    name: Name,
+    disk: Arc<FileDevice>,
+    clock: RealClock,
+    core: Mutex<Core>,
+    /// Records wait, or the volume stops.
+    sealable: Condvar,
+    /// Something must be made durable, or the volume stops.
+    chores_there: Condvar,
+    /// Nobody but [`Volume::stop`] notifies this one: a wait on it is a pause that a stop cuts short.
+    paused: Condvar,
+    /// Handed to the disk as the place for completions.
+    me: Weak<Volume>,
+}
+
+struct Core {
+    splitter: Splitter,
+    next_tag: u64,
+    /// What runs on the local disk, by the tag of its completion.
+    running: HashMap<u64, Running>,
+    /// Submitted by a guest and not yet answered.
+    guests: HashMap<OpId, Guest>,
+    next_op: u64,
+    chores: VecDeque<Chore>,
+    bookmarks: HashMap<BookmarkId, Wanted>,
+    next_bookmark: u64,
+    copy_after: Monotonic,
+    stopping: bool,
+}
+
+/// What must be made durable before the splitter goes on.
+#[derive(Debug)]
+pub(crate) enum Chore {
+    Marks { generation: u64, marks: RegionMarks },
+    Bound(Lsn),
+}
+
+struct Guest {
+    op: Option<Op>,
+    ticket: Ticket,
+}
+
+enum Running {
+    Guest(OpId),
+    Fill(OpId, Extent),
+    Copy(tap_splitter::CopyId),
+}
+
+struct Wanted {
+    bookmark: Bookmark,
+    reply: BookmarkReply,
+    deadline: Monotonic,
+    /// It is with the splitter, behind acknowledged writes that have no LSN yet.
+    placed: bool,
+}
+
+/// What to do once the lock is released.
+#[derive(Default)]
+struct Later {
+    disk: Vec<(u64, Op)>,
+    answers: Vec<Box<dyn FnOnce() + Send>>,
+}
+
+/// A moment's view, for heartbeats and status.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Snapshot {
+    pub(crate) head: Lsn,
+    pub(crate) at: WallTime,
+    pub(crate) covered: Option<WallTime>,
+    pub(crate) mode: Mode,
+    pub(crate) sync: Option<Progress>,
+    pub(crate) queued: u64,
+    pub(crate) dirty: u64,
+    pub(crate) resynced: u64,
+    pub(crate) wants_flush: bool,
+}
+
+impl Volume {
+    pub(crate) fn new(
+        name: Name,
+        disk: Arc<FileDevice>,
+        begin: impl FnOnce(Now, &mut Vec<Action>) -> Splitter,
+    ) -> Arc<Self> {
+        let mut actions = Vec::new();
+        let splitter = begin(now(&RealClock), &mut actions);
+        let core = Core {
+            splitter,
+            next_tag: 0,
+            running: HashMap::new(),
+            guests: HashMap::new(),
+            next_op: 0,
+            chores: VecDeque::new(),
+            bookmarks: HashMap::new(),
+            next_bookmark: 0,
+            copy_after: Monotonic::default(),
+            stopping: false,
+        };
+        let volume = Arc::new_cyclic(|me| Self {
+            name,
+            disk,
+            clock: RealClock,
+            core: Mutex::new(core),
+            sealable: Condvar::new(),
+            chores_there: Condvar::new(),
+            paused: Condvar::new(),
+            me: me.clone(),
+        });
+        volume.change(|volume, core, later| volume.carry_out(core, actions, later));
+        volume
+    }
+
+    pub(crate) fn name(&self) -> &Name {
+        &self.name
+    }
+
+    pub(crate) fn disk(&self) -> &FileDevice {
+        &self.disk
+    }
+
+    pub(crate) fn snapshot(&self) -> Snapshot {
+        let now = now(&self.clock);
+        let core = self.lock();
+        let s = &core.splitter;
+        Snapshot {
+            head: s.head(),
+            at: now.wall,
+            covered: s.covered(now),
+            mode: s.mode(),
+            sync: s.progress(),
+            queued: s.queued_bytes(),
+            dirty: s.dirty_bytes(),
+            resynced: s.resynced_bytes(),
+            wants_flush: s.wants_flush(),
+        }
+    }
+
+    /// Tells the splitter something.
+    pub(crate) fn apply(&self, event: Event) {
+        self.change(|volume, core, later| volume.feed(core, event, later));
+    }
+
+    /// Waits up to `patience` for records; the bytes that wait.
+    pub(crate) fn wait_for_records(&self, patience: Duration) -> u64 {
+        let mut core = self.lock();
+        if core.splitter.queued_bytes() == 0 {
+            let patience = if core.stopping { patience.min(LAST_LOOKS) } else { patience };
+            (core, _) = self.sealable.wait_timeout(core, patience).unwrap_or_else(PoisonError::into_inner);
+        }
+        core.splitter.queued_bytes()
+    }
+
+    /// Waits while more records come in, unless the volume stops.
+    pub(crate) fn linger(&self, time: Duration) {
+        let core = self.lock();
+        if !core.stopping {
+            drop(self.paused.wait_timeout(core, time).unwrap_or_else(PoisonError::into_inner));
+        }
+    }
+
+    /// Takes about `bytes` of records; `None` once the volume stops and nothing is left.
+    pub(crate) fn take(&self, bytes: u64, records: usize) -> Option<Vec<Captured>> {
+        let mut core = self.lock();
+        let mut taken = Vec::new();
+        core.splitter.take(bytes, records, now(&self.clock), &mut taken);
+        let over = core.stopping && taken.is_empty() && core.splitter.is_quiet();
+        drop(core);
+        (!over).then_some(taken)
+    }
+
+    /// Waits up to `patience` for something that must be made durable.
+    pub(crate) fn next_chore(&self, patience: Duration) -> Option<Chore> {
+        let mut core = self.lock();
+        if core.chores.is_empty() {
+            (core, _) =
+                self.chores_there.wait_timeout(core, patience).unwrap_or_else(PoisonError::into_inner);
+        }
+        core.chores.pop_front()
+    }
+
+    /// Time went by: late bookmarks are refused, waiting ones tried again, copies begun.
+    pub(crate) fn tick(&self) {
+        self.change(|volume, core, later| {
+            volume.feed(core, Event::Tick, later);
+            volume.review_bookmarks(core, later);
+        });
+    }
+
+    /// Copies are begun when there is room for them: to be called after records were taken.
+    pub(crate) fn begin_copies(&self) {
+        self.change(|volume, core, later| volume.start_copies(core, later));
+    }
+
+    /// Places a bookmark behind every write acknowledged before now; waits up to `wait` for a sync to end.
+    pub(crate) fn bookmark(&self, bookmark: Bookmark, wait: Duration, reply: BookmarkReply) {
+        self.change(|volume, core, later| {
+            core.next_bookmark += 1;
+            let deadline = volume.clock.monotonic().plus(wait);
+            let wanted = Wanted { bookmark, reply, deadline, placed: false };
+            core.bookmarks.insert(BookmarkId(core.next_bookmark), wanted);
+            volume.review_bookmarks(core, later);
+        });
+    }
+
+    /// Copies these stretches again, because a hop below lost records.
+    pub(crate) fn resync(&self, dirty: ExtentSet) {
+        self.apply(Event::Resync { dirty });
+    }
+
+    /// No new operation is accepted; threads that wait are woken.
+    pub(crate) fn stop(&self) {
+        self.lock().stopping = true;
+        self.sealable.notify_all();
+        self.chores_there.notify_all();
+        self.paused.notify_all();
+    }
+
+    /// Nothing under way and nothing captured waits.
+    pub(crate) fn is_quiet(&self) -> bool {
+        let core = self.lock();
+        core.splitter.is_quiet() && core.chores.is_empty()
+    }
+
+    /// The activity log as it should be on disk.
+    pub(crate) fn marks(&self) -> RegionMarks {
+        self.lock().splitter.marks().clone()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Core> {
+        self.core.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Changes the core under its lock, and does what follows after it is released.
+    fn change(&self, change: impl FnOnce(&Self, &mut Core, &mut Later)) {
+        let mut later = Later::default();
+        change(self, &mut self.lock(), &mut later);
+        for answer in later.answers {
+            answer();
+        }
+        for (tag, op) in later.disk {
+            match self.me.upgrade() {
+                Some(me) => self.disk.submit(op, Ticket::new(tag, me)),
+                None => return,
+            }
+        }
+    }
+
+    fn feed(&self, core: &mut Core, event: Event, later: &mut Later) {
+        let mut actions = Vec::new();
+        core.splitter.apply(event, now(&self.clock), &mut actions);
+        self.carry_out(core, actions, later);
+    }
+
+    fn carry_out(&self, core: &mut Core, actions: Vec<Action>, later: &mut Later) {
+        for action in actions {
+            match action {
+                Action::Start(id) => {
+                    if let Some(op) = core.guests.get_mut(&id).and_then(|g| g.op.take()) {
+                        later.disk.push((core.run(Running::Guest(id)), op));
+                    }
+                }
+                Action::Fill { op, extent } => {
+                    later.disk.push((core.run(Running::Fill(op, extent)), Op::Read { extent }));
+                }
+                Action::Copy(task) => {
+                    later.disk.push((core.run(Running::Copy(task.copy)), Op::Read { extent: task.extent }));
+                }
+                Action::PersistMarks { generation, marks } => {
+                    self.chore(core, Chore::Marks { generation, marks })
+                }
+                Action::PersistBound(bound) => self.chore(core, Chore::Bound(bound)),
+                Action::Bookmarked { id, lsn, at } => {
+                    if let Some(wanted) = core.bookmarks.remove(&id) {
+                        later.answers.push(Box::new(move || (wanted.reply)(Ok((lsn, at)))));
+                    }
+                }
+                Action::BookmarkRefused(id) => {
+                    if let Some(wanted) = core.bookmarks.get_mut(&id) {
+                        wanted.placed = false;
+                    }
+                }
+                Action::Wake => self.sealable.notify_one(),
+            }
+        }
+    }
+
+    fn chore(&self, core: &mut Core, chore: Chore) {
+        core.chores.push_back(chore);
+        self.chores_there.notify_one();
+    }
+
+    fn start_copies(&self, core: &mut Core, later: &mut Later) {
+        if core.stopping || self.clock.monotonic() < core.copy_after {
+            return;
+        }
+        while let Some(task) = core.splitter.next_copy() {
+            later.disk.push((core.run(Running::Copy(task.copy)), Op::Read { extent: task.extent }));
+        }
+    }
+
+    fn review_bookmarks(&self, core: &mut Core, later: &mut Later) {
+        if core.bookmarks.is_empty() {
+            return;
+        }
+        let (now, syncing) = (self.clock.monotonic(), core.splitter.progress());
+        let ready = |w: &Wanted| !w.placed && syncing.is_none();
+        let due: Vec<BookmarkId> =
+            core.bookmarks.iter().filter(|(_, w)| ready(w)).map(|(id, _)| *id).collect();
+        for id in due {
+            let Some(wanted) = core.bookmarks.get_mut(&id) else { continue };
+            wanted.placed = true;
+            let bookmark = wanted.bookmark.clone();
+            self.feed(core, Event::Bookmark { id, bookmark }, later);
+        }
+        let late = |w: &Wanted| !w.placed && (w.deadline <= now);
+        let late: Vec<BookmarkId> =
+            core.bookmarks.iter().filter(|(_, w)| late(w)).map(|(id, _)| *id).collect();
+        for wanted in late.into_iter().filter_map(|id| core.bookmarks.remove(&id)) {
+            let error = too_early(syncing);
+            later.answers.push(Box::new(move || (wanted.reply)(Err(error))));
+        }
+    }
+
+    fn submit_change(&self, extent: Extent, change: Change, op: Op, ticket: Ticket) {
+        self.change(|volume, core, later| {
+            if core.stopping {
+                return; // the ticket completes with Stopped as it is dropped
+            }
+            core.next_op += 1;
+            let id = OpId(core.next_op);
+            core.guests.insert(id, Guest { op: Some(op), ticket });
+            volume.feed(core, Event::Submit { op: id, extent, change }, later);
+        });
+    }
+
+    fn guest_done(&self, id: OpId, outcome: Outcome) {
+        self.change(|volume, core, later| {
+            volume.feed(core, Event::Written { op: id, whole: outcome.is_ok() }, later);
+            if let Some(guest) = core.guests.remove(&id) {
+                later.answers.push(Box::new(move || guest.ticket.complete(outcome)));
+            }
+        });
+    }
+
+    fn copy_done(&self, copy: tap_splitter::CopyId, outcome: Outcome) {
+        let content =
+            outcome.inspect_err(|e| tracing::warn!(volume = %self.name, "reading for a copy: {e}")).ok();
+        self.change(|volume, core, later| {
+            if content.is_none() {
+                core.copy_after = volume.clock.monotonic().plus(COPY_PAUSE);
+            }
+            volume.feed(core, Event::CopyRead { copy, content }, later);
+            volume.start_copies(core, later);
+            volume.review_bookmarks(core, later);
+        });
+    }
+}
+
+impl Core {
+    fn run(&mut self, what: Running) -> u64 {
+        self.next_tag += 1;
+        self.running.insert(self.next_tag, what);
+        self.next_tag
+    }
+}
+
+impl CompletionQueue for Volume {
+    fn complete(&self, tag: u64, outcome: Outcome) {
+        let what = self.lock().running.remove(&tag);
+        match what {
+            Some(Running::Guest(id)) => self.guest_done(id, outcome),
+            Some(Running::Fill(op, extent)) => {
+                let content = outcome.ok();
+                self.apply(Event::Filled { op, extent, content });
+            }
+            Some(Running::Copy(copy)) => self.copy_done(copy, outcome),
+            None => {}
+        }
+    }
+}
+
+impl BlockDevice for Volume {
+    fn geometry(&self) -> Geometry {
+        self.disk.geometry()
+    }
+
+    fn submit(&self, op: Op, ticket: Ticket) {
+        if let Err(refused) = self.geometry().admit(&op) {
+            return ticket.complete(Err(refused));
+        }
+        match op {
+            Op::Read { .. } | Op::Flush => self.disk.submit(op, ticket),
+            Op::Write { ref data, .. } if data.is_empty() => ticket.complete(Ok(Bytes::new())),
+            Op::Write { offset, ref data, .. } => {
+                let (extent, data) =
+                    (Extent::between(offset, offset + tap_block::units::count(data.len())), data.clone());
+                self.submit_change(extent, Change::Write(data), op, ticket);
+            }
+            Op::Zero { extent, .. } if extent.is_empty() => ticket.complete(Ok(Bytes::new())),
+            Op::Zero { extent, .. } => self.submit_change(extent, Change::Zero, op, ticket),
+            Op::Trim { extent, fua } => match self.trimmable(extent) {
+                Some(extent) => {
+                    let op = Op::Zero { extent, fua, may_trim: true };
+                    self.submit_change(extent, Change::Zero, op, ticket);
+                }
+                None => ticket.complete(Ok(Bytes::new())),
+            },
+        }
+    }
+}
+
+impl Volume {
+    /// A trim is executed as guaranteed zeroes of whole blocks, or not at all.
+    fn trimmable(&self, extent: Extent) -> Option<Extent> {
+        let size = self.geometry().size;
+        let start = extent.offset().checked_next_multiple_of(BLOCK_SIZE)?;
+        let end = if extent.end() == size { size } else { extent.end() / BLOCK_SIZE * BLOCK_SIZE };
+        (self.disk.trims() && start < end).then(|| Extent::between(start, end))
+    }
+}
+
+fn too_early(sync: Option<Progress>) -> AskError {
+    let detail = match sync {
+        Some(p) => format!(
+            "no recovery point can be made while {} is under way ({} of {} bytes done): wait for its end, or wait longer with \
+             --wait",
+            describe(p.cause),
+            p.done,
+            p.total
+        ),
+        None => "the sync that forbade a recovery point has just ended: try again".to_owned(),
+    };
+    AskError::new(AskCode::Conflict, detail)
+}
+
+fn describe(cause: tap_block::SyncCause) -> &'static str {
+    match cause {
+        tap_block::SyncCause::Baseline => "the baseline",
+        _ => "a resync",
+    }
+}
+
+/// Both clocks at this moment.
+pub(crate) fn now(clock: &impl Clock) -> Now {
+    Now { wall: clock.wall(), monotonic: clock.monotonic() }
+}

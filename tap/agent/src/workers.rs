@@ -1,0 +1,179 @@
+//! The two threads of a volume: the sealer turns captured records into batches, the keeper makes state durable.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::{self, JoinHandle};
+use std::time::Duration;
+
+use cx_link::outbox::OutboxDriver;
+use tap_block::{Clock, Lsn, Op, WallTime};
+use tap_disk::RealClock;
+use tap_splitter::seal::Identity;
+use tap_splitter::{Captured, Event, seal};
+
+use crate::memory::Memory;
+use crate::upstream::{Counters, Room};
+use crate::volume::{Chore, Volume};
+
+/// A batch has about this many bytes at most.
+const BATCH_BYTES: u64 = 1 << 20;
+/// And this many records.
+const BATCH_RECORDS: usize = 1024;
+/// Records gather this long before they are sealed, unless there are many: a batch costs a round through every
+/// hop and a sync at the gateway, whatever its size.
+const GATHER: Duration = Duration::from_millis(2);
+/// With this much waiting, nothing is waited for.
+const PLENTY: u64 = 256 << 10;
+/// An idle thread looks around this often.
+const IDLE: Duration = Duration::from_millis(500);
+/// What failed is tried again after this.
+const RETRY: Duration = Duration::from_secs(1);
+
+/// Runs until the volume stops and everything captured is in the outbox; false if some of it did not fit in time.
+pub(crate) fn spawn_sealer(
+    volume: Arc<Volume>,
+    outbox: Arc<OutboxDriver>,
+    whose: Identity,
+    room: Arc<Room>,
+    give_up: Arc<AtomicBool>,
+) -> std::io::Result<JoinHandle<bool>> {
+    let name = format!("seal-{}", volume.name());
+    thread::Builder::new().name(name).spawn(move || {
+        let sealer = Sealer { volume, outbox, whose, room, give_up };
+        sealer.run()
+    })
+}
+
+struct Sealer {
+    volume: Arc<Volume>,
+    outbox: Arc<OutboxDriver>,
+    whose: Identity,
+    room: Arc<Room>,
+    give_up: Arc<AtomicBool>,
+}
+
+impl Sealer {
+    fn run(&self) -> bool {
+        let mut next = Lsn::ZERO;
+        while let Some(records) = self.gather() {
+            if !records.is_empty() {
+                next = records
+                    .iter()
+                    .rev()
+                    .find(|r| !r.position.is_copy())
+                    .map_or(next, |r| r.position.lsn().next());
+                if !self.push(next, records) {
+                    return false;
+                }
+            }
+            self.volume.begin_copies();
+        }
+        true
+    }
+
+    fn gather(&self) -> Option<Vec<Captured>> {
+        let queued = self.volume.wait_for_records(IDLE);
+        if queued > 0 && queued < PLENTY {
+            self.volume.linger(GATHER);
+        }
+        self.volume.take(BATCH_BYTES, BATCH_RECORDS)
+    }
+
+    /// Waits for room as long as it takes: meanwhile the splitter's queue fills and the volume goes to bitmap mode.
+    fn push(&self, next: Lsn, records: Vec<Captured>) -> bool {
+        let batch = Arc::new(seal(self.whose, next, records));
+        while self.outbox.push(Arc::clone(&batch)).is_err() {
+            if self.give_up.load(Ordering::Acquire) {
+                return false;
+            }
+            self.room.wait(IDLE);
+        }
+        true
+    }
+}
+
+/// Runs until told to end: marks, reservations, the note that the tap watches, flushes that let marks be cleared.
+pub(crate) fn spawn_keeper(
+    volume: Arc<Volume>,
+    memory: Arc<Memory>,
+    counters: Arc<Counters>,
+    end: Arc<AtomicBool>,
+) -> std::io::Result<JoinHandle<()>> {
+    let name = format!("keep-{}", volume.name());
+    thread::Builder::new().name(name).spawn(move || {
+        let keeper = Keeper { volume, memory, counters };
+        let mut last = WallTime::EPOCH;
+        while !end.load(Ordering::Acquire) {
+            if let Some(chore) = keeper.volume.next_chore(IDLE) {
+                keeper.carry_out(chore);
+            }
+            let now = RealClock.wall();
+            if now.since(last) >= RETRY {
+                last = now;
+                keeper.each_second(now);
+            }
+        }
+    })
+}
+
+struct Keeper {
+    volume: Arc<Volume>,
+    memory: Arc<Memory>,
+    counters: Arc<Counters>,
+}
+
+impl Keeper {
+    fn carry_out(&self, chore: Chore) {
+        match chore {
+            Chore::Marks { generation, marks } => {
+                let durable = self.keep("the activity log", self.memory.store_marks(&marks));
+                self.volume.apply(Event::MarksPersisted { generation, durable });
+            }
+            Chore::Bound(bound) => {
+                let kept =
+                    self.keep("the LSN reservation", self.memory.update(|s| s.bound = s.bound.max(bound)));
+                self.volume.apply(Event::BoundPersisted { bound: kept.then_some(bound) });
+            }
+        }
+    }
+
+    /// Says whether it worked; if not, pauses, so that a broken disk is not asked a thousand times a second.
+    fn keep(&self, what: &str, done: std::io::Result<()>) -> bool {
+        if let Err(e) = &done {
+            tracing::error!(volume = %self.volume.name(), "cannot keep {what}: {e}; writes wait until it works");
+            self.volume.linger(RETRY);
+        }
+        done.is_ok()
+    }
+
+    fn each_second(&self, now: WallTime) {
+        if let Err(e) = self.memory.note_alive(now) {
+            tracing::warn!(volume = %self.volume.name(), "cannot note that the tap watches: {e}");
+        }
+        let snapshot = self.volume.snapshot();
+        if snapshot.wants_flush {
+            self.flush(snapshot.head);
+        }
+        self.volume.tick();
+        let (everywhere, resynced) =
+            (self.counters.everywhere(), self.counters.resynced_before + snapshot.resynced);
+        let sync = snapshot.sync.map(|p| p.cause);
+        let kept = self.memory.update_if_changed(|s| {
+            (s.sync, s.resynced) = (sync, resynced);
+            if everywhere.get() > s.everywhere.get() + EVERYWHERE_STEP || sync.is_none() {
+                s.everywhere = s.everywhere.max(everywhere);
+            }
+        });
+        self.keep("the tap's state", kept);
+    }
+
+    fn flush(&self, head: Lsn) {
+        match tap_block::device::run(self.volume.disk(), Op::Flush) {
+            Ok(_) => self.volume.apply(Event::Flushed { head }),
+            Err(e) => tracing::error!(volume = %self.volume.name(), "flushing the protected disk: {e}"),
+        }
+    }
+}
+
+/// `everywhere` is informative in the state: it is not worth a sync for fewer records than this.
+const EVERYWHERE_STEP: u64 = 1 << 16;
