@@ -272,4 +272,4 @@ fn too_large(no: ItemNo) -> io::Error {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
