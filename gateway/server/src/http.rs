@@ -31,6 +31,7 @@ use thiserror::Error;
 use tokio::net::TcpListener;
 
 pub use control::{Answer, Control, ImageKey};
+pub use gateway_image::Point;
 pub use routes::{Method, Route, routes};
 
 /// What a client can take, at most.

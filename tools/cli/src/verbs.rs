@@ -1,0 +1,121 @@
+//! The operator verbs. Each asks the API and prints what it answers; none knows how the gateway works.
+//!
+//! Exit codes are a contract with scripts: [`cx_api::ExitStatus`].
+
+mod bookmark;
+mod image;
+mod job;
+mod parse;
+mod point;
+mod restore;
+mod status;
+mod volume;
+
+use std::process::ExitCode;
+
+use clap::{Args, Subcommand};
+use cx_api::Page;
+use serde::de::DeserializeOwned;
+
+use crate::client::Client;
+use crate::output::{Failure, OutputFormat};
+
+type Result<T> = std::result::Result<T, Failure>;
+
+/// What every verb takes.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct Globals {
+    /// The gateway's API
+    #[arg(
+        long,
+        env = "CHRONOGATE_API",
+        value_name = "URL",
+        default_value = "http://127.0.0.1:7070",
+        global = true,
+        help_heading = "Connection and output"
+    )]
+    api: String,
+    /// A table for people, JSON for scripts
+    #[arg(
+        short,
+        long,
+        value_name = "FORMAT",
+        default_value = "table",
+        global = true,
+        help_heading = "Connection and output"
+    )]
+    output: OutputFormat,
+}
+
+/// The verbs that speak to the API.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Verb {
+    /// Protected volumes: what they are, how far behind their history is, what it lost
+    Volume(volume::VolumeArgs),
+    /// Named recovery points
+    Bookmark(bookmark::BookmarkArgs),
+    /// What a POINT means
+    Point(point::PointArgs),
+    /// Moments served as disks over NBD
+    Image(image::ImageArgs),
+    /// Serves a moment as a disk and prints its NBD URI
+    Mount(image::MountArgs),
+    /// Writes a moment to a file or device on the gateway's machine
+    Restore(restore::RestoreArgs),
+    /// Long work: list, watch, cancel
+    Job(job::JobArgs),
+    /// The gateway at a glance
+    Status(status::StatusArgs),
+}
+
+/// Where to ask, and for whom to print.
+#[derive(Debug, Clone)]
+struct Context {
+    client: Client,
+    output: OutputFormat,
+}
+
+impl Context {
+    fn new(globals: &Globals) -> Result<Self> {
+        Ok(Self { client: Client::new(&globals.api)?, output: globals.output })
+    }
+
+    fn json(&self) -> bool {
+        self.output == OutputFormat::Json
+    }
+
+    /// Every page of a list.
+    async fn all<T: DeserializeOwned>(&self, path: &str) -> Result<Vec<T>> {
+        let (mut items, mut after) = (Vec::new(), String::new());
+        loop {
+            let page: Page<T> = self.client.get(&format!("{path}{after}")).await?;
+            items.extend(page.items);
+            let Some(next) = page.next else { return Ok(items) };
+            after = format!("?after={}", cx_api::paths::escape(&next));
+        }
+    }
+}
+
+/// Does it, on a runtime of its own: not to be called from one.
+#[must_use]
+pub(crate) fn run(verb: Verb) -> ExitCode {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    let done = match runtime {
+        Ok(runtime) => runtime.block_on(perform(verb)),
+        Err(e) => Err(Failure::internal(format!("no runtime can be started: {e}"))),
+    };
+    done.map_or_else(|failure| failure.report(), |()| ExitCode::SUCCESS)
+}
+
+async fn perform(verb: Verb) -> Result<()> {
+    match verb {
+        Verb::Volume(args) => volume::run(args).await,
+        Verb::Bookmark(args) => bookmark::run(args).await,
+        Verb::Point(args) => point::run(args).await,
+        Verb::Image(args) => image::run(args).await,
+        Verb::Mount(args) => image::mount(args).await,
+        Verb::Restore(args) => restore::run(args).await,
+        Verb::Job(args) => job::run(args).await,
+        Verb::Status(args) => status::run(args).await,
+    }
+}

@@ -1,0 +1,136 @@
+//! `chronogate bookmark`.
+
+use std::time::Duration;
+
+use clap::{Args, Subcommand};
+use cx_api::json::Text as _;
+use cx_api::{BookmarkCreate, BookmarkView, VolumeView, paths};
+use tap_block::{Consistency, Name};
+
+use super::{Context, Globals, Result, parse};
+use crate::output::{self, Progress, print, print_json};
+
+/// How often a wait looks at what it waits for.
+const GLANCE: Duration = Duration::from_millis(500);
+
+/// Of `bookmark`.
+#[derive(Debug, Args)]
+pub(crate) struct BookmarkArgs {
+    #[command(flatten)]
+    globals: Globals,
+    #[command(subcommand)]
+    command: BookmarkCommand,
+}
+
+#[derive(Debug, Subcommand)]
+enum BookmarkCommand {
+    /// Marks this moment: every write acknowledged before is in it
+    Create(CreateArgs),
+    /// Lists the bookmarks of a volume, oldest first
+    Ls {
+        /// The volume
+        volume: Name,
+    },
+}
+
+#[derive(Debug, Args)]
+struct CreateArgs {
+    /// The volume
+    volume: Name,
+    /// The bookmark's name, unique on its volume
+    name: Name,
+    /// How long to wait for a baseline or resync to end
+    #[arg(long, value_name = "TIME", default_value = "60s", value_parser = parse::duration)]
+    wait: Duration,
+    /// Free text to remember it by
+    #[arg(long, default_value = "")]
+    note: String,
+    /// What you have made sure of: crash, filesystem (frozen) or application (quiesced)
+    #[arg(long, value_name = "LEVEL", default_value = "crash", value_parser = consistency)]
+    consistency: Consistency,
+}
+
+fn consistency(text: &str) -> std::result::Result<Consistency, String> {
+    Consistency::from_text(text)
+}
+
+pub(super) async fn run(args: BookmarkArgs) -> Result<()> {
+    let context = Context::new(&args.globals)?;
+    match args.command {
+        BookmarkCommand::Create(args) => create(&context, args).await,
+        BookmarkCommand::Ls { volume } => {
+            let bookmarks: Vec<BookmarkView> = context.all(&paths::bookmarks(volume.as_str())).await?;
+            if context.json() { print_json(&bookmarks) } else { print(&list(&bookmarks)) }
+        }
+    }
+}
+
+async fn create(context: &Context, args: CreateArgs) -> Result<()> {
+    let whole_seconds = args.wait.as_secs() + u64::from(args.wait.subsec_nanos() > 0);
+    let body = BookmarkCreate {
+        name: args.name,
+        consistency: args.consistency,
+        note: args.note,
+        wait_seconds: u32::try_from(whole_seconds).unwrap_or(u32::MAX),
+    };
+    let client = context.client.patient(args.wait);
+    let path = paths::bookmarks(args.volume.as_str());
+    // Whichever ends first: the glances never do.
+    let bookmark: BookmarkView = tokio::select! {
+        made = client.post(&path, &body) => made?,
+        never = watch(context, &args.volume) => match never {},
+    };
+    if context.json() {
+        return print_json(&bookmark);
+    }
+    let lsn = bookmark.lsn.get();
+    print(&format!("{}@{}  lsn:{lsn}  {}\n", bookmark.volume, bookmark.name, bookmark.time))
+}
+
+/// Shows what a bookmark waits for, until it is made.
+async fn watch(context: &Context, volume: &Name) -> std::convert::Infallible {
+    let mut progress = None;
+    loop {
+        tokio::time::sleep(GLANCE).await;
+        // A glance that fails shows nothing: the bookmark itself will say what is wrong.
+        let seen = context.client.get::<VolumeView>(&paths::volume(volume.as_str())).await;
+        let Some(sync) = seen.ok().and_then(|v| v.sync) else { continue };
+        let what = || format!("waiting for the {} of {volume}", sync.cause.to_text());
+        progress.get_or_insert_with(|| Progress::new(what())).at(sync.done_bytes, sync.total_bytes);
+    }
+}
+
+fn list(bookmarks: &[BookmarkView]) -> String {
+    let rows: Vec<_> = bookmarks
+        .iter()
+        .map(|b| {
+            [
+                b.name.to_string(),
+                b.lsn.get().to_string(),
+                b.time.to_string(),
+                b.consistency.to_text(),
+                if b.selectable { "yes" } else { "no" }.to_owned(),
+                b.note.clone(),
+            ]
+        })
+        .collect();
+    output::table(["NAME", "LSN", "TIME", "CONSISTENCY", "OPENS", "NOTE"], &rows)
+}
+
+#[cfg(test)]
+mod tests {
+    use cx_api::Page;
+
+    use super::*;
+
+    #[test]
+    fn a_list_has_a_line_each() {
+        let golden = include_str!("../../../../cx/api/tests/golden/bookmarks.json");
+        let page: Page<BookmarkView> = serde_json::from_str(golden).unwrap();
+        assert_eq!(
+            list(&page.items),
+            "NAME            LSN  TIME                            CONSISTENCY  OPENS  NOTE\n\
+             before-upgrade  8    2026-11-22T12:00:00.000000001Z  filesystem   yes    apt full-upgrade\n"
+        );
+    }
+}
