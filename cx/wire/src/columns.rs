@@ -273,3 +273,6 @@ fn header(batch: &Batch) -> Batch {
         body: bytes::Bytes::new(),
     }
 }
+
+#[cfg(test)]
+mod tests;
