@@ -144,6 +144,12 @@ impl SegmentScan {
         Self { known, place: known.from, following: 0, before: None, state: State::Walk(WALK_READ) }
     }
 
+    /// The place behind the last sound frame.
+    #[must_use]
+    pub const fn place(&self) -> Start {
+        self.place
+    }
+
     /// The bytes wanted next, as offset and length within the file; `None` when the walk is over and
     /// [`SegmentScan::give`] has said so.
     #[must_use]

@@ -86,6 +86,12 @@ impl SegmentWriter {
         self.segment
     }
 
+    /// The number of the last group.
+    #[must_use]
+    pub const fn group_no(&self) -> u32 {
+        self.groups
+    }
+
     /// How the segment stands, and how it ended if nothing more comes.
     #[must_use]
     pub const fn sealed(&self) -> Sealed {

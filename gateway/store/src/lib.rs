@@ -1,1 +1,42 @@
 //! Segments and the fjall index: append, commit, index, recover, read.
+//!
+//! ```text
+//!  append ─► queue ─► commit thread: pwritev, fdatasync ─► ledger ─► published tail ─► done
+//!                                                                    │ closed groups
+//!                                    region_map ◄── tail + index ◄── index thread (fjall, in bulk)
+//!                                    read_units ◄── segments
+//! ```
+//!
+//! Architecture invariants: nothing is acknowledged before it is durable, in the tail and published; nothing is
+//! ever written behind bytes that a crash or a failed sync left undecided; the index holds nothing that the
+//! segments do not.
+
+mod commit;
+mod config;
+mod error;
+mod index;
+mod ingest;
+mod keeper;
+mod ledger;
+mod maps;
+mod mark;
+mod queue;
+mod read;
+mod recover;
+mod segments;
+mod state;
+mod store;
+mod sync;
+mod tail;
+mod times;
+mod wait;
+
+pub use config::StoreConfig;
+pub use error::{Damage, ReadError, StoreError};
+pub use index::{FjallOpener, IndexError, IndexOpener, IndexStore, MemoryIndex, Row, Table};
+pub use mark::{Mark, MarkStore, MemoryMark};
+pub use queue::Done;
+pub use read::{ReadMode, UnitRead};
+pub use store::{FreeSpace, Parts, Store, StoreStatus};
+pub use tail::Durable;
+pub use wait::Waiting;

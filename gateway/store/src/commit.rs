@@ -1,0 +1,355 @@
+//! The commit thread: gather, write, sync, take in, publish, tell. In that order, always.
+
+use std::collections::{HashMap, VecDeque};
+use std::io::{self, IoSlice};
+use std::sync::Arc;
+use std::time::Duration;
+
+use gateway_journal::meta::OWN_STREAM;
+use gateway_journal::{Group, Laid, Sealed, SegmentHeader, SegmentId, SegmentWriter, Start};
+use tap_block::{Lsn, StreamId};
+use tap_disk::{FileNo, SegmentFile};
+use tracing::{info, warn};
+
+use crate::error::StoreError;
+use crate::ledger::{Ledger, PlacedFrame};
+use crate::queue::{Done, Job, Work};
+use crate::segments::Known;
+use crate::store::{Counters, Shared};
+use crate::sync::{lock, read, wait_for, write};
+use crate::tail::{Durable, Published};
+
+/// The most frames of a group: each takes three slices of one vectored write, of at most 1024.
+const GROUP_FRAMES: usize = 256;
+
+/// Where the journal ends.
+pub(crate) struct Tail {
+    /// The segment that frames go to; `None`: a new one is begun for the next.
+    pub(crate) open: Option<Open>,
+    /// How the last segment ended.
+    pub(crate) sealed: Option<Sealed>,
+    /// No segment ever had this id or a later one.
+    pub(crate) next: SegmentId,
+}
+
+/// The open segment.
+pub(crate) struct Open {
+    pub(crate) writer: SegmentWriter,
+    pub(crate) file: Arc<SegmentFile>,
+    pub(crate) no: FileNo,
+    /// The segment's header, until it is written with the first group.
+    pub(crate) header: Option<Vec<u8>>,
+}
+
+/// See the module.
+pub(crate) struct Committer {
+    shared: Arc<Shared>,
+    ledger: Ledger,
+    tail: Tail,
+}
+
+/// A job of the group under way. One that was refused has its outcome already.
+struct Member {
+    work: Option<Work>,
+    done: Done,
+    outcome: Result<Lsn, StoreError>,
+}
+
+impl Committer {
+    pub(crate) const fn new(shared: Arc<Shared>, ledger: Ledger, tail: Tail) -> Self {
+        Self { shared, ledger, tail }
+    }
+
+    pub(crate) fn run(mut self) {
+        let limit = self.shared.config.group_bytes;
+        while let Some(mut jobs) = self.shared.queue.take(limit, GROUP_FRAMES) {
+            while !jobs.is_empty() {
+                self.round(&mut jobs);
+            }
+        }
+        lock(&self.shared.ingest).stopped = true;
+        self.shared.ingest_changed.notify_all();
+        self.shared.keeper.stop();
+    }
+
+    /// Commits jobs from the front: as many as the open segment has room for.
+    fn round(&mut self, jobs: &mut VecDeque<Job>) {
+        if let Err(why) = self.wait_for_index().and_then(|()| self.ensure_open()) {
+            return self.refuse_all(jobs, &why);
+        }
+        let Some(open) = &self.tail.open else { return };
+        let mut group = open.writer.group();
+        let fresh = open.header.is_some();
+        let mut members = self.lay(jobs, &mut group);
+        if group.frames().is_empty() {
+            if members.is_empty() {
+                self.no_room(jobs, fresh);
+            }
+            return tell(members);
+        }
+        group.seal();
+        match self.write(&group, &members) {
+            Ok(()) => self.take_in(&group, &mut members),
+            Err(e) => self.abandon(&e, &mut members),
+        }
+        tell(members);
+    }
+
+    /// Versions must not pile up in memory: wait while too many groups wait for the index.
+    fn wait_for_index(&self) -> Result<(), StoreError> {
+        let mut state = lock(&self.shared.ingest);
+        while read(&self.shared.published).frozen.len() >= self.shared.config.max_groups {
+            if let Some(why) = &state.failing {
+                return Err(StoreError::Index(why.clone()));
+            }
+            state = wait_for(&self.shared.ingest_changed, state, Duration::from_millis(200));
+        }
+        Ok(())
+    }
+
+    fn refuse_all(&self, jobs: &mut VecDeque<Job>, why: &StoreError) {
+        self.set_failing(Some(why));
+        for job in jobs.drain(..) {
+            (job.done)(Err(why.clone()));
+        }
+    }
+
+    fn set_failing(&self, why: Option<&StoreError>) {
+        let mut failing = lock(&self.shared.failing);
+        match (why, failing.is_some()) {
+            (Some(why), false) => warn!("appends fail: {why}"),
+            (None, true) => info!("appends work again"),
+            _ => {}
+        }
+        *failing = why.map(ToString::to_string);
+    }
+
+    /// A new segment is begun only when there is something to write into it.
+    fn ensure_open(&mut self) -> Result<(), StoreError> {
+        self.shared.keeper.begin()?;
+        if self.tail.open.is_some() {
+            return Ok(());
+        }
+        let config = &self.shared.config;
+        let needed = u64::from(config.segment_len).saturating_add(config.keep_free);
+        if let Some(free) = (self.shared.free)()
+            && free < needed
+        {
+            let text = format!("{free} bytes are free, a segment and the reserve need {needed}");
+            return Err(StoreError::NoSpace(text));
+        }
+        let (no, file) = self.shared.segments.pool().take()?;
+        let header = SegmentHeader {
+            store: self.ledger.store,
+            segment: self.tail.next,
+            length: config.segment_len,
+            first_live: self.shared.segments.oldest().unwrap_or(self.tail.next),
+            previous: self.tail.sealed,
+            created_at: self.ledger.received(self.shared.clock.wall()),
+        };
+        self.tail.next = header.segment.next();
+        let writer = SegmentWriter::begin(&header);
+        self.shared.segments.set(header.segment, Known { file: no, end: writer.sealed().end });
+        self.tail.open = Some(Open { writer, file, no, header: Some(header.encode()) });
+        Ok(())
+    }
+
+    /// Lays jobs into `group` until the segment is full; those that may not follow are refused.
+    fn lay(&mut self, jobs: &mut VecDeque<Job>, group: &mut Group) -> Vec<Member> {
+        let now = self.ledger.received(self.shared.clock.wall());
+        let mut due: HashMap<StreamId, Lsn> = HashMap::new();
+        let mut members = Vec::with_capacity(jobs.len());
+        while let Some(job) = jobs.pop_front() {
+            match self.lay_one(&job.work, group, &mut due, now) {
+                Ok(true) => {
+                    members.push(Member { work: Some(job.work), done: job.done, outcome: Ok(Lsn::ZERO) })
+                }
+                Ok(false) => {
+                    jobs.push_front(job);
+                    break;
+                }
+                Err(why) => members.push(Member { work: None, done: job.done, outcome: Err(why) }),
+            }
+        }
+        members
+    }
+
+    fn lay_one(
+        &self,
+        work: &Work,
+        group: &mut Group,
+        due: &mut HashMap<StreamId, Lsn>,
+        now: tap_block::WallTime,
+    ) -> Result<bool, StoreError> {
+        let stream = match work {
+            Work::Batch(batch) => batch.stream,
+            Work::Meta(_) => OWN_STREAM,
+        };
+        let expected = due.get(&stream).copied().unwrap_or_else(|| self.ledger.due(stream));
+        let (laid, next) = match work {
+            Work::Batch(batch) => {
+                let known = due.contains_key(&stream) || self.ledger.streams.contains_key(&stream);
+                let next = Ledger::admit(batch, expected, known)?;
+                (group.push(batch, now), next)
+            }
+            Work::Meta(record) => {
+                (group.push_meta(std::slice::from_ref(record), expected, now), expected.next())
+            }
+        };
+        if laid {
+            due.insert(stream, next);
+        }
+        Ok(laid)
+    }
+
+    /// The first job does not fit behind what the segment holds.
+    fn no_room(&mut self, jobs: &mut VecDeque<Job>, fresh: bool) {
+        if !fresh {
+            return self.close();
+        }
+        if let Some(job) = jobs.pop_front() {
+            let bytes = match &job.work {
+                Work::Batch(batch) => batch.weight(),
+                Work::Meta(_) => 0,
+            };
+            let limit = u64::from(self.shared.config.segment_len);
+            (job.done)(Err(StoreError::TooLarge { bytes, limit }));
+        }
+    }
+
+    /// Leaves the open segment: the next one says how it ended.
+    fn close(&mut self) {
+        if let Some(open) = self.tail.open.take() {
+            let group = open.writer.group_no();
+            self.tail.sealed = Some(open.writer.sealed());
+            self.shared.keeper.advance(open.writer.sealed(), group, true);
+        }
+    }
+
+    /// One vectored write, one sync.
+    fn write(&self, group: &Group, members: &[Member]) -> io::Result<()> {
+        let Some(open) = &self.tail.open else { return Ok(()) };
+        let bodies = members.iter().filter_map(|m| m.work.as_ref()).map(|work| match work {
+            Work::Batch(batch) => &batch.body[..],
+            Work::Meta(_) => &[][..],
+        });
+        let mut slices = Vec::with_capacity(1 + 3 * group.frames().len());
+        slices.extend(open.header.as_deref().map(IoSlice::new));
+        for (laid, body) in group.frames().iter().zip(bodies) {
+            slices.push(IoSlice::new(&laid.head));
+            if !body.is_empty() {
+                slices.push(IoSlice::new(body));
+            }
+            slices.extend(zeroes(laid).map(IoSlice::new));
+        }
+        let at = if open.header.is_some() { 0 } else { u64::from(group.at()) };
+        open.file.write_at(at, &slices)?;
+        open.file.sync()
+    }
+
+    /// The group is durable: it becomes history, visible to all at once.
+    fn take_in(&mut self, group: &Group, members: &mut [Member]) {
+        let Some(open) = &mut self.tail.open else { return };
+        let counters = &self.shared.counters;
+        Counters::add(&counters.commits, 1);
+        Counters::add(&counters.bytes, u64::from(group.end().saturating_sub(group.at())));
+        open.writer.commit(group);
+        open.header = None;
+        let sealed = open.writer.sealed();
+        let start = Start {
+            at: sealed.end,
+            number: sealed.frames,
+            group: open.writer.group_no(),
+            previous: Some(sealed.last),
+        };
+        self.shared.segments.set_end(sealed.segment, sealed.end);
+        self.publish(group, members, (sealed.segment, start));
+        self.shared.keeper.advance(sealed, start.group, false);
+        self.set_failing(None);
+        let streams: Vec<(StreamId, Lsn)> = {
+            let published = read(&self.shared.published);
+            published.streams.iter().map(|(&id, durable)| (id, durable.lsn)).collect()
+        };
+        for (stream, lsn) in streams {
+            self.shared.waiters.reached(stream, lsn);
+        }
+    }
+
+    fn publish(&mut self, group: &Group, members: &mut [Member], end: (SegmentId, Start)) {
+        let mut published = write(&self.shared.published);
+        let durable = members.iter_mut().filter(|m| m.work.is_some());
+        for (laid, member) in group.frames().iter().zip(durable) {
+            if let Some(work) = &member.work {
+                member.outcome = Ok(take_frame(&mut self.ledger, &mut published, end.0, laid, work));
+                Counters::add(&self.shared.counters.batches, 1);
+                Counters::add(&self.shared.counters.records, u64::from(laid.header.entries));
+            }
+        }
+        published.end = Some(end);
+        published.damage.clone_from(&self.ledger.damage);
+        published.catalogue = Arc::clone(&self.ledger.catalogue);
+        if published.active.versions() >= self.shared.config.group_versions {
+            self.ledger.freeze(&mut published, end);
+            drop(published);
+            drop(lock(&self.shared.ingest));
+            self.shared.ingest_changed.notify_all();
+        }
+    }
+
+    /// The group is not durable, and what is on the disk of it nobody knows: it is refused, and nothing is ever
+    /// written behind it. The next segment says where this one ended.
+    fn abandon(&mut self, e: &io::Error, members: &mut [Member]) {
+        let why = StoreError::from(io::Error::new(e.kind(), e.to_string()));
+        self.set_failing(Some(&why));
+        for member in members.iter_mut().filter(|m| m.outcome.is_ok()) {
+            member.outcome = Err(why.clone());
+        }
+        let Some(open) = self.tail.open.take() else { return };
+        let sealed = open.writer.sealed();
+        if open.header.is_some() {
+            // Nothing of it was ever durable: it never was.
+            self.shared.segments.forget(sealed.segment);
+            drop(open.file);
+            if let Err(e) = self.shared.segments.pool().give_back(open.no) {
+                warn!("a segment file cannot be given back: {e}");
+            }
+        } else {
+            self.tail.sealed = Some(sealed);
+        }
+    }
+}
+
+/// Takes one frame in and returns its stream's durable LSN.
+fn take_frame(
+    ledger: &mut Ledger,
+    published: &mut Published,
+    segment: SegmentId,
+    laid: &Laid,
+    work: &Work,
+) -> Lsn {
+    let header = &laid.header;
+    match work {
+        Work::Batch(batch) => {
+            let frame =
+                PlacedFrame { segment, at: laid.at, header, entries: &batch.entries, lens: &batch.lens };
+            ledger.take(&frame, &mut published.active);
+        }
+        Work::Meta(record) => ledger.take_meta(header, std::slice::from_ref(record)),
+    }
+    let durable: Option<Durable> = ledger.streams.get(&header.stream).map(|s| s.durable);
+    if let Some(durable) = durable {
+        published.streams.insert(header.stream, durable);
+    }
+    durable.map_or(Lsn::ZERO, |d| d.lsn)
+}
+
+fn zeroes(laid: &Laid) -> Option<&'static [u8]> {
+    static ZEROES: [u8; 4096] = [0; 4096];
+    ZEROES.get(..usize::try_from(laid.padding()).unwrap_or(0)).filter(|z| !z.is_empty())
+}
+
+fn tell(members: Vec<Member>) {
+    for member in members {
+        (member.done)(member.outcome);
+    }
+}

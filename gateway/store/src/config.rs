@@ -1,0 +1,54 @@
+//! What a store is told when it is opened.
+
+use std::path::PathBuf;
+
+/// Where a store lies and its limits.
+#[derive(Debug, Clone)]
+pub struct StoreConfig {
+    /// Its directory: `seg` holds the segments, `fjall` the index (deleting it loses nothing but time), `MARK` the
+    /// high-water mark.
+    pub dir: PathBuf,
+    /// Bytes of a segment file.
+    pub segment_len: u32,
+    /// Segment files zeroed ahead.
+    pub spare_segments: usize,
+    /// No more segment files than this; appends fail with `NoSpace` beyond.
+    pub max_segments: usize,
+    /// Bytes that are left free on the file system: no new segment is begun below that.
+    pub keep_free: u64,
+    /// Bytes that one commit (one sync) takes at most.
+    pub group_bytes: u64,
+    /// Bytes that may wait for their commit; more are refused with `Overloaded`.
+    pub max_queue: u64,
+    /// Versions that are gathered in memory before they go into the index together.
+    pub group_versions: usize,
+    /// Groups of versions that may wait for the index; the commit thread waits beyond.
+    pub max_groups: usize,
+    /// A region gets a checkpoint when it has gathered so many versions since its last.
+    pub checkpoint_versions: u32,
+    /// Bytes of region maps kept.
+    pub map_cache: u64,
+    /// Bytes of index blocks kept.
+    pub index_cache: u64,
+}
+
+impl StoreConfig {
+    /// The usual limits for a store in `dir`.
+    #[must_use]
+    pub const fn new(dir: PathBuf) -> Self {
+        Self {
+            dir,
+            segment_len: 64 << 20,
+            spare_segments: 2,
+            max_segments: usize::MAX,
+            keep_free: 64 << 20,
+            group_bytes: 4 << 20,
+            max_queue: 64 << 20,
+            group_versions: 256 << 10,
+            max_groups: 4,
+            checkpoint_versions: 16 << 10,
+            map_cache: 64 << 20,
+            index_cache: 32 << 20,
+        }
+    }
+}

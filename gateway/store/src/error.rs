@@ -1,0 +1,116 @@
+//! What can go wrong in a store, for callers to branch on.
+
+use std::io;
+
+use gateway_journal::{Location, SegmentId};
+use tap_block::{BlockNo, Lsn, StreamId, VolumeId};
+use thiserror::Error;
+
+use crate::index::IndexError;
+
+/// Why the store did not do what was asked.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+pub enum StoreError {
+    /// No room for another segment. Nothing accepted is lost; the same records are taken once there is room.
+    #[error("the journal has no room ({0}): free some space or raise the limit, it goes on by itself")]
+    NoSpace(String),
+    /// The operating system refused.
+    #[error("the journal's disk failed: {0}")]
+    Io(String),
+    /// The batch is not the one that is due in its stream.
+    #[error("{found} cannot follow here: {expected} is due (or a new run above it); resume from there")]
+    Sequence {
+        /// The LSN due.
+        expected: Lsn,
+        /// The batch's first.
+        found: Lsn,
+    },
+    /// The batch breaks a rule.
+    #[error("the batch is not valid: {0}")]
+    Invalid(String),
+    /// The batch does not fit into a segment.
+    #[error("a batch of {bytes} bytes does not fit into a segment of {limit}: send smaller ones")]
+    TooLarge {
+        /// Bytes of the batch.
+        bytes: u64,
+        /// Bytes of a segment.
+        limit: u64,
+    },
+    /// The queue is full.
+    #[error("the commit queue is full: wait for acknowledgements before sending more")]
+    Overloaded,
+    /// The store is being closed.
+    #[error("the store is shut down")]
+    Stopped,
+    /// The point lies ahead of what is durable.
+    #[error("{point} is not durable here yet (the last durable is {durable})")]
+    NotDurable {
+        /// The point asked for.
+        point: Lsn,
+        /// The last durable one.
+        durable: Lsn,
+    },
+    /// No such volume.
+    #[error("the store has no history of {0}")]
+    UnknownVolume(VolumeId),
+    /// Records that the point needs were lost.
+    #[error("the history at that point is damaged: {0}")]
+    Damaged(String),
+    /// The index failed. It can be deleted: it is built again from the segments.
+    #[error("the index failed: {0}; it can be rebuilt by deleting the fjall directory of the stopped store")]
+    Index(String),
+    /// The store cannot be opened.
+    #[error("the store cannot be opened: {0}")]
+    Open(String),
+}
+
+impl From<io::Error> for StoreError {
+    fn from(e: io::Error) -> Self {
+        match e.kind() {
+            io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => Self::NoSpace(e.to_string()),
+            _ => Self::Io(e.to_string()),
+        }
+    }
+}
+
+impl From<IndexError> for StoreError {
+    fn from(e: IndexError) -> Self {
+        Self::Index(e.to_string())
+    }
+}
+
+/// Why stored blocks are not served.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+pub enum ReadError {
+    /// A block's stored form is not what was written.
+    #[error("block {} (in {at}) is damaged: {detail}; other blocks and points are not affected", block.get())]
+    Damaged {
+        /// The block of the volume.
+        block: BlockNo,
+        /// Where its unit lies.
+        at: Location,
+        /// What is wrong with it.
+        detail: String,
+    },
+    /// The segment is not part of the store.
+    #[error("{0} is not in the store")]
+    Gone(SegmentId),
+    /// The operating system refused.
+    #[error("the journal's disk failed: {0}")]
+    Io(String),
+}
+
+/// Bytes of the journal that were sound once and are not any more.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Damage {
+    /// The segment.
+    pub segment: SegmentId,
+    /// The first byte.
+    pub from: u32,
+    /// The byte behind the last.
+    pub to: u32,
+    /// What is wrong.
+    pub detail: String,
+    /// Records that are lost with them, as far as is known: stream, first and last LSN.
+    pub lost: Vec<(StreamId, Lsn, Lsn)>,
+}

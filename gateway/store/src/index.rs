@@ -1,0 +1,99 @@
+//! The index: ordered rows in four tables, all of which can be built again from the segments.
+//!
+//! | table | key (big endian) | value |
+//! |---|---|---|
+//! | runs | volume u64 · region u32 · group u64 | a run of versions, in the order of delivery |
+//! | maps | volume u64 · region u32 · point u64 | a checkpoint: the region's map after a group |
+//! | times | stream u64 · LSN u64 | time, segment and offset of the frame that begins there |
+//! | state | `state` or `group` · group u64 | how far the index goes; what each group holds |
+//!
+//! The trait is a seam: the real one is fjall, tests use memory, or one that fails.
+
+mod fjall_store;
+pub(crate) mod keys;
+mod memory;
+
+use thiserror::Error;
+
+pub use fjall_store::FjallOpener;
+pub use memory::MemoryIndex;
+
+/// A key and its value.
+pub type Row = (Vec<u8>, Vec<u8>);
+
+/// A table of the index.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Table {
+    /// Versions of regions, group by group.
+    Runs,
+    /// Checkpoints of regions.
+    Maps,
+    /// Times of frames.
+    Times,
+    /// How far the index goes.
+    State,
+}
+
+impl Table {
+    /// Every table.
+    pub const ALL: [Self; 4] = [Self::Runs, Self::Maps, Self::Times, Self::State];
+}
+
+/// The index failed.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+#[error("{0}")]
+pub struct IndexError(pub String);
+
+/// Ordered rows, read from any thread. Calls may block.
+pub trait IndexStore: Send + Sync {
+    /// The value of `key`.
+    ///
+    /// # Errors
+    /// When the index cannot be read.
+    fn get(&self, table: Table, key: &[u8]) -> Result<Option<Vec<u8>>, IndexError>;
+
+    /// The last row from `from` to `to`, both included.
+    ///
+    /// # Errors
+    /// When the index cannot be read.
+    fn last(&self, table: Table, from: &[u8], to: &[u8]) -> Result<Option<Row>, IndexError>;
+
+    /// The rows from `from` to `to`, both included, in order, until `each` says false.
+    ///
+    /// # Errors
+    /// When the index cannot be read.
+    fn scan(
+        &self,
+        table: Table,
+        from: &[u8],
+        to: &[u8],
+        each: &mut dyn FnMut(&[u8], &[u8]) -> bool,
+    ) -> Result<(), IndexError>;
+
+    /// Adds rows in bulk, durably, replacing those of the same keys. Keys ascend strictly.
+    ///
+    /// # Errors
+    /// When they could not be written; some may have been.
+    fn ingest(&self, table: Table, rows: Vec<Row>) -> Result<(), IndexError>;
+
+    /// Sets rows of [`Table::State`], all or none of them, durably.
+    ///
+    /// # Errors
+    /// When they could not be written.
+    fn commit(&self, rows: Vec<Row>) -> Result<(), IndexError>;
+}
+
+/// Where the index comes from.
+pub trait IndexOpener: Send + Sync {
+    /// Opens the index, or makes an empty one where there is none.
+    ///
+    /// # Errors
+    /// When it is there and cannot be read: it is then to be wiped.
+    fn open(&self) -> Result<std::sync::Arc<dyn IndexStore>, IndexError>;
+
+    /// Removes whatever is there.
+    ///
+    /// # Errors
+    /// When that is not possible.
+    fn wipe(&self) -> Result<(), IndexError>;
+}

@@ -1,0 +1,45 @@
+//! Keys of the index, big endian so that they sort as their fields do.
+
+use gateway_journal::{GroupNo, RegionNo};
+use tap_block::{Lsn, StreamId, VolumeId};
+
+/// A region's run of one group.
+#[must_use]
+pub(crate) fn run(volume: VolumeId, region: RegionNo, group: GroupNo) -> Vec<u8> {
+    of_region(volume, region, group.get())
+}
+
+/// A region's checkpoint at a point.
+#[must_use]
+pub(crate) fn map(volume: VolumeId, region: RegionNo, point: Lsn) -> Vec<u8> {
+    of_region(volume, region, point.get())
+}
+
+fn of_region(volume: VolumeId, region: RegionNo, last: u64) -> Vec<u8> {
+    let mut key = Vec::with_capacity(20);
+    key.extend_from_slice(&volume.get().to_be_bytes());
+    key.extend_from_slice(&region.get().to_be_bytes());
+    key.extend_from_slice(&last.to_be_bytes());
+    key
+}
+
+/// A stream's time row.
+#[must_use]
+pub(crate) fn time(stream: StreamId, lsn: Lsn) -> Vec<u8> {
+    [stream.get().to_be_bytes(), lsn.get().to_be_bytes()].concat()
+}
+
+/// How far the index goes.
+pub(crate) const STATE: &[u8] = b"state";
+
+/// What a group holds.
+#[must_use]
+pub(crate) fn group(group: GroupNo) -> Vec<u8> {
+    [b"group".as_slice(), &group.get().to_be_bytes()].concat()
+}
+
+/// The number at the end of a key.
+#[must_use]
+pub(crate) fn last_number(key: &[u8]) -> Option<u64> {
+    key.last_chunk::<8>().map(|b| u64::from_be_bytes(*b))
+}

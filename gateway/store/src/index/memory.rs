@@ -1,0 +1,132 @@
+//! The index in memory, for tests and for stores that shall leave nothing behind.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use super::{IndexError, IndexOpener, IndexStore, Row, Table};
+
+type Rows = BTreeMap<(Table, Vec<u8>), Vec<u8>>;
+
+/// Rows in a map. Clones share them, so that a "restart" finds them again; failures on demand.
+#[derive(Debug, Clone, Default)]
+pub struct MemoryIndex {
+    inner: Arc<Mutex<Inner>>,
+}
+
+#[derive(Debug, Default)]
+struct Inner {
+    rows: Rows,
+    failing: bool,
+    unreadable: bool,
+    ingests: u64,
+}
+
+impl MemoryIndex {
+    /// No rows.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Writes fail from here on, or work again.
+    pub fn fail(&self, failing: bool) {
+        self.lock().failing = failing;
+    }
+
+    /// Opening fails until it is wiped.
+    pub fn make_unreadable(&self) {
+        self.lock().unreadable = true;
+    }
+
+    /// How often rows were brought in.
+    #[must_use]
+    pub fn ingests(&self) -> u64 {
+        self.lock().ingests
+    }
+
+    /// How many rows a table has.
+    #[must_use]
+    pub fn rows(&self, table: Table) -> usize {
+        self.lock().rows.keys().filter(|(t, _)| *t == table).count()
+    }
+
+    /// A copy that shares nothing: what a crash at this moment leaves.
+    #[must_use]
+    pub fn snapshot(&self) -> Self {
+        let copy = Self::new();
+        copy.lock().rows = self.lock().rows.clone();
+        copy
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Inner> {
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn insert(&self, rows: Vec<Row>, table: Table) -> Result<(), IndexError> {
+        let mut inner = self.lock();
+        if inner.failing {
+            return Err(IndexError("writes fail on purpose".into()));
+        }
+        inner.rows.extend(rows.into_iter().map(|(key, value)| ((table, key), value)));
+        Ok(())
+    }
+}
+
+impl IndexStore for MemoryIndex {
+    fn get(&self, table: Table, key: &[u8]) -> Result<Option<Vec<u8>>, IndexError> {
+        Ok(self.lock().rows.get(&(table, key.to_vec())).cloned())
+    }
+
+    fn last(&self, table: Table, from: &[u8], to: &[u8]) -> Result<Option<Row>, IndexError> {
+        if from > to {
+            return Ok(None);
+        }
+        let inner = self.lock();
+        let last = inner.rows.range((table, from.to_vec())..=(table, to.to_vec())).next_back();
+        Ok(last.map(|((_, key), value)| (key.clone(), value.clone())))
+    }
+
+    fn scan(
+        &self,
+        table: Table,
+        from: &[u8],
+        to: &[u8],
+        each: &mut dyn FnMut(&[u8], &[u8]) -> bool,
+    ) -> Result<(), IndexError> {
+        if from > to {
+            return Ok(());
+        }
+        let inner = self.lock();
+        for ((_, key), value) in inner.rows.range((table, from.to_vec())..=(table, to.to_vec())) {
+            if !each(key, value) {
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    fn ingest(&self, table: Table, rows: Vec<Row>) -> Result<(), IndexError> {
+        self.lock().ingests += 1;
+        self.insert(rows, table)
+    }
+
+    fn commit(&self, rows: Vec<Row>) -> Result<(), IndexError> {
+        self.insert(rows, Table::State)
+    }
+}
+
+impl IndexOpener for MemoryIndex {
+    fn open(&self) -> Result<Arc<dyn IndexStore>, IndexError> {
+        if self.lock().unreadable {
+            return Err(IndexError("unreadable on purpose".into()));
+        }
+        Ok(Arc::new(self.clone()))
+    }
+
+    fn wipe(&self) -> Result<(), IndexError> {
+        let mut inner = self.lock();
+        inner.rows.clear();
+        inner.unreadable = false;
+        Ok(())
+    }
+}

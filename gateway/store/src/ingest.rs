@@ -1,0 +1,231 @@
+//! Bringing closed groups of versions into the index, off the way of commits.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use gateway_image::RegionMapBuilder;
+use gateway_journal::run::{decode_checkpoint, decode_run, encode_checkpoint, encode_run};
+use gateway_journal::{GroupNo, RegionNo, Version};
+use tap_block::units::count;
+use tap_block::{Lsn, VolumeId};
+use tracing::warn;
+
+use crate::index::{IndexError, IndexStore, Row, Table, keys};
+use crate::state;
+use crate::store::Shared;
+use crate::sync::{lock, read, wait, wait_for, write};
+use crate::tail::Frozen;
+
+/// What the commit thread and the index thread tell each other.
+#[derive(Debug, Default)]
+pub(crate) struct IngestState {
+    /// Why the last attempt failed.
+    pub(crate) failing: Option<String>,
+    /// No more groups come.
+    pub(crate) stopped: bool,
+}
+
+/// How many versions (and runs, each counted as [`RUN_WEIGHT`]) a region has gathered since its last
+/// checkpoint. Regions of an older life of the process are looked up when they are touched.
+#[derive(Debug, Default)]
+pub(crate) struct Weights {
+    known: HashMap<(VolumeId, RegionNo), u32>,
+    /// The index was empty when this began: what is not known is nothing.
+    complete: bool,
+}
+
+/// A run is a row to be found and read, about as dear as so many versions.
+const RUN_WEIGHT: u32 = 16;
+
+impl Weights {
+    pub(crate) fn new(complete: bool) -> Self {
+        Self { known: HashMap::new(), complete }
+    }
+}
+
+pub(crate) struct Ingester {
+    shared: Arc<Shared>,
+    weights: Weights,
+}
+
+impl Ingester {
+    pub(crate) const fn new(shared: Arc<Shared>, weights: Weights) -> Self {
+        Self { shared, weights }
+    }
+
+    /// Works until it is stopped; groups left then are found again in the journal.
+    pub(crate) fn run(mut self) {
+        while let Some(frozen) = self.next() {
+            match ingest(
+                &*self.shared.index,
+                &frozen,
+                &mut self.weights,
+                self.shared.config.checkpoint_versions,
+            ) {
+                Ok(()) => self.publish(&frozen),
+                Err(e) => self.failed(&e),
+            }
+        }
+    }
+
+    fn next(&self) -> Option<Arc<Frozen>> {
+        let mut state = lock(&self.shared.ingest);
+        loop {
+            if state.stopped {
+                return None;
+            }
+            if let Some(frozen) = read(&self.shared.published).frozen.front() {
+                return Some(Arc::clone(frozen));
+            }
+            state = wait(&self.shared.ingest_changed, state);
+        }
+    }
+
+    fn publish(&self, frozen: &Frozen) {
+        {
+            let mut published = write(&self.shared.published);
+            published.frozen.pop_front();
+            published.ingested.push(frozen.group.info());
+        }
+        lock(&self.shared.ingest).failing = None;
+        self.shared.ingest_changed.notify_all();
+    }
+
+    fn failed(&self, e: &IndexError) {
+        warn!("the index took no versions, trying again: {e}");
+        let mut state = lock(&self.shared.ingest);
+        state.failing = Some(e.to_string());
+        self.shared.ingest_changed.notify_all();
+        if !state.stopped {
+            drop(wait_for(&self.shared.ingest_changed, state, Duration::from_secs(1)));
+        }
+    }
+}
+
+/// Brings one group in: the rows first, then, in one durable batch, the word that they are there. Doing it again
+/// after a crash in between changes nothing.
+pub(crate) fn ingest(
+    index: &dyn IndexStore,
+    frozen: &Frozen,
+    weights: &mut Weights,
+    checkpoint_at: u32,
+) -> Result<(), IndexError> {
+    let group = &frozen.group;
+    let (mut runs, mut maps) = (Vec::new(), Vec::new());
+    for (volume, region, versions) in group.sorted() {
+        let mut run = Vec::new();
+        encode_run(versions, &mut run);
+        runs.push((keys::run(volume, region, group.no), run));
+        let place = Place { index, volume, region, group: group.no };
+        maps.extend(place.weigh(versions, weights, checkpoint_at)?);
+    }
+    index.ingest(Table::Runs, runs)?;
+    index.ingest(Table::Maps, maps)?;
+    let mut times: Vec<Row> =
+        group.rows.iter().map(|(s, row)| (keys::time(*s, row.lsn), row.encode())).collect();
+    times.sort_unstable();
+    times.dedup_by(|a, b| a.0 == b.0);
+    index.ingest(Table::Times, times)?;
+    let info = group.info();
+    index.commit(vec![
+        (keys::group(group.no), state::encode_group(&info)),
+        (keys::STATE.to_vec(), state::encode(frozen)),
+    ])
+}
+
+/// A region and the group that is being brought in.
+struct Place<'a> {
+    index: &'a dyn IndexStore,
+    volume: VolumeId,
+    region: RegionNo,
+    group: GroupNo,
+}
+
+impl Place<'_> {
+    /// Counts `versions`; a checkpoint when the region has gathered enough.
+    fn weigh(
+        &self,
+        versions: &[Version],
+        weights: &mut Weights,
+        limit: u32,
+    ) -> Result<Option<Row>, IndexError> {
+        let key = (self.volume, self.region);
+        let before = match weights.known.get(&key) {
+            Some(&weight) => weight,
+            None if weights.complete => 0,
+            None => self.gathered()?,
+        };
+        let weight = before.saturating_add(weight_of(count(versions.len())));
+        if weight < limit {
+            weights.known.insert(key, weight);
+            return Ok(None);
+        }
+        weights.known.insert(key, 0);
+        self.checkpoint(versions).map(Some)
+    }
+
+    /// What the index holds of the region since its last checkpoint.
+    fn gathered(&self) -> Result<u32, IndexError> {
+        let since = self.last_checkpoint()?.map_or(0, |(_, value)| group_of(&value));
+        let mut weight = 0u32;
+        self.runs_after(since, &mut |value| {
+            // A run's count stands behind its form.
+            let n = value.get(4..8).and_then(|b| b.first_chunk::<4>()).map_or(0, |b| u32::from_le_bytes(*b));
+            weight = weight.saturating_add(weight_of(u64::from(n)));
+            Ok(())
+        })?;
+        Ok(weight)
+    }
+
+    fn last_checkpoint(&self) -> Result<Option<Row>, IndexError> {
+        let from = keys::map(self.volume, self.region, Lsn::ZERO);
+        let to = keys::map(self.volume, self.region, Lsn::ZERO.plus(Lsn::LIMIT));
+        self.index.last(Table::Maps, &from, &to)
+    }
+
+    fn runs_after(
+        &self,
+        since: u64,
+        each: &mut dyn FnMut(&[u8]) -> Result<(), IndexError>,
+    ) -> Result<(), IndexError> {
+        let from = keys::run(self.volume, self.region, GroupNo::new(since.saturating_add(1)));
+        let to = keys::run(self.volume, self.region, GroupNo::new(self.group.get().saturating_sub(1)));
+        let mut outcome = Ok(());
+        self.index.scan(Table::Runs, &from, &to, &mut |_, value| {
+            outcome = each(value);
+            outcome.is_ok()
+        })?;
+        outcome
+    }
+
+    /// The region's map after this group.
+    fn checkpoint(&self, versions: &[Version]) -> Result<Row, IndexError> {
+        let bad = |e: gateway_journal::FormatError| IndexError(e.to_string());
+        let mut builder = RegionMapBuilder::new(Lsn::ZERO.plus(Lsn::LIMIT));
+        let mut point = Lsn::ZERO;
+        let mut since = 0;
+        if let Some((key, value)) = self.last_checkpoint()? {
+            point = keys::last_number(&key).and_then(Lsn::new).unwrap_or(Lsn::ZERO);
+            since = decode_checkpoint(&value, |v| builder.apply(&v)).map_err(bad)?.get();
+        }
+        let mut apply = |v: &Version| {
+            point = point.max(v.position.lsn());
+            builder.apply(v);
+        };
+        self.runs_after(since, &mut |value| decode_run(value, |v| apply(&v)).map_err(bad))?;
+        versions.iter().for_each(&mut apply);
+        let mut value = Vec::new();
+        encode_checkpoint(self.group, &builder.versions(), &mut value);
+        Ok((keys::map(self.volume, self.region, point), value))
+    }
+}
+
+fn weight_of(versions: u64) -> u32 {
+    u32::try_from(versions).unwrap_or(u32::MAX).saturating_add(RUN_WEIGHT)
+}
+
+/// The group a checkpoint goes up to.
+fn group_of(checkpoint: &[u8]) -> u64 {
+    checkpoint.first_chunk::<8>().map_or(0, |b| u64::from_le_bytes(*b))
+}

@@ -1,0 +1,82 @@
+//! The thread that keeps the high-water mark: each second, and at each seal.
+
+use std::sync::{Condvar, Mutex};
+use std::time::Duration;
+
+use gateway_journal::Sealed;
+use tracing::warn;
+
+use crate::mark::{Mark, MarkStore};
+use crate::sync::{lock, wait_for};
+
+const EACH: Duration = Duration::from_secs(1);
+
+pub(crate) struct Keeper {
+    store: Box<dyn MarkStore>,
+    state: Mutex<State>,
+    changed: Condvar,
+}
+
+struct State {
+    mark: Mark,
+    /// It differs from what is stored.
+    dirty: bool,
+    urgent: bool,
+    stopped: bool,
+}
+
+impl Keeper {
+    pub(crate) fn new(store: Box<dyn MarkStore>, mark: Mark) -> Self {
+        let state = State { mark, dirty: false, urgent: false, stopped: false };
+        Self { store, state: Mutex::new(state), changed: Condvar::new() }
+    }
+
+    /// Notes, durably and before anything is written, that the store is in use.
+    pub(crate) fn begin(&self) -> std::io::Result<()> {
+        let mut state = lock(&self.state);
+        if state.mark.clean {
+            let mark = Mark { clean: false, ..state.mark };
+            self.store.store(&mark.encode())?;
+            state.mark = mark;
+        }
+        Ok(())
+    }
+
+    /// The journal is durable up to here; `sealed` when a segment was just left.
+    pub(crate) fn advance(&self, durable: Sealed, group: u32, sealed: bool) {
+        let mut state = lock(&self.state);
+        state.mark = Mark { durable: Some(durable), group, clean: false, ..state.mark };
+        state.dirty = true;
+        if sealed {
+            state.urgent = true;
+            self.changed.notify_one();
+        }
+    }
+
+    /// Nothing more comes: the last mark is stored by the time the thread ends.
+    pub(crate) fn stop(&self) {
+        lock(&self.state).stopped = true;
+        self.changed.notify_one();
+    }
+
+    pub(crate) fn run(&self) {
+        loop {
+            let mut state = lock(&self.state);
+            if !state.urgent && !state.stopped {
+                state = wait_for(&self.changed, state, EACH);
+            }
+            let last = state.stopped;
+            let mark = Mark { clean: last, ..state.mark };
+            let due = state.dirty || (last && !state.mark.clean);
+            (state.dirty, state.urgent) = (false, false);
+            drop(state);
+            if due && let Err(e) = self.store.store(&mark.encode()) {
+                warn!("cannot store the journal's high-water mark: {e}");
+                lock(&self.state).dirty = true;
+            }
+            if last {
+                return;
+            }
+        }
+    }
+}

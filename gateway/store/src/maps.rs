@@ -1,0 +1,191 @@
+//! Region maps: built from the nearest checkpoint, the runs behind it and the tail; kept while there is room.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+
+use gateway_image::catalogue::Volume;
+use gateway_image::{Catalogue, RegionMap, RegionMapBuilder};
+use gateway_journal::run::{decode_checkpoint, decode_run};
+use gateway_journal::{GroupNo, RegionNo, Version};
+use tap_block::units::count;
+use tap_block::{Lsn, VolumeId};
+
+use crate::error::{Damage, StoreError};
+use crate::index::{Table, keys};
+use crate::store::{Counters, Shared};
+use crate::sync::{lock, read};
+use crate::tail::Frozen;
+
+type Key = (VolumeId, RegionNo, Lsn);
+
+/// The maps used last, bounded in bytes.
+pub(crate) struct MapCache {
+    maps: HashMap<Key, (Arc<RegionMap>, u64)>,
+    by_use: BTreeMap<u64, Key>,
+    uses: u64,
+    bytes: u64,
+    limit: u64,
+}
+
+impl MapCache {
+    pub(crate) fn new(limit: u64) -> Self {
+        Self { maps: HashMap::new(), by_use: BTreeMap::new(), uses: 0, bytes: 0, limit }
+    }
+
+    fn get(&mut self, key: &Key) -> Option<Arc<RegionMap>> {
+        let (map, used) = self.maps.get_mut(key)?;
+        self.uses += 1;
+        self.by_use.remove(used);
+        self.by_use.insert(self.uses, *key);
+        *used = self.uses;
+        Some(Arc::clone(map))
+    }
+
+    fn put(&mut self, key: Key, map: Arc<RegionMap>) {
+        self.uses += 1;
+        self.bytes += count(map.bytes());
+        self.by_use.insert(self.uses, key);
+        if let Some((old, used)) = self.maps.insert(key, (map, self.uses)) {
+            self.by_use.remove(&used);
+            self.bytes = self.bytes.saturating_sub(count(old.bytes()));
+        }
+        while self.bytes > self.limit {
+            let Some((_, oldest)) = self.by_use.pop_first() else { break };
+            if let Some((map, _)) = self.maps.remove(&oldest) {
+                self.bytes = self.bytes.saturating_sub(count(map.bytes()));
+            }
+        }
+    }
+}
+
+/// What memory holds of a region at a point, taken at one moment.
+struct Snapshot {
+    last_group: Option<GroupNo>,
+    frozen: Vec<Arc<Frozen>>,
+    active: Vec<Version>,
+    /// No copy of a sync can come and change the map.
+    settled: bool,
+}
+
+impl Shared {
+    pub(crate) fn cached_map(
+        &self,
+        volume: VolumeId,
+        region: RegionNo,
+        point: Lsn,
+    ) -> Option<Arc<RegionMap>> {
+        let found = lock(&self.maps).get(&(volume, region, point));
+        if found.is_some() {
+            Counters::add(&self.counters.map_hits, 1);
+        }
+        found
+    }
+
+    pub(crate) fn region_map(
+        &self,
+        volume: VolumeId,
+        region: RegionNo,
+        point: Lsn,
+    ) -> Result<Arc<RegionMap>, StoreError> {
+        if let Some(map) = self.cached_map(volume, region, point) {
+            return Ok(map);
+        }
+        Counters::add(&self.counters.map_misses, 1);
+        let snapshot = self.snapshot(volume, region, point)?;
+        let map = Arc::new(self.build(volume, region, point, &snapshot)?);
+        if snapshot.settled {
+            lock(&self.maps).put((volume, region, point), Arc::clone(&map));
+        }
+        Ok(map)
+    }
+
+    fn snapshot(&self, volume: VolumeId, region: RegionNo, point: Lsn) -> Result<Snapshot, StoreError> {
+        let published = read(&self.published);
+        let known = volume_of(&published.catalogue, volume)?;
+        let durable = published.streams.get(&known.stream()).map_or(Lsn::ZERO, |d| d.lsn);
+        if point > durable {
+            return Err(StoreError::NotDurable { point, durable });
+        }
+        refuse_if_lost(known, &published.damage, point)?;
+        let visible = |v: &&Version| v.position.visible_at(point);
+        Ok(Snapshot {
+            last_group: published.last_needed(volume, point),
+            frozen: published.frozen.iter().cloned().collect(),
+            active: published.active.of(volume, region).iter().filter(visible).copied().collect(),
+            settled: known.open_sync().is_none(),
+        })
+    }
+
+    fn build(
+        &self,
+        volume: VolumeId,
+        region: RegionNo,
+        point: Lsn,
+        snapshot: &Snapshot,
+    ) -> Result<RegionMap, StoreError> {
+        let mut builder = RegionMapBuilder::new(point);
+        if let Some(last) = snapshot.last_group {
+            self.apply_index(volume, region, point, last, &mut builder)?;
+        }
+        for frozen in &snapshot.frozen {
+            frozen.group.of(volume, region).iter().for_each(|v| builder.apply(v));
+        }
+        snapshot.active.iter().for_each(|v| builder.apply(v));
+        Ok(builder.build())
+    }
+
+    fn apply_index(
+        &self,
+        volume: VolumeId,
+        region: RegionNo,
+        point: Lsn,
+        last: GroupNo,
+        builder: &mut RegionMapBuilder,
+    ) -> Result<(), StoreError> {
+        let bad = |e: gateway_journal::FormatError| StoreError::Index(e.to_string());
+        let (from, to) = (keys::map(volume, region, Lsn::ZERO), keys::map(volume, region, point));
+        let since = match self.index.last(Table::Maps, &from, &to)? {
+            Some((_, value)) => decode_checkpoint(&value, |v| builder.apply(&v)).map_err(bad)?,
+            None => GroupNo::new(0),
+        };
+        let (from, to) = (keys::run(volume, region, since.next()), keys::run(volume, region, last));
+        let mut outcome = Ok(());
+        self.index.scan(Table::Runs, &from, &to, &mut |_, value| {
+            outcome = decode_run(value, |v| builder.apply(&v)).map_err(bad);
+            outcome.is_ok()
+        })?;
+        outcome
+    }
+}
+
+fn volume_of(catalogue: &Catalogue, volume: VolumeId) -> Result<&Arc<Volume>, StoreError> {
+    catalogue.volume(volume).ok_or(StoreError::UnknownVolume(volume))
+}
+
+/// Records that are lost may have written any block: no point from them on can be known, until a whole copy of
+/// the disk made after them is complete.
+fn refuse_if_lost(volume: &Volume, damage: &[Damage], point: Lsn) -> Result<(), StoreError> {
+    let lost = damage.iter().flat_map(|d| d.lost.iter().map(move |l| (d, l)));
+    for (damage, &(stream, from, to)) in lost {
+        if stream != volume.stream() || point < from || healed(volume, to, point) {
+            continue;
+        }
+        let Damage { segment, from: start, detail, .. } = damage;
+        let text = format!(
+            "records {from} to {to} are lost ({segment} at byte {start}: {detail}); points before them are sound, \
+             and so is every point after a resync of the whole volume"
+        );
+        return Err(StoreError::Damaged(text));
+    }
+    Ok(())
+}
+
+/// Was a sync made for lost records, begun after them, complete at `point`?
+fn healed(volume: &Volume, lost: Lsn, point: Lsn) -> bool {
+    use tap_block::SyncCause::{Baseline, ChangedUnwatched, HopLost};
+    volume.syncs().iter().any(|sync| {
+        let whole = matches!(sync.cause, Baseline | HopLost | ChangedUnwatched);
+        let after = sync.sound.is_some_and(|s| s.lsn >= lost);
+        whole && after && sync.end.is_some_and(|end| end.lsn <= point)
+    })
+}

@@ -1,0 +1,107 @@
+//! What waits for its commit: bounded in bytes, refused beyond.
+
+use std::collections::VecDeque;
+use std::sync::{Condvar, Mutex};
+
+use gateway_journal::MetaRecord;
+use tap_block::units::count;
+use tap_block::{Batch, Lsn};
+
+use crate::error::StoreError;
+use crate::sync::{lock, wait};
+
+/// Told once what came of an append: the stream's durable LSN, or why not. Must not block.
+pub type Done = Box<dyn FnOnce(Result<Lsn, StoreError>) + Send>;
+
+/// Something to commit.
+pub(crate) enum Work {
+    Batch(Batch),
+    Meta(MetaRecord),
+}
+
+pub(crate) struct Job {
+    pub(crate) work: Work,
+    pub(crate) done: Done,
+}
+
+impl Job {
+    fn weight(&self) -> u64 {
+        match &self.work {
+            Work::Batch(batch) => batch.weight(),
+            Work::Meta(_) => count(size_of::<MetaRecord>()),
+        }
+    }
+}
+
+pub(crate) struct Queue {
+    state: Mutex<State>,
+    more: Condvar,
+    limit: u64,
+}
+
+#[derive(Default)]
+struct State {
+    jobs: VecDeque<Job>,
+    bytes: u64,
+    closed: bool,
+}
+
+impl Queue {
+    pub(crate) fn new(limit: u64) -> Self {
+        Self { state: Mutex::default(), more: Condvar::new(), limit }
+    }
+
+    /// Takes `job` in, or tells it at once why not.
+    pub(crate) fn push(&self, job: Job) {
+        let mut state = lock(&self.state);
+        let weight = job.weight();
+        let refusal = if state.closed {
+            Some(StoreError::Stopped)
+        } else if state.bytes > 0 && state.bytes.saturating_add(weight) > self.limit {
+            Some(StoreError::Overloaded)
+        } else {
+            None
+        };
+        if let Some(why) = refusal {
+            drop(state);
+            return (job.done)(Err(why));
+        }
+        state.bytes += weight;
+        state.jobs.push_back(job);
+        drop(state);
+        self.more.notify_one();
+    }
+
+    /// Waits for jobs and takes those at the front, up to the limits but at least one; `None` when the queue is
+    /// closed and empty.
+    pub(crate) fn take(&self, bytes: u64, jobs: usize) -> Option<VecDeque<Job>> {
+        let mut state = lock(&self.state);
+        while state.jobs.is_empty() {
+            if state.closed {
+                return None;
+            }
+            state = wait(&self.more, state);
+        }
+        let (mut taken, mut sum) = (VecDeque::new(), 0u64);
+        while let Some(job) = state.jobs.front() {
+            let weight = job.weight();
+            if !taken.is_empty() && (sum.saturating_add(weight) > bytes || taken.len() >= jobs) {
+                break;
+            }
+            sum = sum.saturating_add(weight);
+            taken.extend(state.jobs.pop_front());
+        }
+        state.bytes = state.bytes.saturating_sub(sum);
+        Some(taken)
+    }
+
+    pub(crate) fn bytes(&self) -> u64 {
+        lock(&self.state).bytes
+    }
+
+    /// No more jobs are taken in; those there are still handed out.
+    pub(crate) fn close(&self) {
+        lock(&self.state).closed = true;
+        self.more.notify_all();
+    }
+}

@@ -1,0 +1,155 @@
+//! Reading units: neighbours in one go, every one checked before a byte leaves.
+
+use std::io;
+use std::sync::Arc;
+
+use gateway_journal::{Location, SegmentId};
+use tap_block::BlockNo;
+use tap_block::stored::{UNIT, unpack};
+use tap_block::units::count;
+use tap_disk::SegmentFile;
+
+use crate::error::ReadError;
+use crate::store::{Counters, Shared};
+
+/// A unit to read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct UnitRead {
+    /// The block it is the content of.
+    pub block: BlockNo,
+    /// Where it lies.
+    pub at: Location,
+    /// Where in the output its block begins.
+    pub into: usize,
+}
+
+/// How long a read may take.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ReadMode {
+    /// Only what the page cache has.
+    Cached,
+    /// As long as the disk needs.
+    Blocking,
+}
+
+/// Units this near to each other are read in one go: a gap costs less than another read.
+const GAP: u32 = 32 << 10;
+/// From the page cache there is nothing to save but the call.
+const CACHED_GAP: u32 = 4 << 10;
+/// The most that is read in one go.
+const LONGEST: u32 = 1 << 20;
+
+impl Shared {
+    pub(crate) fn read_units(
+        &self,
+        units: &[UnitRead],
+        mode: ReadMode,
+        out: &mut [u8],
+    ) -> Result<bool, ReadError> {
+        Counters::add(&self.counters.blocks_read, count(units.len()));
+        let mut reader = Reader { shared: self, mode, open: None };
+        if let [unit] = units {
+            return reader.read_run(&[unit], out);
+        }
+        let mut sorted: Vec<&UnitRead> = units.iter().collect();
+        sorted.sort_unstable_by_key(|u| u.at);
+        let gap = if mode == ReadMode::Cached { CACHED_GAP } else { GAP };
+        let mut rest = sorted.as_slice();
+        while let Some(first) = rest.first() {
+            let n = run_length(rest, first.at, gap);
+            let (run, behind) = rest.split_at(n);
+            if !reader.read_run(run, out)? {
+                return Ok(false);
+            }
+            rest = behind;
+        }
+        Ok(true)
+    }
+}
+
+/// How many of `units`, which are sorted, are read with the first.
+fn run_length(units: &[&UnitRead], first: Location, gap: u32) -> usize {
+    let mut end = end_of(first);
+    let near = units.iter().take_while(|u| {
+        let at = u.at;
+        let fits = at.segment == first.segment
+            && at.offset <= end.saturating_add(gap)
+            && end_of(at).saturating_sub(first.offset) <= LONGEST;
+        end = end.max(end_of(at));
+        fits
+    });
+    near.count().max(1)
+}
+
+const fn end_of(at: Location) -> u32 {
+    at.offset.saturating_add(at.len as u32)
+}
+
+struct Reader<'a> {
+    shared: &'a Shared,
+    mode: ReadMode,
+    open: Option<(SegmentId, Arc<SegmentFile>)>,
+}
+
+impl Reader<'_> {
+    fn file(&mut self, segment: SegmentId) -> Result<Arc<SegmentFile>, ReadError> {
+        if let Some((open, file)) = &self.open
+            && *open == segment
+        {
+            return Ok(Arc::clone(file));
+        }
+        let file = self.shared.segments.file(segment).map_err(|e| io_error(&e))?;
+        let file = file.ok_or(ReadError::Gone(segment))?;
+        self.open = Some((segment, Arc::clone(&file)));
+        Ok(file)
+    }
+
+    /// Reads units of one segment that lie close together.
+    fn read_run(&mut self, units: &[&UnitRead], out: &mut [u8]) -> Result<bool, ReadError> {
+        let Some(first) = units.first() else { return Ok(true) };
+        let start = first.at.offset;
+        let end = units.iter().map(|u| end_of(u.at)).max().unwrap_or(start);
+        let mut bytes = vec![0; usize::try_from(end.saturating_sub(start)).unwrap_or(0)];
+        let file = self.file(first.at.segment)?;
+        let offset = u64::from(start);
+        let there = match self.mode {
+            ReadMode::Cached => file.read_cached(offset, &mut bytes),
+            ReadMode::Blocking => file.read_at(offset, &mut bytes).map(|()| true),
+        };
+        if !there.map_err(|e| self.failed(first, &e))? {
+            return Ok(false);
+        }
+        for unit in units {
+            self.decode(unit, start, &bytes, out)?;
+        }
+        Ok(true)
+    }
+
+    fn decode(&self, unit: &UnitRead, start: u32, bytes: &[u8], out: &mut [u8]) -> Result<(), ReadError> {
+        let from = usize::try_from(unit.at.offset.saturating_sub(start)).unwrap_or(usize::MAX);
+        let stored = bytes.get(from..from.saturating_add(usize::from(unit.at.len)));
+        let block = out.get_mut(unit.into..unit.into.saturating_add(UNIT));
+        let (Some(stored), Some(block)) = (stored, block) else {
+            return Err(ReadError::Io("the block does not fit into the buffer given for it".into()));
+        };
+        unpack(unit.block, stored, block).map_err(|e| self.damaged(unit, e.to_string()))
+    }
+
+    /// The end of a file that is not where it should be is damage; all else is the disk.
+    fn failed(&self, unit: &UnitRead, e: &io::Error) -> ReadError {
+        match e.kind() {
+            io::ErrorKind::UnexpectedEof => self.damaged(unit, e.to_string()),
+            _ => io_error(e),
+        }
+    }
+
+    fn damaged(&self, unit: &UnitRead, detail: String) -> ReadError {
+        Counters::add(&self.shared.counters.blocks_damaged, 1);
+        tracing::error!("block {} in {} is damaged: {detail}", unit.block.get(), unit.at);
+        ReadError::Damaged { block: unit.block, at: unit.at, detail }
+    }
+}
+
+fn io_error(e: &io::Error) -> ReadError {
+    ReadError::Io(e.to_string())
+}

@@ -1,0 +1,376 @@
+//! Opening: find the segments, see how far the index goes, read the frames behind it, and tell a torn tail from
+//! damage. Whatever is sound is served.
+
+mod survey;
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use gateway_journal::table::{decode_meta, decode_records, placed};
+use gateway_journal::{
+    Expected, Found, FrameHeader, FrameKind, GroupNo, Records, SEGMENT_HEADER, Sealed, SegmentId,
+    SegmentScan, SegmentWriter, Start, StoreId,
+};
+use tap_block::Action;
+use tap_block::stored::verify;
+use tap_block::units::index;
+use tap_disk::{SegmentFile, SegmentPool};
+use tracing::{info, warn};
+
+use crate::commit::{Open, Tail};
+use crate::config::StoreConfig;
+use crate::error::{Damage, StoreError};
+use crate::index::{IndexError, IndexOpener, IndexStore, Table, keys};
+use crate::ingest::{Weights, ingest};
+use crate::ledger::{Ledger, PlacedFrame};
+use crate::mark::{Mark, MarkStore};
+use crate::segments::{self, Segments};
+use crate::state::{self, IndexState};
+use crate::tail::{Group, GroupInfo, Published};
+
+use survey::{ChunkReader, Piece, Survey};
+
+/// A store as it was found.
+pub(crate) struct Recovered {
+    pub(crate) segments: Segments,
+    pub(crate) index: Arc<dyn IndexStore>,
+    pub(crate) published: Published,
+    pub(crate) ledger: Ledger,
+    pub(crate) tail: Tail,
+    pub(crate) mark: Mark,
+    pub(crate) weights: Weights,
+}
+
+pub(crate) fn recover(
+    config: &StoreConfig,
+    pool: SegmentPool,
+    opener: &dyn IndexOpener,
+    marks: &dyn MarkStore,
+) -> Result<Recovered, StoreError> {
+    let stored = marks.load().and_then(|bytes| Mark::decode(&bytes));
+    let survey = Survey::make(&pool, stored.as_ref())?;
+    let store = match survey.store.or(stored.map(|m| m.store)) {
+        Some(store) => store,
+        None => StoreId::new(getrandom::u64().map_err(|e| StoreError::Open(e.to_string()))?),
+    };
+    let mark =
+        stored.filter(|m| m.store == store).unwrap_or(Mark { store, durable: None, group: 0, clean: false });
+    let (index, known) = open_index(opener, store, &survey)?;
+    let mut replay = Replay::new(config, Segments::new(pool), index, mark, known);
+    replay.missing(&survey);
+    replay.run(&survey)?;
+    replay.finish(&survey)
+}
+
+/// What an index says about itself, and about its groups.
+type Known = (IndexState, Vec<GroupInfo>);
+
+/// The index and what it says; an index that says nothing usable is made anew.
+fn open_index(
+    opener: &dyn IndexOpener,
+    store: StoreId,
+    survey: &Survey,
+) -> Result<(Arc<dyn IndexStore>, Option<Known>), StoreError> {
+    match opener.open() {
+        Ok(index) => match read_state(&*index, store) {
+            Ok(Some(state)) if survey.pieces.contains_key(&state.0.through.0) => {
+                return Ok((index, Some(state)));
+            }
+            Ok(None) if survey.pieces.is_empty() => return Ok((index, None)),
+            Ok(_) => info!("the index is missing or behind the segments; it is built again"),
+            Err(e) => warn!("the index cannot be read, it is built again from the segments: {e}"),
+        },
+        Err(e) => warn!("the index cannot be opened, it is built again from the segments: {e}"),
+    }
+    opener.wipe()?;
+    Ok((opener.open()?, None))
+}
+
+fn read_state(index: &dyn IndexStore, store: StoreId) -> Result<Option<Known>, IndexError> {
+    let Some(bytes) = index.get(Table::State, keys::STATE)? else { return Ok(None) };
+    let state = state::decode(&bytes, store).ok_or_else(|| IndexError("its state is not readable".into()))?;
+    let mut groups = Vec::new();
+    let (from, to) = (keys::group(GroupNo::new(0)), keys::group(state.group));
+    index.scan(Table::State, &from, &to, &mut |key, value| {
+        let no = GroupNo::new(keys::last_number(key).unwrap_or(0));
+        groups.extend(state::decode_group(no, value));
+        true
+    })?;
+    Ok(Some((state, groups)))
+}
+
+/// Feeds the frames behind the index to the ledger.
+struct Replay<'a> {
+    config: &'a StoreConfig,
+    segments: Segments,
+    index: Arc<dyn IndexStore>,
+    mark: Mark,
+    ledger: Ledger,
+    published: Published,
+    weights: Weights,
+    /// Where to begin.
+    from: Option<(SegmentId, Start)>,
+    /// The segment walked last, how it ended and its last group.
+    last: Option<(Sealed, u32)>,
+    replayed: u64,
+    /// Segments that are gone, not passed yet.
+    gone: VecDeque<Damage>,
+}
+
+impl<'a> Replay<'a> {
+    fn new(
+        config: &'a StoreConfig,
+        segments: Segments,
+        index: Arc<dyn IndexStore>,
+        mark: Mark,
+        known: Option<Known>,
+    ) -> Self {
+        let mut ledger = Ledger::new(mark.store);
+        let mut published = Published::default();
+        let weights = Weights::new(known.is_none());
+        let mut next = GroupNo::new(1);
+        let mut from = None;
+        if let Some((state, groups)) = known {
+            ledger.catalogue = Arc::new(state.catalogue);
+            ledger.streams = state.streams.into_iter().collect();
+            ledger.damage = state.damage;
+            published.ingested = groups;
+            next = state.group.next();
+            from = Some(state.through);
+        }
+        published.active = Group::new(next);
+        Self {
+            config,
+            segments,
+            index,
+            mark,
+            ledger,
+            published,
+            weights,
+            from,
+            last: None,
+            replayed: 0,
+            gone: VecDeque::new(),
+        }
+    }
+
+    /// Makes the segments known, and those that must be there and are not.
+    fn missing(&mut self, survey: &Survey) {
+        for (segment, file) in survey.all() {
+            self.segments.set(segment, segments::Known { file, end: survey.end_of(segment) });
+        }
+        let first = self.from.map_or(SegmentId::new(0), |(segment, _)| segment);
+        for damage in survey.damage(self.mark.durable.as_ref()) {
+            let known = |d: &Damage| d.segment == damage.segment && d.from == damage.from;
+            if self.ledger.damage.iter().any(known) {
+                continue;
+            }
+            if survey.pieces.contains_key(&damage.segment) || damage.segment < first {
+                self.ledger.damage.push(damage);
+            } else {
+                self.gone.push_back(damage);
+            }
+        }
+    }
+
+    /// Missing segments before `segment` have their place here.
+    fn note_gone(&mut self, segment: Option<SegmentId>) {
+        while let Some(damage) = self.gone.pop_front_if(|d| segment.is_none_or(|s| d.segment < s)) {
+            self.ledger.damaged(damage);
+        }
+    }
+
+    fn run(&mut self, survey: &Survey) -> Result<(), StoreError> {
+        let first = self.from.map_or(SegmentId::new(0), |(segment, _)| segment);
+        for (&segment, piece) in survey.pieces.range(first..) {
+            let from = match self.from {
+                Some((s, start)) if s == segment => start,
+                _ => Start::of_segment(piece.header.map(|h| h.hash())),
+            };
+            self.note_gone(Some(segment));
+            self.walk(segment, piece, from, survey.sealed(segment))?;
+        }
+        self.note_gone(None);
+        if self.replayed > 0 {
+            info!("{} frames read behind the index", self.replayed);
+        }
+        Ok(())
+    }
+
+    fn walk(
+        &mut self,
+        segment: SegmentId,
+        piece: &Piece,
+        from: Start,
+        sealed: Option<Sealed>,
+    ) -> Result<(), StoreError> {
+        let file = self.segments.pool().get(piece.file)?;
+        if sealed.is_none() {
+            // What is accepted here must be on the disk, and it must be the disk that says so.
+            file.sync()?;
+            file.drop_cache()?;
+        }
+        let durable = self.durable_below(segment);
+        let length = u32::try_from(file.len()).unwrap_or(u32::MAX);
+        let expected = Expected {
+            store: self.mark.store,
+            segment,
+            length,
+            from,
+            sealed,
+            durable: durable.max(from.at).min(length),
+        };
+        let trusted = if sealed.is_some() { u32::MAX } else { expected.durable };
+        let mut scan = SegmentScan::new(expected);
+        let mut reader = ChunkReader::new(Arc::clone(&file));
+        let mut group = from.group;
+        while let Some((at, len)) = scan.want() {
+            match scan.give(reader.fetch(at, len)) {
+                Some(Found::Frame { at, header, table }) => {
+                    if self.take(segment, &file, at, &header, &table, trusted) {
+                        group = header.group;
+                        self.after_frame(segment, at, &header, &scan)?;
+                    } else {
+                        scan.reject();
+                    }
+                }
+                Some(Found::Damage { from, to, why }) => self.damaged(segment, from, to, why.to_string()),
+                Some(Found::Over { end, torn }) => self.over(segment, piece, end, group, torn),
+                None => {}
+            }
+        }
+        Ok(())
+    }
+
+    /// Up to where the mark knows `segment` to be durable.
+    fn durable_below(&self, segment: SegmentId) -> u32 {
+        self.mark.durable.filter(|m| m.segment == segment).map_or(0, |m| m.end)
+    }
+
+    /// Takes a frame in; false when it is not sound after all.
+    fn take(
+        &mut self,
+        segment: SegmentId,
+        file: &SegmentFile,
+        at: u32,
+        header: &FrameHeader,
+        table: &[u8],
+        trusted: u32,
+    ) -> bool {
+        match header.kind {
+            FrameKind::Meta => match decode_meta(header, table) {
+                Ok(records) => self.ledger.take_meta(header, &records),
+                Err(_) => return false,
+            },
+            FrameKind::Records => {
+                let Ok(records) = decode_records(header, table) else { return false };
+                let unsure = at.saturating_add(header.span) > trusted;
+                if unsure && !units_sound(file, header.body_at(at), header.body, &records) {
+                    return false;
+                }
+                let Records { entries, lens } = &records;
+                let frame = PlacedFrame { segment, at, header, entries, lens };
+                self.ledger.take(&frame, &mut self.published.active);
+            }
+        }
+        self.replayed += 1;
+        true
+    }
+
+    fn after_frame(
+        &mut self,
+        segment: SegmentId,
+        at: u32,
+        header: &FrameHeader,
+        scan: &SegmentScan,
+    ) -> Result<(), StoreError> {
+        self.segments.set_end(segment, at.saturating_add(header.span));
+        self.published.end = Some((segment, scan.place()));
+        // Only between groups: that is where a walk may begin.
+        if header.following == 0 && self.published.active.versions() >= self.config.group_versions {
+            self.bring_in((segment, scan.place()))?;
+        }
+        Ok(())
+    }
+
+    fn bring_in(&mut self, through: (SegmentId, Start)) -> Result<(), StoreError> {
+        self.ledger.freeze(&mut self.published, through);
+        while let Some(frozen) = self.published.frozen.pop_front() {
+            ingest(&*self.index, &frozen, &mut self.weights, self.config.checkpoint_versions)?;
+            self.published.ingested.push(frozen.group.info());
+        }
+        Ok(())
+    }
+
+    fn damaged(&mut self, segment: SegmentId, from: u32, to: u32, detail: String) {
+        warn!("{segment} is damaged from byte {from} to {to}: {detail}");
+        self.ledger.damaged(Damage { segment, from, to, detail, lost: Vec::new() });
+    }
+
+    fn over(&mut self, segment: SegmentId, piece: &Piece, end: Start, group: u32, torn: bool) {
+        if torn {
+            info!(
+                "the last write to {segment} was cut off at byte {}; nobody was told that it was done",
+                end.at
+            );
+        }
+        let header = piece.header.map_or(0, |h| h.hash());
+        let sealed =
+            Sealed { segment, end: end.at, frames: end.number, last: end.previous.unwrap_or(header) };
+        self.segments.set_end(segment, end.at);
+        self.last = Some((sealed, group));
+    }
+
+    fn finish(mut self, survey: &Survey) -> Result<Recovered, StoreError> {
+        self.published.streams = self.ledger.streams.iter().map(|(&id, s)| (id, s.durable)).collect();
+        self.published.catalogue = Arc::clone(&self.ledger.catalogue);
+        self.published.damage.clone_from(&self.ledger.damage);
+        let open = self.resume(survey)?;
+        let tail = Tail { open, sealed: self.last.map(|(sealed, _)| sealed), next: survey.next };
+        Ok(Recovered {
+            segments: self.segments,
+            index: self.index,
+            published: self.published,
+            ledger: self.ledger,
+            tail,
+            mark: self.mark,
+            weights: self.weights,
+        })
+    }
+
+    /// The last segment, to be written on: only after a stop in order, and only if it is exactly as it was left.
+    fn resume(&self, survey: &Survey) -> Result<Option<Open>, StoreError> {
+        let Some((sealed, group)) = self.last.filter(|(sealed, _)| self.mark.durable == Some(*sealed)) else {
+            return Ok(None);
+        };
+        let piece =
+            survey.pieces.get(&sealed.segment).filter(|_| self.mark.clean && self.mark.group == group);
+        let Some((piece, header)) = piece.and_then(|p| Some((p, p.header?))) else { return Ok(None) };
+        let file = self.segments.pool().get(piece.file)?;
+        if file.len() != u64::from(header.length) || sealed.end < SEGMENT_HEADER {
+            return Ok(None);
+        }
+        let writer = SegmentWriter::resume(&header, &sealed, group);
+        Ok(Some(Open { writer, file, no: piece.file, header: None }))
+    }
+}
+
+/// Are a frame's units what was written? Asked only of frames that no sync is known to have made durable.
+fn units_sound(file: &SegmentFile, body_at: u32, body: u32, records: &Records) -> bool {
+    let mut bytes = vec![0; index(u64::from(body))];
+    if file.read_at(u64::from(body_at), &mut bytes).is_err() {
+        return false;
+    }
+    let mut rest = bytes.as_slice();
+    for (entry, lens, _) in placed(&records.entries, &records.lens, body_at) {
+        let Action::Write { extent, .. } = &entry.action else { continue };
+        for (block, &len) in extent.blocks().zip(lens) {
+            let Some((unit, behind)) = rest.split_at_checked(usize::from(len)) else { return false };
+            rest = behind;
+            if len > 0 && verify(block, unit).is_err() {
+                return false;
+            }
+        }
+    }
+    rest.is_empty()
+}

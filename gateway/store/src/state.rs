@@ -1,0 +1,198 @@
+//! How far the index goes, as bytes. Not a journal format: with another version number the index is built
+//! again.
+
+use gateway_image::Catalogue;
+use gateway_journal::{GroupNo, SegmentId, Start};
+use prost::Message;
+use tap_block::{Epoch, Lsn, Position, RunId, StreamId, VolumeId, WallTime};
+
+use crate::error::Damage;
+use crate::tail::{Durable, Frozen, GroupInfo, StreamState};
+
+const VERSION: u32 = 1;
+
+#[derive(Clone, PartialEq, Message)]
+struct PState {
+    #[prost(uint32, tag = "1")]
+    version: u32,
+    #[prost(fixed64, tag = "2")]
+    store: u64,
+    #[prost(uint64, tag = "3")]
+    group: u64,
+    #[prost(uint32, tag = "4")]
+    segment: u32,
+    #[prost(uint32, tag = "5")]
+    at: u32,
+    #[prost(uint32, tag = "6")]
+    number: u32,
+    #[prost(uint32, tag = "7")]
+    frame_group: u32,
+    #[prost(fixed64, optional, tag = "8")]
+    previous: Option<u64>,
+    #[prost(bytes = "vec", tag = "9")]
+    catalogue: Vec<u8>,
+    #[prost(message, repeated, tag = "10")]
+    streams: Vec<PStream>,
+    #[prost(message, repeated, tag = "11")]
+    damage: Vec<PDamage>,
+}
+
+#[derive(Clone, PartialEq, Message)]
+struct PStream {
+    #[prost(fixed64, tag = "1")]
+    id: u64,
+    #[prost(uint64, tag = "2")]
+    lsn: u64,
+    #[prost(fixed64, tag = "3")]
+    run: u64,
+    #[prost(uint32, tag = "4")]
+    epoch: u32,
+    #[prost(fixed64, tag = "5")]
+    at: u64,
+    #[prost(fixed64, tag = "6")]
+    latest: u64,
+    #[prost(fixed64, tag = "7")]
+    row_time: u64,
+    #[prost(uint32, tag = "8")]
+    row_frames: u32,
+}
+
+#[derive(Clone, PartialEq, Message)]
+struct PDamage {
+    #[prost(uint32, tag = "1")]
+    segment: u32,
+    #[prost(uint32, tag = "2")]
+    from: u32,
+    #[prost(uint32, tag = "3")]
+    to: u32,
+    #[prost(string, tag = "4")]
+    detail: String,
+    #[prost(message, repeated, tag = "5")]
+    lost: Vec<PLost>,
+}
+
+#[derive(Clone, Copy, PartialEq, Message)]
+struct PLost {
+    #[prost(fixed64, tag = "1")]
+    stream: u64,
+    #[prost(uint64, tag = "2")]
+    from: u64,
+    #[prost(uint64, tag = "3")]
+    to: u64,
+}
+
+#[derive(Clone, PartialEq, Message)]
+struct PGroup {
+    #[prost(fixed64, repeated, tag = "1")]
+    volumes: Vec<u64>,
+    #[prost(uint64, repeated, tag = "2")]
+    mins: Vec<u64>,
+}
+
+/// What the index knows about itself.
+#[derive(Debug)]
+pub(crate) struct IndexState {
+    pub(crate) group: GroupNo,
+    pub(crate) through: (SegmentId, Start),
+    pub(crate) catalogue: Catalogue,
+    pub(crate) streams: Vec<(StreamId, StreamState)>,
+    pub(crate) damage: Vec<Damage>,
+}
+
+pub(crate) fn encode(frozen: &Frozen) -> Vec<u8> {
+    let (segment, start) = frozen.through;
+    PState {
+        version: VERSION,
+        store: frozen.store.get(),
+        group: frozen.group.no.get(),
+        segment: segment.get(),
+        at: start.at,
+        number: start.number,
+        frame_group: start.group,
+        previous: start.previous,
+        catalogue: frozen.catalogue.encode(),
+        streams: frozen.streams.iter().map(stream_out).collect(),
+        damage: frozen.damage.iter().map(damage_out).collect(),
+    }
+    .encode_to_vec()
+}
+
+/// Back from bytes; `None` when they say nothing that can be relied on.
+pub(crate) fn decode(bytes: &[u8], store: gateway_journal::StoreId) -> Option<IndexState> {
+    let twin = PState::decode(bytes).ok()?;
+    if twin.version != VERSION || twin.store != store.get() {
+        return None;
+    }
+    let start = Start { at: twin.at, number: twin.number, group: twin.frame_group, previous: twin.previous };
+    Some(IndexState {
+        group: GroupNo::new(twin.group),
+        through: (SegmentId::new(twin.segment), start),
+        catalogue: Catalogue::decode(&twin.catalogue).ok()?,
+        streams: twin.streams.iter().map(stream_in).collect::<Option<_>>()?,
+        damage: twin.damage.into_iter().map(damage_in).collect::<Option<_>>()?,
+    })
+}
+
+const fn stream_out((id, state): &(StreamId, StreamState)) -> PStream {
+    PStream {
+        id: id.get(),
+        lsn: state.durable.lsn.get(),
+        run: state.durable.run.get(),
+        epoch: state.durable.epoch.get(),
+        at: state.durable.at.nanos(),
+        latest: state.latest.nanos(),
+        row_time: state.row.0.nanos(),
+        row_frames: state.row.1,
+    }
+}
+
+fn stream_in(twin: &PStream) -> Option<(StreamId, StreamState)> {
+    let durable = Durable {
+        lsn: Lsn::new(twin.lsn)?,
+        run: RunId::new(twin.run),
+        epoch: Epoch::new(twin.epoch),
+        at: WallTime::from_nanos(twin.at),
+    };
+    let latest = WallTime::from_nanos(twin.latest);
+    let row = (WallTime::from_nanos(twin.row_time), twin.row_frames);
+    Some((StreamId::new(twin.id), StreamState { durable, latest, row }))
+}
+
+fn damage_out(damage: &Damage) -> PDamage {
+    let lost = |&(stream, from, to): &(StreamId, Lsn, Lsn)| PLost {
+        stream: stream.get(),
+        from: from.get(),
+        to: to.get(),
+    };
+    PDamage {
+        segment: damage.segment.get(),
+        from: damage.from,
+        to: damage.to,
+        detail: damage.detail.clone(),
+        lost: damage.lost.iter().map(lost).collect(),
+    }
+}
+
+fn damage_in(twin: PDamage) -> Option<Damage> {
+    let lost = |l: &PLost| Some((StreamId::new(l.stream), Lsn::new(l.from)?, Lsn::new(l.to)?));
+    Some(Damage {
+        segment: SegmentId::new(twin.segment),
+        from: twin.from,
+        to: twin.to,
+        detail: twin.detail,
+        lost: twin.lost.iter().map(lost).collect::<Option<_>>()?,
+    })
+}
+
+pub(crate) fn encode_group(info: &GroupInfo) -> Vec<u8> {
+    let volumes = info.mins.iter().map(|(v, _)| v.get()).collect();
+    PGroup { volumes, mins: info.mins.iter().map(|(_, p)| p.get()).collect() }.encode_to_vec()
+}
+
+pub(crate) fn decode_group(no: GroupNo, bytes: &[u8]) -> Option<GroupInfo> {
+    let twin = PGroup::decode(bytes).ok()?;
+    let mins = twin.volumes.iter().zip(&twin.mins);
+    let mins =
+        mins.map(|(&v, &p)| Some((VolumeId::new(v), Position::from_raw(p)?))).collect::<Option<_>>()?;
+    Some(GroupInfo { no, mins })
+}

@@ -1,0 +1,360 @@
+//! The store as its users see it.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Condvar, Mutex, RwLock};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use gateway_image::{Catalogue, Passed, RegionMap};
+use gateway_journal::{MetaRecord, RegionNo};
+use tap_block::{Batch, Clock, Lsn, StreamId, VolumeId, WallTime};
+use tap_disk::{DiskDir, PoolOptions, SegmentPool, ensure_dir, free_space};
+
+use crate::commit::Committer;
+use crate::config::StoreConfig;
+use crate::error::{Damage, ReadError, StoreError};
+use crate::index::{FjallOpener, IndexOpener, IndexStore};
+use crate::ingest::{IngestState, Ingester};
+use crate::keeper::Keeper;
+use crate::maps::MapCache;
+use crate::mark::{FileMark, MarkStore};
+use crate::queue::{Done, Job, Queue, Work};
+use crate::read::{ReadMode, UnitRead};
+use crate::segments::Segments;
+use crate::sync::{lock, read};
+use crate::tail::{Durable, Published};
+use crate::wait::{Waiters, Waiting};
+use crate::{recover, times};
+
+/// The journal and its index.
+///
+/// One thread commits, one brings versions into the index, one keeps the high-water mark. Dropping the last
+/// handle stops it in order.
+pub struct Store {
+    shared: Arc<Shared>,
+    threads: Mutex<Vec<JoinHandle<()>>>,
+}
+
+/// What the threads and the readers share.
+pub(crate) struct Shared {
+    pub(crate) config: StoreConfig,
+    pub(crate) clock: Arc<dyn Clock>,
+    pub(crate) segments: Segments,
+    pub(crate) index: Arc<dyn IndexStore>,
+    pub(crate) queue: Queue,
+    pub(crate) published: RwLock<Published>,
+    pub(crate) waiters: Waiters,
+    pub(crate) maps: Mutex<MapCache>,
+    pub(crate) ingest: Mutex<IngestState>,
+    pub(crate) ingest_changed: Condvar,
+    pub(crate) keeper: Keeper,
+    pub(crate) free: FreeSpace,
+    pub(crate) counters: Counters,
+    /// Why appends fail at the moment.
+    pub(crate) failing: Mutex<Option<String>>,
+}
+
+/// Asks how many bytes are free where segments are made; `None` when nobody knows.
+pub type FreeSpace = Box<dyn Fn() -> Option<u64> + Send + Sync>;
+
+/// What a store is made of; tests bring their own.
+pub struct Parts {
+    /// The segment files.
+    pub segments: SegmentPool,
+    /// The index.
+    pub index: Box<dyn IndexOpener>,
+    /// The high-water mark.
+    pub mark: Box<dyn MarkStore>,
+    /// Free space for segments.
+    pub free: FreeSpace,
+}
+
+#[derive(Debug, Default)]
+pub(crate) struct Counters {
+    pub(crate) commits: AtomicU64,
+    pub(crate) batches: AtomicU64,
+    pub(crate) records: AtomicU64,
+    pub(crate) bytes: AtomicU64,
+    pub(crate) map_hits: AtomicU64,
+    pub(crate) map_misses: AtomicU64,
+    pub(crate) blocks_read: AtomicU64,
+    pub(crate) blocks_damaged: AtomicU64,
+}
+
+impl Counters {
+    pub(crate) fn add(counter: &AtomicU64, n: u64) {
+        counter.fetch_add(n, Ordering::Relaxed);
+    }
+}
+
+/// Numbers for people and metrics.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StoreStatus {
+    /// Segments in the store.
+    pub segments: u64,
+    /// Bytes their files take.
+    pub segment_bytes: u64,
+    /// Bytes that wait for their commit.
+    pub queue_bytes: u64,
+    /// Versions that are not in the index yet.
+    pub tail_versions: u64,
+    /// Groups in the index.
+    pub groups: u64,
+    /// Groups on their way into the index.
+    pub groups_waiting: u64,
+    /// Commits since the start.
+    pub commits: u64,
+    /// Batches committed since the start.
+    pub batches: u64,
+    /// Records committed since the start.
+    pub records: u64,
+    /// Bytes written to segments since the start.
+    pub bytes_written: u64,
+    /// Region maps found in the cache.
+    pub map_hits: u64,
+    /// Region maps built.
+    pub map_misses: u64,
+    /// Blocks read.
+    pub blocks_read: u64,
+    /// Blocks whose stored form was found damaged when it was read.
+    pub blocks_damaged: u64,
+    /// Bytes free for segments, where known.
+    pub free_bytes: Option<u64>,
+    /// Why appends fail at the moment.
+    pub failing: Option<String>,
+    /// Why nothing goes into the index at the moment.
+    pub index_failing: Option<String>,
+    /// Damage found in the journal.
+    pub damage: Vec<Damage>,
+}
+
+impl Store {
+    /// Opens the store in `config.dir`, or makes one. Whoever calls holds the directory's lock.
+    ///
+    /// # Errors
+    /// When the directory or its files cannot be used at all; damage within is not an error.
+    pub fn open(config: StoreConfig, clock: Arc<dyn Clock>) -> Result<Arc<Self>, StoreError> {
+        let dir = config.dir.clone();
+        ensure_dir(&dir)?;
+        let segments = DiskDir::open(&dir.join("seg"))?;
+        let options = PoolOptions {
+            ready: config.spare_segments,
+            max_files: config.max_segments,
+            ..PoolOptions::default()
+        };
+        let parts = Parts {
+            segments: SegmentPool::over(Box::new(segments), u64::from(config.segment_len), options)?,
+            index: Box::new(FjallOpener { dir: dir.join("fjall"), cache: config.index_cache }),
+            mark: Box::new(FileMark::open(&dir.join("MARK"))?),
+            free: Box::new(move || free_space(&dir).ok()),
+        };
+        Self::open_on(config, clock, parts)
+    }
+
+    /// Opens a store made of these parts.
+    ///
+    /// # Errors
+    /// As [`Store::open`].
+    pub fn open_on(
+        config: StoreConfig,
+        clock: Arc<dyn Clock>,
+        parts: Parts,
+    ) -> Result<Arc<Self>, StoreError> {
+        let found = recover::recover(&config, parts.segments, &*parts.index, &*parts.mark)?;
+        let shared = Arc::new(Shared {
+            queue: Queue::new(config.max_queue),
+            maps: Mutex::new(MapCache::new(config.map_cache)),
+            config,
+            clock,
+            segments: found.segments,
+            index: found.index,
+            published: RwLock::new(found.published),
+            waiters: Waiters::default(),
+            ingest: Mutex::default(),
+            ingest_changed: Condvar::new(),
+            keeper: Keeper::new(parts.mark, found.mark),
+            free: parts.free,
+            counters: Counters::default(),
+            failing: Mutex::default(),
+        });
+        let committer = Committer::new(Arc::clone(&shared), found.ledger, found.tail);
+        let ingester = Ingester::new(Arc::clone(&shared), found.weights);
+        let keeper = Arc::clone(&shared);
+        let threads = vec![
+            spawn("store-commit", move || committer.run())?,
+            spawn("store-index", move || ingester.run())?,
+            spawn("store-mark", move || keeper.keeper.run())?,
+        ];
+        Ok(Arc::new(Self { shared, threads: Mutex::new(threads) }))
+    }
+
+    /// Commits `batch`; `done` is told when it is durable, in the index and published, in the order of the
+    /// appends. Never blocks.
+    pub fn append(&self, batch: Batch, done: Done) {
+        match batch.validate().map_err(|e| StoreError::Invalid(e.to_string())).and_then(|()| in_reach(&batch))
+        {
+            Ok(()) => self.shared.queue.push(Job { work: Work::Batch(batch), done }),
+            Err(why) => done(Err(why)),
+        }
+    }
+
+    /// Commits a record of the gateway's own stream, as [`Store::append`].
+    pub fn record(&self, record: MetaRecord, done: Done) {
+        self.shared.queue.push(Job { work: Work::Meta(record), done });
+    }
+
+    /// How far a stream is durable; `None` when the store has no history of it.
+    #[must_use]
+    pub fn durable(&self, stream: StreamId) -> Option<Durable> {
+        read(&self.shared.published).streams.get(&stream).copied()
+    }
+
+    /// Every stream and how far it is durable.
+    #[must_use]
+    pub fn streams(&self) -> Vec<(StreamId, Durable)> {
+        read(&self.shared.published).streams.iter().map(|(&id, &durable)| (id, durable)).collect()
+    }
+
+    /// Calls once when `lsn` of `stream` is durable: at once if it is, on the commit thread otherwise. Dropping
+    /// what is returned calls it off.
+    pub fn when_durable(&self, stream: StreamId, lsn: Lsn, call: Box<dyn FnOnce() + Send>) -> Waiting {
+        let waiting = self.shared.waiters.add(stream, lsn, call);
+        if let Some(durable) = self.durable(stream) {
+            self.shared.waiters.reached(stream, durable.lsn);
+        }
+        waiting
+    }
+
+    /// Blocks until `lsn` of `stream` is durable; false after `timeout`.
+    #[must_use]
+    pub fn wait_durable(&self, stream: StreamId, lsn: Lsn, timeout: Duration) -> bool {
+        let (sender, receiver) = std::sync::mpsc::channel();
+        let _waiting = self.when_durable(
+            stream,
+            lsn,
+            Box::new(move || {
+                let _ = sender.send(());
+            }),
+        );
+        receiver.recv_timeout(timeout).is_ok()
+    }
+
+    /// What history holds, as of the last commit.
+    #[must_use]
+    pub fn catalogue(&self) -> Arc<Catalogue> {
+        Arc::clone(&read(&self.shared.published).catalogue)
+    }
+
+    /// Where each block of a region lies at `point`. May read the index.
+    ///
+    /// # Errors
+    /// When the point is not durable, or cannot be known.
+    pub fn region_map(
+        &self,
+        volume: VolumeId,
+        region: RegionNo,
+        point: Lsn,
+    ) -> Result<Arc<RegionMap>, StoreError> {
+        self.shared.region_map(volume, region, point)
+    }
+
+    /// The map if it is at hand. Never blocks on a disk.
+    #[must_use]
+    pub fn region_map_cached(
+        &self,
+        volume: VolumeId,
+        region: RegionNo,
+        point: Lsn,
+    ) -> Option<Arc<RegionMap>> {
+        self.shared.cached_map(volume, region, point)
+    }
+
+    /// Reads units, checks and decodes them: each into the block of `out` that begins at its `into`.
+    /// `Ok(false)`: not all of them were in the page cache, and [`ReadMode::Cached`] was asked for; what is in
+    /// `out` is then undefined.
+    ///
+    /// # Errors
+    /// [`ReadError`] for the first unit that cannot be served.
+    pub fn read_units(&self, units: &[UnitRead], mode: ReadMode, out: &mut [u8]) -> Result<bool, ReadError> {
+        self.shared.read_units(units, mode, out)
+    }
+
+    /// The last record of `stream` captured at or before `time`. Reads frames' tables: may block.
+    ///
+    /// # Errors
+    /// When the index or the journal cannot be read there.
+    pub fn lsn_at(&self, stream: StreamId, time: WallTime) -> Result<Option<Passed>, StoreError> {
+        times::lsn_at(&self.shared, stream, time)
+    }
+
+    /// When the record at `lsn` was captured; `None` when there is none. Reads frames' tables: may block.
+    ///
+    /// # Errors
+    /// When the index or the journal cannot be read there.
+    pub fn time_of(&self, stream: StreamId, lsn: Lsn) -> Result<Option<WallTime>, StoreError> {
+        times::time_of(&self.shared, stream, lsn)
+    }
+
+    /// Numbers as they are now.
+    #[must_use]
+    pub fn status(&self) -> StoreStatus {
+        let shared = &self.shared;
+        let get = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        let counters = &shared.counters;
+        let segments = tap_block::units::count(shared.segments.count());
+        let published = read(&shared.published);
+        StoreStatus {
+            segments,
+            segment_bytes: segments * u64::from(shared.config.segment_len),
+            queue_bytes: shared.queue.bytes(),
+            tail_versions: tap_block::units::count(published.tail_versions()),
+            groups: tap_block::units::count(published.ingested.len()),
+            groups_waiting: tap_block::units::count(published.frozen.len()),
+            commits: get(&counters.commits),
+            batches: get(&counters.batches),
+            records: get(&counters.records),
+            bytes_written: get(&counters.bytes),
+            map_hits: get(&counters.map_hits),
+            map_misses: get(&counters.map_misses),
+            blocks_read: get(&counters.blocks_read),
+            blocks_damaged: get(&counters.blocks_damaged),
+            free_bytes: (shared.free)(),
+            failing: lock(&shared.failing).clone(),
+            index_failing: lock(&shared.ingest).failing.clone(),
+            damage: published.damage.clone(),
+        }
+    }
+
+    /// Commits what waits, takes no more, and notes that the journal ends in order. Idempotent.
+    pub fn stop(&self) {
+        self.shared.queue.close();
+        for thread in lock(&self.threads).drain(..) {
+            let _ = thread.join();
+        }
+    }
+}
+
+impl Drop for Store {
+    fn drop(&mut self) {
+        self.stop();
+    }
+}
+
+/// The longest extent one record may have: it becomes a version in every region it touches.
+const LONGEST: u64 = 1 << 40;
+
+fn in_reach(batch: &Batch) -> Result<(), StoreError> {
+    let far = batch.entries.iter().filter_map(|e| e.action.changes()).find(|(_, extent)| {
+        extent.length() > LONGEST || extent.end() > u64::from(u32::MAX) * gateway_journal::REGION_BYTES
+    });
+    match far {
+        Some((_, extent)) => {
+            Err(StoreError::Invalid(format!("{extent} is more than a record may cover, or too far out")))
+        }
+        None => Ok(()),
+    }
+}
+
+fn spawn(name: &str, run: impl FnOnce() + Send + 'static) -> Result<JoinHandle<()>, StoreError> {
+    std::thread::Builder::new().name(name.to_owned()).spawn(run).map_err(StoreError::from)
+}

@@ -1,0 +1,133 @@
+//! What is published: how far each stream is durable, and the versions that are not in the index yet.
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::Arc;
+
+use gateway_image::Catalogue;
+use gateway_journal::{GroupNo, RegionNo, SegmentId, Start, StoreId, Version};
+use tap_block::{Epoch, Lsn, Position, RunId, StreamId, VolumeId, WallTime};
+
+use crate::error::Damage;
+use crate::times::TimeRow;
+
+/// How far a stream is durable.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Durable {
+    /// Its last record.
+    pub lsn: Lsn,
+    /// The run that wrote it.
+    pub run: RunId,
+    /// The fencing number it wrote under.
+    pub epoch: Epoch,
+    /// When that record was captured.
+    pub at: WallTime,
+}
+
+/// Versions that go into the index together.
+#[derive(Debug, Default)]
+pub(crate) struct Group {
+    pub(crate) no: GroupNo,
+    regions: HashMap<(VolumeId, RegionNo), Vec<Version>>,
+    versions: usize,
+    mins: HashMap<VolumeId, Position>,
+    pub(crate) rows: Vec<(StreamId, TimeRow)>,
+}
+
+impl Group {
+    pub(crate) fn new(no: GroupNo) -> Self {
+        Self { no, ..Self::default() }
+    }
+
+    pub(crate) fn push(&mut self, volume: VolumeId, region: RegionNo, version: Version) {
+        self.regions.entry((volume, region)).or_default().push(version);
+        self.versions += 1;
+    }
+
+    /// A record of this volume at this position is in the group.
+    pub(crate) fn reach(&mut self, volume: VolumeId, position: Position) {
+        let min = self.mins.entry(volume).or_insert(position);
+        *min = position.min(*min);
+    }
+
+    pub(crate) const fn versions(&self) -> usize {
+        self.versions
+    }
+
+    pub(crate) fn of(&self, volume: VolumeId, region: RegionNo) -> &[Version] {
+        self.regions.get(&(volume, region)).map_or(&[], Vec::as_slice)
+    }
+
+    /// The regions in order.
+    pub(crate) fn sorted(&self) -> Vec<(VolumeId, RegionNo, &[Version])> {
+        let mut all: Vec<_> = self.regions.iter().map(|(&(v, r), list)| (v, r, list.as_slice())).collect();
+        all.sort_unstable_by_key(|&(v, r, _)| (v, r));
+        all
+    }
+
+    pub(crate) fn info(&self) -> GroupInfo {
+        let mut mins: Vec<_> = self.mins.iter().map(|(&v, &p)| (v, p)).collect();
+        mins.sort_unstable();
+        GroupInfo { no: self.no, mins }
+    }
+}
+
+/// What is kept in memory of a group that is in the index: the least position of each volume in it, so that a
+/// point far back need not look into groups that hold only newer records.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct GroupInfo {
+    pub(crate) no: GroupNo,
+    pub(crate) mins: Vec<(VolumeId, Position)>,
+}
+
+impl GroupInfo {
+    fn visible(&self, volume: VolumeId, point: Lsn) -> bool {
+        let found = self.mins.binary_search_by_key(&volume, |&(v, _)| v).ok();
+        found.and_then(|i| self.mins.get(i)).is_some_and(|(_, p)| p.visible_at(point))
+    }
+}
+
+/// A group on its way into the index, with what was true when it was closed.
+#[derive(Debug)]
+pub(crate) struct Frozen {
+    pub(crate) store: StoreId,
+    pub(crate) group: Group,
+    /// The place behind its last frame.
+    pub(crate) through: (SegmentId, Start),
+    pub(crate) catalogue: Arc<Catalogue>,
+    pub(crate) streams: Vec<(StreamId, StreamState)>,
+    pub(crate) damage: Vec<Damage>,
+}
+
+/// What the owner of a stream's order remembers of it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct StreamState {
+    pub(crate) durable: Durable,
+    /// The greatest time captured so far: what a point in time is looked up by never goes back.
+    pub(crate) latest: WallTime,
+    /// The time of the last row, and how many frames came since.
+    pub(crate) row: (WallTime, u32),
+}
+
+/// What readers see.
+#[derive(Debug, Default)]
+pub(crate) struct Published {
+    pub(crate) streams: HashMap<StreamId, Durable>,
+    pub(crate) catalogue: Arc<Catalogue>,
+    pub(crate) active: Group,
+    pub(crate) frozen: VecDeque<Arc<Frozen>>,
+    pub(crate) ingested: Vec<GroupInfo>,
+    pub(crate) damage: Vec<Damage>,
+    /// The place behind the last frame.
+    pub(crate) end: Option<(SegmentId, Start)>,
+}
+
+impl Published {
+    /// The last group of the index that a map at `point` needs.
+    pub(crate) fn last_needed(&self, volume: VolumeId, point: Lsn) -> Option<GroupNo> {
+        self.ingested.iter().rev().find(|g| g.visible(volume, point)).map(|g| g.no)
+    }
+
+    pub(crate) fn tail_versions(&self) -> usize {
+        self.active.versions() + self.frozen.iter().map(|f| f.group.versions()).sum::<usize>()
+    }
+}

@@ -1,0 +1,207 @@
+//! Between times and LSNs: rows that name a frame now and then, and the frames' own tables for the rest.
+
+use std::io;
+use std::ops::ControlFlow;
+
+use gateway_image::Passed;
+use gateway_journal::frame::{FRAME_HEADER, FRAME_HEADER_BYTES, check_sum};
+use gateway_journal::table::decode_records;
+use gateway_journal::{FrameHeader, FrameKind, SEGMENT_HEADER, SegmentId};
+use tap_block::{Entry, Lsn, StreamId, WallTime};
+
+use crate::error::StoreError;
+use crate::index::{IndexStore, Table, keys};
+use crate::segments::Segments;
+use crate::store::Shared;
+use crate::sync::read;
+
+/// A frame and when its first record was captured (never earlier than any record before it).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct TimeRow {
+    pub(crate) lsn: Lsn,
+    pub(crate) time: WallTime,
+    pub(crate) segment: SegmentId,
+    pub(crate) at: u32,
+}
+
+impl TimeRow {
+    pub(crate) fn encode(&self) -> Vec<u8> {
+        let mut out = self.time.nanos().to_le_bytes().to_vec();
+        out.extend_from_slice(&self.segment.get().to_le_bytes());
+        out.extend_from_slice(&self.at.to_le_bytes());
+        out
+    }
+
+    pub(crate) fn decode(key: &[u8], value: &[u8]) -> Option<Self> {
+        let lsn = Lsn::new(keys::last_number(key)?)?;
+        let (time, rest) = value.split_first_chunk::<8>()?;
+        let (segment, rest) = rest.split_first_chunk::<4>()?;
+        Some(Self {
+            lsn,
+            time: WallTime::from_nanos(u64::from_le_bytes(*time)),
+            segment: SegmentId::new(u32::from_le_bytes(*segment)),
+            at: u32::from_le_bytes(*rest.first_chunk::<4>()?),
+        })
+    }
+}
+
+/// A row, and the LSN at which the next one (or the future) begins.
+struct Span {
+    row: TimeRow,
+    next: Lsn,
+}
+
+pub(crate) fn lsn_at(
+    shared: &Shared,
+    stream: StreamId,
+    time: WallTime,
+) -> Result<Option<Passed>, StoreError> {
+    let Some(span) = find(shared, stream, |row| row.time <= time)? else { return Ok(None) };
+    let mut best = None;
+    let mut latest = span.row.time;
+    walk(&shared.segments, &span, stream, |entry| {
+        latest = latest.max(entry.captured_at);
+        if latest > time {
+            return ControlFlow::Break(());
+        }
+        best = Some(Passed { lsn: entry.position.lsn(), at: entry.captured_at });
+        ControlFlow::Continue(())
+    })?;
+    Ok(best)
+}
+
+pub(crate) fn time_of(shared: &Shared, stream: StreamId, lsn: Lsn) -> Result<Option<WallTime>, StoreError> {
+    let Some(span) = find(shared, stream, |row| row.lsn <= lsn)? else { return Ok(None) };
+    let mut found = None;
+    walk(&shared.segments, &span, stream, |entry| {
+        if entry.position.lsn() >= lsn {
+            found = (entry.position.lsn() == lsn).then_some(entry.captured_at);
+            return ControlFlow::Break(());
+        }
+        ControlFlow::Continue(())
+    })?;
+    Ok(found)
+}
+
+/// The last row of `stream` that `wanted` holds for; it holds for a first part of them.
+fn find(
+    shared: &Shared,
+    stream: StreamId,
+    wanted: impl Fn(&TimeRow) -> bool,
+) -> Result<Option<Span>, StoreError> {
+    let (rows, end) = {
+        let published = read(&shared.published);
+        let Some(durable) = published.streams.get(&stream) else { return Ok(None) };
+        let groups = published.frozen.iter().map(|f| &f.group).chain([&published.active]);
+        let rows: Vec<TimeRow> =
+            groups.flat_map(|g| &g.rows).filter(|(s, _)| *s == stream).map(|(_, row)| *row).collect();
+        (rows, durable.lsn.next())
+    };
+    let n = rows.partition_point(&wanted);
+    let after = rows.get(n).map_or(end, |row| row.lsn);
+    if let Some(row) = n.checked_sub(1).and_then(|i| rows.get(i)) {
+        return Ok(Some(Span { row: *row, next: after }));
+    }
+    let Some(row) = find_indexed(&*shared.index, stream, wanted)? else { return Ok(None) };
+    let mut next = after;
+    let (from, to) = (keys::time(stream, row.lsn.next()), keys::time(stream, after));
+    shared.index.scan(Table::Times, &from, &to, &mut |key, value| {
+        if let Some(row) = TimeRow::decode(key, value) {
+            next = row.lsn;
+        }
+        false
+    })?;
+    Ok(Some(Span { row, next }))
+}
+
+/// Halving the LSNs: rows ascend in time as they do in LSN.
+fn find_indexed(
+    index: &dyn IndexStore,
+    stream: StreamId,
+    wanted: impl Fn(&TimeRow) -> bool,
+) -> Result<Option<TimeRow>, StoreError> {
+    let row_at = |lsn: Lsn| -> Result<Option<TimeRow>, StoreError> {
+        let row = index.last(Table::Times, &keys::time(stream, Lsn::ZERO), &keys::time(stream, lsn))?;
+        Ok(row.and_then(|(key, value)| TimeRow::decode(&key, &value)))
+    };
+    let Some(last) = row_at(Lsn::ZERO.plus(Lsn::LIMIT))? else { return Ok(None) };
+    let mut best = None;
+    // Rows at or below `low` are done with; those above `high` are not wanted.
+    let (mut low, mut high) = (0, last.lsn.get());
+    while low <= high {
+        let middle = low + (high - low) / 2;
+        match row_at(Lsn::ZERO.plus(middle))? {
+            Some(row) if wanted(&row) => {
+                best = Some(row);
+                low = middle + 1;
+            }
+            Some(row) => match row.lsn.get().checked_sub(1) {
+                Some(below) => high = below,
+                None => break,
+            },
+            None => low = middle + 1,
+        }
+    }
+    Ok(best)
+}
+
+/// The stream's records from the span's frame on, until its next row's or until `each` breaks.
+fn walk(
+    segments: &Segments,
+    span: &Span,
+    stream: StreamId,
+    mut each: impl FnMut(&Entry) -> ControlFlow<()>,
+) -> Result<(), StoreError> {
+    let (mut segment, mut at) = (span.row.segment, span.row.at);
+    let mut covered = span.row.lsn.previous();
+    while covered.next() < span.next {
+        let Some(known) = segments.known(segment) else { break };
+        if at >= known.end {
+            let Some(next) = segments.after(segment) else { break };
+            (segment, at) = (next, SEGMENT_HEADER);
+            continue;
+        }
+        let (header, table) = read_frame(segments, segment, at)?;
+        let here = at;
+        at = at.saturating_add(header.span);
+        if header.kind != FrameKind::Records || header.stream != stream {
+            continue;
+        }
+        let records = decode_records(&header, &table).map_err(|e| damaged(segment, here, &e.to_string()))?;
+        for entry in records.entries.iter().filter(|e| !e.position.is_copy()) {
+            if entry.position.lsn() <= covered {
+                continue;
+            }
+            covered = entry.position.lsn();
+            if covered >= span.next || each(entry).is_break() {
+                return Ok(());
+            }
+        }
+    }
+    Ok(())
+}
+
+fn read_frame(
+    segments: &Segments,
+    segment: SegmentId,
+    at: u32,
+) -> Result<(FrameHeader, Vec<u8>), StoreError> {
+    let bad = |e: String| damaged(segment, at, &e);
+    let file = segments.file(segment)?.ok_or_else(|| bad("its file is missing".into()))?;
+    let mut head = vec![0; FRAME_HEADER];
+    file.read_at(u64::from(at), &mut head)?;
+    let header = FrameHeader::decode(&head).map_err(|e| bad(e.to_string()))?;
+    let len = FRAME_HEADER_BYTES.saturating_add(header.table);
+    if u64::from(at) + u64::from(len) > file.len() {
+        return Err(bad("it reaches past the segment's end".into()));
+    }
+    head.resize(usize::try_from(len).map_err(io::Error::other)?, 0);
+    let (_, table) = head.split_at_mut(FRAME_HEADER);
+    file.read_at(u64::from(at) + u64::from(FRAME_HEADER_BYTES), table)?;
+    check_sum(&head).map_err(|e| bad(e.to_string()))?;
+    Ok((header, head.split_off(FRAME_HEADER)))
+}
+
+fn damaged(segment: SegmentId, at: u32, why: &str) -> StoreError {
+    StoreError::Damaged(format!("the frame at {at} of {segment}: {why}"))
+}

@@ -1,0 +1,123 @@
+//! A store on memory, and reading whole images out of it.
+#![allow(
+    dead_code,
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    clippy::cast_possible_truncation,
+    reason = "tests"
+)]
+
+use std::sync::mpsc::{Receiver, channel};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use gateway_journal::RegionNo;
+use gateway_store::{MemoryIndex, MemoryMark, Parts, ReadMode, Store, StoreConfig, StoreError, UnitRead};
+use tap_block::stored::UNIT;
+use tap_block::{Batch, Clock, Lsn, Monotonic, VolumeId, WallTime};
+use tap_disk::{MemoryDir, PoolOptions, SegmentPool};
+
+/// A clock that moves a millisecond each time it is asked.
+#[derive(Debug, Default)]
+pub struct StepClock(Mutex<u64>);
+
+impl Clock for StepClock {
+    fn wall(&self) -> WallTime {
+        let mut now = self.0.lock().unwrap();
+        *now += 1_000_000;
+        WallTime::from_nanos(1_700_000_000_000_000_000 + *now)
+    }
+
+    fn monotonic(&self) -> Monotonic {
+        Monotonic::from_nanos(*self.0.lock().unwrap())
+    }
+}
+
+/// Everything that outlives a store.
+#[derive(Debug, Clone)]
+pub struct Disk {
+    pub dir: MemoryDir,
+    pub index: MemoryIndex,
+    pub mark: Arc<MemoryMark>,
+    pub config: StoreConfig,
+}
+
+impl Disk {
+    /// Small segments and groups, so that little history meets every boundary.
+    pub fn small() -> Self {
+        let mut config = StoreConfig::new("/nowhere".into());
+        config.segment_len = 64 << 10;
+        config.group_versions = 40;
+        config.checkpoint_versions = 60;
+        config.spare_segments = 0;
+        Self { dir: MemoryDir::new(), index: MemoryIndex::new(), mark: Arc::default(), config }
+    }
+
+    pub fn pool(&self) -> SegmentPool {
+        let options = PoolOptions { ready: self.config.spare_segments, ..PoolOptions::default() };
+        SegmentPool::over(Box::new(self.dir.clone()), u64::from(self.config.segment_len), options).unwrap()
+    }
+
+    pub fn open(&self) -> Arc<Store> {
+        self.try_open().unwrap()
+    }
+
+    pub fn try_open(&self) -> Result<Arc<Store>, StoreError> {
+        let parts = Parts {
+            segments: self.pool(),
+            index: Box::new(self.index.clone()),
+            mark: Box::new(Arc::clone(&self.mark)),
+            free: Box::new(|| None),
+        };
+        Store::open_on(self.config.clone(), Arc::new(StepClock::default()), parts)
+    }
+}
+
+pub type Outcome = Receiver<Result<Lsn, StoreError>>;
+
+pub fn send(store: &Store, batch: &Batch) -> Outcome {
+    let (sender, receiver) = channel();
+    store.append(batch.clone(), Box::new(move |outcome| drop(sender.send(outcome))));
+    receiver
+}
+
+pub fn outcome(waiting: &Outcome) -> Result<Lsn, StoreError> {
+    waiting.recv_timeout(Duration::from_secs(30)).unwrap()
+}
+
+pub fn append(store: &Store, batch: &Batch) -> Result<Lsn, StoreError> {
+    outcome(&send(store, batch))
+}
+
+pub fn append_all(store: &Store, batches: &[Batch]) {
+    let waiting: Vec<Outcome> = batches.iter().map(|b| send(store, b)).collect();
+    for waiting in waiting {
+        outcome(&waiting).unwrap();
+    }
+}
+
+/// The volume at `point`, block by block as an image reads it.
+pub fn image(store: &Store, volume: VolumeId, point: Lsn) -> Vec<u8> {
+    try_image(store, volume, point).unwrap()
+}
+
+pub fn try_image(store: &Store, volume: VolumeId, point: Lsn) -> Result<Vec<u8>, String> {
+    let catalogue = store.catalogue();
+    let Some(known) = catalogue.volume(volume) else { return Ok(Vec::new()) };
+    let size = usize::try_from(known.size_at(point)).unwrap();
+    let blocks = size.div_ceil(UNIT);
+    let mut out = vec![0; blocks * UNIT];
+    let mut units = Vec::new();
+    for n in 0..blocks {
+        let (region, within) = RegionNo::holding(tap_block::BlockNo::new(n as u64)).unwrap();
+        let map = store.region_map(volume, region, point).map_err(|e| e.to_string())?;
+        if let Some(at) = map.unit(within) {
+            units.push(UnitRead { block: tap_block::BlockNo::new(n as u64), at, into: n * UNIT });
+        }
+    }
+    assert!(store.read_units(&units, ReadMode::Blocking, &mut out).map_err(|e| e.to_string())?);
+    out.truncate(size);
+    Ok(out)
+}

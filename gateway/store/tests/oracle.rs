@@ -1,0 +1,100 @@
+//! Whatever happens in between, an image is what the oracle replays.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    clippy::cast_possible_truncation,
+    reason = "tests"
+)]
+
+mod common;
+
+use common::{Disk, append_all, image};
+use gateway_store::Store;
+use proptest::prelude::*;
+use tap_block::{Batch, Lsn, VolumeId};
+use testbed_model::{Oracle, Workload};
+
+fn oracle(batches: &[Batch]) -> Oracle {
+    let mut oracle = Oracle::new();
+    batches.iter().for_each(|b| oracle.apply(b).unwrap());
+    oracle
+}
+
+/// Every `step`-th LSN, and the last.
+fn points(oracle: &Oracle, step: usize) -> Vec<Lsn> {
+    let mut points: Vec<Lsn> = oracle.lsns().into_iter().step_by(step).collect();
+    points.push(oracle.last_lsn());
+    points
+}
+
+fn assert_equal(store: &Store, oracle: &Oracle, volume: VolumeId, step: usize) {
+    for point in points(oracle, step) {
+        assert!(
+            image(store, volume, point) == oracle.image_at(volume, point),
+            "the image at {point} differs"
+        );
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 24, ..ProptestConfig::default() })]
+
+    #[test]
+    fn images_are_what_the_oracle_says(seed: u64) {
+        let mut workload = Workload::new(seed);
+        let history = workload.history(150);
+        let (disk, oracle) = (Disk::small(), oracle(&history));
+        let store = disk.open();
+        append_all(&store, &history);
+        assert_equal(&store, &oracle, workload.volume(), 7);
+        store.stop();
+        drop(store);
+        let store = disk.open();
+        assert_equal(&store, &oracle, workload.volume(), 11);
+        for mark in oracle.bookmarks() {
+            let catalogue = store.catalogue();
+            let known = catalogue.volume(workload.volume()).unwrap().bookmark_named(&mark.1.name).unwrap();
+            prop_assert_eq!(known.at.lsn, mark.0);
+        }
+    }
+
+    #[test]
+    fn an_index_that_is_gone_comes_back_from_the_segments(seed: u64) {
+        let mut workload = Workload::new(seed);
+        let history = workload.history(150);
+        let (mut disk, oracle) = (Disk::small(), oracle(&history));
+        let store = disk.open();
+        append_all(&store, &history);
+        let before = store.catalogue();
+        drop(store);
+        disk.index = gateway_store::MemoryIndex::new();
+        let store = disk.open();
+        prop_assert_eq!(store.catalogue().as_ref(), before.as_ref());
+        assert_equal(&store, &oracle, workload.volume(), 11);
+        drop(store);
+        disk.index.make_unreadable();
+        let store = disk.open();
+        assert_equal(&store, &oracle, workload.volume(), 23);
+        prop_assert!(store.status().damage.is_empty());
+    }
+
+    #[test]
+    fn times_and_lsns_lead_to_each_other(seed: u64) {
+        let mut workload = Workload::new(seed);
+        let history = workload.history(120);
+        let (disk, oracle) = (Disk::small(), oracle(&history));
+        let store = disk.open();
+        append_all(&store, &history);
+        for entry in history.iter().flat_map(|b| &b.entries).filter(|e| !e.position.is_copy()).step_by(5) {
+            let (lsn, at) = (entry.position.lsn(), entry.captured_at);
+            prop_assert_eq!(store.time_of(workload.stream(), lsn).unwrap(), Some(at));
+            let found = store.lsn_at(workload.stream(), at).unwrap().map(|p| p.lsn);
+            prop_assert_eq!(found, oracle.lsn_at(at));
+            let just_before = tap_block::WallTime::from_nanos(at.nanos() - 1);
+            let found = store.lsn_at(workload.stream(), just_before).unwrap().map(|p| p.lsn);
+            prop_assert_eq!(found, oracle.lsn_at(just_before));
+        }
+    }
+}
