@@ -1,0 +1,319 @@
+//! A whole tap against a CX that the test plays: what the guest wrote is what history says, over stops, kills and
+//! absences of the CX.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing, reason = "tests")]
+
+use std::io::{Read, Seek, SeekFrom, Write};
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Condvar, Mutex};
+use std::time::Duration;
+
+use cx_link::{Address, BatchDone, Downlink, DownlinkHandle, Hub, Intake, Listener, StreamIntake};
+use cx_wire::{Heartbeat, Hello, Question, Refuse, Reply, TapState, Welcome};
+use gateway_front::ListenAddress;
+use nbd::client::NbdClient;
+use tap_agent::{Limits, Protect, Tap, TapConfig};
+use tap_block::{Batch, Consistency, Lsn, Marker, RunId, SyncCause, VolumeId};
+use testbed_model::Oracle;
+
+const SIZE: usize = 8 << 20;
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// A CX with the oracle inside. It makes everything "durable" at once, unless told to hold its acknowledgements.
+#[derive(Default)]
+struct FakeCx {
+    seen: Mutex<Seen>,
+    changed: Condvar,
+}
+
+#[derive(Default)]
+struct Seen {
+    oracle: Oracle,
+    volume: Option<VolumeId>,
+    durable: Lsn,
+    run: Option<RunId>,
+    link: Option<DownlinkHandle>,
+    heartbeat: Option<Heartbeat>,
+}
+
+struct Stream(Arc<FakeCx>);
+
+impl FakeCx {
+    async fn listen(hub: &Hub) -> (Arc<Self>, Downlink) {
+        let cx = Arc::new(Self::default());
+        let downlink = cx.clone().open_on(hub).await;
+        (cx, downlink)
+    }
+
+    async fn open_on(self: Arc<Self>, hub: &Hub) -> Downlink {
+        let listener = Listener::bind(&cx_address(), hub).await.unwrap();
+        let downlink = Downlink::new(Arc::new(Door(self)));
+        downlink.listen(listener);
+        downlink
+    }
+
+    fn wait<T>(&self, what: &str, mut found: impl FnMut(&Seen) -> Option<T>) -> T {
+        let mut seen = self.seen.lock().unwrap();
+        loop {
+            if let Some(value) = found(&seen) {
+                return value;
+            }
+            let (guard, timeout) = self.changed.wait_timeout(seen, PATIENCE).unwrap();
+            assert!(!timeout.timed_out(), "waited in vain for {what}");
+            seen = guard;
+        }
+    }
+
+    /// Waits until no sync is open and everything the tap gave an LSN has arrived.
+    fn wait_for_head(&self) -> Lsn {
+        self.wait("the head", |s| {
+            let beat = s.heartbeat.as_ref()?;
+            let quiet = beat.status.state == TapState::Protected && beat.status.queued_bytes == 0;
+            (quiet && beat.head == s.durable).then_some(s.durable)
+        })
+    }
+
+    async fn ask(&self, question: Question) -> Result<Reply, cx_wire::AskError> {
+        let link = self.wait("a connection", |s| s.link.clone());
+        link.ask(question, PATIENCE).await
+    }
+
+    fn image(&self, lsn: Lsn) -> Vec<u8> {
+        let seen = self.seen.lock().unwrap();
+        seen.oracle.image_at(seen.volume.unwrap(), lsn)
+    }
+
+    fn markers(&self) -> Vec<Marker> {
+        self.seen.lock().unwrap().oracle.markers().into_iter().map(|(_, _, m)| m).collect()
+    }
+}
+
+struct Door(Arc<FakeCx>);
+
+impl Intake for Door {
+    fn open(&self, hello: &Hello) -> Result<(Welcome, Arc<dyn StreamIntake>), Refuse> {
+        let mut seen = self.0.seen.lock().unwrap();
+        seen.volume = Some(hello.volume);
+        let known = seen.run.is_some();
+        let welcome = Welcome { durable: seen.durable, durable_run: seen.run, known, credit: 16 << 20 };
+        Ok((welcome, Arc::new(Stream(self.0.clone()))))
+    }
+}
+
+impl StreamIntake for Stream {
+    fn attached(&self, link: DownlinkHandle) {
+        self.0.seen.lock().unwrap().link = Some(link);
+        self.0.changed.notify_all();
+    }
+
+    fn batch(&self, batch: Arc<Batch>, done: BatchDone) {
+        let mut seen = self.0.seen.lock().unwrap();
+        seen.oracle.apply(&batch).unwrap();
+        seen.durable = batch.last_lsn().unwrap_or(seen.durable);
+        seen.run = Some(batch.run);
+        done.durable(seen.durable, seen.durable);
+        self.0.changed.notify_all();
+    }
+
+    fn heartbeat(&self, heartbeat: Heartbeat) {
+        self.0.seen.lock().unwrap().heartbeat = Some(heartbeat);
+        self.0.changed.notify_all();
+    }
+
+    fn closed(&self) {
+        let mut seen = self.0.seen.lock().unwrap();
+        (seen.link, seen.heartbeat) = (None, None);
+    }
+}
+
+struct Bench {
+    dir: tempfile::TempDir,
+    hub: Hub,
+}
+
+impl Bench {
+    fn new(content: &[u8]) -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let mut disk = std::fs::File::create(dir.path().join("disk.img")).unwrap();
+        disk.write_all(content).unwrap();
+        disk.set_len(SIZE as u64).unwrap();
+        Self { dir, hub: Hub::new() }
+    }
+
+    fn disk(&self) -> PathBuf {
+        self.dir.path().join("disk.img")
+    }
+
+    fn socket(&self) -> PathBuf {
+        self.dir.path().join("tap.sock")
+    }
+
+    fn start(&self) -> Tap {
+        self.try_start(Limits::default()).unwrap()
+    }
+
+    fn try_start(&self, limits: Limits) -> Result<Tap, tap_agent::StartError> {
+        let protect = vec![Protect { name: "web01".parse().unwrap(), path: self.disk() }];
+        let config = TapConfig {
+            data: self.dir.path().to_owned(),
+            protect,
+            listen: vec![ListenAddress::Unix(self.socket())],
+            cx: cx_address(),
+            hub: self.hub.clone(),
+            limits,
+        };
+        Tap::start(config)
+    }
+
+    fn guest(&self) -> NbdClient<UnixStream> {
+        guest(&self.socket())
+    }
+
+    fn content(&self) -> Vec<u8> {
+        std::fs::read(self.disk()).unwrap()
+    }
+}
+
+fn guest(socket: &Path) -> NbdClient<UnixStream> {
+    let mut stream = UnixStream::connect(socket).unwrap();
+    let export = nbd::client::handshake(&mut stream, b"web01").unwrap();
+    NbdClient::new(stream, &export)
+}
+
+fn write_at(guest: &mut NbdClient<UnixStream>, offset: u64, data: &[u8]) {
+    guest.seek(SeekFrom::Start(offset)).unwrap();
+    guest.write_all(data).unwrap();
+}
+
+fn cx_address() -> Address {
+    Address::Memory("cx".to_owned())
+}
+
+fn crash_bookmark(name: &str) -> Question {
+    Question::Bookmark {
+        name: name.parse().unwrap(),
+        consistency: Consistency::Crash,
+        note: String::new(),
+        wait: PATIENCE,
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_bookmark_is_the_disk_as_it_was_when_it_was_asked_for() {
+    let bench = Bench::new(&[7; 100_000]);
+    let (cx, _downlink) = FakeCx::listen(&bench.hub).await;
+    let tap = bench.start();
+    let mut guest = bench.guest();
+    write_at(&mut guest, 4096, &[1; 8192]);
+    write_at(&mut guest, 10_000, &[2; 100]);
+    let before = bench.content();
+    let Ok(Reply::Bookmarked { lsn, .. }) = cx.ask(crash_bookmark("before")).await else {
+        panic!("no bookmark")
+    };
+    write_at(&mut guest, 0, &[3; 65_536]);
+    let head = cx.wait_for_head();
+    assert!(cx.image(lsn) == before, "the bookmark shows the disk before the damage");
+    assert!(cx.image(head) == bench.content(), "the head shows the disk as it is");
+    drop(guest);
+    assert!(tap.stop(Duration::from_secs(10)).await);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_guest_write_never_waits_for_the_network() {
+    let bench = Bench::new(&[]);
+    let tap = bench.start(); // there is no CX at all
+    let mut guest = bench.guest();
+    for i in 0..200 {
+        write_at(&mut guest, i * 4096, &[i as u8; 4096]);
+    }
+    let mut back = vec![0; 4096];
+    guest.seek(SeekFrom::Start(199 * 4096)).unwrap();
+    guest.read_exact(&mut back).unwrap();
+    assert_eq!(back, [199; 4096]);
+    let (cx, _downlink) = FakeCx::listen(&bench.hub).await;
+    let head = cx.wait_for_head();
+    assert!(cx.image(head) == bench.content());
+    drop(guest);
+    tap.stop(Duration::from_secs(10)).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_clean_stop_without_a_cx_loses_nothing_and_makes_no_gap() {
+    let bench = Bench::new(&[]);
+    let tap = bench.start();
+    let mut guest = bench.guest();
+    write_at(&mut guest, 0, &[5; 1 << 20]);
+    drop(guest);
+    assert!(tap.stop(Duration::from_secs(10)).await, "everything fits into the spool");
+    let tap = bench.start();
+    let mut guest = bench.guest();
+    write_at(&mut guest, 4096, &[6; 4096]);
+    let (cx, _downlink) = FakeCx::listen(&bench.hub).await;
+    let head = cx.wait_for_head();
+    assert!(cx.image(head) == bench.content());
+    let syncs: Vec<SyncCause> = cx
+        .markers()
+        .into_iter()
+        .filter_map(|m| match m {
+            Marker::SyncStart { cause } => Some(cause),
+            Marker::RunStart(run) => run.sync,
+            _ => None,
+        })
+        .collect();
+    assert_eq!(syncs, [SyncCause::Baseline]);
+    drop(guest);
+    tap.stop(Duration::from_secs(10)).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_disk_that_does_not_fit_in_the_queues_goes_to_bitmap_mode_and_heals() {
+    let bench = Bench::new(&[]);
+    let limits = Limits { queue_bytes: 1 << 20, outbox_bytes: 1 << 20, spool_bytes: 1 << 20 };
+    let tap = bench.try_start(limits).unwrap();
+    let mut guest = bench.guest();
+    for i in 0..SIZE as u64 / 4096 {
+        // Noise, or it would all fit once it is compressed.
+        let noise: Vec<u8> = (0..4096u64).map(|b| ((b * 7 + i * 13) * (b ^ i) % 251) as u8).collect();
+        write_at(&mut guest, i * 4096, &noise);
+    }
+    let (cx, _downlink) = FakeCx::listen(&bench.hub).await;
+    let head = cx.wait_for_head();
+    assert!(cx.image(head) == bench.content());
+    let overflowed = |m: &Marker| matches!(m, Marker::SyncEnd { cause: SyncCause::Overflow, .. });
+    assert!(cx.markers().iter().any(overflowed), "the gap is shown");
+    drop(guest);
+    tap.stop(Duration::from_secs(10)).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_disk_changed_while_no_tap_watched_is_copied_again() {
+    let bench = Bench::new(&[1; 8192]);
+    let (cx, _downlink) = FakeCx::listen(&bench.hub).await;
+    let tap = bench.start();
+    cx.wait_for_head();
+    assert!(tap.stop(Duration::from_secs(10)).await);
+    cx.wait("the end of the connection", |s| s.link.is_none().then_some(()));
+    let mut disk = std::fs::OpenOptions::new().write(true).open(bench.disk()).unwrap();
+    disk.seek(SeekFrom::Start(1 << 20)).unwrap();
+    disk.write_all(&[9; 4096]).unwrap();
+    let tap = bench.start();
+    let head = cx.wait_for_head();
+    assert!(cx.image(head) == bench.content());
+    assert!(
+        cx.markers().iter().any(|m| matches!(m, Marker::SyncEnd { cause: SyncCause::ChangedUnwatched, .. }))
+    );
+    tap.stop(Duration::from_secs(10)).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_missing_or_shrunk_disk_is_refused_with_what_to_do() {
+    let bench = Bench::new(&[1; 8192]);
+    let tap = bench.start();
+    tap.stop(Duration::from_secs(10)).await;
+    std::fs::OpenOptions::new().write(true).open(bench.disk()).unwrap().set_len(4096).unwrap();
+    let refused = bench.try_start(Limits::default()).err().unwrap().to_string();
+    assert!(refused.contains("shrunk") && refused.contains("give it its old size back"), "{refused}");
+    std::fs::remove_file(bench.disk()).unwrap();
+    let refused = bench.try_start(Limits::default()).err().unwrap().to_string();
+    assert!(refused.contains("does not exist"), "{refused}");
+}
