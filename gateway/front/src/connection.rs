@@ -31,7 +31,7 @@ const KEPT: usize = 2 << 20;
 const LEAST_ROOM: usize = 32 << 10;
 /// Requests started before replies are written: enough to save system calls, few enough that the client
 /// gets to work on the first replies.
-const BATCH: usize = 16;
+const BATCH: usize = 8;
 /// Replies longer than this are written before more requests are started.
 const BATCH_BYTES: usize = 1 << 20;
 /// Pieces to one vectored write.
@@ -136,6 +136,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
         self.mailbox.awake();
         loop {
             match self.turn(cx) {
+                Ok(_) if self.stop == Stop::Abort => return Poll::Ready(Ended::Stopped),
                 Ok(true) => {}
                 Ok(false) => match self.rest(cx) {
                     Some(ended) => return Poll::Ready(ended),
@@ -165,9 +166,6 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
 
     /// Nothing to do: is the connection over, or too slow?
     fn rest(&mut self, cx: &mut Context<'_>) -> Option<Ended> {
-        if self.stop == Stop::Abort {
-            return Some(Ended::Stopped);
-        }
         if self.server.in_flight() == 0 && self.server.output().is_empty() {
             if let Some(reason) = self.closing.take() {
                 return Some(Ended::Closed(reason));
@@ -194,7 +192,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
                 self.server.begin_shutdown();
             }
         }
-        busy && self.stop != Stop::Abort
+        busy
     }
 
     /// Starts requests until the batch is full or there are no more.

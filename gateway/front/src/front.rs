@@ -8,6 +8,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+use rustix::net::sockopt;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
 use tokio::sync::Notify;
@@ -268,6 +269,8 @@ impl AsyncListener {
         loop {
             match self.accept().await {
                 Ok((socket, client)) => welcome(socket, client, shared),
+                // One that was gone before it was accepted.
+                Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => {}
                 Err(error) => {
                     tracing::warn!(%error, "an NBD connection could not be accepted");
                     tokio::time::sleep(REST).await;
@@ -286,12 +289,25 @@ impl AsyncListener {
             }
             Self::Tcp(listener) => {
                 let (stream, from) = listener.accept().await?;
-                // Replies are written whole, so there is nothing to gather.
-                stream.set_nodelay(true)?;
+                if let Err(error) = tune(&stream) {
+                    tracing::debug!(%error, "a TCP option could not be set");
+                }
                 Ok((Socket::Tcp(stream.into_std()?), ClientId::Tcp(from.ip())))
             }
         }
     }
+}
+
+/// Replies are written whole, so there is nothing to gather; and a client whose machine is gone, with or
+/// without replies to it under way, gives up its place after two minutes.
+fn tune(stream: &TcpStream) -> io::Result<()> {
+    stream.set_nodelay(true)?;
+    sockopt::set_socket_keepalive(stream, true)?;
+    sockopt::set_tcp_keepidle(stream, Duration::from_secs(60))?;
+    sockopt::set_tcp_keepintvl(stream, Duration::from_secs(10))?;
+    sockopt::set_tcp_keepcnt(stream, 6)?;
+    sockopt::set_tcp_user_timeout(stream, 120_000)?;
+    Ok(())
 }
 
 /// Gives a connection its thread. Without a place or a thread for it, the socket is closed.

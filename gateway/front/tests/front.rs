@@ -297,6 +297,28 @@ fn a_client_that_never_gets_done_is_cut_off_when_the_time_is_up() {
 }
 
 #[test]
+fn a_client_that_never_stops_asking_does_not_keep_the_front_from_stopping() {
+    let rig = Rig::new();
+    let mut client = rig.open("disk");
+    let mut replies = Client(client.0.try_clone().unwrap());
+    let asking = std::thread::spawn(move || {
+        let flush = [&[0x25, 0x60, 0x95, 0x13, 0, 0, 0, 3][..], &[0; 20]].concat().repeat(100);
+        while client.0.write_all(&flush).is_ok() {}
+    });
+    let (heard, hearing) = channel();
+    let listening = std::thread::spawn(move || {
+        let mut answered = [0; 1600];
+        while replies.0.read_exact(&mut answered).is_ok() {
+            let _ = heard.send(());
+        }
+    });
+    hearing.recv_timeout(PATIENCE).unwrap();
+    assert_eq!(rig.front.drain_and_stop(PATIENCE).cut_off, 0);
+    asking.join().unwrap();
+    listening.join().unwrap();
+}
+
+#[test]
 fn a_client_that_hangs_up_leaves_its_place() {
     let rig = Rig::new();
     for n in 0..4 {
