@@ -295,6 +295,12 @@ impl Overlay {
         self.zeroes.iter().map(Change::Zero).chain(slots).collect()
     }
 
+    /// The whole mapping, sealed, on its way into a log of its own.
+    pub fn seal_all(&mut self) -> Vec<Change> {
+        self.slots.values_mut().for_each(|slot| slot.sealed = true);
+        self.snapshot()
+    }
+
     /// Bytes of changed blocks, which count against the quota.
     #[must_use]
     pub fn used(&self) -> u64 {

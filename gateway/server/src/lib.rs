@@ -1,3 +1,29 @@
-//! The gateway: journal, images, NBD exports and the HTTP API.
+//! The gateway: takes streams into the journal, and serves any moment of them as a disk.
+//!
+//! ```text
+//!   CX ─► cx-link ─► streams ─► gateway-store ─► images (moments, overlays) ─► exports ─► gateway-front ─► NBD
+//!                      ▲ pulse                     ▲ points                      ▲ leases
+//!                      └─ questions to the tap     └──────── http (Control) ─────┘ restore (jobs)
+//! ```
+//!
+//! Architecture invariant: nothing is acknowledged to the link before the store says it is durable, and no
+//! point is opened that is not durable and sound.
 
+mod control;
+mod device;
+mod exports;
+mod gateway;
 pub mod http;
+mod images;
+mod jobs;
+mod leases;
+mod metrics;
+mod points;
+mod problems;
+mod pulse;
+mod restore;
+mod status;
+mod streams;
+mod views;
+
+pub use gateway::{Gateway, GatewayConfig, GatewayHandle, StartError};

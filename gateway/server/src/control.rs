@@ -1,0 +1,150 @@
+//! The gateway as the HTTP API sees it.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use cx_api::{
+    BookmarkCreate, BookmarkView, ImageCreate, ImageView, JobId, JobView, PointView, StatusView, VolumeView,
+};
+use cx_wire::{Question, Reply};
+use gateway_image::Point;
+use gateway_image::catalogue::Volume;
+use gateway_journal::ImageRecord;
+use tap_block::{Lsn, Name};
+
+use crate::gateway::Gateway;
+use crate::http::{Answer, Control, ImageKey};
+use crate::images::Wanted;
+use crate::jobs::Task;
+use crate::restore::{Note, Restore};
+use crate::{problems, views};
+
+/// What a bookmark may take beyond the wait that was asked for.
+const BOOKMARK_GRACE: Duration = Duration::from_secs(10);
+
+impl Control for Gateway {
+    async fn volumes(&self) -> Answer<Vec<VolumeView>> {
+        let catalogue = self.store.catalogue();
+        let mut all: Vec<Arc<Volume>> = catalogue.volumes().cloned().collect();
+        all.sort_by(|a, b| a.name().cmp(b.name()));
+        let asked: Vec<_> = all.into_iter().map(|v| tokio::spawn(self.asked_view(v))).collect();
+        let mut views = Vec::new();
+        for view in asked {
+            views.push(view.await.map_err(problems::internal)?);
+        }
+        Ok(views)
+    }
+
+    async fn volume(&self, name: Name) -> Answer<VolumeView> {
+        Ok(self.asked_view(self.known(&name)?).await)
+    }
+
+    async fn resolve(&self, volume: Name, point: Point) -> Answer<PointView> {
+        let at = self.points.resolve(&volume, &point).await?;
+        Ok(PointView { volume: at.name, name: at.bookmark, lsn: at.lsn, time: at.time })
+    }
+
+    async fn bookmark_create(&self, volume: Name, request: BookmarkCreate) -> Answer<BookmarkView> {
+        let known = self.known(&volume)?;
+        if let Some(there) = known.bookmark_named(&request.name) {
+            let by = format!("a bookmark of {volume} at lsn:{}", there.at.lsn.get());
+            return Err(problems::name_taken(&request.name, &by));
+        }
+        let wait = Duration::from_secs(u64::from(request.wait_seconds));
+        let question = Question::Bookmark {
+            name: request.name.clone(),
+            consistency: request.consistency,
+            note: request.note.clone(),
+            wait,
+        };
+        let stream = self.streams.get(known.stream()).ok_or_else(|| problems::unreachable(&volume))?;
+        let reply = stream.ask(question, wait + BOOKMARK_GRACE).await;
+        match reply.map_err(|e| problems::asked(&volume, &e))? {
+            Reply::Bookmarked { lsn, at } => Ok(self.arrived(&volume, request, lsn, at).await),
+            other => Err(problems::internal(format!("the tap answered {other:?} to a bookmark"))),
+        }
+    }
+
+    async fn bookmarks(&self, volume: Name, after: Option<Lsn>, limit: usize) -> Answer<Vec<BookmarkView>> {
+        let known = self.known(&volume)?;
+        let wanted = known.bookmarks().filter(|(_, at)| after.is_none_or(|after| at.at.lsn > after));
+        let mut all: Vec<_> = wanted.collect();
+        all.sort_by_key(|(_, at)| at.at.lsn);
+        Ok(all.into_iter().take(limit).map(|(name, at)| views::bookmark(&known, name, at)).collect())
+    }
+
+    async fn image_create(&self, request: ImageCreate, point: Point) -> Answer<ImageView> {
+        let at = self.points.resolve(&request.volume, &point).await?;
+        let (name, writable, quota) = (request.name, request.writable, request.quota_bytes);
+        let images = Arc::clone(&self.images);
+        // On a task of its own: a client that goes away does not leave it half done.
+        let made = tokio::spawn(async move { images.create(Wanted { at, name, writable, quota }).await });
+        self.image_view(made.await.map_err(problems::internal)??).await
+    }
+
+    async fn images(&self) -> Answer<Vec<ImageView>> {
+        let records: Vec<ImageRecord> = self.store.catalogue().images().cloned().collect();
+        let mut views = Vec::new();
+        for record in records {
+            views.push(self.image_view(record).await?);
+        }
+        Ok(views)
+    }
+
+    async fn image(&self, which: ImageKey) -> Answer<ImageView> {
+        self.image_view(self.images.find(&which)?).await
+    }
+
+    async fn image_remove(&self, which: ImageKey) -> Answer<()> {
+        // On a task of its own: a client that goes away does not leave it half done.
+        let images = Arc::clone(&self.images);
+        let removed = tokio::spawn(async move { images.remove(&which).await });
+        removed.await.map_err(problems::internal)?
+    }
+
+    async fn restore(&self, volume: Name, point: Point, path: PathBuf) -> Answer<JobView> {
+        let at = self.points.resolve(&volume, &point).await?;
+        let image = self.images.image(at.volume, at.lsn)?;
+        let task = Task { volume, lsn: at.lsn, path: path.clone(), total: at.size };
+        let note = Note { volume: at.volume, lsn: at.lsn, size: at.size, done: 0 };
+        let job = self.jobs.add(task, self.clock.wall())?;
+        let (forbidden, clock, worker) = (self.forbidden.clone(), Arc::clone(&self.clock), Arc::clone(&job));
+        let (checked, prepared) = tokio::sync::oneshot::channel();
+        let work = move || {
+            let ready = Restore::prepare(image, note, &path, &forbidden);
+            let problem = ready.as_ref().err().cloned();
+            // Nobody waits when the client has gone; the restore goes on.
+            let _ = checked.send(problem);
+            let result = ready.and_then(|restore| restore.run(&worker));
+            worker.finish(result, clock.wall());
+        };
+        self.spawn_worker(work)?;
+        match prepared.await.map_err(problems::internal)? {
+            Some(problem) => Err(problem),
+            None => Ok(job.view()),
+        }
+    }
+
+    async fn jobs(&self) -> Answer<Vec<JobView>> {
+        Ok(self.jobs.all().iter().map(|job| job.view()).collect())
+    }
+
+    async fn job(&self, id: JobId) -> Answer<JobView> {
+        Ok(self.jobs.get(id)?.view())
+    }
+
+    async fn job_cancel(&self, id: JobId) -> Answer<JobView> {
+        let job = self.jobs.get(id)?;
+        job.cancel();
+        Ok(job.view())
+    }
+
+    async fn status(&self) -> Answer<StatusView> {
+        Ok(self.status_view())
+    }
+
+    fn metrics(&self) -> String {
+        crate::metrics::text(&self.store.status())
+    }
+}

@@ -1,0 +1,12 @@
+//! Images as block devices: read-only over the store, and read/write with an overlay on top.
+
+mod guarded;
+pub(crate) mod image;
+pub(crate) mod overlay;
+mod overlay_log;
+#[cfg(test)]
+mod tests;
+
+pub(crate) use guarded::Guarded;
+pub(crate) use image::{Image, ImageDevice};
+pub(crate) use overlay::OverlayDevice;

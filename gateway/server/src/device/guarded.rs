@@ -1,0 +1,28 @@
+//! A device that keeps something alive for as long as a connection uses it.
+
+use std::any::Any;
+use std::sync::Arc;
+
+use tap_block::{BlockDevice, Geometry, Op, Ticket};
+
+/// A device and what its user holds by using it; dropping it gives that back.
+pub(crate) struct Guarded {
+    device: Arc<dyn BlockDevice>,
+    _held: Box<dyn Any + Send + Sync>,
+}
+
+impl Guarded {
+    pub(crate) fn new(device: Arc<dyn BlockDevice>, held: impl Any + Send + Sync) -> Self {
+        Self { device, _held: Box::new(held) }
+    }
+}
+
+impl BlockDevice for Guarded {
+    fn geometry(&self) -> Geometry {
+        self.device.geometry()
+    }
+
+    fn submit(&self, op: Op, ticket: Ticket) {
+        self.device.submit(op, ticket);
+    }
+}

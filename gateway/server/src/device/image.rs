@@ -1,0 +1,147 @@
+//! A volume at one point, read from the store.
+//!
+//! What the page cache and the map cache hold is answered on the thread that asks; only a miss costs a hop to
+//! the bounded pool.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use gateway_image::{Piece, RegionMap, Source, plan_read, regions};
+use gateway_journal::RegionNo;
+use gateway_store::{ReadError, ReadMode, Store, StoreError, UnitRead};
+use tap_block::units::index;
+use tap_block::{BLOCK_SIZE, BlockDevice, DeviceError, Extent, Geometry, Lsn, Op, Ticket, VolumeId};
+use tap_disk::Pool;
+
+/// A volume at one point. Its content never changes.
+pub(crate) struct Image {
+    store: Arc<Store>,
+    volume: VolumeId,
+    point: Lsn,
+    size: u64,
+}
+
+impl Image {
+    pub(crate) const fn new(store: Arc<Store>, volume: VolumeId, point: Lsn, size: u64) -> Self {
+        Self { store, volume, point, size }
+    }
+
+    pub(crate) const fn size(&self) -> u64 {
+        self.size
+    }
+
+    /// The bytes of `extent`; those past the end are zeroes. `None`: not all of it can be had without waiting.
+    pub(crate) fn read(&self, extent: Extent, mode: ReadMode) -> Result<Option<Bytes>, DeviceError> {
+        let blocks = extent.to_blocks();
+        let Some(pieces) = self.plan(blocks, mode)? else { return Ok(None) };
+        let mut out = vec![0; index(blocks.length())];
+        if !self.fill(&pieces, blocks, mode, &mut out)? {
+            return Ok(None);
+        }
+        let from = index(extent.offset() - blocks.offset());
+        Ok(Some(Bytes::from(out).slice(from..from + index(extent.length()))))
+    }
+
+    /// What `extent` is made of. `None`: a map would have to be gathered first.
+    pub(crate) fn plan(&self, extent: Extent, mode: ReadMode) -> Result<Option<Vec<Piece>>, DeviceError> {
+        let mut maps: Vec<(RegionNo, Arc<RegionMap>)> = Vec::new();
+        for region in regions(extent) {
+            match self.map(region, mode).map_err(|e| unreadable(extent, &e))? {
+                Some(map) => maps.push((region, map)),
+                None => return Ok(None),
+            }
+        }
+        let known = |no| maps.iter().find(|(r, _)| *r == no).map(|(_, map)| &**map);
+        Ok(Some(plan_read(extent, self.size, known)))
+    }
+
+    fn map(&self, region: RegionNo, mode: ReadMode) -> Result<Option<Arc<RegionMap>>, StoreError> {
+        match mode {
+            ReadMode::Cached => Ok(self.store.region_map_cached(self.volume, region, self.point)),
+            ReadMode::Blocking => self.store.region_map(self.volume, region, self.point).map(Some),
+        }
+    }
+
+    /// Reads the units of whole-block `pieces` of `blocks` into their places.
+    fn fill(
+        &self,
+        pieces: &[Piece],
+        blocks: Extent,
+        mode: ReadMode,
+        out: &mut [u8],
+    ) -> Result<bool, DeviceError> {
+        let unit = |piece: &Piece| match piece.source {
+            Source::Unit(block, at) => {
+                Some(UnitRead { block, at, into: index(block.offset() - blocks.offset()) })
+            }
+            Source::Zero => None,
+        };
+        let mut units: Vec<UnitRead> = pieces.iter().filter_map(unit).collect();
+        if units.is_empty() {
+            return Ok(true);
+        }
+        units.sort_unstable_by_key(|u| u.at);
+        self.store.read_units(&units, mode, out).map_err(|e| damaged(blocks, &e))
+    }
+}
+
+fn unreadable(extent: Extent, error: &StoreError) -> DeviceError {
+    match error {
+        StoreError::Damaged(_) => DeviceError::Damaged { extent, detail: error.to_string() },
+        other => DeviceError::Io(other.to_string()),
+    }
+}
+
+fn damaged(blocks: Extent, error: &ReadError) -> DeviceError {
+    match error {
+        ReadError::Damaged { block, .. } => {
+            let extent = Extent::between(block.offset(), block.offset() + BLOCK_SIZE);
+            DeviceError::Damaged { extent, detail: error.to_string() }
+        }
+        ReadError::Gone(_) => DeviceError::Damaged { extent: blocks, detail: error.to_string() },
+        ReadError::Io(_) => DeviceError::Io(error.to_string()),
+    }
+}
+
+/// An [`Image`] as a read-only disk.
+pub(crate) struct ImageDevice {
+    image: Arc<Image>,
+    pool: Arc<Pool>,
+}
+
+impl ImageDevice {
+    pub(crate) const fn new(image: Arc<Image>, pool: Arc<Pool>) -> Self {
+        Self { image, pool }
+    }
+
+    fn read(&self, extent: Extent, ticket: Ticket) {
+        match self.image.read(extent, ReadMode::Cached) {
+            Ok(Some(data)) => ticket.complete(Ok(data)),
+            Ok(None) => {
+                let image = Arc::clone(&self.image);
+                self.pool.submit(move || ticket.complete(read_blocking(&image, extent)));
+            }
+            Err(e) => ticket.complete(Err(e)),
+        }
+    }
+}
+
+/// Reads, however long it takes.
+pub(crate) fn read_blocking(image: &Image, extent: Extent) -> Result<Bytes, DeviceError> {
+    let data = image.read(extent, ReadMode::Blocking)?;
+    data.ok_or_else(|| DeviceError::Io(format!("{extent} could not be read; try again")))
+}
+
+impl BlockDevice for ImageDevice {
+    fn geometry(&self) -> Geometry {
+        Geometry { size: self.image.size(), read_only: true }
+    }
+
+    fn submit(&self, op: Op, ticket: Ticket) {
+        match (self.geometry().admit(&op), op) {
+            (Err(e), _) => ticket.complete(Err(e)),
+            (Ok(()), Op::Read { extent }) => self.read(extent, ticket),
+            (Ok(()), _) => ticket.complete(Ok(Bytes::new())),
+        }
+    }
+}

@@ -1,0 +1,385 @@
+//! A read/write image: an [`Image`] and, above it, the blocks that were written.
+//!
+//! The content goes into a sparse data file, the mapping into a log. A flush makes the content durable first
+//! and the mapping after it, so a mapping never shows content that is not there.
+
+use std::fs::{self, OpenOptions};
+use std::io;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+
+use bytes::{Bytes, BytesMut};
+use gateway_image::overlay::{Changes, Content, ContentSum, Overlay, SlotNo};
+use gateway_store::ReadMode;
+use tap_block::device::run;
+use tap_block::stored::is_zero;
+use tap_block::units::{count, index};
+use tap_block::{BLOCK_SIZE, BlockDevice, BlockNo, DeviceError, Extent, Geometry, Op, Outcome, Ticket};
+use tap_disk::{FileDevice, FileOptions, Pool, ensure_dir, small_file};
+
+use super::image::Image;
+use super::overlay_log::OverlayLog;
+
+/// Room in the data file for content that was replaced and waits for the next flush. Half of it used up makes
+/// one happen.
+const SLACK: u64 = 256 << 20;
+const DATA: &str = "data";
+
+/// A read/write image as a disk.
+pub(crate) struct OverlayDevice {
+    layers: Arc<Layers>,
+    pool: Arc<Pool>,
+}
+
+struct Layers {
+    below: Arc<Image>,
+    /// Readers hold it while they read slots, writers while they write them: nobody reads half a block.
+    overlay: RwLock<Overlay>,
+    data: Arc<FileDevice>,
+    /// Held during a flush: one at a time.
+    log: Mutex<OverlayLog>,
+}
+
+/// The content, in the image below, of the blocks that a write covers only in part: its first, its last.
+type Edges = Vec<(BlockNo, Bytes)>;
+
+/// Where overlays are kept.
+#[derive(Debug, Clone)]
+pub(crate) struct OverlayDir(PathBuf);
+
+impl OverlayDir {
+    pub(crate) const fn new(path: PathBuf) -> Self {
+        Self(path)
+    }
+
+    fn of(&self, image: u64) -> PathBuf {
+        self.0.join(image.to_string())
+    }
+
+    /// Makes an empty overlay, durably.
+    pub(crate) fn create(&self, image: u64, quota: u64) -> io::Result<()> {
+        let dir = self.of(image);
+        if dir.exists() {
+            fs::remove_dir_all(&dir)?;
+        }
+        ensure_dir(&dir)?;
+        small_file::write_atomic(&dir.join(DATA), &[])?;
+        let data = OpenOptions::new().write(true).open(dir.join(DATA))?;
+        data.set_len((quota / BLOCK_SIZE * BLOCK_SIZE).saturating_add(SLACK))?;
+        OverlayLog::create(&dir)
+    }
+
+    /// Throws an overlay away.
+    pub(crate) fn remove(&self, image: u64) -> io::Result<()> {
+        match fs::remove_dir_all(self.of(image)) {
+            Err(e) if e.kind() != io::ErrorKind::NotFound => Err(e),
+            _ => Ok(()),
+        }
+    }
+
+    /// The overlays there are.
+    pub(crate) fn list(&self) -> io::Result<Vec<u64>> {
+        ensure_dir(&self.0)?;
+        let mut found = Vec::new();
+        for entry in fs::read_dir(&self.0)? {
+            found.extend(entry?.file_name().to_str().and_then(|n| n.parse::<u64>().ok()));
+        }
+        Ok(found)
+    }
+
+    /// Opens an overlay over its image.
+    pub(crate) fn open(
+        &self,
+        image: u64,
+        quota: u64,
+        below: Arc<Image>,
+        pool: Arc<Pool>,
+    ) -> io::Result<OverlayDevice> {
+        let dir = self.of(image);
+        let (log, changes) = OverlayLog::open(&dir, image)?;
+        let data = FileDevice::open(&dir.join(DATA), FileOptions::default()).map_err(io::Error::other)?;
+        let overlay = RwLock::new(Overlay::restore(quota, changes));
+        let layers = Layers { below, overlay, data, log: Mutex::new(log) };
+        Ok(OverlayDevice { layers: Arc::new(layers), pool })
+    }
+}
+
+impl OverlayDevice {
+    /// Bytes of changed blocks.
+    pub(crate) fn used(&self) -> u64 {
+        self.layers.read_lock().used()
+    }
+
+    /// Makes durable what was written.
+    pub(crate) fn flush(&self) -> Result<(), DeviceError> {
+        self.layers.flush()
+    }
+
+    /// Does `op` on this thread if nothing in it waits for the disk; else gives it back.
+    fn at_once(&self, op: Op) -> Result<Outcome, Op> {
+        match &op {
+            Op::Read { extent } => match self.layers.read(*extent, ReadMode::Cached) {
+                Ok(None) => Err(op),
+                Ok(Some(data)) => Ok(Ok(data)),
+                Err(e) => Ok(Err(e)),
+            },
+            Op::Write { offset, data, fua: false } if !self.layers.is_slack() => {
+                match self.layers.write(*offset, data, ReadMode::Cached) {
+                    Ok(false) => Err(op),
+                    done => Ok(done.map(|_| Bytes::new())),
+                }
+            }
+            _ => Err(op),
+        }
+    }
+}
+
+impl BlockDevice for OverlayDevice {
+    fn geometry(&self) -> Geometry {
+        Geometry { size: self.layers.below.size(), read_only: false }
+    }
+
+    fn submit(&self, op: Op, ticket: Ticket) {
+        if let Err(e) = self.geometry().admit(&op) {
+            return ticket.complete(Err(e));
+        }
+        match self.at_once(op) {
+            Ok(outcome) => ticket.complete(outcome),
+            Err(op) => {
+                let layers = Arc::clone(&self.layers);
+                self.pool.submit(move || ticket.complete(layers.run(&op)));
+            }
+        }
+    }
+}
+
+impl Layers {
+    /// Does `op`, however long it takes.
+    fn run(&self, op: &Op) -> Outcome {
+        let fua = match op {
+            Op::Read { extent } => return self.read_blocking(*extent),
+            Op::Flush => true,
+            Op::Write { offset, data, fua } => {
+                self.write(*offset, data, ReadMode::Blocking)?;
+                *fua
+            }
+            Op::Zero { extent, fua, .. } | Op::Trim { extent, fua } => {
+                self.zero(*extent)?;
+                *fua
+            }
+        };
+        if fua || self.is_slack() {
+            self.flush()?;
+        }
+        Ok(Bytes::new())
+    }
+
+    /// Has so much been replaced since the last flush that the next write has to make one?
+    fn is_slack(&self) -> bool {
+        self.read_lock().replaced() >= SLACK / 2
+    }
+
+    fn read_blocking(&self, extent: Extent) -> Outcome {
+        let data = self.read(extent, ReadMode::Blocking)?;
+        data.ok_or_else(|| DeviceError::Io(format!("{extent} could not be read; try again")))
+    }
+
+    fn read(&self, extent: Extent, mode: ReadMode) -> Result<Option<Bytes>, DeviceError> {
+        if self.read_lock().is_untouched(extent) {
+            return self.below.read(extent, mode);
+        }
+        let blocks = extent.to_blocks();
+        let mut out = BytesMut::zeroed(index(blocks.length()));
+        let untouched = self.read_changed(blocks, &mut out)?;
+        for part in untouched {
+            let Some(data) = self.below.read(part, mode)? else { return Ok(None) };
+            put(&mut out, part.offset() - blocks.offset(), &data);
+        }
+        let from = index(extent.offset() - blocks.offset());
+        Ok(Some(out.freeze().slice(from..from + index(extent.length()))))
+    }
+
+    /// Fills in what the overlay has of `blocks` and returns the parts it has not.
+    fn read_changed(&self, blocks: Extent, out: &mut [u8]) -> Result<Vec<Extent>, DeviceError> {
+        let overlay = self.read_lock();
+        let mut untouched: Vec<Extent> = Vec::new();
+        for block in blocks.blocks() {
+            let extent = extent_of(block);
+            match (overlay.content(block), untouched.last_mut()) {
+                (Content::Zero, _) => {}
+                (Content::Slot(slot, sum), _) => {
+                    let data = self.read_slot(block, slot, sum)?;
+                    put(out, extent.offset() - blocks.offset(), &data);
+                }
+                (Content::Image, Some(last)) if last.end() == extent.offset() => {
+                    *last = Extent::between(last.offset(), extent.end());
+                }
+                (Content::Image, _) => untouched.push(extent),
+            }
+        }
+        Ok(untouched)
+    }
+
+    fn read_slot(&self, block: BlockNo, slot: SlotNo, sum: ContentSum) -> Outcome {
+        let extent = Extent::between(slot.offset(), slot.offset() + BLOCK_SIZE);
+        let data = run(&*self.data, Op::Read { extent })?;
+        if ContentSum::of(block, &data) == sum {
+            return Ok(data);
+        }
+        let detail = "what was written here on the image has rotted in its overlay: write it again, or remove \
+                      the image and create it anew";
+        Err(DeviceError::Damaged { extent: extent_of(block), detail: detail.to_owned() })
+    }
+
+    /// Writes `data`; `false` when that needs content of the image below that is not at hand.
+    fn write(&self, offset: u64, data: &[u8], mode: ReadMode) -> Result<bool, DeviceError> {
+        let extent = Extent::between(offset, offset + count(data.len()));
+        let Some(edges) = self.edges(extent, mode)? else { return Ok(false) };
+        let mut overlay = self.write_lock();
+        overlay.admit(extent).map_err(|e| DeviceError::NoSpace(e.to_string()))?;
+        for piece in extent.split_at_multiples(BLOCK_SIZE) {
+            let from = index(piece.offset() - offset);
+            let part = data.get(from..from + index(piece.length())).unwrap_or_default();
+            self.write_block(&mut overlay, piece, part, &edges)?;
+        }
+        Ok(true)
+    }
+
+    /// `None`: not at hand without waiting.
+    fn edges(&self, extent: Extent, mode: ReadMode) -> Result<Option<Edges>, DeviceError> {
+        let mut edges = Edges::new();
+        for block in [BlockNo::holding(extent.offset()), BlockNo::holding(extent.end().saturating_sub(1))] {
+            let whole = extent_of(block).intersection(Extent::between(0, self.below.size()));
+            let covered = whole.is_none_or(|whole| extent.contains(whole));
+            if covered || self.read_lock().content(block) != Content::Image {
+                continue;
+            }
+            let Some(content) = self.below.read(extent_of(block), mode)? else { return Ok(None) };
+            edges.push((block, content));
+        }
+        Ok(Some(edges))
+    }
+
+    /// `part` is the new content of `piece`, which lies within one block.
+    fn write_block(
+        &self,
+        overlay: &mut Overlay,
+        piece: Extent,
+        part: &[u8],
+        edges: &Edges,
+    ) -> Result<(), DeviceError> {
+        let block = BlockNo::holding(piece.offset());
+        let content = if part.len() == index(BLOCK_SIZE) {
+            Bytes::copy_from_slice(part)
+        } else {
+            self.patched(overlay, block, piece, part, edges)?
+        };
+        if is_zero(&content) {
+            overlay.zero(extent_of(block));
+            return Ok(());
+        }
+        let (slot, sum) = (overlay.slot_for(block), ContentSum::of(block, &content));
+        match run(&*self.data, Op::Write { offset: slot.offset(), data: content, fua: false }) {
+            Ok(_) => overlay.map(block, slot, sum),
+            Err(e) => {
+                overlay.unused(block, slot);
+                return Err(e);
+            }
+        }
+        Ok(())
+    }
+
+    /// The block's present content with `part` put in.
+    fn patched(
+        &self,
+        overlay: &Overlay,
+        block: BlockNo,
+        piece: Extent,
+        part: &[u8],
+        edges: &Edges,
+    ) -> Outcome {
+        let mut content = BytesMut::zeroed(index(BLOCK_SIZE));
+        match overlay.content(block) {
+            Content::Zero => {}
+            Content::Slot(slot, sum) => put(&mut content, 0, &self.read_slot(block, slot, sum)?),
+            Content::Image => {
+                // No edge: the write covers all of the block that is on the disk.
+                if let Some((_, old)) = edges.iter().find(|(b, _)| *b == block) {
+                    put(&mut content, 0, old);
+                }
+            }
+        }
+        put(&mut content, piece.offset() - block.offset(), part);
+        Ok(content.freeze())
+    }
+
+    /// Whole blocks become zeroes without taking room; what is cut at the edges is written.
+    fn zero(&self, extent: Extent) -> Result<(), DeviceError> {
+        let mut whole = extent.offset().next_multiple_of(BLOCK_SIZE)..extent.end();
+        if extent.end() != self.below.size() {
+            whole.end -= whole.end % BLOCK_SIZE;
+        }
+        if whole.start >= whole.end {
+            return self.write_zeroes(extent);
+        }
+        self.write_zeroes(Extent::between(extent.offset(), whole.start))?;
+        self.write_lock().zero(Extent::between(whole.start, whole.end).to_blocks());
+        self.write_zeroes(Extent::between(whole.end, extent.end()))
+    }
+
+    fn write_zeroes(&self, extent: Extent) -> Result<(), DeviceError> {
+        if !extent.is_empty() {
+            self.write(extent.offset(), &vec![0; index(extent.length())], ReadMode::Blocking)?;
+        }
+        Ok(())
+    }
+
+    /// Content first, mapping after.
+    fn flush(&self) -> Result<(), DeviceError> {
+        let mut log = self.log_lock();
+        let changes = self.write_lock().take_changes();
+        let done = if changes.is_empty() { Ok(()) } else { self.record(&mut log, &changes) };
+        match done {
+            Ok(()) => self.write_lock().recorded(changes),
+            Err(_) => self.write_lock().failed(changes),
+        }
+        done
+    }
+
+    fn record(&self, log: &mut OverlayLog, changes: &Changes) -> Result<(), DeviceError> {
+        let mapping = if log.fits(changes.list()) { None } else { Some(self.write_lock().seal_all()) };
+        run(&*self.data, Op::Flush)?;
+        let written = match mapping {
+            None => log.append(changes.list()),
+            Some(mapping) => log.replace(&mapping),
+        };
+        written.map_err(|e| match e.kind() {
+            io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => DeviceError::NoSpace(e.to_string()),
+            _ => DeviceError::Io(format!("cannot record what was written on the image: {e}")),
+        })
+    }
+
+    fn read_lock(&self) -> RwLockReadGuard<'_, Overlay> {
+        self.overlay.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn write_lock(&self) -> RwLockWriteGuard<'_, Overlay> {
+        self.overlay.write().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn log_lock(&self) -> MutexGuard<'_, OverlayLog> {
+        self.log.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn extent_of(block: BlockNo) -> Extent {
+    Extent::between(block.offset(), block.offset().saturating_add(BLOCK_SIZE))
+}
+
+/// Copies `data` to `at` in `out`, as far as it fits.
+fn put(out: &mut [u8], at: u64, data: &[u8]) {
+    let to = out.get_mut(index(at)..).unwrap_or_default();
+    for (to, from) in to.iter_mut().zip(data) {
+        *to = *from;
+    }
+}

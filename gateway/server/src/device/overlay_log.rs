@@ -1,0 +1,114 @@
+//! An overlay's mapping log on disk: one file of fixed size, replaced as a whole when it is full.
+//!
+//! A new file begins with all of the mapping; the old one is removed once the new one is durable. So the
+//! newest file that holds a sound first group is the log, and a crash at any step leaves one.
+
+use std::fs;
+use std::io::{self, IoSlice};
+use std::path::{Path, PathBuf};
+
+use gateway_image::overlay::{Change, Scan, encode_group, scan};
+use tap_block::units::{count, index};
+use tap_disk::SegmentFile;
+
+/// The least a log file takes: some ten thousand changes between two replacements.
+const MIN_LEN: u64 = 256 << 10;
+
+pub(super) struct OverlayLog {
+    dir: PathBuf,
+    image: u64,
+    generation: u64,
+    file: SegmentFile,
+    next_group: u64,
+    end: u64,
+}
+
+impl OverlayLog {
+    /// A log with nothing in it.
+    pub(super) fn create(dir: &Path) -> io::Result<()> {
+        SegmentFile::create_zeroed(&path_of(dir, 0), MIN_LEN).map(drop)
+    }
+
+    /// The log in `dir` and what it holds.
+    pub(super) fn open(dir: &Path, image: u64) -> io::Result<(Self, Vec<Change>)> {
+        let mut newest_first = generations(dir)?;
+        newest_first.sort_unstable_by(|a, b| b.cmp(a));
+        let oldest = newest_first.last().copied();
+        for generation in newest_first {
+            let file = SegmentFile::open(&path_of(dir, generation))?;
+            let found = read(&file, image).map_err(|e| named(dir, &e))?;
+            if found.next_group > 0 || Some(generation) == oldest {
+                let Scan { changes, next_group, end } = found;
+                let log = Self { dir: dir.to_owned(), image, generation, file, next_group, end };
+                log.remove_others();
+                return Ok((log, changes));
+            }
+        }
+        Err(named(dir, &io::Error::new(io::ErrorKind::NotFound, "its mapping log is missing")))
+    }
+
+    /// Will a group of this many changes fit?
+    pub(super) fn fits(&self, changes: &[Change]) -> bool {
+        self.end + count(encode_group(self.image, 0, changes).len()) <= self.file.len()
+    }
+
+    /// Appends `changes`, durably.
+    pub(super) fn append(&mut self, changes: &[Change]) -> io::Result<()> {
+        let group = encode_group(self.image, self.next_group, changes);
+        self.file.write_at(self.end, &[IoSlice::new(&group)])?;
+        self.file.sync()?;
+        self.next_group += 1;
+        self.end += count(group.len());
+        Ok(())
+    }
+
+    /// Starts anew with `mapping`, durably.
+    pub(super) fn replace(&mut self, mapping: &[Change]) -> io::Result<()> {
+        let group = encode_group(self.image, 0, mapping);
+        let generation = self.generation + 1;
+        let path = path_of(&self.dir, generation);
+        // Left over from a replacement that failed half way.
+        match fs::remove_file(&path) {
+            Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(e),
+            _ => {}
+        }
+        let file = SegmentFile::create_zeroed(&path, MIN_LEN.max(count(group.len()) * 2))?;
+        file.write_at(0, &[IoSlice::new(&group)])?;
+        file.sync()?;
+        (self.generation, self.file, self.next_group, self.end) = (generation, file, 1, count(group.len()));
+        self.remove_others();
+        Ok(())
+    }
+
+    /// Older files, and newer ones that never became the log. One that stays does no harm.
+    fn remove_others(&self) {
+        for generation in generations(&self.dir).unwrap_or_default() {
+            if generation != self.generation {
+                let _ = fs::remove_file(path_of(&self.dir, generation));
+            }
+        }
+    }
+}
+
+fn read(file: &SegmentFile, image: u64) -> io::Result<Scan> {
+    let mut bytes = vec![0; index(file.len())];
+    file.read_at(0, &mut bytes)?;
+    scan(image, &bytes).map_err(io::Error::other)
+}
+
+fn path_of(dir: &Path, generation: u64) -> PathBuf {
+    dir.join(format!("map-{generation}"))
+}
+
+fn generations(dir: &Path) -> io::Result<Vec<u64>> {
+    let mut found = Vec::new();
+    for entry in fs::read_dir(dir)? {
+        let name = entry?.file_name();
+        found.extend(name.to_str().and_then(|n| n.strip_prefix("map-")).and_then(|n| n.parse::<u64>().ok()));
+    }
+    Ok(found)
+}
+
+fn named(dir: &Path, error: &io::Error) -> io::Error {
+    io::Error::new(error.kind(), format!("the overlay in {}: {error}", dir.display()))
+}

@@ -1,0 +1,160 @@
+//! What NBD clients can open: the heads of volumes, images, and any moment by `NAME@POINT`.
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use cx_api::{Code, Problem};
+use gateway_front::{ClientId, Export, ExportEntry, Exports, OpenError};
+use gateway_image::catalogue::Volume;
+use gateway_image::{Point, VolumePoint};
+use gateway_journal::ImageRecord;
+use gateway_store::Store;
+use tap_block::{BlockDevice, Clock, Name};
+use tokio::runtime::Handle;
+
+use crate::device::Guarded;
+use crate::http::Answer;
+use crate::images::Images;
+use crate::leases::{Frozen, LeaseKey, Leases};
+use crate::points::Points;
+
+/// Bookmarks in a list, the newest of all volumes.
+const LISTED_BOOKMARKS: usize = 1000;
+
+/// The gateway's exports.
+pub(crate) struct GatewayExports {
+    pub(crate) store: Arc<Store>,
+    pub(crate) points: Points,
+    pub(crate) images: Arc<Images>,
+    pub(crate) clock: Arc<dyn Clock>,
+    pub(crate) leases: Arc<Mutex<Leases>>,
+    pub(crate) runtime: Handle,
+}
+
+impl Exports for GatewayExports {
+    fn list(&self) -> Vec<ExportEntry> {
+        let catalogue = self.store.catalogue();
+        let mut volumes: Vec<&Arc<Volume>> = catalogue.volumes().collect();
+        volumes.sort_by_key(|v| v.name());
+        let heads = volumes.iter().map(|v| ExportEntry {
+            name: v.name().to_string(),
+            description: format!("{} at its newest durable point, read-only", v.name()),
+        });
+        let images = catalogue.images().map(|image| ExportEntry {
+            name: image.name.to_string(),
+            description: describe(image, catalogue.volume(image.volume).map(|v| v.name())),
+        });
+        heads.chain(images).chain(newest_bookmarks(&volumes)).collect()
+    }
+
+    fn open(&self, name: &str, client: &ClientId) -> Result<Export, OpenError> {
+        let opened = if name.is_empty() { self.only_volume() } else { Ok(name.to_owned()) };
+        opened.and_then(|name| self.open_named(name, client)).map_err(|problem| refusal(&problem))
+    }
+}
+
+impl GatewayExports {
+    fn open_named(&self, name: String, client: &ClientId) -> Answer<Export> {
+        if let Some(image) =
+            name.parse().ok().and_then(|n: Name| self.store.catalogue().image_named(&n).cloned())
+        {
+            let description = describe(&image, None);
+            return Ok(Export { name, description, device: self.images.open(&image)? });
+        }
+        let wanted = if name.contains('@') {
+            name.parse::<VolumePoint>().map_err(|e| Problem::new(Code::Invalid, e.to_string()))?
+        } else {
+            let volume =
+                name.parse().map_err(|e: tap_block::NameError| Problem::new(Code::Invalid, e.to_string()))?;
+            VolumePoint { volume, point: Point::Now }
+        };
+        let (frozen, device) = self.open_point(&wanted, &name, client)?;
+        let description = format!("{} at lsn:{}, read-only", wanted.volume, frozen.point.get());
+        Ok(Export { name, description, device })
+    }
+
+    fn open_point(
+        &self,
+        wanted: &VolumePoint,
+        name: &str,
+        client: &ClientId,
+    ) -> Answer<(Frozen, Arc<dyn BlockDevice>)> {
+        if !wanted.point.is_moving() {
+            let frozen = self.resolve(wanted)?;
+            return Ok((frozen, self.images.moment(frozen.volume, frozen.point)?));
+        }
+        let key = LeaseKey { client: client_key(client), name: name.to_owned() };
+        let known = self.leases().get(&key, self.clock.monotonic());
+        let resolved = match known {
+            Some(frozen) => frozen,
+            None => self.resolve(wanted)?,
+        };
+        let frozen = self.leases().open(key.clone(), resolved, self.clock.monotonic());
+        let held = Held { key, leases: Arc::clone(&self.leases), clock: Arc::clone(&self.clock) };
+        let device = self.images.moment(frozen.volume, frozen.point)?;
+        Ok((frozen, Arc::new(Guarded::new(device, held))))
+    }
+
+    fn resolve(&self, wanted: &VolumePoint) -> Answer<Frozen> {
+        let resolved = self.runtime.block_on(self.points.resolve(&wanted.volume, &wanted.point))?;
+        Ok(Frozen { volume: resolved.volume, point: resolved.lsn })
+    }
+
+    /// The default export is the volume, where there is but one.
+    fn only_volume(&self) -> Answer<String> {
+        let catalogue = self.store.catalogue();
+        let mut names = catalogue.volumes().map(|v| v.name().to_string());
+        match (names.next(), names.next()) {
+            (Some(name), None) => Ok(name),
+            _ => Err(Problem::new(Code::NotFound, "there is no default export: name one")
+                .fix("list them with `nbdinfo --list`")),
+        }
+    }
+
+    fn leases(&self) -> MutexGuard<'_, Leases> {
+        self.leases.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// A connection's part in a lease.
+struct Held {
+    key: LeaseKey,
+    leases: Arc<Mutex<Leases>>,
+    clock: Arc<dyn Clock>,
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        let now = self.clock.monotonic();
+        self.leases.lock().unwrap_or_else(PoisonError::into_inner).close(&self.key, now);
+    }
+}
+
+/// All connections of one process are one client, and all of one machine over TCP.
+fn client_key(client: &ClientId) -> String {
+    client.to_string()
+}
+
+fn newest_bookmarks(volumes: &[&Arc<Volume>]) -> Vec<ExportEntry> {
+    let all = volumes.iter().flat_map(|v| v.bookmarks().map(move |(name, at)| (v, name, at)));
+    let mut all: Vec<_> = all.filter(|(v, _, at)| v.selectable(at.at.lsn).is_ok()).collect();
+    all.sort_by_key(|(_, _, at)| std::cmp::Reverse(at.at.at));
+    let entry = |(volume, name, at): &(&&Arc<Volume>, &Name, &gateway_image::catalogue::BookmarkPoint)| {
+        ExportEntry { name: format!("{}@{name}", volume.name()), description: at.note.clone() }
+    };
+    all.iter().take(LISTED_BOOKMARKS).map(entry).collect()
+}
+
+fn describe(image: &ImageRecord, volume: Option<&Name>) -> String {
+    let way = if image.writable { "read/write" } else { "read-only" };
+    let of = volume.map_or_else(String::new, |v| format!(" of {v}"));
+    format!("image{of} at lsn:{}, {way}", image.point.get())
+}
+
+fn refusal(problem: &Problem) -> OpenError {
+    let parts = [&problem.detail, &problem.cause, &problem.correction];
+    let said: Vec<&str> = parts.into_iter().map(String::as_str).filter(|p| !p.is_empty()).collect();
+    match problem.code {
+        Code::NotFound | Code::Invalid => OpenError::NotFound(said.join("; ")),
+        _ => OpenError::Refused(said.join("; ")),
+    }
+}

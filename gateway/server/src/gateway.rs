@@ -1,0 +1,269 @@
+//! The gateway put together: what it is made of, how it starts, how it ends.
+
+use std::io;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use cx_link::{Address, Downlink, Hub, Listener};
+use gateway_front::{Front, FrontHandle, Limits, ListenAddress, ListenError};
+use gateway_image::catalogue::Volume;
+use gateway_store::{Store, StoreConfig, StoreError};
+use tap_block::{Clock, Name, WallTime};
+use tap_disk::{DirLock, LockError, Pool, RealClock, ensure_dir};
+use thiserror::Error;
+use tokio::runtime::Handle;
+
+use crate::device::overlay::OverlayDir;
+use crate::exports::GatewayExports;
+use crate::http;
+use crate::http::Answer;
+use crate::images::Images;
+use crate::jobs::Jobs;
+use crate::leases::Leases;
+use crate::points::Points;
+use crate::problems;
+use crate::restore::Forbidden;
+use crate::streams::Streams;
+
+/// Threads for reads that the page cache cannot answer.
+const READERS: usize = 16;
+/// Reads that wait for one; above it the connection that asks reads by itself.
+const READ_QUEUE: usize = 512;
+/// What a read/write image may take unless it is said: 16 GiB of changed blocks.
+const OVERLAY_QUOTA: u64 = 16 << 30;
+
+/// How a gateway is set up.
+#[derive(Debug, Clone)]
+pub struct GatewayConfig {
+    /// Its directory; one gateway at a time.
+    pub data: PathBuf,
+    /// Where the CX connects to.
+    pub links: Vec<Address>,
+    /// Where NBD clients connect to.
+    pub nbd: Vec<ListenAddress>,
+    /// Where the HTTP API is.
+    pub api: Option<http::ApiConfig>,
+    /// The switchboard of links within the process.
+    pub hub: Hub,
+    /// Files that a restore must never touch.
+    pub protected: Vec<PathBuf>,
+    /// What a read/write image may take unless its maker says otherwise, in bytes.
+    pub overlay_quota: u64,
+}
+
+impl GatewayConfig {
+    /// A gateway in `data` that listens nowhere yet.
+    #[must_use]
+    pub fn new(data: PathBuf) -> Self {
+        Self {
+            data,
+            links: Vec::new(),
+            nbd: Vec::new(),
+            api: None,
+            hub: Hub::new(),
+            protected: Vec::new(),
+            overlay_quota: OVERLAY_QUOTA,
+        }
+    }
+}
+
+/// Why a gateway does not start.
+#[derive(Debug, Error)]
+pub enum StartError {
+    /// Another one uses the directory.
+    #[error(transparent)]
+    Lock(#[from] LockError),
+    /// The journal cannot be used.
+    #[error("the journal in {}: {source}", path.display())]
+    Store {
+        /// The journal's directory.
+        path: PathBuf,
+        /// Why.
+        source: StoreError,
+    },
+    /// The directory cannot be used.
+    #[error("the gateway's directory {}: {source}; check its permissions and its disk", path.display())]
+    Data {
+        /// The directory.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// A link address cannot be had.
+    #[error("cannot listen for the CX on {address}: {source}; choose another address or stop what uses it")]
+    Link {
+        /// The address.
+        address: Address,
+        /// Why.
+        source: io::Error,
+    },
+    /// An NBD address cannot be had.
+    #[error(transparent)]
+    Nbd(#[from] ListenError),
+    /// The API cannot listen.
+    #[error(transparent)]
+    Api(#[from] http::StartError),
+    /// A thread of the start failed.
+    #[error("the gateway's start was cut short: {0}")]
+    CutShort(#[from] tokio::task::JoinError),
+}
+
+/// A gateway.
+pub struct Gateway {
+    pub(crate) store: Arc<Store>,
+    pub(crate) clock: Arc<dyn Clock>,
+    pub(crate) streams: Arc<Streams>,
+    pub(crate) points: Points,
+    pub(crate) images: Arc<Images>,
+    pub(crate) jobs: Arc<Jobs>,
+    pub(crate) forbidden: Forbidden,
+    pub(crate) started: WallTime,
+    front: Mutex<Option<Arc<FrontHandle>>>,
+}
+
+/// A gateway at work.
+pub struct GatewayHandle {
+    gateway: Arc<Gateway>,
+    api: Option<http::ApiHandle>,
+    downlink: Downlink,
+    links: Vec<Address>,
+    front: Arc<FrontHandle>,
+    /// Given back when everything else has ended.
+    lock: DirLock,
+}
+
+impl Gateway {
+    /// Opens the journal and listens everywhere. Runs within a tokio runtime of several threads.
+    ///
+    /// # Errors
+    /// [`StartError`]; nothing is left listening then.
+    pub async fn start(config: GatewayConfig) -> Result<GatewayHandle, StartError> {
+        let setup = config.clone();
+        let (gateway, lock) = tokio::task::spawn_blocking(move || Self::open(&setup)).await??;
+        let front = gateway.start_front(&config.nbd).await?;
+        let downlink = Downlink::new(Arc::clone(&gateway.streams) as _);
+        let links = listen(&downlink, &config.links, &config.hub).await?;
+        let api = match &config.api {
+            Some(api) => Some(http::start(Arc::clone(&gateway), api).await?),
+            None => None,
+        };
+        Ok(GatewayHandle { gateway, api, downlink, links, front, lock })
+    }
+
+    fn open(config: &GatewayConfig) -> Result<(Arc<Self>, DirLock), StartError> {
+        let failed = |source| StartError::Data { path: config.data.clone(), source };
+        ensure_dir(&config.data).map_err(failed)?;
+        let lock = DirLock::acquire(&config.data)?;
+        let clock: Arc<dyn Clock> = Arc::new(RealClock);
+        let path = config.data.join("store");
+        let store = Store::open(StoreConfig::new(path.clone()), Arc::clone(&clock))
+            .map_err(|source| StartError::Store { path, source })?;
+        let pool = Arc::new(Pool::new("image-read", READERS, READ_QUEUE));
+        let dir = OverlayDir::new(config.data.join("overlays"));
+        let images = Images::new(Arc::clone(&store), Arc::clone(&clock), pool, dir, config.overlay_quota)
+            .map_err(failed)?;
+        let streams = Arc::new(Streams::new(Arc::clone(&store), Arc::clone(&clock)));
+        let gateway = Self {
+            points: Points {
+                store: Arc::clone(&store),
+                streams: Arc::clone(&streams),
+                clock: Arc::clone(&clock),
+            },
+            images: Arc::new(images),
+            jobs: Arc::default(),
+            forbidden: Forbidden { files: config.protected.clone(), data: config.data.clone() },
+            started: clock.wall(),
+            front: Mutex::new(None),
+            store,
+            clock,
+            streams,
+        };
+        Ok((Arc::new(gateway), lock))
+    }
+
+    async fn start_front(&self, addresses: &[ListenAddress]) -> Result<Arc<FrontHandle>, StartError> {
+        let exports = Arc::new(GatewayExports {
+            store: Arc::clone(&self.store),
+            points: self.points.clone(),
+            images: Arc::clone(&self.images),
+            clock: Arc::clone(&self.clock),
+            leases: Arc::new(Mutex::new(Leases::default())),
+            runtime: Handle::current(),
+        });
+        let addresses = addresses.to_vec();
+        let start = move || Front::start(&addresses, exports, Limits::default());
+        let front = Arc::new(tokio::task::spawn_blocking(start).await??);
+        *self.front.lock().unwrap_or_else(PoisonError::into_inner) = Some(Arc::clone(&front));
+        Ok(front)
+    }
+
+    /// The NBD front, while there is one.
+    pub(crate) fn front(&self) -> Option<Arc<FrontHandle>> {
+        self.front.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// The volume of this name.
+    pub(crate) fn known(&self, name: &Name) -> Answer<Arc<Volume>> {
+        self.store.catalogue().volume_named(name).cloned().ok_or_else(|| problems::no_volume(name))
+    }
+}
+
+async fn listen(downlink: &Downlink, addresses: &[Address], hub: &Hub) -> Result<Vec<Address>, StartError> {
+    let mut bound = Vec::new();
+    for address in addresses {
+        let failed = |source| StartError::Link { address: address.clone(), source };
+        let listener = Listener::bind(address, hub).await.map_err(failed)?;
+        bound.push(listener.address().clone());
+        downlink.listen(listener);
+    }
+    Ok(bound)
+}
+
+impl GatewayHandle {
+    /// The gateway.
+    #[must_use]
+    pub const fn gateway(&self) -> &Arc<Gateway> {
+        &self.gateway
+    }
+
+    /// Where the API listens, the port chosen included.
+    #[must_use]
+    pub fn api(&self) -> Option<SocketAddr> {
+        self.api.as_ref().map(http::ApiHandle::address)
+    }
+
+    /// Where the CX connects to, the ports chosen included.
+    #[must_use]
+    pub fn links(&self) -> &[Address] {
+        &self.links
+    }
+
+    /// The URIs of the NBD front itself.
+    #[must_use]
+    pub fn nbd_uris(&self) -> Vec<String> {
+        self.front.uris("")
+    }
+
+    /// Ends it in order: no new requests, connections drained for up to `grace` each, everything received made
+    /// durable.
+    pub async fn stop(self, grace: Duration) {
+        self.gateway.streams.stop();
+        if let Some(api) = self.api {
+            api.stop(grace).await;
+        }
+        self.downlink.stop().await;
+        let (gateway, front) = (self.gateway, self.front);
+        let end = move || {
+            front.drain_and_stop(grace);
+            gateway.interrupt_jobs(grace);
+            gateway.images.flush_all();
+            gateway.store.stop();
+        };
+        if let Err(e) = tokio::task::spawn_blocking(end).await {
+            tracing::error!("the gateway did not end in order: {e}");
+        }
+        drop(self.lock);
+    }
+}

@@ -1,0 +1,279 @@
+//! Images and their overlays: made, opened, removed.
+
+use std::collections::{HashMap, HashSet};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use cx_api::{Code, Problem};
+use gateway_image::Catalogue;
+use gateway_journal::{ImageId, ImageRecord, MetaRecord};
+use gateway_store::Store;
+use tap_block::{BlockDevice, Clock, Lsn, Name, VolumeId};
+use tap_disk::Pool;
+use tokio::sync::oneshot;
+
+use crate::device::overlay::OverlayDir;
+use crate::device::{Guarded, Image, ImageDevice, OverlayDevice};
+use crate::http::{Answer, ImageKey};
+use crate::points::Resolved;
+use crate::problems;
+
+/// What opens moments as disks.
+pub(crate) struct Images {
+    store: Arc<Store>,
+    clock: Arc<dyn Clock>,
+    pool: Arc<Pool>,
+    dir: OverlayDir,
+    default_quota: u64,
+    /// One change of the list of images at a time.
+    changing: tokio::sync::Mutex<()>,
+    table: Mutex<Table>,
+}
+
+#[derive(Default)]
+struct Table {
+    open: HashMap<ImageId, Open>,
+    removing: HashSet<ImageId>,
+}
+
+/// An image that was opened since the start.
+struct Open {
+    /// Each connection has a clone.
+    users: Arc<()>,
+    /// All connections to a read/write image share its overlay.
+    overlay: Option<Arc<OverlayDevice>>,
+}
+
+/// How an image is to be made.
+#[derive(Debug)]
+pub(crate) struct Wanted {
+    pub(crate) at: Resolved,
+    pub(crate) name: Option<Name>,
+    pub(crate) writable: bool,
+    pub(crate) quota: Option<u64>,
+}
+
+impl Images {
+    /// Throws away overlays that no image has: an image's creation or removal was cut short.
+    ///
+    /// # Errors
+    /// When the directory cannot be read.
+    pub(crate) fn new(
+        store: Arc<Store>,
+        clock: Arc<dyn Clock>,
+        pool: Arc<Pool>,
+        dir: OverlayDir,
+        default_quota: u64,
+    ) -> std::io::Result<Self> {
+        let catalogue = store.catalogue();
+        for id in dir.list()? {
+            if catalogue.image(ImageId::new(id)).is_none() {
+                dir.remove(id)?;
+            }
+        }
+        let (changing, table) = (tokio::sync::Mutex::new(()), Mutex::default());
+        Ok(Self { store, clock, pool, dir, default_quota, changing, table })
+    }
+
+    /// Makes an image.
+    ///
+    /// # Errors
+    /// When the name is taken, or it cannot be recorded.
+    pub(crate) async fn create(&self, wanted: Wanted) -> Answer<ImageRecord> {
+        let _one_at_a_time = self.changing.lock().await;
+        let catalogue = self.store.catalogue();
+        let record = self.record_of(&catalogue, wanted)?;
+        if record.writable {
+            let (dir, id, quota) = (self.dir.clone(), record.id.get(), record.quota);
+            blocking(move || dir.create(id, quota)).await?;
+        }
+        self.write(MetaRecord::ImageCreated(record.clone())).await?;
+        Ok(record)
+    }
+
+    fn record_of(&self, catalogue: &Catalogue, wanted: Wanted) -> Answer<ImageRecord> {
+        let id = catalogue.next_image();
+        let name = match wanted.name {
+            Some(name) => free_name(catalogue, name)?,
+            None => generated_name(catalogue, &wanted.at.name, id)?,
+        };
+        let stream =
+            catalogue.volume(wanted.at.volume).ok_or_else(|| problems::no_volume(&wanted.at.name))?;
+        let quota = if wanted.writable { wanted.quota.unwrap_or(self.default_quota) } else { 0 };
+        Ok(ImageRecord {
+            id,
+            name,
+            volume: wanted.at.volume,
+            stream: stream.stream(),
+            point: wanted.at.lsn,
+            at: wanted.at.time.unwrap_or_default(),
+            writable: wanted.writable,
+            quota,
+            created_at: self.clock.wall(),
+        })
+    }
+
+    /// Removes an image with what was written on it.
+    ///
+    /// # Errors
+    /// When there is none, or it is open.
+    pub(crate) async fn remove(&self, which: &ImageKey) -> Answer<()> {
+        let _one_at_a_time = self.changing.lock().await;
+        let record = self.find(which)?;
+        self.table().start_removal(&record)?;
+        let written = self.write(MetaRecord::ImageRemoved { id: record.id }).await;
+        self.table().removing.remove(&record.id);
+        written?;
+        let (dir, id) = (self.dir.clone(), record.id.get());
+        // What stays behind is thrown away at the next start.
+        if let Err(e) = blocking(move || dir.remove(id)).await {
+            tracing::warn!("the overlay of image {id} is not removed: {e}");
+        }
+        Ok(())
+    }
+
+    /// # Errors
+    /// When there is none.
+    pub(crate) fn find(&self, which: &ImageKey) -> Answer<ImageRecord> {
+        let catalogue = self.store.catalogue();
+        let (record, text) = match which {
+            ImageKey::Id(id) => (catalogue.image(ImageId::new(*id)), id.to_string()),
+            ImageKey::Name(name) => (catalogue.image_named(name), name.to_string()),
+        };
+        record.cloned().ok_or_else(|| problems::no_image(&text))
+    }
+
+    /// Opens an image for a connection; it counts as open until the device is dropped. May block.
+    ///
+    /// # Errors
+    /// When it is being removed, or its overlay cannot be read.
+    pub(crate) fn open(&self, record: &ImageRecord) -> Answer<Arc<dyn BlockDevice>> {
+        let mut table = self.table();
+        if table.removing.contains(&record.id) || self.store.catalogue().image(record.id).is_none() {
+            return Err(problems::no_image(record.name.as_str()));
+        }
+        let overlay = self.overlay(&mut table, record)?;
+        let entry = table.open.entry(record.id).or_default();
+        let users = Arc::clone(&entry.users);
+        let device: Arc<dyn BlockDevice> = match overlay {
+            Some(overlay) => overlay,
+            None => self.moment(record.volume, record.point)?,
+        };
+        Ok(Arc::new(Guarded::new(device, users)))
+    }
+
+    fn overlay(&self, table: &mut Table, record: &ImageRecord) -> Answer<Option<Arc<OverlayDevice>>> {
+        if !record.writable {
+            return Ok(None);
+        }
+        let entry = table.open.entry(record.id).or_default();
+        if entry.overlay.is_none() {
+            let below = Arc::new(self.image(record.volume, record.point)?);
+            let opened = self.dir.open(record.id.get(), record.quota, below, Arc::clone(&self.pool));
+            entry.overlay = Some(Arc::new(opened.map_err(problems::internal)?));
+        }
+        Ok(entry.overlay.clone())
+    }
+
+    /// Bytes written on an image; `None` for a read-only one, or when they cannot be told.
+    pub(crate) fn used(&self, record: &ImageRecord) -> Option<u64> {
+        let mut table = self.table();
+        if table.removing.contains(&record.id) {
+            return None;
+        }
+        self.overlay(&mut table, record).ok().flatten().map(|overlay| overlay.used())
+    }
+
+    /// A volume at one point, as a read-only disk.
+    ///
+    /// # Errors
+    /// When there is no such volume.
+    pub(crate) fn moment(&self, volume: VolumeId, point: Lsn) -> Answer<Arc<dyn BlockDevice>> {
+        let image = Arc::new(self.image(volume, point)?);
+        Ok(Arc::new(ImageDevice::new(image, Arc::clone(&self.pool))))
+    }
+
+    /// The same, for programs of our own.
+    ///
+    /// # Errors
+    /// When there is no such volume.
+    pub(crate) fn image(&self, volume: VolumeId, point: Lsn) -> Answer<Image> {
+        let catalogue = self.store.catalogue();
+        let known =
+            catalogue.volume(volume).ok_or_else(|| problems::internal(format!("{volume} is gone")))?;
+        Ok(Image::new(Arc::clone(&self.store), volume, point, known.size_at(point)))
+    }
+
+    /// Makes durable what was written on images. Blocks.
+    pub(crate) fn flush_all(&self) {
+        let overlays: Vec<_> = self.table().open.iter().map(|(id, o)| (*id, o.overlay.clone())).collect();
+        for (id, overlay) in overlays {
+            if let Some(Err(e)) = overlay.map(|o| o.flush()) {
+                tracing::error!("what was last written on {id} is not durable: {e}");
+            }
+        }
+    }
+
+    async fn write(&self, record: MetaRecord) -> Answer<()> {
+        let (done, written) = oneshot::channel();
+        // Should the asker be gone, nobody is left to tell.
+        let tell = move |result| drop(done.send(result));
+        self.store.record(record, Box::new(tell));
+        let result = written.await.map_err(|_| problems::internal("the gateway is stopping"))?;
+        result.map(drop).map_err(|e| problems::stored(&e))
+    }
+
+    fn table(&self) -> MutexGuard<'_, Table> {
+        self.table.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Default for Open {
+    fn default() -> Self {
+        Self { users: Arc::new(()), overlay: None }
+    }
+}
+
+impl Table {
+    fn start_removal(&mut self, record: &ImageRecord) -> Answer<()> {
+        let connections = self.open.get(&record.id).map_or(0, |open| Arc::strong_count(&open.users) - 1);
+        if connections > 0 {
+            let text = format!("image {} is open ({connections} connections)", record.name);
+            return Err(Problem::new(Code::Conflict, text).fix("close what uses it, then remove it"));
+        }
+        self.open.remove(&record.id);
+        self.removing.insert(record.id);
+        Ok(())
+    }
+}
+
+fn free_name(catalogue: &Catalogue, name: Name) -> Answer<Name> {
+    if catalogue.volume_named(&name).is_some() {
+        return Err(problems::name_taken(&name, "a volume"));
+    }
+    match catalogue.image_named(&name) {
+        Some(_) => Err(problems::name_taken(&name, "another image")),
+        None => Ok(name),
+    }
+}
+
+/// `VOLUME-ID`, cut so that it stays a name.
+fn generated_name(catalogue: &Catalogue, volume: &Name, id: ImageId) -> Answer<Name> {
+    let stem: String = volume.as_str().chars().take(150).collect();
+    let names = (0..100).map(|n| match n {
+        0 => format!("{stem}-{}", id.get()),
+        n => format!("{stem}-{}-{n}", id.get()),
+    });
+    let mut free = names.filter_map(|text| text.parse().ok().and_then(|n| free_name(catalogue, n).ok()));
+    free.next().ok_or_else(|| problems::internal("no free name for the image; choose one with --name"))
+}
+
+/// Does file work off the runtime's threads.
+async fn blocking(work: impl FnOnce() -> std::io::Result<()> + Send + 'static) -> Answer<()> {
+    let done = tokio::task::spawn_blocking(work).await.map_err(problems::internal)?;
+    done.map_err(|e| match e.kind() {
+        std::io::ErrorKind::StorageFull => {
+            Problem::new(Code::NoSpace, e.to_string()).fix("make room on the disk")
+        }
+        _ => problems::internal(e),
+    })
+}

@@ -1,0 +1,218 @@
+//! Long work: what runs, how far it is, and how it ended.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
+
+use cx_api::{Code, JobId, JobKind, JobState, JobView, Problem};
+use tap_block::{Lsn, Name, WallTime};
+
+/// Jobs that run at once; more are refused.
+const RUNNING: usize = 8;
+/// Jobs remembered; the oldest that has ended is forgotten for a new one.
+const REMEMBERED: usize = 1000;
+
+/// The jobs of one life of the gateway.
+#[derive(Debug, Default)]
+pub(crate) struct Jobs {
+    table: Mutex<Table>,
+}
+
+#[derive(Debug, Default)]
+struct Table {
+    last: u64,
+    jobs: BTreeMap<JobId, Arc<Job>>,
+}
+
+/// What a job is to do.
+#[derive(Debug, Clone)]
+pub(crate) struct Task {
+    pub(crate) volume: Name,
+    pub(crate) lsn: Lsn,
+    pub(crate) path: PathBuf,
+    pub(crate) total: u64,
+}
+
+/// One job. Its worker reports into it, everybody else looks.
+#[derive(Debug)]
+pub(crate) struct Job {
+    id: JobId,
+    task: Task,
+    started: WallTime,
+    done: AtomicU64,
+    cancel: AtomicBool,
+    end: Mutex<Option<End>>,
+    ended: Condvar,
+}
+
+#[derive(Debug, Clone)]
+struct End {
+    state: JobState,
+    at: WallTime,
+    error: Option<Problem>,
+}
+
+impl Jobs {
+    /// Registers a job.
+    ///
+    /// # Errors
+    /// When too many run, or one works on the same path.
+    pub(crate) fn add(&self, task: Task, now: WallTime) -> Result<Arc<Job>, Problem> {
+        let mut table = self.table();
+        let running: Vec<&Arc<Job>> = table.jobs.values().filter(|j| j.is_running()).collect();
+        if running.len() >= RUNNING {
+            return Err(Problem::new(Code::Busy, format!("{RUNNING} jobs run already"))
+                .fix("wait for one to end, or cancel it"));
+        }
+        if let Some(other) = running.iter().find(|j| j.task.path == task.path) {
+            let path = task.path.display();
+            return Err(Problem::new(Code::Conflict, format!("job {} restores to {path} already", other.id))
+                .fix("wait for it, or cancel it"));
+        }
+        table.make_room();
+        table.last += 1;
+        let job = Arc::new(Job::new(JobId::new(table.last), task, now));
+        table.jobs.insert(job.id, Arc::clone(&job));
+        Ok(job)
+    }
+
+    pub(crate) fn get(&self, id: JobId) -> Result<Arc<Job>, Problem> {
+        self.table().jobs.get(&id).cloned().ok_or_else(|| {
+            Problem::new(Code::NotFound, format!("there is no job {id}"))
+                .because(
+                    "jobs are forgotten when the gateway restarts, the oldest after a thousand newer ones",
+                )
+                .fix("start the restore again: it goes on where it was")
+        })
+    }
+
+    /// Every job remembered, oldest first.
+    pub(crate) fn all(&self) -> Vec<Arc<Job>> {
+        self.table().jobs.values().cloned().collect()
+    }
+
+    pub(crate) fn running(&self) -> usize {
+        self.table().jobs.values().filter(|j| j.is_running()).count()
+    }
+
+    /// Waits until none runs, at most until `deadline`.
+    pub(crate) fn wait_for_all(&self, deadline: Instant) {
+        for job in self.all() {
+            let left = deadline.saturating_duration_since(Instant::now());
+            let waited = job.ended.wait_timeout_while(job.end(), left, |end| end.is_none());
+            drop(waited.unwrap_or_else(PoisonError::into_inner));
+        }
+    }
+
+    fn table(&self) -> MutexGuard<'_, Table> {
+        self.table.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Table {
+    fn make_room(&mut self) {
+        while self.jobs.len() >= REMEMBERED {
+            let Some(id) = self.jobs.values().find(|j| !j.is_running()).map(|j| j.id) else { return };
+            self.jobs.remove(&id);
+        }
+    }
+}
+
+impl Job {
+    const fn new(id: JobId, task: Task, started: WallTime) -> Self {
+        let (done, cancel) = (AtomicU64::new(0), AtomicBool::new(false));
+        Self { id, task, started, done, cancel, end: Mutex::new(None), ended: Condvar::new() }
+    }
+
+    /// Bytes done so far.
+    pub(crate) fn progress(&self, done: u64) {
+        self.done.store(done, Ordering::Relaxed);
+    }
+
+    /// Asks it to end soon.
+    pub(crate) fn cancel(&self) {
+        self.cancel.store(true, Ordering::Relaxed);
+    }
+
+    pub(crate) fn is_cancelled(&self) -> bool {
+        self.cancel.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn is_running(&self) -> bool {
+        self.end().is_none()
+    }
+
+    /// It is over; the first end counts.
+    pub(crate) fn finish(&self, result: Result<(), Problem>, now: WallTime) {
+        let (state, error) = match result {
+            Ok(()) => (JobState::Done, None),
+            Err(_) if self.is_cancelled() => (JobState::Cancelled, None),
+            Err(e) => (JobState::Failed, Some(e)),
+        };
+        self.end().get_or_insert(End { state, at: now, error });
+        self.ended.notify_all();
+    }
+
+    pub(crate) fn view(&self) -> JobView {
+        let end = self.end().clone();
+        let going = if self.is_cancelled() { JobState::Cancelling } else { JobState::Running };
+        JobView {
+            id: self.id,
+            kind: JobKind::Restore,
+            state: end.as_ref().map_or(going, |e| e.state),
+            volume: self.task.volume.clone(),
+            lsn: self.task.lsn,
+            path: self.task.path.display().to_string(),
+            done_bytes: self.done.load(Ordering::Relaxed),
+            total_bytes: self.task.total,
+            started: self.started,
+            ended: end.as_ref().map(|e| e.at),
+            error: end.and_then(|e| e.error),
+        }
+    }
+
+    fn end(&self) -> MutexGuard<'_, Option<End>> {
+        self.end.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn task(path: &str) -> Task {
+        Task { volume: "web01".parse().unwrap(), lsn: Lsn::ZERO, path: path.into(), total: 10 }
+    }
+
+    #[test]
+    fn jobs_are_bounded_and_one_path_has_one() {
+        let jobs = Jobs::default();
+        for n in 0..RUNNING {
+            jobs.add(task(&n.to_string()), WallTime::EPOCH).unwrap();
+        }
+        assert_eq!(jobs.add(task("x"), WallTime::EPOCH).unwrap_err().code, Code::Busy);
+        let first = jobs.get(JobId::new(1)).unwrap();
+        first.progress(10);
+        first.finish(Ok(()), WallTime::EPOCH);
+        assert_eq!(jobs.add(task("1"), WallTime::EPOCH).unwrap_err().code, Code::Conflict);
+        jobs.add(task("0"), WallTime::EPOCH).unwrap();
+        assert_eq!((first.view().state, first.view().done_bytes), (JobState::Done, 10));
+        assert_eq!(jobs.get(JobId::new(99)).unwrap_err().code, Code::NotFound);
+    }
+
+    #[test]
+    fn a_cancelled_job_says_so() {
+        let jobs = Jobs::default();
+        let job = jobs.add(task("x"), WallTime::EPOCH).unwrap();
+        job.cancel();
+        assert_eq!(job.view().state, JobState::Cancelling);
+        job.finish(Err(Problem::new(Code::Internal, "stopped")), WallTime::EPOCH);
+        assert_eq!(job.view().state, JobState::Cancelled);
+        for n in 0..REMEMBERED * 2 {
+            jobs.add(task(&n.to_string()), WallTime::EPOCH).unwrap().finish(Ok(()), WallTime::EPOCH);
+        }
+        assert_eq!(jobs.all().len(), REMEMBERED);
+    }
+}

@@ -1,0 +1,166 @@
+//! From a point as people name it to an LSN: waits for what is not durable yet, refuses what never was a disk.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use cx_api::Problem;
+use gateway_image::Point;
+use gateway_image::catalogue::Volume;
+use gateway_store::{Durable, Store};
+use tap_block::{Clock, Lsn, Name, VolumeId, WallTime};
+
+use crate::http::Answer;
+use crate::problems;
+use crate::streams::Streams;
+
+/// How long to wait for a point that is not durable yet.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(10);
+/// How often to look again when nothing ticks: heartbeats tick each second.
+const LOOK_AGAIN: Duration = Duration::from_secs(1);
+
+/// A point, resolved: it never moves again.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Resolved {
+    pub(crate) volume: VolumeId,
+    pub(crate) name: Name,
+    /// The bookmark's, when it was one.
+    pub(crate) bookmark: Option<Name>,
+    pub(crate) lsn: Lsn,
+    pub(crate) time: Option<WallTime>,
+    pub(crate) size: u64,
+}
+
+/// What resolves points.
+#[derive(Clone)]
+pub(crate) struct Points {
+    pub(crate) store: Arc<Store>,
+    pub(crate) streams: Arc<Streams>,
+    pub(crate) clock: Arc<dyn Clock>,
+}
+
+/// A point that is being looked for.
+enum Found {
+    At(Lsn, Option<Name>),
+    /// It may still come.
+    NotYet,
+}
+
+impl Points {
+    /// Resolves a point, waiting up to [`PATIENCE`] for it to become durable. Blocks for that long.
+    ///
+    /// # Errors
+    /// The problem, with what to choose instead.
+    pub(crate) async fn resolve(&self, volume: &Name, point: &Point) -> Answer<Resolved> {
+        let wanted = self.anchored(point);
+        let deadline = tokio::time::Instant::now() + PATIENCE;
+        let mut progress = self.streams.progress();
+        loop {
+            progress.mark_unchanged();
+            let (this, name, asked, at) = (self.clone(), volume.clone(), point.clone(), wanted.clone());
+            let looked = tokio::task::spawn_blocking(move || this.look(&name, &asked, &at)).await;
+            if let Some(resolved) = looked.map_err(problems::internal)?? {
+                return Ok(resolved);
+            }
+            if tokio::time::Instant::now() >= deadline {
+                return Err(self.gave_up(volume, point));
+            }
+            let until = deadline.min(tokio::time::Instant::now() + LOOK_AGAIN);
+            // Either way it is time to look again.
+            let _ = tokio::time::timeout_at(until, progress.changed()).await;
+        }
+    }
+
+    /// A time ago is counted from the moment of the question.
+    fn anchored(&self, point: &Point) -> Point {
+        match point {
+            Point::Ago(ago) => Point::Time(self.clock.wall().minus(*ago)),
+            other => other.clone(),
+        }
+    }
+
+    /// One look; `None` when the point may still come. `asked` is for messages.
+    fn look(&self, name: &Name, asked: &Point, point: &Point) -> Answer<Option<Resolved>> {
+        let catalogue = self.store.catalogue();
+        let volume = catalogue.volume_named(name).ok_or_else(|| problems::no_volume(name))?;
+        let durable = self.store.durable(volume.stream()).ok_or_else(|| problems::nothing_yet(name))?;
+        let (lsn, bookmark) = match self.find(volume, &durable, asked, point)? {
+            Found::At(lsn, bookmark) => (lsn, bookmark),
+            Found::NotYet => return Ok(None),
+        };
+        if lsn > durable.lsn {
+            return Ok(None);
+        }
+        volume.selectable(lsn).map_err(|e| problems::not_selectable(name, &e))?;
+        Ok(Some(Resolved {
+            volume: volume.id(),
+            name: name.clone(),
+            bookmark,
+            lsn,
+            time: self.time_of(volume, &durable, lsn)?,
+            size: volume.size_at(lsn),
+        }))
+    }
+
+    fn find(&self, volume: &Volume, durable: &Durable, asked: &Point, point: &Point) -> Answer<Found> {
+        match point {
+            Point::Now | Point::Ago(_) => {
+                let sound = volume.sound_at_or_before(durable.lsn);
+                sound.map(|lsn| Found::At(lsn, None)).ok_or_else(|| problems::nothing_yet(volume.name()))
+            }
+            Point::Lsn(lsn) => Ok(Found::At(*lsn, None)),
+            Point::Bookmark(name) => match volume.bookmark_named(name) {
+                Some(bookmark) => Ok(Found::At(bookmark.at.lsn, Some(name.clone()))),
+                None => Err(problems::no_bookmark(volume.name(), name, &similar(volume, name))),
+            },
+            Point::Time(time) => self.find_time(volume, durable, asked, *time),
+        }
+    }
+
+    fn find_time(&self, volume: &Volume, durable: &Durable, asked: &Point, time: WallTime) -> Answer<Found> {
+        if time > self.proven(volume).unwrap_or(durable.at) {
+            return Ok(Found::NotYet);
+        }
+        let passed = self.store.lsn_at(volume.stream(), time).map_err(|e| problems::stored(&e))?;
+        let first = || volume.runs().first().map(|run| (run.first.lsn, run.first.at));
+        passed
+            .map(|passed| Found::At(passed.lsn, None))
+            .ok_or_else(|| problems::too_early(volume.name(), asked, first()))
+    }
+
+    fn time_of(&self, volume: &Volume, durable: &Durable, lsn: Lsn) -> Answer<Option<WallTime>> {
+        if lsn == durable.lsn {
+            return Ok(Some(durable.at));
+        }
+        self.store.time_of(volume.stream(), lsn).map_err(|e| problems::stored(&e))
+    }
+
+    /// The latest tap time up to which everything is here.
+    pub(crate) fn proven(&self, volume: &Volume) -> Option<WallTime> {
+        if let Some(sync) = volume.open_sync() {
+            return sync.sound.map(|passed| passed.at);
+        }
+        match self.streams.get(volume.stream()) {
+            Some(stream) => stream.proven(),
+            None => self.store.durable(volume.stream()).map(|d| d.at),
+        }
+    }
+
+    fn gave_up(&self, name: &Name, point: &Point) -> Problem {
+        let catalogue = self.store.catalogue();
+        let volume = catalogue.volume_named(name);
+        let durable = volume.and_then(|v| self.store.durable(v.stream())).map_or(Lsn::ZERO, |d| d.lsn);
+        problems::not_yet(name, point, durable, volume.and_then(|v| self.proven(v)))
+    }
+}
+
+/// Bookmarks whose names look like `name`, and the newest; three at most.
+fn similar(volume: &Volume, name: &Name) -> Vec<String> {
+    let wanted = name.as_str().to_ascii_lowercase();
+    let alike = |other: &str| {
+        let other = other.to_ascii_lowercase();
+        other.contains(&wanted) || wanted.contains(&other)
+    };
+    let mut all: Vec<_> = volume.bookmarks().collect();
+    all.sort_by_key(|(other, at)| (!alike(other.as_str()), std::cmp::Reverse(at.at.lsn)));
+    all.into_iter().take(3).map(|(other, _)| other.to_string()).collect()
+}

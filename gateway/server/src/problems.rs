@@ -1,0 +1,101 @@
+//! The gateway's errors as problems: what happened, why, and what to do, in one place.
+
+use cx_api::{Code, Problem};
+use cx_wire::{AskCode, AskError};
+use gateway_image::{NotSelectable, Point};
+use gateway_store::StoreError;
+use tap_block::{Lsn, Name, WallTime};
+
+pub(crate) fn no_volume(name: &Name) -> Problem {
+    Problem::new(Code::NotFound, format!("there is no volume {name}"))
+        .because("no tap has sent anything of a volume of this name to this gateway")
+        .fix("list the volumes with `chronogate volume ls`")
+}
+
+pub(crate) fn no_image(which: &str) -> Problem {
+    Problem::new(Code::NotFound, format!("there is no image {which}"))
+        .because("it was removed, or never made")
+        .fix("list the images with `chronogate image ls`")
+}
+
+pub(crate) fn name_taken(name: &Name, by: &str) -> Problem {
+    Problem::new(Code::Conflict, format!("the name {name} is taken by {by}")).fix("choose another name")
+}
+
+/// Nothing of the volume can be opened yet.
+pub(crate) fn nothing_yet(volume: &Name) -> Problem {
+    Problem::new(Code::NotSelectable, format!("no point of {volume} can be opened yet"))
+        .because("its baseline is still under way")
+        .fix("wait until `chronogate volume show` no longer says baseline")
+}
+
+pub(crate) fn not_selectable(volume: &Name, refused: &NotSelectable) -> Problem {
+    Problem::new(Code::NotSelectable, format!("{volume} cannot be opened at lsn:{}", refused.lsn.get()))
+        .because(refused.to_string())
+        .fix(nearest(refused.nearest_before, refused.nearest_after))
+}
+
+fn nearest(before: Option<Lsn>, after: Option<Lsn>) -> String {
+    let text = |lsn: Lsn| format!("lsn:{}", lsn.get());
+    match (before, after) {
+        (Some(b), Some(a)) => format!("choose {} or {}", text(b), text(a)),
+        (Some(one), None) | (None, Some(one)) => format!("choose {}", text(one)),
+        (None, None) => "wait until the baseline has ended".to_owned(),
+    }
+}
+
+pub(crate) fn too_early(volume: &Name, point: &Point, first: Option<(Lsn, WallTime)>) -> Problem {
+    let fix = match first {
+        Some((lsn, at)) => format!("the first point is lsn:{} at {at}", lsn.get()),
+        None => "wait for the first record".to_owned(),
+    };
+    Problem::new(Code::NotSelectable, format!("{volume} has no history at {point}"))
+        .because("that is before its first record")
+        .fix(fix)
+}
+
+pub(crate) fn no_bookmark(volume: &Name, bookmark: &Name, near: &[String]) -> Problem {
+    let fix = match near {
+        [] => "it has none yet: make one with `chronogate bookmark create`".to_owned(),
+        names => format!("did you mean {}? `chronogate bookmark ls {volume}` lists all", names.join(" or ")),
+    };
+    Problem::new(Code::NotFound, format!("{volume} has no bookmark {bookmark}")).fix(fix)
+}
+
+/// Waited for it, and it did not come.
+pub(crate) fn not_yet(volume: &Name, point: &Point, durable: Lsn, proven: Option<WallTime>) -> Problem {
+    let until = proven.map_or_else(String::new, |at| format!(", and all up to {at} is known"));
+    Problem::new(Code::NotYetDurable, format!("{point} of {volume} is not durable here yet"))
+        .because(format!("the newest durable point is lsn:{}{until}", durable.get()))
+        .fix("try again later, or choose `now`; `chronogate volume show` says how far behind the gateway is")
+}
+
+pub(crate) fn unreachable(volume: &Name) -> Problem {
+    Problem::new(Code::Unreachable, format!("the tap of {volume} cannot be reached"))
+        .because("no link that carries it is open")
+        .fix("start the tap and the CX, or check the network between them and this gateway")
+}
+
+pub(crate) fn asked(volume: &Name, error: &AskError) -> Problem {
+    let code = match error.code {
+        AskCode::NotReachable => return unreachable(volume).because(error.detail.clone()),
+        AskCode::Conflict => Code::Conflict,
+        AskCode::NotFound => Code::NotFound,
+        AskCode::Timeout => Code::TimedOut,
+        AskCode::Failed => Code::Internal,
+    };
+    Problem::new(code, error.detail.clone())
+}
+
+pub(crate) fn stored(error: &StoreError) -> Problem {
+    let code = match error {
+        StoreError::NoSpace(_) => Code::NoSpace,
+        StoreError::Stopped => Code::Unreachable,
+        _ => Code::Internal,
+    };
+    Problem::new(code, error.to_string())
+}
+
+pub(crate) fn internal(what: impl std::fmt::Display) -> Problem {
+    Problem::new(Code::Internal, what.to_string()).fix("see the gateway's log")
+}

@@ -1,0 +1,174 @@
+//! What the gateway says about itself and its volumes.
+
+use std::future::Future;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use cx_api::{
+    BookmarkCreate, BookmarkView, Health, ImageView, JournalView, StatusView, VolumeState, VolumeView,
+};
+use cx_wire::Question;
+use gateway_image::catalogue::Volume;
+use gateway_journal::ImageRecord;
+use gateway_store::StoreStatus;
+use tap_block::{Lsn, Name, WallTime};
+
+use crate::gateway::Gateway;
+use crate::http::Answer;
+use crate::points::PATIENCE;
+use crate::views::TapView;
+use crate::{problems, views};
+
+/// How long the tap may take to say where it stands.
+const HEAD_LIMIT: Duration = Duration::from_secs(2);
+
+impl Gateway {
+    /// The volume, with its head asked of the tap.
+    pub(crate) fn asked_view(
+        &self,
+        volume: Arc<Volume>,
+    ) -> impl Future<Output = VolumeView> + Send + 'static {
+        let (store, clock, points) = (Arc::clone(&self.store), Arc::clone(&self.clock), self.points.clone());
+        let stream = self.streams.get(volume.stream());
+        async move {
+            let reply = match stream {
+                Some(stream) => stream.ask(Question::Head, HEAD_LIMIT).await.ok(),
+                None => None,
+            };
+            // The answer came after the question: what it says may have become durable meanwhile.
+            let volume = store.catalogue().volume(volume.id()).cloned().unwrap_or(volume);
+            let tap = TapView { proven: points.proven(&volume), ..TapView::default() }.answered(reply);
+            views::volume(&volume, store.durable(volume.stream()).as_ref(), &tap, clock.wall())
+        }
+    }
+
+    /// The volume as far as is known without asking.
+    fn heard_view(&self, volume: &Volume) -> VolumeView {
+        let status = self.streams.get(volume.stream()).and_then(|s| s.status());
+        let tap = TapView { head: None, status, proven: self.points.proven(volume) };
+        views::volume(volume, self.store.durable(volume.stream()).as_ref(), &tap, self.clock.wall())
+    }
+
+    /// A bookmark that the tap has made, as soon as it is durable here (or after a while, even if it is not).
+    pub(crate) async fn arrived(
+        &self,
+        volume: &Name,
+        request: BookmarkCreate,
+        lsn: Lsn,
+        time: WallTime,
+    ) -> BookmarkView {
+        let mut progress = self.streams.progress();
+        let here = || {
+            let known = self.known(volume).ok()?;
+            Some(views::bookmark(&known, &request.name, known.bookmark_named(&request.name)?))
+        };
+        let wait = async {
+            loop {
+                progress.mark_unchanged();
+                if let Some(view) = here() {
+                    return view;
+                }
+                if progress.changed().await.is_err() {
+                    std::future::pending::<()>().await;
+                }
+            }
+        };
+        let late = BookmarkView {
+            volume: volume.clone(),
+            name: request.name.clone(),
+            lsn,
+            time,
+            consistency: request.consistency,
+            note: request.note.clone(),
+            selectable: false,
+        };
+        tokio::time::timeout(PATIENCE, wait).await.unwrap_or(late)
+    }
+
+    /// An image, with what is written on it.
+    pub(crate) async fn image_view(&self, record: ImageRecord) -> Answer<ImageView> {
+        let images = Arc::clone(&self.images);
+        let known = self.store.catalogue().volume(record.volume).cloned();
+        let volume = known.ok_or_else(|| problems::internal("the image's volume is gone"))?;
+        let asked = record.clone();
+        let used =
+            tokio::task::spawn_blocking(move || images.used(&asked)).await.map_err(problems::internal)?;
+        let uris = self.front().map(|front| front.uris(record.name.as_str())).unwrap_or_default();
+        Ok(ImageView {
+            id: record.id.get(),
+            volume: volume.name().clone(),
+            lsn: record.point,
+            time: Some(record.at).filter(|at| *at != WallTime::EPOCH),
+            size: volume.size_at(record.point),
+            writable: record.writable,
+            quota_bytes: record.writable.then_some(record.quota),
+            used_bytes: used,
+            created: record.created_at,
+            uri: uris.first().cloned().unwrap_or_default(),
+            uris,
+            name: record.name,
+        })
+    }
+
+    /// Starts a thread of its own for long work.
+    pub(crate) fn spawn_worker(&self, work: impl FnOnce() + Send + 'static) -> Answer<()> {
+        let started = std::thread::Builder::new().name("restore".to_owned()).spawn(work);
+        started.map(drop).map_err(|e| problems::internal(format!("cannot start a thread: {e}")))
+    }
+
+    /// Asks every job to end and waits for that; what is not done goes on when it is started again.
+    pub(crate) fn interrupt_jobs(&self, grace: Duration) {
+        let deadline = Instant::now() + grace;
+        self.jobs.all().iter().for_each(|job| job.cancel());
+        self.jobs.wait_for_all(deadline);
+    }
+
+    /// The gateway as a whole.
+    pub(crate) fn status_view(&self) -> StatusView {
+        let catalogue = self.store.catalogue();
+        let mut volumes: Vec<VolumeView> = catalogue.volumes().map(|v| self.heard_view(v)).collect();
+        volumes.sort_by(|a, b| a.name.cmp(&b.name));
+        let store = self.store.status();
+        let (health, reasons) = health(&store, &volumes);
+        let front = self.front();
+        StatusView {
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            started: self.started,
+            now: self.clock.wall(),
+            health,
+            reasons,
+            volumes,
+            images: tap_block::units::count(catalogue.images().count()),
+            jobs_running: tap_block::units::count(self.jobs.running()),
+            nbd_connections: front.as_ref().map_or(0, |f| tap_block::units::count(f.connections())),
+            nbd: front.map(|f| f.uris("")).unwrap_or_default(),
+            journal: JournalView {
+                segments: store.segments,
+                bytes: store.segment_bytes,
+                free_bytes: store.free_bytes,
+                records: store.records,
+                damaged: tap_block::units::count(store.damage.len()) + store.blocks_damaged,
+            },
+        }
+    }
+}
+
+/// The worst that is true, and why.
+fn health(store: &StoreStatus, volumes: &[VolumeView]) -> (Health, Vec<String>) {
+    let failing: Vec<String> = store.failing.iter().cloned().collect();
+    let damage =
+        store.damage.iter().map(|d| format!("the journal is damaged in {}: {}", d.segment, d.detail));
+    let index = store.index_failing.iter().map(|e| format!("the index does not take versions: {e}"));
+    let ill = |v: &&VolumeView| !matches!(v.state, VolumeState::Protected | VolumeState::Unknown);
+    let states = volumes.iter().filter(ill).map(|v| format!("{} is in state {}", v.name, v.state.as_str()));
+    let degraded: Vec<String> = damage.chain(index).chain(states).collect();
+    let silent = volumes.iter().filter(|v| v.state == VolumeState::Unknown);
+    let unknown: Vec<String> = silent.map(|v| format!("nothing is heard of the tap of {}", v.name)).collect();
+    let health = match (failing.is_empty(), degraded.is_empty(), unknown.is_empty()) {
+        (false, ..) => Health::Failing,
+        (_, false, _) => Health::Degraded,
+        (_, _, false) => Health::Unknown,
+        _ => Health::Ok,
+    };
+    (health, [failing, degraded, unknown].concat())
+}

@@ -1,0 +1,265 @@
+//! The streams that arrive: from the link into the store, and questions the other way.
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use cx_link::{BatchDone, DownlinkHandle, Intake, StreamIntake};
+use cx_wire::{AskCode, AskError, Heartbeat, Hello, Question, Refuse, RefuseCode, Reply, TapStatus, Welcome};
+use gateway_image::Catalogue;
+use gateway_journal::meta::OWN_STREAM;
+use gateway_store::{Durable, Store, StoreError};
+use tap_block::{Batch, Clock, Lsn, Name, StreamId, WallTime};
+use tokio::sync::watch;
+
+use crate::pulse::Pulse;
+
+/// Bytes of batches that all senders together may have under way: well below what the store queues.
+const CREDIT: u64 = 32 << 20;
+/// What each sender is given at least, however many there are: a few batches.
+const LEAST_CREDIT: u64 = 4 << 20;
+
+/// Every stream that was heard of since the start.
+pub(crate) struct Streams {
+    store: Arc<Store>,
+    clock: Arc<dyn Clock>,
+    open: Mutex<HashMap<StreamId, Arc<Stream>>>,
+    stopping: AtomicBool,
+    /// Ticks whenever something became durable or a heartbeat came.
+    progress: watch::Sender<()>,
+}
+
+/// One stream.
+pub(crate) struct Stream {
+    id: StreamId,
+    store: Arc<Store>,
+    clock: Arc<dyn Clock>,
+    pulse: Arc<Mutex<Pulse>>,
+    link: Mutex<Option<DownlinkHandle>>,
+    /// As the tap says it; the catalogue has it only from the first record on.
+    name: Mutex<Name>,
+    progress: watch::Sender<()>,
+}
+
+impl Streams {
+    pub(crate) fn new(store: Arc<Store>, clock: Arc<dyn Clock>) -> Self {
+        let (open, stopping) = (Mutex::default(), AtomicBool::new(false));
+        Self { store, clock, open, stopping, progress: watch::Sender::new(()) }
+    }
+
+    /// Changes whenever a point that was not there yet may be now.
+    pub(crate) fn progress(&self) -> watch::Receiver<()> {
+        self.progress.subscribe()
+    }
+
+    /// What is known of a stream from its link; `None` when it was not heard of since the start.
+    pub(crate) fn get(&self, stream: StreamId) -> Option<Arc<Stream>> {
+        self.lock().get(&stream).cloned()
+    }
+
+    /// Refuses every connection from here on.
+    pub(crate) fn stop(&self) {
+        self.stopping.store(true, Ordering::Relaxed);
+    }
+
+    fn check(&self, hello: &Hello, durable: Option<&Durable>) -> Result<(), Refuse> {
+        if self.stopping.load(Ordering::Relaxed) {
+            return Err(refuse(RefuseCode::Stopping, "this gateway is stopping; try again later"));
+        }
+        if hello.stream == OWN_STREAM {
+            return Err(refuse(RefuseCode::Other, "stream 0 is the gateway's own: use another"));
+        }
+        let catalogue = self.store.catalogue();
+        check_epoch(hello, &catalogue)?;
+        check_run(hello, durable, &catalogue)?;
+        self.check_name(hello, &catalogue)
+    }
+
+    fn check_name(&self, hello: &Hello, catalogue: &Catalogue) -> Result<(), Refuse> {
+        let taken = |by: StreamId| {
+            refuse(
+                RefuseCode::NameTaken,
+                format!(
+                    "{} is the name of another volume here ({by}, not {}): protect the disk under another \
+                     name; to go on with that volume's history, start its tap from its own data directory",
+                    hello.name, hello.stream
+                ),
+            )
+        };
+        if let Some(volume) = catalogue.volume_named(&hello.name)
+            && volume.stream() != hello.stream
+        {
+            return Err(taken(volume.stream()));
+        }
+        let open = self.lock();
+        let other = open.values().find(|s| s.id != hello.stream && *s.lock_name() == hello.name);
+        // One that sent nothing and is gone does not keep its name.
+        match other.filter(|s| s.lock_link().is_some()) {
+            Some(other) => Err(taken(other.id)),
+            None => Ok(()),
+        }
+    }
+
+    fn stream(&self, hello: &Hello) -> Arc<Stream> {
+        let mut open = self.lock();
+        let stream = open.entry(hello.stream).or_insert_with(|| {
+            Arc::new(Stream {
+                id: hello.stream,
+                store: Arc::clone(&self.store),
+                clock: Arc::clone(&self.clock),
+                pulse: Arc::default(),
+                link: Mutex::default(),
+                name: Mutex::new(hello.name.clone()),
+                progress: self.progress.clone(),
+            })
+        });
+        stream.lock_name().clone_from(&hello.name);
+        Arc::clone(stream)
+    }
+
+    fn credit(&self) -> u64 {
+        let senders = tap_block::units::count(self.lock().len()).max(1);
+        (CREDIT / senders).max(LEAST_CREDIT)
+    }
+
+    fn lock(&self) -> MutexGuard<'_, HashMap<StreamId, Arc<Stream>>> {
+        self.open.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn refuse(code: RefuseCode, detail: impl Into<String>) -> Refuse {
+    Refuse { code, detail: detail.into() }
+}
+
+fn check_epoch(hello: &Hello, catalogue: &Catalogue) -> Result<(), Refuse> {
+    match catalogue.epoch(hello.stream) {
+        Some(epoch) if hello.epoch < epoch => Err(refuse(
+            RefuseCode::Fenced,
+            format!(
+                "{} was taken over ({epoch}, this tap has {}): this copy of the disk is no longer the one in \
+                 charge; stop this tap, or protect the disk as a new volume",
+                hello.name, hello.epoch
+            ),
+        )),
+        _ => Ok(()),
+    }
+}
+
+/// A run that is new here must begin above all that is durable: LSNs are never used twice.
+fn check_run(hello: &Hello, durable: Option<&Durable>, catalogue: &Catalogue) -> Result<(), Refuse> {
+    let Some(durable) = durable.filter(|d| d.run != hello.run && hello.first_lsn <= d.lsn) else {
+        return Ok(());
+    };
+    let volume = catalogue.volume_of(hello.stream);
+    let known = volume.is_some_and(|v| v.runs().iter().any(|run| run.id == hello.run));
+    if known || hello.first_lsn == Lsn::ZERO {
+        return Ok(());
+    }
+    Err(refuse(
+        RefuseCode::SplitHistory,
+        format!(
+            "{}: this tap's {} begins at lsn:{}, but lsn:{} of {} is durable here: two taps wrote this \
+             stream, or the tap's state is an old copy; remove the tap's state to protect the disk as a new \
+             volume",
+            hello.name,
+            hello.run,
+            hello.first_lsn.get(),
+            durable.lsn.get(),
+            durable.run
+        ),
+    ))
+}
+
+impl Intake for Streams {
+    fn open(&self, hello: &Hello) -> Result<(Welcome, Arc<dyn StreamIntake>), Refuse> {
+        let durable = self.store.durable(hello.stream);
+        self.check(hello, durable.as_ref()).inspect_err(|refused| {
+            tracing::warn!(volume = %hello.name, sender = hello.sender, "refused: {}", refused.detail);
+        })?;
+        let stream = self.stream(hello);
+        let welcome = Welcome {
+            durable: durable.as_ref().map_or(Lsn::ZERO, |d| d.lsn),
+            durable_run: durable.as_ref().map(|d| d.run),
+            known: durable.is_some(),
+            credit: self.credit(),
+        };
+        Ok((welcome, stream))
+    }
+}
+
+impl Stream {
+    /// The last record durable here.
+    pub(crate) fn durable(&self) -> Option<Durable> {
+        self.store.durable(self.id)
+    }
+
+    /// The latest tap time up to which everything is here.
+    pub(crate) fn proven(&self) -> Option<WallTime> {
+        self.lock_pulse().proven(self.durable().map(|d| d.at))
+    }
+
+    /// What the tap last said; `None` when it has been silent for too long.
+    pub(crate) fn status(&self) -> Option<TapStatus> {
+        self.lock_pulse().status(self.clock.monotonic()).cloned()
+    }
+
+    /// Asks the tap.
+    ///
+    /// # Errors
+    /// The tap's error, or that it cannot be reached.
+    pub(crate) async fn ask(&self, question: Question, limit: Duration) -> Result<Reply, AskError> {
+        let link = self.lock_link().clone();
+        match link {
+            Some(link) => link.ask(question, limit).await,
+            None => Err(AskError::new(AskCode::NotReachable, "no link that carries the volume is open")),
+        }
+    }
+
+    fn lock_pulse(&self) -> MutexGuard<'_, Pulse> {
+        lock_pulse(&self.pulse)
+    }
+
+    fn lock_link(&self) -> MutexGuard<'_, Option<DownlinkHandle>> {
+        self.link.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn lock_name(&self) -> MutexGuard<'_, Name> {
+        self.name.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn lock_pulse(pulse: &Mutex<Pulse>) -> MutexGuard<'_, Pulse> {
+    pulse.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl StreamIntake for Stream {
+    fn attached(&self, link: DownlinkHandle) {
+        *self.lock_link() = Some(link);
+    }
+
+    fn batch(&self, batch: Arc<Batch>, done: BatchDone) {
+        let (stream, pulse, progress) = (self.id, Arc::clone(&self.pulse), self.progress.clone());
+        let stored = move |result: Result<Lsn, StoreError>| match result {
+            Ok(durable) => {
+                lock_pulse(&pulse).durable(durable);
+                done.durable(durable, durable);
+                progress.send_replace(());
+            }
+            // Dropping `done` closes the connection; the sender comes back and resumes from what is durable.
+            Err(StoreError::Stopped) => {}
+            Err(e) => tracing::warn!(%stream, "records were not stored and will be sent again: {e}"),
+        };
+        self.store.append(Arc::unwrap_or_clone(batch), Box::new(stored));
+    }
+
+    fn heartbeat(&self, heartbeat: Heartbeat) {
+        let durable = self.durable().map_or(Lsn::ZERO, |d| d.lsn);
+        self.lock_pulse().heard(heartbeat, durable, self.clock.monotonic());
+        self.progress.send_replace(());
+    }
+
+    fn closed(&self) {
+        *self.lock_link() = None;
+    }
+}
