@@ -1,6 +1,8 @@
 //! A store on memory, and reading whole images out of it.
 #![allow(
     dead_code,
+    unreachable_pub,
+    missing_docs,
     clippy::unwrap_used,
     clippy::expect_used,
     clippy::panic,
@@ -48,7 +50,7 @@ impl Disk {
     /// Small segments and groups, so that little history meets every boundary.
     pub fn small() -> Self {
         let mut config = StoreConfig::new("/nowhere".into());
-        config.segment_len = 64 << 10;
+        config.segment_len = 512 << 10;
         config.group_versions = 40;
         config.checkpoint_versions = 60;
         config.spare_segments = 0;
