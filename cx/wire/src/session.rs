@@ -101,3 +101,6 @@ pub enum SessionError {
     #[error(transparent)]
     Wire(#[from] WireError),
 }
+
+#[cfg(test)]
+mod tests;
