@@ -49,6 +49,14 @@ pub struct ConsumerView {
     pub broken_after: Option<Lsn>,
 }
 
+/// Items that are not for a consumer: from the hole in its history to the sync that heals it, or to whatever comes
+/// while that is still awaited.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Skip {
+    pub(crate) from: ItemNo,
+    pub(crate) to: Option<ItemNo>,
+}
+
 #[derive(Debug)]
 pub(crate) struct Consumer {
     pub(crate) attached: bool,
@@ -61,6 +69,8 @@ pub(crate) struct Consumer {
     pub(crate) durable: Reached,
     pub(crate) everywhere: Lsn,
     pub(crate) broken: Option<Lsn>,
+    /// In order; none is behind `acked`, the last one alone may be open.
+    pub(crate) skips: VecDeque<Skip>,
     /// Read back from disk: consecutive items from `next` on.
     pub(crate) window: VecDeque<(ItemNo, Arc<Batch>)>,
     pub(crate) window_bytes: u64,
@@ -79,6 +89,7 @@ impl Consumer {
             durable,
             everywhere: Lsn::ZERO,
             broken: None,
+            skips: VecDeque::new(),
             window: VecDeque::new(),
             window_bytes: 0,
             loading: false,
@@ -110,10 +121,62 @@ impl Consumer {
         None
     }
 
-    /// Moves both cursors: everything below `to` is this consumer's no more.
-    pub(crate) fn skip_to(&mut self, to: ItemNo) {
+    /// Moves both cursors over what is not for this consumer; `end` is the number of the next item to come. What was
+    /// sent before a hole still has to be acknowledged before anything behind it counts.
+    pub(crate) fn pass(&mut self, end: ItemNo) {
+        for skip in &self.skips {
+            let to = skip.to.unwrap_or(end);
+            if skip.from <= self.next && self.next < to {
+                self.next = to;
+            }
+        }
+        while let Some(skip) = self.skips.front().copied().filter(|skip| skip.from <= self.acked) {
+            self.acked = self.acked.max(skip.to.unwrap_or(end));
+            if skip.to.is_none() {
+                break;
+            }
+            self.skips.pop_front();
+        }
+    }
+
+    /// One more item is durable there.
+    pub(crate) fn acked_one(&mut self, end: ItemNo) {
+        if self.acked < self.next {
+            self.acked = self.acked.next();
+            self.pass(end);
+        }
+    }
+
+    /// From `next` on nothing is for this consumer, up to the healing sync `to` or until one comes.
+    pub(crate) fn skip(&mut self, to: Option<ItemNo>, end: ItemNo) {
         self.clear_window();
-        self.next = to;
-        self.acked = to;
+        self.skips.push_back(Skip { from: self.next, to });
+        self.pass(end);
+    }
+
+    /// A sync of everything begins at `no`: the consumer goes on there.
+    pub(crate) fn heal(&mut self, no: ItemNo) {
+        self.broken = None;
+        if let Some(skip) = self.skips.back_mut() {
+            skip.to = Some(no);
+        }
+    }
+
+    /// Sends again from the first item that is not acknowledged. A hole that lies ahead again will be found again; one
+    /// that was passed stays, unless the consumer now has `everything`.
+    pub(crate) fn restart(&mut self, everything: bool) {
+        let passed = self.skips.front().is_some_and(|skip| skip.to.is_none() && skip.from <= self.acked);
+        if everything || !passed {
+            self.skips.clear();
+            self.broken = None;
+        }
+        self.clear_window();
+        self.next = self.acked;
+    }
+
+    /// Sends again from `first` on, acknowledged or not.
+    pub(crate) fn restart_at(&mut self, first: ItemNo) {
+        self.acked = first;
+        self.restart(true);
     }
 }

@@ -264,8 +264,9 @@ impl Outbox {
     /// `items` more items, in the order in which they were sent, are durable at `consumer`, every record up to
     /// `durable` as well, and every record up to `everywhere` is so at all gateways below it.
     pub fn acked(&mut self, consumer: ConsumerNo, items: u64, durable: Lsn, everywhere: Lsn) {
+        let end = self.end();
         let Some(c) = self.consumers.get_mut(consumer.get()) else { return };
-        c.acked = c.acked.plus(items).min(c.next);
+        (0..items.min(c.next.since(c.acked))).for_each(|_| c.acked_one(end));
         let acked = c.acked;
         c.everywhere = c.everywhere.max(everywhere);
         let run = self.before(acked).0.run;
@@ -285,16 +286,15 @@ impl Outbox {
         let c = self.consumers.get_mut(consumer.get())?;
         let (before, went_back) = (c.durable, detect && durable < c.durable.lsn);
         c.attached = true;
-        c.clear_window();
-        c.next = c.acked;
         c.durable = if detect { has } else { has.max(before) };
         c.position = c.durable.lsn;
-        c.broken = c.broken.filter(|_| durable < head).map(|_| durable);
         if went_back {
             c.everywhere = c.everywhere.min(durable);
-            c.skip_to(first);
+            c.restart_at(first);
             return if held { None } else { self.break_off(consumer, durable) };
         }
+        c.restart(durable >= head);
+        c.broken = c.broken.map(|_| durable);
         self.skip_received(consumer, durable);
         self.forget();
         None
@@ -304,8 +304,7 @@ impl Outbox {
     pub fn detach(&mut self, consumer: ConsumerNo) {
         if let Some(c) = self.consumers.get_mut(consumer.get()) {
             c.attached = false;
-            c.clear_window();
-            c.next = c.acked;
+            c.restart(false);
         }
     }
 
@@ -600,23 +599,22 @@ impl Outbox {
         let from = self.consumers.get(consumer.get())?.next;
         let skip = index(from.since(self.first));
         let healing = self.items.iter().skip(skip).position(|i| i.summary.heals && i.place != Place::Lost);
-        let to = healing.map_or(self.end(), |n| from.plus(count(n)));
+        let (to, end) = (healing.map(|n| from.plus(count(n))), self.end());
         let c = self.consumers.get_mut(consumer.get())?;
-        c.broken = healing.is_none().then_some(after);
-        c.skip_to(to);
+        c.broken = to.is_none().then_some(after);
+        c.skip(to, end);
         self.forget();
         healing.is_none().then_some(Hole { consumer, after })
     }
 
     /// A new item: consumers whose history broke off resume at a sync of everything, and let the rest pass by.
     fn heal_or_pass_by(&mut self, no: ItemNo, heals: bool) {
+        let end = self.end();
         for c in self.consumers.iter_mut().filter(|c| c.broken.is_some()) {
             if heals {
-                c.broken = None;
-                c.skip_to(no);
-            } else {
-                c.skip_to(no.next());
+                c.heal(no);
             }
+            c.pass(end);
         }
     }
 

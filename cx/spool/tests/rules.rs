@@ -378,3 +378,49 @@ fn acknowledgements_beyond_what_was_sent_count_for_nothing() {
     assert_eq!(outbox.durable_below().item, ItemNo::new(1));
     assert_eq!(sent(&mut outbox, A), [2, 3]);
 }
+
+#[test]
+fn what_was_sent_before_a_hole_must_still_be_acknowledged_before_anything_behind_it_counts() {
+    let mut outbox = recovered(1..=4);
+    outbox.rewind(A, has(0));
+    let load = outbox.poll_load().unwrap();
+    outbox.loaded(&load, vec![Some(record(1)), Some(record(2))]);
+    assert_eq!(sent(&mut outbox, A), [1, 2]);
+    let load = outbox.poll_load().unwrap();
+    outbox.loaded(&load, vec![None, Some(record(4))]);
+    assert_eq!(outbox.next(A), Next::Hole(Hole { consumer: A, after: lsn(2) }));
+    outbox.push(mark(5, Marker::SyncStart { cause: SyncCause::HopLost }), at(0)).unwrap();
+    outbox.push(record(6), at(0)).unwrap();
+    assert_eq!(sent(&mut outbox, A), [5, 6]);
+    outbox.acked(A, 1, lsn(1), lsn(1));
+    assert_eq!(outbox.first(), ItemNo::new(1));
+    outbox.acked(A, 1, lsn(2), lsn(2));
+    assert_eq!(outbox.first(), ItemNo::new(4), "what the hole made useless is gone");
+    outbox.acked(A, 1, lsn(5), lsn(5));
+    assert_eq!(outbox.first(), ItemNo::new(5));
+    outbox.acked(A, 1, lsn(6), lsn(6));
+    assert!(outbox.is_drained());
+}
+
+#[test]
+fn a_hole_ahead_is_found_again_after_a_reconnect_and_one_that_was_passed_stays() {
+    let mut outbox = Outbox::new(config(), 1);
+    outbox.rewind(A, has(0));
+    outbox.push(record(1), at(0)).unwrap();
+    outbox.push(record(9), at(0)).unwrap();
+    for acked in [0, 1] {
+        assert!(matches!(outbox.next(A), Next::Batch(..)));
+        assert_eq!(outbox.next(A), Next::Hole(Hole { consumer: A, after: lsn(1) }));
+        outbox.acked(A, acked, lsn(acked), lsn(acked));
+        outbox.detach(A);
+        outbox.rewind(A, has(acked));
+    }
+    assert_eq!(outbox.next(A), Next::Empty);
+    assert_eq!(outbox.view(A).unwrap().broken_after, Some(lsn(1)));
+    outbox.push(record(10), at(0)).unwrap();
+    assert_eq!(outbox.next(A), Next::Empty);
+    outbox.detach(A);
+    outbox.rewind(A, has(10));
+    outbox.push(record(11), at(0)).unwrap();
+    assert_eq!(sent(&mut outbox, A), [11], "it got the rest from elsewhere");
+}
