@@ -64,7 +64,7 @@ fn assert_prefix(store: &Store, history: &[Batch], acked: usize, volume: VolumeI
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 24, failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: common::cases(12), failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
     fn power_cuts_lose_nothing_acknowledged(seed: u64) {
@@ -134,7 +134,7 @@ proptest! {
         let volume = workload.volume();
         let mut disk = Disk::small();
         let store = disk.open();
-        history.iter().for_each(|b| drop(append(&store, b).unwrap()));
+        common::append_all(&store, &history);
         drop(store);
         let mut oracle = Oracle::new();
         history.iter().for_each(|b| oracle.apply(b).unwrap());

@@ -39,7 +39,7 @@ fn assert_equal(store: &Store, oracle: &Oracle, volume: VolumeId, step: usize) {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 16, failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: common::cases(8), failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
     fn images_are_what_the_oracle_says(seed: u64) {

@@ -123,3 +123,8 @@ pub fn try_image(store: &Store, volume: VolumeId, point: Lsn) -> Result<Vec<u8>,
     out.truncate(size);
     Ok(out)
 }
+
+/// How many cases a property is tried on: `n`, or as many as `PROPTEST_CASES` says.
+pub fn cases(n: u32) -> u32 {
+    std::env::var("PROPTEST_CASES").ok().and_then(|v| v.parse().ok()).unwrap_or(n)
+}
