@@ -1,4 +1,4 @@
-//! A folder with protected disks, and the program that protects them.
+//! A folder with protected disks, and the programs that protect them.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -88,22 +88,39 @@ impl Lab {
     /// # Errors
     /// When it does not become ready, with its log.
     pub fn up(&self, disks: &[(&str, &Path)]) -> Result<Up> {
-        let mut child = self.spawn(disks, &self.path("data"))?;
-        let ready = self.path("ready.json");
-        let waited = poll::until("chronogate up becoming ready", START, || {
-            ensure_running(&mut child)?;
-            match fs::read(&ready) {
-                Ok(bytes) => Ok(Some(serde_json::from_slice(&bytes).context("the ready file")?)),
-                Err(_) => Ok(None),
-            }
-        });
-        match waited {
-            Ok(ready) => Ok(Up { child, ready, log: self.log(), running: true }),
-            Err(error) => {
-                command::end(&mut child);
-                bail!("{error:#}; its log:\n{}", tail(&self.log()))
-            }
-        }
+        self.launch("up", self.command(disks, &self.path("data"))?)
+    }
+
+    /// Starts the gateway alone; `link` is the port where CXs reach it.
+    ///
+    /// # Errors
+    /// As [`Lab::up`].
+    pub fn gateway_alone(&self, link: u16) -> Result<Up> {
+        let mut command = Command::new(program()?);
+        command.arg("gateway").arg("--data").arg(self.path("data/gateway-alone"));
+        command.arg("--listen").arg(local(link));
+        self.launch("gateway", self.image_listeners(command))
+    }
+
+    /// Starts the CX alone, between taps at port `listen` and the gateway at port `gateway`.
+    ///
+    /// # Errors
+    /// As [`Lab::up`].
+    pub fn cx_alone(&self, listen: u16, gateway: u16) -> Result<Up> {
+        let mut command = Command::new(program()?);
+        command.arg("cx").arg("--data").arg(self.path("data/cx-alone"));
+        command.arg("--listen").arg(local(listen)).arg("--gateway").arg(format!("here={}", local(gateway)));
+        self.launch("cx", command)
+    }
+
+    /// Starts the tap alone, for these disks and the CX at port `cx`.
+    ///
+    /// # Errors
+    /// As [`Lab::up`].
+    pub fn tap_alone(&self, disks: &[(&str, &Path)], cx: u16) -> Result<Up> {
+        let mut command = Command::new(program()?);
+        command.arg("tap").arg("--data").arg(self.path("data/tap-alone")).arg("--cx").arg(local(cx));
+        self.launch("tap", self.protected(command, disks))
     }
 
     /// Starts `chronogate up` and waits for its end: for starts that must be refused.
@@ -244,26 +261,50 @@ impl Lab {
         }
     }
 
-    fn spawn(&self, disks: &[(&str, &Path)], data: &Path) -> Result<Child> {
-        let _ = fs::remove_file(self.path("ready.json"));
+    /// Starts a program of ours and waits for its ready file.
+    fn launch(&self, name: &str, mut command: Command) -> Result<Up> {
+        let ready = self.path(&format!("{name}.json"));
+        let _ = fs::remove_file(&ready);
         let log = fs::OpenOptions::new().create(true).append(true).open(self.log())?;
-        let mut command = self.command(disks, data)?;
+        command.arg("--ready-file").arg(&ready);
         command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
-        command.spawn().context("cannot start chronogate up")
+        let mut child = command.spawn().context("cannot start chronogate")?;
+        let waited = poll::until(&format!("chronogate {name} becoming ready"), START, || {
+            if let Some(status) = child.try_wait()? {
+                return Ok(Some(Err(format!("chronogate {name} ended with {status}"))));
+            }
+            match fs::read(&ready) {
+                Ok(bytes) => Ok(Some(Ok(serde_json::from_slice(&bytes).context("the ready file")?))),
+                Err(_) => Ok(None),
+            }
+        });
+        match waited.and_then(|ready| ready.map_err(anyhow::Error::msg)) {
+            Ok(ready) => Ok(Up { child, ready, log: self.log(), running: true }),
+            Err(error) => {
+                command::end(&mut child);
+                bail!("{error:#}; its log:\n{}", tail(&self.log()))
+            }
+        }
     }
 
     fn command(&self, disks: &[(&str, &Path)], data: &Path) -> Result<Command> {
         let mut command = Command::new(program()?);
         command.arg("up").arg("--data").arg(data);
+        Ok(self.image_listeners(self.protected(command, disks)))
+    }
+
+    fn protected(&self, mut command: Command, disks: &[(&str, &Path)]) -> Command {
         for (name, path) in disks {
             command.arg("--protect").arg(format!("{name}={}", path.display()));
         }
         command.arg("--tap-nbd").arg(format!("unix:{}", self.path("tap.sock").display()));
+        command
+    }
+
+    fn image_listeners(&self, mut command: Command) -> Command {
         command.arg("--nbd").arg(format!("unix:{}", self.path("gw.sock").display()));
-        command.arg("--nbd").arg(format!("127.0.0.1:{}", self.nbd));
-        command.arg("--api").arg(format!("127.0.0.1:{}", self.api));
-        command.arg("--ready-file").arg(self.path("ready.json"));
-        Ok(command)
+        command.arg("--nbd").arg(local(self.nbd)).arg("--api").arg(local(self.api));
+        command
     }
 }
 
@@ -280,7 +321,11 @@ impl Drop for Lab {
     }
 }
 
-/// A running `chronogate up`. Dropping it kills it.
+fn local(port: u16) -> String {
+    format!("127.0.0.1:{port}")
+}
+
+/// A running program of ours. Dropping it kills it.
 pub struct Up {
     child: Child,
     ready: Value,
@@ -393,7 +438,10 @@ fn write_sparse(path: &Path, content: &[u8]) -> Result<()> {
 
 /// A port that was free a moment ago. Taken from below the range that the system hands out by itself,
 /// so that it stays free while the program is down.
-fn free_port() -> Result<u16> {
+///
+/// # Errors
+/// When none is found.
+pub fn free_port() -> Result<u16> {
     let mut random = Random::new(u64::from(std::process::id()) ^ nanos());
     for _ in 0..200 {
         let port = 20_000 + u16::try_from(random.below(10_000))?;

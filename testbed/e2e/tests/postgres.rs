@@ -113,8 +113,8 @@ fn make(lab: &Lab, live: &Mounted, programs: PathBuf) -> Result<Server> {
 }
 
 /// Starts what is in the image, with crash recovery, and asks it everything.
-fn check(lab: &Lab, programs: &Path, point: &str, acknowledged: u64) -> Result<()> {
-    let mounted = Mounted::new(&lab.mount(point, true)?, &lab.path(&point.replace(['@', ':'], "-")), "rw")?;
+fn check(lab: &Lab, programs: &Path, point: &str, uri: &str, acknowledged: u64) -> Result<()> {
+    let mounted = Mounted::new(uri, &lab.path(&point.replace(['@', ':'], "-")), "rw")?;
     let sockets = lab.path(&format!("{}-sockets", point.replace(['@', ':'], "-")));
     let server = Server { programs: programs.to_owned(), data: mounted.path("pg"), sockets };
     let _ = fs::remove_file(server.data.join("postmaster.pid"));
@@ -159,8 +159,9 @@ fn an_image_at_a_random_moment_is_a_sound_database() -> Result<()> {
         drop(server);
         drop(live);
 
-        check(lab, &programs, "web01@under-load", seen)?;
-        check(lab, &programs, &format!("web01@lsn:{}", begun + (middle - begun) / 3), 0)?;
+        check(lab, &programs, "web01@under-load", &lab.mount("web01@under-load", true)?, seen)?;
+        let random = format!("web01@lsn:{}", begun + (middle - begun) / 3);
+        check(lab, &programs, &random, &lab.mount(&random, true)?, 0)?;
         up.stop()
     })
 }
