@@ -1,0 +1,162 @@
+//! One gateway's way out of a stream's outbox.
+
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use cx_link::outbox::OutboxDriver;
+use cx_link::{AskReply, Feed};
+use cx_spool::ConsumerNo;
+use cx_wire::{Heartbeat, Question, Refuse, RefuseCode, Welcome};
+use tap_block::{Batch, Clock, Lsn};
+use tokio::runtime::Handle;
+use tokio::sync::Notify;
+
+use crate::tap::Tap;
+
+/// What the gateways of a stream said when they were reached first since this process began.
+#[derive(Debug)]
+pub(crate) struct Reports {
+    heard: Mutex<Vec<Report>>,
+    changed: Condvar,
+}
+
+#[derive(Debug, Clone, Default)]
+struct Report {
+    /// It answered, one way or the other.
+    answered: bool,
+    /// It has history of the stream.
+    known: bool,
+    refused: Option<Refuse>,
+}
+
+impl Reports {
+    pub(crate) fn new(gateways: usize) -> Self {
+        Self { heard: Mutex::new(vec![Report::default(); gateways]), changed: Condvar::new() }
+    }
+
+    /// Blocks until every gateway has answered, for `limit` at most.
+    pub(crate) fn wait(&self, limit: Duration) {
+        let all = |heard: &mut Vec<Report>| heard.iter().any(|r| !r.answered);
+        let waited = self.changed.wait_timeout_while(self.lock(), limit, all);
+        drop(waited.unwrap_or_else(PoisonError::into_inner));
+    }
+
+    /// Some gateway has history of the stream.
+    pub(crate) fn known(&self) -> bool {
+        self.lock().iter().any(|r| r.known)
+    }
+
+    /// Why the stream cannot be taken from the tap: a gateway knows that its time is over, or none takes it.
+    pub(crate) fn refusal(&self) -> Option<Refuse> {
+        let heard = self.lock();
+        let mut refusals = heard.iter().filter_map(|r| r.refused.as_ref());
+        let fenced = refusals.clone().find(|r| r.code == RefuseCode::Fenced);
+        let all = heard.iter().all(|r| r.refused.is_some());
+        fenced.or_else(|| refusals.next().filter(|_| all)).cloned()
+    }
+
+    /// Why `gateway` does not take the stream.
+    pub(crate) fn refused(&self, gateway: ConsumerNo) -> Option<Refuse> {
+        self.lock().get(gateway.get()).and_then(|r| r.refused.clone())
+    }
+
+    fn note(&self, gateway: ConsumerNo, change: impl FnOnce(&mut Report)) {
+        if let Some(report) = self.lock().get_mut(gateway.get()) {
+            change(report);
+            report.answered = true;
+        }
+        self.changed.notify_all();
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Vec<Report>> {
+        self.heard.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// A gateway's consumer of a stream.
+pub(crate) struct GatewayFeed {
+    pub(crate) consumer: ConsumerNo,
+    pub(crate) driver: Arc<OutboxDriver>,
+    pub(crate) tap: Arc<Tap>,
+    pub(crate) reports: Arc<Reports>,
+    pub(crate) clock: Arc<dyn Clock>,
+    pub(crate) runtime: Handle,
+}
+
+/// How long the tap may take for an answer, besides what the question itself allows.
+const ANSWER_LIMIT: Duration = Duration::from_secs(10);
+
+impl Feed for GatewayFeed {
+    fn ready(&self, welcome: &Welcome) -> Result<(), String> {
+        self.driver.ready(self.consumer, welcome);
+        self.reports.note(self.consumer, |report| {
+            report.known |= welcome.known;
+            report.refused = None;
+        });
+        Ok(())
+    }
+
+    fn next(&self) -> Option<Arc<Batch>> {
+        self.driver.next(self.consumer)
+    }
+
+    fn changed(&self) -> &Notify {
+        self.driver.changed(self.consumer)
+    }
+
+    fn acked(&self, batches: u64, durable: Lsn, everywhere: Lsn) {
+        // Nothing is below a gateway: what is durable there is all there is to it.
+        self.driver.acked(self.consumer, batches, durable, everywhere.max(durable));
+    }
+
+    fn lost(&self) {
+        self.driver.lost(self.consumer);
+    }
+
+    fn heartbeat(&self) -> Heartbeat {
+        let queue = self.driver.status().queue;
+        let pending = self.driver.view(self.consumer).map_or(0, |view| view.pending_bytes);
+        self.tap.heartbeat(queue.head, pending.min(queue.spooled_bytes), self.clock.monotonic())
+    }
+
+    fn ask(&self, question: Question, reply: AskReply) {
+        let limit = match &question {
+            Question::Bookmark { wait, .. } => wait.saturating_add(ANSWER_LIMIT),
+            Question::Head | Question::Resync { .. } => ANSWER_LIMIT,
+        };
+        let tap = Arc::clone(&self.tap);
+        self.runtime.spawn(async move { reply.send(tap.ask(question, limit).await) });
+    }
+
+    fn refused(&self, refuse: &Refuse) {
+        let lasting =
+            matches!(refuse.code, RefuseCode::Fenced | RefuseCode::SplitHistory | RefuseCode::NameTaken);
+        self.reports.note(self.consumer, |report| report.refused = lasting.then(|| refuse.clone()));
+        if let (Some(refusal), Some(link)) = (self.reports.refusal(), self.tap.link()) {
+            // The tap learns why when it comes back.
+            link.close(refusal.detail);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn refuse(code: RefuseCode) -> Refuse {
+        Refuse { code, detail: String::new() }
+    }
+
+    #[test]
+    fn one_of_two_gateways_may_refuse_but_not_for_fencing() {
+        let reports = Reports::new(2);
+        let (a, b) = (ConsumerNo::new(0), ConsumerNo::new(1));
+        reports.note(a, |r| r.refused = Some(refuse(RefuseCode::NameTaken)));
+        assert_eq!(reports.refusal(), None);
+        reports.note(b, |r| r.refused = Some(refuse(RefuseCode::SplitHistory)));
+        assert_eq!(reports.refusal().map(|r| r.code), Some(RefuseCode::NameTaken));
+        reports.note(a, |r| r.refused = None);
+        reports.note(b, |r| r.refused = Some(refuse(RefuseCode::Fenced)));
+        assert_eq!(reports.refusal().map(|r| r.code), Some(RefuseCode::Fenced));
+    }
+}

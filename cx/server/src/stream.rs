@@ -1,0 +1,232 @@
+//! One stream in the CX: its outbox, its gateways, and the nurse that has holes healed.
+
+use std::io;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use cx_link::outbox::{DriverConfig, OutboxDriver, Spilling};
+use cx_link::{
+    Address, BatchDone, DownlinkHandle, Feed, Hub, StreamIntake, Uplink, UplinkConfig, UplinkHandle,
+};
+use cx_spool::ConsumerNo;
+use cx_wire::{Heartbeat, Hello, Question, TapState, Welcome};
+use tap_block::{Batch, Clock, Lsn};
+use tokio::runtime::Handle;
+use tokio::task::JoinHandle;
+
+use crate::feed::{GatewayFeed, Reports};
+use crate::status::{GatewayStatus, StreamStatus};
+use crate::tap::Tap;
+
+/// What every stream needs of the CX.
+#[derive(Clone)]
+pub(crate) struct Surroundings {
+    pub(crate) gateways: Vec<(String, Address)>,
+    pub(crate) hub: Hub,
+    pub(crate) clock: Arc<dyn Clock>,
+    pub(crate) runtime: Handle,
+}
+
+/// A stream at work.
+pub(crate) struct Stream {
+    hello: Arc<Mutex<Hello>>,
+    pub(crate) tap: Arc<Tap>,
+    pub(crate) driver: Arc<OutboxDriver>,
+    pub(crate) reports: Arc<Reports>,
+    gateways: Vec<(String, Address)>,
+    uplinks: Mutex<Vec<UplinkHandle>>,
+    nurse: JoinHandle<()>,
+    clock: Arc<dyn Clock>,
+}
+
+/// How long to wait before a tap that could not be asked for a resync, or one that was, is asked again.
+const ASK_AGAIN: Duration = Duration::from_secs(10);
+const ASKED_AGAIN: Duration = Duration::from_secs(60);
+const RESYNC_LIMIT: Duration = Duration::from_secs(10);
+/// How long a stopping CX waits for gateways that are there, and for its own disk.
+const DRAIN_LIMIT: Duration = Duration::from_secs(2);
+const SPILL_LIMIT: Duration = Duration::from_secs(8);
+
+impl Stream {
+    /// Opens the outbox, and connects to the gateways. Blocks while the spool is read.
+    pub(crate) fn open(hello: Hello, config: DriverConfig, around: &Surroundings) -> io::Result<Arc<Self>> {
+        let tap = Arc::new(Tap::default());
+        let driver = OutboxDriver::open(config, Arc::clone(&around.clock), tap.clone())?;
+        let reports = Arc::new(Reports::new(around.gateways.len()));
+        let hello = Arc::new(Mutex::new(hello));
+        let nurse = around.runtime.spawn(nurse(Arc::clone(&tap), Arc::clone(&driver), around.gateways.len()));
+        let stream = Self {
+            hello,
+            tap,
+            driver,
+            reports,
+            gateways: around.gateways.clone(),
+            uplinks: Mutex::default(),
+            nurse,
+            clock: Arc::clone(&around.clock),
+        };
+        stream.connect(around);
+        Ok(Arc::new(stream))
+    }
+
+    fn connect(&self, around: &Surroundings) {
+        let _entered = around.runtime.enter();
+        let uplinks = self.gateways.iter().enumerate().map(|(at, (_, address))| {
+            let feed: Arc<dyn Feed> = Arc::new(GatewayFeed {
+                consumer: ConsumerNo::new(at),
+                driver: Arc::clone(&self.driver),
+                tap: Arc::clone(&self.tap),
+                reports: Arc::clone(&self.reports),
+                clock: Arc::clone(&self.clock),
+                runtime: around.runtime.clone(),
+            });
+            let config = UplinkConfig {
+                address: address.clone(),
+                hub: around.hub.clone(),
+                backoff: cx_link::Backoff::default(),
+            };
+            let hello = Arc::clone(&self.hello);
+            Uplink::spawn(config, move || lock(&hello).clone(), feed)
+        });
+        *lock(&self.uplinks) = uplinks.collect();
+    }
+
+    /// The tap's last greeting.
+    pub(crate) fn hello(&self) -> Hello {
+        lock(&self.hello).clone()
+    }
+
+    /// The tap greets anew; the gateways hear of it at their next connection, and by the run's first record.
+    pub(crate) fn greet(&self, hello: &Hello) {
+        lock(&self.hello).clone_from(hello);
+    }
+
+    /// What the tap is told: everything up to here is durable below.
+    pub(crate) fn welcome(&self, credit: u64) -> Welcome {
+        let durable = self.driver.durable();
+        let known = durable.lsn > Lsn::ZERO || self.reports.known();
+        Welcome { durable: durable.lsn, durable_run: durable.run, known, credit }
+    }
+
+    /// Ends it: what the gateways do not take within moments goes to disk.
+    pub(crate) async fn stop(&self) {
+        self.drain().await;
+        let driver = Arc::clone(&self.driver);
+        let spilled =
+            tokio::task::spawn_blocking(move || driver.stop(Spilling::Everything { limit: SPILL_LIMIT }))
+                .await;
+        if !spilled.unwrap_or(false) {
+            tracing::warn!(
+                stream = %self.hello().stream,
+                "not everything reached the gateways or the spool: the tap will send the rest again"
+            );
+        }
+        self.nurse.abort();
+        let uplinks = std::mem::take(&mut *lock(&self.uplinks));
+        for uplink in uplinks {
+            uplink.stop().await;
+        }
+    }
+
+    async fn drain(&self) {
+        let (driver, gateways) = (&self.driver, self.gateways.len());
+        let connected = |at| driver.view(ConsumerNo::new(at)).is_some_and(|v| v.attached);
+        let drained = async {
+            let mut look = tokio::time::interval(Duration::from_millis(10));
+            while !driver.is_drained() && (0..gateways).all(connected) {
+                look.tick().await;
+            }
+        };
+        // Late is no error: the spool takes the rest.
+        let _ = tokio::time::timeout(DRAIN_LIMIT, drained).await;
+    }
+
+    pub(crate) fn status(&self) -> StreamStatus {
+        let (hello, outbox) = (self.hello(), self.driver.status());
+        let uplinks = lock(&self.uplinks);
+        let gateways = self.gateways.iter().enumerate().map(|(at, (name, address))| {
+            let consumer = ConsumerNo::new(at);
+            let state = uplinks.get(at).map(|u| u.state().borrow().clone());
+            let refused = self.reports.refused(consumer).map(|r| r.detail);
+            GatewayStatus::new(name, address, self.driver.view(consumer), state, refused)
+        });
+        StreamStatus {
+            stream: hello.stream,
+            volume: hello.volume,
+            name: hello.name,
+            tap_connected: self.tap.link().is_some(),
+            head: self.tap.head(),
+            received: outbox.queue.head,
+            durable: self.driver.durable().lsn,
+            everywhere: self.driver.everywhere(),
+            queued_bytes: outbox.queue.queued_bytes,
+            memory_bytes: outbox.queue.memory_bytes,
+            spooled_bytes: outbox.queue.spooled_bytes,
+            spool_full: outbox.queue.disk_full,
+            problem: outbox.problem,
+            gateways: gateways.collect(),
+        }
+    }
+}
+
+impl StreamIntake for Stream {
+    fn attached(&self, link: DownlinkHandle) {
+        self.tap.attached(link);
+    }
+
+    fn batch(&self, batch: Arc<Batch>, done: BatchDone) {
+        let taken = self
+            .driver
+            .push_with(batch, Box::new(move |durable, everywhere| done.durable(durable.lsn, everywhere)));
+        if let Err(full) = taken {
+            // The batch's `done` is dropped: the connection closes and the tap keeps what it has.
+            tracing::warn!(stream = %self.hello().stream, "{full}");
+        }
+    }
+
+    fn heartbeat(&self, heartbeat: Heartbeat) {
+        let idle = heartbeat.status.state == TapState::Protected
+            && heartbeat.status.queued_bytes == 0
+            && heartbeat.status.spooled_bytes == 0;
+        let head = heartbeat.head;
+        self.tap.heard(heartbeat, self.clock.monotonic());
+        if idle {
+            (0..self.gateways.len()).for_each(|at| self.driver.expect_head(ConsumerNo::new(at), head));
+        }
+    }
+
+    fn closed(&self) {
+        self.tap.detached();
+    }
+}
+
+impl Drop for Stream {
+    fn drop(&mut self) {
+        self.nurse.abort();
+    }
+}
+
+/// Has holes healed: asks the tap for a resync of everything, again and again, until the sync begins.
+async fn nurse(tap: Arc<Tap>, driver: Arc<OutboxDriver>, gateways: usize) {
+    loop {
+        let broken = (0..gateways).filter_map(|at| driver.view(ConsumerNo::new(at))?.broken_after).min();
+        let Some(from) = broken else {
+            tap.trouble.notified().await;
+            continue;
+        };
+        let asked = tap.ask(Question::Resync { from, whole: true }, RESYNC_LIMIT).await;
+        let pause = match asked {
+            Ok(_) => ASKED_AGAIN,
+            Err(e) => {
+                tracing::warn!(%from, "a gateway waits for a resync, and the tap cannot be asked for it: {e}");
+                ASK_AGAIN
+            }
+        };
+        // A tap that comes back is asked at once.
+        let _ = tokio::time::timeout(pause, tap.trouble.notified()).await;
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
