@@ -1,0 +1,297 @@
+//! `up`, `tap`, `cx` and `gateway`: their command lines, and their life until a signal ends it.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::str::FromStr;
+
+use clap::Args;
+use cx_api::ExitStatus;
+use cx_link::Address;
+use gateway_front::ListenAddress;
+use tap_agent::Protect;
+use tokio::signal::unix::{SignalKind, signal};
+
+use crate::output::{Failure, say};
+use crate::site::{CxPlan, GatewayPlan, Plan, Ready, Site, TapPlan};
+
+/// What every program takes.
+#[derive(Debug, Args)]
+struct Common {
+    /// Where everything is kept
+    #[arg(long, value_name = "DIR", default_value = "chronogate-data")]
+    data: PathBuf,
+    /// Written, as JSON, once everything listens
+    #[arg(long, value_name = "FILE")]
+    ready_file: Option<PathBuf>,
+    /// Allow listeners that other machines can reach: there is no authentication yet
+    #[arg(long)]
+    insecure: bool,
+}
+
+/// Of `up`.
+#[derive(Debug, Args)]
+pub(crate) struct UpArgs {
+    #[command(flatten)]
+    common: Common,
+    #[command(flatten)]
+    disks: Disks,
+    #[command(flatten)]
+    images: Images,
+}
+
+/// What a tap serves.
+#[derive(Debug, Args)]
+struct Disks {
+    /// A file or block device to protect, under a name (repeatable)
+    #[arg(long, value_name = "NAME=PATH", value_parser = parse_protect, required = true)]
+    protect: Vec<Protect>,
+    /// Where guests open the protected disks: unix:PATH or HOST:PORT (repeatable) [default: unix:DATA/tap.sock]
+    #[arg(long, value_name = "ADDRESS", value_parser = ListenAddress::from_str)]
+    tap_nbd: Vec<ListenAddress>,
+}
+
+/// What a gateway serves.
+#[derive(Debug, Args)]
+struct Images {
+    /// Where history is served over NBD: unix:PATH or HOST:PORT (repeatable) [default: unix:DATA/nbd.sock and
+    /// 127.0.0.1:10809]
+    #[arg(long, value_name = "ADDRESS", value_parser = ListenAddress::from_str)]
+    nbd: Vec<ListenAddress>,
+    /// Where the HTTP API listens
+    #[arg(long, value_name = "HOST:PORT", default_value = "127.0.0.1:7070")]
+    api: SocketAddr,
+}
+
+/// Of `tap`.
+#[derive(Debug, Args)]
+pub(crate) struct TapArgs {
+    #[command(flatten)]
+    common: Common,
+    /// The CX to send to
+    #[arg(long, value_name = "HOST:PORT", value_parser = Address::from_str)]
+    cx: Address,
+    #[command(flatten)]
+    disks: Disks,
+}
+
+/// Of `cx`.
+#[derive(Debug, Args)]
+pub(crate) struct CxArgs {
+    #[command(flatten)]
+    common: Common,
+    /// Where taps connect (repeatable)
+    #[arg(long, value_name = "HOST:PORT", value_parser = Address::from_str, default_value = "127.0.0.1:7071")]
+    listen: Vec<Address>,
+    /// A gateway to forward to, optionally with a name (repeatable)
+    #[arg(long, value_name = "[NAME=]HOST:PORT", value_parser = parse_gateway, required = true)]
+    gateway: Vec<(String, Address)>,
+}
+
+/// Of `gateway`.
+#[derive(Debug, Args)]
+pub(crate) struct GatewayArgs {
+    #[command(flatten)]
+    common: Common,
+    /// Where CXs connect (repeatable)
+    #[arg(long, value_name = "HOST:PORT", value_parser = Address::from_str, default_value = "127.0.0.1:7072")]
+    listen: Vec<Address>,
+    #[command(flatten)]
+    images: Images,
+}
+
+impl UpArgs {
+    pub(crate) fn into_plan(self) -> Plan {
+        let (to_cx, to_gateway) = (Address::Memory("cx".to_owned()), Address::Memory("gateway".to_owned()));
+        let data = &self.common.data;
+        let cx =
+            CxPlan { listen: vec![to_cx.clone()], gateways: vec![("local".to_owned(), to_gateway.clone())] };
+        Plan {
+            gateway: Some(self.images.into_plan(data, vec![to_gateway])),
+            cx: Some(cx),
+            tap: Some(self.disks.into_plan(data, to_cx)),
+            ..self.common.into_plan()
+        }
+    }
+}
+
+impl TapArgs {
+    pub(crate) fn into_plan(self) -> Plan {
+        Plan { tap: Some(self.disks.into_plan(&self.common.data, self.cx)), ..self.common.into_plan() }
+    }
+}
+
+impl CxArgs {
+    pub(crate) fn into_plan(self) -> Plan {
+        let cx = CxPlan { listen: self.listen, gateways: self.gateway };
+        Plan { cx: Some(cx), ..self.common.into_plan() }
+    }
+}
+
+impl GatewayArgs {
+    pub(crate) fn into_plan(self) -> Plan {
+        let gateway = self.images.into_plan(&self.common.data, self.listen);
+        Plan { gateway: Some(gateway), ..self.common.into_plan() }
+    }
+}
+
+impl Common {
+    fn into_plan(self) -> Plan {
+        Plan { data: self.data, ready_file: self.ready_file, insecure: self.insecure, ..Plan::default() }
+    }
+}
+
+impl Disks {
+    fn into_plan(self, data: &std::path::Path, cx: Address) -> TapPlan {
+        let nbd = match self.tap_nbd.is_empty() {
+            true => vec![ListenAddress::Unix(data.join("tap.sock"))],
+            false => self.tap_nbd,
+        };
+        TapPlan { cx, nbd, protect: self.protect }
+    }
+}
+
+impl Images {
+    fn into_plan(self, data: &std::path::Path, links: Vec<Address>) -> GatewayPlan {
+        let nbd = match self.nbd.is_empty() {
+            true => vec![
+                ListenAddress::Unix(data.join("nbd.sock")),
+                ListenAddress::Tcp("127.0.0.1:10809".to_owned()),
+            ],
+            false => self.nbd,
+        };
+        GatewayPlan { links, nbd, api: Some(self.api) }
+    }
+}
+
+/// Runs what the plan says until SIGTERM or SIGINT, then drains. A second signal ends at once.
+pub(crate) fn run(plan: Plan) -> Result<(), Failure> {
+    log_to_stderr();
+    runtime()?.block_on(async {
+        let mut signals = Signals::new()?;
+        let ready_file = plan.ready_file.clone();
+        let (site, ready) = Site::start(plan).await?;
+        if let Some(path) = &ready_file
+            && let Err(failure) = announce(path, &ready)
+        {
+            site.stop().await;
+            return Err(failure);
+        }
+        say(&described(&ready));
+        signals.stop_at_next(site.stop()).await
+    })
+}
+
+/// The runtime of a program with parts in it.
+pub(crate) fn runtime() -> Result<tokio::runtime::Runtime, Failure> {
+    tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+        .map_err(|e| Failure::internal(format!("no runtime can be started: {e}")))
+}
+
+/// Log lines for people, on standard error; `CHRONOGATE_LOG` chooses which (default: info).
+pub(crate) fn log_to_stderr() {
+    use tracing_subscriber::EnvFilter;
+    let filter = EnvFilter::try_from_env("CHRONOGATE_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
+    // A second call (never made) would only mean that somebody logs already.
+    let _ = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .with_target(false)
+        .try_init();
+}
+
+/// The two signals that ask for a stop.
+pub(crate) struct Signals {
+    terminate: tokio::signal::unix::Signal,
+    interrupt: tokio::signal::unix::Signal,
+}
+
+impl Signals {
+    /// From now on they no longer end the process.
+    pub(crate) fn new() -> Result<Self, Failure> {
+        let listen =
+            |kind| signal(kind).map_err(|e| Failure::internal(format!("signals cannot be caught: {e}")));
+        Ok(Self { terminate: listen(SignalKind::terminate())?, interrupt: listen(SignalKind::interrupt())? })
+    }
+
+    /// Waits for one.
+    pub(crate) async fn next(&mut self) {
+        tokio::select! {
+            _ = self.terminate.recv() => {}
+            _ = self.interrupt.recv() => {}
+        }
+    }
+
+    /// Waits for one, then stops; another one meanwhile ends the process at once, which loses nothing acknowledged.
+    pub(crate) async fn stop_at_next(&mut self, stop: impl Future<Output = ()>) -> Result<(), Failure> {
+        self.next().await;
+        say("stopping: draining what is under way; once more to end at once\n");
+        tokio::select! {
+            () = stop => Ok(()),
+            () = self.next() => Err(Failure::new(ExitStatus::Error, "ended before everything was drained")
+                .because("a second signal came")
+                .fix("the next start copies what was under way again")),
+        }
+    }
+}
+
+fn announce(path: &std::path::Path, ready: &Ready) -> Result<(), Failure> {
+    let text = serde_json::to_vec_pretty(ready).map_err(|e| Failure::internal(e.to_string()))?;
+    tap_disk::small_file::write_atomic(path, &text).map_err(|e| {
+        Failure::new(ExitStatus::Error, format!("cannot write the ready file {}", path.display()))
+            .because(e.to_string())
+    })
+}
+
+fn described(ready: &Ready) -> String {
+    let mut text = String::from("ready\n");
+    for (name, volume) in &ready.volumes {
+        text += &format!("  {name} is protected; use it at  {}\n", volume.tap);
+    }
+    for uri in &ready.nbd {
+        text += &format!("  history is served at          {uri}\n");
+    }
+    for link in &ready.links {
+        text += &format!("  link                          {link}\n");
+    }
+    if let Some(api) = &ready.api {
+        text += &format!("  API                           {api}\n");
+    }
+    text
+}
+
+fn parse_protect(text: &str) -> Result<Protect, String> {
+    let (name, path) = text.split_once('=').ok_or("give NAME=PATH, for example web01=./web01.img")?;
+    let name = name.parse().map_err(|e: tap_block::NameError| e.to_string())?;
+    if path.is_empty() {
+        return Err("the path is missing: give NAME=PATH".to_owned());
+    }
+    Ok(Protect { name, path: path.into() })
+}
+
+fn parse_gateway(text: &str) -> Result<(String, Address), String> {
+    let (name, address) = text.split_once('=').unwrap_or((text, text));
+    Ok((name.to_owned(), address.parse().map_err(|e: cx_link::AddressError| e.to_string())?))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn protect_needs_a_name_and_a_path() {
+        let p = parse_protect("web01=./a=b.img").unwrap();
+        assert_eq!((p.name.as_str(), p.path.to_str().unwrap()), ("web01", "./a=b.img"));
+        for bad in ["web01", "=x", "web01=", "a b=x", "now=x"] {
+            assert!(parse_protect(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn a_gateway_may_have_a_name() {
+        assert_eq!(parse_gateway("dr=127.0.0.1:1").unwrap().0, "dr");
+        assert_eq!(parse_gateway("127.0.0.1:1").unwrap().0, "127.0.0.1:1");
+        assert!(parse_gateway("dr=").is_err());
+    }
+}

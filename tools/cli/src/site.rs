@@ -1,0 +1,286 @@
+//! The programs of a site, in whatever combination one process runs them: `up` is tap, CX and gateway joined by the
+//! in-memory transport, and nothing else differs from three processes.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use cx_api::ExitStatus;
+use cx_link::{Address, Hub};
+use cx_server::{Cx, CxConfig, CxHandle};
+use gateway_front::ListenAddress;
+use gateway_server::http::{ApiConfig, Control as _};
+use gateway_server::{Gateway, GatewayConfig, GatewayHandle};
+use serde::Serialize;
+use tap_agent::{Limits, Protect, Tap, TapConfig};
+use tap_disk::{DirLock, LockError};
+
+use crate::output::Failure;
+
+/// A stop takes less than 20 s in all.
+const TAP_STOP: Duration = Duration::from_secs(10);
+const GATEWAY_STOP: Duration = Duration::from_secs(5);
+
+/// How long a start waits for the gateway to know every volume, looking this often.
+const KNOWN_WITHIN: Duration = Duration::from_secs(15);
+const LOOK_AGAIN: Duration = Duration::from_millis(5);
+
+/// What to run. A part that is `None` runs elsewhere, or not at all.
+#[derive(Default)]
+pub(crate) struct Plan {
+    pub(crate) data: PathBuf,
+    pub(crate) gateway: Option<GatewayPlan>,
+    pub(crate) cx: Option<CxPlan>,
+    pub(crate) tap: Option<TapPlan>,
+    pub(crate) ready_file: Option<PathBuf>,
+    /// Listeners beyond loopback are allowed.
+    pub(crate) insecure: bool,
+}
+
+pub(crate) struct GatewayPlan {
+    pub(crate) links: Vec<Address>,
+    pub(crate) nbd: Vec<ListenAddress>,
+    pub(crate) api: Option<SocketAddr>,
+}
+
+pub(crate) struct CxPlan {
+    pub(crate) listen: Vec<Address>,
+    /// Name and address.
+    pub(crate) gateways: Vec<(String, Address)>,
+}
+
+pub(crate) struct TapPlan {
+    pub(crate) cx: Address,
+    pub(crate) nbd: Vec<ListenAddress>,
+    pub(crate) protect: Vec<Protect>,
+}
+
+/// What runs.
+pub(crate) struct Site {
+    tap: Option<Tap>,
+    cx: Option<CxHandle>,
+    gateway: Option<GatewayHandle>,
+    /// The in-memory transport lives as long as anybody may use it.
+    _hub: Hub,
+    _lock: DirLock,
+}
+
+/// The content of the ready file. Field names are a contract with scripts.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub(crate) struct Ready {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) api: Option<String>,
+    pub(crate) volumes: BTreeMap<String, ReadyVolume>,
+    /// The gateway's NBD listeners, without an export name.
+    pub(crate) nbd: Vec<String>,
+    /// Where the part above connects: the tap to a CX, the CX to a gateway.
+    pub(crate) links: Vec<String>,
+    pub(crate) pid: u32,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub(crate) struct ReadyVolume {
+    /// Where the guest opens the protected disk.
+    pub(crate) tap: String,
+}
+
+impl Site {
+    /// Starts everything the plan names, from the bottom up; must be called inside a multi-thread runtime.
+    pub(crate) async fn start(plan: Plan) -> Result<(Self, Ready), Failure> {
+        plan.refuse_open_listeners()?;
+        if let Some(path) = &plan.ready_file {
+            remove_stale(path)?;
+        }
+        let lock = lock(&plan.data)?;
+        let hub = Hub::new();
+        let protected = plan.tap.iter().flat_map(|t| t.protect.iter().map(|p| p.path.clone())).collect();
+        let mut site = Self { tap: None, cx: None, gateway: None, _hub: hub.clone(), _lock: lock };
+        let mut links = Vec::new();
+        if let Err(failure) = site.start_parts(plan, &hub, protected, &mut links).await {
+            site.stop().await;
+            return Err(failure);
+        }
+        let ready = site.ready(links);
+        Ok((site, ready))
+    }
+
+    async fn start_parts(
+        &mut self,
+        plan: Plan,
+        hub: &Hub,
+        protected: Vec<PathBuf>,
+        links: &mut Vec<String>,
+    ) -> Result<(), Failure> {
+        if let Some(gateway) = plan.gateway {
+            let config = GatewayConfig {
+                links: gateway.links,
+                nbd: gateway.nbd,
+                api: gateway.api.map(|listen| ApiConfig { listen, insecure: plan.insecure }),
+                hub: hub.clone(),
+                protected,
+                ..GatewayConfig::new(plan.data.join("gateway"))
+            };
+            let handle = Gateway::start(config).await.map_err(|e| cannot_start("the gateway", &e))?;
+            links.extend(handle.links().iter().map(ToString::to_string));
+            self.gateway = Some(handle);
+        }
+        if let Some(cx) = plan.cx {
+            let config = CxConfig {
+                data: plan.data.join("cx"),
+                listen: cx.listen,
+                gateways: cx.gateways,
+                hub: hub.clone(),
+                limits: cx_server::Limits::default(),
+            };
+            let handle = Cx::start(config).await.map_err(|e| cannot_start("the CX", &e))?;
+            links.extend(handle.addresses().iter().map(ToString::to_string));
+            self.cx = Some(handle);
+        }
+        if let Some(tap) = plan.tap {
+            let config = TapConfig {
+                data: plan.data,
+                protect: tap.protect,
+                listen: tap.nbd,
+                cx: tap.cx,
+                hub: hub.clone(),
+                limits: Limits::default(),
+            };
+            let started = tokio::task::block_in_place(|| Tap::start(config));
+            self.tap = Some(started.map_err(|e| cannot_start("the tap", &e))?);
+        }
+        links.retain(|l| !l.starts_with("mem:"));
+        self.wait_until_known().await;
+        Ok(())
+    }
+
+    /// Where tap and gateway are one process, "ready" means that the gateway has heard of every protected volume: a
+    /// script's first command finds it.
+    async fn wait_until_known(&self) {
+        let (Some(tap), Some(gateway)) = (&self.tap, &self.gateway) else { return };
+        let names: Vec<_> = tap.volumes().into_iter().map(|v| v.name).collect();
+        let known = async {
+            for name in names {
+                while gateway.gateway().volume(name.clone()).await.is_err() {
+                    tokio::time::sleep(LOOK_AGAIN).await;
+                }
+            }
+        };
+        if tokio::time::timeout(KNOWN_WITHIN, known).await.is_err() {
+            tracing::warn!(
+                "the gateway has not taken every protected volume yet; see `chronogate volume ls`"
+            );
+        }
+    }
+
+    fn ready(&self, links: Vec<String>) -> Ready {
+        let volumes = self.tap.iter().flat_map(Tap::volumes);
+        Ready {
+            api: self.gateway.as_ref().and_then(GatewayHandle::api).map(|a| format!("http://{a}")),
+            volumes: volumes
+                .map(|v| {
+                    (v.name.to_string(), ReadyVolume { tap: v.uris.into_iter().next().unwrap_or_default() })
+                })
+                .collect(),
+            nbd: self.gateway.as_ref().map(GatewayHandle::nbd_uris).unwrap_or_default(),
+            links,
+            pid: std::process::id(),
+        }
+    }
+
+    /// Stops everything, from the top down, so that what was captured still gets through.
+    pub(crate) async fn stop(self) {
+        let Self { tap, cx, gateway, _hub, _lock } = self;
+        if let Some(tap) = tap
+            && !tap.stop(TAP_STOP).await
+        {
+            tracing::warn!(
+                "a volume did not stop cleanly; what was under way is copied again at the next start"
+            );
+        }
+        if let Some(cx) = cx {
+            cx.stop().await;
+        }
+        if let Some(gateway) = gateway {
+            gateway.stop(GATEWAY_STOP).await;
+        }
+    }
+}
+
+impl Plan {
+    /// Until tokens and TLS exist, whoever reaches a listener can read and write everything.
+    fn refuse_open_listeners(&self) -> Result<(), Failure> {
+        if self.insecure {
+            return Ok(());
+        }
+        let tcp = |a: &ListenAddress| match a {
+            ListenAddress::Tcp(text) => Some(text.clone()),
+            ListenAddress::Unix(_) => None,
+        };
+        let link = |a: &Address| match a {
+            Address::Tcp(text) => Some(text.clone()),
+            Address::Memory(_) => None,
+        };
+        let mut open: Vec<String> = Vec::new();
+        if let Some(g) = &self.gateway {
+            open.extend(g.nbd.iter().filter_map(tcp).chain(g.links.iter().filter_map(link)));
+            open.extend(g.api.map(|a| a.to_string()));
+        }
+        open.extend(self.cx.iter().flat_map(|c| c.listen.iter().filter_map(link)));
+        open.extend(self.tap.iter().flat_map(|t| t.nbd.iter().filter_map(tcp)));
+        match open.iter().find(|a| !is_loopback(a)) {
+            None => Ok(()),
+            Some(address) => Err(Failure::usage(format!("{address} can be reached from other machines"))
+                .because("there is no authentication and no encryption yet, so anybody there could read and write your disks")
+                .fix("listen on 127.0.0.1 or a unix socket, or say --insecure if the network is yours alone")),
+        }
+    }
+}
+
+fn is_loopback(address: &str) -> bool {
+    let host = address.rsplit_once(':').map_or(address, |(host, _)| host).trim_matches(['[', ']']);
+    host == "localhost" || host.parse::<std::net::IpAddr>().is_ok_and(|ip| ip.is_loopback())
+}
+
+/// A script that waits for the file must not find an old one.
+fn remove_stale(path: &Path) -> Result<(), Failure> {
+    match std::fs::remove_file(path) {
+        Err(e) if e.kind() != std::io::ErrorKind::NotFound => Err(Failure::new(
+            ExitStatus::Error,
+            format!("cannot remove the old ready file {}", path.display()),
+        )
+        .because(e.to_string())),
+        _ => Ok(()),
+    }
+}
+
+fn lock(data: &Path) -> Result<DirLock, Failure> {
+    tap_disk::ensure_dir(data).map_err(|e| {
+        Failure::new(ExitStatus::Error, format!("cannot use {} as data directory", data.display()))
+            .because(e.to_string())
+            .fix("name a directory that you may write to with --data")
+    })?;
+    DirLock::acquire(data).map_err(|e| match e {
+        LockError::Held { .. } => Failure::new(ExitStatus::Conflict, e.to_string()),
+        LockError::Io { .. } => Failure::new(ExitStatus::Error, e.to_string()),
+    })
+}
+
+fn cannot_start(what: &str, error: &dyn std::error::Error) -> Failure {
+    Failure::new(ExitStatus::Error, format!("{what} does not start")).because(error.to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_loopback_is_loopback() {
+        for yes in ["127.0.0.1:1", "[::1]:1", "localhost:1", "127.9.9.9:1"] {
+            assert!(is_loopback(yes), "{yes}");
+        }
+        for no in ["0.0.0.0:1", "[::]:1", "example.org:1", "192.168.1.1:1", ":1"] {
+            assert!(!is_loopback(no), "{no}");
+        }
+    }
+}

@@ -1,0 +1,268 @@
+//! A gateway that answers from memory behind the real HTTP layer, with a restore that moves when told to.
+
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
+
+use cx_api::{
+    BookmarkCreate, BookmarkView, Code, Health, ImageCreate, ImageView, JobId, JobKind, JobState, JobView,
+    JournalView, PointView, Problem, StatusView, SyncView, VolumeState, VolumeView,
+};
+use gateway_server::http::{Answer, ApiConfig, ApiHandle, Control, ImageKey, Point, start};
+use tap_block::{Consistency, Lsn, Name, SyncCause, VolumeId, WallTime};
+use tokio::sync::Notify;
+
+pub(crate) const BOOKMARKS: u64 = 1203;
+const SIZE: u64 = 1 << 20;
+
+/// One volume, web01, and what was asked of it.
+#[derive(Default)]
+pub(crate) struct Gateway {
+    /// A baseline is running: a bookmark waits until somebody has looked at the volume.
+    pub(crate) baseline: AtomicBool,
+    pub(crate) looks: AtomicU64,
+    looked: Notify,
+    /// A restore never ends by itself.
+    pub(crate) endless: AtomicBool,
+    job: Mutex<Option<JobView>>,
+    pub(crate) asked: Mutex<Vec<String>>,
+}
+
+/// The gateway with its API.
+pub(crate) struct Server {
+    pub(crate) gateway: Arc<Gateway>,
+    api: ApiHandle,
+}
+
+impl Server {
+    pub(crate) async fn new() -> Self {
+        let gateway = Arc::new(Gateway::default());
+        let config = ApiConfig { listen: "127.0.0.1:0".parse().unwrap(), insecure: false };
+        let api = start(Arc::clone(&gateway), &config).await.unwrap();
+        Self { gateway, api }
+    }
+
+    pub(crate) fn url(&self) -> String {
+        format!("http://{}", self.api.address())
+    }
+}
+
+fn name(text: &str) -> Name {
+    text.parse().unwrap()
+}
+
+fn lsn(n: u64) -> Lsn {
+    Lsn::new(n).unwrap()
+}
+
+fn noon() -> WallTime {
+    WallTime::parse_rfc3339("2026-11-22T12:00:00.5Z").unwrap()
+}
+
+fn bookmark(name: Name, at: u64, note: &str) -> BookmarkView {
+    BookmarkView {
+        volume: self::name("web01"),
+        name,
+        lsn: lsn(at),
+        time: noon(),
+        consistency: Consistency::Crash,
+        note: note.into(),
+        selectable: true,
+    }
+}
+
+impl Gateway {
+    fn ask(&self, what: impl Into<String>) {
+        self.asked.lock().unwrap().push(what.into());
+    }
+
+    fn known(&self, volume: &Name) -> Answer<()> {
+        match volume.as_str() {
+            "web01" => Ok(()),
+            "away" => {
+                Err(Problem::new(Code::Unreachable, "the tap of away cannot be reached").fix("start it"))
+            }
+            _ => Err(Problem::new(Code::NotFound, format!("there is no volume {volume}"))
+                .because("nothing protects a disk of that name")
+                .fix("list the volumes: chronogate volume ls")),
+        }
+    }
+
+    fn view(&self) -> VolumeView {
+        let copying = self.baseline.load(Ordering::SeqCst);
+        VolumeView {
+            id: VolumeId::new(1),
+            name: name("web01"),
+            size: SIZE,
+            state: if copying { VolumeState::Baseline } else { VolumeState::Protected },
+            head_lsn: Some(lsn(8)),
+            durable_lsn: lsn(8),
+            durable_time: Some(noon()),
+            lag_seconds: Some(0.0),
+            lag_bytes: Some(0),
+            baseline_count: 1,
+            resynced_bytes: 0,
+            sync: copying.then_some(SyncView {
+                cause: SyncCause::Baseline,
+                done_bytes: SIZE / 2,
+                total_bytes: SIZE,
+            }),
+            gaps: Vec::new(),
+        }
+    }
+
+    /// Each look finds the job a quarter further, unless it is endless.
+    fn step(&self) -> Answer<JobView> {
+        let mut job = self.job.lock().unwrap();
+        let job = job.as_mut().ok_or_else(|| Problem::new(Code::NotFound, "there is no such job"))?;
+        match job.state {
+            JobState::Running if self.endless.load(Ordering::SeqCst) => job.done_bytes = SIZE / 4,
+            JobState::Running => job.done_bytes += SIZE / 4,
+            JobState::Cancelling => job.state = JobState::Cancelled,
+            _ => {}
+        }
+        if job.done_bytes == SIZE {
+            job.state = JobState::Done;
+        }
+        Ok(job.clone())
+    }
+
+    pub(crate) async fn wait_for_a_look(&self) {
+        while self.looks.load(Ordering::SeqCst) == 0 {
+            self.looked.notified().await;
+        }
+    }
+}
+
+impl Control for Gateway {
+    async fn volumes(&self) -> Answer<Vec<VolumeView>> {
+        Ok(vec![self.view()])
+    }
+
+    async fn volume(&self, name: Name) -> Answer<VolumeView> {
+        self.known(&name)?;
+        let view = self.view();
+        self.looks.fetch_add(1, Ordering::SeqCst);
+        self.looked.notify_one();
+        Ok(view)
+    }
+
+    async fn resolve(&self, volume: Name, point: Point) -> Answer<PointView> {
+        self.known(&volume)?;
+        self.ask(format!("resolve {point}"));
+        match point {
+            Point::Bookmark(b) => Ok(PointView { volume, name: Some(b), lsn: lsn(7), time: Some(noon()) }),
+            Point::Lsn(l) if l.get() > 8 => Err(Problem::new(Code::NotYetDurable, "it is not here yet")),
+            _ => Ok(PointView { volume, name: None, lsn: lsn(8), time: Some(noon()) }),
+        }
+    }
+
+    async fn bookmark_create(&self, volume: Name, request: BookmarkCreate) -> Answer<BookmarkView> {
+        self.known(&volume)?;
+        self.ask(format!("bookmark {} wait {} {}", request.name, request.wait_seconds, request.note));
+        if request.wait_seconds == 0 && self.baseline.load(Ordering::SeqCst) {
+            return Err(Problem::new(Code::TimedOut, "the baseline of web01 did not end within 0 s"));
+        }
+        if self.baseline.load(Ordering::SeqCst) {
+            self.wait_for_a_look().await;
+        }
+        Ok(bookmark(request.name, 9, &request.note))
+    }
+
+    async fn bookmarks(&self, volume: Name, after: Option<Lsn>, limit: usize) -> Answer<Vec<BookmarkView>> {
+        self.known(&volume)?;
+        let first = after.map_or(1, |l| l.get() + 1);
+        let note = "note \u{1b}[31m";
+        Ok((first..=BOOKMARKS).take(limit).map(|n| bookmark(name(&format!("b{n}")), n, note)).collect())
+    }
+
+    async fn image_create(&self, request: ImageCreate, point: Point) -> Answer<ImageView> {
+        self.known(&request.volume)?;
+        self.ask(format!("image {point} rw {} quota {:?}", request.writable, request.quota_bytes));
+        let export = request.name.unwrap_or_else(|| name("web01-1"));
+        let uri = format!("nbd+unix:///{export}?socket=/run/gw.sock");
+        Ok(ImageView {
+            id: 1,
+            name: export,
+            volume: request.volume,
+            lsn: lsn(8),
+            time: Some(noon()),
+            size: SIZE,
+            writable: request.writable,
+            quota_bytes: request.quota_bytes,
+            used_bytes: request.writable.then_some(0),
+            created: noon(),
+            uris: vec![uri.clone()],
+            uri,
+        })
+    }
+
+    async fn images(&self) -> Answer<Vec<ImageView>> {
+        Ok(Vec::new())
+    }
+
+    async fn image(&self, which: ImageKey) -> Answer<ImageView> {
+        Err(Problem::new(Code::NotFound, format!("there is no image {which:?}")))
+    }
+
+    async fn image_remove(&self, which: ImageKey) -> Answer<()> {
+        match which {
+            ImageKey::Id(1) => Ok(()),
+            _ => Err(Problem::new(Code::Conflict, "the image is open").fix("disconnect its clients")),
+        }
+    }
+
+    async fn restore(&self, volume: Name, point: Point, path: PathBuf) -> Answer<JobView> {
+        self.known(&volume)?;
+        self.ask(format!("restore {point} {}", path.display()));
+        let job = JobView {
+            id: JobId::new(4),
+            kind: JobKind::Restore,
+            state: JobState::Running,
+            volume,
+            lsn: lsn(8),
+            path: path.to_string_lossy().into_owned(),
+            done_bytes: 0,
+            total_bytes: SIZE,
+            started: noon(),
+            ended: None,
+            error: None,
+        };
+        Ok(self.job.lock().unwrap().insert(job).clone())
+    }
+
+    async fn jobs(&self) -> Answer<Vec<JobView>> {
+        Ok(self.job.lock().unwrap().iter().cloned().collect())
+    }
+
+    async fn job(&self, _: JobId) -> Answer<JobView> {
+        let job = self.step();
+        self.looks.fetch_add(1, Ordering::SeqCst);
+        self.looked.notify_one();
+        job
+    }
+
+    async fn job_cancel(&self, id: JobId) -> Answer<JobView> {
+        let mut job = self.job.lock().unwrap();
+        let job =
+            job.as_mut().ok_or_else(|| Problem::new(Code::NotFound, format!("there is no job {id}")))?;
+        job.state = JobState::Cancelling;
+        Ok(job.clone())
+    }
+
+    async fn status(&self) -> Answer<StatusView> {
+        Ok(StatusView {
+            version: "0.1.0".into(),
+            started: noon(),
+            now: noon(),
+            health: Health::Ok,
+            reasons: Vec::new(),
+            volumes: vec![self.view()],
+            images: 0,
+            jobs_running: 0,
+            nbd_connections: 0,
+            nbd: Vec::new(),
+            journal: JournalView { segments: 1, bytes: 2, free_bytes: None, records: 3, damaged: 0 },
+        })
+    }
+}

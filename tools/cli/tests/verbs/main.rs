@@ -1,0 +1,277 @@
+//! The verbs as scripts and people meet them: the real program against the real HTTP layer.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    clippy::cast_possible_wrap,
+    reason = "tests"
+)]
+
+mod gateway;
+
+use std::io::Write as _;
+use std::process::{Child, Command, Output, Stdio};
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use gateway::{BOOKMARKS, Server};
+use rustix::process::{Pid, Signal, kill_process};
+use serde_json::Value;
+
+/// No test waits longer for anything.
+const LIMIT: Duration = Duration::from_secs(30);
+
+fn program(api: &str, words: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_chronogate"));
+    command.args(words).env("CHRONOGATE_API", api).stdin(Stdio::null());
+    command
+}
+
+fn run(api: &str, words: &[&str]) -> Output {
+    program(api, words).output().unwrap()
+}
+
+fn stdout(output: &Output) -> String {
+    String::from_utf8(output.stdout.clone()).unwrap()
+}
+
+fn stderr(output: &Output) -> String {
+    String::from_utf8(output.stderr.clone()).unwrap()
+}
+
+/// What a verb prints for scripts.
+#[track_caller]
+fn json(server: &Server, words: &[&str]) -> Value {
+    let output = run(&server.url(), &[words, &["-o", "json"]].concat());
+    assert_eq!(output.status.code(), Some(0), "{words:?}: {}", stderr(&output));
+    serde_json::from_slice(&output.stdout).unwrap_or_else(|e| panic!("{words:?}: {e}: {}", stdout(&output)))
+}
+
+/// What a verb prints for people.
+#[track_caller]
+fn text(server: &Server, words: &[&str]) -> String {
+    let output = run(&server.url(), words);
+    assert_eq!(output.status.code(), Some(0), "{words:?}: {}", stderr(&output));
+    stdout(&output)
+}
+
+/// The exit code of a verb that fails, and what it says.
+fn failure(api: &str, words: &[&str]) -> (Option<i32>, String) {
+    let output = run(api, words);
+    assert_eq!(stdout(&output), "", "{words:?} fails and prints a result");
+    (output.status.code(), stderr(&output))
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn scripts_get_the_fields_they_rely_on() {
+    let server = Server::new().await;
+    for words in [
+        &["bookmark", "create", "web01", "b"][..],
+        &["point", "resolve", "web01", "--at", "-10m"],
+        &["point", "resolve", "web01", "--at", "b"],
+    ] {
+        let value = json(&server, words);
+        assert!(value["lsn"].is_u64() && value.get("name").is_some(), "{value}");
+        assert_eq!(value["time"], "2026-11-22T12:00:00.5Z");
+    }
+    for words in [
+        &["image", "create", "web01", "--at", "now"][..],
+        &["mount", "web01@lsn:8"],
+        &["mount", "web01@-1h", "--rw"],
+    ] {
+        let value = json(&server, words);
+        assert!(value["id"].is_u64() && value["lsn"].is_u64(), "{value}");
+        assert_eq!(value["volume"], "web01");
+        assert!(value["uri"].as_str().unwrap().starts_with("nbd+unix:///"), "{value}");
+    }
+    let volume = json(&server, &["volume", "show", "web01"]);
+    for field in
+        ["size", "lag_seconds", "lag_bytes", "head_lsn", "durable_lsn", "baseline_count", "resynced_bytes"]
+    {
+        assert!(volume[field].is_number(), "{field} of {volume}");
+    }
+    assert_eq!((&volume["state"], &volume["gaps"]), (&"protected".into(), &Value::Array(Vec::new())));
+    assert_eq!(json(&server, &["volume", "ls"])[0], volume);
+    assert_eq!(json(&server, &["image", "ls"]), Value::Array(Vec::new()));
+    assert_eq!(json(&server, &["image", "rm", "1"])["removed"], "1");
+    assert_eq!(json(&server, &["status"])["health"], "ok");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn people_get_tables_and_a_mount_prints_its_uri_alone() {
+    let server = Server::new().await;
+    let uri = "nbd+unix:///test?socket=/run/gw.sock\n";
+    assert_eq!(text(&server, &["mount", "web01@now", "--name", "test"]), uri);
+    assert!(text(&server, &["volume", "ls"]).starts_with("NAME   STATE      SIZE "));
+    assert!(text(&server, &["volume", "show", "web01"]).contains("head lsn      8\n"));
+    assert!(text(&server, &["status"]).starts_with("gateway  ok, version 0.1.0"));
+    assert_eq!(
+        text(&server, &["bookmark", "create", "web01", "b"]),
+        "web01@b  lsn:9  2026-11-22T12:00:00.5Z\n"
+    );
+    let list = text(&server, &["bookmark", "ls", "web01"]);
+    assert_eq!(list.lines().count(), usize::try_from(BOOKMARKS).unwrap() + 1, "every page is shown");
+    assert!(!list.contains('\u{1b}'), "a note commands the terminal");
+    let listed = json(&server, &["bookmark", "ls", "web01"]);
+    assert_eq!(listed.as_array().unwrap().len(), usize::try_from(BOOKMARKS).unwrap());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn options_reach_the_gateway() {
+    let server = Server::new().await;
+    text(&server, &["bookmark", "create", "web01", "b", "--wait", "1500ms", "--note", "a b"]);
+    text(&server, &["image", "create", "web01", "--at", "-90s", "--rw", "--quota", "1GiB"]);
+    text(&server, &["point", "resolve", "web01", "--at", "2026-11-22T13:00:00+01:00"]);
+    assert_eq!(
+        *server.gateway.asked.lock().unwrap(),
+        [
+            "bookmark b wait 2 a b",
+            "image -90s rw true quota Some(1073741824)",
+            "resolve 2026-11-22T12:00:00Z"
+        ]
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_failure_has_its_exit_code_and_says_what_to_do() {
+    let server = Server::new().await;
+    let url = server.url();
+    for (code, words) in [
+        (2, &["point", "resolve", "web01", "--at", "no such form"][..]),
+        (2, &["image", "create", "web01", "--at", "now", "--name", "7"]),
+        (3, &["volume", "show", "db"]),
+        (3, &["job", "show", "4"]),
+        (5, &["point", "resolve", "web01", "--at", "lsn:9"]),
+        (5, &["image", "rm", "2"]),
+        (6, &["bookmark", "create", "away", "b"]),
+    ] {
+        let (exit, said) = failure(&url, words);
+        assert_eq!(exit, Some(code), "{words:?}: {said}");
+        assert!(said.starts_with("error: "), "{said}");
+    }
+    let (_, said) = failure(&url, &["volume", "show", "db"]);
+    assert_eq!(
+        said,
+        "error: there is no volume db\n  why: nothing protects a disk of that name\n  fix: list the volumes: chronogate volume ls\n"
+    );
+}
+
+#[test]
+fn a_wrong_command_line_is_a_usage_error() {
+    for words in [
+        &["volume"][..],
+        &["volume", "show"],
+        &["volume", "show", "a b"],
+        &["bookmark", "create", "web01", "now"],
+        &["bookmark", "create", "web01", "b", "--wait", "soon"],
+        &["mount", "web01"],
+        &["mount", "web01@"],
+        &["image", "create", "web01"],
+        &["image", "create", "web01", "--at", "now", "--quota", "1G"],
+        &["restore", "web01@now"],
+        &["job", "show", "x"],
+        &["status", "-o", "yaml"],
+        &["status", "--api", "https://127.0.0.1:7070"],
+        &["no-such-verb"],
+    ] {
+        let (exit, said) = failure("http://127.0.0.1:1", words);
+        assert_eq!(exit, Some(2), "{words:?}: {said}");
+        assert!(!said.is_empty());
+    }
+}
+
+#[test]
+fn an_api_that_cannot_be_reached_is_named() {
+    let (exit, said) = failure("http://127.0.0.1:1", &["status"]);
+    assert_eq!(exit, Some(6), "{said}");
+    for word in ["http://127.0.0.1:1", "refused", "chronogate up", "CHRONOGATE_API"] {
+        assert!(said.contains(word), "{word} is missing: {said}");
+    }
+}
+
+#[test]
+fn what_is_not_our_api_is_told_from_it() {
+    for answer in [
+        "HTTP/1.1 200 OK\r\ncontent-length: 5\r\n\r\n<html",
+        "HTTP/1.1 404 Not Found\r\ncontent-length: 5\r\n\r\n<html",
+        "HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\n{}",
+    ] {
+        let (exit, said) = failure(&strange(answer), &["status"]);
+        assert_eq!(exit, Some(1), "{answer:?}: {said}");
+        assert!(said.contains("does not speak this API"), "{said}");
+    }
+    for broken in ["", "SSH-2.0-OpenSSH_9.2\r\n", "HTTP/1.1 200 OK\r\ncontent-length: 50\r\n\r\n{"] {
+        let (exit, said) = failure(&strange(broken), &["status"]);
+        assert_eq!(exit, Some(6), "{broken:?}: {said}");
+    }
+}
+
+/// Something that answers one connection with these bytes.
+fn strange(answer: &'static str) -> String {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    std::thread::spawn(move || {
+        let (mut stream, _) = listener.accept().unwrap();
+        let mut request = [0; 4096];
+        let _ = std::io::Read::read(&mut stream, &mut request);
+        let _ = stream.write_all(answer.as_bytes());
+    });
+    format!("http://{address}")
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_bookmark_shows_the_baseline_it_waits_for() {
+    let server = Server::new().await;
+    server.gateway.baseline.store(true, Ordering::SeqCst);
+    let (exit, said) = failure(&server.url(), &["bookmark", "create", "web01", "b", "--wait", "0"]);
+    assert_eq!(exit, Some(5), "{said}");
+    let output = run(&server.url(), &["bookmark", "create", "web01", "b"]);
+    assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
+    assert!(stdout(&output).starts_with("web01@b  lsn:9"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_restore_is_followed_to_its_end() {
+    let server = Server::new().await;
+    let folder = tempfile::tempdir().unwrap();
+    let mut command = program(&server.url(), &["restore", "web01@-1h", "--to", "disk.img"]);
+    let output = command.current_dir(folder.path()).output().unwrap();
+    assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
+    let path = folder.path().canonicalize().unwrap().join("disk.img");
+    let path = path.display();
+    assert_eq!(stdout(&output), format!("restored web01@lsn:8 to {path} (1 MiB)\n"));
+    assert_eq!(*server.gateway.asked.lock().unwrap(), [format!("restore -1h {path}")]);
+    assert!(stderr(&output).contains("restoring web01@lsn:8: 0% of 1 MiB"), "{}", stderr(&output));
+    assert_eq!(json(&server, &["job", "show", "4"])["state"], "done");
+    assert_eq!(json(&server, &["restore", "web01@now", "--to", "/x"])["state"], "done");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn ctrl_c_cancels_a_restore_and_says_how_to_go_on() {
+    let server = Server::new().await;
+    server.gateway.endless.store(true, Ordering::SeqCst);
+    let mut command = program(&server.url(), &["restore", "web01@now", "--to", "/srv/my disk"]);
+    let child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    tokio::time::timeout(LIMIT, server.gateway.wait_for_a_look()).await.expect("it did not begin");
+    interrupt(&child);
+    let output = child.wait_with_output().unwrap();
+    let said = stderr(&output);
+    assert_eq!((output.status.code(), stdout(&output)), (Some(1), String::new()), "{said}");
+    assert!(said.contains("was cancelled after 256 KiB of 1 MiB"), "{said}");
+    assert!(said.contains("chronogate restore web01@lsn:8 --to '/srv/my disk'"), "{said}");
+}
+
+fn interrupt(child: &Child) {
+    let pid = Pid::from_raw(i32::try_from(child.id()).unwrap()).unwrap();
+    kill_process(pid, Signal::INT).unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_reader_that_leaves_early_is_no_error() {
+    let server = Server::new().await;
+    let (reader, writer) = std::io::pipe().unwrap();
+    drop(reader);
+    let output = program(&server.url(), &["bookmark", "ls", "web01"]).stdout(writer).output().unwrap();
+    assert_eq!((output.status.code(), stderr(&output)), (Some(0), String::new()));
+}
