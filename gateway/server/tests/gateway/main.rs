@@ -1,0 +1,456 @@
+//! A whole gateway, from the link to the NBD client: fed by a tap in memory, asked as the API asks.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing, reason = "tests")]
+
+mod tap;
+
+use std::io::{Read, Seek, SeekFrom, Write};
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use cx_api::{BookmarkCreate, Code, ImageCreate, ImageView, JobState, JobView, VolumeState, VolumeView};
+use cx_link::{Address, Hub, UplinkHandle};
+use cx_wire::RefuseCode;
+use gateway_front::ListenAddress;
+use gateway_image::Point;
+use gateway_server::http::{Control, ImageKey};
+use gateway_server::{Gateway, GatewayConfig, GatewayHandle, StartError};
+use nbd::client::{NbdClient, handshake};
+use tap::Tap;
+use tap_block::{Consistency, Lsn, Name, SyncCause};
+use tempfile::TempDir;
+
+/// No test waits longer for anything.
+const LIMIT: Duration = Duration::from_secs(30);
+const GRACE: Duration = Duration::from_secs(2);
+
+struct Site {
+    tmp: TempDir,
+    hub: Hub,
+    handle: GatewayHandle,
+}
+
+impl Site {
+    async fn new() -> Self {
+        let tmp = tempfile::tempdir().unwrap();
+        let hub = Hub::new();
+        let handle = Gateway::start(config(tmp.path(), &hub)).await.unwrap();
+        Self { tmp, hub, handle }
+    }
+
+    async fn restarted(self) -> Self {
+        self.handle.stop(GRACE).await;
+        let handle = Gateway::start(config(self.tmp.path(), &self.hub)).await.unwrap();
+        Self { handle, ..self }
+    }
+
+    fn gateway(&self) -> &Arc<Gateway> {
+        self.handle.gateway()
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.tmp.path().join(name)
+    }
+
+    /// Waits until the volume is as wanted.
+    async fn until(&self, volume: &str, wanted: impl Fn(&VolumeView) -> bool) -> VolumeView {
+        let start = Instant::now();
+        loop {
+            let view = self.gateway().volume(name(volume)).await;
+            match view {
+                Ok(view) if wanted(&view) => return view,
+                other if start.elapsed() > LIMIT => panic!("not in time: {other:?}"),
+                _ => tokio::task::yield_now().await,
+            }
+        }
+    }
+
+    async fn settled(&self, volume: &str) -> VolumeView {
+        self.until(volume, |v| v.head_lsn == Some(v.durable_lsn)).await
+    }
+
+    async fn job_done(&self, job: JobView) -> JobView {
+        let start = Instant::now();
+        loop {
+            let view = self.gateway().job(job.id).await.unwrap();
+            if view.state.is_final() {
+                return view;
+            }
+            assert!(start.elapsed() < LIMIT, "not in time: {view:?}");
+            tokio::task::yield_now().await;
+        }
+    }
+
+    async fn image(&self, at: &str, writable: bool, called: Option<&str>) -> ImageView {
+        let point = at.parse().unwrap();
+        self.gateway().image_create(wish(at, writable, called), point).await.unwrap()
+    }
+}
+
+fn config(dir: &Path, hub: &Hub) -> GatewayConfig {
+    GatewayConfig {
+        links: vec![Address::Memory("gateway".to_owned())],
+        nbd: vec![ListenAddress::Unix(dir.join("nbd.sock"))],
+        hub: hub.clone(),
+        protected: vec![dir.join("protected.img")],
+        ..GatewayConfig::new(dir.join("data"))
+    }
+}
+
+fn wish(at: &str, writable: bool, called: Option<&str>) -> ImageCreate {
+    ImageCreate {
+        volume: name("web01"),
+        at: at.to_owned(),
+        writable,
+        name: called.map(name),
+        quota_bytes: None,
+    }
+}
+
+fn name(text: &str) -> Name {
+    text.parse().unwrap()
+}
+
+fn lsn(n: u64) -> Lsn {
+    Lsn::new(n).unwrap()
+}
+
+fn open(socket: &Path, export: &str) -> Result<(NbdClient<UnixStream>, nbd::Export), std::io::Error> {
+    let mut stream = UnixStream::connect(socket)?;
+    let export = handshake(&mut stream, export.as_bytes())?;
+    Ok((NbdClient::new(stream, &export), export))
+}
+
+/// Reads a whole export as a foreign client does.
+async fn read(socket: PathBuf, export: String) -> Result<Vec<u8>, std::io::Error> {
+    let work = move || {
+        let (mut client, export) = open(&socket, &export)?;
+        let mut all = vec![0; usize::try_from(export.size).unwrap()];
+        client.read_exact(&mut all)?;
+        Ok(all)
+    };
+    tokio::task::spawn_blocking(work).await.unwrap()
+}
+
+async fn connected(site: &Site, seed: u64) -> (Arc<Tap>, UplinkHandle) {
+    let tap = Tap::new(seed);
+    tap.play(|w| w.history(80));
+    let link = tap.connect(&site.hub, "web01");
+    (tap, link)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn every_sound_point_opens_over_nbd_as_the_oracle_replays() {
+    let mut site = Site::new().await;
+    let tap = Tap::new(1);
+    tap.play(|w| {
+        let mut played = vec![w.begin(), w.batch(6), w.end_sync()];
+        played.extend((0..8).flat_map(|_| [w.batch(7), w.grow(1)]));
+        played.extend([w.restart(1000, Some(SyncCause::UncleanStop)), w.batch(5), w.end_sync(), w.batch(9)]);
+        played
+    });
+    let _link = tap.connect(&site.hub, "web01");
+    let view = site.settled("web01").await;
+    assert_eq!(view.state, VolumeState::Protected);
+    let oracle = tap.oracle();
+    for round in 0..2 {
+        let socket = site.path("nbd.sock");
+        let mut opened = 0;
+        for point in oracle.lsns().into_iter().step_by(3) {
+            let selectable = site.gateway().resolve(name("web01"), Point::Lsn(point)).await;
+            let got = read(socket.clone(), format!("web01@lsn:{}", point.get())).await;
+            match selectable {
+                Ok(at) => {
+                    assert_eq!(at.lsn, point);
+                    assert!(got.unwrap() == oracle.image_at(tap.volume(), point), "{point}");
+                    opened += 1;
+                }
+                Err(e) => {
+                    assert_eq!(e.code, Code::NotSelectable, "{e:?}");
+                    assert!(got.is_err());
+                }
+            }
+        }
+        assert!(opened > 15, "{opened} in round {round}");
+        assert!(
+            read(socket, "web01".to_owned()).await.unwrap()
+                == oracle.image_at(tap.volume(), oracle.last_lsn())
+        );
+        site = site.restarted().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn points_resolve_and_errors_name_what_there_is() {
+    let site = Site::new().await;
+    let (tap, _link) = connected(&site, 2).await;
+    site.settled("web01").await;
+    let (gateway, oracle) = (site.gateway(), tap.oracle());
+    let now = gateway.resolve(name("web01"), Point::Now).await.unwrap();
+    assert_eq!(now.lsn, oracle.last_lsn());
+    for (at, mark) in oracle.bookmarks() {
+        match gateway.resolve(name("web01"), Point::Bookmark(mark.name.clone())).await {
+            Ok(found) => assert_eq!((found.lsn, found.name), (at, Some(mark.name))),
+            Err(e) => assert_eq!(e.code, Code::NotSelectable),
+        }
+    }
+    let at_time = gateway.resolve(name("web01"), Point::Time(now.time.unwrap())).await.unwrap();
+    assert_eq!(at_time.lsn, oracle.last_lsn());
+    let early = gateway.resolve(name("web01"), Point::Time(tap_block::WallTime::from_nanos(1))).await;
+    assert_eq!(early.unwrap_err().code, Code::NotSelectable);
+    let unknown = gateway.resolve(name("web01"), Point::Bookmark(name("mark"))).await.unwrap_err();
+    assert_eq!(unknown.code, Code::NotFound);
+    assert!(unknown.correction.contains("mark-"), "{unknown:?}");
+    let nowhere = gateway.resolve(name("web02"), Point::Now).await.unwrap_err();
+    assert_eq!(nowhere.code, Code::NotFound);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_point_that_is_on_its_way_is_waited_for() {
+    let site = Site::new().await;
+    let (tap, _link) = connected(&site, 3).await;
+    let head = site.settled("web01").await.durable_lsn;
+    let gateway = Arc::clone(site.gateway());
+    let coming = head.plus(4);
+    let asked = tokio::spawn(async move { gateway.resolve(name("web01"), Point::Lsn(coming)).await });
+    tap.play(|w| [w.batch(8)]);
+    assert_eq!(asked.await.unwrap().unwrap().lsn, coming);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_point_that_does_not_come_is_refused_with_what_is_there() {
+    let site = Site::new().await;
+    let (_tap, _link) = connected(&site, 3).await;
+    let head = site.settled("web01").await.durable_lsn;
+    let refused = site.gateway().resolve(name("web01"), Point::Lsn(lsn(1 << 50))).await.unwrap_err();
+    assert_eq!(refused.code, Code::NotYetDurable);
+    assert!(refused.cause.contains(&format!("lsn:{}", head.get())), "{refused:?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_bookmark_is_a_round_trip_and_a_point() {
+    let site = Site::new().await;
+    let (tap, link) = connected(&site, 4).await;
+    site.settled("web01").await;
+    let ask = |text: &str| BookmarkCreate {
+        name: name(text),
+        consistency: Consistency::Crash,
+        note: "before".to_owned(),
+        wait_seconds: 5,
+    };
+    let made = site.gateway().bookmark_create(name("web01"), ask("gold")).await.unwrap();
+    assert_eq!(made.lsn, tap.oracle().last_lsn());
+    assert!(made.selectable);
+    let taken = site.gateway().bookmark_create(name("web01"), ask("gold")).await.unwrap_err();
+    assert_eq!(taken.code, Code::Conflict);
+    let listed = site.gateway().bookmarks(name("web01"), None, 1000).await.unwrap();
+    assert!(listed.iter().any(|b| b.name == made.name && b.lsn == made.lsn));
+    link.stop().await;
+    let view = site.until("web01", |v| v.state == VolumeState::Unknown).await;
+    assert_eq!((view.head_lsn, view.lag_seconds), (None, None));
+    let gone = site.gateway().bookmark_create(name("web01"), ask("late")).await.unwrap_err();
+    assert_eq!(gone.code, Code::Unreachable);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nothing_opens_before_the_baseline_has_ended() {
+    let site = Site::new().await;
+    let tap = Tap::new(5);
+    tap.play(|w| [w.begin(), w.batch(5)]);
+    let _link = tap.connect(&site.hub, "web01");
+    let view = site.until("web01", |v| v.state == VolumeState::Baseline && v.head_lsn.is_some()).await;
+    assert_eq!((view.durable_lsn, view.baseline_count), (Lsn::ZERO, 1));
+    let refused = site.gateway().resolve(name("web01"), Point::Now).await.unwrap_err();
+    assert_eq!(refused.code, Code::NotSelectable);
+    let late = BookmarkCreate {
+        name: name("x"),
+        consistency: Consistency::Crash,
+        note: String::new(),
+        wait_seconds: 0,
+    };
+    let timed_out = site.gateway().bookmark_create(name("web01"), late).await.unwrap_err();
+    assert_eq!(timed_out.code, Code::TimedOut);
+    assert!(read(site.path("nbd.sock"), "web01".to_owned()).await.is_err());
+    tap.play(|w| [w.end_sync()]);
+    site.settled("web01").await;
+    assert!(read(site.path("nbd.sock"), "web01".to_owned()).await.is_ok());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_unclean_stop_is_shown_as_a_gap() {
+    let site = Site::new().await;
+    let tap = Tap::new(6);
+    let sound = {
+        tap.play(|w| [w.begin(), w.batch(5), w.end_sync(), w.batch(9)]);
+        tap.oracle().last_lsn()
+    };
+    let _link = tap.connect(&site.hub, "web01");
+    site.settled("web01").await;
+    tap.restarts();
+    tap.play(|w| [w.restart(500, Some(SyncCause::UncleanStop)), w.batch(4)]);
+    let open = site.until("web01", |v| v.gaps.len() == 1).await;
+    assert_eq!((open.durable_lsn, open.gaps[0].from_lsn, open.gaps[0].to_lsn), (sound, sound, None));
+    tap.play(|w| [w.end_sync()]);
+    let closed = site.settled("web01").await;
+    assert_eq!(closed.gaps[0].to_lsn, Some(closed.durable_lsn));
+    assert_eq!(closed.baseline_count, 1);
+    let inside = site.gateway().resolve(name("web01"), Point::Lsn(sound.plus(3))).await.unwrap_err();
+    assert!(inside.correction.contains(&format!("lsn:{}", sound.get())), "{inside:?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_moving_name_stands_still_for_a_client() {
+    let site = Site::new().await;
+    let (tap, _link) = connected(&site, 7).await;
+    site.settled("web01").await;
+    let (socket, oracle) = (site.path("nbd.sock"), tap.oracle());
+    let first = read(socket.clone(), "web01".to_owned()).await.unwrap();
+    assert!(first == oracle.image_at(tap.volume(), oracle.last_lsn()));
+    tap.play(|w| [w.batch(20)]);
+    let head = site.settled("web01").await.durable_lsn;
+    assert!(read(socket.clone(), "web01".to_owned()).await.unwrap() == first);
+    let fixed = read(socket, format!("web01@lsn:{}", head.get())).await.unwrap();
+    assert!(fixed == tap.oracle().image_at(tap.volume(), head));
+    assert!(fixed != first);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_writable_image_keeps_its_writes_over_a_restart() {
+    let site = Site::new().await;
+    let (tap, _link) = connected(&site, 8).await;
+    site.settled("web01").await;
+    let image = site.image("now", true, Some("test")).await;
+    assert!(image.uri.starts_with("nbd+unix:///test?socket=/"), "{}", image.uri);
+    let socket = site.path("nbd.sock");
+    let write = move || {
+        let (mut client, _) = open(&socket, "test").unwrap();
+        client.seek(SeekFrom::Start(5000)).unwrap();
+        client.write_all(&[7; 9000]).unwrap();
+        client.flush().unwrap();
+    };
+    tokio::task::spawn_blocking(write).await.unwrap();
+    let mut expected = tap.oracle().image_at(tap.volume(), image.lsn);
+    expected[5000..14000].fill(7);
+    assert!(read(site.path("nbd.sock"), "test".to_owned()).await.unwrap() == expected);
+    let site = site.restarted().await;
+    assert!(read(site.path("nbd.sock"), "test".to_owned()).await.unwrap() == expected);
+    let listed = site.gateway().images().await.unwrap();
+    assert_eq!((listed.len(), listed[0].id, listed[0].used_bytes), (1, image.id, Some(3 * 4096)));
+    let same_name = site.gateway().image_create(wish("now", false, Some("test")), Point::Now).await;
+    assert_eq!(same_name.unwrap_err().code, Code::Conflict);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_image_in_use_is_not_removed() {
+    let site = Site::new().await;
+    let (_tap, _link) = connected(&site, 9).await;
+    site.settled("web01").await;
+    let image = site.image("now", true, None).await;
+    let socket = site.path("nbd.sock");
+    let opened = image.name.to_string();
+    let client = tokio::task::spawn_blocking(move || open(&socket, &opened).unwrap()).await.unwrap();
+    let which = ImageKey::Name(image.name.clone());
+    assert_eq!(site.gateway().image_remove(which.clone()).await.unwrap_err().code, Code::Conflict);
+    drop(client);
+    let start = Instant::now();
+    while let Err(e) = site.gateway().image_remove(which.clone()).await {
+        assert!(e.code == Code::Conflict && start.elapsed() < LIMIT, "{e:?}");
+        tokio::task::yield_now().await;
+    }
+    assert_eq!(site.gateway().image(ImageKey::Id(image.id)).await.unwrap_err().code, Code::NotFound);
+    assert!(std::fs::read_dir(site.path("data/overlays")).unwrap().next().is_none());
+    let next = site.image("now", false, None).await;
+    assert!(next.id > image.id);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_restore_is_the_moment_byte_for_byte() {
+    let site = Site::new().await;
+    let (tap, _link) = connected(&site, 10).await;
+    site.settled("web01").await;
+    let (gateway, path) = (site.gateway(), site.path("out/restored.img"));
+    let job = gateway.restore(name("web01"), Point::Now, path.clone()).await.unwrap();
+    let done = site.job_done(job).await;
+    assert_eq!((done.state, done.error), (JobState::Done, None));
+    let expected = tap.oracle().image_at(tap.volume(), done.lsn);
+    assert_eq!(done.done_bytes, expected.len() as u64);
+    assert!(std::fs::read(&path).unwrap() == expected);
+    assert!(!site.path("out/restored.img.chronogate").exists());
+    let again = gateway.restore(name("web01"), Point::Now, path).await.unwrap_err();
+    assert_eq!(again.code, Code::Conflict);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_restore_never_touches_what_is_not_its_own() {
+    let site = Site::new().await;
+    let (tap, _link) = connected(&site, 11).await;
+    let at = site.settled("web01").await.durable_lsn;
+    let gateway = site.gateway();
+    let to = |path: PathBuf| gateway.restore(name("web01"), Point::Lsn(at), path);
+    std::fs::write(site.path("protected.img"), []).unwrap();
+    std::fs::hard_link(site.path("protected.img"), site.path("link.img")).unwrap();
+    assert_eq!(to(site.path("link.img")).await.unwrap_err().code, Code::Conflict);
+    std::fs::write(site.path("precious"), "data").unwrap();
+    assert_eq!(to(site.path("precious")).await.unwrap_err().code, Code::Conflict);
+    assert_eq!(std::fs::read(site.path("precious")).unwrap(), b"data");
+    assert_eq!(to(site.path("data/x.img")).await.unwrap_err().code, Code::Conflict);
+    assert_eq!(to(site.tmp.path().to_owned()).await.unwrap_err().code, Code::Conflict);
+    // Half a restore of another moment, then of this one.
+    let expected = tap.oracle().image_at(tap.volume(), at);
+    let note = |lsn: u64, done: usize| {
+        let text = serde_json::json!({
+            "chronogate_restore": 1, "volume": tap.volume().get(), "lsn": lsn,
+            "size": expected.len(), "done": done,
+        });
+        std::fs::write(site.path("half.chronogate"), text.to_string()).unwrap();
+    };
+    let mut half = expected.clone();
+    half[100_000..].fill(0);
+    std::fs::write(site.path("half"), &half).unwrap();
+    note(at.get() - 1, 65_536);
+    assert_eq!(to(site.path("half")).await.unwrap_err().code, Code::Conflict);
+    note(at.get(), 65_536);
+    let done = site.job_done(to(site.path("half")).await.unwrap()).await;
+    assert_eq!(done.state, JobState::Done);
+    assert!(std::fs::read(site.path("half")).unwrap() == expected);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_second_volume_of_the_same_name_is_refused() {
+    let site = Site::new().await;
+    let (tap, _link) = connected(&site, 12).await;
+    site.settled("web01").await;
+    let other = Tap::new(13);
+    other.play(|w| w.history(5));
+    let _other = other.connect(&site.hub, "web01");
+    let start = Instant::now();
+    while other.refused().is_none() {
+        assert!(start.elapsed() < LIMIT);
+        tokio::task::yield_now().await;
+    }
+    assert_eq!(other.refused().unwrap().code, RefuseCode::NameTaken);
+    assert!(tap.refused().is_none());
+    let volumes = site.gateway().volumes().await.unwrap();
+    assert_eq!(volumes.len(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_second_gateway_on_the_same_directory_is_refused() {
+    let site = Site::new().await;
+    let again = GatewayConfig::new(site.path("data"));
+    let Err(StartError::Lock(e)) = Gateway::start(again).await.map(drop) else { panic!("it started") };
+    assert!(e.to_string().contains(&std::process::id().to_string()), "{e}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_status_tells_what_there_is() {
+    let site = Site::new().await;
+    let (_tap, _link) = connected(&site, 14).await;
+    site.settled("web01").await;
+    let status = site.gateway().status().await.unwrap();
+    assert_eq!(status.volumes.len(), 1);
+    assert!(status.journal.records > 0 && status.nbd.len() == 1);
+    let text = Control::metrics(&**site.gateway());
+    assert!(text.contains("chronogate_journal_commits_total "), "{text}");
+}

@@ -1,0 +1,186 @@
+//! A tap in memory: plays a workload over the link and answers questions.
+
+use std::sync::{Arc, Mutex, MutexGuard};
+
+use cx_link::{Address, AskReply, Backoff, Feed, Hub, Uplink, UplinkConfig, UplinkHandle};
+use cx_wire::{
+    AskCode, AskError, Heartbeat, Hello, PROTOCOL, Question, Refuse, Reply, TapState, TapStatus, Welcome,
+};
+use tap_block::{Batch, Epoch, Lsn, Name, WallTime};
+use testbed_model::{Oracle, Workload};
+use tokio::sync::Notify;
+
+pub(crate) struct Tap {
+    state: Mutex<State>,
+    changed: Notify,
+}
+
+struct State {
+    workload: Workload,
+    oracle: Oracle,
+    items: Vec<Arc<Batch>>,
+    next: usize,
+    refused: Option<Refuse>,
+    first_lsn: Lsn,
+    at: WallTime,
+}
+
+impl Tap {
+    pub(crate) fn new(seed: u64) -> Arc<Self> {
+        let tap = Self {
+            state: Mutex::new(State {
+                workload: Workload::new(seed),
+                oracle: Oracle::new(),
+                items: Vec::new(),
+                next: 0,
+                refused: None,
+                first_lsn: Lsn::ZERO.next(),
+                at: WallTime::EPOCH,
+            }),
+            changed: Notify::new(),
+        };
+        Arc::new(tap)
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap()
+    }
+
+    /// Lets the workload do something and sends what comes of it.
+    pub(crate) fn play<T>(&self, play: impl FnOnce(&mut Workload) -> T) -> T
+    where
+        T: IntoIterator<Item = Batch> + Clone,
+    {
+        let mut state = self.lock();
+        let batches = play(&mut state.workload);
+        for batch in batches.clone() {
+            state.take(batch);
+        }
+        drop(state);
+        self.changed.notify_one();
+        batches
+    }
+
+    /// The tap's run starts at its next LSN.
+    pub(crate) fn restarts(&self) {
+        let mut state = self.lock();
+        state.first_lsn = state.workload.next_lsn();
+    }
+
+    pub(crate) fn oracle(&self) -> Oracle {
+        self.lock().oracle.clone()
+    }
+
+    pub(crate) fn refused(&self) -> Option<Refuse> {
+        self.lock().refused.clone()
+    }
+
+    pub(crate) fn volume(&self) -> tap_block::VolumeId {
+        self.lock().workload.volume()
+    }
+
+    /// Delivers everything from the beginning again when it is told nothing is there.
+    pub(crate) fn connect(self: &Arc<Self>, hub: &Hub, name: &str) -> UplinkHandle {
+        let config = UplinkConfig {
+            address: Address::Memory("gateway".to_owned()),
+            hub: hub.clone(),
+            backoff: Backoff::default(),
+        };
+        let (this, name): (_, Name) = (Arc::clone(self), name.parse().unwrap());
+        let hello = move || {
+            let state = this.lock();
+            Hello {
+                protocol: PROTOCOL,
+                stream: state.workload.stream(),
+                volume: state.workload.volume(),
+                name: name.clone(),
+                size: state.workload.size(),
+                epoch: state.items.first().map_or(Epoch::new(1), |b| b.epoch),
+                run: state.workload.run(),
+                first_lsn: state.first_lsn,
+                sender: "test".to_owned(),
+            }
+        };
+        Uplink::spawn(config, hello, Arc::clone(self) as Arc<dyn Feed>)
+    }
+}
+
+impl State {
+    fn take(&mut self, batch: Batch) {
+        if batch.entries.is_empty() {
+            return;
+        }
+        self.oracle.apply(&batch).unwrap();
+        self.at = batch.entries.last().unwrap().captured_at;
+        self.items.push(Arc::new(batch));
+    }
+
+    fn status(&self) -> TapStatus {
+        TapStatus {
+            state: if self.workload.syncing() { TapState::Baseline } else { TapState::Protected },
+            queued_bytes: 0,
+            spooled_bytes: 0,
+            marked_bytes: 0,
+            sync: None,
+            baselines: 1,
+            resynced_bytes: 0,
+        }
+    }
+}
+
+impl Feed for Tap {
+    fn ready(&self, welcome: &Welcome) -> Result<(), String> {
+        let mut state = self.lock();
+        let known = |b: &Arc<Batch>| b.last_lsn().is_some_and(|l| l <= welcome.durable);
+        state.next = state.items.iter().rposition(known).map_or(0, |n| n + 1);
+        Ok(())
+    }
+
+    fn next(&self) -> Option<Arc<Batch>> {
+        let mut state = self.lock();
+        let item = state.items.get(state.next).cloned()?;
+        state.next += 1;
+        Some(item)
+    }
+
+    fn changed(&self) -> &Notify {
+        &self.changed
+    }
+
+    fn acked(&self, _: u64, _: Lsn, _: Lsn) {}
+
+    fn lost(&self) {}
+
+    fn heartbeat(&self) -> Heartbeat {
+        let state = self.lock();
+        Heartbeat { head: state.workload.next_lsn().previous(), at: state.at, status: state.status() }
+    }
+
+    fn ask(&self, question: Question, reply: AskReply) {
+        let mut state = self.lock();
+        let answer = match question {
+            Question::Head => Reply::Head {
+                lsn: state.workload.next_lsn().previous(),
+                at: state.at,
+                status: state.status(),
+            },
+            Question::Bookmark { name, .. } if state.workload.syncing() => {
+                let detail = format!("the baseline did not end in time for {name}");
+                return reply.send(Err(AskError::new(AskCode::Timeout, detail)));
+            }
+            Question::Bookmark { name, .. } => {
+                let batch = state.workload.bookmark(&name);
+                let lsn = batch.last_lsn().unwrap();
+                state.take(batch);
+                self.changed.notify_one();
+                Reply::Bookmarked { lsn, at: state.at }
+            }
+            Question::Resync { .. } => Reply::Done,
+        };
+        reply.send(Ok(answer));
+    }
+
+    fn refused(&self, refuse: &Refuse) {
+        self.lock().refused = Some(refuse.clone());
+    }
+}
