@@ -22,7 +22,6 @@ use crate::frame::{
 };
 use crate::segment::{SEGMENT_HEADER, Sealed, StoreId};
 use crate::units::SegmentId;
-use tap_block::stored::is_zero;
 
 /// The bytes asked for when nothing is known about what comes.
 const WALK_READ: u32 = 16 << 10;
@@ -208,18 +207,22 @@ impl SegmentScan {
             }
             Look::Frame(header, table, hash) => match self.follows(&header) {
                 Ok(()) => Some(self.accept(*header, table, hash)),
-                Err(why) => self.miss(why, bytes),
+                Err(why) => self.miss(why),
             },
-            Look::Bad(why) => self.miss(why, bytes),
+            Look::Bad(why) => self.miss(why),
         }
     }
 
-    fn miss(&mut self, why: FormatError, bytes: &[u8]) -> Option<Found> {
-        let ours =
-            |e: &FormatError| !matches!(e, FormatError::OtherSegment { .. } | FormatError::OtherStore { .. });
-        let head = bytes.get(..FRAME_HEADER.min(bytes.len())).unwrap_or_default();
-        let written = ours(&why) && !is_zero(head);
-        self.lost(why, written);
+    /// What is there was never ours, or is ours and not whole.
+    fn miss(&mut self, why: FormatError) -> Option<Found> {
+        let foreign = matches!(
+            why,
+            FormatError::Magic(_)
+                | FormatError::Short(_)
+                | FormatError::OtherSegment { .. }
+                | FormatError::OtherStore { .. }
+        );
+        self.lost(why, !foreign);
         None
     }
 

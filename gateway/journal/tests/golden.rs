@@ -1,0 +1,195 @@
+//! The format's bytes, pinned: a change here is a new format version.
+//!
+//! `GOLDEN=write cargo test -p gateway-journal --test golden` writes the fixtures of a *new* version.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    clippy::cast_possible_truncation,
+    reason = "tests"
+)]
+
+mod common;
+
+use std::fmt::Write as _;
+use std::path::PathBuf;
+
+use bytes::Bytes;
+use common::{Image, NOW, header};
+use gateway_journal::marker::{decode_marker, encode_marker};
+use gateway_journal::run::{decode_checkpoint, decode_run, encode_checkpoint, encode_run};
+use gateway_journal::{
+    GroupNo, ImageId, ImageRecord, Location, MetaRecord, Place, Sealed, SegmentHeader, SegmentId, Version,
+};
+use tap_block::stored::pack;
+use tap_block::{
+    Action, Batch, BlockNo, Bookmark, Consistency, Entry, Epoch, Extent, Lsn, Marker, Position, RunId,
+    RunStart, StreamId, SyncCause, VolumeId, WallTime,
+};
+
+/// Compares with the fixture, as lines of 32 bytes in hex; runs of zero lines are one `*`.
+fn pinned(name: &str, bytes: &[u8]) {
+    let path = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/golden").join(format!("{name}.hex"));
+    let mut text = String::new();
+    let mut zeroes = false;
+    for line in bytes.chunks(32) {
+        let zero = line.len() == 32 && line.iter().all(|&b| b == 0);
+        if zero && zeroes {
+            continue;
+        }
+        zeroes = zero;
+        if zero {
+            text.push_str("*\n");
+            continue;
+        }
+        line.iter().for_each(|b| write!(text, "{b:02x}").unwrap());
+        text.push('\n');
+    }
+    if std::env::var_os("GOLDEN").is_some_and(|v| v == "write") {
+        std::fs::write(&path, &text).unwrap();
+    }
+    let fixture = std::fs::read_to_string(&path).unwrap();
+    assert!(fixture == text, "{name}: the bytes changed; that needs a new format version\n{text}");
+}
+
+fn lsn(n: u64) -> Lsn {
+    Lsn::new(n).unwrap()
+}
+
+fn markers() -> Vec<Marker> {
+    vec![
+        Marker::RunStart(RunStart {
+            previous: Some(RunId::new(0x1111)),
+            durable: lsn(41),
+            volume: VolumeId::new(0x22),
+            name: "web01".parse().unwrap(),
+            size: 1 << 30,
+            sync: Some(SyncCause::Baseline),
+        }),
+        Marker::RunStart(RunStart {
+            previous: None,
+            durable: Lsn::ZERO,
+            volume: VolumeId::new(0x22),
+            name: "web01".parse().unwrap(),
+            size: 512,
+            sync: None,
+        }),
+        Marker::Bookmark(Bookmark {
+            name: "before-upgrade".parse().unwrap(),
+            consistency: Consistency::Application,
+            note: "by hand".into(),
+        }),
+        Marker::SyncStart { cause: SyncCause::Overflow },
+        Marker::SyncEnd { cause: SyncCause::UncleanStop, copied: 4096, from_zero: true },
+    ]
+}
+
+fn batch() -> Batch {
+    let volume = VolumeId::new(0x22);
+    let blocks = |first: u64, n: u64| Extent::new(first * 4096, n * 4096).unwrap();
+    let mut body = Vec::new();
+    let lens =
+        vec![pack(BlockNo::new(5), &[7; 4096], &mut body), 0, pack(BlockNo::new(9), &[9; 4096], &mut body)];
+    let at = |n: u64| WallTime::from_nanos(1_700_000_000_000_000_000 + n);
+    let entry = |position, n, action| Entry { position, captured_at: at(n), action };
+    let entries = vec![
+        entry(Position::record(lsn(42)), 0, Action::Write { volume, extent: blocks(5, 2) }),
+        entry(Position::copy_as_of(lsn(41)), 900, Action::Write { volume, extent: blocks(9, 1) }),
+        entry(Position::record(lsn(43)), 500, Action::Zero { volume, extent: blocks(1000, 70_000) }),
+        entry(Position::record(lsn(44)), 1000, Action::Resize { volume: VolumeId::new(0x23), size: 1 << 31 }),
+        entry(Position::record(lsn(45)), 2000, Action::Mark(Box::new(markers().remove(2)))),
+    ];
+    Batch {
+        stream: StreamId::new(0x33),
+        run: RunId::new(0x44),
+        epoch: Epoch::new(2),
+        first_lsn: lsn(42),
+        entries,
+        lens,
+        body: Bytes::from(body),
+    }
+}
+
+#[test]
+fn segment_headers() {
+    let sealed = Sealed { segment: SegmentId::new(6), end: 8192, frames: 3, last: 0xdead_beef };
+    let header = header(7, 64 << 20, Some(sealed));
+    pinned("segment-header", &header.encode());
+    assert_eq!(SegmentHeader::decode(&header.encode()).unwrap(), header);
+}
+
+#[test]
+fn frames() {
+    let mut image = Image::new(header(7, 32 << 10, None));
+    let mut second = batch();
+    second.entries.retain(|e| matches!(e.action, Action::Mark(_)));
+    (second.first_lsn, second.lens, second.body) = (lsn(46), Vec::new(), Bytes::new());
+    second.entries[0].position = Position::record(lsn(46));
+    assert!(image.group(&[batch(), second]));
+    pinned("frames", &image.bytes[4096..12_288]);
+}
+
+#[test]
+fn own_records() {
+    let mut image = Image::new(header(7, 32 << 10, None));
+    let created = ImageRecord {
+        id: ImageId::new(3),
+        name: "test".parse().unwrap(),
+        volume: VolumeId::new(0x22),
+        stream: StreamId::new(0x33),
+        point: lsn(44),
+        at: NOW,
+        writable: true,
+        quota: 1 << 30,
+        created_at: NOW,
+    };
+    let records = [MetaRecord::ImageCreated(created), MetaRecord::ImageRemoved { id: ImageId::new(3) }];
+    for record in &records {
+        assert_eq!(&MetaRecord::decode(&record.encode()).unwrap(), record);
+    }
+    let mut group = image.writer.group();
+    assert!(group.push_meta(&records, lsn(1), NOW));
+    group.seal();
+    image.bytes[4096..4096 + group.frames()[0].head.len()].copy_from_slice(&group.frames()[0].head);
+    pinned("own-records", &image.bytes[4096..8192]);
+}
+
+#[test]
+fn marker_messages() {
+    let mut all = Vec::new();
+    for marker in markers() {
+        let bytes = encode_marker(&marker);
+        assert_eq!(decode_marker(&bytes).unwrap(), marker);
+        all.push(u8::try_from(bytes.len()).unwrap());
+        all.extend(bytes);
+    }
+    pinned("markers", &all);
+}
+
+#[test]
+fn runs_and_checkpoints() {
+    let unit = |segment, offset, len| Place::Unit(Location { segment: SegmentId::new(segment), offset, len });
+    let version = |first, blocks, position, place| Version { first, blocks, position, place };
+    let narrow = [
+        version(0, 1, Position::record(lsn(42)), unit(7, 4200, 50)),
+        version(4000, 96, Position::record(lsn(43)), Place::Zero),
+        version(9, 1, Position::copy_as_of(lsn(41)), unit(8, 9000, 4108)),
+    ];
+    let wide = [narrow[0], version(9, 1, Position::copy_as_of(lsn(1 << 40)), unit(1 << 20, 9000, 4108))];
+    for (name, versions) in [("run-narrow", &narrow[..]), ("run-wide", &wide[..])] {
+        let mut bytes = Vec::new();
+        encode_run(versions, &mut bytes);
+        pinned(name, &bytes);
+        let mut back = Vec::new();
+        decode_run(&bytes, |v| back.push(v)).unwrap();
+        assert_eq!(back, versions);
+        for cut in 0..bytes.len() {
+            assert!(decode_run(&bytes[..cut], |_| {}).is_err());
+        }
+    }
+    let mut bytes = Vec::new();
+    encode_checkpoint(GroupNo::new(12), &narrow, &mut bytes);
+    pinned("checkpoint", &bytes);
+    assert_eq!(decode_checkpoint(&bytes, |_| {}).unwrap(), GroupNo::new(12));
+}
