@@ -43,7 +43,8 @@ pub trait StreamIntake: Send + Sync {
 ///
 /// It outlives its connection: called after a reconnect, it acknowledges the same records to the new connection.
 /// Dropped instead, it says that the batch could *not* be made durable: the connection is closed, and everything
-/// after what [`Intake::open`] reports next time is sent again.
+/// after what [`Intake::open`] reports next time is sent again. A batch or two may still come before
+/// [`StreamIntake::closed`]: drop theirs as well. The stream is not opened again before all have come back.
 #[derive(Debug)]
 pub struct BatchDone {
     lane: Option<Arc<Lane>>,

@@ -13,6 +13,9 @@ use tokio::sync::{Mutex as AsyncMutex, Notify};
 /// Runs whose end is remembered; more than a few wait for nothing but a dead disk below.
 const RUNS_REMEMBERED: usize = 64;
 
+/// Why a connection ends whose records were lost below.
+pub(crate) const FAILED: &str = "records could not be made durable here: see this program's log";
+
 /// One stream's place in a downlink.
 #[derive(Debug)]
 pub(crate) struct Lane {
@@ -125,11 +128,14 @@ impl Lane {
         inner.given.is_empty() && inner.open == 0 && inner.durable == Lsn::ZERO
     }
 
-    /// The intake is about to get a batch that ends at `last`.
-    pub(crate) fn give(&self, run: RunId, last: Option<Lsn>) {
+    /// The intake is about to get a batch that ends at `last`; false when it must not, since it lost one before.
+    pub(crate) fn give(&self, run: RunId, last: Option<Lsn>) -> bool {
         let mut inner = self.lock();
+        if inner.broken {
+            return false;
+        }
         inner.open += 1;
-        let Some(last) = last else { return };
+        let Some(last) = last else { return true };
         match inner.given.last_mut() {
             Some(newest) if newest.run == run => newest.last = newest.last.max(last),
             _ => inner.given.push(Given { run, last }),
@@ -137,6 +143,7 @@ impl Lane {
         if inner.given.len() > RUNS_REMEMBERED {
             inner.given.remove(0);
         }
+        true
     }
 
     pub(crate) fn finished(&self, connection: u64, number: u64, durable: Lsn, everywhere: Lsn) {
@@ -154,7 +161,7 @@ impl Lane {
         let mut inner = self.lock();
         inner.open = inner.open.saturating_sub(1);
         inner.broken = true;
-        inner.close = Some("records could not be made durable here: see this program's log".to_owned());
+        inner.close = Some(FAILED.to_owned());
         drop(inner);
         self.wake.notify_one();
     }
@@ -196,4 +203,66 @@ impl Lane {
 fn raise(inner: &mut Inner, durable: Lsn, everywhere: Lsn) {
     inner.durable = inner.durable.max(durable);
     inner.everywhere = inner.everywhere.max(everywhere);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const A: RunId = RunId::new(1);
+    const B: RunId = RunId::new(2);
+
+    fn lsn(n: u64) -> Lsn {
+        Lsn::new(n).unwrap()
+    }
+
+    fn lane() -> Lane {
+        Lane::new(StreamId::new(1))
+    }
+
+    #[test]
+    fn a_new_connection_resumes_behind_what_was_given() {
+        let lane = lane();
+        let first = lane.begin();
+        assert!(lane.give(A, Some(lsn(5))) && lane.give(B, Some(lsn(9))));
+        lane.finished(first, 0, lsn(5), Lsn::ZERO);
+        let (floor, second) = (lane.floor(), lane.begin());
+        assert_eq!(lane.resume(floor, lsn(5)), [Given { run: B, last: lsn(9) }]);
+        lane.finished(first, 1, lsn(9), lsn(9));
+        let news = lane.take(second);
+        assert_eq!((news.finished.len(), news.durable, news.everywhere), (0, lsn(9), lsn(9)));
+        assert!(lane.take(first).close.is_some(), "the first was replaced");
+    }
+
+    #[test]
+    fn an_intake_that_lost_records_gets_them_again() {
+        let lane = lane();
+        let first = lane.begin();
+        assert!(lane.give(A, Some(lsn(9))));
+        lane.finished(first, 0, lsn(9), Lsn::ZERO);
+        assert_eq!(lane.resume(lane.floor(), lsn(4)), []);
+        assert_eq!(lane.floor(), lsn(4));
+    }
+
+    #[test]
+    fn a_failed_batch_breaks_the_lane_until_all_are_back() {
+        let lane = lane();
+        let connection = lane.begin();
+        assert!(lane.give(A, Some(lsn(5))) && lane.give(A, Some(lsn(6))));
+        lane.failed();
+        assert!(!lane.give(A, Some(lsn(7))), "nothing goes into a hole");
+        assert_eq!(lane.take(connection).close.as_deref(), Some(FAILED));
+        assert!(!lane.is_settled());
+        lane.failed();
+        assert!(lane.is_settled());
+        assert_eq!(lane.resume(lane.floor(), Lsn::ZERO), []);
+    }
+
+    #[test]
+    fn strangers_leave_nothing() {
+        let lane = lane();
+        assert!(lane.is_unused());
+        assert!(lane.give(A, None));
+        assert!(!lane.is_unused());
+    }
 }

@@ -20,8 +20,12 @@ use tokio_util::sync::CancellationToken;
 
 use crate::connection::{Connection, GRACE};
 
-/// Messages between a socket's tasks and the driver. Each may be a batch, so they are few.
-const DEPTH: usize = 4;
+/// Messages from the driver to the socket. Credit bounds their bytes.
+const DEPTH: usize = 16;
+/// Messages from the socket to the driver. Each may be as long as a message can be, so they are few.
+const ARRIVED: usize = 4;
+/// Messages up to this size are joined with their neighbours into one write.
+const SMALL: usize = 16 << 10;
 /// Read at least this much at once, so that small messages share a system call.
 const READ_AHEAD: usize = 16 << 10;
 /// The most reserved on the word of a length prefix alone.
@@ -43,7 +47,7 @@ pub(crate) fn connection(stream: TcpStream) -> io::Result<Connection> {
     let peer = stream.peer_addr()?.to_string();
     let (reading, writing) = stream.into_split();
     let (out, to_write) = mpsc::channel(DEPTH);
-    let (arrived, incoming) = mpsc::channel(DEPTH);
+    let (arrived, incoming) = mpsc::channel(ARRIVED);
     let received = Arc::new(AtomicU64::new(0));
     let close = CancellationToken::new();
     let reader = Reader { socket: reading, buffer: BytesMut::new(), received: Arc::clone(&received) };
@@ -76,18 +80,26 @@ async fn write_messages(
     socket: &mut OwnedWriteHalf,
     mut messages: mpsc::Receiver<Message>,
 ) -> io::Result<()> {
-    while let Some(message) = messages.recv().await {
-        let parts = message.encode();
-        let mut frame = prefix(parts.len())?.chain(parts.head).chain(parts.body);
-        socket.write_all_buf(&mut frame).await?;
+    let (mut ready, mut small) = (Vec::with_capacity(DEPTH), BytesMut::new());
+    while messages.recv_many(&mut ready, DEPTH).await > 0 {
+        for message in ready.drain(..) {
+            let parts = message.encode();
+            small.put_u32(checked_length(parts.len())?);
+            if parts.len() <= SMALL {
+                small.put(parts.head);
+                small.put(parts.body);
+            } else {
+                socket.write_all_buf(&mut small.split().chain(parts.head).chain(parts.body)).await?;
+            }
+        }
+        socket.write_all_buf(&mut small).await?;
     }
     socket.shutdown().await
 }
 
-fn prefix(len: usize) -> io::Result<Bytes> {
+fn checked_length(len: usize) -> io::Result<u32> {
     let too_long = || io::Error::other(WireError::TooLong(count(len)));
-    let short = u32::try_from(len).ok().filter(|_| len <= MAX_MESSAGE).ok_or_else(too_long)?;
-    Ok(Bytes::copy_from_slice(&short.to_be_bytes()))
+    u32::try_from(len).ok().filter(|_| len <= MAX_MESSAGE).ok_or_else(too_long)
 }
 
 async fn read_all(

@@ -7,6 +7,7 @@ use cx_wire::{Answer, Hello, MAX_ASKS, Refuse, Sender, SenderEvent, SessionError
 use tap_block::Batch;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::address::Address;
@@ -26,7 +27,8 @@ pub struct UplinkConfig {
     pub backoff: Backoff,
 }
 
-/// Pauses between attempts: `first`, then twice as long each time up to `limit`.
+/// Pauses between attempts: `first`, then twice as long each time up to `limit`; from `first` again after a
+/// connection that lasted at least `limit`.
 #[derive(Debug, Clone, Copy)]
 pub struct Backoff {
     /// After the first failure.
@@ -122,9 +124,10 @@ impl Uplink {
         let Backoff { first, limit } = self.config.backoff;
         let mut pause = first;
         loop {
-            let before = self.state.borrow().clone();
+            let (before, began) = (self.state.borrow().clone(), Instant::now());
             let end = self.attempt().await;
-            if matches!(*self.state.borrow(), UplinkState::Connected(_)) {
+            let was_connected = matches!(*self.state.borrow(), UplinkState::Connected(_));
+            if was_connected && began.elapsed() >= limit {
                 pause = first;
             }
             let after = match end {
@@ -136,7 +139,11 @@ impl Uplink {
                     UplinkState::Refused(refuse)
                 }
             };
-            self.report(&before, after);
+            // A receiver that is away for a day leaves one line.
+            if was_connected || before != after {
+                self.log(&after);
+            }
+            self.state.send_replace(after);
             tokio::select! {
                 () = tokio::time::sleep(pause) => pause = (pause * 2).min(limit),
                 () = self.stop.cancelled() => break,
@@ -145,21 +152,17 @@ impl Uplink {
         self.state.send_replace(UplinkState::Stopped);
     }
 
-    /// Logs what is new, so that a receiver that is away for a day leaves one line.
-    fn report(&self, before: &UplinkState, after: UplinkState) {
+    fn log(&self, state: &UplinkState) {
         let to = &self.config.address;
-        if *before != after {
-            match &after {
-                UplinkState::Connecting { problem: Some(problem) } => {
-                    tracing::warn!(%to, problem, "not connected");
-                }
-                UplinkState::Refused(refuse) => {
-                    tracing::error!(%to, code = ?refuse.code, detail = refuse.detail, "refused");
-                }
-                _ => {}
+        match state {
+            UplinkState::Connecting { problem: Some(problem) } => {
+                tracing::warn!(%to, problem, "not connected")
             }
+            UplinkState::Refused(refuse) => {
+                tracing::error!(%to, code = ?refuse.code, detail = refuse.detail, "refused");
+            }
+            _ => {}
         }
-        self.state.send_replace(after);
     }
 
     async fn attempt(&self) -> End {

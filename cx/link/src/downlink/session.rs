@@ -9,7 +9,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::connection::{Connection, GRACE, has_room};
 use crate::intake::{BatchDone, DownlinkHandle, OpenQuestion, StreamIntake};
-use crate::lane::Lane;
+use crate::lane::{FAILED, Lane};
 use crate::timing::{Alarm, Timebase};
 
 /// How a connection ended.
@@ -124,7 +124,9 @@ impl Session {
     fn handle(&mut self, event: ReceiverEvent, stream: &Stream<'_>) -> Result<(), Ended> {
         match event {
             ReceiverEvent::Batch { number, batch } => {
-                stream.lane.give(batch.run, batch.last_lsn());
+                if !stream.lane.give(batch.run, batch.last_lsn()) {
+                    return Err(Ended::Leave(FAILED.to_owned()));
+                }
                 let done = BatchDone::new(Arc::clone(stream.lane), stream.connection, number);
                 stream.intake.batch(batch, done);
             }
