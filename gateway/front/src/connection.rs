@@ -13,6 +13,7 @@ use std::time::Duration;
 
 use bytes::BytesMut;
 use gateway_nbd::{Action, CloseReason, ExportInfo, ListEntry, Refusal, Server, Tag, Wants};
+use tap_block::units::count;
 use tap_block::{Op, Outcome, Ticket};
 use thiserror::Error;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
@@ -32,8 +33,8 @@ const LEAST_ROOM: usize = 32 << 10;
 /// Requests started before replies are written: enough to save system calls, few enough that the client
 /// gets to work on the first replies.
 const BATCH: usize = 8;
-/// Replies longer than this are written before more requests are started.
-const BATCH_BYTES: usize = 1 << 20;
+/// The same for large requests: payload beyond this ends a batch.
+const BATCH_BYTES: u64 = 256 << 10;
 /// Pieces to one vectored write.
 const SLICES: usize = 64;
 /// What is still read of a client when the front stops: what it has sent already, but no endless stream.
@@ -195,23 +196,21 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
         busy
     }
 
-    /// Starts requests until the batch is full or there are no more.
+    /// Starts requests until the batch is full or there are no more; was there any?
     fn act(&mut self) -> bool {
-        for started in 0..BATCH {
-            if self.closing.is_some() || self.server.output().len() > BATCH_BYTES {
-                return started > 0;
-            }
-            match self.server.poll_action(&mut self.input) {
-                Some(action) => self.perform(action),
-                None => return started > 0,
-            }
+        let (mut started, mut bytes) = (0, 0);
+        while started < BATCH && bytes < BATCH_BYTES && self.closing.is_none() {
+            let Some(action) = self.server.poll_action(&mut self.input) else { break };
+            bytes += self.perform(action);
+            started += 1;
         }
-        true
+        started > 0
     }
 
-    fn perform(&mut self, action: Action) {
+    /// Does what the protocol asks for; how much payload it moves.
+    fn perform(&mut self, action: Action) -> u64 {
         match action {
-            Action::Submit { tag, op } => self.submit(tag, op),
+            Action::Submit { tag, op } => return self.submit(tag, op),
             Action::Resolve { name } => self.resolve(name),
             Action::List => self.list(),
             Action::Close(reason) => {
@@ -219,13 +218,20 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
                 self.limit_time();
             }
         }
+        0
     }
 
-    fn submit(&mut self, tag: Tag, op: Op) {
+    fn submit(&mut self, tag: Tag, op: Op) -> u64 {
+        let bytes = match &op {
+            Op::Read { extent } => extent.length(),
+            Op::Write { data, .. } => count(data.len()),
+            _ => 0,
+        };
         let ticket = Ticket::new(tag.get(), self.mailbox.clone());
         if let Some(opened) = &self.opened {
             opened.export.device.submit(op, ticket);
         }
+        bytes
     }
 
     fn list(&mut self) {
