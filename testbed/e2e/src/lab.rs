@@ -229,6 +229,16 @@ impl Lab {
         nbd::Client::connect(uri)?.read_all().with_context(|| format!("reading {uri}"))
     }
 
+    /// The disk as history shows it once everything is kept. Opened by its LSN: the bare name would stay at
+    /// the moment it meant when this client first opened it.
+    ///
+    /// # Errors
+    /// When it does not settle or cannot be read.
+    pub fn head(&self, volume: &str) -> Result<Vec<u8>> {
+        let durable = self.settle(volume)?.durable;
+        self.content(&self.gateway(&format!("{volume}@lsn:{durable}")))
+    }
+
     /// The log of the program.
     #[must_use]
     pub fn log(&self) -> PathBuf {

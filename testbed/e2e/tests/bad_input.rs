@@ -226,8 +226,10 @@ fn a_full_store_stops_no_guest_and_heals() -> Result<()> {
         small.resize("4g")?;
         let state = lab.settle("web01")?;
         ensure!(state.baselines == 1, "a new baseline: {state:?}");
-        let head = lab.content(&lab.gateway("web01"))?;
-        ensure!(difference(&head, &fs::read(&disk)?).is_none(), "the healed head is not the disk");
+        ensure!(
+            difference(&lab.head("web01")?, &fs::read(&disk)?).is_none(),
+            "the healed head is not the disk"
+        );
         up.still_running()?;
         up.stop()
     })
@@ -278,8 +280,7 @@ fn a_disk_that_changed_its_size_while_nobody_watched() -> Result<()> {
         // Either it says no and why, or it goes on with the new size; the old moment is there in both cases.
         match lab.up(&[("web01", &disk)]) {
             Ok(_up) => {
-                lab.settle("web01")?;
-                ensure!(lab.content(&lab.gateway("web01"))? == fs::read(&disk)?, "the head is not the disk");
+                ensure!(lab.head("web01")? == fs::read(&disk)?, "the head is not the disk");
                 ensure!(lab.content(&lab.gateway("web01@first"))? == before, "history changed");
             }
             Err(error) => {
@@ -321,8 +322,7 @@ fn a_disk_changed_while_nobody_watched_is_copied_again() -> Result<()> {
 
         let up = lab.up(&[("web01", &disk)])?;
         poll::until("the change in history", LIMIT, || {
-            let head = lab.content(&lab.gateway("web01"))?;
-            Ok((lab.volume("web01")?.settled() && head == fs::read(&disk)?).then_some(()))
+            Ok((lab.head("web01")? == fs::read(&disk)?).then_some(()))
         })?;
         ensure!(lab.content(&lab.gateway("web01@first"))? == before, "an old point shows the change");
         up.stop()

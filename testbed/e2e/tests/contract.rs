@@ -214,3 +214,18 @@ fn two_disks_in_one_program() -> Result<()> {
         up.stop()
     })
 }
+
+#[test]
+fn a_moving_name_stays_one_moment_for_one_client() -> Result<()> {
+    scenario(|lab| {
+        let disk = lab.disk("web01.img", 2 << 20, 10)?;
+        let up = lab.up(&[("web01", &disk)])?;
+        lab.settle("web01")?;
+        let first = lab.content(&lab.gateway("web01"))?;
+        Writer::open(&lab.tap("web01"), std::fs::read(&disk)?, 10)?.burst(50, 8)?;
+        ensure!(lab.head("web01")? != first, "nothing was written");
+        let again = lab.content(&lab.gateway("web01"))?;
+        ensure!(difference(&again, &first).is_none(), "one client saw two disks under one name");
+        up.stop()
+    })
+}

@@ -18,8 +18,7 @@ impl Links {
 }
 
 fn head_is(lab: &Lab, writer: &Writer) -> Result<()> {
-    let head = lab.content(&lab.gateway("web01"))?;
-    match difference(&head, writer.content()) {
+    match difference(&lab.head("web01")?, writer.content()) {
         Some(how) => anyhow::bail!("the head is not the disk: {how}"),
         None => Ok(()),
     }
@@ -33,6 +32,7 @@ fn three_processes_are_one_path() -> Result<()> {
         let gateway = lab.gateway_alone(links.gateway)?;
         let cx = lab.cx_alone(links.cx, links.gateway)?;
         let tap = lab.tap_alone(&[("web01", &disk)], links.cx)?;
+        lab.settle("web01")?; // the tap is ready before it has reached anybody
         let mut writer = Writer::open(&lab.tap("web01"), std::fs::read(&disk)?, 1)?;
         writer.burst(300, 16)?;
         lab.bookmark("web01", "first")?;
@@ -53,7 +53,7 @@ fn a_gateway_that_is_away_misses_nothing() -> Result<()> {
         let _cx = lab.cx_alone(links.cx, links.gateway)?;
         let _tap = lab.tap_alone(&[("web01", &disk)], links.cx)?;
         let mut writer = Writer::open(&lab.tap("web01"), std::fs::read(&disk)?, 2)?;
-        lab.bookmark("web01", "before")?;
+        lab.settle("web01")?;
         gateway.kill()?;
         writer.burst(500, 16)?;
 
