@@ -1,0 +1,281 @@
+//! Records into the gateway's store, durable, against raw writes of the same bytes with the same sync interval.
+//!
+//! Both write into recycled segment files: zero-written once, then overwritten. The records arrive as they do
+//! from a CX, packed and checksummed. The store goes first and shows how many bytes it wrote in how many
+//! commits; the raw loop writes as many bytes with as many syncs.
+
+use std::fs;
+use std::io::IoSlice;
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Instant;
+
+use anyhow::{Context, Result, ensure};
+use gateway_journal::SEGMENT_HEADER;
+use gateway_store::{Store, StoreConfig};
+use tap_block::BlockNo;
+use tap_block::stored::UNIT;
+use tap_block::units::{count, index};
+use tap_disk::{RealClock, SegmentFile};
+use testbed_model::Random;
+
+use super::{folder, order};
+use crate::image;
+use crate::journal::{Feeder, Packed, Packer};
+use crate::options::{Case, Options};
+use crate::payload::{Mix, Payload};
+use crate::process::{Pid, Watch, thread_cpu};
+use crate::report::{Comparison, Contestant, Report, Target};
+use crate::sample::{Bytes, Latency, Ratio, Sample};
+
+const SEGMENT: u64 = 64 << 20;
+/// The volume that the records' offsets are drawn from.
+const VOLUME_SIZE: u64 = 4 << 30;
+/// Records of a batch, as a tap under load sends them.
+const BATCH_RECORDS: u64 = 64;
+/// Different batches, used in turn.
+const BATCHES: usize = 256;
+
+/// Whether the store finds files to overwrite.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Files {
+    Recycled,
+    /// It has to make every segment file, writing it twice: the first weeks of a new store.
+    New,
+}
+
+const PAGE: u64 = 4096;
+/// Different bytes that the raw loop has to write.
+const SOURCE: u64 = 16 << 20;
+
+/// One comparison.
+#[derive(Debug, Clone, Copy)]
+struct Setting {
+    mix: Mix,
+    /// The most that waits for one sync.
+    interval: Bytes,
+    files: Files,
+    target: Target,
+}
+
+/// What the store wrote in a round, for the raw loop to write.
+#[derive(Debug, Clone, Copy)]
+struct Written {
+    bytes: u64,
+    commits: u64,
+    records: u64,
+}
+
+/// The files and records of all rounds.
+struct Bench {
+    root: PathBuf,
+    batches: Vec<Packed>,
+    /// Stored bytes of a round.
+    volume: Bytes,
+    raw: Vec<SegmentFile>,
+}
+
+pub(super) fn run(options: &Options, report: &mut Report) -> Result<()> {
+    let folder = folder(options)?;
+    let goal = Target::AtLeast(Ratio(0.8));
+    let setting = |mix, interval, files, target| Setting { mix, interval: Bytes(interval), files, target };
+    let mut settings = vec![
+        setting(Mix::Half, 1 << 20, Files::Recycled, goal),
+        setting(Mix::Noise, 1 << 20, Files::Recycled, goal),
+    ];
+    if !options.quick {
+        settings.push(setting(Mix::Half, 4 << 20, Files::Recycled, goal));
+        settings.push(setting(Mix::Noise, 4 << 20, Files::Recycled, goal));
+        settings.push(setting(Mix::Half, 1 << 20, Files::New, Target::None));
+    }
+    let volume = Bytes(options.pick(512 << 20, 40 << 20));
+    let files = volume.0 / SEGMENT + 3;
+    let raw = (0..files).map(|n| spare(folder.path(), "raw", n)).collect::<Result<_>>()?;
+    let mut bench = Bench { root: folder.path().to_owned(), batches: Vec::new(), volume, raw };
+    let mut mix = None;
+    for setting in settings {
+        if mix.replace(setting.mix) != Some(setting.mix) {
+            bench.batches = make_batches(setting.mix);
+        }
+        report.compared(&bench.compare(setting, options.rounds)?);
+    }
+    Ok(())
+}
+
+impl Bench {
+    fn compare(&self, setting: Setting, rounds: u32) -> Result<Comparison> {
+        let mut store = Contestant::new("store", "gateway_store::Store::append, group commit, fdatasync");
+        let mut raw = Contestant::new("raw segments", "pwritev + fdatasync over zero-written 64 MiB files");
+        let mut written = None;
+        for round in 0..rounds {
+            for place in order(round, 2) {
+                image::write_back(&self.root)?;
+                match (place, written) {
+                    (1, Some(shape)) => raw.rounds.push(self.write_raw(shape)?),
+                    (1, None) => {}
+                    _ => {
+                        let (sample, shape) = self.feed(setting)?;
+                        store.rounds.push(sample);
+                        written = Some(shape);
+                    }
+                }
+            }
+        }
+        let shape = written.context("no rounds")?;
+        Ok(Comparison {
+            case: Case::Ingest,
+            name: format!(
+                "ingest, {}, a sync each {} KiB{}",
+                setting.mix.name(),
+                (shape.bytes / shape.commits.max(1)) >> 10,
+                if setting.files == Files::New { ", files not recycled" } else { "" }
+            ),
+            how: format!(
+                "{} records of 4 KiB at random offsets, {} MiB into segments in {} commits; an op is a record, \
+                 a wait is from append to durable for the store and a commit for raw",
+                shape.records,
+                shape.bytes >> 20,
+                shape.commits
+            ),
+            contestants: vec![store, raw],
+            target: setting.target,
+        })
+    }
+
+    /// A round of the store.
+    fn feed(&self, setting: Setting) -> Result<(Sample, Written)> {
+        let dir = self.root.join("store");
+        self.prepare(&dir, setting.files)?;
+        let before = Pid::own().memory()?.resident;
+        let config = StoreConfig { group_bytes: setting.interval.0, ..StoreConfig::new(dir) };
+        let store = Store::open(config, Arc::new(RealClock))?;
+        let mut feeder = Feeder::begin(&store, VOLUME_SIZE, setting.interval.0 * 4)?;
+        let status = store.status();
+        let (watch, cpu) = (Watch::begin(Pid::own())?, cpu_of_others()?);
+        let begun = Instant::now();
+        let (mut records, mut stored) = (0, 0);
+        for batch in self.batches.iter().cycle() {
+            feeder.write(batch)?;
+            records += batch.records();
+            stored += batch.stored();
+            if stored >= self.volume.0 {
+                break;
+            }
+        }
+        feeder.drain()?;
+        let elapsed = begun.elapsed();
+        let after = store.status();
+        let sample = Sample {
+            ops: records,
+            elapsed,
+            cpu: cpu_of_others()?.saturating_sub(cpu),
+            latency: Latency::of(std::mem::take(&mut feeder.waits)),
+            memory: Bytes(Pid::own().memory()?.resident.0.saturating_sub(before.0)),
+            others: watch.others()?,
+        };
+        store.stop();
+        let bytes = after.bytes_written - status.bytes_written;
+        Ok((sample, Written { bytes, commits: after.commits - status.commits, records }))
+    }
+
+    /// An empty store: its files are made, or those of the round before are recycled.
+    fn prepare(&self, dir: &Path, files: Files) -> Result<()> {
+        for index in ["fjall", "MARK"] {
+            let path = dir.join(index);
+            if path.is_dir() {
+                fs::remove_dir_all(&path)?;
+            } else if path.is_file() {
+                fs::remove_file(&path)?;
+            }
+        }
+        let segments = dir.join("seg");
+        fs::create_dir_all(&segments)?;
+        for entry in fs::read_dir(&segments)? {
+            let path = entry?.path();
+            match files {
+                Files::Recycled => forget(&path)?,
+                Files::New => fs::remove_file(&path)?,
+            }
+        }
+        let there = count(fs::read_dir(&segments)?.count());
+        if files == Files::Recycled {
+            for n in there..count(self.raw.len()) {
+                spare(dir, "seg", n)?;
+            }
+        }
+        image::write_back(dir)
+    }
+
+    /// A round of raw writes.
+    fn write_raw(&self, shape: Written) -> Result<Sample> {
+        // Whole pages, as the store's frames are: half a page would be written by two commits.
+        let piece = (shape.bytes / shape.commits.max(1)).next_multiple_of(PAGE);
+        let mut source = vec![0; index(piece + SOURCE)];
+        Random::new(shape.bytes).fill(&mut source);
+        let mut waits = Vec::new();
+        let (watch, cpu) = (Watch::begin(Pid::own())?, thread_cpu()?);
+        let begun = Instant::now();
+        let (mut file, mut at) = (0, 0);
+        for n in 0..shape.commits {
+            let commit = Instant::now();
+            if at + piece > SEGMENT {
+                (file, at) = ((file + 1) % self.raw.len(), 0);
+            }
+            let from = index((n * PAGE) % SOURCE);
+            let bytes = source.get(from..from + index(piece)).unwrap_or_default();
+            let target = self.raw.get(file).context("no raw file")?;
+            target.write_at(at, &[IoSlice::new(bytes)])?;
+            target.sync()?;
+            at += piece;
+            waits.push(commit.elapsed());
+        }
+        Ok(Sample {
+            ops: shape.records,
+            elapsed: begun.elapsed(),
+            cpu: thread_cpu()?.saturating_sub(cpu),
+            latency: Latency::of(waits),
+            memory: Bytes(0),
+            others: watch.others()?,
+        })
+    }
+}
+
+/// Processor time of all threads but this one, which only feeds.
+fn cpu_of_others() -> Result<std::time::Duration> {
+    Ok(Pid::own().cpu()?.saturating_sub(thread_cpu()?))
+}
+
+/// A segment file as an earlier life left it, but for its header.
+fn forget(path: &Path) -> Result<()> {
+    let file = fs::OpenOptions::new().write(true).open(path)?;
+    Ok(file.write_all_at(&vec![0; index(u64::from(SEGMENT_HEADER)) * 2], 0)?)
+}
+
+fn spare(root: &Path, dir: &str, n: u64) -> Result<SegmentFile> {
+    let dir = root.join(dir);
+    fs::create_dir_all(&dir)?;
+    let path = dir.join(format!("{:08}.seg", n + 1));
+    if path.exists() {
+        fs::remove_file(&path)?;
+    }
+    let file = SegmentFile::create_zeroed(&path, SEGMENT)?;
+    ensure!(file.len() == SEGMENT, "a segment file of {} bytes", file.len());
+    Ok(file)
+}
+
+fn make_batches(mix: Mix) -> Vec<Packed> {
+    let mut payload = Payload::new(mix, 3);
+    let mut random = Random::new(4);
+    let mut packer = Packer::default();
+    let mut batch = || {
+        while packer.len() < BATCH_RECORDS {
+            let block = BlockNo::new(random.below(VOLUME_SIZE / count(UNIT)));
+            let mut content = [0; UNIT];
+            payload.fill(block.offset(), &mut content);
+            packer.add(block, &content);
+        }
+        packer.take()
+    };
+    (0..BATCHES).map(|_| batch()).collect()
+}

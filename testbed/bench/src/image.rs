@@ -1,0 +1,68 @@
+//! Disks of known content, and putting them in the same state before each round.
+
+use std::fs::File;
+use std::os::unix::fs::FileExt;
+use std::path::Path;
+use std::process::Command;
+
+use anyhow::{Context, Result, ensure};
+use rustix::fs::{Advice, fadvise};
+use tap_block::units::count;
+
+use crate::nbd::{Client, Export};
+use crate::payload::{Mix, Payload};
+
+const PIECE: usize = 1 << 20;
+
+/// Makes `path`, `size` bytes of half-compressible content that the seed decides, all of it written.
+pub(crate) fn make(path: &Path, size: u64, seed: u64) -> Result<()> {
+    let file = File::create(path).with_context(|| format!("cannot make {}", path.display()))?;
+    let mut payload = Payload::new(Mix::Half, seed);
+    let mut piece = vec![0; PIECE];
+    for at in (0..size).step_by(PIECE) {
+        payload.fill(at, &mut piece);
+        file.write_all_at(&piece, at)?;
+    }
+    Ok(file.set_len(size)?)
+}
+
+/// Writes back what the page cache holds of all files in `folder`, so that no round pays for the one before.
+pub(crate) fn write_back(folder: &Path) -> Result<()> {
+    let status = Command::new("sync").arg("-f").arg(folder).status().context("cannot run sync")?;
+    ensure!(status.success(), "sync -f ended with {status}");
+    Ok(())
+}
+
+/// Drops what the page cache holds of every file below `folder`: the next read comes from the disk.
+pub(crate) fn go_cold(folder: &Path) -> Result<()> {
+    for entry in std::fs::read_dir(folder)? {
+        let path = entry?.path();
+        if path.is_dir() {
+            go_cold(&path)?;
+        } else if path.is_file() {
+            fadvise(File::open(&path)?, 0, None, Advice::DontNeed)?;
+        }
+    }
+    Ok(())
+}
+
+/// Reads an export from one end to the other, so that every contestant starts from the same page cache.
+/// Returns a sum over its content: those of equal disks are equal.
+pub(crate) fn read_all(export: &Export, size: u64) -> Result<u64> {
+    let mut client = Client::connect(export)?;
+    let mut piece = vec![0; PIECE];
+    let mut sum = 0u64;
+    for at in (0..size.min(client.size)).step_by(PIECE) {
+        client.read(at, &mut piece)?;
+        sum = digest(&piece).wrapping_add(sum.rotate_left(7));
+    }
+    client.close()?;
+    Ok(sum)
+}
+
+fn digest(piece: &[u8]) -> u64 {
+    let (words, _) = piece.as_chunks::<8>();
+    words.iter().fold(count(piece.len()), |sum, w| {
+        (sum ^ u64::from_le_bytes(*w)).wrapping_mul(0x9e37_79b9_7f4a_7c15).rotate_left(29)
+    })
+}

@@ -1,0 +1,188 @@
+//! The load generator: connections of one thread each that keep so many requests in flight.
+
+use std::io::{Read, Write};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail, ensure};
+use tap_block::units::{count, index};
+use testbed_model::Random;
+
+use crate::nbd::{Client, Command, Export, REPLY_HEADER, Reply, request};
+use crate::payload::{Mix, Payload};
+
+/// Requests that a connection keeps in flight.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Depth(pub(crate) usize);
+
+/// Read or write.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Kind {
+    /// Read.
+    Read,
+    /// Write half-compressible, stamped blocks.
+    Write,
+}
+
+/// What to do. Offsets are uniformly random multiples of `block` below `span`.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Load {
+    pub(crate) kind: Kind,
+    pub(crate) block: usize,
+    pub(crate) depth: Depth,
+    pub(crate) connections: u32,
+    pub(crate) span: u64,
+    pub(crate) time: Duration,
+    pub(crate) seed: u64,
+}
+
+/// What was done.
+#[derive(Debug, Default)]
+pub(crate) struct Done {
+    pub(crate) ops: u64,
+    /// From the first request to the last reply.
+    pub(crate) elapsed: Duration,
+    pub(crate) waits: Vec<Duration>,
+}
+
+impl Load {
+    /// In words.
+    pub(crate) fn describe(&self) -> String {
+        let kind = match self.kind {
+            Kind::Read => "random reads",
+            Kind::Write => "random writes",
+        };
+        format!(
+            "{kind} of {} KiB, depth {} on {} connection(s), {:.1} s over {} MiB",
+            self.block >> 10,
+            self.depth.0,
+            self.connections,
+            self.time.as_secs_f64(),
+            self.span >> 20
+        )
+    }
+
+    /// Does it.
+    pub(crate) fn run(&self, export: &Export) -> Result<Done> {
+        let clients: Vec<Client> =
+            (0..self.connections).map(|_| Client::connect(export)).collect::<Result<_>>()?;
+        let begun = Instant::now();
+        let parts: Vec<Result<Vec<Duration>>> = std::thread::scope(|scope| {
+            let threads: Vec<_> =
+                (0u64..).zip(clients).map(|(n, c)| scope.spawn(move || self.drive(c, n))).collect();
+            threads.into_iter().map(|t| t.join().unwrap_or_else(|_| bail!("a load thread died"))).collect()
+        });
+        let elapsed = begun.elapsed();
+        let waits: Vec<Duration> = parts.into_iter().collect::<Result<Vec<_>>>()?.concat();
+        Ok(Done { ops: count(waits.len()), elapsed, waits })
+    }
+
+    fn drive(&self, client: Client, number: u64) -> Result<Vec<Duration>> {
+        let room = client.size / count(self.block);
+        let blocks = (self.span / count(self.block)).min(room);
+        ensure!(blocks > 0, "the export is smaller than a block");
+        Connection {
+            load: *self,
+            client,
+            blocks,
+            random: Random::new(self.seed.wrapping_add(number).wrapping_mul(7919)),
+            payload: Payload::new(Mix::Half, self.seed ^ number),
+            slots: vec![None; self.depth.0],
+            out: Vec::new(),
+            input: vec![0; (self.block + REPLY_HEADER) * self.depth.0.max(2)],
+            filled: 0,
+            waits: Vec::new(),
+        }
+        .run()
+    }
+}
+
+/// One connection at work.
+struct Connection {
+    load: Load,
+    client: Client,
+    blocks: u64,
+    random: Random,
+    payload: Payload,
+    /// When the request with this cookie was sent; `None` for a free one.
+    slots: Vec<Option<Instant>>,
+    out: Vec<u8>,
+    input: Vec<u8>,
+    filled: usize,
+    waits: Vec<Duration>,
+}
+
+impl Connection {
+    fn run(mut self) -> Result<Vec<Duration>> {
+        let end = Instant::now() + self.load.time;
+        loop {
+            if Instant::now() < end {
+                self.send()?;
+            } else if self.slots.iter().all(Option::is_none) {
+                break;
+            }
+            self.receive()?;
+        }
+        self.client.close()?;
+        Ok(self.waits)
+    }
+
+    /// A request for every free slot, all in one write. Replies are short or requests are, so neither side
+    /// can wait for the other for ever.
+    fn send(&mut self) -> Result<()> {
+        self.out.clear();
+        for slot in 0..self.slots.len() {
+            if self.slots.get(slot).is_some_and(Option::is_none) {
+                self.add_request(slot)?;
+            }
+        }
+        Ok(self.client.stream.write_all(&self.out)?)
+    }
+
+    fn add_request(&mut self, slot: usize) -> Result<()> {
+        let offset = self.random.below(self.blocks) * count(self.load.block);
+        let command = match self.load.kind {
+            Kind::Read => Command::Read,
+            Kind::Write => Command::Write,
+        };
+        self.out.extend(request(command, count(slot), offset, self.load.block)?);
+        if self.load.kind == Kind::Write {
+            let at = self.out.len();
+            self.out.resize(at + self.load.block, 0);
+            self.payload.fill(offset, self.out.get_mut(at..).unwrap_or_default());
+        }
+        if let Some(free) = self.slots.get_mut(slot) {
+            *free = Some(Instant::now());
+        }
+        Ok(())
+    }
+
+    /// Waits for at least some bytes and takes every whole reply.
+    fn receive(&mut self) -> Result<()> {
+        let room = self.input.get_mut(self.filled..).unwrap_or_default();
+        let got = self.client.stream.read(room).context("waiting for a reply")?;
+        ensure!(got > 0, "the server closed the connection");
+        self.filled += got;
+        let mut used = 0;
+        while let Some(taken) = self.take_reply(used)? {
+            used += taken;
+        }
+        self.input.copy_within(used..self.filled, 0);
+        self.filled -= used;
+        Ok(())
+    }
+
+    /// The length of the reply at `from`, when it is whole.
+    fn take_reply(&mut self, from: usize) -> Result<Option<usize>> {
+        let there = self.input.get(from..self.filled).unwrap_or_default();
+        let Some(head) = there.first_chunk::<REPLY_HEADER>() else { return Ok(None) };
+        let reply = Reply::parse(head)?;
+        ensure!(reply.error == 0, "a request failed with NBD error {}", reply.error);
+        let data = if self.load.kind == Kind::Read { self.load.block } else { 0 };
+        if there.len() < REPLY_HEADER + data {
+            return Ok(None);
+        }
+        let slot = self.slots.get_mut(index(reply.cookie)).and_then(Option::take);
+        self.waits.push(slot.context("a reply to nothing")?.elapsed());
+        Ok(Some(REPLY_HEADER + data))
+    }
+}

@@ -1,0 +1,189 @@
+//! `chronogate up` as a process under measurement, and what it says of its volume.
+
+use std::io::{Read, Write};
+use std::net::{TcpListener, TcpStream};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail, ensure};
+use serde_json::Value;
+
+use crate::nbd::Export;
+use crate::process::Pid;
+use crate::server::{Server, pause, words};
+
+const VOLUME: &str = "bench";
+/// Between two looks at the volume: short against a round, long enough to cost nothing.
+const LOOK: Duration = Duration::from_millis(5);
+/// The longest that history may lag behind a round's writes.
+const CATCH_UP: Duration = Duration::from_secs(300);
+
+/// Tap, CX and gateway in one process, with one volume.
+#[derive(Debug)]
+pub(crate) struct Up {
+    server: Server,
+    folder: PathBuf,
+    api: String,
+}
+
+/// A gateway alone, over data that lie there already.
+#[derive(Debug)]
+pub(crate) struct Gateway {
+    server: Server,
+    socket: PathBuf,
+}
+
+/// What `volume show -o json` says, as far as it matters here.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Volume {
+    pub(crate) state: String,
+    pub(crate) head: Option<u64>,
+    pub(crate) durable: u64,
+    pub(crate) baselines: u64,
+    pub(crate) gaps: usize,
+}
+
+impl Up {
+    /// Protects `disk` and waits until the baseline is in history.
+    pub(crate) fn start(disk: &Path, folder: &Path) -> Result<Self> {
+        let api = free_address()?;
+        let ready = folder.join("ready.json");
+        let mut command = Command::new(program()?);
+        command.arg("up").arg("--data").arg(folder.join("data"));
+        command.arg("--protect").arg(format!("{VOLUME}={}", disk.display()));
+        command.arg("--tap-nbd").arg(format!("unix:{}", folder.join("tap.sock").display()));
+        command.arg("--nbd").arg(format!("unix:{}", folder.join("gateway.sock").display()));
+        command.args(["--api", &api]).arg("--ready-file").arg(&ready);
+        let mut server = Server::start(&mut command, folder.join("up.log"))?;
+        server.wait(|| ready.is_file().then_some(()))?;
+        let up = Self { server, folder: folder.to_owned(), api };
+        up.settle()?;
+        Ok(up)
+    }
+
+    /// Its process.
+    pub(crate) fn pid(&self) -> Pid {
+        self.server.pid()
+    }
+
+    /// What was typed.
+    pub(crate) fn command(&self) -> &str {
+        self.server.command()
+    }
+
+    /// The tap's export: what the guest writes to.
+    pub(crate) fn tap(&self) -> Export {
+        Export { socket: self.folder.join("tap.sock"), name: VOLUME.to_owned() }
+    }
+
+    /// The image at `lsn`.
+    pub(crate) fn image(&self, lsn: u64) -> Export {
+        Export { socket: self.folder.join("gateway.sock"), name: format!("{VOLUME}@lsn:{lsn}") }
+    }
+
+    /// What the verb `volume show` would print.
+    pub(crate) fn volume(&self) -> Result<Volume> {
+        let body = get(&self.api, &format!("/api/v1/volumes/{VOLUME}"))?;
+        Volume::read(&serde_json::from_slice(&body).context("the answer is no JSON")?)
+    }
+
+    /// Waits until everything written is durable in history (`durable_lsn` = `head_lsn`) and nothing was lost.
+    pub(crate) fn settle(&self) -> Result<Volume> {
+        let begun = Instant::now();
+        loop {
+            let volume = self.volume()?;
+            ensure!(volume.gaps == 0, "history has a gap: {volume:?}");
+            if volume.head == Some(volume.durable) && volume.state == "protected" {
+                return Ok(volume);
+            }
+            if begun.elapsed() > CATCH_UP {
+                bail!("history has not caught up in {} s: {volume:?}", CATCH_UP.as_secs());
+            }
+            pause(LOOK);
+        }
+    }
+
+    /// Ends it in order.
+    pub(crate) fn stop(mut self) {
+        self.server.stop();
+    }
+}
+
+impl Gateway {
+    /// Serves what lies in `data`.
+    pub(crate) fn start(data: &Path, folder: &Path) -> Result<Self> {
+        let socket = folder.join("gateway.sock");
+        let mut command = Command::new(program()?);
+        command.arg("gateway").arg("--data").arg(data).args(["--listen", &free_address()?]);
+        command.arg("--nbd").arg(format!("unix:{}", socket.display()));
+        command.args(["--api", &free_address()?]);
+        let mut server = Server::start(&mut command, folder.join("gateway.log"))?;
+        server.wait_listening(&socket)?;
+        Ok(Self { server, socket })
+    }
+
+    /// An image.
+    pub(crate) fn image(&self, volume: &str, lsn: u64) -> Export {
+        Export { socket: self.socket.clone(), name: format!("{volume}@lsn:{lsn}") }
+    }
+
+    /// Its process.
+    pub(crate) fn pid(&self) -> Pid {
+        self.server.pid()
+    }
+
+    /// What was typed.
+    pub(crate) fn command(&self) -> &str {
+        self.server.command()
+    }
+}
+
+impl Volume {
+    fn read(value: &Value) -> Result<Self> {
+        let number = |name: &str| value.get(name).and_then(Value::as_u64);
+        let need = |name: &str| number(name).with_context(|| format!("volume show without {name}: {value}"));
+        let state = value.get("state").and_then(Value::as_str).context("volume show without state")?;
+        let gaps = value.get("gaps").and_then(Value::as_array).context("volume show without gaps")?;
+        Ok(Self {
+            state: state.to_owned(),
+            head: number("head_lsn"),
+            durable: need("durable_lsn")?,
+            baselines: need("baseline_count")?,
+            gaps: gaps.len(),
+        })
+    }
+}
+
+/// The program under measurement: CHRONOGATE_BIN, else the one beside this one.
+fn program() -> Result<PathBuf> {
+    if let Some(path) = std::env::var_os("CHRONOGATE_BIN") {
+        return Ok(path.into());
+    }
+    let beside = std::env::current_exe()?.with_file_name("chronogate");
+    ensure!(beside.is_file(), "no chronogate beside this program: cargo xtask bench builds it");
+    Ok(beside)
+}
+
+/// How the program is named in printed commands.
+pub(crate) fn show_command(volume: &str) -> String {
+    words(Command::new("chronogate").args(["volume", "show", volume, "-o", "json"]))
+}
+
+/// A port that was free a moment ago.
+fn free_address() -> Result<String> {
+    Ok(TcpListener::bind("127.0.0.1:0")?.local_addr()?.to_string())
+}
+
+/// One GET on a connection of its own; the answer's body.
+fn get(address: &str, path: &str) -> Result<Vec<u8>> {
+    let mut stream = TcpStream::connect(address).with_context(|| format!("the API at {address}"))?;
+    stream.set_read_timeout(Some(Duration::from_secs(30)))?;
+    write!(stream, "GET {path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n")?;
+    let mut answer = Vec::new();
+    stream.read_to_end(&mut answer)?;
+    let head = answer.windows(4).position(|w| w == b"\r\n\r\n").context("an answer without a body")?;
+    let body = answer.split_off(head + 4);
+    ensure!(answer.starts_with(b"HTTP/1.1 200"), "GET {path}: {}", String::from_utf8_lossy(&body));
+    Ok(body)
+}
