@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use clap::Args;
 use cx_api::{ExitStatus, JobId, JobState, JobView, RestoreCreate, paths};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use super::parse::VolumePoint;
 use super::{Context, Globals, Result};
@@ -30,20 +31,23 @@ pub(super) async fn run(args: RestoreArgs) -> Result<()> {
     let context = Context::new(&args.globals)?;
     let path = absolute(&args.to)?;
     let VolumePoint { volume, point } = args.what;
+    // One listener from before the job begins: a Ctrl-C during a request is not lost.
+    let mut interrupts = signal(SignalKind::interrupt())
+        .map_err(|e| Failure::internal(format!("Ctrl-C cannot be listened for: {e}")))?;
     let body = RestoreCreate { volume, at: point, path };
     let job: JobView = context.client.post(paths::RESTORES, &body).await?;
-    let ended = follow(&context, job).await?;
+    let ended = follow(&context, job, &mut interrupts).await?;
     conclude(&context, &ended)
 }
 
 /// Looks at a job until it ends. The first Ctrl-C cancels it, the second leaves at once.
-async fn follow(context: &Context, mut job: JobView) -> Result<JobView> {
+async fn follow(context: &Context, mut job: JobView, interrupts: &mut Signal) -> Result<JobView> {
     let mut progress = Progress::new(format!("restoring {}@lsn:{}", job.volume, job.lsn.get()));
     let mut asked_to_end = false;
     while !job.state.is_final() {
         progress.at(job.done_bytes, job.total_bytes);
         let stop = tokio::select! {
-            pressed = tokio::signal::ctrl_c() => pressed.is_ok(),
+            pressed = interrupts.recv() => pressed.is_some(),
             () = tokio::time::sleep(GLANCE) => false,
         };
         if stop && asked_to_end {

@@ -18,7 +18,7 @@ const SIZE: u64 = 1 << 20;
 /// One volume, web01, and what was asked of it.
 #[derive(Default)]
 pub(crate) struct Gateway {
-    /// A baseline is running: a bookmark waits until somebody has looked at the volume.
+    /// A baseline is running: a bookmark waits until somebody has looked at the volume twice.
     pub(crate) baseline: AtomicBool,
     pub(crate) looks: AtomicU64,
     looked: Notify,
@@ -127,8 +127,8 @@ impl Gateway {
         Ok(job.clone())
     }
 
-    pub(crate) async fn wait_for_a_look(&self) {
-        while self.looks.load(Ordering::SeqCst) == 0 {
+    pub(crate) async fn wait_for_looks(&self, n: u64) {
+        while self.looks.load(Ordering::SeqCst) < n {
             self.looked.notified().await;
         }
     }
@@ -164,7 +164,7 @@ impl Control for Gateway {
             return Err(Problem::new(Code::TimedOut, "the baseline of web01 did not end within 0 s"));
         }
         if self.baseline.load(Ordering::SeqCst) {
-            self.wait_for_a_look().await;
+            self.wait_for_looks(2).await;
         }
         Ok(bookmark(request.name, 9, &request.note))
     }

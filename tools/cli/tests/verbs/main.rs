@@ -1,12 +1,5 @@
 //! The verbs as scripts and people meet them: the real program against the real HTTP layer.
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    clippy::indexing_slicing,
-    clippy::cast_possible_wrap,
-    reason = "tests"
-)]
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing, reason = "tests")]
 
 mod gateway;
 
@@ -29,7 +22,29 @@ fn program(api: &str, words: &[&str]) -> Command {
 }
 
 fn run(api: &str, words: &[&str]) -> Output {
-    program(api, words).output().unwrap()
+    finish(&mut program(api, words))
+}
+
+/// Runs it to its end; kills it when that takes too long.
+fn finish(command: &mut Command) -> Output {
+    output_of(command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap())
+}
+
+fn output_of(child: Child) -> Output {
+    let pid = pid(&child);
+    let (sender, ended) = std::sync::mpsc::channel();
+    std::thread::spawn(move || sender.send(child.wait_with_output()));
+    let output = ended.recv_timeout(LIMIT);
+    output
+        .unwrap_or_else(|_| {
+            kill_process(pid, Signal::KILL).unwrap();
+            panic!("it did not end within {LIMIT:?}")
+        })
+        .unwrap()
+}
+
+fn pid(child: &Child) -> Pid {
+    Pid::from_raw(i32::try_from(child.id()).unwrap()).unwrap()
 }
 
 fn stdout(output: &Output) -> String {
@@ -229,6 +244,8 @@ async fn a_bookmark_shows_the_baseline_it_waits_for() {
     let output = run(&server.url(), &["bookmark", "create", "web01", "b"]);
     assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
     assert!(stdout(&output).starts_with("web01@b  lsn:9"));
+    let said = stderr(&output);
+    assert!(said.contains("waiting for the baseline of web01: 50% of 1 MiB"), "{said}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -236,7 +253,7 @@ async fn a_restore_is_followed_to_its_end() {
     let server = Server::new().await;
     let folder = tempfile::tempdir().unwrap();
     let mut command = program(&server.url(), &["restore", "web01@-1h", "--to", "disk.img"]);
-    let output = command.current_dir(folder.path()).output().unwrap();
+    let output = finish(command.current_dir(folder.path()));
     assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
     let path = folder.path().canonicalize().unwrap().join("disk.img");
     let path = path.display();
@@ -253,18 +270,13 @@ async fn ctrl_c_cancels_a_restore_and_says_how_to_go_on() {
     server.gateway.endless.store(true, Ordering::SeqCst);
     let mut command = program(&server.url(), &["restore", "web01@now", "--to", "/srv/my disk"]);
     let child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
-    tokio::time::timeout(LIMIT, server.gateway.wait_for_a_look()).await.expect("it did not begin");
-    interrupt(&child);
-    let output = child.wait_with_output().unwrap();
+    tokio::time::timeout(LIMIT, server.gateway.wait_for_looks(1)).await.expect("it did not begin");
+    kill_process(pid(&child), Signal::INT).unwrap();
+    let output = output_of(child);
     let said = stderr(&output);
     assert_eq!((output.status.code(), stdout(&output)), (Some(1), String::new()), "{said}");
     assert!(said.contains("was cancelled after 256 KiB of 1 MiB"), "{said}");
     assert!(said.contains("chronogate restore web01@lsn:8 --to '/srv/my disk'"), "{said}");
-}
-
-fn interrupt(child: &Child) {
-    let pid = Pid::from_raw(i32::try_from(child.id()).unwrap()).unwrap();
-    kill_process(pid, Signal::INT).unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -272,6 +284,8 @@ async fn a_reader_that_leaves_early_is_no_error() {
     let server = Server::new().await;
     let (reader, writer) = std::io::pipe().unwrap();
     drop(reader);
-    let output = program(&server.url(), &["bookmark", "ls", "web01"]).stdout(writer).output().unwrap();
+    let mut command = program(&server.url(), &["bookmark", "ls", "web01"]);
+    let child = command.stdout(writer).stderr(Stdio::piped()).spawn().unwrap();
+    let output = output_of(child);
     assert_eq!((output.status.code(), stderr(&output)), (Some(0), String::new()));
 }
