@@ -1,6 +1,6 @@
 //! What NBD clients can open: the heads of volumes, images, and any moment by `NAME@POINT`.
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 
 use cx_api::{Code, Problem};
 use gateway_front::{ClientId, Export, ExportEntry, Exports, OpenError};
@@ -14,7 +14,8 @@ use tokio::runtime::Handle;
 use crate::device::Guarded;
 use crate::http::Answer;
 use crate::images::Images;
-use crate::leases::{Frozen, LeaseKey, Leases};
+use crate::lease_file::LeaseFile;
+use crate::leases::{Frozen, LeaseKey};
 use crate::points::Points;
 
 /// Bookmarks in a list, the newest of all volumes.
@@ -26,7 +27,7 @@ pub(crate) struct GatewayExports {
     pub(crate) points: Points,
     pub(crate) images: Arc<Images>,
     pub(crate) clock: Arc<dyn Clock>,
-    pub(crate) leases: Arc<Mutex<Leases>>,
+    pub(crate) leases: Arc<LeaseFile>,
     pub(crate) runtime: Handle,
 }
 
@@ -83,12 +84,15 @@ impl GatewayExports {
             return Ok((frozen, self.images.moment(frozen.volume, frozen.point)?));
         }
         let key = LeaseKey { client: client_key(client), name: name.to_owned() };
-        let known = self.leases().get(&key, self.clock.monotonic());
+        let known = self.leases.lock().get(&key, self.clock.monotonic());
         let resolved = match known {
             Some(frozen) => frozen,
             None => self.resolve(wanted)?,
         };
-        let frozen = self.leases().open(key.clone(), resolved, self.clock.monotonic());
+        let frozen = self.leases.lock().open(key.clone(), resolved, self.clock.monotonic());
+        if known.is_none() {
+            self.leases.save();
+        }
         let held = Held { key, leases: Arc::clone(&self.leases), clock: Arc::clone(&self.clock) };
         let device = self.images.moment(frozen.volume, frozen.point)?;
         Ok((frozen, Arc::new(Guarded::new(device, held))))
@@ -109,23 +113,19 @@ impl GatewayExports {
                 .fix("list them with `nbdinfo --list`")),
         }
     }
-
-    fn leases(&self) -> MutexGuard<'_, Leases> {
-        self.leases.lock().unwrap_or_else(PoisonError::into_inner)
-    }
 }
 
 /// A connection's part in a lease.
 struct Held {
     key: LeaseKey,
-    leases: Arc<Mutex<Leases>>,
+    leases: Arc<LeaseFile>,
     clock: Arc<dyn Clock>,
 }
 
 impl Drop for Held {
     fn drop(&mut self) {
         let now = self.clock.monotonic();
-        self.leases.lock().unwrap_or_else(PoisonError::into_inner).close(&self.key, now);
+        self.leases.lock().close(&self.key, now);
     }
 }
 

@@ -21,7 +21,7 @@ use crate::http;
 use crate::http::Answer;
 use crate::images::Images;
 use crate::jobs::Jobs;
-use crate::leases::Leases;
+use crate::lease_file::LeaseFile;
 use crate::points::Points;
 use crate::problems;
 use crate::restore::Forbidden;
@@ -51,6 +51,8 @@ pub struct GatewayConfig {
     pub protected: Vec<PathBuf>,
     /// What a read/write image may take unless its maker says otherwise, in bytes.
     pub overlay_quota: u64,
+    /// The journal and its limits.
+    pub store: StoreConfig,
 }
 
 impl GatewayConfig {
@@ -58,6 +60,7 @@ impl GatewayConfig {
     #[must_use]
     pub fn new(data: PathBuf) -> Self {
         Self {
+            store: StoreConfig::new(data.join("store")),
             data,
             links: Vec::new(),
             nbd: Vec::new(),
@@ -119,6 +122,7 @@ pub struct Gateway {
     pub(crate) images: Arc<Images>,
     pub(crate) jobs: Arc<Jobs>,
     pub(crate) forbidden: Forbidden,
+    leases: Arc<LeaseFile>,
     pub(crate) started: WallTime,
     front: Mutex<Option<Arc<FrontHandle>>>,
 }
@@ -157,9 +161,8 @@ impl Gateway {
         ensure_dir(&config.data).map_err(failed)?;
         let lock = DirLock::acquire(&config.data)?;
         let clock: Arc<dyn Clock> = Arc::new(RealClock);
-        let path = config.data.join("store");
-        let store = Store::open(StoreConfig::new(path.clone()), Arc::clone(&clock))
-            .map_err(|source| StartError::Store { path, source })?;
+        let store = Store::open(config.store.clone(), Arc::clone(&clock))
+            .map_err(|source| StartError::Store { path: config.store.dir.clone(), source })?;
         let pool = Arc::new(Pool::new("image-read", READERS, READ_QUEUE));
         let dir = OverlayDir::new(config.data.join("overlays"));
         let images = Images::new(Arc::clone(&store), Arc::clone(&clock), pool, dir, config.overlay_quota)
@@ -174,6 +177,7 @@ impl Gateway {
             images: Arc::new(images),
             jobs: Arc::default(),
             forbidden: Forbidden { files: config.protected.clone(), data: config.data.clone() },
+            leases: Arc::new(LeaseFile::open(config.data.join("leases.json"), &*clock)),
             started: clock.wall(),
             front: Mutex::new(None),
             store,
@@ -189,7 +193,7 @@ impl Gateway {
             points: self.points.clone(),
             images: Arc::clone(&self.images),
             clock: Arc::clone(&self.clock),
-            leases: Arc::new(Mutex::new(Leases::default())),
+            leases: Arc::clone(&self.leases),
             runtime: Handle::current(),
         });
         let addresses = addresses.to_vec();

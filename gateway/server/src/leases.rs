@@ -48,6 +48,17 @@ impl Leases {
         self.held.get(key).filter(|lease| !lease.is_over(now)).map(|lease| lease.frozen)
     }
 
+    /// What was held in an earlier life of the gateway: its clients have ten minutes to come back.
+    pub(crate) fn restored(held: impl IntoIterator<Item = (LeaseKey, Frozen)>, now: Monotonic) -> Self {
+        let lease = |(key, frozen)| (key, Lease { frozen, open: 0, closed_at: now });
+        Self { held: held.into_iter().take(LIMIT).map(lease).collect() }
+    }
+
+    /// Everything held.
+    pub(crate) fn held(&self) -> impl Iterator<Item = (&LeaseKey, Frozen)> {
+        self.held.iter().map(|(key, lease)| (key, lease.frozen))
+    }
+
     /// The client opened a connection by this name; the first to say what it means is right.
     pub(crate) fn open(&mut self, key: LeaseKey, frozen: Frozen, now: Monotonic) -> Frozen {
         self.expire(now);
@@ -115,6 +126,16 @@ mod tests {
         assert_eq!(leases.get(&key("a"), at(2600)), None);
         assert_eq!(leases.open(key("a"), frozen(9), at(2600)), frozen(9));
         assert_eq!(leases.get(&key("b"), at(9000)), Some(frozen(2)), "still open");
+    }
+
+    #[test]
+    fn a_client_that_comes_back_after_a_restart_sees_the_same_moment() {
+        let mut before = Leases::default();
+        before.open(key("a"), frozen(1), at(0));
+        let held: Vec<_> = before.held().map(|(key, frozen)| (key.clone(), frozen)).collect();
+        let mut after = Leases::restored(held, at(100));
+        assert_eq!(after.open(key("a"), frozen(5), at(600)), frozen(1));
+        assert_eq!(Leases::restored([(key("a"), frozen(1))], at(0)).get(&key("a"), at(600)), None);
     }
 
     #[test]

@@ -16,6 +16,7 @@ mod gateway;
 pub mod http;
 mod images;
 mod jobs;
+mod lease_file;
 mod leases;
 mod metrics;
 mod points;

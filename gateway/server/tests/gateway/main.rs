@@ -16,6 +16,7 @@ use gateway_front::ListenAddress;
 use gateway_image::Point;
 use gateway_server::http::{Control, ImageKey};
 use gateway_server::{Gateway, GatewayConfig, GatewayHandle, StartError};
+use gateway_store::StoreConfig;
 use nbd::client::{NbdClient, handshake};
 use tap::Tap;
 use tap_block::{Consistency, Lsn, Name, SyncCause};
@@ -89,12 +90,14 @@ impl Site {
 }
 
 fn config(dir: &Path, hub: &Hub) -> GatewayConfig {
+    let plain = GatewayConfig::new(dir.join("data"));
     GatewayConfig {
+        store: StoreConfig { segment_len: 4 << 20, ..plain.store },
         links: vec![Address::Memory("gateway".to_owned())],
         nbd: vec![ListenAddress::Unix(dir.join("nbd.sock"))],
         hub: hub.clone(),
         protected: vec![dir.join("protected.img")],
-        ..GatewayConfig::new(dir.join("data"))
+        ..plain
     }
 }
 
@@ -310,9 +313,75 @@ async fn a_moving_name_stands_still_for_a_client() {
     tap.play(|w| [w.batch(20)]);
     let head = site.settled("web01").await.durable_lsn;
     assert!(read(socket.clone(), "web01".to_owned()).await.unwrap() == first);
+    let _site = site.restarted().await;
+    assert!(read(socket.clone(), "web01".to_owned()).await.unwrap() == first, "over a restart, too");
     let fixed = read(socket, format!("web01@lsn:{}", head.get())).await.unwrap();
     assert!(fixed == tap.oracle().image_at(tap.volume(), head));
     assert!(fixed != first);
+}
+
+/// The names that an NBD client is shown, asked for byte by byte: fixed newstyle, NO_ZEROES, LIST.
+fn listed(socket: &Path) -> Vec<String> {
+    let mut stream = UnixStream::connect(socket).unwrap();
+    stream.read_exact(&mut [0; 18]).unwrap();
+    let mut asked = 3u32.to_be_bytes().to_vec();
+    asked.extend_from_slice(b"IHAVEOPT");
+    asked.extend_from_slice(&[0, 0, 0, 3, 0, 0, 0, 0]);
+    stream.write_all(&asked).unwrap();
+    let mut names = Vec::new();
+    loop {
+        let mut head = [0; 20];
+        stream.read_exact(&mut head).unwrap();
+        let number = |at: usize| u32::from_be_bytes(head[at..at + 4].try_into().unwrap());
+        let mut body = vec![0; usize::try_from(number(16)).unwrap()];
+        stream.read_exact(&mut body).unwrap();
+        match number(12) {
+            2 => {
+                let len = usize::from(body[2]) << 8 | usize::from(body[3]);
+                names.push(String::from_utf8(body[4..4 + len].to_vec()).unwrap());
+            }
+            1 => return names,
+            other => panic!("reply {other}"),
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_list_shows_heads_images_and_the_newest_bookmarks() {
+    let site = Site::new().await;
+    let tap = Tap::new(15);
+    tap.play(|w| {
+        let mut played = vec![w.begin(), w.end_sync()];
+        played.extend((0..1005).map(|n| w.bookmark(&name(&format!("b{n}")))));
+        played
+    });
+    let _link = tap.connect(&site.hub, "web01");
+    site.settled("web01").await;
+    site.image("b3", false, Some("kept")).await;
+    let socket = site.path("nbd.sock");
+    let names = tokio::task::spawn_blocking(move || listed(&socket)).await.unwrap();
+    assert_eq!((names[0].as_str(), names[1].as_str(), names.len()), ("web01", "kept", 1002));
+    assert!(names.contains(&"web01@b1004".to_owned()) && !names.contains(&"web01@b4".to_owned()));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_second_history_of_a_stream_is_refused() {
+    let site = Site::new().await;
+    let (tap, link) = connected(&site, 16).await;
+    site.settled("web01").await;
+    link.stop().await;
+    let copy = Tap::new(16);
+    copy.play(|w| [w.begin()]);
+    copy.restarts();
+    copy.play(|w| [w.restart(0, Some(SyncCause::UncleanStop)), w.end_sync()]);
+    let _copy = copy.connect(&site.hub, "web01");
+    let start = Instant::now();
+    while copy.refused().is_none() {
+        assert!(start.elapsed() < LIMIT);
+        tokio::task::yield_now().await;
+    }
+    assert_eq!(copy.refused().unwrap().code, RefuseCode::SplitHistory);
+    assert_eq!(site.gateway().volume(name("web01")).await.unwrap().durable_lsn, tap.oracle().last_lsn());
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
