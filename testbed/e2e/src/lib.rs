@@ -21,7 +21,7 @@ pub mod writer;
 
 pub use command::{Finished, run, tool};
 pub use lab::{Lab, Up, scenario};
-pub use scale::{full, pick, say, skipped};
+pub use scale::{full, pick, say, seed, skipped};
 pub use volume::VolumeState;
 pub use writer::Writer;
 

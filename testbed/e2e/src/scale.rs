@@ -13,6 +13,14 @@ pub fn pick<T>(smoke: T, large: T) -> T {
     if full() { large } else { smoke }
 }
 
+/// The seed of a random scenario: `CHRONOGATE_SEED` when set, else `usual`. What a failure prints repeats it.
+#[must_use]
+pub fn seed(usual: u64) -> u64 {
+    let chosen = std::env::var("CHRONOGATE_SEED").ok().and_then(|text| text.parse().ok()).unwrap_or(usual);
+    eprintln!("CHRONOGATE_SEED={chosen}"); // shown when the test fails
+    chosen
+}
+
 /// Says loudly that a test did not run; in CI (`CI=true`) that is a failure.
 ///
 /// # Errors

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use testbed_e2e::nbd::Client;
-use testbed_e2e::{Lab, Up, Writer, difference, digest, pick, say, scenario};
+use testbed_e2e::{Lab, Up, Writer, difference, digest, pick, say, scenario, seed};
 use testbed_model::Random;
 
 const MOMENTS: usize = 50;
@@ -179,17 +179,46 @@ fn every_moment_comes_back() -> Result<()> {
 #[test]
 fn every_durable_moment_survives_kill_9() -> Result<()> {
     scenario(|lab| {
-        let disk = lab.disk("web01.img", size(), 2)?;
+        let seed = seed(2);
+        let disk = lab.disk("web01.img", size(), seed)?;
         let mut up = lab.up(&[("web01", &disk)])?;
         lab.settle("web01")?;
         let mut all: Vec<Moment> = Vec::new();
-        for round in 0..pick(2, 5) {
-            let writer = Writer::open(&lab.tap("web01"), std::fs::read(&disk)?, 20 + round)?;
+        for round in (0..pick(2, 5)).map(|r| seed.wrapping_mul(1000) + r) {
+            let writer = Writer::open(&lab.tap("web01"), std::fs::read(&disk)?, round)?;
             let (writer, moments, durable) = kill_while_writing(lab, up, writer, round)?;
             up = recover(lab, &disk, &writer, &moments, durable)?;
             all.extend(moments.iter().filter(|m| m.lsn <= durable));
             check_moments(lab, &all, round)?;
         }
         up.stop()
+    })
+}
+
+#[test]
+fn a_baseline_cut_short_goes_on() -> Result<()> {
+    scenario(|lab| {
+        let seed = seed(3);
+        let disk = lab.disk("web01.img", pick(48 << 20, 512 << 20), seed)?;
+        let mut writer = None;
+        for round in 0..3 {
+            let mut up = lab.up(&[("web01", &disk)])?;
+            let mut guest = Writer::open(&lab.tap("web01"), std::fs::read(&disk)?, seed + round)?;
+            guest.burst(100, 16)?;
+            std::thread::park_timeout(Duration::from_millis(Random::new(seed + round).below(300)));
+            up.still_running()?;
+            up.kill()?;
+            guest.check(&std::fs::read(&disk)?)?;
+            writer = Some(guest);
+        }
+        let _up = lab.up(&[("web01", &disk)])?;
+        let state = lab.settle("web01")?;
+        say(&format!("after three kills in the baseline: {state:?}"));
+        ensure!(state.baselines == 1, "a new baseline was made: {state:?}");
+        let content = writer.context("no round")?.content().to_vec();
+        match difference(&lab.head("web01")?, &content) {
+            Some(how) => anyhow::bail!("the head is not the disk: {how}"),
+            None => Ok(()),
+        }
     })
 }
