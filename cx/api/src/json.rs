@@ -170,6 +170,27 @@ pub mod lsn_or_null {
     }
 }
 
+/// Seconds to the millisecond, rounded up (a lag is never reported better than it is), or null for `None`.
+pub mod seconds_or_null {
+    use super::{Deserialize, Deserializer, Serialize, Serializer};
+
+    /// Writes them.
+    ///
+    /// # Errors
+    /// Those of the serializer.
+    pub fn serialize<S: Serializer>(value: &Option<f64>, to: S) -> Result<S::Ok, S::Error> {
+        value.map(|seconds| (seconds * 1000.0).ceil() / 1000.0).serialize(to)
+    }
+
+    /// Reads them.
+    ///
+    /// # Errors
+    /// Neither null nor a number.
+    pub fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Option<f64>, D::Error> {
+        Option::deserialize(from)
+    }
+}
+
 fn lsn_in_range<E: serde::de::Error>(raw: u64) -> Result<Lsn, E> {
     Lsn::new(raw).ok_or_else(|| E::custom(format!("{raw} is no LSN: LSNs stay below 2^53")))
 }

@@ -99,6 +99,7 @@ pub struct VolumeHealth {
     /// What its tap is doing.
     pub state: VolumeState,
     /// How far behind; null when unknown.
+    #[serde(with = "json::seconds_or_null")]
     pub lag_seconds: Option<f64>,
     /// The last point that was verified; null when none ever was.
     #[serde(with = "json::text_or_null")]

@@ -28,6 +28,7 @@ pub struct VolumeView {
     #[serde(with = "json::text_or_null")]
     pub durable_time: Option<WallTime>,
     /// Now minus the latest tap time up to which everything is durable here; null when unknown.
+    #[serde(with = "json::seconds_or_null")]
     pub lag_seconds: Option<f64>,
     /// Bytes captured or marked at the tap and not yet durable here; null when unknown.
     pub lag_bytes: Option<u64>,

@@ -1,7 +1,7 @@
 //! The JSON that scripts rely on, held by files: a change of a field name or form fails here first.
 //!
 //! A field may be added (write the new golden file by hand and read it); none may be renamed or change form.
-#![allow(clippy::unwrap_used, clippy::panic, reason = "tests")]
+#![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "tests")]
 
 use cx_api::{
     BookmarkCreate, BookmarkView, Code, GapView, Health, HealthView, ImageCreate, ImageView, JobId, JobKind,
@@ -195,6 +195,14 @@ fn a_misspelt_or_bad_field_is_named() {
     ] {
         let error = cx_api::json::parse::<BookmarkCreate>(body.as_bytes()).unwrap_err().to_string();
         assert!(error.contains(word), "{body}: {error}");
+    }
+}
+
+#[test]
+fn a_lag_is_never_written_smaller_than_it_is() {
+    for (lag, written) in [(1.643_042_529_000_000_1, 1.644), (0.0, 0.0), (1e-9, 0.001), (2.0, 2.0)] {
+        let view = VolumeView { lag_seconds: Some(lag), ..volume() };
+        assert_eq!(serde_json::to_value(view).unwrap()["lag_seconds"], written);
     }
 }
 

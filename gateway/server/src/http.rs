@@ -89,6 +89,7 @@ pub(crate) struct Api<C> {
     control: Arc<C>,
     keys: idempotency::Keys,
     requests: metrics::Requests,
+    in_hand: serve::InHand,
     /// Only this machine can reach it, so a `Host` that names another one is a browser being tricked.
     loopback: bool,
 }
@@ -115,6 +116,7 @@ pub async fn start<C: Control>(control: Arc<C>, config: &ApiConfig) -> Result<Ap
         control,
         keys: idempotency::Keys::new(limits::KEYS),
         requests: metrics::Requests::default(),
+        in_hand: serve::InHand::default(),
         loopback,
     });
     Ok(ApiHandle { address, server: serve::spawn(listener, api) })

@@ -175,7 +175,7 @@ pub(crate) fn size(bytes: u64) -> String {
     let Some((unit, shift)) = UNITS.iter().find(|(_, shift)| bytes >> shift > 0) else {
         return format!("{bytes} B");
     };
-    let tenths = u128::from(bytes) * 10 >> shift;
+    let tenths = (u128::from(bytes) * 10) >> shift;
     if tenths.is_multiple_of(10) {
         format!("{} {unit}", tenths / 10)
     } else {
@@ -183,17 +183,20 @@ pub(crate) fn size(bytes: u64) -> String {
     }
 }
 
-/// Seconds as people read them.
+/// Seconds as people read them, rounded up: a lag is never shown better than it is.
 #[must_use]
 pub(crate) fn seconds(seconds: f64) -> String {
     let Ok(d) = Duration::try_from_secs_f64(seconds.max(0.0)) else { return "?".to_owned() };
-    let whole = d.as_secs();
-    match whole {
-        0..10 => format!("{}.{} s", whole, d.subsec_millis() / 100),
-        10..120 => format!("{whole} s"),
-        120..7200 => format!("{} min", whole / 60),
-        7200..172_800 => format!("{} h", whole / 3600),
-        _ => format!("{} d", whole / 86400),
+    let milliseconds = d.as_nanos().div_ceil(1_000_000);
+    match milliseconds.div_ceil(1000) {
+        0..10 => {
+            let tenths = milliseconds.div_ceil(100);
+            format!("{}.{} s", tenths / 10, tenths % 10)
+        }
+        whole @ 10..=120 => format!("{whole} s"),
+        whole @ 121..=7200 => format!("{} min", whole.div_ceil(60)),
+        whole @ 7201..=172_800 => format!("{} h", whole.div_ceil(3600)),
+        whole => format!("{} d", whole.div_ceil(86400)),
     }
 }
 
@@ -275,10 +278,12 @@ mod tests {
         }
         for (given, text) in [
             (0.0, "0.0 s"),
-            (0.75, "0.7 s"),
-            (59.9, "59 s"),
+            (0.75, "0.8 s"),
+            (9.0, "9.0 s"),
+            (59.9, "60 s"),
             (600.0, "10 min"),
-            (1e9, "11574 d"),
+            (1e9, "11575 d"),
+            (7201.0, "3 h"),
             (f64::NAN, "0.0 s"),
             (f64::INFINITY, "?"),
         ] {

@@ -64,6 +64,7 @@ where
     let acts = !matches!(head.method.as_str(), "GET" | "HEAD");
     guard::check(&head.headers, acts, api.loopback)?;
     let body = read_body(&head.headers, body).await?;
+    let _in_hand = api.in_hand.enter();
     let Head { method, path, query, headers } = head;
     let request = Arc::new(Request { method, path, query, headers, body });
     match request.idempotency_key()? {

@@ -12,7 +12,7 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::server::graceful::GracefulShutdown;
 use hyper_util::service::TowerToHyperService;
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot, watch};
 use tokio::task::{JoinHandle, JoinSet};
 
 use super::stall::Stall;
@@ -20,6 +20,8 @@ use super::{Api, Control, answer, limits};
 
 /// How long accepting rests when the process has no descriptor left.
 const REST: Duration = Duration::from_millis(100);
+/// How long the last answers may take to leave when the server stops.
+const LAST_BYTES: Duration = Duration::from_millis(500);
 
 /// The accepting task.
 pub(super) struct Running {
@@ -54,7 +56,43 @@ async fn run<C: Control>(listener: TcpListener, api: Arc<Api<C>>, mut stopped: o
     };
     drop(listener);
     // What outlives the grace is ended when the set falls.
-    let _ = tokio::time::timeout(grace, graceful.shutdown()).await;
+    let _ = tokio::time::timeout(grace, wind_down(graceful, &api.in_hand)).await;
+}
+
+/// Ends when every connection has, or soon after the last request in hand was answered: a client that sent half
+/// a request, or none, holds nothing up.
+async fn wind_down(graceful: GracefulShutdown, in_hand: &InHand) {
+    let mut closed = std::pin::pin!(graceful.shutdown());
+    tokio::select! {
+        () = &mut closed => return,
+        () = in_hand.none() => {}
+    }
+    let _ = tokio::time::timeout(LAST_BYTES, closed).await;
+}
+
+/// The requests that are being answered.
+#[derive(Debug, Default)]
+pub(super) struct InHand(watch::Sender<usize>);
+
+/// One of them.
+pub(super) struct Entered<'a>(&'a InHand);
+
+impl InHand {
+    pub(super) fn enter(&self) -> Entered<'_> {
+        self.0.send_modify(|n| *n += 1);
+        Entered(self)
+    }
+
+    async fn none(&self) {
+        // The sender lives as long as this.
+        let _ = self.0.subscribe().wait_for(|n| *n == 0).await;
+    }
+}
+
+impl Drop for Entered<'_> {
+    fn drop(&mut self) {
+        self.0.0.send_modify(|n| *n -= 1);
+    }
 }
 
 /// The next connection, once there is a free slot. `None`: that one failed, ask again.

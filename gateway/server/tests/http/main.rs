@@ -323,8 +323,14 @@ async fn stopping_lets_a_request_in_hand_finish() {
     let address = api.address();
     let text = "POST /api/v1/volumes/web01/bookmarks HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\ncontent-length: 16\r\n\r\n{\"name\": \"slow\"}";
     let request = tokio::spawn(async move { raw(address, text.as_bytes()).await });
-    // A connection that lies idle holds nothing up.
+    // Connections that lie idle, or sent half a request, hold nothing up.
     let _idle = TcpStream::connect(address).await.unwrap();
+    let mut half = TcpStream::connect(address).await.unwrap();
+    half.write_all(b"POST /api/v1/images HTTP/1.1\r\nhost: localhost\r\ncontent-length: 5\r\n\r\n{")
+        .await
+        .unwrap();
+    let mut less = TcpStream::connect(address).await.unwrap();
+    less.write_all(b"GET / HT").await.unwrap();
     fake.waiting.notified().await;
     let stop = tokio::spawn(api.stop(LIMIT));
     fake.go.notify_one();

@@ -133,7 +133,7 @@ mod tests {
         assert_eq!(
             list(&[golden()]),
             "NAME   STATE       SIZE    LAG    BEHIND  DURABLE LSN  GAPS\n\
-             web01  resync 50%  64 GiB  0.7 s  16 KiB  1041376      2\n"
+             web01  resync 50%  64 GiB  0.8 s  16 KiB  1041376      2\n"
         );
     }
 
