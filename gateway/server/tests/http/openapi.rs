@@ -81,6 +81,23 @@ async fn every_code_is_described() {
     assert_eq!(described, Code::ALL.iter().map(|c| c.as_str()).collect());
 }
 
+#[test]
+fn the_page_for_people_lists_every_route_and_code() {
+    let page = include_str!("../../../../docs/api.md");
+    let rows: Vec<String> =
+        page.lines().filter(|l| l.starts_with('|')).map(|l| l.replace(['`', ' '], "")).collect();
+    let listed = |row: &str| rows.iter().any(|r| r.starts_with(row));
+    for route in routes() {
+        let row = format!("|{}|{}|", route.method.as_str(), route.template);
+        assert!(listed(&row), "{row} is missing in docs/api.md");
+    }
+    for code in Code::ALL {
+        let row = format!("|{}|{}|{}|", code.as_str(), code.http_status(), code.exit_status().number());
+        assert!(listed(&row), "{row} is missing in docs/api.md");
+    }
+    assert_eq!(rows.iter().filter(|r| r.contains("|/api/") || r.contains("|/")).count(), routes().len());
+}
+
 /// The same fields, and each of a JSON type that the schema allows.
 fn conforms(document: &Value, schema: &str, value: &Value) {
     let properties = document["components"]["schemas"][schema]["properties"].as_object().unwrap();
