@@ -1,0 +1,443 @@
+//! The CX between a tap and its gateways, each of its rules: what is acknowledged when, what survives what.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    clippy::cast_possible_truncation,
+    unreachable_pub,
+    reason = "tests"
+)]
+
+mod common;
+
+use common::{Gateway, Mode, SOON, World, ask_head, run, until};
+use cx_server::{Cx, CxError};
+use cx_wire::{AskCode, Question, Refuse, RefuseCode, Reply, TapState};
+use tap_block::Lsn;
+
+#[test]
+fn batches_pass_through_to_every_gateway_and_nothing_is_written_to_disk() {
+    run(async {
+        let world = World::new(2).patient();
+        for gateway in &world.gateways {
+            gateway.start().await;
+        }
+        let cx = world.cx().await;
+        let mut tap = world.tap(1).await;
+        tap.write(40);
+        tap.end_sync();
+        tap.wait_acked().await;
+        tap.wait_everywhere().await;
+        for gateway in &world.gateways {
+            gateway.check_against(&tap.truth, tap.work.volume(), Lsn::ZERO);
+            assert_eq!(gateway.stored(), tap.made.len(), "each batch once");
+            assert_eq!(gateway.hellos()[0], tap.hello());
+        }
+        assert_eq!(world.spool_files(), [""; 0]);
+        let status = cx.status();
+        assert_eq!((status.streams.len(), status.problems.len()), (1, 0));
+        let stream = &status.streams[0];
+        assert_eq!((stream.durable, stream.everywhere, stream.queued_bytes), (tap.head(), tap.head(), 0));
+        assert!(
+            stream.tap_connected && stream.gateways.iter().all(|g| g.connected && g.durable == tap.head())
+        );
+        cx.stop().await;
+    });
+}
+
+#[test]
+fn nothing_is_acknowledged_before_it_is_durable_at_every_gateway_or_in_the_spool() {
+    run(async {
+        let world = World::new(2).patient();
+        for gateway in &world.gateways {
+            gateway.start().await;
+        }
+        world.gateways[1].set_mode(Mode::Hold);
+        let cx = world.cx().await;
+        let mut tap = world.tap(2).await;
+        tap.write(20);
+        let (ready, slow) = (&world.gateways[0], &world.gateways[1]);
+        ready.wait_durable(tap.head()).await;
+        until("held", &slow.changed, || slow.held() == tap.made.len()).await;
+        assert_eq!((tap.durable(), tap.everywhere()), (Lsn::ZERO, Lsn::ZERO));
+        slow.set_mode(Mode::Store);
+        tap.wait_acked().await;
+        tap.wait_everywhere().await;
+        assert_eq!(world.spool_files(), [""; 0]);
+        cx.stop().await;
+    });
+}
+
+#[test]
+fn a_slow_gateway_sends_records_to_the_spool_which_is_durable_but_not_everywhere() {
+    run(async {
+        let world = World::new(2);
+        for gateway in &world.gateways {
+            gateway.start().await;
+        }
+        let slow = &world.gateways[1];
+        slow.set_mode(Mode::Hold);
+        let cx = world.cx().await;
+        let mut tap = world.tap(3).await;
+        tap.write(30);
+        tap.wait_acked().await;
+        assert!(tap.everywhere() < tap.head() && slow.durable() == Lsn::ZERO);
+        assert!(!world.spool_files().is_empty() && cx.status().streams[0].spooled_bytes > 0);
+        slow.set_mode(Mode::Store);
+        tap.wait_everywhere().await;
+        tap.write(10);
+        tap.wait_everywhere().await;
+        for gateway in &world.gateways {
+            gateway.check_against(&tap.truth, tap.work.volume(), Lsn::ZERO);
+        }
+        assert_eq!(cx.status().streams[0].spooled_bytes, 0);
+        cx.stop().await;
+    });
+}
+
+#[test]
+fn the_spool_survives_a_clean_stop_and_is_drained_without_the_tap() {
+    run(async {
+        let world = World::new(1);
+        let gateway = &world.gateways[0];
+        let cx = world.cx().await;
+        let mut tap = world.tap(4).await;
+        tap.write(30);
+        tap.end_sync();
+        tap.wait_acked().await;
+        tap.disconnect().await;
+        cx.stop().await;
+        let cx = world.cx().await;
+        let stream = &cx.status().streams[0];
+        assert_eq!((stream.received, stream.durable), (tap.head(), tap.head()));
+        assert!(!stream.tap_connected && !stream.gateways[0].connected && stream.gateways[0].lag_bytes > 0);
+        gateway.start().await;
+        gateway.wait_durable(tap.head()).await;
+        gateway.check_against(&tap.truth, tap.work.volume(), Lsn::ZERO);
+        assert_eq!(gateway.hellos()[0], tap.hello(), "the greeting is remembered");
+        cx.stop().await;
+    });
+}
+
+#[test]
+fn what_was_acknowledged_survives_a_kill_and_the_tap_goes_on() {
+    run(async {
+        let world = World::new(1);
+        let gateway = &world.gateways[0];
+        let cx = world.doomed_cx();
+        let mut tap = world.tap(5).await;
+        tap.write(30);
+        tap.wait_acked().await;
+        tap.write(10);
+        cx.kill().await;
+        tap.write(10);
+        gateway.start().await;
+        let cx = world.doomed_cx();
+        tap.wait_everywhere().await;
+        gateway.check_against(&tap.truth, tap.work.volume(), Lsn::ZERO);
+        assert_eq!(tap.asked(), []);
+        assert!(cx.status().streams[0].gateways[0].broken_after.is_none());
+        cx.kill().await;
+    });
+}
+
+#[test]
+fn killed_again_and_again_it_loses_nothing() {
+    run(async {
+        let world = World::new(2);
+        for gateway in &world.gateways {
+            gateway.start().await;
+        }
+        let mut tap = world.tap(6).await;
+        for round in 0..6 {
+            let cx = world.doomed_cx();
+            let slow = &world.gateways[round % 2];
+            slow.set_mode(Mode::Hold);
+            tap.write(15);
+            if round % 3 == 0 {
+                tap.wait_acked().await;
+            }
+            cx.kill().await;
+            slow.stop().await;
+            slow.set_mode(Mode::Store);
+            slow.start().await;
+        }
+        let cx = world.doomed_cx();
+        tap.end_sync();
+        tap.wait_everywhere().await;
+        for gateway in &world.gateways {
+            gateway.check_against(&tap.truth, tap.work.volume(), Lsn::ZERO);
+        }
+        assert_eq!(tap.asked(), [], "no resync for a kill");
+        cx.kill().await;
+    });
+}
+
+#[test]
+fn after_a_restart_the_gateways_tell_what_is_durable() {
+    run(async {
+        let world = World::new(1).patient();
+        world.gateways[0].start().await;
+        let cx = world.doomed_cx();
+        let mut tap = world.tap(7).await;
+        tap.write(20);
+        tap.wait_everywhere().await;
+        cx.kill().await;
+        let cx = world.doomed_cx();
+        tap.write(20);
+        tap.wait_everywhere().await;
+        assert_eq!(world.gateways[0].stored(), tap.made.len(), "each batch once");
+        assert_eq!(cx.status().streams[0].durable, tap.head());
+        cx.kill().await;
+    });
+}
+
+#[test]
+fn a_gateway_that_comes_back_is_sent_what_it_misses() {
+    run(async {
+        let world = World::new(2);
+        let (always, sometimes) = (&world.gateways[0], &world.gateways[1]);
+        always.start().await;
+        sometimes.start().await;
+        let cx = world.cx().await;
+        let mut tap = world.tap(8).await;
+        for _ in 0..4 {
+            tap.write(10);
+            tap.wait_everywhere().await;
+            sometimes.stop().await;
+            tap.write(10);
+            tap.wait_acked().await;
+            always.wait_durable(tap.head()).await;
+            sometimes.start().await;
+        }
+        tap.end_sync();
+        tap.wait_everywhere().await;
+        sometimes.check_against(&tap.truth, tap.work.volume(), Lsn::ZERO);
+        cx.stop().await;
+    });
+}
+
+#[test]
+fn questions_go_up_and_answers_come_down() {
+    run(async {
+        let world = World::new(2);
+        for gateway in &world.gateways {
+            gateway.start().await;
+        }
+        let cx = world.cx().await;
+        let mut tap = world.tap(9).await;
+        tap.wait_everywhere().await;
+        for gateway in &world.gateways {
+            match ask_head(gateway).await.unwrap() {
+                Reply::Head { lsn, .. } => assert_eq!(lsn, tap.head()),
+                other => panic!("{other:?}"),
+            }
+        }
+        tap.disconnect().await;
+        let answer = ask_head(&world.gateways[0]).await.unwrap_err();
+        assert_eq!(answer.code, AskCode::NotReachable);
+        assert!(answer.detail.contains("check that"), "{answer}");
+        cx.stop().await;
+    });
+}
+
+#[test]
+fn heartbeats_go_down_and_a_tap_that_is_away_is_not_called_protected() {
+    run(async {
+        let world = World::new(1);
+        let gateway = &world.gateways[0];
+        gateway.start().await;
+        let cx = world.cx().await;
+        let mut tap = world.tap(10).await;
+        tap.write(5);
+        tap.wait_everywhere().await;
+        let told = |state| {
+            let last = gateway.heartbeats().last().cloned();
+            last.is_some_and(|b| b.head == tap.head() && b.status.state == state && b.at == tap.work.now())
+        };
+        until("a heartbeat", &gateway.changed, || told(TapState::Protected)).await;
+        let (head, at) = (tap.head(), tap.work.now());
+        tap.disconnect().await;
+        until("a heartbeat of a tap that is away", &gateway.changed, || {
+            let last = gateway.heartbeats().last().cloned();
+            last.is_some_and(|b| b.head == head && b.status.state == TapState::Stopped && b.at == at)
+        })
+        .await;
+        cx.stop().await;
+    });
+}
+
+async fn wait_resync_asked(tap: &common::Tap, from: Lsn) {
+    let wanted = Question::Resync { from, whole: true };
+    until("a resync asked for", &tap.shared.changed, || tap.asked().contains(&wanted)).await;
+}
+
+#[test]
+fn a_gateway_that_lost_its_disk_is_healed_by_a_resync_and_the_other_is_not_disturbed() {
+    for same_run in [false, true] {
+        run(async {
+            let world = World::new(2);
+            let (sound, poor) = (&world.gateways[0], &world.gateways[1]);
+            sound.start().await;
+            poor.start().await;
+            let cx = world.cx().await;
+            let mut tap = world.tap(11).await;
+            tap.write(20);
+            tap.end_sync();
+            tap.wait_everywhere().await;
+            poor.stop().await;
+            poor.roll_back(7);
+            let kept = poor.durable();
+            poor.start().await;
+            wait_resync_asked(&tap, kept).await;
+            tap.write(3);
+            sound.wait_durable(tap.head()).await;
+            tap.wait_acked().await;
+            assert_eq!(poor.durable(), kept, "nothing after a hole without a sync");
+            let healed = tap.resync(same_run);
+            poor.wait_durable(healed).await;
+            sound.wait_durable(healed).await;
+            tap.write(10);
+            tap.wait_everywhere().await;
+            sound.check_against(&tap.truth, tap.work.volume(), Lsn::ZERO);
+            poor.check_against(&tap.truth, tap.work.volume(), healed.previous());
+            assert!(poor.lsns().contains(&tap.head()));
+            assert!(cx.status().streams[0].gateways.iter().all(|g| g.broken_after.is_none()));
+            cx.stop().await;
+        });
+    }
+}
+
+#[test]
+fn a_gateway_that_is_new_in_the_middle_of_a_stream_is_healed_too() {
+    run(async {
+        let mut world = World::new(1);
+        world.gateways[0].start().await;
+        let cx = world.cx().await;
+        let mut tap = world.tap(12).await;
+        tap.write(20);
+        tap.end_sync();
+        tap.wait_everywhere().await;
+        cx.stop().await;
+        let newcomer = Gateway::new(&world.hub, 1);
+        newcomer.start().await;
+        world.gateways.push(newcomer.clone());
+        let cx = world.cx().await;
+        tap.write(1);
+        wait_resync_asked(&tap, Lsn::ZERO).await;
+        let healed = tap.resync(false);
+        newcomer.wait_durable(healed).await;
+        tap.write(5);
+        tap.wait_everywhere().await;
+        newcomer.check_against(&tap.truth, tap.work.volume(), healed.previous());
+        cx.stop().await;
+    });
+}
+
+#[test]
+fn a_lost_spool_is_noticed_though_the_tap_is_idle() {
+    run(async {
+        let world = World::new(1);
+        let gateway = &world.gateways[0];
+        let cx = world.cx().await;
+        let mut tap = world.tap(13).await;
+        tap.write(10);
+        tap.end_sync();
+        tap.wait_acked().await;
+        cx.stop().await;
+        std::fs::remove_dir_all(world.data.path().join("cx/streams")).unwrap();
+        gateway.start().await;
+        let cx = world.cx().await;
+        wait_resync_asked(&tap, Lsn::ZERO).await;
+        let healed = tap.resync(false);
+        gateway.wait_durable(healed).await;
+        tap.wait_everywhere().await;
+        gateway.check_against(&tap.truth, tap.work.volume(), healed.previous());
+        cx.stop().await;
+    });
+}
+
+#[test]
+fn at_the_spools_limit_the_tap_waits_and_nothing_is_lost() {
+    run(async {
+        let mut world = World::new(1);
+        world.limits.spool_limit = 256 << 10;
+        world.limits.credit = 256 << 10;
+        let gateway = &world.gateways[0];
+        let cx = world.cx().await;
+        let mut tap = world.tap(14).await;
+        for _ in 0..60 {
+            tap.write(10);
+        }
+        let full = || cx.status().streams.first().is_some_and(|s| s.spool_full);
+        until("a full spool", &tap.shared.changed, full).await;
+        assert!(!tap.is_drained() && tap.durable() < tap.head());
+        gateway.start().await;
+        tap.end_sync();
+        tap.wait_everywhere().await;
+        gateway.check_against(&tap.truth, tap.work.volume(), Lsn::ZERO);
+        cx.stop().await;
+    });
+}
+
+#[test]
+fn a_gateways_refusal_reaches_the_tap_and_its_end_too() {
+    run(async {
+        let world = World::new(1);
+        let gateway = &world.gateways[0];
+        let detail = "another stream has the name web01: choose another".to_owned();
+        gateway.set_refuse(Some(Refuse { code: RefuseCode::NameTaken, detail: detail.clone() }));
+        gateway.start().await;
+        let cx = world.cx().await;
+        let mut tap = world.tap(15).await;
+        until("refused", &tap.shared.changed, || tap.refused().is_some_and(|r| r.detail == detail)).await;
+        assert_eq!(cx.status().streams[0].gateways[0].problem.as_deref(), Some(detail.as_str()));
+        gateway.set_refuse(None);
+        tap.write(5);
+        tap.wait_everywhere().await;
+        cx.stop().await;
+    });
+}
+
+#[test]
+fn a_second_cx_on_the_same_directory_is_refused_by_name() {
+    run(async {
+        let world = World::new(1);
+        let cx = world.cx().await;
+        let error = Cx::start(world.config()).await.unwrap_err();
+        assert!(matches!(error, CxError::Lock(_)), "{error}");
+        assert!(error.to_string().contains(world.data.path().to_str().unwrap()), "{error}");
+        cx.stop().await;
+        world.cx().await.stop().await;
+    });
+}
+
+#[test]
+fn an_address_in_use_is_refused_by_name() {
+    run(async {
+        let world = World::new(0);
+        let cx = world.cx().await;
+        let mut config = world.config();
+        config.data = world.data.path().join("other");
+        let error = Cx::start(config).await.unwrap_err();
+        assert!(error.to_string().contains("mem:cx"), "{error}");
+        cx.stop().await;
+    });
+}
+
+#[test]
+fn over_tcp_it_is_the_same() {
+    run(async {
+        let mut world = World::new(1);
+        world.over_tcp().await;
+        let cx = world.cx().await;
+        world.listen_at(cx.addresses()[0].clone());
+        let mut tap = world.tap(16).await;
+        tap.write(40);
+        tap.end_sync();
+        tokio::time::timeout(SOON, tap.wait_everywhere()).await.unwrap();
+        world.gateways[0].check_against(&tap.truth, tap.work.volume(), Lsn::ZERO);
+        cx.stop().await;
+    });
+}
