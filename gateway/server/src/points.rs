@@ -6,7 +6,8 @@ use std::time::Duration;
 use cx_api::Problem;
 use gateway_image::Point;
 use gateway_image::catalogue::Volume;
-use gateway_store::{Durable, Store};
+use gateway_journal::RegionNo;
+use gateway_store::{Durable, Store, StoreError};
 use tap_block::{Clock, Lsn, Name, VolumeId, WallTime};
 
 use crate::http::Answer;
@@ -91,6 +92,7 @@ impl Points {
             return Ok(None);
         }
         volume.selectable(lsn).map_err(|e| problems::not_selectable(name, &e))?;
+        self.check_whole(volume, lsn)?;
         Ok(Some(Resolved {
             volume: volume.id(),
             name: name.clone(),
@@ -99,6 +101,16 @@ impl Points {
             time: self.time_of(volume, &durable, lsn)?,
             size: volume.size_at(lsn),
         }))
+    }
+
+    /// Records that the point needs may be lost. The first region's map tells; whoever opens the point needs it
+    /// next.
+    fn check_whole(&self, volume: &Volume, lsn: Lsn) -> Answer<()> {
+        match self.store.region_map(volume.id(), RegionNo::new(0), lsn) {
+            Err(e @ StoreError::Damaged(_)) => Err(problems::lost(volume.name(), lsn, &e)),
+            Err(e) => Err(problems::stored(&e)),
+            Ok(_) => Ok(()),
+        }
     }
 
     fn find(&self, volume: &Volume, durable: &Durable, asked: &Point, point: &Point) -> Answer<Found> {

@@ -35,6 +35,13 @@ pub(crate) fn not_selectable(volume: &Name, refused: &NotSelectable) -> Problem 
         .fix(nearest(refused.nearest_before, refused.nearest_after))
 }
 
+/// Records up to the point are gone from the journal.
+pub(crate) fn lost(volume: &Name, lsn: Lsn, error: &StoreError) -> Problem {
+    Problem::new(Code::NotSelectable, format!("{volume} cannot be opened at lsn:{}", lsn.get()))
+        .because(error.to_string())
+        .fix("choose a point before the damage, or one after the resync that the tap was asked for")
+}
+
 fn nearest(before: Option<Lsn>, after: Option<Lsn>) -> String {
     let text = |lsn: Lsn| format!("lsn:{}", lsn.get());
     match (before, after) {

@@ -20,7 +20,16 @@ const LIMIT: usize = 256;
 pub(crate) struct Pulse {
     waiting: VecDeque<(Lsn, WallTime)>,
     proven: Option<WallTime>,
-    last: Option<(Monotonic, Heartbeat)>,
+    last: Option<Last>,
+}
+
+/// The last heartbeat.
+#[derive(Debug)]
+struct Last {
+    heartbeat: Heartbeat,
+    heard: Monotonic,
+    /// When the tap's own time last moved: a CX repeats the heartbeats of a tap that is away.
+    moved: Monotonic,
 }
 
 impl Pulse {
@@ -29,10 +38,12 @@ impl Pulse {
         if self.waiting.len() >= LIMIT {
             self.waiting.pop_back();
         }
-        if proves(&heartbeat.status) {
+        if proves(&heartbeat) {
             self.waiting.push_back((heartbeat.head, heartbeat.at));
         }
-        self.last = Some((now, heartbeat));
+        let same = self.last.as_ref().filter(|last| last.heartbeat.at == heartbeat.at);
+        let moved = same.map_or(now, |last| last.moved);
+        self.last = Some(Last { heartbeat, heard: now, moved });
         self.durable(durable);
     }
 
@@ -55,15 +66,19 @@ impl Pulse {
 
     /// What the tap last said, unless that is too long ago.
     pub(crate) fn status(&self, now: Monotonic) -> Option<&TapStatus> {
-        let (_, heartbeat) = self.last.as_ref().filter(|(at, _)| now.since(*at) < SILENCE)?;
-        Some(&heartbeat.status)
+        let last = self.last.as_ref().filter(|last| now.since(last.heard) < SILENCE)?;
+        let status = &last.heartbeat.status;
+        let gone = status.state == TapState::Stopped && now.since(last.moved) >= SILENCE;
+        (!gone).then_some(status)
     }
 }
 
-/// While writes are only marked, or blocks still have to be copied, the head says nothing about the disk.
-fn proves(status: &TapStatus) -> bool {
+/// While writes are only marked, or blocks still have to be copied, the head says nothing about the disk. A
+/// tap that does not know up to when its head is complete says no time at all.
+fn proves(heartbeat: &Heartbeat) -> bool {
+    let status = &heartbeat.status;
     let complete = matches!(status.state, TapState::Protected | TapState::Spooling | TapState::Stopped);
-    complete && status.sync.is_none() && status.marked_bytes == 0
+    complete && status.sync.is_none() && status.marked_bytes == 0 && heartbeat.at != WallTime::EPOCH
 }
 
 #[cfg(test)]
@@ -121,6 +136,20 @@ mod tests {
         pulse.heard(beat(1, 1), lsn(0), second(10));
         assert!(pulse.status(second(12)).is_some());
         assert!(pulse.status(second(13)).is_none());
+    }
+
+    #[test]
+    fn a_tap_that_stopped_a_while_ago_is_unknown_however_often_the_cx_says_so() {
+        let mut pulse = Pulse::default();
+        let mut stopped = beat(1, 1);
+        stopped.status.state = TapState::Stopped;
+        for n in 0..5 {
+            pulse.heard(stopped.clone(), lsn(1), second(n));
+        }
+        assert!(pulse.status(second(2)).is_some());
+        assert!(pulse.status(second(4)).is_none());
+        pulse.heard(beat(1, 2), lsn(1), second(5));
+        assert!(pulse.status(second(5)).is_some());
     }
 
     #[test]

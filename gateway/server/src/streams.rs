@@ -12,7 +12,9 @@ use gateway_journal::meta::OWN_STREAM;
 use gateway_store::{Durable, Store, StoreError};
 use tap_block::{Batch, Clock, Lsn, Name, StreamId, WallTime};
 use tokio::sync::watch;
+use tokio::task::AbortHandle;
 
+use crate::nurse::nurse;
 use crate::pulse::Pulse;
 
 /// Bytes of batches that all senders together may have under way: well below what the store queues.
@@ -36,10 +38,22 @@ pub(crate) struct Stream {
     store: Arc<Store>,
     clock: Arc<dyn Clock>,
     pulse: Arc<Mutex<Pulse>>,
-    link: Mutex<Option<DownlinkHandle>>,
+    link: Mutex<Option<Attached>>,
     /// As the tap says it; the catalogue has it only from the first record on.
     name: Mutex<Name>,
     progress: watch::Sender<()>,
+}
+
+/// The link of a stream while it stands, and who has the stream's wounds healed over it.
+struct Attached {
+    link: DownlinkHandle,
+    care: AbortHandle,
+}
+
+impl Drop for Attached {
+    fn drop(&mut self) {
+        self.care.abort();
+    }
 }
 
 impl Streams {
@@ -209,7 +223,7 @@ impl Stream {
     /// # Errors
     /// The tap's error, or that it cannot be reached.
     pub(crate) async fn ask(&self, question: Question, limit: Duration) -> Result<Reply, AskError> {
-        let link = self.lock_link().clone();
+        let link = self.lock_link().as_ref().map(|attached| attached.link.clone());
         match link {
             Some(link) => link.ask(question, limit).await,
             None => Err(AskError::new(AskCode::NotReachable, "no link that carries the volume is open")),
@@ -220,7 +234,7 @@ impl Stream {
         lock_pulse(&self.pulse)
     }
 
-    fn lock_link(&self) -> MutexGuard<'_, Option<DownlinkHandle>> {
+    fn lock_link(&self) -> MutexGuard<'_, Option<Attached>> {
         self.link.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -235,7 +249,8 @@ fn lock_pulse(pulse: &Mutex<Pulse>) -> MutexGuard<'_, Pulse> {
 
 impl StreamIntake for Stream {
     fn attached(&self, link: DownlinkHandle) {
-        *self.lock_link() = Some(link);
+        let care = tokio::spawn(nurse(Arc::clone(&self.store), self.id, link.clone())).abort_handle();
+        *self.lock_link() = Some(Attached { link, care });
     }
 
     fn batch(&self, batch: Arc<Batch>, done: BatchDone) {

@@ -385,6 +385,51 @@ async fn a_second_history_of_a_stream_is_refused() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_the_journal_lost_is_told_and_asked_for_again() {
+    let site = Site::new().await;
+    let tap = Tap::new(17);
+    tap.play(|w| {
+        let mut played = vec![w.begin(), w.end_sync()];
+        played.extend((0..20).map(|_| w.batch(5)));
+        played
+    });
+    let link = tap.connect(&site.hub, "web01");
+    let head = site.settled("web01").await.durable_lsn;
+    link.stop().await;
+    let Site { tmp, hub, handle } = site;
+    handle.stop(GRACE).await;
+    damage(&tmp.path().join("data/store/seg"));
+    let handle = Gateway::start(config(tmp.path(), &hub)).await.unwrap();
+    let site = Site { tmp, hub, handle };
+    let status = site.gateway().status().await.unwrap();
+    assert!(status.journal.damaged > 0, "{status:?}");
+    let refused = site.gateway().resolve(name("web01"), Point::Lsn(head)).await.unwrap_err();
+    assert_eq!(refused.code, Code::NotSelectable, "{refused:?}");
+    let _link = tap.connect(&site.hub, "web01");
+    let start = Instant::now();
+    while tap.resync_from().is_none() {
+        assert!(start.elapsed() < LIMIT);
+        tokio::task::yield_now().await;
+    }
+    let before = tap.resync_from().unwrap();
+    assert!(before < head);
+    // The wiped bytes may have begun in the payload of the last sound frames.
+    let early = lsn(before.get() / 2);
+    let got = read(site.path("nbd.sock"), format!("web01@lsn:{}", early.get())).await.unwrap();
+    assert!(got == tap.oracle().image_at(tap.volume(), early), "what lies before the damage is sound");
+}
+
+/// Wipes a part in the middle of what was written.
+fn damage(segments: &Path) {
+    let mut files: Vec<PathBuf> = std::fs::read_dir(segments).unwrap().map(|e| e.unwrap().path()).collect();
+    files.sort();
+    let mut bytes = std::fs::read(&files[0]).unwrap();
+    let used = bytes.iter().rposition(|&b| b != 0).unwrap();
+    bytes[used / 2..used / 2 + 9000].fill(0);
+    std::fs::write(&files[0], bytes).unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_writable_image_keeps_its_writes_over_a_restart() {
     let site = Site::new().await;
     let (tap, _link) = connected(&site, 8).await;

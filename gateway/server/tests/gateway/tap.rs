@@ -21,6 +21,7 @@ struct State {
     items: Vec<Arc<Batch>>,
     next: usize,
     refused: Option<Refuse>,
+    resync_from: Option<Lsn>,
     first_lsn: Lsn,
     at: WallTime,
 }
@@ -34,6 +35,7 @@ impl Tap {
                 items: Vec::new(),
                 next: 0,
                 refused: None,
+                resync_from: None,
                 first_lsn: Lsn::ZERO.next(),
                 at: WallTime::EPOCH,
             }),
@@ -73,6 +75,11 @@ impl Tap {
 
     pub(crate) fn refused(&self) -> Option<Refuse> {
         self.lock().refused.clone()
+    }
+
+    /// From where it was asked to copy everything again.
+    pub(crate) fn resync_from(&self) -> Option<Lsn> {
+        self.lock().resync_from
     }
 
     pub(crate) fn volume(&self) -> tap_block::VolumeId {
@@ -175,7 +182,10 @@ impl Feed for Tap {
                 self.changed.notify_one();
                 Reply::Bookmarked { lsn, at: state.at }
             }
-            Question::Resync { .. } => Reply::Done,
+            Question::Resync { from, .. } => {
+                state.resync_from = Some(from);
+                Reply::Done
+            }
         };
         reply.send(Ok(answer));
     }
