@@ -16,6 +16,7 @@
 mod bytes;
 pub mod error;
 pub mod frame;
+pub mod mark;
 pub mod marker;
 pub mod meta;
 pub mod run;
@@ -28,6 +29,7 @@ pub mod writer;
 
 pub use error::FormatError;
 pub use frame::{FrameHeader, FrameKind};
+pub use mark::{MARK_BYTES, MARK_FILE, Mark};
 pub use meta::{ImageId, ImageRecord, MetaRecord};
 pub use run::GroupNo;
 pub use scan::{Expected, Found, SegmentScan, Start};

@@ -3,10 +3,10 @@
 use std::sync::{Condvar, Mutex};
 use std::time::Duration;
 
-use gateway_journal::Sealed;
+use gateway_journal::{Mark, Sealed};
 use tracing::warn;
 
-use crate::mark::{Mark, MarkStore};
+use crate::mark::MarkStore;
 use crate::sync::{lock, wait_for};
 
 const EACH: Duration = Duration::from_secs(1);

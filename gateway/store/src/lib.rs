@@ -34,7 +34,7 @@ mod wait;
 pub use config::StoreConfig;
 pub use error::{Damage, ReadError, StoreError};
 pub use index::{FjallOpener, IndexError, IndexOpener, IndexStore, MemoryIndex, Row, Table};
-pub use mark::{Mark, MarkStore, MemoryMark};
+pub use mark::{MarkStore, MemoryMark};
 pub use queue::Done;
 pub use read::{ReadMode, UnitRead};
 pub use store::{FreeSpace, Parts, Store, StoreStatus};

@@ -1,29 +1,12 @@
-//! The high-water mark: up to where the journal is known to be durable, kept apart from it.
-//!
-//! Without it, a disk that loses the end of the journal would look like a crash in the middle of a write.
+//! Where the high-water mark ([`gateway_journal::Mark`]) is kept.
 
 use std::io;
 use std::path::Path;
 use std::sync::Mutex;
 
-use gateway_journal::{Sealed, SegmentId, StoreId};
-use prost::Message;
 use tap_disk::{Durability, SlottedFile};
 
 use crate::sync::lock;
-
-/// What the mark says.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Mark {
-    /// The store.
-    pub store: StoreId,
-    /// The last segment and where it was durable up to; `None` before the first.
-    pub durable: Option<Sealed>,
-    /// The group its last frame belongs to.
-    pub group: u32,
-    /// The store was stopped in order, and nothing was written after this.
-    pub clean: bool,
-}
 
 /// Where the mark is kept: a small file, or memory in tests.
 pub trait MarkStore: Send + Sync {
@@ -42,7 +25,7 @@ pub(crate) struct FileMark(SlottedFile);
 
 impl FileMark {
     pub(crate) fn open(path: &Path) -> io::Result<Self> {
-        SlottedFile::open(path, 256).map(Self)
+        SlottedFile::open(path, gateway_journal::MARK_BYTES).map(Self)
     }
 }
 
@@ -86,52 +69,5 @@ impl<T: MarkStore + ?Sized> MarkStore for std::sync::Arc<T> {
 
     fn store(&self, bytes: &[u8]) -> io::Result<()> {
         (**self).store(bytes)
-    }
-}
-
-#[derive(Clone, PartialEq, Message)]
-struct PMark {
-    #[prost(fixed64, tag = "1")]
-    store: u64,
-    #[prost(uint32, tag = "2")]
-    segment: u32,
-    #[prost(uint32, tag = "3")]
-    end: u32,
-    #[prost(uint32, tag = "4")]
-    frames: u32,
-    #[prost(fixed64, tag = "5")]
-    last: u64,
-    #[prost(uint32, tag = "6")]
-    group: u32,
-    #[prost(bool, tag = "7")]
-    clean: bool,
-}
-
-impl Mark {
-    /// As bytes.
-    #[must_use]
-    pub fn encode(&self) -> Vec<u8> {
-        let none = Sealed { segment: SegmentId::new(0), end: 0, frames: 0, last: 0 };
-        let at = self.durable.unwrap_or(none);
-        PMark {
-            store: self.store.get(),
-            segment: at.segment.get(),
-            end: at.end,
-            frames: at.frames,
-            last: at.last,
-            group: self.group,
-            clean: self.clean,
-        }
-        .encode_to_vec()
-    }
-
-    /// Back from bytes; `None` when they are no mark.
-    #[must_use]
-    pub fn decode(bytes: &[u8]) -> Option<Self> {
-        let twin = PMark::decode(bytes).ok()?;
-        let segment = SegmentId::new(twin.segment);
-        let at = Sealed { segment, end: twin.end, frames: twin.frames, last: twin.last };
-        let durable = (twin.segment != 0).then_some(at);
-        Some(Self { store: StoreId::new(twin.store), durable, group: twin.group, clean: twin.clean })
     }
 }

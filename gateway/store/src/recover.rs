@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use gateway_journal::table::{decode_meta, decode_records, placed};
 use gateway_journal::{
-    Expected, Found, FrameHeader, FrameKind, GroupNo, Records, SEGMENT_HEADER, Sealed, SegmentId,
+    Expected, Found, FrameHeader, FrameKind, GroupNo, Mark, Records, SEGMENT_HEADER, Sealed, SegmentId,
     SegmentScan, SegmentWriter, Start, StoreId,
 };
 use tap_block::Action;
@@ -23,7 +23,7 @@ use crate::error::{Damage, StoreError};
 use crate::index::{IndexError, IndexOpener, IndexStore, Table, keys};
 use crate::ingest::{Weights, ingest};
 use crate::ledger::{Ledger, PlacedFrame};
-use crate::mark::{Mark, MarkStore};
+use crate::mark::MarkStore;
 use crate::segments::{self, Segments};
 use crate::state::{self, IndexState};
 use crate::tail::{Group, GroupInfo, Published};

@@ -6,7 +6,7 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use gateway_image::{Catalogue, Passed, RegionMap};
-use gateway_journal::{MetaRecord, RegionNo};
+use gateway_journal::{MARK_FILE, MetaRecord, RegionNo};
 use tap_block::{Batch, Clock, Lsn, StreamId, VolumeId, WallTime};
 use tap_disk::{DiskDir, PoolOptions, SegmentPool, ensure_dir, free_space};
 
@@ -145,7 +145,7 @@ impl Store {
         let parts = Parts {
             segments: SegmentPool::over(Box::new(segments), u64::from(config.segment_len), options)?,
             index: Box::new(FjallOpener { dir: dir.join("fjall"), cache: config.index_cache }),
-            mark: Box::new(FileMark::open(&dir.join("MARK"))?),
+            mark: Box::new(FileMark::open(&dir.join(MARK_FILE))?),
             free: Box::new(move || free_space(&dir).ok()),
         };
         Self::open_on(config, clock, parts)

@@ -4,14 +4,13 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use gateway_journal::frame::FRAME_HEADER;
-use gateway_journal::{FrameHeader, SEGMENT_HEADER, Sealed, SegmentHeader, SegmentId, StoreId};
+use gateway_journal::{FrameHeader, Mark, SEGMENT_HEADER, Sealed, SegmentHeader, SegmentId, StoreId};
 use tap_block::stored::is_zero;
 use tap_block::units::{count, index};
 use tap_disk::{FileNo, SegmentFile, SegmentPool};
 use tracing::{info, warn};
 
 use crate::error::{Damage, StoreError};
-use crate::mark::Mark;
 
 /// A segment's file.
 #[derive(Debug, Clone, Copy)]

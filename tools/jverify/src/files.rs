@@ -1,0 +1,174 @@
+//! The files of a store and the segments in them.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::io::{self, Read};
+use std::path::{Path, PathBuf};
+
+use gateway_journal::frame::FRAME_HEADER;
+use gateway_journal::{
+    FrameHeader, MARK_BYTES, MARK_FILE, Mark, SEGMENT_HEADER, SegmentHeader, SegmentId, StoreId,
+};
+use tap_block::stored::is_zero;
+use tap_disk::SlottedFile;
+
+use crate::VerifyError;
+use crate::report::Finding;
+
+/// A segment's file.
+#[derive(Debug)]
+pub(crate) struct SegmentPath {
+    pub(crate) path: PathBuf,
+    /// `None` when it is damaged.
+    pub(crate) header: Option<SegmentHeader>,
+}
+
+/// What the directory holds.
+#[derive(Debug)]
+pub(crate) struct Files {
+    pub(crate) store: StoreId,
+    pub(crate) mark: Option<Mark>,
+    pub(crate) segments: BTreeMap<SegmentId, SegmentPath>,
+    pub(crate) findings: Vec<Finding>,
+}
+
+/// The start of a file.
+struct Head {
+    path: PathBuf,
+    bytes: Vec<u8>,
+    header: Option<SegmentHeader>,
+    frame: Option<FrameHeader>,
+}
+
+impl Files {
+    pub(crate) fn find(dir: &Path) -> Result<Self, VerifyError> {
+        let seg = dir.join("seg");
+        if !seg.is_dir() {
+            return Err(VerifyError::NotAStore(dir.to_owned()));
+        }
+        let mut findings = Vec::new();
+        let mark = read_mark(&dir.join(MARK_FILE), &mut findings);
+        let heads = read_heads(&seg)?;
+        let named = mark.map(|m| m.store);
+        let Some(store) = named.or_else(|| heads.iter().find_map(Head::store)) else {
+            return Err(VerifyError::NotAStore(dir.to_owned()));
+        };
+        let mut files = Self { store, mark, segments: BTreeMap::new(), findings };
+        for head in heads {
+            files.add(head);
+        }
+        files.leave_out_leftovers();
+        files.check_all_there();
+        Ok(files)
+    }
+
+    fn add(&mut self, head: Head) {
+        let all = (0, crate::walk::len64(head.bytes.len()));
+        if is_zero(&head.bytes) {
+            return;
+        }
+        if head.store().is_some_and(|s| s != self.store) {
+            return self.find_at(&head.path, None, all, "it belongs to another store");
+        }
+        let known = head.header.map(|h| h.segment).or(head.frame.map(|f| f.segment));
+        let Some(segment) = known else {
+            return self.find_at(&head.path, None, all, "neither a segment nor zeroes");
+        };
+        if head.header.is_none() {
+            self.find_at(&head.path, Some(segment), (0, u64::from(SEGMENT_HEADER)), "the segment's header");
+        }
+        let better = self.segments.get(&segment).is_none_or(|s| s.header.is_none());
+        if better {
+            self.segments.insert(segment, SegmentPath { path: head.path, header: head.header });
+        }
+    }
+
+    /// Files may hold segments that are not part of the store any more, or never were: the headers of those that
+    /// are say so.
+    fn leave_out_leftovers(&mut self) {
+        let headers: Vec<SegmentHeader> = self.segments.values().filter_map(|s| s.header).collect();
+        let left_out = |id: SegmentId| {
+            headers.iter().any(|h| {
+                let previous = h.previous.map_or(SegmentId::new(0), |p| p.segment);
+                id < h.first_live || (previous < id && id < h.segment)
+            })
+        };
+        self.segments.retain(|&id, _| !left_out(id));
+    }
+
+    fn check_all_there(&mut self) {
+        let named: Vec<_> = self.segments.values().filter_map(|s| s.header).collect();
+        let named = named.iter().filter_map(|h| h.previous.filter(|p| p.segment >= h.first_live));
+        let marked = self.mark.and_then(|m| m.durable);
+        let missing: BTreeMap<SegmentId, u32> = named
+            .chain(marked)
+            .filter(|p| !self.segments.contains_key(&p.segment))
+            .map(|p| (p.segment, p.end))
+            .collect();
+        for (segment, end) in missing {
+            let file = Path::new("seg");
+            self.find_at(file, Some(segment), (0, u64::from(end)), &format!("{segment} is missing"));
+        }
+    }
+
+    pub(crate) fn find_at(
+        &mut self,
+        path: &Path,
+        segment: Option<SegmentId>,
+        (from, to): (u64, u64),
+        detail: &str,
+    ) {
+        let file = path.file_name().unwrap_or(path.as_os_str()).to_string_lossy().into_owned();
+        let segment = segment.map(SegmentId::get);
+        self.findings.push(Finding { segment, file, from, to, detail: detail.to_owned() });
+    }
+}
+
+impl Head {
+    fn store(&self) -> Option<StoreId> {
+        self.header.map(|h| h.store).or(self.frame.map(|f| f.store))
+    }
+}
+
+fn read_mark(path: &Path, findings: &mut Vec<Finding>) -> Option<Mark> {
+    if !path.exists() {
+        return None;
+    }
+    let mark = SlottedFile::open(path, MARK_BYTES).map(|file| file.load());
+    let detail = match mark {
+        Ok(None) => return None,
+        Ok(Some(bytes)) => match Mark::decode(&bytes) {
+            Some(mark) => return Some(mark),
+            None => "not a high-water mark".to_owned(),
+        },
+        Err(e) => e.to_string(),
+    };
+    findings.push(Finding { segment: None, file: MARK_FILE.to_owned(), from: 0, to: 0, detail });
+    None
+}
+
+fn read_heads(seg: &Path) -> Result<Vec<Head>, VerifyError> {
+    let failed = |path: &Path| {
+        let path = path.to_owned();
+        move |source: io::Error| VerifyError::Io { path, source }
+    };
+    let mut heads = Vec::new();
+    for entry in fs::read_dir(seg).map_err(failed(seg))? {
+        let path = entry.map_err(failed(seg))?.path();
+        if path.extension().is_some_and(|e| e == "seg") {
+            heads.push(read_head(&path).map_err(failed(&path))?);
+        }
+    }
+    heads.sort_by(|a, b| a.path.cmp(&b.path));
+    Ok(heads)
+}
+
+fn read_head(path: &Path) -> io::Result<Head> {
+    let mut bytes = Vec::new();
+    fs::File::open(path)?.take(u64::from(SEGMENT_HEADER) * 2).read_to_end(&mut bytes)?;
+    let header = SegmentHeader::decode(&bytes).ok();
+    let behind = usize::try_from(SEGMENT_HEADER).unwrap_or(usize::MAX);
+    let frame = bytes.get(behind..behind.saturating_add(FRAME_HEADER));
+    let frame = frame.and_then(|b| FrameHeader::decode(b).ok());
+    Ok(Head { path: path.to_owned(), bytes, header, frame })
+}

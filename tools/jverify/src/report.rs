@@ -1,0 +1,92 @@
+//! What was found, for people and for scripts.
+
+use std::fmt;
+
+use serde::Serialize;
+
+/// The outcome of a check.
+#[derive(Debug, Default, Serialize)]
+pub struct Report {
+    /// The store's number, in hex.
+    pub store: String,
+    /// No damage.
+    pub sound: bool,
+    /// Segments of the store.
+    pub segments: u64,
+    /// Frames that were read.
+    pub frames: u64,
+    /// Records in them.
+    pub records: u64,
+    /// Stored blocks that were checked.
+    pub blocks: u64,
+    /// Bytes of the journal that were read.
+    pub bytes: u64,
+    /// The last write was cut off by a crash. That is no damage: nobody was told that it was done.
+    pub torn_tail: bool,
+    /// The streams in it.
+    pub streams: Vec<StreamReport>,
+    /// What is damaged.
+    pub damage: Vec<Finding>,
+}
+
+/// A stream in the journal.
+#[derive(Debug, Serialize)]
+pub struct StreamReport {
+    /// Its number, in hex.
+    pub stream: String,
+    /// Its first record here.
+    pub first_lsn: u64,
+    /// Its last record here.
+    pub last_lsn: u64,
+    /// How many records.
+    pub records: u64,
+    /// Runs that wrote them.
+    pub runs: u64,
+}
+
+/// Something that is damaged.
+#[derive(Debug, Serialize)]
+pub struct Finding {
+    /// The segment, where it is known.
+    pub segment: Option<u32>,
+    /// The file's name.
+    pub file: String,
+    /// The first damaged byte of it.
+    pub from: u64,
+    /// The byte behind the last.
+    pub to: u64,
+    /// What is wrong and what it concerns.
+    pub detail: String,
+}
+
+/// Damaged places that are written out for people; scripts get them all.
+const SHOWN: usize = 100;
+
+impl fmt::Display for Report {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { store, segments, frames, records, blocks, bytes, .. } = self;
+        writeln!(
+            f,
+            "store {store}: {segments} segments, {frames} frames, {records} records, {blocks} stored blocks, \
+             {bytes} bytes"
+        )?;
+        for stream in &self.streams {
+            let StreamReport { stream, first_lsn, last_lsn, records, runs } = stream;
+            writeln!(
+                f,
+                "stream {stream}: {records} records in {runs} runs, lsn:{first_lsn} to lsn:{last_lsn}"
+            )?;
+        }
+        if self.torn_tail {
+            writeln!(f, "the last write was cut off by a crash; nobody was told that it was done")?;
+        }
+        for finding in self.damage.iter().take(SHOWN) {
+            let Finding { file, from, to, detail, .. } = finding;
+            writeln!(f, "damage: {file} bytes {from} to {to}: {detail}")?;
+        }
+        if self.damage.len() > SHOWN {
+            writeln!(f, "damage: and {} places more (-o json lists all)", self.damage.len() - SHOWN)?;
+        }
+        if self.sound { write!(f, "sound") } else { write!(f, "damaged in {} places", self.damage.len()) }
+    }
+}
