@@ -1,3 +1,5 @@
+//! Which points are sound: every kind of sync, and what a catalogue keeps.
+
 use super::*;
 use tap_block::{Bookmark, Consistency, Position, SyncCause};
 

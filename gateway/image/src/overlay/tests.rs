@@ -1,3 +1,5 @@
+//! Slots, quota and the log of an overlay.
+
 use super::*;
 
 fn block(n: u64) -> BlockNo {

@@ -1,3 +1,5 @@
+//! Images against the oracle, and overlays against a plain model, over a real store and real files.
+
 use std::sync::Arc;
 
 use bytes::Bytes;
