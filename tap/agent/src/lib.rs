@@ -49,6 +49,6 @@ pub struct Limits {
 
 impl Default for Limits {
     fn default() -> Self {
-        Self { queue_bytes: 32 << 20, outbox_bytes: 48 << 20, spool_bytes: 4 << 30 }
+        Self { queue_bytes: 128 << 20, outbox_bytes: 64 << 20, spool_bytes: 4 << 30 }
     }
 }

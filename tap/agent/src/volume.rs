@@ -161,7 +161,7 @@ impl Volume {
             queued: s.queued_bytes(),
             dirty: s.dirty_bytes(),
             resynced: s.resynced_bytes(),
-            wants_flush: s.wants_flush(),
+            wants_flush: s.wants_flush(now),
         }
     }
 

@@ -1,6 +1,13 @@
 //! A whole tap against a CX that the test plays: what the guest wrote is what history says, over stops, kills and
 //! absences of the CX.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing, reason = "tests")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    clippy::cast_possible_truncation,
+    reason = "tests"
+)]
 
 use std::io::{Read, Seek, SeekFrom, Write};
 use std::os::unix::net::UnixStream;

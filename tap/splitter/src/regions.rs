@@ -180,6 +180,12 @@ impl Regions {
         }
     }
 
+    /// Is there a region that only a flush of the local disk keeps from being cleared?
+    pub(crate) fn flush_would_clear(&self, flushed: Lsn, everywhere: Lsn, now: Monotonic) -> bool {
+        let waits = |t: &Touch| t.last > flushed && t.last <= everywhere && now.since(t.at) >= QUIET;
+        self.wanted.iter_ones().any(|i| self.touched.get(i).is_some_and(waits))
+    }
+
     /// The marks as they should be on disk.
     pub(crate) fn marks(&self) -> &RegionMarks {
         &self.wanted
@@ -244,6 +250,19 @@ mod tests {
         r.persisted(clearing);
         assert!(!r.ready(at(0)), "the disk says cleared");
         assert!(persist(&mut r) && r.ready(at(0)));
+    }
+
+    #[test]
+    fn a_flush_is_asked_for_only_when_it_helps() {
+        let mut r = Regions::new(64 * MIB, RegionMarks::new());
+        r.want(at(0), Monotonic::default());
+        assert!(persist(&mut r));
+        let (lsn, quiet) = (Lsn::ZERO.plus(9), Monotonic::default().plus(QUIET));
+        r.touch(at(0), lsn, Monotonic::default());
+        assert!(r.flush_would_clear(Lsn::ZERO, lsn, quiet));
+        assert!(!r.flush_would_clear(lsn, lsn, quiet), "flushed already");
+        assert!(!r.flush_would_clear(Lsn::ZERO, lsn.previous(), quiet), "not durable everywhere");
+        assert!(!r.flush_would_clear(Lsn::ZERO, lsn, Monotonic::default()), "still in use");
     }
 
     #[test]

@@ -438,8 +438,8 @@ impl Splitter {
 
     /// Would a flush of the local disk let marks be cleared?
     #[must_use]
-    pub fn wants_flush(&self) -> bool {
-        self.flushed < self.everywhere && self.regions.marks().any()
+    pub fn wants_flush(&self, now: Now) -> bool {
+        self.regions.flush_would_clear(self.flushed, self.everywhere, now.monotonic)
     }
 
     // ---- operations ----
