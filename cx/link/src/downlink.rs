@@ -66,6 +66,8 @@ impl Downlink {
             };
             match accepted {
                 Ok(connection) => self.take(connection),
+                // Only the in-memory switchboard says so, when its process ends.
+                Err(error) if error.kind() == std::io::ErrorKind::NotConnected => return,
                 Err(error) => {
                     tracing::warn!(at = %listener.address(), %error, "cannot accept a connection");
                     tokio::time::sleep(ACCEPT_PAUSE).await;
