@@ -11,12 +11,12 @@
 
 use std::collections::BTreeMap;
 
-use gateway_image::{RegionMap, RegionMapBuilder, Source, plan_read};
+use gateway_image::{Catalogue, Origin, Passed, RegionMap, RegionMapBuilder, Source, plan_read};
 use gateway_journal::{RegionNo, SegmentId, Version, versions_of};
 use proptest::prelude::*;
 use tap_block::stored::{UNIT, unpack};
 use tap_block::units::index;
-use tap_block::{Batch, Extent, Lsn, VolumeId};
+use tap_block::{Batch, Extent, Lsn, SyncCause, VolumeId};
 use testbed_model::{Oracle, Random, Workload};
 
 /// One segment as long as it needs to be, and every version by region.
@@ -94,7 +94,7 @@ fn delivered(history: &[Batch], random: &mut Random) -> Vec<Batch> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(32))]
+    #![proptest_config(ProptestConfig::with_cases(20))]
 
     #[test]
     fn every_point_is_the_oracles_replay(seed in any::<u64>(), records in 20usize..80, big in prop::bool::weighted(0.1)) {
@@ -124,4 +124,55 @@ proptest! {
             prop_assert!(got == expected[index(part.offset())..index(part.end())], "{part} at {point} differs");
         }
     }
+
+    /// What the catalogue calls sound is the disk that was.
+    #[test]
+    fn a_selectable_point_is_a_disk_that_was(seed in any::<u64>(), steps in 5usize..40, blank in any::<bool>()) {
+        let mut random = Random::new(seed ^ 0xd15c);
+        let mut workload = if blank { Workload::blank(seed, 100_000) } else { Workload::with_size(seed, 100_000) };
+        let (mut oracle, mut catalogue) = (Oracle::new(), Catalogue::new());
+        let (mut last, mut seen) = (None, Vec::new());
+        let mut batches = vec![workload.begin()];
+        for _ in 0..steps {
+            batches.extend(played(&mut workload, &mut random));
+            for batch in batches.drain(..).filter(|b| !b.entries.is_empty()) {
+                oracle.apply(&batch).unwrap();
+                last = taken(&mut catalogue, &batch, last);
+            }
+            seen.push((last.unwrap().lsn, workload.disk().to_vec()));
+        }
+        let volume = catalogue.volume(workload.volume()).unwrap();
+        let sound = seen.iter().filter(|(lsn, _)| volume.selectable(*lsn).is_ok());
+        for (lsn, disk) in sound {
+            prop_assert!(oracle.image_at(workload.volume(), *lsn) == *disk, "image at {lsn} differs");
+        }
+        prop_assert_eq!(volume.size_at(last.unwrap().lsn), workload.size());
+        prop_assert_eq!(&Catalogue::decode(&catalogue.encode()).unwrap(), &catalogue);
+    }
+}
+
+fn played(workload: &mut Workload, random: &mut Random) -> Vec<Batch> {
+    match random.below(8) {
+        0 => vec![workload.end_sync()],
+        1 => vec![workload.grow(1)],
+        2 => vec![workload.copies()],
+        3 => {
+            let ended = workload.end_sync();
+            let sync = (random.below(2) == 0).then_some(SyncCause::UncleanStop);
+            vec![ended, workload.restart(random.below(2) * 1000, sync)]
+        }
+        n => vec![workload.batch(n as usize)],
+    }
+}
+
+/// Gives the catalogue a batch as the store does.
+fn taken(catalogue: &mut Catalogue, batch: &Batch, mut last: Option<Passed>) -> Option<Passed> {
+    for entry in batch.entries.iter().filter(|e| !e.position.is_copy()) {
+        if Catalogue::concerns(&entry.action) {
+            let origin = Origin { stream: batch.stream, run: batch.run, epoch: batch.epoch, previous: last };
+            catalogue.apply(&origin, entry);
+        }
+        last = Some(Passed { lsn: entry.position.lsn(), at: entry.captured_at });
+    }
+    last
 }
