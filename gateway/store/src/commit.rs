@@ -1,8 +1,17 @@
 //! The commit thread: gather, write, sync, take in, publish, tell. In that order, always.
+//!
+//! Under load the sync of a group runs on a second thread, while the one before it is taken in and the next is laid
+//! out; the next is *written* only when the sync is over. Recovery relies on that.
+//!
+//! ```text
+//!  commit thread   lay 2 │ write 2 │ take in 1, lay 3    │ write 3 │ take in 2, lay 4 …
+//!  sync thread    sync 1 ┘         └ sync 2 ─────────────┘         └ sync 3
+//! ```
 
 use std::collections::{HashMap, VecDeque};
 use std::io::{self, IoSlice};
 use std::sync::Arc;
+use std::sync::mpsc::{Receiver, Sender, channel};
 use std::time::Duration;
 
 use gateway_journal::meta::OWN_STREAM;
@@ -34,7 +43,10 @@ pub(crate) struct Tail {
 
 /// The open segment.
 pub(crate) struct Open {
+    /// Behind all that was written.
     pub(crate) writer: SegmentWriter,
+    /// Behind all that is durable.
+    pub(crate) durable: SegmentWriter,
     pub(crate) file: Arc<SegmentFile>,
     pub(crate) no: FileNo,
     /// The segment's header, until it is written with the first group.
@@ -46,6 +58,18 @@ pub(crate) struct Committer {
     shared: Arc<Shared>,
     ledger: Ledger,
     tail: Tail,
+    /// What is due in streams that the pending group changes.
+    due: HashMap<StreamId, Lsn>,
+    pending: Option<Pending>,
+    syncer: Syncer,
+}
+
+/// A group that is written, while its sync runs.
+struct Pending {
+    group: Group,
+    members: Vec<Member>,
+    /// Behind it.
+    after: SegmentWriter,
 }
 
 /// A job of the group under way. One that was refused has its outcome already.
@@ -56,15 +80,23 @@ struct Member {
 }
 
 impl Committer {
-    pub(crate) const fn new(shared: Arc<Shared>, ledger: Ledger, tail: Tail) -> Self {
-        Self { shared, ledger, tail }
+    pub(crate) fn new(shared: Arc<Shared>, ledger: Ledger, tail: Tail) -> io::Result<Self> {
+        let syncer = Syncer::start()?;
+        Ok(Self { shared, ledger, tail, due: HashMap::new(), pending: None, syncer })
     }
 
     pub(crate) fn run(mut self) {
         let limit = self.shared.config.group_bytes;
-        while let Some(mut jobs) = self.shared.queue.take(limit, GROUP_FRAMES) {
-            while !jobs.is_empty() {
-                self.round(&mut jobs);
+        loop {
+            let wait = self.pending.is_none();
+            match self.shared.queue.take(limit, GROUP_FRAMES, wait) {
+                Some(mut jobs) => {
+                    while !jobs.is_empty() {
+                        self.round(&mut jobs);
+                    }
+                }
+                None if wait => break,
+                None => self.settle(),
             }
         }
         lock(&self.shared.ingest).stopped = true;
@@ -75,30 +107,79 @@ impl Committer {
     /// Commits jobs from the front: as many as the open segment has room for.
     fn round(&mut self, jobs: &mut VecDeque<Job>) {
         if let Err(why) = self.wait_for_index().and_then(|()| self.ensure_open()) {
+            self.settle();
             return self.refuse_all(jobs, &why);
         }
         let Some(open) = &self.tail.open else { return };
-        let mut group = open.writer.group();
-        let fresh = open.header.is_some();
-        let mut members = self.lay(jobs, &mut group);
+        let (mut group, fresh) = (open.writer.group(), open.header.is_some());
+        let members = self.lay(jobs, &mut group);
         if group.frames().is_empty() {
+            self.settle();
             if members.is_empty() {
                 self.no_room(jobs, fresh);
             }
             return tell(members);
         }
         group.seal();
-        match self.write(&group, &members) {
-            Ok(()) => self.take_in(&group, &mut members),
-            Err(e) => self.abandon(&e, &mut members),
+        self.commit(group, members);
+    }
+
+    /// Writes a group when the one before it is durable, and has it synced.
+    fn commit(&mut self, group: Group, mut members: Vec<Member>) {
+        let before = self.pending.take();
+        if before.is_some()
+            && let Err(e) = self.syncer.wait()
+        {
+            members.splice(..0, before.into_iter().flat_map(|b| b.members));
+            return self.abandon(&e, members);
         }
-        tell(members);
+        if let (Some(before), Some(open)) = (&before, &mut self.tail.open) {
+            open.durable = before.after;
+        }
+        if let Err(e) = self.write(&group, &members) {
+            self.conclude(before);
+            return self.abandon(&e, members);
+        }
+        let Some(open) = &mut self.tail.open else { return };
+        open.writer.commit(&group);
+        open.header = None;
+        let busy = before.is_some() || self.shared.queue.bytes() > 0;
+        self.syncer.begin(&open.file, busy);
+        self.pending = Some(Pending { group, members, after: open.writer });
+        self.conclude(before);
+    }
+
+    /// The pending group is durable, or refused, when this returns.
+    fn settle(&mut self) {
+        let Some(pending) = self.pending.take() else { return };
+        match self.syncer.wait() {
+            Ok(()) => {
+                if let Some(open) = &mut self.tail.open {
+                    open.durable = pending.after;
+                }
+                self.conclude(Some(pending));
+            }
+            Err(e) => self.abandon(&e, pending.members),
+        }
+    }
+
+    /// A group is durable: it becomes history, and its members are told.
+    fn conclude(&mut self, durable: Option<Pending>) {
+        if let Some(Pending { group, mut members, after }) = durable {
+            self.take_in(&group, &mut members, &after);
+            tell(members);
+        }
     }
 
     /// Versions must not pile up in memory: wait while too many groups wait for the index.
-    fn wait_for_index(&self) -> Result<(), StoreError> {
+    fn wait_for_index(&mut self) -> Result<(), StoreError> {
+        let full = |shared: &Shared| read(&shared.published).frozen.len() >= shared.config.max_groups;
+        if !full(&self.shared) {
+            return Ok(());
+        }
+        self.settle();
         let mut state = lock(&self.shared.ingest);
-        while read(&self.shared.published).frozen.len() >= self.shared.config.max_groups {
+        while full(&self.shared) {
             if let Some(why) = &state.failing {
                 return Err(StoreError::Index(why.clone()));
             }
@@ -150,14 +231,18 @@ impl Committer {
         self.tail.next = header.segment.next();
         let writer = SegmentWriter::begin(&header);
         self.shared.segments.set(header.segment, Known { file: no, end: writer.sealed().end });
-        self.tail.open = Some(Open { writer, file, no, header: Some(header.encode()) });
+        let header = Some(header.encode());
+        self.tail.open = Some(Open { writer, durable: writer, file, no, header });
         Ok(())
     }
 
     /// Lays jobs into `group` until the segment is full; those that may not follow are refused.
     fn lay(&mut self, jobs: &mut VecDeque<Job>, group: &mut Group) -> Vec<Member> {
         let now = self.ledger.received(self.shared.clock.wall());
-        let mut due: HashMap<StreamId, Lsn> = HashMap::new();
+        let mut due = std::mem::take(&mut self.due);
+        if self.pending.is_none() {
+            due.clear();
+        }
         let mut members = Vec::with_capacity(jobs.len());
         while let Some(job) = jobs.pop_front() {
             match self.lay_one(&job.work, group, &mut due, now) {
@@ -171,6 +256,7 @@ impl Committer {
                 Err(why) => members.push(Member { work: None, done: job.done, outcome: Err(why) }),
             }
         }
+        self.due = due;
         members
     }
 
@@ -226,7 +312,7 @@ impl Committer {
         }
     }
 
-    /// One vectored write, one sync.
+    /// One vectored write.
     fn write(&self, group: &Group, members: &[Member]) -> io::Result<()> {
         let Some(open) = &self.tail.open else { return Ok(()) };
         let bodies = members.iter().filter_map(|m| m.work.as_ref()).map(|work| match work {
@@ -243,23 +329,19 @@ impl Committer {
             slices.extend(zeroes(laid).map(IoSlice::new));
         }
         let at = if open.header.is_some() { 0 } else { u64::from(group.at()) };
-        open.file.write_at(at, &slices)?;
-        open.file.sync()
+        open.file.write_at(at, &slices)
     }
 
     /// The group is durable: it becomes history, visible to all at once.
-    fn take_in(&mut self, group: &Group, members: &mut [Member]) {
-        let Some(open) = &mut self.tail.open else { return };
+    fn take_in(&mut self, group: &Group, members: &mut [Member], after: &SegmentWriter) {
         let counters = &self.shared.counters;
         Counters::add(&counters.commits, 1);
         Counters::add(&counters.bytes, u64::from(group.end().saturating_sub(group.at())));
-        open.writer.commit(group);
-        open.header = None;
-        let sealed = open.writer.sealed();
+        let sealed = after.sealed();
         let start = Start {
             at: sealed.end,
             number: sealed.frames,
-            group: open.writer.group_no(),
+            group: after.group_no(),
             previous: Some(sealed.last),
         };
         self.shared.segments.set_end(sealed.segment, sealed.end);
@@ -296,26 +378,70 @@ impl Committer {
         }
     }
 
-    /// The group is not durable, and what is on the disk of it nobody knows: it is refused, and nothing is ever
-    /// written behind it. The next segment says where this one ended.
-    fn abandon(&mut self, e: &io::Error, members: &mut [Member]) {
+    /// What was written last is not durable, and what is on the disk of it nobody knows: it is refused, and nothing
+    /// is ever written behind it. The next segment says where this one ended.
+    fn abandon(&mut self, e: &io::Error, members: Vec<Member>) {
         let why = StoreError::from(io::Error::new(e.kind(), e.to_string()));
         self.set_failing(Some(&why));
-        for member in members.iter_mut().filter(|m| m.outcome.is_ok()) {
-            member.outcome = Err(why.clone());
+        self.give_up_segment();
+        self.due.clear();
+        for member in members {
+            (member.done)(member.outcome.and(Err(why.clone())));
         }
+    }
+
+    fn give_up_segment(&mut self) {
         let Some(open) = self.tail.open.take() else { return };
-        let sealed = open.writer.sealed();
-        if open.header.is_some() {
-            // Nothing of it was ever durable: it never was.
-            self.shared.segments.forget(sealed.segment);
-            drop(open.file);
-            if let Err(e) = self.shared.segments.pool().give_back(open.no) {
-                warn!("a segment file cannot be given back: {e}");
-            }
-        } else {
+        let sealed = open.durable.sealed();
+        if sealed.frames > 0 {
             self.tail.sealed = Some(sealed);
+            return;
         }
+        // Nothing of it was ever durable: it never was.
+        self.shared.segments.forget(sealed.segment);
+        drop(open.file);
+        if let Err(e) = self.shared.segments.pool().give_back(open.no) {
+            warn!("a segment file cannot be given back: {e}");
+        }
+    }
+}
+
+/// The thread that syncs, one file at a time.
+struct Syncer {
+    files: Sender<Arc<SegmentFile>>,
+    outcomes: Receiver<io::Result<()>>,
+    /// What came of a sync that was made on the spot.
+    done: Option<io::Result<()>>,
+}
+
+impl Syncer {
+    /// It ends when this is dropped.
+    fn start() -> io::Result<Self> {
+        let (files, todo) = channel::<Arc<SegmentFile>>();
+        let (told, outcomes) = channel();
+        std::thread::Builder::new().name("store-sync".to_owned()).spawn(move || {
+            while let Ok(file) = todo.recv() {
+                if told.send(file.sync()).is_err() {
+                    return;
+                }
+            }
+        })?;
+        Ok(Self { files, outcomes, done: None })
+    }
+
+    /// Has `file` synced: on the thread when there is something else to do meanwhile, else on the spot.
+    fn begin(&mut self, file: &Arc<SegmentFile>, busy: bool) {
+        if !busy {
+            self.done = Some(file.sync());
+        } else if self.files.send(Arc::clone(file)).is_err() {
+            self.done = Some(Err(io::Error::other("the sync thread is gone")));
+        }
+    }
+
+    /// What came of the sync begun last.
+    fn wait(&mut self) -> io::Result<()> {
+        let gone = || Err(io::Error::other("the sync thread is gone"));
+        self.done.take().unwrap_or_else(|| self.outcomes.recv().unwrap_or_else(|_| gone()))
     }
 }
 

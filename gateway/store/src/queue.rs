@@ -72,12 +72,12 @@ impl Queue {
         self.more.notify_one();
     }
 
-    /// Waits for jobs and takes those at the front, up to the limits but at least one; `None` when the queue is
-    /// closed and empty.
-    pub(crate) fn take(&self, bytes: u64, jobs: usize) -> Option<VecDeque<Job>> {
+    /// Takes jobs at the front, up to the limits but at least one. `None` when there are none, and, if it may wait
+    /// for some, none will come.
+    pub(crate) fn take(&self, bytes: u64, jobs: usize, may_wait: bool) -> Option<VecDeque<Job>> {
         let mut state = lock(&self.state);
         while state.jobs.is_empty() {
-            if state.closed {
+            if state.closed || !may_wait {
                 return None;
             }
             state = wait(&self.more, state);

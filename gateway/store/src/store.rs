@@ -177,7 +177,7 @@ impl Store {
             counters: Counters::default(),
             failing: Mutex::default(),
         });
-        let committer = Committer::new(Arc::clone(&shared), found.ledger, found.tail);
+        let committer = Committer::new(Arc::clone(&shared), found.ledger, found.tail)?;
         let ingester = Ingester::new(Arc::clone(&shared), found.weights);
         let keeper = Arc::clone(&shared);
         let threads = vec![
