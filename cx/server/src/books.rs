@@ -91,7 +91,7 @@ mod tests {
         let changed = Hello { size: 1 << 20, ..greeting };
         books.remember(&changed).unwrap();
         assert!(books.knows(changed.stream));
-        assert_eq!(books.known().unwrap(), [changed.clone()]);
+        assert!(books.known().unwrap().iter().eq([&changed]));
         fs::write(books.folder(changed.stream).join(HELLO), b"rubbish").unwrap();
         assert_eq!(books.known().unwrap(), []);
     }

@@ -9,7 +9,7 @@ use cx_link::{
     Address, BatchDone, DownlinkHandle, Feed, Hub, StreamIntake, Uplink, UplinkConfig, UplinkHandle,
 };
 use cx_spool::ConsumerNo;
-use cx_wire::{Heartbeat, Hello, Question, TapState, Welcome};
+use cx_wire::{Heartbeat, Hello, Question, Welcome};
 use tap_block::{Batch, Clock, Lsn};
 use tokio::runtime::Handle;
 use tokio::task::JoinHandle;
@@ -185,12 +185,8 @@ impl StreamIntake for Stream {
     }
 
     fn heartbeat(&self, heartbeat: Heartbeat) {
-        let idle = heartbeat.status.state == TapState::Protected
-            && heartbeat.status.queued_bytes == 0
-            && heartbeat.status.spooled_bytes == 0;
-        let head = heartbeat.head;
-        self.tap.heard(heartbeat, self.clock.monotonic());
-        if idle {
+        let received = self.driver.head();
+        if let Some(head) = self.tap.heard(heartbeat, received, self.clock.monotonic()) {
             (0..self.gateways.len()).for_each(|at| self.driver.expect_head(ConsumerNo::new(at), head));
         }
     }

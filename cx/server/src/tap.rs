@@ -27,13 +27,20 @@ struct State {
     heartbeat: Option<(Heartbeat, Monotonic)>,
     /// What the tap was told to be durable at every gateway.
     everywhere: Lsn,
+    /// How many heartbeats in a row had this head and nothing waiting, while this was the last record received.
+    idle: (Lsn, Lsn, u32),
 }
+
+/// So many heartbeats in a row prove that a tap has nothing waiting. One does not: a record may just be passing from
+/// one of its queues to the next.
+const IDLE_BEATS: u32 = 5;
 
 impl Tap {
     pub(crate) fn attached(&self, link: DownlinkHandle) {
         let everywhere = {
             let mut state = self.lock();
             state.link = Some(link.clone());
+            state.idle = Default::default();
             state.everywhere
         };
         link.ack_everywhere(everywhere);
@@ -48,8 +55,18 @@ impl Tap {
         self.lock().link.clone()
     }
 
-    pub(crate) fn heard(&self, heartbeat: Heartbeat, now: Monotonic) {
-        self.lock().heartbeat = Some((heartbeat, now));
+    /// The tap said where it stands; `received` is the last record that came. The head, if it is certain that nothing
+    /// is on its way.
+    pub(crate) fn heard(&self, heartbeat: Heartbeat, received: Lsn, now: Monotonic) -> Option<Lsn> {
+        let (head, status) = (heartbeat.head, &heartbeat.status);
+        let quiet =
+            status.state == TapState::Protected && status.queued_bytes == 0 && status.spooled_bytes == 0;
+        let mut state = self.lock();
+        let (before, got, beats) = state.idle;
+        let beats = if (before, got) == (head, received) { beats.saturating_add(1) } else { 1 };
+        state.idle = (head, received, if quiet { beats } else { 0 });
+        state.heartbeat = Some((heartbeat, now));
+        (quiet && beats >= IDLE_BEATS).then_some(head)
     }
 
     /// What a gateway is told of the tap: its last heartbeat. When it is silent or away, the time and the head stay
@@ -164,10 +181,27 @@ pub(crate) mod tests {
             (head, WallTime::EPOCH, TapState::Stopped)
         );
         let status = TapStatus { state: TapState::Protected, ..unknown_status(0) };
-        tap.heard(Heartbeat { head, at: WallTime::from_nanos(9), status }, second(1));
+        tap.heard(Heartbeat { head, at: WallTime::from_nanos(9), status }, head, second(1));
         assert_eq!(tap.heartbeat(head, 0, second(2)).status.state, TapState::Protected);
         assert_eq!(tap.heartbeat(head, 1, second(2)).status.state, TapState::Spooling);
         let late = tap.heartbeat(head, 0, second(5));
         assert_eq!((late.status.state, late.at), (TapState::Stopped, WallTime::from_nanos(9)));
+    }
+
+    #[test]
+    fn only_a_row_of_heartbeats_proves_that_nothing_is_on_its_way() {
+        let tap = Tap::default();
+        let (old, head) = (Lsn::new(4).unwrap(), Lsn::new(5).unwrap());
+        let beat = |queued_bytes| Heartbeat {
+            head,
+            at: WallTime::EPOCH,
+            status: TapStatus { state: TapState::Protected, queued_bytes, ..unknown_status(0) },
+        };
+        let told = |queued, received| tap.heard(beat(queued), received, second(1));
+        assert_eq!((0..4).filter_map(|_| told(0, old)).count(), 0);
+        assert_eq!(told(0, old), Some(head));
+        assert_eq!(told(0, head), None, "something came");
+        assert_eq!((0..9).filter_map(|_| told(1, head)).count(), 0, "something waits");
+        assert_eq!(told(0, head), None);
     }
 }
