@@ -263,7 +263,7 @@ impl OutboxDriver {
     /// [`Feed::acked`](crate::Feed::acked).
     pub fn acked(&self, consumer: ConsumerNo, batches: u64, durable: Lsn, everywhere: Lsn) {
         let mut state = self.shared.lock();
-        state.outbox.acked(consumer, batches, durable, everywhere);
+        state.outbox.acked(consumer, batches, durable, everywhere, self.shared.clock.monotonic());
         self.shared.settle(state);
     }
 

@@ -35,9 +35,9 @@ pub struct CxConfig {
 pub struct Limits {
     /// Bytes a tap may send ahead of the acknowledgements. At the limit it waits.
     pub credit: u64,
-    /// Records that the gateways have not made durable within this go to the spool.
+    /// Records go to the spool while a gateway has made nothing durable for so long, or lags ten times as much.
     pub spill_after: Duration,
-    /// So do the oldest when more than this waits in memory.
+    /// So do the oldest when more than this waits in memory; more than `credit`, lest a busy gateway cause it.
     pub spill_above: u64,
     /// Bytes a spool may hold. At the limit the tap is acknowledged nothing more, until a gateway catches up.
     pub spool_limit: u64,
@@ -48,9 +48,9 @@ pub struct Limits {
 impl Default for Limits {
     fn default() -> Self {
         Self {
-            credit: 48 << 20,
+            credit: 32 << 20,
             spill_after: Duration::from_millis(200),
-            spill_above: 32 << 20,
+            spill_above: 48 << 20,
             spool_limit: 64 << 30,
             segment_len: cx_link::outbox::DriverConfig::SEGMENT_LEN,
         }

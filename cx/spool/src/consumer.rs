@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-use tap_block::{Batch, Lsn};
+use tap_block::{Batch, Lsn, Monotonic};
 
 use crate::item::{ItemNo, Reached};
 
@@ -66,6 +66,8 @@ pub(crate) struct Consumer {
     pub(crate) acked: ItemNo,
     /// The last record it has been sent on this connection or said to have.
     pub(crate) position: Lsn,
+    /// When it last acknowledged an item.
+    pub(crate) progress_at: Monotonic,
     pub(crate) durable: Reached,
     pub(crate) everywhere: Lsn,
     pub(crate) broken: Option<Lsn>,
@@ -86,6 +88,7 @@ impl Consumer {
             next: start,
             acked: start,
             position: Lsn::ZERO,
+            progress_at: Monotonic::from_nanos(0),
             durable,
             everywhere: Lsn::ZERO,
             broken: None,

@@ -17,8 +17,9 @@ pub struct Config {
     /// Bytes that may wait in memory. At the limit items that are on disk too leave memory; when there are none
     /// left, [`Outbox::push`] says [`Full`].
     pub memory_limit: u64,
-    /// Items that wait longer than this are written to disk (and, while any item is there, all later ones at
-    /// once). `None`: age alone is no reason.
+    /// Items are written to disk while a consumer has acknowledged nothing for so long though something waits for
+    /// it, or while the oldest item waits ten times as long. A consumer that is merely busy does not cause it: its
+    /// sender waits for credit, and the disk, often the same one, is left to it. `None`: age is no reason.
     pub spill_after: Option<Duration>,
     /// When more bytes than this are in memory alone, the oldest are written to disk until half is left.
     pub spill_above: u64,
@@ -129,6 +130,8 @@ pub struct Status {
     pub head: Lsn,
 }
 
+/// How much longer the oldest item may wait while its consumer is at work.
+const SLOW_FACTOR: u32 = 10;
 /// Most bytes written before one sync.
 const GROUP_BYTES: u64 = 8 << 20;
 
@@ -263,9 +266,12 @@ impl Outbox {
 
     /// `items` more items, in the order in which they were sent, are durable at `consumer`, every record up to
     /// `durable` as well, and every record up to `everywhere` is so at all gateways below it.
-    pub fn acked(&mut self, consumer: ConsumerNo, items: u64, durable: Lsn, everywhere: Lsn) {
+    pub fn acked(&mut self, consumer: ConsumerNo, items: u64, durable: Lsn, everywhere: Lsn, now: Monotonic) {
         let end = self.end();
         let Some(c) = self.consumers.get_mut(consumer.get()) else { return };
+        if items > 0 {
+            c.progress_at = now;
+        }
         (0..items.min(c.next.since(c.acked))).for_each(|_| c.acked_one(end));
         let acked = c.acked;
         c.everywhere = c.everywhere.max(everywhere);
@@ -394,17 +400,15 @@ impl Outbox {
         if self.spill_all || self.spill_latched || self.memory_bytes > self.config.spill_above {
             return Some(now);
         }
-        let oldest = self.items.get(index(self.spill_end.since(self.first)))?;
-        let after = self.config.spill_after?;
-        Some(if self.is_behind() { now } else { oldest.pushed_at.plus(after) })
+        self.pressing_from()
     }
 
     /// The next items to write. One group at a time: [`Outbox::spilled`] or [`Outbox::spill_failed`] ends it.
     pub fn poll_spill(&mut self, now: Monotonic) -> Option<SpillGroup> {
-        if self.spill_due(now)? > now {
+        if self.spill_due(now).is_none_or(|due| due > now) {
             return None;
         }
-        let aged = self.config.spill_after.is_some() && (self.is_behind() || self.oldest_is_due(now));
+        let aged = self.pressing_from().is_some_and(|from| from <= now);
         let keep = if self.spill_all || aged { 0 } else { self.config.spill_above / 2 };
         self.spill_latched = keep > 0;
         let items = self.spill_candidates(keep);
@@ -628,14 +632,13 @@ impl Outbox {
         }
     }
 
-    /// Some item on disk is still waited for.
-    fn is_behind(&self) -> bool {
-        self.spill_end > self.first
-    }
-
-    fn oldest_is_due(&self, now: Monotonic) -> bool {
-        let oldest = self.items.get(index(self.spill_end.since(self.first)));
-        self.config.spill_after.zip(oldest).is_some_and(|(after, i)| i.pushed_at.plus(after) <= now)
+    /// From when on the consumer that is furthest behind counts as stalled or slow.
+    fn pressing_from(&self) -> Option<Monotonic> {
+        let (after, oldest) = (self.config.spill_after?, self.items.front()?);
+        let slow = oldest.pushed_at.plus(after.saturating_mul(SLOW_FACTOR));
+        let waiting = self.consumers.iter().filter(|c| c.acked == self.first);
+        let stalled = waiting.map(|c| c.progress_at.max(oldest.pushed_at).plus(after)).min();
+        Some(stalled.unwrap_or_else(|| oldest.pushed_at.plus(after)).min(slow))
     }
 
     fn first_unspilled(&self) -> Option<u64> {

@@ -175,7 +175,7 @@ impl World {
             receiver.durable = receiver.durable.max(done + 1);
         }
         let lsn = self.durable_lsn(c);
-        self.outbox.acked(ConsumerNo::new(c), n as u64, lsn, lsn);
+        self.outbox.acked(ConsumerNo::new(c), n as u64, lsn, lsn, self.now);
     }
 
     fn durable_lsn(&self, c: usize) -> Lsn {

@@ -120,7 +120,7 @@ fn what_is_acknowledged_in_time_never_sees_the_disk() {
     let mut outbox = outbox(1, 1..=3);
     assert_eq!(outbox.spill_due(at(0)), Some(at(200)));
     assert_eq!(sent(&mut outbox, A), [1, 2, 3]);
-    outbox.acked(A, 3, lsn(3), lsn(3));
+    outbox.acked(A, 3, lsn(3), lsn(3), at(0));
     assert_eq!(spill(&mut outbox, at(500)), []);
     assert!(outbox.is_drained());
     assert_eq!(outbox.durable_below().reached, has(3));
@@ -131,20 +131,38 @@ fn what_is_acknowledged_in_time_never_sees_the_disk() {
 fn one_slow_gateway_of_two_sends_it_to_disk_after_the_delay_and_then_at_once() {
     let mut outbox = outbox(2, 1..=2);
     assert_eq!(sent(&mut outbox, A), [1, 2]);
-    outbox.acked(A, 2, lsn(2), lsn(2));
+    outbox.acked(A, 2, lsn(2), lsn(2), at(0));
     assert_eq!(outbox.durable_below().reached, has(0), "the other one has nothing yet");
     assert_eq!(spill(&mut outbox, at(199)), []);
     assert_eq!(spill(&mut outbox, at(200)).len(), 2);
     assert_eq!(outbox.durable_below().reached, has(2));
     assert_eq!(outbox.everywhere(), lsn(0));
     outbox.push(record(3), at(201)).unwrap();
-    assert_eq!(spill(&mut outbox, at(201)).len(), 1, "nobody waits behind a spooled item");
+    assert_eq!(spill(&mut outbox, at(201)).len(), 1, "what comes while it stalls need not wait");
     assert_eq!(sent(&mut outbox, B), [1, 2, 3]);
-    outbox.acked(B, 3, lsn(3), lsn(3));
+    outbox.acked(B, 3, lsn(3), lsn(3), at(201));
     assert_eq!(sent(&mut outbox, A), [3]);
-    outbox.acked(A, 1, lsn(3), lsn(3));
+    outbox.acked(A, 1, lsn(3), lsn(3), at(201));
     outbox.push(record(4), at(202)).unwrap();
     assert_eq!(spill(&mut outbox, at(203)), [], "caught up: the delay counts again");
+}
+
+#[test]
+fn a_busy_consumer_is_left_the_disk_until_it_is_too_far_behind() {
+    let mut outbox = outbox(1, 1..=5);
+    assert_eq!(sent(&mut outbox, A).len(), 5);
+    for (n, ms) in [(1, 150), (2, 300), (3, 450)] {
+        outbox.acked(A, 1, lsn(n), lsn(n), at(ms));
+        assert_eq!(spill(&mut outbox, at(ms + 150)), [], "it gets on");
+    }
+    assert_eq!(spill(&mut outbox, at(650)).len(), 2, "it stalls");
+    outbox.acked(A, 1, lsn(4), lsn(4), at(660));
+    outbox.push(record(6), at(670)).unwrap();
+    assert_eq!(spill(&mut outbox, at(680)), [], "it gets on again");
+    assert_eq!(sent(&mut outbox, A), [6]);
+    outbox.acked(A, 1, lsn(5), lsn(5), at(2600));
+    assert_eq!(spill(&mut outbox, at(2669)), []);
+    assert_eq!(spill(&mut outbox, at(2670)).len(), 1, "too slow");
 }
 
 #[test]
@@ -172,7 +190,7 @@ fn a_full_memory_says_so_and_takes_no_more() {
     assert!(outbox.status().disk_full);
     outbox.rewind(A, has(0));
     assert_eq!(sent(&mut outbox, A).len(), 9);
-    outbox.acked(A, 1, lsn(1), lsn(1));
+    outbox.acked(A, 1, lsn(1), lsn(1), at(0));
     assert!(outbox.push(record(10), at(0)).is_ok());
 }
 
@@ -283,7 +301,7 @@ fn a_reconnect_sends_again_what_is_not_durable_copies_included() {
 fn a_gateway_that_lost_what_is_still_here_gets_it_again() {
     let mut outbox = outbox(2, 1..=4);
     sent(&mut outbox, A);
-    outbox.acked(A, 4, lsn(4), lsn(4));
+    outbox.acked(A, 4, lsn(4), lsn(4), at(0));
     assert_eq!(outbox.rewind(A, has(2)), None);
     assert_eq!(sent(&mut outbox, A), [1, 2, 3, 4]);
 }
@@ -292,7 +310,7 @@ fn a_gateway_that_lost_what_is_still_here_gets_it_again() {
 fn a_gateway_that_lost_what_nobody_has_breaks_off_and_heals_with_a_whole_sync() {
     let mut outbox = outbox(1, 1..=4);
     sent(&mut outbox, A);
-    outbox.acked(A, 4, lsn(4), lsn(4));
+    outbox.acked(A, 4, lsn(4), lsn(4), at(0));
     assert_eq!(outbox.rewind(A, has(2)), Some(Hole { consumer: A, after: lsn(2) }));
     assert_eq!(outbox.view(A).unwrap().broken_after, Some(lsn(2)));
     outbox.push(record(5), at(0)).unwrap();
@@ -364,7 +382,7 @@ fn where_holes_are_the_next_hops_business_the_sender_goes_on_from_what_was_ackno
         outbox.push(record(n), at(0)).unwrap();
     }
     sent(&mut outbox, A);
-    outbox.acked(A, 2, lsn(2), lsn(1));
+    outbox.acked(A, 2, lsn(2), lsn(1), at(0));
     outbox.detach(A);
     assert_eq!(outbox.rewind(A, has(0)), None);
     assert_eq!(sent(&mut outbox, A), [3]);
@@ -374,7 +392,7 @@ fn where_holes_are_the_next_hops_business_the_sender_goes_on_from_what_was_ackno
 fn acknowledgements_beyond_what_was_sent_count_for_nothing() {
     let mut outbox = outbox(1, 1..=3);
     outbox.next(A);
-    outbox.acked(A, 9, lsn(1), lsn(1));
+    outbox.acked(A, 9, lsn(1), lsn(1), at(0));
     assert_eq!(outbox.durable_below().item, ItemNo::new(1));
     assert_eq!(sent(&mut outbox, A), [2, 3]);
 }
@@ -392,13 +410,13 @@ fn what_was_sent_before_a_hole_must_still_be_acknowledged_before_anything_behind
     outbox.push(mark(5, Marker::SyncStart { cause: SyncCause::HopLost }), at(0)).unwrap();
     outbox.push(record(6), at(0)).unwrap();
     assert_eq!(sent(&mut outbox, A), [5, 6]);
-    outbox.acked(A, 1, lsn(1), lsn(1));
+    outbox.acked(A, 1, lsn(1), lsn(1), at(0));
     assert_eq!(outbox.first(), ItemNo::new(1));
-    outbox.acked(A, 1, lsn(2), lsn(2));
+    outbox.acked(A, 1, lsn(2), lsn(2), at(0));
     assert_eq!(outbox.first(), ItemNo::new(4), "what the hole made useless is gone");
-    outbox.acked(A, 1, lsn(5), lsn(5));
+    outbox.acked(A, 1, lsn(5), lsn(5), at(0));
     assert_eq!(outbox.first(), ItemNo::new(5));
-    outbox.acked(A, 1, lsn(6), lsn(6));
+    outbox.acked(A, 1, lsn(6), lsn(6), at(0));
     assert!(outbox.is_drained());
 }
 
@@ -411,7 +429,7 @@ fn a_hole_ahead_is_found_again_after_a_reconnect_and_one_that_was_passed_stays()
     for acked in [0, 1] {
         assert!(matches!(outbox.next(A), Next::Batch(..)));
         assert_eq!(outbox.next(A), Next::Hole(Hole { consumer: A, after: lsn(1) }));
-        outbox.acked(A, acked, lsn(acked), lsn(acked));
+        outbox.acked(A, acked, lsn(acked), lsn(acked), at(0));
         outbox.detach(A);
         outbox.rewind(A, has(acked));
     }
