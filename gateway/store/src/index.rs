@@ -10,12 +10,14 @@
 //! The trait is a seam: the real one is fjall, tests use memory, or one that fails.
 
 mod fjall_store;
+mod healing;
 pub(crate) mod keys;
 mod memory;
 
 use thiserror::Error;
 
 pub use fjall_store::FjallOpener;
+pub(crate) use healing::HealingIndex;
 pub use memory::MemoryIndex;
 
 /// A key and its value.

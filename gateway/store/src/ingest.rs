@@ -58,7 +58,7 @@ impl Ingester {
     pub(crate) fn run(mut self) {
         while let Some(frozen) = self.next() {
             match ingest(
-                &*self.shared.index,
+                &self.shared.index,
                 &frozen,
                 &mut self.weights,
                 self.shared.config.checkpoint_versions,
@@ -97,6 +97,14 @@ impl Ingester {
         let mut state = lock(&self.shared.ingest);
         state.failing = Some(e.to_string());
         self.shared.ingest_changed.notify_all();
+        if state.stopped {
+            return;
+        }
+        drop(state);
+        if let Err(e) = self.shared.index.heal() {
+            warn!("the index cannot be opened again: {e}");
+        }
+        let state = lock(&self.shared.ingest);
         if !state.stopped {
             drop(wait_for(&self.shared.ingest_changed, state, Duration::from_secs(1)));
         }

@@ -108,7 +108,9 @@ impl Ledger {
                 changed |= self.apply(header, state.as_ref(), entry);
             }
             if !entry.position.is_copy() {
-                let latest = state.map_or(entry.captured_at, |s| s.latest.max(entry.captured_at));
+                // Within a run time never goes back; a new run may find the clock set back.
+                let same_run = state.filter(|s| s.durable.run == header.run);
+                let latest = same_run.map_or(entry.captured_at, |s| s.latest.max(entry.captured_at));
                 rows.record(lsn, latest);
                 let durable = Durable { lsn, run: header.run, epoch: header.epoch, at: entry.captured_at };
                 state = Some(StreamState { durable, latest, row: rows.row });
@@ -183,8 +185,8 @@ fn starts_run(entry: &Entry) -> bool {
     matches!(&entry.action, Action::Mark(marker) if matches!(**marker, Marker::RunStart(_)))
 }
 
-/// Decides whether a frame gets a row in the time table: at most one each quarter of a second of the stream's
-/// time, and at least one for so many of its frames.
+/// Decides whether a frame gets a row in the time table: the first of a run, and then one each quarter of a second
+/// of the stream's time or each [`ROW_FRAMES`] frames.
 struct RowMaker<'a> {
     frame: &'a PlacedFrame<'a>,
     row: (WallTime, u32),
@@ -199,7 +201,8 @@ const ROW_FRAMES: u32 = 64;
 impl<'a> RowMaker<'a> {
     fn new(frame: &'a PlacedFrame<'a>, state: Option<StreamState>) -> Self {
         let row = state.map_or((WallTime::EPOCH, 0), |s| s.row);
-        Self { frame, row, fresh: state.is_none(), made: None, counted: false }
+        let fresh = state.is_none_or(|s| s.durable.run != frame.header.run);
+        Self { frame, row, fresh, made: None, counted: false }
     }
 
     /// The first record of a frame may make a row.

@@ -11,7 +11,7 @@ use tap_block::units::count;
 use tap_block::{Lsn, VolumeId};
 
 use crate::error::{Damage, StoreError};
-use crate::index::{Table, keys};
+use crate::index::{IndexStore, Table, keys};
 use crate::store::{Counters, Shared};
 use crate::sync::{lock, read};
 use crate::tail::Frozen;

@@ -13,7 +13,7 @@ use tap_disk::{DiskDir, PoolOptions, SegmentPool, ensure_dir, free_space};
 use crate::commit::Committer;
 use crate::config::StoreConfig;
 use crate::error::{Damage, ReadError, StoreError};
-use crate::index::{FjallOpener, IndexOpener, IndexStore};
+use crate::index::{FjallOpener, HealingIndex, IndexOpener};
 use crate::ingest::{IngestState, Ingester};
 use crate::keeper::Keeper;
 use crate::maps::MapCache;
@@ -40,7 +40,7 @@ pub(crate) struct Shared {
     pub(crate) config: StoreConfig,
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) segments: Segments,
-    pub(crate) index: Arc<dyn IndexStore>,
+    pub(crate) index: HealingIndex,
     pub(crate) queue: Queue,
     pub(crate) published: RwLock<Published>,
     pub(crate) waiters: Waiters,
@@ -167,7 +167,7 @@ impl Store {
             config,
             clock,
             segments: found.segments,
-            index: found.index,
+            index: HealingIndex::new(parts.index, found.index),
             published: RwLock::new(found.published),
             waiters: Waiters::default(),
             ingest: Mutex::default(),

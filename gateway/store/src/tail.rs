@@ -102,7 +102,7 @@ pub(crate) struct Frozen {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct StreamState {
     pub(crate) durable: Durable,
-    /// The greatest time captured so far: what a point in time is looked up by never goes back.
+    /// The greatest time captured so far in the run.
     pub(crate) latest: WallTime,
     /// The time of the last row, and how many frames came since.
     pub(crate) row: (WallTime, u32),

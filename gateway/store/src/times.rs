@@ -1,7 +1,11 @@
 //! Between times and LSNs: rows that name a frame now and then, and the frames' own tables for the rest.
+//!
+//! Time never goes back within a run; between runs it may (a clock that was set right). A time is looked up in the
+//! newest run that has a record captured by then.
 
 use std::io;
 use std::ops::ControlFlow;
+use std::sync::Arc;
 
 use gateway_image::Passed;
 use gateway_journal::frame::{FRAME_HEADER, FRAME_HEADER_BYTES, check_sum};
@@ -15,7 +19,7 @@ use crate::segments::Segments;
 use crate::store::Shared;
 use crate::sync::read;
 
-/// A frame and when its first record was captured (never earlier than any record before it).
+/// A frame and when its first record was captured (never earlier than any record before it in its run).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct TimeRow {
     pub(crate) lsn: Lsn,
@@ -56,7 +60,8 @@ pub(crate) fn lsn_at(
     stream: StreamId,
     time: WallTime,
 ) -> Result<Option<Passed>, StoreError> {
-    let Some(span) = find(shared, stream, |row| row.time <= time)? else { return Ok(None) };
+    let Some(run) = run_at(shared, stream, time) else { return Ok(None) };
+    let Some(span) = find(shared, stream, run, |row| row.time <= time)? else { return Ok(None) };
     let mut best = None;
     let mut latest = span.row.time;
     walk(&shared.segments, &span, stream, |entry| {
@@ -71,7 +76,7 @@ pub(crate) fn lsn_at(
 }
 
 pub(crate) fn time_of(shared: &Shared, stream: StreamId, lsn: Lsn) -> Result<Option<WallTime>, StoreError> {
-    let Some(span) = find(shared, stream, |row| row.lsn <= lsn)? else { return Ok(None) };
+    let Some(span) = find(shared, stream, ALL, |row| row.lsn <= lsn)? else { return Ok(None) };
     let mut found = None;
     walk(&shared.segments, &span, stream, |entry| {
         if entry.position.lsn() >= lsn {
@@ -83,10 +88,29 @@ pub(crate) fn time_of(shared: &Shared, stream: StreamId, lsn: Lsn) -> Result<Opt
     Ok(found)
 }
 
-/// The last row of `stream` that `wanted` holds for; it holds for a first part of them.
+/// The LSNs from the first to the second, both included.
+type Range = (Lsn, Lsn);
+const ALL: Range = (Lsn::ZERO, Lsn::ZERO.plus(Lsn::LIMIT));
+
+/// The newest run that begins at or before `time`; everything when nothing is known of runs.
+fn run_at(shared: &Shared, stream: StreamId, time: WallTime) -> Option<Range> {
+    let catalogue = Arc::clone(&read(&shared.published).catalogue);
+    let Some(volume) = catalogue.volume_of(stream) else { return Some(ALL) };
+    let mut end = ALL.1;
+    for run in volume.runs().iter().rev() {
+        if run.first.at <= time {
+            return Some((run.first.lsn, end));
+        }
+        end = run.first.lsn.previous();
+    }
+    None
+}
+
+/// The last row of `stream` within `range` that `wanted` holds for; it holds for a first part of them.
 fn find(
     shared: &Shared,
     stream: StreamId,
+    range: Range,
     wanted: impl Fn(&TimeRow) -> bool,
 ) -> Result<Option<Span>, StoreError> {
     let (rows, end) = {
@@ -95,14 +119,15 @@ fn find(
         let groups = published.frozen.iter().map(|f| &f.group).chain([&published.active]);
         let rows: Vec<TimeRow> =
             groups.flat_map(|g| &g.rows).filter(|(s, _)| *s == stream).map(|(_, row)| *row).collect();
-        (rows, durable.lsn.next())
+        (rows, durable.lsn.min(range.1).next())
     };
+    let rows: Vec<TimeRow> = rows.into_iter().filter(|r| range.0 <= r.lsn && r.lsn <= range.1).collect();
     let n = rows.partition_point(&wanted);
     let after = rows.get(n).map_or(end, |row| row.lsn);
     if let Some(row) = n.checked_sub(1).and_then(|i| rows.get(i)) {
         return Ok(Some(Span { row: *row, next: after }));
     }
-    let Some(row) = find_indexed(&*shared.index, stream, wanted)? else { return Ok(None) };
+    let Some(row) = find_indexed(&shared.index, stream, range, wanted)? else { return Ok(None) };
     let mut next = after;
     let (from, to) = (keys::time(stream, row.lsn.next()), keys::time(stream, after));
     shared.index.scan(Table::Times, &from, &to, &mut |key, value| {
@@ -118,16 +143,17 @@ fn find(
 fn find_indexed(
     index: &dyn IndexStore,
     stream: StreamId,
+    (first, last): Range,
     wanted: impl Fn(&TimeRow) -> bool,
 ) -> Result<Option<TimeRow>, StoreError> {
     let row_at = |lsn: Lsn| -> Result<Option<TimeRow>, StoreError> {
-        let row = index.last(Table::Times, &keys::time(stream, Lsn::ZERO), &keys::time(stream, lsn))?;
+        let row = index.last(Table::Times, &keys::time(stream, first), &keys::time(stream, lsn))?;
         Ok(row.and_then(|(key, value)| TimeRow::decode(&key, &value)))
     };
-    let Some(last) = row_at(Lsn::ZERO.plus(Lsn::LIMIT))? else { return Ok(None) };
+    let Some(last) = row_at(last)? else { return Ok(None) };
     let mut best = None;
     // Rows at or below `low` are done with; those above `high` are not wanted.
-    let (mut low, mut high) = (0, last.lsn.get());
+    let (mut low, mut high) = (first.get(), last.lsn.get());
     while low <= high {
         let middle = low + (high - low) / 2;
         match row_at(Lsn::ZERO.plus(middle))? {

@@ -229,6 +229,7 @@ fn a_failing_index_holds_up_and_loses_nothing() {
     }
     let held = held.expect("memory is bounded");
     disk.index.fail(false);
+    disk.index.poison();
     // The index thread tries again each second.
     let mut tries = 0;
     while append(&store, &held).is_err() {

@@ -98,3 +98,38 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn a_clock_that_was_set_back_is_looked_up_in_the_newer_run() {
+    use std::time::Duration;
+    use tap_block::{Marker, RunId, RunStart, StreamId, WallTime};
+    use testbed_model::BatchBuilder;
+
+    let (stream, volume) = (StreamId::new(5), VolumeId::new(6));
+    let at = |seconds| WallTime::from_nanos(1_700_000_000_000_000_000).plus(Duration::from_secs(seconds));
+    let run = |n: u64, first: u64, start: u64| {
+        let mut to = BatchBuilder::new(stream, volume, RunId::new(n), Lsn::new(first).unwrap(), at(start));
+        let name = "web01".parse().unwrap();
+        to.mark(Marker::RunStart(RunStart {
+            previous: None,
+            durable: Lsn::ZERO,
+            volume,
+            name,
+            size: 1 << 20,
+            sync: None,
+        }));
+        for second in 1..=100 {
+            to.at(at(start + second)).write(second % 100, &[1; 4096]);
+        }
+        to.build()
+    };
+    let disk = Disk::small();
+    let store = disk.open();
+    append_all(&store, &[run(1, 1, 1000), run(2, 102, 500), run(3, 1000, 560)]);
+    let lsn = |seconds| store.lsn_at(stream, at(seconds)).unwrap().map(|p| p.lsn.get());
+    assert_eq!(lsn(499), None);
+    assert_eq!(lsn(510), Some(112), "run 2");
+    assert_eq!(lsn(600), Some(1040), "run 3, the newest that has it");
+    assert_eq!(lsn(900), Some(1100), "the last record");
+    assert_eq!(lsn(1050), Some(1100), "a time the clock showed by mistake, long before");
+}

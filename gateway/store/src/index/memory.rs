@@ -17,6 +17,7 @@ pub struct MemoryIndex {
 struct Inner {
     rows: Rows,
     failing: bool,
+    poisoned: bool,
     unreadable: bool,
     ingests: u64,
 }
@@ -31,6 +32,11 @@ impl MemoryIndex {
     /// Writes fail from here on, or work again.
     pub fn fail(&self, failing: bool) {
         self.lock().failing = failing;
+    }
+
+    /// Writes fail until it is opened again, as fjall's do after an I/O error.
+    pub fn poison(&self) {
+        self.lock().poisoned = true;
     }
 
     /// Opening fails until it is wiped.
@@ -64,7 +70,7 @@ impl MemoryIndex {
 
     fn insert(&self, rows: Vec<Row>, table: Table) -> Result<(), IndexError> {
         let mut inner = self.lock();
-        if inner.failing {
+        if inner.failing || inner.poisoned {
             return Err(IndexError("writes fail on purpose".into()));
         }
         inner.rows.extend(rows.into_iter().map(|(key, value)| ((table, key), value)));
@@ -117,9 +123,11 @@ impl IndexStore for MemoryIndex {
 
 impl IndexOpener for MemoryIndex {
     fn open(&self) -> Result<Arc<dyn IndexStore>, IndexError> {
-        if self.lock().unreadable {
+        let mut inner = self.lock();
+        if inner.unreadable {
             return Err(IndexError("unreadable on purpose".into()));
         }
+        inner.poisoned = false;
         Ok(Arc::new(self.clone()))
     }
 
