@@ -10,7 +10,7 @@ use gateway_journal::meta::OWN_STREAM;
 use gateway_journal::table::placed;
 use gateway_journal::{FrameHeader, MetaRecord, SegmentId, Start, StoreId, versions_of};
 use tap_block::stored::StoredLen;
-use tap_block::{Action, Batch, Entry, Lsn, Marker, StreamId, WallTime};
+use tap_block::{Action, Batch, Entry, Lsn, Marker, StreamId, SyncCause, WallTime};
 
 use crate::error::{Damage, StoreError};
 use crate::tail::{Durable, Frozen, Group, Published, StreamState};
@@ -66,9 +66,9 @@ impl Ledger {
             let known = known || batch.entries.is_empty();
             return if known { Ok(due) } else { Err(sequence(due, batch)) };
         };
-        let starts = starts_run(first);
-        let follows = first.position.lsn() == due || (starts && first.position.lsn() > due);
-        if !follows || (!known && !starts) {
+        let jumps = first.position.lsn() > due && explains_jump(first);
+        // A volume is known by the run that names it: what comes before could never be shown.
+        if (first.position.lsn() != due && !jumps) || (!known && !starts_run(first)) {
             return Err(sequence(due, batch));
         }
         Ok(batch.last_lsn().map_or(due, Lsn::next))
@@ -154,9 +154,9 @@ impl Ledger {
         let missing = first.map(|e| e.position.lsn()).filter(|&lsn| lsn > last.next());
         // Copies carry no number that would show their loss: while a sync ran, some may be missing.
         let syncing = self.catalogue.volumes().any(|v| v.stream() == stream && v.open_sync().is_some());
-        let to = missing.map(Lsn::previous).or_else(|| syncing.then_some(last));
+        let to = missing.map(Lsn::previous).or_else(|| syncing.then_some(last.next()));
         if let (Some(to), Some(damage)) = (to, self.damage.get_mut(*at)) {
-            damage.lost.push((stream, last.next().min(to), to));
+            damage.lost.push((stream, last.next(), to));
         }
     }
 
@@ -183,6 +183,12 @@ fn sequence(expected: Lsn, batch: &Batch) -> StoreError {
 
 fn starts_run(entry: &Entry) -> bool {
     matches!(&entry.action, Action::Mark(marker) if matches!(**marker, Marker::RunStart(_)))
+}
+
+/// A new run may go on at a higher LSN, and so does a tap that was told that a hop lost records.
+fn explains_jump(entry: &Entry) -> bool {
+    let lost = |marker: &Marker| matches!(marker, Marker::SyncStart { cause: SyncCause::HopLost });
+    starts_run(entry) || matches!(&entry.action, Action::Mark(marker) if lost(marker))
 }
 
 /// Decides whether a frame gets a row in the time table: the first of a run, and then one each quarter of a second

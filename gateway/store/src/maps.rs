@@ -167,7 +167,7 @@ fn volume_of(catalogue: &Catalogue, volume: VolumeId) -> Result<&Arc<Volume>, St
 fn refuse_if_lost(volume: &Volume, damage: &[Damage], point: Lsn) -> Result<(), StoreError> {
     let lost = damage.iter().flat_map(|d| d.lost.iter().map(move |l| (d, l)));
     for (damage, &(stream, from, to)) in lost {
-        if stream != volume.stream() || point < from || healed(volume, to, point) {
+        if stream != volume.stream() || point < from || healed(volume, from, point) {
             continue;
         }
         let Damage { segment, from: start, detail, .. } = damage;
@@ -180,12 +180,13 @@ fn refuse_if_lost(volume: &Volume, damage: &[Damage], point: Lsn) -> Result<(), 
     Ok(())
 }
 
-/// Was a sync made for lost records, begun after them, complete at `point`?
+/// Was a copy of the whole disk begun after the loss, and complete at `point`? The record before it is then the one
+/// before the loss or a later one.
 fn healed(volume: &Volume, lost: Lsn, point: Lsn) -> bool {
     use tap_block::SyncCause::{Baseline, ChangedUnwatched, HopLost};
     volume.syncs().iter().any(|sync| {
         let whole = matches!(sync.cause, Baseline | HopLost | ChangedUnwatched);
-        let after = sync.sound.is_some_and(|s| s.lsn >= lost);
+        let after = sync.sound.is_some_and(|s| s.lsn >= lost.previous());
         whole && after && sync.end.is_some_and(|end| end.lsn <= point)
     })
 }

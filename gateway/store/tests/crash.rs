@@ -281,3 +281,96 @@ fn records_out_of_order_are_refused() {
     store.stop();
     assert!(matches!(append(&store, &workload.batch(1)), Err(StoreError::Stopped)));
 }
+
+/// The places of `magic` in the first segment.
+fn places(disk: &Disk, magic: [u8; 8]) -> Vec<u64> {
+    let pool = disk.pool();
+    let mut bytes = vec![0; disk.config.segment_len as usize];
+    pool.get(pool.list()[0]).unwrap().read_at(0, &mut bytes).unwrap();
+    (0..bytes.len()).step_by(8).filter(|&at| bytes[at..at + 8] == magic).map(|at| at as u64).collect()
+}
+
+#[test]
+fn lost_records_are_refused_until_everything_is_copied_again() {
+    use tap_block::SyncCause::HopLost;
+    let mut workload = Workload::new(12);
+    let (volume, stream) = (workload.volume(), workload.stream());
+    let mut disk = Disk::small();
+    disk.config.group_versions = 10_000; // nothing of it is in the index
+    let store = disk.open();
+    let mut history = vec![workload.begin(), workload.end_sync()];
+    history.extend((0..6).map(|_| workload.batch(4)));
+    history.iter().for_each(|batch| assert!(append(&store, batch).is_ok()));
+    drop(store);
+    let frames = places(&disk, gateway_journal::frame::FRAME_MAGIC);
+    assert_eq!(frames.len(), history.len());
+    disk.dir.corrupt(disk.dir.list().unwrap()[0], frames[4] + 60, |bytes| bytes[0] ^= 1);
+
+    let store = disk.open();
+    let damage = store.status().damage;
+    let lost = (history[4].first_lsn, history[4].last_lsn().unwrap());
+    assert_eq!(damage[0].lost, [(stream, lost.0, lost.1)]);
+    let mut oracle = Oracle::new();
+    history.iter().for_each(|b| oracle.apply(b).unwrap());
+    let before = lost.0.previous();
+    assert!(image(&store, volume, before) == oracle.image_at(volume, before));
+    for point in [lost.0, lost.1, durable(&store, stream)] {
+        assert!(try_image(&store, volume, point).unwrap_err().contains("resync"), "{point}");
+    }
+    // A sync of less than everything does not help.
+    append(&store, &workload.restart(10, Some(tap_block::SyncCause::UncleanStop))).unwrap();
+    append(&store, &workload.end_sync()).unwrap();
+    assert!(try_image(&store, volume, durable(&store, stream)).is_err());
+    append(&store, &workload.restart(10, Some(HopLost))).unwrap();
+    append(&store, &workload.batch(3)).unwrap();
+    assert!(try_image(&store, volume, durable(&store, stream)).is_err());
+    append(&store, &workload.end_sync()).unwrap();
+    assert!(try_image(&store, volume, durable(&store, stream)).is_ok());
+    assert!(try_image(&store, volume, lost.1).is_err());
+    drop(store);
+    let store = disk.open();
+    assert!(try_image(&store, volume, durable(&store, stream)).is_ok());
+    assert!(try_image(&store, volume, lost.1).is_err());
+}
+
+#[test]
+fn a_hop_that_lost_records_says_so_and_is_believed() {
+    use tap_block::{Marker, SyncCause};
+    let mut workload = Workload::blank(13, 64 * 4096);
+    let disk = Disk::small();
+    let store = disk.open();
+    append(&store, &workload.begin()).unwrap();
+    append(&store, &workload.end_sync()).unwrap();
+    let next = workload.next_lsn().plus(500);
+    let jump = |marker| {
+        let (stream, volume) = (workload.stream(), workload.volume());
+        let mut to = testbed_model::BatchBuilder::new(stream, volume, workload.run(), next, workload.now());
+        to.mark(marker);
+        to.build()
+    };
+    let other = jump(Marker::SyncStart { cause: SyncCause::Overflow });
+    assert!(matches!(append(&store, &other), Err(StoreError::Sequence { .. })));
+    append(&store, &jump(Marker::SyncStart { cause: SyncCause::HopLost })).unwrap();
+    assert_eq!(durable(&store, workload.stream()), next);
+}
+
+#[test]
+fn what_is_too_much_is_refused_at_once() {
+    let mut workload = Workload::with_size(14, 200 * 4096);
+    let mut disk = Disk::small();
+    disk.config.segment_len = 64 << 10;
+    let store = disk.open();
+    append(&store, &workload.begin()).unwrap();
+    let large = workload.end_sync();
+    assert!(matches!(append(&store, &large), Err(StoreError::TooLarge { .. })));
+    let mut broken = workload.batch(2);
+    broken.lens.push(9);
+    assert!(matches!(append(&store, &broken), Err(StoreError::Invalid(_))));
+    drop(store);
+    disk.config.max_queue = 1;
+    let store = disk.open();
+    // One waits at most; the rest is told at once.
+    let waiting: Vec<_> = (0..200).map(|_| send(&store, &large)).collect();
+    let refused = waiting.iter().filter(|w| matches!(outcome(w), Err(StoreError::Overloaded))).count();
+    assert!(refused > 0);
+}

@@ -8,7 +8,7 @@ use gateway_journal::frame::{FRAME_HEADER, FRAME_MAGIC, check_sum};
 use gateway_journal::table::{decode_meta, decode_records, placed};
 use gateway_journal::{FrameHeader, FrameKind, Records, SEGMENT_HEADER, Sealed, SegmentHeader, SegmentId};
 use tap_block::stored::verify;
-use tap_block::{Action, Entry, Lsn, Marker, RunId, StreamId};
+use tap_block::{Action, Entry, Lsn, Marker, RunId, StreamId, SyncCause};
 
 use crate::VerifyError;
 use crate::files::Files;
@@ -249,7 +249,7 @@ impl<'a> Walk<'a> {
         true
     }
 
-    /// LSNs are contiguous; only the start of a run explains a jump.
+    /// LSNs are contiguous; only the start of a run, or of a resync for what a hop lost, explains a jump.
     fn order(&mut self, segment: &Segment, frame: &Frame<'_>, records: &Records) {
         let id = frame.header.stream;
         let mut problems = Vec::new();
@@ -257,7 +257,7 @@ impl<'a> Walk<'a> {
             let lsn = entry.position.lsn();
             let fresh = || Stream { first: lsn, last: lsn.previous(), records: 0, runs: BTreeSet::new() };
             let stream = self.streams.entry(id).or_insert_with(fresh);
-            if lsn > stream.last.next() && !starts_run(entry) {
+            if lsn > stream.last.next() && !explains_jump(entry) {
                 problems.push(format!(
                     "records {} to {} of {id} are missing",
                     stream.last.next(),
@@ -302,6 +302,7 @@ impl Stream {
     }
 }
 
-fn starts_run(entry: &Entry) -> bool {
-    matches!(&entry.action, Action::Mark(marker) if matches!(**marker, Marker::RunStart(_)))
+fn explains_jump(entry: &Entry) -> bool {
+    let Action::Mark(marker) = &entry.action else { return false };
+    matches!(**marker, Marker::RunStart(_) | Marker::SyncStart { cause: SyncCause::HopLost })
 }
