@@ -109,3 +109,59 @@ fn a_tap_that_is_killed_heals_its_head() -> Result<()> {
         head_is(lab, &writer)
     })
 }
+
+#[test]
+fn a_tap_keeps_over_a_restart_what_it_could_not_send() -> Result<()> {
+    scenario(|lab| {
+        let links = Links::new()?;
+        let disk = lab.disk("web01.img", 4 << 20, 5)?;
+        let _gateway = lab.gateway_alone(links.gateway)?;
+        let cx = lab.cx_alone(links.cx, links.gateway)?;
+        let tap = lab.tap_alone(&[("web01", &disk)], links.cx)?;
+        lab.settle("web01")?;
+        let mut writer = Writer::open(&lab.tap("web01"), std::fs::read(&disk)?, 5)?;
+        cx.stop()?;
+        writer.burst(500, 16)?;
+        tap.stop()?;
+
+        let _tap = lab.tap_alone(&[("web01", &disk)], links.cx)?;
+        let _cx = lab.cx_alone(links.cx, links.gateway)?;
+        head_is(lab, &writer)?;
+        let state = lab.settle("web01")?;
+        ensure!(state.gaps.is_empty() && state.resynced == 0, "a clean stop lost history: {state:?}");
+        Ok(())
+    })
+}
+
+#[test]
+fn a_cx_that_loses_its_disk_leaves_a_gap_and_a_sound_head() -> Result<()> {
+    scenario(|lab| {
+        let links = Links::new()?;
+        let disk = lab.disk("web01.img", 4 << 20, 6)?;
+        let gateway = lab.gateway_alone(links.gateway)?;
+        let cx = lab.cx_alone(links.cx, links.gateway)?;
+        let _tap = lab.tap_alone(&[("web01", &disk)], links.cx)?;
+        lab.settle("web01")?;
+        let before = lab.bookmark("web01", "before")?;
+        let old = std::fs::read(&disk)?;
+        let mut writer = Writer::open(&lab.tap("web01"), old.clone(), 6)?;
+        gateway.kill()?;
+        writer.burst(500, 16)?;
+        // The CX has taken these over: they are in its spool and nowhere else.
+        std::thread::park_timeout(std::time::Duration::from_secs(2));
+        cx.kill()?;
+        std::fs::remove_dir_all(lab.path("data/cx-alone"))?;
+
+        let _gateway = lab.gateway_alone(links.gateway)?;
+        let _cx = lab.cx_alone(links.cx, links.gateway)?;
+        head_is(lab, &writer)?;
+        let state = lab.settle("web01")?;
+        ensure!(state.baselines == 1, "a new baseline: {state:?}");
+        ensure!(!state.lost(before), "{state:?}");
+        ensure!(state.head.is_some_and(|h| h > before + 400), "{state:?}");
+        ensure!(lab.content(&lab.gateway("web01@before"))? == old, "an old point changed");
+        let lost = state.gaps.iter().find(|g| g.from >= before);
+        ensure!(lost.is_some(), "what only the lost disk held is not shown as a gap: {state:?}");
+        Ok(())
+    })
+}

@@ -24,7 +24,7 @@ struct Moment {
 }
 
 fn size() -> usize {
-    pick(6 << 20, 256 << 20)
+    pick(6 << 20, 128 << 20)
 }
 
 /// Notes where history stands while the writer pauses.
@@ -36,7 +36,7 @@ fn note(lab: &Lab, writer: &Writer) -> Result<Moment> {
 fn write_moments(lab: &Lab, writer: &mut Writer) -> Result<Vec<Moment>> {
     let mut moments = Vec::new();
     for no in 0..MOMENTS {
-        writer.burst(pick(40, 4000), 16)?;
+        writer.burst(pick(40, 2000), 16)?;
         moments.push(if no % 10 == 9 {
             let lsn = lab.bookmark("web01", &format!("moment-{no}"))?;
             Moment { lsn, digest: digest(writer.content()) }
@@ -220,5 +220,25 @@ fn a_baseline_cut_short_goes_on() -> Result<()> {
             Some(how) => anyhow::bail!("the head is not the disk: {how}"),
             None => Ok(()),
         }
+    })
+}
+
+#[test]
+fn a_baseline_that_ended_stays_ended() -> Result<()> {
+    scenario(|lab| {
+        let disk = lab.disk("web01.img", 2 << 20, 4)?;
+        for round in 0..3 {
+            let up = lab.up(&[("web01", &disk)])?;
+            lab.settle("web01")?;
+            let moment = lab.bookmark("web01", &format!("mark-{round}"))?;
+            up.kill()?; // as soon as the gateway knows of the end
+
+            let up = lab.up(&[("web01", &disk)])?;
+            let state = lab.settle("web01")?;
+            ensure!(state.baselines == 1, "a new baseline was made: {state:?}");
+            ensure!(!state.lost(moment), "a durable bookmark is in a gap: {state:?}");
+            up.stop()?;
+        }
+        Ok(())
     })
 }
