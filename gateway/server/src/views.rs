@@ -63,6 +63,10 @@ fn state(volume: &Volume, status: Option<&TapStatus>) -> VolumeState {
             Some(SyncCause::Baseline) => VolumeState::Baseline,
             Some(_) => VolumeState::Resync,
         },
+        // The tap may not know that its baseline had ended when it was killed; here it is a resync.
+        TapState::Baseline if volume.open_sync().is_some_and(|s| s.cause != SyncCause::Baseline) => {
+            VolumeState::Resync
+        }
         TapState::Baseline => VolumeState::Baseline,
         TapState::Spooling => VolumeState::Spooling,
         TapState::Bitmap => VolumeState::Bitmap,

@@ -110,6 +110,19 @@ fn a_baseline_resumed_without_a_loss_keeps_its_beginning() {
 }
 
 #[test]
+fn a_baseline_that_goes_on_after_its_end_is_a_gap_and_no_second_baseline() {
+    let mut tape = Tape::default();
+    tape.run(1, Some(SyncCause::Baseline)).end(2, SyncCause::Baseline, true).write(3);
+    tape.run(10, Some(SyncCause::Baseline)).run(20, Some(SyncCause::Baseline)).write(21);
+    assert_eq!(tape.volume().open_sync().unwrap().cause, SyncCause::UncleanStop);
+    tape.end(22, SyncCause::Baseline, true);
+    assert_eq!(tape.volume().baseline_count(), 1);
+    assert_eq!(tape.selectable(0..=23), [0, 1, 2, 3, 22, 23]);
+    let gaps: Vec<_> = tape.volume().gaps().collect();
+    assert_eq!((gaps.len(), gaps[0].from.unwrap().lsn, gaps[0].bytes), (1, lsn(3), 22));
+}
+
+#[test]
 fn an_unclean_stop_is_a_gap_from_the_last_record_received() {
     let mut tape = Tape::default();
     tape.run(1, Some(SyncCause::Baseline)).end(2, SyncCause::Baseline, true).write(3);

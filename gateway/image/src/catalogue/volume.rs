@@ -265,7 +265,8 @@ impl Volume {
     }
 
     /// A sync that starts while one of the same cause is open goes on with that one.
-    pub(super) fn start_sync(&mut self, cause: SyncCause, sound: Option<Passed>) {
+    pub(super) fn start_sync(&mut self, ends_with: SyncCause, sound: Option<Passed>) {
+        let cause = self.cause_of(ends_with);
         if self.syncs.iter().any(|s| s.end.is_none() && s.cause == cause) {
             return;
         }
@@ -276,16 +277,24 @@ impl Volume {
             copied: 0,
             harmless: false,
             interrupted: false,
-            ends_with: cause,
+            ends_with,
         });
     }
 
+    /// A volume has one baseline. A tap that is killed before it could note that its baseline had ended goes on with
+    /// it; what it lost meanwhile is history all the same, and shown as a gap.
+    fn cause_of(&self, said: SyncCause) -> SyncCause {
+        let ended = self.syncs.iter().any(|s| s.cause == SyncCause::Baseline && s.end.is_some());
+        if ended && said == SyncCause::Baseline { SyncCause::UncleanStop } else { said }
+    }
+
     pub(super) fn end_sync(&mut self, cause: SyncCause, end: Passed, copied: u64, from_zero: bool) {
+        let counted = self.cause_of(cause);
         let ending = |s: &&mut SyncSpan| s.end.is_none() && s.ends_with == cause;
         for sync in self.syncs.iter_mut().filter(ending) {
             sync.end = Some(end);
             sync.harmless = from_zero && sync.cause == SyncCause::Baseline && !sync.interrupted;
-            if sync.cause == cause {
+            if sync.cause == counted {
                 sync.copied = copied;
             }
         }
