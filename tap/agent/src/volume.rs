@@ -463,7 +463,8 @@ fn too_early(sync: Option<Progress>) -> AskError {
     AskError::new(AskCode::Conflict, detail)
 }
 
-fn describe(cause: tap_block::SyncCause) -> &'static str {
+/// A sync, for messages to people.
+pub(crate) fn describe(cause: tap_block::SyncCause) -> &'static str {
     match cause {
         tap_block::SyncCause::Baseline => "the baseline",
         _ => "a resync",

@@ -6,14 +6,14 @@ use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
 use cx_link::outbox::OutboxDriver;
-use tap_block::{Clock, Lsn, Op, WallTime};
+use tap_block::{Clock, Lsn, Name, Op, WallTime};
 use tap_disk::RealClock;
 use tap_splitter::seal::Identity;
-use tap_splitter::{Captured, Event, seal};
+use tap_splitter::{Captured, Event, Progress, seal};
 
 use crate::memory::Memory;
 use crate::upstream::{Counters, Room};
-use crate::volume::{Chore, Volume};
+use crate::volume::{Chore, Volume, describe};
 
 /// A batch has about this many bytes at most.
 const BATCH_BYTES: u64 = 1 << 20;
@@ -101,7 +101,7 @@ pub(crate) fn spawn_keeper(
 ) -> std::io::Result<JoinHandle<()>> {
     let name = format!("keep-{}", volume.name());
     thread::Builder::new().name(name).spawn(move || {
-        let keeper = Keeper { volume, memory, counters };
+        let mut keeper = Keeper { volume, memory, counters, shown: Shown::default(), ended: None };
         let mut last = WallTime::EPOCH;
         while !end.load(Ordering::Acquire) {
             if let Some(chore) = keeper.volume.next_chore(IDLE) {
@@ -120,6 +120,9 @@ struct Keeper {
     volume: Arc<Volume>,
     memory: Arc<Memory>,
     counters: Arc<Counters>,
+    shown: Shown,
+    /// A sync has ended; its end is at or before this LSN.
+    ended: Option<Lsn>,
 }
 
 impl Keeper {
@@ -146,7 +149,7 @@ impl Keeper {
         done.is_ok()
     }
 
-    fn each_second(&self, now: WallTime) {
+    fn each_second(&mut self, now: WallTime) {
         if let Err(e) = self.memory.note_alive(now) {
             tracing::warn!(volume = %self.volume.name(), "cannot note that the tap watches: {e}");
         }
@@ -157,11 +160,18 @@ impl Keeper {
         self.volume.tick();
         let (everywhere, resynced) =
             (self.counters.everywhere(), self.counters.resynced_before + snapshot.resynced);
+        self.shown.show(self.volume.name(), snapshot.sync, now);
         let sync = snapshot.sync.map(|p| p.cause);
+        self.ended = if sync.is_some() { None } else { self.ended.or(Some(snapshot.head)) };
+        // A sync is over when its end is durable everywhere: until then a restart goes on with it.
+        let over = self.ended.is_some_and(|end| everywhere >= end);
         let kept = self.memory.update_if_changed(|s| {
-            (s.sync, s.resynced) = (sync, resynced);
-            if everywhere.get() > s.everywhere.get() + EVERYWHERE_STEP || sync.is_none() {
-                s.everywhere = s.everywhere.max(everywhere);
+            s.resynced = resynced;
+            if sync.is_some() || over {
+                s.sync = sync;
+            }
+            if everywhere.get() > s.everywhere.get() + EVERYWHERE_STEP {
+                s.everywhere = everywhere;
             }
         });
         self.keep("the tap's state", kept);
@@ -171,6 +181,33 @@ impl Keeper {
         match tap_block::device::run(self.volume.disk(), Op::Flush) {
             Ok(_) => self.volume.apply(Event::Flushed { head }),
             Err(e) => tracing::error!(volume = %self.volume.name(), "flushing the protected disk: {e}"),
+        }
+    }
+}
+
+/// What was said of a sync under way, so that its progress is shown now and then, and its end once.
+#[derive(Debug, Default)]
+struct Shown {
+    running: bool,
+    last: WallTime,
+}
+
+/// Between two lines about a sync.
+const SHOW_EACH: Duration = Duration::from_secs(5);
+
+impl Shown {
+    fn show(&mut self, volume: &Name, sync: Option<Progress>, now: WallTime) {
+        match sync {
+            Some(p) if !self.running || now.since(self.last) >= SHOW_EACH => {
+                let percent = p.done.saturating_mul(100).checked_div(p.total).unwrap_or(100);
+                tracing::info!(%volume, "{}: {percent} % of {} MiB", describe(p.cause), p.total >> 20);
+                (self.running, self.last) = (true, now);
+            }
+            None if self.running => {
+                tracing::info!(%volume, "copied; every point from here on can be opened");
+                self.running = false;
+            }
+            _ => {}
         }
     }
 }

@@ -89,15 +89,16 @@ pub(crate) struct Regions {
 }
 
 impl Regions {
-    /// Starts from the marks that are on disk.
-    pub(crate) fn new(size: u64, mut marks: RegionMarks) -> Self {
+    /// Starts from the marks that are on disk. What an earlier run left marked may be on its way still: `first`, the
+    /// first record of this run, comes after all of it.
+    pub(crate) fn new(size: u64, mut marks: RegionMarks, first: Lsn) -> Self {
         let region = RegionSize::for_volume(size);
         marks.resize(region.count(size), false);
         Self {
             region,
             size,
             durable: marks.clone(),
-            touched: vec![Touch::default(); marks.len()],
+            touched: vec![Touch { last: first, at: Monotonic::default() }; marks.len()],
             wanted: marks,
             generation: 0,
             persisting: None,
@@ -213,7 +214,7 @@ mod tests {
 
     #[test]
     fn a_region_is_ready_only_when_its_mark_is_durable() {
-        let mut r = Regions::new(64 * MIB, RegionMarks::new());
+        let mut r = Regions::new(64 * MIB, RegionMarks::new(), Lsn::ZERO);
         r.want(at(3), Monotonic::default());
         assert!(!r.ready(at(3)));
         let (g, marks) = r.poll_persist().unwrap();
@@ -225,7 +226,7 @@ mod tests {
 
     #[test]
     fn a_burst_of_misses_costs_few_syncs() {
-        let mut r = Regions::new(8192 * MIB, RegionMarks::new());
+        let mut r = Regions::new(8192 * MIB, RegionMarks::new(), Lsn::ZERO);
         let mut syncs = 0;
         for i in 0..100_000u64 {
             let extent = at(i.wrapping_mul(2_654_435_761) % 8192);
@@ -239,7 +240,7 @@ mod tests {
 
     #[test]
     fn a_mark_wanted_while_its_clearing_is_on_the_way_waits_for_its_own_sync() {
-        let mut r = Regions::new(64 * MIB, RegionMarks::new());
+        let mut r = Regions::new(64 * MIB, RegionMarks::new(), Lsn::ZERO);
         r.want(at(0), Monotonic::default());
         assert!(persist(&mut r));
         let later = Monotonic::default().plus(QUIET);
@@ -253,8 +254,19 @@ mod tests {
     }
 
     #[test]
+    fn marks_of_an_earlier_run_stay_until_this_run_is_durable() {
+        let first = Lsn::ZERO.plus(100);
+        let mut r = Regions::new(64 * MIB, RegionMarks::repeat(true, 1), first);
+        let later = Monotonic::default().plus(QUIET);
+        r.clear(first.previous(), later, |_| false);
+        assert!(r.marks().any());
+        r.clear(first, later, |_| false);
+        assert!(r.marks().not_any());
+    }
+
+    #[test]
     fn a_flush_is_asked_for_only_when_it_helps() {
-        let mut r = Regions::new(64 * MIB, RegionMarks::new());
+        let mut r = Regions::new(64 * MIB, RegionMarks::new(), Lsn::ZERO);
         r.want(at(0), Monotonic::default());
         assert!(persist(&mut r));
         let (lsn, quiet) = (Lsn::ZERO.plus(9), Monotonic::default().plus(QUIET));
@@ -267,7 +279,7 @@ mod tests {
 
     #[test]
     fn nothing_unsound_busy_or_recent_is_cleared() {
-        let mut r = Regions::new(64 * MIB, RegionMarks::new());
+        let mut r = Regions::new(64 * MIB, RegionMarks::new(), Lsn::ZERO);
         r.want(Extent::between(0, 4 * MIB), Monotonic::default());
         assert!(persist(&mut r));
         let (lsn, now) = (Lsn::ZERO.plus(9), Monotonic::default().plus(QUIET));

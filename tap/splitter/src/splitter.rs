@@ -294,7 +294,7 @@ impl Splitter {
         let mut splitter = Self {
             ops: HashMap::new(),
             holds: Holds::default(),
-            regions: Regions::new(config.size, start.marks),
+            regions: Regions::new(config.size, start.marks, start.first_lsn),
             unmarked: Vec::new(),
             filling: BTreeSet::new(),
             bookmarks: Vec::new(),
