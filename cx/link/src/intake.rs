@@ -3,11 +3,12 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use cx_wire::{AskCode, AskError, Heartbeat, Hello, Question, Refuse, Reply, Welcome};
+use cx_wire::{AskCode, AskError, Heartbeat, Hello, Lookup, Question, Refuse, Reply, Welcome};
 use tap_block::{Batch, Lsn, StreamId};
 use tokio::sync::{mpsc, oneshot};
 
 use crate::lane::Lane;
+use crate::query::LookupReply;
 
 /// A program that takes streams: a CX or a gateway.
 pub trait Intake: Send + Sync {
@@ -21,8 +22,8 @@ pub trait Intake: Send + Sync {
     fn open(&self, hello: &Hello) -> Result<(Welcome, Arc<dyn StreamIntake>), Refuse>;
 }
 
-/// One stream's intake during one connection. Calls come from one task at a time: `attached`, then any of `batch`
-/// and `heartbeat`, then `closed`. None of them may block.
+/// One stream's intake during one connection. Calls come from one task at a time: `attached`, then any of `batch`,
+/// `heartbeat` and `query`, then `closed`. None of them may block.
 pub trait StreamIntake: Send + Sync {
     /// The connection stands; the handle is for questions and for acknowledgements from elsewhere.
     fn attached(&self, link: DownlinkHandle);
@@ -34,6 +35,13 @@ pub trait StreamIntake: Send + Sync {
 
     /// Where the sender stands.
     fn heartbeat(&self, heartbeat: Heartbeat);
+
+    /// The sender wants to know what a stretch looks like here. Answer whenever it is known, from any thread; the
+    /// session bounds how many are open. A program that does not say refuses, and the sender does without.
+    fn query(&self, lookup: Lookup, reply: LookupReply) {
+        let detail = format!("this program does not tell what {} looks like: do without", lookup.extent);
+        reply.send(Err(AskError::new(AskCode::NotFound, detail)));
+    }
 
     /// The connection is gone. Batches already given stay given: go on and call their `done`.
     fn closed(&self);

@@ -1,11 +1,14 @@
 //! The sender's side: a task that keeps one stream connected to its receiver and feeds it.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use cx_wire::{Answer, Hello, MAX_ASKS, Refuse, Sender, SenderEvent, SessionError, Welcome};
+use cx_wire::{
+    Answer, Hello, MAX_ASKS, MAX_QUERIES, QueryReply, Refuse, Sender, SenderEvent, SessionError, Welcome,
+};
 use tap_block::Batch;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -14,6 +17,7 @@ use crate::address::Address;
 use crate::connection::{Connection, GRACE, connect, has_room};
 use crate::feed::{AskReply, Feed};
 use crate::hub::Hub;
+use crate::query::{Found, OpenQuery, Querier};
 use crate::timing::{Alarm, Timebase};
 
 /// Where an uplink connects to, and how eagerly.
@@ -63,6 +67,7 @@ pub enum UplinkState {
 #[derive(Debug)]
 pub struct UplinkHandle {
     state: watch::Receiver<UplinkState>,
+    querier: Querier,
     stop: CancellationToken,
     task: Option<JoinHandle<()>>,
 }
@@ -72,6 +77,12 @@ impl UplinkHandle {
     #[must_use]
     pub fn state(&self) -> watch::Receiver<UplinkState> {
         self.state.clone()
+    }
+
+    /// For questions to the receiver.
+    #[must_use]
+    pub fn querier(&self) -> Querier {
+        self.querier.clone()
     }
 
     /// Says goodbye and ends. What is not acknowledged stays with the feed.
@@ -97,6 +108,7 @@ pub struct Uplink {
     hello: Box<dyn Fn() -> Hello + Send + Sync>,
     feed: Arc<dyn Feed>,
     state: watch::Sender<UplinkState>,
+    querier: Querier,
     stop: CancellationToken,
 }
 
@@ -115,9 +127,16 @@ impl Uplink {
         feed: Arc<dyn Feed>,
     ) -> UplinkHandle {
         let (sender, state) = watch::channel(UplinkState::Connecting { problem: None });
-        let stop = CancellationToken::new();
-        let uplink = Self { config, hello: Box::new(hello), feed, state: sender, stop: stop.clone() };
-        UplinkHandle { state, stop, task: Some(tokio::spawn(uplink.run())) }
+        let (querier, stop) = (Querier::default(), CancellationToken::new());
+        let uplink = Self {
+            config,
+            hello: Box::new(hello),
+            feed,
+            state: sender,
+            querier: querier.clone(),
+            stop: stop.clone(),
+        };
+        UplinkHandle { state, querier, stop, task: Some(tokio::spawn(uplink.run())) }
     }
 
     async fn run(self) {
@@ -188,6 +207,9 @@ struct Session<'u> {
     waiting: Option<Arc<Batch>>,
     answers: mpsc::Receiver<Answer>,
     answer: mpsc::Sender<Answer>,
+    queries: mpsc::Receiver<OpenQuery>,
+    query: mpsc::Sender<OpenQuery>,
+    queried: HashMap<u64, oneshot::Sender<Found>>,
     /// `Feed::ready` was called: `Feed::lost` is due.
     ready: bool,
     /// The way out is closed; there may still be last words to read.
@@ -199,6 +221,7 @@ impl<'u> Session<'u> {
     fn new(uplink: &'u Uplink, connection: Connection) -> Self {
         let base = Timebase::new();
         let (answer, answers) = mpsc::channel(MAX_ASKS);
+        let (query, queries) = mpsc::channel(MAX_QUERIES);
         Self {
             uplink,
             machine: Sender::new((uplink.hello)(), base.now()),
@@ -208,6 +231,9 @@ impl<'u> Session<'u> {
             waiting: None,
             answers,
             answer,
+            queries,
+            query,
+            queried: HashMap::new(),
             ready: false,
             deaf: false,
             bytes: 0,
@@ -223,6 +249,7 @@ impl<'u> Session<'u> {
                 break end;
             }
         };
+        self.uplink.querier.close();
         if self.ready {
             self.uplink.feed.lost();
         }
@@ -250,6 +277,7 @@ impl<'u> Session<'u> {
             SenderEvent::Ready(welcome) => return self.open(welcome),
             SenderEvent::Acked { batches, durable, everywhere } => feed.acked(batches, durable, everywhere),
             SenderEvent::Asked(ask) => feed.ask(ask.question, AskReply::new(ask.id, self.answer.clone())),
+            SenderEvent::Found(reply) => self.found(reply),
             SenderEvent::HeartbeatDue => self.machine.heartbeat(feed.heartbeat()),
             SenderEvent::Refused(refuse) => return Err(End::Refused(refuse)),
             SenderEvent::Lost(why) => return Err(End::Lost(why)),
@@ -263,9 +291,30 @@ impl<'u> Session<'u> {
             return Err(End::Lost(why));
         }
         self.ready = true;
+        self.uplink.querier.open(self.query.clone());
         tracing::info!(to = %self.uplink.config.address, durable = %welcome.durable, "connected");
         self.uplink.state.send_replace(UplinkState::Connected(welcome));
         Ok(())
+    }
+
+    fn ask(&mut self, (lookup, asker): OpenQuery) {
+        match self.machine.query(lookup) {
+            Ok(id) => {
+                self.queried.insert(id, asker);
+            }
+            Err(error) => {
+                let _ = asker.send(Err(error));
+            }
+        }
+    }
+
+    fn found(&mut self, reply: QueryReply) {
+        // An asker that gave up is told nothing.
+        if let Some(asker) = self.queried.remove(&reply.id)
+            && asker.send(reply.result).is_err()
+        {
+            tracing::debug!(id = reply.id, "an answer came after its asker had gone");
+        }
     }
 
     /// Moves messages to the connection as far as it takes them.
@@ -313,6 +362,11 @@ impl<'u> Session<'u> {
             answer = self.answers.recv() => {
                 if let Some(answer) = answer {
                     self.machine.answer(answer);
+                }
+            }
+            query = self.queries.recv() => {
+                if let Some(query) = query {
+                    self.ask(query);
                 }
             }
             () = self.alarm.ring() => self.handle_timeout(),

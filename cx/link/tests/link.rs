@@ -13,11 +13,12 @@ mod common;
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 use common::{Below, TestFeed, ask, below, hello, history, other_stream, until, uplink};
 use cx_link::{Address, Hub, UplinkState, connect};
-use cx_wire::{AskCode, Message, Question, RefuseCode, Reply};
-use tap_block::{Consistency, Lsn};
+use cx_wire::{AskCode, Lookup, Message, Question, RefuseCode, Reply};
+use tap_block::{Consistency, Extent, Lsn};
 use tokio::io::AsyncWriteExt;
 
 const TRANSPORTS: [&str; 2] = ["mem:cx", "127.0.0.1:0"];
@@ -217,4 +218,54 @@ async fn a_unit_damaged_on_its_way_is_not_taken() {
     let _up = uplink(&address, &hub, &work, &feed);
     until(&feed.lost, |&n| n > 1).await;
     assert_eq!(intake.taken(), items[..1]);
+}
+
+fn lookup(work: &testbed_model::Workload, seed: u64) -> Lookup {
+    let extent = Extent::new(8192, 3 * 4096).unwrap();
+    Lookup { volume: work.volume(), extent, after: Lsn::ZERO.plus(5), seed }
+}
+
+#[tokio::test]
+async fn a_query_is_answered_refused_or_given_up() {
+    let patience = Duration::from_secs(20);
+    for at in TRANSPORTS {
+        let hub = Hub::new();
+        let Below { intake, address, .. } = below(at, &hub, true).await;
+        let (work, items) = history(5, 3);
+        let up = uplink(&address, &hub, &work, &TestFeed::new(&items));
+        let querier = up.querier();
+        until_connected(&up).await;
+        let found = querier.query(lookup(&work, 1), patience).await.unwrap();
+        assert_eq!((found.at, found.hashes.len()), (Lsn::ZERO.plus(5), 3 * cx_wire::HASH_BYTES));
+        let dropped = querier.query(lookup(&work, 2), patience).await;
+        assert_eq!(dropped.unwrap_err().code, AskCode::Failed);
+        let late = querier.query(lookup(&work, 3), Duration::from_millis(20)).await;
+        assert_eq!(late.unwrap_err().code, AskCode::Timeout);
+        let open = tokio::spawn(async move { querier.query(lookup(&work, 3), patience).await });
+        tokio::time::timeout(patience, async {
+            while intake.unanswered.lock().unwrap().len() < 2 {
+                tokio::task::yield_now().await;
+            }
+        })
+        .await
+        .unwrap();
+        intake.link().await.close("a test");
+        assert_eq!(open.await.unwrap().unwrap_err().code, AskCode::NotReachable, "the connection went");
+        up.stop().await;
+    }
+}
+
+#[tokio::test]
+async fn a_query_without_a_connection_fails_at_once() {
+    let hub = Hub::new();
+    let (work, items) = history(6, 1);
+    let up = uplink(&"mem:nobody".parse().unwrap(), &hub, &work, &TestFeed::new(&items));
+    let asked = up.querier().query(lookup(&work, 1), Duration::from_secs(60)).await;
+    assert_eq!(asked.unwrap_err().code, AskCode::NotReachable);
+}
+
+async fn until_connected(up: &cx_link::UplinkHandle) {
+    let mut state = up.state();
+    let connected = state.wait_for(|s| matches!(s, UplinkState::Connected(_)));
+    tokio::time::timeout(Duration::from_secs(20), connected).await.unwrap().unwrap();
 }

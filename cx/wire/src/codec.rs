@@ -19,6 +19,9 @@ pub const MAX_MESSAGE: usize = 16 << 20;
 /// The most records in one batch; bounds what a small message can unfold to.
 pub const MAX_ENTRIES: usize = 1 << 16;
 
+/// The longest stretch that may be looked up at once, in bytes of volume.
+pub const MAX_LOOKUP: u64 = 16 << 20;
+
 /// Why bytes are no message. Nothing of such a message is used; the connection that brought it is closed.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum WireError {

@@ -3,7 +3,10 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use tap_block::{Batch, Consistency, Epoch, Lsn, Name, RunId, StreamId, SyncCause, VolumeId, WallTime};
+use bytes::Bytes;
+use tap_block::{
+    Batch, Consistency, Epoch, Extent, Lsn, Name, RunId, StreamId, SyncCause, VolumeId, WallTime,
+};
 
 /// The protocol this crate speaks. A peer with another number is refused, never guessed at.
 pub const PROTOCOL: u32 = 1;
@@ -30,6 +33,10 @@ pub enum Message {
     Ask(Ask),
     /// Sender: the answer to a question.
     Answer(Answer),
+    /// Sender: a question to the one below.
+    Query(Query),
+    /// Receiver: the answer to it.
+    QueryReply(QueryReply),
     /// Either: I am going, on purpose.
     Goodbye(Goodbye),
 }
@@ -266,6 +273,57 @@ pub enum AskCode {
     Failed,
 }
 
+/// Bytes of one block's hash in [`Hashes`].
+pub const HASH_BYTES: usize = 16;
+
+/// A question to the one below.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Query {
+    /// Chosen by the asker, given back in the answer.
+    pub id: u64,
+    /// The question.
+    pub lookup: Lookup,
+}
+
+/// What does a stretch of a volume look like below, at the newest point durable there?
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Lookup {
+    /// The volume.
+    pub volume: VolumeId,
+    /// Whole blocks, at least one, at most [`crate::MAX_LOOKUP`] bytes.
+    pub extent: Extent,
+    /// The point must not be before this record; the one below waits a little for it.
+    pub after: Lsn,
+    /// The seed of the hashes.
+    pub seed: u64,
+}
+
+/// The answer to a [`Query`].
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct QueryReply {
+    /// The question's id.
+    pub id: u64,
+    /// What came of it.
+    pub result: Result<Hashes, AskError>,
+}
+
+/// What a stretch looks like, as a hash of each block (`cx-delta` says which).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Hashes {
+    /// The point: everything up to this record was durable.
+    pub at: Lsn,
+    /// [`HASH_BYTES`] for each block, in order.
+    pub hashes: Bytes,
+}
+
+impl Lookup {
+    /// Bytes of hashes that answer it.
+    #[must_use]
+    pub fn hash_bytes(&self) -> usize {
+        tap_block::units::index(self.extent.block_count()).saturating_mul(HASH_BYTES)
+    }
+}
+
 /// A peer that leaves on purpose.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Goodbye {
@@ -286,6 +344,8 @@ impl Message {
             Self::Ack(_) => "an acknowledgement",
             Self::Ask(_) => "a question",
             Self::Answer(_) => "an answer",
+            Self::Query(_) => "a query",
+            Self::QueryReply(_) => "the answer to a query",
             Self::Goodbye(_) => "a goodbye",
         }
     }

@@ -18,7 +18,7 @@ pub(crate) const BODY: u32 = 15;
 
 #[derive(Clone, PartialEq, Message)]
 pub(crate) struct Envelope {
-    #[prost(oneof = "Body", tags = "1, 2, 3, 4, 5, 6, 7, 8, 15")]
+    #[prost(oneof = "Body", tags = "1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 15")]
     body: Option<Body>,
 }
 
@@ -40,6 +40,10 @@ enum Body {
     Answer(Answer),
     #[prost(message, tag = "8")]
     Goodbye(Goodbye),
+    #[prost(message, tag = "9")]
+    Query(Query),
+    #[prost(message, tag = "10")]
+    QueryReply(QueryReply),
     #[prost(message, tag = "15")]
     Data(Batch),
 }
@@ -211,6 +215,46 @@ struct Bookmarked {
     lsn: u64,
     #[prost(fixed64, tag = "2")]
     at: u64,
+}
+
+#[derive(Clone, PartialEq, Message)]
+struct Query {
+    #[prost(uint64, tag = "1")]
+    id: u64,
+    #[prost(fixed64, tag = "2")]
+    volume: u64,
+    #[prost(uint64, tag = "3")]
+    offset: u64,
+    #[prost(uint64, tag = "4")]
+    length: u64,
+    #[prost(uint64, tag = "5")]
+    after: u64,
+    #[prost(fixed64, tag = "6")]
+    seed: u64,
+}
+
+#[derive(Clone, PartialEq, Message)]
+struct QueryReply {
+    #[prost(uint64, tag = "1")]
+    id: u64,
+    #[prost(oneof = "Found", tags = "2, 3")]
+    found: Option<Found>,
+}
+
+#[derive(Clone, PartialEq, Oneof)]
+enum Found {
+    #[prost(message, tag = "2")]
+    Failed(Failure),
+    #[prost(message, tag = "3")]
+    Hashes(Hashes),
+}
+
+#[derive(Clone, PartialEq, Message)]
+struct Hashes {
+    #[prost(uint64, tag = "1")]
+    at: u64,
+    #[prost(bytes = "bytes", tag = "2")]
+    hashes: Bytes,
 }
 
 #[derive(Clone, PartialEq, Message)]

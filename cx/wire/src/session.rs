@@ -6,6 +6,8 @@
 //!     Ready ◄──────────────────────── Welcome
 //!     Data, Heartbeat, Answer ───────────────►  Batch, Heartbeat, Answered
 //!     Acked, Asked ◄──────────────── Ack, Ask
+//!     Query ─────────────────────────────────►  Queried
+//!     Found ◄──────────────────── QueryReply
 //! ```
 //!
 //! A driver hands in messages and the time (`handle_message`, `handle_timeout`) and takes out what results
@@ -30,6 +32,8 @@ pub const KEEPALIVE: Duration = Duration::from_secs(1);
 pub const SILENCE: Duration = Duration::from_secs(10);
 /// Questions that may be open at once on a connection; one more is answered by the asker's own end with an error.
 pub const MAX_ASKS: usize = 64;
+/// The same for queries, which flow the other way.
+pub const MAX_QUERIES: usize = 16;
 
 /// Why a session cannot go on. The driver closes the connection; the sender connects again and resumes.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -51,6 +55,12 @@ pub enum SessionError {
     /// An answer to nothing.
     #[error("the peer answered question {0}, which is not open")]
     NotAsked(u64),
+    /// More queries at once than [`MAX_QUERIES`].
+    #[error("the peer has more than {MAX_QUERIES} queries open at once")]
+    TooManyQueries,
+    /// An answer to nothing, or one that does not fit its query.
+    #[error("the peer answered query {0}, which is not open or has another length")]
+    NotQueried(u64),
     /// More in flight than the receiver allowed.
     #[error("the peer sent {outstanding} bytes where {credit} were allowed")]
     Credit {

@@ -210,7 +210,7 @@ impl World {
             }
             SenderEvent::HeartbeatDue => self.link.as_mut().unwrap().above.heartbeat(heartbeat()),
             SenderEvent::Lost(_) => self.link = None,
-            SenderEvent::Asked(_) | SenderEvent::Refused(_) => panic!("{event:?}"),
+            SenderEvent::Asked(_) | SenderEvent::Found(_) | SenderEvent::Refused(_) => panic!("{event:?}"),
         }
     }
 
@@ -238,7 +238,7 @@ impl World {
             }
             ReceiverEvent::Heartbeat(_) => {}
             ReceiverEvent::Closed(_) => self.link = None,
-            ReceiverEvent::Answered(_) => panic!("{event:?}"),
+            ReceiverEvent::Answered(_) | ReceiverEvent::Queried(_) => panic!("{event:?}"),
         }
     }
 

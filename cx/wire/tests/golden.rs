@@ -16,8 +16,9 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use cx_wire::{
-    Ack, Answer, Ask, AskCode, AskError, Goodbye, Heartbeat, Hello, Message, PROTOCOL, Question, Refuse,
-    RefuseCode, Reply, SyncProgress, TapState, TapStatus, Welcome, decode_batch, encode_batch,
+    Ack, Answer, Ask, AskCode, AskError, Goodbye, Hashes, Heartbeat, Hello, Lookup, Message, PROTOCOL, Query,
+    QueryReply, Question, Refuse, RefuseCode, Reply, SyncProgress, TapState, TapStatus, Welcome,
+    decode_batch, encode_batch,
 };
 use tap_block::{
     Action, Batch, Bookmark, Consistency, Entry, Epoch, Extent, Lsn, Marker, Name, Position, RunId, RunStart,
@@ -71,6 +72,7 @@ fn messages() -> Vec<(&'static str, Message)> {
         ("goodbye", Message::Goodbye(Goodbye { reason: "bye".to_owned() })),
     ];
     all.extend(refusals());
+    all.extend(queries());
     all.extend(questions().into_iter().map(|(name, question)| (name, Message::Ask(Ask { id: 9, question }))));
     all.extend(results().into_iter().map(|(name, result)| (name, Message::Answer(Answer { id: 9, result }))));
     all
@@ -86,6 +88,18 @@ fn refusals() -> Vec<(&'static str, Message)> {
         ("refuse-other", RefuseCode::Other),
     ];
     codes.map(|(name, code)| (name, Message::Refuse(Refuse { code, detail: "no".to_owned() }))).into()
+}
+
+fn queries() -> Vec<(&'static str, Message)> {
+    let extent = Extent::new(3 << 20, 2 * 4096).unwrap();
+    let lookup = Lookup { volume: VolumeId::new(0x2222), extent, after: lsn(77), seed: 0x5555 };
+    let hashes = Bytes::from_static(&[0xCD; 32]);
+    let reply = |result| Message::QueryReply(QueryReply { id: 9, result });
+    vec![
+        ("query", Message::Query(Query { id: 9, lookup })),
+        ("query-reply-hashes", reply(Ok(Hashes { at: lsn(300), hashes }))),
+        ("query-reply-timeout", reply(Err(AskError::new(AskCode::Timeout, "why")))),
+    ]
 }
 
 fn questions() -> Vec<(&'static str, Question)> {

@@ -11,9 +11,12 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use cx_wire::{Message, WireError, decode_batch, encode_batch, verify_units, without_records_to};
+use cx_wire::{
+    Hashes, Lookup, MAX_LOOKUP, Message, Query, QueryReply, WireError, decode_batch, encode_batch,
+    verify_units, without_records_to,
+};
 use proptest::prelude::*;
-use tap_block::Batch;
+use tap_block::{Batch, Extent, Lsn, VolumeId};
 use testbed_model::Workload;
 
 fn batches(seed: u64) -> Vec<Batch> {
@@ -63,6 +66,27 @@ proptest! {
     }
 
     #[test]
+    fn a_changed_query_is_refused_or_still_sound(
+        changes in proptest::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 0..4),
+        cut in any::<prop::sample::Index>(),
+        truncate: bool,
+    ) {
+        for message in [query(1 << 20, 1 << 20), hashes(64)] {
+            let mut bytes = message.encode().concat().to_vec();
+            for (at, value) in &changes {
+                let at = at.index(bytes.len());
+                bytes[at] = *value;
+            }
+            if truncate {
+                bytes.truncate(cut.index(bytes.len()));
+            }
+            if let Ok(message) = Message::decode(bytes.into()) {
+                prop_assert!(is_sound(&message));
+            }
+        }
+    }
+
+    #[test]
     fn what_is_cut_off_is_exactly_the_records_before(seed: u64, upto in 0u64..60) {
         let upto = tap_block::Lsn::new(upto).unwrap();
         for batch in batches(seed) {
@@ -95,7 +119,34 @@ fn is_sound(message: &Message) -> bool {
         let _ = verify_units(batch);
         let _ = parts(batch);
     }
+    if let Message::Query(Query { lookup, .. }) = message {
+        assert!(lookup.extent.is_block_aligned() && !lookup.extent.is_empty());
+        assert!(lookup.extent.length() <= MAX_LOOKUP);
+    }
     Message::decode(message.encode().concat()).as_ref() == Ok(message)
+}
+
+fn query(offset: u64, length: u64) -> Message {
+    let extent = Extent::new(offset, length).unwrap();
+    let lookup = Lookup { volume: VolumeId::new(2), extent, after: Lsn::ZERO, seed: 7 };
+    Message::Query(Query { id: 1, lookup })
+}
+
+fn hashes(bytes: usize) -> Message {
+    let hashes = vec![0xEE; bytes].into();
+    Message::QueryReply(QueryReply { id: 1, result: Ok(Hashes { at: Lsn::ZERO, hashes }) })
+}
+
+#[test]
+fn a_query_is_for_a_bounded_stretch_of_whole_blocks() {
+    let decoded = |message: Message| Message::decode(message.encode().concat());
+    assert!(decoded(query(4096, MAX_LOOKUP)).is_ok());
+    for (offset, length) in [(0, 0), (0, 512), (1, 4096), (0, MAX_LOOKUP + 4096), (0, !4095)] {
+        let refused = decoded(query(offset, length));
+        assert!(matches!(refused, Err(WireError::OutOfRange { .. })), "{offset} {length}");
+    }
+    assert!(decoded(hashes(32)).is_ok());
+    assert!(matches!(decoded(hashes(33)), Err(WireError::OutOfRange { .. })));
 }
 
 #[test]

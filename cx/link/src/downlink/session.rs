@@ -3,13 +3,17 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use cx_wire::{Answer, AskError, Given, Hello, MAX_ASKS, Receiver, ReceiverEvent, Refuse, Reply, Welcome};
+use cx_wire::{
+    Answer, AskError, Given, Hello, MAX_ASKS, MAX_QUERIES, QueryReply, Receiver, ReceiverEvent, Refuse,
+    Reply, Welcome,
+};
 use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 
 use crate::connection::{Connection, GRACE, has_room};
 use crate::intake::{BatchDone, DownlinkHandle, OpenQuestion, StreamIntake};
 use crate::lane::{FAILED, Lane};
+use crate::query::LookupReply;
 use crate::timing::{Alarm, Timebase};
 
 /// How a connection ended.
@@ -30,6 +34,8 @@ pub(super) struct Session {
     alarm: Alarm,
     stop: CancellationToken,
     asked: HashMap<u64, oneshot::Sender<Result<Reply, AskError>>>,
+    replies: mpsc::Receiver<QueryReply>,
+    reply: mpsc::Sender<QueryReply>,
     deaf: bool,
     bytes: u64,
 }
@@ -45,6 +51,7 @@ struct Stream<'s> {
 impl Session {
     pub(super) fn new(connection: Connection, stop: CancellationToken) -> Self {
         let base = Timebase::new();
+        let (reply, replies) = mpsc::channel(MAX_QUERIES);
         Self {
             machine: Receiver::new(base.now()),
             connection,
@@ -52,6 +59,8 @@ impl Session {
             alarm: Alarm::new(base),
             stop,
             asked: HashMap::new(),
+            replies,
+            reply,
             deaf: false,
             bytes: 0,
         }
@@ -132,6 +141,9 @@ impl Session {
             }
             ReceiverEvent::Heartbeat(heartbeat) => stream.intake.heartbeat(heartbeat),
             ReceiverEvent::Answered(answer) => self.answer(answer),
+            ReceiverEvent::Queried(query) => {
+                stream.intake.query(query.lookup, LookupReply::new(query.id, self.reply.clone()));
+            }
             ReceiverEvent::Closed(why) => return Err(Ended::Closed(why)),
             ReceiverEvent::Opened(_) => {}
         }
@@ -183,6 +195,11 @@ impl Session {
             question = stream.questions.recv() => {
                 if let Some(question) = question {
                     self.ask(question);
+                }
+            }
+            reply = self.replies.recv() => {
+                if let Some(reply) = reply {
+                    self.machine.reply(reply);
                 }
             }
             () = self.alarm.ring() => self.handle_timeout(),

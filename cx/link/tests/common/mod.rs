@@ -6,10 +6,11 @@ use std::time::Duration;
 
 use cx_link::{
     Address, AskReply, Backoff, BatchDone, Downlink, DownlinkHandle, Feed, Hub, Intake, Listener,
-    StreamIntake, Uplink, UplinkConfig, UplinkHandle,
+    LookupReply, StreamIntake, Uplink, UplinkConfig, UplinkHandle,
 };
 use cx_wire::{
-    AskError, Heartbeat, Hello, PROTOCOL, Question, Refuse, RefuseCode, Reply, TapState, TapStatus, Welcome,
+    AskError, Hashes, Heartbeat, Hello, Lookup, PROTOCOL, Question, Refuse, RefuseCode, Reply, TapState,
+    TapStatus, Welcome,
 };
 use tap_block::{Batch, Epoch, Lsn, RunId, StreamId, WallTime};
 use testbed_model::Workload;
@@ -168,6 +169,8 @@ pub struct TestIntake {
     pub link: watch::Sender<Option<DownlinkHandle>>,
     pub closed: watch::Sender<usize>,
     pub refuse: AtomicBool,
+    /// Queries that nobody answers.
+    pub unanswered: Mutex<Vec<LookupReply>>,
 }
 
 #[derive(Default)]
@@ -256,6 +259,15 @@ impl StreamIntake for Shared {
 
     fn heartbeat(&self, _: Heartbeat) {
         self.0.heartbeats.send_modify(|n| *n += 1);
+    }
+
+    /// By its seed: 1 is answered, 2 is dropped, others are left open.
+    fn query(&self, lookup: Lookup, reply: LookupReply) {
+        match lookup.seed {
+            1 => reply.send(Ok(Hashes { at: lookup.after, hashes: vec![7; lookup.hash_bytes()].into() })),
+            2 => drop(reply),
+            _ => self.0.unanswered.lock().unwrap().push(reply),
+        }
     }
 
     fn closed(&self) {

@@ -4,14 +4,15 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tap_block::{
-    Bookmark, Consistency, Epoch, Lsn, Marker, Name, RunId, RunStart, StreamId, SyncCause, VolumeId, WallTime,
+    Bookmark, Consistency, Epoch, Extent, Lsn, Marker, Name, RunId, RunStart, StreamId, SyncCause, VolumeId,
+    WallTime,
 };
 
 use super as proto;
-use crate::codec::WireError;
+use crate::codec::{MAX_LOOKUP, WireError};
 use crate::message::{
-    Ack, Answer, Ask, AskCode, AskError, Goodbye, Heartbeat, Hello, Message, Question, Refuse, RefuseCode,
-    Reply, SyncProgress, TapState, TapStatus, Welcome,
+    Ack, Answer, Ask, AskCode, AskError, Goodbye, HASH_BYTES, Hashes, Heartbeat, Hello, Lookup, Message,
+    Query, QueryReply, Question, Refuse, RefuseCode, Reply, SyncProgress, TapState, TapStatus, Welcome,
 };
 
 impl proto::Envelope {
@@ -25,6 +26,8 @@ impl proto::Envelope {
             proto::Body::Ack(m) => Message::Ack(ack(&m)?),
             proto::Body::Ask(m) => Message::Ask(ask(m)?),
             proto::Body::Answer(m) => Message::Answer(answer(m)?),
+            proto::Body::Query(m) => Message::Query(query(&m)?),
+            proto::Body::QueryReply(m) => Message::QueryReply(query_reply(m)?),
             proto::Body::Goodbye(m) => Message::Goodbye(Goodbye { reason: m.reason }),
         })
     }
@@ -113,6 +116,29 @@ fn answer(m: proto::Answer) -> Result<Answer, WireError> {
         proto::Outcome::Done(proto::Nothing {}) => Ok(Reply::Done),
     };
     Ok(Answer { id: m.id, result })
+}
+
+fn query(m: &proto::Query) -> Result<Query, WireError> {
+    let refused = WireError::OutOfRange { what: "length of a stretch to look up", value: m.length };
+    let extent = Extent::new(m.offset, m.length)
+        .filter(|e| e.is_block_aligned() && !e.is_empty() && e.length() <= MAX_LOOKUP)
+        .ok_or(refused)?;
+    let lookup = Lookup { volume: VolumeId::new(m.volume), extent, after: lsn(m.after)?, seed: m.seed };
+    Ok(Query { id: m.id, lookup })
+}
+
+fn query_reply(m: proto::QueryReply) -> Result<QueryReply, WireError> {
+    let result = match m.found.ok_or(WireError::Missing("a known answer to a query"))? {
+        proto::Found::Failed(e) => Err(AskError { code: ask_code(e.code), detail: e.detail }),
+        proto::Found::Hashes(found) if found.hashes.len().is_multiple_of(HASH_BYTES) => {
+            Ok(Hashes { at: lsn(found.at)?, hashes: found.hashes })
+        }
+        proto::Found::Hashes(found) => {
+            let value = tap_block::units::count(found.hashes.len());
+            return Err(WireError::OutOfRange { what: "length of hashes", value });
+        }
+    };
+    Ok(QueryReply { id: m.id, result })
 }
 
 impl TryFrom<proto::Marker> for Marker {

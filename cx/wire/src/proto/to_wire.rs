@@ -6,8 +6,8 @@ use tap_block::{Consistency, Marker, SyncCause};
 
 use super as proto;
 use crate::message::{
-    Answer, Ask, AskCode, AskError, Heartbeat, Hello, Message, Question, RefuseCode, Reply, SyncProgress,
-    TapState, TapStatus, Welcome,
+    Answer, Ask, AskCode, AskError, Heartbeat, Hello, Message, Query, QueryReply, Question, RefuseCode,
+    Reply, SyncProgress, TapState, TapStatus, Welcome,
 };
 
 impl proto::Envelope {
@@ -34,6 +34,8 @@ fn body(message: &Message) -> proto::Body {
         }),
         Message::Ask(m) => proto::Body::Ask(ask(m)),
         Message::Answer(m) => proto::Body::Answer(answer(m)),
+        Message::Query(m) => proto::Body::Query(query(m)),
+        Message::QueryReply(m) => proto::Body::QueryReply(query_reply(m)),
         Message::Goodbye(m) => proto::Body::Goodbye(proto::Goodbye { reason: m.reason.clone() }),
     }
 }
@@ -113,6 +115,25 @@ fn answer(m: &Answer) -> proto::Answer {
         Ok(Reply::Done) => proto::Outcome::Done(proto::Nothing {}),
     };
     proto::Answer { id: m.id, outcome: Some(outcome) }
+}
+
+fn query(m: &Query) -> proto::Query {
+    proto::Query {
+        id: m.id,
+        volume: m.lookup.volume.get(),
+        offset: m.lookup.extent.offset(),
+        length: m.lookup.extent.length(),
+        after: m.lookup.after.get(),
+        seed: m.lookup.seed,
+    }
+}
+
+fn query_reply(m: &QueryReply) -> proto::QueryReply {
+    let found = match &m.result {
+        Err(error) => proto::Found::Failed(failure(error)),
+        Ok(found) => proto::Found::Hashes(proto::Hashes { at: found.at.get(), hashes: found.hashes.clone() }),
+    };
+    proto::QueryReply { id: m.id, found: Some(found) }
 }
 
 fn failure(m: &AskError) -> proto::Failure {

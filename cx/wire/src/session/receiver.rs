@@ -6,11 +6,11 @@ use std::sync::Arc;
 use tap_block::{Batch, Lsn, Monotonic, RunId, StreamId};
 
 use super::tail::{Tail, Verdict};
-use super::{KEEPALIVE, MAX_ASKS, SILENCE, SessionError};
+use super::{KEEPALIVE, MAX_ASKS, MAX_QUERIES, SILENCE, SessionError};
 use crate::columns;
 use crate::message::{
-    Ack, Answer, Ask, AskCode, AskError, Goodbye, Heartbeat, Hello, Message, PROTOCOL, Question, Refuse,
-    RefuseCode, Welcome,
+    Ack, Answer, Ask, AskCode, AskError, Goodbye, Heartbeat, Hello, Message, PROTOCOL, Query, QueryReply,
+    Question, Refuse, RefuseCode, Welcome,
 };
 
 /// The lower end of a connection.
@@ -32,6 +32,8 @@ pub struct Receiver {
     ack_due: bool,
     asks: BTreeSet<u64>,
     next_ask: u64,
+    /// Queries that wait for their answer.
+    queries: BTreeSet<u64>,
     heard: Monotonic,
 }
 
@@ -83,6 +85,8 @@ pub enum ReceiverEvent {
     Heartbeat(Heartbeat),
     /// An answer to [`Receiver::ask`].
     Answered(Answer),
+    /// A query to answer with [`Receiver::reply`].
+    Queried(Query),
     /// The connection is of no more use, and why. Nothing follows.
     Closed(String),
 }
@@ -106,6 +110,7 @@ impl Receiver {
             ack_due: false,
             asks: BTreeSet::new(),
             next_ask: 1,
+            queries: BTreeSet::new(),
             heard: now,
         }
     }
@@ -133,6 +138,7 @@ impl Receiver {
                 Ok(())
             }
             (State::Open(..), Message::Answer(answer)) => self.handle_answer(answer),
+            (State::Open(..), Message::Query(query)) => self.handle_query(query),
             (_, other) => Err(SessionError::Unexpected(other.kind())),
         };
         if let Err(error) = &handled {
@@ -217,6 +223,21 @@ impl Receiver {
         }
         self.events.push_back(ReceiverEvent::Answered(answer));
         Ok(())
+    }
+
+    fn handle_query(&mut self, query: Query) -> Result<(), SessionError> {
+        if self.queries.len() >= MAX_QUERIES || !self.queries.insert(query.id) {
+            return Err(SessionError::TooManyQueries);
+        }
+        self.events.push_back(ReceiverEvent::Queried(query));
+        Ok(())
+    }
+
+    /// Answers a query.
+    pub fn reply(&mut self, reply: QueryReply) {
+        if matches!(self.state, State::Open(..)) && self.queries.remove(&reply.id) {
+            self.outgoing.push_back(Message::QueryReply(reply));
+        }
     }
 
     /// The batch with this number is durable.

@@ -1,15 +1,18 @@
 //! The upper end: sends records, learns what is durable.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
 use tap_block::units::count;
 use tap_block::{Batch, Lsn, Monotonic};
 
-use super::{KEEPALIVE, MAX_ASKS, SILENCE, SessionError};
+use super::{KEEPALIVE, MAX_ASKS, MAX_QUERIES, SILENCE, SessionError};
 use crate::codec::{MAX_ENTRIES, MAX_MESSAGE};
 use crate::columns;
-use crate::message::{Ack, Answer, Ask, Goodbye, Heartbeat, Hello, Message, Refuse, Welcome};
+use crate::message::{
+    Ack, Answer, Ask, AskCode, AskError, Goodbye, Heartbeat, Hello, Lookup, Message, Query, QueryReply,
+    Refuse, Welcome,
+};
 
 /// The upper end of a connection.
 #[derive(Debug)]
@@ -23,6 +26,9 @@ pub struct Sender {
     in_flight_bytes: u64,
     acked: Ack,
     open_asks: usize,
+    /// Bytes of hashes that each open query is to be answered with.
+    queries: BTreeMap<u64, usize>,
+    next_query: u64,
     heard: Monotonic,
     heartbeat_at: Monotonic,
 }
@@ -50,6 +56,8 @@ pub enum SenderEvent {
     },
     /// A question to answer with [`Sender::answer`].
     Asked(Ask),
+    /// The answer to a [`Sender::query`].
+    Found(QueryReply),
     /// Call [`Sender::heartbeat`].
     HeartbeatDue,
     /// The receiver does not take the stream. Nothing follows.
@@ -73,6 +81,8 @@ impl Sender {
             in_flight_bytes: 0,
             acked: NOTHING,
             open_asks: 0,
+            queries: BTreeMap::new(),
+            next_query: 1,
             heard: now,
             heartbeat_at: now,
         }
@@ -100,6 +110,7 @@ impl Sender {
             }
             (State::Open, Message::Ack(ack)) => self.handle_ack(ack),
             (State::Open, Message::Ask(ask)) => self.handle_ask(ask),
+            (State::Open, Message::QueryReply(reply)) => self.handle_reply(reply),
             (_, other) => Err(SessionError::Unexpected(other.kind())),
         }
     }
@@ -139,6 +150,37 @@ impl Sender {
         self.open_asks += 1;
         self.events.push_back(SenderEvent::Asked(ask));
         Ok(())
+    }
+
+    fn handle_reply(&mut self, reply: QueryReply) -> Result<(), SessionError> {
+        let due = self.queries.remove(&reply.id);
+        let fits = |due: usize| reply.result.as_ref().map_or(true, |found| found.hashes.len() == due);
+        if !due.is_some_and(fits) {
+            return Err(SessionError::NotQueried(reply.id));
+        }
+        self.events.push_back(SenderEvent::Found(reply));
+        Ok(())
+    }
+
+    /// Asks the receiver what a stretch looks like there; the answer comes as [`SenderEvent::Found`] with the id
+    /// returned.
+    ///
+    /// # Errors
+    /// There is no session, or too many queries are open.
+    pub fn query(&mut self, lookup: Lookup) -> Result<u64, AskError> {
+        if self.state != State::Open {
+            let detail = "the connection to the receiver is down: check that it runs, then try again";
+            return Err(AskError::new(AskCode::NotReachable, detail));
+        }
+        if self.queries.len() >= MAX_QUERIES {
+            let detail = format!("{MAX_QUERIES} queries to this receiver are open already: try again later");
+            return Err(AskError::new(AskCode::Timeout, detail));
+        }
+        let id = self.next_query;
+        self.next_query += 1;
+        self.queries.insert(id, lookup.hash_bytes());
+        self.outgoing.push_back(Message::Query(Query { id, lookup }));
+        Ok(id)
     }
 
     /// Bytes came in that are no whole message yet: a slow line is not a silent peer.

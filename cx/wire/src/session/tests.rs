@@ -256,6 +256,62 @@ fn questions_are_bounded_and_answered_once() {
     assert_eq!(Receiver::new(START).ask(Question::Head).unwrap_err().code, AskCode::NotReachable);
 }
 
+fn lookup() -> Lookup {
+    let extent = Extent::new(4096, 2 * 4096).unwrap();
+    Lookup { volume: VolumeId::new(2), extent, after: lsn(6), seed: 1 }
+}
+
+fn found(id: u64, hash_bytes: usize) -> QueryReply {
+    QueryReply { id, result: Ok(Hashes { at: lsn(6), hashes: vec![1; hash_bytes].into() }) }
+}
+
+#[test]
+fn a_query_reaches_the_receiver_and_its_answer_comes_back() {
+    let (mut s, mut r) = (sender(1), receiver(5));
+    let id = s.query(lookup()).unwrap();
+    r.handle_message(s.poll_message().unwrap(), START).unwrap();
+    assert_eq!(r.poll_event(), Some(ReceiverEvent::Queried(Query { id, lookup: lookup() })));
+    r.reply(found(id, 32));
+    r.reply(found(id, 32));
+    s.handle_message(r.poll_message(START).unwrap(), START).unwrap();
+    assert_eq!(s.poll_event(), Some(SenderEvent::Found(found(id, 32))));
+    assert_eq!(r.poll_message(START), None, "answered once");
+}
+
+#[test]
+fn queries_are_bounded_at_both_ends() {
+    let mut s = sender(1);
+    let first = s.query(lookup()).unwrap();
+    assert!((1..MAX_QUERIES).all(|_| s.query(lookup()).is_ok()));
+    assert_eq!(s.query(lookup()).unwrap_err().code, AskCode::Timeout);
+    s.handle_message(Message::QueryReply(found(first, 32)), START).unwrap();
+    assert!(s.query(lookup()).is_ok(), "an answer makes room");
+    assert_eq!(Sender::new(hello(), START).query(lookup()).unwrap_err().code, AskCode::NotReachable);
+
+    let mut r = receiver(5);
+    let query = |id| Message::Query(Query { id, lookup: lookup() });
+    for id in 0..MAX_QUERIES as u64 {
+        r.handle_message(query(id), START).unwrap();
+    }
+    r.reply(found(3, 32));
+    r.handle_message(query(100), START).unwrap();
+    assert_eq!(r.handle_message(query(101), START), Err(SessionError::TooManyQueries));
+    let mut twice = receiver(5);
+    twice.handle_message(query(1), START).unwrap();
+    assert_eq!(twice.handle_message(query(1), START), Err(SessionError::TooManyQueries));
+    let mut early = Receiver::new(START);
+    assert_eq!(early.handle_message(query(1), START), Err(SessionError::Unexpected("a query")));
+}
+
+#[test]
+fn an_answer_to_no_query_or_of_another_length_is_refused() {
+    let mut s = sender(1);
+    let answer = |s: &mut Sender, id, bytes| s.handle_message(Message::QueryReply(found(id, bytes)), START);
+    assert_eq!(answer(&mut s, 7, 32), Err(SessionError::NotQueried(7)));
+    let id = s.query(lookup()).unwrap();
+    assert_eq!(answer(&mut s, id, 16), Err(SessionError::NotQueried(id)));
+}
+
 fn sender(credit: u64) -> Sender {
     let mut sender = Sender::new(hello(), START);
     assert_eq!(sender.poll_message(), Some(Message::Hello(hello())));
