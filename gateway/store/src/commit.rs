@@ -367,7 +367,6 @@ impl Committer {
                 Counters::add(&self.shared.counters.records, u64::from(laid.header.entries));
             }
         }
-        published.end = Some(end);
         published.damage.clone_from(&self.ledger.damage);
         published.catalogue = Arc::clone(&self.ledger.catalogue);
         if published.active.versions() >= self.shared.config.group_versions {

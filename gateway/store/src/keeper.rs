@@ -19,6 +19,8 @@ pub(crate) struct Keeper {
 
 struct State {
     mark: Mark,
+    /// What is stored says that the store is in use.
+    begun: bool,
     /// It differs from what is stored.
     dirty: bool,
     urgent: bool,
@@ -27,17 +29,17 @@ struct State {
 
 impl Keeper {
     pub(crate) fn new(store: Box<dyn MarkStore>, mark: Mark) -> Self {
-        let state = State { mark, dirty: false, urgent: false, stopped: false };
+        let state = State { mark, begun: false, dirty: false, urgent: false, stopped: false };
         Self { store, state: Mutex::new(state), changed: Condvar::new() }
     }
 
     /// Notes, durably and before anything is written, that the store is in use.
     pub(crate) fn begin(&self) -> std::io::Result<()> {
         let mut state = lock(&self.state);
-        if state.mark.clean {
+        if !state.begun {
             let mark = Mark { clean: false, ..state.mark };
             self.store.store(&mark.encode())?;
-            state.mark = mark;
+            (state.mark, state.begun) = (mark, true);
         }
         Ok(())
     }

@@ -285,7 +285,6 @@ impl<'a> Replay<'a> {
         scan: &SegmentScan,
     ) -> Result<(), StoreError> {
         self.segments.set_end(segment, at.saturating_add(header.span));
-        self.published.end = Some((segment, scan.place()));
         // Only between groups: that is where a walk may begin.
         if header.following == 0 && self.published.active.versions() >= self.config.group_versions {
             self.bring_in((segment, scan.place()))?;

@@ -117,8 +117,6 @@ pub(crate) struct Published {
     pub(crate) frozen: VecDeque<Arc<Frozen>>,
     pub(crate) ingested: Vec<GroupInfo>,
     pub(crate) damage: Vec<Damage>,
-    /// The place behind the last frame.
-    pub(crate) end: Option<(SegmentId, Start)>,
 }
 
 impl Published {

@@ -30,6 +30,8 @@ pub(crate) struct Files {
     pub(crate) mark: Option<Mark>,
     pub(crate) segments: BTreeMap<SegmentId, SegmentPath>,
     pub(crate) findings: Vec<Finding>,
+    /// A segment was begun and its first write cut off.
+    pub(crate) torn: bool,
 }
 
 /// The start of a file.
@@ -50,14 +52,18 @@ impl Files {
         let mark = read_mark(&dir.join(MARK_FILE), &mut findings);
         let heads = read_heads(&seg)?;
         let named = mark.map(|m| m.store);
-        let Some(store) = named.or_else(|| heads.iter().find_map(Head::store)) else {
-            return Err(VerifyError::NotAStore(dir.to_owned()));
+        let store = match named.or_else(|| heads.iter().find_map(Head::store)) {
+            Some(store) => store,
+            // Made, and nothing written to it yet.
+            None if dir.join(MARK_FILE).exists() => StoreId::new(0),
+            None => return Err(VerifyError::NotAStore(dir.to_owned())),
         };
-        let mut files = Self { store, mark, segments: BTreeMap::new(), findings };
+        let mut files = Self { store, mark, segments: BTreeMap::new(), findings, torn: false };
         for head in heads {
             files.add(head);
         }
         files.leave_out_leftovers();
+        files.check_headers();
         files.check_all_there();
         Ok(files)
     }
@@ -74,9 +80,6 @@ impl Files {
         let Some(segment) = known else {
             return self.find_at(&head.path, None, all, "neither a segment nor zeroes");
         };
-        if head.header.is_none() {
-            self.find_at(&head.path, Some(segment), (0, u64::from(SEGMENT_HEADER)), "the segment's header");
-        }
         let better = self.segments.get(&segment).is_none_or(|s| s.header.is_none());
         if better {
             self.segments.insert(segment, SegmentPath { path: head.path, header: head.header });
@@ -94,6 +97,28 @@ impl Files {
             })
         };
         self.segments.retain(|&id, _| !left_out(id));
+    }
+
+    /// Frames behind a header that is none: damage, but for a last segment that nothing vouches for. There the crash
+    /// came while its first group was written.
+    fn check_headers(&mut self) {
+        let marked = self.mark.and_then(|m| m.durable).map_or(SegmentId::new(0), |m| m.segment);
+        let newest = self.segments.last_key_value().map(|(id, _)| *id);
+        let headless = self.segments.iter().filter(|(_, s)| s.header.is_none());
+        let headless: Vec<_> = headless.map(|(id, s)| (*id, s.path.clone())).collect();
+        for (id, path) in headless {
+            if Some(id) == newest && id > marked {
+                self.segments.remove(&id);
+                self.torn = true;
+            } else {
+                self.find_at(
+                    &path,
+                    Some(id),
+                    (0, u64::from(SEGMENT_HEADER)),
+                    "the segment's header is damaged",
+                );
+            }
+        }
     }
 
     fn check_all_there(&mut self) {

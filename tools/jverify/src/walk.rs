@@ -66,7 +66,8 @@ fn usize32(n: u32) -> usize {
 
 impl<'a> Walk<'a> {
     pub(crate) fn new(files: &'a Files) -> Self {
-        let report = Report { store: format!("{:016x}", files.store.get()), ..Report::default() };
+        let store = format!("{:016x}", files.store.get());
+        let report = Report { store, torn_tail: files.torn, ..Report::default() };
         Self { files, report, streams: BTreeMap::new() }
     }
 

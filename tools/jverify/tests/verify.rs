@@ -105,3 +105,61 @@ fn what_is_no_store_is_said_to_be_none() {
     let usage = Command::new(env!("CARGO_BIN_EXE_jverify")).output().unwrap();
     assert_eq!(usage.status.code(), Some(2));
 }
+
+/// What lies in memory, as files.
+fn dump(dir: &tap_disk::MemoryDir, mark: &dyn gateway_store::MarkStore, to: &Path) {
+    use tap_disk::SegmentDir;
+    fs::create_dir_all(to.join("seg")).unwrap();
+    for no in dir.list().unwrap() {
+        let file = dir.open(no).unwrap();
+        let mut bytes = vec![0; file.len() as usize];
+        file.read_at(0, &mut bytes).unwrap();
+        fs::write(to.join("seg").join(format!("{no}.seg")), bytes).unwrap();
+    }
+    if let Some(bytes) = mark.load() {
+        let file = tap_disk::SlottedFile::open(&to.join("MARK"), gateway_journal::MARK_BYTES).unwrap();
+        file.store(&bytes, tap_disk::Durability::Synced).unwrap();
+    }
+}
+
+#[test]
+fn what_a_power_cut_leaves_is_sound_and_what_is_struck_is_not() {
+    use gateway_store::{MarkStore, MemoryIndex, MemoryMark, Parts};
+    use tap_disk::{MemoryDir, PoolOptions, SegmentPool};
+    use testbed_model::Random;
+
+    for seed in 0..20 {
+        let mut random = Random::new(seed);
+        let (dir, mark) = (MemoryDir::new(), Arc::new(MemoryMark::default()));
+        let mut config = StoreConfig::new("/nowhere".into());
+        config.segment_len = 512 << 10;
+        let options = PoolOptions { ready: 0, ..PoolOptions::default() };
+        let parts = Parts {
+            segments: SegmentPool::over(Box::new(dir.clone()), 512 << 10, options).unwrap(),
+            index: Box::new(MemoryIndex::new()),
+            mark: Box::new(Arc::clone(&mark)),
+            free: Box::new(|| None),
+        };
+        let store = Store::open_on(config, Arc::new(RealClock), parts).unwrap();
+        let history = Workload::new(seed).history(150);
+        let fails = random.below(history.len() as u64) as usize;
+        for (n, batch) in history.into_iter().enumerate() {
+            if n == fails {
+                dir.fail_syncs(true);
+            }
+            let (sender, receiver) = channel();
+            store.append(batch, Box::new(move |outcome| drop(sender.send(outcome))));
+            assert_eq!(receiver.recv().unwrap().is_ok(), n < fails);
+            if n > fails + 5 {
+                break;
+            }
+        }
+        let mark = MemoryMark::holding(mark.load());
+        let left = dir.after_power_cut(|_, _| random.one_in(2));
+        drop(store);
+        let tmp = tempfile::tempdir().unwrap();
+        dump(&left, &mark, tmp.path());
+        let report = jverify::verify(tmp.path()).unwrap();
+        assert!(report.sound, "seed {seed}: {report}");
+    }
+}
