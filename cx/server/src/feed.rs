@@ -11,6 +11,7 @@ use tap_block::{Batch, Clock, Lsn};
 use tokio::runtime::Handle;
 use tokio::sync::Notify;
 
+use crate::naming::Naming;
 use crate::tap::Tap;
 
 /// What the gateways of a stream said when they were reached first since this process began.
@@ -81,6 +82,7 @@ pub(crate) struct GatewayFeed {
     pub(crate) reports: Arc<Reports>,
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) runtime: Handle,
+    pub(crate) naming: Naming,
 }
 
 /// How long the tap may take for an answer, besides what the question itself allows.
@@ -88,6 +90,7 @@ const ANSWER_LIMIT: Duration = Duration::from_secs(10);
 
 impl Feed for GatewayFeed {
     fn ready(&self, welcome: &Welcome) -> Result<(), String> {
+        self.naming.ready(welcome);
         self.driver.ready(self.consumer, welcome);
         self.reports.note(self.consumer, |report| {
             report.known |= welcome.known;
@@ -97,7 +100,8 @@ impl Feed for GatewayFeed {
     }
 
     fn next(&self) -> Option<Arc<Batch>> {
-        self.driver.next(self.consumer)
+        let batch = self.driver.next(self.consumer)?;
+        Some(self.naming.name(batch))
     }
 
     fn changed(&self) -> &Notify {

@@ -13,6 +13,8 @@ mod books;
 mod cx;
 mod feed;
 mod intake;
+mod lookup;
+mod naming;
 mod status;
 mod stream;
 mod tap;

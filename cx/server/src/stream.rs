@@ -6,15 +6,18 @@ use std::time::Duration;
 
 use cx_link::outbox::{DriverConfig, OutboxDriver, Spilling};
 use cx_link::{
-    Address, BatchDone, DownlinkHandle, Feed, Hub, StreamIntake, Uplink, UplinkConfig, UplinkHandle,
+    Address, BatchDone, DownlinkHandle, Feed, Hub, LookupReply, StreamIntake, Uplink, UplinkConfig,
+    UplinkHandle,
 };
 use cx_spool::ConsumerNo;
-use cx_wire::{Heartbeat, Hello, Question, Welcome};
+use cx_wire::{Heartbeat, Hello, Lookup, Question, Welcome};
 use tap_block::{Batch, Clock, Lsn};
 use tokio::runtime::Handle;
 use tokio::task::JoinHandle;
 
 use crate::feed::{GatewayFeed, Reports};
+use crate::lookup::look_up;
+use crate::naming::Naming;
 use crate::status::{GatewayStatus, StreamStatus};
 use crate::tap::Tap;
 
@@ -36,6 +39,7 @@ pub(crate) struct Stream {
     gateways: Vec<(String, Address)>,
     uplinks: Mutex<Vec<UplinkHandle>>,
     nurse: JoinHandle<()>,
+    runtime: Handle,
     clock: Arc<dyn Clock>,
 }
 
@@ -63,6 +67,7 @@ impl Stream {
             gateways: around.gateways.clone(),
             uplinks: Mutex::default(),
             nurse,
+            runtime: around.runtime.clone(),
             clock: Arc::clone(&around.clock),
         };
         stream.connect(around);
@@ -79,6 +84,7 @@ impl Stream {
                 reports: Arc::clone(&self.reports),
                 clock: Arc::clone(&self.clock),
                 runtime: around.runtime.clone(),
+                naming: Naming::new(Arc::clone(&self.hello)),
             });
             let config = UplinkConfig {
                 address: address.clone(),
@@ -189,6 +195,11 @@ impl StreamIntake for Stream {
         if let Some(head) = self.tap.heard(heartbeat, received, self.clock.monotonic()) {
             (0..self.gateways.len()).for_each(|at| self.driver.expect_head(ConsumerNo::new(at), head));
         }
+    }
+
+    fn query(&self, lookup: Lookup, reply: LookupReply) {
+        let gateways = lock(&self.uplinks).iter().map(UplinkHandle::querier).collect();
+        self.runtime.spawn(async move { reply.send(look_up(gateways, lookup).await) });
     }
 
     fn closed(&self) {

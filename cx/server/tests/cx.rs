@@ -13,8 +13,8 @@ mod common;
 
 use common::{Gateway, Mode, SOON, World, ask_head, run, until};
 use cx_server::{Cx, CxError};
-use cx_wire::{AskCode, Question, Refuse, RefuseCode, Reply, TapState};
-use tap_block::Lsn;
+use cx_wire::{AskCode, Lookup, Question, Refuse, RefuseCode, Reply, TapState};
+use tap_block::{Extent, Lsn};
 
 #[test]
 fn batches_pass_through_to_every_gateway_and_nothing_is_written_to_disk() {
@@ -311,28 +311,31 @@ fn a_gateway_that_lost_its_disk_is_healed_by_a_resync_and_the_other_is_not_distu
 
 #[test]
 fn a_gateway_that_is_new_in_the_middle_of_a_stream_is_healed_too() {
-    run(async {
-        let mut world = World::new(1);
-        world.gateways[0].start().await;
-        let cx = world.cx().await;
-        let mut tap = world.tap(12).await;
-        tap.write(20);
-        tap.end_sync();
-        tap.wait_everywhere().await;
-        cx.stop().await;
-        let newcomer = Gateway::new(&world.hub, 1);
-        newcomer.start().await;
-        world.gateways.push(newcomer.clone());
-        let cx = world.cx().await;
-        tap.write(1);
-        wait_resync_asked(&tap, Lsn::ZERO).await;
-        let healed = tap.resync(false);
-        newcomer.wait_durable(healed).await;
-        tap.write(5);
-        tap.wait_everywhere().await;
-        newcomer.check_against(&tap.truth, tap.work.volume(), healed.previous());
-        cx.stop().await;
-    });
+    for same_run in [false, true] {
+        run(async {
+            let mut world = World::new(1);
+            world.gateways[0].start().await;
+            let cx = world.cx().await;
+            let mut tap = world.tap(12).await;
+            tap.write(20);
+            tap.end_sync();
+            tap.wait_everywhere().await;
+            cx.stop().await;
+            let newcomer = Gateway::new(&world.hub, 1);
+            newcomer.start().await;
+            world.gateways.push(newcomer.clone());
+            let cx = world.cx().await;
+            tap.write(1);
+            wait_resync_asked(&tap, Lsn::ZERO).await;
+            let healed = tap.resync(same_run);
+            newcomer.wait_durable(healed).await;
+            tap.write(5);
+            tap.wait_everywhere().await;
+            newcomer.check_against(&tap.truth, tap.work.volume(), healed.previous());
+            world.gateways[0].check_against(&tap.truth, tap.work.volume(), Lsn::ZERO);
+            cx.stop().await;
+        });
+    }
 }
 
 #[test]
@@ -438,6 +441,36 @@ fn over_tcp_it_is_the_same() {
         tap.end_sync();
         tokio::time::timeout(SOON, tap.wait_everywhere()).await.unwrap();
         world.gateways[0].check_against(&tap.truth, tap.work.volume(), Lsn::ZERO);
+        cx.stop().await;
+    });
+}
+
+#[test]
+fn a_query_is_answered_with_what_all_gateways_agree_on() {
+    run(async {
+        let world = World::new(2);
+        for gateway in &world.gateways {
+            gateway.start().await;
+        }
+        let cx = world.cx().await;
+        let mut tap = world.tap(17).await;
+        tap.write(10);
+        tap.end_sync();
+        tap.wait_everywhere().await;
+        let extent = Extent::between(0, tap.work.size()).to_blocks();
+        let lookup = Lookup { volume: tap.work.volume(), extent, after: tap.head(), seed: 5 };
+        let found = tap.querier().query(lookup, SOON).await.unwrap();
+        let same = cx_delta::differing(5, extent, tap.work.disk(), &found.hashes).unwrap();
+        assert_eq!((found.at, same.is_empty()), (tap.head(), true));
+        world.gateways[1].set_mode(Mode::Hold);
+        tap.write(10);
+        world.gateways[0].wait_durable(tap.head()).await;
+        let found = tap.querier().query(lookup, SOON).await.unwrap();
+        let differs = cx_delta::differing(5, extent, tap.work.disk(), &found.hashes).unwrap();
+        assert!(!differs.is_empty() && found.at < tap.head(), "one of them is behind");
+        world.gateways[1].stop().await;
+        let refused = tap.querier().query(lookup, SOON).await.unwrap_err();
+        assert!(refused.detail.contains("connection"), "{refused}");
         cx.stop().await;
     });
 }

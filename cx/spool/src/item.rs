@@ -104,10 +104,13 @@ impl Summary {
     pub fn of(batch: &Batch) -> Self {
         let first = batch.entries.iter().find(|e| !e.position.is_copy());
         let lsn = first.map(|e| e.position.lsn());
+        let before = lsn.unwrap_or_default().previous();
         let (needs, heals) = match first.map(|e| Jump::at(&e.action)) {
-            None | Some(Jump::Anything) => (Lsn::ZERO, lsn.is_some()),
-            Some(Jump::From(durable)) => (durable.min(lsn.unwrap_or_default().previous()), false),
-            Some(Jump::None) => (lsn.unwrap_or_default().previous(), false),
+            Some(Jump::Anything) => (Lsn::ZERO, true),
+            Some(Jump::From(durable)) => (durable.min(before), false),
+            Some(Jump::None) => (before, false),
+            // Copies show the disk as of a record that came before them.
+            None => (batch.entries.iter().map(|e| e.position.lsn()).max().unwrap_or_default(), false),
         };
         Self {
             run: batch.run,

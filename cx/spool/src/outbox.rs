@@ -299,7 +299,8 @@ impl Outbox {
             c.restart_at(first);
             return if held { None } else { self.break_off(consumer, durable) };
         }
-        c.restart(durable >= head);
+        let filled = durable >= head && c.broken.is_some_and(|after| durable > after);
+        c.restart(filled);
         c.broken = c.broken.map(|_| durable);
         self.skip_received(consumer, durable);
         self.forget();

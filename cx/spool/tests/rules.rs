@@ -442,3 +442,13 @@ fn a_hole_ahead_is_found_again_after_a_reconnect_and_one_that_was_passed_stays()
     outbox.push(record(11), at(0)).unwrap();
     assert_eq!(sent(&mut outbox, A), [11], "it got the rest from elsewhere");
 }
+
+#[test]
+fn copies_need_the_record_they_were_read_as_of() {
+    let mut outbox = Outbox::new(config(), 1);
+    outbox.rewind(A, has(3));
+    outbox.push(copy(3), at(0)).unwrap();
+    outbox.push(copy(5), at(0)).unwrap();
+    assert!(matches!(outbox.next(A), Next::Batch(..)));
+    assert_eq!(outbox.next(A), Next::Hole(Hole { consumer: A, after: lsn(3) }));
+}

@@ -7,12 +7,15 @@ use std::time::Duration;
 use cx_link::outbox::{DriverConfig, OutboxDriver, OutboxObserver};
 use cx_link::{
     Address, AskReply, Backoff, BatchDone, Downlink, DownlinkHandle, Feed, Hub, Intake, Listener,
-    StreamIntake, Uplink, UplinkConfig, UplinkHandle,
+    LookupReply, Querier, StreamIntake, Uplink, UplinkConfig, UplinkHandle,
 };
 use cx_server::{Cx, CxConfig, CxHandle, CxStatus, Limits};
 use cx_spool::{Config, ConsumerNo, Reached};
-use cx_wire::{AskError, Heartbeat, Hello, PROTOCOL, Question, Refuse, Reply, TapState, TapStatus, Welcome};
-use tap_block::{Batch, Epoch, Lsn, Marker, RunId, RunStart, SyncCause, VolumeId, WallTime};
+use cx_wire::{
+    AskError, Hashes, Heartbeat, Hello, Lookup, PROTOCOL, Question, Refuse, Reply, TapState, TapStatus,
+    Welcome,
+};
+use tap_block::{Action, Batch, Epoch, Lsn, Marker, RunId, RunStart, SyncCause, VolumeId, WallTime};
 use tap_disk::RealClock;
 use tempfile::TempDir;
 use testbed_model::{BatchBuilder, Oracle, Workload};
@@ -297,6 +300,9 @@ impl Gateway {
 
     fn store(&self, batch: &Arc<Batch>, done: BatchDone) {
         let durable = self.with(|s| {
+            let first = batch.entries.iter().find(|e| !e.position.is_copy()).map(|e| &e.action);
+            let starts = matches!(first, Some(Action::Mark(m)) if matches!(**m, Marker::RunStart(_)));
+            assert!(starts || !s.stored.is_empty(), "a gateway knows a volume by a run's first record");
             s.store.apply(batch).unwrap();
             s.stored.push(Batch::clone(batch));
             s.durable = s.durable.max(reached(batch));
@@ -344,6 +350,17 @@ impl StreamIntake for GatewayIntake {
 
     fn heartbeat(&self, heartbeat: Heartbeat) {
         self.0.with(|s| s.heartbeats.push(heartbeat));
+    }
+
+    /// Tells hashes of the image that it has.
+    fn query(&self, lookup: Lookup, reply: LookupReply) {
+        let found = self.0.with(|s| {
+            let at = s.durable.lsn;
+            let image = s.store.image_at(lookup.volume, at);
+            let (from, to) = (lookup.extent.offset() as usize, lookup.extent.end() as usize);
+            Hashes { at, hashes: cx_delta::hashes(lookup.seed, &image[from..to.min(image.len())]).into() }
+        });
+        reply.send(Ok(found));
     }
 
     fn closed(&self) {
@@ -576,6 +593,11 @@ impl Tap {
 
     pub fn everywhere(&self) -> Lsn {
         self.shared.progress.lock().unwrap().1
+    }
+
+    /// The way to ask what is below.
+    pub fn querier(&self) -> Querier {
+        self.uplink.as_ref().unwrap().querier()
     }
 
     pub fn is_drained(&self) -> bool {
