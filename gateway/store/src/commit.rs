@@ -211,19 +211,11 @@ impl Committer {
         if self.tail.open.is_some() {
             return Ok(());
         }
-        let config = &self.shared.config;
-        let needed = u64::from(config.segment_len).saturating_add(config.keep_free);
-        if let Some(free) = (self.shared.free)()
-            && free < needed
-        {
-            let text = format!("{free} bytes are free, a segment and the reserve need {needed}");
-            return Err(StoreError::NoSpace(text));
-        }
         let (no, file) = self.shared.segments.pool().take()?;
         let header = SegmentHeader {
             store: self.ledger.store,
             segment: self.tail.next,
-            length: config.segment_len,
+            length: self.shared.config.segment_len,
             first_live: self.shared.segments.oldest().unwrap_or(self.tail.next),
             previous: self.tail.sealed,
             created_at: self.ledger.received(self.shared.clock.wall()),

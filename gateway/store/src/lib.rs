@@ -23,6 +23,7 @@ mod mark;
 mod queue;
 mod read;
 mod recover;
+mod reserve;
 mod segments;
 mod state;
 mod store;

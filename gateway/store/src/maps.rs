@@ -181,12 +181,10 @@ fn refuse_if_lost(volume: &Volume, damage: &[Damage], point: Lsn) -> Result<(), 
 }
 
 /// Was a copy of the whole disk begun after the loss, and complete at `point`? The record before it is then the one
-/// before the loss or a later one.
+/// before the loss or a later one. (A copy of differences heals nothing: what it left out may be what is lost.)
 fn healed(volume: &Volume, lost: Lsn, point: Lsn) -> bool {
-    use tap_block::SyncCause::{Baseline, ChangedUnwatched, HopLost};
     volume.syncs().iter().any(|sync| {
-        let whole = matches!(sync.cause, Baseline | HopLost | ChangedUnwatched);
         let after = sync.sound.is_some_and(|s| s.lsn >= lost.previous());
-        whole && after && sync.end.is_some_and(|end| end.lsn <= point)
+        sync.is_whole() && after && sync.end.is_some_and(|end| end.lsn <= point)
     })
 }

@@ -1,5 +1,6 @@
 //! The store as its users see it.
 
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, RwLock};
 use std::thread::JoinHandle;
@@ -20,6 +21,7 @@ use crate::maps::MapCache;
 use crate::mark::{FileMark, MarkStore};
 use crate::queue::{Done, Job, Queue, Work};
 use crate::read::{ReadMode, UnitRead};
+use crate::reserve::Reserving;
 use crate::segments::Segments;
 use crate::sync::{lock, read};
 use crate::tail::{Durable, Published};
@@ -65,7 +67,7 @@ pub struct Parts {
     pub index: Box<dyn IndexOpener>,
     /// The high-water mark.
     pub mark: Box<dyn MarkStore>,
-    /// Free space for segments.
+    /// Free space, for the status.
     pub free: FreeSpace,
 }
 
@@ -136,7 +138,12 @@ impl Store {
     pub fn open(config: StoreConfig, clock: Arc<dyn Clock>) -> Result<Arc<Self>, StoreError> {
         let dir = config.dir.clone();
         ensure_dir(&dir)?;
-        let segments = DiskDir::open(&dir.join("seg"))?;
+        let free = |dir: &PathBuf| -> FreeSpace {
+            let dir = dir.clone();
+            Box::new(move || free_space(&dir).ok())
+        };
+        let files = DiskDir::open(&dir.join("seg"))?;
+        let segments = Reserving { dir: files, keep_free: config.keep_free, free: free(&dir) };
         let options = PoolOptions {
             ready: config.spare_segments,
             max_files: config.max_segments,
@@ -146,7 +153,7 @@ impl Store {
             segments: SegmentPool::over(Box::new(segments), u64::from(config.segment_len), options)?,
             index: Box::new(FjallOpener { dir: dir.join("fjall"), cache: config.index_cache }),
             mark: Box::new(FileMark::open(&dir.join(MARK_FILE))?),
-            free: Box::new(move || free_space(&dir).ok()),
+            free: free(&dir),
         };
         Self::open_on(config, clock, parts)
     }
