@@ -239,6 +239,18 @@ impl Lab {
         self.content(&self.gateway(&format!("{volume}@lsn:{durable}")))
     }
 
+    /// Checks the gateway's store offline with `jverify`; the program must be stopped.
+    ///
+    /// # Errors
+    /// When there is no `jverify` beside the program, or no store.
+    pub fn jverify(&self) -> Result<Finished> {
+        let tool = program()?.with_file_name("jverify");
+        ensure!(tool.is_file(), "there is no {}: `cargo build --workspace --bins`", tool.display());
+        let folders = self.folders("seg")?;
+        let stores = folders.iter().filter_map(|f| f.parent()).find(|p| p.join("MARK").exists());
+        command::run(Command::new(tool).arg(stores.context("no store in the data directory")?), VERB)
+    }
+
     /// The log of the program.
     #[must_use]
     pub fn log(&self) -> PathBuf {

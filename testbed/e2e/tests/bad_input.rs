@@ -111,7 +111,10 @@ fn after_harm(harm: impl FnOnce(&Path) -> Result<()>) -> Result<()> {
         let up = lab.up(&[("web01", &disk)])?;
         let points = write_points(lab, &disk)?;
         up.stop()?;
+        lab.jverify()?.ok()?;
         harm(segments(lab)?.first().context("no segment")?)?;
+        let found = lab.jverify()?;
+        ensure!(found.code == 1, "jverify missed it: {} {}{}", found.code, found.text(), found.stderr);
 
         let mut up = lab.up(&[("web01", &disk)])?;
         let right = right_or_refused(lab, &points)?;

@@ -191,7 +191,8 @@ fn every_durable_moment_survives_kill_9() -> Result<()> {
             all.extend(moments.iter().filter(|m| m.lsn <= durable));
             check_moments(lab, &all, round)?;
         }
-        up.stop()
+        up.stop()?;
+        lab.jverify()?.ok().map(drop)
     })
 }
 
