@@ -302,6 +302,13 @@ impl Volume {
 }
 
 impl SyncSpan {
+    /// Does it copy every block of the volume? After an unwatched change a tap leaves out what it finds to be here, and
+    /// a sync that another one went on with may have become such a one.
+    #[must_use]
+    pub fn is_whole(&self) -> bool {
+        matches!(self.cause, SyncCause::Baseline | SyncCause::HopLost) && self.ends_with == self.cause
+    }
+
     /// Does it make `lsn` unsound?
     #[must_use]
     pub fn covers(&self, lsn: Lsn) -> bool {
