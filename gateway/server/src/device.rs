@@ -8,5 +8,5 @@ mod overlay_log;
 mod tests;
 
 pub(crate) use guarded::Guarded;
-pub(crate) use image::{Image, ImageDevice};
+pub(crate) use image::{Image, ImageDevice, read_blocking};
 pub(crate) use overlay::OverlayDevice;

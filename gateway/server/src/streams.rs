@@ -5,15 +5,18 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use cx_link::{BatchDone, DownlinkHandle, Intake, StreamIntake};
-use cx_wire::{AskCode, AskError, Heartbeat, Hello, Question, Refuse, RefuseCode, Reply, TapStatus, Welcome};
+use cx_link::{BatchDone, DownlinkHandle, Intake, LookupReply, StreamIntake};
+use cx_wire::{
+    AskCode, AskError, Heartbeat, Hello, Lookup, Question, Refuse, RefuseCode, Reply, TapStatus, Welcome,
+};
 use gateway_image::Catalogue;
 use gateway_journal::meta::OWN_STREAM;
 use gateway_store::{Durable, Store, StoreError};
 use tap_block::{Batch, Clock, Lsn, Name, StreamId, WallTime};
-use tokio::sync::watch;
+use tokio::sync::{Semaphore, watch};
 use tokio::task::AbortHandle;
 
+use crate::lookup::{Looker, READERS};
 use crate::nurse::nurse;
 use crate::pulse::Pulse;
 
@@ -30,6 +33,8 @@ pub(crate) struct Streams {
     stopping: AtomicBool,
     /// Ticks whenever something became durable or a heartbeat came.
     progress: watch::Sender<()>,
+    /// Turns to look something up for a tap.
+    readers: Arc<Semaphore>,
 }
 
 /// One stream.
@@ -42,6 +47,7 @@ pub(crate) struct Stream {
     /// As the tap says it; the catalogue has it only from the first record on.
     name: Mutex<Name>,
     progress: watch::Sender<()>,
+    readers: Arc<Semaphore>,
 }
 
 /// The link of a stream while it stands, and who has the stream's wounds healed over it.
@@ -59,7 +65,8 @@ impl Drop for Attached {
 impl Streams {
     pub(crate) fn new(store: Arc<Store>, clock: Arc<dyn Clock>) -> Self {
         let (open, stopping) = (Mutex::default(), AtomicBool::new(false));
-        Self { store, clock, open, stopping, progress: watch::Sender::new(()) }
+        let (progress, readers) = (watch::Sender::new(()), Arc::new(Semaphore::new(READERS)));
+        Self { store, clock, open, stopping, progress, readers }
     }
 
     /// Changes whenever a point that was not there yet may be now.
@@ -126,6 +133,7 @@ impl Streams {
                 link: Mutex::default(),
                 name: Mutex::new(hello.name.clone()),
                 progress: self.progress.clone(),
+                readers: Arc::clone(&self.readers),
             })
         });
         stream.lock_name().clone_from(&hello.name);
@@ -272,6 +280,16 @@ impl StreamIntake for Stream {
         let durable = self.durable().map_or(Lsn::ZERO, |d| d.lsn);
         self.lock_pulse().heard(heartbeat, durable, self.clock.monotonic());
         self.progress.send_replace(());
+    }
+
+    fn query(&self, lookup: Lookup, reply: LookupReply) {
+        let looker = Looker {
+            store: Arc::clone(&self.store),
+            stream: self.id,
+            progress: self.progress.subscribe(),
+            readers: Arc::clone(&self.readers),
+        };
+        tokio::spawn(async move { reply.send(looker.look_up(lookup).await) });
     }
 
     fn closed(&self) {

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use cx_api::{BookmarkCreate, Code, ImageCreate, ImageView, JobState, JobView, VolumeState, VolumeView};
 use cx_link::{Address, Hub, UplinkHandle};
-use cx_wire::RefuseCode;
+use cx_wire::{AskCode, Hashes, Lookup, RefuseCode};
 use gateway_front::ListenAddress;
 use gateway_image::Point;
 use gateway_server::http::{Control, ImageKey};
@@ -19,7 +19,7 @@ use gateway_server::{Gateway, GatewayConfig, GatewayHandle, StartError};
 use gateway_store::StoreConfig;
 use nbd::client::{NbdClient, handshake};
 use tap::Tap;
-use tap_block::{Consistency, Lsn, Name, SyncCause};
+use tap_block::{Consistency, Extent, Lsn, Name, SyncCause, VolumeId};
 use tempfile::TempDir;
 
 /// No test waits longer for anything.
@@ -182,6 +182,32 @@ async fn every_sound_point_opens_over_nbd_as_the_oracle_replays() {
         );
         site = site.restarted().await;
     }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_tap_hears_what_its_disk_looks_like_here() {
+    let site = Site::new().await;
+    let (tap, link) = connected(&site, 12).await;
+    site.settled("web01").await;
+    let (querier, oracle) = (link.querier(), tap.oracle());
+    let head = oracle.last_lsn();
+    let image = oracle.image_at(tap.volume(), head);
+    let whole = Extent::between(0, image.len() as u64).to_blocks();
+    let lookup = Lookup { volume: tap.volume(), extent: whole, after: head, seed: 99 };
+    let Hashes { at, hashes } = querier.query(lookup, LIMIT).await.unwrap();
+    assert_eq!((at, hashes.as_ref()), (head, cx_delta::hashes(99, &image).as_slice()));
+
+    let strange = Lookup { volume: VolumeId::new(1), ..lookup };
+    assert_eq!(querier.query(strange, LIMIT).await.unwrap_err().code, AskCode::NotFound);
+
+    // A record that is on its way is waited for; one that never comes is not.
+    let (after, asked) = (head.next(), querier.clone());
+    let waiting = tokio::spawn(async move { asked.query(Lookup { after, ..lookup }, LIMIT).await });
+    tap.play(|w| vec![w.batch(4)]);
+    let found = waiting.await.unwrap().unwrap();
+    assert!(found.at >= after);
+    let never = Lookup { after: Lsn::ZERO.plus(1 << 40), ..lookup };
+    assert_eq!(querier.query(never, LIMIT).await.unwrap_err().code, AskCode::Timeout);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
