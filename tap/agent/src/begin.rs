@@ -86,7 +86,10 @@ pub(crate) fn begin(
         sync: state.sync,
     };
     let marks = marks_for(found.marks, &dirty, size);
-    let start = Start { run, first_lsn, bound: state.bound, marks, dirty, fresh };
+    // Most of a disk that was changed unwatched is what it was. What a hop lost is copied as a whole: that heals a
+    // damaged journal, too.
+    let compare = state.sync == Some(SyncCause::ChangedUnwatched);
+    let start = Start { run, first_lsn, bound: state.bound, marks, dirty, fresh, compare };
     Ok(Beginning { state, start })
 }
 
@@ -239,6 +242,7 @@ mod tests {
         let b = go(found);
         assert_eq!((b.start.first_lsn, b.start.run.sync), (bound, Some(SyncCause::UncleanStop)));
         assert_eq!(b.start.dirty.iter().collect::<Vec<_>>(), [Extent::between(3 << 20, 4 << 20)]);
+        assert!(!b.start.compare);
         assert!(b.state.bound > bound);
         assert_eq!(go(left_behind(None, &[])).start.run.sync, None, "nothing was under way");
     }
@@ -249,7 +253,7 @@ mod tests {
         found.identity.ctime_ns += 1;
         let b = go(found);
         assert_eq!(b.start.run.sync, Some(SyncCause::ChangedUnwatched));
-        assert_eq!(b.start.dirty.bytes(), SIZE);
+        assert_eq!((b.start.dirty.bytes(), b.start.compare), (SIZE, true));
         let mut found = left_behind(None, &[]);
         found.identity.ctime_ns = 60_000_000_000;
         assert_eq!(go(found).start.run.sync, Some(SyncCause::ChangedUnwatched));

@@ -11,6 +11,7 @@
 //! touches a region, for the activity log on the tap's disk); no HTTP server and no LSM is linked here.
 
 mod begin;
+mod compare;
 mod exports;
 mod memory;
 mod protect;

@@ -16,6 +16,7 @@ use tap_splitter::{Config, Splitter};
 use thiserror::Error;
 
 use crate::begin::{BeginError, Beginning, Drawn, Found, begin};
+use crate::compare::Inquiry;
 use crate::memory::{Memory, MemoryError};
 use crate::state::CleanStop;
 use crate::upstream::{Counters, Progress, Room, Upstream};
@@ -115,6 +116,8 @@ impl Protected {
         let config =
             UplinkConfig { address: upward.cx.clone(), hub: upward.hub.clone(), backoff: Backoff::default() };
         let uplink = Uplink::spawn(config, move || hello.clone(), feed);
+        let seed = getrandom::u64().map_err(|e| other(&e))?;
+        volume.compare_with(Inquiry::spawn(Arc::downgrade(&volume), uplink.querier(), whose.volume, seed));
         let path = what.path.clone();
         Ok(Self { volume, path, memory, outbox, counters, uplink, sealer, keeper, give_up, end_keeper })
     }

@@ -5,19 +5,22 @@
 //! whatever thread they come from.
 
 use std::collections::{HashMap, VecDeque};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 use std::time::Duration;
 
 use bytes::Bytes;
-use cx_wire::{AskCode, AskError};
+use cx_wire::{AskCode, AskError, Hashes};
 use tap_block::{
     BLOCK_SIZE, BlockDevice, Bookmark, Clock, CompletionQueue, Extent, ExtentSet, Geometry, Lsn, Monotonic,
     Name, Op, Outcome, Ticket, WallTime,
 };
 use tap_disk::{FileDevice, RealClock};
 use tap_splitter::{
-    Action, BookmarkId, Captured, Change, Event, Mode, Now, OpId, Progress, RegionMarks, Splitter,
+    Action, BookmarkId, Captured, Change, CopyId, CopyTask, Event, Mode, Now, OpId, Progress, RegionMarks,
+    Splitter,
 };
+
+use crate::compare::{Inquiry, compare};
 
 /// After a read for a copy failed, the next is tried this much later.
 const COPY_PAUSE: Duration = Duration::from_secs(1);
@@ -40,6 +43,8 @@ pub(crate) struct Volume {
     chores_there: Condvar,
     /// Nobody but [`Volume::stop`] notifies this one: a wait on it is a pause that a stop cuts short.
     paused: Condvar,
+    /// Who finds out what the gateways have; without one, nothing is compared.
+    inquiry: OnceLock<Inquiry>,
     /// Handed to the disk as the place for completions.
     me: Weak<Volume>,
 }
@@ -56,6 +61,10 @@ struct Core {
     bookmarks: HashMap<BookmarkId, Wanted>,
     next_bookmark: u64,
     copy_after: Monotonic,
+    /// Copies that are not read before it is known what the gateways have there.
+    asked: HashMap<CopyId, CopyTask>,
+    /// What they have, where that is known, until the copy is over.
+    told: HashMap<CopyId, Hashes>,
     stopping: bool,
 }
 
@@ -74,7 +83,7 @@ struct Guest {
 enum Running {
     Guest(OpId),
     Fill(OpId, Extent),
-    Copy(tap_splitter::CopyId),
+    Copy(CopyTask),
 }
 
 struct Wanted {
@@ -124,6 +133,8 @@ impl Volume {
             bookmarks: HashMap::new(),
             next_bookmark: 0,
             copy_after: Monotonic::default(),
+            asked: HashMap::new(),
+            told: HashMap::new(),
             stopping: false,
         };
         let volume = Arc::new_cyclic(|me| Self {
@@ -134,6 +145,7 @@ impl Volume {
             sealable: Condvar::new(),
             chores_there: Condvar::new(),
             paused: Condvar::new(),
+            inquiry: OnceLock::new(),
             me: me.clone(),
         });
         volume.change(|volume, core, later| volume.carry_out(core, actions, later));
@@ -237,9 +249,30 @@ impl Volume {
         self.apply(Event::Resync { dirty });
     }
 
+    /// From here on copies may be compared first.
+    pub(crate) fn compare_with(&self, inquiry: Inquiry) {
+        // Twice would be a mistake without consequences: the first one stays.
+        let _ = self.inquiry.set(inquiry);
+    }
+
+    /// The answer to an inquiry; `None` when there is none: the stretch is copied as a whole.
+    pub(crate) fn told(&self, copy: CopyId, found: Option<Hashes>) {
+        self.change(|_, core, later| {
+            // One that came too late for a copy that was given up.
+            let Some(task) = core.asked.remove(&copy) else { return };
+            core.told.extend(found.map(|found| (copy, found)));
+            core.read_copy(task, later);
+        });
+    }
+
     /// No new operation is accepted; threads that wait are woken.
     pub(crate) fn stop(&self) {
-        self.lock().stopping = true;
+        self.change(|volume, core, later| {
+            core.stopping = true;
+            for copy in std::mem::take(&mut core.asked).into_keys() {
+                volume.feed(core, Event::CopyRead { copy, content: None, compared: None }, later);
+            }
+        });
         self.sealable.notify_all();
         self.chores_there.notify_all();
         self.paused.notify_all();
@@ -292,9 +325,7 @@ impl Volume {
                 Action::Fill { op, extent } => {
                     later.disk.push((core.run(Running::Fill(op, extent)), Op::Read { extent }));
                 }
-                Action::Copy(task) => {
-                    later.disk.push((core.run(Running::Copy(task.copy)), Op::Read { extent: task.extent }));
-                }
+                Action::Copy(task) => core.read_copy(task, later),
                 Action::PersistMarks { generation, marks } => {
                     self.chore(core, Chore::Marks { generation, marks })
                 }
@@ -323,8 +354,15 @@ impl Volume {
         if core.stopping || self.clock.monotonic() < core.copy_after {
             return;
         }
+        let Core { splitter, told, .. } = &mut *core;
+        told.retain(|copy, _| splitter.is_copying(*copy));
         while let Some(task) = core.splitter.next_copy() {
-            later.disk.push((core.run(Running::Copy(task.copy)), Op::Read { extent: task.extent }));
+            // The gateways are asked before the disk is read: a read is soon over, whoever writes meanwhile.
+            if self.inquiry.get().is_some_and(|inquiry| inquiry.ask(task)) {
+                core.asked.insert(task.copy, task);
+            } else {
+                core.read_copy(task, later);
+            }
         }
     }
 
@@ -372,14 +410,19 @@ impl Volume {
         });
     }
 
-    fn copy_done(&self, copy: tap_splitter::CopyId, outcome: Outcome) {
+    fn copy_done(&self, task: CopyTask, outcome: Outcome) {
         let content =
             outcome.inspect_err(|e| tracing::warn!(volume = %self.name, "reading for a copy: {e}")).ok();
+        let told = self.lock().told.get(&task.copy).cloned();
+        let seed = self.inquiry.get().map_or(0, Inquiry::seed);
+        let compared =
+            content.as_ref().zip(told).and_then(|(c, found)| compare(seed, task.extent, c, &found));
+        let copy = task.copy;
         self.change(|volume, core, later| {
             if content.is_none() {
                 core.copy_after = volume.clock.monotonic().plus(COPY_PAUSE);
             }
-            volume.feed(core, Event::CopyRead { copy, content }, later);
+            volume.feed(core, Event::CopyRead { copy, content, compared }, later);
             volume.start_copies(core, later);
             volume.review_bookmarks(core, later);
         });
@@ -392,6 +435,10 @@ impl Core {
         self.running.insert(self.next_tag, what);
         self.next_tag
     }
+
+    fn read_copy(&mut self, task: CopyTask, later: &mut Later) {
+        later.disk.push((self.run(Running::Copy(task)), Op::Read { extent: task.extent }));
+    }
 }
 
 impl CompletionQueue for Volume {
@@ -403,7 +450,7 @@ impl CompletionQueue for Volume {
                 let content = outcome.ok();
                 self.apply(Event::Filled { op, extent, content });
             }
-            Some(Running::Copy(copy)) => self.copy_done(copy, outcome),
+            Some(Running::Copy(task)) => self.copy_done(task, outcome),
             None => {}
         }
     }

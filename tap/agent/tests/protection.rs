@@ -15,8 +15,12 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Condvar, Mutex};
 use std::time::Duration;
 
-use cx_link::{Address, BatchDone, Downlink, DownlinkHandle, Hub, Intake, Listener, StreamIntake};
-use cx_wire::{Heartbeat, Hello, Question, Refuse, Reply, TapState, Welcome};
+use cx_link::{
+    Address, BatchDone, Downlink, DownlinkHandle, Hub, Intake, Listener, LookupReply, StreamIntake,
+};
+use cx_wire::{
+    AskCode, AskError, Hashes, Heartbeat, Hello, Lookup, Question, Refuse, Reply, TapState, Welcome,
+};
 use gateway_front::ListenAddress;
 use nbd::client::NbdClient;
 use tap_agent::{Limits, Protect, Tap, TapConfig};
@@ -41,6 +45,9 @@ struct Seen {
     run: Option<RunId>,
     link: Option<DownlinkHandle>,
     heartbeat: Option<Heartbeat>,
+    /// Queries are answered with what the oracle shows.
+    tells: bool,
+    queries: usize,
 }
 
 struct Stream(Arc<FakeCx>);
@@ -125,6 +132,21 @@ impl StreamIntake for Stream {
     fn heartbeat(&self, heartbeat: Heartbeat) {
         self.0.seen.lock().unwrap().heartbeat = Some(heartbeat);
         self.0.changed.notify_all();
+    }
+
+    /// The first two get no useful answer: one that has to be repeated, and one from before the run.
+    fn query(&self, lookup: Lookup, reply: LookupReply) {
+        let mut seen = self.0.seen.lock().unwrap();
+        seen.queries += 1;
+        let code = if seen.tells { AskCode::Timeout } else { AskCode::Failed };
+        if seen.queries == 1 || !seen.tells {
+            return reply.send(Err(AskError::new(code, "not now")));
+        }
+        let image = seen.oracle.image_at(lookup.volume, seen.durable);
+        let range = lookup.extent.offset() as usize..(lookup.extent.end() as usize).min(image.len());
+        let hashes = cx_delta::hashes(lookup.seed, &image[range]).into();
+        let at = if seen.queries == 2 { lookup.after.previous() } else { seen.durable };
+        reply.send(Ok(Hashes { at, hashes }));
     }
 
     fn closed(&self) {
@@ -292,24 +314,64 @@ async fn a_disk_that_does_not_fit_in_the_queues_goes_to_bitmap_mode_and_heals() 
     tap.stop(Duration::from_secs(10)).await;
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_disk_changed_while_no_tap_watched_is_copied_again() {
-    let bench = Bench::new(&[1; 8192]);
+/// Stops the tap, changes a block behind its back and starts it again; the bytes that it then copied.
+async fn copied_after_an_unwatched_change(tells: bool) -> u64 {
+    let noise: Vec<u8> = (0..SIZE as u64).map(|i| (i * 7 % 251 + i / 4096 % 5) as u8).collect();
+    let bench = Bench::new(&noise);
     let (cx, _downlink) = FakeCx::listen(&bench.hub).await;
     let tap = bench.start();
     cx.wait_for_head();
     assert!(tap.stop(Duration::from_secs(10)).await);
     cx.wait("the end of the connection", |s| s.link.is_none().then_some(()));
+    cx.seen.lock().unwrap().tells = tells;
     let mut disk = std::fs::OpenOptions::new().write(true).open(bench.disk()).unwrap();
-    disk.seek(SeekFrom::Start(1 << 20)).unwrap();
-    disk.write_all(&[9; 4096]).unwrap();
+    disk.seek(SeekFrom::Start((1 << 20) + 100)).unwrap();
+    disk.write_all(&[9; 50]).unwrap();
     let tap = bench.start();
     let head = cx.wait_for_head();
     assert!(cx.image(head) == bench.content());
-    assert!(
-        cx.markers().iter().any(|m| matches!(m, Marker::SyncEnd { cause: SyncCause::ChangedUnwatched, .. }))
-    );
-    tap.stop(Duration::from_secs(10)).await;
+    let resynced = cx.wait("a heartbeat", |s| s.heartbeat.as_ref().map(|h| h.status.resynced_bytes));
+    let ended = cx.markers().into_iter().find_map(|m| match m {
+        Marker::SyncEnd { cause: SyncCause::ChangedUnwatched, copied, .. } => Some(copied),
+        _ => None,
+    });
+    assert_eq!(ended, Some(resynced));
+    assert!(tap.stop(Duration::from_secs(10)).await);
+    resynced
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn of_a_disk_changed_while_no_tap_watched_only_differences_are_copied() {
+    assert_eq!(copied_after_an_unwatched_change(true).await, 4096);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_disk_changed_while_no_tap_watched_is_copied_whole_when_nobody_tells_what_is_below() {
+    assert_eq!(copied_after_an_unwatched_change(false).await, SIZE as u64);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_tap_that_waits_to_hear_what_is_below_stops_at_once_and_goes_on_later() {
+    let bench = Bench::new(&[3; SIZE]);
+    let (cx, downlink) = FakeCx::listen(&bench.hub).await;
+    let tap = bench.start();
+    cx.wait_for_head();
+    assert!(tap.stop(Duration::from_secs(10)).await);
+    downlink.stop().await;
+    std::fs::OpenOptions::new().write(true).open(bench.disk()).unwrap().write_all(&[4; 4096]).unwrap();
+    let tap = bench.start(); // nobody to ask
+    let mut guest = bench.guest();
+    write_at(&mut guest, 1 << 20, &[5; 8192]);
+    drop(guest);
+    assert!(tap.stop(Duration::from_secs(10)).await, "the sync is left open");
+    cx.seen.lock().unwrap().tells = true;
+    let _downlink = cx.clone().open_on(&bench.hub).await;
+    let tap = bench.start();
+    let head = cx.wait_for_head();
+    assert!(cx.image(head) == bench.content());
+    let resynced = cx.wait("a heartbeat", |s| s.heartbeat.as_ref().map(|h| h.status.resynced_bytes));
+    assert_eq!(resynced, 4096, "the guest's write came by itself");
+    assert!(tap.stop(Duration::from_secs(10)).await);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -80,6 +80,10 @@ impl Copies {
         self.active.iter_mut().find(|c| c.holder == holder)
     }
 
+    pub(crate) fn is_active(&self, holder: Holder) -> bool {
+        self.active.iter().any(|c| c.holder == holder)
+    }
+
     pub(crate) fn finish(&mut self, holder: Holder) -> Option<ActiveCopy> {
         let i = self.active.iter().position(|c| c.holder == holder)?;
         Some(self.active.swap_remove(i))

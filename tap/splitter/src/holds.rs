@@ -4,8 +4,28 @@ use std::collections::VecDeque;
 
 use tap_block::{Extent, ExtentMap};
 
+use crate::splitter::{CopyId, OpId};
+
 /// Who holds or waits: an operation or a copy, by the number its owner gave it.
 pub(crate) type Holder = u64;
+
+/// Whose number it is.
+pub(crate) enum Owner {
+    Op(OpId),
+    Copy(CopyId),
+}
+
+pub(crate) const fn op_holder(op: OpId) -> Holder {
+    op.0 * 2
+}
+
+pub(crate) const fn copy_holder(copy: CopyId) -> Holder {
+    copy.0 * 2 + 1
+}
+
+pub(crate) const fn owner_of(holder: Holder) -> Owner {
+    if holder.is_multiple_of(2) { Owner::Op(OpId(holder / 2)) } else { Owner::Copy(CopyId(holder / 2)) }
+}
 
 /// Exclusive holds on extents. Overlapping requests are granted in the order in which they came, so nobody
 /// starves; everything else is granted at once.

@@ -12,6 +12,7 @@
 //! appends the [`Action`]s that the driver (`tap-agent`) must carry out. Nothing here does I/O or reads a
 //! clock. The rules are those of the design, section 3; each has a property test in `tests/`.
 
+mod compare;
 mod copies;
 mod holds;
 mod queue;
@@ -19,6 +20,7 @@ mod regions;
 pub mod seal;
 mod splitter;
 
+pub use compare::Compared;
 pub use queue::{Captured, Content};
 pub use regions::{RegionMarks, RegionSize};
 pub use seal::seal;

@@ -7,8 +7,9 @@ use tap_block::{
     BLOCK_SIZE, Bookmark, Extent, ExtentSet, Lsn, Marker, Monotonic, Position, RunStart, SyncCause, WallTime,
 };
 
+use crate::compare::{Compared, Comparison, Read};
 use crate::copies::{ActiveCopy, Copies, TRIES};
-use crate::holds::Holds;
+use crate::holds::{Holds, Owner, copy_holder, op_holder, owner_of};
 use crate::queue::{Captured, Content, Queue};
 use crate::regions::{RegionMarks, RegionSize, Regions};
 
@@ -72,6 +73,8 @@ pub struct Start {
     pub dirty: ExtentSet,
     /// Nothing of this volume was ever sent: zeroes need not be copied.
     pub fresh: bool,
+    /// What must be copied may be compared first with what the receivers have.
+    pub compare: bool,
 }
 
 /// What a write-class operation does to its extent.
@@ -129,6 +132,8 @@ pub enum Event {
         copy: CopyId,
         /// Its content; `None` when it cannot be read.
         content: Option<Bytes>,
+        /// How that differs from what the receivers have, if it was compared.
+        compared: Option<Compared>,
     },
     /// Every record up to `everywhere` is durable at every gateway.
     Durable {
@@ -201,6 +206,9 @@ pub struct CopyTask {
     pub copy: CopyId,
     /// What to read (cut at the volume's end).
     pub extent: Extent,
+    /// Blocks that every receiver has as they are read need no copy, if they had them so when this record was
+    /// durable there. Ask before reading: a read waits for nobody. An answer counts for every later read as well.
+    pub compare: Option<Lsn>,
 }
 
 /// What the volume is doing.
@@ -277,6 +285,8 @@ pub struct Splitter {
     everywhere: Lsn,
     flushed: Lsn,
     resynced: u64,
+    /// What the open sync may compare.
+    comparison: Option<Comparison>,
 }
 
 impl Splitter {
@@ -312,6 +322,7 @@ impl Splitter {
             everywhere: Lsn::ZERO,
             flushed: Lsn::ZERO,
             resynced: 0,
+            comparison: start.compare.then(|| Comparison::new(start.first_lsn)),
             config,
         };
         splitter.mark(Marker::RunStart(start.run), now);
@@ -333,7 +344,10 @@ impl Splitter {
                 self.bound_asked = false;
                 self.bound = bound.unwrap_or(self.bound).max(self.bound);
             }
-            Event::CopyRead { copy, content } => self.copy_read(copy, content, now, actions),
+            Event::CopyRead { copy, content, compared } => {
+                let read = content.map(|content| Read { content, compared });
+                self.copy_read(copy, read, now, actions);
+            }
             Event::Durable { everywhere } => self.everywhere = self.everywhere.max(everywhere),
             Event::Flushed { head } => self.flushed = self.flushed.max(head),
             Event::Bookmark { id, bookmark } => {
@@ -342,6 +356,8 @@ impl Splitter {
             Event::Resync { dirty } => {
                 self.open_sync(SyncCause::HopLost, now);
                 self.announce_hop_lost(now);
+                // What is lost below is not known there either: it is copied, not compared.
+                self.comparison = None;
                 dirty.iter().for_each(|extent| self.copies.mark(extent, self.config.size));
             }
             Event::Tick => self.clear_marks(now),
@@ -415,6 +431,12 @@ impl Splitter {
     #[must_use]
     pub fn is_quiet(&self) -> bool {
         self.ops.is_empty() && self.queue.is_empty() && self.copies.active() == 0
+    }
+
+    /// Is the copy still under way? One that is may be read again.
+    #[must_use]
+    pub fn is_copying(&self, copy: CopyId) -> bool {
+        self.copies.is_active(copy_holder(copy))
     }
 
     /// The activity log as it should be on disk.
@@ -500,7 +522,7 @@ impl Splitter {
     fn give_up(&mut self, id: OpId, now: Now, actions: &mut Vec<Action>) {
         if let Some(op) = self.ops.remove(&id) {
             self.open_sync(SyncCause::FailedWrite, now);
-            self.copies.mark(op.blocks, self.config.size);
+            self.mark_unrecorded(op.blocks);
             self.finish(id, op.blocks, now, actions);
         }
     }
@@ -517,9 +539,15 @@ impl Splitter {
                 op.for_each_piece(|content| self.push_record(content, now));
                 self.regions.touch(blocks, self.head, now.monotonic);
             }
-            Mode::Bitmap => self.copies.mark(blocks, self.config.size),
+            Mode::Bitmap => self.mark_unrecorded(blocks),
         }
         self.finish(id, blocks, now, actions);
+    }
+
+    /// The disk has something there that no record says.
+    fn mark_unrecorded(&mut self, blocks: Extent) {
+        self.copies.mark(blocks, self.config.size);
+        self.comparison.take_if(|c| !c.changed_without_record(blocks));
     }
 
     fn has_room(&self, op: &Op) -> bool {
@@ -570,24 +598,29 @@ impl Splitter {
     // ---- copies ----
 
     fn task(&self, copy: CopyId, extent: Extent) -> CopyTask {
-        CopyTask { copy, extent: Extent::between(extent.offset(), extent.end().min(self.config.size)) }
+        let compare = self.comparison.as_ref().map(Comparison::since);
+        CopyTask {
+            copy,
+            extent: Extent::between(extent.offset(), extent.end().min(self.config.size)),
+            compare,
+        }
     }
 
-    fn copy_read(&mut self, id: CopyId, content: Option<Bytes>, now: Now, actions: &mut Vec<Action>) {
+    fn copy_read(&mut self, id: CopyId, read: Option<Read>, now: Now, actions: &mut Vec<Action>) {
         let head = self.head;
         let busy = self.copies.find(copy_holder(id)).map(|c| self.holds.busy(c.extent));
         let Some(copy) = self.copies.find(copy_holder(id)) else { return };
-        if copy.spoiled && content.is_some() && copy.tries < TRIES {
+        if copy.spoiled && read.is_some() && copy.tries < TRIES {
             (copy.tries, copy.as_of, copy.spoiled) = (copy.tries + 1, head, busy.unwrap_or(true));
             let extent = copy.extent;
             actions.push(Action::Copy(self.task(id, extent)));
-        } else if copy.spoiled && content.is_some() {
+        } else if copy.spoiled && read.is_some() {
             let extent = copy.extent;
             if self.holds.acquire(copy_holder(id), extent) {
                 self.copy_locked(id, actions);
             }
         } else {
-            self.copy_done(id, content, now, actions);
+            self.copy_done(id, read, now, actions);
         }
     }
 
@@ -601,10 +634,10 @@ impl Splitter {
         }
     }
 
-    fn copy_done(&mut self, id: CopyId, content: Option<Bytes>, now: Now, actions: &mut Vec<Action>) {
+    fn copy_done(&mut self, id: CopyId, read: Option<Read>, now: Now, actions: &mut Vec<Action>) {
         let Some(copy) = self.copies.finish(copy_holder(id)) else { return };
-        match content.filter(|_| copy.as_of >= self.floor && !Sync::is_owed(self.sync.as_ref())) {
-            Some(content) => self.push_copy(&copy, &content, now),
+        match read.filter(|_| copy.as_of >= self.floor && !Sync::is_owed(self.sync.as_ref())) {
+            Some(read) => self.push_copy(&copy, &read, now),
             None => self.copies.mark(copy.extent, self.config.size),
         }
         if copy.locked {
@@ -612,17 +645,19 @@ impl Splitter {
         }
     }
 
-    fn push_copy(&mut self, copy: &ActiveCopy, content: &Bytes, now: Now) {
+    fn push_copy(&mut self, copy: &ActiveCopy, read: &Read, now: Now) {
         let position = Position::copy_as_of(copy.as_of);
         let mut copied = 0;
-        op::split_at_zeroes(copy.extent, content, |piece| {
-            if let Content::Write { extent, .. } = &piece {
-                copied += extent.length();
-            } else if self.fresh {
-                return; // a gateway that has nothing shows zeroes anyway
-            }
-            self.queue.push(Captured { position, captured_at: self.head_time, content: piece });
-        });
+        for extent in self.to_copy(copy.extent, read.compared.as_ref()).iter() {
+            op::split_at_zeroes(extent, &read.of(extent, copy.extent), |piece| {
+                if let Content::Write { extent, .. } = &piece {
+                    copied += extent.length();
+                } else if self.fresh {
+                    return; // a gateway that has nothing shows zeroes anyway
+                }
+                self.queue.push(Captured { position, captured_at: self.head_time, content: piece });
+            });
+        }
         // Durable once the record after the as-of LSN is: delivery is in order.
         self.regions.touch(copy.extent, self.head.next(), now.monotonic);
         if let Some(sync) = &mut self.sync {
@@ -632,6 +667,15 @@ impl Splitter {
         if self.sync.as_ref().is_none_or(|s| s.cause != SyncCause::Baseline) {
             self.resynced += copied;
         }
+    }
+
+    /// What the receivers do not have.
+    fn to_copy(&self, extent: Extent, compared: Option<&Compared>) -> ExtentSet {
+        let mut rest: ExtentSet = std::iter::once(extent).collect();
+        if let (Some(comparison), Some(compared)) = (&self.comparison, compared) {
+            comparison.same(extent, compared).iter().for_each(|same| rest.remove(same));
+        }
+        rest
     }
 
     // ---- history ----
@@ -715,7 +759,7 @@ impl Splitter {
 
     fn end_sync(&mut self, now: Now) {
         if let Some(Sync { cause, copied, from_zero, .. }) = self.sync.take() {
-            self.fresh = false;
+            (self.fresh, self.comparison) = (false, None);
             self.mark(Marker::SyncEnd { cause, copied, from_zero }, now);
         }
     }
@@ -733,23 +777,6 @@ impl Splitter {
             actions.push(Action::Bookmarked { id, lsn: self.head, at: self.head_time });
         }
     }
-}
-
-enum Owner {
-    Op(OpId),
-    Copy(CopyId),
-}
-
-const fn op_holder(op: OpId) -> u64 {
-    op.0 * 2
-}
-
-const fn copy_holder(copy: CopyId) -> u64 {
-    copy.0 * 2 + 1
-}
-
-const fn owner_of(holder: u64) -> Owner {
-    if holder.is_multiple_of(2) { Owner::Op(OpId(holder / 2)) } else { Owner::Copy(CopyId(holder / 2)) }
 }
 
 /// Rounds `extent` out to whole blocks.

@@ -8,19 +8,19 @@
     reason = "tests"
 )]
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 
 use bytes::Bytes;
 use tap_block::units::{count, index};
 use tap_block::{
-    BLOCK_SIZE, Bookmark, Consistency, Epoch, Extent, ExtentSet, Lsn, Marker, Monotonic, Name, RunId,
+    BLOCK_SIZE, Batch, Bookmark, Consistency, Epoch, Extent, ExtentSet, Lsn, Marker, Monotonic, Name, RunId,
     RunStart, StreamId, SyncCause, VolumeId, WallTime,
 };
 use tap_splitter::seal::Identity;
 use tap_splitter::{
-    Action, BookmarkId, Change, Config, CopyTask, Event, Mode, Now, OpId, RegionMarks, RegionSize, Splitter,
-    Start, seal,
+    Action, BookmarkId, Change, Compared, Config, CopyId, CopyTask, Event, Mode, Now, OpId, RegionMarks,
+    RegionSize, Splitter, Start, seal,
 };
 use testbed_model::{Oracle, Random};
 
@@ -54,6 +54,8 @@ struct World {
     delivered: Lsn,
     run: u64,
     baselined: bool,
+    /// Sealed, and not yet at the receiver; a kill loses the newer part.
+    wire: VecDeque<Batch>,
     // dies with the process
     splitter: Splitter,
     ops: BTreeMap<OpId, Pending>,
@@ -61,8 +63,14 @@ struct World {
     next_op: u64,
     now: Now,
     bookmarks: Vec<(Lsn, WallTime)>,
+    /// What the receiver had at a point, as it told when a copy began.
+    told: BTreeMap<CopyId, (Lsn, Vec<u8>)>,
     /// The local disk fails now and then.
     failing: bool,
+    /// Others change the disk while no tap watches, and what must be copied is compared first.
+    unwatched: bool,
+    /// Blocks that were found to be the same.
+    same: u64,
 }
 
 impl World {
@@ -95,13 +103,17 @@ impl World {
             delivered: Lsn::ZERO,
             run: 1,
             baselined: false,
+            wire: VecDeque::new(),
             splitter,
             ops: BTreeMap::new(),
             tasks,
             next_op: 0,
             now,
             bookmarks: Vec::new(),
+            told: BTreeMap::new(),
             failing: true,
+            unwatched: false,
+            same: 0,
         }
     }
 
@@ -133,6 +145,9 @@ impl World {
         let pause = self.random.below(3_000_000_000);
         self.now.wall = self.now.wall.plus(Duration::from_nanos(pause));
         self.now.monotonic = self.now.monotonic.plus(Duration::from_nanos(pause));
+        if self.unwatched && self.random.below(30) == 0 {
+            self.arrive();
+        }
         match self.random.below(16) {
             0..=4 => self.submit(),
             5..=8 => self.complete_some_op(),
@@ -165,12 +180,18 @@ impl World {
         }
         let change = match self.random.below(4) {
             0 => Change::Zero,
-            _ => Change::Write(Bytes::from(vec![self.random.below(255) as u8 + 1; index(extent.length())])),
+            _ => Change::Write(self.some_content(extent)),
         };
         self.next_op += 1;
         let op = OpId(self.next_op);
         self.ops.insert(op, Pending { extent, change: change.clone(), started: false, applied: false });
         self.apply(Event::Submit { op, extent, change });
+    }
+
+    /// Of few, where contents should meet again.
+    fn some_byte(&mut self) -> u8 {
+        let kinds = if self.unwatched { 2 } else { 255 };
+        self.random.below(kinds) as u8 + 1
     }
 
     fn complete_some_op(&mut self) {
@@ -245,9 +266,10 @@ impl World {
                 self.bound = bound;
                 self.apply(Event::BoundPersisted { bound: Some(bound) });
             }
-            Action::Copy(CopyTask { copy, extent }) => {
+            Action::Copy(CopyTask { copy, extent, .. }) => {
                 let content = self.read(extent);
-                self.apply(Event::CopyRead { copy, content });
+                let compared = content.as_ref().and_then(|c| self.compare(copy, extent, c));
+                self.apply(Event::CopyRead { copy, content, compared });
             }
             other => panic!("{other:?}"),
         }
@@ -259,9 +281,35 @@ impl World {
     }
 
     fn begin_copy(&mut self) {
+        // The receiver is asked before the disk is read; it may be far behind, and may not answer.
+        let answers = self.random.below(5) != 0;
+        self.begin_copy_asking(answers);
+    }
+
+    fn begin_copy_asking(&mut self, answers: bool) {
         if let Some(task) = self.splitter.next_copy() {
+            if task.compare.is_some() && answers {
+                self.told.insert(task.copy, (self.delivered, self.oracle.image_at(VOLUME, self.delivered)));
+            }
             self.tasks.push(Action::Copy(task));
         }
+    }
+
+    fn compare(&mut self, copy: CopyId, extent: Extent, content: &[u8]) -> Option<Compared> {
+        let (at, image) = self.told.get(&copy)?;
+        let there = &image[index(extent.offset())..index(extent.end())];
+        let block = BLOCK_SIZE as usize;
+        let pairs = content.chunks(block).zip(there.chunks(block)).zip(extent.blocks());
+        let (mut differs, mut same) = (ExtentSet::new(), 0);
+        for ((mine, theirs), no) in pairs {
+            if mine == theirs {
+                same += 1;
+            } else {
+                differs.insert(Extent::between(no.offset(), no.offset() + BLOCK_SIZE));
+            }
+        }
+        self.same += same;
+        Some(Compared { at: *at, differs })
     }
 
     fn deliver(&mut self) {
@@ -272,7 +320,14 @@ impl World {
         }
         let whose =
             Identity { stream: STREAM, volume: VOLUME, run: RunId::new(self.run), epoch: Epoch::new(1) };
-        let batch = seal(whose, next, records);
+        self.wire.push_back(seal(whose, next, records));
+        if !self.unwatched {
+            self.arrive();
+        }
+    }
+
+    fn arrive(&mut self) {
+        let Some(batch) = self.wire.pop_front() else { return };
         self.oracle.apply(&batch).unwrap();
         self.delivered = batch.last_lsn().unwrap_or(self.delivered);
         if batch.entries.iter().any(|e| matches!(&e.action, tap_block::Action::Mark(m) if is_baseline_end(m)))
@@ -300,22 +355,69 @@ impl World {
                 }
             }
         }
-        let delivered = self.delivered;
-        self.snapshots.retain(|s| s.lsn <= delivered);
+        // So does what waits in the spool, the newer part of which is lost.
+        self.wire.truncate(index(self.random.below(count(self.wire.len()) + 1)));
+        let kept = self.wire.iter().rev().find_map(Batch::last_lsn).unwrap_or(self.delivered);
+        self.snapshots.retain(|s| s.lsn <= kept);
+        let changed = self.unwatched && self.random.below(3) != 0;
+        if changed {
+            self.change_unwatched();
+        }
+        self.start_again(changed);
+    }
+
+    fn start_again(&mut self, changed: bool) {
         let (region, mut dirty) = (RegionSize::for_volume(SIZE), ExtentSet::new());
         for i in self.durable_marks.iter_ones() {
             let extent = region.extent(i, SIZE);
             dirty.insert(extent.to_blocks());
         }
-        let cause = if self.baselined { SyncCause::UncleanStop } else { SyncCause::Baseline };
+        let mut cause = if self.baselined { SyncCause::UncleanStop } else { SyncCause::Baseline };
+        if changed {
+            dirty.insert(Extent::between(0, SIZE).to_blocks());
+            self.durable_marks.fill(true);
+            cause = if self.baselined { SyncCause::ChangedUnwatched } else { SyncCause::Baseline };
+        }
         let first = self.bound;
         self.bound = first.plus(1 << 20);
         self.run += 1;
         let previous = Some(RunId::new(self.run - 1));
         let marks = self.durable_marks.clone();
         self.tasks.clear();
-        let start = start(self.run, previous, first, self.bound, marks, dirty, Some(cause), false);
-        self.splitter = Splitter::start(config(), start, self.now, &mut self.tasks);
+        self.told.clear();
+        let start = Start {
+            compare: cause == SyncCause::ChangedUnwatched,
+            ..start(self.run, previous, first, self.bound, marks, dirty, Some(cause), false)
+        };
+        // Room for little, so that bitmap mode comes between.
+        let queue_limit = if self.unwatched { 120_000 } else { config().queue_limit };
+        let config = Config { queue_limit, ..config() };
+        self.splitter = Splitter::start(config, start, self.now, &mut self.tasks);
+    }
+
+    fn change_unwatched(&mut self) {
+        let there = self.oracle.image_at(VOLUME, self.delivered);
+        for _ in 0..self.random.below(4) {
+            let at = self.random.below(SIZE / BLOCK_SIZE) * BLOCK_SIZE;
+            let end = (at + (1 + self.random.below(16)) * BLOCK_SIZE).min(SIZE);
+            let byte = self.some_byte() - 1;
+            self.disk[index(at)..index(end)].fill(byte);
+        }
+        // Back to what the receiver has now, though records that say otherwise are on their way.
+        if self.baselined && self.random.below(2) == 0 {
+            let end = index(self.random.below(40) * BLOCK_SIZE);
+            self.disk[..end].copy_from_slice(&there[..end]);
+        }
+    }
+
+    /// Content for a write; now and then what the receiver has there, so that what is on its way is undone.
+    fn some_content(&mut self, extent: Extent) -> Bytes {
+        let undone = self.unwatched && self.baselined && self.random.below(2) == 0;
+        if !undone {
+            return Bytes::from(vec![self.some_byte(); index(extent.length())]);
+        }
+        let there = self.oracle.image_at(VOLUME, self.delivered);
+        Bytes::copy_from_slice(&there[index(extent.offset())..index(extent.end())])
     }
 
     /// Lets everything come to its end, without further failures of the device.
@@ -326,12 +428,14 @@ impl World {
                 && self.splitter.is_quiet()
                 && self.splitter.progress().is_none()
                 && self.splitter.dirty_bytes() == 0
+                && self.wire.is_empty()
             {
                 return;
             }
             self.complete_some_op();
             self.carry_out_some_task();
             self.deliver();
+            self.arrive();
             self.begin_copy();
             assert!(round < 99_999, "it never comes to rest: {:?}", self.splitter);
         }
@@ -400,7 +504,7 @@ fn start(
     let _ = run;
     let name = "web01".parse().unwrap();
     let run = RunStart { previous, durable: first_lsn.previous(), volume: VOLUME, name, size: SIZE, sync };
-    Start { run, first_lsn, bound, marks, dirty, fresh }
+    Start { run, first_lsn, bound, marks, dirty, fresh, compare: false }
 }
 
 #[test]
@@ -431,6 +535,100 @@ fn after_kills_at_any_step_the_healed_head_is_the_disk() {
         world.quiesce();
         world.check();
     }
+}
+
+#[test]
+fn after_unwatched_changes_only_differences_are_copied_and_the_head_is_the_disk() {
+    let (mut same, mut overflows) = (0, 0);
+    for seed in 2000..2060 {
+        let mut world = World::new(seed, true);
+        world.unwatched = true;
+        if seed % 4 != 0 {
+            world.quiesce();
+            world.failing = true;
+        }
+        for _ in 0..4 {
+            for _ in 0..world.random.below(150) {
+                world.step();
+                overflows += u64::from(world.splitter.mode() == Mode::Bitmap);
+            }
+            world.kill();
+        }
+        for _ in 0..world.random.below(100) {
+            world.step();
+        }
+        world.quiesce();
+        world.check();
+        same += world.same;
+    }
+    assert!(same > 1000, "{same} blocks were found the same");
+    assert!(overflows > 100, "bitmap mode was met while comparing: {overflows}");
+}
+
+impl World {
+    /// A protected disk whose first block says 1, at both ends.
+    fn scripted(seed: u64) -> Self {
+        let mut world = Self::new(seed, true);
+        (world.failing, world.unwatched) = (false, true);
+        world.write(0, 8, 1);
+        world.quiesce();
+        world
+    }
+
+    /// Writes sectors, and sees to everything that this asks for.
+    fn write(&mut self, from: u64, sectors: u64, byte: u8) {
+        let extent = Extent::between(from * 512, (from + sectors) * 512);
+        let change = Change::Write(Bytes::from(vec![byte; index(extent.length())]));
+        self.next_op += 1;
+        let op = OpId(self.next_op);
+        self.ops.insert(op, Pending { extent, change: change.clone(), started: false, applied: false });
+        self.apply(Event::Submit { op, extent, change });
+        while !self.ops.is_empty() {
+            self.complete_some_op();
+            self.carry_out_some_task();
+        }
+    }
+
+    fn copy_one(&mut self) {
+        let before = self.same;
+        self.begin_copy_asking(true);
+        while !self.tasks.is_empty() {
+            self.carry_out_some_task();
+        }
+        assert!(self.same > before, "the receiver was asked and had the same");
+    }
+}
+
+#[test]
+fn what_is_on_its_way_from_an_earlier_run_is_not_compared_away() {
+    let mut world = World::scripted(1);
+    world.write(0, 8, 2);
+    world.deliver(); // into the spool, no further
+    world.disk[..4096].fill(1); // somebody undoes it while no tap watches
+    world.start_again(true);
+    world.copy_one();
+    world.quiesce();
+    world.check();
+}
+
+#[test]
+fn what_was_undone_without_a_record_is_not_compared_away() {
+    let mut world = World::scripted(2);
+    world.start_again(true);
+    world.deliver();
+    world.arrive();
+    world.write(0, 8, 2);
+    world.deliver();
+    world.write(3000, 80, 3); // waits in the queue
+    world.write(1000, 600, 3); // more than there is room for
+    assert_eq!(world.splitter.mode(), Mode::Bitmap);
+    world.write(0, 8, 1);
+    world.deliver();
+    world.housekeeping();
+    assert_eq!(world.splitter.mode(), Mode::Streaming);
+    world.copy_one();
+    world.quiesce();
+    world.check();
 }
 
 #[test]
