@@ -2,6 +2,7 @@
 
 mod documents;
 mod levels;
+mod links;
 mod source;
 mod sources;
 mod tracked;
@@ -34,6 +35,7 @@ fn check() -> Result<Report> {
     let files = workspace.files()?;
     let mut problems = Vec::new();
     levels::check(&workspace, &mut problems);
+    links::check(&workspace, &mut problems)?;
     let summary = sources::check(&workspace, &files, &mut problems)?;
     tracked::check(&workspace, &files, &mut problems);
     documents::check(&workspace, &files, &mut problems);
