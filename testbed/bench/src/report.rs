@@ -77,7 +77,7 @@ impl Comparison {
 
     fn table(&self) -> String {
         let mut out = format!("\n### {}\n\n", self.name);
-        out.push_str("| | ops/s: median (least to greatest) | p50 us | p99 us | max ms | CPU us/op | RSS MiB | others' cores |\n");
+        out.push_str("| | ops/s: median (each round) | p50 us | p99 us | max ms | CPU us/op | RSS MiB | others' cores |\n");
         out.push_str("|---|---|---|---|---|---|---|---|\n");
         for contestant in &self.contestants {
             let _ = writeln!(out, "{}", contestant.row());
@@ -112,14 +112,13 @@ impl Contestant {
     }
 
     fn row(&self) -> String {
-        let rate = self.over(Sample::rate);
+        let rounds: Vec<String> = self.rounds.iter().map(|s| format!("{:.0}", s.rate())).collect();
         let median = |figure: fn(&Sample) -> f64| self.over(figure).median;
         format!(
-            "| {} | {:.0} ({:.0} to {:.0}) | {:.0} | {:.0} | {:.1} | {:.1} | {:.0} | {:.2} |",
+            "| {} | {:.0} ({}) | {:.0} | {:.0} | {:.1} | {:.1} | {:.0} | {:.2} |",
             self.name,
-            rate.median,
-            rate.least,
-            rate.greatest,
+            self.over(Sample::rate).median,
+            rounds.join(" "),
             median(|s| s.latency.median.as_secs_f64() * 1e6),
             median(|s| s.latency.p99.as_secs_f64() * 1e6),
             median(|s| s.latency.max.as_secs_f64() * 1e3),

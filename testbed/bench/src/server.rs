@@ -13,6 +13,8 @@ use crate::nbd::Export;
 use crate::process::Pid;
 
 const START: Duration = Duration::from_secs(30);
+/// Lines of a log shown from either end.
+const SHOWN: usize = 25;
 const STOP: Duration = Duration::from_secs(20);
 
 /// A running server. Ended when it is dropped.
@@ -47,6 +49,11 @@ impl Server {
         Pid(self.child.id())
     }
 
+    /// What it printed, the middle left out: how trouble began, and where it is now.
+    pub(crate) fn said(&self) -> String {
+        shorten(&self.log, SHOWN)
+    }
+
     /// What was typed.
     pub(crate) fn command(&self) -> &str {
         &self.command
@@ -60,10 +67,10 @@ impl Server {
                 return Ok(answer);
             }
             if let Some(status) = self.child.try_wait()? {
-                bail!("{} ended with {status}:\n{}", self.command, tail(&self.log));
+                bail!("{} ended with {status}:\n{}", self.command, self.said());
             }
             if begun.elapsed() > START {
-                bail!("{} is not ready after {} s:\n{}", self.command, START.as_secs(), tail(&self.log));
+                bail!("{} is not ready after {} s:\n{}", self.command, START.as_secs(), self.said());
             }
             pause(Duration::from_millis(5));
         }
@@ -156,9 +163,29 @@ pub(crate) fn words(command: &Command) -> String {
     quoted.collect::<Vec<_>>().join(" ")
 }
 
-/// The last lines of a log.
-pub(crate) fn tail(log: &Path) -> String {
+/// The first and the last lines of a log.
+fn shorten(log: &Path, shown: usize) -> String {
     let text = String::from_utf8_lossy(&std::fs::read(log).unwrap_or_default()).into_owned();
     let lines: Vec<&str> = text.lines().collect();
-    lines.get(lines.len().saturating_sub(20)..).unwrap_or_default().join("\n")
+    if lines.len() <= 2 * shown {
+        return text;
+    }
+    let left_out = format!("... {} lines ...", lines.len() - 2 * shown);
+    let (head, rest) = lines.split_at(shown);
+    let (_, tail) = rest.split_at(rest.len() - shown);
+    [head, &[left_out.as_str()], tail].concat().join("\n")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_long_log_loses_its_middle() {
+        let folder = tempfile::tempdir().unwrap();
+        let log = folder.path().join("log");
+        std::fs::write(&log, "a\nb\nc\nd\ne").unwrap();
+        assert_eq!(shorten(&log, 1), "a\n... 3 lines ...\ne");
+        assert_eq!(shorten(&log, 3), "a\nb\nc\nd\ne");
+    }
 }

@@ -1,6 +1,6 @@
 //! Memory of `chronogate up` under full write load: the most it ever held, from its start on.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::Result;
 
@@ -40,11 +40,17 @@ pub(super) fn run(options: &Options, report: &mut Report) -> Result<()> {
     let mut notes = vec![format!("after the baseline {:.0} MiB", baseline.mib())];
     for load in loads {
         let done = load.run(&up.tap())?;
+        let rate = to_float(done.ops) / done.elapsed.as_secs_f64();
+        let begun = Instant::now();
+        let gaps = up.catch_up()?.gaps;
         let peak = up.pid().memory()?.peak;
         peaks.push(peak.mib());
-        let rate = to_float(done.ops) / done.elapsed.as_secs_f64();
-        notes.push(format!("{}: {rate:.0} op/s, peak so far {:.0} MiB", load.describe(), peak.mib()));
-        up.settle()?;
+        notes.push(format!(
+            "{}: {rate:.0} op/s, history behind by {:.1} s, {gaps} gap(s), peak so far {:.0} MiB",
+            load.describe(),
+            begun.elapsed().as_secs_f64(),
+            peak.mib()
+        ));
     }
     notes.push(format!("with {}", up.command()));
     report.measured(&Figure {

@@ -26,6 +26,8 @@ const VOLUME_SIZE: u64 = 16 << 30;
 const REGION: u64 = gateway_journal::REGION_BYTES / BLOCK_SIZE;
 /// One in so many records goes to the first region: one that was written far more often than the others.
 const HOT: u64 = 5;
+/// Where a gateway keeps its store in its data folder.
+const STORE: &str = "gateway/store";
 const LIMIT_MS: f64 = 50.0;
 /// Bytes in flight while the journal is made.
 const WINDOW: u64 = 16 << 20;
@@ -41,6 +43,7 @@ enum Age {
 
 /// A made journal and what must be read from it.
 struct History {
+    records: u64,
     last: Lsn,
     /// Writes to the hot region, in order.
     hot: Vec<(Lsn, BlockNo)>,
@@ -56,13 +59,18 @@ struct Probe {
 
 pub(super) fn run(options: &Options, report: &mut Report) -> Result<()> {
     let long = options.records.unwrap_or(options.pick(10_000_000, 100_000));
+    let mut made = Vec::new();
     for records in [10_000, long] {
         let folder = folder(options)?;
-        let dir = folder.path().join("store");
-        let history = make(&dir, records)?;
+        let history = make(&folder.path().join(STORE), records)?;
         image::write_back(folder.path())?;
-        from_store(&dir, &history, records, options, report)?;
-        from_gateway(folder.path(), &history, records, options, report)?;
+        made.push((folder, history));
+    }
+    for (folder, history) in &made {
+        from_store(&folder.path().join(STORE), history, options, report)?;
+    }
+    for (folder, history) in &made {
+        from_gateway(folder.path(), history, options, report)?;
     }
     Ok(())
 }
@@ -91,7 +99,7 @@ fn make(dir: &Path, records: u64) -> Result<History> {
     store.stop();
     let rate = to_float(records) / begun.elapsed().as_secs_f64();
     eprintln!("   {records} records made, {rate:.0} per second");
-    Ok(History { last, hot })
+    Ok(History { records, last, hot })
 }
 
 /// A block that tells who wrote it, and compresses to almost nothing.
@@ -103,16 +111,10 @@ fn content(writer: Lsn) -> [u8; UNIT] {
 }
 
 /// The store alone: region map, plan, unit.
-fn from_store(
-    dir: &Path,
-    history: &History,
-    records: u64,
-    options: &Options,
-    report: &mut Report,
-) -> Result<()> {
+fn from_store(dir: &Path, history: &History, options: &Options, report: &mut Report) -> Result<()> {
     let begun = Instant::now();
     let store = Store::open(StoreConfig::new(dir.to_owned()), Arc::new(RealClock))?;
-    eprintln!("   the store of {records} records opens in {:.0} ms", millis(begun.elapsed()));
+    eprintln!("   the store of {} records opens in {:.0} ms", history.records, millis(begun.elapsed()));
     for age in [Age::Oldest, Age::Middle, Age::Newest] {
         let mut times = Vec::new();
         for sample in 0..u64::from(options.rounds) * 3 {
@@ -125,7 +127,7 @@ fn from_store(
         }
         report.measured(&figure(
             "store",
-            records,
+            history.records,
             age,
             &times,
             "region_map, plan_read, read_units".to_owned(),
@@ -136,19 +138,13 @@ fn from_store(
 }
 
 /// The whole way: connect, choose the export, read.
-fn from_gateway(
-    folder: &Path,
-    history: &History,
-    records: u64,
-    options: &Options,
-    report: &mut Report,
-) -> Result<()> {
+fn from_gateway(folder: &Path, history: &History, options: &Options, report: &mut Report) -> Result<()> {
     let gateway = Gateway::start(folder, folder)?;
     for age in [Age::Oldest, Age::Middle, Age::Newest] {
         let mut times = Vec::new();
         for sample in 0..u64::from(options.rounds) * 3 {
             let probe = history.probe(age, sample)?;
-            image::go_cold(&folder.join("store"))?;
+            image::go_cold(&folder.join(STORE))?;
             let export = gateway.image(NAME, probe.point.get());
             let mut block = [0; UNIT];
             let begun = Instant::now();
@@ -160,7 +156,7 @@ fn from_gateway(
         }
         let memory = gateway.pid().memory()?.resident.mib();
         let note = format!("connect, GO {NAME}@lsn:N, READ; {memory:.0} MiB RSS; {}", gateway.command());
-        report.measured(&figure("NBD", records, age, &times, note));
+        report.measured(&figure("NBD", history.records, age, &times, note));
     }
     Ok(())
 }
