@@ -86,9 +86,9 @@ pub(crate) fn begin(
         sync: state.sync,
     };
     let marks = marks_for(found.marks, &dirty, size);
-    // Most of a disk that was changed unwatched is what it was. What a hop lost is copied as a whole: that heals a
-    // damaged journal, too.
-    let compare = state.sync == Some(SyncCause::ChangedUnwatched);
+    // Most of a disk that was changed unwatched is what it was, and most of a marked region. What a hop lost is
+    // copied as a whole: that heals a damaged journal, too.
+    let compare = matches!(state.sync, Some(SyncCause::ChangedUnwatched | SyncCause::UncleanStop));
     let start = Start { run, first_lsn, bound: state.bound, marks, dirty, fresh, compare };
     Ok(Beginning { state, start })
 }
@@ -242,7 +242,7 @@ mod tests {
         let b = go(found);
         assert_eq!((b.start.first_lsn, b.start.run.sync), (bound, Some(SyncCause::UncleanStop)));
         assert_eq!(b.start.dirty.iter().collect::<Vec<_>>(), [Extent::between(3 << 20, 4 << 20)]);
-        assert!(!b.start.compare);
+        assert!(b.start.compare);
         assert!(b.state.bound > bound);
         assert_eq!(go(left_behind(None, &[])).start.run.sync, None, "nothing was under way");
     }

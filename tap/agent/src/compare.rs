@@ -1,4 +1,5 @@
-//! Finding out what the gateways have, so that after an unwatched change only what differs is copied.
+//! Finding out what the gateways have, so that after an unwatched change or an unclean stop only what differs is
+//! copied.
 //!
 //! An inquiry never holds a sync up for good: who does not answer for [`PATIENCE`] is not asked any more in this run,
 //! and everything is copied.
@@ -120,7 +121,9 @@ impl Asker {
             }
             Patience::Until(end) if now < end => Some(end - now),
             Patience::Until(_) => {
-                tracing::warn!("the gateways do not tell what they have: the whole disk is copied");
+                tracing::warn!(
+                    "the gateways do not tell what they have: everything that may differ is copied"
+                );
                 *patience = Patience::Over;
                 None
             }

@@ -102,6 +102,13 @@ impl Protected {
                 .map_err(|e| other(&format!("opening its spool: {e}")))?;
         let (give_up, end_keeper) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicBool::new(false)));
         let memory = Arc::new(memory);
+        let feed = Arc::new(Upstream::new(Arc::clone(&volume), Arc::clone(&outbox), Arc::clone(&counters)));
+        let config =
+            UplinkConfig { address: upward.cx.clone(), hub: upward.hub.clone(), backoff: Backoff::default() };
+        let uplink = Uplink::spawn(config, move || hello.clone(), feed);
+        // Before the sealer, which begins copies: one that cannot ask copies all it reads.
+        let seed = getrandom::u64().map_err(|e| other(&e))?;
+        volume.compare_with(Inquiry::spawn(Arc::downgrade(&volume), uplink.querier(), whose.volume, seed));
         let keeper = spawn_keeper(
             Arc::clone(&volume),
             Arc::clone(&memory),
@@ -112,12 +119,6 @@ impl Protected {
         let sealer =
             spawn_sealer(Arc::clone(&volume), Arc::clone(&outbox), whose, room, Arc::clone(&give_up))
                 .map_err(|e| other(&e))?;
-        let feed = Arc::new(Upstream::new(Arc::clone(&volume), Arc::clone(&outbox), Arc::clone(&counters)));
-        let config =
-            UplinkConfig { address: upward.cx.clone(), hub: upward.hub.clone(), backoff: Backoff::default() };
-        let uplink = Uplink::spawn(config, move || hello.clone(), feed);
-        let seed = getrandom::u64().map_err(|e| other(&e))?;
-        volume.compare_with(Inquiry::spawn(Arc::downgrade(&volume), uplink.querier(), whose.volume, seed));
         let path = what.path.clone();
         Ok(Self { volume, path, memory, outbox, counters, uplink, sealer, keeper, give_up, end_keeper })
     }
