@@ -127,6 +127,15 @@ impl Regions {
         self.stale = true;
     }
 
+    /// Asks for the regions of `extent` to be marked, and for no neighbour.
+    pub(crate) fn want_just(&mut self, extent: Extent) {
+        let range = self.region.touched(Extent::between(extent.offset(), extent.end().min(self.size)));
+        if let Some(bits) = self.wanted.get_mut(range) {
+            bits.fill(true);
+        }
+        self.stale = true;
+    }
+
     /// The marks to persist next, with their generation; `None` while a set is on its way or nothing changed.
     pub(crate) fn poll_persist(&mut self) -> Option<(u64, RegionMarks)> {
         if self.persisting.is_some() || !self.stale {

@@ -272,6 +272,8 @@ pub struct Splitter {
     bookmarks: Vec<PendingBookmark>,
     queue: Queue,
     copies: Copies,
+    /// Lost by a hop; copied as soon as the activity log has it.
+    lost: ExtentSet,
     next_copy: u64,
     head: Lsn,
     head_time: WallTime,
@@ -310,6 +312,7 @@ impl Splitter {
             bookmarks: Vec::new(),
             queue: Queue::new(config.queue_limit),
             copies: Copies::new(start.dirty),
+            lost: ExtentSet::new(),
             next_copy: 0,
             head: start.first_lsn.previous(),
             head_time: now.wall,
@@ -354,11 +357,8 @@ impl Splitter {
                 self.bookmarks.push(PendingBookmark { id, bookmark, behind: self.filling.clone() });
             }
             Event::Resync { dirty } => {
-                self.open_sync(SyncCause::HopLost, now);
-                self.announce_hop_lost(now);
-                // What is lost below is not known there either: it is copied, not compared.
-                self.comparison = None;
-                dirty.iter().for_each(|extent| self.copies.mark(extent, self.config.size));
+                dirty.iter().for_each(|extent| self.regions.want_just(extent));
+                self.lost = dirty.iter().chain(self.lost.iter()).collect();
             }
             Event::Tick => self.clear_marks(now),
         }
@@ -590,9 +590,9 @@ impl Splitter {
     }
 
     fn clear_marks(&mut self, now: Now) {
-        let (holds, copies) = (&self.holds, &self.copies);
+        let (holds, copies, lost) = (&self.holds, &self.copies, &self.lost);
         let sound = self.everywhere.min(self.flushed);
-        self.regions.clear(sound, now.monotonic, |e| holds.busy(e) || copies.concerns(e));
+        self.regions.clear(sound, now.monotonic, |e| holds.busy(e) || copies.concerns(e) || lost.overlaps(e));
     }
 
     // ---- copies ----
@@ -715,6 +715,20 @@ impl Splitter {
         }
     }
 
+    /// What a hop lost is copied once the activity log says so: whoever hears that this sync began believes its end,
+    /// and a kill in between must not leave the rest out.
+    fn resync_lost(&mut self, now: Now) {
+        if self.lost.is_empty() || !self.lost.iter().all(|extent| self.regions.ready(extent)) {
+            return;
+        }
+        self.open_sync(SyncCause::HopLost, now);
+        self.announce_hop_lost(now);
+        // What is lost below is not known there either: it is copied, not compared.
+        self.comparison = None;
+        let lost = std::mem::take(&mut self.lost);
+        lost.iter().for_each(|extent| self.copies.mark(extent, self.config.size));
+    }
+
     /// A hop that lost records takes nothing more until it sees this marker, even when a sync of another cause is
     /// open already; that one's end is the end of both.
     fn announce_hop_lost(&mut self, now: Now) {
@@ -742,6 +756,7 @@ impl Splitter {
     /// What follows from the state itself, whatever event led to it.
     fn settle(&mut self, now: Now, actions: &mut Vec<Action>) {
         self.leave_bitmap_if_roomy(now);
+        self.resync_lost(now);
         if self.mode == Mode::Streaming && self.copies.done() && self.lsns_left() > 0 {
             self.end_sync(now);
         }

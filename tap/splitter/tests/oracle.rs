@@ -386,7 +386,7 @@ impl World {
         self.tasks.clear();
         self.told.clear();
         let start = Start {
-            compare: cause == SyncCause::ChangedUnwatched,
+            compare: self.unwatched && cause != SyncCause::Baseline,
             ..start(self.run, previous, first, self.bound, marks, dirty, Some(cause), false)
         };
         // Room for little, so that bitmap mode comes between.
@@ -666,4 +666,24 @@ fn overflow_keeps_the_oldest_records_and_heals() {
         })
         .collect();
     assert_eq!(causes.last(), Some(&SyncCause::Overflow));
+}
+
+#[test]
+fn a_resync_is_announced_only_once_a_kill_cannot_forget_its_rest() {
+    let now = Now { wall: WallTime::from_nanos(1_000), monotonic: Monotonic::from_nanos(1_000) };
+    let (first, bound, mut actions) = (Lsn::ZERO.next(), Lsn::ZERO.plus(1 << 20), Vec::new());
+    let start = start(1, None, first, bound, RegionMarks::new(), ExtentSet::new(), None, false);
+    let mut splitter = Splitter::start(config(), start, now, &mut actions);
+    let whole: ExtentSet = std::iter::once(Extent::between(0, SIZE).to_blocks()).collect();
+    splitter.apply(Event::Resync { dirty: whole }, now, &mut actions);
+    assert_eq!((splitter.head(), splitter.progress()), (first, None), "the activity log comes first");
+    let asked = actions.iter().find_map(|action| match action {
+        Action::PersistMarks { generation, marks } => Some((*generation, marks.clone())),
+        _ => None,
+    });
+    let (generation, marks) = asked.unwrap();
+    assert!(marks.all() && marks.len() == RegionSize::for_volume(SIZE).count(SIZE));
+    splitter.apply(Event::MarksPersisted { generation, durable: true }, now, &mut actions);
+    assert_eq!(splitter.progress().unwrap().cause, SyncCause::HopLost);
+    assert!(splitter.dirty_bytes() >= SIZE && splitter.head() == first.next());
 }
