@@ -1,8 +1,12 @@
 //! A folder with protected disks, and the programs that protect them.
 
+use std::collections::BTreeSet;
+use std::collections::hash_map::RandomState;
 use std::fs;
+use std::hash::{BuildHasher, Hasher};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
@@ -458,24 +462,21 @@ fn write_sparse(path: &Path, content: &[u8]) -> Result<()> {
     Ok(())
 }
 
-/// A port that was free a moment ago. Taken from below the range that the system hands out by itself,
-/// so that it stays free while the program is down.
+/// A port that was free a moment ago, and that no other test of this process is given. From below the range that
+/// the system hands out by itself, so that it stays free while the program is down.
 ///
 /// # Errors
 /// When none is found.
 pub fn free_port() -> Result<u16> {
-    let mut random = Random::new(u64::from(std::process::id()) ^ nanos());
+    static GIVEN: Mutex<BTreeSet<u16>> = Mutex::new(BTreeSet::new());
+    let mut given = GIVEN.lock().unwrap_or_else(PoisonError::into_inner);
+    let mut random = Random::new(RandomState::new().build_hasher().finish());
     for _ in 0..200 {
         let port = 20_000 + u16::try_from(random.below(10_000))?;
-        if std::net::TcpListener::bind(("127.0.0.1", port)).is_ok() {
+        if !given.contains(&port) && std::net::TcpListener::bind(("127.0.0.1", port)).is_ok() {
+            given.insert(port);
             return Ok(port);
         }
     }
     bail!("no free TCP port found")
-}
-
-/// Something that differs between two calls.
-fn nanos() -> u64 {
-    use std::hash::{BuildHasher, Hasher};
-    std::collections::hash_map::RandomState::new().build_hasher().finish()
 }
