@@ -237,6 +237,14 @@ impl OutboxDriver {
         self.shared.settle(state);
     }
 
+    /// `consumer` lost records that it acknowledged; it has them up to `has`. [`OutboxObserver::hole`] is called.
+    pub fn abandon(&self, consumer: ConsumerNo, has: Reached) {
+        let mut state = self.shared.lock();
+        let hole = state.outbox.abandon(consumer, has);
+        state.holes.extend(hole);
+        self.shared.settle(state);
+    }
+
     /// [`Feed::ready`](crate::Feed::ready).
     pub fn ready(&self, consumer: ConsumerNo, welcome: &Welcome) {
         let mut state = self.shared.lock();

@@ -25,8 +25,6 @@ pub(crate) struct Reports {
 struct Report {
     /// It answered, one way or the other.
     answered: bool,
-    /// It has history of the stream.
-    known: bool,
     refused: Option<Refuse>,
 }
 
@@ -42,9 +40,9 @@ impl Reports {
         drop(waited.unwrap_or_else(PoisonError::into_inner));
     }
 
-    /// Some gateway has history of the stream.
-    pub(crate) fn known(&self) -> bool {
-        self.lock().iter().any(|r| r.known)
+    /// Every gateway has answered.
+    pub(crate) fn complete(&self) -> bool {
+        self.lock().iter().all(|r| r.answered)
     }
 
     /// Why the stream cannot be taken from the tap: a gateway knows that its time is over, or none takes it.
@@ -93,7 +91,6 @@ impl Feed for GatewayFeed {
         self.naming.ready(welcome);
         self.driver.ready(self.consumer, welcome);
         self.reports.note(self.consumer, |report| {
-            report.known |= welcome.known;
             report.refused = None;
         });
         Ok(())

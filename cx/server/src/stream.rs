@@ -11,7 +11,7 @@ use cx_link::{
 };
 use cx_spool::ConsumerNo;
 use cx_wire::{Heartbeat, Hello, Lookup, Question, Welcome};
-use tap_block::{Batch, Clock, Lsn};
+use tap_block::{Batch, Clock};
 use tokio::runtime::Handle;
 use tokio::task::JoinHandle;
 
@@ -110,7 +110,8 @@ impl Stream {
     /// What the tap is told: everything up to here is durable below.
     pub(crate) fn welcome(&self, credit: u64) -> Welcome {
         let durable = self.driver.durable();
-        let known = durable.lsn > Lsn::ZERO || self.reports.known();
+        // Until every gateway has said what it has, less may be known here than was acknowledged.
+        let known = self.reports.complete();
         Welcome { durable: durable.lsn, durable_run: durable.run, known, credit }
     }
 

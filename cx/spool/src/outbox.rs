@@ -325,6 +325,15 @@ impl Outbox {
         if idle && self.config.detect_holes && after < head { self.break_off(consumer, after) } else { None }
     }
 
+    /// `consumer` has records up to `has` only and acknowledged more: what lies between cannot be sent again. It gets
+    /// nothing until a sync of everything begins.
+    pub fn abandon(&mut self, consumer: ConsumerNo, has: Reached) -> Option<Hole> {
+        let c = self.consumers.get_mut(consumer.get())?;
+        (c.durable, c.position) = (has, has.lsn);
+        c.everywhere = c.everywhere.min(has.lsn);
+        self.break_off(consumer, has.lsn)
+    }
+
     /// How many consumers there are.
     #[must_use]
     pub const fn consumers(&self) -> usize {

@@ -375,6 +375,27 @@ fn an_idle_source_with_a_higher_head_reveals_a_hole() {
 }
 
 #[test]
+fn a_hop_that_lost_what_it_acknowledged_gets_nothing_until_a_sync_of_everything() {
+    let mut outbox = Outbox::new(Config { detect_holes: false, ..config() }, 1);
+    outbox.rewind(A, has(0));
+    for n in 1..=4 {
+        outbox.push(record(n), at(n)).unwrap();
+    }
+    assert_eq!(sent(&mut outbox, A), [1, 2, 3, 4]);
+    outbox.acked(A, 2, lsn(2), Lsn::ZERO, at(5));
+    outbox.detach(A);
+    assert_eq!(outbox.rewind(A, has(1)), None);
+    assert_eq!(outbox.view(A).unwrap().durable, lsn(2), "more than it has");
+    assert_eq!(outbox.abandon(A, has(1)), Some(Hole { consumer: A, after: lsn(1) }));
+    assert_eq!((outbox.next(A), outbox.view(A).unwrap().durable), (Next::Empty, lsn(1)));
+    outbox.detach(A);
+    outbox.rewind(A, has(1));
+    assert_eq!(outbox.next(A), Next::Empty, "a new connection changes nothing");
+    outbox.push(mark(5, Marker::SyncStart { cause: SyncCause::HopLost }), at(5)).unwrap();
+    assert_eq!(sent(&mut outbox, A), [5]);
+}
+
+#[test]
 fn where_holes_are_the_next_hops_business_the_sender_goes_on_from_what_was_acknowledged() {
     let mut outbox = Outbox::new(Config { detect_holes: false, ..config() }, 1);
     outbox.rewind(A, has(0));

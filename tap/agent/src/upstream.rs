@@ -1,7 +1,8 @@
 //! The way up to the CX: what the link asks of a volume, answered from the splitter and the outbox.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use cx_link::outbox::{OutboxDriver, OutboxObserver};
 use cx_link::{AskReply, Feed};
@@ -23,7 +24,12 @@ pub(crate) struct Upstream {
     volume: Arc<Volume>,
     outbox: Arc<OutboxDriver>,
     counters: Arc<Counters>,
+    /// Since when the CX says at every connection that it has less than it acknowledged.
+    short_since: Mutex<Option<Instant>>,
 }
+
+/// A CX that has less than it acknowledged may only not have heard of its gateways yet; it is believed after this.
+const LOST_AFTER: Duration = Duration::from_secs(20);
 
 /// Numbers that outlive a run.
 #[derive(Debug, Default)]
@@ -47,7 +53,7 @@ impl Counters {
 
 impl Upstream {
     pub(crate) fn new(volume: Arc<Volume>, outbox: Arc<OutboxDriver>, counters: Arc<Counters>) -> Self {
-        Self { volume, outbox, counters }
+        Self { volume, outbox, counters, short_since: Mutex::default() }
     }
 
     pub(crate) fn status(&self) -> (TapStatus, Snapshot) {
@@ -70,6 +76,26 @@ impl Upstream {
             reply.send(placed.map(|(lsn, at)| Reply::Bookmarked { lsn, at }));
         };
         self.volume.bookmark(bookmark, wait, Box::new(answer));
+    }
+
+    /// Fails while the CX has less than it acknowledged, because nothing that can be sent follows on what it has. When
+    /// that stays so, the records are lost, and everything is copied again.
+    fn check_short(&self, welcome: &Welcome) -> Result<(), String> {
+        let mut since = self.short_since.lock().unwrap_or_else(PoisonError::into_inner);
+        let acknowledged = self.outbox.view(CX).map_or(Lsn::ZERO, |view| view.durable);
+        if welcome.durable >= acknowledged {
+            *since = None;
+            return Ok(());
+        }
+        let first = *since.get_or_insert_with(Instant::now);
+        // One whose gateways have not all answered yet may have lost nothing.
+        if !welcome.known || first.elapsed() < LOST_AFTER {
+            self.outbox.lost(CX);
+            return Err(format!("the CX has {} and acknowledged {acknowledged}", welcome.durable));
+        }
+        *since = None;
+        self.outbox.abandon(CX, Reached { lsn: welcome.durable, run: welcome.durable_run });
+        Ok(())
     }
 
     /// What a hop lost is not known block by block, so the whole volume is copied again.
@@ -95,7 +121,7 @@ fn state(snapshot: &Snapshot, spooled: bool) -> TapState {
 impl Feed for Upstream {
     fn ready(&self, welcome: &Welcome) -> Result<(), String> {
         self.outbox.ready(CX, welcome);
-        Ok(())
+        self.check_short(welcome)
     }
 
     fn next(&self) -> Option<Arc<Batch>> {
@@ -190,7 +216,7 @@ impl OutboxObserver for Progress {
     }
 
     fn hole(&self, hole: Hole) {
-        tracing::error!(volume = %self.volume.name(), ?hole, "the tap's spool is damaged: records are lost, the volume is copied again");
+        tracing::error!(volume = %self.volume.name(), ?hole, "the tap's spool or the CX lost records: the volume is copied again");
         let size = tap_block::BlockDevice::geometry(&*self.volume).size;
         self.volume.resync(std::iter::once(Extent::between(0, size).to_blocks()).collect());
     }
