@@ -40,6 +40,8 @@ struct Sync {
     owed: bool,
     /// The last moment before it that history covers; `None` when that was before this run.
     covered: Option<WallTime>,
+    /// A hop lost records meanwhile and was told that a sync begins: it waits for an end of that name.
+    hop_lost: bool,
 }
 
 impl Sync {
@@ -100,6 +102,7 @@ impl Splitter {
             from_zero: cause == SyncCause::Baseline && start.fresh && start.dirty.is_empty(),
             owed: false,
             covered: None,
+            hop_lost: false,
         });
         let mut splitter = Self {
             ops: HashMap::new(),
@@ -506,7 +509,15 @@ impl Splitter {
             return;
         }
         let owed = self.lsns_left() == 0;
-        self.sync = Some(Sync { cause, done: 0, copied: 0, from_zero: false, owed, covered: Some(now.wall) });
+        self.sync = Some(Sync {
+            cause,
+            done: 0,
+            copied: 0,
+            from_zero: false,
+            owed,
+            covered: Some(now.wall),
+            hop_lost: false,
+        });
         if !owed {
             self.mark(Marker::SyncStart { cause }, now);
             self.floor = self.head;
@@ -528,10 +539,12 @@ impl Splitter {
     }
 
     /// A hop that lost records takes nothing more until it sees this marker, even when a sync of another cause is
-    /// open already; that one's end is the end of both.
+    /// open already; both end together.
     fn announce_hop_lost(&mut self, now: Now) {
-        let other = self.sync.as_ref().is_some_and(|s| s.cause != SyncCause::HopLost);
-        if other && self.lsns_left() > 0 {
+        let spare = self.lsns_left() > 0;
+        let Some(sync) = self.sync.as_mut().filter(|s| s.cause != SyncCause::HopLost) else { return };
+        if spare {
+            sync.hop_lost = true;
             self.mark(Marker::SyncStart { cause: SyncCause::HopLost }, now);
             self.floor = self.head;
         }
@@ -555,7 +568,7 @@ impl Splitter {
     fn settle(&mut self, now: Now, actions: &mut Vec<Action>) {
         self.leave_bitmap_if_roomy(now);
         self.resync_lost(now);
-        if self.mode == Mode::Streaming && self.copies.done() && self.lsns_left() > 0 {
+        if self.mode == Mode::Streaming && self.copies.done() && self.lsns_left() > 1 {
             self.end_sync(now);
         }
         if !self.bookmarks.is_empty() {
@@ -571,9 +584,11 @@ impl Splitter {
     }
 
     fn end_sync(&mut self, now: Now) {
-        if let Some(Sync { cause, copied, from_zero, .. }) = self.sync.take() {
-            (self.fresh, self.comparison) = (false, None);
-            self.mark(Marker::SyncEnd { cause, copied, from_zero }, now);
+        let Some(Sync { cause, copied, from_zero, hop_lost, .. }) = self.sync.take() else { return };
+        (self.fresh, self.comparison) = (false, None);
+        self.mark(Marker::SyncEnd { cause, copied, from_zero }, now);
+        if hop_lost {
+            self.mark(Marker::SyncEnd { cause: SyncCause::HopLost, copied, from_zero: false }, now);
         }
     }
 

@@ -687,3 +687,17 @@ fn a_resync_is_announced_only_once_a_kill_cannot_forget_its_rest() {
     assert_eq!(splitter.progress().unwrap().cause, SyncCause::HopLost);
     assert!(splitter.dirty_bytes() >= SIZE && splitter.head() == first.next());
 }
+
+#[test]
+fn a_hop_lost_during_another_sync_gets_an_end_of_its_own() {
+    let mut world = World::new(5, true);
+    world.failing = false;
+    world.apply(Event::Resync { dirty: std::iter::once(Extent::between(0, SIZE).to_blocks()).collect() });
+    world.quiesce();
+    world.check();
+    let mut ends = world.oracle.markers().into_iter().filter_map(|(_, _, m)| match m {
+        Marker::SyncEnd { cause, .. } => Some(cause),
+        _ => None,
+    });
+    assert_eq!((ends.next(), ends.next()), (Some(SyncCause::Baseline), Some(SyncCause::HopLost)));
+}
