@@ -82,6 +82,11 @@ impl Up {
         Export { socket: self.folder.join("gateway.sock"), name: format!("{VOLUME}@lsn:{lsn}") }
     }
 
+    /// Adds the log to an error: a client that was cut off knows nothing of the reason.
+    pub(crate) fn explain<T>(&self, outcome: Result<T>) -> Result<T> {
+        outcome.with_context(|| format!("the log of up says:\n{}\nand", self.server.said()))
+    }
+
     /// What the verb `volume show` would print.
     pub(crate) fn volume(&self) -> Result<Volume> {
         let body = get(&self.api, &format!("/api/v1/volumes/{VOLUME}"))?;

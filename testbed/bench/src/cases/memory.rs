@@ -39,10 +39,10 @@ pub(super) fn run(options: &Options, report: &mut Report) -> Result<()> {
     let mut peaks = Vec::new();
     let mut notes = vec![format!("after the baseline {:.0} MiB", baseline.mib())];
     for load in loads {
-        let done = load.run(&up.tap())?;
+        let done = up.explain(load.run(&up.tap()))?;
         let rate = to_float(done.ops) / done.elapsed.as_secs_f64();
         let begun = Instant::now();
-        let gaps = up.catch_up()?.gaps;
+        let gaps = up.explain(up.catch_up())?.gaps;
         let peak = up.pid().memory()?.peak;
         peaks.push(peak.mib());
         notes.push(format!(

@@ -34,7 +34,7 @@ pub(super) fn run(options: &Options, report: &mut Report) -> Result<()> {
         time,
         seed: SEED,
     };
-    scatter.run(&up.tap())?;
+    up.explain(scatter.run(&up.tap()))?;
     let point = up.settle()?.durable;
     std::fs::copy(&disk, &raw)?;
     image::write_back(folder.path())?;

@@ -42,7 +42,8 @@ pub(super) fn run(options: &Options, report: &mut Report) -> Result<()> {
                 image::write_back(folder.path())?;
                 if place == 0 {
                     let settled = || up.settle().map(drop);
-                    tap.rounds.push(measure(&load(round), &up.tap(), up.pid(), settled)?);
+                    let measured = measure(&load(round), &up.tap(), up.pid(), settled);
+                    tap.rounds.push(up.explain(measured)?);
                 } else {
                     nbdkit.rounds.push(measure(&load(round), &peer_export, peer.pid(), || Ok(()))?);
                 }
