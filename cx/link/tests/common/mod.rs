@@ -195,17 +195,19 @@ impl TestIntake {
     /// Makes everything waiting durable, the last first.
     pub fn settle(&self) {
         let waiting = std::mem::take(&mut self.inner.lock().unwrap().waiting);
-        let last = waiting.iter().rev().find_map(|(b, _)| b.last_lsn());
-        for (batch, done) in waiting.into_iter().rev() {
-            self.make_durable(&batch, done, last);
+        let last = waiting.iter().rev().find_map(|(b, _)| Some((b.last_lsn()?, b.run)));
+        for (_, done) in waiting.into_iter().rev() {
+            self.make_durable(done, last);
         }
     }
 
-    fn make_durable(&self, batch: &Batch, done: BatchDone, last: Option<Lsn>) {
+    /// The durable LSN and the run it belongs to move together.
+    fn make_durable(&self, done: BatchDone, last: Option<(Lsn, RunId)>) {
         let durable = {
             let mut inner = self.inner.lock().unwrap();
-            inner.durable = inner.durable.max(last.unwrap_or(inner.durable));
-            inner.run = Some(batch.run);
+            if let Some((lsn, run)) = last.filter(|(lsn, _)| *lsn > inner.durable) {
+                (inner.durable, inner.run) = (lsn, Some(run));
+            }
             inner.durable
         };
         done.durable(durable, durable);
@@ -222,8 +224,13 @@ impl TestIntake {
     }
 
     pub async fn link(&self) -> DownlinkHandle {
-        until(&self.link, Option::is_some).await;
-        self.link.borrow().clone().unwrap()
+        // It may have gone again between the wait and the look.
+        loop {
+            until(&self.link, Option::is_some).await;
+            if let Some(link) = self.link.borrow().clone() {
+                return link;
+            }
+        }
     }
 }
 
@@ -250,7 +257,7 @@ impl StreamIntake for Shared {
     fn batch(&self, batch: Arc<Batch>, done: BatchDone) {
         self.0.inner.lock().unwrap().taken.push(Arc::clone(&batch));
         if self.0.eager.load(Ordering::SeqCst) {
-            self.0.make_durable(&batch, done, batch.last_lsn());
+            self.0.make_durable(done, batch.last_lsn().map(|lsn| (lsn, batch.run)));
         } else {
             self.0.inner.lock().unwrap().waiting.push((batch, done));
         }
