@@ -288,7 +288,7 @@ impl Outbox {
     pub fn rewind(&mut self, consumer: ConsumerNo, has: Reached) -> Option<Hole> {
         let durable = has.lsn;
         let (first, head, detect) = (self.first, self.head(), self.config.detect_holes);
-        let held = self.items.iter().find_map(|i| i.summary.first).is_some_and(|lsn| lsn <= durable);
+        let held = self.items.iter().find_map(|i| i.summary.first).is_some_and(|lsn| lsn <= durable.next());
         let c = self.consumers.get_mut(consumer.get())?;
         let (before, went_back) = (c.durable, detect && durable < c.durable.lsn);
         c.attached = true;

@@ -307,6 +307,15 @@ fn a_gateway_that_lost_what_is_still_here_gets_it_again() {
 }
 
 #[test]
+fn what_begins_just_behind_what_a_gateway_has_is_no_hole() {
+    let mut outbox = outbox(2, 3..=6);
+    sent(&mut outbox, A);
+    outbox.acked(A, 4, lsn(6), lsn(6), at(0));
+    assert_eq!(outbox.rewind(A, has(2)), None);
+    assert_eq!(sent(&mut outbox, A), [3, 4, 5, 6]);
+}
+
+#[test]
 fn a_gateway_that_lost_what_nobody_has_breaks_off_and_heals_with_a_whole_sync() {
     let mut outbox = outbox(1, 1..=4);
     sent(&mut outbox, A);
