@@ -13,6 +13,7 @@
 mod begin;
 mod compare;
 mod exports;
+mod local;
 mod memory;
 mod protect;
 mod state;

@@ -21,7 +21,7 @@ use crate::memory::{Memory, MemoryError};
 use crate::state::CleanStop;
 use crate::upstream::{Counters, Progress, Room, Upstream};
 use crate::volume::Volume;
-use crate::workers::{spawn_keeper, spawn_sealer};
+use crate::workers::{spawn_copier, spawn_keeper, spawn_sealer};
 use crate::{Limits, Protect};
 
 /// A write as a rule is copied to the CX in pieces this long.
@@ -57,6 +57,7 @@ pub(crate) struct Protected {
     counters: Arc<Counters>,
     uplink: UplinkHandle,
     sealer: JoinHandle<bool>,
+    copier: JoinHandle<()>,
     keeper: JoinHandle<()>,
     give_up: Arc<AtomicBool>,
     end_keeper: Arc<AtomicBool>,
@@ -106,7 +107,7 @@ impl Protected {
         let config =
             UplinkConfig { address: upward.cx.clone(), hub: upward.hub.clone(), backoff: Backoff::default() };
         let uplink = Uplink::spawn(config, move || hello.clone(), feed);
-        // Before the sealer, which begins copies: one that cannot ask copies all it reads.
+        // Before the copier: one that cannot ask copies all it reads.
         let seed = getrandom::u64().map_err(|e| other(&e))?;
         volume.compare_with(Inquiry::spawn(Arc::downgrade(&volume), uplink.querier(), whose.volume, seed));
         let keeper = spawn_keeper(
@@ -120,13 +121,38 @@ impl Protected {
             spawn_sealer(Arc::clone(&volume), Arc::clone(&outbox), whose, room, Arc::clone(&give_up))
                 .map_err(|e| other(&e))?;
         let path = what.path.clone();
-        Ok(Self { volume, path, memory, outbox, counters, uplink, sealer, keeper, give_up, end_keeper })
+        let copier = spawn_copier(Arc::clone(&volume)).map_err(|e| other(&e))?;
+        Ok(Self {
+            volume,
+            path,
+            memory,
+            outbox,
+            counters,
+            uplink,
+            sealer,
+            copier,
+            keeper,
+            give_up,
+            end_keeper,
+        })
     }
 
     /// Stops cleanly: everything captured is durable below or in the spool, so that the next run begins without a gap.
     /// Blocks, for about `limit` at most. Returns whether it was clean.
     pub(crate) fn stop(self, limit: Duration) -> bool {
-        let Self { volume, memory, outbox, counters, uplink, sealer, keeper, give_up, end_keeper, .. } = self;
+        let Self {
+            volume,
+            memory,
+            outbox,
+            counters,
+            uplink,
+            sealer,
+            copier,
+            keeper,
+            give_up,
+            end_keeper,
+            ..
+        } = self;
         let deadline = Instant::now() + limit;
         volume.stop();
         let in_time = wait_until(deadline, || sealer.is_finished());
@@ -137,7 +163,7 @@ impl Protected {
         drop(uplink);
         end_keeper.store(true, Ordering::Release);
         volume.stop();
-        let kept = keeper.join().is_ok();
+        let kept = keeper.join().is_ok() && copier.join().is_ok();
         let flushed = tap_block::device::run(volume.disk(), Op::Flush).is_ok();
         if !(sealed && safe && kept && flushed && volume.is_quiet()) {
             return false;

@@ -104,7 +104,7 @@ impl Upstream {
         let size = tap_block::BlockDevice::geometry(&*self.volume).size;
         let whole: ExtentSet = std::iter::once(Extent::between(0, size).to_blocks()).collect();
         self.volume.resync(whole);
-        self.volume.begin_copies();
+        self.volume.wake_copier();
     }
 }
 

@@ -21,6 +21,7 @@ use tap_splitter::{
 };
 
 use crate::compare::{Inquiry, compare};
+use crate::local;
 
 /// After a read for a copy failed, the next is tried this much later.
 const COPY_PAUSE: Duration = Duration::from_secs(1);
@@ -41,6 +42,8 @@ pub(crate) struct Volume {
     sealable: Condvar,
     /// Something must be made durable, or the volume stops.
     chores_there: Condvar,
+    /// A copy may be possible, or the volume stops.
+    copyable: Condvar,
     /// Nobody but [`Volume::stop`] notifies this one: a wait on it is a pause that a stop cuts short.
     paused: Condvar,
     /// Who finds out what the gateways have; without one, nothing is compared.
@@ -144,6 +147,7 @@ impl Volume {
             core: Mutex::new(core),
             sealable: Condvar::new(),
             chores_there: Condvar::new(),
+            copyable: Condvar::new(),
             paused: Condvar::new(),
             inquiry: OnceLock::new(),
             me: me.clone(),
@@ -228,9 +232,22 @@ impl Volume {
         });
     }
 
-    /// Copies are begun when there is room for them: to be called after records were taken.
-    pub(crate) fn begin_copies(&self) {
+    /// Begins the copies there is room for, and waits up to `patience` for more to be possible; false once the volume
+    /// stops.
+    pub(crate) fn copy(&self, patience: Duration) -> bool {
         self.change(|volume, core, later| volume.start_copies(core, later));
+        let core = self.lock();
+        if !core.stopping {
+            let (core, _) =
+                self.copyable.wait_timeout(core, patience).unwrap_or_else(PoisonError::into_inner);
+            return !core.stopping;
+        }
+        false
+    }
+
+    /// A copy may be possible: one ended, room was made, or there is more to copy.
+    pub(crate) fn wake_copier(&self) {
+        self.copyable.notify_one();
     }
 
     /// Places a bookmark behind every write acknowledged before now; waits up to `wait` for a sync to end.
@@ -275,6 +292,7 @@ impl Volume {
         });
         self.sealable.notify_all();
         self.chores_there.notify_all();
+        self.copyable.notify_all();
         self.paused.notify_all();
     }
 
@@ -300,12 +318,13 @@ impl Volume {
         for answer in later.answers {
             answer();
         }
-        for (tag, op) in later.disk {
-            match self.me.upgrade() {
-                Some(me) => self.disk.submit(op, Ticket::new(tag, me)),
-                None => return,
-            }
+        if later.disk.is_empty() {
+            return;
         }
+        let Some(me) = self.me.upgrade() else { return };
+        local::run(later.disk.into_iter().map(|(tag, op)| {
+            (Arc::clone(&self.disk) as Arc<dyn BlockDevice>, op, Ticket::new(tag, Arc::clone(&me) as _))
+        }));
     }
 
     fn feed(&self, core: &mut Core, event: Event, later: &mut Later) {
@@ -423,9 +442,9 @@ impl Volume {
                 core.copy_after = volume.clock.monotonic().plus(COPY_PAUSE);
             }
             volume.feed(core, Event::CopyRead { copy, content, compared }, later);
-            volume.start_copies(core, later);
             volume.review_bookmarks(core, later);
         });
+        self.wake_copier();
     }
 }
 

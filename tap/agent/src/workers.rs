@@ -1,4 +1,5 @@
-//! The two threads of a volume: the sealer turns captured records into batches, the keeper makes state durable.
+//! The threads of a volume: the sealer turns captured records into batches, the copier reads what must be copied, the
+//! keeper makes state durable.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -66,7 +67,7 @@ impl Sealer {
                     return false;
                 }
             }
-            self.volume.begin_copies();
+            self.volume.wake_copier();
         }
         true
     }
@@ -90,6 +91,12 @@ impl Sealer {
         }
         true
     }
+}
+
+/// Runs until the volume stops: begins the reads of what must be copied outside the stream of writes.
+pub(crate) fn spawn_copier(volume: Arc<Volume>) -> std::io::Result<JoinHandle<()>> {
+    let name = format!("copy-{}", volume.name());
+    thread::Builder::new().name(name).spawn(move || while volume.copy(IDLE) {})
 }
 
 /// Runs until told to end: marks, reservations, the note that the tap watches, flushes that let marks be cleared.
