@@ -64,6 +64,8 @@ struct Core {
     bookmarks: HashMap<BookmarkId, Wanted>,
     next_bookmark: u64,
     copy_after: Monotonic,
+    /// The copier was woken since it last looked.
+    copy_wanted: bool,
     /// Copies that are not read before it is known what the gateways have there.
     asked: HashMap<CopyId, CopyTask>,
     /// What they have, where that is known, until the copy is over.
@@ -136,6 +138,7 @@ impl Volume {
             bookmarks: HashMap::new(),
             next_bookmark: 0,
             copy_after: Monotonic::default(),
+            copy_wanted: false,
             asked: HashMap::new(),
             told: HashMap::new(),
             stopping: false,
@@ -236,17 +239,17 @@ impl Volume {
     /// stops.
     pub(crate) fn copy(&self, patience: Duration) -> bool {
         self.change(|volume, core, later| volume.start_copies(core, later));
-        let core = self.lock();
-        if !core.stopping {
-            let (core, _) =
-                self.copyable.wait_timeout(core, patience).unwrap_or_else(PoisonError::into_inner);
-            return !core.stopping;
+        let mut core = self.lock();
+        if !core.stopping && !core.copy_wanted {
+            (core, _) = self.copyable.wait_timeout(core, patience).unwrap_or_else(PoisonError::into_inner);
         }
-        false
+        core.copy_wanted = false;
+        !core.stopping
     }
 
     /// A copy may be possible: one ended, room was made, or there is more to copy.
     pub(crate) fn wake_copier(&self) {
+        self.lock().copy_wanted = true;
         self.copyable.notify_one();
     }
 
