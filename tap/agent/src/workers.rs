@@ -7,7 +7,7 @@ use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
 use cx_link::outbox::OutboxDriver;
-use tap_block::{Clock, Lsn, Name, Op, WallTime};
+use tap_block::{BlockDevice, Clock, Lsn, Name, Op, WallTime};
 use tap_disk::RealClock;
 use tap_splitter::seal::Identity;
 use tap_splitter::{Captured, Event, Progress, seal};
@@ -108,7 +108,8 @@ pub(crate) fn spawn_keeper(
 ) -> std::io::Result<JoinHandle<()>> {
     let name = format!("keep-{}", volume.name());
     thread::Builder::new().name(name).spawn(move || {
-        let mut keeper = Keeper { volume, memory, counters, shown: Shown::default(), ended: None };
+        let mut keeper =
+            Keeper { volume, memory, counters, shown: Shown::default(), ended: None, shrunk: false };
         let mut last = WallTime::EPOCH;
         while !end.load(Ordering::Acquire) {
             if let Some(chore) = keeper.volume.next_chore(IDLE) {
@@ -130,6 +131,8 @@ struct Keeper {
     shown: Shown,
     /// A sync has ended; its end is at or before this LSN.
     ended: Option<Lsn>,
+    /// The disk is smaller than it was, and that was said.
+    shrunk: bool,
 }
 
 impl Keeper {
@@ -160,6 +163,7 @@ impl Keeper {
         if let Err(e) = self.memory.note_alive(now) {
             tracing::warn!(volume = %self.volume.name(), "cannot note that the tap watches: {e}");
         }
+        self.watch_size();
         let snapshot = self.volume.snapshot();
         if snapshot.wants_flush {
             self.flush(snapshot.head);
@@ -182,6 +186,20 @@ impl Keeper {
             }
         });
         self.keep("the tap's state", kept);
+    }
+
+    /// A disk that somebody cuts while it is in use fails reads, writes and flushes behind the cut: said once, loudly.
+    fn watch_size(&mut self) {
+        let (known, now) = (self.volume.geometry().size, self.volume.disk().identity());
+        let shrunk = now.is_ok_and(|id| id.size < known);
+        if shrunk && !self.shrunk {
+            tracing::error!(
+                volume = %self.volume.name(),
+                "the protected disk has shrunk below its {known} bytes while it is in use: operations behind its end fail; \
+                 give it its size back and restart the tap, which copies what changed"
+            );
+        }
+        self.shrunk = shrunk;
     }
 
     fn flush(&self, head: Lsn) {
