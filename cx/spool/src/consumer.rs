@@ -49,12 +49,24 @@ pub struct ConsumerView {
     pub broken_after: Option<Lsn>,
 }
 
-/// Items that are not for a consumer: from the hole in its history to the sync that heals it, or to whatever comes
-/// while that is still awaited.
+/// Items that are not for a consumer: from a hole in its history to the sync that heals it, or to where the queue had to
+/// give them up.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Skip {
     pub(crate) from: ItemNo,
-    pub(crate) to: Option<ItemNo>,
+    pub(crate) to: ItemNo,
+}
+
+/// A history that broke off. What lies behind the hole stays in the queue: it is acknowledged to the source only when it
+/// is on disk, so that a hole that was none costs nothing and a true one is a gap and no more.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Broken {
+    /// The first item behind it.
+    pub(crate) at: ItemNo,
+    /// The last record before the hole.
+    pub(crate) after: Lsn,
+    /// Nothing but a sync of everything ends it, whatever comes next.
+    pub(crate) until_healed: bool,
 }
 
 #[derive(Debug)]
@@ -70,8 +82,8 @@ pub(crate) struct Consumer {
     pub(crate) progress_at: Monotonic,
     pub(crate) durable: Reached,
     pub(crate) everywhere: Lsn,
-    pub(crate) broken: Option<Lsn>,
-    /// In order; none is behind `acked`, the last one alone may be open.
+    pub(crate) broken: Option<Broken>,
+    /// Ascending; none is behind `acked`.
     pub(crate) skips: VecDeque<Skip>,
     /// Read back from disk: consecutive items from `next` on.
     pub(crate) window: VecDeque<(ItemNo, Arc<Batch>)>,
@@ -124,57 +136,69 @@ impl Consumer {
         None
     }
 
-    /// Moves both cursors over what is not for this consumer; `end` is the number of the next item to come. What was
-    /// sent before a hole still has to be acknowledged before anything behind it counts.
-    pub(crate) fn pass(&mut self, end: ItemNo) {
+    /// Moves both cursors over what is not for this consumer. What was sent before a hole still has to be acknowledged
+    /// before anything behind it counts.
+    pub(crate) fn pass(&mut self) {
         for skip in &self.skips {
-            let to = skip.to.unwrap_or(end);
-            if skip.from <= self.next && self.next < to {
-                self.next = to;
+            if skip.from <= self.next && self.next < skip.to {
+                self.next = skip.to;
             }
         }
-        while let Some(skip) = self.skips.front().copied().filter(|skip| skip.from <= self.acked) {
-            self.acked = self.acked.max(skip.to.unwrap_or(end));
-            if skip.to.is_none() {
-                break;
-            }
-            self.skips.pop_front();
+        while let Some(skip) = self.skips.pop_front_if(|skip| skip.from <= self.acked) {
+            self.acked = self.acked.max(skip.to);
         }
     }
 
     /// One more item is durable there.
-    pub(crate) fn acked_one(&mut self, end: ItemNo) {
+    pub(crate) fn acked_one(&mut self) {
         if self.acked < self.next {
             self.acked = self.acked.next();
-            self.pass(end);
+            self.pass();
         }
     }
 
-    /// From `next` on nothing is for this consumer, up to the healing sync `to` or until one comes.
-    pub(crate) fn skip(&mut self, to: Option<ItemNo>, end: ItemNo) {
+    /// The next item is durable there without having been sent on this connection.
+    pub(crate) fn has_next(&mut self) {
+        self.next = self.next.next();
+        self.acked = self.next;
+        self.pass();
+    }
+
+    /// A sync of everything begins at `to`: the consumer goes on there once it was sent what lies before the hole.
+    pub(crate) fn heal(&mut self, to: ItemNo) {
+        if let Some(broken) = self.broken.take() {
+            self.skip(broken.at, to);
+        }
+    }
+
+    /// There is no room to keep what lies behind the hole: the items before `end` are let go.
+    pub(crate) fn give_up(&mut self, end: ItemNo) {
+        if let Some(broken) = &mut self.broken {
+            let from = std::mem::replace(&mut broken.at, end);
+            broken.until_healed = true;
+            self.skip(from, end);
+        }
+    }
+
+    /// From `from` to `to` nothing is for this consumer.
+    pub(crate) fn skip(&mut self, from: ItemNo, to: ItemNo) {
         self.clear_window();
-        self.skips.push_back(Skip { from: self.next, to });
-        self.pass(end);
+        // After a reconnect one may begin before those that lie ahead still.
+        let at = self.skips.partition_point(|skip| skip.from <= from);
+        self.skips.insert(at, Skip { from, to });
+        self.pass();
     }
 
-    /// A sync of everything begins at `no`: the consumer goes on there.
-    pub(crate) fn heal(&mut self, no: ItemNo) {
-        self.broken = None;
-        if let Some(skip) = self.skips.back_mut() {
-            skip.to = Some(no);
-        }
-    }
-
-    /// Sends again from the first item that is not acknowledged. A hole that lies ahead again will be found again; one
-    /// that was passed stays, unless the consumer now has `everything`.
+    /// Sends again from the first item that is not acknowledged. A hole stays, unless the consumer now has
+    /// `everything`.
     pub(crate) fn restart(&mut self, everything: bool) {
-        let passed = self.skips.front().is_some_and(|skip| skip.to.is_none() && skip.from <= self.acked);
-        if everything || !passed {
+        if everything {
             self.skips.clear();
             self.broken = None;
         }
         self.clear_window();
         self.next = self.acked;
+        self.pass();
     }
 
     /// Sends again from `first` on, acknowledged or not.

@@ -8,7 +8,7 @@ use std::time::Duration;
 use tap_block::units::{count, index};
 use tap_block::{Batch, Lsn, Monotonic, RunId};
 
-use crate::consumer::{Consumer, ConsumerNo, ConsumerView, Hole};
+use crate::consumer::{Broken, Consumer, ConsumerNo, ConsumerView, Hole};
 use crate::item::{Item, ItemNo, Place, Reached, Summary};
 
 /// Limits, and when the disk is used.
@@ -55,7 +55,8 @@ pub enum Next {
     Loading,
     /// Nothing now.
     Empty,
-    /// Records are missing; said once. Nothing more comes until a sync of everything begins.
+    /// Records are missing; said once. Nothing more comes until they do or a sync of everything begins; what is pushed
+    /// meanwhile is kept while there is room.
     Hole(Hole),
 }
 
@@ -213,7 +214,10 @@ impl Outbox {
         let no = self.end();
         self.memory_bytes += summary.weight;
         self.append(Some(batch), Place::Memory, summary, now);
-        self.heal_or_pass_by(no, summary.heals);
+        if summary.heals {
+            self.consumers.iter_mut().filter(|c| c.broken.is_some()).for_each(|c| c.heal(no));
+        }
+        self.relieve();
         self.evict();
         self.forget();
         Ok(no)
@@ -250,16 +254,24 @@ impl Outbox {
         let Some(c) = self.consumers.get_mut(consumer.get()) else { return Next::Empty };
         let no = c.next;
         let Some(item) = self.items.get(index(no.since(self.first))) else { return Next::Empty };
-        let missing = self.config.detect_holes && item.summary.needs > c.position;
-        if missing || item.place == Place::Lost {
+        let misses = item.summary.needs > c.position && (self.config.detect_holes || c.broken.is_some());
+        let held = c.broken.is_some_and(|b| b.until_healed && b.at <= no);
+        if misses || held || item.place == Place::Lost {
+            if let Some(broken) = &mut c.broken {
+                broken.at = broken.at.min(no);
+                return Next::Empty;
+            }
             let after = c.position;
-            return match self.break_off(consumer, after) {
+            return match self.break_off(consumer, after, false) {
                 Some(hole) => Next::Hole(hole),
                 None => self.next(consumer),
             };
         }
+        // At the hole nothing is missing any more: it came after all.
+        c.broken = c.broken.filter(|b| b.at > no);
         let Some(batch) = item.batch.clone().or_else(|| c.take_from_window(no)) else { return Next::Loading };
         c.next = no.next();
+        c.pass();
         c.position = c.position.max(item.summary.last.unwrap_or_default());
         Next::Batch(no, batch)
     }
@@ -267,12 +279,11 @@ impl Outbox {
     /// `items` more items, in the order in which they were sent, are durable at `consumer`, every record up to
     /// `durable` as well, and every record up to `everywhere` is so at all gateways below it.
     pub fn acked(&mut self, consumer: ConsumerNo, items: u64, durable: Lsn, everywhere: Lsn, now: Monotonic) {
-        let end = self.end();
         let Some(c) = self.consumers.get_mut(consumer.get()) else { return };
         if items > 0 {
             c.progress_at = now;
         }
-        (0..items.min(c.next.since(c.acked))).for_each(|_| c.acked_one(end));
+        (0..items.min(c.next.since(c.acked))).for_each(|_| c.acked_one());
         let acked = c.acked;
         c.everywhere = c.everywhere.max(everywhere);
         let run = self.before(acked).0.run;
@@ -297,11 +308,13 @@ impl Outbox {
         if went_back {
             c.everywhere = c.everywhere.min(durable);
             c.restart_at(first);
-            return if held { None } else { self.break_off(consumer, durable) };
+            return if held { None } else { self.break_off(consumer, durable, true) };
         }
-        let filled = durable >= head && c.broken.is_some_and(|after| durable > after);
+        let filled = durable >= head && c.broken.is_some_and(|b| durable > b.after);
         c.restart(filled);
-        c.broken = c.broken.map(|_| durable);
+        if let Some(broken) = &mut c.broken {
+            broken.after = durable;
+        }
         self.skip_received(consumer, durable);
         self.forget();
         None
@@ -322,7 +335,11 @@ impl Outbox {
         let c = self.consumers.get(consumer.get())?;
         let idle = c.attached && c.acked == end && c.broken.is_none();
         let after = c.position.max(c.durable.lsn);
-        if idle && self.config.detect_holes && after < head { self.break_off(consumer, after) } else { None }
+        if idle && self.config.detect_holes && after < head {
+            self.break_off(consumer, after, false)
+        } else {
+            None
+        }
     }
 
     /// `consumer` has records up to `has` only and acknowledged more: what lies between cannot be sent again. It gets
@@ -331,7 +348,7 @@ impl Outbox {
         let c = self.consumers.get_mut(consumer.get())?;
         (c.durable, c.position) = (has, has.lsn);
         c.everywhere = c.everywhere.min(has.lsn);
-        self.break_off(consumer, has.lsn)
+        self.break_off(consumer, has.lsn, true)
     }
 
     /// How many consumers there are.
@@ -349,7 +366,7 @@ impl Outbox {
             durable: c.durable.lsn,
             everywhere: c.everywhere,
             pending_bytes: self.pushed_bytes().saturating_sub(self.before(c.acked).1),
-            broken_after: c.broken,
+            broken_after: c.broken.map(|b| b.after),
         })
     }
 
@@ -453,9 +470,10 @@ impl Outbox {
 
     /// The group could not be written: its items stay in memory, and nothing is written until
     /// [`Outbox::resume_spill`].
-    pub const fn spill_failed(&mut self) {
+    pub fn spill_failed(&mut self) {
         self.spilling = None;
         self.spill_paused = true;
+        self.relieve();
     }
 
     /// Tries the disk again.
@@ -475,7 +493,7 @@ impl Outbox {
     pub fn poll_load(&mut self) -> Option<Load> {
         let (first, limit) = (self.first, self.config.read_ahead);
         for (at, c) in self.consumers.iter_mut().enumerate() {
-            if !c.attached || c.loading || c.window_bytes >= limit.max(1) {
+            if !c.attached || c.broken.is_some() || c.loading || c.window_bytes >= limit.max(1) {
                 continue;
             }
             let from = c.window_end();
@@ -603,33 +621,37 @@ impl Outbox {
             if s.copies || s.last.is_none_or(|last| last > durable) || item.place == Place::Lost {
                 break;
             }
-            c.next = c.next.next();
+            c.has_next();
         }
-        c.acked = c.next;
     }
 
     /// `consumer` misses something after `after`: it goes on with the next sync of everything, here or to come.
-    fn break_off(&mut self, consumer: ConsumerNo, after: Lsn) -> Option<Hole> {
+    fn break_off(&mut self, consumer: ConsumerNo, after: Lsn, until_healed: bool) -> Option<Hole> {
         let from = self.consumers.get(consumer.get())?.next;
         let skip = index(from.since(self.first));
         let healing = self.items.iter().skip(skip).position(|i| i.summary.heals && i.place != Place::Lost);
-        let (to, end) = (healing.map(|n| from.plus(count(n))), self.end());
         let c = self.consumers.get_mut(consumer.get())?;
-        c.broken = to.is_none().then_some(after);
-        c.skip(to, end);
-        self.forget();
-        healing.is_none().then_some(Hole { consumer, after })
+        if let Some(n) = healing {
+            c.skip(from, from.plus(count(n)));
+            self.forget();
+            return None;
+        }
+        c.clear_window();
+        c.broken = Some(Broken { at: from, after, until_healed });
+        self.relieve();
+        Some(Hole { consumer, after })
     }
 
-    /// A new item: consumers whose history broke off resume at a sync of everything, and let the rest pass by.
-    fn heal_or_pass_by(&mut self, no: ItemNo, heals: bool) {
-        let end = self.end();
-        for c in self.consumers.iter_mut().filter(|c| c.broken.is_some()) {
-            if heals {
-                c.heal(no);
-            }
-            c.pass(end);
+    /// What waits behind holes must not keep out the sync that heals them: when memory fills and the disk takes no
+    /// more, it goes. The gap that the sync leaves covers it.
+    fn relieve(&mut self) {
+        let disk_takes = !self.spill_paused && self.first_unspilled().is_none_or(|w| self.disk_has_room(w));
+        if disk_takes || self.room() >= self.config.memory_limit / 2 {
+            return;
         }
+        let end = self.end();
+        self.consumers.iter_mut().for_each(|c| c.give_up(end));
+        self.forget();
     }
 
     fn lose(&mut self, no: ItemNo) {

@@ -69,8 +69,10 @@ struct Receiver {
     has: BTreeSet<ItemNo>,
     /// Items before this one are no business of its any more: it was healed there.
     base: ItemNo,
-    /// A hole was reported: items from here on are none either, until a healing one comes.
-    broken_at: Option<ItemNo>,
+    /// What it lost was forgotten already below this item.
+    lost_below: ItemNo,
+    /// A hole was reported, and no healing item came since.
+    broken: bool,
 }
 
 struct World {
@@ -159,13 +161,11 @@ impl World {
     }
 
     fn take(&mut self, c: usize) {
-        let first = self.outbox.first();
         match self.outbox.next(ConsumerNo::new(c)) {
             Next::Batch(no, batch) => self.receive(c, no, &batch),
             Next::Hole(hole) => {
                 assert_eq!(hole.after, self.receivers[c].last);
-                let sent = self.receivers[c].in_flight.back().map(|(no, _)| no.next());
-                self.receivers[c].broken_at = Some(sent.unwrap_or(first));
+                self.receivers[c].broken = true;
             }
             Next::Loading | Next::Empty => {}
         }
@@ -174,7 +174,7 @@ impl World {
     fn receive(&mut self, c: usize, no: ItemNo, batch: &Batch) {
         let (receiver, summary) = (&mut self.receivers[c], Summary::of(batch));
         if summary.heals {
-            (receiver.base, receiver.broken_at) = (no, None);
+            (receiver.base, receiver.broken) = (no, false);
         } else {
             assert!(summary.needs <= receiver.last, "receiver {c} at {} is given {summary:?}", receiver.last);
         }
@@ -200,13 +200,14 @@ impl World {
         let has = Reached { lsn: receiver.durable, run: Some(RunId::new(1)) };
         self.outbox.detach(ConsumerNo::new(c));
         if self.outbox.rewind(ConsumerNo::new(c), has).is_some() {
-            self.receivers[c].broken_at = Some(ItemNo::FIRST);
+            self.receivers[c].broken = true;
         }
     }
 
     fn roll_back(&mut self, c: usize, n: u64) {
         let receiver = &mut self.receivers[c];
         receiver.durable = lsn(receiver.durable.get().saturating_sub(n));
+        receiver.lost_below = self.outbox.first();
         receiver.has.retain(|no| self.pushed[no].last_lsn().is_none_or(|last| last <= receiver.durable));
         self.reconnect(c);
     }
@@ -230,20 +231,17 @@ impl World {
         let first = self.outbox.first();
         for (c, receiver) in self.receivers.iter().enumerate() {
             for no in (receiver.base.get()..first.get()).map(ItemNo::new) {
-                let excused = receiver.broken_at.is_some_and(|at| no >= at);
                 // A receiver that lost what it had acknowledged knows what it misses.
-                let had = receiver.has.contains(&no)
+                let had = no < receiver.lost_below
+                    || receiver.has.contains(&no)
                     || self.pushed[&no].last_lsn().is_some_and(|l| l <= receiver.durable);
-                assert!(
-                    had || excused || self.passed_by(c, no),
-                    "{no} was forgotten before receiver {c} had it"
-                );
+                assert!(had || self.healed_over(c, no), "{no} was forgotten before receiver {c} had it");
             }
         }
     }
 
     /// It lies in a hole that a healing item behind it covers.
-    fn passed_by(&self, c: usize, no: ItemNo) -> bool {
+    fn healed_over(&self, c: usize, no: ItemNo) -> bool {
         let heals = |(_, batch): (&ItemNo, &Arc<Batch>)| Summary::of(batch).heals;
         let sent = self.receivers[c].in_flight.iter().any(|(sent, _)| *sent == no);
         !sent && self.pushed.range(no.next()..).any(heals)
@@ -258,7 +256,7 @@ impl World {
         self.drain();
         assert!(self.outbox.is_drained(), "{:?}", self.outbox);
         for (c, receiver) in self.receivers.iter().enumerate() {
-            assert_eq!((receiver.durable, receiver.broken_at), (lsn(self.next - 1), None), "receiver {c}");
+            assert_eq!((receiver.durable, receiver.broken), (lsn(self.next - 1), false), "receiver {c}");
         }
     }
 

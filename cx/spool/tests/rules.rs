@@ -324,7 +324,7 @@ fn a_gateway_that_lost_what_nobody_has_breaks_off_and_heals_with_a_whole_sync() 
     assert_eq!(outbox.view(A).unwrap().broken_after, Some(lsn(2)));
     outbox.push(record(5), at(0)).unwrap();
     assert_eq!(outbox.next(A), Next::Empty);
-    assert!(outbox.is_drained(), "nobody can use it");
+    assert_eq!((outbox.first(), outbox.durable_below().item), (ItemNo::new(4), ItemNo::new(4)), "it is kept");
     outbox.push(mark(6, Marker::SyncStart { cause: SyncCause::HopLost }), at(0)).unwrap();
     outbox.push(record(7), at(0)).unwrap();
     assert_eq!(sent(&mut outbox, A), [6, 7]);
@@ -381,6 +381,60 @@ fn an_idle_source_with_a_higher_head_reveals_a_hole() {
     assert_eq!(outbox.expect_head(A, lsn(900)), None);
     assert_eq!(outbox.expect_head(A, lsn(1000)), Some(Hole { consumer: A, after: lsn(900) }));
     assert_eq!(outbox.expect_head(A, lsn(1000)), None, "said once");
+}
+
+/// What lay in a queue of the source was taken for lost, everything behind it was let go and acknowledged, and a CX
+/// killed then had acknowledged what nobody had.
+#[test]
+fn a_hole_that_was_none_closes_when_the_records_come() {
+    let mut outbox = Outbox::new(config(), 1);
+    outbox.rewind(A, has(900));
+    assert!(outbox.expect_head(A, lsn(1000)).is_some());
+    outbox.push(record(901), at(0)).unwrap();
+    outbox.push(record(902), at(0)).unwrap();
+    assert_eq!(outbox.durable_below().reached.lsn, lsn(900), "nothing is acknowledged on its way");
+    assert_eq!(sent(&mut outbox, A), [901, 902]);
+    assert_eq!(outbox.view(A).unwrap().broken_after, None);
+}
+
+#[test]
+fn behind_a_hole_only_what_is_on_disk_is_acknowledged_until_it_heals() {
+    let mut outbox = Outbox::new(config(), 1);
+    outbox.rewind(A, has(2));
+    for n in 9..=10 {
+        outbox.push(record(n), at(0)).unwrap();
+    }
+    assert!(matches!(outbox.next(A), Next::Hole(_)));
+    assert_eq!(outbox.durable_below().reached.lsn, lsn(2));
+    assert_eq!(spill(&mut outbox, at(200)), [ItemNo::new(0), ItemNo::new(1)]);
+    assert_eq!((outbox.durable_below().reached.lsn, outbox.first()), (lsn(10), ItemNo::new(0)));
+    outbox.push(mark(11, Marker::SyncStart { cause: SyncCause::HopLost }), at(200)).unwrap();
+    assert_eq!((sent(&mut outbox, A), outbox.first()), (vec![11], ItemNo::new(2)));
+}
+
+#[test]
+fn a_sync_that_comes_while_what_is_before_the_hole_is_sent_again_takes_nothing_of_it() {
+    let mut outbox = outbox(1, 1..=2);
+    outbox.push(record(9), at(0)).unwrap();
+    assert_eq!(sent(&mut outbox, A), [1, 2]);
+    assert!(outbox.view(A).unwrap().broken_after.is_some());
+    outbox.detach(A);
+    outbox.rewind(A, has(0));
+    outbox.push(mark(10, Marker::SyncStart { cause: SyncCause::HopLost }), at(0)).unwrap();
+    assert_eq!(sent(&mut outbox, A), [1, 2, 10]);
+}
+
+#[test]
+fn what_waits_behind_a_hole_does_not_keep_out_the_sync_that_heals_it() {
+    let no_disk = Config { disk_limit: 0, ..config() };
+    let mut outbox = Outbox::new(no_disk, 1);
+    outbox.rewind(A, has(2));
+    for n in 9..=60 {
+        outbox.push(record(n), at(0)).unwrap();
+        outbox.next(A);
+    }
+    outbox.push(mark(61, Marker::SyncStart { cause: SyncCause::HopLost }), at(0)).unwrap();
+    assert_eq!(sent(&mut outbox, A), [61]);
 }
 
 #[test]
@@ -451,14 +505,15 @@ fn what_was_sent_before_a_hole_must_still_be_acknowledged_before_anything_behind
 }
 
 #[test]
-fn a_hole_ahead_is_found_again_after_a_reconnect_and_one_that_was_passed_stays() {
+fn a_hole_stays_over_a_reconnect_until_its_records_came_from_elsewhere() {
     let mut outbox = Outbox::new(config(), 1);
     outbox.rewind(A, has(0));
     outbox.push(record(1), at(0)).unwrap();
     outbox.push(record(9), at(0)).unwrap();
     for acked in [0, 1] {
         assert!(matches!(outbox.next(A), Next::Batch(..)));
-        assert_eq!(outbox.next(A), Next::Hole(Hole { consumer: A, after: lsn(1) }));
+        let said = Next::Hole(Hole { consumer: A, after: lsn(1) });
+        assert_eq!(outbox.next(A), if acked == 0 { said } else { Next::Empty }, "said once");
         outbox.acked(A, acked, lsn(acked), lsn(acked), at(0));
         outbox.detach(A);
         outbox.rewind(A, has(acked));
