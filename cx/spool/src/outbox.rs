@@ -289,6 +289,8 @@ impl Outbox {
         let run = self.before(acked).0.run;
         if let Some(c) = self.consumers.get_mut(consumer.get()) {
             c.durable = c.durable.max(Reached { lsn: durable, run: run.or(c.durable.run) });
+            // It may have them from an earlier connection, or from an earlier life of this hop.
+            c.position = c.position.max(durable);
         }
         self.forget();
     }

@@ -397,6 +397,18 @@ fn a_hole_that_was_none_closes_when_the_records_come() {
     assert_eq!(outbox.view(A).unwrap().broken_after, None);
 }
 
+/// A CX was killed, and its gateway had not yet made durable what it had got: it said "nothing" when the new CX came, made
+/// it durable then, and the next record looked like the first one behind a hole.
+#[test]
+fn records_that_became_durable_since_the_connection_are_not_missing() {
+    let mut outbox = Outbox::new(config(), 1);
+    assert_eq!(outbox.rewind(A, has(0)), None);
+    outbox.acked(A, 0, lsn(212), lsn(212), at(0));
+    assert_eq!(outbox.durable_below().reached.lsn, lsn(212));
+    outbox.push(record(213), at(0)).unwrap();
+    assert_eq!(sent(&mut outbox, A), [213]);
+}
+
 #[test]
 fn behind_a_hole_only_what_is_on_disk_is_acknowledged_until_it_heals() {
     let mut outbox = Outbox::new(config(), 1);
