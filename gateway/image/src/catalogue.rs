@@ -5,6 +5,7 @@
 //! markers again from the start gives the same catalogue.
 
 mod codec;
+mod rules;
 #[cfg(test)]
 mod tests;
 mod volume;
@@ -16,6 +17,7 @@ use gateway_journal::{ImageId, ImageRecord, MetaRecord};
 use tap_block::{Action, Entry, Epoch, Lsn, Marker, Name, RunId, RunStart, StreamId, VolumeId, WallTime};
 
 pub use codec::CatalogueError;
+pub use rules::Rules;
 pub use volume::{BookmarkPoint, Gap, NotSelectable, Run, SyncSpan, Volume, cause_text};
 
 /// The catalogue; see the module.
@@ -26,6 +28,7 @@ pub struct Catalogue {
     images: BTreeMap<ImageId, ImageRecord>,
     /// The greatest number an image ever had.
     last_image: u64,
+    rules: Rules,
 }
 
 /// Where a record comes from, and what stood before it.
@@ -118,7 +121,17 @@ impl Catalogue {
                 self.last_image = self.last_image.max(id.get());
                 self.images.remove(id);
             }
+            MetaRecord::PolicySet { .. }
+            | MetaRecord::Pinned { .. }
+            | MetaRecord::Unpinned { .. }
+            | MetaRecord::Held(_) => self.rules.apply(record),
         }
+    }
+
+    /// What operators said about keeping history.
+    #[must_use]
+    pub const fn rules(&self) -> &Rules {
+        &self.rules
     }
 
     /// Every volume, by id.

@@ -13,6 +13,7 @@ pub mod overlay;
 pub mod plan;
 pub mod point;
 pub mod region;
+pub mod retention;
 
 pub use catalogue::{Catalogue, NotSelectable, Origin, Passed};
 pub use overlay::{Overlay, QuotaReached};

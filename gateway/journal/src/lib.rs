@@ -7,6 +7,9 @@
 //!  frame          ┌────────┬───────┬────────┬───────┐
 //!                 │ header │ table │ units  │  pad  │      frame.rs, table.rs, marker.rs, meta.rs
 //!                 └────────┴───────┴────────┴───────┘
+//!  settled file   ┌────────┬───────┬───────┬──── ─ ─ ┬──────────┐
+//!                 │ header │ run   │ run   │ …       │ manifest │     settled.rs, manifest.rs
+//!                 └────────┴───────┴───────┴──── ─ ─ ┴──────────┘
 //!  index          runs of versions per region, checkpoints   version.rs, run.rs
 //! ```
 //!
@@ -16,12 +19,15 @@
 mod bytes;
 pub mod error;
 pub mod frame;
+pub mod manifest;
 pub mod mark;
 pub mod marker;
 pub mod meta;
+pub mod policy;
 pub mod run;
 pub mod scan;
 pub mod segment;
+pub mod settled;
 pub mod table;
 pub mod units;
 pub mod version;
@@ -29,11 +35,16 @@ pub mod writer;
 
 pub use error::FormatError;
 pub use frame::{FrameHeader, FrameKind};
+pub use manifest::{Generation, Kept, KeptPoint, Manifest, SettledSegment};
 pub use mark::{MARK_BYTES, MARK_FILE, Mark};
-pub use meta::{ImageId, ImageRecord, MetaRecord};
+pub use meta::{Hold, ImageId, ImageRecord, MetaRecord};
+pub use policy::{RetentionPolicy, Tier, WhenFull};
 pub use run::GroupNo;
 pub use scan::{Expected, Found, SegmentScan, Start};
 pub use segment::{SEGMENT_HEADER, Sealed, SegmentHeader, StoreId};
+pub use settled::{
+    SETTLED_FRAME, SETTLED_FRAME_BYTES, SettledFrame, SettledHeader, SettledKind, SettledWriter,
+};
 pub use table::Records;
 pub use units::{Location, REGION_BLOCKS, REGION_BYTES, RegionNo, SegmentId};
 pub use version::{Place, Version, versions_of};

@@ -7,6 +7,7 @@ use prost::{Message, Oneof};
 use tap_block::{Lsn, Name, StreamId, VolumeId, WallTime};
 
 use crate::error::FormatError;
+use crate::policy::{PPolicy, RetentionPolicy, policy_in, policy_out};
 
 const WHAT: &str = "gateway record";
 
@@ -53,6 +54,46 @@ pub enum MetaRecord {
         /// Which.
         id: ImageId,
     },
+    /// A retention policy is in force from here on.
+    PolicySet {
+        /// For this volume; `None`: for all that have none of their own.
+        volume: Option<VolumeId>,
+        /// The policy; `None`: none of its own.
+        policy: Option<RetentionPolicy>,
+    },
+    /// A point is never thinned out, until it is unpinned.
+    Pinned {
+        /// The volume.
+        volume: VolumeId,
+        /// The point.
+        point: Lsn,
+        /// Why, in its maker's words.
+        note: String,
+    },
+    /// A point is an ordinary one again.
+    Unpinned {
+        /// The volume.
+        volume: VolumeId,
+        /// The point.
+        point: Lsn,
+    },
+    /// A stretch of history that nobody can delete.
+    Held(Hold),
+}
+
+/// A stretch of a volume's history that stays whole until a date. Nothing takes it back.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Hold {
+    /// The volume.
+    pub volume: VolumeId,
+    /// From this time on, on the store's own clock.
+    pub from: WallTime,
+    /// Up to this time.
+    pub to: WallTime,
+    /// Until this date.
+    pub until: WallTime,
+    /// Why, in its maker's words.
+    pub note: String,
 }
 
 /// An image: a frozen point of a volume under a name.
@@ -80,7 +121,7 @@ pub struct ImageRecord {
 
 #[derive(Clone, PartialEq, Message)]
 struct PMeta {
-    #[prost(oneof = "PKind", tags = "1, 2")]
+    #[prost(oneof = "PKind", tags = "1, 2, 3, 4, 5, 6")]
     kind: Option<PKind>,
 }
 
@@ -90,6 +131,46 @@ enum PKind {
     ImageCreated(PImage),
     #[prost(message, tag = "2")]
     ImageRemoved(PImageRemoved),
+    #[prost(message, tag = "3")]
+    PolicySet(PPolicySet),
+    #[prost(message, tag = "4")]
+    Pinned(PPin),
+    #[prost(message, tag = "5")]
+    Unpinned(PPin),
+    #[prost(message, tag = "6")]
+    Held(PHold),
+}
+
+#[derive(Clone, PartialEq, Message)]
+struct PPolicySet {
+    #[prost(fixed64, optional, tag = "1")]
+    volume: Option<u64>,
+    #[prost(message, optional, tag = "2")]
+    policy: Option<PPolicy>,
+}
+
+#[derive(Clone, PartialEq, Message)]
+struct PPin {
+    #[prost(fixed64, tag = "1")]
+    volume: u64,
+    #[prost(uint64, tag = "2")]
+    point: u64,
+    #[prost(string, tag = "3")]
+    note: String,
+}
+
+#[derive(Clone, PartialEq, Message)]
+struct PHold {
+    #[prost(fixed64, tag = "1")]
+    volume: u64,
+    #[prost(fixed64, tag = "2")]
+    from: u64,
+    #[prost(fixed64, tag = "3")]
+    to: u64,
+    #[prost(fixed64, tag = "4")]
+    until: u64,
+    #[prost(string, tag = "5")]
+    note: String,
 }
 
 #[derive(Clone, PartialEq, Message)]
@@ -127,6 +208,23 @@ impl MetaRecord {
         let kind = match self {
             Self::ImageCreated(image) => PKind::ImageCreated(image_out(image)),
             Self::ImageRemoved { id } => PKind::ImageRemoved(PImageRemoved { id: id.get() }),
+            Self::PolicySet { volume, policy } => PKind::PolicySet(PPolicySet {
+                volume: volume.map(VolumeId::get),
+                policy: policy.as_ref().map(policy_out),
+            }),
+            Self::Pinned { volume, point, note } => {
+                PKind::Pinned(PPin { volume: volume.get(), point: point.get(), note: note.clone() })
+            }
+            Self::Unpinned { volume, point } => {
+                PKind::Unpinned(PPin { volume: volume.get(), point: point.get(), note: String::new() })
+            }
+            Self::Held(hold) => PKind::Held(PHold {
+                volume: hold.volume.get(),
+                from: hold.from.nanos(),
+                to: hold.to.nanos(),
+                until: hold.until.nanos(),
+                note: hold.note.clone(),
+            }),
         };
         PMeta { kind: Some(kind) }.encode_to_vec()
     }
@@ -140,8 +238,30 @@ impl MetaRecord {
         match twin.kind.ok_or_else(|| FormatError::malformed(WHAT, "of an unknown kind"))? {
             PKind::ImageCreated(image) => image_in(image).map(Self::ImageCreated),
             PKind::ImageRemoved(gone) => Ok(Self::ImageRemoved { id: ImageId::new(gone.id) }),
+            PKind::PolicySet(set) => Ok(Self::PolicySet {
+                volume: set.volume.map(VolumeId::new),
+                policy: set.policy.as_ref().map(policy_in).transpose()?,
+            }),
+            PKind::Pinned(pin) => {
+                let point = lsn_in(pin.point)?;
+                Ok(Self::Pinned { volume: VolumeId::new(pin.volume), point, note: pin.note })
+            }
+            PKind::Unpinned(pin) => {
+                Ok(Self::Unpinned { volume: VolumeId::new(pin.volume), point: lsn_in(pin.point)? })
+            }
+            PKind::Held(hold) => Ok(Self::Held(Hold {
+                volume: VolumeId::new(hold.volume),
+                from: WallTime::from_nanos(hold.from),
+                to: WallTime::from_nanos(hold.to),
+                until: WallTime::from_nanos(hold.until),
+                note: hold.note,
+            })),
         }
     }
+}
+
+fn lsn_in(raw: u64) -> Result<Lsn, FormatError> {
+    Lsn::new(raw).ok_or_else(|| FormatError::malformed(WHAT, "LSN out of range"))
 }
 
 fn image_out(image: &ImageRecord) -> PImage {
@@ -164,7 +284,7 @@ fn image_in(twin: PImage) -> Result<ImageRecord, FormatError> {
         name: twin.name.parse().map_err(|e| FormatError::malformed(WHAT, format!("name: {e}")))?,
         volume: VolumeId::new(twin.volume),
         stream: StreamId::new(twin.stream),
-        point: Lsn::new(twin.point).ok_or_else(|| FormatError::malformed(WHAT, "LSN out of range"))?,
+        point: lsn_in(twin.point)?,
         at: WallTime::from_nanos(twin.at),
         writable: twin.writable,
         quota: twin.quota,

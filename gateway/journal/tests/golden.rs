@@ -20,7 +20,9 @@ use common::{Image, NOW, header};
 use gateway_journal::marker::{decode_marker, encode_marker};
 use gateway_journal::run::{decode_checkpoint, decode_run, encode_checkpoint, encode_run};
 use gateway_journal::{
-    GroupNo, ImageId, ImageRecord, Location, MetaRecord, Place, Sealed, SegmentHeader, SegmentId, Version,
+    Generation, GroupNo, Hold, ImageId, ImageRecord, Kept, KeptPoint, Location, Manifest, MetaRecord, Place,
+    RegionNo, RetentionPolicy, Sealed, SegmentHeader, SegmentId, SettledSegment, SettledWriter, Start,
+    Version,
 };
 use tap_block::stored::pack;
 use tap_block::{
@@ -192,4 +194,52 @@ fn runs_and_checkpoints() {
     encode_checkpoint(GroupNo::new(12), &narrow, &mut bytes);
     pinned("checkpoint", &bytes);
     assert_eq!(decode_checkpoint(&bytes, |_| {}).unwrap(), GroupNo::new(12));
+}
+
+#[test]
+fn retention_records() {
+    let volume = VolumeId::new(0x22);
+    let hold = Hold { volume, from: NOW, to: NOW, until: NOW, note: "audit".into() };
+    let records = [
+        MetaRecord::PolicySet { volume: None, policy: Some(RetentionPolicy::default()) },
+        MetaRecord::PolicySet { volume: Some(volume), policy: None },
+        MetaRecord::Pinned { volume, point: lsn(44), note: "quarter".into() },
+        MetaRecord::Unpinned { volume, point: lsn(44) },
+        MetaRecord::Held(hold),
+    ];
+    let mut all = Vec::new();
+    for record in &records {
+        let bytes = record.encode();
+        assert_eq!(&MetaRecord::decode(&bytes).unwrap(), record);
+        all.push(u8::try_from(bytes.len()).unwrap());
+        all.extend(bytes);
+    }
+    pinned("retention-records", &all);
+}
+
+#[test]
+fn settled_segments() {
+    let store = gateway_journal::StoreId::new(0x55);
+    let mut writer = SettledWriter::begin(store, SegmentId::new(9), 64 << 10, 3);
+    let unit = |len| Place::Unit(Location { segment: SegmentId::new(1), offset: 0, len });
+    let version = |first, at, place| Version { first, blocks: 1, position: Position::record(lsn(at)), place };
+    let versions = [version(1, 5, unit(100)), version(1, 7, unit(50)), version(2, 6, Place::Zero)];
+    let run = writer.run(VolumeId::new(0x22), RegionNo::new(4), &versions).unwrap();
+    pinned("settled-run", &run.head);
+    let point = KeptPoint { lsn: lsn(6), captured_at: NOW, received_at: NOW };
+    let segment = SettledSegment { segment: SegmentId::new(9), end: 8192, frames: 1 };
+    let manifest = Manifest {
+        store,
+        settle: 3,
+        at: NOW,
+        generations: vec![Generation { settle: 3, segments: vec![segment], bytes: 150, versions: 3 }],
+        through: (SegmentId::new(8), Start { at: 8192, number: 4, group: 2, previous: Some(1) }),
+        group: GroupNo::new(11),
+        kept: vec![(VolumeId::new(0x22), Kept { settled: lsn(7), points: vec![point] })],
+        state: b"state".to_vec(),
+    };
+    assert_eq!(Manifest::decode(&manifest.encode()).unwrap(), manifest);
+    let laid = writer.manifest(&manifest.encode()).unwrap();
+    pinned("settled-manifest", &laid.head);
+    pinned("settled-header", &writer.header().encode());
 }

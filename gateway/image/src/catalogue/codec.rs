@@ -1,10 +1,10 @@
-//! The catalogue as bytes, for the store's view of it. Not a journal format: a view with another version
-//! number is thrown away and built again from the segments.
+//! The catalogue as bytes: in the store's view of it, and in the manifest of a settle, where nothing else tells what it was.
+//! So it is a format like the journal's: pinned by a golden fixture, and a change is a new version.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use gateway_journal::{ImageId, ImageRecord};
+use gateway_journal::{ImageId, ImageRecord, MetaRecord};
 use prost::Message;
 use tap_block::{Consistency, Epoch, Lsn, Name, RunId, StreamId, SyncCause, VolumeId, WallTime};
 use thiserror::Error;
@@ -36,6 +36,9 @@ struct PCatalogue {
     images: Vec<PImage>,
     #[prost(uint64, tag = "5")]
     last_image: u64,
+    /// Records of the journal that give the rules in force.
+    #[prost(bytes = "vec", repeated, tag = "6")]
+    rules: Vec<Vec<u8>>,
 }
 
 #[derive(Clone, PartialEq, Message)]
@@ -173,6 +176,7 @@ impl Catalogue {
             streams: self.streams.iter().map(|(s, e)| PStream { id: s.get(), epoch: e.get() }).collect(),
             images: self.images.values().map(image_out).collect(),
             last_image: self.last_image,
+            rules: self.rules.records().iter().map(MetaRecord::encode).collect(),
         }
         .encode_to_vec()
     }
@@ -197,6 +201,9 @@ impl Catalogue {
         for image in twin.images {
             let image = image_in(&image)?;
             catalogue.images.insert(image.id, image);
+        }
+        for record in twin.rules {
+            catalogue.apply_meta(&MetaRecord::decode(&record).map_err(malformed)?);
         }
         Ok(catalogue)
     }

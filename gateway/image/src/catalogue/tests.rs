@@ -1,6 +1,7 @@
 //! Which points are sound: every kind of sync, and what a catalogue keeps.
 
 use super::*;
+use gateway_journal::{Hold, RetentionPolicy};
 use tap_block::{Bookmark, Consistency, Position, SyncCause};
 
 const STREAM: StreamId = StreamId::new(7);
@@ -215,11 +216,49 @@ fn a_catalogue_survives_its_bytes_and_refuses_others() {
     let mark = Bookmark { name: name("gold"), consistency: Consistency::Application, note: String::new() };
     tape.mark(10, Marker::Bookmark(mark));
     tape.catalogue.apply_meta(&MetaRecord::ImageCreated(image(4)));
+    let volume = tape.catalogue.volumes().next().unwrap().id();
+    for rule in rules(volume) {
+        tape.catalogue.apply_meta(&rule);
+    }
     let bytes = tape.catalogue.encode();
+    let hex: String = bytes.iter().map(|b| format!("{b:02x}")).collect();
+    assert_eq!(hex, include_str!("catalogue-1.hex").trim(), "that needs a new version: manifests hold it");
     assert_eq!(Catalogue::decode(&bytes).unwrap(), tape.catalogue);
     assert_eq!(Catalogue::decode(&[]), Err(CatalogueError::Version(0)));
     for cut in 1..bytes.len() {
         let _ = Catalogue::decode(&bytes[..cut]);
     }
     assert!(Catalogue::decode(&[0xff; 40]).is_err());
+}
+
+fn rules(volume: VolumeId) -> Vec<MetaRecord> {
+    let at = WallTime::from_nanos;
+    let hold = Hold { volume, from: at(5), to: at(9), until: at(100), note: "audit".into() };
+    vec![
+        MetaRecord::PolicySet { volume: None, policy: Some(RetentionPolicy::default()) },
+        MetaRecord::PolicySet {
+            volume: Some(volume),
+            policy: Some(RetentionPolicy { tiers: Vec::new(), ..RetentionPolicy::default() }),
+        },
+        MetaRecord::Pinned { volume, point: lsn(7), note: "quarter".into() },
+        MetaRecord::Held(hold),
+    ]
+}
+
+#[test]
+fn rules_are_in_force_until_they_are_taken_back_and_holds_until_their_date() {
+    let (one, other) = (VolumeId::new(1), VolumeId::new(2));
+    let mut catalogue = Catalogue::new();
+    assert_eq!(catalogue.rules().policy_of(one), RetentionPolicy::default());
+    rules(one).iter().for_each(|rule| catalogue.apply_meta(rule));
+    assert!(catalogue.rules().policy_of(one).tiers.is_empty());
+    assert_eq!(catalogue.rules().policy_of(other).tiers.len(), 2);
+    assert_eq!(catalogue.rules().pinned(one).into_iter().collect::<Vec<_>>(), [lsn(7)]);
+    assert!(catalogue.rules().pinned(other).is_empty());
+    let held = |n| catalogue.rules().held_from(WallTime::from_nanos(n));
+    assert_eq!((held(99), held(100)), (Some(WallTime::from_nanos(5)), None));
+    catalogue.apply_meta(&MetaRecord::PolicySet { volume: Some(one), policy: None });
+    catalogue.apply_meta(&MetaRecord::Unpinned { volume: one, point: lsn(7) });
+    assert_eq!(catalogue.rules().policy_of(one).tiers.len(), 2);
+    assert!(catalogue.rules().pinned(one).is_empty());
 }

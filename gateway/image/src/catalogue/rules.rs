@@ -1,0 +1,92 @@
+//! What operators said about keeping history: policies, pins, holds.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use gateway_journal::{Hold, MetaRecord, RetentionPolicy};
+use tap_block::{Lsn, VolumeId, WallTime};
+
+/// See the module.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Rules {
+    pub(super) general: Option<RetentionPolicy>,
+    pub(super) own: BTreeMap<VolumeId, RetentionPolicy>,
+    pub(super) pins: BTreeMap<(VolumeId, Lsn), String>,
+    pub(super) holds: Vec<Hold>,
+}
+
+impl Rules {
+    /// The policy in force for a volume: its own, else the general one, else the built-in one.
+    #[must_use]
+    pub fn policy_of(&self, volume: VolumeId) -> RetentionPolicy {
+        self.own_policy(volume).or(self.general.as_ref()).cloned().unwrap_or_default()
+    }
+
+    /// The policy set for this volume alone.
+    #[must_use]
+    pub fn own_policy(&self, volume: VolumeId) -> Option<&RetentionPolicy> {
+        self.own.get(&volume)
+    }
+
+    /// The policy of volumes that have none of their own, if one was set.
+    #[must_use]
+    pub const fn general_policy(&self) -> Option<&RetentionPolicy> {
+        self.general.as_ref()
+    }
+
+    /// The pinned points of a volume with their notes, ascending.
+    pub fn pins_of(&self, volume: VolumeId) -> impl Iterator<Item = (Lsn, &str)> {
+        let range = (volume, Lsn::ZERO)..=(volume, Lsn::ZERO.plus(Lsn::LIMIT));
+        self.pins.range(range).map(|((_, lsn), note)| (*lsn, note.as_str()))
+    }
+
+    /// Its pinned points.
+    #[must_use]
+    pub fn pinned(&self, volume: VolumeId) -> BTreeSet<Lsn> {
+        self.pins_of(volume).map(|(lsn, _)| lsn).collect()
+    }
+
+    /// The holds of a volume that are in force at `now`.
+    pub fn holds_of(&self, volume: VolumeId, now: WallTime) -> impl Iterator<Item = &Hold> {
+        self.holds.iter().filter(move |h| h.volume == volume && now < h.until)
+    }
+
+    /// The time from which on nothing may be settled, because a hold in force begins there.
+    #[must_use]
+    pub fn held_from(&self, now: WallTime) -> Option<WallTime> {
+        self.holds.iter().filter(|h| now < h.until).map(|h| h.from).min()
+    }
+
+    /// Takes a record in that concerns them.
+    pub(super) fn apply(&mut self, record: &MetaRecord) {
+        match record {
+            MetaRecord::PolicySet { volume: None, policy } => self.general.clone_from(policy),
+            MetaRecord::PolicySet { volume: Some(volume), policy: Some(policy) } => {
+                self.own.insert(*volume, policy.clone());
+            }
+            MetaRecord::PolicySet { volume: Some(volume), policy: None } => drop(self.own.remove(volume)),
+            MetaRecord::Pinned { volume, point, note } => {
+                self.pins.insert((*volume, *point), note.clone());
+            }
+            MetaRecord::Unpinned { volume, point } => drop(self.pins.remove(&(*volume, *point))),
+            MetaRecord::Held(hold) => self.holds.push(hold.clone()),
+            MetaRecord::ImageCreated(_) | MetaRecord::ImageRemoved { .. } => {}
+        }
+    }
+
+    /// Everything in force, as records that give it again.
+    pub(super) fn records(&self) -> Vec<MetaRecord> {
+        let general =
+            self.general.clone().map(|policy| MetaRecord::PolicySet { volume: None, policy: Some(policy) });
+        let own = self.own.iter().map(|(volume, policy)| MetaRecord::PolicySet {
+            volume: Some(*volume),
+            policy: Some(policy.clone()),
+        });
+        let pins = self.pins.iter().map(|(&(volume, point), note)| MetaRecord::Pinned {
+            volume,
+            point,
+            note: note.clone(),
+        });
+        let holds = self.holds.iter().cloned().map(MetaRecord::Held);
+        general.into_iter().chain(own).chain(pins).chain(holds).collect()
+    }
+}

@@ -1,0 +1,148 @@
+//! Which points of settled history are kept, and which versions of a block they tell apart.
+//!
+//! ```text
+//!  age     0 ──────── every write ────────┬─── one a minute ───┬── one an hour ──┬─ bookmarks, pins, images
+//!  points  │││││││││││││││││││││││││││││││││  │   │   │   │   │ │      │       │    │          │
+//!  a version is needed while a kept point shows it; the newest of what is settled always is, for what comes later
+//! ```
+//!
+//! Ages are counted on the store's own clock, which never jumps; the grid of a tier lies on the source's clock, where
+//! whoever asks for 10:00 looks for it.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use gateway_journal::{Kept, KeptPoint, Place, RetentionPolicy, Version};
+use tap_block::{Lsn, Position, WallTime};
+
+/// Points that stay whatever their age, and bookmarks.
+#[derive(Debug, Clone, Default)]
+pub struct Special {
+    /// Pins, images, and whatever is open: never thinned out.
+    pub always: BTreeSet<Lsn>,
+    /// Bookmarks: kept as long as the policy says.
+    pub bookmarks: BTreeSet<Lsn>,
+}
+
+/// Decides over candidates one after the other, in the order of their LSNs.
+#[derive(Debug)]
+pub struct Thinner<'a> {
+    policy: &'a RetentionPolicy,
+    special: &'a Special,
+    now: WallTime,
+    /// Points older than this are gone whatever the tiers say: room was needed.
+    floor: Option<WallTime>,
+    kept: Vec<KeptPoint>,
+    /// The cell of the last candidate that is kept, which gives way to a later one in the same if nothing else keeps it.
+    last: Option<Cell>,
+    ordinary: bool,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Cell {
+    each: u64,
+    no: u64,
+}
+
+impl<'a> Thinner<'a> {
+    /// By `policy` as of `now`; without ordinary points received before `floor`.
+    #[must_use]
+    pub const fn new(
+        policy: &'a RetentionPolicy,
+        special: &'a Special,
+        now: WallTime,
+        floor: Option<WallTime>,
+    ) -> Self {
+        Self { policy, special, now, floor, kept: Vec::new(), last: None, ordinary: false }
+    }
+
+    /// The next candidate.
+    pub fn offer(&mut self, point: KeptPoint) {
+        let age = self.now.since(point.received_at);
+        let named = self.special.always.contains(&point.lsn)
+            || (self.special.bookmarks.contains(&point.lsn) && age <= self.policy.bookmarks);
+        let cell = self.cell(&point, age);
+        // The last point of a cell stands for it: what was there at its end.
+        if cell.is_some() && cell == self.last && self.ordinary {
+            self.kept.pop();
+        }
+        if named || cell.is_some() {
+            (self.last, self.ordinary) = (cell, !named);
+            self.kept.push(point);
+        }
+    }
+
+    /// What is kept, ascending.
+    #[must_use]
+    pub fn finish(self) -> Vec<KeptPoint> {
+        self.kept
+    }
+
+    /// The cell of the tier that a point of this age is in; `None` when it is older than all, every write of a time
+    /// that keeps them all is a cell of its own.
+    fn cell(&self, point: &KeptPoint, age: Duration) -> Option<Cell> {
+        if self.floor.is_some_and(|floor| point.received_at < floor) {
+            return None;
+        }
+        if age <= self.policy.every_write {
+            return Some(Cell { each: 0, no: point.lsn.get() });
+        }
+        let tier = self.policy.tiers.iter().find(|tier| age <= tier.keep)?;
+        let each = u64::try_from(tier.each.as_nanos()).unwrap_or(u64::MAX).max(1);
+        Some(Cell { each, no: point.captured_at.nanos() / each })
+    }
+}
+
+/// The last point captured at or before `time`.
+#[must_use]
+pub fn at_or_before(kept: &Kept, time: WallTime) -> Option<KeptPoint> {
+    // A clock that was set back makes a later point the better answer.
+    kept.points.iter().rev().find(|p| p.captured_at <= time).copied()
+}
+
+/// A region's versions, in any order and of several blocks, become those that some kept point shows, in block order:
+/// first the units (by block, then position), then the zeroes (by position, then block).
+///
+/// `kept` is ascending. The newest version of each block is always needed: later points may show it. Among equal
+/// positions the one that comes later in `versions` counts.
+#[must_use]
+pub fn needed(versions: &[Version], kept: &[KeptPoint]) -> Vec<Version> {
+    let mut blocks: Vec<(u16, Position, usize)> = Vec::with_capacity(versions.len());
+    for (n, version) in versions.iter().enumerate() {
+        blocks.extend(version.range().map(|block| (block, version.position, n)));
+    }
+    blocks.sort_unstable();
+    let mut units = Vec::new();
+    let mut zeroes: BTreeMap<(Position, u16), ()> = BTreeMap::new();
+    for (i, &(block, position, n)) in blocks.iter().enumerate() {
+        let next = blocks.get(i + 1).filter(|(b, ..)| *b == block).map(|&(_, position, _)| position);
+        if next.is_some_and(|next| !shown(kept, position, next)) {
+            continue;
+        }
+        match versions.get(n).map(|v| v.place) {
+            Some(Place::Zero) => drop(zeroes.insert((position, block), ())),
+            Some(place) => units.push(Version { first: block, blocks: 1, position, place }),
+            None => {}
+        }
+    }
+    for (position, block) in zeroes.into_keys() {
+        match units.last_mut() {
+            Some(last)
+                if last.place == Place::Zero && last.position == position && last.range().end == block =>
+            {
+                last.blocks += 1;
+            }
+            _ => units.push(Version { first: block, blocks: 1, position, place: Place::Zero }),
+        }
+    }
+    units
+}
+
+/// Does a kept point show a version at `position` that is followed by one at `next`?
+fn shown(kept: &[KeptPoint], position: Position, next: Position) -> bool {
+    let first = kept.partition_point(|p| !position.visible_at(p.lsn));
+    kept.get(first).is_some_and(|p| !next.visible_at(p.lsn))
+}
+
+#[cfg(test)]
+mod tests;

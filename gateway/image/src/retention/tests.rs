@@ -1,0 +1,146 @@
+//! Tiers by example, and versions against maps: a kept point's map is the same before and after.
+
+use gateway_journal::{Location, SegmentId, Tier, WhenFull};
+use proptest::collection::vec;
+use proptest::prelude::*;
+
+use super::*;
+use crate::region::RegionMapBuilder;
+
+const SECOND: u64 = 1_000_000_000;
+const START: u64 = 1_700_000_000 / 3600 * 3600;
+
+fn lsn(n: u64) -> Lsn {
+    Lsn::new(n).unwrap()
+}
+
+fn time(seconds: u64) -> WallTime {
+    WallTime::from_nanos((START + seconds) * SECOND)
+}
+
+fn point(n: u64, seconds: u64) -> KeptPoint {
+    KeptPoint { lsn: lsn(n), captured_at: time(seconds), received_at: time(seconds) }
+}
+
+/// Every write 10 s, then one a 10 s for 100 s, then one a minute for 600 s.
+fn policy() -> RetentionPolicy {
+    let tier = |each, keep| Tier { each: Duration::from_secs(each), keep: Duration::from_secs(keep) };
+    RetentionPolicy {
+        every_write: Duration::from_secs(10),
+        tiers: vec![tier(10, 100), tier(60, 600)],
+        bookmarks: Duration::from_secs(1000),
+        when_full: WhenFull::Thin,
+    }
+}
+
+/// One write a second, thinned at `now`.
+fn thinned(writes: u64, now: u64, special: &Special, floor: Option<u64>) -> Vec<u64> {
+    let policy = policy();
+    let mut thinner = Thinner::new(&policy, special, time(now), floor.map(time));
+    (0..writes).for_each(|n| thinner.offer(point(n + 1, n)));
+    thinner.finish().iter().map(|p| p.lsn.get() - 1).collect()
+}
+
+#[test]
+fn points_grow_sparser_with_age() {
+    let kept = thinned(700, 699, &Special::default(), None);
+    let (old, rest) = kept.split_at(kept.partition_point(|&s| s < 599));
+    let (middle, young) = rest.split_at(rest.partition_point(|&s| s < 689));
+    assert_eq!(old, [119, 179, 239, 299, 359, 419, 479, 539, 598], "the last of each minute");
+    assert_eq!(middle, [599, 609, 619, 629, 639, 649, 659, 669, 679, 688]);
+    assert_eq!(young, [689, 690, 691, 692, 693, 694, 695, 696, 697, 698, 699]);
+}
+
+#[test]
+fn what_is_kept_later_was_kept_before() {
+    let mut points: Vec<KeptPoint> = (0..700).map(|n| point(n + 1, n)).collect();
+    let special = Special::default();
+    for now in (700..1500).step_by(7) {
+        let policy = policy();
+        let mut thinner = Thinner::new(&policy, &special, time(now), None);
+        points.iter().for_each(|p| thinner.offer(*p));
+        let left = thinner.finish();
+        let ages: Vec<u64> = left.iter().map(|p| now - (p.lsn.get() - 1)).collect();
+        assert!(ages.iter().all(|&age| age <= 600), "{ages:?}");
+        let minutes = left.iter().filter(|p| (p.lsn.get() - 1) % 60 == 59).count();
+        let due = (0..700u64).filter(|s| s % 60 == 59 && now - s <= 600).count();
+        assert_eq!(minutes, due, "each full minute in reach is still there at {now}");
+        points = left;
+    }
+}
+
+#[test]
+fn bookmarks_and_pins_outlive_the_tiers() {
+    let special = Special { always: [lsn(4)].into(), bookmarks: [lsn(6), lsn(700)].into() };
+    assert_eq!(thinned(700, 900, &special, None)[..2], [3, 5]);
+    assert_eq!(thinned(700, 1005, &special, None)[..2], [3, 5]);
+    assert_eq!(thinned(700, 1006, &special, None)[..2], [3, 419], "a bookmark has its age");
+    assert_eq!(thinned(700, 5000, &special, None), [3]);
+}
+
+#[test]
+fn the_floor_takes_ordinary_points_only() {
+    let special = Special { always: [lsn(4)].into(), bookmarks: [lsn(6)].into() };
+    assert_eq!(thinned(700, 699, &special, Some(690))[..4], [3, 5, 690, 691]);
+}
+
+#[test]
+fn a_time_finds_the_last_point_before_it() {
+    let kept = Kept { settled: lsn(9), points: vec![point(1, 10), point(5, 20), point(9, 15)] };
+    let found = |s| at_or_before(&kept, time(s)).map(|p| p.lsn.get());
+    assert_eq!((found(9), found(12), found(16), found(30)), (None, Some(1), Some(9), Some(9)));
+}
+
+fn versions() -> impl Strategy<Value = Vec<Version>> {
+    let one = (0..12u16, 1..5u16, 1..30u64, any::<bool>(), any::<bool>());
+    vec(one, 0..60).prop_map(|all| {
+        let made = all.into_iter().enumerate().map(|(n, (first, blocks, at, copy, zero))| {
+            let position = if copy { Position::copy_as_of(lsn(at)) } else { Position::record(lsn(at)) };
+            let offset = u32::try_from(n).unwrap() * 100;
+            let unit = Place::Unit(Location { segment: SegmentId::new(1), offset, len: 50 });
+            let (blocks, place) = if zero { (blocks, Place::Zero) } else { (1, unit) };
+            Version { first, blocks, position, place }
+        });
+        made.collect()
+    })
+}
+
+proptest! {
+    #[test]
+    fn every_kept_point_shows_what_it_showed(versions in versions(), kept in vec(1..30u64, 0..6)) {
+        let kept: BTreeSet<u64> = kept.into_iter().collect();
+        let points: Vec<KeptPoint> = kept.iter().map(|&n| point(n, n)).collect();
+        let left = needed(&versions, &points);
+        for &at in kept.iter().chain([&29, &40]) {
+            // What is later than everything here is shown by its newest version.
+            if at == 29 && !kept.contains(&29) {
+                continue;
+            }
+            let map = |versions: &[Version]| {
+                let mut builder = RegionMapBuilder::new(lsn(at));
+                versions.iter().for_each(|v| builder.apply(v));
+                builder.build()
+            };
+            prop_assert_eq!(map(&left), map(&versions), "at {}", at);
+        }
+    }
+
+    #[test]
+    fn nothing_is_left_that_no_point_shows(versions in versions(), kept in vec(1..30u64, 0..6)) {
+        let kept: BTreeSet<u64> = kept.into_iter().collect();
+        let points: Vec<KeptPoint> = kept.iter().map(|&n| point(n, n)).collect();
+        let left = needed(&versions, &points);
+        prop_assert_eq!(&needed(&left, &points), &left);
+        for version in &left {
+            prop_assert!(version.is_sound());
+            for block in version.range() {
+                let newer = left.iter().filter(|v| v.range().contains(&block) && v.position > version.position);
+                let next = newer.map(|v| v.position).min();
+                let shown = next.is_none_or(|next| {
+                    kept.iter().any(|&k| version.position.visible_at(lsn(k)) && !next.visible_at(lsn(k)))
+                });
+                prop_assert!(shown, "{:?}", version);
+            }
+        }
+    }
+}
