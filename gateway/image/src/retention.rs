@@ -12,7 +12,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use gateway_journal::{Kept, KeptPoint, Place, RetentionPolicy, Version};
+use gateway_journal::{KeptPoint, Place, RetentionPolicy, Version};
 use tap_block::{Lsn, Position, WallTime};
 
 /// Points that stay whatever their age, and bookmarks.
@@ -91,13 +91,6 @@ impl<'a> Thinner<'a> {
         let each = u64::try_from(tier.each.as_nanos()).unwrap_or(u64::MAX).max(1);
         Some(Cell { each, no: point.captured_at.nanos() / each })
     }
-}
-
-/// The last point captured at or before `time`.
-#[must_use]
-pub fn at_or_before(kept: &Kept, time: WallTime) -> Option<KeptPoint> {
-    // A clock that was set back makes a later point the better answer.
-    kept.points.iter().rev().find(|p| p.captured_at <= time).copied()
 }
 
 /// A region's versions, in any order and of several blocks, become those that some kept point shows, in block order:

@@ -63,7 +63,7 @@ pub struct SettledSegment {
 /// What is left of a volume's settled history.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Kept {
-    /// The last record that is settled; every point behind it is there.
+    /// The last record that is settled; it and every point behind it are there.
     pub settled: Lsn,
     /// The points at or before it that are there, ascending.
     pub points: Vec<KeptPoint>,
@@ -84,7 +84,7 @@ impl Kept {
     /// Can the point still be opened? Says nothing about points that are not settled but that they are there.
     #[must_use]
     pub fn holds(&self, lsn: Lsn) -> bool {
-        lsn > self.settled || self.points.binary_search_by_key(&lsn, |p| p.lsn).is_ok()
+        lsn >= self.settled || self.points.binary_search_by_key(&lsn, |p| p.lsn).is_ok()
     }
 
     /// The nearest points that are there, before and after one that is not.
@@ -92,7 +92,7 @@ impl Kept {
     pub fn nearest(&self, lsn: Lsn) -> (Option<Lsn>, Option<Lsn>) {
         let n = self.points.partition_point(|p| p.lsn <= lsn);
         let before = n.checked_sub(1).and_then(|i| self.points.get(i)).map(|p| p.lsn);
-        let after = self.points.get(n).map_or_else(|| self.settled.next(), |p| p.lsn);
+        let after = self.points.get(n).map_or(self.settled, |p| p.lsn);
         (before, Some(after))
     }
 }

@@ -144,6 +144,12 @@ pub struct SettledFrame {
 }
 
 impl SettledFrame {
+    /// Could a frame begin with these bytes?
+    #[must_use]
+    pub fn begins(bytes: &[u8]) -> bool {
+        bytes.starts_with(&FRAME_MAGIC)
+    }
+
     /// Reads a header without its checksum, which covers the table too: see [`check_settled`].
     ///
     /// # Errors

@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use cx_api::{Code, Problem};
 use gateway_image::Catalogue;
 use gateway_journal::{ImageId, ImageRecord, MetaRecord};
-use gateway_store::Store;
+use gateway_store::{Store, StoreError};
 use tap_block::{BlockDevice, Clock, Lsn, Name, VolumeId};
 use tap_disk::Pool;
 use tokio::sync::oneshot;
@@ -81,6 +81,8 @@ impl Images {
     pub(crate) async fn create(&self, wanted: Wanted) -> Answer<ImageRecord> {
         let _one_at_a_time = self.changing.lock().await;
         let catalogue = self.store.catalogue();
+        // From here until it is on record nothing may thin it out.
+        let _held = self.image(wanted.at.volume, wanted.at.lsn)?;
         let record = self.record_of(&catalogue, wanted)?;
         if record.writable {
             let (dir, id, quota) = (self.dir.clone(), record.id.get(), record.quota);
@@ -195,12 +197,15 @@ impl Images {
     /// The same, for programs of our own.
     ///
     /// # Errors
-    /// When there is no such volume.
+    /// When there is no such volume, or the point is not kept any more.
     pub(crate) fn image(&self, volume: VolumeId, point: Lsn) -> Answer<Image> {
         let catalogue = self.store.catalogue();
         let known =
             catalogue.volume(volume).ok_or_else(|| problems::internal(format!("{volume} is gone")))?;
-        Ok(Image::new(Arc::clone(&self.store), volume, point, known.size_at(point)))
+        Image::open(Arc::clone(&self.store), volume, point, known.size_at(point)).map_err(|e| match e {
+            StoreError::Thinned { .. } => problems::thinned(known.name(), &e),
+            e => problems::stored(&e),
+        })
     }
 
     /// Makes durable what was written on images. Blocks.

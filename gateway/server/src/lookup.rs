@@ -55,7 +55,8 @@ impl Looker {
         let volume = volume.ok_or_else(|| {
             AskError::new(AskCode::NotFound, format!("there is no {} in {}", lookup.volume, self.stream))
         })?;
-        let image = Image::new(Arc::clone(&self.store), lookup.volume, at, volume.size_at(at));
+        let image =
+            Image::open(Arc::clone(&self.store), lookup.volume, at, volume.size_at(at)).map_err(failed)?;
         let mut hashes = Vec::with_capacity(lookup.hash_bytes());
         for piece in lookup.extent.split_at_multiples(PIECE) {
             let content = read_blocking(&image, piece).map_err(failed)?;

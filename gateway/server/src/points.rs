@@ -92,6 +92,7 @@ impl Points {
             return Ok(None);
         }
         volume.selectable(lsn).map_err(|e| problems::not_selectable(name, &e))?;
+        self.store.check_kept(volume.id(), lsn).map_err(|e| problems::thinned(name, &e))?;
         self.check_whole(volume, lsn)?;
         Ok(Some(Resolved {
             volume: volume.id(),

@@ -35,6 +35,14 @@ pub(crate) fn not_selectable(volume: &Name, refused: &NotSelectable) -> Problem 
         .fix(nearest(refused.nearest_before, refused.nearest_after))
 }
 
+/// The point was thinned out; the store's word names its neighbours.
+pub(crate) fn thinned(volume: &Name, error: &StoreError) -> Problem {
+    let StoreError::Thinned { point, before, after } = error else { return stored(error) };
+    Problem::new(Code::NotSelectable, format!("{volume} is not kept at lsn:{} any more", point.get()))
+        .because("history of that age is kept more sparsely, as its retention policy says")
+        .fix(nearest(*before, *after))
+}
+
 /// Records up to the point are gone from the journal.
 pub(crate) fn lost(volume: &Name, lsn: Lsn, error: &StoreError) -> Problem {
     Problem::new(Code::NotSelectable, format!("{volume} cannot be opened at lsn:{}", lsn.get()))

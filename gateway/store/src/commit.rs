@@ -37,8 +37,6 @@ pub(crate) struct Tail {
     pub(crate) open: Option<Open>,
     /// How the last segment ended.
     pub(crate) sealed: Option<Sealed>,
-    /// No segment ever had this id or a later one.
-    pub(crate) next: SegmentId,
 }
 
 /// The open segment.
@@ -211,16 +209,21 @@ impl Committer {
         if self.tail.open.is_some() {
             return Ok(());
         }
+        if self.shared.log_room() == Some(0) {
+            self.shared.settling.hurry();
+            let text = "what is left is needed to settle old history, which makes room";
+            return Err(StoreError::NoSpace(text.into()));
+        }
         let (no, file) = self.shared.segments.pool().take()?;
+        let segment = self.shared.segments.new_id();
         let header = SegmentHeader {
             store: self.ledger.store,
-            segment: self.tail.next,
+            segment,
             length: self.shared.config.segment_len,
-            first_live: self.shared.segments.oldest().unwrap_or(self.tail.next),
+            first_live: self.shared.segments.oldest().unwrap_or(segment),
             previous: self.tail.sealed,
-            created_at: self.ledger.received(self.shared.clock.wall()),
+            created_at: self.ledger.received(self.shared.age.now()),
         };
-        self.tail.next = header.segment.next();
         let writer = SegmentWriter::begin(&header);
         self.shared.segments.set(header.segment, Known { file: no, end: writer.sealed().end });
         let header = Some(header.encode());
@@ -230,7 +233,7 @@ impl Committer {
 
     /// Lays jobs into `group` until the segment is full; those that may not follow are refused.
     fn lay(&mut self, jobs: &mut VecDeque<Job>, group: &mut Group) -> Vec<Member> {
-        let now = self.ledger.received(self.shared.clock.wall());
+        let now = self.ledger.received(self.shared.age.now());
         let mut due = std::mem::take(&mut self.due);
         if self.pending.is_none() {
             due.clear();

@@ -1,6 +1,7 @@
 //! What a store is told when it is opened.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 /// Where a store lies and its limits.
 #[derive(Debug, Clone)]
@@ -26,6 +27,14 @@ pub struct StoreConfig {
     pub max_groups: usize,
     /// A region gets a checkpoint when it has gathered so many versions since its last.
     pub checkpoint_versions: u32,
+    /// How often it is looked whether there is something to settle; `None`: only when it is asked for.
+    pub settle_each: Option<Duration>,
+    /// Bytes of units in memory while history is settled.
+    pub settle_memory: u64,
+    /// Versions of the log that one pass settles, about.
+    pub settle_versions: u64,
+    /// Segment files that are left to settling when the log has no more room.
+    pub settle_reserve: usize,
     /// Bytes of region maps kept.
     pub map_cache: u64,
     /// Bytes of index blocks kept.
@@ -47,6 +56,10 @@ impl StoreConfig {
             group_versions: 256 << 10,
             max_groups: 4,
             checkpoint_versions: 16 << 10,
+            settle_each: Some(Duration::from_secs(10)),
+            settle_memory: 64 << 20,
+            settle_versions: 1 << 20,
+            settle_reserve: 2,
             map_cache: 64 << 20,
             index_cache: 32 << 20,
         }

@@ -53,6 +53,16 @@ pub enum StoreError {
     /// No such volume.
     #[error("the store has no history of {0}")]
     UnknownVolume(VolumeId),
+    /// The point was thinned out.
+    #[error("{point} is not kept any more; the nearest points that are: {} before, {} after", text(*before), text(*after))]
+    Thinned {
+        /// The point asked for.
+        point: Lsn,
+        /// The nearest kept one before it.
+        before: Option<Lsn>,
+        /// The nearest kept one after it.
+        after: Option<Lsn>,
+    },
     /// Records that the point needs were lost.
     #[error("the history at that point is damaged: {0}")]
     Damaged(String),
@@ -62,6 +72,10 @@ pub enum StoreError {
     /// The store cannot be opened.
     #[error("the store cannot be opened: {0}")]
     Open(String),
+}
+
+fn text(lsn: Option<Lsn>) -> String {
+    lsn.map_or_else(|| "none".to_owned(), |l| format!("lsn:{}", l.get()))
 }
 
 impl From<io::Error> for StoreError {

@@ -1,11 +1,12 @@
-//! The index: ordered rows in four tables, all of which can be built again from the segments.
+//! The index: ordered rows in five tables, all of which can be built again from the segments.
 //!
 //! | table | key (big endian) | value |
 //! |---|---|---|
 //! | runs | volume u64 · region u32 · group u64 | a run of versions, in the order of delivery |
 //! | maps | volume u64 · region u32 · point u64 | a checkpoint: the region's map after a group |
 //! | times | stream u64 · LSN u64 | time, segment and offset of the frame that begins there |
-//! | state | `state` or `group` · group u64 | how far the index goes; what each group holds |
+//! | settled | settle u64 · volume u64 · region u32 | the region's versions in one generation of settled history |
+//! | state | `state`, `layout` or `group` · group u64 | how far the index goes; which settle it shows; what each group holds |
 //!
 //! The trait is a seam: the real one is fjall, tests use memory, or one that fails.
 
@@ -32,13 +33,15 @@ pub enum Table {
     Maps,
     /// Times of frames.
     Times,
+    /// Versions of regions in settled history, generation by generation.
+    Settled,
     /// How far the index goes.
     State,
 }
 
 impl Table {
     /// Every table.
-    pub const ALL: [Self; 4] = [Self::Runs, Self::Maps, Self::Times, Self::State];
+    pub const ALL: [Self; 5] = [Self::Runs, Self::Maps, Self::Times, Self::Settled, Self::State];
 }
 
 /// The index failed.
@@ -77,6 +80,12 @@ pub trait IndexStore: Send + Sync {
     /// # Errors
     /// When they could not be written; some may have been.
     fn ingest(&self, table: Table, rows: Vec<Row>) -> Result<(), IndexError>;
+
+    /// Removes rows that nobody looks for any more. A crash may leave some or all of them.
+    ///
+    /// # Errors
+    /// When they could not be removed; some may have been.
+    fn remove(&self, table: Table, keys: Vec<Vec<u8>>) -> Result<(), IndexError>;
 
     /// Sets rows of [`Table::State`], all or none of them, durably.
     ///

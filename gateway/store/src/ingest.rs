@@ -5,13 +5,15 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use gateway_image::RegionMapBuilder;
-use gateway_journal::run::{decode_checkpoint, decode_run, encode_checkpoint, encode_run};
+use gateway_journal::run::{encode_checkpoint, encode_run};
 use gateway_journal::{GroupNo, RegionNo, Version};
 use tap_block::units::count;
 use tap_block::{Lsn, VolumeId};
 use tracing::warn;
 
 use crate::index::{IndexError, IndexStore, Row, Table, keys};
+use crate::layout::{Gather, Layout};
+use crate::segments::Segments;
 use crate::state;
 use crate::store::Shared;
 use crate::sync::{lock, read, wait, wait_for, write};
@@ -57,13 +59,8 @@ impl Ingester {
     /// Works until it is stopped; groups left then are found again in the journal.
     pub(crate) fn run(mut self) {
         while let Some(frozen) = self.next() {
-            match ingest(
-                &self.shared.index,
-                &frozen,
-                &mut self.weights,
-                self.shared.config.checkpoint_versions,
-            ) {
-                Ok(()) => self.publish(&frozen),
+            match self.bring_in(&frozen) {
+                Ok(()) => {}
                 Err(e) => self.failed(&e),
             }
         }
@@ -82,11 +79,26 @@ impl Ingester {
         }
     }
 
+    fn bring_in(&mut self, frozen: &Frozen) -> Result<(), IndexError> {
+        let shared = &self.shared;
+        // A settle that ended in between would take away what a checkpoint is being made of.
+        let _turn = lock(&shared.index_turn);
+        let into = Into {
+            index: &shared.index,
+            layout: &Arc::clone(&read(&shared.published).layout),
+            segments: &shared.segments,
+            checkpoint_at: shared.config.checkpoint_versions,
+        };
+        ingest(&into, frozen, &mut self.weights)?;
+        self.publish(frozen);
+        Ok(())
+    }
+
     fn publish(&self, frozen: &Frozen) {
         {
             let mut published = write(&self.shared.published);
             published.frozen.pop_front();
-            published.ingested.push(frozen.group.info());
+            published.ingested.push(frozen.info());
         }
         lock(&self.shared.ingest).failing = None;
         self.shared.ingest_changed.notify_all();
@@ -111,22 +123,26 @@ impl Ingester {
     }
 }
 
+/// Where versions are brought in.
+pub(crate) struct Into<'a> {
+    pub(crate) index: &'a dyn IndexStore,
+    pub(crate) layout: &'a Layout,
+    pub(crate) segments: &'a Segments,
+    /// A region gets a checkpoint when it has gathered so many versions.
+    pub(crate) checkpoint_at: u32,
+}
+
 /// Brings one group in: the rows first, then, in one durable batch, the word that they are there. Doing it again
 /// after a crash in between changes nothing.
-pub(crate) fn ingest(
-    index: &dyn IndexStore,
-    frozen: &Frozen,
-    weights: &mut Weights,
-    checkpoint_at: u32,
-) -> Result<(), IndexError> {
-    let group = &frozen.group;
+pub(crate) fn ingest(into: &Into<'_>, frozen: &Frozen, weights: &mut Weights) -> Result<(), IndexError> {
+    let (index, group) = (into.index, &frozen.group);
     let (mut runs, mut maps) = (Vec::new(), Vec::new());
     for (volume, region, versions) in group.sorted() {
         let mut run = Vec::new();
         encode_run(versions, &mut run);
         runs.push((keys::run(volume, region, group.no), run));
-        let place = Place { index, volume, region, group: group.no };
-        maps.extend(place.weigh(versions, weights, checkpoint_at)?);
+        let gather = Gather { index, layout: into.layout, segments: into.segments, volume, region };
+        maps.extend(Region { gather, group: group.no }.weigh(versions, weights, into.checkpoint_at)?);
     }
     index.ingest(Table::Runs, runs)?;
     index.ingest(Table::Maps, maps)?;
@@ -135,7 +151,7 @@ pub(crate) fn ingest(
     times.sort_unstable();
     times.dedup_by(|a, b| a.0 == b.0);
     index.ingest(Table::Times, times)?;
-    let info = group.info();
+    let info = frozen.info();
     index.commit(vec![
         (keys::group(group.no), state::encode_group(&info)),
         (keys::STATE.to_vec(), state::encode(frozen)),
@@ -143,14 +159,12 @@ pub(crate) fn ingest(
 }
 
 /// A region and the group that is being brought in.
-struct Place<'a> {
-    index: &'a dyn IndexStore,
-    volume: VolumeId,
-    region: RegionNo,
+struct Region<'a> {
+    gather: Gather<'a>,
     group: GroupNo,
 }
 
-impl Place<'_> {
+impl Region<'_> {
     /// Counts `versions`; a checkpoint when the region has gathered enough.
     fn weigh(
         &self,
@@ -158,7 +172,7 @@ impl Place<'_> {
         weights: &mut Weights,
         limit: u32,
     ) -> Result<Option<Row>, IndexError> {
-        let key = (self.volume, self.region);
+        let key = (self.gather.volume, self.gather.region);
         let before = match weights.known.get(&key) {
             Some(&weight) => weight,
             None if weights.complete => 0,
@@ -173,11 +187,14 @@ impl Place<'_> {
         self.checkpoint(versions).map(Some)
     }
 
+    fn last(&self) -> GroupNo {
+        GroupNo::new(self.group.get().saturating_sub(1))
+    }
+
     /// What the index holds of the region since its last checkpoint.
     fn gathered(&self) -> Result<u32, IndexError> {
-        let since = self.last_checkpoint()?.map_or(0, |(_, value)| group_of(&value));
         let mut weight = 0u32;
-        self.runs_after(since, &mut |value| {
+        self.gather.runs(self.gather.checkpointed()?, self.last(), &mut |value| {
             // A run's count stands behind its form.
             let n = value.get(4..8).and_then(|b| b.first_chunk::<4>()).map_or(0, |b| u32::from_le_bytes(*b));
             weight = weight.saturating_add(weight_of(u64::from(n)));
@@ -186,54 +203,24 @@ impl Place<'_> {
         Ok(weight)
     }
 
-    fn last_checkpoint(&self) -> Result<Option<Row>, IndexError> {
-        let from = keys::map(self.volume, self.region, Lsn::ZERO);
-        let to = keys::map(self.volume, self.region, Lsn::ZERO.plus(Lsn::LIMIT));
-        self.index.last(Table::Maps, &from, &to)
-    }
-
-    fn runs_after(
-        &self,
-        since: u64,
-        each: &mut dyn FnMut(&[u8]) -> Result<(), IndexError>,
-    ) -> Result<(), IndexError> {
-        let from = keys::run(self.volume, self.region, GroupNo::new(since.saturating_add(1)));
-        let to = keys::run(self.volume, self.region, GroupNo::new(self.group.get().saturating_sub(1)));
-        let mut outcome = Ok(());
-        self.index.scan(Table::Runs, &from, &to, &mut |_, value| {
-            outcome = each(value);
-            outcome.is_ok()
-        })?;
-        outcome
-    }
-
     /// The region's map after this group.
     fn checkpoint(&self, versions: &[Version]) -> Result<Row, IndexError> {
-        let bad = |e: gateway_journal::FormatError| IndexError(e.to_string());
-        let mut builder = RegionMapBuilder::new(Lsn::ZERO.plus(Lsn::LIMIT));
+        let everything = Lsn::ZERO.plus(Lsn::LIMIT);
+        let mut builder = RegionMapBuilder::new(everything);
         let mut point = Lsn::ZERO;
-        let mut since = 0;
-        if let Some((key, value)) = self.last_checkpoint()? {
-            point = keys::last_number(&key).and_then(Lsn::new).unwrap_or(Lsn::ZERO);
-            since = decode_checkpoint(&value, |v| builder.apply(&v)).map_err(bad)?.get();
-        }
         let mut apply = |v: &Version| {
             point = point.max(v.position.lsn());
             builder.apply(v);
         };
-        self.runs_after(since, &mut |value| decode_run(value, |v| apply(&v)).map_err(bad))?;
+        let base = self.gather.versions(everything, Some(self.last()), &mut apply)?;
         versions.iter().for_each(&mut apply);
+        let point = point.max(base);
         let mut value = Vec::new();
         encode_checkpoint(self.group, &builder.versions(), &mut value);
-        Ok((keys::map(self.volume, self.region, point), value))
+        Ok((keys::map(self.gather.volume, self.gather.region, point), value))
     }
 }
 
 fn weight_of(versions: u64) -> u32 {
     u32::try_from(versions).unwrap_or(u32::MAX).saturating_add(RUN_WEIGHT)
-}
-
-/// The group a checkpoint goes up to.
-fn group_of(checkpoint: &[u8]) -> u64 {
-    checkpoint.first_chunk::<8>().map_or(0, |b| u64::from_le_bytes(*b))
 }

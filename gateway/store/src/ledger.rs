@@ -17,7 +17,7 @@ use crate::tail::{Durable, Frozen, Group, Published, StreamState};
 use crate::times::TimeRow;
 
 /// See the module.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(crate) struct Ledger {
     pub(crate) store: StoreId,
     pub(crate) catalogue: Arc<Catalogue>,
@@ -77,6 +77,11 @@ impl Ledger {
     /// A time for a frame received now: never earlier than the one before.
     pub(crate) fn received(&mut self, now: WallTime) -> WallTime {
         self.received = self.received.max(now);
+        self.received
+    }
+
+    /// The time of the last frame.
+    pub(crate) const fn last_received(&self) -> WallTime {
         self.received
     }
 
@@ -161,19 +166,27 @@ impl Ledger {
     }
 
     /// Closes the active group; what is true now goes with it.
-    pub(crate) fn freeze(&self, published: &mut Published, through: (SegmentId, Start)) {
+    pub(crate) fn freeze(&mut self, published: &mut Published, through: (SegmentId, Start)) {
         let next = Group::new(published.active.no.next());
         let group = std::mem::replace(&mut published.active, next);
+        // The first frame behind it gets a row in the time table: those before it may be settled first.
+        self.streams.values_mut().for_each(|state| state.row.1 = ROW_FRAMES);
+        published.frozen.push_back(Arc::new(self.frozen(group, through)));
+    }
+
+    /// `group` with what is true now.
+    pub(crate) fn frozen(&self, group: Group, through: (SegmentId, Start)) -> Frozen {
         let mut streams: Vec<_> = self.streams.iter().map(|(&id, &state)| (id, state)).collect();
         streams.sort_unstable_by_key(|&(id, _)| id);
-        published.frozen.push_back(Arc::new(Frozen {
+        Frozen {
             store: self.store,
             group,
             through,
             catalogue: Arc::clone(&self.catalogue),
             streams,
             damage: self.damage.clone(),
-        }));
+            received_at: self.received,
+        }
     }
 }
 

@@ -4,27 +4,32 @@
 //!  append ─► queue ─► commit thread: pwritev, fdatasync ─► ledger ─► published tail ─► done
 //!                                                                    │ closed groups
 //!                                    region_map ◄── tail + index ◄── index thread (fjall, in bulk)
-//!                                    read_units ◄── segments
+//!                                    read_units ◄── segments ◄─► settle thread: old history in block order
 //! ```
 //!
 //! Architecture invariants: nothing is acknowledged before it is durable, in the tail and published; nothing is
 //! ever written behind bytes that a crash or a failed sync left undecided; the index holds nothing that the
 //! segments do not.
 
+mod age;
+mod chunks;
 mod commit;
 mod config;
 mod error;
 mod index;
 mod ingest;
 mod keeper;
+mod layout;
 mod ledger;
 mod maps;
 mod mark;
+mod points;
 mod queue;
 mod read;
 mod recover;
 mod reserve;
 mod segments;
+mod settle;
 mod state;
 mod store;
 mod sync;
@@ -36,8 +41,10 @@ pub use config::StoreConfig;
 pub use error::{Damage, ReadError, StoreError};
 pub use index::{FjallOpener, IndexError, IndexOpener, IndexStore, MemoryIndex, Row, Table};
 pub use mark::{MarkStore, MemoryMark};
+pub use points::OpenPoint;
 pub use queue::Done;
 pub use read::{ReadMode, UnitRead};
+pub use settle::SettleReport;
 pub use store::{FreeSpace, Parts, Store, StoreStatus};
 pub use tail::Durable;
 pub use wait::Waiting;

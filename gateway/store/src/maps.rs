@@ -5,13 +5,12 @@ use std::sync::Arc;
 
 use gateway_image::catalogue::Volume;
 use gateway_image::{Catalogue, RegionMap, RegionMapBuilder};
-use gateway_journal::run::{decode_checkpoint, decode_run};
 use gateway_journal::{GroupNo, RegionNo, Version};
 use tap_block::units::count;
 use tap_block::{Lsn, VolumeId};
 
 use crate::error::{Damage, StoreError};
-use crate::index::{IndexStore, Table, keys};
+use crate::layout::{Gather, Layout};
 use crate::store::{Counters, Shared};
 use crate::sync::{lock, read};
 use crate::tail::Frozen;
@@ -30,6 +29,12 @@ pub(crate) struct MapCache {
 impl MapCache {
     pub(crate) fn new(limit: u64) -> Self {
         Self { maps: HashMap::new(), by_use: BTreeMap::new(), uses: 0, bytes: 0, limit }
+    }
+
+    fn clear(&mut self) {
+        self.maps.clear();
+        self.by_use.clear();
+        self.bytes = 0;
     }
 
     fn get(&mut self, key: &Key) -> Option<Arc<RegionMap>> {
@@ -64,7 +69,8 @@ struct Snapshot {
     frozen: Vec<Arc<Frozen>>,
     active: Vec<Version>,
     /// No copy of a sync can come and change the map.
-    settled: bool,
+    lasting: bool,
+    layout: Arc<Layout>,
 }
 
 impl Shared {
@@ -91,12 +97,25 @@ impl Shared {
             return Ok(map);
         }
         Counters::add(&self.counters.map_misses, 1);
-        let snapshot = self.snapshot(volume, region, point)?;
-        let map = Arc::new(self.build(volume, region, point, &snapshot)?);
-        if snapshot.settled {
-            lock(&self.maps).put((volume, region, point), Arc::clone(&map));
+        loop {
+            let snapshot = self.snapshot(volume, region, point)?;
+            let built = self.build(volume, region, point, &snapshot);
+            // A settle that ended meanwhile may have taken rows away that this was reading.
+            let mut maps = lock(&self.maps);
+            if !Arc::ptr_eq(&snapshot.layout, &read(&self.published).layout) {
+                continue;
+            }
+            let map = Arc::new(built?);
+            if snapshot.lasting {
+                maps.put((volume, region, point), Arc::clone(&map));
+            }
+            return Ok(map);
         }
-        Ok(map)
+    }
+
+    /// No map is at hand any more.
+    pub(crate) fn forget_maps(&self) {
+        lock(&self.maps).clear();
     }
 
     fn snapshot(&self, volume: VolumeId, region: RegionNo, point: Lsn) -> Result<Snapshot, StoreError> {
@@ -107,12 +126,15 @@ impl Shared {
             return Err(StoreError::NotDurable { point, durable });
         }
         refuse_if_lost(known, &published.damage, point)?;
+        published.layout.check(known, point)?;
+        refuse_if_missing(known, &published.layout, region, point)?;
         let visible = |v: &&Version| v.position.visible_at(point);
         Ok(Snapshot {
             last_group: published.last_needed(volume, point),
             frozen: published.frozen.iter().cloned().collect(),
             active: published.active.of(volume, region).iter().filter(visible).copied().collect(),
-            settled: known.open_sync().is_none(),
+            lasting: known.open_sync().is_none(),
+            layout: Arc::clone(&published.layout),
         })
     }
 
@@ -124,37 +146,14 @@ impl Shared {
         snapshot: &Snapshot,
     ) -> Result<RegionMap, StoreError> {
         let mut builder = RegionMapBuilder::new(point);
-        if let Some(last) = snapshot.last_group {
-            self.apply_index(volume, region, point, last, &mut builder)?;
-        }
+        let (index, layout, segments) = (&self.index, &*snapshot.layout, &self.segments);
+        let gather = Gather { index, layout, segments, volume, region };
+        gather.versions(point, snapshot.last_group, &mut |v| builder.apply(v))?;
         for frozen in &snapshot.frozen {
             frozen.group.of(volume, region).iter().for_each(|v| builder.apply(v));
         }
         snapshot.active.iter().for_each(|v| builder.apply(v));
         Ok(builder.build())
-    }
-
-    fn apply_index(
-        &self,
-        volume: VolumeId,
-        region: RegionNo,
-        point: Lsn,
-        last: GroupNo,
-        builder: &mut RegionMapBuilder,
-    ) -> Result<(), StoreError> {
-        let bad = |e: gateway_journal::FormatError| StoreError::Index(e.to_string());
-        let (from, to) = (keys::map(volume, region, Lsn::ZERO), keys::map(volume, region, point));
-        let since = match self.index.last(Table::Maps, &from, &to)? {
-            Some((_, value)) => decode_checkpoint(&value, |v| builder.apply(&v)).map_err(bad)?,
-            None => GroupNo::new(0),
-        };
-        let (from, to) = (keys::run(volume, region, since.next()), keys::run(volume, region, last));
-        let mut outcome = Ok(());
-        self.index.scan(Table::Runs, &from, &to, &mut |_, value| {
-            outcome = decode_run(value, |v| builder.apply(&v)).map_err(bad);
-            outcome.is_ok()
-        })?;
-        outcome
     }
 }
 
@@ -178,6 +177,25 @@ fn refuse_if_lost(volume: &Volume, damage: &[Damage], point: Lsn) -> Result<(), 
         return Err(StoreError::Damaged(text));
     }
     Ok(())
+}
+
+/// The same for settled history, of which only some regions may be missing.
+fn refuse_if_missing(
+    volume: &Volume,
+    layout: &Layout,
+    region: RegionNo,
+    point: Lsn,
+) -> Result<(), StoreError> {
+    let settled = layout.kept.get(&volume.id()).map_or(Lsn::ZERO, |kept| kept.settled);
+    if !layout.lost(volume.id(), region) || healed(volume, settled.next(), point) {
+        return Ok(());
+    }
+    let text = format!(
+        "settled segments are damaged where the 16 MiB from byte {} lie; a resync of the whole volume makes later \
+         points sound",
+        region.offset()
+    );
+    Err(StoreError::Damaged(text))
 }
 
 /// Was a copy of the whole disk begun after the loss, and complete at `point`? The record before it is then the one

@@ -1,10 +1,10 @@
-//! Where the high-water mark ([`gateway_journal::Mark`]) is kept.
+//! Where the high-water mark ([`gateway_journal::Mark`]) and the copy of the manifest are kept.
 
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 
-use tap_disk::{Durability, SlottedFile};
+use tap_disk::{Durability, SlottedFile, small_file};
 
 use crate::sync::lock;
 
@@ -36,6 +36,19 @@ impl MarkStore for FileMark {
 
     fn store(&self, bytes: &[u8]) -> io::Result<()> {
         self.0.store(bytes, Durability::Synced)
+    }
+}
+
+/// A small file replaced whole, of any size.
+pub(crate) struct SmallFile(pub(crate) PathBuf);
+
+impl MarkStore for SmallFile {
+    fn load(&self) -> Option<Vec<u8>> {
+        small_file::read(&self.0).ok().flatten()
+    }
+
+    fn store(&self, bytes: &[u8]) -> io::Result<()> {
+        small_file::write_atomic(&self.0, bytes)
     }
 }
 

@@ -119,6 +119,10 @@ impl Reader<'_> {
         if !there.map_err(|e| self.failed(first, &e))? {
             return Ok(false);
         }
+        // Its file may have been used again while this read it.
+        if !self.shared.segments.lives(first.at.segment) {
+            return Err(ReadError::Gone(first.at.segment));
+        }
         for unit in units {
             self.decode(unit, start, &bytes, out)?;
         }

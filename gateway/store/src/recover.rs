@@ -1,6 +1,7 @@
 //! Opening: find the segments, see how far the index goes, read the frames behind it, and tell a torn tail from
 //! damage. Whatever is sound is served.
 
+mod manifest;
 mod survey;
 
 use std::collections::VecDeque;
@@ -8,27 +9,30 @@ use std::sync::Arc;
 
 use gateway_journal::table::{decode_meta, decode_records, placed};
 use gateway_journal::{
-    Expected, Found, FrameHeader, FrameKind, GroupNo, Mark, Records, SEGMENT_HEADER, Sealed, SegmentId,
-    SegmentScan, SegmentWriter, Start, StoreId,
+    Expected, Found, FrameHeader, FrameKind, GroupNo, Mark, Records, RegionNo, SEGMENT_HEADER, Sealed,
+    SegmentId, SegmentScan, SegmentWriter, Start, StoreId,
 };
-use tap_block::Action;
 use tap_block::stored::verify;
 use tap_block::units::index;
+use tap_block::{Action, VolumeId, WallTime};
 use tap_disk::{SegmentFile, SegmentPool};
 use tracing::{info, warn};
 
+use crate::chunks::ChunkReader;
 use crate::commit::{Open, Tail};
 use crate::config::StoreConfig;
 use crate::error::{Damage, StoreError};
 use crate::index::{IndexError, IndexOpener, IndexStore, Table, keys};
-use crate::ingest::{Weights, ingest};
+use crate::ingest::{Into, Weights, ingest};
+use crate::layout::{Layout, Lost};
 use crate::ledger::{Ledger, PlacedFrame};
 use crate::mark::MarkStore;
 use crate::segments::{self, Segments};
+use crate::settle::{Settler, Trail};
 use crate::state::{self, IndexState};
 use crate::tail::{Group, GroupInfo, Published};
 
-use survey::{ChunkReader, Piece, Survey};
+use survey::{Piece, Survey};
 
 /// A store as it was found.
 pub(crate) struct Recovered {
@@ -39,6 +43,10 @@ pub(crate) struct Recovered {
     pub(crate) tail: Tail,
     pub(crate) mark: Mark,
     pub(crate) weights: Weights,
+    /// What was known where settled history ends, and the number of the next settle.
+    pub(crate) settler: Settler,
+    /// The last time in the journal; `None` when nothing is there.
+    pub(crate) last_received: Option<WallTime>,
 }
 
 pub(crate) fn recover(
@@ -46,44 +54,127 @@ pub(crate) fn recover(
     pool: SegmentPool,
     opener: &dyn IndexOpener,
     marks: &dyn MarkStore,
+    manifests: &dyn MarkStore,
 ) -> Result<Recovered, StoreError> {
     let stored = marks.load().and_then(|bytes| Mark::decode(&bytes));
-    let survey = Survey::make(&pool, stored.as_ref())?;
+    let survey = Survey::make(&pool, stored.as_ref(), manifests.load())?;
     let store = match survey.store.or(stored.map(|m| m.store)) {
         Some(store) => store,
         None => StoreId::new(getrandom::u64().map_err(|e| StoreError::Open(e.to_string()))?),
     };
     let mark =
         stored.filter(|m| m.store == store).unwrap_or(Mark { store, durable: None, group: 0, clean: false });
-    let (index, known) = open_index(opener, store, &survey)?;
-    let mut replay = Replay::new(config, Segments::new(pool), index, mark, known);
+    let settled = settled_state(&survey, store)?;
+    let trail = Trail::new(store, settled_state(&survey, store)?);
+    let (index, known, damage) = open_index(opener, store, &survey, &pool)?;
+    let segments = Segments::new(pool, survey.next);
+    let missing = survey.settled.make_known(&segments);
+    let known = known.or_else(|| settled.map(|state| (state, Vec::new())));
+    let layout = survey.settled.manifest.as_ref().map(Layout::of).unwrap_or_default().losing(&lost(&*index)?);
+    let mut replay = Replay::new(config, segments, index, mark, known, layout);
+    for damage in missing.into_iter().chain(damage) {
+        let known = |d: &Damage| d.segment == damage.segment && d.from == damage.from;
+        if !replay.ledger.damage.iter().any(known) {
+            replay.ledger.damage.push(damage);
+        }
+    }
     replay.missing(&survey);
     replay.run(&survey)?;
-    replay.finish(&survey)
+    replay.finish(&survey, Settler::new(trail, survey.settled.next))
+}
+
+/// Regions that an earlier start found missing when it built the index.
+fn lost(index: &dyn IndexStore) -> Result<Vec<Lost>, IndexError> {
+    let mut found = Vec::new();
+    let to = [keys::LOST, &[0xff; 40]].concat();
+    index.scan(Table::State, keys::LOST, &to, &mut |_, value| {
+        found.extend(Lost::decode(value));
+        true
+    })?;
+    Ok(found)
+}
+
+/// What the manifest says was known where the log goes on.
+fn settled_state(survey: &Survey, store: StoreId) -> Result<Option<IndexState>, StoreError> {
+    let Some(manifest) = &survey.settled.manifest else { return Ok(None) };
+    let state = state::decode(&manifest.state, store);
+    let unreadable = || {
+        StoreError::Open(
+            "the manifest of settled history is of a version this program does not know: use a newer one"
+                .into(),
+        )
+    };
+    state.ok_or_else(unreadable).map(Some)
 }
 
 /// What an index says about itself, and about its groups.
 type Known = (IndexState, Vec<GroupInfo>);
+
+/// The index, what it says, and what was found damaged while it was built.
+type Opened = (Arc<dyn IndexStore>, Option<Known>, Vec<Damage>);
 
 /// The index and what it says; an index that says nothing usable is made anew.
 fn open_index(
     opener: &dyn IndexOpener,
     store: StoreId,
     survey: &Survey,
-) -> Result<(Arc<dyn IndexStore>, Option<Known>), StoreError> {
+    pool: &SegmentPool,
+) -> Result<Opened, StoreError> {
     match opener.open() {
-        Ok(index) => match read_state(&*index, store) {
+        Ok(index) => match read_state(&*index, store).and_then(|state| adopt(&*index, survey, state)) {
             Ok(Some(state)) if survey.pieces.contains_key(&state.0.through.0) => {
-                return Ok((index, Some(state)));
+                return Ok((index, Some(state), Vec::new()));
             }
-            Ok(None) if survey.pieces.is_empty() => return Ok((index, None)),
+            Ok(None) if survey.pieces.is_empty() && survey.settled.manifest.is_none() => {
+                return Ok((index, None, Vec::new()));
+            }
             Ok(_) => info!("the index is missing or behind the segments; it is built again"),
             Err(e) => warn!("the index cannot be read, it is built again from the segments: {e}"),
         },
         Err(e) => warn!("the index cannot be opened, it is built again from the segments: {e}"),
     }
     opener.wipe()?;
-    Ok((opener.open()?, None))
+    let index = opener.open()?;
+    let damage = survey.settled.rebuild(pool, &*index)?;
+    Ok((index, None, damage))
+}
+
+/// Does the index show the manifest that counts? It may be one settle behind, whose rows it has: they were brought in before
+/// the manifest was written.
+fn adopt(index: &dyn IndexStore, survey: &Survey, known: Option<Known>) -> Result<Option<Known>, IndexError> {
+    let shown = index.get(Table::State, keys::LAYOUT)?;
+    let shown = shown.and_then(|v| v.first_chunk::<8>().map(|b| u64::from_be_bytes(*b))).unwrap_or(0);
+    let (settle, group) =
+        survey.settled.manifest.as_ref().map_or((0, GroupNo::new(0)), |m| (m.settle, m.group));
+    let Some((state, mut groups)) = known else { return Ok(None) };
+    let rows_are_there = shown == settle || (shown < settle && has_rows(index, survey, settle)?);
+    if !rows_are_there || state.group < group {
+        return Err(IndexError(format!("it shows settle {shown}, not {settle}")));
+    }
+    if shown != settle {
+        index.commit(vec![(keys::LAYOUT.to_vec(), settle.to_be_bytes().to_vec())])?;
+    }
+    groups.retain(|g| g.no > group);
+    Ok(Some((state, groups)))
+}
+
+/// Are the rows of the newest generation there? They are all, if one is.
+fn has_rows(index: &dyn IndexStore, survey: &Survey, settle: u64) -> Result<bool, IndexError> {
+    let generations = survey.settled.manifest.as_ref().map_or(&[][..], |m| &m.generations);
+    for generation in generations.iter().filter(|g| g.versions > 0) {
+        let mut found = false;
+        let (volume, region) = (VolumeId::new(0), RegionNo::new(0));
+        let from = keys::settled(generation.settle, volume, region);
+        let to = keys::settled(generation.settle, VolumeId::new(u64::MAX), RegionNo::new(u32::MAX));
+        index.scan(Table::Settled, &from, &to, &mut |_, _| {
+            found = true;
+            false
+        })?;
+        if !found {
+            return Ok(false);
+        }
+    }
+    Ok(settle > 0)
 }
 
 fn read_state(index: &dyn IndexStore, store: StoreId) -> Result<Option<Known>, IndexError> {
@@ -124,6 +215,7 @@ impl<'a> Replay<'a> {
         index: Arc<dyn IndexStore>,
         mark: Mark,
         known: Option<Known>,
+        layout: Layout,
     ) -> Self {
         let mut ledger = Ledger::new(mark.store);
         let mut published = Published::default();
@@ -131,14 +223,13 @@ impl<'a> Replay<'a> {
         let mut next = GroupNo::new(1);
         let mut from = None;
         if let Some((state, groups)) = known {
-            ledger.catalogue = Arc::new(state.catalogue);
-            ledger.streams = state.streams.into_iter().collect();
-            ledger.damage = state.damage;
             published.ingested = groups;
             next = state.group.next();
             from = Some(state.through);
+            ledger.restore(state);
         }
         published.active = Group::new(next);
+        published.layout = Arc::new(layout);
         Self {
             config,
             segments,
@@ -295,8 +386,14 @@ impl<'a> Replay<'a> {
     fn bring_in(&mut self, through: (SegmentId, Start)) -> Result<(), StoreError> {
         self.ledger.freeze(&mut self.published, through);
         while let Some(frozen) = self.published.frozen.pop_front() {
-            ingest(&*self.index, &frozen, &mut self.weights, self.config.checkpoint_versions)?;
-            self.published.ingested.push(frozen.group.info());
+            let into = Into {
+                index: &*self.index,
+                layout: &self.published.layout,
+                segments: &self.segments,
+                checkpoint_at: self.config.checkpoint_versions,
+            };
+            ingest(&into, &frozen, &mut self.weights)?;
+            self.published.ingested.push(frozen.info());
         }
         Ok(())
     }
@@ -320,12 +417,15 @@ impl<'a> Replay<'a> {
         self.last = Some((sealed, group));
     }
 
-    fn finish(mut self, survey: &Survey) -> Result<Recovered, StoreError> {
+    fn finish(mut self, survey: &Survey, settler: Settler) -> Result<Recovered, StoreError> {
+        let received = self.ledger.last_received();
+        let settled_at = survey.settled.manifest.as_ref().map_or(WallTime::EPOCH, |m| m.at);
+        let last_received = Some(received.max(settled_at)).filter(|&last| last > WallTime::EPOCH);
         self.published.streams = self.ledger.streams.iter().map(|(&id, s)| (id, s.durable)).collect();
         self.published.catalogue = Arc::clone(&self.ledger.catalogue);
         self.published.damage.clone_from(&self.ledger.damage);
         let open = self.resume(survey)?;
-        let tail = Tail { open, sealed: self.last.map(|(sealed, _)| sealed), next: survey.next };
+        let tail = Tail { open, sealed: self.last.map(|(sealed, _)| sealed) };
         Ok(Recovered {
             segments: self.segments,
             index: self.index,
@@ -334,6 +434,8 @@ impl<'a> Replay<'a> {
             tail,
             mark: self.mark,
             weights: self.weights,
+            settler,
+            last_received,
         })
     }
 

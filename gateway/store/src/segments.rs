@@ -1,7 +1,8 @@
 //! Which segment lies in which file, and up to where it holds frames.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, RwLock};
 
 use gateway_journal::SegmentId;
@@ -12,7 +13,11 @@ use crate::sync::{read, write};
 /// The segments of a store.
 pub(crate) struct Segments {
     pool: SegmentPool,
+    /// The log's.
     known: RwLock<BTreeMap<SegmentId, Known>>,
+    settled: RwLock<BTreeMap<SegmentId, Known>>,
+    /// No segment ever had this id or a later one.
+    next: AtomicU32,
 }
 
 /// A segment's file and the byte behind its last sound frame.
@@ -23,8 +28,14 @@ pub(crate) struct Known {
 }
 
 impl Segments {
-    pub(crate) const fn new(pool: SegmentPool) -> Self {
-        Self { pool, known: RwLock::new(BTreeMap::new()) }
+    pub(crate) fn new(pool: SegmentPool, next: SegmentId) -> Self {
+        let (known, settled) = (RwLock::new(BTreeMap::new()), RwLock::new(BTreeMap::new()));
+        Self { pool, known, settled, next: AtomicU32::new(next.get()) }
+    }
+
+    /// An id no segment ever had.
+    pub(crate) fn new_id(&self) -> SegmentId {
+        SegmentId::new(self.next.fetch_add(1, Ordering::Relaxed))
     }
 
     pub(crate) const fn pool(&self) -> &SegmentPool {
@@ -45,8 +56,50 @@ impl Segments {
         write(&self.known).remove(&segment);
     }
 
+    /// A settled segment that is whole.
+    pub(crate) fn set_settled(&self, segment: SegmentId, known: Known) {
+        write(&self.settled).insert(segment, known);
+    }
+
+    /// Takes a settled segment out of the store.
+    pub(crate) fn forget_settled(&self, segment: SegmentId) {
+        write(&self.settled).remove(&segment);
+    }
+
+    /// Takes the log's segments before `segment` out of the store; their files are the caller's.
+    pub(crate) fn forget_before(&self, segment: SegmentId) -> Vec<Known> {
+        let mut known = write(&self.known);
+        let rest = known.split_off(&segment);
+        std::mem::replace(&mut *known, rest).into_values().collect()
+    }
+
+    /// A segment of the log.
     pub(crate) fn known(&self, segment: SegmentId) -> Option<Known> {
         read(&self.known).get(&segment).copied()
+    }
+
+    /// Any segment.
+    fn any(&self, segment: SegmentId) -> Option<Known> {
+        self.known(segment).or_else(|| read(&self.settled).get(&segment).copied())
+    }
+
+    /// Is it part of the store?
+    pub(crate) fn lives(&self, segment: SegmentId) -> bool {
+        self.any(segment).is_some()
+    }
+
+    /// How many segments the log has up to this one.
+    pub(crate) fn count_to(&self, segment: SegmentId) -> usize {
+        read(&self.known).range(..=segment).count()
+    }
+
+    /// Takes the settled segments that are not `live` out of the store; their files are the caller's.
+    pub(crate) fn retain_settled(&self, live: &BTreeSet<SegmentId>) -> Vec<Known> {
+        write(&self.settled).extract_if(.., |id, _| !live.contains(id)).map(|(_, known)| known).collect()
+    }
+
+    pub(crate) fn settled_count(&self) -> usize {
+        read(&self.settled).len()
     }
 
     /// The segment written after this one.
@@ -64,6 +117,6 @@ impl Segments {
 
     /// Its file; `None` when it is not part of the store.
     pub(crate) fn file(&self, segment: SegmentId) -> io::Result<Option<Arc<SegmentFile>>> {
-        self.known(segment).map(|known| self.pool.get(known.file)).transpose()
+        self.any(segment).map(|known| self.pool.get(known.file)).transpose()
     }
 }

@@ -1,5 +1,5 @@
-//! How far the index goes, as bytes. Not a journal format: with another version number the index is built
-//! again.
+//! How far the index goes, as bytes, and in a manifest what was known where the log goes on. For the index another version
+//! number means that it is built again; manifests are read for ever.
 
 use gateway_image::Catalogue;
 use gateway_journal::{GroupNo, SegmentId, Start};
@@ -9,7 +9,7 @@ use tap_block::{Epoch, Lsn, Position, RunId, StreamId, VolumeId, WallTime};
 use crate::error::Damage;
 use crate::tail::{Durable, Frozen, GroupInfo, StreamState};
 
-const VERSION: u32 = 1;
+const VERSION: u32 = 2;
 
 #[derive(Clone, PartialEq, Message)]
 struct PState {
@@ -35,6 +35,8 @@ struct PState {
     streams: Vec<PStream>,
     #[prost(message, repeated, tag = "11")]
     damage: Vec<PDamage>,
+    #[prost(fixed64, tag = "12")]
+    received_at: u64,
 }
 
 #[derive(Clone, PartialEq, Message)]
@@ -87,6 +89,20 @@ struct PGroup {
     volumes: Vec<u64>,
     #[prost(uint64, repeated, tag = "2")]
     mins: Vec<u64>,
+    #[prost(uint32, tag = "3")]
+    segment: u32,
+    #[prost(uint32, tag = "4")]
+    at: u32,
+    #[prost(uint32, tag = "5")]
+    number: u32,
+    #[prost(uint32, tag = "6")]
+    frame_group: u32,
+    #[prost(fixed64, optional, tag = "7")]
+    previous: Option<u64>,
+    #[prost(fixed64, tag = "8")]
+    received_at: u64,
+    #[prost(uint64, tag = "9")]
+    versions: u64,
 }
 
 /// What the index knows about itself.
@@ -97,6 +113,8 @@ pub(crate) struct IndexState {
     pub(crate) catalogue: Catalogue,
     pub(crate) streams: Vec<(StreamId, StreamState)>,
     pub(crate) damage: Vec<Damage>,
+    /// When the last of it was received.
+    pub(crate) received_at: WallTime,
 }
 
 pub(crate) fn encode(frozen: &Frozen) -> Vec<u8> {
@@ -113,6 +131,7 @@ pub(crate) fn encode(frozen: &Frozen) -> Vec<u8> {
         catalogue: frozen.catalogue.encode(),
         streams: frozen.streams.iter().map(stream_out).collect(),
         damage: frozen.damage.iter().map(damage_out).collect(),
+        received_at: frozen.received_at.nanos(),
     }
     .encode_to_vec()
 }
@@ -130,6 +149,7 @@ pub(crate) fn decode(bytes: &[u8], store: gateway_journal::StoreId) -> Option<In
         catalogue: Catalogue::decode(&twin.catalogue).ok()?,
         streams: twin.streams.iter().map(stream_in).collect::<Option<_>>()?,
         damage: twin.damage.into_iter().map(damage_in).collect::<Option<_>>()?,
+        received_at: WallTime::from_nanos(twin.received_at),
     })
 }
 
@@ -185,8 +205,19 @@ fn damage_in(twin: PDamage) -> Option<Damage> {
 }
 
 pub(crate) fn encode_group(info: &GroupInfo) -> Vec<u8> {
-    let volumes = info.mins.iter().map(|(v, _)| v.get()).collect();
-    PGroup { volumes, mins: info.mins.iter().map(|(_, p)| p.get()).collect() }.encode_to_vec()
+    let (segment, start) = info.through;
+    PGroup {
+        volumes: info.mins.iter().map(|(v, _)| v.get()).collect(),
+        mins: info.mins.iter().map(|(_, p)| p.get()).collect(),
+        segment: segment.get(),
+        at: start.at,
+        number: start.number,
+        frame_group: start.group,
+        previous: start.previous,
+        received_at: info.received_at.nanos(),
+        versions: info.versions,
+    }
+    .encode_to_vec()
 }
 
 pub(crate) fn decode_group(no: GroupNo, bytes: &[u8]) -> Option<GroupInfo> {
@@ -194,5 +225,12 @@ pub(crate) fn decode_group(no: GroupNo, bytes: &[u8]) -> Option<GroupInfo> {
     let mins = twin.volumes.iter().zip(&twin.mins);
     let mins =
         mins.map(|(&v, &p)| Some((VolumeId::new(v), Position::from_raw(p)?))).collect::<Option<_>>()?;
-    Some(GroupInfo { no, mins })
+    let start = Start { at: twin.at, number: twin.number, group: twin.frame_group, previous: twin.previous };
+    Some(GroupInfo {
+        no,
+        mins,
+        through: (SegmentId::new(twin.segment), start),
+        received_at: WallTime::from_nanos(twin.received_at),
+        versions: twin.versions,
+    })
 }

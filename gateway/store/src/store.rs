@@ -7,10 +7,11 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use gateway_image::{Catalogue, Passed, RegionMap};
-use gateway_journal::{MARK_FILE, MetaRecord, RegionNo};
+use gateway_journal::{Kept, MARK_FILE, MetaRecord, RegionNo};
 use tap_block::{Batch, Clock, Lsn, StreamId, VolumeId, WallTime};
 use tap_disk::{DiskDir, PoolOptions, SegmentPool, ensure_dir, free_space};
 
+use crate::age::Age;
 use crate::commit::Committer;
 use crate::config::StoreConfig;
 use crate::error::{Damage, ReadError, StoreError};
@@ -18,11 +19,13 @@ use crate::index::{FjallOpener, HealingIndex, IndexOpener};
 use crate::ingest::{IngestState, Ingester};
 use crate::keeper::Keeper;
 use crate::maps::MapCache;
-use crate::mark::{FileMark, MarkStore};
+use crate::mark::{FileMark, MarkStore, SmallFile};
+use crate::points::{OpenPoint, Points};
 use crate::queue::{Done, Job, Queue, Work};
 use crate::read::{ReadMode, UnitRead};
 use crate::reserve::Reserving;
 use crate::segments::Segments;
+use crate::settle::{SettleReport, Settling};
 use crate::sync::{lock, read};
 use crate::tail::{Durable, Published};
 use crate::wait::{Waiters, Waiting};
@@ -40,7 +43,6 @@ pub struct Store {
 /// What the threads and the readers share.
 pub(crate) struct Shared {
     pub(crate) config: StoreConfig,
-    pub(crate) clock: Arc<dyn Clock>,
     pub(crate) segments: Segments,
     pub(crate) index: HealingIndex,
     pub(crate) queue: Queue,
@@ -49,12 +51,22 @@ pub(crate) struct Shared {
     pub(crate) maps: Mutex<MapCache>,
     pub(crate) ingest: Mutex<IngestState>,
     pub(crate) ingest_changed: Condvar,
+    /// Who adds versions to the index, and who takes settled ones away, take turns.
+    pub(crate) index_turn: Mutex<()>,
+    pub(crate) points: Points,
+    pub(crate) age: Age,
+    /// Where a copy of the manifest is kept.
+    pub(crate) manifests: Box<dyn MarkStore>,
+    pub(crate) settling: Settling,
     pub(crate) keeper: Keeper,
     pub(crate) free: FreeSpace,
     pub(crate) counters: Counters,
     /// Why appends fail at the moment.
     pub(crate) failing: Mutex<Option<String>>,
 }
+
+/// The copy of the manifest of settled history.
+const MANIFEST_FILE: &str = "SETTLED";
 
 /// Asks how many bytes are free where segments are made; `None` when nobody knows.
 pub type FreeSpace = Box<dyn Fn() -> Option<u64> + Send + Sync>;
@@ -67,6 +79,8 @@ pub struct Parts {
     pub index: Box<dyn IndexOpener>,
     /// The high-water mark.
     pub mark: Box<dyn MarkStore>,
+    /// The copy of the manifest of settled history.
+    pub manifest: Box<dyn MarkStore>,
     /// Free space, for the status.
     pub free: FreeSpace,
 }
@@ -92,8 +106,18 @@ impl Counters {
 /// Numbers for people and metrics.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct StoreStatus {
-    /// Segments in the store.
+    /// Segments of the log.
     pub segments: u64,
+    /// Segments of settled history.
+    pub settled_segments: u64,
+    /// The number of the last settle; 0 for none.
+    pub settles: u64,
+    /// Bytes of units in them.
+    pub settled_bytes: u64,
+    /// What the last settle since the start did.
+    pub last_settle: Option<SettleReport>,
+    /// Why settling fails at the moment.
+    pub settle_failing: Option<String>,
     /// Bytes their files take.
     pub segment_bytes: u64,
     /// Bytes that wait for their commit.
@@ -153,6 +177,7 @@ impl Store {
             segments: SegmentPool::over(Box::new(segments), u64::from(config.segment_len), options)?,
             index: Box::new(FjallOpener { dir: dir.join("fjall"), cache: config.index_cache }),
             mark: Box::new(FileMark::open(&dir.join(MARK_FILE))?),
+            manifest: Box::new(SmallFile(dir.join(MANIFEST_FILE))),
             free: free(&dir),
         };
         Self::open_on(config, clock, parts)
@@ -167,18 +192,22 @@ impl Store {
         clock: Arc<dyn Clock>,
         parts: Parts,
     ) -> Result<Arc<Self>, StoreError> {
-        let found = recover::recover(&config, parts.segments, &*parts.index, &*parts.mark)?;
+        let found = recover::recover(&config, parts.segments, &*parts.index, &*parts.mark, &*parts.manifest)?;
         let shared = Arc::new(Shared {
             queue: Queue::new(config.max_queue),
             maps: Mutex::new(MapCache::new(config.map_cache)),
+            age: Age::new(clock, found.last_received),
             config,
-            clock,
             segments: found.segments,
             index: HealingIndex::new(parts.index, found.index),
             published: RwLock::new(found.published),
             waiters: Waiters::default(),
             ingest: Mutex::default(),
             ingest_changed: Condvar::new(),
+            index_turn: Mutex::default(),
+            points: Points::default(),
+            manifests: parts.manifest,
+            settling: Settling::new(found.settler),
             keeper: Keeper::new(parts.mark, found.mark),
             free: parts.free,
             counters: Counters::default(),
@@ -187,10 +216,12 @@ impl Store {
         let committer = Committer::new(Arc::clone(&shared), found.ledger, found.tail)?;
         let ingester = Ingester::new(Arc::clone(&shared), found.weights);
         let keeper = Arc::clone(&shared);
+        let settler = Arc::clone(&shared);
         let threads = vec![
             spawn("store-commit", move || committer.run())?,
             spawn("store-index", move || ingester.run())?,
             spawn("store-mark", move || keeper.keeper.run())?,
+            spawn("store-settle", move || settler.settling.run(&settler))?,
         ];
         Ok(Arc::new(Self { shared, threads: Mutex::new(threads) }))
     }
@@ -302,6 +333,45 @@ impl Store {
         times::time_of(&self.shared, stream, lsn)
     }
 
+    /// Settles what policies allow, one pass; `None` when there is nothing to do. Blocks, for as long as it takes to
+    /// rewrite what is settled.
+    ///
+    /// # Errors
+    /// When it was not possible; nothing is changed then.
+    pub fn settle(&self) -> Result<Option<SettleReport>, StoreError> {
+        self.shared.settling.pass(&self.shared)
+    }
+
+    /// Keeps a point readable for as long as what is returned lives.
+    ///
+    /// # Errors
+    /// [`StoreError::Thinned`] when it is not kept any more, with the nearest ones that are.
+    pub fn open_point(&self, volume: VolumeId, point: Lsn) -> Result<OpenPoint, StoreError> {
+        Points::open(&self.shared, volume, point)
+    }
+
+    /// Is the point one that is kept?
+    ///
+    /// # Errors
+    /// [`StoreError::Thinned`] when it is not.
+    pub fn check_kept(&self, volume: VolumeId, point: Lsn) -> Result<(), StoreError> {
+        let published = read(&self.shared.published);
+        let known = published.catalogue.volume(volume).ok_or(StoreError::UnknownVolume(volume))?;
+        published.layout.check(known, point)
+    }
+
+    /// What is left of a volume's settled history; `None` when nothing of it is settled.
+    #[must_use]
+    pub fn kept(&self, volume: VolumeId) -> Option<Kept> {
+        read(&self.shared.published).layout.kept.get(&volume).cloned()
+    }
+
+    /// The time on the store's own clock, on which history ages.
+    #[must_use]
+    pub fn age(&self) -> WallTime {
+        self.shared.age.now()
+    }
+
     /// Numbers as they are now.
     #[must_use]
     pub fn status(&self) -> StoreStatus {
@@ -309,10 +379,16 @@ impl Store {
         let get = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
         let counters = &shared.counters;
         let segments = tap_block::units::count(shared.segments.count());
+        let settled_segments = tap_block::units::count(shared.segments.settled_count());
         let published = read(&shared.published);
         StoreStatus {
             segments,
-            segment_bytes: segments * u64::from(shared.config.segment_len),
+            settled_segments,
+            settles: published.layout.settle,
+            settled_bytes: published.layout.bytes(),
+            last_settle: shared.settling.last(),
+            settle_failing: shared.settling.failing(),
+            segment_bytes: (segments + settled_segments) * u64::from(shared.config.segment_len),
             queue_bytes: shared.queue.bytes(),
             tail_versions: tap_block::units::count(published.tail_versions()),
             groups: tap_block::units::count(published.ingested.len()),
@@ -335,6 +411,7 @@ impl Store {
     /// Commits what waits, takes no more, and notes that the journal ends in order. Idempotent.
     pub fn stop(&self) {
         self.shared.queue.close();
+        self.shared.settling.stop();
         for thread in lock(&self.threads).drain(..) {
             let _ = thread.join();
         }

@@ -8,6 +8,7 @@ use gateway_journal::{GroupNo, RegionNo, SegmentId, Start, StoreId, Version};
 use tap_block::{Epoch, Lsn, Position, RunId, StreamId, VolumeId, WallTime};
 
 use crate::error::Damage;
+use crate::layout::Layout;
 use crate::times::TimeRow;
 
 /// How far a stream is durable.
@@ -64,10 +65,10 @@ impl Group {
         all
     }
 
-    pub(crate) fn info(&self) -> GroupInfo {
+    fn sorted_mins(&self) -> Vec<(VolumeId, Position)> {
         let mut mins: Vec<_> = self.mins.iter().map(|(&v, &p)| (v, p)).collect();
         mins.sort_unstable();
-        GroupInfo { no: self.no, mins }
+        mins
     }
 }
 
@@ -77,6 +78,11 @@ impl Group {
 pub(crate) struct GroupInfo {
     pub(crate) no: GroupNo,
     pub(crate) mins: Vec<(VolumeId, Position)>,
+    /// The place behind its last frame.
+    pub(crate) through: (SegmentId, Start),
+    /// When the last of it was received.
+    pub(crate) received_at: WallTime,
+    pub(crate) versions: u64,
 }
 
 impl GroupInfo {
@@ -96,6 +102,20 @@ pub(crate) struct Frozen {
     pub(crate) catalogue: Arc<Catalogue>,
     pub(crate) streams: Vec<(StreamId, StreamState)>,
     pub(crate) damage: Vec<Damage>,
+    /// When the last of it was received.
+    pub(crate) received_at: WallTime,
+}
+
+impl Frozen {
+    pub(crate) fn info(&self) -> GroupInfo {
+        GroupInfo {
+            no: self.group.no,
+            mins: self.group.sorted_mins(),
+            through: self.through,
+            received_at: self.received_at,
+            versions: tap_block::units::count(self.group.versions()),
+        }
+    }
 }
 
 /// What the owner of a stream's order remembers of it.
@@ -115,7 +135,9 @@ pub(crate) struct Published {
     pub(crate) catalogue: Arc<Catalogue>,
     pub(crate) active: Group,
     pub(crate) frozen: VecDeque<Arc<Frozen>>,
+    /// Those that are not settled.
     pub(crate) ingested: Vec<GroupInfo>,
+    pub(crate) layout: Arc<Layout>,
     pub(crate) damage: Vec<Damage>,
 }
 

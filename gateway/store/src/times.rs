@@ -10,11 +10,12 @@ use std::sync::Arc;
 use gateway_image::Passed;
 use gateway_journal::frame::{FRAME_HEADER, FRAME_HEADER_BYTES, check_sum};
 use gateway_journal::table::decode_records;
-use gateway_journal::{FrameHeader, FrameKind, SEGMENT_HEADER, SegmentId};
+use gateway_journal::{FrameHeader, FrameKind, Kept, KeptPoint, SEGMENT_HEADER, SegmentId};
 use tap_block::{Entry, Lsn, StreamId, WallTime};
 
 use crate::error::StoreError;
 use crate::index::{IndexStore, Table, keys};
+use crate::layout::Layout;
 use crate::segments::Segments;
 use crate::store::Shared;
 use crate::sync::read;
@@ -61,7 +62,25 @@ pub(crate) fn lsn_at(
     time: WallTime,
 ) -> Result<Option<Passed>, StoreError> {
     let Some(run) = run_at(shared, stream, time) else { return Ok(None) };
-    let Some(span) = find(shared, stream, run, |row| row.time <= time)? else { return Ok(None) };
+    under_one_layout(shared, |layout| {
+        let settled = kept_of(shared, layout, stream);
+        let log = (run.0.max(settled.map_or(Lsn::ZERO, |k| k.settled.next())), run.1);
+        if let Some(found) = last_in_log(shared, stream, log, time)? {
+            return Ok(Some(found));
+        }
+        let within = |p: &&KeptPoint| run.0 <= p.lsn && p.lsn <= run.1 && p.captured_at <= time;
+        let point = settled.and_then(|kept| kept.points.iter().rev().find(within));
+        Ok(point.map(|p| Passed { lsn: p.lsn, at: p.captured_at }))
+    })
+}
+
+fn last_in_log(
+    shared: &Shared,
+    stream: StreamId,
+    range: Range,
+    time: WallTime,
+) -> Result<Option<Passed>, StoreError> {
+    let Some(span) = find(shared, stream, range, |row| row.time <= time)? else { return Ok(None) };
     let mut best = None;
     let mut latest = span.row.time;
     walk(&shared.segments, &span, stream, |entry| {
@@ -76,6 +95,16 @@ pub(crate) fn lsn_at(
 }
 
 pub(crate) fn time_of(shared: &Shared, stream: StreamId, lsn: Lsn) -> Result<Option<WallTime>, StoreError> {
+    under_one_layout(shared, |layout| match kept_of(shared, layout, stream).filter(|k| lsn <= k.settled) {
+        Some(kept) => {
+            let at = kept.points.binary_search_by_key(&lsn, |p| p.lsn).ok();
+            Ok(at.and_then(|i| kept.points.get(i)).map(|p| p.captured_at))
+        }
+        None => time_in_log(shared, stream, lsn),
+    })
+}
+
+fn time_in_log(shared: &Shared, stream: StreamId, lsn: Lsn) -> Result<Option<WallTime>, StoreError> {
     let Some(span) = find(shared, stream, ALL, |row| row.lsn <= lsn)? else { return Ok(None) };
     let mut found = None;
     walk(&shared.segments, &span, stream, |entry| {
@@ -86,6 +115,25 @@ pub(crate) fn time_of(shared: &Shared, stream: StreamId, lsn: Lsn) -> Result<Opt
         ControlFlow::Continue(())
     })?;
     Ok(found)
+}
+
+/// Looks something up; again when a settle ended meanwhile, which may have taken away what this was reading.
+fn under_one_layout<T>(
+    shared: &Shared,
+    look: impl Fn(&Layout) -> Result<T, StoreError>,
+) -> Result<T, StoreError> {
+    loop {
+        let layout = Arc::clone(&read(&shared.published).layout);
+        let found = look(&layout);
+        if Arc::ptr_eq(&layout, &read(&shared.published).layout) {
+            return found;
+        }
+    }
+}
+
+fn kept_of<'l>(shared: &Shared, layout: &'l Layout, stream: StreamId) -> Option<&'l Kept> {
+    let catalogue = Arc::clone(&read(&shared.published).catalogue);
+    layout.kept.get(&catalogue.volume_of(stream)?.id())
 }
 
 /// The LSNs from the first to the second, both included.

@@ -7,13 +7,15 @@ use std::path::{Path, PathBuf};
 
 use gateway_journal::frame::FRAME_HEADER;
 use gateway_journal::{
-    FrameHeader, MARK_BYTES, MARK_FILE, Mark, SEGMENT_HEADER, SegmentHeader, SegmentId, StoreId,
+    FrameHeader, MARK_BYTES, MARK_FILE, Mark, SEGMENT_HEADER, SegmentHeader, SegmentId, SettledHeader,
+    StoreId,
 };
 use tap_block::stored::is_zero;
 use tap_disk::SlottedFile;
 
 use crate::VerifyError;
 use crate::report::Finding;
+use crate::settled::Settled;
 
 /// A segment's file.
 #[derive(Debug)]
@@ -28,7 +30,9 @@ pub(crate) struct SegmentPath {
 pub(crate) struct Files {
     pub(crate) store: StoreId,
     pub(crate) mark: Option<Mark>,
+    /// The log's.
     pub(crate) segments: BTreeMap<SegmentId, SegmentPath>,
+    pub(crate) settled: Settled,
     pub(crate) findings: Vec<Finding>,
     /// A segment was begun and its first write cut off.
     pub(crate) torn: bool,
@@ -39,6 +43,7 @@ struct Head {
     path: PathBuf,
     bytes: Vec<u8>,
     header: Option<SegmentHeader>,
+    settled: Option<SettledHeader>,
     frame: Option<FrameHeader>,
 }
 
@@ -58,10 +63,12 @@ impl Files {
             None if dir.join(MARK_FILE).exists() => StoreId::new(0),
             None => return Err(VerifyError::NotAStore(dir.to_owned())),
         };
-        let mut files = Self { store, mark, segments: BTreeMap::new(), findings, torn: false };
+        let (segments, settled) = (BTreeMap::new(), Settled::default());
+        let mut files = Self { store, mark, segments, settled, findings, torn: false };
         for head in heads {
             files.add(head);
         }
+        files.settled.choose(dir, store, &mut files.findings);
         files.leave_out_leftovers();
         files.check_headers();
         files.check_all_there();
@@ -76,6 +83,10 @@ impl Files {
         if head.store().is_some_and(|s| s != self.store) {
             return self.find_at(&head.path, None, all, "it belongs to another store");
         }
+        if let Some(header) = head.settled {
+            self.settled.files.insert(header.segment, (head.path, header));
+            return;
+        }
         let known = head.header.map(|h| h.segment).or(head.frame.map(|f| f.segment));
         let Some(segment) = known else {
             return self.find_at(&head.path, None, all, "neither a segment nor zeroes");
@@ -89,12 +100,14 @@ impl Files {
     /// Files may hold segments that are not part of the store any more, or never were: the headers of those that
     /// are say so.
     fn leave_out_leftovers(&mut self) {
+        let log_from = self.log_from();
         let headers: Vec<SegmentHeader> = self.segments.values().filter_map(|s| s.header).collect();
         let left_out = |id: SegmentId| {
-            headers.iter().any(|h| {
-                let previous = h.previous.map_or(SegmentId::new(0), |p| p.segment);
-                id < h.first_live || (previous < id && id < h.segment)
-            })
+            id < log_from
+                || headers.iter().any(|h| {
+                    let previous = h.previous.map_or(SegmentId::new(0), |p| p.segment);
+                    id < h.first_live || (previous < id && id < h.segment)
+                })
         };
         self.segments.retain(|&id, _| !left_out(id));
     }
@@ -121,13 +134,19 @@ impl Files {
         }
     }
 
+    /// The log's first segment that is not settled.
+    fn log_from(&self) -> SegmentId {
+        self.settled.manifest.as_ref().map_or(SegmentId::new(0), |m| m.through.0)
+    }
+
     fn check_all_there(&mut self) {
         let named: Vec<_> = self.segments.values().filter_map(|s| s.header).collect();
+        let log_from = self.log_from();
         let named = named.iter().filter_map(|h| h.previous.filter(|p| p.segment >= h.first_live));
         let marked = self.mark.and_then(|m| m.durable);
         let missing: BTreeMap<SegmentId, u32> = named
             .chain(marked)
-            .filter(|p| !self.segments.contains_key(&p.segment))
+            .filter(|p| p.segment >= log_from && !self.segments.contains_key(&p.segment))
             .map(|p| (p.segment, p.end))
             .collect();
         for (segment, end) in missing {
@@ -151,7 +170,7 @@ impl Files {
 
 impl Head {
     fn store(&self) -> Option<StoreId> {
-        self.header.map(|h| h.store).or(self.frame.map(|f| f.store))
+        self.header.map(|h| h.store).or(self.settled.map(|h| h.store)).or(self.frame.map(|f| f.store))
     }
 }
 
@@ -192,8 +211,9 @@ fn read_head(path: &Path) -> io::Result<Head> {
     let mut bytes = Vec::new();
     fs::File::open(path)?.take(u64::from(SEGMENT_HEADER) * 2).read_to_end(&mut bytes)?;
     let header = SegmentHeader::decode(&bytes).ok();
+    let settled = SettledHeader::decode(&bytes).ok();
     let behind = usize::try_from(SEGMENT_HEADER).unwrap_or(usize::MAX);
     let frame = bytes.get(behind..behind.saturating_add(FRAME_HEADER));
     let frame = frame.and_then(|b| FrameHeader::decode(b).ok());
-    Ok(Head { path: path.to_owned(), bytes, header, frame })
+    Ok(Head { path: path.to_owned(), bytes, header, settled, frame })
 }

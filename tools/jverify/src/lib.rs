@@ -6,6 +6,7 @@
 
 mod files;
 mod report;
+mod settled;
 mod walk;
 
 use std::io;

@@ -82,6 +82,7 @@ impl<'a> Walk<'a> {
             let segment_walked = Segment { id, path: segment.path.clone(), bytes, sealed, durable };
             self.segment(&segment_walked, segment.header.as_ref());
         }
+        self.files.settled.walk(self.files.store, &mut self.report);
         Ok(())
     }
 

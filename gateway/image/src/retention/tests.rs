@@ -84,13 +84,6 @@ fn the_floor_takes_ordinary_points_only() {
     assert_eq!(thinned(700, 699, &special, Some(690))[..4], [3, 5, 690, 691]);
 }
 
-#[test]
-fn a_time_finds_the_last_point_before_it() {
-    let kept = Kept { settled: lsn(9), points: vec![point(1, 10), point(5, 20), point(9, 15)] };
-    let found = |s| at_or_before(&kept, time(s)).map(|p| p.lsn.get());
-    assert_eq!((found(9), found(12), found(16), found(30)), (None, Some(1), Some(9), Some(9)));
-}
-
 fn versions() -> impl Strategy<Value = Vec<Version>> {
     let one = (0..12u16, 1..5u16, 1..30u64, any::<bool>(), any::<bool>());
     vec(one, 0..60).prop_map(|all| {

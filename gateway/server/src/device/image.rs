@@ -8,7 +8,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use gateway_image::{Piece, RegionMap, Source, plan_read, regions};
 use gateway_journal::RegionNo;
-use gateway_store::{ReadError, ReadMode, Store, StoreError, UnitRead};
+use gateway_store::{OpenPoint, ReadError, ReadMode, Store, StoreError, UnitRead};
 use tap_block::units::index;
 use tap_block::{BLOCK_SIZE, BlockDevice, DeviceError, Extent, Geometry, Lsn, Op, Ticket, VolumeId};
 use tap_disk::Pool;
@@ -19,11 +19,26 @@ pub(crate) struct Image {
     volume: VolumeId,
     point: Lsn,
     size: u64,
+    /// Settling leaves the point alone as long as this is held.
+    _held: OpenPoint,
 }
 
+/// So often a read looks again when what it was about to read was moved meanwhile.
+const LOOKS: usize = 4;
+
 impl Image {
-    pub(crate) const fn new(store: Arc<Store>, volume: VolumeId, point: Lsn, size: u64) -> Self {
-        Self { store, volume, point, size }
+    /// The volume at `point`, which stays readable as long as this lives.
+    ///
+    /// # Errors
+    /// When the point is not kept any more.
+    pub(crate) fn open(
+        store: Arc<Store>,
+        volume: VolumeId,
+        point: Lsn,
+        size: u64,
+    ) -> Result<Self, StoreError> {
+        let held = store.open_point(volume, point)?;
+        Ok(Self { store, volume, point, size, _held: held })
     }
 
     pub(crate) const fn size(&self) -> u64 {
@@ -33,10 +48,16 @@ impl Image {
     /// The bytes of `extent`; those past the end are zeroes. `None`: not all of it can be had without waiting.
     pub(crate) fn read(&self, extent: Extent, mode: ReadMode) -> Result<Option<Bytes>, DeviceError> {
         let blocks = extent.to_blocks();
-        let Some(pieces) = self.plan(blocks, mode)? else { return Ok(None) };
         let mut out = vec![0; index(blocks.length())];
-        if !self.fill(&pieces, blocks, mode, &mut out)? {
-            return Ok(None);
+        for look in 1.. {
+            let Some(pieces) = self.plan(blocks, mode)? else { return Ok(None) };
+            match self.fill(&pieces, blocks, mode, &mut out) {
+                Ok(true) => break,
+                Ok(false) => return Ok(None),
+                // A settle moved it: the next map says where to.
+                Err(ReadError::Gone(_)) if look < LOOKS => out.fill(0),
+                Err(e) => return Err(damaged(blocks, &e)),
+            }
         }
         let from = index(extent.offset() - blocks.offset());
         Ok(Some(Bytes::from(out).slice(from..from + index(extent.length()))))
@@ -69,7 +90,7 @@ impl Image {
         blocks: Extent,
         mode: ReadMode,
         out: &mut [u8],
-    ) -> Result<bool, DeviceError> {
+    ) -> Result<bool, ReadError> {
         let unit = |piece: &Piece| match piece.source {
             Source::Unit(block, at) => {
                 Some(UnitRead { block, at, into: index(block.offset() - blocks.offset()) })
@@ -81,13 +102,15 @@ impl Image {
             return Ok(true);
         }
         units.sort_unstable_by_key(|u| u.at);
-        self.store.read_units(&units, mode, out).map_err(|e| damaged(blocks, &e))
+        self.store.read_units(&units, mode, out)
     }
 }
 
 fn unreadable(extent: Extent, error: &StoreError) -> DeviceError {
     match error {
-        StoreError::Damaged(_) => DeviceError::Damaged { extent, detail: error.to_string() },
+        StoreError::Damaged(_) | StoreError::Thinned { .. } => {
+            DeviceError::Damaged { extent, detail: error.to_string() }
+        }
         other => DeviceError::Io(other.to_string()),
     }
 }

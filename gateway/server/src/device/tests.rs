@@ -47,7 +47,7 @@ impl Rig {
 
     fn image(&self, point: Lsn) -> Arc<Image> {
         let size = self.oracle.size_at(self.volume, point);
-        Arc::new(Image::new(Arc::clone(&self.store), self.volume, point, size))
+        Arc::new(Image::open(Arc::clone(&self.store), self.volume, point, size).unwrap())
     }
 
     fn overlays(&self) -> OverlayDir {

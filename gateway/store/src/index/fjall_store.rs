@@ -23,6 +23,7 @@ struct FjallIndex {
     runs: Keyspace,
     maps: Keyspace,
     times: Keyspace,
+    settled: Keyspace,
     state: Keyspace,
 }
 
@@ -60,8 +61,8 @@ impl FjallIndex {
             .open()?;
         let keyspace = |name| database.keyspace(name, options);
         let (runs, maps) = (keyspace("runs")?, keyspace("maps")?);
-        let (times, state) = (keyspace("times")?, keyspace("state")?);
-        Ok(Self { runs, maps, times, state, database })
+        let (times, settled, state) = (keyspace("times")?, keyspace("settled")?, keyspace("state")?);
+        Ok(Self { runs, maps, times, settled, state, database })
     }
 
     const fn table(&self, table: Table) -> &Keyspace {
@@ -69,10 +70,14 @@ impl FjallIndex {
             Table::Runs => &self.runs,
             Table::Maps => &self.maps,
             Table::Times => &self.times,
+            Table::Settled => &self.settled,
             Table::State => &self.state,
         }
     }
 }
+
+/// A batch holds fjall's journal lock; nobody should wait long for it.
+const REMOVED_AT_ONCE: usize = 4096;
 
 fn options() -> KeyspaceCreateOptions {
     KeyspaceCreateOptions::default().max_memtable_size(8 << 20)
@@ -120,6 +125,17 @@ impl IndexStore for FjallIndex {
             ingestion.write(key, value)?;
         }
         Ok(ingestion.finish()?)
+    }
+
+    fn remove(&self, table: Table, keys: Vec<Vec<u8>>) -> Result<(), IndexError> {
+        for chunk in keys.chunks(REMOVED_AT_ONCE) {
+            let mut batch = self.database.batch();
+            for key in chunk {
+                batch.remove(self.table(table), key.as_slice());
+            }
+            batch.commit()?;
+        }
+        Ok(())
     }
 
     fn commit(&self, rows: Vec<Row>) -> Result<(), IndexError> {

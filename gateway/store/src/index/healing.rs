@@ -56,6 +56,10 @@ impl IndexStore for HealingIndex {
         self.with(|index| index.ingest(table, rows))
     }
 
+    fn remove(&self, table: Table, keys: Vec<Vec<u8>>) -> Result<(), IndexError> {
+        self.with(|index| index.remove(table, keys))
+    }
+
     fn commit(&self, rows: Vec<Row>) -> Result<(), IndexError> {
         self.with(|index| index.commit(rows))
     }

@@ -29,6 +29,36 @@ pub(crate) fn time(stream: StreamId, lsn: Lsn) -> Vec<u8> {
     [stream.get().to_be_bytes(), lsn.get().to_be_bytes()].concat()
 }
 
+/// A region in one generation of settled history, the one this settle wrote.
+#[must_use]
+pub(crate) fn settled(settle: u64, volume: VolumeId, region: RegionNo) -> Vec<u8> {
+    let mut key = settle.to_be_bytes().to_vec();
+    key.extend_from_slice(&volume.get().to_be_bytes());
+    key.extend_from_slice(&region.get().to_be_bytes());
+    key
+}
+
+/// The volume and region of such a key.
+#[must_use]
+pub(crate) fn settled_place(key: &[u8]) -> Option<(VolumeId, RegionNo)> {
+    let (_, rest) = key.split_first_chunk::<8>()?;
+    let (volume, rest) = rest.split_first_chunk::<8>()?;
+    let region = rest.first_chunk::<4>()?;
+    Some((VolumeId::new(u64::from_be_bytes(*volume)), RegionNo::new(u32::from_be_bytes(*region))))
+}
+
+/// Regions that a rebuild did not find in settled segments.
+#[must_use]
+pub(crate) fn lost(lost: &crate::layout::Lost) -> Vec<u8> {
+    [LOST, &lost.settle.to_be_bytes(), &lost.encode()].concat()
+}
+
+/// What such keys begin with.
+pub(crate) const LOST: &[u8] = b"lost";
+
+/// Which settle the index shows.
+pub(crate) const LAYOUT: &[u8] = b"layout";
+
 /// How far the index goes.
 pub(crate) const STATE: &[u8] = b"state";
 

@@ -116,6 +116,14 @@ impl IndexStore for MemoryIndex {
         self.insert(rows, table)
     }
 
+    fn remove(&self, table: Table, keys: Vec<Vec<u8>>) -> Result<(), IndexError> {
+        let mut inner = self.lock();
+        for key in keys {
+            inner.rows.remove(&(table, key));
+        }
+        Ok(())
+    }
+
     fn commit(&self, rows: Vec<Row>) -> Result<(), IndexError> {
         self.insert(rows, Table::State)
     }

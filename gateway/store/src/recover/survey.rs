@@ -1,15 +1,18 @@
 //! Which file holds which segment.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
 
 use gateway_journal::frame::FRAME_HEADER;
-use gateway_journal::{FrameHeader, Mark, SEGMENT_HEADER, Sealed, SegmentHeader, SegmentId, StoreId};
+use gateway_journal::{
+    FrameHeader, Mark, SEGMENT_HEADER, Sealed, SegmentHeader, SegmentId, SettledHeader, StoreId,
+};
 use tap_block::stored::is_zero;
-use tap_block::units::{count, index};
-use tap_disk::{FileNo, SegmentFile, SegmentPool};
+use tap_block::units::index;
+use tap_disk::{FileNo, SegmentPool};
 use tracing::{info, warn};
 
+use super::manifest::SettledFound;
+use crate::chunks::ChunkReader;
 use crate::error::{Damage, StoreError};
 
 /// A segment's file.
@@ -27,10 +30,12 @@ pub(super) struct Survey {
     pub(super) pieces: BTreeMap<SegmentId, Piece>,
     /// No segment ever had this id or a later one.
     pub(super) next: SegmentId,
+    pub(super) settled: SettledFound,
 }
 
 enum Kind {
     Segment(SegmentHeader),
+    Settled(SettledHeader),
     /// Frames behind a damaged header.
     Headless(StoreId, SegmentId),
     Empty,
@@ -39,23 +44,30 @@ enum Kind {
 
 impl Survey {
     /// Looks at the start of every file. Files that hold nothing of the store are given back to the pool.
-    pub(super) fn make(pool: &SegmentPool, mark: Option<&Mark>) -> Result<Self, StoreError> {
+    pub(super) fn make(
+        pool: &SegmentPool,
+        mark: Option<&Mark>,
+        manifest: Option<Vec<u8>>,
+    ) -> Result<Self, StoreError> {
         let mut seen = Vec::new();
         for no in pool.list() {
             seen.push((no, look(pool, no)));
         }
         let named = mark.map(|m| m.store).filter(|id| seen.iter().any(|(_, k)| k.store() == Some(*id)));
         let store = named.or_else(|| seen.iter().find_map(|(_, kind)| kind.store()));
-        let mut survey = Self { store, pieces: BTreeMap::new(), next: SegmentId::new(1) };
+        let (pieces, settled) = (BTreeMap::new(), SettledFound::default());
+        let mut survey = Self { store, pieces, next: SegmentId::new(1), settled };
         for (no, kind) in &seen {
             survey.sort_in(*no, kind);
         }
         if let Some(marked) = mark.and_then(|m| m.durable) {
             survey.next = survey.next.max(marked.segment.next());
         }
+        survey.settled = std::mem::take(&mut survey.settled).choose(pool, store, manifest)?;
         survey.drop_leftovers(mark);
         for (no, kind) in seen {
-            let used = survey.pieces.values().any(|p| p.file == no);
+            let used = survey.pieces.values().any(|p| p.file == no)
+                || survey.settled.files.iter().any(|(id, (f, _))| *f == no && survey.settled.is_live(*id));
             if !used && !matches!(kind, Kind::Unknown) && kind.store().is_none_or(|s| Some(s) == survey.store)
             {
                 pool.give_back(no)?;
@@ -67,6 +79,11 @@ impl Survey {
     fn sort_in(&mut self, file: FileNo, kind: &Kind) {
         let (segment, header) = match kind {
             Kind::Segment(header) => (header.segment, Some(*header)),
+            Kind::Settled(header) => {
+                self.next = self.next.max(header.segment.next());
+                self.settled.files.insert(header.segment, (file, *header));
+                return;
+            }
             Kind::Headless(_, segment) => (*segment, None),
             Kind::Empty => return,
             Kind::Unknown => {
@@ -87,6 +104,7 @@ impl Survey {
     fn drop_leftovers(&mut self, mark: Option<&Mark>) {
         let headers: Vec<SegmentHeader> = self.pieces.values().filter_map(|p| p.header).collect();
         let first = headers.iter().map(|h| h.first_live).max().unwrap_or(SegmentId::new(0));
+        let first = first.max(self.settled.log_from());
         let skipped = |id: SegmentId| {
             headers.iter().any(|h| {
                 let previous = h.previous.map_or(SegmentId::new(0), |p| p.segment);
@@ -129,12 +147,17 @@ impl Survey {
                 add(segment, 0, SEGMENT_HEADER, "the segment's header is damaged");
                 continue;
             };
-            let gone = |s: &Sealed| s.segment >= header.first_live && !self.pieces.contains_key(&s.segment);
+            let gone = |s: &Sealed| {
+                s.segment >= header.first_live.max(self.settled.log_from())
+                    && !self.pieces.contains_key(&s.segment)
+            };
             if let Some(sealed) = header.previous.filter(gone) {
                 add(sealed.segment, 0, sealed.end, "the segment is missing");
             }
         }
-        if let Some(sealed) = mark.filter(|m| !self.pieces.contains_key(&m.segment)) {
+        let log_from = self.settled.log_from();
+        if let Some(sealed) = mark.filter(|m| m.segment >= log_from && !self.pieces.contains_key(&m.segment))
+        {
             add(sealed.segment, 0, sealed.end, "the segment is missing");
         }
         found.sort_unstable_by_key(|d: &Damage| d.segment);
@@ -147,6 +170,7 @@ impl Kind {
     const fn store(&self) -> Option<StoreId> {
         match self {
             Self::Segment(header) => Some(header.store),
+            Self::Settled(header) => Some(header.store),
             Self::Headless(store, _) => Some(*store),
             Self::Empty | Self::Unknown => None,
         }
@@ -160,6 +184,9 @@ fn look(pool: &SegmentPool, no: FileNo) -> Kind {
     if let Ok(header) = SegmentHeader::decode(head) {
         return Kind::Segment(header);
     }
+    if let Ok(header) = SettledHeader::decode(head) {
+        return Kind::Settled(header);
+    }
     let frames = head.get(index(u64::from(SEGMENT_HEADER))..).unwrap_or_default();
     let frame = frames.get(..FRAME_HEADER).and_then(|bytes| FrameHeader::decode(bytes).ok());
     match frame {
@@ -168,49 +195,6 @@ fn look(pool: &SegmentPool, no: FileNo) -> Kind {
         None => {
             info!("segment file {no} has no sound header");
             Kind::Unknown
-        }
-    }
-}
-
-/// Reads ahead in pieces that suit small frames, and takes what cannot be read for zeroes: whether that is damage
-/// the checksums decide.
-pub(super) struct ChunkReader {
-    file: Arc<SegmentFile>,
-    at: u64,
-    bytes: Vec<u8>,
-}
-
-const CHUNK: u64 = 128 << 10;
-const SECTOR: usize = 4096;
-
-impl ChunkReader {
-    pub(super) const fn new(file: Arc<SegmentFile>) -> Self {
-        Self { file, at: 0, bytes: Vec::new() }
-    }
-
-    /// The bytes asked for, or fewer where the file ends.
-    pub(super) fn fetch(&mut self, at: u32, len: u32) -> &[u8] {
-        let (at, len) = (u64::from(at), u64::from(len));
-        let len = len.min(self.file.len().saturating_sub(at));
-        if at < self.at || at + len > self.at + count(self.bytes.len()) {
-            self.load(at, len.max(CHUNK).min(self.file.len().saturating_sub(at)));
-        }
-        let from = index(at.saturating_sub(self.at));
-        self.bytes.get(from..from + index(len)).unwrap_or_default()
-    }
-
-    fn load(&mut self, at: u64, len: u64) {
-        self.at = at;
-        self.bytes.clear();
-        self.bytes.resize(index(len), 0);
-        if self.file.read_at(at, &mut self.bytes).is_ok() {
-            return;
-        }
-        for (n, sector) in (0u64..).zip(self.bytes.chunks_mut(SECTOR)) {
-            if let Err(e) = self.file.read_at(at + n * count(SECTOR), sector) {
-                warn!("{e}");
-                sector.fill(0);
-            }
         }
     }
 }

@@ -37,12 +37,34 @@ impl Clock for StepClock {
     }
 }
 
+/// A clock that moves when it is told to.
+#[derive(Debug, Default)]
+pub struct ManualClock(Mutex<u64>);
+
+impl ManualClock {
+    pub fn advance(&self, by: Duration) {
+        *self.0.lock().unwrap() += u64::try_from(by.as_nanos()).unwrap();
+    }
+}
+
+impl Clock for ManualClock {
+    fn wall(&self) -> WallTime {
+        WallTime::from_nanos(1_700_000_000_000_000_000 + *self.0.lock().unwrap())
+    }
+
+    fn monotonic(&self) -> Monotonic {
+        Monotonic::from_nanos(*self.0.lock().unwrap())
+    }
+}
+
 /// Everything that outlives a store.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub struct Disk {
     pub dir: MemoryDir,
     pub index: MemoryIndex,
     pub mark: Arc<MemoryMark>,
+    pub manifest: Arc<MemoryMark>,
+    pub clock: Arc<dyn Clock>,
     pub config: StoreConfig,
 }
 
@@ -54,7 +76,11 @@ impl Disk {
         config.group_versions = 40;
         config.checkpoint_versions = 60;
         config.spare_segments = 0;
-        Self { dir: MemoryDir::new(), index: MemoryIndex::new(), mark: Arc::default(), config }
+        config.settle_each = None;
+        config.settle_reserve = 0;
+        let clock = Arc::new(StepClock::default());
+        let (mark, manifest) = (Arc::default(), Arc::default());
+        Self { dir: MemoryDir::new(), index: MemoryIndex::new(), mark, manifest, clock, config }
     }
 
     pub fn pool(&self) -> SegmentPool {
@@ -71,9 +97,10 @@ impl Disk {
             segments: self.pool(),
             index: Box::new(self.index.clone()),
             mark: Box::new(Arc::clone(&self.mark)),
+            manifest: Box::new(Arc::clone(&self.manifest)),
             free: Box::new(|| None),
         };
-        Store::open_on(self.config.clone(), Arc::new(StepClock::default()), parts)
+        Store::open_on(self.config.clone(), Arc::clone(&self.clock), parts)
     }
 }
 

@@ -1,0 +1,197 @@
+//! What is settled, as readers see it, and where the index keeps a region's versions.
+
+use std::collections::BTreeMap;
+
+use gateway_image::catalogue::Volume;
+use gateway_journal::run::{decode_checkpoint, decode_run};
+use gateway_journal::{Generation, GroupNo, Kept, Manifest, Place, RegionNo, Version};
+use tap_block::{Lsn, VolumeId};
+
+use crate::error::StoreError;
+use crate::index::{IndexError, IndexStore, Table, keys};
+use crate::segments::Segments;
+
+/// The settled part of history: one manifest's word on it. Replaced as a whole, never changed.
+#[derive(Debug, Default)]
+pub(crate) struct Layout {
+    /// The settle that made it; 0 for none.
+    pub(crate) settle: u64,
+    /// The index's last group that is settled.
+    pub(crate) group: GroupNo,
+    /// Oldest history first.
+    pub(crate) generations: Vec<Generation>,
+    pub(crate) kept: BTreeMap<VolumeId, Kept>,
+    /// Regions of which not all is known, because their frames are damaged and the index had to be built from them.
+    pub(crate) lost: Vec<Lost>,
+}
+
+/// Regions from the first to the last, of which something in a generation is missing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Lost {
+    pub(crate) settle: u64,
+    pub(crate) from: (VolumeId, RegionNo),
+    pub(crate) to: (VolumeId, RegionNo),
+}
+
+impl Lost {
+    pub(crate) fn encode(&self) -> Vec<u8> {
+        let place = |(volume, region): (VolumeId, RegionNo)| {
+            [&volume.get().to_be_bytes()[..], &region.get().to_be_bytes()[..]].concat()
+        };
+        [self.settle.to_be_bytes().to_vec(), place(self.from), place(self.to)].concat()
+    }
+
+    pub(crate) fn decode(bytes: &[u8]) -> Option<Self> {
+        let (settle, rest) = bytes.split_first_chunk::<8>()?;
+        let place = |bytes: &[u8]| {
+            let (volume, region) = bytes.split_first_chunk::<8>()?;
+            let region = RegionNo::new(u32::from_be_bytes(*region.first_chunk::<4>()?));
+            Some((VolumeId::new(u64::from_be_bytes(*volume)), region))
+        };
+        let (from, to) = rest.split_at_checked(12)?;
+        Some(Self { settle: u64::from_be_bytes(*settle), from: place(from)?, to: place(to)? })
+    }
+}
+
+impl Layout {
+    pub(crate) fn of(manifest: &Manifest) -> Self {
+        Self {
+            settle: manifest.settle,
+            group: manifest.group,
+            generations: manifest.generations.clone(),
+            kept: manifest.kept.iter().cloned().collect(),
+            lost: Vec::new(),
+        }
+    }
+
+    /// The same, with what is known to be lost of its generations.
+    pub(crate) fn losing(mut self, lost: &[Lost]) -> Self {
+        let here = |lost: &&Lost| self.generations.iter().any(|g| g.settle == lost.settle);
+        self.lost = lost.iter().filter(here).copied().collect();
+        self
+    }
+
+    /// Is something of this region's settled history missing?
+    pub(crate) fn lost(&self, volume: VolumeId, region: RegionNo) -> bool {
+        self.lost.iter().any(|lost| lost.from <= (volume, region) && (volume, region) <= lost.to)
+    }
+
+    /// Bytes of units in settled segments.
+    pub(crate) fn bytes(&self) -> u64 {
+        self.generations.iter().map(|g| g.bytes).sum()
+    }
+
+    /// Is `point` still one that can be opened?
+    pub(crate) fn check(&self, volume: &Volume, point: Lsn) -> Result<(), StoreError> {
+        let Some(kept) = self.kept.get(&volume.id()).filter(|kept| !kept.holds(point)) else { return Ok(()) };
+        let (before, after) = kept.nearest(point);
+        Err(StoreError::Thinned { point, before, after })
+    }
+}
+
+/// A region's versions in the index, as one layout arranges them.
+pub(crate) struct Gather<'a> {
+    pub(crate) index: &'a dyn IndexStore,
+    pub(crate) layout: &'a Layout,
+    pub(crate) segments: &'a Segments,
+    pub(crate) volume: VolumeId,
+    pub(crate) region: RegionNo,
+}
+
+/// A checkpoint that can be relied on.
+pub(crate) struct Checkpoint {
+    /// Every version up to here is in it, or hidden by one that is.
+    pub(crate) point: Lsn,
+    group: GroupNo,
+    versions: Vec<Version>,
+}
+
+impl Gather<'_> {
+    /// Hands everything that a map at `point` needs up to group `last` to `each`, in the order of delivery; returns the
+    /// point of the checkpoint it began with.
+    pub(crate) fn versions(
+        &self,
+        point: Lsn,
+        last: Option<GroupNo>,
+        each: &mut dyn FnMut(&Version),
+    ) -> Result<Lsn, IndexError> {
+        let mut since = self.layout.group;
+        let mut base = Lsn::ZERO;
+        match self.checkpoint(point)? {
+            Some(found) => {
+                (since, base) = (found.group, found.point);
+                found.versions.iter().for_each(&mut *each);
+            }
+            None => self.settled(each)?,
+        }
+        if let Some(last) = last {
+            self.runs(since, last, &mut |value| decode_run(value, |v| each(&v)).map_err(bad))?;
+        }
+        Ok(base)
+    }
+
+    /// The last checkpoint at or before `point`, unless it is from before the last settle or leads to a segment that is
+    /// gone: a settle that a crash cut off may leave such.
+    pub(crate) fn checkpoint(&self, point: Lsn) -> Result<Option<Checkpoint>, IndexError> {
+        let (from, to) =
+            (keys::map(self.volume, self.region, Lsn::ZERO), keys::map(self.volume, self.region, point));
+        let Some((key, value)) = self.index.last(Table::Maps, &from, &to)? else { return Ok(None) };
+        let mut versions = Vec::new();
+        let group = decode_checkpoint(&value, |v| versions.push(v)).map_err(bad)?;
+        if group < self.layout.group || !self.all_live(&versions) {
+            return Ok(None);
+        }
+        let point = keys::last_number(&key).and_then(Lsn::new).unwrap_or(Lsn::ZERO);
+        Ok(Some(Checkpoint { point, group, versions }))
+    }
+
+    fn all_live(&self, versions: &[Version]) -> bool {
+        let mut last = None;
+        versions.iter().all(|v| match v.place {
+            Place::Zero => true,
+            Place::Unit(at) if last == Some(at.segment) => true,
+            Place::Unit(at) => {
+                last = Some(at.segment);
+                self.segments.lives(at.segment)
+            }
+        })
+    }
+
+    /// Every settled version of the region.
+    pub(crate) fn settled(&self, each: &mut dyn FnMut(&Version)) -> Result<(), IndexError> {
+        for generation in &self.layout.generations {
+            let key = keys::settled(generation.settle, self.volume, self.region);
+            if let Some(run) = self.index.get(Table::Settled, &key)? {
+                decode_run(&run, |v| each(&v)).map_err(bad)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// The region's runs of the groups behind `since` up to `last`.
+    pub(crate) fn runs(
+        &self,
+        since: GroupNo,
+        last: GroupNo,
+        each: &mut dyn FnMut(&[u8]) -> Result<(), IndexError>,
+    ) -> Result<(), IndexError> {
+        let from = keys::run(self.volume, self.region, since.next());
+        let to = keys::run(self.volume, self.region, last);
+        let mut outcome = Ok(());
+        self.index.scan(Table::Runs, &from, &to, &mut |_, value| {
+            outcome = each(value);
+            outcome.is_ok()
+        })?;
+        outcome
+    }
+
+    /// The group the last checkpoint goes up to, wherever it is.
+    pub(crate) fn checkpointed(&self) -> Result<GroupNo, IndexError> {
+        let last = Lsn::ZERO.plus(Lsn::LIMIT);
+        Ok(self.checkpoint(last)?.map_or(self.layout.group, |c| c.group))
+    }
+}
+
+fn bad(e: gateway_journal::FormatError) -> IndexError {
+    IndexError(e.to_string())
+}

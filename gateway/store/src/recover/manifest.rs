@@ -1,0 +1,270 @@
+//! Which settled segments count: the newest sound manifest says.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use gateway_journal::frame::FRAME_ALIGN;
+use gateway_journal::run::encode_run;
+use gateway_journal::settled::{check_settled, decode_settled_run};
+use gateway_journal::{
+    Manifest, RegionNo, SEGMENT_HEADER, SETTLED_FRAME, SETTLED_FRAME_BYTES, SegmentId, SettledFrame,
+    SettledHeader, SettledKind, SettledSegment, StoreId, Version,
+};
+use tap_block::VolumeId;
+use tap_block::units::index;
+use tap_disk::{FileNo, SegmentFile, SegmentPool};
+use tracing::{info, warn};
+
+use crate::error::{Damage, StoreError};
+use crate::index::{IndexStore, Row, Table, keys};
+use crate::layout::Lost;
+use crate::segments::{Known, Segments};
+
+/// Settled segments found, and what is known of them.
+#[derive(Debug, Default)]
+pub(super) struct SettledFound {
+    /// Whole segments, by id.
+    pub(super) files: BTreeMap<SegmentId, (FileNo, SettledHeader)>,
+    /// What counts; `None`: nothing is settled.
+    pub(super) manifest: Option<Manifest>,
+    /// No settle ever had this number or a later one.
+    pub(super) next: u64,
+}
+
+impl SettledFound {
+    /// Finds the manifest that counts. `copy` is the one kept beside the segments.
+    ///
+    /// # Errors
+    /// When there was one that cannot be read any more: what it listed must not be taken for rubbish.
+    pub(super) fn choose(
+        mut self,
+        pool: &SegmentPool,
+        store: Option<StoreId>,
+        copy: Option<Vec<u8>>,
+    ) -> Result<Self, StoreError> {
+        let copy = copy.and_then(|bytes| Manifest::decode(&bytes).ok());
+        let mut best = copy.filter(|m| Some(m.store) == store);
+        let mut newest = best.as_ref().map_or(0, |m| m.settle);
+        for (file, header) in self.files.values() {
+            self.next = self.next.max(header.settle);
+            let Some(at) = header.manifest.filter(|_| Some(header.store) == store) else { continue };
+            newest = newest.max(header.settle);
+            match read_manifest(pool, *file, header, at) {
+                Ok(found) if best.as_ref().is_none_or(|b| b.settle < found.settle) => best = Some(found),
+                Ok(_) => {}
+                Err(why) => info!("the manifest of settle {} in {}: {why}", header.settle, header.segment),
+            }
+        }
+        if newest > best.as_ref().map_or(0, |m| m.settle) {
+            return Err(StoreError::Open(format!(
+                "the manifest of settle {newest} is damaged, and so is its copy: without it nobody knows which settled \
+                 segments count; nothing was changed. Restore the store's SETTLED file or the damaged segment from a copy"
+            )));
+        }
+        self.next = self.next.max(newest) + 1;
+        self.manifest = best;
+        Ok(self)
+    }
+
+    /// Is the segment needed?
+    pub(super) fn is_live(&self, segment: SegmentId) -> bool {
+        let Some(manifest) = &self.manifest else { return false };
+        let home = self
+            .files
+            .get(&segment)
+            .is_some_and(|(_, h)| h.manifest.is_some() && h.settle == manifest.settle);
+        home || listed(manifest).any(|s| s == segment)
+    }
+
+    /// The log's first segment that counts.
+    pub(super) fn log_from(&self) -> SegmentId {
+        self.manifest.as_ref().map_or(SegmentId::new(0), |m| m.through.0)
+    }
+
+    /// Makes the segments known; those that are missing are damage.
+    pub(super) fn make_known(&self, segments: &Segments) -> Vec<Damage> {
+        for (&id, (file, header)) in self.files.iter().filter(|(id, _)| self.is_live(**id)) {
+            segments.set_settled(id, Known { file: *file, end: header.end });
+        }
+        let lists = self.manifest.iter().flat_map(|m| &m.generations).flat_map(|g| &g.segments);
+        let missing = lists.filter(|s| !self.files.contains_key(&s.segment));
+        let damage = missing.map(|s| Damage {
+            segment: s.segment,
+            from: 0,
+            to: s.end,
+            detail: "the settled segment is missing".into(),
+            lost: Vec::new(),
+        });
+        damage.inspect(|d| warn!("{}: {}", d.segment, d.detail)).collect()
+    }
+
+    /// Brings every generation's rows into an empty index. Which regions stand in frames that are damaged nobody knows but
+    /// from their neighbours: those are noted as lost.
+    pub(super) fn rebuild(
+        &self,
+        pool: &SegmentPool,
+        index: &dyn IndexStore,
+    ) -> Result<Vec<Damage>, StoreError> {
+        let mut damage = Vec::new();
+        let Some(manifest) = &self.manifest else { return Ok(damage) };
+        let mut state = vec![(keys::LAYOUT.to_vec(), manifest.settle.to_be_bytes().to_vec())];
+        for generation in &manifest.generations {
+            let mut rows = Rows::new(index, generation.settle);
+            for segment in &generation.segments {
+                match self.files.get(&segment.segment) {
+                    Some((no, _)) => rows.segment(pool.get(*no)?, segment, &mut damage)?,
+                    None => rows.missing(),
+                }
+            }
+            state.extend(rows.finish()?.iter().map(|lost| (keys::lost(lost), lost.encode())));
+        }
+        index.commit(state)?;
+        Ok(damage)
+    }
+}
+
+fn listed(manifest: &Manifest) -> impl Iterator<Item = SegmentId> {
+    manifest.generations.iter().flat_map(|g| &g.segments).map(|s| s.segment)
+}
+
+fn read_manifest(
+    pool: &SegmentPool,
+    no: FileNo,
+    header: &SettledHeader,
+    at: u32,
+) -> Result<Manifest, String> {
+    let file = pool.get(no).map_err(|e| e.to_string())?;
+    let (frame, table) = read_frame(&file, header.segment, at)?;
+    if frame.kind != SettledKind::Manifest {
+        return Err("no manifest where its header says".into());
+    }
+    Manifest::decode(&table)
+        .map_err(|e| e.to_string())
+        .and_then(|m| if m.settle == header.settle { Ok(m) } else { Err("of another settle".into()) })
+}
+
+fn read_frame(file: &SegmentFile, segment: SegmentId, at: u32) -> Result<(SettledFrame, Vec<u8>), String> {
+    let mut head = vec![0; SETTLED_FRAME];
+    file.read_at(u64::from(at), &mut head).map_err(|e| e.to_string())?;
+    let frame = SettledFrame::decode(&head).map_err(|e| e.to_string())?;
+    if frame.segment != segment || u64::from(at) + u64::from(frame.span) > file.len() {
+        return Err("a frame that is not this segment's".into());
+    }
+    head.resize(SETTLED_FRAME + index(u64::from(frame.table)), 0);
+    let (_, table) = head.split_at_mut(SETTLED_FRAME);
+    file.read_at(u64::from(at) + u64::from(SETTLED_FRAME_BYTES), table).map_err(|e| e.to_string())?;
+    check_settled(&head).map_err(|e| e.to_string())?;
+    Ok((frame, head.split_off(SETTLED_FRAME)))
+}
+
+/// Rows of a generation on their way into the index: a region's frames are one row.
+struct Rows<'a> {
+    index: &'a dyn IndexStore,
+    settle: u64,
+    last: Option<((VolumeId, RegionNo), Vec<Version>)>,
+    ready: Vec<Row>,
+    /// Something is missing behind this place.
+    open: Option<(VolumeId, RegionNo)>,
+    lost: Vec<Lost>,
+}
+
+impl<'a> Rows<'a> {
+    const AT_ONCE: usize = 1024;
+
+    fn new(index: &'a dyn IndexStore, settle: u64) -> Self {
+        Self { index, settle, last: None, ready: Vec::new(), open: None, lost: Vec::new() }
+    }
+
+    fn segment(
+        &mut self,
+        file: Arc<SegmentFile>,
+        written: &SettledSegment,
+        damage: &mut Vec<Damage>,
+    ) -> Result<(), StoreError> {
+        let mut at = SEGMENT_HEADER;
+        while at < written.end {
+            let found = read_frame(&file, written.segment, at)
+                .and_then(|(frame, table)| Ok((frame, versions_in(&frame, at, &table)?)));
+            match found {
+                Ok((frame, versions)) => {
+                    self.take(&frame, versions)?;
+                    at = at.saturating_add(frame.span);
+                }
+                Err(why) => {
+                    warn!("{} from byte {at} on: {why}", written.segment);
+                    let next = next_sound(&file, written.segment, at, written.end);
+                    let (segment, from) = (written.segment, at);
+                    damage.push(Damage { segment, from, to: next, detail: why, lost: Vec::new() });
+                    self.missing();
+                    at = next;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// From the last place on something is missing.
+    fn missing(&mut self) {
+        let start = (VolumeId::new(0), RegionNo::new(0));
+        self.open.get_or_insert(self.last.as_ref().map_or(start, |(place, _)| *place));
+    }
+
+    fn take(&mut self, frame: &SettledFrame, versions: Vec<Version>) -> Result<(), StoreError> {
+        let SettledKind::Run(volume, region) = frame.kind else { return Ok(()) };
+        let here = (volume, region);
+        if let Some(from) = self.open.take() {
+            self.lost.push(Lost { settle: self.settle, from, to: here });
+        }
+        match &mut self.last {
+            Some((place, all)) if *place == here => all.extend(versions),
+            _ => {
+                self.close();
+                self.last = Some((here, versions));
+            }
+        }
+        if self.ready.len() >= Self::AT_ONCE {
+            self.index.ingest(Table::Settled, std::mem::take(&mut self.ready))?;
+        }
+        Ok(())
+    }
+
+    fn close(&mut self) {
+        if let Some(((volume, region), versions)) = self.last.take() {
+            let mut run = Vec::new();
+            encode_run(&versions, &mut run);
+            self.ready.push((keys::settled(self.settle, volume, region), run));
+        }
+    }
+
+    fn finish(mut self) -> Result<Vec<Lost>, StoreError> {
+        if let Some(from) = self.open.take() {
+            let to = (VolumeId::new(u64::MAX), RegionNo::new(u32::MAX));
+            self.lost.push(Lost { settle: self.settle, from, to });
+        }
+        self.close();
+        self.index.ingest(Table::Settled, self.ready)?;
+        Ok(self.lost)
+    }
+}
+
+fn versions_in(frame: &SettledFrame, at: u32, table: &[u8]) -> Result<Vec<Version>, String> {
+    match frame.kind {
+        SettledKind::Run(..) => decode_settled_run(frame, at, table).map_err(|e| e.to_string()),
+        SettledKind::Manifest => Ok(Vec::new()),
+    }
+}
+
+/// Where the next sound frame behind `bad` begins; `end` when there is none.
+fn next_sound(file: &SegmentFile, segment: SegmentId, bad: u32, end: u32) -> u32 {
+    let mut bytes = vec![0; index(u64::from(end.saturating_sub(bad)))];
+    if file.read_at(u64::from(bad), &mut bytes).is_err() {
+        return end;
+    }
+    let step = index(u64::from(FRAME_ALIGN));
+    let sound = |(n, chunk): (usize, &[u8])| {
+        let at = u32::try_from(n * step).ok().and_then(|o| bad.checked_add(o)).filter(|&at| at > bad)?;
+        let begins = SettledFrame::begins(chunk);
+        (begins && read_frame(file, segment, at).is_ok()).then_some(at)
+    };
+    bytes.chunks(step).enumerate().find_map(sound).unwrap_or(end)
+}

@@ -1,0 +1,348 @@
+//! Settling: old history is rewritten in block order, without the versions that no kept point shows, and the files it
+//! lay in are used again.
+//!
+//! ```text
+//!   log    [ g1 g2 g3 | g4 g5 ...                     a window of old groups (window.rs)
+//!   settled  G1  G2 ┘                                 + the youngest generations, when they are small beside it (plan.rs)
+//!              └────► region by region: versions that kept points tell apart (gateway_image::retention)
+//!                        └────► new segments in block order (rewrite.rs) ─► index rows
+//!                                 └────► manifest, synced: from here on it counts (publish.rs)
+//!                                          └────► old rows removed, old files recycled
+//! ```
+//!
+//! Nothing is overwritten in place, and nothing goes before the manifest is durable: a crash at any step leaves the old
+//! arrangement or the new one. Readers that hold on to places of the old one find their segment gone and look again.
+
+mod plan;
+mod publish;
+mod rewrite;
+mod trail;
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Condvar, Mutex};
+use std::time::Duration;
+
+use gateway_image::retention::{Special, Thinner};
+use gateway_journal::{Kept, KeptPoint, Manifest, RetentionPolicy, WhenFull};
+use tap_block::{StreamId, VolumeId, WallTime};
+use tracing::{info, warn};
+
+use crate::error::StoreError;
+use crate::store::Shared;
+use crate::sync::{lock, read, wait_for};
+
+use plan::Plan;
+use publish::publish;
+use rewrite::{Rewriter, merge};
+pub(crate) use trail::Trail;
+
+/// What a settle did.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct SettleReport {
+    /// Its number.
+    pub settle: u64,
+    /// Groups of the log that it settled.
+    pub groups: u64,
+    /// Generations of settled history that it rewrote.
+    pub generations: u64,
+    /// Versions that it found there.
+    pub versions_read: u64,
+    /// Versions that are left of them.
+    pub versions_kept: u64,
+    /// Bytes of settled segments that it wrote.
+    pub bytes_written: u64,
+    /// Segment files that it gave back.
+    pub segments_freed: u64,
+    /// Points that can be opened no more.
+    pub points_dropped: u64,
+}
+
+/// How hard room is needed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Pressure {
+    /// Not at all: policies are followed.
+    None,
+    /// History is thinned sooner than policies say.
+    Thin,
+    /// The oldest points go as well.
+    Purge,
+}
+
+/// Settles, one pass at a time.
+pub(crate) struct Settler {
+    trail: Trail,
+    /// No settle ever had this number or a later one.
+    next: u64,
+    /// Under [`Pressure::Purge`]: ordinary points received before are let go.
+    floor: Option<WallTime>,
+}
+
+impl Settler {
+    pub(crate) const fn new(trail: Trail, next: u64) -> Self {
+        Self { trail, next, floor: None }
+    }
+
+    /// One pass; `None` when there is nothing to do.
+    pub(crate) fn settle(
+        &mut self,
+        shared: &Shared,
+        pressure: Pressure,
+    ) -> Result<Option<SettleReport>, StoreError> {
+        let now = shared.age.now();
+        if pressure == Pressure::Purge {
+            self.raise_floor(shared, now);
+        }
+        let terms = Terms { now, pressure, floor: self.floor.filter(|_| pressure == Pressure::Purge) };
+        let Some(plan) = Plan::choose(shared, now, pressure) else { return Ok(None) };
+        let mut trail = self.trail.clone();
+        let window = trail.advance(shared, &plan.groups)?;
+        let kept = shared.points.decide(|open| decide(shared, &trail, &window.points, open, terms));
+        if plan.groups.is_empty() && points(&kept) == points(&read(&shared.published).layout.kept) {
+            // Rewriting would change nothing.
+            shared.points.call_off();
+            return Ok(None);
+        }
+        let outcome = self.rewrite(shared, &plan, &trail, &window, &kept, now);
+        match outcome {
+            Ok(report) => {
+                self.trail = trail;
+                Ok(Some(report))
+            }
+            Err(e) => {
+                shared.points.call_off();
+                Err(e)
+            }
+        }
+    }
+
+    fn rewrite(
+        &mut self,
+        shared: &Shared,
+        plan: &Plan,
+        trail: &Trail,
+        window: &trail::Window,
+        kept: &BTreeMap<VolumeId, Kept>,
+        now: WallTime,
+    ) -> Result<SettleReport, StoreError> {
+        let settle = self.next;
+        self.next += 1;
+        let store = trail.store();
+        let mut rewriter = Rewriter::new(shared, store, settle);
+        let read = merge(shared, plan, window, kept, &mut rewriter)?;
+        let written = rewriter.finish()?;
+        let mut generations = plan.untouched.clone();
+        generations.extend(written.generation());
+        let manifest = Manifest {
+            store,
+            settle,
+            at: now,
+            generations,
+            through: trail.at(),
+            group: trail.group(),
+            kept: kept.iter().map(|(v, k)| (*v, k.clone())).collect(),
+            state: trail.encode(),
+        };
+        let before = points(&crate::sync::read(&shared.published).layout.kept)
+            + window.points.values().map(Vec::len).sum::<usize>();
+        let report = SettleReport {
+            settle,
+            groups: tap_block::units::count(plan.groups.len()),
+            generations: tap_block::units::count(plan.merged.len()),
+            versions_read: read,
+            versions_kept: written.versions(),
+            bytes_written: written.bytes(),
+            segments_freed: 0,
+            points_dropped: tap_block::units::count(before.saturating_sub(points(kept))),
+        };
+        let segments_freed = publish(shared, plan, &manifest, written)?;
+        Ok(SettleReport { segments_freed, ..report })
+    }
+
+    /// A tenth of the window goes each time, until there is room.
+    fn raise_floor(&mut self, shared: &Shared, now: WallTime) {
+        let published = read(&shared.published);
+        let oldest =
+            published.layout.kept.values().filter_map(|k| k.points.first()).map(|p| p.received_at).min();
+        let from = self.floor.max(oldest).unwrap_or(now);
+        self.floor = Some(from.plus(now.since(from) / 10));
+    }
+}
+
+fn points(kept: &BTreeMap<VolumeId, Kept>) -> usize {
+    kept.values().map(|k| k.points.len()).sum()
+}
+
+/// On what terms a pass decides.
+#[derive(Debug, Clone, Copy)]
+struct Terms {
+    now: WallTime,
+    pressure: Pressure,
+    /// Ordinary points received before go.
+    floor: Option<WallTime>,
+}
+
+impl Terms {
+    /// What a policy comes to: when room is needed and it allows it, the tiers begin at once.
+    fn of(self, policy: RetentionPolicy) -> (RetentionPolicy, Option<WallTime>) {
+        if self.pressure == Pressure::None || policy.when_full == WhenFull::Stop {
+            return (policy, None);
+        }
+        (RetentionPolicy { every_write: Duration::ZERO, ..policy }, self.floor)
+    }
+}
+
+/// Which points are left of what is settled.
+fn decide(
+    shared: &Shared,
+    trail: &Trail,
+    candidates: &BTreeMap<StreamId, Vec<KeptPoint>>,
+    open: &dyn Fn(VolumeId) -> std::collections::BTreeSet<tap_block::Lsn>,
+    terms: Terms,
+) -> BTreeMap<VolumeId, Kept> {
+    let (catalogue, layout) = {
+        let published = read(&shared.published);
+        (Arc::clone(&published.catalogue), Arc::clone(&published.layout))
+    };
+    let mut left = BTreeMap::new();
+    for known in trail.catalogue().volumes() {
+        let id = known.id();
+        let volume = catalogue.volume(id).unwrap_or(known);
+        let Some(settled) = trail.last(volume.stream()) else { continue };
+        let (policy, floor) = terms.of(catalogue.rules().policy_of(id));
+        let mut special = Special { always: open(id), bookmarks: Default::default() };
+        special.always.extend(catalogue.rules().pinned(id));
+        special.always.extend(catalogue.images().filter(|i| i.volume == id).map(|i| i.point));
+        // Whatever is asked for between this one and the next is what it shows; in a sync, what was sound before it.
+        special.always.insert(settled);
+        special.always.extend(volume.sound_at_or_before(settled));
+        special.bookmarks.extend(volume.bookmarks().map(|(_, mark)| mark.at.lsn));
+        let mut thinner = Thinner::new(&policy, &special, terms.now, floor);
+        let before = layout.kept.get(&id).map_or(&[][..], |kept| &kept.points);
+        let fresh = candidates.get(&volume.stream()).map_or(&[][..], Vec::as_slice);
+        for point in before.iter().chain(fresh.iter().filter(|p| volume.selectable(p.lsn).is_ok())) {
+            thinner.offer(*point);
+        }
+        left.insert(id, Kept { settled, points: thinner.finish() });
+    }
+    left
+}
+
+/// When passes are made, and what came of them.
+pub(crate) struct Settling {
+    settler: Mutex<Settler>,
+    state: Mutex<State>,
+    changed: Condvar,
+}
+
+#[derive(Default)]
+struct State {
+    stopped: bool,
+    last: Option<SettleReport>,
+    failing: Option<String>,
+}
+
+impl Settling {
+    pub(crate) fn new(settler: Settler) -> Self {
+        Self { settler: Mutex::new(settler), state: Mutex::default(), changed: Condvar::new() }
+    }
+
+    /// One pass now.
+    pub(crate) fn pass(&self, shared: &Shared) -> Result<Option<SettleReport>, StoreError> {
+        let outcome = lock(&self.settler).settle(shared, shared.pressure());
+        let mut state = lock(&self.state);
+        match &outcome {
+            Ok(Some(report)) => (state.last, state.failing) = (Some(*report), None),
+            Ok(None) => state.failing = None,
+            Err(e) => state.failing = Some(e.to_string()),
+        }
+        outcome
+    }
+
+    /// Works until it is stopped.
+    pub(crate) fn run(&self, shared: &Shared) {
+        let Some(each) = shared.config.settle_each else { return };
+        loop {
+            let state = lock(&self.state);
+            if state.stopped {
+                return;
+            }
+            let state = wait_for(&self.changed, state, each);
+            if state.stopped {
+                return;
+            }
+            drop(state);
+            self.catch_up(shared);
+        }
+    }
+
+    fn catch_up(&self, shared: &Shared) {
+        loop {
+            match self.pass(shared) {
+                Ok(Some(report)) => info!(
+                    "settle {}: {} of {} versions kept, {} bytes written, {} segments freed, {} points dropped",
+                    report.settle,
+                    report.versions_kept,
+                    report.versions_read,
+                    report.bytes_written,
+                    report.segments_freed,
+                    report.points_dropped
+                ),
+                Ok(None) => return,
+                Err(e) => return warn!("history is not settled, trying again: {e}"),
+            }
+            if lock(&self.state).stopped {
+                return;
+            }
+        }
+    }
+
+    pub(crate) fn stop(&self) {
+        lock(&self.state).stopped = true;
+        self.changed.notify_all();
+    }
+
+    /// There is no room: look now.
+    pub(crate) fn hurry(&self) {
+        self.changed.notify_all();
+    }
+
+    /// A pass under way ends without having done anything.
+    pub(crate) fn is_stopped(&self) -> bool {
+        lock(&self.state).stopped
+    }
+
+    pub(crate) fn last(&self) -> Option<SettleReport> {
+        lock(&self.state).last
+    }
+
+    pub(crate) fn failing(&self) -> Option<String> {
+        lock(&self.state).failing.clone()
+    }
+}
+
+impl Shared {
+    /// Segments that the log can still begin, leaving what settling needs; `None` when nothing limits it.
+    pub(crate) fn log_room(&self) -> Option<usize> {
+        let used = self.segments.count() + self.segments.settled_count();
+        let limit = self.config.max_segments;
+        let by_count = (limit != usize::MAX).then(|| limit.saturating_sub(used));
+        let len = u64::from(self.config.segment_len);
+        let by_space = (self.free)().map(|free| {
+            let left = free.saturating_sub(self.config.keep_free) / len;
+            usize::try_from(left).unwrap_or(usize::MAX).saturating_add(self.segments.pool().spare())
+        });
+        let room = [by_count, by_space].into_iter().flatten().min()?;
+        Some(room.saturating_sub(self.config.settle_reserve))
+    }
+
+    /// How hard room is needed.
+    fn pressure(&self) -> Pressure {
+        let Some(room) = self.log_room() else { return Pressure::None };
+        let all = self.segments.count() + self.segments.settled_count() + room;
+        match room {
+            room if room < (all / 20).max(2) => Pressure::Purge,
+            room if room < (all / 10).max(4) => Pressure::Thin,
+            _ => Pressure::None,
+        }
+    }
+}

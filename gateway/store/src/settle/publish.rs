@@ -1,0 +1,194 @@
+//! Making what was written count, and giving back what it replaces.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use gateway_journal::run::{decode_checkpoint, decode_run, encode_checkpoint};
+use gateway_journal::{Location, Manifest, Place, RegionNo, Version};
+use tap_block::units::count;
+use tap_block::{Lsn, Position, StreamId, VolumeId};
+use tracing::warn;
+
+use super::plan::Plan;
+use super::rewrite::Written;
+use crate::error::StoreError;
+use crate::index::{IndexError, IndexStore, Table, keys};
+use crate::layout::Layout;
+use crate::store::Shared;
+use crate::sync::lock;
+
+/// Keys removed in one go.
+const PAGE: usize = 4096;
+
+/// Publishes `manifest` with what was written for it; how many segment files became free.
+pub(super) fn publish(
+    shared: &Shared,
+    plan: &Plan,
+    manifest: &Manifest,
+    mut written: Written<'_>,
+) -> Result<u64, StoreError> {
+    // No checkpoint may be made of rows that go.
+    let turn = lock(&shared.index_turn);
+    written.make_known();
+    let published = move_checkpoints(shared, manifest, written.regions())
+        .map_err(StoreError::from)
+        .and_then(|()| written.publish(manifest));
+    let home = match published {
+        Ok(home) => home,
+        Err(e) => {
+            written.make_unknown();
+            return Err(e);
+        }
+    };
+    // A copy: one flipped bit must not cost what the log does not have any more.
+    shared.manifests.store(&manifest.encode())?;
+    let lost = crate::sync::read(&shared.published).layout.lost.clone();
+    shared.points.replace_layout(shared, Arc::new(Layout::of(manifest).losing(&lost)));
+    shared.forget_maps();
+    let told = shared.index.commit(vec![(keys::LAYOUT.to_vec(), manifest.settle.to_be_bytes().to_vec())]);
+    if let Err(e) = told.and_then(|()| remove_rows(shared, plan, manifest, written.regions())) {
+        // The manifest counts; the next start finds the index one behind, and goes on from it.
+        warn!("the index does not know yet of settle {}: {e}", manifest.settle);
+    }
+    drop(turn);
+    Ok(recycle(shared, manifest, home))
+}
+
+/// Checkpoints that lead to segments that go are made to lead to the new ones; those before the end of what is settled
+/// are of no more use.
+fn move_checkpoints(
+    shared: &Shared,
+    manifest: &Manifest,
+    regions: &[(VolumeId, RegionNo)],
+) -> Result<(), IndexError> {
+    let (mut moved, mut useless) = (Vec::new(), Vec::new());
+    for &(volume, region) in regions {
+        let mut rows = Vec::new();
+        let (from, to) =
+            (keys::map(volume, region, Lsn::ZERO), keys::map(volume, region, Lsn::ZERO.plus(Lsn::LIMIT)));
+        shared.index.scan(Table::Maps, &from, &to, &mut |key, value| {
+            rows.push((key.to_vec(), value.to_vec()));
+            true
+        })?;
+        if rows.is_empty() {
+            continue;
+        }
+        let places = Places::load(shared, manifest.settle, volume, region)?;
+        for (key, value) in rows {
+            match places.moved(manifest, &value)? {
+                Some(value) => moved.push((key, value)),
+                None => useless.push(key),
+            }
+        }
+    }
+    shared.index.ingest(Table::Maps, moved)?;
+    shared.index.remove(Table::Maps, useless)
+}
+
+/// Where the versions of a region lie now, by block and position.
+struct Places(Vec<((u16, Position), Location)>);
+
+impl Places {
+    fn load(shared: &Shared, settle: u64, volume: VolumeId, region: RegionNo) -> Result<Self, IndexError> {
+        let mut places = Vec::new();
+        if let Some(run) = shared.index.get(Table::Settled, &keys::settled(settle, volume, region))? {
+            let add = |v: Version| {
+                if let Place::Unit(at) = v.place {
+                    places.push(((v.first, v.position), at));
+                }
+            };
+            decode_run(&run, add).map_err(|e| IndexError(e.to_string()))?;
+        }
+        places.sort_unstable_by_key(|(key, _)| *key);
+        Ok(Self(places))
+    }
+
+    fn find(&self, block: u16, position: Position) -> Option<Location> {
+        let at = self.0.binary_search_by_key(&(block, position), |(key, _)| *key).ok()?;
+        self.0.get(at).map(|(_, location)| *location)
+    }
+
+    /// The checkpoint with new places; `None` when it is of no more use. What was not rewritten stays where it is.
+    fn moved(&self, manifest: &Manifest, checkpoint: &[u8]) -> Result<Option<Vec<u8>>, IndexError> {
+        let mut versions = Vec::new();
+        let group =
+            decode_checkpoint(checkpoint, |v| versions.push(v)).map_err(|e| IndexError(e.to_string()))?;
+        if group < manifest.group {
+            return Ok(None);
+        }
+        for version in &mut versions {
+            if let Place::Unit(at) = &mut version.place {
+                *at = self.find(version.first, version.position).unwrap_or(*at);
+            }
+        }
+        let mut value = Vec::new();
+        encode_checkpoint(group, &versions, &mut value);
+        Ok(Some(value))
+    }
+}
+
+/// Takes rows away that nobody looks for any more.
+fn remove_rows(
+    shared: &Shared,
+    plan: &Plan,
+    manifest: &Manifest,
+    regions: &[(VolumeId, RegionNo)],
+) -> Result<(), IndexError> {
+    let zero = gateway_journal::GroupNo::new(0);
+    if !plan.groups.is_empty() {
+        for &(volume, region) in regions {
+            let (from, to) = (keys::run(volume, region, zero), keys::run(volume, region, manifest.group));
+            remove_range(shared, Table::Runs, from, &to)?;
+        }
+        remove_range(shared, Table::State, keys::group(zero), &keys::group(manifest.group))?;
+    }
+    for generation in &plan.merged {
+        let from = keys::settled(generation.settle, VolumeId::new(0), RegionNo::new(0));
+        let to = keys::settled(generation.settle, VolumeId::new(u64::MAX), RegionNo::new(u32::MAX));
+        remove_range(shared, Table::Settled, from, &to)?;
+    }
+    for (stream, settled) in settled_streams(shared, manifest) {
+        remove_range(shared, Table::Times, keys::time(stream, Lsn::ZERO), &keys::time(stream, settled))?;
+    }
+    Ok(())
+}
+
+fn settled_streams(shared: &Shared, manifest: &Manifest) -> Vec<(StreamId, Lsn)> {
+    let catalogue = Arc::clone(&crate::sync::read(&shared.published).catalogue);
+    let of = |(volume, kept): &(VolumeId, gateway_journal::Kept)| {
+        catalogue.volume(*volume).map(|v| (v.stream(), kept.settled))
+    };
+    manifest.kept.iter().filter_map(of).collect()
+}
+
+fn remove_range(shared: &Shared, table: Table, mut from: Vec<u8>, to: &[u8]) -> Result<(), IndexError> {
+    loop {
+        let mut found: Vec<Vec<u8>> = Vec::new();
+        shared.index.scan(table, &from, to, &mut |key, _| {
+            found.push(key.to_vec());
+            found.len() < PAGE
+        })?;
+        let Some(last) = found.last() else { return Ok(()) };
+        from.clone_from(last);
+        from.push(0);
+        let over = found.len() < PAGE;
+        shared.index.remove(table, found)?;
+        if over {
+            return Ok(());
+        }
+    }
+}
+
+/// The segments that the manifest does not need are taken out of the store, and their files used again.
+fn recycle(shared: &Shared, manifest: &Manifest, home: gateway_journal::SegmentId) -> u64 {
+    let segments = manifest.generations.iter().flat_map(|g| &g.segments);
+    let live: BTreeSet<_> = segments.map(|s| s.segment).chain([home]).collect();
+    let mut free = shared.segments.retain_settled(&live);
+    free.extend(shared.segments.forget_before(manifest.through.0));
+    for known in &free {
+        if let Err(e) = shared.segments.pool().give_back(known.file) {
+            warn!("segment file {} cannot be given back: {e}", known.file);
+        }
+    }
+    count(free.len())
+}

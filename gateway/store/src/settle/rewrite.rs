@@ -1,0 +1,500 @@
+//! Writing what is left, region by region, into segments of their own.
+//!
+//! Units are read in the order in which they lie (neighbours in one go, each segment once per stripe), gathered in memory
+//! for as many regions as a stripe holds, and written in the order of their blocks.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::io::IoSlice;
+use std::sync::Arc;
+use std::time::Duration;
+
+use gateway_image::retention::needed;
+use gateway_journal::run::{decode_run, encode_run};
+use gateway_journal::settled::SettledLaid;
+use gateway_journal::{
+    Generation, Kept, Location, Manifest, Place, RegionNo, SegmentId, SettledSegment, SettledWriter, StoreId,
+    Version,
+};
+use tap_block::VolumeId;
+use tap_block::units::{count, index};
+use tap_disk::{FileNo, SegmentFile};
+
+use super::plan::Plan;
+use super::trail::Window;
+use crate::error::StoreError;
+use crate::index::{IndexError, IndexStore, Row, Table, keys};
+use crate::segments::Known;
+use crate::store::Shared;
+
+/// Units this near to each other are read in one go.
+const GAP: u32 = 64 << 10;
+/// The most that is read in one go.
+const LONGEST_READ: u32 = 4 << 20;
+/// Bytes of units in a frame, about.
+const FRAME_BYTES: u32 = 1 << 20;
+/// Versions in a frame.
+const FRAME_VERSIONS: usize = 16 << 10;
+/// So much is written between two syncs: a commit that waits for the disk meanwhile waits no longer than for that.
+const SYNC_EACH: u64 = 8 << 20;
+/// Rows brought into the index at once.
+const ROWS_AT_ONCE: usize = 1024;
+/// While commits wait, a pause is made after each piece of work.
+const YIELD: Duration = Duration::from_millis(2);
+
+/// Brings the versions of the window and of the merged generations together, region by region, and hands on those that
+/// are needed; how many there were.
+pub(super) fn merge(
+    shared: &Shared,
+    plan: &Plan,
+    window: &Window,
+    kept: &BTreeMap<VolumeId, Kept>,
+    into: &mut Rewriter<'_>,
+) -> Result<u64, StoreError> {
+    let sorted = window.versions.sorted();
+    let mut fresh = sorted.iter().peekable();
+    let mut old: Vec<Cursor<'_>> = plan.merged.iter().map(|g| Cursor::new(&shared.index, g.settle)).collect();
+    let mut seen = 0;
+    loop {
+        let mut next = fresh.peek().map(|(volume, region, _)| (*volume, *region));
+        for cursor in &mut old {
+            next = [next, cursor.place()?].into_iter().flatten().min();
+        }
+        let Some((volume, region)) = next else { return Ok(seen) };
+        let mut versions = Vec::new();
+        // In the order of delivery: the oldest generation first, the log last.
+        for cursor in &mut old {
+            cursor.take((volume, region), &mut versions)?;
+        }
+        if let Some((_, _, more)) = fresh.next_if(|(v, r, _)| (*v, *r) == (volume, region)) {
+            versions.extend_from_slice(more);
+        }
+        seen += count(versions.len());
+        let points = kept.get(&volume).map_or(&[][..], |k| &k.points);
+        into.add(volume, region, needed(&versions, points))?;
+    }
+}
+
+/// Walks a generation's rows.
+struct Cursor<'a> {
+    index: &'a dyn IndexStore,
+    from: Vec<u8>,
+    to: Vec<u8>,
+    rows: VecDeque<Row>,
+    over: bool,
+}
+
+impl<'a> Cursor<'a> {
+    const PAGE: usize = 64;
+
+    fn new(index: &'a dyn IndexStore, settle: u64) -> Self {
+        let (first, last) = (RegionNo::new(0), RegionNo::new(u32::MAX));
+        Self {
+            index,
+            from: keys::settled(settle, VolumeId::new(0), first),
+            to: keys::settled(settle, VolumeId::new(u64::MAX), last),
+            rows: VecDeque::new(),
+            over: false,
+        }
+    }
+
+    fn place(&mut self) -> Result<Option<(VolumeId, RegionNo)>, IndexError> {
+        if self.rows.is_empty() && !self.over {
+            self.fill()?;
+        }
+        Ok(self.rows.front().and_then(|(key, _)| keys::settled_place(key)))
+    }
+
+    fn fill(&mut self) -> Result<(), IndexError> {
+        let rows = &mut self.rows;
+        self.index.scan(Table::Settled, &self.from, &self.to, &mut |key, value| {
+            rows.push_back((key.to_vec(), value.to_vec()));
+            rows.len() < Self::PAGE
+        })?;
+        match self.rows.back() {
+            Some((key, _)) => {
+                self.from.clone_from(key);
+                // The key after it.
+                self.from.push(0);
+            }
+            None => self.over = true,
+        }
+        Ok(())
+    }
+
+    fn take(&mut self, place: (VolumeId, RegionNo), into: &mut Vec<Version>) -> Result<(), StoreError> {
+        if self.place()? == Some(place)
+            && let Some((_, run)) = self.rows.pop_front()
+        {
+            decode_run(&run, |v| into.push(v)).map_err(|e| StoreError::Index(e.to_string()))?;
+        }
+        Ok(())
+    }
+}
+
+/// Writes regions, in order.
+pub(super) struct Rewriter<'a> {
+    shared: &'a Shared,
+    store: StoreId,
+    settle: u64,
+    open: Option<Open>,
+    done: Vec<Finished>,
+    stripe: Vec<Region>,
+    stripe_bytes: u64,
+    rows: Vec<Row>,
+    regions: Vec<(VolumeId, RegionNo)>,
+    unit_bytes: u64,
+    versions: u64,
+}
+
+struct Region {
+    volume: VolumeId,
+    region: RegionNo,
+    versions: Vec<Version>,
+}
+
+struct Open {
+    no: FileNo,
+    file: Arc<SegmentFile>,
+    writer: SettledWriter,
+    unsynced: u64,
+}
+
+/// A segment that is whole and on the disk, but for its header when it is the last.
+struct Finished {
+    no: FileNo,
+    segment: SettledSegment,
+}
+
+/// Everything that was written, and the segment that the manifest goes to. Dropped without [`Written::settled`] its files
+/// are given back.
+pub(super) struct Written<'a> {
+    rewriter: Rewriter<'a>,
+    /// Nothing will ever take it back: the manifest may be on the disk.
+    kept: bool,
+}
+
+impl<'a> Rewriter<'a> {
+    pub(super) const fn new(shared: &'a Shared, store: StoreId, settle: u64) -> Self {
+        Self {
+            shared,
+            store,
+            settle,
+            open: None,
+            done: Vec::new(),
+            stripe: Vec::new(),
+            stripe_bytes: 0,
+            rows: Vec::new(),
+            regions: Vec::new(),
+            unit_bytes: 0,
+            versions: 0,
+        }
+    }
+
+    /// Takes what is left of a region; regions come in order.
+    fn add(&mut self, volume: VolumeId, region: RegionNo, versions: Vec<Version>) -> Result<(), StoreError> {
+        if self.shared.settling.is_stopped() {
+            return Err(StoreError::Stopped);
+        }
+        self.versions += count(versions.len());
+        self.stripe_bytes += versions.iter().map(|v| u64::from(unit_len(v))).sum::<u64>();
+        self.stripe.push(Region { volume, region, versions });
+        if self.stripe_bytes >= self.shared.config.settle_memory {
+            self.flush()?;
+        }
+        Ok(())
+    }
+
+    pub(super) fn finish(mut self) -> Result<Written<'a>, StoreError> {
+        let flushed = self.flush().and_then(|()| self.bring_in(true));
+        let written = Written { rewriter: self, kept: false };
+        flushed.map(|()| written)
+    }
+
+    fn flush(&mut self) -> Result<(), StoreError> {
+        let stripe = std::mem::take(&mut self.stripe);
+        self.unit_bytes += std::mem::take(&mut self.stripe_bytes);
+        let bodies = self.gather(&stripe)?;
+        for (region, body) in stripe.iter().zip(bodies) {
+            self.write_region(region, &body)?;
+        }
+        Ok(())
+    }
+
+    /// The units of each region, in the order of its versions.
+    fn gather(&self, stripe: &[Region]) -> Result<Vec<Vec<u8>>, StoreError> {
+        let mut units: Vec<(Location, usize, usize)> = Vec::new();
+        let mut bodies = Vec::with_capacity(stripe.len());
+        for (n, region) in stripe.iter().enumerate() {
+            let mut len = 0;
+            for version in &region.versions {
+                if let Place::Unit(at) = version.place {
+                    units.push((at, n, len));
+                    len += usize::from(at.len);
+                }
+            }
+            bodies.push(vec![0; len]);
+        }
+        units.sort_unstable_by_key(|(at, ..)| *at);
+        let mut rest = units.as_slice();
+        while let Some((first, ..)) = rest.first() {
+            let (run, behind) = rest.split_at(near(rest, *first));
+            self.read(run, &mut bodies)?;
+            self.give_way();
+            rest = behind;
+        }
+        Ok(bodies)
+    }
+
+    /// Units that lie close together. One whose checksum is wrong is copied as it is: it stays damaged, and refused.
+    fn read(&self, units: &[(Location, usize, usize)], bodies: &mut [Vec<u8>]) -> Result<(), StoreError> {
+        let Some((first, ..)) = units.first() else { return Ok(()) };
+        let end = units.iter().map(|(at, ..)| end_of(*at)).max().unwrap_or(first.offset);
+        let file = self.shared.segments.file(first.segment)?;
+        let gone = || StoreError::Damaged(format!("{} is missing: settling waits for it", first.segment));
+        let mut bytes = vec![0; index(u64::from(end.saturating_sub(first.offset)))];
+        file.ok_or_else(gone)?.read_at(u64::from(first.offset), &mut bytes)?;
+        for (at, region, offset) in units {
+            let from = index(u64::from(at.offset.saturating_sub(first.offset)));
+            let unit = bytes.get(from..from + usize::from(at.len));
+            let place =
+                bodies.get_mut(*region).and_then(|b| b.get_mut(*offset..*offset + usize::from(at.len)));
+            if let (Some(unit), Some(place)) = (unit, place) {
+                place.copy_from_slice(unit);
+            }
+        }
+        Ok(())
+    }
+
+    fn write_region(&mut self, region: &Region, body: &[u8]) -> Result<(), StoreError> {
+        let mut placed = Vec::with_capacity(region.versions.len());
+        let (mut versions, mut body) = (region.versions.as_slice(), body);
+        while !versions.is_empty() {
+            let (n, bytes) = piece(versions, FRAME_BYTES.min(self.shared.config.segment_len / 4));
+            let ((now, later), (units, behind)) =
+                (versions.split_at(n), body.split_at(bytes.min(body.len())));
+            placed.extend(self.write_frame(region, now, units)?);
+            (versions, body) = (later, behind);
+        }
+        let mut run = Vec::new();
+        encode_run(&placed, &mut run);
+        self.rows.push((keys::settled(self.settle, region.volume, region.region), run));
+        self.regions.push((region.volume, region.region));
+        self.bring_in(false)
+    }
+
+    fn write_frame(
+        &mut self,
+        region: &Region,
+        versions: &[Version],
+        units: &[u8],
+    ) -> Result<Vec<Version>, StoreError> {
+        for _ in 0..2 {
+            let open = self.opened()?;
+            if let Some(laid) = open.writer.run(region.volume, region.region, versions) {
+                open.write(laid.at, &laid.head, units, laid.padding)?;
+                self.give_way();
+                return Ok(laid.versions);
+            }
+            self.close()?;
+        }
+        let (bytes, limit) = (count(units.len()), u64::from(self.shared.config.segment_len));
+        Err(StoreError::TooLarge { bytes, limit })
+    }
+
+    fn opened(&mut self) -> Result<&mut Open, StoreError> {
+        let open = match self.open.take() {
+            Some(open) => open,
+            None => {
+                let (no, file) = self.shared.segments.pool().take()?;
+                let length = self.shared.config.segment_len;
+                let writer =
+                    SettledWriter::begin(self.store, self.shared.segments.new_id(), length, self.settle);
+                let open = Open { no, file, writer, unsynced: 0 };
+                // Whatever the file was, it is that no more.
+                open.file.write_at(0, &[IoSlice::new(&[0; 4096])])?;
+                open
+            }
+        };
+        Ok(self.open.insert(open))
+    }
+
+    /// The open segment is whole: its header says so.
+    fn close(&mut self) -> Result<(), StoreError> {
+        let Some(open) = self.open.take() else { return Ok(()) };
+        let header = open.writer.header();
+        let segment = SettledSegment { segment: header.segment, end: header.end, frames: header.frames };
+        // Noted first: it is given back if the disk fails.
+        self.done.push(Finished { no: open.no, segment });
+        open.file.sync()?;
+        open.file.write_at(0, &[IoSlice::new(&header.encode())])?;
+        open.file.sync()?;
+        Ok(())
+    }
+
+    fn bring_in(&mut self, all: bool) -> Result<(), StoreError> {
+        if self.rows.len() >= ROWS_AT_ONCE || all {
+            self.shared.index.ingest(Table::Settled, std::mem::take(&mut self.rows))?;
+        }
+        Ok(())
+    }
+
+    /// Commits go first.
+    fn give_way(&self) {
+        if self.shared.queue.bytes() > 0 {
+            std::thread::park_timeout(YIELD);
+        }
+    }
+
+    fn give_back(&mut self) {
+        let open = self.open.take().map(|open| open.no);
+        for no in self.done.drain(..).map(|d| d.no).chain(open) {
+            if let Err(e) = self.shared.segments.pool().give_back(no) {
+                tracing::warn!("a segment file cannot be given back: {e}");
+            }
+        }
+    }
+}
+
+impl Drop for Rewriter<'_> {
+    fn drop(&mut self) {
+        self.give_back();
+    }
+}
+
+impl Open {
+    fn write(&mut self, at: u32, head: &[u8], units: &[u8], padding: u32) -> std::io::Result<()> {
+        let zeroes = [0; 8];
+        let padding = zeroes.get(..index(u64::from(padding))).unwrap_or_default();
+        let slices: Vec<IoSlice<'_>> =
+            [head, units, padding].into_iter().filter(|s| !s.is_empty()).map(IoSlice::new).collect();
+        self.file.write_at(u64::from(at), &slices)?;
+        self.unsynced += count(head.len() + units.len());
+        if self.unsynced >= SYNC_EACH {
+            self.unsynced = 0;
+            self.file.sync()?;
+        }
+        Ok(())
+    }
+}
+
+impl Written<'_> {
+    /// What was written; `None` when nothing is left.
+    pub(super) fn generation(&self) -> Option<Generation> {
+        let r = &self.rewriter;
+        let open = r.open.as_ref().map(|open| {
+            let header = open.writer.header();
+            SettledSegment { segment: header.segment, end: header.end, frames: header.frames }
+        });
+        let segments: Vec<_> = r.done.iter().map(|d| d.segment).chain(open).collect();
+        let generation = Generation { settle: r.settle, segments, bytes: r.unit_bytes, versions: r.versions };
+        (!generation.segments.is_empty()).then_some(generation)
+    }
+
+    pub(super) const fn versions(&self) -> u64 {
+        self.rewriter.versions
+    }
+
+    pub(super) fn bytes(&self) -> u64 {
+        let ends = self.generation().map_or_else(Vec::new, |g| g.segments);
+        ends.iter().map(|s| u64::from(s.end)).sum()
+    }
+
+    /// The regions it holds, in order.
+    pub(super) fn regions(&self) -> &[(VolumeId, RegionNo)] {
+        &self.rewriter.regions
+    }
+
+    /// From here on reads find its segments.
+    pub(super) fn make_known(&self) {
+        let r = &self.rewriter;
+        let open = r.open.as_ref().map(|o| (o.writer.segment(), o.no, o.writer.header().end));
+        let done = r.done.iter().map(|d| (d.segment.segment, d.no, d.segment.end));
+        for (segment, file, end) in done.chain(open) {
+            r.shared.segments.set_settled(segment, Known { file, end });
+        }
+    }
+
+    /// Reads find them no more.
+    pub(super) fn make_unknown(&self) {
+        let r = &self.rewriter;
+        let open = r.open.as_ref().map(|o| o.writer.segment());
+        for segment in r.done.iter().map(|d| d.segment.segment).chain(open) {
+            r.shared.segments.forget_settled(segment);
+        }
+    }
+
+    /// Writes the manifest and, when everything before is on the disk, the header that makes it count; returns the
+    /// segment it lies in.
+    ///
+    /// # Errors
+    /// When the disk fails. Whether it counts is then known after the next start, so nothing of it may be given back.
+    pub(super) fn publish(&mut self, manifest: &Manifest) -> Result<SegmentId, StoreError> {
+        let bytes = manifest.encode();
+        for _ in 0..2 {
+            if let Some(laid) = self.rewriter.opened()?.writer.manifest(&bytes) {
+                return self.seal(&laid);
+            }
+            self.rewriter.close()?;
+        }
+        let limit = u64::from(self.rewriter.shared.config.segment_len);
+        Err(StoreError::TooLarge { bytes: count(bytes.len()), limit })
+    }
+
+    fn seal(&mut self, laid: &SettledLaid) -> Result<SegmentId, StoreError> {
+        let open = self.rewriter.opened()?;
+        open.write(laid.at, &laid.head, &[], laid.padding)?;
+        open.file.sync()?;
+        let (header, file, no) = (open.writer.header(), Arc::clone(&open.file), open.no);
+        self.kept = true;
+        file.write_at(0, &[IoSlice::new(&header.encode())])?;
+        file.sync()?;
+        self.rewriter.shared.segments.set_settled(header.segment, Known { file: no, end: header.end });
+        Ok(header.segment)
+    }
+}
+
+impl Drop for Written<'_> {
+    fn drop(&mut self) {
+        if self.kept {
+            self.rewriter.done.clear();
+            self.rewriter.open = None;
+        }
+    }
+}
+
+const fn unit_len(version: &Version) -> u32 {
+    match version.place {
+        Place::Zero => 0,
+        Place::Unit(at) => at.len as u32,
+    }
+}
+
+const fn end_of(at: Location) -> u32 {
+    at.offset.saturating_add(at.len as u32)
+}
+
+/// How many of `units`, which are sorted, are read with the first.
+fn near(units: &[(Location, usize, usize)], first: Location) -> usize {
+    let mut end = end_of(first);
+    let run = units.iter().take_while(|(at, ..)| {
+        let fits = at.segment == first.segment
+            && at.offset <= end.saturating_add(GAP)
+            && end_of(*at).saturating_sub(first.offset) <= LONGEST_READ;
+        end = end.max(end_of(*at));
+        fits
+    });
+    run.count().max(1)
+}
+
+/// How many versions go into one frame, and the bytes of their units.
+fn piece(versions: &[Version], limit: u32) -> (usize, usize) {
+    let (mut n, mut bytes) = (0, 0);
+    for version in versions.iter().take(FRAME_VERSIONS) {
+        let after = bytes + unit_len(version);
+        if n > 0 && after > limit {
+            break;
+        }
+        (n, bytes) = (n + 1, after);
+    }
+    (n, index(u64::from(bytes)))
+}

@@ -1,0 +1,182 @@
+//! What was known where the log goes on: the ledger of everything that is settled, which follows behind the one of the
+//! commit thread, fed with the same frames by the same code.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use gateway_image::Catalogue;
+use gateway_journal::table::{decode_meta, decode_records};
+use gateway_journal::{
+    Expected, Found, FrameHeader, FrameKind, GroupNo, KeptPoint, Records, SEGMENT_HEADER, Sealed, SegmentId,
+    SegmentScan, Start, StoreId,
+};
+use tap_block::{Lsn, StreamId};
+
+use crate::chunks::ChunkReader;
+use crate::error::{Damage, StoreError};
+use crate::ledger::{Ledger, PlacedFrame};
+use crate::state::{self, IndexState};
+use crate::store::Shared;
+use crate::tail::{Group, GroupInfo};
+
+/// See the module.
+#[derive(Debug, Clone)]
+pub(crate) struct Trail {
+    ledger: Ledger,
+    at: Option<(SegmentId, Start)>,
+    group: GroupNo,
+}
+
+/// What lies in the groups that a pass settles.
+pub(super) struct Window {
+    /// Versions by region.
+    pub(super) versions: Group,
+    /// Every record of each stream.
+    pub(super) points: BTreeMap<StreamId, Vec<KeptPoint>>,
+}
+
+impl Trail {
+    /// Behind what a manifest settled; `None`: nothing is settled yet.
+    pub(crate) fn new(store: StoreId, known: Option<IndexState>) -> Self {
+        let mut ledger = Ledger::new(store);
+        let Some(known) = known else { return Self { ledger, at: None, group: GroupNo::new(0) } };
+        let (at, group) = (Some(known.through), known.group);
+        ledger.restore(known);
+        Self { ledger, at, group }
+    }
+
+    pub(super) const fn store(&self) -> StoreId {
+        self.ledger.store
+    }
+
+    pub(super) fn catalogue(&self) -> &Catalogue {
+        &self.ledger.catalogue
+    }
+
+    /// The last record of a stream.
+    pub(super) fn last(&self, stream: StreamId) -> Option<Lsn> {
+        self.ledger.streams.get(&stream).map(|s| s.durable.lsn)
+    }
+
+    /// Where the log goes on.
+    pub(super) fn at(&self) -> (SegmentId, Start) {
+        self.at.unwrap_or((SegmentId::new(0), Start::of_segment(None)))
+    }
+
+    pub(super) const fn group(&self) -> GroupNo {
+        self.group
+    }
+
+    /// For the manifest.
+    pub(super) fn encode(&self) -> Vec<u8> {
+        state::encode(&self.ledger.frozen(Group::new(self.group), self.at()))
+    }
+
+    /// Follows the log to the end of `groups`.
+    ///
+    /// # Errors
+    /// When frames there cannot be read: settling waits until they can.
+    pub(super) fn advance(&mut self, shared: &Shared, groups: &[GroupInfo]) -> Result<Window, StoreError> {
+        let mut window = Window { versions: Group::new(self.group.next()), points: BTreeMap::new() };
+        let Some(last) = groups.last() else { return Ok(window) };
+        let oldest = || shared.segments.oldest().map(|segment| (segment, Start::of_segment(None)));
+        let Some((mut segment, mut start)) = self.at.or_else(oldest) else { return Ok(window) };
+        let (end_segment, end) = last.through;
+        loop {
+            let to = if segment == end_segment { Some(end.at) } else { None };
+            self.walk(shared, segment, start, to, &mut window)?;
+            if segment >= end_segment {
+                break;
+            }
+            // One that is missing is damage, and known as such.
+            segment = shared.segments.after(segment).unwrap_or(end_segment);
+            start = Start::of_segment(None);
+        }
+        (self.at, self.group) = (Some(last.through), last.no);
+        Ok(window)
+    }
+
+    fn walk(
+        &mut self,
+        shared: &Shared,
+        segment: SegmentId,
+        from: Start,
+        to: Option<u32>,
+        window: &mut Window,
+    ) -> Result<(), StoreError> {
+        let Some(known) = shared.segments.known(segment) else { return Ok(()) };
+        let file = shared.segments.pool().get(known.file)?;
+        let end = to.unwrap_or(known.end).max(from.at);
+        if from.at.max(SEGMENT_HEADER) >= end {
+            return Ok(());
+        }
+        let expected = Expected {
+            store: self.ledger.store,
+            segment,
+            length: u32::try_from(file.len()).unwrap_or(u32::MAX),
+            from,
+            sealed: Some(Sealed { segment, end, frames: 0, last: 0 }),
+            durable: end,
+        };
+        let mut scan = SegmentScan::new(expected);
+        let mut reader = ChunkReader::new(file);
+        while let Some((at, len)) = scan.want() {
+            match scan.give(reader.fetch(at, len)) {
+                Some(Found::Frame { at, header, table }) => {
+                    self.take(segment, at, &header, &table, window)?
+                }
+                Some(Found::Damage { from, to, why }) => {
+                    self.ledger.damaged(Damage {
+                        segment,
+                        from,
+                        to,
+                        detail: why.to_string(),
+                        lost: Vec::new(),
+                    });
+                }
+                Some(Found::Over { .. }) | None => {}
+            }
+        }
+        Ok(())
+    }
+
+    fn take(
+        &mut self,
+        segment: SegmentId,
+        at: u32,
+        header: &FrameHeader,
+        table: &[u8],
+        window: &mut Window,
+    ) -> Result<(), StoreError> {
+        let bad = |e: gateway_journal::FormatError| {
+            StoreError::Damaged(format!("the frame at {at} of {segment} cannot be settled: {e}"))
+        };
+        match header.kind {
+            FrameKind::Meta => self.ledger.take_meta(header, &decode_meta(header, table).map_err(bad)?),
+            FrameKind::Records => {
+                let records = decode_records(header, table).map_err(bad)?;
+                let last = self.last(header.stream).unwrap_or_default();
+                let Records { entries, lens } = &records;
+                let frame = PlacedFrame { segment, at, header, entries, lens };
+                self.ledger.take(&frame, &mut window.versions);
+                let fresh = entries.iter().filter(|e| !e.position.is_copy() && e.position.lsn() > last);
+                window.points.entry(header.stream).or_default().extend(fresh.map(|e| KeptPoint {
+                    lsn: e.position.lsn(),
+                    captured_at: e.captured_at,
+                    received_at: header.received_at,
+                }));
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Ledger {
+    /// Everything that `known` says.
+    pub(crate) fn restore(&mut self, known: IndexState) {
+        self.catalogue = Arc::new(known.catalogue);
+        self.streams = known.streams.into_iter().collect();
+        self.damage = known.damage;
+        let _ = self.received(known.received_at);
+    }
+}

@@ -1,0 +1,423 @@
+//! Settled history is what it was at every point that is kept, and refused at every other; whatever happens in between.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    clippy::cast_possible_truncation,
+    reason = "tests"
+)]
+
+mod common;
+
+use std::sync::Arc;
+use std::sync::mpsc::channel;
+use std::time::Duration;
+
+use common::{Disk, ManualClock, append, image, try_image};
+use gateway_journal::{MetaRecord, RetentionPolicy, Tier, WhenFull};
+use gateway_store::{MarkStore, MemoryIndex, MemoryMark, Store, StoreError, Table};
+use proptest::prelude::*;
+use tap_block::{Batch, Lsn, VolumeId};
+use tap_disk::SegmentDir;
+use testbed_model::{Oracle, Random, Workload};
+
+/// A store whose clock moves by hand, with what was written to it.
+struct Lab {
+    disk: Disk,
+    clock: Arc<ManualClock>,
+    store: Option<Arc<Store>>,
+    oracle: Oracle,
+    workload: Workload,
+}
+
+fn policy(every_write: u64, tiers: &[(u64, u64)], bookmarks: u64) -> RetentionPolicy {
+    let tiers = tiers
+        .iter()
+        .map(|&(each, keep)| Tier { each: Duration::from_millis(each), keep: Duration::from_secs(keep) });
+    RetentionPolicy {
+        every_write: Duration::from_secs(every_write),
+        tiers: tiers.collect(),
+        bookmarks: Duration::from_secs(bookmarks),
+        when_full: WhenFull::Thin,
+    }
+}
+
+/// Every write 100 s; then one each 20 ms of the source's time for 1000 s, one each 200 ms for 3000 s.
+fn tiers() -> RetentionPolicy {
+    policy(100, &[(20, 1000), (200, 3000)], 5000)
+}
+
+impl Lab {
+    fn new(seed: u64, policy: RetentionPolicy) -> Self {
+        let clock = Arc::new(ManualClock::default());
+        let disk = Disk { clock: Arc::clone(&clock) as _, ..Disk::small() };
+        let mut lab = Self { disk, clock, store: None, oracle: Oracle::new(), workload: Workload::new(seed) };
+        lab.open();
+        lab.rule(MetaRecord::PolicySet { volume: None, policy: Some(policy) });
+        lab
+    }
+
+    fn open(&mut self) {
+        self.store = None;
+        self.store = Some(self.disk.open());
+    }
+
+    fn store(&self) -> &Store {
+        self.store.as_ref().unwrap()
+    }
+
+    fn volume(&self) -> VolumeId {
+        self.workload.volume()
+    }
+
+    fn rule(&self, record: MetaRecord) {
+        let (sender, done) = channel();
+        self.store().record(record, Box::new(move |outcome| drop(sender.send(outcome))));
+        done.recv_timeout(Duration::from_secs(30)).unwrap().unwrap();
+    }
+
+    fn append(&mut self, batch: &Batch) {
+        append(self.store(), batch).unwrap();
+        self.oracle.apply(batch).unwrap();
+    }
+
+    /// History over time: each batch a few seconds after the one before.
+    fn write(&mut self, records: usize, seconds: u64) {
+        for batch in self.workload.history(records) {
+            self.append(&batch);
+            self.clock.advance(Duration::from_secs(seconds));
+        }
+        self.wait_for_index();
+    }
+
+    fn more(&mut self, batches: usize, seconds: u64) {
+        for _ in 0..batches {
+            let batch = self.workload.batch(6);
+            self.append(&batch);
+            self.clock.advance(Duration::from_secs(seconds));
+        }
+        self.wait_for_index();
+    }
+
+    fn wait_for_index(&self) {
+        while self.store().status().groups_waiting > 0 {
+            std::thread::yield_now();
+        }
+    }
+
+    /// Every pass there is; how many.
+    fn settle(&self) -> usize {
+        let mut passes = 0;
+        while self.store().settle().unwrap().is_some() {
+            passes += 1;
+            assert!(passes < 100, "it never ends");
+        }
+        passes
+    }
+
+    fn check(&self, step: usize) -> Vec<Lsn> {
+        check(self.store(), &self.oracle, self.volume(), step)
+    }
+}
+
+/// Each point is what the oracle says, or refused with neighbours that are there; returns those that are kept.
+fn check(store: &Store, oracle: &Oracle, volume: VolumeId, step: usize) -> Vec<Lsn> {
+    let mut kept = Vec::new();
+    let catalogue = store.catalogue();
+    let known = catalogue.volume(volume).unwrap();
+    for lsn in oracle.lsns() {
+        match store.check_kept(volume, lsn) {
+            Ok(()) => kept.push(lsn),
+            Err(StoreError::Thinned { before, after, .. }) => {
+                let left = store.kept(volume).unwrap();
+                assert_eq!(before, left.points.iter().map(|p| p.lsn).rfind(|&l| l < lsn));
+                assert!(after.is_some_and(|a| a > lsn && left.holds(a)), "{lsn}: {after:?}");
+                assert!(try_image(store, volume, lsn).is_err());
+            }
+            Err(e) => panic!("{lsn}: {e}"),
+        }
+    }
+    for lsn in kept.iter().rev().step_by(step).filter(|l| known.selectable(**l).is_ok()) {
+        assert!(image(store, volume, *lsn) == oracle.image_at(volume, *lsn), "the image at {lsn} differs");
+    }
+    kept
+}
+
+#[test]
+fn old_history_grows_sparse_and_its_files_are_used_again() {
+    let mut lab = Lab::new(3, tiers());
+    lab.write(400, 5);
+    let before = lab.store().status();
+    let all = lab.check(9);
+    assert!(lab.settle() > 0);
+    let after = lab.store().status();
+    let kept = lab.check(1);
+    assert!(kept.len() < all.len() / 2, "{} of {}", kept.len(), all.len());
+    assert!(after.segments < before.segments, "{after:?}");
+    assert!(after.groups < before.groups);
+    assert_eq!(after.damage, []);
+    lab.more(30, 5);
+    lab.settle();
+    lab.check(1);
+    let rows = lab.disk.index.rows(Table::Runs);
+    assert!(rows < 40, "{rows} rows of settled groups are still there");
+}
+
+#[test]
+fn what_is_young_is_left_alone_and_every_write_of_it_stays() {
+    let mut lab = Lab::new(4, policy(1_000_000, &[], 0));
+    lab.write(200, 5);
+    assert_eq!(lab.settle(), 0);
+    assert_eq!(lab.check(20).len(), lab.oracle.lsns().len());
+}
+
+#[test]
+fn pins_bookmarks_images_and_open_points_stay() {
+    let mut lab = Lab::new(5, policy(10, &[], 1_000_000));
+    lab.write(300, 1);
+    let mark = lab.workload.bookmark(&"gold".parse().unwrap());
+    lab.append(&mark);
+    lab.more(20, 1);
+    let lsns = lab.oracle.lsns();
+    let catalogue = lab.store().catalogue();
+    let sound = |from: usize| {
+        let known = catalogue.volume(lab.volume()).unwrap();
+        *lsns[from..].iter().find(|l| known.selectable(**l).is_ok()).unwrap()
+    };
+    let (pin, open, gone) = (sound(lsns.len() - 60), sound(lsns.len() - 40), sound(lsns.len() - 20));
+    assert!(pin < open && open < gone);
+    lab.rule(MetaRecord::Pinned { volume: lab.volume(), point: pin, note: String::new() });
+    let guard = lab.store().open_point(lab.volume(), open).unwrap();
+    lab.more(40, 5);
+    lab.settle();
+    let gold = mark.last_lsn().unwrap();
+    let kept = lab.check(1);
+    assert!([pin, open, gold].iter().all(|p| kept.contains(p)) && !kept.contains(&gone), "{kept:?}");
+    assert!(matches!(lab.store().open_point(lab.volume(), gone), Err(StoreError::Thinned { .. })));
+    drop(guard);
+    lab.rule(MetaRecord::Unpinned { volume: lab.volume(), point: pin });
+    lab.more(60, 5);
+    lab.settle();
+    let kept = lab.check(1);
+    assert!(!kept.contains(&pin) && !kept.contains(&open) && kept.contains(&gold), "{kept:?}");
+}
+
+#[test]
+fn a_hold_stops_settling_until_its_date() {
+    let mut lab = Lab::new(6, policy(10, &[], 0));
+    lab.write(100, 1);
+    let from = lab.store().age();
+    let until = from.plus(Duration::from_secs(5000));
+    let hold = gateway_journal::Hold { volume: lab.volume(), from, to: until, until, note: "audit".into() };
+    lab.rule(MetaRecord::Held(hold));
+    let held = lab.oracle.last_lsn();
+    lab.more(60, 5);
+    lab.settle();
+    let kept = lab.check(7);
+    let after: Vec<Lsn> = lab.oracle.lsns().into_iter().filter(|l| *l > held).collect();
+    assert!(after.iter().all(|l| kept.contains(l)), "every write of what is held");
+    lab.clock.advance(Duration::from_secs(6000));
+    lab.settle();
+    assert!(lab.check(1).len() < after.len());
+}
+
+#[test]
+fn times_lead_to_the_last_kept_point_before_them() {
+    let mut lab = Lab::new(7, tiers());
+    lab.write(300, 5);
+    lab.settle();
+    let (stream, kept) = (lab.workload.stream(), lab.store().kept(lab.volume()).unwrap());
+    let mut last = None;
+    for point in &kept.points {
+        assert_eq!(lab.store().time_of(stream, point.lsn).unwrap(), Some(point.captured_at));
+        let found = lab.store().lsn_at(stream, point.captured_at).unwrap().unwrap();
+        assert!(found.lsn >= point.lsn && found.at == point.captured_at);
+        last = Some(point.lsn);
+    }
+    let catalogue = lab.store().catalogue();
+    if catalogue.volume(lab.volume()).unwrap().selectable(kept.settled).is_ok() {
+        assert_eq!(last, Some(kept.settled));
+    }
+    for lsn in lab.oracle.lsns().into_iter().filter(|l| *l > kept.settled) {
+        let at = lab.store().time_of(stream, lsn).unwrap().unwrap();
+        assert_eq!(lab.store().lsn_at(stream, at).unwrap().map(|p| p.lsn), lab.oracle.lsn_at(at));
+    }
+}
+
+#[test]
+fn a_full_store_thins_and_then_lets_the_oldest_go() {
+    let mut lab = Lab::new(8, policy(1_000_000, &[(200, 2_000_000)], 0));
+    lab.disk.config.max_segments = 24;
+    lab.disk.config.settle_reserve = 4;
+    lab.open();
+    lab.write(50, 1);
+    let mut refused = 0;
+    for _ in 0..1500 {
+        let batch = lab.workload.batch(8);
+        while let Err(e) = append(lab.store(), &batch) {
+            assert!(matches!(e, StoreError::NoSpace(_)), "{e}");
+            lab.wait_for_index();
+            refused += 1;
+            assert!(lab.store().settle().unwrap().is_some() || refused < 100, "it does not make room");
+        }
+        lab.oracle.apply(&batch).unwrap();
+        lab.clock.advance(Duration::from_secs(1));
+    }
+    assert!(refused > 0, "the store is not full");
+    lab.check(3);
+    assert!(lab.store().status().segments + lab.store().status().settled_segments <= 24);
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: common::cases(24), failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn a_kept_point_never_changes(seed: u64) {
+        let mut random = Random::new(seed);
+        let mut lab = Lab::new(seed, tiers());
+        lab.write(120, 3);
+        for _ in 0..6 {
+            lab.more(1 + random.below(12) as usize, 1 + random.below(200));
+            match random.below(5) {
+                0 => lab.open(),
+                1 => {
+                    lab.store = None;
+                    lab.disk.index = MemoryIndex::new();
+                    lab.open();
+                    prop_assert_eq!(lab.store().status().damage, []);
+                }
+                2 => {
+                    let batch = lab.workload.restart(random.below(50), Some(tap_block::SyncCause::UncleanStop));
+                    lab.append(&batch);
+                    for _ in 0..random.below(4) {
+                        let batch = lab.workload.copies();
+                        lab.append(&batch);
+                    }
+                    let batch = lab.workload.end_sync();
+                    lab.append(&batch);
+                }
+                _ => {}
+            }
+            lab.wait_for_index();
+            lab.settle();
+            lab.check(2);
+        }
+        prop_assert!(lab.store().status().settles > 0);
+        let (settles, kept) = (lab.store().status().settles, lab.store().kept(lab.volume()));
+        lab.open();
+        prop_assert_eq!((lab.store().status().settles, lab.store().kept(lab.volume())), (settles, kept));
+        lab.check(2);
+    }
+}
+
+/// What a power cut now leaves: of what was not synced, some pages. The index is never younger than the segments.
+fn cut(disk: &Disk, random: &mut Random) -> Disk {
+    let (index, mark) = (disk.index.snapshot(), Arc::new(MemoryMark::holding(disk.mark.load())));
+    let manifest = Arc::new(MemoryMark::holding(disk.manifest.load()));
+    let odds = 1 + random.below(4);
+    let dir = disk.dir.after_power_cut(|_, _| random.one_in(odds));
+    Disk { dir, index, mark, manifest, clock: Arc::clone(&disk.clock), config: disk.config.clone() }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: common::cases(24), failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn a_power_cut_at_any_moment_of_settling_loses_no_kept_point(seed: u64) {
+        let mut random = Random::new(seed);
+        let mut lab = Lab::new(seed, tiers());
+        lab.write(150, 5);
+        lab.settle();
+        lab.more(40, 8);
+        let (before, store) = (lab.check(50), Arc::clone(lab.store.as_ref().unwrap()));
+        let passes = std::thread::spawn(move || while store.settle().unwrap().is_some() {});
+        let mut cuts = Vec::new();
+        while !passes.is_finished() && cuts.len() < 6 {
+            (0..random.below(400)).for_each(|_| std::thread::yield_now());
+            cuts.push(cut(&lab.disk, &mut random));
+        }
+        passes.join().unwrap();
+        let after = lab.check(50);
+        for left in cuts {
+            let store = left.open();
+            prop_assert_eq!(store.status().damage, []);
+            let kept = check(&store, &lab.oracle, lab.volume(), 5);
+            prop_assert!(kept.iter().all(|l| before.contains(l)), "a point came back");
+            prop_assert!(after.iter().all(|l| kept.contains(l)), "a kept point is gone");
+            while store.settle().unwrap().is_some() {}
+            check(&store, &lab.oracle, lab.volume(), 9);
+        }
+    }
+
+    #[test]
+    fn damage_in_settled_history_is_found_and_never_shown(seed: u64) {
+        let mut random = Random::new(seed);
+        let mut lab = Lab::new(seed, tiers());
+        lab.write(200, 5);
+        lab.settle();
+        let left = cut(&lab.disk, &mut random);
+        let files = left.dir.list().unwrap();
+        for _ in 0..20 {
+            let file = left.dir.open(files[random.below(files.len() as u64) as usize]).unwrap();
+            let at = random.below(file.len() / 2);
+            let mut byte = [0];
+            file.read_at(at, &mut byte).unwrap();
+            file.write_at(at, &[std::io::IoSlice::new(&[byte[0] ^ (1 << random.below(8))])]).unwrap();
+        }
+        // With an index, and without one.
+        for index in [left.index.clone(), MemoryIndex::new()] {
+            let Ok(store) = (Disk { index, ..left.clone() }).try_open() else { continue };
+            for point in lab.oracle.lsns().into_iter().step_by(7) {
+                let known = store.catalogue();
+                let sound = known.volume(lab.volume()).is_some_and(|v| v.selectable(point).is_ok());
+                if let Some(found) = sound.then(|| try_image(&store, lab.volume(), point).ok()).flatten() {
+                    prop_assert!(found == lab.oracle.image_at(lab.volume(), point), "{} is wrong", point);
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn a_disk_that_fails_while_it_is_settled_changes_nothing() {
+    let mut lab = Lab::new(11, tiers());
+    lab.write(300, 5);
+    let all = lab.check(9);
+    lab.disk.dir.fail_syncs(true);
+    assert!(lab.store().settle().is_err());
+    assert!(lab.store().status().settle_failing.is_none_or(|why| !why.is_empty()));
+    assert_eq!(lab.check(9), all);
+    lab.disk.dir.fail_syncs(false);
+    lab.open();
+    assert!(lab.settle() > 0);
+    assert!(lab.check(1).len() < all.len());
+}
+
+#[test]
+fn a_manifest_that_is_damaged_is_found_in_its_copy_and_without_any_nothing_is_thrown_away() {
+    let mut lab = Lab::new(12, tiers());
+    lab.write(300, 5);
+    lab.settle();
+    let kept = lab.check(3);
+    lab.store = None;
+    let copy = lab.disk.manifest.load();
+    lab.disk.manifest = Arc::default();
+    lab.open();
+    assert_eq!(lab.check(9), kept, "found in its segment");
+    lab.store = None;
+    let files = lab.disk.dir.list().unwrap();
+    for no in &files {
+        let file = lab.disk.dir.open(*no).unwrap();
+        let mut head = vec![0; 4096];
+        file.read_at(0, &mut head).unwrap();
+        if let Some(at) = gateway_journal::SettledHeader::decode(&head).ok().and_then(|h| h.manifest) {
+            file.write_at(u64::from(at) + 70, &[std::io::IoSlice::new(&[0xff; 8])]).unwrap();
+        }
+    }
+    assert!(lab.disk.try_open().is_err(), "neither is there");
+    assert_eq!(lab.disk.dir.list().unwrap(), files);
+    lab.disk.manifest = Arc::new(MemoryMark::holding(copy));
+    lab.open();
+    assert_eq!(lab.check(9), kept, "found in its copy");
+}

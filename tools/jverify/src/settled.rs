@@ -1,0 +1,177 @@
+//! Settled segments: found by the newest sound manifest, every frame and every block of them checked.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use gateway_journal::settled::{check_settled, decode_settled_run};
+use gateway_journal::{
+    Manifest, Place, RegionNo, SEGMENT_HEADER, SETTLED_FRAME, SegmentId, SettledFrame, SettledHeader,
+    SettledKind, StoreId, Version,
+};
+use tap_block::stored::verify;
+use tap_block::units::index;
+
+use crate::report::{Finding, Report};
+use crate::walk::len64;
+
+/// Settled segments found, and the manifest that counts.
+#[derive(Debug, Default)]
+pub(crate) struct Settled {
+    pub(crate) files: BTreeMap<SegmentId, (PathBuf, SettledHeader)>,
+    pub(crate) manifest: Option<Manifest>,
+}
+
+impl Settled {
+    /// Finds the manifest: the newest of those in segments and of the copy in `dir`.
+    pub(crate) fn choose(&mut self, dir: &Path, store: StoreId, findings: &mut Vec<Finding>) {
+        let path = dir.join("SETTLED");
+        let copy = fs::read(&path).ok().map(|bytes| Manifest::decode(&bytes));
+        let note = |file: &Path, detail: String| Finding {
+            segment: None,
+            file: file.file_name().unwrap_or_default().to_string_lossy().into_owned(),
+            from: 0,
+            to: 0,
+            detail,
+        };
+        let mut best = None;
+        match copy {
+            Some(Ok(manifest)) if manifest.store == store => best = Some(manifest),
+            Some(Ok(_)) => findings.push(note(&path, "the manifest of another store".into())),
+            Some(Err(e)) => findings.push(note(&path, e.to_string())),
+            None => {}
+        }
+        for (path, header) in self.files.values() {
+            let Some(at) = header.manifest else { continue };
+            let newest = best.as_ref().is_none_or(|b: &Manifest| b.settle <= header.settle);
+            match read_manifest(path, header, at) {
+                Ok(found) if newest => best = Some(found),
+                // A leftover of an earlier settle may be overwritten.
+                Ok(_) => {}
+                Err(e) if newest => {
+                    findings.push(note(path, format!("the manifest of settle {}: {e}", header.settle)))
+                }
+                Err(_) => {}
+            }
+        }
+        self.manifest = best;
+        let live = self.live();
+        self.files.retain(|id, _| live.contains(id));
+        let lists = self.manifest.iter().flat_map(|m| &m.generations).flat_map(|g| &g.segments);
+        for segment in lists.filter(|s| !self.files.contains_key(&s.segment)) {
+            let detail = format!("{} of settled history is missing", segment.segment);
+            findings.push(note(Path::new("seg"), detail));
+        }
+    }
+
+    fn live(&self) -> BTreeSet<SegmentId> {
+        let Some(manifest) = &self.manifest else { return BTreeSet::new() };
+        let home = |(id, (_, h)): (&SegmentId, &(PathBuf, SettledHeader))| {
+            (h.settle == manifest.settle && h.manifest.is_some()).then_some(*id)
+        };
+        let listed = manifest.generations.iter().flat_map(|g| &g.segments).map(|s| s.segment);
+        listed.chain(self.files.iter().filter_map(home)).collect()
+    }
+
+    /// Checks every live segment.
+    pub(crate) fn walk(&self, store: StoreId, report: &mut Report) {
+        for (id, (path, header)) in &self.files {
+            report.segments += 1;
+            let mut damage = |from, to, detail: String| {
+                let file = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+                report.damage.push(Finding { segment: Some(id.get()), file, from, to, detail });
+            };
+            match fs::read(path) {
+                Ok(bytes) => {
+                    let counts = walk_segment(&bytes, store, header, &mut damage);
+                    report.frames += counts.frames;
+                    report.blocks += counts.blocks;
+                    report.bytes += u64::from(header.end);
+                }
+                Err(e) => damage(0, u64::from(header.end), e.to_string()),
+            }
+        }
+    }
+}
+
+#[derive(Default)]
+struct Counts {
+    frames: u64,
+    blocks: u64,
+}
+
+fn walk_segment(
+    bytes: &[u8],
+    store: StoreId,
+    header: &SettledHeader,
+    damage: &mut impl FnMut(u64, u64, String),
+) -> Counts {
+    let mut counts = Counts::default();
+    let (mut at, mut last) = (SEGMENT_HEADER, 0);
+    for number in 0..header.frames {
+        let found = frame_at(bytes, at).and_then(|(frame, table, hash)| {
+            if frame.store != store || frame.segment != header.segment || frame.number != number {
+                return Err("not the frame that is due".into());
+            }
+            Ok((frame, table, hash))
+        });
+        let (frame, table, hash) = match found {
+            Ok(found) => found,
+            Err(why) => {
+                damage(u64::from(at), u64::from(header.end), why);
+                return counts;
+            }
+        };
+        counts.frames += 1;
+        if let SettledKind::Run(_, region) = frame.kind {
+            match decode_settled_run(&frame, at, table) {
+                Ok(versions) => counts.blocks += units(bytes, region, &versions, damage),
+                Err(e) => damage(u64::from(at), u64::from(at) + u64::from(frame.span), e.to_string()),
+            }
+        }
+        last = hash;
+        at = at.saturating_add(frame.span);
+    }
+    if (at, last) != (header.end, header.last) {
+        damage(u64::from(at), u64::from(header.end), "it does not end as its header says".into());
+    }
+    counts
+}
+
+fn frame_at(bytes: &[u8], at: u32) -> Result<(SettledFrame, &[u8], u64), String> {
+    let bytes = bytes.get(index(u64::from(at))..).unwrap_or_default();
+    let frame = SettledFrame::decode(bytes).map_err(|e| e.to_string())?;
+    let head = bytes.get(..SETTLED_FRAME + index(u64::from(frame.table))).ok_or("a frame that is cut off")?;
+    let hash = check_settled(head).map_err(|e| e.to_string())?;
+    Ok((frame, head.get(SETTLED_FRAME..).unwrap_or_default(), hash))
+}
+
+/// Every stored block against its checksum; how many there are.
+fn units(
+    bytes: &[u8],
+    region: RegionNo,
+    versions: &[Version],
+    damage: &mut impl FnMut(u64, u64, String),
+) -> u64 {
+    let mut blocks = 0;
+    for version in versions {
+        let Place::Unit(place) = version.place else { continue };
+        blocks += 1;
+        let (from, block) = (index(u64::from(place.offset)), region.block(version.first));
+        let stored = bytes.get(from..from + usize::from(place.len)).unwrap_or_default();
+        if let Err(e) = verify(block, stored) {
+            let detail = format!("block {} as of {}: {e}", block.get(), version.position.lsn());
+            damage(len64(from), len64(from) + u64::from(place.len), detail);
+        }
+    }
+    blocks
+}
+
+fn read_manifest(path: &Path, header: &SettledHeader, at: u32) -> Result<Manifest, String> {
+    let bytes = fs::read(path).map_err(|e| e.to_string())?;
+    let (frame, table, _) = frame_at(&bytes, at)?;
+    if frame.kind != SettledKind::Manifest || frame.segment != header.segment {
+        return Err("no manifest where its header says".into());
+    }
+    Manifest::decode(table).map_err(|e| e.to_string())
+}
