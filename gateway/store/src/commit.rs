@@ -89,6 +89,7 @@ impl Committer {
             let wait = self.pending.is_none();
             match self.shared.queue.take(limit, GROUP_FRAMES, wait) {
                 Some(mut jobs) => {
+                    self.end_group();
                     while !jobs.is_empty() {
                         self.round(&mut jobs);
                     }
@@ -100,6 +101,27 @@ impl Committer {
         lock(&self.shared.ingest).stopped = true;
         self.shared.ingest_changed.notify_all();
         self.shared.keeper.stop();
+    }
+
+    /// Closes the group of versions that is being gathered, if anybody asked for it.
+    fn end_group(&mut self) {
+        let asked = self.shared.queue.take_group_ends();
+        if asked.is_empty() {
+            return;
+        }
+        self.settle();
+        if let Some(open) = &self.tail.open {
+            let end = place_behind(&open.durable);
+            let mut published = write(&self.shared.published);
+            if published.active.versions() > 0 {
+                self.ledger.freeze(&mut published, end);
+            }
+        }
+        drop(lock(&self.shared.ingest));
+        self.shared.ingest_changed.notify_all();
+        for done in asked {
+            done(Ok(Lsn::ZERO));
+        }
     }
 
     /// Commits jobs from the front: as many as the open segment has room for.
@@ -333,15 +355,10 @@ impl Committer {
         Counters::add(&counters.commits, 1);
         Counters::add(&counters.bytes, u64::from(group.end().saturating_sub(group.at())));
         let sealed = after.sealed();
-        let start = Start {
-            at: sealed.end,
-            number: sealed.frames,
-            group: after.group_no(),
-            previous: Some(sealed.last),
-        };
+        let end = place_behind(after);
         self.shared.segments.set_end(sealed.segment, sealed.end);
-        self.publish(group, members, (sealed.segment, start));
-        self.shared.keeper.advance(sealed, start.group, false);
+        self.publish(group, members, end);
+        self.shared.keeper.advance(sealed, end.1.group, false);
         self.set_failing(None);
         let streams: Vec<(StreamId, Lsn)> = {
             let published = read(&self.shared.published);
@@ -461,6 +478,18 @@ fn take_frame(
         published.streams.insert(header.stream, durable);
     }
     durable.map_or(Lsn::ZERO, |d| d.lsn)
+}
+
+/// The place behind all that was written.
+fn place_behind(writer: &SegmentWriter) -> (SegmentId, Start) {
+    let sealed = writer.sealed();
+    let start = Start {
+        at: sealed.end,
+        number: sealed.frames,
+        group: writer.group_no(),
+        previous: Some(sealed.last),
+    };
+    (sealed.segment, start)
 }
 
 fn zeroes(laid: &Laid) -> Option<&'static [u8]> {

@@ -95,6 +95,7 @@ impl Ledger {
     pub(crate) fn take(&mut self, frame: &PlacedFrame<'_>, into: &mut Group) -> bool {
         let header = frame.header;
         self.received = self.received.max(header.received_at);
+        into.begun.get_or_insert(self.received);
         self.note_losses(frame);
         let mut state = self.streams.get(&header.stream).copied();
         let mut rows = RowMaker::new(frame, state);

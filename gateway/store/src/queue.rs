@@ -44,6 +44,8 @@ struct State {
     jobs: VecDeque<Job>,
     bytes: u64,
     closed: bool,
+    /// Who wants the group closed that is being gathered.
+    group_ends: Vec<Done>,
 }
 
 impl Queue {
@@ -72,11 +74,11 @@ impl Queue {
         self.more.notify_one();
     }
 
-    /// Takes jobs at the front, up to the limits but at least one. `None` when there are none, and, if it may wait
-    /// for some, none will come.
+    /// Takes jobs at the front, up to the limits but at least one; none when a group is to be closed instead. `None` when
+    /// there are none, and, if it may wait for some, none will come.
     pub(crate) fn take(&self, bytes: u64, jobs: usize, may_wait: bool) -> Option<VecDeque<Job>> {
         let mut state = lock(&self.state);
-        while state.jobs.is_empty() {
+        while state.jobs.is_empty() && (state.group_ends.is_empty() || !may_wait) {
             if state.closed || !may_wait {
                 return None;
             }
@@ -93,6 +95,23 @@ impl Queue {
         }
         state.bytes = state.bytes.saturating_sub(sum);
         Some(taken)
+    }
+
+    /// Has the group of versions closed that is being gathered, so that it can be settled.
+    pub(crate) fn end_group(&self, done: Done) {
+        let mut state = lock(&self.state);
+        if state.closed {
+            drop(state);
+            return done(Err(StoreError::Stopped));
+        }
+        state.group_ends.push(done);
+        drop(state);
+        self.more.notify_one();
+    }
+
+    /// Who wants the group closed.
+    pub(crate) fn take_group_ends(&self) -> Vec<Done> {
+        std::mem::take(&mut lock(&self.state).group_ends)
     }
 
     pub(crate) fn bytes(&self) -> u64 {

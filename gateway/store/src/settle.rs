@@ -276,6 +276,7 @@ impl Settling {
     }
 
     fn catch_up(&self, shared: &Shared) {
+        shared.end_old_group();
         loop {
             match self.pass(shared) {
                 Ok(Some(report)) => info!(
@@ -320,7 +321,38 @@ impl Settling {
     }
 }
 
+/// A group that fills slowly is closed when its first record is so much older than all that policies keep whole.
+const SLACK: Duration = Duration::from_secs(3600);
+
 impl Shared {
+    /// The index takes versions by the group. One that would still be filling when its records may go is closed early.
+    pub(crate) fn end_old_group(&self) {
+        let now = self.age.now();
+        let due = {
+            let published = read(&self.published);
+            let rules = published.catalogue.rules();
+            let whole = published.active.volumes().map(|v| rules.policy_of(v).every_write).max();
+            let begun = published.active.begun.filter(|_| published.active.versions() > 0);
+            whole.zip(begun).is_some_and(|(whole, begun)| now.since(begun) > whole + whole.min(SLACK))
+        };
+        if due {
+            let (told, ended) = std::sync::mpsc::channel();
+            self.queue.end_group(Box::new(move |_| drop(told.send(()))));
+            // The sender is dropped if the store stops.
+            if ended.recv().is_ok() {
+                self.wait_for_index();
+            }
+        }
+    }
+
+    /// Until no group waits for the index, or it fails.
+    fn wait_for_index(&self) {
+        let mut state = lock(&self.ingest);
+        while !read(&self.published).frozen.is_empty() && state.failing.is_none() && !state.stopped {
+            state = wait_for(&self.ingest_changed, state, Duration::from_millis(200));
+        }
+    }
+
     /// Segments that the log can still begin, leaving what settling needs; `None` when nothing limits it.
     pub(crate) fn log_room(&self) -> Option<usize> {
         let used = self.segments.count() + self.segments.settled_count();

@@ -339,7 +339,13 @@ impl Store {
     /// # Errors
     /// When it was not possible; nothing is changed then.
     pub fn settle(&self) -> Result<Option<SettleReport>, StoreError> {
+        self.shared.end_old_group();
         self.shared.settling.pass(&self.shared)
+    }
+
+    /// Looks soon whether there is something to settle: rules have changed.
+    pub fn settle_soon(&self) {
+        self.shared.settling.hurry();
     }
 
     /// Keeps a point readable for as long as what is returned lives.

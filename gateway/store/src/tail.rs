@@ -32,6 +32,8 @@ pub(crate) struct Group {
     versions: usize,
     mins: HashMap<VolumeId, Position>,
     pub(crate) rows: Vec<(StreamId, TimeRow)>,
+    /// When the first of it was received.
+    pub(crate) begun: Option<WallTime>,
 }
 
 impl Group {
@@ -48,6 +50,11 @@ impl Group {
     pub(crate) fn reach(&mut self, volume: VolumeId, position: Position) {
         let min = self.mins.entry(volume).or_insert(position);
         *min = position.min(*min);
+    }
+
+    /// Its volumes.
+    pub(crate) fn volumes(&self) -> impl Iterator<Item = VolumeId> {
+        self.mins.keys().copied()
     }
 
     pub(crate) const fn versions(&self) -> usize {

@@ -246,6 +246,20 @@ fn times_lead_to_the_last_kept_point_before_them() {
 }
 
 #[test]
+fn a_group_that_fills_slowly_is_settled_in_time() {
+    let mut lab = Lab::new(9, policy(100, &[], 0));
+    lab.disk.config.group_versions = 1 << 20;
+    lab.open();
+    lab.write(50, 1);
+    assert_eq!(lab.settle(), 0);
+    lab.clock.advance(Duration::from_secs(300));
+    assert!(lab.settle() > 0);
+    assert!(lab.check(1).len() < lab.oracle.lsns().len() / 2);
+    lab.more(10, 1);
+    lab.check(1);
+}
+
+#[test]
 fn a_full_store_thins_and_then_lets_the_oldest_go() {
     let mut lab = Lab::new(8, policy(1_000_000, &[(200, 2_000_000)], 0));
     lab.disk.config.max_segments = 24;
