@@ -12,6 +12,7 @@
 //! segments do not.
 
 mod age;
+mod changes;
 mod chunks;
 mod commit;
 mod config;

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use gateway_image::{Catalogue, Passed, RegionMap};
 use gateway_journal::{Kept, MARK_FILE, MetaRecord, RegionNo};
-use tap_block::{Batch, Clock, Lsn, StreamId, VolumeId, WallTime};
+use tap_block::{Batch, Clock, ExtentSet, Lsn, StreamId, VolumeId, WallTime};
 use tap_disk::{DiskDir, PoolOptions, SegmentPool, ensure_dir, free_space};
 
 use crate::age::Age;
@@ -29,7 +29,7 @@ use crate::settle::{SettleReport, Settling};
 use crate::sync::{lock, read};
 use crate::tail::{Durable, Published};
 use crate::wait::{Waiters, Waiting};
-use crate::{recover, times};
+use crate::{changes, recover, times};
 
 /// The journal and its index.
 ///
@@ -354,6 +354,15 @@ impl Store {
     /// [`StoreError::Thinned`] when it is not kept any more, with the nearest ones that are.
     pub fn open_point(&self, volume: VolumeId, point: Lsn) -> Result<OpenPoint, StoreError> {
         Points::open(&self.shared, volume, point)
+    }
+
+    /// The blocks that changed between two points, in whatever order they are given; blocks written with what they held
+    /// already may be among them. Reads frames' tables, and maps for settled history: may block.
+    ///
+    /// # Errors
+    /// [`StoreError::Thinned`] when one of the points is not kept, and when the journal or the index cannot be read.
+    pub fn changed(&self, volume: VolumeId, a: Lsn, b: Lsn) -> Result<ExtentSet, StoreError> {
+        changes::between(&self.shared, volume, a.min(b), a.max(b))
     }
 
     /// Is the point one that is kept?

@@ -11,7 +11,7 @@ use gateway_image::Passed;
 use gateway_journal::frame::{FRAME_HEADER, FRAME_HEADER_BYTES, check_sum};
 use gateway_journal::table::decode_records;
 use gateway_journal::{FrameHeader, FrameKind, Kept, KeptPoint, SEGMENT_HEADER, SegmentId};
-use tap_block::{Entry, Lsn, StreamId, WallTime};
+use tap_block::{Entry, Extent, Lsn, StreamId, VolumeId, WallTime};
 
 use crate::error::StoreError;
 use crate::index::{IndexStore, Table, keys};
@@ -118,7 +118,7 @@ fn time_in_log(shared: &Shared, stream: StreamId, lsn: Lsn) -> Result<Option<Wal
 }
 
 /// Looks something up; again when a settle ended meanwhile, which may have taken away what this was reading.
-fn under_one_layout<T>(
+pub(crate) fn under_one_layout<T>(
     shared: &Shared,
     look: impl Fn(&Layout) -> Result<T, StoreError>,
 ) -> Result<T, StoreError> {
@@ -219,12 +219,56 @@ fn find_indexed(
     Ok(best)
 }
 
+/// Every change that the log's frames hold from the record after `from` to the record `to`, copies among them.
+pub(crate) fn each_change(
+    shared: &Shared,
+    stream: StreamId,
+    (from, to): Range,
+    each: &mut dyn FnMut(VolumeId, Extent),
+) -> Result<(), StoreError> {
+    let Some(span) = find(shared, stream, ALL, |row| row.lsn <= from.next())? else { return Ok(()) };
+    let span = Span { next: to.next(), ..span };
+    walk_frames(&shared.segments, &span, stream, |entries| {
+        for entry in entries {
+            let lsn = entry.position.lsn();
+            let within = if entry.position.is_copy() { from <= lsn } else { from < lsn };
+            if let Some((volume, extent)) = entry.action.changes().filter(|_| within && lsn <= to) {
+                each(volume, extent);
+            }
+        }
+        ControlFlow::Continue(())
+    })
+}
+
 /// The stream's records from the span's frame on, until its next row's or until `each` breaks.
 fn walk(
     segments: &Segments,
     span: &Span,
     stream: StreamId,
     mut each: impl FnMut(&Entry) -> ControlFlow<()>,
+) -> Result<(), StoreError> {
+    let mut covered = span.row.lsn.previous();
+    walk_frames(segments, span, stream, |entries| {
+        for entry in entries.iter().filter(|e| !e.position.is_copy()) {
+            if entry.position.lsn() <= covered {
+                continue;
+            }
+            covered = entry.position.lsn();
+            if covered >= span.next {
+                return ControlFlow::Break(());
+            }
+            each(entry)?;
+        }
+        ControlFlow::Continue(())
+    })
+}
+
+/// The stream's frames from the span's on, until one reaches the next row or `each` breaks.
+fn walk_frames(
+    segments: &Segments,
+    span: &Span,
+    stream: StreamId,
+    mut each: impl FnMut(&[Entry]) -> ControlFlow<()>,
 ) -> Result<(), StoreError> {
     let (mut segment, mut at) = (span.row.segment, span.row.at);
     let mut covered = span.row.lsn.previous();
@@ -242,15 +286,11 @@ fn walk(
             continue;
         }
         let records = decode_records(&header, &table).map_err(|e| damaged(segment, here, &e.to_string()))?;
-        for entry in records.entries.iter().filter(|e| !e.position.is_copy()) {
-            if entry.position.lsn() <= covered {
-                continue;
-            }
-            covered = entry.position.lsn();
-            if covered >= span.next || each(entry).is_break() {
-                return Ok(());
-            }
+        if each(&records.entries).is_break() {
+            break;
         }
+        let last = records.entries.iter().filter(|e| !e.position.is_copy()).map(|e| e.position.lsn()).max();
+        covered = covered.max(last.unwrap_or(covered));
     }
     Ok(())
 }

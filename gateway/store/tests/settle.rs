@@ -246,6 +246,36 @@ fn times_lead_to_the_last_kept_point_before_them() {
 }
 
 #[test]
+fn what_changed_between_two_points_is_what_differs_and_little_else() {
+    let mut lab = Lab::new(10, tiers());
+    lab.write(300, 5);
+    lab.settle();
+    lab.more(40, 1);
+    let catalogue = lab.store().catalogue();
+    let known = catalogue.volume(lab.volume()).unwrap();
+    let kept: Vec<Lsn> = lab.check(50).into_iter().filter(|l| known.selectable(*l).is_ok()).collect();
+    let settled = lab.store().kept(lab.volume()).unwrap().settled;
+    assert!(kept[0] < settled && settled < *kept.last().unwrap());
+    let mut random = Random::new(1);
+    let mut any = || kept[random.below(kept.len() as u64) as usize];
+    for _ in 0..60 {
+        let (a, b) = (any(), any());
+        let changed = lab.store().changed(lab.volume(), a, b).unwrap();
+        let image = |at| lab.oracle.image_at(lab.volume(), at);
+        let (old, new) = (image(a), image(b));
+        for block in 0..old.len().min(new.len()) / 4096 {
+            let bytes = block * 4096..(block + 1) * 4096;
+            let extent = tap_block::Extent::between(bytes.start as u64, bytes.end as u64);
+            let differs = old[bytes.clone()] != new[bytes];
+            assert!(!differs || changed.overlaps(extent), "block {block} between {a} and {b}");
+        }
+    }
+    let (a, b) = (kept[kept.len() - 2], kept[kept.len() - 1]);
+    assert!(lab.store().changed(lab.volume(), a, b).unwrap().bytes() < 1 << 20);
+    assert!(lab.store().changed(lab.volume(), b, b).unwrap().is_empty());
+}
+
+#[test]
 fn a_group_that_fills_slowly_is_settled_in_time() {
     let mut lab = Lab::new(9, policy(100, &[], 0));
     lab.disk.config.group_versions = 1 << 20;

@@ -1,0 +1,92 @@
+//! What changed between two points of a volume.
+//!
+//! In the log the records between them say so, in a time that depends on what was written. Settled history is told by the
+//! maps at both points, region by region, where any generation holds something of the region at all.
+
+use std::collections::BTreeSet;
+
+use gateway_journal::{REGION_BLOCKS, RegionNo};
+use tap_block::{BLOCK_SIZE, Extent, ExtentSet, Lsn, VolumeId};
+
+use crate::error::StoreError;
+use crate::index::{IndexStore, Table, keys};
+use crate::layout::Layout;
+use crate::store::Shared;
+use crate::sync::read;
+use crate::times::{each_change, under_one_layout};
+
+/// The blocks that records after `from`, up to `to`, wrote; blocks written with what they held count too.
+pub(crate) fn between(
+    shared: &Shared,
+    volume: VolumeId,
+    from: Lsn,
+    to: Lsn,
+) -> Result<ExtentSet, StoreError> {
+    under_one_layout(shared, |layout| {
+        let stream = {
+            let published = read(&shared.published);
+            let known = published.catalogue.volume(volume).ok_or(StoreError::UnknownVolume(volume))?;
+            layout.check(known, from)?;
+            layout.check(known, to)?;
+            known.stream()
+        };
+        let settled = layout.kept.get(&volume).map_or(Lsn::ZERO, |kept| kept.settled);
+        let mut changed = ExtentSet::new();
+        if from < settled {
+            in_settled(shared, layout, volume, (from, to.min(settled)), &mut changed)?;
+        }
+        if to > settled {
+            each_change(shared, stream, (from.max(settled), to), &mut |of, extent| {
+                if of == volume {
+                    changed.insert(extent.to_blocks());
+                }
+            })?;
+        }
+        Ok(changed)
+    })
+}
+
+fn in_settled(
+    shared: &Shared,
+    layout: &Layout,
+    volume: VolumeId,
+    (from, to): (Lsn, Lsn),
+    changed: &mut ExtentSet,
+) -> Result<(), StoreError> {
+    for region in regions(shared, layout, volume)? {
+        let (before, after) =
+            (shared.region_map(volume, region, from)?, shared.region_map(volume, region, to)?);
+        let mut since = None;
+        for block in 0..=REGION_BLOCKS {
+            let differs = block < REGION_BLOCKS && before.unit(block) != after.unit(block);
+            match (differs, since) {
+                (true, None) => since = Some(block),
+                (false, Some(first)) => {
+                    changed.insert(blocks(region, first, block));
+                    since = None;
+                }
+                _ => {}
+            }
+        }
+    }
+    Ok(())
+}
+
+fn blocks(region: RegionNo, first: u16, end: u16) -> Extent {
+    let at = |block: u16| region.offset() + u64::from(block) * BLOCK_SIZE;
+    Extent::between(at(first), at(end))
+}
+
+/// The regions that settled history holds anything of.
+fn regions(shared: &Shared, layout: &Layout, volume: VolumeId) -> Result<BTreeSet<RegionNo>, StoreError> {
+    let mut found = BTreeSet::new();
+    for generation in &layout.generations {
+        let from = keys::settled(generation.settle, volume, RegionNo::new(0));
+        let to = keys::settled(generation.settle, volume, RegionNo::new(u32::MAX));
+        shared.index.scan(Table::Settled, &from, &to, &mut |key, _| {
+            found.extend(keys::settled_place(key).map(|(_, region)| region));
+            true
+        })?;
+    }
+    Ok(found)
+}
