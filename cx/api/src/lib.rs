@@ -18,6 +18,7 @@ pub mod page;
 pub mod paths;
 pub mod point;
 pub mod problem;
+pub mod retention;
 pub mod status;
 pub mod volume;
 
@@ -26,5 +27,9 @@ pub use job::{JobId, JobKind, JobState, JobView, RestoreCreate};
 pub use page::Page;
 pub use point::{BookmarkCreate, BookmarkView, PointView};
 pub use problem::{Code, ExitStatus, Problem};
+pub use retention::{
+    DiffView, ExtentView, ForecastView, HoldCreate, HoldView, KeptView, PinCreate, PinView, PolicySet,
+    PolicySource, PolicyView, Retention, Span, TierView, TimelineView, WhenFull,
+};
 pub use status::{Health, HealthView, JournalView, StatusView, VolumeHealth};
 pub use volume::{GapView, SyncView, VolumeState, VolumeView};

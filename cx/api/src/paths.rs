@@ -8,6 +8,8 @@ pub const VOLUMES: &str = "/api/v1/volumes";
 pub const IMAGES: &str = "/api/v1/images";
 /// Restores (POST: 202 and a job).
 pub const RESTORES: &str = "/api/v1/restores";
+/// Retention policies (GET, POST).
+pub const POLICIES: &str = "/api/v1/policies";
 /// Jobs (GET).
 pub const JOBS: &str = "/api/v1/jobs";
 /// The whole at a glance (GET).
@@ -44,6 +46,36 @@ pub fn bookmarks(volume_name: &str) -> String {
 #[must_use]
 pub fn point(volume_name: &str, at: &str) -> String {
     format!("{}/point?at={}", volume(volume_name), escape(at))
+}
+
+/// What is left of a volume's history (GET).
+#[must_use]
+pub fn timeline(volume_name: &str) -> String {
+    format!("{}/timeline", volume(volume_name))
+}
+
+/// What changed between two POINTs (GET).
+#[must_use]
+pub fn diff(volume_name: &str, from: &str, to: &str) -> String {
+    format!("{}/diff?from={}&to={}", volume(volume_name), escape(from), escape(to))
+}
+
+/// Pins a point of a volume (POST).
+#[must_use]
+pub fn pins(volume_name: &str) -> String {
+    format!("{}/pins", volume(volume_name))
+}
+
+/// Takes a pin back (POST).
+#[must_use]
+pub fn unpin(volume_name: &str) -> String {
+    format!("{}/unpin", volume(volume_name))
+}
+
+/// Holds a stretch of a volume's history (POST).
+#[must_use]
+pub fn holds(volume_name: &str) -> String {
+    format!("{}/holds", volume(volume_name))
 }
 
 /// One image, by id or name (GET, DELETE).

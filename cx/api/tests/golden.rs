@@ -4,9 +4,10 @@
 #![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "tests")]
 
 use cx_api::{
-    BookmarkCreate, BookmarkView, Code, GapView, Health, HealthView, ImageCreate, ImageView, JobId, JobKind,
-    JobState, JobView, JournalView, Page, PointView, Problem, RestoreCreate, StatusView, SyncView,
-    VolumeState, VolumeView,
+    BookmarkCreate, BookmarkView, Code, DiffView, ExtentView, ForecastView, GapView, Health, HealthView,
+    HoldView, ImageCreate, ImageView, JobId, JobKind, JobState, JobView, JournalView, KeptView, Page,
+    PinView, PointView, PolicySource, PolicyView, Problem, RestoreCreate, Retention, Span, StatusView,
+    SyncView, TierView, TimelineView, VolumeState, VolumeView, WhenFull,
 };
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -213,4 +214,68 @@ fn an_lsn_out_of_range_is_refused() {
         json.as_object_mut().unwrap().insert("durable_lsn".into(), bad);
         assert!(serde_json::from_value::<VolumeView>(json.clone()).is_err());
     }
+}
+
+fn policy() -> PolicyView {
+    let span = |seconds| Span(std::time::Duration::from_secs(seconds));
+    PolicyView {
+        volume: Some(name("web01")),
+        source: PolicySource::Own,
+        retention: Retention {
+            every_write: span(172_800),
+            tiers: vec![TierView { each: span(60), keep: span(604_800) }],
+            bookmarks: span(31_536_000),
+            when_full: WhenFull::Thin,
+        },
+    }
+}
+
+#[test]
+fn policies() {
+    golden(&policy(), include_str!("golden/policy.json"));
+}
+
+#[test]
+fn timelines() {
+    let kept = |n, time| KeptView { lsn: lsn(n), time: at(time) };
+    let hold = HoldView {
+        from: at("2026-11-01T00:00:00Z"),
+        to: at("2026-12-01T00:00:00Z"),
+        until: at("2027-12-01T00:00:00Z"),
+        note: "audit".into(),
+    };
+    let view = TimelineView {
+        volume: name("web01"),
+        policy: policy(),
+        oldest: Some(kept(7, "2026-11-20T12:00:00Z")),
+        newest: Some(kept(900, "2026-11-22T12:00:00Z")),
+        every_write_after: lsn(500),
+        points: vec![kept(7, "2026-11-20T12:00:00Z"), kept(500, "2026-11-20T13:00:00Z")],
+        point_count: 2,
+        bookmark_count: 1,
+        pins: vec![PinView { lsn: lsn(7), note: "quarter".into() }],
+        holds: vec![hold],
+        gaps: vec![volume().gaps[0].clone()],
+        forecast: ForecastView {
+            used_bytes: 1 << 30,
+            settled_bytes: 1 << 29,
+            free_bytes: Some(1 << 31),
+            bytes_per_day: Some(1 << 28),
+            full_at: None,
+        },
+    };
+    golden(&view, include_str!("golden/timeline.json"));
+}
+
+#[test]
+fn diffs() {
+    let view = DiffView {
+        volume: name("web01"),
+        from_lsn: lsn(7),
+        to_lsn: lsn(9),
+        bytes: 8192,
+        extents: vec![ExtentView { offset: 4096, length: 4096 }],
+        next: Some("8192".into()),
+    };
+    golden(&view, include_str!("golden/diff.json"));
 }

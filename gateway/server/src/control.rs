@@ -5,7 +5,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use cx_api::{
-    BookmarkCreate, BookmarkView, ImageCreate, ImageView, JobId, JobView, PointView, StatusView, VolumeView,
+    BookmarkCreate, BookmarkView, DiffView, HoldCreate, HoldView, ImageCreate, ImageView, JobId, JobView,
+    PinView, PointView, PolicySet, PolicyView, StatusView, TimelineView, VolumeView,
 };
 use cx_wire::{Question, Reply};
 use gateway_image::Point;
@@ -124,6 +125,35 @@ impl Control for Gateway {
             Some(problem) => Err(problem),
             None => Ok(job.view()),
         }
+    }
+
+    async fn policies(&self) -> Answer<Vec<PolicyView>> {
+        Ok(self.policy_views())
+    }
+
+    async fn policy_set(&self, wanted: PolicySet) -> Answer<PolicyView> {
+        self.policy_change(wanted).await
+    }
+
+    async fn timeline(&self, volume: Name) -> Answer<TimelineView> {
+        // Times are looked up in the journal.
+        tokio::task::block_in_place(|| self.timeline_view(&volume))
+    }
+
+    async fn diff(&self, volume: Name, points: (Point, Point), after: u64, limit: usize) -> Answer<DiffView> {
+        self.diff_view(volume, points, after, limit).await
+    }
+
+    async fn pin(&self, volume: Name, point: Point, note: String) -> Answer<PinView> {
+        self.pin_point(volume, point, note).await
+    }
+
+    async fn unpin(&self, volume: Name, point: Point) -> Answer<()> {
+        self.unpin_point(volume, point).await
+    }
+
+    async fn hold(&self, volume: Name, wanted: HoldCreate) -> Answer<HoldView> {
+        self.hold_history(volume, wanted).await
     }
 
     async fn jobs(&self) -> Answer<Vec<JobView>> {

@@ -218,7 +218,8 @@ impl Images {
         }
     }
 
-    async fn write(&self, record: MetaRecord) -> Answer<()> {
+    /// Journals a record of the gateway's own; durable when this returns.
+    pub(crate) async fn write(&self, record: MetaRecord) -> Answer<()> {
         let (done, written) = oneshot::channel();
         // Should the asker be gone, nobody is left to tell.
         let tell = move |result| drop(done.send(result));

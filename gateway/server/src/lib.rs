@@ -25,6 +25,7 @@ mod points;
 mod problems;
 mod pulse;
 mod restore;
+mod retention;
 mod status;
 mod streams;
 mod views;

@@ -82,7 +82,7 @@ fn known_time(volume: &Volume, lsn: Lsn) -> Option<WallTime> {
     ends.into_iter().find(|p| p.lsn == lsn).map(|p| p.at)
 }
 
-fn gap(gap: Gap) -> GapView {
+pub(crate) fn gap(gap: Gap) -> GapView {
     GapView {
         from_lsn: gap.from.map_or(Lsn::ZERO, |p| p.lsn),
         to_lsn: gap.to.map(|p| p.lsn),

@@ -216,9 +216,14 @@ fn decide(
         special.always.insert(settled);
         special.always.extend(volume.sound_at_or_before(settled));
         special.bookmarks.extend(volume.bookmarks().map(|(_, mark)| mark.at.lsn));
-        let mut thinner = Thinner::new(&policy, &special, terms.now, floor);
         let before = layout.kept.get(&id).map_or(&[][..], |kept| &kept.points);
         let fresh = candidates.get(&volume.stream()).map_or(&[][..], Vec::as_slice);
+        let held = |p: &&KeptPoint| {
+            let mut holds = catalogue.rules().holds_of(id, terms.now);
+            holds.any(|h| h.from <= p.received_at && p.received_at <= h.to)
+        };
+        special.always.extend(before.iter().filter(held).map(|p| p.lsn));
+        let mut thinner = Thinner::new(&policy, &special, terms.now, floor);
         for point in before.iter().chain(fresh.iter().filter(|p| volume.selectable(p.lsn).is_ok())) {
             thinner.offer(*point);
         }
@@ -337,7 +342,10 @@ impl Shared {
         };
         if due {
             let (told, ended) = std::sync::mpsc::channel();
-            self.queue.end_group(Box::new(move |_| drop(told.send(()))));
+            self.queue.end_group(Box::new(move |_| {
+                // Whoever waited may be gone.
+                let _ = told.send(());
+            }));
             // The sender is dropped if the store stops.
             if ended.recv().is_ok() {
                 self.wait_for_index();

@@ -144,6 +144,8 @@ pub struct StoreStatus {
     pub blocks_read: u64,
     /// Blocks whose stored form was found damaged when it was read.
     pub blocks_damaged: u64,
+    /// Bytes that the log can still take, where anything limits it.
+    pub log_room_bytes: Option<u64>,
     /// Bytes free for segments, where known.
     pub free_bytes: Option<u64>,
     /// Why appends fail at the moment.
@@ -416,6 +418,9 @@ impl Store {
             map_misses: get(&counters.map_misses),
             blocks_read: get(&counters.blocks_read),
             blocks_damaged: get(&counters.blocks_damaged),
+            log_room_bytes: shared
+                .log_room()
+                .map(|n| tap_block::units::count(n) * u64::from(shared.config.segment_len)),
             free_bytes: (shared.free)(),
             failing: lock(&shared.failing).clone(),
             index_failing: lock(&shared.ingest).failing.clone(),

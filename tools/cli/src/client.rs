@@ -79,9 +79,12 @@ impl Client {
         path: &str,
         body: &B,
     ) -> Result<T> {
-        let body = serde_json::to_vec(body)
-            .map_err(|e| Failure::internal(format!("the request cannot be written: {e}")))?;
-        self.decode(&self.ask(Method::POST, path, body.into()).await?)
+        self.decode(&self.ask(Method::POST, path, written(body)?).await?)
+    }
+
+    /// Acts, where there is nothing to tell but that it is done.
+    pub(crate) async fn post_for_nothing<B: Serialize + Sync>(&self, path: &str, body: &B) -> Result<()> {
+        self.ask(Method::POST, path, written(body)?).await.map(drop)
     }
 
     /// Removes.
@@ -150,6 +153,11 @@ impl Client {
             .because(why)
             .fix("check --api or CHRONOGATE_API, and that both ends are of the same version")
     }
+}
+
+fn written<B: Serialize>(body: &B) -> Result<Bytes> {
+    let body = serde_json::to_vec(body);
+    body.map(Bytes::from).map_err(|e| Failure::internal(format!("the request cannot be written: {e}")))
 }
 
 #[cfg(test)]

@@ -7,6 +7,7 @@ mod image;
 mod job;
 mod parse;
 mod point;
+mod policy;
 mod restore;
 mod status;
 mod volume;
@@ -56,6 +57,10 @@ pub(crate) enum Verb {
     Bookmark(bookmark::BookmarkArgs),
     /// What a POINT means
     Point(point::PointArgs),
+    /// Retention: how long history is kept, and how densely
+    Policy(policy::PolicyArgs),
+    /// Stretches of history that nobody can delete before a date
+    Hold(policy::HoldArgs),
     /// Moments served as disks over NBD
     Image(image::ImageArgs),
     /// Serves a moment as a disk and prints its NBD URI
@@ -112,6 +117,8 @@ async fn perform(verb: Verb) -> Result<()> {
         Verb::Volume(args) => volume::run(args).await,
         Verb::Bookmark(args) => bookmark::run(args).await,
         Verb::Point(args) => point::run(args).await,
+        Verb::Policy(args) => policy::run(args).await,
+        Verb::Hold(args) => policy::hold(args).await,
         Verb::Image(args) => image::run(args).await,
         Verb::Mount(args) => image::mount(args).await,
         Verb::Restore(args) => restore::run(args).await,

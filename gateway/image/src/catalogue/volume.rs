@@ -225,6 +225,12 @@ impl Volume {
         Some(at)
     }
 
+    /// The first record after which the disk was sound; whether it is still kept is not known here.
+    #[must_use]
+    pub fn first_selectable(&self) -> Option<Lsn> {
+        self.runs.first().and_then(|run| self.sound_at_or_after(run.first.lsn))
+    }
+
     fn sound_at_or_after(&self, lsn: Lsn) -> Option<Lsn> {
         let mut at = lsn;
         while let Some(sync) = self.syncs.iter().find(|s| s.covers(at)) {

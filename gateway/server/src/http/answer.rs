@@ -5,7 +5,10 @@ use std::sync::Arc;
 
 use cx_api::paths::{self, MAX_PAGE};
 use cx_api::point::{MAX_NOTE, MAX_WAIT_SECONDS};
-use cx_api::{BookmarkCreate, Code, Health, HealthView, ImageCreate, JobId, Page, Problem, RestoreCreate};
+use cx_api::{
+    BookmarkCreate, Code, Health, HealthView, HoldCreate, ImageCreate, JobId, Page, PinCreate, Problem,
+    RestoreCreate,
+};
 use tap_block::units::{count, index};
 use tap_block::{Lsn, Name};
 use warp::Filter;
@@ -95,6 +98,13 @@ async fn perform<C: Control>(
         Operation::ImageCreate => image_create(control, request).await,
         Operation::Image => Ok(Reply::json(&control.image(image_key(segment)?).await?)),
         Operation::ImageRemove => control.image_remove(image_key(segment)?).await.map(|()| Reply::nothing()),
+        Operation::Policies => Ok(Reply::json(&Page::whole(control.policies().await?))),
+        Operation::PolicySet => Ok(Reply::json(&control.policy_set(request.json()?).await?)),
+        Operation::Timeline => Ok(Reply::json(&control.timeline(volume_name(segment)?).await?)),
+        Operation::Diff => diff(control, segment, request).await,
+        Operation::Pin => pin(control, segment, request).await,
+        Operation::Unpin => unpin(control, segment, request).await,
+        Operation::Hold => hold(control, segment, request).await,
         Operation::RestoreCreate => restore(control, request).await,
         Operation::Jobs => Ok(Reply::json(&Page::whole(control.jobs().await?))),
         Operation::Job => Ok(Reply::json(&control.job(job_id(segment)?).await?)),
@@ -141,15 +151,47 @@ async fn bookmarks<C: Control>(control: &C, segment: &str, request: &Request) ->
 async fn bookmark_create<C: Control>(control: &C, segment: &str, request: &Request) -> Handled {
     let volume = volume_name(segment)?;
     let body: BookmarkCreate = request.json()?;
-    if body.note.len() > MAX_NOTE {
-        return Err(invalid(format!("the note has {} bytes", body.note.len()))
-            .because(format!("a note has at most {MAX_NOTE}")));
-    }
+    check_note(&body.note)?;
     if body.wait_seconds > MAX_WAIT_SECONDS {
         return Err(invalid(format!("{} s is too long a wait", body.wait_seconds))
             .because(format!("one request waits at most {MAX_WAIT_SECONDS} s")));
     }
     Ok(Reply::json(&control.bookmark_create(volume, body).await?).with_status(201))
+}
+
+async fn diff<C: Control>(control: &C, segment: &str, request: &Request) -> Handled {
+    let volume = volume_name(segment)?;
+    let given = |name: &str| {
+        let missing = || invalid(format!("?{name}= is missing")).fix("add ?from=POINT&to=POINT");
+        request.param(name)?.ok_or_else(missing).and_then(|text| point(&text))
+    };
+    let (points, after) = ((given("from")?, given("to")?), request.number("after")?.unwrap_or(0));
+    Ok(Reply::json(&control.diff(volume, points, after, MAX_PAGE).await?))
+}
+
+async fn pin<C: Control>(control: &C, segment: &str, request: &Request) -> Handled {
+    let (volume, body) = (volume_name(segment)?, request.json::<PinCreate>()?);
+    check_note(&body.note)?;
+    Ok(Reply::json(&control.pin(volume, point(&body.at)?, body.note).await?).with_status(201))
+}
+
+async fn unpin<C: Control>(control: &C, segment: &str, request: &Request) -> Handled {
+    let (volume, body) = (volume_name(segment)?, request.json::<PinCreate>()?);
+    control.unpin(volume, point(&body.at)?).await.map(|()| Reply::nothing())
+}
+
+async fn hold<C: Control>(control: &C, segment: &str, request: &Request) -> Handled {
+    let (volume, body) = (volume_name(segment)?, request.json::<HoldCreate>()?);
+    check_note(&body.note)?;
+    Ok(Reply::json(&control.hold(volume, body).await?).with_status(201))
+}
+
+fn check_note(note: &str) -> Result<(), Problem> {
+    if note.len() <= MAX_NOTE {
+        return Ok(());
+    }
+    Err(invalid(format!("the note has {} bytes", note.len()))
+        .because(format!("a note has at most {MAX_NOTE}")))
 }
 
 async fn image_create<C: Control>(control: &C, request: &Request) -> Handled {

@@ -4,8 +4,8 @@ use std::future::Future;
 use std::path::PathBuf;
 
 use cx_api::{
-    BookmarkCreate, BookmarkView, ImageCreate, ImageView, JobId, JobView, PointView, Problem, StatusView,
-    VolumeView,
+    BookmarkCreate, BookmarkView, DiffView, HoldCreate, HoldView, ImageCreate, ImageView, JobId, JobView,
+    PinView, PointView, PolicySet, PolicyView, Problem, StatusView, TimelineView, VolumeView,
 };
 use gateway_image::Point;
 use tap_block::{Lsn, Name};
@@ -66,6 +66,33 @@ pub trait Control: Send + Sync + 'static {
         point: Point,
         path: PathBuf,
     ) -> impl Future<Output = Answer<JobView>> + Send;
+
+    /// The general retention policy, then every volume's.
+    fn policies(&self) -> impl Future<Output = Answer<Vec<PolicyView>>> + Send;
+
+    /// Sets a policy, or takes a volume's own back.
+    fn policy_set(&self, wanted: PolicySet) -> impl Future<Output = Answer<PolicyView>> + Send;
+
+    /// What is left of a volume's history.
+    fn timeline(&self, volume: Name) -> impl Future<Output = Answer<TimelineView>> + Send;
+
+    /// What changed between two points: extents from the byte `after` on, at most `limit` of them.
+    fn diff(
+        &self,
+        volume: Name,
+        points: (Point, Point),
+        after: u64,
+        limit: usize,
+    ) -> impl Future<Output = Answer<DiffView>> + Send;
+
+    /// Pins a point: it is never thinned out.
+    fn pin(&self, volume: Name, point: Point, note: String) -> impl Future<Output = Answer<PinView>> + Send;
+
+    /// Takes a pin back.
+    fn unpin(&self, volume: Name, point: Point) -> impl Future<Output = Answer<()>> + Send;
+
+    /// Holds a stretch of history until a date.
+    fn hold(&self, volume: Name, wanted: HoldCreate) -> impl Future<Output = Answer<HoldView>> + Send;
 
     /// Every job that is remembered, oldest first.
     fn jobs(&self) -> impl Future<Output = Answer<Vec<JobView>>> + Send;

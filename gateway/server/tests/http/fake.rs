@@ -4,8 +4,9 @@ use std::path::PathBuf;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use cx_api::{
-    BookmarkCreate, BookmarkView, Code, GapView, Health, ImageCreate, ImageView, JobId, JobKind, JobState,
-    JobView, JournalView, PointView, Problem, StatusView, SyncView, VolumeState, VolumeView,
+    BookmarkCreate, BookmarkView, Code, DiffView, ExtentView, GapView, Health, HoldCreate, HoldView,
+    ImageCreate, ImageView, JobId, JobKind, JobState, JobView, JournalView, PinView, PointView, PolicySet,
+    PolicyView, Problem, StatusView, SyncView, TimelineView, VolumeState, VolumeView,
 };
 use gateway_image::Point;
 use gateway_server::http::{Answer, Control, ImageKey};
@@ -116,6 +117,10 @@ fn job(path: &str) -> JobView {
     }
 }
 
+fn policy() -> PolicyView {
+    serde_json::from_str(include_str!("../../../../cx/api/tests/golden/policy.json")).unwrap()
+}
+
 impl Control for Fake {
     async fn volumes(&self) -> Answer<Vec<VolumeView>> {
         Ok(vec![volume()])
@@ -172,6 +177,48 @@ impl Control for Fake {
 
     async fn restore(&self, _: Name, _: Point, path: PathBuf) -> Answer<JobView> {
         Ok(job(&path.to_string_lossy()))
+    }
+
+    async fn policies(&self) -> Answer<Vec<PolicyView>> {
+        Ok(vec![policy()])
+    }
+
+    async fn policy_set(&self, wanted: PolicySet) -> Answer<PolicyView> {
+        let retention = wanted.retention.unwrap_or_else(|| policy().retention);
+        Ok(PolicyView { volume: wanted.volume, retention, ..policy() })
+    }
+
+    async fn timeline(&self, volume: Name) -> Answer<TimelineView> {
+        known(&volume)?;
+        Ok(serde_json::from_str(include_str!("../../../../cx/api/tests/golden/timeline.json")).unwrap())
+    }
+
+    async fn diff(&self, volume: Name, points: (Point, Point), after: u64, _: usize) -> Answer<DiffView> {
+        known(&volume)?;
+        let _ = points;
+        let view: DiffView =
+            serde_json::from_str(include_str!("../../../../cx/api/tests/golden/diff.json")).unwrap();
+        let extent = ExtentView { offset: after.max(4096), length: 4096 };
+        let next = view.next.filter(|_| after == 0);
+        Ok(DiffView { volume, extents: vec![extent], next, ..view })
+    }
+
+    async fn pin(&self, volume: Name, point: Point, note: String) -> Answer<PinView> {
+        known(&volume)?;
+        let _ = point;
+        Ok(PinView { lsn: lsn(7), note })
+    }
+
+    async fn unpin(&self, volume: Name, point: Point) -> Answer<()> {
+        known(&volume)?;
+        let _ = point;
+        Ok(())
+    }
+
+    async fn hold(&self, volume: Name, wanted: HoldCreate) -> Answer<HoldView> {
+        known(&volume)?;
+        let HoldCreate { from, to, until, note } = wanted;
+        Ok(HoldView { from: from.unwrap_or(WallTime::EPOCH), to: to.unwrap_or(until), until, note })
     }
 
     async fn jobs(&self) -> Answer<Vec<JobView>> {

@@ -1,7 +1,7 @@
 //! `chronogate volume`.
 
 use clap::{Args, Subcommand};
-use cx_api::{GapView, VolumeView, paths};
+use cx_api::{DiffView, GapView, KeptView, TimelineView, VolumeView, paths};
 use tap_block::Name;
 
 use super::{Context, Globals, Result};
@@ -25,6 +25,22 @@ enum VolumeCommand {
         /// Its name
         volume: Name,
     },
+    /// Shows what is left of its history: points, tiers, pins, holds, gaps, and how the store fills
+    Timeline {
+        /// Its name
+        volume: Name,
+    },
+    /// Lists the stretches that were written between two POINTs
+    Diff {
+        /// Its name
+        volume: Name,
+        /// A POINT
+        #[arg(value_name = "FROM", allow_hyphen_values = true)]
+        from: String,
+        /// Another one
+        #[arg(value_name = "TO", allow_hyphen_values = true)]
+        to: String,
+    },
 }
 
 pub(super) async fn run(args: VolumeArgs) -> Result<()> {
@@ -38,7 +54,83 @@ pub(super) async fn run(args: VolumeArgs) -> Result<()> {
             let volume: VolumeView = context.client.get(&paths::volume(volume.as_str())).await?;
             if context.json() { print_json(&volume) } else { print(&details(&volume)) }
         }
+        VolumeCommand::Timeline { volume } => {
+            let timeline: TimelineView = context.client.get(&paths::timeline(volume.as_str())).await?;
+            if context.json() { print_json(&timeline) } else { print(&history(&timeline)) }
+        }
+        VolumeCommand::Diff { volume, from, to } => diff(&context, &volume, &from, &to).await,
     }
+}
+
+/// Every page as one.
+async fn diff(context: &Context, volume: &Name, from: &str, to: &str) -> Result<()> {
+    let mut whole: DiffView = context.client.get(&paths::diff(volume.as_str(), from, to)).await?;
+    // Moving points are frozen by the first page.
+    let (from, to) = (format!("lsn:{}", whole.from_lsn.get()), format!("lsn:{}", whole.to_lsn.get()));
+    while let Some(next) = whole.next.take() {
+        let path = format!("{}&after={}", paths::diff(volume.as_str(), &from, &to), paths::escape(&next));
+        let page: DiffView = context.client.get(&path).await?;
+        whole.extents.extend(page.extents);
+        whole.next = page.next;
+    }
+    if context.json() {
+        return print_json(&whole);
+    }
+    let rows: Vec<_> = whole.extents.iter().map(|e| [e.offset.to_string(), e.length.to_string()]).collect();
+    let total = format!("{} in {} stretches\n", output::size(whole.bytes), whole.extents.len());
+    print(&format!("{}{total}", output::table(["OFFSET", "LENGTH"], &rows)))
+}
+
+fn history(timeline: &TimelineView) -> String {
+    use cx_api::json::Text as _;
+    let kept = |point: Option<KeptView>| {
+        point.map_or_else(|| "none".to_owned(), |p| format!("{}  lsn:{}", p.time, p.lsn.get()))
+    };
+    let (retention, forecast) = (&timeline.policy.retention, &timeline.forecast);
+    let mut text = output::fields(&[
+        ("volume", timeline.volume.to_string()),
+        ("oldest point", kept(timeline.oldest)),
+        ("newest point", kept(timeline.newest)),
+        ("every write after", format!("lsn:{}", timeline.every_write_after.get())),
+        ("points before", timeline.point_count.to_string()),
+        ("bookmarks", timeline.bookmark_count.to_string()),
+        ("pins", timeline.pins.len().to_string()),
+        (
+            "policy",
+            format!("every write {}, {}", retention.every_write.to_text(), super::policy::tiers(retention)),
+        ),
+        (
+            "store",
+            format!(
+                "{} ({} settled)",
+                output::size(forecast.used_bytes),
+                output::size(forecast.settled_bytes)
+            ),
+        ),
+        ("room", or_dash(forecast.free_bytes.map(output::size))),
+        ("written each day", or_dash(forecast.bytes_per_day.map(output::size))),
+        ("full at", forecast.full_at.map_or_else(|| "never, as it looks".to_owned(), |at| at.to_string())),
+    ]);
+    for hold in &timeline.holds {
+        text.push_str(&format!(
+            "held from {} to {} until {}  {}\n",
+            hold.from, hold.to, hold.until, hold.note
+        ));
+    }
+    for pin in &timeline.pins {
+        text.push_str(&format!("pinned lsn:{}  {}\n", pin.lsn.get(), pin.note));
+    }
+    if !timeline.gaps.is_empty() {
+        text.push('\n');
+        text.push_str(&gaps(&timeline.gaps));
+    }
+    if !timeline.points.is_empty() {
+        let rows: Vec<_> =
+            timeline.points.iter().map(|p| [p.lsn.get().to_string(), p.time.to_string()]).collect();
+        text.push('\n');
+        text.push_str(&output::table(["POINT", "TIME"], &rows));
+    }
+    text
 }
 
 /// One line each.
@@ -147,6 +239,21 @@ mod tests {
             assert!(text.lines().any(|l| l == line), "{line} is missing in\n{text}");
         }
         assert!(text.contains("the tap cannot be reached"), "{text}");
+    }
+
+    #[test]
+    fn a_timeline_names_what_is_left() {
+        let timeline: TimelineView =
+            serde_json::from_str(include_str!("../../../../cx/api/tests/golden/timeline.json")).unwrap();
+        let text = history(&timeline);
+        for line in [
+            "oldest point       2026-11-20T12:00:00Z  lsn:7",
+            "policy             every write 48h, 1m for 7d",
+            "full at            never, as it looks",
+            "pinned lsn:7  quarter",
+        ] {
+            assert!(text.lines().any(|l| l == line), "{line} is missing in\n{text}");
+        }
     }
 
     #[test]

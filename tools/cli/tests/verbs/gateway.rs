@@ -5,8 +5,9 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
 use cx_api::{
-    BookmarkCreate, BookmarkView, Code, Health, ImageCreate, ImageView, JobId, JobKind, JobState, JobView,
-    JournalView, PointView, Problem, StatusView, SyncView, VolumeState, VolumeView,
+    BookmarkCreate, BookmarkView, Code, DiffView, ExtentView, Health, HoldCreate, HoldView, ImageCreate,
+    ImageView, JobId, JobKind, JobState, JobView, JournalView, PinView, PointView, PolicySet, PolicyView,
+    Problem, StatusView, SyncView, TimelineView, VolumeState, VolumeView,
 };
 use gateway_server::http::{Answer, ApiConfig, ApiHandle, Control, ImageKey, Point, start};
 use tap_block::{Consistency, Lsn, Name, SyncCause, VolumeId, WallTime};
@@ -134,6 +135,10 @@ impl Gateway {
     }
 }
 
+fn policy() -> PolicyView {
+    serde_json::from_str(include_str!("../../../../cx/api/tests/golden/policy.json")).unwrap()
+}
+
 impl Control for Gateway {
     async fn volumes(&self) -> Answer<Vec<VolumeView>> {
         Ok(vec![self.view()])
@@ -229,6 +234,50 @@ impl Control for Gateway {
             error: None,
         };
         Ok(self.job.lock().unwrap().insert(job).clone())
+    }
+
+    async fn policies(&self) -> Answer<Vec<PolicyView>> {
+        Ok(vec![policy()])
+    }
+
+    async fn policy_set(&self, wanted: PolicySet) -> Answer<PolicyView> {
+        self.ask(format!("policy {:?} {:?}", wanted.volume, wanted.retention));
+        let retention = wanted.retention.unwrap_or_else(|| policy().retention);
+        Ok(PolicyView { volume: wanted.volume, retention, ..policy() })
+    }
+
+    async fn timeline(&self, volume: Name) -> Answer<TimelineView> {
+        self.known(&volume)?;
+        Ok(serde_json::from_str(include_str!("../../../../cx/api/tests/golden/timeline.json")).unwrap())
+    }
+
+    async fn diff(&self, volume: Name, points: (Point, Point), after: u64, _: usize) -> Answer<DiffView> {
+        self.known(&volume)?;
+        self.ask(format!("diff {} {} after {after}", points.0, points.1));
+        let view: DiffView =
+            serde_json::from_str(include_str!("../../../../cx/api/tests/golden/diff.json")).unwrap();
+        let extent = ExtentView { offset: after.max(4096), length: 4096 };
+        let next = view.next.filter(|_| after == 0);
+        Ok(DiffView { volume, extents: vec![extent], next, ..view })
+    }
+
+    async fn pin(&self, volume: Name, point: Point, note: String) -> Answer<PinView> {
+        self.known(&volume)?;
+        self.ask(format!("pin {point} {note}"));
+        Ok(PinView { lsn: lsn(7), note })
+    }
+
+    async fn unpin(&self, volume: Name, point: Point) -> Answer<()> {
+        self.known(&volume)?;
+        self.ask(format!("unpin {point}"));
+        Ok(())
+    }
+
+    async fn hold(&self, volume: Name, wanted: HoldCreate) -> Answer<HoldView> {
+        self.known(&volume)?;
+        self.ask(format!("hold until {}", wanted.until));
+        let HoldCreate { from, to, until, note } = wanted;
+        Ok(HoldView { from: from.unwrap_or(WallTime::EPOCH), to: to.unwrap_or(until), until, note })
     }
 
     async fn jobs(&self) -> Answer<Vec<JobView>> {

@@ -1,0 +1,296 @@
+//! Keeping history: policies, the timeline of what is there, pins, holds, and what changed between two points.
+
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+use tap_block::{Lsn, Name, WallTime};
+
+use crate::json::{self, Text};
+use crate::volume::GapView;
+
+/// A length of time as people write it: `90s`, `48h`, `7d`, `4w`, `1y` (365 days).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Span(pub Duration);
+
+/// Units, longest first, with their seconds.
+const UNITS: [(&str, u64); 6] =
+    [("y", 31_536_000), ("w", 604_800), ("d", 86_400), ("h", 3600), ("m", 60), ("s", 1)];
+
+impl Text for Span {
+    fn to_text(&self) -> String {
+        let (seconds, rest) = (self.0.as_secs(), self.0.subsec_millis());
+        if rest > 0 {
+            return format!("{}ms", self.0.as_millis());
+        }
+        // Weeks are read and never written: 48h and 7d are how people say it.
+        let fits = UNITS.iter().filter(|(unit, _)| *unit != "w");
+        let fits = fits.filter(|(unit, _)| *unit != "d" || seconds > 2 * 86_400);
+        let unit = fits.into_iter().find(|(_, unit)| seconds != 0 && seconds.is_multiple_of(*unit));
+        unit.map_or_else(|| format!("{seconds}s"), |(letter, unit)| format!("{}{letter}", seconds / unit))
+    }
+
+    fn from_text(text: &str) -> Result<Self, String> {
+        let wrong = || format!("{text:?} is no length of time (like 90s, 48h, 7d or 1y)");
+        let digits = text.bytes().take_while(u8::is_ascii_digit).count();
+        let (number, unit) = text.split_at_checked(digits).ok_or_else(wrong)?;
+        let number: u64 = number.parse().map_err(|_| wrong())?;
+        if unit == "ms" {
+            return Ok(Self(Duration::from_millis(number)));
+        }
+        let seconds = UNITS.iter().find(|(u, _)| *u == unit).ok_or_else(wrong)?.1;
+        number.checked_mul(seconds).map(|s| Self(Duration::from_secs(s))).ok_or_else(wrong)
+    }
+}
+
+/// One point each so often, for so long.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TierView {
+    /// The distance of points.
+    #[serde(with = "json::text")]
+    pub each: Span,
+    /// The age up to which they are kept.
+    #[serde(with = "json::text")]
+    pub keep: Span,
+}
+
+/// What to do when there is no more room.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum WhenFull {
+    /// Thin out sooner than the policy says, then let the oldest points go.
+    Thin,
+    /// Take no more history.
+    Stop,
+}
+
+/// How long history is kept, ever more sparsely.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Retention {
+    /// Every write is a point for so long.
+    #[serde(with = "json::text")]
+    pub every_write: Span,
+    /// After that, ever more sparsely.
+    #[serde(default)]
+    pub tiers: Vec<TierView>,
+    /// Bookmarks are points for so long.
+    #[serde(with = "json::text", default = "a_year")]
+    pub bookmarks: Span,
+    /// What to do when there is no more room.
+    #[serde(default = "thin")]
+    pub when_full: WhenFull,
+}
+
+fn a_year() -> Span {
+    Span(Duration::from_secs(31_536_000))
+}
+
+fn thin() -> WhenFull {
+    WhenFull::Thin
+}
+
+/// Where a policy comes from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum PolicySource {
+    /// It is what the program does when nobody said anything.
+    BuiltIn,
+    /// It was set for all volumes that have none of their own.
+    General,
+    /// It was set for this volume.
+    Own,
+}
+
+/// A policy in force.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PolicyView {
+    /// For which volume; null: for all that have none of their own.
+    #[serde(with = "json::text_or_null")]
+    pub volume: Option<Name>,
+    /// Where it comes from.
+    pub source: PolicySource,
+    /// What it says.
+    pub retention: Retention,
+}
+
+/// Sets a policy, or takes a volume's own back.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PolicySet {
+    /// For which volume; null: for all that have none of their own.
+    #[serde(with = "json::text_or_null", default)]
+    pub volume: Option<Name>,
+    /// What it says; null: nothing of its own any more.
+    pub retention: Option<Retention>,
+}
+
+/// A point that can be opened.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct KeptView {
+    /// Just after this record.
+    #[serde(with = "json::lsn")]
+    pub lsn: Lsn,
+    /// When it was captured.
+    #[serde(with = "json::text")]
+    pub time: WallTime,
+}
+
+/// A point that is never thinned out.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PinView {
+    /// Just after this record.
+    #[serde(with = "json::lsn")]
+    pub lsn: Lsn,
+    /// Why, in its maker's words.
+    pub note: String,
+}
+
+/// Pins a point, or takes a pin back.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PinCreate {
+    /// The POINT.
+    pub at: String,
+    /// Why.
+    #[serde(default)]
+    pub note: String,
+}
+
+/// A stretch of history that nobody can delete before a date.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HoldView {
+    /// From this time on.
+    #[serde(with = "json::text")]
+    pub from: WallTime,
+    /// Up to this time.
+    #[serde(with = "json::text")]
+    pub to: WallTime,
+    /// Until this date.
+    #[serde(with = "json::text")]
+    pub until: WallTime,
+    /// Why.
+    pub note: String,
+}
+
+/// Places a hold. Nothing takes it back before its date.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct HoldCreate {
+    /// From this time on; null: from the oldest point on.
+    #[serde(with = "json::text_or_null", default)]
+    pub from: Option<WallTime>,
+    /// Up to this time; null: up to `until`.
+    #[serde(with = "json::text_or_null", default)]
+    pub to: Option<WallTime>,
+    /// Until this date.
+    #[serde(with = "json::text")]
+    pub until: WallTime,
+    /// Why.
+    #[serde(default)]
+    pub note: String,
+}
+
+/// What is left of a volume's history.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TimelineView {
+    /// The volume.
+    #[serde(with = "json::text")]
+    pub volume: Name,
+    /// The policy in force.
+    pub policy: PolicyView,
+    /// The oldest point that can be opened; null when none can.
+    pub oldest: Option<KeptView>,
+    /// The newest one.
+    pub newest: Option<KeptView>,
+    /// From behind this record on every write is a point; 0 when nothing is settled yet.
+    #[serde(with = "json::lsn")]
+    pub every_write_after: Lsn,
+    /// The points at or before it, the newest thousand, oldest first.
+    pub points: Vec<KeptView>,
+    /// How many there are in all.
+    pub point_count: u64,
+    /// How many bookmarks there are, those of thinned points included.
+    pub bookmark_count: u64,
+    /// Points that are never thinned out.
+    pub pins: Vec<PinView>,
+    /// Holds in force.
+    pub holds: Vec<HoldView>,
+    /// Stretches that were lost.
+    pub gaps: Vec<GapView>,
+    /// How the store fills.
+    pub forecast: ForecastView,
+}
+
+/// How the store fills. It holds every volume.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ForecastView {
+    /// Bytes of segment files in use.
+    pub used_bytes: u64,
+    /// Bytes of settled history among them.
+    pub settled_bytes: u64,
+    /// Bytes that can still be taken; null when nobody knows.
+    pub free_bytes: Option<u64>,
+    /// Bytes of log written each day, by what was written since the gateway started; null when that is too little to say.
+    pub bytes_per_day: Option<u64>,
+    /// When it is full at that rate, before policies make room; null when they make it in time, or nobody knows.
+    #[serde(with = "json::text_or_null")]
+    pub full_at: Option<WallTime>,
+}
+
+/// What changed between two points.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DiffView {
+    /// On which volume.
+    #[serde(with = "json::text")]
+    pub volume: Name,
+    /// The earlier point.
+    #[serde(with = "json::lsn")]
+    pub from_lsn: Lsn,
+    /// The later one.
+    #[serde(with = "json::lsn")]
+    pub to_lsn: Lsn,
+    /// Bytes of all extents, those of later pages included.
+    pub bytes: u64,
+    /// Stretches that were written between them, ascending. What was written with what it held already may be among them.
+    pub extents: Vec<ExtentView>,
+    /// Given as ?after= it brings the next page.
+    pub next: Option<String>,
+}
+
+/// A stretch of a volume.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ExtentView {
+    /// Its first byte.
+    pub offset: u64,
+    /// How many bytes.
+    pub length: u64,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn spans_go_both_ways() {
+        let seconds = |s| Span(Duration::from_secs(s));
+        for (text, span) in [
+            ("0s", seconds(0)),
+            ("90s", seconds(90)),
+            ("1m", seconds(60)),
+            ("48h", seconds(172_800)),
+            ("7d", seconds(604_800)),
+            ("1y", seconds(31_536_000)),
+            ("200ms", Span(Duration::from_millis(200))),
+        ] {
+            assert_eq!(Span::from_text(text), Ok(span));
+            assert_eq!(span.to_text(), text);
+        }
+        assert_eq!(Span::from_text("2w"), Ok(seconds(1_209_600)));
+        for bad in
+            ["", "h", "-1h", "1.5h", "1 h", "1fortnight", "99999999999999999999s", "18446744073709551615y"]
+        {
+            assert!(Span::from_text(bad).is_err(), "{bad}");
+        }
+    }
+}

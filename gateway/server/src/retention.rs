@@ -1,0 +1,213 @@
+//! Keeping history, as the API sees it: policies, pins, holds, the timeline, and what changed between two points.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use cx_api::{
+    Code, DiffView, ExtentView, ForecastView, HoldCreate, HoldView, KeptView, PinView, PolicySet,
+    PolicySource, PolicyView, Problem, Retention, Span, TierView, TimelineView, WhenFull,
+};
+use gateway_image::Point;
+use gateway_image::catalogue::{Catalogue, Volume};
+use gateway_journal::{Hold, MetaRecord, RetentionPolicy, Tier};
+use tap_block::units::count;
+use tap_block::{Lsn, Name, WallTime};
+
+use crate::gateway::Gateway;
+use crate::http::Answer;
+use crate::{problems, views};
+
+/// Points of settled history that a timeline shows.
+const SHOWN: usize = 1000;
+/// Less than this of uptime says nothing about a day.
+const LEAST_UPTIME: Duration = Duration::from_secs(60);
+const DAY: Duration = Duration::from_secs(86_400);
+
+impl Gateway {
+    /// The general policy, and every volume's.
+    pub(crate) fn policy_views(&self) -> Vec<PolicyView> {
+        let catalogue = self.store.catalogue();
+        let mut volumes: Vec<&Arc<Volume>> = catalogue.volumes().collect();
+        volumes.sort_by(|a, b| a.name().cmp(b.name()));
+        let own = volumes.into_iter().map(|volume| policy_view(&catalogue, volume));
+        std::iter::once(general(&catalogue)).chain(own).collect()
+    }
+
+    /// Sets a policy; durable when this returns.
+    pub(crate) async fn policy_change(&self, wanted: PolicySet) -> Answer<PolicyView> {
+        let known = wanted.volume.as_ref().map(|name| self.known(name)).transpose()?;
+        let policy = wanted.retention.as_ref().map(policy_of);
+        if let Some(Err(why)) = policy.as_ref().map(RetentionPolicy::validate) {
+            return Err(Problem::new(Code::Invalid, "the retention policy cannot be followed").because(why));
+        }
+        let volume = known.as_ref().map(|v| v.id());
+        self.images.write(MetaRecord::PolicySet { volume, policy }).await?;
+        self.store.settle_soon();
+        let catalogue = self.store.catalogue();
+        Ok(match &known {
+            Some(volume) => policy_view(&catalogue, volume),
+            None => general(&catalogue),
+        })
+    }
+
+    pub(crate) async fn pin_point(&self, name: Name, point: Point, note: String) -> Answer<PinView> {
+        let at = self.points.resolve(&name, &point).await?;
+        // From here until it is on record nothing may thin it out.
+        let _held = self.images.image(at.volume, at.lsn)?;
+        self.images
+            .write(MetaRecord::Pinned { volume: at.volume, point: at.lsn, note: note.clone() })
+            .await?;
+        Ok(PinView { lsn: at.lsn, note })
+    }
+
+    pub(crate) async fn unpin_point(&self, name: Name, point: Point) -> Answer<()> {
+        let at = self.points.resolve(&name, &point).await?;
+        if !self.store.catalogue().rules().pinned(at.volume).contains(&at.lsn) {
+            let text = format!("lsn:{} of {name} is not pinned", at.lsn.get());
+            return Err(Problem::new(Code::NotFound, text)
+                .fix(format!("`chronogate volume timeline {name}` lists the pins")));
+        }
+        self.images.write(MetaRecord::Unpinned { volume: at.volume, point: at.lsn }).await
+    }
+
+    pub(crate) async fn hold_history(&self, name: Name, wanted: HoldCreate) -> Answer<HoldView> {
+        let volume = self.known(&name)?;
+        let (now, until) = (self.store.age(), wanted.until);
+        let (from, to) = (wanted.from.unwrap_or(WallTime::EPOCH), wanted.to.unwrap_or(until));
+        if until <= now || to <= from {
+            return Err(Problem::new(Code::Invalid, "the hold would hold nothing")
+                .because("it ends before it begins, or has ended already")
+                .fix("give an --until in the future, and a --to after --from"));
+        }
+        let hold = Hold { volume: volume.id(), from, to, until, note: wanted.note };
+        self.images.write(MetaRecord::Held(hold.clone())).await?;
+        Ok(hold_view(&hold))
+    }
+
+    pub(crate) fn timeline_view(&self, name: &Name) -> Answer<TimelineView> {
+        let volume = self.known(name)?;
+        let (catalogue, rules_now) = (self.store.catalogue(), self.store.age());
+        let (id, kept) = (volume.id(), self.store.kept(volume.id()));
+        let kept = kept.unwrap_or_default();
+        let views: Vec<KeptView> =
+            kept.points.iter().map(|p| KeptView { lsn: p.lsn, time: p.captured_at }).collect();
+        let durable = self.store.durable(volume.stream());
+        let newest = durable.as_ref().and_then(|d| volume.sound_at_or_before(d.lsn));
+        let newest = newest.map(|lsn| self.kept_view(&volume, lsn)).transpose()?.flatten();
+        let first = volume.first_selectable().filter(|first| *first > kept.settled);
+        let oldest = match views.first() {
+            Some(point) => Some(*point),
+            None => first.map(|lsn| self.kept_view(&volume, lsn)).transpose()?.flatten(),
+        };
+        let rules = catalogue.rules();
+        Ok(TimelineView {
+            volume: name.clone(),
+            policy: policy_view(&catalogue, &volume),
+            oldest,
+            newest,
+            every_write_after: kept.settled,
+            point_count: count(views.len()),
+            points: views.get(views.len().saturating_sub(SHOWN)..).unwrap_or_default().to_vec(),
+            bookmark_count: count(volume.bookmarks().count()),
+            pins: rules.pins_of(id).map(|(lsn, note)| PinView { lsn, note: note.to_owned() }).collect(),
+            holds: rules.holds_of(id, rules_now).map(hold_view).collect(),
+            gaps: volume.gaps().map(views::gap).collect(),
+            forecast: self.forecast(&rules.policy_of(id)),
+        })
+    }
+
+    fn kept_view(&self, volume: &Volume, lsn: Lsn) -> Answer<Option<KeptView>> {
+        let time = self.store.time_of(volume.stream(), lsn).map_err(|e| problems::stored(&e))?;
+        Ok(time.map(|time| KeptView { lsn, time }))
+    }
+
+    /// How the store fills. What a policy keeps whole has to fit: the rest is thinned out.
+    pub(crate) fn forecast(&self, policy: &RetentionPolicy) -> ForecastView {
+        let (status, now) = (self.store.status(), self.clock.wall());
+        let up = now.since(self.started);
+        let rate =
+            (up >= LEAST_UPTIME).then(|| status.bytes_written.saturating_mul(DAY.as_secs()) / up.as_secs());
+        let room = status.log_room_bytes.or(status.free_bytes);
+        let whole = |rate: u64| u128::from(rate) * policy.every_write.as_nanos() / DAY.as_nanos();
+        let fits = |rate: u64, room: u64| {
+            whole(rate) + u128::from(status.settled_bytes) <= u128::from(status.segment_bytes + room)
+        };
+        let full_at =
+            rate.zip(room).filter(|&(rate, room)| rate > 0 && !fits(rate, room)).map(|(rate, room)| {
+                let seconds = u128::from(room) * u128::from(DAY.as_secs()) / u128::from(rate);
+                now.plus(Duration::from_secs(u64::try_from(seconds).unwrap_or(u64::MAX)))
+            });
+        ForecastView {
+            used_bytes: status.segment_bytes,
+            settled_bytes: status.settled_bytes,
+            free_bytes: room,
+            bytes_per_day: rate,
+            full_at,
+        }
+    }
+
+    /// A page of what changed, from the byte `after` on.
+    pub(crate) async fn diff_view(
+        &self,
+        name: Name,
+        (from, to): (Point, Point),
+        after: u64,
+        limit: usize,
+    ) -> Answer<DiffView> {
+        let (a, b) = (self.points.resolve(&name, &from).await?, self.points.resolve(&name, &to).await?);
+        let (store, volume, from, to) =
+            (Arc::clone(&self.store), a.volume, a.lsn.min(b.lsn), a.lsn.max(b.lsn));
+        let looked = tokio::task::spawn_blocking(move || store.changed(volume, from, to)).await;
+        let changed = looked.map_err(problems::internal)?.map_err(|e| problems::thinned(&name, &e))?;
+        let rest: Vec<ExtentView> = changed
+            .iter()
+            .filter(|e| e.offset() >= after)
+            .take(limit.saturating_add(1))
+            .map(|e| ExtentView { offset: e.offset(), length: e.length() })
+            .collect();
+        let next = rest.get(limit).map(|e| e.offset.to_string());
+        let extents = rest.into_iter().take(limit).collect();
+        Ok(DiffView { volume: name, from_lsn: from, to_lsn: to, bytes: changed.bytes(), extents, next })
+    }
+}
+
+fn general(catalogue: &Catalogue) -> PolicyView {
+    let set = catalogue.rules().general_policy();
+    let source = if set.is_some() { PolicySource::General } else { PolicySource::BuiltIn };
+    PolicyView { volume: None, source, retention: retention_of(&set.cloned().unwrap_or_default()) }
+}
+
+fn policy_view(catalogue: &Catalogue, volume: &Volume) -> PolicyView {
+    let own = catalogue.rules().own_policy(volume.id()).is_some();
+    let source = if own { PolicySource::Own } else { general(catalogue).source };
+    let retention = retention_of(&catalogue.rules().policy_of(volume.id()));
+    PolicyView { volume: Some(volume.name().clone()), source, retention }
+}
+
+fn retention_of(policy: &RetentionPolicy) -> Retention {
+    Retention {
+        every_write: Span(policy.every_write),
+        tiers: policy.tiers.iter().map(|t| TierView { each: Span(t.each), keep: Span(t.keep) }).collect(),
+        bookmarks: Span(policy.bookmarks),
+        when_full: match policy.when_full {
+            gateway_journal::WhenFull::Thin => WhenFull::Thin,
+            gateway_journal::WhenFull::Stop => WhenFull::Stop,
+        },
+    }
+}
+
+fn policy_of(retention: &Retention) -> RetentionPolicy {
+    RetentionPolicy {
+        every_write: retention.every_write.0,
+        tiers: retention.tiers.iter().map(|t| Tier { each: t.each.0, keep: t.keep.0 }).collect(),
+        bookmarks: retention.bookmarks.0,
+        when_full: match retention.when_full {
+            WhenFull::Thin => gateway_journal::WhenFull::Thin,
+            WhenFull::Stop => gateway_journal::WhenFull::Stop,
+        },
+    }
+}
+
+fn hold_view(hold: &Hold) -> HoldView {
+    HoldView { from: hold.from, to: hold.to, until: hold.until, note: hold.note.clone() }
+}
