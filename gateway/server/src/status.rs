@@ -143,7 +143,7 @@ impl Gateway {
             nbd_connections: front.as_ref().map_or(0, |f| tap_block::units::count(f.connections())),
             nbd: front.map(|f| f.uris("")).unwrap_or_default(),
             journal: JournalView {
-                segments: store.segments,
+                segments: store.segments + store.settled_segments,
                 bytes: store.segment_bytes,
                 free_bytes: store.free_bytes,
                 records: store.records,
@@ -161,7 +161,8 @@ fn health(store: &StoreStatus, volumes: &[VolumeView]) -> (Health, Vec<String>) 
     let index = store.index_failing.iter().map(|e| format!("the index does not take versions: {e}"));
     let ill = |v: &&VolumeView| !matches!(v.state, VolumeState::Protected | VolumeState::Unknown);
     let states = volumes.iter().filter(ill).map(|v| format!("{} is in state {}", v.name, v.state.as_str()));
-    let degraded: Vec<String> = damage.chain(index).chain(states).collect();
+    let settle = store.settle_failing.iter().map(|e| format!("old history is not settled: {e}"));
+    let degraded: Vec<String> = damage.chain(index).chain(settle).chain(states).collect();
     let silent = volumes.iter().filter(|v| v.state == VolumeState::Unknown);
     let unknown: Vec<String> = silent.map(|v| format!("nothing is heard of the tap of {}", v.name)).collect();
     let health = match (failing.is_empty(), degraded.is_empty(), unknown.is_empty()) {

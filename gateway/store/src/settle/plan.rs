@@ -12,6 +12,8 @@ use crate::tail::{GroupInfo, Published};
 
 /// More generations than this make reads of settled history dear.
 const MOST_GENERATIONS: usize = 12;
+/// So many generations of about one size become one.
+const ALIKE: usize = 4;
 /// Points that have to go before a pass is made for their sake alone: this many, and a quarter of all.
 const WORTH_A_PASS: usize = 32;
 
@@ -46,11 +48,10 @@ impl Plan {
             // What is missing there would be missing for good, and nobody would know.
             return Some(Self { groups, merged, untouched });
         }
-        // As long as a generation is no more than twice what is being written anyway, it is written with it: so each
-        // byte is written again only when what surrounds it has grown by half.
-        while let Some(last) = untouched.pop_if(|g| g.bytes <= fresh.saturating_mul(2)) {
-            fresh += last.bytes;
-            merged.insert(0, last);
+        while let Some(n) = alike(&untouched, fresh) {
+            let young = untouched.split_off(untouched.len() - n);
+            fresh += young.iter().map(|g| g.bytes).sum::<u64>();
+            merged.splice(0..0, young);
         }
         while untouched.len() >= MOST_GENERATIONS
             && let Some(last) = untouched.pop()
@@ -59,6 +60,13 @@ impl Plan {
         }
         Some(Self { groups, merged, untouched })
     }
+}
+
+/// How many of the youngest generations are rewritten with `fresh` bytes: those of up to twice the size, once there are
+/// enough of them. So each byte is written again only when there is [`ALIKE`] times as much beside it.
+fn alike(generations: &[Generation], fresh: u64) -> Option<usize> {
+    let young = generations.iter().rev().take_while(|g| g.bytes <= fresh.saturating_mul(2)).count();
+    (young + 1 >= ALIKE).then_some(young)
 }
 
 /// The oldest groups of which every record is older than all that policies keep whole.
@@ -101,4 +109,24 @@ fn expired(published: &Published, now: WallTime) -> bool {
         old += kept.points.len().saturating_sub(thinner.finish().len()).saturating_sub(named);
     }
     old >= WORTH_A_PASS && old >= all / 4
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_byte_is_rewritten_once_for_each_time_history_grows_fourfold() {
+        let (mut generations, mut written): (Vec<Generation>, u64) = (Vec::new(), 0);
+        for settle in 1..=256 {
+            let mut bytes = 1;
+            while let Some(n) = alike(&generations, bytes) {
+                bytes += generations.drain(generations.len() - n..).map(|g| g.bytes).sum::<u64>();
+            }
+            generations.push(Generation { settle, segments: Vec::new(), bytes, versions: 0 });
+            written += bytes;
+            assert!(generations.len() <= MOST_GENERATIONS, "{generations:?}");
+        }
+        assert!(written <= 256 * 5, "{written} for 256");
+    }
 }
