@@ -355,6 +355,31 @@ proptest! {
     }
 }
 
+/// A kill left a file with a header of zeroes and settled frames behind it: it was taken for damage, and never used again.
+#[test]
+fn a_segment_that_was_not_finished_is_used_again() {
+    let mut lab = Lab::new(14, tiers());
+    lab.write(300, 5);
+    lab.store = None;
+    let dir = lab.disk.dir.clone();
+    let no = tap_disk::FileNo::new(1000);
+    let file = dir.create(no, u64::from(lab.disk.config.segment_len)).unwrap();
+    let mut writer = gateway_journal::SettledWriter::begin(
+        gateway_journal::StoreId::new(1),
+        gateway_journal::SegmentId::new(9),
+        1 << 20,
+        1,
+    );
+    let laid = writer.manifest(b"something").unwrap();
+    file.write_at(u64::from(laid.at), &[std::io::IoSlice::new(&laid.head)]).unwrap();
+    lab.open();
+    assert_eq!(lab.store().status().damage, []);
+    lab.settle();
+    let mut head = [0; 8];
+    dir.open(no).unwrap().read_at(0, &mut head).unwrap();
+    assert_ne!(head, [0; 8], "it holds a segment now");
+}
+
 /// What a power cut now leaves: of what was not synced, some pages. The index is never younger than the segments.
 fn cut(disk: &Disk, random: &mut Random) -> Disk {
     let (index, mark) = (disk.index.snapshot(), Arc::new(MemoryMark::holding(disk.mark.load())));

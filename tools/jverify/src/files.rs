@@ -77,7 +77,9 @@ impl Files {
 
     fn add(&mut self, head: Head) {
         let all = (0, crate::walk::len64(head.bytes.len()));
-        if is_zero(&head.bytes) {
+        // A settled segment gets its header last: without one it never counted.
+        let header = head.bytes.get(..usize::try_from(SEGMENT_HEADER).unwrap_or(0)).unwrap_or_default();
+        if is_zero(header) && head.frame.is_none() {
             return;
         }
         if head.store().is_some_and(|s| s != self.store) {

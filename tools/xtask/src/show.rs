@@ -9,6 +9,11 @@ use crate::workspace::Workspace;
 /// A scenario, its test program in `testbed/e2e`, and what it shows.
 const SCENARIOS: &[(&str, &str, &str)] = &[
     ("time-machine", "time_machine", "50 recorded moments, also after kill -9: every image byte for byte"),
+    (
+        "retention",
+        "retention",
+        "history grows sparse, kept moments stay, also after kill -9 while it is settled",
+    ),
     ("restart", "restart", "fjall's directory deleted: every point and bookmark is still there"),
     ("clients", "clients", "nbdinfo, nbdcopy, qemu-io, fio and hostile requests against tap and images"),
     ("filesystem", "filesystem", "ext4 through the tap; yesterday's file comes back; e2fsck is content"),

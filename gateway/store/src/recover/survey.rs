@@ -191,7 +191,8 @@ fn look(pool: &SegmentPool, no: FileNo) -> Kind {
     let frame = frames.get(..FRAME_HEADER).and_then(|bytes| FrameHeader::decode(bytes).ok());
     match frame {
         Some(frame) => Kind::Headless(frame.store, frame.segment),
-        None if is_zero(head) => Kind::Empty,
+        // A settled segment without its header never counted.
+        None if is_zero(head.get(..index(u64::from(SEGMENT_HEADER))).unwrap_or_default()) => Kind::Empty,
         None => {
             info!("segment file {no} has no sound header");
             Kind::Unknown
