@@ -43,6 +43,8 @@ pub(crate) enum Case {
     Open,
     /// Random reads of an image, against nbdkit and qemu-nbd
     Read,
+    /// Settling old history: its speed, its price for commits, and reads of what is settled
+    Settle,
     /// Memory of `chronogate up` under full write load
     Memory,
 }

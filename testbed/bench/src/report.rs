@@ -139,6 +139,11 @@ impl Contestant {
 }
 
 impl Target {
+    /// A limit holds for the worst round, a ratio for the median: one unlucky round is no loss of speed.
+    const fn judged(self, values: Spread) -> f64 {
+        if matches!(self, Self::Below(_)) { values.greatest } else { values.median }
+    }
+
     fn met(self, value: f64) -> bool {
         match self {
             Self::AtLeast(least) => value >= least.0,
@@ -210,7 +215,7 @@ impl Report {
             values.median,
             values.least,
             values.greatest,
-            target.verdict(values.greatest)
+            target.verdict(target.judged(*values))
         );
         self.keep(figure.case, name, *values, *target, json!({ "unit": unit }));
     }
@@ -234,8 +239,7 @@ impl Report {
     }
 
     fn keep(&mut self, case: Case, name: &str, values: Spread, target: Target, more: Value) {
-        // A limit holds for the worst round, a ratio for the median: one unlucky round is no loss of speed.
-        let judged = if matches!(target, Target::Below(_)) { values.greatest } else { values.median };
+        let judged = target.judged(values);
         if !target.met(judged) {
             self.missed.push(format!("{name} ({judged:.2})"));
         }

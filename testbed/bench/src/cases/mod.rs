@@ -4,6 +4,7 @@ mod ingest;
 mod memory;
 mod open;
 mod read;
+mod settle;
 mod tap;
 
 use std::time::Duration;
@@ -25,6 +26,7 @@ pub(crate) fn run(case: Case, options: &Options, report: &mut Report) -> Result<
         Case::Tap => tap::run(options, report),
         Case::Open => open::run(options, report),
         Case::Read => read::run(options, report),
+        Case::Settle => settle::run(options, report),
         Case::Memory => memory::run(options, report),
     }
 }

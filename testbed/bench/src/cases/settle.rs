@@ -1,0 +1,204 @@
+//! Settling: how fast old history is rewritten, what it costs whoever writes meanwhile, and how reads of it compare with
+//! reads of the log.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::channel;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, ensure};
+use gateway_journal::{MetaRecord, RegionNo, RetentionPolicy};
+use gateway_store::{ReadMode, Store, StoreConfig, UnitRead};
+use tap_block::stored::UNIT;
+use tap_block::units::{count, index};
+use tap_block::{BLOCK_SIZE, BlockNo, Lsn};
+use tap_disk::RealClock;
+use testbed_model::Random;
+
+use super::{folder, millis};
+use crate::image;
+use crate::journal::{Feeder, Packed, Packer, VOLUME};
+use crate::options::{Case, Options};
+use crate::payload::{Mix, Payload};
+use crate::process::Pid;
+use crate::report::{Figure, Report, Target};
+use crate::sample::{Latency, Ratio, Spread, to_float};
+
+/// The volume that the records' offsets are drawn from.
+const VOLUME_SIZE: u64 = 1 << 30;
+const BATCH_RECORDS: u64 = 64;
+const MIB: u64 = 1 << 20;
+
+/// What one round gave.
+#[derive(Debug, Default, Clone, Copy)]
+struct Round {
+    settle_mib_s: f64,
+    settle_mib_cpu_s: f64,
+    written_per_byte: f64,
+    p99_ratio: f64,
+    worst_ms: f64,
+    log: Reads,
+    settled: Reads,
+}
+
+#[derive(Debug, Default, Clone, Copy)]
+struct Reads {
+    sequential_mib_s: f64,
+    random_s: f64,
+}
+
+pub(super) fn run(options: &Options, report: &mut Report) -> Result<()> {
+    let records = options.pick(768 << 10, 40 << 10);
+    let mut rounds = Vec::new();
+    for _ in 0..options.rounds {
+        let folder = folder(options)?;
+        rounds.push(round(folder.path(), records)?);
+    }
+    let mut figure = |name: &str, unit: &'static str, target: Target, value: &dyn Fn(&Round) -> f64| {
+        report.measured(&Figure {
+            case: Case::Settle,
+            name: name.to_owned(),
+            unit,
+            values: Spread::of(rounds.iter().map(value)),
+            target,
+            note: format!("{records} records of 4 KiB, half compressible, at random offsets of 1 GiB; cold"),
+        });
+    };
+    let at_least = |n| Target::AtLeast(Ratio(n));
+    figure("log settled", "MiB/s", Target::None, &|r| r.settle_mib_s);
+    figure("log settled per second of processor", "MiB/s", at_least(200.0), &|r| r.settle_mib_cpu_s);
+    figure("bytes written per user byte, settling included", "", Target::Below(1.5), &|r| r.written_per_byte);
+    figure("commit p99 while settling against without", "", Target::Below(2.0), &|r| r.p99_ratio);
+    figure("worst commit while settling", "ms", Target::Below(1000.0), &|r| r.worst_ms);
+    figure("1 MiB sequential reads, log", "MiB/s", Target::None, &|r| r.log.sequential_mib_s);
+    figure("1 MiB sequential reads, settled", "MiB/s", Target::None, &|r| r.settled.sequential_mib_s);
+    figure("4 KiB random reads, log", "1/s", Target::None, &|r| r.log.random_s);
+    figure("4 KiB random reads, settled", "1/s", Target::None, &|r| r.settled.random_s);
+    Ok(())
+}
+
+fn round(dir: &Path, records: u64) -> Result<Round> {
+    let config = StoreConfig { settle_each: None, ..StoreConfig::new(dir.to_owned()) };
+    let store = Store::open(config, Arc::new(RealClock))?;
+    let batches = batches();
+    let mut feeder = Feeder::begin(&store, VOLUME_SIZE, 4 << 20)?;
+    let alone = feed(&mut feeder, &batches, records)?;
+    let head = feeder.next().previous();
+    image::go_cold(dir)?;
+    let log = reads(&store, head)?;
+    image::go_cold(dir)?;
+    keep_nothing(&store)?;
+    let (before, cpu, begun) = (store.status().bytes_written, Pid::own().cpu()?, Instant::now());
+    let mut settled = settle(&store)?;
+    let (took, cpu) = (begun.elapsed(), Pid::own().cpu()?.saturating_sub(cpu));
+    image::go_cold(dir)?;
+    let settled_reads = reads(&store, head)?;
+    // The same load again, while what it writes is settled.
+    let over = AtomicBool::new(false);
+    let busy = std::thread::scope(|scope| {
+        let settler = scope.spawn(|| settle_until(&store, &over));
+        let busy = feed(&mut feeder, &batches, records);
+        over.store(true, Ordering::Release);
+        settled += settler.join().map_err(|_| anyhow::anyhow!("the settler panicked"))??;
+        busy
+    })?;
+    settled += settle(&store)?;
+    let written = store.status().bytes_written + settled;
+    Ok(Round {
+        settle_mib_s: to_float(before) / to_float(MIB) / took.as_secs_f64(),
+        settle_mib_cpu_s: to_float(before) / to_float(MIB) / cpu.as_secs_f64(),
+        written_per_byte: to_float(written) / to_float(2 * records * BLOCK_SIZE),
+        p99_ratio: busy.p99.as_secs_f64() / alone.p99.as_secs_f64(),
+        worst_ms: millis(busy.max),
+        log,
+        settled: settled_reads,
+    })
+}
+
+fn feed(feeder: &mut Feeder<'_>, batches: &[Packed], records: u64) -> Result<Latency> {
+    feeder.waits.clear();
+    let mut fed = 0;
+    for batch in batches.iter().cycle() {
+        feeder.write(batch)?;
+        fed += batch.records();
+        if fed >= records {
+            break;
+        }
+    }
+    feeder.drain()?;
+    Ok(Latency::of(std::mem::take(&mut feeder.waits)))
+}
+
+/// From here on everything may be settled, and only the last point of each pass is kept.
+fn keep_nothing(store: &Store) -> Result<()> {
+    let policy =
+        RetentionPolicy { every_write: Duration::ZERO, tiers: Vec::new(), ..RetentionPolicy::default() };
+    let (sender, done) = channel();
+    let record = MetaRecord::PolicySet { volume: None, policy: Some(policy) };
+    store.record(record, Box::new(move |outcome| drop(sender.send(outcome))));
+    done.recv().context("the store is gone")??;
+    Ok(())
+}
+
+/// Settles everything there is; the bytes written for it.
+fn settle(store: &Store) -> Result<u64> {
+    let mut written = 0;
+    while let Some(report) = store.settle()? {
+        written += report.bytes_written;
+    }
+    ensure!(store.status().settles > 0, "nothing was settled");
+    Ok(written)
+}
+
+/// Settles what there is, again and again.
+fn settle_until(store: &Store, over: &AtomicBool) -> Result<u64> {
+    let mut written = 0;
+    while !over.load(Ordering::Acquire) {
+        written += store.settle()?.map_or(0, |report| report.bytes_written);
+    }
+    Ok(written)
+}
+
+/// Reads the whole volume at `point` as an image does, one MiB at a time, then single blocks.
+fn reads(store: &Store, point: Lsn) -> Result<Reads> {
+    let mut out = vec![0; index(MIB)];
+    let begun = Instant::now();
+    for piece in 0..VOLUME_SIZE / MIB {
+        read(store, point, piece * MIB, &mut out)?;
+    }
+    let sequential_mib_s = to_float(VOLUME_SIZE / MIB) / begun.elapsed().as_secs_f64();
+    let (mut random, mut block) = (Random::new(9), [0; UNIT]);
+    let (begun, reads) = (Instant::now(), 20_000);
+    for _ in 0..reads {
+        read(store, point, random.below(VOLUME_SIZE / BLOCK_SIZE) * BLOCK_SIZE, &mut block)?;
+    }
+    Ok(Reads { sequential_mib_s, random_s: to_float(reads) / begun.elapsed().as_secs_f64() })
+}
+
+fn read(store: &Store, point: Lsn, offset: u64, out: &mut [u8]) -> Result<()> {
+    let mut units = Vec::new();
+    for n in 0..out.len() / UNIT {
+        let block = BlockNo::new(offset / BLOCK_SIZE + count(n));
+        let (region, within) = RegionNo::holding(block).context("beyond the last region")?;
+        let at = store.region_map(VOLUME, region, point)?.unit(within);
+        units.extend(at.map(|at| UnitRead { block, at, into: n * UNIT }));
+    }
+    ensure!(store.read_units(&units, ReadMode::Blocking, out)?, "a blocking read did not block");
+    Ok(())
+}
+
+fn batches() -> Vec<Packed> {
+    let (mut payload, mut random, mut packer) =
+        (Payload::new(Mix::Half, 3), Random::new(4), Packer::default());
+    let mut batch = || {
+        while packer.len() < BATCH_RECORDS {
+            let block = BlockNo::new(random.below(VOLUME_SIZE / BLOCK_SIZE));
+            let mut content = [0; UNIT];
+            payload.fill(block.offset(), &mut content);
+            packer.add(block, &content);
+        }
+        packer.take()
+    };
+    (0..2048).map(|_| batch()).collect()
+}
