@@ -35,11 +35,13 @@ const FRAME_BYTES: u32 = 1 << 20;
 /// Versions in a frame.
 const FRAME_VERSIONS: usize = 16 << 10;
 /// So much is written between two syncs: a commit that waits for the disk meanwhile waits no longer than for that.
-const SYNC_EACH: u64 = 8 << 20;
+const SYNC_EACH: u64 = 2 << 20;
 /// Rows brought into the index at once.
 const ROWS_AT_ONCE: usize = 1024;
-/// While commits wait, a pause is made after each piece of work.
-const YIELD: Duration = Duration::from_millis(2);
+/// While commits wait, a pause of this length is made after so many bytes read or written: a little more than 100 MB/s are
+/// left to settling, so that it gets on under any load.
+const YIELD: Duration = Duration::from_millis(8);
+const YIELD_EACH: u64 = 1 << 20;
 
 /// Brings the versions of the window and of the merged generations together, region by region, and hands on those that
 /// are needed; how many there were.
@@ -144,6 +146,8 @@ pub(super) struct Rewriter<'a> {
     regions: Vec<(VolumeId, RegionNo)>,
     unit_bytes: u64,
     versions: u64,
+    /// Bytes read and written since it last gave way.
+    worked: u64,
 }
 
 struct Region {
@@ -187,6 +191,7 @@ impl<'a> Rewriter<'a> {
             regions: Vec::new(),
             unit_bytes: 0,
             versions: 0,
+            worked: 0,
         }
     }
 
@@ -221,7 +226,7 @@ impl<'a> Rewriter<'a> {
     }
 
     /// The units of each region, in the order of its versions.
-    fn gather(&self, stripe: &[Region]) -> Result<Vec<Vec<u8>>, StoreError> {
+    fn gather(&mut self, stripe: &[Region]) -> Result<Vec<Vec<u8>>, StoreError> {
         let mut units: Vec<(Location, usize, usize)> = Vec::new();
         let mut bodies = Vec::with_capacity(stripe.len());
         for (n, region) in stripe.iter().enumerate() {
@@ -238,16 +243,16 @@ impl<'a> Rewriter<'a> {
         let mut rest = units.as_slice();
         while let Some((first, ..)) = rest.first() {
             let (run, behind) = rest.split_at(near(rest, *first));
-            self.read(run, &mut bodies)?;
-            self.give_way();
+            let read = self.read(run, &mut bodies)?;
+            self.give_way(read);
             rest = behind;
         }
         Ok(bodies)
     }
 
     /// Units that lie close together. One whose checksum is wrong is copied as it is: it stays damaged, and refused.
-    fn read(&self, units: &[(Location, usize, usize)], bodies: &mut [Vec<u8>]) -> Result<(), StoreError> {
-        let Some((first, ..)) = units.first() else { return Ok(()) };
+    fn read(&self, units: &[(Location, usize, usize)], bodies: &mut [Vec<u8>]) -> Result<u64, StoreError> {
+        let Some((first, ..)) = units.first() else { return Ok(0) };
         let end = units.iter().map(|(at, ..)| end_of(*at)).max().unwrap_or(first.offset);
         let file = self.shared.segments.file(first.segment)?;
         let gone = || StoreError::Damaged(format!("{} is missing: settling waits for it", first.segment));
@@ -262,7 +267,7 @@ impl<'a> Rewriter<'a> {
                 place.copy_from_slice(unit);
             }
         }
-        Ok(())
+        Ok(count(bytes.len()))
     }
 
     fn write_region(&mut self, region: &Region, body: &[u8]) -> Result<(), StoreError> {
@@ -292,7 +297,7 @@ impl<'a> Rewriter<'a> {
             let open = self.opened()?;
             if let Some(laid) = open.writer.run(region.volume, region.region, versions) {
                 open.write(laid.at, &laid.head, units, laid.padding)?;
-                self.give_way();
+                self.give_way(count(units.len()));
                 return Ok(laid.versions);
             }
             self.close()?;
@@ -339,9 +344,13 @@ impl<'a> Rewriter<'a> {
     }
 
     /// Commits go first.
-    fn give_way(&self) {
-        if self.shared.queue.bytes() > 0 {
-            std::thread::park_timeout(YIELD);
+    fn give_way(&mut self, bytes: u64) {
+        self.worked += bytes;
+        if self.worked >= YIELD_EACH {
+            self.worked = 0;
+            if self.shared.queue.bytes() > 0 {
+                std::thread::park_timeout(YIELD);
+            }
         }
     }
 

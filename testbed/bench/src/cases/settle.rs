@@ -157,11 +157,12 @@ fn settle(store: &Store) -> Result<u64> {
     Ok(written)
 }
 
-/// Settles what there is, again and again.
+/// Settles what there is, again and again; more often than a store does by itself.
 fn settle_until(store: &Store, over: &AtomicBool) -> Result<u64> {
     let mut written = 0;
     while !over.load(Ordering::Acquire) {
         written += store.settle()?.map_or(0, |report| report.bytes_written);
+        std::thread::park_timeout(Duration::from_millis(250));
     }
     Ok(written)
 }
