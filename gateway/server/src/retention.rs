@@ -146,6 +146,19 @@ impl Gateway {
         }
     }
 
+    /// Says so when the store will be full within a day.
+    pub(crate) fn full_soon(&self) -> Option<String> {
+        let catalogue = self.store.catalogue();
+        let policies = catalogue.volumes().map(|v| catalogue.rules().policy_of(v.id()));
+        let policy = policies.max_by_key(|p| p.every_write)?;
+        let at = self.forecast(&policy).full_at.filter(|at| at.since(self.clock.wall()) < DAY)?;
+        let then = match policy.when_full {
+            gateway_journal::WhenFull::Thin => "history is then thinned out sooner than its policy says",
+            gateway_journal::WhenFull::Stop => "no more history is taken then",
+        };
+        Some(format!("the journal will be full at {at}; {then}: make room, raise its limit or keep less"))
+    }
+
     /// A page of what changed, from the byte `after` on.
     pub(crate) async fn diff_view(
         &self,

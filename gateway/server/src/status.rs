@@ -129,7 +129,7 @@ impl Gateway {
         let mut volumes: Vec<VolumeView> = catalogue.volumes().map(|v| self.heard_view(v)).collect();
         volumes.sort_by(|a, b| a.name.cmp(&b.name));
         let store = self.store.status();
-        let (health, reasons) = health(&store, &volumes);
+        let (health, reasons) = health(&store, &volumes, self.full_soon());
         let front = self.front();
         StatusView {
             version: env!("CARGO_PKG_VERSION").to_owned(),
@@ -154,7 +154,7 @@ impl Gateway {
 }
 
 /// The worst that is true, and why.
-fn health(store: &StoreStatus, volumes: &[VolumeView]) -> (Health, Vec<String>) {
+fn health(store: &StoreStatus, volumes: &[VolumeView], full_soon: Option<String>) -> (Health, Vec<String>) {
     let failing: Vec<String> = store.failing.iter().cloned().collect();
     let damage =
         store.damage.iter().map(|d| format!("the journal is damaged in {}: {}", d.segment, d.detail));
@@ -162,7 +162,7 @@ fn health(store: &StoreStatus, volumes: &[VolumeView]) -> (Health, Vec<String>) 
     let ill = |v: &&VolumeView| !matches!(v.state, VolumeState::Protected | VolumeState::Unknown);
     let states = volumes.iter().filter(ill).map(|v| format!("{} is in state {}", v.name, v.state.as_str()));
     let settle = store.settle_failing.iter().map(|e| format!("old history is not settled: {e}"));
-    let degraded: Vec<String> = damage.chain(index).chain(settle).chain(states).collect();
+    let degraded: Vec<String> = damage.chain(index).chain(settle).chain(full_soon).chain(states).collect();
     let silent = volumes.iter().filter(|v| v.state == VolumeState::Unknown);
     let unknown: Vec<String> = silent.map(|v| format!("nothing is heard of the tap of {}", v.name)).collect();
     let health = match (failing.is_empty(), degraded.is_empty(), unknown.is_empty()) {

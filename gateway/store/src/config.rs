@@ -42,6 +42,16 @@ pub struct StoreConfig {
 }
 
 impl StoreConfig {
+    /// The fewest segments that a limited store may have: the log, what settling needs, and some history.
+    pub const LEAST_SEGMENTS: usize = 8;
+
+    /// With segments of so many bytes together at most.
+    #[must_use]
+    pub fn limited(self, bytes: u64) -> Self {
+        let segments = usize::try_from(bytes / u64::from(self.segment_len.max(1))).unwrap_or(usize::MAX);
+        Self { max_segments: segments.max(Self::LEAST_SEGMENTS), ..self }
+    }
+
     /// The usual limits for a store in `dir`.
     #[must_use]
     pub const fn new(dir: PathBuf) -> Self {

@@ -106,7 +106,12 @@ fn plan(dir: &Path, disk: PathBuf) -> Result<Plan, Failure> {
     let nbd = vec![unix("nbd.sock"), ListenAddress::Tcp(free_or_any(10_809).to_string())];
     Ok(Plan {
         data: dir.join("data"),
-        gateway: Some(GatewayPlan { links: vec![to_gateway.clone()], nbd, api: Some(free_or_any(7070)) }),
+        gateway: Some(GatewayPlan {
+            links: vec![to_gateway.clone()],
+            nbd,
+            api: Some(free_or_any(7070)),
+            journal_limit: None,
+        }),
         cx: Some(CxPlan { listen: vec![to_cx.clone()], gateways: vec![("local".to_owned(), to_gateway)] }),
         tap: Some(TapPlan {
             cx: to_cx,

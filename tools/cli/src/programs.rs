@@ -60,6 +60,9 @@ struct Images {
     /// Where the HTTP API listens
     #[arg(long, value_name = "HOST:PORT", default_value = "127.0.0.1:7070")]
     api: SocketAddr,
+    /// Bytes the journal may take, such as 500G; at the limit policies say what happens [default: what the disk has]
+    #[arg(long, value_name = "SIZE", value_parser = crate::verbs::parse_size)]
+    journal_limit: Option<u64>,
 }
 
 /// Of `tap`.
@@ -159,7 +162,7 @@ impl Images {
             ],
             false => self.nbd,
         };
-        GatewayPlan { links, nbd, api: Some(self.api) }
+        GatewayPlan { links, nbd, api: Some(self.api), journal_limit: self.journal_limit }
     }
 }
 

@@ -42,6 +42,8 @@ pub(crate) struct GatewayPlan {
     pub(crate) links: Vec<Address>,
     pub(crate) nbd: Vec<ListenAddress>,
     pub(crate) api: Option<SocketAddr>,
+    /// Bytes the journal may take; `None`: what the file system has.
+    pub(crate) journal_limit: Option<u64>,
 }
 
 pub(crate) struct CxPlan {
@@ -113,13 +115,19 @@ impl Site {
         links: &mut Vec<String>,
     ) -> Result<(), Failure> {
         if let Some(gateway) = plan.gateway {
+            let usual = GatewayConfig::new(plan.data.join("gateway"));
+            let store = match gateway.journal_limit {
+                Some(bytes) => usual.store.clone().limited(bytes),
+                None => usual.store.clone(),
+            };
             let config = GatewayConfig {
+                store,
                 links: gateway.links,
                 nbd: gateway.nbd,
                 api: gateway.api.map(|listen| ApiConfig { listen, insecure: plan.insecure }),
                 hub: hub.clone(),
                 protected,
-                ..GatewayConfig::new(plan.data.join("gateway"))
+                ..usual
             };
             let handle = Gateway::start(config).await.map_err(|e| cannot_start("the gateway", &e))?;
             links.extend(handle.links().iter().map(ToString::to_string));

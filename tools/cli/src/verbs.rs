@@ -21,6 +21,8 @@ use serde::de::DeserializeOwned;
 use crate::client::Client;
 use crate::output::{Failure, OutputFormat};
 
+pub(crate) use parse::size as parse_size;
+
 type Result<T> = std::result::Result<T, Failure>;
 
 /// What every verb takes.

@@ -40,7 +40,7 @@ pub(super) fn duration(text: &str) -> Result<Duration, String> {
 }
 
 /// `512`, `512M`, `10GiB` (powers of 1024), `10GB` (powers of 1000).
-pub(super) fn size(text: &str) -> Result<u64, String> {
+pub(crate) fn size(text: &str) -> Result<u64, String> {
     let wrong = || format!("{text:?} is no size: write it as 512M or 10GiB");
     let (number, unit) = split_unit(text).ok_or_else(wrong)?;
     let unit = unit.to_ascii_uppercase();
