@@ -495,7 +495,8 @@ impl Outbox {
     pub fn poll_load(&mut self) -> Option<Load> {
         let (first, limit) = (self.first, self.config.read_ahead);
         for (at, c) in self.consumers.iter_mut().enumerate() {
-            if !c.attached || c.broken.is_some() || c.loading || c.window_bytes >= limit.max(1) {
+            let held = c.broken.is_some_and(|b| b.at <= c.next);
+            if !c.attached || held || c.loading || c.window_bytes >= limit.max(1) {
                 continue;
             }
             let from = c.window_end();

@@ -437,6 +437,26 @@ fn a_sync_that_comes_while_what_is_before_the_hole_is_sent_again_takes_nothing_o
 }
 
 #[test]
+fn what_lies_before_a_hole_is_read_back_and_sent_again() {
+    let mut outbox = outbox(1, 1..=2);
+    outbox.push(record(9), at(0)).unwrap();
+    assert_eq!(sent(&mut outbox, A), [1, 2]);
+    assert_eq!(spill(&mut outbox, at(1000)).len(), 3);
+    for n in 10..=16 {
+        outbox.push(record(n), at(1000)).unwrap();
+    }
+    spill(&mut outbox, at(1000));
+    outbox.detach(A);
+    outbox.rewind(A, has(0));
+    assert_eq!(outbox.next(A), Next::Loading, "memory let go of it");
+    let load = outbox.poll_load().unwrap();
+    assert_eq!(load.items, [ItemNo::new(0)]);
+    outbox.loaded(&load, vec![Some(record(1))]);
+    assert_eq!(sent(&mut outbox, A), [1, 2]);
+    assert_eq!(outbox.poll_load(), None, "what lies behind it waits for a sync");
+}
+
+#[test]
 fn what_waits_behind_a_hole_does_not_keep_out_the_sync_that_heals_it() {
     let no_disk = Config { disk_limit: 0, ..config() };
     let mut outbox = Outbox::new(no_disk, 1);

@@ -5,12 +5,13 @@
 
 use prost::Message;
 use tap_block::{Lsn, VolumeId, WallTime};
+use xxhash_rust::xxh3::xxh3_64;
 
 use crate::error::FormatError;
 use crate::run::GroupNo;
 use crate::scan::Start;
 use crate::segment::StoreId;
-use crate::units::SegmentId;
+use crate::units::{RegionNo, SegmentId};
 
 const WHAT: &str = "manifest";
 const VERSION: u32 = 1;
@@ -36,17 +37,88 @@ pub struct Manifest {
     pub state: Vec<u8>,
 }
 
-/// Settled segments in block order: what one settle wrote.
+/// Settled segments in block order: what one settle wrote, or what is left of that.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Generation {
     /// The number of the settle that wrote it.
     pub settle: u64,
+    /// Only what it holds of these regions counts; the rest was written again by a later settle.
+    pub range: RegionRange,
     /// Its segments, in the order of their blocks.
     pub segments: Vec<SettledSegment>,
-    /// Bytes of units.
-    pub bytes: u64,
-    /// Versions.
-    pub versions: u64,
+}
+
+/// A region of a volume; ordered as generations are.
+pub type RegionPlace = (VolumeId, RegionNo);
+
+/// Regions from the first to the last, both included.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct RegionRange {
+    /// The first.
+    pub first: RegionPlace,
+    /// The last.
+    pub last: RegionPlace,
+}
+
+impl RegionRange {
+    /// Every region there can be.
+    pub const ALL: Self = Self {
+        first: (VolumeId::new(0), RegionNo::new(0)),
+        last: (VolumeId::new(u64::MAX), RegionNo::new(u32::MAX)),
+    };
+
+    /// Is it in the range?
+    #[must_use]
+    pub fn holds(&self, place: RegionPlace) -> bool {
+        self.first <= place && place <= self.last
+    }
+
+    /// The region after `place`, of whatever volume; `None` behind the last there can be.
+    #[must_use]
+    pub fn after((volume, region): RegionPlace) -> Option<RegionPlace> {
+        match region.get().checked_add(1) {
+            Some(next) => Some((volume, RegionNo::new(next))),
+            None => Some((VolumeId::new(volume.get().checked_add(1)?), RegionNo::new(0))),
+        }
+    }
+
+    /// The region before `place`; `None` before the first.
+    #[must_use]
+    pub fn before((volume, region): RegionPlace) -> Option<RegionPlace> {
+        match region.get().checked_sub(1) {
+            Some(previous) => Some((volume, RegionNo::new(previous))),
+            None => Some((VolumeId::new(volume.get().checked_sub(1)?), RegionNo::new(u32::MAX))),
+        }
+    }
+}
+
+impl Generation {
+    /// Bytes of its segments that hold something.
+    #[must_use]
+    pub fn bytes(&self) -> u64 {
+        self.segments.iter().map(|s| u64::from(s.end)).sum()
+    }
+
+    /// What is left of it without `range`: nothing, a part, or one on either side.
+    #[must_use]
+    pub fn without(&self, range: RegionRange) -> Vec<Self> {
+        if range.last < self.range.first || self.range.last < range.first {
+            return vec![self.clone()];
+        }
+        let before = RegionRange::before(range.first).filter(|last| self.range.first <= *last);
+        let after = RegionRange::after(range.last).filter(|first| *first <= self.range.last);
+        let before = before.map(|last| RegionRange { last, ..self.range });
+        let after = after.map(|first| RegionRange { first, ..self.range });
+        let parts = before.into_iter().chain(after).map(|range| self.within(range));
+        parts.filter(|part| !part.segments.is_empty()).collect()
+    }
+
+    /// The part in `range`: segments that hold nothing of it are left out.
+    fn within(&self, range: RegionRange) -> Self {
+        let overlaps = |s: &&SettledSegment| range.first <= s.last && s.first <= range.last;
+        let segments = self.segments.iter().filter(overlaps).copied().collect();
+        Self { settle: self.settle, range, segments }
+    }
 }
 
 /// A segment of a generation as it was written.
@@ -58,6 +130,10 @@ pub struct SettledSegment {
     pub end: u32,
     /// How many frames it holds, the manifest's apart.
     pub frames: u32,
+    /// The first region in it.
+    pub first: RegionPlace,
+    /// The last region in it.
+    pub last: RegionPlace,
 }
 
 /// What is left of a volume's settled history.
@@ -137,10 +213,17 @@ struct PGeneration {
     ends: Vec<u32>,
     #[prost(uint32, repeated, tag = "4")]
     frames: Vec<u32>,
-    #[prost(uint64, tag = "5")]
-    bytes: u64,
-    #[prost(uint64, tag = "6")]
-    versions: u64,
+    /// The first and the last region of the range, then of each segment.
+    #[prost(message, repeated, tag = "5")]
+    places: Vec<PPlace>,
+}
+
+#[derive(Clone, Copy, PartialEq, Message)]
+struct PPlace {
+    #[prost(fixed64, tag = "1")]
+    volume: u64,
+    #[prost(uint32, tag = "2")]
+    region: u32,
 }
 
 /// Points as differences to the one before: a long list is short.
@@ -181,6 +264,25 @@ impl Manifest {
         .encode_to_vec()
     }
 
+    /// As bytes behind a checksum: how a copy is kept outside a frame.
+    #[must_use]
+    pub fn seal(&self) -> Vec<u8> {
+        let bytes = self.encode();
+        [&xxh3_64(&bytes).to_le_bytes()[..], &bytes].concat()
+    }
+
+    /// Back from a copy.
+    ///
+    /// # Errors
+    /// [`FormatError`] when it is damaged, or no manifest of this version.
+    pub fn unseal(bytes: &[u8]) -> Result<Self, FormatError> {
+        let (sum, bytes) = bytes.split_first_chunk::<8>().ok_or(FormatError::Short(WHAT))?;
+        if u64::from_le_bytes(*sum) != xxh3_64(bytes) {
+            return Err(FormatError::Checksum(WHAT));
+        }
+        Self::decode(bytes)
+    }
+
     /// Back from bytes, already checked against a checksum.
     ///
     /// # Errors
@@ -218,8 +320,11 @@ fn generation_out(generation: &Generation) -> PGeneration {
         segments: segments.iter().map(|s| s.segment.get()).collect(),
         ends: segments.iter().map(|s| s.end).collect(),
         frames: segments.iter().map(|s| s.frames).collect(),
-        bytes: generation.bytes,
-        versions: generation.versions,
+        places: [generation.range.first, generation.range.last]
+            .into_iter()
+            .chain(segments.iter().flat_map(|s| [s.first, s.last]))
+            .map(|(volume, region)| PPlace { volume: volume.get(), region: region.get() })
+            .collect(),
     }
 }
 
@@ -227,11 +332,24 @@ fn generation_in(twin: &PGeneration) -> Result<Generation, FormatError> {
     if twin.ends.len() != twin.segments.len() || twin.frames.len() != twin.segments.len() {
         return Err(FormatError::malformed(WHAT, "a generation's lists differ in length"));
     }
-    let fields = twin.segments.iter().zip(&twin.ends).zip(&twin.frames);
+    let place = |p: &PPlace| (VolumeId::new(p.volume), RegionNo::new(p.region));
+    let pairs: Vec<_> = twin.places.as_chunks::<2>().0.iter().map(|[a, b]| (place(a), place(b))).collect();
+    let Some((&(first, last), places)) =
+        pairs.split_first().filter(|(_, rest)| rest.len() == twin.segments.len())
+    else {
+        return Err(FormatError::malformed(WHAT, "a generation's regions are not all there"));
+    };
+    let fields = twin.segments.iter().zip(&twin.ends).zip(&twin.frames).zip(places);
     let segments = fields
-        .map(|((&segment, &end), &frames)| SettledSegment { segment: SegmentId::new(segment), end, frames })
+        .map(|(((&segment, &end), &frames), &(first, last))| SettledSegment {
+            segment: SegmentId::new(segment),
+            end,
+            frames,
+            first,
+            last,
+        })
         .collect();
-    Ok(Generation { settle: twin.settle, segments, bytes: twin.bytes, versions: twin.versions })
+    Ok(Generation { settle: twin.settle, range: RegionRange { first, last }, segments })
 }
 
 fn kept_out((volume, kept): &(VolumeId, Kept)) -> PKept {
@@ -286,15 +404,48 @@ mod tests {
         KeptPoint { lsn: Lsn::new(lsn).unwrap(), captured_at: at, received_at: at }
     }
 
+    fn place(n: u32) -> RegionPlace {
+        (VolumeId::new(1), RegionNo::new(n))
+    }
+
+    fn range(first: u32, last: u32) -> RegionRange {
+        RegionRange { first: place(first), last: place(last) }
+    }
+
+    fn segment(n: u32, first: u32, last: u32) -> SettledSegment {
+        SettledSegment {
+            segment: SegmentId::new(n),
+            end: 9000,
+            frames: 2,
+            first: place(first),
+            last: place(last),
+        }
+    }
+
+    #[test]
+    fn what_was_written_again_is_cut_out_of_a_generation() {
+        let segments = vec![segment(1, 0, 4), segment(2, 4, 7), segment(3, 9, 9)];
+        let whole = Generation { settle: 2, range: RegionRange::ALL, segments };
+        let ids = |g: &Generation| g.segments.iter().map(|s| s.segment.get()).collect::<Vec<_>>();
+        let parts = whole.without(range(4, 4));
+        assert_eq!(parts.iter().map(ids).collect::<Vec<_>>(), [vec![1], vec![2, 3]]);
+        assert!(parts[0].range.holds(place(3)) && !parts[0].range.holds(place(4)));
+        assert!(parts[1].range.holds(place(5)) && !parts[1].range.holds(place(4)));
+        assert_eq!(parts[1].without(range(0, 3)), [parts[1].clone()], "nothing in common");
+        assert_eq!(parts[1].without(range(5, 20)), [], "nothing is left");
+        assert_eq!(whole.without(RegionRange::ALL), []);
+        assert_eq!(whole.bytes(), 27_000);
+    }
+
     fn manifest() -> Manifest {
-        let segment = |n| SettledSegment { segment: SegmentId::new(n), end: 9000, frames: 2 };
+        let segment = |n| segment(n, n, n + 1);
         Manifest {
             store: StoreId::new(5),
             settle: 3,
             at: WallTime::from_nanos(77),
             generations: vec![
-                Generation { settle: 2, segments: vec![segment(4), segment(6)], bytes: 100, versions: 3 },
-                Generation { settle: 3, segments: vec![segment(9)], bytes: 10, versions: 1 },
+                Generation { settle: 2, range: RegionRange::ALL, segments: vec![segment(4), segment(6)] },
+                Generation { settle: 3, range: range(5, 9), segments: vec![segment(9)] },
             ],
             through: (SegmentId::new(8), Start { at: 8192, number: 4, group: 2, previous: Some(1) }),
             group: GroupNo::new(11),
@@ -313,7 +464,14 @@ mod tests {
     #[test]
     fn a_manifest_survives_its_bytes() {
         let manifest = manifest();
-        assert_eq!(Manifest::decode(&manifest.encode()), Ok(manifest));
+        assert_eq!(Manifest::decode(&manifest.encode()), Ok(manifest.clone()));
+        let sealed = manifest.seal();
+        assert_eq!(Manifest::unseal(&sealed), Ok(manifest));
+        for bit in 0..sealed.len() * 8 {
+            let mut bad = sealed.clone();
+            bad[bit / 8] ^= 1 << (bit % 8);
+            assert!(Manifest::unseal(&bad).is_err(), "bit {bit}");
+        }
     }
 
     #[test]

@@ -21,8 +21,8 @@ use gateway_journal::marker::{decode_marker, encode_marker};
 use gateway_journal::run::{decode_checkpoint, decode_run, encode_checkpoint, encode_run};
 use gateway_journal::{
     Generation, GroupNo, Hold, ImageId, ImageRecord, Kept, KeptPoint, Location, Manifest, MetaRecord, Place,
-    RegionNo, RetentionPolicy, Sealed, SegmentHeader, SegmentId, SettledSegment, SettledWriter, Start,
-    Version,
+    RegionNo, RegionRange, RetentionPolicy, Sealed, SegmentHeader, SegmentId, SettledSegment, SettledWriter,
+    Start, Version,
 };
 use tap_block::stored::pack;
 use tap_block::{
@@ -227,12 +227,14 @@ fn settled_segments() {
     let run = writer.run(VolumeId::new(0x22), RegionNo::new(4), &versions).unwrap();
     pinned("settled-run", &run.head);
     let point = KeptPoint { lsn: lsn(6), captured_at: NOW, received_at: NOW };
-    let segment = SettledSegment { segment: SegmentId::new(9), end: 8192, frames: 1 };
+    let place = (VolumeId::new(0x22), RegionNo::new(4));
+    let (segment, end) = (SegmentId::new(9), 8192);
+    let segment = SettledSegment { segment, end, frames: 1, first: place, last: place };
     let manifest = Manifest {
         store,
         settle: 3,
         at: NOW,
-        generations: vec![Generation { settle: 3, segments: vec![segment], bytes: 150, versions: 3 }],
+        generations: vec![Generation { settle: 3, range: RegionRange::ALL, segments: vec![segment] }],
         through: (SegmentId::new(8), Start { at: 8192, number: 4, group: 2, previous: Some(1) }),
         group: GroupNo::new(11),
         kept: vec![(VolumeId::new(0x22), Kept { settled: lsn(7), points: vec![point] })],

@@ -36,7 +36,8 @@ pub(crate) fn between(
             in_settled(shared, layout, volume, (from, to.min(settled)), &mut changed)?;
         }
         if to > settled {
-            each_change(shared, stream, (from.max(settled), to), &mut |of, extent| {
+            // Copies may have come later than the records they stand behind.
+            each_change(shared, stream, (from.max(settled), to), from, &mut |of, extent| {
                 if of == volume {
                     changed.insert(extent.to_blocks());
                 }

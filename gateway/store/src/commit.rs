@@ -381,7 +381,7 @@ impl Committer {
         }
         published.damage.clone_from(&self.ledger.damage);
         published.catalogue = Arc::clone(&self.ledger.catalogue);
-        if published.active.versions() >= self.shared.config.group_versions {
+        if published.active.is_full(&self.shared.config) {
             self.ledger.freeze(&mut published, end);
             drop(published);
             drop(lock(&self.shared.ingest));

@@ -23,6 +23,8 @@ pub struct StoreConfig {
     pub max_queue: u64,
     /// Versions that are gathered in memory before they go into the index together.
     pub group_versions: usize,
+    /// Bytes of units whose versions go into the index together: what a pass of settling takes on at least.
+    pub group_limit: u64,
     /// Groups of versions that may wait for the index; the commit thread waits beyond.
     pub max_groups: usize,
     /// A region gets a checkpoint when it has gathered so many versions since its last.
@@ -33,6 +35,8 @@ pub struct StoreConfig {
     pub settle_memory: u64,
     /// Versions of the log that one pass settles, about.
     pub settle_versions: u64,
+    /// A pass over settled history writes about so many bytes: it ends in a while, and needs no more room than that.
+    pub settle_at_once: u64,
     /// Segment files that are left to settling when the log has no more room.
     pub settle_reserve: usize,
     /// Bytes of region maps kept.
@@ -43,7 +47,7 @@ pub struct StoreConfig {
 
 impl StoreConfig {
     /// The fewest segments that a limited store may have: the log, what settling needs, and some history.
-    pub const LEAST_SEGMENTS: usize = 8;
+    pub const LEAST_SEGMENTS: usize = 16;
 
     /// With segments of so many bytes together at most.
     #[must_use]
@@ -64,12 +68,14 @@ impl StoreConfig {
             group_bytes: 4 << 20,
             max_queue: 64 << 20,
             group_versions: 256 << 10,
+            group_limit: 256 << 20,
             max_groups: 4,
             checkpoint_versions: 16 << 10,
             settle_each: Some(Duration::from_secs(10)),
             settle_memory: 64 << 20,
             settle_versions: 1 << 20,
-            settle_reserve: 2,
+            settle_at_once: 4 << 30,
+            settle_reserve: 8,
             map_cache: 64 << 20,
             index_cache: 32 << 20,
         }

@@ -63,6 +63,9 @@ pub enum StoreError {
         /// The nearest kept one after it.
         after: Option<Lsn>,
     },
+    /// A hold was set while history was settled.
+    #[error("the rules changed while history was settled: it is settled anew")]
+    RulesChanged,
     /// Records that the point needs were lost.
     #[error("the history at that point is damaged: {0}")]
     Damaged(String),

@@ -76,9 +76,9 @@ impl Layout {
         self.lost.iter().any(|lost| lost.from <= (volume, region) && (volume, region) <= lost.to)
     }
 
-    /// Bytes of units in settled segments.
+    /// Bytes of settled segments.
     pub(crate) fn bytes(&self) -> u64 {
-        self.generations.iter().map(|g| g.bytes).sum()
+        self.generations.iter().map(Generation::bytes).sum()
     }
 
     /// Is `point` still one that can be opened?
@@ -159,7 +159,8 @@ impl Gather<'_> {
 
     /// Every settled version of the region.
     pub(crate) fn settled(&self, each: &mut dyn FnMut(&Version)) -> Result<(), IndexError> {
-        for generation in &self.layout.generations {
+        let here = |g: &&Generation| g.range.holds((self.volume, self.region));
+        for generation in self.layout.generations.iter().filter(here) {
             let key = keys::settled(generation.settle, self.volume, self.region);
             if let Some(run) = self.index.get(Table::Settled, &key)? {
                 decode_run(&run, |v| each(&v)).map_err(bad)?;

@@ -170,9 +170,13 @@ impl Ledger {
     pub(crate) fn freeze(&mut self, published: &mut Published, through: (SegmentId, Start)) {
         let next = Group::new(published.active.no.next());
         let group = std::mem::replace(&mut published.active, next);
-        // The first frame behind it gets a row in the time table: those before it may be settled first.
-        self.streams.values_mut().for_each(|state| state.row.1 = ROW_FRAMES);
+        self.begin_rows();
         published.frozen.push_back(Arc::new(self.frozen(group, through)));
+    }
+
+    /// The next frame of each stream gets a row in the time table: what lies before may be settled first.
+    pub(crate) fn begin_rows(&mut self) {
+        self.streams.values_mut().for_each(|state| state.row.1 = ROW_FRAMES);
     }
 
     /// `group` with what is true now.

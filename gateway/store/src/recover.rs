@@ -9,8 +9,8 @@ use std::sync::Arc;
 
 use gateway_journal::table::{decode_meta, decode_records, placed};
 use gateway_journal::{
-    Expected, Found, FrameHeader, FrameKind, GroupNo, Mark, Records, RegionNo, SEGMENT_HEADER, Sealed,
-    SegmentId, SegmentScan, SegmentWriter, Start, StoreId,
+    Expected, Found, FrameHeader, FrameKind, GroupNo, Mark, Records, RegionNo, RegionRange, SEGMENT_HEADER,
+    Sealed, SegmentId, SegmentScan, SegmentWriter, Start, StoreId,
 };
 use tap_block::stored::verify;
 use tap_block::units::index;
@@ -67,7 +67,8 @@ pub(crate) fn recover(
     let settled = settled_state(&survey, store)?;
     let trail = Trail::new(store, settled_state(&survey, store)?);
     let (index, known, damage) = open_index(opener, store, &survey, &pool)?;
-    let segments = Segments::new(pool, survey.next);
+    let (next_settle, next_segment) = given_out(&*index, &survey)?;
+    let segments = Segments::new(pool, next_segment);
     let missing = survey.settled.make_known(&segments);
     let known = known.or_else(|| settled.map(|state| (state, Vec::new())));
     let layout = survey.settled.manifest.as_ref().map(Layout::of).unwrap_or_default().losing(&lost(&*index)?);
@@ -80,7 +81,7 @@ pub(crate) fn recover(
     }
     replay.missing(&survey);
     replay.run(&survey)?;
-    replay.finish(&survey, Settler::new(trail, survey.settled.next))
+    replay.finish(&survey, Settler::new(trail, next_settle))
 }
 
 /// Regions that an earlier start found missing when it built the index.
@@ -158,10 +159,30 @@ fn adopt(index: &dyn IndexStore, survey: &Survey, known: Option<Known>) -> Resul
     Ok(Some((state, groups)))
 }
 
+/// The numbers that no settle and no segment ever had. Those of a pass that was cut off are in the index, whose rows may
+/// name them.
+fn given_out(index: &dyn IndexStore, survey: &Survey) -> Result<(u64, SegmentId), IndexError> {
+    let row = index.get(Table::State, keys::RESERVED)?.unwrap_or_default();
+    let settle = row.first_chunk::<8>().map_or(0, |b| u64::from_be_bytes(*b));
+    let segment = row.last_chunk::<4>().filter(|_| row.len() == 12).map_or(0, |b| u32::from_be_bytes(*b));
+    let known = survey.settled.manifest.as_ref().map_or(0, |m| m.settle);
+    for cut_off in known + 1..=settle {
+        let key = |(volume, region)| keys::settled(cut_off, volume, region);
+        let (from, to) = (key(RegionRange::ALL.first), key(RegionRange::ALL.last));
+        let mut rows = Vec::new();
+        index.scan(Table::Settled, &from, &to, &mut |key, _| {
+            rows.push(key.to_vec());
+            true
+        })?;
+        index.remove(Table::Settled, rows)?;
+    }
+    Ok((survey.settled.next.max(settle + 1), survey.next.max(SegmentId::new(segment).next())))
+}
+
 /// Are the rows of the newest generation there? They are all, if one is.
 fn has_rows(index: &dyn IndexStore, survey: &Survey, settle: u64) -> Result<bool, IndexError> {
     let generations = survey.settled.manifest.as_ref().map_or(&[][..], |m| &m.generations);
-    for generation in generations.iter().filter(|g| g.versions > 0) {
+    for generation in generations {
         let mut found = false;
         let (volume, region) = (VolumeId::new(0), RegionNo::new(0));
         let from = keys::settled(generation.settle, volume, region);
@@ -377,7 +398,7 @@ impl<'a> Replay<'a> {
     ) -> Result<(), StoreError> {
         self.segments.set_end(segment, at.saturating_add(header.span));
         // Only between groups: that is where a walk may begin.
-        if header.following == 0 && self.published.active.versions() >= self.config.group_versions {
+        if header.following == 0 && self.published.active.is_full(self.config) {
             self.bring_in((segment, scan.place()))?;
         }
         Ok(())

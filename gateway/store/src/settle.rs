@@ -18,13 +18,15 @@ mod publish;
 mod rewrite;
 mod trail;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Condvar, Mutex};
 use std::time::Duration;
 
+use gateway_image::Catalogue;
+use gateway_image::catalogue::Volume;
 use gateway_image::retention::{Special, Thinner};
-use gateway_journal::{Kept, KeptPoint, Manifest, RetentionPolicy, WhenFull};
-use tap_block::{StreamId, VolumeId, WallTime};
+use gateway_journal::{Kept, KeptPoint, Manifest, RegionPlace, RegionRange, RetentionPolicy, Tier, WhenFull};
+use tap_block::{Lsn, VolumeId, WallTime};
 use tracing::{info, warn};
 
 use crate::error::StoreError;
@@ -75,11 +77,20 @@ pub(crate) struct Settler {
     next: u64,
     /// Under [`Pressure::Purge`]: ordinary points received before are let go.
     floor: Option<WallTime>,
+    /// Settled history is being gone through; the region to go on with.
+    cycle: Option<RegionPlace>,
+    /// Points of settled history that went since it was last gone through: what they alone showed is still there.
+    dropped: usize,
+    /// The last pass settled a part of the log.
+    log_last: bool,
 }
+
+/// Points that have to be gone before settled history is gone through for their sake: this many, and a quarter of all.
+const WORTH_A_CYCLE: usize = 32;
 
 impl Settler {
     pub(crate) const fn new(trail: Trail, next: u64) -> Self {
-        Self { trail, next, floor: None }
+        Self { trail, next, floor: None, cycle: None, dropped: 0, log_last: false }
     }
 
     /// One pass; `None` when there is nothing to do.
@@ -89,83 +100,172 @@ impl Settler {
         pressure: Pressure,
     ) -> Result<Option<SettleReport>, StoreError> {
         let now = shared.age.now();
-        if pressure == Pressure::Purge {
-            self.raise_floor(shared, now);
+        // A log that fills quickly must not keep old history from being let go.
+        if pressure == Pressure::Purge
+            && self.log_last
+            && let Some(report) = self.compact(shared, now, pressure)?
+        {
+            return Ok(Some(report));
         }
-        let terms = Terms { now, pressure, floor: self.floor.filter(|_| pressure == Pressure::Purge) };
-        let Some(plan) = Plan::choose(shared, now, pressure) else { return Ok(None) };
-        let mut trail = self.trail.clone();
-        let window = trail.advance(shared, &plan.groups)?;
-        let kept = shared.points.decide(|open| decide(shared, &trail, &window.points, open, terms));
-        if plan.groups.is_empty() && points(&kept) == points(&read(&shared.published).layout.kept) {
-            // Rewriting would change nothing.
-            shared.points.call_off();
-            return Ok(None);
+        if let Some(plan) = Plan::window(shared, now, pressure) {
+            let terms = Terms { now, pressure, floor: self.floor };
+            let report = self.pass(shared, plan, terms)?;
+            self.log_last = true;
+            return Ok(Some(report));
         }
-        let outcome = self.rewrite(shared, &plan, &trail, &window, &kept, now);
-        match outcome {
-            Ok(report) => {
-                self.trail = trail;
-                Ok(Some(report))
-            }
-            Err(e) => {
-                shared.points.call_off();
-                Err(e)
-            }
-        }
+        self.compact(shared, now, pressure)
     }
 
+    /// Goes on through settled history, or begins to when that is worth it.
+    fn compact(
+        &mut self,
+        shared: &Shared,
+        now: WallTime,
+        pressure: Pressure,
+    ) -> Result<Option<SettleReport>, StoreError> {
+        let mut terms = Terms { now, pressure, floor: self.floor };
+        let from = match self.cycle {
+            Some(from) => from,
+            None => {
+                if pressure == Pressure::Purge {
+                    terms.floor = Some(self.next_floor(shared, now));
+                }
+                if !self.is_worth_it(shared, terms) {
+                    return Ok(None);
+                }
+                RegionRange::ALL.first
+            }
+        };
+        let Some(plan) = Plan::compaction(shared, from) else {
+            self.cycle = None;
+            return Ok(None);
+        };
+        let begins = self.cycle.is_none();
+        let report = self.pass(shared, plan, terms)?;
+        if begins {
+            // What goes from here on is found the next time.
+            (self.dropped, self.floor) = (0, terms.floor);
+        }
+        self.log_last = false;
+        Ok(Some(report))
+    }
+
+    /// Would going through settled history free anything to speak of?
+    fn is_worth_it(&self, shared: &Shared, terms: Terms) -> bool {
+        let (catalogue, layout) = {
+            let published = read(&shared.published);
+            (Arc::clone(&published.catalogue), Arc::clone(&published.layout))
+        };
+        let mut gone = self.dropped;
+        for (id, kept) in &layout.kept {
+            let Some(volume) = catalogue.volume(*id) else { continue };
+            let left = thinned(&catalogue, volume, kept, &[], BTreeSet::new(), terms);
+            gone += kept.points.len().saturating_sub(left.points.len());
+        }
+        let enough = if terms.pressure > Pressure::None { 1 } else { WORTH_A_CYCLE };
+        gone >= enough && (terms.pressure > Pressure::None || gone >= points(&layout.kept) / 4)
+    }
+
+    /// Decides what is kept, rewrites, publishes.
+    fn pass(&mut self, shared: &Shared, plan: Plan, terms: Terms) -> Result<SettleReport, StoreError> {
+        let mut trail = self.trail.clone();
+        let window = trail.advance(shared, &plan.groups)?;
+        let (catalogue, layout) = {
+            let published = read(&shared.published);
+            (Arc::clone(&published.catalogue), Arc::clone(&published.layout))
+        };
+        let kept = shared.points.decide(|open| {
+            let known = trail.catalogue().volumes();
+            let volumes = known.map(|known| catalogue.volume(known.id()).unwrap_or(known));
+            let of = |volume: &Arc<Volume>| {
+                let settled = trail.last(volume.stream())?;
+                let before = layout.kept.get(&volume.id()).cloned().unwrap_or_default();
+                let before = Kept { settled, points: before.points };
+                let fresh = window.points.get(&volume.stream()).map_or(&[][..], Vec::as_slice);
+                let left = thinned(&catalogue, volume, &before, fresh, open(volume.id()), terms);
+                Some((volume.id(), left))
+            };
+            volumes.filter_map(of).collect()
+        });
+        let gone = lost_points(&layout.kept, &kept);
+        let mut undecided = false;
+        let outcome = self.rewrite(shared, plan, &trail, &window, &kept, terms.now, &mut undecided);
+        if outcome.is_err() && !undecided {
+            shared.points.call_off();
+        }
+        let report = outcome?;
+        self.trail = trail;
+        self.dropped += gone;
+        Ok(report)
+    }
+
+    #[expect(clippy::too_many_arguments, reason = "what a pass decided, handed on once")]
     fn rewrite(
         &mut self,
         shared: &Shared,
-        plan: &Plan,
+        mut plan: Plan,
         trail: &Trail,
         window: &trail::Window,
         kept: &BTreeMap<VolumeId, Kept>,
         now: WallTime,
+        undecided: &mut bool,
     ) -> Result<SettleReport, StoreError> {
         let settle = self.next;
         self.next += 1;
-        let store = trail.store();
-        let mut rewriter = Rewriter::new(shared, store, settle);
-        let read = merge(shared, plan, window, kept, &mut rewriter)?;
+        let rules = read(&shared.published).catalogue.rules().clone();
+        let mut rewriter = Rewriter::new(shared, trail.store(), settle);
+        let merged = merge(shared, &plan, window, kept, &mut rewriter)?;
         let written = rewriter.finish()?;
-        let mut generations = plan.untouched.clone();
-        generations.extend(written.generation());
         let manifest = Manifest {
-            store,
+            store: trail.store(),
             settle,
             at: now,
-            generations,
+            generations: plan.arrange(merged.last, written.generation()),
             through: trail.at(),
             group: trail.group(),
             kept: kept.iter().map(|(v, k)| (*v, k.clone())).collect(),
             state: trail.encode(),
         };
-        let before = points(&crate::sync::read(&shared.published).layout.kept)
+        let before = points(&read(&shared.published).layout.kept)
             + window.points.values().map(Vec::len).sum::<usize>();
         let report = SettleReport {
             settle,
             groups: tap_block::units::count(plan.groups.len()),
             generations: tap_block::units::count(plan.merged.len()),
-            versions_read: read,
+            versions_read: merged.seen,
             versions_kept: written.versions(),
             bytes_written: written.bytes(),
             segments_freed: 0,
             points_dropped: tap_block::units::count(before.saturating_sub(points(kept))),
         };
-        let segments_freed = publish(shared, plan, &manifest, written)?;
+        if !rules.has_holds_of(read(&shared.published).catalogue.rules()) {
+            return Err(StoreError::RulesChanged);
+        }
+        let segments_freed = publish(shared, &plan, &manifest, written, undecided)?;
+        self.cycle =
+            if plan.groups.is_empty() { merged.last.and_then(RegionRange::after) } else { self.cycle };
         Ok(SettleReport { segments_freed, ..report })
     }
 
     /// A tenth of the window goes each time, until there is room.
-    fn raise_floor(&mut self, shared: &Shared, now: WallTime) {
+    fn next_floor(&self, shared: &Shared, now: WallTime) -> WallTime {
         let published = read(&shared.published);
         let oldest =
             published.layout.kept.values().filter_map(|k| k.points.first()).map(|p| p.received_at).min();
         let from = self.floor.max(oldest).unwrap_or(now);
-        self.floor = Some(from.plus(now.since(from) / 10));
+        from.plus(now.since(from) / 10)
     }
+}
+
+/// How many points of `before` are not in `after`.
+fn lost_points(before: &BTreeMap<VolumeId, Kept>, after: &BTreeMap<VolumeId, Kept>) -> usize {
+    let gone = |(id, kept): (&VolumeId, &Kept)| {
+        let left = after.get(id);
+        let there =
+            |p: &&KeptPoint| left.is_some_and(|l| l.points.binary_search_by_key(&p.lsn, |q| q.lsn).is_ok());
+        kept.points.len() - kept.points.iter().filter(there).count()
+    };
+    before.iter().map(gone).sum()
 }
 
 fn points(kept: &BTreeMap<VolumeId, Kept>) -> usize {
@@ -187,49 +287,61 @@ impl Terms {
         if self.pressure == Pressure::None || policy.when_full == WhenFull::Stop {
             return (policy, None);
         }
-        (RetentionPolicy { every_write: Duration::ZERO, ..policy }, self.floor)
+        let mut tiers = policy.tiers;
+        if tiers.is_empty() {
+            // Thinner, not nothing.
+            tiers.push(Tier { each: SPARSE, keep: policy.every_write });
+        }
+        let floor = self.floor.filter(|_| self.pressure == Pressure::Purge);
+        (RetentionPolicy { every_write: Duration::ZERO, tiers, ..policy }, floor)
     }
 }
 
-/// Which points are left of what is settled.
-fn decide(
-    shared: &Shared,
-    trail: &Trail,
-    candidates: &BTreeMap<StreamId, Vec<KeptPoint>>,
-    open: &dyn Fn(VolumeId) -> std::collections::BTreeSet<tap_block::Lsn>,
+/// The distance of points, when there is no room, of a policy that names none.
+const SPARSE: Duration = Duration::from_secs(60);
+
+/// What is left of a volume's points: those kept before and the fresh ones, thinned out.
+fn thinned(
+    catalogue: &Catalogue,
+    volume: &Volume,
+    before: &Kept,
+    fresh: &[KeptPoint],
+    open: BTreeSet<Lsn>,
     terms: Terms,
-) -> BTreeMap<VolumeId, Kept> {
-    let (catalogue, layout) = {
-        let published = read(&shared.published);
-        (Arc::clone(&published.catalogue), Arc::clone(&published.layout))
+) -> Kept {
+    let (id, settled) = (volume.id(), before.settled);
+    let rules = catalogue.rules();
+    let (policy, floor) = terms.of(rules.policy_of(id));
+    let mut special = Special { always: open, bookmarks: BTreeSet::new() };
+    special.always.extend(rules.pinned(id));
+    special.always.extend(catalogue.images().filter(|i| i.volume == id).map(|i| i.point));
+    // Whatever is asked for between this one and the next is what it shows; in a sync, what was sound before it.
+    special.always.insert(settled);
+    special.always.extend(volume.sound_at_or_before(settled));
+    special.bookmarks.extend(volume.bookmarks().map(|(_, mark)| mark.at.lsn));
+    let held = |p: &&KeptPoint| {
+        rules.holds_of(id, terms.now).any(|h| h.from <= p.received_at && p.received_at <= h.to)
     };
-    let mut left = BTreeMap::new();
-    for known in trail.catalogue().volumes() {
-        let id = known.id();
-        let volume = catalogue.volume(id).unwrap_or(known);
-        let Some(settled) = trail.last(volume.stream()) else { continue };
-        let (policy, floor) = terms.of(catalogue.rules().policy_of(id));
-        let mut special = Special { always: open(id), bookmarks: Default::default() };
-        special.always.extend(catalogue.rules().pinned(id));
-        special.always.extend(catalogue.images().filter(|i| i.volume == id).map(|i| i.point));
-        // Whatever is asked for between this one and the next is what it shows; in a sync, what was sound before it.
-        special.always.insert(settled);
-        special.always.extend(volume.sound_at_or_before(settled));
-        special.bookmarks.extend(volume.bookmarks().map(|(_, mark)| mark.at.lsn));
-        let before = layout.kept.get(&id).map_or(&[][..], |kept| &kept.points);
-        let fresh = candidates.get(&volume.stream()).map_or(&[][..], Vec::as_slice);
-        let held = |p: &&KeptPoint| {
-            let mut holds = catalogue.rules().holds_of(id, terms.now);
-            holds.any(|h| h.from <= p.received_at && p.received_at <= h.to)
-        };
-        special.always.extend(before.iter().filter(held).map(|p| p.lsn));
-        let mut thinner = Thinner::new(&policy, &special, terms.now, floor);
-        for point in before.iter().chain(fresh.iter().filter(|p| volume.selectable(p.lsn).is_ok())) {
-            thinner.offer(*point);
+    special.always.extend(before.points.iter().filter(held).map(|p| p.lsn));
+    let mut thinner = Thinner::new(&policy, &special, terms.now, floor);
+    let selectable = fresh.iter().filter(|p| volume.selectable(p.lsn).is_ok());
+    let offered: Vec<KeptPoint> = before.points.iter().chain(selectable).copied().collect();
+    offered.iter().for_each(|point| thinner.offer(*point));
+    let mut points = thinner.finish();
+    let sound = |lsn: &Lsn| volume.selectable(*lsn).is_ok();
+    add_between(&mut points, &offered, special.always.range(..=settled).copied().filter(sound));
+    Kept { settled, points }
+}
+
+/// Points that somebody holds and that are no record (a run may begin with a jump) show what the record before shows.
+fn add_between(points: &mut Vec<KeptPoint>, offered: &[KeptPoint], always: impl Iterator<Item = Lsn>) {
+    for lsn in always {
+        let Err(at) = points.binary_search_by_key(&lsn, |p| p.lsn) else { continue };
+        let n = offered.partition_point(|p| p.lsn <= lsn);
+        if let Some(before) = n.checked_sub(1).and_then(|i| offered.get(i)) {
+            points.insert(at, KeptPoint { lsn, ..*before });
         }
-        left.insert(id, Kept { settled, points: thinner.finish() });
     }
-    left
 }
 
 /// When passes are made, and what came of them.
@@ -361,8 +473,8 @@ impl Shared {
         }
     }
 
-    /// Segments that the log can still begin, leaving what settling needs; `None` when nothing limits it.
-    pub(crate) fn log_room(&self) -> Option<usize> {
+    /// Segments that can still be begun; `None` when nothing limits it.
+    fn free_segments(&self) -> Option<usize> {
         let used = self.segments.count() + self.segments.settled_count();
         let limit = self.config.max_segments;
         let by_count = (limit != usize::MAX).then(|| limit.saturating_sub(used));
@@ -371,8 +483,19 @@ impl Shared {
             let left = free.saturating_sub(self.config.keep_free) / len;
             usize::try_from(left).unwrap_or(usize::MAX).saturating_add(self.segments.pool().spare())
         });
-        let room = [by_count, by_space].into_iter().flatten().min()?;
-        Some(room.saturating_sub(self.config.settle_reserve))
+        [by_count, by_space].into_iter().flatten().min()
+    }
+
+    /// Segments that the log can still begin, leaving what settling needs; `None` when nothing limits it.
+    pub(crate) fn log_room(&self) -> Option<usize> {
+        self.free_segments().map(|free| free.saturating_sub(self.config.settle_reserve))
+    }
+
+    /// Bytes that a pass may write: a segment is left for the manifest, and frames do not fill segments to the last byte.
+    fn settle_room(&self) -> u64 {
+        let Some(free) = self.free_segments() else { return u64::MAX };
+        let segments = tap_block::units::count(free.saturating_sub(1));
+        (segments * u64::from(self.config.segment_len) / 8).saturating_mul(7)
     }
 
     /// How hard room is needed.

@@ -112,7 +112,7 @@ pub struct StoreStatus {
     pub settled_segments: u64,
     /// The number of the last settle; 0 for none.
     pub settles: u64,
-    /// Bytes of units in them.
+    /// Bytes of them that hold something.
     pub settled_bytes: u64,
     /// What the last settle since the start did.
     pub last_settle: Option<SettleReport>,
@@ -395,6 +395,8 @@ impl Store {
         let shared = &self.shared;
         let get = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
         let counters = &shared.counters;
+        // Before the published state is locked: whoever has the one lock may wait for the other.
+        let index_failing = lock(&shared.ingest).failing.clone();
         let segments = tap_block::units::count(shared.segments.count());
         let settled_segments = tap_block::units::count(shared.segments.settled_count());
         let published = read(&shared.published);
@@ -423,7 +425,7 @@ impl Store {
                 .map(|n| tap_block::units::count(n) * u64::from(shared.config.segment_len)),
             free_bytes: (shared.free)(),
             failing: lock(&shared.failing).clone(),
-            index_failing: lock(&shared.ingest).failing.clone(),
+            index_failing,
             damage: published.damage.clone(),
         }
     }

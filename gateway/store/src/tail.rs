@@ -4,9 +4,10 @@ use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 
 use gateway_image::Catalogue;
-use gateway_journal::{GroupNo, RegionNo, SegmentId, Start, StoreId, Version};
+use gateway_journal::{GroupNo, Place, RegionNo, SegmentId, Start, StoreId, Version};
 use tap_block::{Epoch, Lsn, Position, RunId, StreamId, VolumeId, WallTime};
 
+use crate::config::StoreConfig;
 use crate::error::Damage;
 use crate::layout::Layout;
 use crate::times::TimeRow;
@@ -30,6 +31,7 @@ pub(crate) struct Group {
     pub(crate) no: GroupNo,
     regions: HashMap<(VolumeId, RegionNo), Vec<Version>>,
     versions: usize,
+    bytes: u64,
     mins: HashMap<VolumeId, Position>,
     pub(crate) rows: Vec<(StreamId, TimeRow)>,
     /// When the first of it was received.
@@ -44,6 +46,9 @@ impl Group {
     pub(crate) fn push(&mut self, volume: VolumeId, region: RegionNo, version: Version) {
         self.regions.entry((volume, region)).or_default().push(version);
         self.versions += 1;
+        if let Place::Unit(at) = version.place {
+            self.bytes += u64::from(at.len);
+        }
     }
 
     /// A record of this volume at this position is in the group.
@@ -55,6 +60,11 @@ impl Group {
     /// Its volumes.
     pub(crate) fn volumes(&self) -> impl Iterator<Item = VolumeId> {
         self.mins.keys().copied()
+    }
+
+    /// Has it gathered as much as goes into the index together?
+    pub(crate) const fn is_full(&self, config: &StoreConfig) -> bool {
+        self.versions >= config.group_versions || self.bytes >= config.group_limit
     }
 
     pub(crate) const fn versions(&self) -> usize {

@@ -219,19 +219,27 @@ fn find_indexed(
     Ok(best)
 }
 
-/// Every change that the log's frames hold from the record after `from` to the record `to`, copies among them.
+/// Every change that the log's frames hold from the record after `from` to the record `to`, and copies as of `copies` and
+/// later among them.
 pub(crate) fn each_change(
     shared: &Shared,
     stream: StreamId,
     (from, to): Range,
+    copies: Lsn,
     each: &mut dyn FnMut(VolumeId, Extent),
 ) -> Result<(), StoreError> {
-    let Some(span) = find(shared, stream, ALL, |row| row.lsn <= from.next())? else { return Ok(()) };
-    let span = Span { next: to.next(), ..span };
+    // A run that begins with a jump may have no row before it: then the log's first frame will do.
+    let first = || shared.segments.oldest().map(|segment| (segment, SEGMENT_HEADER));
+    let found = find(shared, stream, ALL, |row| row.lsn <= from.next())?;
+    let Some((segment, at)) = found.map(|span| (span.row.segment, span.row.at)).or_else(first) else {
+        return Ok(());
+    };
+    let row = TimeRow { lsn: from.next(), time: WallTime::EPOCH, segment, at };
+    let span = Span { row, next: to.next() };
     walk_frames(&shared.segments, &span, stream, |entries| {
         for entry in entries {
             let lsn = entry.position.lsn();
-            let within = if entry.position.is_copy() { from <= lsn } else { from < lsn };
+            let within = if entry.position.is_copy() { copies <= lsn } else { from < lsn };
             if let Some((volume, extent)) = entry.action.changes().filter(|_| within && lsn <= to) {
                 each(volume, extent);
             }

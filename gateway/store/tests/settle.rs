@@ -29,6 +29,8 @@ struct Lab {
     store: Option<Arc<Store>>,
     oracle: Oracle,
     workload: Workload,
+    /// Two more volumes with little history, so that settled segments hold several regions.
+    others: Vec<(Workload, Oracle)>,
 }
 
 fn policy(every_write: u64, tiers: &[(u64, u64)], bookmarks: u64) -> RetentionPolicy {
@@ -52,8 +54,12 @@ impl Lab {
     fn new(seed: u64, policy: RetentionPolicy) -> Self {
         let clock = Arc::new(ManualClock::default());
         let disk = Disk { clock: Arc::clone(&clock) as _, ..Disk::small() };
-        let mut lab = Self { disk, clock, store: None, oracle: Oracle::new(), workload: Workload::new(seed) };
+        let others =
+            [1, 2].map(|n| (Workload::new(seed.wrapping_mul(3).wrapping_add(n)), Oracle::new())).into();
+        let (oracle, workload) = (Oracle::new(), Workload::new(seed));
+        let mut lab = Self { disk, clock, store: None, oracle, workload, others };
         lab.open();
+        lab.write_others(30);
         lab.rule(MetaRecord::PolicySet { volume: None, policy: Some(policy) });
         lab
     }
@@ -91,10 +97,26 @@ impl Lab {
         self.wait_for_index();
     }
 
+    /// The first history of the others.
+    fn write_others(&mut self, records: usize) {
+        for (workload, oracle) in &mut self.others {
+            for batch in workload.history(records) {
+                append(self.store.as_ref().unwrap(), &batch).unwrap();
+                oracle.apply(&batch).unwrap();
+            }
+        }
+    }
+
     fn more(&mut self, batches: usize, seconds: u64) {
-        for _ in 0..batches {
+        for n in 0..batches {
             let batch = self.workload.batch(6);
             self.append(&batch);
+            let of_other = n % (2 * self.others.len());
+            if let Some((workload, oracle)) = self.others.get_mut(of_other) {
+                let batch = workload.batch(3);
+                append(self.store.as_ref().unwrap(), &batch).unwrap();
+                oracle.apply(&batch).unwrap();
+            }
             self.clock.advance(Duration::from_secs(seconds));
         }
         self.wait_for_index();
@@ -117,7 +139,15 @@ impl Lab {
     }
 
     fn check(&self, step: usize) -> Vec<Lsn> {
-        check(self.store(), &self.oracle, self.volume(), step)
+        self.check_of(self.store(), step)
+    }
+
+    /// Of another store with the same history: what is kept of the main volume.
+    fn check_of(&self, store: &Store, step: usize) -> Vec<Lsn> {
+        for (workload, oracle) in &self.others {
+            check(store, oracle, workload.volume(), step * 3);
+        }
+        check(store, &self.oracle, self.volume(), step)
     }
 }
 
@@ -162,6 +192,31 @@ fn old_history_grows_sparse_and_its_files_are_used_again() {
     lab.check(1);
     let rows = lab.disk.index.rows(Table::Runs);
     assert!(rows < 40, "{rows} rows of settled groups are still there");
+}
+
+#[test]
+fn settled_history_is_gone_through_a_stretch_at_a_time() {
+    let mut lab = Lab::new(15, policy(100, &[(1, 3000), (200, 6000)], 0));
+    lab.disk.config.settle_at_once = 1;
+    lab.open();
+    lab.write(400, 5);
+    lab.settle();
+    let (held, all) = (lab.store().status(), lab.check(9));
+    lab.clock.advance(Duration::from_secs(4000));
+    let mut passes = 0;
+    while let Some(report) = lab.store().settle().unwrap() {
+        passes += 1;
+        assert!(passes < 20, "{report:?}");
+        lab.check(20);
+    }
+    assert_eq!(passes, 3 + 1, "a region each, and one for the log");
+    let (kept, now) = (lab.check(1), lab.store().status());
+    assert!(kept.len() < all.len() / 2, "{} of {}", kept.len(), all.len());
+    assert!(now.settled_bytes < held.settled_bytes, "{now:?} was {held:?}");
+    assert_eq!(now.damage, []);
+    lab.disk.index = MemoryIndex::new();
+    lab.open();
+    assert_eq!((lab.check(1), lab.store().status().damage), (kept, vec![]));
 }
 
 #[test]
@@ -293,7 +348,7 @@ fn a_group_that_fills_slowly_is_settled_in_time() {
 fn a_full_store_thins_and_then_lets_the_oldest_go() {
     let mut lab = Lab::new(8, policy(1_000_000, &[(200, 2_000_000)], 0));
     lab.disk.config.max_segments = 24;
-    lab.disk.config.settle_reserve = 4;
+    lab.disk.config.settle_reserve = 8;
     lab.open();
     lab.write(50, 1);
     let mut refused = 0;
@@ -303,7 +358,8 @@ fn a_full_store_thins_and_then_lets_the_oldest_go() {
             assert!(matches!(e, StoreError::NoSpace(_)), "{e}");
             lab.wait_for_index();
             refused += 1;
-            assert!(lab.store().settle().unwrap().is_some() || refused < 100, "it does not make room");
+            lab.store().settle().unwrap();
+            assert!(refused < 20_000, "it does not make room: {:?}", lab.store().status());
         }
         lab.oracle.apply(&batch).unwrap();
         lab.clock.advance(Duration::from_secs(1));
@@ -411,11 +467,11 @@ proptest! {
         for left in cuts {
             let store = left.open();
             prop_assert_eq!(store.status().damage, []);
-            let kept = check(&store, &lab.oracle, lab.volume(), 5);
+            let kept = lab.check_of(&store, 5);
             prop_assert!(kept.iter().all(|l| before.contains(l)), "a point came back");
             prop_assert!(after.iter().all(|l| kept.contains(l)), "a kept point is gone");
             while store.settle().unwrap().is_some() {}
-            check(&store, &lab.oracle, lab.volume(), 9);
+            lab.check_of(&store, 9);
         }
     }
 

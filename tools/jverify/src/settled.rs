@@ -26,7 +26,7 @@ impl Settled {
     /// Finds the manifest: the newest of those in segments and of the copy in `dir`.
     pub(crate) fn choose(&mut self, dir: &Path, store: StoreId, findings: &mut Vec<Finding>) {
         let path = dir.join("SETTLED");
-        let copy = fs::read(&path).ok().map(|bytes| Manifest::decode(&bytes));
+        let copy = fs::read(&path).ok().map(|bytes| Manifest::unseal(&bytes));
         let note = |file: &Path, detail: String| Finding {
             segment: None,
             file: file.file_name().unwrap_or_default().to_string_lossy().into_owned(),

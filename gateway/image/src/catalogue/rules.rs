@@ -50,10 +50,10 @@ impl Rules {
         self.holds.iter().filter(move |h| h.volume == volume && now < h.until)
     }
 
-    /// The time from which on nothing may be settled, because a hold in force begins there.
+    /// Does it know of every hold that `newer` has?
     #[must_use]
-    pub fn held_from(&self, now: WallTime) -> Option<WallTime> {
-        self.holds.iter().filter(|h| now < h.until).map(|h| h.from).min()
+    pub fn has_holds_of(&self, newer: &Self) -> bool {
+        self.holds == newer.holds
     }
 
     /// Takes a record in that concerns them.

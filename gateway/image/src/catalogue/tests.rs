@@ -255,8 +255,8 @@ fn rules_are_in_force_until_they_are_taken_back_and_holds_until_their_date() {
     assert_eq!(catalogue.rules().policy_of(other).tiers.len(), 2);
     assert_eq!(catalogue.rules().pinned(one).into_iter().collect::<Vec<_>>(), [lsn(7)]);
     assert!(catalogue.rules().pinned(other).is_empty());
-    let held = |n| catalogue.rules().held_from(WallTime::from_nanos(n));
-    assert_eq!((held(99), held(100)), (Some(WallTime::from_nanos(5)), None));
+    let held = |volume, n| catalogue.rules().holds_of(volume, WallTime::from_nanos(n)).count();
+    assert_eq!((held(one, 99), held(one, 100), held(other, 99)), (1, 0, 0));
     catalogue.apply_meta(&MetaRecord::PolicySet { volume: Some(one), policy: None });
     catalogue.apply_meta(&MetaRecord::Unpinned { volume: one, point: lsn(7) });
     assert_eq!(catalogue.rules().policy_of(one).tiers.len(), 2);

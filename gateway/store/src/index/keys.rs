@@ -56,6 +56,15 @@ pub(crate) fn lost(lost: &crate::layout::Lost) -> Vec<u8> {
 /// What such keys begin with.
 pub(crate) const LOST: &[u8] = b"lost";
 
+/// Numbers of settles and segments that were given out, so that none is given out again.
+pub(crate) const RESERVED: &[u8] = b"reserved";
+
+/// The value of that row.
+#[must_use]
+pub(crate) fn reserved(settle: u64, segment: gateway_journal::SegmentId) -> Vec<u8> {
+    [&settle.to_be_bytes()[..], &segment.get().to_be_bytes()[..]].concat()
+}
+
 /// Which settle the index shows.
 pub(crate) const LAYOUT: &[u8] = b"layout";
 

@@ -7,8 +7,8 @@ use gateway_journal::frame::FRAME_ALIGN;
 use gateway_journal::run::encode_run;
 use gateway_journal::settled::{check_settled, decode_settled_run};
 use gateway_journal::{
-    Manifest, RegionNo, SEGMENT_HEADER, SETTLED_FRAME, SETTLED_FRAME_BYTES, SegmentId, SettledFrame,
-    SettledHeader, SettledKind, SettledSegment, StoreId, Version,
+    Manifest, RegionNo, RegionPlace, SEGMENT_HEADER, SETTLED_FRAME, SETTLED_FRAME_BYTES, SegmentId,
+    SettledFrame, SettledHeader, SettledKind, SettledSegment, StoreId, Version,
 };
 use tap_block::VolumeId;
 use tap_block::units::index;
@@ -42,7 +42,7 @@ impl SettledFound {
         store: Option<StoreId>,
         copy: Option<Vec<u8>>,
     ) -> Result<Self, StoreError> {
-        let copy = copy.and_then(|bytes| Manifest::decode(&bytes).ok());
+        let copy = copy.and_then(|bytes| Manifest::unseal(&bytes).ok());
         let mut best = copy.filter(|m| Some(m.store) == store);
         let mut newest = best.as_ref().map_or(0, |m| m.settle);
         for (file, header) in self.files.values() {
@@ -50,7 +50,7 @@ impl SettledFound {
             let Some(at) = header.manifest.filter(|_| Some(header.store) == store) else { continue };
             newest = newest.max(header.settle);
             match read_manifest(pool, *file, header, at) {
-                Ok(found) if best.as_ref().is_none_or(|b| b.settle < found.settle) => best = Some(found),
+                Ok(found) if best.as_ref().is_none_or(|b| b.settle <= found.settle) => best = Some(found),
                 Ok(_) => {}
                 Err(why) => info!("the manifest of settle {} in {}: {why}", header.settle, header.segment),
             }
@@ -108,9 +108,9 @@ impl SettledFound {
         let mut damage = Vec::new();
         let Some(manifest) = &self.manifest else { return Ok(damage) };
         let mut state = vec![(keys::LAYOUT.to_vec(), manifest.settle.to_be_bytes().to_vec())];
-        for generation in &manifest.generations {
-            let mut rows = Rows::new(index, generation.settle);
-            for segment in &generation.segments {
+        for (settle, segments) in self.written() {
+            let mut rows = Rows::new(index, settle);
+            for segment in segments.values() {
                 match self.files.get(&segment.segment) {
                     Some((no, _)) => rows.segment(pool.get(*no)?, segment, &mut damage)?,
                     None => rows.missing(),
@@ -120,6 +120,18 @@ impl SettledFound {
         }
         index.commit(state)?;
         Ok(damage)
+    }
+}
+
+impl SettledFound {
+    /// The segments of each settle that are left, in the order of their blocks. Parts of one generation may share one.
+    fn written(&self) -> BTreeMap<u64, BTreeMap<(RegionPlace, SegmentId), SettledSegment>> {
+        let mut all: BTreeMap<u64, BTreeMap<_, _>> = BTreeMap::new();
+        for generation in self.manifest.iter().flat_map(|m| &m.generations) {
+            let known = all.entry(generation.settle).or_default();
+            known.extend(generation.segments.iter().map(|s| ((s.first, s.segment), *s)));
+        }
+        all
     }
 }
 

@@ -1,7 +1,6 @@
-//! What a pass takes on.
+//! What a pass takes on: old groups of the log, or a stretch of what is settled already.
 
-use gateway_image::retention::{Special, Thinner};
-use gateway_journal::{Generation, RetentionPolicy, SegmentId};
+use gateway_journal::{Generation, RegionPlace, RegionRange, RetentionPolicy};
 use tap_block::WallTime;
 use tap_block::units::count;
 
@@ -14,116 +13,137 @@ use crate::tail::{GroupInfo, Published};
 const MOST_GENERATIONS: usize = 12;
 /// So many generations of about one size become one.
 const ALIKE: usize = 4;
-/// Points that have to go before a pass is made for their sake alone: this many, and a quarter of all.
-const WORTH_A_PASS: usize = 32;
 
 /// See the module.
 pub(super) struct Plan {
     /// Groups of the log, the oldest that are not settled.
     pub(super) groups: Vec<GroupInfo>,
-    /// The youngest generations, rewritten with them; oldest first.
+    /// Generations of which `range` is rewritten; oldest first.
     pub(super) merged: Vec<Generation>,
+    /// Where in them.
+    pub(super) range: RegionRange,
     /// The generations that stay as they are; oldest first.
     pub(super) untouched: Vec<Generation>,
+    /// The pass ends behind the region with which so many bytes are written.
+    pub(super) budget: u64,
 }
 
 impl Plan {
-    /// The next pass; `None` when none is worth it.
-    pub(super) fn choose(shared: &Shared, now: WallTime, pressure: Pressure) -> Option<Self> {
+    /// Old groups of the log, with generations that are small beside them; `None` when there are none, or no room.
+    pub(super) fn window(shared: &Shared, now: WallTime, pressure: Pressure) -> Option<Self> {
         let published = read(&shared.published);
-        let groups = old_groups(&published, now, pressure, shared.config.settle_versions);
+        let room = shared.settle_room();
+        let groups = old_groups(shared, &published, now, pressure, room);
+        let end = groups.last()?.through.0;
         let (mut untouched, mut merged) = (published.layout.generations.clone(), Vec::new());
-        if groups.is_empty() {
-            let worth = pressure == Pressure::Purge || expired(&published, now);
-            if untouched.is_empty() || !worth || !published.layout.lost.is_empty() {
-                return None;
-            }
-            std::mem::swap(&mut untouched, &mut merged);
-            return Some(Self { groups, merged, untouched });
-        }
-        let segment = u64::from(shared.config.segment_len);
-        let end = groups.last().map_or(SegmentId::new(0), |g| g.through.0);
-        let mut fresh = segment * count(shared.segments.count_to(end));
-        if !published.layout.lost.is_empty() {
-            // What is missing there would be missing for good, and nobody would know.
-            return Some(Self { groups, merged, untouched });
-        }
-        while let Some(n) = alike(&untouched, fresh) {
-            let young = untouched.split_off(untouched.len() - n);
-            fresh += young.iter().map(|g| g.bytes).sum::<u64>();
-            merged.splice(0..0, young);
-        }
-        while untouched.len() >= MOST_GENERATIONS
-            && let Some(last) = untouched.pop()
+        let mut fresh = u64::from(shared.config.segment_len) * count(shared.segments.count_to(end));
+        // What is missing in a generation would be missing for good once it is rewritten, and nobody would know.
+        while published.layout.lost.is_empty()
+            && let Some(n) = alike(&untouched, fresh)
         {
-            merged.insert(0, last);
+            let more: u64 = untouched.iter().rev().take(n).map(Generation::bytes).sum();
+            if fresh.saturating_add(more) > room {
+                break;
+            }
+            fresh += more;
+            merged.splice(0..0, untouched.split_off(untouched.len() - n));
         }
-        Some(Self { groups, merged, untouched })
+        Some(Self { groups, merged, range: RegionRange::ALL, untouched, budget: u64::MAX })
+    }
+
+    /// Settled history from a region on, as far as there is room; `None` when there is nothing, or no room.
+    pub(super) fn compaction(shared: &Shared, from: RegionPlace) -> Option<Self> {
+        let published = read(&shared.published);
+        let budget = shared.settle_room().min(shared.config.settle_at_once);
+        let generations = &published.layout.generations;
+        let there = generations.iter().any(|g| from <= g.range.last);
+        if !there || !published.layout.lost.is_empty() || budget == 0 {
+            return None;
+        }
+        let range = RegionRange { first: from, ..RegionRange::ALL };
+        Some(Self { groups: Vec::new(), merged: generations.clone(), range, untouched: Vec::new(), budget })
+    }
+
+    /// The generations once the pass has rewritten what it took on, up to `last` (`None`: to the end).
+    pub(super) fn arrange(
+        &mut self,
+        last: Option<RegionPlace>,
+        written: Option<Generation>,
+    ) -> Vec<Generation> {
+        if !self.groups.is_empty() {
+            return self.untouched.iter().cloned().chain(written).collect();
+        }
+        self.range.last = last.unwrap_or(self.range.last);
+        let written = written.map(|generation| Generation { range: self.range, ..generation });
+        // The old ones have nothing left where the new one is, so their order does not matter; young ones stay last.
+        written.into_iter().chain(self.merged.iter().flat_map(|g| g.without(self.range))).collect()
     }
 }
 
 /// How many of the youngest generations are rewritten with `fresh` bytes: those of up to twice the size, once there are
-/// enough of them. So each byte is written again only when there is [`ALIKE`] times as much beside it.
+/// enough of them. So each byte is written again only when there is [`ALIKE`] times as much beside it. And those that are
+/// too many.
 fn alike(generations: &[Generation], fresh: u64) -> Option<usize> {
-    let young = generations.iter().rev().take_while(|g| g.bytes <= fresh.saturating_mul(2)).count();
-    (young + 1 >= ALIKE).then_some(young)
+    let young = generations.iter().rev().take_while(|g| g.bytes() <= fresh.saturating_mul(2)).count();
+    let whole = generations.iter().rev().take_while(|g| g.range == RegionRange::ALL).count();
+    let many = (whole >= MOST_GENERATIONS).then_some(1);
+    (young + 1 >= ALIKE).then_some(young).or(many)
 }
 
-/// The oldest groups of which every record is older than all that policies keep whole.
+/// The oldest groups of which every record is older than all that policies keep whole, as far as there is room to rewrite
+/// them.
 fn old_groups(
+    shared: &Shared,
     published: &Published,
     now: WallTime,
     pressure: Pressure,
-    most_versions: u64,
+    room: u64,
 ) -> Vec<GroupInfo> {
     let rules = published.catalogue.rules();
-    let held = rules.held_from(now);
     let mut groups = Vec::new();
-    let mut versions = 0u64;
+    let (mut versions, mut before) = (0u64, WallTime::EPOCH);
     for group in &published.ingested {
-        let whole = group.mins.iter().map(|(v, _)| rules.policy_of(*v).every_write).max();
+        let volumes = || group.mins.iter().map(|(v, _)| *v);
+        let whole = volumes().map(|v| rules.policy_of(v).every_write).max();
         let whole = whole.unwrap_or_else(|| RetentionPolicy::default().every_write);
         let old = pressure > Pressure::None || now.since(group.received_at) > whole;
-        let free = held.is_none_or(|from| group.received_at < from);
+        let held = volumes()
+            .flat_map(|v| rules.holds_of(v, now))
+            .any(|hold| hold.from <= group.received_at && before <= hold.to);
         versions = versions.saturating_add(group.versions);
-        if !old || !free || (versions > most_versions && !groups.is_empty()) {
+        let bytes = u64::from(shared.config.segment_len) * count(shared.segments.count_to(group.through.0));
+        let many = versions > shared.config.settle_versions && !groups.is_empty();
+        if !old || held || many || bytes > room {
             break;
         }
+        before = group.received_at;
         groups.push(group.clone());
     }
     groups
 }
 
-/// Have so many kept points outlived their tier that rewriting what is settled pays?
-fn expired(published: &Published, now: WallTime) -> bool {
-    let rules = published.catalogue.rules();
-    let (mut all, mut old) = (0usize, 0usize);
-    for (volume, kept) in &published.layout.kept {
-        let policy = rules.policy_of(*volume);
-        let special = Special::default();
-        let mut thinner = Thinner::new(&policy, &special, now, None);
-        kept.points.iter().for_each(|p| thinner.offer(*p));
-        all += kept.points.len();
-        let named = rules.pins_of(*volume).count()
-            + published.catalogue.volume(*volume).map_or(0, |v| v.bookmarks().count());
-        old += kept.points.len().saturating_sub(thinner.finish().len()).saturating_sub(named);
-    }
-    old >= WORTH_A_PASS && old >= all / 4
-}
-
 #[cfg(test)]
 mod tests {
+    use gateway_journal::{RegionNo, SegmentId, SettledSegment};
+    use tap_block::VolumeId;
+
     use super::*;
 
     #[test]
     fn a_byte_is_rewritten_once_for_each_time_history_grows_fourfold() {
+        let place = (VolumeId::new(1), RegionNo::new(0));
+        let generation = |settle, end| {
+            let segment =
+                SettledSegment { segment: SegmentId::new(1), end, frames: 1, first: place, last: place };
+            Generation { settle, range: RegionRange::ALL, segments: vec![segment] }
+        };
         let (mut generations, mut written): (Vec<Generation>, u64) = (Vec::new(), 0);
         for settle in 1..=256 {
             let mut bytes = 1;
             while let Some(n) = alike(&generations, bytes) {
-                bytes += generations.drain(generations.len() - n..).map(|g| g.bytes).sum::<u64>();
+                bytes += generations.drain(generations.len() - n..).map(|g| g.bytes()).sum::<u64>();
             }
-            generations.push(Generation { settle, segments: Vec::new(), bytes, versions: 0 });
+            generations.push(generation(settle, u32::try_from(bytes).unwrap()));
             written += bytes;
             assert!(generations.len() <= MOST_GENERATIONS, "{generations:?}");
         }

@@ -26,6 +26,7 @@ pub(super) fn publish(
     plan: &Plan,
     manifest: &Manifest,
     mut written: Written<'_>,
+    undecided: &mut bool,
 ) -> Result<u64, StoreError> {
     // No checkpoint may be made of rows that go.
     let turn = lock(&shared.index_turn);
@@ -36,12 +37,18 @@ pub(super) fn publish(
     let home = match published {
         Ok(home) => home,
         Err(e) => {
+            // Whether it counts only the next start will tell: until then nothing is opened that it does not keep.
+            *undecided = written.is_kept();
             written.make_unknown();
+            // Maps may have been made of checkpoints that were moved already.
+            shared.forget_maps();
             return Err(e);
         }
     };
-    // A copy: one flipped bit must not cost what the log does not have any more.
-    shared.manifests.store(&manifest.encode())?;
+    // A copy: one flipped bit must not cost what the log does not have any more. It counts without, too.
+    if let Err(e) = shared.manifests.store(&manifest.seal()) {
+        warn!("the copy of the manifest of settle {} cannot be written: {e}", manifest.settle);
+    }
     let lost = crate::sync::read(&shared.published).layout.lost.clone();
     shared.points.replace_layout(shared, Arc::new(Layout::of(manifest).losing(&lost)));
     shared.forget_maps();
@@ -143,9 +150,10 @@ fn remove_rows(
         remove_range(shared, Table::State, keys::group(zero), &keys::group(manifest.group))?;
     }
     for generation in &plan.merged {
-        let from = keys::settled(generation.settle, VolumeId::new(0), RegionNo::new(0));
-        let to = keys::settled(generation.settle, VolumeId::new(u64::MAX), RegionNo::new(u32::MAX));
-        remove_range(shared, Table::Settled, from, &to)?;
+        let first = generation.range.first.max(plan.range.first);
+        let last = generation.range.last.min(plan.range.last);
+        let key = |(volume, region)| keys::settled(generation.settle, volume, region);
+        remove_range(shared, Table::Settled, key(first), &key(last))?;
     }
     for (stream, settled) in settled_streams(shared, manifest) {
         remove_range(shared, Table::Times, keys::time(stream, Lsn::ZERO), &keys::time(stream, settled))?;

@@ -12,8 +12,8 @@ use gateway_image::retention::needed;
 use gateway_journal::run::{decode_run, encode_run};
 use gateway_journal::settled::SettledLaid;
 use gateway_journal::{
-    Generation, Kept, Location, Manifest, Place, RegionNo, SegmentId, SettledSegment, SettledWriter, StoreId,
-    Version,
+    Generation, Kept, Location, Manifest, Place, RegionNo, RegionPlace, RegionRange, SegmentId,
+    SettledSegment, SettledWriter, StoreId, Version,
 };
 use tap_block::VolumeId;
 use tap_block::units::{count, index};
@@ -38,30 +38,44 @@ const FRAME_VERSIONS: usize = 16 << 10;
 const SYNC_EACH: u64 = 2 << 20;
 /// Rows brought into the index at once.
 const ROWS_AT_ONCE: usize = 1024;
+/// What a version takes beside its unit, about: in its frame's table, and its share of headers.
+const VERSION_BYTES: u64 = 20;
 /// While commits wait, a pause of this length is made after so many bytes read or written: a little more than 100 MB/s are
 /// left to settling, so that it gets on under any load.
 const YIELD: Duration = Duration::from_millis(8);
 const YIELD_EACH: u64 = 1 << 20;
 
+/// What was brought together.
+pub(super) struct Merged {
+    /// Versions there were.
+    pub(super) seen: u64,
+    /// The last region, when there are more behind it.
+    pub(super) last: Option<RegionPlace>,
+}
+
 /// Brings the versions of the window and of the merged generations together, region by region, and hands on those that
-/// are needed; how many there were.
+/// are needed, until the plan's budget is used up.
 pub(super) fn merge(
     shared: &Shared,
     plan: &Plan,
     window: &Window,
     kept: &BTreeMap<VolumeId, Kept>,
     into: &mut Rewriter<'_>,
-) -> Result<u64, StoreError> {
+) -> Result<Merged, StoreError> {
     let sorted = window.versions.sorted();
     let mut fresh = sorted.iter().peekable();
-    let mut old: Vec<Cursor<'_>> = plan.merged.iter().map(|g| Cursor::new(&shared.index, g.settle)).collect();
-    let mut seen = 0;
+    let mut old: Vec<Cursor<'_>> =
+        plan.merged.iter().filter_map(|g| Cursor::new(&shared.index, g, plan.range)).collect();
+    let mut merged = Merged { seen: 0, last: None };
     loop {
         let mut next = fresh.peek().map(|(volume, region, _)| (*volume, *region));
         for cursor in &mut old {
             next = [next, cursor.place()?].into_iter().flatten().min();
         }
-        let Some((volume, region)) = next else { return Ok(seen) };
+        let Some((volume, region)) = next else { return Ok(Merged { last: None, ..merged }) };
+        if into.bytes() >= plan.budget {
+            return Ok(merged);
+        }
         let mut versions = Vec::new();
         // In the order of delivery: the oldest generation first, the log last.
         for cursor in &mut old {
@@ -70,7 +84,7 @@ pub(super) fn merge(
         if let Some((_, _, more)) = fresh.next_if(|(v, r, _)| (*v, *r) == (volume, region)) {
             versions.extend_from_slice(more);
         }
-        seen += count(versions.len());
+        merged = Merged { seen: merged.seen + count(versions.len()), last: Some((volume, region)) };
         let points = kept.get(&volume).map_or(&[][..], |k| &k.points);
         into.add(volume, region, needed(&versions, points))?;
     }
@@ -88,15 +102,12 @@ struct Cursor<'a> {
 impl<'a> Cursor<'a> {
     const PAGE: usize = 64;
 
-    fn new(index: &'a dyn IndexStore, settle: u64) -> Self {
-        let (first, last) = (RegionNo::new(0), RegionNo::new(u32::MAX));
-        Self {
-            index,
-            from: keys::settled(settle, VolumeId::new(0), first),
-            to: keys::settled(settle, VolumeId::new(u64::MAX), last),
-            rows: VecDeque::new(),
-            over: false,
-        }
+    /// Over what counts of a generation within `range`; `None` when that is nothing.
+    fn new(index: &'a dyn IndexStore, generation: &Generation, range: RegionRange) -> Option<Self> {
+        let (first, last) = (generation.range.first.max(range.first), generation.range.last.min(range.last));
+        let key = |(volume, region)| keys::settled(generation.settle, volume, region);
+        let (from, to) = (key(first), key(last));
+        (first <= last).then(|| Self { index, from, to, rows: VecDeque::new(), over: false })
     }
 
     fn place(&mut self) -> Result<Option<(VolumeId, RegionNo)>, IndexError> {
@@ -161,6 +172,8 @@ struct Open {
     file: Arc<SegmentFile>,
     writer: SettledWriter,
     unsynced: u64,
+    /// The first and the last region in it; `None` while it holds none.
+    places: Option<(RegionPlace, RegionPlace)>,
 }
 
 /// A segment that is whole and on the disk, but for its header when it is the last.
@@ -195,18 +208,51 @@ impl<'a> Rewriter<'a> {
         }
     }
 
+    /// Bytes of units taken so far, and what the tables around them take, about.
+    fn bytes(&self) -> u64 {
+        self.unit_bytes + self.stripe_bytes + self.versions * VERSION_BYTES
+    }
+
     /// Takes what is left of a region; regions come in order.
     fn add(&mut self, volume: VolumeId, region: RegionNo, versions: Vec<Version>) -> Result<(), StoreError> {
         if self.shared.settling.is_stopped() {
             return Err(StoreError::Stopped);
         }
         self.versions += count(versions.len());
-        self.stripe_bytes += versions.iter().map(|v| u64::from(unit_len(v))).sum::<u64>();
+        let bytes = versions.iter().map(|v| u64::from(unit_len(v))).sum::<u64>();
+        if bytes > self.shared.config.settle_memory {
+            self.flush()?;
+            self.unit_bytes += bytes;
+            return self.add_large(volume, region, &versions);
+        }
+        self.stripe_bytes += bytes;
         self.stripe.push(Region { volume, region, versions });
         if self.stripe_bytes >= self.shared.config.settle_memory {
             self.flush()?;
         }
         Ok(())
+    }
+
+    /// A region that memory does not hold at once.
+    fn add_large(
+        &mut self,
+        volume: VolumeId,
+        region: RegionNo,
+        mut rest: &[Version],
+    ) -> Result<(), StoreError> {
+        let limit = u32::try_from(self.shared.config.settle_memory).unwrap_or(u32::MAX);
+        let mut placed = Vec::with_capacity(rest.len());
+        while !rest.is_empty() {
+            let (n, _) = piece(rest, limit, usize::MAX);
+            let (now, later) = rest.split_at(n);
+            let part = [Region { volume, region, versions: now.to_vec() }];
+            let bodies = self.gather(&part)?;
+            for (part, body) in part.iter().zip(bodies) {
+                placed.extend(self.write_part(part, &body)?);
+            }
+            rest = later;
+        }
+        self.close_region(volume, region, &placed)
     }
 
     pub(super) fn finish(mut self) -> Result<Written<'a>, StoreError> {
@@ -271,19 +317,36 @@ impl<'a> Rewriter<'a> {
     }
 
     fn write_region(&mut self, region: &Region, body: &[u8]) -> Result<(), StoreError> {
+        let placed = self.write_part(region, body)?;
+        self.close_region(region.volume, region.region, &placed)
+    }
+
+    /// Writes frames; the versions in their new places.
+    fn write_part(&mut self, region: &Region, body: &[u8]) -> Result<Vec<Version>, StoreError> {
         let mut placed = Vec::with_capacity(region.versions.len());
         let (mut versions, mut body) = (region.versions.as_slice(), body);
         while !versions.is_empty() {
-            let (n, bytes) = piece(versions, FRAME_BYTES.min(self.shared.config.segment_len / 4));
+            let limit = FRAME_BYTES.min(self.shared.config.segment_len / 4);
+            let (n, bytes) = piece(versions, limit, FRAME_VERSIONS);
             let ((now, later), (units, behind)) =
                 (versions.split_at(n), body.split_at(bytes.min(body.len())));
             placed.extend(self.write_frame(region, now, units)?);
             (versions, body) = (later, behind);
         }
+        Ok(placed)
+    }
+
+    /// All of a region is written: its row says where.
+    fn close_region(
+        &mut self,
+        volume: VolumeId,
+        region: RegionNo,
+        placed: &[Version],
+    ) -> Result<(), StoreError> {
         let mut run = Vec::new();
-        encode_run(&placed, &mut run);
-        self.rows.push((keys::settled(self.settle, region.volume, region.region), run));
-        self.regions.push((region.volume, region.region));
+        encode_run(placed, &mut run);
+        self.rows.push((keys::settled(self.settle, volume, region), run));
+        self.regions.push((volume, region));
         self.bring_in(false)
     }
 
@@ -297,6 +360,8 @@ impl<'a> Rewriter<'a> {
             let open = self.opened()?;
             if let Some(laid) = open.writer.run(region.volume, region.region, versions) {
                 open.write(laid.at, &laid.head, units, laid.padding)?;
+                let place = (region.volume, region.region);
+                open.places = Some((open.places.map_or(place, |(first, _)| first), place));
                 self.give_way(count(units.len()));
                 return Ok(laid.versions);
             }
@@ -314,7 +379,11 @@ impl<'a> Rewriter<'a> {
                 let length = self.shared.config.segment_len;
                 let writer =
                     SettledWriter::begin(self.store, self.shared.segments.new_id(), length, self.settle);
-                let open = Open { no, file, writer, unsynced: 0 };
+                // Ids are never used twice, whatever becomes of this one.
+                self.shared
+                    .index
+                    .commit(vec![(keys::RESERVED.to_vec(), keys::reserved(self.settle, writer.segment()))])?;
+                let open = Open { no, file, writer, unsynced: 0, places: None };
                 // Whatever the file was, it is that no more.
                 open.file.write_at(0, &[IoSlice::new(&[0; 4096])])?;
                 open
@@ -327,9 +396,8 @@ impl<'a> Rewriter<'a> {
     fn close(&mut self) -> Result<(), StoreError> {
         let Some(open) = self.open.take() else { return Ok(()) };
         let header = open.writer.header();
-        let segment = SettledSegment { segment: header.segment, end: header.end, frames: header.frames };
         // Noted first: it is given back if the disk fails.
-        self.done.push(Finished { no: open.no, segment });
+        self.done.push(Finished { no: open.no, segment: open.segment() });
         open.file.sync()?;
         open.file.write_at(0, &[IoSlice::new(&header.encode())])?;
         open.file.sync()?;
@@ -371,6 +439,12 @@ impl Drop for Rewriter<'_> {
 }
 
 impl Open {
+    fn segment(&self) -> SettledSegment {
+        let header = self.writer.header();
+        let (first, last) = self.places.unwrap_or((RegionRange::ALL.first, RegionRange::ALL.first));
+        SettledSegment { segment: header.segment, end: header.end, frames: header.frames, first, last }
+    }
+
     fn write(&mut self, at: u32, head: &[u8], units: &[u8], padding: u32) -> std::io::Result<()> {
         let zeroes = [0; 8];
         let padding = zeroes.get(..index(u64::from(padding))).unwrap_or_default();
@@ -390,12 +464,9 @@ impl Written<'_> {
     /// What was written; `None` when nothing is left.
     pub(super) fn generation(&self) -> Option<Generation> {
         let r = &self.rewriter;
-        let open = r.open.as_ref().map(|open| {
-            let header = open.writer.header();
-            SettledSegment { segment: header.segment, end: header.end, frames: header.frames }
-        });
+        let open = r.open.as_ref().map(Open::segment);
         let segments: Vec<_> = r.done.iter().map(|d| d.segment).chain(open).collect();
-        let generation = Generation { settle: r.settle, segments, bytes: r.unit_bytes, versions: r.versions };
+        let generation = Generation { settle: r.settle, range: RegionRange::ALL, segments };
         (!generation.segments.is_empty()).then_some(generation)
     }
 
@@ -411,6 +482,11 @@ impl Written<'_> {
     /// The regions it holds, in order.
     pub(super) fn regions(&self) -> &[(VolumeId, RegionNo)] {
         &self.rewriter.regions
+    }
+
+    /// The manifest may be on the disk: nothing of this may be given back.
+    pub(super) const fn is_kept(&self) -> bool {
+        self.kept
     }
 
     /// From here on reads find its segments.
@@ -496,10 +572,10 @@ fn near(units: &[(Location, usize, usize)], first: Location) -> usize {
 }
 
 /// How many versions go into one frame, and the bytes of their units.
-fn piece(versions: &[Version], limit: u32) -> (usize, usize) {
-    let (mut n, mut bytes) = (0, 0);
-    for version in versions.iter().take(FRAME_VERSIONS) {
-        let after = bytes + unit_len(version);
+fn piece(versions: &[Version], limit: u32, most: usize) -> (usize, usize) {
+    let (mut n, mut bytes) = (0, 0u32);
+    for version in versions.iter().take(most) {
+        let after = bytes.saturating_add(unit_len(version));
         if n > 0 && after > limit {
             break;
         }

@@ -88,12 +88,21 @@ impl Trail {
             if segment >= end_segment {
                 break;
             }
-            // One that is missing is damage, and known as such.
-            segment = shared.segments.after(segment).unwrap_or(end_segment);
-            start = Start::of_segment(None);
+            let next = shared.segments.after(segment).unwrap_or(end_segment);
+            self.pass_missing(shared, segment, next);
+            (segment, start) = (next, Start::of_segment(None));
         }
         (self.at, self.group) = (Some(last.through), last.no);
+        self.ledger.begin_rows();
         Ok(window)
+    }
+
+    /// Segments between two that are gone are damage, and known as such.
+    fn pass_missing(&mut self, shared: &Shared, after: SegmentId, before: SegmentId) {
+        let known = crate::sync::read(&shared.published).damage.clone();
+        for damage in known.into_iter().filter(|d| after < d.segment && d.segment < before) {
+            self.ledger.damaged(Damage { lost: Vec::new(), ..damage });
+        }
     }
 
     fn walk(
@@ -126,13 +135,9 @@ impl Trail {
                     self.take(segment, at, &header, &table, window)?
                 }
                 Some(Found::Damage { from, to, why }) => {
-                    self.ledger.damaged(Damage {
-                        segment,
-                        from,
-                        to,
-                        detail: why.to_string(),
-                        lost: Vec::new(),
-                    });
+                    let damage = Damage { segment, from, to, detail: why.to_string(), lost: Vec::new() };
+                    check_known(shared, &damage)?;
+                    self.ledger.damaged(damage);
                 }
                 Some(Found::Over { .. }) | None => {}
             }
@@ -169,6 +174,21 @@ impl Trail {
         }
         Ok(())
     }
+}
+
+/// What was damaged when the store was opened is known, and so is what it cost. What became so since, the index and the
+/// units may still know better: it is not settled before the next start has looked at it.
+fn check_known(shared: &Shared, damage: &Damage) -> Result<(), StoreError> {
+    let published = crate::sync::read(&shared.published);
+    let overlaps = |d: &Damage| d.segment == damage.segment && d.from < damage.to && damage.from < d.to;
+    if published.damage.iter().any(overlaps) {
+        return Ok(());
+    }
+    let Damage { segment, from, to, detail, .. } = damage;
+    Err(StoreError::Damaged(format!(
+        "{segment} from byte {from} to {to}: {detail}; what lies there is not settled, restart the gateway to have the \
+         damage assessed"
+    )))
 }
 
 impl Ledger {

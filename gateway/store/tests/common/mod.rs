@@ -78,6 +78,8 @@ impl Disk {
         config.spare_segments = 0;
         config.settle_each = None;
         config.settle_reserve = 0;
+        // Settled history is gone through in many passes.
+        config.settle_at_once = 32 << 10;
         let clock = Arc::new(StepClock::default());
         let (mark, manifest) = (Arc::default(), Arc::default());
         Self { dir: MemoryDir::new(), index: MemoryIndex::new(), mark, manifest, clock, config }
