@@ -48,6 +48,8 @@ pub(crate) struct Stream {
     name: Mutex<Name>,
     progress: watch::Sender<()>,
     readers: Arc<Semaphore>,
+    /// The last batch could not be stored.
+    refused: Arc<AtomicBool>,
 }
 
 /// The link of a stream while it stands, and who has the stream's wounds healed over it.
@@ -134,6 +136,7 @@ impl Streams {
                 name: Mutex::new(hello.name.clone()),
                 progress: self.progress.clone(),
                 readers: Arc::clone(&self.readers),
+                refused: Arc::default(),
             })
         });
         stream.lock_name().clone_from(&hello.name);
@@ -263,14 +266,18 @@ impl StreamIntake for Stream {
 
     fn batch(&self, batch: Arc<Batch>, done: BatchDone) {
         let (stream, pulse, progress) = (self.id, Arc::clone(&self.pulse), self.progress.clone());
+        let refused = Arc::clone(&self.refused);
         let stored = move |result: Result<Lsn, StoreError>| match result {
             Ok(durable) => {
+                refused.store(false, Ordering::Relaxed);
                 lock_pulse(&pulse).durable(durable);
                 done.durable(durable, durable);
                 progress.send_replace(());
             }
             // Dropping `done` closes the connection; the sender comes back and resumes from what is durable.
             Err(StoreError::Stopped) => {}
+            // Said once: everything that is sent meanwhile meets the same.
+            Err(_) if refused.swap(true, Ordering::Relaxed) => {}
             Err(e) => tracing::warn!(%stream, "records were not stored and will be sent again: {e}"),
         };
         self.store.append(Arc::unwrap_or_clone(batch), Box::new(stored));

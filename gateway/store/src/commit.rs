@@ -24,6 +24,7 @@ use crate::error::StoreError;
 use crate::ledger::{Ledger, PlacedFrame};
 use crate::queue::{Done, Job, Work};
 use crate::segments::Known;
+use crate::settle::Pressure;
 use crate::store::{Counters, Shared};
 use crate::sync::{lock, read, wait_for, write};
 use crate::tail::{Durable, Published};
@@ -235,6 +236,9 @@ impl Committer {
             self.shared.settling.hurry();
             let text = "what is left is needed to settle old history, which makes room";
             return Err(StoreError::NoSpace(text.into()));
+        }
+        if self.shared.pressure() > Pressure::None {
+            self.shared.settling.hurry();
         }
         let (no, file) = self.shared.segments.pool().take()?;
         let segment = self.shared.segments.new_id();

@@ -53,7 +53,10 @@ impl StoreConfig {
     #[must_use]
     pub fn limited(self, bytes: u64) -> Self {
         let segments = usize::try_from(bytes / u64::from(self.segment_len.max(1))).unwrap_or(usize::MAX);
-        Self { max_segments: segments.max(Self::LEAST_SEGMENTS), ..self }
+        let max_segments = segments.max(Self::LEAST_SEGMENTS);
+        // A pass takes on a group at least: it has to fit into what is left to settling.
+        let share = u64::from(self.segment_len) * tap_block::units::count(max_segments) / 16;
+        Self { max_segments, group_limit: self.group_limit.min(share), ..self }
     }
 
     /// The usual limits for a store in `dir`.

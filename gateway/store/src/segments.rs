@@ -88,9 +88,9 @@ impl Segments {
         self.any(segment).is_some()
     }
 
-    /// How many segments the log has up to this one.
-    pub(crate) fn count_to(&self, segment: SegmentId) -> usize {
-        read(&self.known).range(..=segment).count()
+    /// Bytes that the log has up to a place.
+    pub(crate) fn bytes_to(&self, segment: SegmentId, at: u32) -> u64 {
+        read(&self.known).range(..segment).map(|(_, known)| u64::from(known.end)).sum::<u64>() + u64::from(at)
     }
 
     /// Takes the settled segments that are not `live` out of the store; their files are the caller's.

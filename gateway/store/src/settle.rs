@@ -442,7 +442,8 @@ impl Settling {
 const SLACK: Duration = Duration::from_secs(3600);
 
 impl Shared {
-    /// The index takes versions by the group. One that would still be filling when its records may go is closed early.
+    /// The index takes versions by the group. One that would still be filling when its records may go is closed early, and
+    /// one that is all that a full log holds.
     pub(crate) fn end_old_group(&self) {
         let now = self.age.now();
         let due = {
@@ -450,7 +451,10 @@ impl Shared {
             let rules = published.catalogue.rules();
             let whole = published.active.volumes().map(|v| rules.policy_of(v).every_write).max();
             let begun = published.active.begun.filter(|_| published.active.versions() > 0);
-            whole.zip(begun).is_some_and(|(whole, begun)| now.since(begun) > whole + whole.min(SLACK))
+            let filled = published.ingested.is_empty() && self.pressure() == Pressure::Purge;
+            whole
+                .zip(begun)
+                .is_some_and(|(whole, begun)| filled || now.since(begun) > whole + whole.min(SLACK))
         };
         if due {
             let (told, ended) = std::sync::mpsc::channel();
@@ -499,7 +503,7 @@ impl Shared {
     }
 
     /// How hard room is needed.
-    fn pressure(&self) -> Pressure {
+    pub(crate) fn pressure(&self) -> Pressure {
         let Some(room) = self.log_room() else { return Pressure::None };
         let all = self.segments.count() + self.segments.settled_count() + room;
         match room {

@@ -347,8 +347,10 @@ fn a_group_that_fills_slowly_is_settled_in_time() {
 #[test]
 fn a_full_store_thins_and_then_lets_the_oldest_go() {
     let mut lab = Lab::new(8, policy(1_000_000, &[(200, 2_000_000)], 0));
-    lab.disk.config.max_segments = 24;
     lab.disk.config.settle_reserve = 8;
+    // Groups end by their bytes: one that fills all that the log has would never fit into what is left to settling.
+    lab.disk.config.group_versions = 1 << 20;
+    lab.disk.config = lab.disk.config.clone().limited(24 * 512 << 10);
     lab.open();
     lab.write(50, 1);
     let mut refused = 0;

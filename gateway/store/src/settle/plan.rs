@@ -2,7 +2,6 @@
 
 use gateway_journal::{Generation, RegionPlace, RegionRange, RetentionPolicy};
 use tap_block::WallTime;
-use tap_block::units::count;
 
 use super::Pressure;
 use crate::store::Shared;
@@ -34,9 +33,9 @@ impl Plan {
         let published = read(&shared.published);
         let room = shared.settle_room();
         let groups = old_groups(shared, &published, now, pressure, room);
-        let end = groups.last()?.through.0;
+        let (end, start) = groups.last()?.through;
         let (mut untouched, mut merged) = (published.layout.generations.clone(), Vec::new());
-        let mut fresh = u64::from(shared.config.segment_len) * count(shared.segments.count_to(end));
+        let mut fresh = shared.segments.bytes_to(end, start.at);
         // What is missing in a generation would be missing for good once it is rewritten, and nobody would know.
         while published.layout.lost.is_empty()
             && let Some(n) = alike(&untouched, fresh)
@@ -111,7 +110,7 @@ fn old_groups(
             .flat_map(|v| rules.holds_of(v, now))
             .any(|hold| hold.from <= group.received_at && before <= hold.to);
         versions = versions.saturating_add(group.versions);
-        let bytes = u64::from(shared.config.segment_len) * count(shared.segments.count_to(group.through.0));
+        let bytes = shared.segments.bytes_to(group.through.0, group.through.1.at);
         let many = versions > shared.config.settle_versions && !groups.is_empty();
         if !old || held || many || bytes > room {
             break;
