@@ -1,6 +1,7 @@
 //! Settling: how fast old history is rewritten, what it costs whoever writes meanwhile, and how reads of it compare with
 //! reads of the log.
 
+use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -38,12 +39,17 @@ struct Round {
     written_per_byte: f64,
     p99_ratio: f64,
     worst_ms: f64,
+    log_index: f64,
+    settled_index: f64,
+    space_per_byte: f64,
     log: Reads,
     settled: Reads,
 }
 
 #[derive(Debug, Default, Clone, Copy)]
 struct Reads {
+    /// Blocks that there was something to read of.
+    blocks: u64,
     sequential_mib_s: f64,
     random_s: f64,
 }
@@ -74,6 +80,9 @@ pub(super) fn run(options: &Options, report: &mut Report) -> Result<()> {
     figure("bytes written per user byte, settling included", "", Target::Below(1.5), &|r| r.written_per_byte);
     figure("commit p99 while settling against without", "", Target::Below(2.0), &|r| r.p99_ratio);
     figure("worst commit while settling", "ms", Target::Below(1000.0), &|r| r.worst_ms);
+    figure("index on disk per record of the log", "B", Target::Below(48.0), &|r| r.log_index);
+    figure("index on disk after settling, per version left", "B", Target::Below(32.0), &|r| r.settled_index);
+    figure("space per byte kept, settled", "", Target::None, &|r| r.space_per_byte);
     figure("1 MiB sequential reads, log", "MiB/s", Target::None, &|r| r.log.sequential_mib_s);
     figure("1 MiB sequential reads, settled", "MiB/s", Target::None, &|r| r.settled.sequential_mib_s);
     figure("4 KiB random reads, log", "1/s", Target::None, &|r| r.log.random_s);
@@ -91,12 +100,15 @@ fn round(dir: &Path, records: u64) -> Result<Round> {
     image::go_cold(dir)?;
     let log = reads(&store, head)?;
     image::go_cold(dir)?;
+    let log_index = on_disk(&dir.join("fjall"))?;
     keep_nothing(&store)?;
     let (before, cpu, begun) = (store.status().bytes_written, Pid::own().cpu()?, Instant::now());
     let mut settled = settle(&store)?;
     let (took, cpu) = (begun.elapsed(), Pid::own().cpu()?.saturating_sub(cpu));
     image::go_cold(dir)?;
     let settled_reads = reads(&store, head)?;
+    // The newest version of each block is what is left.
+    let space = store.status().settled_bytes;
     // Half as much, which fits into the files that are used again now: making new ones is another thing.
     let alone = feed(&mut feeder, &batches, records / 2)?;
     settled += settle(&store)?;
@@ -111,12 +123,16 @@ fn round(dir: &Path, records: u64) -> Result<Round> {
     })?;
     settled += settle(&store)?;
     let written = store.status().bytes_written + settled;
+    let settled_index = on_disk(&dir.join("fjall"))?;
     Ok(Round {
         settle_mib_s: to_float(before) / to_float(MIB) / took.as_secs_f64(),
         settle_mib_cpu_s: to_float(before) / to_float(MIB) / cpu.as_secs_f64(),
         written_per_byte: to_float(written) / to_float(2 * records * BLOCK_SIZE),
         p99_ratio: busy.p99.as_secs_f64() / alone.p99.as_secs_f64(),
         worst_ms: millis(busy.max),
+        log_index: to_float(log_index) / to_float(records),
+        settled_index: to_float(settled_index) / to_float(settled_reads.blocks),
+        space_per_byte: to_float(space) / to_float(settled_reads.blocks * BLOCK_SIZE),
         log,
         settled: settled_reads,
     })
@@ -167,12 +183,23 @@ fn settle_until(store: &Store, over: &AtomicBool) -> Result<u64> {
     Ok(written)
 }
 
+/// Bytes that a directory's files take on the disk.
+fn on_disk(dir: &Path) -> Result<u64> {
+    let mut bytes = 0;
+    for entry in std::fs::read_dir(dir).with_context(|| format!("{} cannot be read", dir.display()))? {
+        let entry = entry?;
+        let about = entry.metadata()?;
+        bytes += if about.is_dir() { on_disk(&entry.path())? } else { about.blocks() * 512 };
+    }
+    Ok(bytes)
+}
+
 /// Reads the whole volume at `point` as an image does, one MiB at a time, then single blocks.
 fn reads(store: &Store, point: Lsn) -> Result<Reads> {
     let mut out = vec![0; index(MIB)];
-    let begun = Instant::now();
+    let (begun, mut blocks) = (Instant::now(), 0);
     for piece in 0..VOLUME_SIZE / MIB {
-        read(store, point, piece * MIB, &mut out)?;
+        blocks += read(store, point, piece * MIB, &mut out)?;
     }
     let sequential_mib_s = to_float(VOLUME_SIZE / MIB) / begun.elapsed().as_secs_f64();
     let (mut random, mut block) = (Random::new(9), [0; UNIT]);
@@ -180,10 +207,11 @@ fn reads(store: &Store, point: Lsn) -> Result<Reads> {
     for _ in 0..reads {
         read(store, point, random.below(VOLUME_SIZE / BLOCK_SIZE) * BLOCK_SIZE, &mut block)?;
     }
-    Ok(Reads { sequential_mib_s, random_s: to_float(reads) / begun.elapsed().as_secs_f64() })
+    Ok(Reads { blocks, sequential_mib_s, random_s: to_float(reads) / begun.elapsed().as_secs_f64() })
 }
 
-fn read(store: &Store, point: Lsn, offset: u64, out: &mut [u8]) -> Result<()> {
+/// Blocks that were read; the others are zeroes.
+fn read(store: &Store, point: Lsn, offset: u64, out: &mut [u8]) -> Result<u64> {
     let mut units = Vec::new();
     for n in 0..out.len() / UNIT {
         let block = BlockNo::new(offset / BLOCK_SIZE + count(n));
@@ -192,7 +220,7 @@ fn read(store: &Store, point: Lsn, offset: u64, out: &mut [u8]) -> Result<()> {
         units.extend(at.map(|at| UnitRead { block, at, into: n * UNIT }));
     }
     ensure!(store.read_units(&units, ReadMode::Blocking, out)?, "a blocking read did not block");
-    Ok(())
+    Ok(count(units.len()))
 }
 
 fn batches() -> Vec<Packed> {
