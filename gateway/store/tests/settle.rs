@@ -350,7 +350,7 @@ fn a_full_store_thins_and_then_lets_the_oldest_go() {
     lab.disk.config.settle_reserve = 8;
     // Groups end by their bytes: one that fills all that the log has would never fit into what is left to settling.
     lab.disk.config.group_versions = 1 << 20;
-    lab.disk.config = lab.disk.config.clone().limited(24 * 512 << 10);
+    lab.disk.config = lab.disk.config.clone().limited(24 * (512 << 10));
     lab.open();
     lab.write(50, 1);
     let mut refused = 0;
