@@ -23,7 +23,7 @@ pub struct StoreConfig {
     pub max_queue: u64,
     /// Versions that are gathered in memory before they go into the index together.
     pub group_versions: usize,
-    /// Bytes of units whose versions go into the index together: what a pass of settling takes on at least.
+    /// Bytes of the log whose versions go into the index together: what a pass of settling takes on at least.
     pub group_limit: u64,
     /// Groups of versions that may wait for the index; the commit thread waits beyond.
     pub max_groups: usize,

@@ -73,7 +73,9 @@ impl Layout {
 
     /// Is something of this region's settled history missing?
     pub(crate) fn lost(&self, volume: VolumeId, region: RegionNo) -> bool {
-        self.lost.iter().any(|lost| lost.from <= (volume, region) && (volume, region) <= lost.to)
+        let place = (volume, region);
+        let counts = |settle| self.generations.iter().any(|g| g.settle == settle && g.range.holds(place));
+        self.lost.iter().any(|lost| lost.from <= place && place <= lost.to && counts(lost.settle))
     }
 
     /// Bytes of settled segments.

@@ -101,9 +101,10 @@ impl Settler {
     ) -> Result<Option<SettleReport>, StoreError> {
         let now = shared.age.now();
         // A log that fills quickly must not keep old history from being let go.
+        let crowded = pressure == Pressure::Purge && Plan::is_crowded(shared);
         if pressure == Pressure::Purge
-            && self.log_last
-            && let Some(report) = self.compact(shared, now, pressure)?
+            && (std::mem::take(&mut self.log_last) || crowded)
+            && let Some(report) = self.compact(shared, now, pressure, crowded)?
         {
             return Ok(Some(report));
         }
@@ -113,24 +114,23 @@ impl Settler {
             self.log_last = true;
             return Ok(Some(report));
         }
-        self.compact(shared, now, pressure)
+        self.compact(shared, now, pressure, false)
     }
 
-    /// Goes on through settled history, or begins to when that is worth it.
+    /// Goes on through settled history, or begins to when that is worth it or has to be.
     fn compact(
         &mut self,
         shared: &Shared,
         now: WallTime,
         pressure: Pressure,
+        must: bool,
     ) -> Result<Option<SettleReport>, StoreError> {
         let mut terms = Terms { now, pressure, floor: self.floor };
         let from = match self.cycle {
             Some(from) => from,
             None => {
-                if pressure == Pressure::Purge {
-                    terms.floor = Some(self.next_floor(shared, now));
-                }
-                if !self.is_worth_it(shared, terms) {
+                let worth = self.find_worth(shared, &mut terms);
+                if !worth && !must {
                     return Ok(None);
                 }
                 RegionRange::ALL.first
@@ -140,14 +140,40 @@ impl Settler {
             self.cycle = None;
             return Ok(None);
         };
-        let begins = self.cycle.is_none();
-        let report = self.pass(shared, plan, terms)?;
+        let begins = self.cycle.is_none() && plan.is_stretch();
+        let outcome = self.pass(shared, plan, terms);
+        if matches!(outcome, Err(StoreError::NoSpace(_))) && pressure == Pressure::Purge {
+            // What is left of one region is more than there is room for: less has to be left.
+            self.floor = Some(self.next_floor(shared, now));
+        }
+        let report = outcome?;
         if begins {
             // What goes from here on is found the next time.
             (self.dropped, self.floor) = (0, terms.floor);
         }
         self.log_last = false;
         Ok(Some(report))
+    }
+
+    /// Is it worth going through settled history? Under [`Pressure::Purge`] the floor rises until it is, or until there is
+    /// nothing older than now that may go.
+    fn find_worth(&self, shared: &Shared, terms: &mut Terms) -> bool {
+        if terms.pressure < Pressure::Purge {
+            return self.is_worth_it(shared, *terms);
+        }
+        let mut floor = self.next_floor(shared, terms.now);
+        loop {
+            terms.floor = Some(floor);
+            if self.is_worth_it(shared, *terms) {
+                return true;
+            }
+            let left = terms.now.since(floor);
+            if left < Duration::from_secs(1) {
+                terms.floor = self.floor;
+                return false;
+            }
+            floor = floor.plus(left / 4);
+        }
     }
 
     /// Would going through settled history free anything to speak of?
@@ -212,7 +238,6 @@ impl Settler {
     ) -> Result<SettleReport, StoreError> {
         let settle = self.next;
         self.next += 1;
-        let rules = read(&shared.published).catalogue.rules().clone();
         let mut rewriter = Rewriter::new(shared, trail.store(), settle);
         let merged = merge(shared, &plan, window, kept, &mut rewriter)?;
         let written = rewriter.finish()?;
@@ -238,12 +263,11 @@ impl Settler {
             segments_freed: 0,
             points_dropped: tap_block::units::count(before.saturating_sub(points(kept))),
         };
-        if !rules.has_holds_of(read(&shared.published).catalogue.rules()) {
+        if !plan.rules.has_holds_of(read(&shared.published).catalogue.rules()) {
             return Err(StoreError::RulesChanged);
         }
         let segments_freed = publish(shared, &plan, &manifest, written, undecided)?;
-        self.cycle =
-            if plan.groups.is_empty() { merged.last.and_then(RegionRange::after) } else { self.cycle };
+        self.cycle = if plan.is_stretch() { merged.last.and_then(RegionRange::after) } else { self.cycle };
         Ok(SettleReport { segments_freed, ..report })
     }
 
@@ -322,7 +346,7 @@ fn thinned(
     let held = |p: &&KeptPoint| {
         rules.holds_of(id, terms.now).any(|h| h.from <= p.received_at && p.received_at <= h.to)
     };
-    special.always.extend(before.points.iter().filter(held).map(|p| p.lsn));
+    special.always.extend(before.points.iter().chain(fresh).filter(held).map(|p| p.lsn));
     let mut thinner = Thinner::new(&policy, &special, terms.now, floor);
     let selectable = fresh.iter().filter(|p| volume.selectable(p.lsn).is_ok());
     let offered: Vec<KeptPoint> = before.points.iter().chain(selectable).copied().collect();
@@ -495,10 +519,11 @@ impl Shared {
         self.free_segments().map(|free| free.saturating_sub(self.config.settle_reserve))
     }
 
-    /// Bytes that a pass may write: a segment is left for the manifest, and frames do not fill segments to the last byte.
-    fn settle_room(&self) -> u64 {
+    /// Bytes that a pass may write that leaves `kept` segments of what it rewrites behind: one more is for the manifest,
+    /// and frames do not fill segments to the last byte.
+    fn settle_room(&self, kept: usize) -> u64 {
         let Some(free) = self.free_segments() else { return u64::MAX };
-        let segments = tap_block::units::count(free.saturating_sub(1));
+        let segments = tap_block::units::count(free.saturating_sub(kept).saturating_sub(1));
         (segments * u64::from(self.config.segment_len) / 8).saturating_mul(7)
     }
 

@@ -4,7 +4,7 @@ use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 
 use gateway_image::Catalogue;
-use gateway_journal::{GroupNo, Place, RegionNo, SegmentId, Start, StoreId, Version};
+use gateway_journal::{GroupNo, RegionNo, SegmentId, Start, StoreId, Version};
 use tap_block::{Epoch, Lsn, Position, RunId, StreamId, VolumeId, WallTime};
 
 use crate::config::StoreConfig;
@@ -46,9 +46,11 @@ impl Group {
     pub(crate) fn push(&mut self, volume: VolumeId, region: RegionNo, version: Version) {
         self.regions.entry((volume, region)).or_default().push(version);
         self.versions += 1;
-        if let Place::Unit(at) = version.place {
-            self.bytes += u64::from(at.len);
-        }
+    }
+
+    /// A frame of so many bytes in the log is in the group.
+    pub(crate) fn grow(&mut self, span: u32) {
+        self.bytes += u64::from(span);
     }
 
     /// A record of this volume at this position is in the group.

@@ -228,10 +228,11 @@ pub(crate) fn each_change(
     copies: Lsn,
     each: &mut dyn FnMut(VolumeId, Extent),
 ) -> Result<(), StoreError> {
-    // A run that begins with a jump may have no row before it: then the log's first frame will do.
+    // A run that begins with a jump may have no row before it, or one that a settle left behind: then the log's first frame will do.
     let first = || shared.segments.oldest().map(|segment| (segment, SEGMENT_HEADER));
     let found = find(shared, stream, ALL, |row| row.lsn <= from.next())?;
-    let Some((segment, at)) = found.map(|span| (span.row.segment, span.row.at)).or_else(first) else {
+    let known = found.filter(|span| shared.segments.lives(span.row.segment));
+    let Some((segment, at)) = known.map(|span| (span.row.segment, span.row.at)).or_else(first) else {
         return Ok(());
     };
     let row = TimeRow { lsn: from.next(), time: WallTime::EPOCH, segment, at };

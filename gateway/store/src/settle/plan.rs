@@ -1,5 +1,6 @@
 //! What a pass takes on: old groups of the log, or a stretch of what is settled already.
 
+use gateway_image::catalogue::Rules;
 use gateway_journal::{Generation, RegionPlace, RegionRange, RetentionPolicy};
 use tap_block::WallTime;
 
@@ -23,15 +24,17 @@ pub(super) struct Plan {
     pub(super) range: RegionRange,
     /// The generations that stay as they are; oldest first.
     pub(super) untouched: Vec<Generation>,
-    /// The pass ends behind the region with which so many bytes are written.
+    /// The pass ends before the region with which more bytes would be written.
     pub(super) budget: u64,
+    /// What the groups were chosen by.
+    pub(super) rules: Rules,
 }
 
 impl Plan {
     /// Old groups of the log, with generations that are small beside them; `None` when there are none, or no room.
     pub(super) fn window(shared: &Shared, now: WallTime, pressure: Pressure) -> Option<Self> {
         let published = read(&shared.published);
-        let room = shared.settle_room();
+        let room = shared.settle_room(0);
         let groups = old_groups(shared, &published, now, pressure, room);
         let (end, start) = groups.last()?.through;
         let (mut untouched, mut merged) = (published.layout.generations.clone(), Vec::new());
@@ -47,20 +50,49 @@ impl Plan {
             fresh += more;
             merged.splice(0..0, untouched.split_off(untouched.len() - n));
         }
-        Some(Self { groups, merged, range: RegionRange::ALL, untouched, budget: u64::MAX })
+        let rules = published.catalogue.rules().clone();
+        Some(Self { groups, merged, range: RegionRange::ALL, untouched, budget: u64::MAX, rules })
     }
 
     /// Settled history from a region on, as far as there is room; `None` when there is nothing, or no room.
     pub(super) fn compaction(shared: &Shared, from: RegionPlace) -> Option<Self> {
         let published = read(&shared.published);
-        let budget = shared.settle_room().min(shared.config.settle_at_once);
         let generations = &published.layout.generations;
         let there = generations.iter().any(|g| from <= g.range.last);
-        if !there || !published.layout.lost.is_empty() || budget == 0 {
+        if !there || !published.layout.lost.is_empty() {
             return None;
         }
+        let rules = published.catalogue.rules().clone();
         let range = RegionRange { first: from, ..RegionRange::ALL };
-        Some(Self { groups: Vec::new(), merged: generations.clone(), range, untouched: Vec::new(), budget })
+        let (merged, groups, untouched) = (generations.clone(), Vec::new(), Vec::new());
+        // A segment on the border of the stretch does not come free, in each generation that lies across it.
+        let budget = shared.settle_room(depth(generations)).min(shared.config.settle_at_once);
+        if budget > 0 {
+            return Some(Self { groups, merged, range, untouched, budget, rules });
+        }
+        // The youngest as a whole: every one of their segments comes free.
+        let room = shared.settle_room(0);
+        let mut bytes = 0u64;
+        let fits = generations.iter().rev().take_while(|g| {
+            bytes = bytes.saturating_add(g.bytes());
+            bytes <= room
+        });
+        let n = fits.count();
+        let (old, young) = generations.split_at(generations.len() - n);
+        let (untouched, merged) = (old.to_vec(), young.to_vec());
+        let range = RegionRange::ALL;
+        (n > 1).then_some(Self { groups, merged, range, untouched, budget: u64::MAX, rules })
+    }
+
+    /// Does it end where room ends, rather than take on whatever there is as a whole?
+    pub(super) const fn is_stretch(&self) -> bool {
+        self.budget != u64::MAX
+    }
+
+    /// Have generations become so many that, were there more, no stretch of them could be rewritten in the room there is?
+    pub(super) fn is_crowded(shared: &Shared) -> bool {
+        let depth = depth(&read(&shared.published).layout.generations);
+        depth > 1 && shared.settle_room(depth + 1) == 0
     }
 
     /// The generations once the pass has rewritten what it took on, up to `last` (`None`: to the end).
@@ -69,7 +101,7 @@ impl Plan {
         last: Option<RegionPlace>,
         written: Option<Generation>,
     ) -> Vec<Generation> {
-        if !self.groups.is_empty() {
+        if !self.is_stretch() {
             return self.untouched.iter().cloned().chain(written).collect();
         }
         self.range.last = last.unwrap_or(self.range.last);
@@ -77,6 +109,12 @@ impl Plan {
         // The old ones have nothing left where the new one is, so their order does not matter; young ones stay last.
         written.into_iter().chain(self.merged.iter().flat_map(|g| g.without(self.range))).collect()
     }
+}
+
+/// How many generations hold one and the same region, at most.
+fn depth(generations: &[Generation]) -> usize {
+    let holding = |place| generations.iter().filter(|g| g.range.holds(place)).count();
+    generations.iter().map(|g| holding(g.range.first)).max().unwrap_or(0)
 }
 
 /// How many of the youngest generations are rewritten with `fresh` bytes: those of up to twice the size, once there are
@@ -127,6 +165,19 @@ mod tests {
     use tap_block::VolumeId;
 
     use super::*;
+
+    fn generation(first: u32, last: u32) -> Generation {
+        let place = |region| (VolumeId::new(1), RegionNo::new(region));
+        let range = RegionRange { first: place(first), last: place(last) };
+        Generation { settle: 1, range, segments: Vec::new() }
+    }
+
+    #[test]
+    fn parts_that_lie_side_by_side_are_not_deep() {
+        assert_eq!(depth(&[]), 0);
+        assert_eq!(depth(&[generation(0, 9), generation(10, 19), generation(20, 29)]), 1);
+        assert_eq!(depth(&[generation(0, 9), generation(10, 19), generation(5, 10), generation(0, 30)]), 3);
+    }
 
     #[test]
     fn a_byte_is_rewritten_once_for_each_time_history_grows_fourfold() {

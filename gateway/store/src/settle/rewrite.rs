@@ -73,9 +73,6 @@ pub(super) fn merge(
             next = [next, cursor.place()?].into_iter().flatten().min();
         }
         let Some((volume, region)) = next else { return Ok(Merged { last: None, ..merged }) };
-        if into.bytes() >= plan.budget {
-            return Ok(merged);
-        }
         let mut versions = Vec::new();
         // In the order of delivery: the oldest generation first, the log last.
         for cursor in &mut old {
@@ -84,9 +81,14 @@ pub(super) fn merge(
         if let Some((_, _, more)) = fresh.next_if(|(v, r, _)| (*v, *r) == (volume, region)) {
             versions.extend_from_slice(more);
         }
-        merged = Merged { seen: merged.seen + count(versions.len()), last: Some((volume, region)) };
         let points = kept.get(&volume).map_or(&[][..], |k| &k.points);
-        into.add(volume, region, needed(&versions, points))?;
+        let left = needed(&versions, points);
+        let bytes = left.iter().map(|v| u64::from(unit_len(v)) + VERSION_BYTES).sum::<u64>();
+        if merged.last.is_some() && into.bytes() + bytes > plan.budget {
+            return Ok(merged);
+        }
+        merged = Merged { seen: merged.seen + count(versions.len()), last: Some((volume, region)) };
+        into.add(volume, region, left)?;
     }
 }
 
