@@ -37,7 +37,7 @@ pub struct StoreConfig {
     pub settle_versions: u64,
     /// A pass over settled history writes about so many bytes: it ends in a while, and needs no more room than that.
     pub settle_at_once: u64,
-    /// Segment files that are left to settling when the log has no more room.
+    /// Segment files that are left to settling when the log has no more room; half of a small store at most.
     pub settle_reserve: usize,
     /// Bytes of region maps kept.
     pub map_cache: u64,

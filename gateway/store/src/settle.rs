@@ -516,7 +516,10 @@ impl Shared {
 
     /// Segments that the log can still begin, leaving what settling needs; `None` when nothing limits it.
     pub(crate) fn log_room(&self) -> Option<usize> {
-        self.free_segments().map(|free| free.saturating_sub(self.config.settle_reserve))
+        let free = self.free_segments()?;
+        // A small disk is for history too.
+        let all = self.segments.count() + self.segments.settled_count() + free;
+        Some(free.saturating_sub(self.config.settle_reserve.min(all / 2)))
     }
 
     /// Bytes that a pass may write that leaves `kept` segments of what it rewrites behind: one more is for the manifest,
