@@ -15,6 +15,7 @@ mod healing;
 pub(crate) mod keys;
 mod memory;
 
+use gateway_journal::RegionRange;
 use thiserror::Error;
 
 pub use fjall_store::FjallOpener;
@@ -107,4 +108,43 @@ pub trait IndexOpener: Send + Sync {
     /// # Errors
     /// When that is not possible.
     fn wipe(&self) -> Result<(), IndexError>;
+}
+
+/// Keys removed in one go.
+const PAGE: usize = 4096;
+
+/// Removes every row from `from` to `to`, both included.
+///
+/// # Errors
+/// As [`IndexStore::remove`].
+pub(crate) fn remove_range(
+    index: &dyn IndexStore,
+    table: Table,
+    mut from: Vec<u8>,
+    to: &[u8],
+) -> Result<(), IndexError> {
+    loop {
+        let mut found: Vec<Vec<u8>> = Vec::new();
+        index.scan(table, &from, to, &mut |key, _| {
+            found.push(key.to_vec());
+            found.len() < PAGE
+        })?;
+        let Some(last) = found.last() else { return Ok(()) };
+        from.clone_from(last);
+        from.push(0);
+        let over = found.len() < PAGE;
+        index.remove(table, found)?;
+        if over {
+            return Ok(());
+        }
+    }
+}
+
+/// Removes every row that a settle brought in.
+///
+/// # Errors
+/// As [`IndexStore::remove`].
+pub(crate) fn remove_settle(index: &dyn IndexStore, settle: u64) -> Result<(), IndexError> {
+    let key = |(volume, region)| keys::settled(settle, volume, region);
+    remove_range(index, Table::Settled, key(RegionRange::ALL.first), &key(RegionRange::ALL.last))
 }

@@ -9,8 +9,8 @@ use std::sync::Arc;
 
 use gateway_journal::table::{decode_meta, decode_records, placed};
 use gateway_journal::{
-    Expected, Found, FrameHeader, FrameKind, GroupNo, Mark, Records, RegionNo, RegionRange, SEGMENT_HEADER,
-    Sealed, SegmentId, SegmentScan, SegmentWriter, Start, StoreId,
+    Expected, Found, FrameHeader, FrameKind, GroupNo, Mark, Records, RegionNo, SEGMENT_HEADER, Sealed,
+    SegmentId, SegmentScan, SegmentWriter, Start, StoreId,
 };
 use tap_block::stored::verify;
 use tap_block::units::index;
@@ -22,7 +22,7 @@ use crate::chunks::ChunkReader;
 use crate::commit::{Open, Tail};
 use crate::config::StoreConfig;
 use crate::error::{Damage, StoreError};
-use crate::index::{IndexError, IndexOpener, IndexStore, Table, keys};
+use crate::index::{IndexError, IndexOpener, IndexStore, Table, keys, remove_settle};
 use crate::ingest::{Into, Weights, ingest};
 use crate::layout::{Layout, Lost};
 use crate::ledger::{Ledger, PlacedFrame};
@@ -167,14 +167,7 @@ fn given_out(index: &dyn IndexStore, survey: &Survey) -> Result<(u64, SegmentId)
     let segment = row.last_chunk::<4>().filter(|_| row.len() == 12).map_or(0, |b| u32::from_be_bytes(*b));
     let known = survey.settled.manifest.as_ref().map_or(0, |m| m.settle);
     for cut_off in known + 1..=settle {
-        let key = |(volume, region)| keys::settled(cut_off, volume, region);
-        let (from, to) = (key(RegionRange::ALL.first), key(RegionRange::ALL.last));
-        let mut rows = Vec::new();
-        index.scan(Table::Settled, &from, &to, &mut |key, _| {
-            rows.push(key.to_vec());
-            true
-        })?;
-        index.remove(Table::Settled, rows)?;
+        remove_settle(index, cut_off)?;
     }
     Ok((survey.settled.next.max(settle + 1), survey.next.max(SegmentId::new(segment).next())))
 }

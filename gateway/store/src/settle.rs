@@ -2,7 +2,7 @@
 //! lay in are used again.
 //!
 //! ```text
-//!   log    [ g1 g2 g3 | g4 g5 ...                     a window of old groups (window.rs)
+//!   log    [ g1 g2 g3 | g4 g5 ...                     a window of old groups (trail.rs)
 //!   settled  G1  G2 ┘                                 + the youngest generations, when they are small beside it (plan.rs)
 //!              └────► region by region: versions that kept points tell apart (gateway_image::retention)
 //!                        └────► new segments in block order (rewrite.rs) ─► index rows

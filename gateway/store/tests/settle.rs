@@ -518,7 +518,8 @@ fn a_disk_that_fails_while_it_is_settled_changes_nothing() {
     let all = lab.check(9);
     lab.disk.dir.fail_syncs(true);
     assert!(lab.store().settle().is_err());
-    assert!(lab.store().status().settle_failing.is_none_or(|why| !why.is_empty()));
+    assert!(lab.store().status().settle_failing.is_some_and(|why| !why.is_empty()));
+    assert_eq!(lab.disk.index.rows(Table::Settled), 0, "rows of what came to nothing");
     assert_eq!(lab.check(9), all);
     lab.disk.dir.fail_syncs(false);
     lab.open();

@@ -12,13 +12,10 @@ use tracing::warn;
 use super::plan::Plan;
 use super::rewrite::Written;
 use crate::error::StoreError;
-use crate::index::{IndexError, IndexStore, Table, keys};
+use crate::index::{IndexError, IndexStore, Table, keys, remove_range};
 use crate::layout::Layout;
 use crate::store::Shared;
 use crate::sync::lock;
-
-/// Keys removed in one go.
-const PAGE: usize = 4096;
 
 /// Publishes `manifest` with what was written for it; how many segment files became free.
 pub(super) fn publish(
@@ -145,18 +142,23 @@ fn remove_rows(
     if !plan.groups.is_empty() {
         for &(volume, region) in regions {
             let (from, to) = (keys::run(volume, region, zero), keys::run(volume, region, manifest.group));
-            remove_range(shared, Table::Runs, from, &to)?;
+            remove_range(&shared.index, Table::Runs, from, &to)?;
         }
-        remove_range(shared, Table::State, keys::group(zero), &keys::group(manifest.group))?;
+        remove_range(&shared.index, Table::State, keys::group(zero), &keys::group(manifest.group))?;
     }
     for generation in &plan.merged {
         let first = generation.range.first.max(plan.range.first);
         let last = generation.range.last.min(plan.range.last);
         let key = |(volume, region)| keys::settled(generation.settle, volume, region);
-        remove_range(shared, Table::Settled, key(first), &key(last))?;
+        remove_range(&shared.index, Table::Settled, key(first), &key(last))?;
     }
     for (stream, settled) in settled_streams(shared, manifest) {
-        remove_range(shared, Table::Times, keys::time(stream, Lsn::ZERO), &keys::time(stream, settled))?;
+        remove_range(
+            &shared.index,
+            Table::Times,
+            keys::time(stream, Lsn::ZERO),
+            &keys::time(stream, settled),
+        )?;
     }
     Ok(())
 }
@@ -167,24 +169,6 @@ fn settled_streams(shared: &Shared, manifest: &Manifest) -> Vec<(StreamId, Lsn)>
         catalogue.volume(*volume).map(|v| (v.stream(), kept.settled))
     };
     manifest.kept.iter().filter_map(of).collect()
-}
-
-fn remove_range(shared: &Shared, table: Table, mut from: Vec<u8>, to: &[u8]) -> Result<(), IndexError> {
-    loop {
-        let mut found: Vec<Vec<u8>> = Vec::new();
-        shared.index.scan(table, &from, to, &mut |key, _| {
-            found.push(key.to_vec());
-            found.len() < PAGE
-        })?;
-        let Some(last) = found.last() else { return Ok(()) };
-        from.clone_from(last);
-        from.push(0);
-        let over = found.len() < PAGE;
-        shared.index.remove(table, found)?;
-        if over {
-            return Ok(());
-        }
-    }
 }
 
 /// The segments that the manifest does not need are taken out of the store, and their files used again.

@@ -22,7 +22,7 @@ use tap_disk::{FileNo, SegmentFile};
 use super::plan::Plan;
 use super::trail::Window;
 use crate::error::StoreError;
-use crate::index::{IndexError, IndexStore, Row, Table, keys};
+use crate::index::{IndexError, IndexStore, Row, Table, keys, remove_settle};
 use crate::segments::Known;
 use crate::store::Shared;
 
@@ -424,7 +424,17 @@ impl<'a> Rewriter<'a> {
         }
     }
 
+    /// Nothing of it counts: its files and its rows go.
     fn give_back(&mut self) {
+        if self.done.is_empty() && self.open.is_none() {
+            return;
+        }
+        if let Err(e) = remove_settle(&self.shared.index, self.settle) {
+            tracing::warn!(
+                "rows of settle {}, which came to nothing, stay until the next start: {e}",
+                self.settle
+            );
+        }
         let open = self.open.take().map(|open| open.no);
         for no in self.done.drain(..).map(|d| d.no).chain(open) {
             if let Err(e) = self.shared.segments.pool().give_back(no) {
