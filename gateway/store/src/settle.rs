@@ -263,9 +263,6 @@ impl Settler {
             segments_freed: 0,
             points_dropped: tap_block::units::count(before.saturating_sub(points(kept))),
         };
-        if !plan.rules.has_holds_of(read(&shared.published).catalogue.rules()) {
-            return Err(StoreError::RulesChanged);
-        }
         let segments_freed = publish(shared, &plan, &manifest, written, undecided)?;
         self.cycle = if plan.is_stretch() { merged.last.and_then(RegionRange::after) } else { self.cycle };
         Ok(SettleReport { segments_freed, ..report })

@@ -53,6 +53,8 @@ pub(crate) struct Shared {
     pub(crate) ingest_changed: Condvar,
     /// Who adds versions to the index, and who takes settled ones away, take turns.
     pub(crate) index_turn: Mutex<()>,
+    /// Held from when a settle looks at the holds until readers see what it left.
+    pub(crate) counting: Mutex<()>,
     pub(crate) points: Points,
     pub(crate) age: Age,
     /// Where a copy of the manifest is kept.
@@ -207,6 +209,7 @@ impl Store {
             ingest: Mutex::default(),
             ingest_changed: Condvar::new(),
             index_turn: Mutex::default(),
+            counting: Mutex::default(),
             points: Points::default(),
             manifests: parts.manifest,
             settling: Settling::new(found.settler),
@@ -240,7 +243,21 @@ impl Store {
 
     /// Commits a record of the gateway's own stream, as [`Store::append`].
     pub fn record(&self, record: MetaRecord, done: Done) {
+        let is_hold = matches!(record, MetaRecord::Held(_));
+        let done = if is_hold { self.told_after_settle(done) } else { done };
         self.shared.queue.push(Job { work: Work::Meta(record), done });
+    }
+
+    /// A settle that did not see a hold may be on its way to the disk: whoever makes the hold is told when that is over, and
+    /// what it let go is seen to be gone.
+    fn told_after_settle(&self, done: Done) -> Done {
+        let shared = Arc::downgrade(&self.shared);
+        Box::new(move |outcome| {
+            if let Some(shared) = shared.upgrade() {
+                drop(lock(&shared.counting));
+            }
+            done(outcome);
+        })
     }
 
     /// How far a stream is durable; `None` when the store has no history of it.

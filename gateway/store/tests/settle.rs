@@ -277,6 +277,28 @@ fn a_hold_stops_settling_until_its_date() {
     assert!(lab.check(1).len() < after.len());
 }
 
+/// A hold that became durable while a pass was under way was taken for one that the pass knew of.
+#[test]
+fn what_is_there_when_a_hold_is_acknowledged_stays() {
+    for seed in 0..40 {
+        let mut lab = Lab::new(100 + seed, policy(10, &[], 0));
+        lab.write(120, 2);
+        let store = Arc::clone(lab.store.as_ref().unwrap());
+        // When the rules change meanwhile it begins anew.
+        let passes = std::thread::spawn(move || while !matches!(store.settle(), Ok(None)) {});
+        (0..seed * 50).for_each(|_| std::thread::yield_now());
+        let (from, to) = (tap_block::WallTime::EPOCH, lab.store().age().plus(Duration::from_secs(1000)));
+        let note = String::new();
+        lab.rule(MetaRecord::Held(gateway_journal::Hold { volume: lab.volume(), from, to, until: to, note }));
+        let kept = lab.check(50);
+        passes.join().unwrap();
+        lab.more(5, 2);
+        lab.settle();
+        let left = lab.check(50);
+        assert!(kept.iter().all(|l| left.contains(l)), "seed {seed}: {} of {}", left.len(), kept.len());
+    }
+}
+
 #[test]
 fn times_lead_to_the_last_kept_point_before_them() {
     let mut lab = Lab::new(7, tiers());

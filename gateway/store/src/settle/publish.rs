@@ -28,9 +28,9 @@ pub(super) fn publish(
     // No checkpoint may be made of rows that go.
     let turn = lock(&shared.index_turn);
     written.make_known();
-    let published = move_checkpoints(shared, manifest, written.regions())
-        .map_err(StoreError::from)
-        .and_then(|()| written.publish(manifest));
+    let moved = move_checkpoints(shared, manifest, written.regions()).map_err(StoreError::from);
+    let counting = lock(&shared.counting);
+    let published = moved.and_then(|()| check_holds(shared, plan)).and_then(|()| written.publish(manifest));
     let home = match published {
         Ok(home) => home,
         Err(e) => {
@@ -48,6 +48,7 @@ pub(super) fn publish(
     }
     let lost = crate::sync::read(&shared.published).layout.lost.clone();
     shared.points.replace_layout(shared, Arc::new(Layout::of(manifest).losing(&lost)));
+    drop(counting);
     shared.forget_maps();
     let told = shared.index.commit(vec![(keys::LAYOUT.to_vec(), manifest.settle.to_be_bytes().to_vec())]);
     if let Err(e) = told.and_then(|()| remove_rows(shared, plan, manifest, written.regions())) {
@@ -56,6 +57,12 @@ pub(super) fn publish(
     }
     drop(turn);
     Ok(recycle(shared, manifest, home))
+}
+
+/// A hold that was made meanwhile: what it covers may have been thinned.
+fn check_holds(shared: &Shared, plan: &Plan) -> Result<(), StoreError> {
+    let known = plan.rules.has_holds_of(crate::sync::read(&shared.published).catalogue.rules());
+    if known { Ok(()) } else { Err(StoreError::RulesChanged) }
 }
 
 /// Checkpoints that lead to segments that go are made to lead to the new ones; those before the end of what is settled
