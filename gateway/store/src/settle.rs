@@ -25,7 +25,10 @@ use std::time::Duration;
 use gateway_image::Catalogue;
 use gateway_image::catalogue::Volume;
 use gateway_image::retention::{Special, Thinner};
-use gateway_journal::{Kept, KeptPoint, Manifest, RegionPlace, RegionRange, RetentionPolicy, Tier, WhenFull};
+use gateway_journal::{
+    Generation, Kept, KeptPoint, Manifest, RegionPlace, RegionRange, RetentionPolicy, Tier, WhenFull,
+};
+use tap_block::units::count;
 use tap_block::{Lsn, VolumeId, WallTime};
 use tracing::{info, warn};
 
@@ -194,6 +197,20 @@ impl Settler {
 
     /// Decides what is kept, rewrites, publishes.
     fn pass(&mut self, shared: &Shared, plan: Plan, terms: Terms) -> Result<SettleReport, StoreError> {
+        let decision = self.decide(shared, &plan, terms)?;
+        let mut undecided = false;
+        let outcome = self.rewrite(shared, plan, &decision, &mut undecided);
+        if outcome.is_err() && !undecided {
+            shared.points.call_off();
+        }
+        let report = outcome?;
+        self.trail = decision.trail;
+        self.dropped += decision.gone;
+        Ok(report)
+    }
+
+    /// Follows the log to the end of the plan's groups and decides which points are left.
+    fn decide(&self, shared: &Shared, plan: &Plan, terms: Terms) -> Result<Decision, StoreError> {
         let mut trail = self.trail.clone();
         let window = trail.advance(shared, &plan.groups)?;
         let (catalogue, layout) = {
@@ -213,58 +230,46 @@ impl Settler {
             };
             volumes.filter_map(of).collect()
         });
+        let offered = points(&layout.kept) + window.points.values().map(Vec::len).sum::<usize>();
         let gone = lost_points(&layout.kept, &kept);
-        let mut undecided = false;
-        let outcome = self.rewrite(shared, plan, &trail, &window, &kept, terms.now, &mut undecided);
-        if outcome.is_err() && !undecided {
-            shared.points.call_off();
-        }
-        let report = outcome?;
-        self.trail = trail;
-        self.dropped += gone;
-        Ok(report)
+        Ok(Decision {
+            at: terms.now,
+            dropped: offered.saturating_sub(points(&kept)),
+            trail,
+            window,
+            kept,
+            gone,
+        })
     }
 
-    #[expect(clippy::too_many_arguments, reason = "what a pass decided, handed on once")]
+    /// Writes what is left and makes it count. `undecided` becomes true when nobody knows whether it does.
     fn rewrite(
         &mut self,
         shared: &Shared,
         mut plan: Plan,
-        trail: &Trail,
-        window: &trail::Window,
-        kept: &BTreeMap<VolumeId, Kept>,
-        now: WallTime,
+        decision: &Decision,
         undecided: &mut bool,
     ) -> Result<SettleReport, StoreError> {
         let settle = self.next;
         self.next += 1;
-        let mut rewriter = Rewriter::new(shared, trail.store(), settle);
-        let merged = merge(shared, &plan, window, kept, &mut rewriter)?;
+        let mut rewriter = Rewriter::new(shared, decision.trail.store(), settle);
+        let merged = merge(shared, &plan, &decision.window, &decision.kept, &mut rewriter)?;
         let written = rewriter.finish()?;
-        let manifest = Manifest {
-            store: trail.store(),
-            settle,
-            at: now,
-            generations: plan.arrange(merged.last, written.generation()),
-            through: trail.at(),
-            group: trail.group(),
-            kept: kept.iter().map(|(v, k)| (*v, k.clone())).collect(),
-            state: trail.encode(),
-        };
-        let before = points(&read(&shared.published).layout.kept)
-            + window.points.values().map(Vec::len).sum::<usize>();
+        let manifest = decision.manifest(settle, plan.arrange(merged.last, written.generation()));
         let report = SettleReport {
             settle,
-            groups: tap_block::units::count(plan.groups.len()),
-            generations: tap_block::units::count(plan.merged.len()),
+            groups: count(plan.groups.len()),
+            generations: count(plan.merged.len()),
             versions_read: merged.seen,
             versions_kept: written.versions(),
             bytes_written: written.bytes(),
             segments_freed: 0,
-            points_dropped: tap_block::units::count(before.saturating_sub(points(kept))),
+            points_dropped: count(decision.dropped),
         };
         let segments_freed = publish(shared, &plan, &manifest, written, undecided)?;
-        self.cycle = if plan.is_stretch() { merged.last.and_then(RegionRange::after) } else { self.cycle };
+        if plan.is_stretch() {
+            self.cycle = merged.last.and_then(RegionRange::after);
+        }
         Ok(SettleReport { segments_freed, ..report })
     }
 
@@ -275,6 +280,35 @@ impl Settler {
             published.layout.kept.values().filter_map(|k| k.points.first()).map(|p| p.received_at).min();
         let from = self.floor.max(oldest).unwrap_or(now);
         from.plus(now.since(from) / 10)
+    }
+}
+
+/// What a pass leaves, before any of it is written.
+struct Decision {
+    /// When it was taken.
+    at: WallTime,
+    /// Behind the groups that it settles.
+    trail: Trail,
+    window: trail::Window,
+    kept: BTreeMap<VolumeId, Kept>,
+    /// Points that cannot be opened any more.
+    dropped: usize,
+    /// Those of them that were settled before.
+    gone: usize,
+}
+
+impl Decision {
+    fn manifest(&self, settle: u64, generations: Vec<Generation>) -> Manifest {
+        Manifest {
+            store: self.trail.store(),
+            settle,
+            at: self.at,
+            generations,
+            through: self.trail.at(),
+            group: self.trail.group(),
+            kept: self.kept.iter().map(|(v, k)| (*v, k.clone())).collect(),
+            state: self.trail.encode(),
+        }
     }
 }
 
@@ -523,7 +557,7 @@ impl Shared {
     /// and frames do not fill segments to the last byte.
     fn settle_room(&self, kept: usize) -> u64 {
         let Some(free) = self.free_segments() else { return u64::MAX };
-        let segments = tap_block::units::count(free.saturating_sub(kept).saturating_sub(1));
+        let segments = count(free.saturating_sub(kept).saturating_sub(1));
         (segments * u64::from(self.config.segment_len) / 8).saturating_mul(7)
     }
 
