@@ -4,41 +4,44 @@
 //! ```text
 //!   log    [ g1 g2 g3 | g4 g5 ...                     a window of old groups (trail.rs)
 //!   settled  G1  G2 ┘                                 + the youngest generations, when they are small beside it (plan.rs)
-//!              └────► region by region: versions that kept points tell apart (gateway_image::retention)
+//!              └────► region by region: versions that kept points (keep.rs) tell apart (gateway_image::retention)
 //!                        └────► new segments in block order (rewrite.rs) ─► index rows
 //!                                 └────► manifest, synced: from here on it counts (publish.rs)
 //!                                          └────► old rows removed, old files recycled
 //! ```
 //!
+//! What only dropped points showed in older generations goes when those are gone through, a stretch of regions at a time
+//! and no more than there is room for (room.rs).
+//!
 //! Nothing is overwritten in place, and nothing goes before the manifest is durable: a crash at any step leaves the old
 //! arrangement or the new one. Readers that hold on to places of the old one find their segment gone and look again.
 
+mod keep;
 mod plan;
 mod publish;
 mod rewrite;
+mod room;
 mod trail;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Condvar, Mutex};
 use std::time::Duration;
 
-use gateway_image::Catalogue;
 use gateway_image::catalogue::Volume;
-use gateway_image::retention::{Special, Thinner};
-use gateway_journal::{
-    Generation, Kept, KeptPoint, Manifest, RegionPlace, RegionRange, RetentionPolicy, Tier, WhenFull,
-};
+use gateway_journal::{Generation, Kept, Manifest, RegionPlace, RegionRange};
 use tap_block::units::count;
-use tap_block::{Lsn, VolumeId, WallTime};
+use tap_block::{VolumeId, WallTime};
 use tracing::{info, warn};
 
 use crate::error::StoreError;
 use crate::store::Shared;
 use crate::sync::{lock, read, wait_for};
 
+use keep::{Terms, lost_points, points, thinned};
 use plan::Plan;
 use publish::publish;
 use rewrite::{Rewriter, merge};
+pub(crate) use room::Pressure;
 pub(crate) use trail::Trail;
 
 /// What a settle did.
@@ -60,17 +63,6 @@ pub struct SettleReport {
     pub segments_freed: u64,
     /// Points that can be opened no more.
     pub points_dropped: u64,
-}
-
-/// How hard room is needed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) enum Pressure {
-    /// Not at all: policies are followed.
-    None,
-    /// History is thinned sooner than policies say.
-    Thin,
-    /// The oldest points go as well.
-    Purge,
 }
 
 /// Settles, one pass at a time.
@@ -312,93 +304,6 @@ impl Decision {
     }
 }
 
-/// How many points of `before` are not in `after`.
-fn lost_points(before: &BTreeMap<VolumeId, Kept>, after: &BTreeMap<VolumeId, Kept>) -> usize {
-    let gone = |(id, kept): (&VolumeId, &Kept)| {
-        let left = after.get(id);
-        let there =
-            |p: &&KeptPoint| left.is_some_and(|l| l.points.binary_search_by_key(&p.lsn, |q| q.lsn).is_ok());
-        kept.points.len() - kept.points.iter().filter(there).count()
-    };
-    before.iter().map(gone).sum()
-}
-
-fn points(kept: &BTreeMap<VolumeId, Kept>) -> usize {
-    kept.values().map(|k| k.points.len()).sum()
-}
-
-/// On what terms a pass decides.
-#[derive(Debug, Clone, Copy)]
-struct Terms {
-    now: WallTime,
-    pressure: Pressure,
-    /// Ordinary points received before go.
-    floor: Option<WallTime>,
-}
-
-impl Terms {
-    /// What a policy comes to: when room is needed and it allows it, the tiers begin at once.
-    fn of(self, policy: RetentionPolicy) -> (RetentionPolicy, Option<WallTime>) {
-        if self.pressure == Pressure::None || policy.when_full == WhenFull::Stop {
-            return (policy, None);
-        }
-        let mut tiers = policy.tiers;
-        if tiers.is_empty() {
-            // Thinner, not nothing.
-            tiers.push(Tier { each: SPARSE, keep: policy.every_write });
-        }
-        let floor = self.floor.filter(|_| self.pressure == Pressure::Purge);
-        (RetentionPolicy { every_write: Duration::ZERO, tiers, ..policy }, floor)
-    }
-}
-
-/// The distance of points, when there is no room, of a policy that names none.
-const SPARSE: Duration = Duration::from_secs(60);
-
-/// What is left of a volume's points: those kept before and the fresh ones, thinned out.
-fn thinned(
-    catalogue: &Catalogue,
-    volume: &Volume,
-    before: &Kept,
-    fresh: &[KeptPoint],
-    open: BTreeSet<Lsn>,
-    terms: Terms,
-) -> Kept {
-    let (id, settled) = (volume.id(), before.settled);
-    let rules = catalogue.rules();
-    let (policy, floor) = terms.of(rules.policy_of(id));
-    let mut special = Special { always: open, bookmarks: BTreeSet::new() };
-    special.always.extend(rules.pinned(id));
-    special.always.extend(catalogue.images().filter(|i| i.volume == id).map(|i| i.point));
-    // Whatever is asked for between this one and the next is what it shows; in a sync, what was sound before it.
-    special.always.insert(settled);
-    special.always.extend(volume.sound_at_or_before(settled));
-    special.bookmarks.extend(volume.bookmarks().map(|(_, mark)| mark.at.lsn));
-    let held = |p: &&KeptPoint| {
-        rules.holds_of(id, terms.now).any(|h| h.from <= p.received_at && p.received_at <= h.to)
-    };
-    special.always.extend(before.points.iter().chain(fresh).filter(held).map(|p| p.lsn));
-    let mut thinner = Thinner::new(&policy, &special, terms.now, floor);
-    let selectable = fresh.iter().filter(|p| volume.selectable(p.lsn).is_ok());
-    let offered: Vec<KeptPoint> = before.points.iter().chain(selectable).copied().collect();
-    offered.iter().for_each(|point| thinner.offer(*point));
-    let mut points = thinner.finish();
-    let sound = |lsn: &Lsn| volume.selectable(*lsn).is_ok();
-    add_between(&mut points, &offered, special.always.range(..=settled).copied().filter(sound));
-    Kept { settled, points }
-}
-
-/// Points that somebody holds and that are no record (a run may begin with a jump) show what the record before shows.
-fn add_between(points: &mut Vec<KeptPoint>, offered: &[KeptPoint], always: impl Iterator<Item = Lsn>) {
-    for lsn in always {
-        let Err(at) = points.binary_search_by_key(&lsn, |p| p.lsn) else { continue };
-        let n = offered.partition_point(|p| p.lsn <= lsn);
-        if let Some(before) = n.checked_sub(1).and_then(|i| offered.get(i)) {
-            points.insert(at, KeptPoint { lsn, ..*before });
-        }
-    }
-}
-
 /// When passes are made, and what came of them.
 pub(crate) struct Settling {
     settler: Mutex<Settler>,
@@ -490,85 +395,5 @@ impl Settling {
 
     pub(crate) fn failing(&self) -> Option<String> {
         lock(&self.state).failing.clone()
-    }
-}
-
-/// A group that fills slowly is closed when its first record is so much older than all that policies keep whole.
-const SLACK: Duration = Duration::from_secs(3600);
-
-impl Shared {
-    /// The index takes versions by the group. One that would still be filling when its records may go is closed early, and
-    /// one that is all that a full log holds.
-    pub(crate) fn end_old_group(&self) {
-        let now = self.age.now();
-        let due = {
-            let published = read(&self.published);
-            let rules = published.catalogue.rules();
-            let whole = published.active.volumes().map(|v| rules.policy_of(v).every_write).max();
-            let begun = published.active.begun.filter(|_| published.active.versions() > 0);
-            let filled = published.ingested.is_empty() && self.pressure() == Pressure::Purge;
-            whole
-                .zip(begun)
-                .is_some_and(|(whole, begun)| filled || now.since(begun) > whole + whole.min(SLACK))
-        };
-        if due {
-            let (told, ended) = std::sync::mpsc::channel();
-            self.queue.end_group(Box::new(move |_| {
-                // Whoever waited may be gone.
-                let _ = told.send(());
-            }));
-            // The sender is dropped if the store stops.
-            if ended.recv().is_ok() {
-                self.wait_for_index();
-            }
-        }
-    }
-
-    /// Until no group waits for the index, or it fails.
-    fn wait_for_index(&self) {
-        let mut state = lock(&self.ingest);
-        while !read(&self.published).frozen.is_empty() && state.failing.is_none() && !state.stopped {
-            state = wait_for(&self.ingest_changed, state, Duration::from_millis(200));
-        }
-    }
-
-    /// Segments that can still be begun; `None` when nothing limits it.
-    fn free_segments(&self) -> Option<usize> {
-        let used = self.segments.count() + self.segments.settled_count();
-        let limit = self.config.max_segments;
-        let by_count = (limit != usize::MAX).then(|| limit.saturating_sub(used));
-        let len = u64::from(self.config.segment_len);
-        let by_space = (self.free)().map(|free| {
-            let left = free.saturating_sub(self.config.keep_free) / len;
-            usize::try_from(left).unwrap_or(usize::MAX).saturating_add(self.segments.pool().spare())
-        });
-        [by_count, by_space].into_iter().flatten().min()
-    }
-
-    /// Segments that the log can still begin, leaving what settling needs; `None` when nothing limits it.
-    pub(crate) fn log_room(&self) -> Option<usize> {
-        let free = self.free_segments()?;
-        // A small disk is for history too.
-        let all = self.segments.count() + self.segments.settled_count() + free;
-        Some(free.saturating_sub(self.config.settle_reserve.min(all / 2)))
-    }
-
-    /// Bytes that a pass may write that leaves `kept` segments of what it rewrites behind: one more is for the manifest,
-    /// and frames do not fill segments to the last byte.
-    fn settle_room(&self, kept: usize) -> u64 {
-        let Some(free) = self.free_segments() else { return u64::MAX };
-        let segments = count(free.saturating_sub(kept).saturating_sub(1));
-        (segments * u64::from(self.config.segment_len) / 8).saturating_mul(7)
-    }
-
-    /// How hard room is needed.
-    pub(crate) fn pressure(&self) -> Pressure {
-        let Some(room) = self.log_room() else { return Pressure::None };
-        let all = self.segments.count() + self.segments.settled_count() + room;
-        match room {
-            room if room < (all / 20).max(2) => Pressure::Purge,
-            room if room < (all / 10).max(4) => Pressure::Thin,
-            _ => Pressure::None,
-        }
     }
 }

@@ -1,0 +1,99 @@
+//! Which points a pass keeps: what policies, pins, holds, images and whoever reads come to, and how hard room is needed.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use gateway_image::Catalogue;
+use gateway_image::catalogue::Volume;
+use gateway_image::retention::{Special, Thinner};
+use gateway_journal::{Kept, KeptPoint, RetentionPolicy, Tier, WhenFull};
+use tap_block::{Lsn, VolumeId, WallTime};
+
+use super::room::Pressure;
+
+/// How many points of `before` are not in `after`.
+pub(super) fn lost_points(before: &BTreeMap<VolumeId, Kept>, after: &BTreeMap<VolumeId, Kept>) -> usize {
+    let gone = |(id, kept): (&VolumeId, &Kept)| {
+        let left = after.get(id);
+        let there =
+            |p: &&KeptPoint| left.is_some_and(|l| l.points.binary_search_by_key(&p.lsn, |q| q.lsn).is_ok());
+        kept.points.len() - kept.points.iter().filter(there).count()
+    };
+    before.iter().map(gone).sum()
+}
+
+pub(super) fn points(kept: &BTreeMap<VolumeId, Kept>) -> usize {
+    kept.values().map(|k| k.points.len()).sum()
+}
+
+/// On what terms a pass decides.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Terms {
+    pub(super) now: WallTime,
+    pub(super) pressure: Pressure,
+    /// Ordinary points received before go.
+    pub(super) floor: Option<WallTime>,
+}
+
+impl Terms {
+    /// What a policy comes to: when room is needed and it allows it, the tiers begin at once.
+    fn of(self, policy: RetentionPolicy) -> (RetentionPolicy, Option<WallTime>) {
+        if self.pressure == Pressure::None || policy.when_full == WhenFull::Stop {
+            return (policy, None);
+        }
+        let mut tiers = policy.tiers;
+        if tiers.is_empty() {
+            // Thinner, not nothing.
+            tiers.push(Tier { each: SPARSE, keep: policy.every_write });
+        }
+        let floor = self.floor.filter(|_| self.pressure == Pressure::Purge);
+        (RetentionPolicy { every_write: Duration::ZERO, tiers, ..policy }, floor)
+    }
+}
+
+/// The distance of points, when there is no room, of a policy that names none.
+const SPARSE: Duration = Duration::from_secs(60);
+
+/// What is left of a volume's points: those kept before and the fresh ones, thinned out.
+pub(super) fn thinned(
+    catalogue: &Catalogue,
+    volume: &Volume,
+    before: &Kept,
+    fresh: &[KeptPoint],
+    open: BTreeSet<Lsn>,
+    terms: Terms,
+) -> Kept {
+    let (id, settled) = (volume.id(), before.settled);
+    let rules = catalogue.rules();
+    let (policy, floor) = terms.of(rules.policy_of(id));
+    let mut special = Special { always: open, bookmarks: BTreeSet::new() };
+    special.always.extend(rules.pinned(id));
+    special.always.extend(catalogue.images().filter(|i| i.volume == id).map(|i| i.point));
+    // Whatever is asked for between this one and the next is what it shows; in a sync, what was sound before it.
+    special.always.insert(settled);
+    special.always.extend(volume.sound_at_or_before(settled));
+    special.bookmarks.extend(volume.bookmarks().map(|(_, mark)| mark.at.lsn));
+    let held = |p: &&KeptPoint| {
+        rules.holds_of(id, terms.now).any(|h| h.from <= p.received_at && p.received_at <= h.to)
+    };
+    special.always.extend(before.points.iter().chain(fresh).filter(held).map(|p| p.lsn));
+    let mut thinner = Thinner::new(&policy, &special, terms.now, floor);
+    let selectable = fresh.iter().filter(|p| volume.selectable(p.lsn).is_ok());
+    let offered: Vec<KeptPoint> = before.points.iter().chain(selectable).copied().collect();
+    offered.iter().for_each(|point| thinner.offer(*point));
+    let mut points = thinner.finish();
+    let sound = |lsn: &Lsn| volume.selectable(*lsn).is_ok();
+    add_between(&mut points, &offered, special.always.range(..=settled).copied().filter(sound));
+    Kept { settled, points }
+}
+
+/// Points that somebody holds and that are no record (a run may begin with a jump) show what the record before shows.
+fn add_between(points: &mut Vec<KeptPoint>, offered: &[KeptPoint], always: impl Iterator<Item = Lsn>) {
+    for lsn in always {
+        let Err(at) = points.binary_search_by_key(&lsn, |p| p.lsn) else { continue };
+        let n = offered.partition_point(|p| p.lsn <= lsn);
+        if let Some(before) = n.checked_sub(1).and_then(|i| offered.get(i)) {
+            points.insert(at, KeptPoint { lsn, ..*before });
+        }
+    }
+}

@@ -1,0 +1,99 @@
+//! How much room there is, for the log and for settling, and how hard it is needed.
+
+use std::time::Duration;
+
+use tap_block::units::count;
+
+use crate::store::Shared;
+use crate::sync::{lock, read, wait_for};
+
+/// How hard room is needed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Pressure {
+    /// Not at all: policies are followed.
+    None,
+    /// History is thinned sooner than policies say.
+    Thin,
+    /// The oldest points go as well.
+    Purge,
+}
+
+/// A group that fills slowly is closed when its first record is so much older than all that policies keep whole.
+const SLACK: Duration = Duration::from_secs(3600);
+
+impl Shared {
+    /// The index takes versions by the group. One that would still be filling when its records may go is closed early, and
+    /// one that is all that a full log holds.
+    pub(crate) fn end_old_group(&self) {
+        let now = self.age.now();
+        let due = {
+            let published = read(&self.published);
+            let rules = published.catalogue.rules();
+            let whole = published.active.volumes().map(|v| rules.policy_of(v).every_write).max();
+            let begun = published.active.begun.filter(|_| published.active.versions() > 0);
+            let filled = published.ingested.is_empty() && self.pressure() == Pressure::Purge;
+            whole
+                .zip(begun)
+                .is_some_and(|(whole, begun)| filled || now.since(begun) > whole + whole.min(SLACK))
+        };
+        if due {
+            let (told, ended) = std::sync::mpsc::channel();
+            self.queue.end_group(Box::new(move |_| {
+                // Whoever waited may be gone.
+                let _ = told.send(());
+            }));
+            // The sender is dropped if the store stops.
+            if ended.recv().is_ok() {
+                self.wait_for_index();
+            }
+        }
+    }
+
+    /// Until no group waits for the index, or it fails.
+    fn wait_for_index(&self) {
+        let mut state = lock(&self.ingest);
+        while !read(&self.published).frozen.is_empty() && state.failing.is_none() && !state.stopped {
+            state = wait_for(&self.ingest_changed, state, Duration::from_millis(200));
+        }
+    }
+
+    /// Segments that can still be begun; `None` when nothing limits it.
+    fn free_segments(&self) -> Option<usize> {
+        let used = self.segments.count() + self.segments.settled_count();
+        let limit = self.config.max_segments;
+        let by_count = (limit != usize::MAX).then(|| limit.saturating_sub(used));
+        let len = u64::from(self.config.segment_len);
+        let by_space = (self.free)().map(|free| {
+            let left = free.saturating_sub(self.config.keep_free) / len;
+            usize::try_from(left).unwrap_or(usize::MAX).saturating_add(self.segments.pool().spare())
+        });
+        [by_count, by_space].into_iter().flatten().min()
+    }
+
+    /// Segments that the log can still begin, leaving what settling needs; `None` when nothing limits it.
+    pub(crate) fn log_room(&self) -> Option<usize> {
+        let free = self.free_segments()?;
+        // A small disk is for history too.
+        let all = self.segments.count() + self.segments.settled_count() + free;
+        Some(free.saturating_sub(self.config.settle_reserve.min(all / 2)))
+    }
+
+    /// Bytes that a pass may write that leaves `kept` segments of what it rewrites behind: one more is for the manifest,
+    /// and frames do not fill segments to the last byte.
+    pub(super) fn settle_room(&self, kept: usize) -> u64 {
+        let Some(free) = self.free_segments() else { return u64::MAX };
+        let segments = count(free.saturating_sub(kept).saturating_sub(1));
+        (segments * u64::from(self.config.segment_len) / 8).saturating_mul(7)
+    }
+
+    /// How hard room is needed.
+    pub(crate) fn pressure(&self) -> Pressure {
+        let Some(room) = self.log_room() else { return Pressure::None };
+        let all = self.segments.count() + self.segments.settled_count() + room;
+        match room {
+            room if room < (all / 20).max(2) => Pressure::Purge,
+            room if room < (all / 10).max(4) => Pressure::Thin,
+            _ => Pressure::None,
+        }
+    }
+}
