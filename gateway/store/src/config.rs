@@ -39,6 +39,8 @@ pub struct StoreConfig {
     pub settle_at_once: u64,
     /// Segment files that are left to settling when the log has no more room; half of a small store at most.
     pub settle_reserve: usize,
+    /// Bytes a second that the scrub reads; `None`: there is none.
+    pub scrub_rate: Option<u64>,
     /// Bytes of region maps kept.
     pub map_cache: u64,
     /// Bytes of index blocks kept.
@@ -48,6 +50,9 @@ pub struct StoreConfig {
 impl StoreConfig {
     /// The fewest segments that a limited store may have: the log, what settling needs, and some history.
     pub const LEAST_SEGMENTS: usize = 16;
+
+    /// What a scrub reads each second unless it is said: 16 MiB.
+    pub const SCRUB_RATE: u64 = 16 << 20;
 
     /// With segments of so many bytes together at most.
     #[must_use]
@@ -79,6 +84,7 @@ impl StoreConfig {
             settle_versions: 1 << 20,
             settle_at_once: 4 << 30,
             settle_reserve: 8,
+            scrub_rate: Some(Self::SCRUB_RATE),
             map_cache: 64 << 20,
             index_cache: 32 << 20,
         }

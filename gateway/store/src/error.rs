@@ -63,6 +63,9 @@ pub enum StoreError {
         /// The nearest kept one after it.
         after: Option<Lsn>,
     },
+    /// Whoever asked for it does not want it any more.
+    #[error("it was cancelled")]
+    Cancelled,
     /// A hold was set while history was settled.
     #[error("the rules changed while history was settled: it is settled anew")]
     RulesChanged,

@@ -1,6 +1,7 @@
 //! What is settled, as readers see it, and where the index keeps a region's versions.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use gateway_image::catalogue::Volume;
 use gateway_journal::run::{decode_checkpoint, decode_run};
@@ -10,6 +11,7 @@ use tap_block::{Lsn, VolumeId};
 use crate::error::StoreError;
 use crate::index::{IndexError, IndexStore, Table, keys};
 use crate::segments::Segments;
+use crate::settle::Trail;
 
 /// The settled part of history: one manifest's word on it. Replaced as a whole, never changed.
 #[derive(Debug, Default)]
@@ -21,6 +23,8 @@ pub(crate) struct Layout {
     /// Oldest history first.
     pub(crate) generations: Vec<Generation>,
     pub(crate) kept: BTreeMap<VolumeId, Kept>,
+    /// What was known where the log goes on.
+    pub(crate) trail: Arc<Trail>,
     /// Regions of which not all is known, because their frames are damaged and the index had to be built from them.
     pub(crate) lost: Vec<Lost>,
 }
@@ -54,12 +58,13 @@ impl Lost {
 }
 
 impl Layout {
-    pub(crate) fn of(manifest: &Manifest) -> Self {
+    pub(crate) fn of(manifest: &Manifest, trail: Trail) -> Self {
         Self {
             settle: manifest.settle,
             group: manifest.group,
             generations: manifest.generations.clone(),
             kept: manifest.kept.iter().cloned().collect(),
+            trail: Arc::new(trail),
             lost: Vec::new(),
         }
     }
@@ -169,6 +174,17 @@ impl Gather<'_> {
             }
         }
         Ok(())
+    }
+
+    /// Every version that the index has of the region up to group `last`, in the order of delivery.
+    pub(crate) fn all(
+        &self,
+        last: Option<GroupNo>,
+        each: &mut dyn FnMut(&Version),
+    ) -> Result<(), IndexError> {
+        self.settled(each)?;
+        let Some(last) = last else { return Ok(()) };
+        self.runs(self.layout.group, last, &mut |value| decode_run(value, |v| each(&v)).map_err(bad))
     }
 
     /// The region's runs of the groups behind `since` up to `last`.

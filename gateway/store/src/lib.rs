@@ -5,6 +5,7 @@
 //!                                                                    │ closed groups
 //!                                    region_map ◄── tail + index ◄── index thread (fjall, in bulk)
 //!                                    read_units ◄── segments ◄─► settle thread: old history in block order
+//!                                                        └─────► scrub thread: is it what was written?
 //! ```
 //!
 //! Architecture invariants: nothing is acknowledged before it is durable, in the tail and published; nothing is
@@ -31,11 +32,13 @@ mod recover;
 mod reserve;
 mod segments;
 mod settle;
+mod settled;
 mod state;
 mod store;
 mod sync;
 mod tail;
 mod times;
+mod verify;
 mod wait;
 
 pub use config::StoreConfig;
@@ -48,4 +51,5 @@ pub use read::{ReadMode, UnitRead};
 pub use settle::SettleReport;
 pub use store::{FreeSpace, Parts, Store, StoreStatus};
 pub use tail::Durable;
+pub use verify::{Finding, FindingKind, MOST_FINDINGS, Progress, Proof, Scope, VerifyReport, Watch};
 pub use wait::Waiting;

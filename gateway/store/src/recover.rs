@@ -43,7 +43,7 @@ pub(crate) struct Recovered {
     pub(crate) tail: Tail,
     pub(crate) mark: Mark,
     pub(crate) weights: Weights,
-    /// What was known where settled history ends, and the number of the next settle.
+    /// With the number of the next settle.
     pub(crate) settler: Settler,
     /// The last time in the journal; `None` when nothing is there.
     pub(crate) last_received: Option<WallTime>,
@@ -71,7 +71,11 @@ pub(crate) fn recover(
     let segments = Segments::new(pool, next_segment);
     let missing = survey.settled.make_known(&segments);
     let known = known.or_else(|| settled.map(|state| (state, Vec::new())));
-    let layout = survey.settled.manifest.as_ref().map(Layout::of).unwrap_or_default().losing(&lost(&*index)?);
+    let layout = match &survey.settled.manifest {
+        Some(manifest) => Layout::of(manifest, trail),
+        None => Layout { trail: Arc::new(trail), ..Layout::default() },
+    };
+    let layout = layout.losing(&lost(&*index)?);
     let mut replay = Replay::new(config, segments, index, mark, known, layout);
     for damage in missing.into_iter().chain(damage) {
         let known = |d: &Damage| d.segment == damage.segment && d.from == damage.from;
@@ -81,7 +85,7 @@ pub(crate) fn recover(
     }
     replay.missing(&survey);
     replay.run(&survey)?;
-    replay.finish(&survey, Settler::new(trail, next_settle))
+    replay.finish(&survey, Settler::new(next_settle))
 }
 
 /// Regions that an earlier start found missing when it built the index.

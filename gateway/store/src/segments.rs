@@ -5,7 +5,7 @@ use std::io;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, RwLock};
 
-use gateway_journal::SegmentId;
+use gateway_journal::{SegmentId, Start};
 use tap_disk::{FileNo, SegmentFile, SegmentPool};
 
 use crate::sync::{read, write};
@@ -96,6 +96,18 @@ impl Segments {
     /// Takes the settled segments that are not `live` out of the store; their files are the caller's.
     pub(crate) fn retain_settled(&self, live: &BTreeSet<SegmentId>) -> Vec<Known> {
         write(&self.settled).extract_if(.., |id, _| !live.contains(id)).map(|(_, known)| known).collect()
+    }
+
+    /// Every settled segment, the oldest first.
+    pub(crate) fn settled(&self) -> Vec<(SegmentId, Known)> {
+        read(&self.settled).iter().map(|(id, known)| (*id, *known)).collect()
+    }
+
+    /// Where the log ends.
+    pub(crate) fn durable_end(&self) -> Option<(SegmentId, Start)> {
+        let known = read(&self.known);
+        let (segment, last) = known.last_key_value()?;
+        Some((*segment, Start { at: last.end, ..Start::of_segment(None) }))
     }
 
     pub(crate) fn settled_count(&self) -> usize {

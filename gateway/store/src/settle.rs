@@ -24,7 +24,7 @@ mod room;
 mod trail;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::{Arc, Condvar, Mutex};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 use std::time::Duration;
 
 use gateway_image::catalogue::Volume;
@@ -42,7 +42,8 @@ use plan::Plan;
 use publish::publish;
 use rewrite::{Rewriter, merge};
 pub(crate) use room::Pressure;
-pub(crate) use trail::Trail;
+use trail::check_known;
+pub(crate) use trail::{Met, PassedFrame, Trail};
 
 /// What a settle did.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -67,7 +68,6 @@ pub struct SettleReport {
 
 /// Settles, one pass at a time.
 pub(crate) struct Settler {
-    trail: Trail,
     /// No settle ever had this number or a later one.
     next: u64,
     /// Under [`Pressure::Purge`]: ordinary points received before are let go.
@@ -84,8 +84,8 @@ pub(crate) struct Settler {
 const WORTH_A_CYCLE: usize = 32;
 
 impl Settler {
-    pub(crate) const fn new(trail: Trail, next: u64) -> Self {
-        Self { trail, next, floor: None, cycle: None, dropped: 0, log_last: false }
+    pub(crate) const fn new(next: u64) -> Self {
+        Self { next, floor: None, cycle: None, dropped: 0, log_last: false }
     }
 
     /// One pass; `None` when there is nothing to do.
@@ -189,26 +189,30 @@ impl Settler {
 
     /// Decides what is kept, rewrites, publishes.
     fn pass(&mut self, shared: &Shared, plan: Plan, terms: Terms) -> Result<SettleReport, StoreError> {
-        let decision = self.decide(shared, &plan, terms)?;
+        let decision = Self::decide(shared, &plan, terms)?;
         let mut undecided = false;
-        let outcome = self.rewrite(shared, plan, &decision, &mut undecided);
+        let gone = decision.gone;
+        let outcome = self.rewrite(shared, plan, decision, &mut undecided);
         if outcome.is_err() && !undecided {
             shared.points.call_off();
         }
         let report = outcome?;
-        self.trail = decision.trail;
-        self.dropped += decision.gone;
+        self.dropped += gone;
         Ok(report)
     }
 
     /// Follows the log to the end of the plan's groups and decides which points are left.
-    fn decide(&self, shared: &Shared, plan: &Plan, terms: Terms) -> Result<Decision, StoreError> {
-        let mut trail = self.trail.clone();
-        let window = trail.advance(shared, &plan.groups)?;
-        let (catalogue, layout) = {
-            let published = read(&shared.published);
-            (Arc::clone(&published.catalogue), Arc::clone(&published.layout))
+    fn decide(shared: &Shared, plan: &Plan, terms: Terms) -> Result<Decision, StoreError> {
+        let layout = Arc::clone(&read(&shared.published).layout);
+        let mut trail = Trail::clone(&layout.trail);
+        let window = match plan.groups.last() {
+            Some(last) => trail.advance(shared, (last.no, last.through), &mut |met| match met {
+                Met::Frame(..) => Ok(()),
+                Met::Damage(damage) => check_known(shared, damage),
+            })?,
+            None => trail.stand(),
         };
+        let catalogue = Arc::clone(&read(&shared.published).catalogue);
         let kept = shared.points.decide(|open| {
             let known = trail.catalogue().volumes();
             let volumes = known.map(|known| catalogue.volume(known.id()).unwrap_or(known));
@@ -239,7 +243,7 @@ impl Settler {
         &mut self,
         shared: &Shared,
         mut plan: Plan,
-        decision: &Decision,
+        decision: Decision,
         undecided: &mut bool,
     ) -> Result<SettleReport, StoreError> {
         let settle = self.next;
@@ -258,7 +262,7 @@ impl Settler {
             segments_freed: 0,
             points_dropped: count(decision.dropped),
         };
-        let segments_freed = publish(shared, &plan, &manifest, written, undecided)?;
+        let segments_freed = publish(shared, &plan, &manifest, decision.trail, written, undecided)?;
         if plan.is_stretch() {
             self.cycle = merged.last.and_then(RegionRange::after);
         }
@@ -321,6 +325,11 @@ struct State {
 impl Settling {
     pub(crate) fn new(settler: Settler) -> Self {
         Self { settler: Mutex::new(settler), state: Mutex::default(), changed: Condvar::new() }
+    }
+
+    /// No pass is made as long as what is returned lives.
+    pub(crate) fn still(&self) -> MutexGuard<'_, Settler> {
+        lock(&self.settler)
     }
 
     /// One pass now.

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use gateway_image::{Catalogue, Passed, RegionMap};
 use gateway_journal::{Kept, MARK_FILE, MetaRecord, RegionNo};
-use tap_block::{Batch, Clock, ExtentSet, Lsn, StreamId, VolumeId, WallTime};
+use tap_block::{Batch, BlockNo, Clock, ExtentSet, Lsn, Position, StreamId, VolumeId, WallTime};
 use tap_disk::{DiskDir, PoolOptions, SegmentPool, ensure_dir, free_space};
 
 use crate::age::Age;
@@ -28,6 +28,7 @@ use crate::segments::Segments;
 use crate::settle::{SettleReport, Settling};
 use crate::sync::{lock, read};
 use crate::tail::{Durable, Published};
+use crate::verify::{self, Finding, Progress, Proof, Proving, Scope, Scrubbing, VerifyReport, Watch};
 use crate::wait::{Waiters, Waiting};
 use crate::{changes, recover, times};
 
@@ -60,6 +61,8 @@ pub(crate) struct Shared {
     /// Where a copy of the manifest is kept.
     pub(crate) manifests: Box<dyn MarkStore>,
     pub(crate) settling: Settling,
+    pub(crate) proving: Proving,
+    pub(crate) scrubbing: Scrubbing,
     pub(crate) keeper: Keeper,
     pub(crate) free: FreeSpace,
     pub(crate) counters: Counters,
@@ -67,6 +70,8 @@ pub(crate) struct Shared {
     pub(crate) failing: Mutex<Option<String>>,
 }
 
+/// What was verified, and what was found.
+const PROOFS_FILE: &str = "VERIFIED";
 /// The copy of the manifest of settled history.
 const MANIFEST_FILE: &str = "SETTLED";
 
@@ -83,6 +88,8 @@ pub struct Parts {
     pub mark: Box<dyn MarkStore>,
     /// The copy of the manifest of settled history.
     pub manifest: Box<dyn MarkStore>,
+    /// What was verified, and what was found.
+    pub proofs: Box<dyn MarkStore>,
     /// Free space, for the status.
     pub free: FreeSpace,
 }
@@ -146,6 +153,8 @@ pub struct StoreStatus {
     pub blocks_read: u64,
     /// Blocks whose stored form was found damaged when it was read.
     pub blocks_damaged: u64,
+    /// How far the scrub is that is under way.
+    pub scrub: Option<Progress>,
     /// Bytes that the log can still take, where anything limits it.
     pub log_room_bytes: Option<u64>,
     /// Bytes free for segments, where known.
@@ -182,6 +191,7 @@ impl Store {
             index: Box::new(FjallOpener { dir: dir.join("fjall"), cache: config.index_cache }),
             mark: Box::new(FileMark::open(&dir.join(MARK_FILE))?),
             manifest: Box::new(SmallFile(dir.join(MANIFEST_FILE))),
+            proofs: Box::new(SmallFile(dir.join(PROOFS_FILE))),
             free: free(&dir),
         };
         Self::open_on(config, clock, parts)
@@ -213,6 +223,8 @@ impl Store {
             points: Points::default(),
             manifests: parts.manifest,
             settling: Settling::new(found.settler),
+            proving: Proving::new(parts.proofs),
+            scrubbing: Scrubbing::default(),
             keeper: Keeper::new(parts.mark, found.mark),
             free: parts.free,
             counters: Counters::default(),
@@ -222,11 +234,13 @@ impl Store {
         let ingester = Ingester::new(Arc::clone(&shared), found.weights);
         let keeper = Arc::clone(&shared);
         let settler = Arc::clone(&shared);
+        let scrubber = Arc::clone(&shared);
         let threads = vec![
             spawn("store-commit", move || committer.run())?,
             spawn("store-index", move || ingester.run())?,
             spawn("store-mark", move || keeper.keeper.run())?,
             spawn("store-settle", move || settler.settling.run(&settler))?,
+            spawn("store-scrub", move || scrubber.scrubbing.run(&scrubber))?,
         ];
         Ok(Arc::new(Self { shared, threads: Mutex::new(threads) }))
     }
@@ -400,6 +414,60 @@ impl Store {
         read(&self.shared.published).layout.kept.get(&volume).cloned()
     }
 
+    /// Reads everything in `scope` from the disk and checks it; what is found is noted. Blocks; `watch` is told of the
+    /// progress.
+    ///
+    /// # Errors
+    /// [`StoreError::Cancelled`] when `watch` ended it, and when the index or the journal cannot be used. Damage is no
+    /// error: the report lists it.
+    pub fn verify(&self, scope: Scope, watch: &mut Watch<'_>) -> Result<VerifyReport, StoreError> {
+        self.shared.verify(scope, watch)
+    }
+
+    /// When all of a volume's history was last read and checked.
+    #[must_use]
+    pub fn proof(&self, volume: VolumeId) -> Option<Proof> {
+        self.shared.proving.proof(volume)
+    }
+
+    /// What was found of a volume, and of the store as a whole, and is not acknowledged.
+    #[must_use]
+    pub fn findings(&self, volume: VolumeId) -> Vec<Finding> {
+        self.shared.proving.findings(volume)
+    }
+
+    /// What was found and is over need not be listed any more.
+    pub fn acknowledge(&self, volume: VolumeId) {
+        self.shared.proving.acknowledge(volume);
+    }
+
+    /// The stored form of a version of a block; `None` when there is none here.
+    ///
+    /// # Errors
+    /// When it is damaged or cannot be read.
+    pub fn stored_unit(
+        &self,
+        volume: VolumeId,
+        block: BlockNo,
+        position: Position,
+    ) -> Result<Option<Vec<u8>>, StoreError> {
+        verify::stored_unit(&self.shared, volume, block, position)
+    }
+
+    /// Puts a damaged version of a block right with its stored form from elsewhere; in how many places.
+    ///
+    /// # Errors
+    /// [`StoreError::Invalid`] when `unit` is not its stored form, and when it cannot be written.
+    pub fn repair(
+        &self,
+        volume: VolumeId,
+        block: BlockNo,
+        position: Position,
+        unit: &[u8],
+    ) -> Result<usize, StoreError> {
+        verify::repair(&self.shared, volume, block, position, unit)
+    }
+
     /// The time on the store's own clock, on which history ages.
     #[must_use]
     pub fn age(&self) -> WallTime {
@@ -437,6 +505,7 @@ impl Store {
             map_misses: get(&counters.map_misses),
             blocks_read: get(&counters.blocks_read),
             blocks_damaged: get(&counters.blocks_damaged),
+            scrub: shared.scrubbing.progress(),
             log_room_bytes: shared
                 .log_room()
                 .map(|n| tap_block::units::count(n) * u64::from(shared.config.segment_len)),
@@ -451,6 +520,7 @@ impl Store {
     pub fn stop(&self) {
         self.shared.queue.close();
         self.shared.settling.stop();
+        self.shared.scrubbing.stop();
         for thread in lock(&self.threads).drain(..) {
             let _ = thread.join();
         }

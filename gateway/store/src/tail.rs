@@ -84,6 +84,13 @@ impl Group {
         all
     }
 
+    /// What is kept of it once it is elsewhere, were it to end here.
+    pub(crate) fn info(&self, through: (SegmentId, Start)) -> GroupInfo {
+        let received_at = self.begun.unwrap_or_default();
+        let versions = tap_block::units::count(self.versions());
+        GroupInfo { no: self.no, mins: self.sorted_mins(), through, received_at, versions }
+    }
+
     fn sorted_mins(&self) -> Vec<(VolumeId, Position)> {
         let mut mins: Vec<_> = self.mins.iter().map(|(&v, &p)| (v, p)).collect();
         mins.sort_unstable();
@@ -105,7 +112,7 @@ pub(crate) struct GroupInfo {
 }
 
 impl GroupInfo {
-    fn visible(&self, volume: VolumeId, point: Lsn) -> bool {
+    pub(crate) fn visible(&self, volume: VolumeId, point: Lsn) -> bool {
         let found = self.mins.binary_search_by_key(&volume, |&(v, _)| v).ok();
         found.and_then(|i| self.mins.get(i)).is_some_and(|(_, p)| p.visible_at(point))
     }
@@ -127,13 +134,7 @@ pub(crate) struct Frozen {
 
 impl Frozen {
     pub(crate) fn info(&self) -> GroupInfo {
-        GroupInfo {
-            no: self.group.no,
-            mins: self.group.sorted_mins(),
-            through: self.through,
-            received_at: self.received_at,
-            versions: tap_block::units::count(self.group.versions()),
-        }
+        GroupInfo { received_at: self.received_at, ..self.group.info(self.through) }
     }
 }
 

@@ -10,25 +10,13 @@
 
 mod common;
 
-use std::sync::Arc;
-
+use common::lab::cut;
 use common::{Disk, append, image, outcome, send, try_image};
-use gateway_store::{MarkStore, MemoryMark, Store, StoreError};
+use gateway_store::{Store, StoreError};
 use proptest::prelude::*;
 use tap_block::{Batch, Lsn, StreamId, VolumeId};
 use tap_disk::{FileNo, SegmentDir};
 use testbed_model::{Oracle, Random, Workload};
-
-/// What a power cut now leaves: of what was not synced, some pages.
-fn cut(disk: &Disk, random: &mut Random) -> Disk {
-    // The index and the mark first: they may be older than the segments, never younger.
-    let index = disk.index.snapshot();
-    let mark = Arc::new(MemoryMark::holding(disk.mark.load()));
-    let odds = 1 + random.below(4);
-    let dir = disk.dir.after_power_cut(|_, _| random.one_in(odds));
-    let manifest = Arc::new(MemoryMark::holding(disk.manifest.load()));
-    Disk { dir, index, mark, manifest, clock: Arc::clone(&disk.clock), config: disk.config.clone() }
-}
 
 fn durable(store: &Store, stream: StreamId) -> Lsn {
     store.durable(stream).map_or(Lsn::ZERO, |d| d.lsn)

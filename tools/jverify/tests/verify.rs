@@ -139,6 +139,7 @@ fn what_a_power_cut_leaves_is_sound_and_what_is_struck_is_not() {
             index: Box::new(MemoryIndex::new()),
             mark: Box::new(Arc::clone(&mark)),
             manifest: Box::new(MemoryMark::default()),
+            proofs: Box::new(MemoryMark::default()),
             free: Box::new(|| None),
         };
         let store = Store::open_on(config, Arc::new(RealClock), parts).unwrap();

@@ -38,13 +38,19 @@ pub(crate) fn settled(settle: u64, volume: VolumeId, region: RegionNo) -> Vec<u8
     key
 }
 
+/// The volume and region of a run's key.
+#[must_use]
+pub(crate) fn run_place(key: &[u8]) -> Option<(VolumeId, RegionNo)> {
+    let (volume, rest) = key.split_first_chunk::<8>()?;
+    let region = rest.first_chunk::<4>()?;
+    Some((VolumeId::new(u64::from_be_bytes(*volume)), RegionNo::new(u32::from_be_bytes(*region))))
+}
+
 /// The volume and region of such a key.
 #[must_use]
 pub(crate) fn settled_place(key: &[u8]) -> Option<(VolumeId, RegionNo)> {
     let (_, rest) = key.split_first_chunk::<8>()?;
-    let (volume, rest) = rest.split_first_chunk::<8>()?;
-    let region = rest.first_chunk::<4>()?;
-    Some((VolumeId::new(u64::from_be_bytes(*volume)), RegionNo::new(u32::from_be_bytes(*region))))
+    run_place(rest)
 }
 
 /// Regions that a rebuild did not find in settled segments.

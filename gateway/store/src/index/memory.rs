@@ -50,6 +50,11 @@ impl MemoryIndex {
         self.lock().ingests
     }
 
+    /// A table loses its rows, as no index should.
+    pub fn forget_rows(&self, table: Table) {
+        self.lock().rows.retain(|(t, _), _| *t != table);
+    }
+
     /// How many rows a table has.
     #[must_use]
     pub fn rows(&self, table: Table) -> usize {

@@ -3,15 +3,12 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use gateway_journal::frame::FRAME_ALIGN;
 use gateway_journal::run::encode_run;
-use gateway_journal::settled::{check_settled, decode_settled_run};
 use gateway_journal::{
-    Manifest, RegionNo, RegionPlace, SEGMENT_HEADER, SETTLED_FRAME, SETTLED_FRAME_BYTES, SegmentId,
-    SettledFrame, SettledHeader, SettledKind, SettledSegment, StoreId, Version,
+    Manifest, RegionNo, RegionPlace, SEGMENT_HEADER, SegmentId, SettledFrame, SettledHeader, SettledKind,
+    SettledSegment, StoreId, Version,
 };
 use tap_block::VolumeId;
-use tap_block::units::index;
 use tap_disk::{FileNo, SegmentFile, SegmentPool};
 use tracing::{info, warn};
 
@@ -19,6 +16,7 @@ use crate::error::{Damage, StoreError};
 use crate::index::{IndexStore, Row, Table, keys};
 use crate::layout::Lost;
 use crate::segments::{Known, Segments};
+use crate::settled::{next_sound, read_frame, versions_in};
 
 /// Settled segments found, and what is known of them.
 #[derive(Debug, Default)]
@@ -155,20 +153,6 @@ fn read_manifest(
         .and_then(|m| if m.settle == header.settle { Ok(m) } else { Err("of another settle".into()) })
 }
 
-fn read_frame(file: &SegmentFile, segment: SegmentId, at: u32) -> Result<(SettledFrame, Vec<u8>), String> {
-    let mut head = vec![0; SETTLED_FRAME];
-    file.read_at(u64::from(at), &mut head).map_err(|e| e.to_string())?;
-    let frame = SettledFrame::decode(&head).map_err(|e| e.to_string())?;
-    if frame.segment != segment || u64::from(at) + u64::from(frame.span) > file.len() {
-        return Err("a frame that is not this segment's".into());
-    }
-    head.resize(SETTLED_FRAME + index(u64::from(frame.table)), 0);
-    let (_, table) = head.split_at_mut(SETTLED_FRAME);
-    file.read_at(u64::from(at) + u64::from(SETTLED_FRAME_BYTES), table).map_err(|e| e.to_string())?;
-    check_settled(&head).map_err(|e| e.to_string())?;
-    Ok((frame, head.split_off(SETTLED_FRAME)))
-}
-
 /// Rows of a generation on their way into the index: a region's frames are one row.
 struct Rows<'a> {
     index: &'a dyn IndexStore,
@@ -257,26 +241,4 @@ impl<'a> Rows<'a> {
         self.index.ingest(Table::Settled, self.ready)?;
         Ok(self.lost)
     }
-}
-
-fn versions_in(frame: &SettledFrame, at: u32, table: &[u8]) -> Result<Vec<Version>, String> {
-    match frame.kind {
-        SettledKind::Run(..) => decode_settled_run(frame, at, table).map_err(|e| e.to_string()),
-        SettledKind::Manifest => Ok(Vec::new()),
-    }
-}
-
-/// Where the next sound frame behind `bad` begins; `end` when there is none.
-fn next_sound(file: &SegmentFile, segment: SegmentId, bad: u32, end: u32) -> u32 {
-    let mut bytes = vec![0; index(u64::from(end.saturating_sub(bad)))];
-    if file.read_at(u64::from(bad), &mut bytes).is_err() {
-        return end;
-    }
-    let step = index(u64::from(FRAME_ALIGN));
-    let sound = |(n, chunk): (usize, &[u8])| {
-        let at = u32::try_from(n * step).ok().and_then(|o| bad.checked_add(o)).filter(|&at| at > bad)?;
-        let begins = SettledFrame::begins(chunk);
-        (begins && read_frame(file, segment, at).is_ok()).then_some(at)
-    };
-    bytes.chunks(step).enumerate().find_map(sound).unwrap_or(end)
 }

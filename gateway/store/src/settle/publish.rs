@@ -9,6 +9,7 @@ use tap_block::units::count;
 use tap_block::{Lsn, Position, StreamId, VolumeId};
 use tracing::warn;
 
+use super::Trail;
 use super::plan::Plan;
 use super::rewrite::Written;
 use crate::error::StoreError;
@@ -22,6 +23,7 @@ pub(super) fn publish(
     shared: &Shared,
     plan: &Plan,
     manifest: &Manifest,
+    trail: Trail,
     mut written: Written<'_>,
     undecided: &mut bool,
 ) -> Result<u64, StoreError> {
@@ -47,7 +49,7 @@ pub(super) fn publish(
         warn!("the copy of the manifest of settle {} cannot be written: {e}", manifest.settle);
     }
     let lost = crate::sync::read(&shared.published).layout.lost.clone();
-    shared.points.replace_layout(shared, Arc::new(Layout::of(manifest).losing(&lost)));
+    shared.points.replace_layout(shared, Arc::new(Layout::of(manifest, trail).losing(&lost)));
     drop(counting);
     shared.forget_maps();
     let told = shared.index.commit(vec![(keys::LAYOUT.to_vec(), manifest.settle.to_be_bytes().to_vec())]);

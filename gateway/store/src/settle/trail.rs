@@ -11,13 +11,14 @@ use gateway_journal::{
     SegmentScan, Start, StoreId,
 };
 use tap_block::{Lsn, StreamId};
+use tap_disk::SegmentFile;
 
 use crate::chunks::ChunkReader;
 use crate::error::{Damage, StoreError};
 use crate::ledger::{Ledger, PlacedFrame};
 use crate::state::{self, IndexState};
 use crate::store::Shared;
-use crate::tail::{Group, GroupInfo};
+use crate::tail::Group;
 
 /// See the module.
 #[derive(Debug, Clone)]
@@ -27,12 +28,40 @@ pub(crate) struct Trail {
     group: GroupNo,
 }
 
-/// What lies in the groups that a pass settles.
-pub(super) struct Window {
+/// A place between two groups of the log: the last group before it, and where that ends.
+pub(crate) type Border = (GroupNo, (SegmentId, Start));
+
+/// Something that a trail comes past.
+pub(crate) enum Met<'a> {
+    /// A sound frame; its units are not looked at. `None`: it holds records of the gateway's own.
+    Frame(&'a PassedFrame<'a>, Option<&'a Records>),
+    /// Bytes that are not what was written.
+    Damage(&'a Damage),
+}
+
+/// A frame and where it lies.
+pub(crate) struct PassedFrame<'a> {
+    pub(crate) segment: SegmentId,
+    pub(crate) file: &'a Arc<SegmentFile>,
+    pub(crate) at: u32,
+    pub(crate) header: &'a FrameHeader,
+}
+
+/// What is told of everything that is met; an error ends the walk.
+pub(crate) type Tell<'a> = dyn FnMut(Met<'_>) -> Result<(), StoreError> + 'a;
+
+/// What lies in the groups that were passed.
+pub(crate) struct Window {
     /// Versions by region.
-    pub(super) versions: Group,
+    pub(crate) versions: Group,
     /// Every record of each stream.
     pub(super) points: BTreeMap<StreamId, Vec<KeptPoint>>,
+}
+
+impl Default for Trail {
+    fn default() -> Self {
+        Self::new(StoreId::new(0), None)
+    }
 }
 
 impl Trail {
@@ -45,7 +74,7 @@ impl Trail {
         Self { ledger, at, group }
     }
 
-    pub(super) const fn store(&self) -> StoreId {
+    pub(crate) const fn store(&self) -> StoreId {
         self.ledger.store
     }
 
@@ -59,11 +88,11 @@ impl Trail {
     }
 
     /// Where the log goes on.
-    pub(super) fn at(&self) -> (SegmentId, Start) {
+    pub(crate) fn at(&self) -> (SegmentId, Start) {
         self.at.unwrap_or((SegmentId::new(0), Start::of_segment(None)))
     }
 
-    pub(super) const fn group(&self) -> GroupNo {
+    pub(crate) const fn group(&self) -> GroupNo {
         self.group
     }
 
@@ -72,19 +101,33 @@ impl Trail {
         state::encode(&self.ledger.frozen(Group::new(self.group), self.at()))
     }
 
-    /// Follows the log to the end of `groups`.
+    /// Nothing is passed.
+    pub(crate) fn stand(&self) -> Window {
+        Window { versions: Group::new(self.group.next()), points: BTreeMap::new() }
+    }
+
+    /// Damage that the log has shown so far, with what it cost.
+    pub(crate) fn damage(&self) -> &[Damage] {
+        &self.ledger.damage
+    }
+
+    /// Follows the log to the end of a group, telling what it meets.
     ///
     /// # Errors
-    /// When frames there cannot be read: settling waits until they can.
-    pub(super) fn advance(&mut self, shared: &Shared, groups: &[GroupInfo]) -> Result<Window, StoreError> {
-        let mut window = Window { versions: Group::new(self.group.next()), points: BTreeMap::new() };
-        let Some(last) = groups.last() else { return Ok(window) };
+    /// When `tell` has one, or a sound frame makes no sense.
+    pub(crate) fn advance(
+        &mut self,
+        shared: &Shared,
+        (group, last): Border,
+        tell: &mut Tell<'_>,
+    ) -> Result<Window, StoreError> {
+        let mut window = self.stand();
         let oldest = || shared.segments.oldest().map(|segment| (segment, Start::of_segment(None)));
         let Some((mut segment, mut start)) = self.at.or_else(oldest) else { return Ok(window) };
-        let (end_segment, end) = last.through;
+        let (end_segment, end) = last;
         loop {
             let to = if segment == end_segment { Some(end.at) } else { None };
-            self.walk(shared, segment, start, to, &mut window)?;
+            self.walk(shared, (segment, start), to, &mut window, tell)?;
             if segment >= end_segment {
                 break;
             }
@@ -92,7 +135,7 @@ impl Trail {
             self.pass_missing(shared, segment, next);
             (segment, start) = (next, Start::of_segment(None));
         }
-        (self.at, self.group) = (Some(last.through), last.no);
+        (self.at, self.group) = (Some(last), group);
         self.ledger.begin_rows();
         Ok(window)
     }
@@ -108,10 +151,10 @@ impl Trail {
     fn walk(
         &mut self,
         shared: &Shared,
-        segment: SegmentId,
-        from: Start,
+        (segment, from): (SegmentId, Start),
         to: Option<u32>,
         window: &mut Window,
+        tell: &mut Tell<'_>,
     ) -> Result<(), StoreError> {
         let Some(known) = shared.segments.known(segment) else { return Ok(()) };
         let file = shared.segments.pool().get(known.file)?;
@@ -128,15 +171,16 @@ impl Trail {
             durable: end,
         };
         let mut scan = SegmentScan::new(expected);
-        let mut reader = ChunkReader::new(file);
+        let mut reader = ChunkReader::new(Arc::clone(&file));
         while let Some((at, len)) = scan.want() {
             match scan.give(reader.fetch(at, len)) {
                 Some(Found::Frame { at, header, table }) => {
-                    self.take(segment, at, &header, &table, window)?
+                    let frame = PassedFrame { segment, file: &file, at, header: &header };
+                    self.take(&frame, &table, window, tell)?
                 }
                 Some(Found::Damage { from, to, why }) => {
                     let damage = Damage { segment, from, to, detail: why.to_string(), lost: Vec::new() };
-                    check_known(shared, &damage)?;
+                    tell(Met::Damage(&damage))?;
                     self.ledger.damaged(damage);
                 }
                 Some(Found::Over { .. }) | None => {}
@@ -147,19 +191,23 @@ impl Trail {
 
     fn take(
         &mut self,
-        segment: SegmentId,
-        at: u32,
-        header: &FrameHeader,
+        passed: &PassedFrame<'_>,
         table: &[u8],
         window: &mut Window,
+        tell: &mut Tell<'_>,
     ) -> Result<(), StoreError> {
+        let &PassedFrame { segment, at, header, .. } = passed;
         let bad = |e: gateway_journal::FormatError| {
             StoreError::Damaged(format!("the frame at {at} of {segment} cannot be settled: {e}"))
         };
         match header.kind {
-            FrameKind::Meta => self.ledger.take_meta(header, &decode_meta(header, table).map_err(bad)?),
+            FrameKind::Meta => {
+                tell(Met::Frame(passed, None))?;
+                self.ledger.take_meta(header, &decode_meta(header, table).map_err(bad)?);
+            }
             FrameKind::Records => {
                 let records = decode_records(header, table).map_err(bad)?;
+                tell(Met::Frame(passed, Some(&records)))?;
                 let last = self.last(header.stream).unwrap_or_default();
                 let Records { entries, lens } = &records;
                 let frame = PlacedFrame { segment, at, header, entries, lens };
@@ -178,7 +226,7 @@ impl Trail {
 
 /// What was damaged when the store was opened is known, and so is what it cost. What became so since, the index and the
 /// units may still know better: it is not settled before the next start has looked at it.
-fn check_known(shared: &Shared, damage: &Damage) -> Result<(), StoreError> {
+pub(super) fn check_known(shared: &Shared, damage: &Damage) -> Result<(), StoreError> {
     let published = crate::sync::read(&shared.published);
     let overlaps = |d: &Damage| d.segment == damage.segment && d.from < damage.to && damage.from < d.to;
     if published.damage.iter().any(overlaps) {

@@ -11,6 +11,8 @@
     reason = "tests"
 )]
 
+pub mod lab;
+
 use std::sync::mpsc::{Receiver, channel};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -64,6 +66,7 @@ pub struct Disk {
     pub index: MemoryIndex,
     pub mark: Arc<MemoryMark>,
     pub manifest: Arc<MemoryMark>,
+    pub proofs: Arc<MemoryMark>,
     pub clock: Arc<dyn Clock>,
     pub config: StoreConfig,
 }
@@ -77,12 +80,13 @@ impl Disk {
         config.checkpoint_versions = 60;
         config.spare_segments = 0;
         config.settle_each = None;
+        config.scrub_rate = None;
         config.settle_reserve = 0;
         // Settled history is gone through in many passes.
         config.settle_at_once = 32 << 10;
         let clock = Arc::new(StepClock::default());
-        let (mark, manifest) = (Arc::default(), Arc::default());
-        Self { dir: MemoryDir::new(), index: MemoryIndex::new(), mark, manifest, clock, config }
+        let (mark, manifest, proofs) = (Arc::default(), Arc::default(), Arc::default());
+        Self { dir: MemoryDir::new(), index: MemoryIndex::new(), mark, manifest, proofs, clock, config }
     }
 
     pub fn pool(&self) -> SegmentPool {
@@ -100,6 +104,7 @@ impl Disk {
             index: Box::new(self.index.clone()),
             mark: Box::new(Arc::clone(&self.mark)),
             manifest: Box::new(Arc::clone(&self.manifest)),
+            proofs: Box::new(Arc::clone(&self.proofs)),
             free: Box::new(|| None),
         };
         Store::open_on(self.config.clone(), Arc::clone(&self.clock), parts)

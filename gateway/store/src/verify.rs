@@ -1,0 +1,260 @@
+//! Proof that what is stored is what was written: everything is read from the disk, in the order in which it lies, and
+//! checked.
+//!
+//! ```text
+//!   log       group by group, along a trail of its own: frames, units, and does the index say the same (log.rs)
+//!   settled   every segment that lives: header, frames, units, index; the manifest and its copy (segment.rs)
+//!               └─ what is not as it was ─► which points show it (judge.rs) ─► findings, kept on the disk (proofs.rs)
+//! ```
+//!
+//! History moves on meanwhile. What was read of segments that were given back while they were read is forgotten, and what
+//! took their place is read as well; so a walk that ends has seen all that there was when it began, wherever it went.
+
+mod hidden;
+mod judge;
+mod log;
+mod proofs;
+mod repair;
+mod scrub;
+mod segment;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use gateway_journal::{Location, RegionNo, SegmentId};
+use tap_block::units::count;
+use tap_block::{BlockNo, Extent, Lsn, Position, VolumeId, WallTime};
+
+use crate::error::StoreError;
+use crate::layout::Layout;
+use crate::store::Shared;
+use crate::sync::read;
+
+pub use proofs::Proof;
+pub(crate) use proofs::Proving;
+pub(crate) use repair::{repair, stored_unit};
+pub(crate) use scrub::Scrubbing;
+
+/// What to look at.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Scope {
+    /// Only blocks of this volume; frames and headers are looked at whosever they are.
+    pub volume: Option<VolumeId>,
+    /// Nothing that only later points show.
+    pub to: Option<Lsn>,
+}
+
+/// What was found not to be as it was written.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Finding {
+    /// What it is.
+    pub kind: FindingKind,
+    /// Whose it is; `None`: the store's as a whole.
+    pub volume: Option<VolumeId>,
+    /// Where in the volume; `None` when that is not known.
+    pub extent: Option<Extent>,
+    /// Which version of the block it is.
+    pub position: Option<Position>,
+    /// The first and the last point that show it; no last one: the newest does.
+    pub points: Option<(Lsn, Option<Lsn>)>,
+    /// The segment it lies in.
+    pub segment: SegmentId,
+    /// The first byte there.
+    pub from: u32,
+    /// The byte behind the last.
+    pub to: u32,
+    /// What is wrong.
+    pub detail: String,
+    /// When it was found.
+    pub found_at: WallTime,
+    /// Since when it is known to be as it should again: repaired, or history that is not kept any more.
+    pub over_at: Option<WallTime>,
+}
+
+/// Kinds of finding.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum FindingKind {
+    /// A block's stored form; its reads are refused.
+    Block,
+    /// A frame's head. The index knows what lies in it; were the index lost, nobody would.
+    Frame,
+    /// A segment's header.
+    Header,
+    /// The manifest of settled history, or its copy.
+    Manifest,
+    /// The index says something else than the segments.
+    Index,
+    /// A segment that is not there.
+    Missing,
+}
+
+/// What a walk found.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct VerifyReport {
+    /// What it looked at.
+    pub scope: Scope,
+    /// When it began.
+    pub begun: WallTime,
+    /// Up to where each volume was looked at, and when that was captured.
+    pub through: Vec<(VolumeId, Lsn, WallTime)>,
+    /// Frames that were read.
+    pub frames: u64,
+    /// Blocks that were checked.
+    pub blocks: u64,
+    /// Bytes that were read.
+    pub bytes: u64,
+    /// What is not as it was written.
+    pub findings: Vec<Finding>,
+    /// How many more there are: beyond [`MOST_FINDINGS`] they are counted only.
+    pub unlisted: u64,
+}
+
+/// Findings that are listed.
+pub const MOST_FINDINGS: usize = 10_000;
+
+/// How far a walk is, in bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Progress {
+    /// Read so far.
+    pub done: u64,
+    /// To read in all, as it looks now.
+    pub total: u64,
+}
+
+/// Is told of the progress about once a MiB, and may take its time; false ends the walk.
+pub type Watch<'a> = dyn FnMut(Progress) -> bool + 'a;
+
+/// While commits wait, so long a pause is made once a MiB.
+const YIELD: Duration = Duration::from_millis(4);
+const TELL_EACH: u64 = 1 << 20;
+
+/// A unit that is not what was written there.
+struct Suspect {
+    volume: VolumeId,
+    block: BlockNo,
+    position: Position,
+    at: Location,
+    detail: String,
+}
+
+/// What one step found: a group, or a segment. It counts when nothing of it was given back meanwhile.
+#[derive(Default)]
+struct Step {
+    suspects: Vec<Suspect>,
+    findings: Vec<Finding>,
+    frames: u64,
+    blocks: u64,
+}
+
+/// See the module.
+struct Verifier<'a, 'w> {
+    shared: &'a Shared,
+    report: VerifyReport,
+    suspects: Vec<Suspect>,
+    watch: &'a mut Watch<'w>,
+    /// Bytes in what is left, as it looked last.
+    left: u64,
+    told_at: u64,
+}
+
+impl Shared {
+    /// Looks at everything in `scope`, and notes what came of it.
+    pub(crate) fn verify(&self, scope: Scope, watch: &mut Watch<'_>) -> Result<VerifyReport, StoreError> {
+        let report = verify(self, scope, watch)?;
+        self.proving.take(&report, self.age.now());
+        Ok(report)
+    }
+}
+
+/// Looks at everything in `scope`.
+///
+/// # Errors
+/// When `watch` ended it, or the index or the disk's directory cannot be used; what is damaged is no error.
+fn verify(shared: &Shared, scope: Scope, watch: &mut Watch<'_>) -> Result<VerifyReport, StoreError> {
+    let through = through(shared, scope);
+    let report = VerifyReport {
+        scope,
+        begun: shared.age.now(),
+        through,
+        frames: 0,
+        blocks: 0,
+        bytes: 0,
+        findings: Vec::new(),
+        unlisted: 0,
+    };
+    let mut verifier = Verifier { shared, report, suspects: Vec::new(), watch, left: 0, told_at: 0 };
+    verifier.log()?;
+    verifier.settled()?;
+    verifier.judge()?;
+    Ok(verifier.report)
+}
+
+fn through(shared: &Shared, scope: Scope) -> Vec<(VolumeId, Lsn, WallTime)> {
+    let published = read(&shared.published);
+    let wanted = published.catalogue.volumes().filter(|v| scope.volume.is_none_or(|only| only == v.id()));
+    let known = wanted.filter_map(|v| published.streams.get(&v.stream()).map(|d| (v.id(), d.lsn, d.at)));
+    known.collect()
+}
+
+impl Scope {
+    fn has(&self, volume: VolumeId) -> bool {
+        self.volume.is_none_or(|only| only == volume)
+    }
+}
+
+impl Verifier<'_, '_> {
+    fn layout(&self) -> Arc<Layout> {
+        Arc::clone(&read(&self.shared.published).layout)
+    }
+
+    /// So many bytes more were read.
+    fn passed(&mut self, bytes: u64) -> Result<(), StoreError> {
+        self.report.bytes += bytes;
+        self.left = self.left.saturating_sub(bytes);
+        if self.report.bytes - self.told_at < TELL_EACH {
+            return Ok(());
+        }
+        self.told_at = self.report.bytes;
+        if self.shared.queue.bytes() > 0 {
+            std::thread::park_timeout(YIELD);
+        }
+        let progress = Progress { done: self.report.bytes, total: self.report.bytes + self.left };
+        if (self.watch)(progress) { Ok(()) } else { Err(StoreError::Cancelled) }
+    }
+
+    fn accept(&mut self, step: Step) {
+        self.report.frames += step.frames;
+        self.report.blocks += step.blocks;
+        let room = MOST_FINDINGS.saturating_sub(self.suspects.len());
+        self.report.unlisted += count(step.suspects.len().saturating_sub(room));
+        self.suspects.extend(step.suspects.into_iter().take(room));
+        self.list(step.findings);
+    }
+
+    fn list(&mut self, findings: Vec<Finding>) {
+        let room = MOST_FINDINGS.saturating_sub(self.report.findings.len());
+        self.report.unlisted += count(findings.len().saturating_sub(room));
+        self.report.findings.extend(findings.into_iter().take(room));
+    }
+
+    /// A finding of the store as a whole.
+    fn finding(
+        &self,
+        kind: FindingKind,
+        segment: SegmentId,
+        (from, to): (u32, u32),
+        detail: String,
+    ) -> Finding {
+        let found_at = self.report.begun;
+        let (volume, extent, position, points) = (None, None, None, None);
+        Finding { kind, volume, extent, position, points, segment, from, to, detail, found_at, over_at: None }
+    }
+}
+
+fn not_indexed(region: RegionNo) -> String {
+    format!(
+        "the index does not hold what the segments say of the 16 MiB from byte {}: stop the gateway and delete the store's \
+         fjall directory, it is built again",
+        region.offset()
+    )
+}

@@ -1,0 +1,113 @@
+//! Blocks in frames whose head is damaged: the frame does not say any more what lies in it, but the index does, and by the
+//! index they are read.
+
+use gateway_journal::run::decode_run;
+use gateway_journal::{GroupNo, Location, Place, RegionNo, SegmentId, Version};
+use tap_block::VolumeId;
+use tap_block::stored::verify;
+
+use super::{Scope, Step, Suspect, Verifier};
+use crate::error::StoreError;
+use crate::index::{IndexError, IndexStore, Table, keys};
+use crate::store::Shared;
+use crate::sync::read;
+
+/// Bytes of a segment that no frame speaks for.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Stretch {
+    pub(super) segment: SegmentId,
+    pub(super) from: u32,
+    pub(super) to: u32,
+}
+
+impl Stretch {
+    fn holds(&self, at: Location) -> bool {
+        at.segment == self.segment && self.from <= at.offset && at.offset < self.to
+    }
+}
+
+impl Verifier<'_, '_> {
+    /// Checks what lies in a stretch of the log, in this group. The whole index is gone through for it: that is slow, and
+    /// seldom.
+    pub(super) fn hidden_in_log(
+        &self,
+        stretches: &[Stretch],
+        group: GroupNo,
+        step: &mut Step,
+    ) -> Result<(), StoreError> {
+        let mut hidden = Hidden { shared: self.shared, scope: self.report.scope, stretches, step };
+        let (from, to) = (keys::run(VolumeId::new(0), RegionNo::new(0), GroupNo::new(0)), vec![0xff; 24]);
+        let mut outcome = Ok(());
+        self.shared.index.scan(Table::Runs, &from, &to, &mut |key, run| {
+            if keys::last_number(key) == Some(group.get())
+                && let Some((volume, region)) = keys::run_place(key)
+            {
+                outcome = hidden.take(volume, region, run);
+            }
+            outcome.is_ok()
+        })?;
+        outcome?;
+        let published = read(&self.shared.published);
+        let tail = published.frozen.iter().map(|f| &f.group).chain([&published.active]);
+        for (volume, region, versions) in tail.filter(|g| g.no == group).flat_map(|g| g.sorted()) {
+            versions.iter().for_each(|v| hidden.check(volume, region, v));
+        }
+        Ok(())
+    }
+
+    /// Checks what lies in stretches of settled segments that this settle wrote.
+    pub(super) fn hidden_in_settled(
+        &self,
+        stretches: &[Stretch],
+        settle: u64,
+        step: &mut Step,
+    ) -> Result<(), StoreError> {
+        let layout = self.layout();
+        let mut hidden = Hidden { shared: self.shared, scope: self.report.scope, stretches, step };
+        for generation in layout.generations.iter().filter(|g| g.settle == settle) {
+            let key = |(volume, region)| keys::settled(settle, volume, region);
+            let (from, to) = (key(generation.range.first), key(generation.range.last));
+            let mut outcome = Ok(());
+            self.shared.index.scan(Table::Settled, &from, &to, &mut |key, run| {
+                if let Some((volume, region)) = keys::settled_place(key) {
+                    outcome = hidden.take(volume, region, run);
+                }
+                outcome.is_ok()
+            })?;
+            outcome?;
+        }
+        Ok(())
+    }
+}
+
+struct Hidden<'a> {
+    shared: &'a Shared,
+    scope: Scope,
+    stretches: &'a [Stretch],
+    step: &'a mut Step,
+}
+
+impl Hidden<'_> {
+    fn take(&mut self, volume: VolumeId, region: RegionNo, run: &[u8]) -> Result<(), IndexError> {
+        decode_run(run, |v| self.check(volume, region, &v)).map_err(|e| IndexError(e.to_string()))
+    }
+
+    fn check(&mut self, volume: VolumeId, region: RegionNo, version: &Version) {
+        let Place::Unit(at) = version.place else { return };
+        if !self.scope.has(volume) || !self.stretches.iter().any(|s| s.holds(at)) {
+            return;
+        }
+        let block = region.block(version.first);
+        self.step.blocks += 1;
+        let mut bytes = vec![0; usize::from(at.len)];
+        let read = match self.shared.segments.file(at.segment) {
+            Ok(Some(file)) => file.read_at(u64::from(at.offset), &mut bytes).map_err(|e| e.to_string()),
+            Ok(None) => return,
+            Err(e) => Err(e.to_string()),
+        };
+        if let Err(detail) = read.and_then(|()| verify(block, &bytes).map(drop).map_err(|e| e.to_string())) {
+            let position = version.position;
+            self.step.suspects.push(Suspect { volume, block, position, at, detail });
+        }
+    }
+}

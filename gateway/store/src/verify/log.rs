@@ -1,0 +1,220 @@
+//! The log, group by group.
+
+use std::sync::Arc;
+
+use gateway_journal::run::encode_run;
+use gateway_journal::{Location, Records, RegionNo, SEGMENT_HEADER, SegmentHeader, SegmentId, Version};
+use tap_block::stored::verify;
+use tap_block::units::index;
+use tap_block::{Action, VolumeId};
+use tap_disk::SegmentFile;
+
+use super::hidden::Stretch;
+use super::{Finding, FindingKind, Scope, Step, Suspect, Verifier, not_indexed};
+use crate::chunks::ChunkReader;
+use crate::error::{Damage, StoreError};
+use crate::index::{IndexStore, Table, keys};
+use crate::settle::{Met, PassedFrame, Trail};
+use crate::sync::read;
+use crate::tail::{Group, GroupInfo};
+
+/// A group to look at.
+struct Due {
+    info: GroupInfo,
+    /// The index has it.
+    indexed: bool,
+}
+
+impl Verifier<'_, '_> {
+    /// Every group that is not settled, the one that is being gathered included.
+    pub(super) fn log(&mut self) -> Result<(), StoreError> {
+        let groups = self.groups();
+        let mut trail = Trail::clone(&self.layout().trail);
+        let end = groups.last().map_or(0, |g| {
+            let (segment, start) = g.info.through;
+            self.shared.segments.bytes_to(segment, start.at)
+        });
+        self.left = end.saturating_sub(u64::from(trail.at().1.at)) + self.layout().bytes();
+        let mut rest = groups.as_slice();
+        while let Some((due, behind)) = rest.split_first() {
+            if due.info.no <= trail.group() {
+                rest = behind;
+                continue;
+            }
+            let before = trail.group();
+            let (mut step, window, damaged) = self.group(&mut trail, due)?;
+            if !damaged.is_empty() {
+                self.hidden_in_log(&damaged, due.info.no, &mut step)?;
+            }
+            let layout = self.layout();
+            if layout.group > before {
+                // It was settled while it was read: there it is looked at again.
+                trail = Trail::clone(&layout.trail);
+                continue;
+            }
+            if due.indexed && damaged.is_empty() {
+                let findings = self.compare(due, &window)?;
+                step.findings.extend(findings);
+            }
+            self.accept(step);
+            rest = behind;
+        }
+        let findings = trail.damage().iter().flat_map(|d| self.lost(d)).collect();
+        self.list(findings);
+        Ok(())
+    }
+
+    fn groups(&self) -> Vec<Due> {
+        let published = read(&self.shared.published);
+        let indexed = published.ingested.iter().map(|info| Due { info: info.clone(), indexed: true });
+        let frozen = published.frozen.iter().map(|f| Due { info: f.info(), indexed: false });
+        let open = self
+            .shared
+            .segments
+            .durable_end()
+            .map(|through| Due { info: published.active.info(through), indexed: false });
+        let mut groups: Vec<Due> = indexed.chain(frozen).chain(open).collect();
+        if let Scope { volume: Some(volume), to: Some(to) } = self.report.scope {
+            let needed = groups.iter().rposition(|g| g.info.visible(volume, to));
+            groups.truncate(needed.map_or(0, |n| n + 1));
+        }
+        groups
+    }
+
+    /// Reads a group; what it holds, and what of it is damaged.
+    fn group(&mut self, trail: &mut Trail, due: &Due) -> Result<(Step, Group, Vec<Stretch>), StoreError> {
+        let (mut step, mut damaged, mut units) = (Step::default(), Vec::new(), Units::default());
+        let shared = self.shared;
+        let window = trail.advance(shared, (due.info.no, due.info.through), &mut |met| match met {
+            Met::Frame(frame, records) => {
+                step.frames += 1;
+                if units.enter(frame.segment, frame.file)
+                    && let Some(why) = bad_header(trail_store(shared), frame)
+                {
+                    let finding = self.finding(FindingKind::Header, frame.segment, (0, SEGMENT_HEADER), why);
+                    step.findings.push(finding);
+                }
+                if let Some(records) = records {
+                    units.check(frame, records, self.report.scope, &mut step);
+                }
+                self.passed(u64::from(frame.header.span))
+            }
+            Met::Damage(damage) => {
+                let &Damage { segment, from, to, .. } = damage;
+                damaged.push(Stretch { segment, from, to });
+                self.passed(u64::from(to.saturating_sub(from)))
+            }
+        })?;
+        Ok((step, window.versions, damaged))
+    }
+
+    /// Does the index say of a group what the segments say?
+    fn compare(&self, due: &Due, group: &Group) -> Result<Vec<Finding>, StoreError> {
+        let mut findings = Vec::new();
+        for (volume, region, versions) in group.sorted() {
+            if self.report.scope.has(volume) && !self.is_indexed(due, volume, region, versions)? {
+                let (segment, start) = due.info.through;
+                let detail = not_indexed(region);
+                let finding = self.finding(FindingKind::Index, segment, (start.at, start.at), detail);
+                findings.push(Finding { volume: Some(volume), ..finding });
+            }
+        }
+        Ok(findings)
+    }
+
+    fn is_indexed(
+        &self,
+        due: &Due,
+        volume: VolumeId,
+        region: RegionNo,
+        versions: &[Version],
+    ) -> Result<bool, StoreError> {
+        let found = self.shared.index.get(Table::Runs, &keys::run(volume, region, due.info.no))?;
+        let mut run = Vec::new();
+        encode_run(versions, &mut run);
+        // It may have been settled just now, and its rows taken away.
+        Ok(found.as_ref() == Some(&run) || self.layout().group >= due.info.no)
+    }
+
+    /// What records a damaged stretch of the log costs.
+    fn lost(&self, damage: &Damage) -> Vec<Finding> {
+        let Damage { segment, from, to, detail, .. } = damage;
+        let whole = self.finding(FindingKind::Frame, *segment, (*from, *to), detail.clone());
+        if damage.lost.is_empty() {
+            return vec![whole];
+        }
+        let catalogue = Arc::clone(&read(&self.shared.published).catalogue);
+        let of = damage.lost.iter().filter_map(|&(stream, first, last)| {
+            let volume = catalogue.volume_of(stream)?.id();
+            let points = Some((first, Some(last)));
+            let found = Finding { volume: Some(volume), points, ..whole.clone() };
+            self.report.scope.has(volume).then_some(found)
+        });
+        of.collect()
+    }
+}
+
+/// The units of a segment's frames.
+#[derive(Default)]
+struct Units {
+    open: Option<(SegmentId, ChunkReader)>,
+}
+
+impl Units {
+    /// True when it is another segment than before.
+    fn enter(&mut self, segment: SegmentId, file: &Arc<SegmentFile>) -> bool {
+        if self.open.as_ref().is_some_and(|(open, _)| *open == segment) {
+            return false;
+        }
+        // It is the disk that is asked, not the cache.
+        if let Err(e) = file.drop_cache() {
+            tracing::warn!("{segment} is read from the page cache: {e}");
+        }
+        self.open = Some((segment, ChunkReader::new(Arc::clone(file))));
+        true
+    }
+
+    fn check(&mut self, frame: &PassedFrame<'_>, records: &Records, scope: Scope, step: &mut Step) {
+        let Some((_, reader)) = &mut self.open else { return };
+        let body_at = frame.header.body_at(frame.at);
+        let writes = records.placed(body_at).filter_map(|(entry, lens, at)| match entry.action {
+            Action::Write { volume, extent } if scope.has(volume) => {
+                Some((volume, extent, entry.position, lens, at))
+            }
+            _ => None,
+        });
+        for (volume, extent, position, lens, mut offset) in writes {
+            let len: u32 = lens.iter().map(|&len| u32::from(len)).sum();
+            let mut bytes = reader.fetch(offset, len);
+            for (block, &len) in extent.blocks().zip(lens).filter(|(_, len)| **len > 0) {
+                let (unit, rest) = bytes.split_at_checked(usize::from(len)).unwrap_or((bytes, &[]));
+                step.blocks += 1;
+                if let Err(why) = verify(block, unit) {
+                    let at = Location { segment: frame.segment, offset, len };
+                    step.suspects.push(Suspect { volume, block, position, at, detail: why.to_string() });
+                }
+                bytes = rest;
+                offset = offset.saturating_add(u32::from(len));
+            }
+        }
+    }
+}
+
+/// What is wrong with the header of the segment that `frame` is in.
+fn bad_header(store: gateway_journal::StoreId, frame: &PassedFrame<'_>) -> Option<String> {
+    let mut bytes = vec![0; index(u64::from(SEGMENT_HEADER))];
+    if let Err(e) = frame.file.read_at(0, &mut bytes) {
+        return Some(e.to_string());
+    }
+    match SegmentHeader::decode(&bytes) {
+        Ok(header) if header.segment == frame.segment && header.store == store => None,
+        Ok(header) => {
+            Some(format!("it is the header of {} of store {:016x}", header.segment, header.store.get()))
+        }
+        Err(e) => Some(e.to_string()),
+    }
+}
+
+fn trail_store(shared: &crate::store::Shared) -> gateway_journal::StoreId {
+    read(&shared.published).layout.trail.store()
+}

@@ -1,0 +1,398 @@
+//! What was proven when, and what was found: kept on the disk (`VERIFIED`), so that damage stays known until somebody says
+//! that they have read of it. Losing the file loses nothing that the next walk does not find again.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Mutex;
+
+use prost::Message;
+use tap_block::units::count;
+use tap_block::{BLOCK_SIZE, BlockNo, Extent, Lsn, Position, VolumeId, WallTime};
+use tracing::warn;
+use xxhash_rust::xxh3::xxh3_64;
+
+use gateway_journal::SegmentId;
+
+use super::{Finding, FindingKind, MOST_FINDINGS, VerifyReport};
+use crate::mark::MarkStore;
+use crate::sync::lock;
+
+/// The last time that all of a volume's history was read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Proof {
+    /// When that began, on the store's own clock.
+    pub begun: WallTime,
+    /// Up to this record.
+    pub lsn: Lsn,
+    /// When that was captured.
+    pub at: WallTime,
+}
+
+/// The last time that the whole store was read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Whole {
+    pub(crate) begun: WallTime,
+    pub(crate) ended: WallTime,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+struct Proofs {
+    volumes: BTreeMap<VolumeId, Proof>,
+    whole: Option<Whole>,
+    findings: Vec<Finding>,
+}
+
+/// The proofs, and where they are kept.
+pub(crate) struct Proving {
+    store: Box<dyn MarkStore>,
+    state: Mutex<Proofs>,
+}
+
+impl Proving {
+    pub(crate) fn new(store: Box<dyn MarkStore>) -> Self {
+        let known = store.load().and_then(|bytes| Proofs::decode(&bytes));
+        Self { store, state: Mutex::new(known.unwrap_or_default()) }
+    }
+
+    pub(crate) fn proof(&self, volume: VolumeId) -> Option<Proof> {
+        lock(&self.state).volumes.get(&volume).copied()
+    }
+
+    pub(super) fn whole(&self) -> Option<Whole> {
+        lock(&self.state).whole
+    }
+
+    /// Everything of a volume and of the store as a whole that is not acknowledged.
+    pub(crate) fn findings(&self, volume: VolumeId) -> Vec<Finding> {
+        let state = lock(&self.state);
+        let own = state.findings.iter().filter(|f| f.volume.is_none_or(|v| v == volume));
+        own.cloned().collect()
+    }
+
+    pub(super) fn take(&self, report: &VerifyReport, now: WallTime) {
+        self.change(|proofs| proofs.take(report, now));
+    }
+
+    /// What is over need not be listed any more.
+    pub(crate) fn acknowledge(&self, volume: VolumeId) {
+        self.change(|proofs| {
+            proofs.findings.retain(|f| f.over_at.is_none() || f.volume.is_some_and(|v| v != volume));
+        });
+    }
+
+    pub(super) fn repaired(&self, volume: VolumeId, block: BlockNo, position: Position, now: WallTime) {
+        let at = Extent::between(block.offset(), block.offset() + BLOCK_SIZE);
+        self.change(|proofs| {
+            let mut findings = proofs.findings.iter_mut();
+            let here = |f: &&mut Finding| {
+                (f.volume, f.extent, f.position) == (Some(volume), Some(at), Some(position))
+            };
+            if let Some(finding) = findings.find(here) {
+                finding.over_at.get_or_insert(now);
+            }
+        });
+    }
+
+    fn change(&self, change: impl FnOnce(&mut Proofs)) {
+        let mut state = lock(&self.state);
+        change(&mut state);
+        if let Err(e) = self.store.store(&state.encode()) {
+            warn!("what was verified cannot be noted on the disk, it is known until the next start: {e}");
+        }
+    }
+}
+
+/// What makes two findings one and the same: a block's version is the same wherever it lies.
+type Key = (FindingKind, Option<VolumeId>, Option<(Extent, Position)>, Option<(SegmentId, u32)>);
+
+impl Finding {
+    fn key(&self) -> Key {
+        let version = self.extent.zip(self.position);
+        let place = version.is_none().then_some((self.segment, self.from));
+        (self.kind, self.volume, version, place)
+    }
+}
+
+impl Proofs {
+    fn take(&mut self, report: &VerifyReport, now: WallTime) {
+        let found: BTreeSet<Key> = report.findings.iter().map(Finding::key).collect();
+        for old in &mut self.findings {
+            if found.contains(&old.key()) {
+                old.over_at = None;
+            } else if old.over_at.is_none() && is_answered(old, report) {
+                old.over_at = Some(now);
+            }
+        }
+        let known: BTreeSet<Key> = self.findings.iter().map(Finding::key).collect();
+        let fresh = report.findings.iter().filter(|f| !known.contains(&f.key()));
+        let room = MOST_FINDINGS.saturating_sub(self.findings.len());
+        self.findings.extend(fresh.take(room).cloned().collect::<Vec<_>>());
+        if report.scope.to.is_none() {
+            let proofs = report.through.iter();
+            let proofs = proofs.map(|&(id, lsn, at)| (id, Proof { begun: report.begun, lsn, at }));
+            self.volumes.extend(proofs);
+        }
+        if report.scope.to.is_none() && report.scope.volume.is_none() {
+            self.whole = Some(Whole { begun: report.begun, ended: now });
+        }
+    }
+}
+
+/// Would the walk have found it again, were it still there?
+fn is_answered(old: &Finding, report: &VerifyReport) -> bool {
+    let scope = report.scope;
+    let looked = match old.volume {
+        Some(volume) => scope.has(volume),
+        None => scope.volume.is_none(),
+    };
+    let reached = scope.to.is_none_or(|to| old.points.is_some_and(|(first, _)| first <= to));
+    looked && reached && report.unlisted == 0
+}
+
+const VERSION: u32 = 1;
+
+#[derive(Clone, PartialEq, Message)]
+struct PProofs {
+    #[prost(uint32, tag = "1")]
+    version: u32,
+    #[prost(message, repeated, tag = "2")]
+    volumes: Vec<PProof>,
+    #[prost(message, repeated, tag = "3")]
+    findings: Vec<PFinding>,
+    #[prost(fixed64, optional, tag = "4")]
+    begun: Option<u64>,
+    #[prost(fixed64, optional, tag = "5")]
+    ended: Option<u64>,
+}
+
+#[derive(Clone, PartialEq, Message)]
+struct PProof {
+    #[prost(fixed64, tag = "1")]
+    volume: u64,
+    #[prost(fixed64, tag = "2")]
+    begun: u64,
+    #[prost(uint64, tag = "3")]
+    lsn: u64,
+    #[prost(fixed64, tag = "4")]
+    at: u64,
+}
+
+#[derive(Clone, PartialEq, Message)]
+struct PFinding {
+    #[prost(uint32, tag = "1")]
+    kind: u32,
+    #[prost(fixed64, optional, tag = "2")]
+    volume: Option<u64>,
+    #[prost(uint64, optional, tag = "3")]
+    offset: Option<u64>,
+    #[prost(uint64, tag = "4")]
+    length: u64,
+    #[prost(uint64, optional, tag = "5")]
+    position: Option<u64>,
+    #[prost(uint64, optional, tag = "6")]
+    first: Option<u64>,
+    #[prost(uint64, optional, tag = "7")]
+    last: Option<u64>,
+    #[prost(uint32, tag = "8")]
+    segment: u32,
+    #[prost(uint32, tag = "9")]
+    from: u32,
+    #[prost(uint32, tag = "10")]
+    to: u32,
+    #[prost(string, tag = "11")]
+    detail: String,
+    #[prost(fixed64, tag = "12")]
+    found_at: u64,
+    #[prost(fixed64, optional, tag = "13")]
+    over_at: Option<u64>,
+}
+
+impl Proofs {
+    /// A message, and its xxh3 before it.
+    fn encode(&self) -> Vec<u8> {
+        let volumes = self.volumes.iter().map(|(volume, proof)| PProof {
+            volume: volume.get(),
+            begun: proof.begun.nanos(),
+            lsn: proof.lsn.get(),
+            at: proof.at.nanos(),
+        });
+        let message = PProofs {
+            version: VERSION,
+            volumes: volumes.collect(),
+            findings: self.findings.iter().map(finding_out).collect(),
+            begun: self.whole.map(|w| w.begun.nanos()),
+            ended: self.whole.map(|w| w.ended.nanos()),
+        }
+        .encode_to_vec();
+        [&xxh3_64(&message).to_le_bytes()[..], &message].concat()
+    }
+
+    fn decode(bytes: &[u8]) -> Option<Self> {
+        let (sum, message) = bytes.split_first_chunk::<8>()?;
+        if u64::from_le_bytes(*sum) != xxh3_64(message) {
+            return None;
+        }
+        let twin = PProofs::decode(message).ok().filter(|t| t.version == VERSION)?;
+        let proof = |p: &PProof| {
+            let (begun, at) = (WallTime::from_nanos(p.begun), WallTime::from_nanos(p.at));
+            Some((VolumeId::new(p.volume), Proof { begun, lsn: Lsn::new(p.lsn)?, at }))
+        };
+        let whole = twin.begun.zip(twin.ended).map(|(begun, ended)| Whole {
+            begun: WallTime::from_nanos(begun),
+            ended: WallTime::from_nanos(ended),
+        });
+        Some(Self {
+            volumes: twin.volumes.iter().map(proof).collect::<Option<_>>()?,
+            whole,
+            findings: twin.findings.into_iter().map(finding_in).collect::<Option<_>>()?,
+        })
+    }
+}
+
+const KINDS: [FindingKind; 6] = [
+    FindingKind::Block,
+    FindingKind::Frame,
+    FindingKind::Header,
+    FindingKind::Manifest,
+    FindingKind::Index,
+    FindingKind::Missing,
+];
+
+fn finding_out(f: &Finding) -> PFinding {
+    let kind = KINDS.iter().position(|k| *k == f.kind).unwrap_or_default();
+    PFinding {
+        kind: u32::try_from(count(kind)).unwrap_or(u32::MAX),
+        volume: f.volume.map(VolumeId::get),
+        offset: f.extent.map(|e| e.offset()),
+        length: f.extent.map_or(0, |e| e.length()),
+        position: f.position.map(Position::get),
+        first: f.points.map(|(first, _)| first.get()),
+        last: f.points.and_then(|(_, last)| last).map(Lsn::get),
+        segment: f.segment.get(),
+        from: f.from,
+        to: f.to,
+        detail: f.detail.clone(),
+        found_at: f.found_at.nanos(),
+        over_at: f.over_at.map(WallTime::nanos),
+    }
+}
+
+fn finding_in(twin: PFinding) -> Option<Finding> {
+    let extent = match twin.offset {
+        Some(offset) => Some(Extent::new(offset, twin.length)?),
+        None => None,
+    };
+    let last = match twin.last {
+        Some(last) => Some(Lsn::new(last)?),
+        None => None,
+    };
+    let points = match twin.first {
+        Some(first) => Some((Lsn::new(first)?, last)),
+        None => None,
+    };
+    let position = match twin.position {
+        Some(raw) => Some(Position::from_raw(raw)?),
+        None => None,
+    };
+    Some(Finding {
+        kind: *KINDS.get(usize::try_from(twin.kind).ok()?)?,
+        volume: twin.volume.map(VolumeId::new),
+        extent,
+        position,
+        points,
+        segment: SegmentId::new(twin.segment),
+        from: twin.from,
+        to: twin.to,
+        detail: twin.detail,
+        found_at: WallTime::from_nanos(twin.found_at),
+        over_at: twin.over_at.map(WallTime::from_nanos),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::mark::MemoryMark;
+    use crate::verify::Scope;
+    use std::sync::Arc;
+
+    const VOLUME: VolumeId = VolumeId::new(7);
+
+    fn finding(block: u64, lsn: u64) -> Finding {
+        let lsn = Lsn::new(lsn).unwrap();
+        Finding {
+            kind: FindingKind::Block,
+            volume: Some(VOLUME),
+            extent: Some(Extent::new(block * BLOCK_SIZE, BLOCK_SIZE).unwrap()),
+            position: Some(Position::record(lsn)),
+            points: Some((lsn, None)),
+            segment: SegmentId::new(3),
+            from: 10,
+            to: 20,
+            detail: "rot".into(),
+            found_at: WallTime::from_nanos(5),
+            over_at: None,
+        }
+    }
+
+    fn report(scope: Scope, findings: Vec<Finding>) -> VerifyReport {
+        let through = vec![(VOLUME, Lsn::new(9).unwrap(), WallTime::from_nanos(8))];
+        let begun = WallTime::from_nanos(5);
+        VerifyReport { scope, begun, through, frames: 0, blocks: 0, bytes: 0, findings, unlisted: 0 }
+    }
+
+    fn open(proofs: &Proving) -> usize {
+        proofs.findings(VOLUME).iter().filter(|f| f.over_at.is_none()).count()
+    }
+
+    #[test]
+    fn damage_stays_known_until_it_is_over_and_acknowledged() {
+        let disk = Arc::new(MemoryMark::default());
+        let proofs = Proving::new(Box::new(Arc::clone(&disk)));
+        let whole = Scope::default();
+        proofs.take(&report(whole, vec![finding(1, 4), finding(2, 5)]), WallTime::from_nanos(6));
+        proofs.acknowledge(VOLUME);
+        assert_eq!(open(&proofs), 2, "what is damaged cannot be waved away");
+        proofs.repaired(
+            VOLUME,
+            BlockNo::new(1),
+            Position::record(Lsn::new(4).unwrap()),
+            WallTime::from_nanos(7),
+        );
+        // Another program: everything is still known.
+        let proofs = Proving::new(Box::new(disk));
+        assert_eq!((open(&proofs), proofs.findings(VOLUME).len()), (1, 2));
+        assert_eq!(proofs.proof(VOLUME).unwrap().lsn.get(), 9);
+        proofs.take(&report(whole, Vec::new()), WallTime::from_nanos(9));
+        assert_eq!((open(&proofs), proofs.findings(VOLUME).len()), (0, 2));
+        proofs.acknowledge(VOLUME);
+        assert_eq!(proofs.findings(VOLUME), []);
+    }
+
+    #[test]
+    fn a_walk_answers_only_for_what_it_looked_at() {
+        let proofs = Proving::new(Box::new(MemoryMark::default()));
+        proofs.take(&report(Scope::default(), vec![finding(1, 4), finding(2, 8)]), WallTime::from_nanos(6));
+        let other = Scope { volume: Some(VolumeId::new(8)), to: None };
+        proofs.take(&report(other, Vec::new()), WallTime::from_nanos(7));
+        assert_eq!(open(&proofs), 2);
+        let early = Scope { volume: Some(VOLUME), to: Lsn::new(5) };
+        proofs.take(&report(early, Vec::new()), WallTime::from_nanos(8));
+        assert_eq!(open(&proofs), 1, "the later one was not looked at");
+        let again = report(Scope::default(), vec![finding(1, 4)]);
+        proofs.take(&again, WallTime::from_nanos(9));
+        assert_eq!(open(&proofs), 1, "the first is back, the second is over");
+    }
+
+    #[test]
+    fn a_damaged_file_is_no_proof() {
+        let mut proofs = Proofs::default();
+        proofs.take(&report(Scope::default(), vec![finding(1, 4)]), WallTime::from_nanos(6));
+        let bytes = proofs.encode();
+        assert_eq!(Proofs::decode(&bytes), Some(proofs));
+        for n in 0..bytes.len() {
+            let mut bad = bytes.clone();
+            bad[n] ^= 1;
+            assert_eq!(Proofs::decode(&bad), None, "byte {n}");
+        }
+    }
+}

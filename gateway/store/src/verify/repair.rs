@@ -1,0 +1,112 @@
+//! Putting a damaged block right with the same bytes from elsewhere: another gateway has the same version in the same
+//! stored form, which is made once and copied from there on.
+//!
+//! This is the one place that writes into history, and it writes what stood there.
+
+use gateway_journal::{Location, Place, RegionNo};
+use tap_block::stored::verify;
+use tap_block::{BlockNo, Position, VolumeId};
+use tap_disk::SegmentFile;
+
+use std::io::IoSlice;
+use std::sync::Arc;
+
+use super::judge::versions;
+use crate::error::StoreError;
+use crate::store::Shared;
+
+/// The stored form of a version; `None` when there is none of it here.
+///
+/// # Errors
+/// When it is damaged, or cannot be read.
+pub(crate) fn stored_unit(
+    shared: &Shared,
+    volume: VolumeId,
+    block: BlockNo,
+    position: Position,
+) -> Result<Option<Vec<u8>>, StoreError> {
+    let places = places(shared, volume, block, position)?;
+    let mut bad = None;
+    for at in places {
+        let Some(file) = shared.segments.file(at.segment)? else { continue };
+        match sound(&file, block, at)? {
+            Ok(bytes) if shared.segments.lives(at.segment) => return Ok(Some(bytes)),
+            Ok(_) => {}
+            Err(why) => bad = Some(why),
+        }
+    }
+    bad.map_or(Ok(None), |why| Err(StoreError::Damaged(format!("block {}: {why}", block.get()))))
+}
+
+/// Writes `unit` wherever this version lies and is damaged; how many places that were.
+///
+/// # Errors
+/// When it is not the stored form of that version, or cannot be written.
+pub(crate) fn repair(
+    shared: &Shared,
+    volume: VolumeId,
+    block: BlockNo,
+    position: Position,
+    unit: &[u8],
+) -> Result<usize, StoreError> {
+    verify(block, unit).map_err(|e| StoreError::Invalid(format!("the block offered is not sound: {e}")))?;
+    // As long as no pass is made no file is given back.
+    let _still = shared.settling.still();
+    let places = places(shared, volume, block, position)?;
+    if places.is_empty() {
+        return Err(StoreError::Invalid(format!(
+            "nothing is kept of block {} as of {position:?}",
+            block.get()
+        )));
+    }
+    let mut repaired = 0;
+    for at in places {
+        let Some(file) = shared.segments.file(at.segment)? else { continue };
+        if sound(&file, block, at)?.is_ok() {
+            continue;
+        }
+        put(&file, block, at, unit)?;
+        repaired += 1;
+    }
+    shared.proving.repaired(volume, block, position, shared.age.now());
+    Ok(repaired)
+}
+
+fn places(
+    shared: &Shared,
+    volume: VolumeId,
+    block: BlockNo,
+    position: Position,
+) -> Result<Vec<Location>, StoreError> {
+    let Some((region, within)) = RegionNo::holding(block) else { return Ok(Vec::new()) };
+    let (versions, _) = versions(shared, volume, region)?;
+    let here = versions.iter().filter(|v| v.first == within && v.position == position);
+    let units = here.filter_map(|v| match v.place {
+        Place::Unit(at) => Some(at),
+        Place::Zero => None,
+    });
+    Ok(units.collect())
+}
+
+/// What lies there, and whether it is what was written.
+fn sound(file: &SegmentFile, block: BlockNo, at: Location) -> Result<Result<Vec<u8>, String>, StoreError> {
+    let mut bytes = vec![0; usize::from(at.len)];
+    if let Err(e) = file.read_at(u64::from(at.offset), &mut bytes) {
+        return Ok(Err(e.to_string()));
+    }
+    Ok(verify(block, &bytes).map(|_| ()).map_err(|e| e.to_string()).map(|()| bytes))
+}
+
+fn put(file: &Arc<SegmentFile>, block: BlockNo, at: Location, unit: &[u8]) -> Result<(), StoreError> {
+    if unit.len() != usize::from(at.len) {
+        let text = format!("the block offered has another stored form: {} bytes, not {}", unit.len(), at.len);
+        return Err(StoreError::Invalid(text));
+    }
+    file.write_at(u64::from(at.offset), &[IoSlice::new(unit)])?;
+    file.sync()?;
+    file.drop_cache()?;
+    match sound(file, block, at)? {
+        Ok(_) => Ok(()),
+        Err(why) => Err(StoreError::Io(format!("block {} cannot be put right: {why}", block.get()))),
+    }
+}

@@ -1,0 +1,245 @@
+//! Settled segments, one after the other, for as long as there are any that were not looked at.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use gateway_journal::run::decode_run;
+use gateway_journal::{
+    Location, Manifest, Place, RegionNo, SEGMENT_HEADER, SegmentId, SettledFrame, SettledHeader, SettledKind,
+    Version,
+};
+use tap_block::VolumeId;
+use tap_block::stored::verify;
+use tap_block::units::index;
+use tap_disk::SegmentFile;
+
+use super::hidden::Stretch;
+use super::{Finding, FindingKind, Step, Suspect, Verifier, not_indexed};
+use crate::chunks::ChunkReader;
+use crate::error::StoreError;
+use crate::index::{IndexError, IndexStore, Table, keys};
+use crate::layout::Layout;
+use crate::segments::Known;
+use crate::settled::{next_sound, read_frame, versions_in};
+use crate::sync::lock;
+
+impl Verifier<'_, '_> {
+    pub(super) fn settled(&mut self) -> Result<(), StoreError> {
+        let mut seen = BTreeSet::new();
+        loop {
+            let mut left =
+                self.published().into_iter().filter(|(id, _)| !seen.contains(id) && self.wanted(*id));
+            let Some((id, known)) = left.next() else { break };
+            self.left = u64::from(known.end) + left.map(|(_, known)| u64::from(known.end)).sum::<u64>();
+            seen.insert(id);
+            let step = self.segment(id, known)?;
+            if self.shared.segments.lives(id) {
+                self.accept(step);
+            }
+        }
+        let missing = self.missing();
+        self.list(missing);
+        let copy = self.copy_of_manifest();
+        self.list(copy.into_iter().collect());
+        Ok(())
+    }
+
+    /// The segments that count. A settle that is about to publish has made its own known already, whole or not.
+    fn published(&self) -> Vec<(SegmentId, Known)> {
+        let _turn = lock(&self.shared.index_turn);
+        self.shared.segments.settled()
+    }
+
+    /// May the segment hold anything in the scope? The one that holds the manifest always does.
+    fn wanted(&self, id: SegmentId) -> bool {
+        let Some(volume) = self.report.scope.volume else { return true };
+        let layout = self.layout();
+        let listed = layout.generations.iter().flat_map(|g| &g.segments).filter(|s| s.segment == id);
+        let mut places = listed.map(|s| (s.first.0, s.last.0)).peekable();
+        places.peek().is_none() || places.any(|(first, last)| first <= volume && volume <= last)
+    }
+
+    fn segment(&mut self, id: SegmentId, known: Known) -> Result<Step, StoreError> {
+        let file = self.shared.segments.pool().get(known.file)?;
+        // It is the disk that is asked, not the cache.
+        if let Err(e) = file.drop_cache() {
+            tracing::warn!("{id} is read from the page cache: {e}");
+        }
+        let settle = self.settle_of(id);
+        let reader = ChunkReader::new(Arc::clone(&file));
+        let mut walk = Walk { settle, reader, row: None, step: Step::default() };
+        let (mut at, mut hidden) = (SEGMENT_HEADER, Vec::new());
+        while at < known.end {
+            let read = read_frame(&file, id, at)
+                .and_then(|(frame, table)| Ok((frame, versions_in(&frame, at, &table)?, table)));
+            let next = match read {
+                Ok((frame, versions, table)) => {
+                    self.frame(&mut walk, at, &frame, &versions, &table)?;
+                    at.saturating_add(frame.span)
+                }
+                Err(why) => {
+                    let next = next_sound(&file, id, at, known.end);
+                    walk.step.findings.push(self.finding(FindingKind::Frame, id, (at, next), why));
+                    hidden.push(Stretch { segment: id, from: at, to: next });
+                    next
+                }
+            };
+            self.passed(u64::from(next - at))?;
+            at = next;
+        }
+        let mut step = walk.step;
+        if let Err(why) = self.header(&file, id, known.end, hidden.is_empty().then_some(step.frames)) {
+            step.findings.push(self.finding(FindingKind::Header, id, (0, SEGMENT_HEADER), why));
+        }
+        if let Some(settle) = settle.filter(|_| !hidden.is_empty()) {
+            self.hidden_in_settled(&hidden, settle, &mut step)?;
+        }
+        Ok(step)
+    }
+
+    /// Which settle wrote the segment; `None`: it holds nothing but the manifest.
+    fn settle_of(&self, id: SegmentId) -> Option<u64> {
+        let layout = self.layout();
+        let mut generations = layout.generations.iter();
+        generations.find(|g| g.segments.iter().any(|s| s.segment == id)).map(|g| g.settle)
+    }
+
+    fn header(&self, file: &SegmentFile, id: SegmentId, end: u32, frames: Option<u64>) -> Result<(), String> {
+        let mut bytes = vec![0; index(u64::from(SEGMENT_HEADER))];
+        file.read_at(0, &mut bytes).map_err(|e| e.to_string())?;
+        let header = SettledHeader::decode(&bytes).map_err(|e| e.to_string())?;
+        let store = self.layout().trail.store();
+        if (header.segment, header.store, header.end) != (id, store, end) {
+            return Err(format!(
+                "it is the header of {} of store {:016x}",
+                header.segment,
+                header.store.get()
+            ));
+        }
+        match frames {
+            Some(frames) if frames != u64::from(header.frames) => {
+                Err(format!("it says that there are {} frames, and there are {frames}", header.frames))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    fn frame(
+        &mut self,
+        walk: &mut Walk,
+        at: u32,
+        frame: &SettledFrame,
+        versions: &[Version],
+        table: &[u8],
+    ) -> Result<(), StoreError> {
+        walk.step.frames += 1;
+        let SettledKind::Run(volume, region) = frame.kind else {
+            let end = at.saturating_add(frame.span);
+            if let Err(e) = Manifest::decode(table) {
+                let finding = self.finding(FindingKind::Manifest, frame.segment, (at, end), e.to_string());
+                walk.step.findings.push(finding);
+            }
+            return Ok(());
+        };
+        let counts = |layout: &Layout, settle| counts(layout, settle, volume, region);
+        let Some(settle) = walk.settle.filter(|s| counts(&self.layout(), *s)) else { return Ok(()) };
+        if !self.report.scope.has(volume) {
+            return Ok(());
+        }
+        walk.units(frame, (volume, region), versions);
+        let indexed = walk.is_indexed(&self.shared.index, (settle, volume, region), versions)?;
+        if !indexed && counts(&self.layout(), settle) {
+            let detail = not_indexed(region);
+            let finding = self.finding(FindingKind::Index, frame.segment, (at, at), detail);
+            walk.step.findings.push(Finding { volume: Some(volume), ..finding });
+        }
+        Ok(())
+    }
+
+    /// Segments that the layout names and nobody has.
+    fn missing(&self) -> Vec<Finding> {
+        let layout = self.layout();
+        let listed = layout.generations.iter().flat_map(|g| &g.segments);
+        let gone = listed.filter(|s| !self.shared.segments.lives(s.segment));
+        let of = |s: &gateway_journal::SettledSegment| {
+            let detail = "the segment of settled history is missing".to_owned();
+            let finding = self.finding(FindingKind::Missing, s.segment, (0, s.end), detail);
+            let only = (s.first.0 == s.last.0).then_some(s.first.0);
+            Finding { volume: only, ..finding }
+        };
+        let found: Vec<Finding> = gone.map(of).collect();
+        if Arc::ptr_eq(&layout, &self.layout()) { found } else { Vec::new() }
+    }
+
+    /// The copy of the manifest is made anew when it is damaged: the one in the segments counts.
+    fn copy_of_manifest(&self) -> Option<Finding> {
+        let layout = self.layout();
+        if layout.settle == 0 {
+            return None;
+        }
+        let bytes = self.shared.manifests.load().unwrap_or_default();
+        let why = match Manifest::unseal(&bytes) {
+            Ok(manifest) if manifest.settle >= layout.settle => return None,
+            Ok(_) => "it is of an older settle".to_owned(),
+            Err(e) => e.to_string(),
+        };
+        let detail = format!("the copy of the manifest (SETTLED): {why}; the next settle writes it anew");
+        let current = Arc::ptr_eq(&layout, &self.layout());
+        current.then(|| self.finding(FindingKind::Manifest, SegmentId::new(0), (0, 0), detail))
+    }
+}
+
+/// Does what this settle wrote of the region still count?
+fn counts(layout: &Layout, settle: u64, volume: VolumeId, region: RegionNo) -> bool {
+    layout.generations.iter().any(|g| g.settle == settle && g.range.holds((volume, region)))
+}
+
+/// A row of the index, and which it is.
+type SettledRow = ((u64, VolumeId, RegionNo), Vec<Version>);
+
+/// On the way through one segment.
+struct Walk {
+    /// Which settle wrote it.
+    settle: Option<u64>,
+    reader: ChunkReader,
+    row: Option<SettledRow>,
+    step: Step,
+}
+
+impl Walk {
+    fn units(&mut self, frame: &SettledFrame, (volume, region): (VolumeId, RegionNo), versions: &[Version]) {
+        for version in versions {
+            let Place::Unit(at) = version.place else { continue };
+            let (block, position) = (region.block(version.first), version.position);
+            self.step.blocks += 1;
+            if let Err(why) = verify(block, self.reader.fetch(at.offset, u32::from(at.len))) {
+                let at = Location { segment: frame.segment, ..at };
+                self.step.suspects.push(Suspect { volume, block, position, at, detail: why.to_string() });
+            }
+        }
+    }
+
+    /// A region's row holds what its frames hold, one after the other.
+    fn is_indexed(
+        &mut self,
+        store: &dyn IndexStore,
+        which: (u64, VolumeId, RegionNo),
+        versions: &[Version],
+    ) -> Result<bool, IndexError> {
+        let row = match self.row.take().filter(|(key, _)| *key == which) {
+            Some(row) => row,
+            None => {
+                let (settle, volume, region) = which;
+                let mut row = Vec::new();
+                if let Some(run) = store.get(Table::Settled, &keys::settled(settle, volume, region))? {
+                    decode_run(&run, |v| row.push(v)).map_err(|e| IndexError(e.to_string()))?;
+                }
+                (which, row)
+            }
+        };
+        let (_, row) = self.row.insert(row);
+        let Some(first) = versions.first() else { return Ok(true) };
+        let here = row.iter().position(|v| v == first).and_then(|n| row.get(n..)?.get(..versions.len()));
+        Ok(here == Some(versions))
+    }
+}

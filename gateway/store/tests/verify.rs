@@ -1,0 +1,219 @@
+//! What a verification says is true: it finds every flipped bit that any kept point shows, names who is affected, cries
+//! no wolf while history moves, and what is repaired is as it was.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    clippy::cast_possible_truncation,
+    reason = "tests"
+)]
+
+mod common;
+
+use std::sync::Arc;
+
+use common::lab::{Lab, cut, tiers};
+use common::{Disk, try_image};
+use gateway_journal::SEGMENT_HEADER;
+use gateway_store::{Finding, FindingKind, MemoryIndex, Scope, Store, StoreError, VerifyReport};
+use proptest::prelude::*;
+use tap_block::BlockNo;
+use tap_disk::SegmentDir;
+use testbed_model::Random;
+
+fn verify(store: &Store, scope: Scope) -> VerifyReport {
+    store.verify(scope, &mut |_| true).unwrap()
+}
+
+/// Log and settled history, several volumes.
+fn aged(seed: u64) -> Lab {
+    let mut lab = Lab::new(seed, tiers());
+    lab.write(120, 5);
+    lab.settle();
+    lab.more(25, 8);
+    lab.settle();
+    lab.more(10, 1);
+    lab
+}
+
+#[test]
+fn what_was_written_is_found_sound() {
+    let mut lab = aged(1);
+    let report = verify(lab.store(), Scope::default());
+    assert_eq!(report.findings, []);
+    assert!(report.blocks > 100 && report.frames > 20, "{report:?}");
+    assert_eq!(report.through.len(), 3);
+    let newest = *lab.oracle.lsns().last().unwrap();
+    assert_eq!(lab.store().proof(lab.volume()).unwrap().lsn, newest);
+    lab.open();
+    assert_eq!(lab.store().proof(lab.volume()).unwrap().lsn, newest, "it is known over a restart");
+}
+
+#[test]
+fn a_walk_can_be_watched_and_ended() {
+    let mut lab = aged(2);
+    // More than a MiB, so that there is somebody to tell.
+    lab.write(600, 0);
+    let mut told = Vec::new();
+    let ended = lab.store().verify(Scope::default(), &mut |progress| {
+        told.push(progress);
+        false
+    });
+    assert_eq!(ended.unwrap_err(), StoreError::Cancelled);
+    assert!(told.len() == 1 && 0 < told[0].done && told[0].done <= told[0].total, "{told:?}");
+    assert_eq!(lab.store().proof(lab.volume()), None, "nothing is proven by half a walk");
+}
+
+/// Flips a bit of a byte that is in use in some file; where.
+fn flip(disk: &Disk, random: &mut Random) -> (String, u64) {
+    let files = disk.dir.list().unwrap();
+    let file = disk.dir.open(files[random.below(files.len() as u64) as usize]).unwrap();
+    let at = random.below(file.len() / 2);
+    let mut byte = [0];
+    file.read_at(at, &mut byte).unwrap();
+    let flipped = byte[0] ^ (1 << random.below(8));
+    file.write_at(at, &[std::io::IoSlice::new(&[flipped])]).unwrap();
+    (file.name().to_owned(), at)
+}
+
+fn blocks(store: &Store, lab: &Lab) -> Vec<Finding> {
+    let found = store.findings(lab.volume()).into_iter();
+    found.filter(|f| f.kind == FindingKind::Block && f.over_at.is_none()).collect()
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: common::cases(24), failure_persistence: None, ..ProptestConfig::default() })]
+
+    /// A point is affected exactly when a finding says so; with the blocks of a store that is sound everything is as it
+    /// was.
+    #[test]
+    fn a_flipped_bit_is_named_with_all_that_it_affects_and_can_be_put_right(seed: u64) {
+        let mut random = Random::new(seed);
+        let lab = aged(seed);
+        let sound = cut(&lab.disk, &mut random).open();
+        let left = cut(&lab.disk, &mut random);
+        let store = left.open();
+        let bits: Vec<_> = (0..12).map(|_| flip(&left, &mut random)).collect();
+        let report = verify(&store, Scope::default());
+        let found = blocks(&store, &lab);
+        for point in lab.oracle.lsns() {
+            let known = store.catalogue();
+            let selectable = known.volume(lab.volume()).is_some_and(|v| v.selectable(point).is_ok());
+            if !selectable || store.check_kept(lab.volume(), point).is_err() {
+                continue;
+            }
+            let shows = |f: &&Finding| {
+                let (first, last) = f.points.unwrap();
+                first <= point && last.is_none_or(|last| point <= last)
+            };
+            let named = found.iter().find(shows);
+            let outside = |f: &&Finding| f.extent.unwrap().offset() >= known.volume(lab.volume()).unwrap().size_at(point);
+            match try_image(&store, lab.volume(), point) {
+                Ok(image) => {
+                    prop_assert!(image == lab.oracle.image_at(lab.volume(), point), "{} is wrong", point);
+                    let named = found.iter().filter(shows).find(|f| !outside(f));
+                    prop_assert!(named.is_none(), "{} can be read, with {:?} of {:?}", point, named, bits);
+                }
+                Err(e) => prop_assert!(named.is_some(), "{} cannot be read ({}), {:?} of {:?}", point, e, report, bits),
+            }
+        }
+        for finding in &found {
+            let (block, position) = (BlockNo::holding(finding.extent.unwrap().offset()), finding.position.unwrap());
+            let unit = sound.stored_unit(lab.volume(), block, position).unwrap().unwrap();
+            prop_assert!(store.repair(lab.volume(), block, position, &unit[1..]).is_err());
+            prop_assert!(store.repair(lab.volume(), block, position, &unit).unwrap() > 0);
+        }
+        prop_assert_eq!(blocks(&store, &lab), []);
+        for point in lab.oracle.lsns().into_iter().step_by(5) {
+            let known = store.catalogue();
+            let selectable = known.volume(lab.volume()).is_some_and(|v| v.selectable(point).is_ok());
+            if selectable && store.check_kept(lab.volume(), point).is_ok() {
+                prop_assert!(
+                    try_image(&store, lab.volume(), point) == Ok(lab.oracle.image_at(lab.volume(), point)),
+                    "{} differs after repair", point
+                );
+            }
+        }
+        let scope = Scope { volume: Some(lab.volume()), to: None };
+        let again = verify(&store, scope);
+        prop_assert!(again.findings.iter().all(|f| f.kind != FindingKind::Block), "{:?}", again);
+        if !found.is_empty() {
+            prop_assert!(!store.findings(lab.volume()).is_empty(), "repaired, and not read of yet");
+        }
+        store.acknowledge(lab.volume());
+        prop_assert!(store.findings(lab.volume()).iter().all(|f| f.over_at.is_none()));
+    }
+
+    #[test]
+    fn nothing_is_found_while_history_is_settled(seed: u64) {
+        let mut lab = Lab::new(seed, tiers());
+        lab.write(120, 5);
+        let store = Arc::clone(lab.store.as_ref().unwrap());
+        let walks = std::thread::spawn(move || {
+            (0..8).map(|_| verify(&store, Scope::default()).findings).collect::<Vec<_>>()
+        });
+        for _ in 0..6 {
+            lab.more(10, 20);
+            lab.settle();
+        }
+        for findings in walks.join().unwrap() {
+            prop_assert_eq!(findings, []);
+        }
+    }
+}
+
+#[test]
+fn what_only_later_points_show_is_not_looked_at() {
+    let lab = aged(5);
+    let all = verify(lab.store(), Scope { volume: Some(lab.volume()), to: None });
+    let early = lab.store().kept(lab.volume()).unwrap().settled;
+    let some = verify(lab.store(), Scope { volume: Some(lab.volume()), to: Some(early) });
+    assert!(some.blocks < all.blocks, "{} of {}", some.blocks, all.blocks);
+    let of_all = verify(lab.store(), Scope::default());
+    assert!(all.blocks < of_all.blocks, "{} of {}", all.blocks, of_all.blocks);
+}
+
+#[test]
+fn a_header_of_another_segment_is_found() {
+    let lab = aged(6);
+    let files = lab.disk.dir.list().unwrap();
+    let heads = files.iter().map(|no| {
+        let mut head = vec![0; SEGMENT_HEADER as usize];
+        lab.disk.dir.open(*no).unwrap().read_at(0, &mut head).unwrap();
+        head
+    });
+    let heads: Vec<_> = heads.collect();
+    for (no, head) in files.iter().zip(heads.iter().cycle().skip(1)) {
+        lab.disk.dir.open(*no).unwrap().write_at(0, &[std::io::IoSlice::new(head)]).unwrap();
+    }
+    let report = verify(lab.store(), Scope::default());
+    let headers = report.findings.iter().filter(|f| f.kind == FindingKind::Header).count();
+    assert!(headers > 1, "{report:?}");
+}
+
+#[test]
+fn an_index_that_does_not_say_what_the_segments_say_is_found() {
+    let lab = aged(7);
+    lab.disk.index.forget_rows(gateway_store::Table::Runs);
+    lab.disk.index.forget_rows(gateway_store::Table::Settled);
+    let report = verify(lab.store(), Scope::default());
+    assert!(report.findings.iter().any(|f| f.kind == FindingKind::Index), "{report:?}");
+    let of = |f: &Finding| f.kind == FindingKind::Index && f.volume == Some(lab.volume());
+    assert!(lab.store().findings(lab.volume()).iter().any(of));
+    // Without it, the store builds it again.
+    let mut lab = lab;
+    lab.store = None;
+    lab.disk.index = MemoryIndex::new();
+    lab.open();
+    assert_eq!(verify(lab.store(), Scope::default()).findings, []);
+}
+
+#[test]
+fn a_copy_of_the_manifest_that_is_damaged_is_found() {
+    let lab = aged(8);
+    use gateway_store::MarkStore as _;
+    lab.disk.manifest.store(b"rubbish").unwrap();
+    let report = verify(lab.store(), Scope::default());
+    assert!(matches!(&report.findings[..], [f] if f.kind == FindingKind::Manifest), "{report:?}");
+}
