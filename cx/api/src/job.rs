@@ -48,6 +48,19 @@ impl FromStr for JobId {
 pub enum JobKind {
     /// Writes a moment of a volume to a file or device on the gateway's machine.
     Restore,
+    /// Reads a volume's history and checks it.
+    Verify,
+}
+
+impl JobKind {
+    /// The word in JSON and tables.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Restore => "restore",
+            Self::Verify => "verify",
+        }
+    }
 }
 
 /// How far it is.
@@ -101,7 +114,7 @@ pub struct JobView {
     /// The moment it works on.
     #[serde(with = "json::lsn")]
     pub lsn: Lsn,
-    /// The file or device it writes.
+    /// The file or device it writes; empty when it writes none.
     pub path: String,
     /// Bytes dealt with so far, those found done by an earlier attempt included.
     pub done_bytes: u64,

@@ -20,6 +20,7 @@ pub mod point;
 pub mod problem;
 pub mod retention;
 pub mod status;
+pub mod verification;
 pub mod volume;
 
 pub use image::{ImageCreate, ImageView};
@@ -32,4 +33,8 @@ pub use retention::{
     PolicySource, PolicyView, Retention, Span, TierView, TimelineView, WhenFull,
 };
 pub use status::{Health, HealthView, JournalView, StatusView, VolumeHealth};
+pub use verification::{
+    FindingKind, FindingView, ProofView, RepairCreate, RepairView, UnitView, VerificationCreate,
+    VerificationView,
+};
 pub use volume::{GapView, SyncView, VolumeState, VolumeView};

@@ -1,5 +1,7 @@
 //! Where each resource is. The gateway's routes, the client and `openapi.json` are all held to this list.
 
+use tap_block::Lsn;
+
 /// The version prefix.
 pub const PREFIX: &str = "/api/v1";
 /// Volumes (GET).
@@ -10,6 +12,8 @@ pub const IMAGES: &str = "/api/v1/images";
 pub const RESTORES: &str = "/api/v1/restores";
 /// Retention policies (GET, POST).
 pub const POLICIES: &str = "/api/v1/policies";
+/// Verifications (POST: 202 and a job).
+pub const VERIFICATIONS: &str = "/api/v1/verifications";
 /// Jobs (GET).
 pub const JOBS: &str = "/api/v1/jobs";
 /// The whole at a glance (GET).
@@ -76,6 +80,40 @@ pub fn unpin(volume_name: &str) -> String {
 #[must_use]
 pub fn holds(volume_name: &str) -> String {
     format!("{}/holds", volume(volume_name))
+}
+
+/// What is known of the soundness of a volume's history (GET).
+#[must_use]
+pub fn verification(volume_name: &str) -> String {
+    format!("{}/verification", volume(volume_name))
+}
+
+/// The same, as far as points from one LSN to another show it.
+#[must_use]
+pub fn verification_between(volume_name: &str, from: Option<Lsn>, to: Option<Lsn>) -> String {
+    let limits = [("from", from), ("to", to)];
+    let limits = limits.iter().filter_map(|(name, lsn)| lsn.map(|lsn| format!("{name}={}", lsn.get())));
+    let query: Vec<String> = limits.collect();
+    let query = if query.is_empty() { String::new() } else { format!("?{}", query.join("&")) };
+    verification(volume_name) + &query
+}
+
+/// Says that what is over has been read of (POST).
+#[must_use]
+pub fn acknowledge(volume_name: &str) -> String {
+    format!("{}/acknowledge", verification(volume_name))
+}
+
+/// The stored form of a version of the block at a byte (GET).
+#[must_use]
+pub fn unit(volume_name: &str, offset: u64, version: u64) -> String {
+    format!("{}/unit?offset={offset}&version={version}", volume(volume_name))
+}
+
+/// Puts a damaged block right (POST).
+#[must_use]
+pub fn repairs(volume_name: &str) -> String {
+    format!("{}/repairs", volume(volume_name))
 }
 
 /// One image, by id or name (GET, DELETE).

@@ -101,7 +101,7 @@ pub struct VolumeHealth {
     /// How far behind; null when unknown.
     #[serde(with = "json::seconds_or_null")]
     pub lag_seconds: Option<f64>,
-    /// The last point that was verified; null when none ever was.
+    /// The last point that was verified to be sound; null when none ever was.
     #[serde(with = "json::text_or_null")]
     pub verified: Option<WallTime>,
 }
@@ -119,7 +119,7 @@ impl From<&VolumeView> for VolumeHealth {
             name: volume.name.clone(),
             state: volume.state,
             lag_seconds: volume.lag_seconds,
-            verified: None,
+            verified: volume.verified.filter(|_| volume.damaged == 0).map(|proof| proof.time),
         }
     }
 }

@@ -4,6 +4,7 @@ use serde::{Deserialize, Serialize};
 use tap_block::{Lsn, Name, SyncCause, VolumeId, WallTime};
 
 use crate::json;
+use crate::verification::ProofView;
 
 /// A protected disk, its state and how far behind its history is.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -40,6 +41,12 @@ pub struct VolumeView {
     pub sync: Option<SyncView>,
     /// Stretches of history lost, oldest first.
     pub gaps: Vec<GapView>,
+    /// When all of its history was last read and checked; null when it never was.
+    #[serde(default)]
+    pub verified: Option<ProofView>,
+    /// Findings of verifications that still are: their reads are refused.
+    #[serde(default)]
+    pub damaged: u64,
 }
 
 /// What a volume's tap is doing.

@@ -4,10 +4,11 @@
 #![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "tests")]
 
 use cx_api::{
-    BookmarkCreate, BookmarkView, Code, DiffView, ExtentView, ForecastView, GapView, Health, HealthView,
-    HoldView, ImageCreate, ImageView, JobId, JobKind, JobState, JobView, JournalView, KeptView, Page,
-    PinView, PointView, PolicySource, PolicyView, Problem, RestoreCreate, Retention, Span, StatusView,
-    SyncView, TierView, TimelineView, VolumeState, VolumeView, WhenFull,
+    BookmarkCreate, BookmarkView, Code, DiffView, ExtentView, FindingKind, FindingView, ForecastView,
+    GapView, Health, HealthView, HoldView, ImageCreate, ImageView, JobId, JobKind, JobState, JobView,
+    JournalView, KeptView, Page, PinView, PointView, PolicySource, PolicyView, Problem, ProofView,
+    RestoreCreate, Retention, Span, StatusView, SyncView, TierView, TimelineView, VerificationView,
+    VolumeState, VolumeView, WhenFull,
 };
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -64,7 +65,14 @@ fn volume() -> VolumeView {
                 bytes: 0,
             },
         ],
+        verified: Some(proof()),
+        damaged: 2,
     }
+}
+
+fn proof() -> ProofView {
+    let (checked, time) = (at("2026-11-22T11:00:00Z"), at("2026-11-22T10:59:59Z"));
+    ProofView { checked, lsn: lsn(1_041_000), time }
 }
 
 fn unheard() -> VolumeView {
@@ -77,6 +85,8 @@ fn unheard() -> VolumeView {
         lag_bytes: None,
         sync: None,
         gaps: Vec::new(),
+        verified: None,
+        damaged: 0,
         ..volume()
     }
 }
@@ -265,6 +275,44 @@ fn timelines() {
         },
     };
     golden(&view, include_str!("golden/timeline.json"));
+}
+
+#[test]
+fn verifications() {
+    let block = FindingView {
+        kind: FindingKind::Block,
+        extent: Some(ExtentView { offset: 4096, length: 4096 }),
+        version: Some(84),
+        from_lsn: Some(lsn(42)),
+        to_lsn: Some(lsn(77)),
+        from: Some(at("2026-11-22T10:00:00Z")),
+        to: Some(at("2026-11-22T10:00:05Z")),
+        segment: 3,
+        from_byte: 8192,
+        to_byte: 12300,
+        detail: "the checksum of the stored block does not match".into(),
+        found: at("2026-11-22T11:00:00Z"),
+        over: None,
+    };
+    let header = FindingView {
+        kind: FindingKind::Header,
+        extent: None,
+        version: None,
+        from_lsn: None,
+        to_lsn: None,
+        from: None,
+        to: None,
+        segment: 5,
+        from_byte: 0,
+        to_byte: 4096,
+        detail: "no segment header of format version 1 here".into(),
+        found: at("2026-11-21T11:00:00Z"),
+        over: Some(at("2026-11-22T11:00:00Z")),
+    };
+    let (open, over) = (1, 1);
+    let findings = vec![block, header];
+    let view = VerificationView { volume: name("web01"), verified: Some(proof()), open, over, findings };
+    golden(&view, include_str!("golden/verification.json"));
 }
 
 #[test]

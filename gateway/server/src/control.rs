@@ -5,8 +5,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use cx_api::{
-    BookmarkCreate, BookmarkView, DiffView, HoldCreate, HoldView, ImageCreate, ImageView, JobId, JobView,
-    PinView, PointView, PolicySet, PolicyView, StatusView, TimelineView, VolumeView,
+    BookmarkCreate, BookmarkView, DiffView, HoldCreate, HoldView, ImageCreate, ImageView, JobId, JobKind,
+    JobView, PinView, PointView, PolicySet, PolicyView, RepairCreate, RepairView, StatusView, TimelineView,
+    UnitView, VerificationCreate, VerificationView, VolumeView,
 };
 use cx_wire::{Question, Reply};
 use gateway_image::Point;
@@ -15,7 +16,7 @@ use gateway_journal::ImageRecord;
 use tap_block::{Lsn, Name};
 
 use crate::gateway::Gateway;
-use crate::http::{Answer, Control, ImageKey};
+use crate::http::{Answer, Control, ImageKey, Points};
 use crate::images::Wanted;
 use crate::jobs::Task;
 use crate::restore::{Note, Restore};
@@ -107,7 +108,7 @@ impl Control for Gateway {
     async fn restore(&self, volume: Name, point: Point, path: PathBuf) -> Answer<JobView> {
         let at = self.points.resolve(&volume, &point).await?;
         let image = self.images.image(at.volume, at.lsn)?;
-        let task = Task { volume, lsn: at.lsn, path: path.clone(), total: at.size };
+        let task = Task { kind: JobKind::Restore, volume, lsn: at.lsn, path: path.clone(), total: at.size };
         let note = Note { volume: at.volume, lsn: at.lsn, size: at.size, done: 0 };
         let job = self.jobs.add(task, self.clock.wall())?;
         let (forbidden, clock, worker) = (self.forbidden.clone(), Arc::clone(&self.clock), Arc::clone(&job));
@@ -154,6 +155,28 @@ impl Control for Gateway {
 
     async fn hold(&self, volume: Name, wanted: HoldCreate) -> Answer<HoldView> {
         self.hold_history(volume, wanted).await
+    }
+
+    async fn verify(&self, wanted: VerificationCreate) -> Answer<JobView> {
+        self.start_verification(wanted).await
+    }
+
+    async fn verification(&self, volume: Name, points: Points) -> Answer<VerificationView> {
+        // Times are looked up in the journal.
+        tokio::task::block_in_place(|| self.verification_view(&volume, points))
+    }
+
+    async fn acknowledge(&self, volume: Name) -> Answer<VerificationView> {
+        tokio::task::block_in_place(|| self.acknowledge_findings(&volume))
+    }
+
+    async fn unit(&self, volume: Name, offset: u64, version: u64) -> Answer<UnitView> {
+        tokio::task::block_in_place(|| self.unit_view(&volume, offset, version))
+    }
+
+    async fn repair(&self, volume: Name, wanted: RepairCreate) -> Answer<RepairView> {
+        // It may have to wait until history is not being settled.
+        tokio::task::block_in_place(|| self.repair_block(&volume, &wanted))
     }
 
     async fn jobs(&self) -> Answer<Vec<JobView>> {

@@ -30,7 +30,7 @@ use std::time::Duration;
 use thiserror::Error;
 use tokio::net::TcpListener;
 
-pub use control::{Answer, Control, ImageKey};
+pub use control::{Answer, Control, ImageKey, Points};
 pub use gateway_image::Point;
 pub use routes::{Method, Route, routes};
 

@@ -29,8 +29,10 @@ struct Table {
 /// What a job is to do.
 #[derive(Debug, Clone)]
 pub(crate) struct Task {
+    pub(crate) kind: JobKind,
     pub(crate) volume: Name,
     pub(crate) lsn: Lsn,
+    /// What it writes; empty when it writes nothing.
     pub(crate) path: PathBuf,
     pub(crate) total: u64,
 }
@@ -42,6 +44,7 @@ pub(crate) struct Job {
     task: Task,
     started: WallTime,
     done: AtomicU64,
+    total: AtomicU64,
     cancel: AtomicBool,
     end: Mutex<Option<End>>,
     ended: Condvar,
@@ -66,7 +69,8 @@ impl Jobs {
             return Err(Problem::new(Code::Busy, format!("{RUNNING} jobs run already"))
                 .fix("wait for one to end, or cancel it"));
         }
-        if let Some(other) = running.iter().find(|j| j.task.path == task.path) {
+        let writes = !task.path.as_os_str().is_empty();
+        if let Some(other) = running.iter().find(|j| writes && j.task.path == task.path) {
             let path = task.path.display();
             return Err(Problem::new(Code::Conflict, format!("job {} restores to {path} already", other.id))
                 .fix("wait for it, or cancel it"));
@@ -84,7 +88,7 @@ impl Jobs {
                 .because(
                     "jobs are forgotten when the gateway restarts, the oldest after a thousand newer ones",
                 )
-                .fix("start the restore again: it goes on where it was")
+                .fix("start it again: a restore goes on where it was")
         })
     }
 
@@ -122,13 +126,19 @@ impl Table {
 
 impl Job {
     const fn new(id: JobId, task: Task, started: WallTime) -> Self {
-        let (done, cancel) = (AtomicU64::new(0), AtomicBool::new(false));
-        Self { id, task, started, done, cancel, end: Mutex::new(None), ended: Condvar::new() }
+        let (done, total, cancel) = (AtomicU64::new(0), AtomicU64::new(task.total), AtomicBool::new(false));
+        Self { id, task, started, done, total, cancel, end: Mutex::new(None), ended: Condvar::new() }
     }
 
     /// Bytes done so far.
     pub(crate) fn progress(&self, done: u64) {
         self.done.store(done, Ordering::Relaxed);
+    }
+
+    /// The same, of a total that is known better now.
+    pub(crate) fn progress_of(&self, done: u64, total: u64) {
+        self.total.store(total, Ordering::Relaxed);
+        self.progress(done);
     }
 
     /// Asks it to end soon.
@@ -160,13 +170,13 @@ impl Job {
         let going = if self.is_cancelled() { JobState::Cancelling } else { JobState::Running };
         JobView {
             id: self.id,
-            kind: JobKind::Restore,
+            kind: self.task.kind,
             state: end.as_ref().map_or(going, |e| e.state),
             volume: self.task.volume.clone(),
             lsn: self.task.lsn,
             path: self.task.path.display().to_string(),
             done_bytes: self.done.load(Ordering::Relaxed),
-            total_bytes: self.task.total,
+            total_bytes: self.total.load(Ordering::Relaxed),
             started: self.started,
             ended: end.as_ref().map(|e| e.at),
             error: end.and_then(|e| e.error),
@@ -183,7 +193,8 @@ mod tests {
     use super::*;
 
     fn task(path: &str) -> Task {
-        Task { volume: "web01".parse().unwrap(), lsn: Lsn::ZERO, path: path.into(), total: 10 }
+        let kind = JobKind::Restore;
+        Task { kind, volume: "web01".parse().unwrap(), lsn: Lsn::ZERO, path: path.into(), total: 10 }
     }
 
     #[test]

@@ -28,6 +28,7 @@ mod restore;
 mod retention;
 mod status;
 mod streams;
+mod verification;
 mod views;
 
 pub use gateway::{Gateway, GatewayConfig, GatewayHandle, StartError};

@@ -16,6 +16,7 @@ use tap_block::{Lsn, Name, WallTime};
 use crate::gateway::Gateway;
 use crate::http::Answer;
 use crate::points::PATIENCE;
+use crate::verification::with_proof;
 use crate::views::TapView;
 use crate::{problems, views};
 
@@ -38,7 +39,8 @@ impl Gateway {
             // The answer came after the question: what it says may have become durable meanwhile.
             let volume = store.catalogue().volume(volume.id()).cloned().unwrap_or(volume);
             let tap = TapView { proven: points.proven(&volume), ..TapView::default() }.answered(reply);
-            views::volume(&volume, store.durable(volume.stream()).as_ref(), &tap, clock.wall())
+            let view = views::volume(&volume, store.durable(volume.stream()).as_ref(), &tap, clock.wall());
+            with_proof(view, &store)
         }
     }
 
@@ -46,7 +48,8 @@ impl Gateway {
     fn heard_view(&self, volume: &Volume) -> VolumeView {
         let status = self.streams.get(volume.stream()).and_then(|s| s.status());
         let tap = TapView { head: None, status, proven: self.points.proven(volume) };
-        views::volume(volume, self.store.durable(volume.stream()).as_ref(), &tap, self.clock.wall())
+        let durable = self.store.durable(volume.stream());
+        with_proof(views::volume(volume, durable.as_ref(), &tap, self.clock.wall()), &self.store)
     }
 
     /// A bookmark that the tap has made, as soon as it is durable here (or after a while, even if it is not).
@@ -160,9 +163,13 @@ fn health(store: &StoreStatus, volumes: &[VolumeView], full_soon: Option<String>
         store.damage.iter().map(|d| format!("the journal is damaged in {}: {}", d.segment, d.detail));
     let index = store.index_failing.iter().map(|e| format!("the index does not take versions: {e}"));
     let ill = |v: &&VolumeView| !matches!(v.state, VolumeState::Protected | VolumeState::Unknown);
+    let found = volumes.iter().filter(|v| v.damaged > 0).map(|v| {
+        format!("{} has {} damaged places: `chronogate verify {}` lists them", v.name, v.damaged, v.name)
+    });
     let states = volumes.iter().filter(ill).map(|v| format!("{} is in state {}", v.name, v.state.as_str()));
     let settle = store.settle_failing.iter().map(|e| format!("old history is not settled: {e}"));
-    let degraded: Vec<String> = damage.chain(index).chain(settle).chain(full_soon).chain(states).collect();
+    let degraded: Vec<String> =
+        damage.chain(index).chain(settle).chain(full_soon).chain(found).chain(states).collect();
     let silent = volumes.iter().filter(|v| v.state == VolumeState::Unknown);
     let unknown: Vec<String> = silent.map(|v| format!("nothing is heard of the tap of {}", v.name)).collect();
     let health = match (failing.is_empty(), degraded.is_empty(), unknown.is_empty()) {

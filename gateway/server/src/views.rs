@@ -51,6 +51,8 @@ pub(crate) fn volume(volume: &Volume, durable: Option<&Durable>, tap: &TapView, 
             total_bytes: s.total,
         }),
         gaps: volume.gaps().map(gap).collect(),
+        verified: None,
+        damaged: 0,
     }
 }
 

@@ -106,14 +106,17 @@ impl Lab {
         self.launch("gateway", self.image_listeners(command))
     }
 
-    /// Starts the CX alone, between taps at port `listen` and the gateway at port `gateway`.
+    /// Starts the CX alone, between taps at port `listen` and the gateways at these ports.
     ///
     /// # Errors
     /// As [`Lab::up`].
-    pub fn cx_alone(&self, listen: u16, gateway: u16) -> Result<Up> {
+    pub fn cx_alone(&self, listen: u16, gateways: &[u16]) -> Result<Up> {
         let mut command = Command::new(program()?);
         command.arg("cx").arg("--data").arg(self.path("data/cx-alone"));
-        command.arg("--listen").arg(local(listen)).arg("--gateway").arg(format!("here={}", local(gateway)));
+        command.arg("--listen").arg(local(listen));
+        for (no, gateway) in gateways.iter().enumerate() {
+            command.arg("--gateway").arg(format!("gateway-{no}={}", local(*gateway)));
+        }
         self.launch("cx", command)
     }
 

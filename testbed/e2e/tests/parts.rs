@@ -30,7 +30,7 @@ fn three_processes_are_one_path() -> Result<()> {
         let links = Links::new()?;
         let disk = lab.disk("web01.img", 4 << 20, 1)?;
         let gateway = lab.gateway_alone(links.gateway)?;
-        let cx = lab.cx_alone(links.cx, links.gateway)?;
+        let cx = lab.cx_alone(links.cx, &[links.gateway])?;
         let tap = lab.tap_alone(&[("web01", &disk)], links.cx)?;
         lab.settle("web01")?; // the tap is ready before it has reached anybody
         let mut writer = Writer::open(&lab.tap("web01"), std::fs::read(&disk)?, 1)?;
@@ -50,7 +50,7 @@ fn a_gateway_that_is_away_misses_nothing() -> Result<()> {
         let links = Links::new()?;
         let disk = lab.disk("web01.img", 4 << 20, 2)?;
         let gateway = lab.gateway_alone(links.gateway)?;
-        let _cx = lab.cx_alone(links.cx, links.gateway)?;
+        let _cx = lab.cx_alone(links.cx, &[links.gateway])?;
         let _tap = lab.tap_alone(&[("web01", &disk)], links.cx)?;
         let mut writer = Writer::open(&lab.tap("web01"), std::fs::read(&disk)?, 2)?;
         lab.settle("web01")?;
@@ -70,14 +70,14 @@ fn a_cx_that_is_killed_loses_nothing() -> Result<()> {
         let links = Links::new()?;
         let disk = lab.disk("web01.img", 4 << 20, 3)?;
         let gateway = lab.gateway_alone(links.gateway)?;
-        let mut cx = lab.cx_alone(links.cx, links.gateway)?;
+        let mut cx = lab.cx_alone(links.cx, &[links.gateway])?;
         let tap = lab.tap_alone(&[("web01", &disk)], links.cx)?;
         let mut writer = Writer::open(&lab.tap("web01"), std::fs::read(&disk)?, 3)?;
         for _ in 0..3 {
             writer.burst(200, 16)?;
             cx.kill()?;
             writer.burst(200, 16)?;
-            cx = lab.cx_alone(links.cx, links.gateway)?;
+            cx = lab.cx_alone(links.cx, &[links.gateway])?;
         }
         let state = lab.settle("web01")?;
         ensure!(state.gaps.is_empty() && state.resynced == 0, "an outage lost history: {state:?}");
@@ -94,7 +94,7 @@ fn a_tap_that_is_killed_heals_its_head() -> Result<()> {
         let links = Links::new()?;
         let disk = lab.disk("web01.img", 4 << 20, 4)?;
         let _gateway = lab.gateway_alone(links.gateway)?;
-        let _cx = lab.cx_alone(links.cx, links.gateway)?;
+        let _cx = lab.cx_alone(links.cx, &[links.gateway])?;
         let tap = lab.tap_alone(&[("web01", &disk)], links.cx)?;
         let mut writer = Writer::open(&lab.tap("web01"), std::fs::read(&disk)?, 4)?;
         lab.settle("web01")?;
@@ -116,7 +116,7 @@ fn a_tap_keeps_over_a_restart_what_it_could_not_send() -> Result<()> {
         let links = Links::new()?;
         let disk = lab.disk("web01.img", 4 << 20, 5)?;
         let _gateway = lab.gateway_alone(links.gateway)?;
-        let cx = lab.cx_alone(links.cx, links.gateway)?;
+        let cx = lab.cx_alone(links.cx, &[links.gateway])?;
         let tap = lab.tap_alone(&[("web01", &disk)], links.cx)?;
         lab.settle("web01")?;
         let mut writer = Writer::open(&lab.tap("web01"), std::fs::read(&disk)?, 5)?;
@@ -125,7 +125,7 @@ fn a_tap_keeps_over_a_restart_what_it_could_not_send() -> Result<()> {
         tap.stop()?;
 
         let _tap = lab.tap_alone(&[("web01", &disk)], links.cx)?;
-        let _cx = lab.cx_alone(links.cx, links.gateway)?;
+        let _cx = lab.cx_alone(links.cx, &[links.gateway])?;
         head_is(lab, &writer)?;
         let state = lab.settle("web01")?;
         ensure!(state.gaps.is_empty() && state.resynced == 0, "a clean stop lost history: {state:?}");
@@ -139,7 +139,7 @@ fn a_cx_that_loses_its_disk_leaves_a_gap_and_a_sound_head() -> Result<()> {
         let links = Links::new()?;
         let disk = lab.disk("web01.img", 4 << 20, 6)?;
         let gateway = lab.gateway_alone(links.gateway)?;
-        let cx = lab.cx_alone(links.cx, links.gateway)?;
+        let cx = lab.cx_alone(links.cx, &[links.gateway])?;
         let _tap = lab.tap_alone(&[("web01", &disk)], links.cx)?;
         lab.settle("web01")?;
         let before = lab.bookmark("web01", "before")?;
@@ -153,7 +153,7 @@ fn a_cx_that_loses_its_disk_leaves_a_gap_and_a_sound_head() -> Result<()> {
         std::fs::remove_dir_all(lab.path("data/cx-alone"))?;
 
         let _gateway = lab.gateway_alone(links.gateway)?;
-        let _cx = lab.cx_alone(links.cx, links.gateway)?;
+        let _cx = lab.cx_alone(links.cx, &[links.gateway])?;
         head_is(lab, &writer)?;
         let state = lab.settle("web01")?;
         ensure!(state.baselines == 1, "a new baseline: {state:?}");

@@ -63,6 +63,9 @@ struct Images {
     /// Bytes the journal may take, such as 500G; at the limit policies say what happens [default: what the disk has]
     #[arg(long, value_name = "SIZE", value_parser = crate::verbs::parse_size)]
     journal_limit: Option<u64>,
+    /// How much of the journal the scrub reads and checks each second; 0: there is none [default: 16M]
+    #[arg(long, value_name = "SIZE", value_parser = crate::verbs::parse_size)]
+    scrub_rate: Option<u64>,
 }
 
 /// Of `tap`.
@@ -162,7 +165,8 @@ impl Images {
             ],
             false => self.nbd,
         };
-        GatewayPlan { links, nbd, api: Some(self.api), journal_limit: self.journal_limit }
+        let Self { journal_limit, scrub_rate, .. } = self;
+        GatewayPlan { links, nbd, api: Some(self.api), journal_limit, scrub_rate }
     }
 }
 

@@ -44,6 +44,8 @@ pub(crate) struct GatewayPlan {
     pub(crate) api: Option<SocketAddr>,
     /// Bytes the journal may take; `None`: what the file system has.
     pub(crate) journal_limit: Option<u64>,
+    /// Bytes that the scrub reads each second; `None`: what is usual.
+    pub(crate) scrub_rate: Option<u64>,
 }
 
 pub(crate) struct CxPlan {
@@ -116,10 +118,11 @@ impl Site {
     ) -> Result<(), Failure> {
         if let Some(gateway) = plan.gateway {
             let usual = GatewayConfig::new(plan.data.join("gateway"));
-            let store = match gateway.journal_limit {
-                Some(bytes) => usual.store.clone().limited(bytes),
-                None => usual.store.clone(),
-            };
+            let mut store = usual.store.clone();
+            if let Some(bytes) = gateway.journal_limit {
+                store = store.limited(bytes);
+            }
+            store.scrub_rate = gateway.scrub_rate.or(store.scrub_rate);
             let config = GatewayConfig {
                 store,
                 links: gateway.links,

@@ -10,6 +10,7 @@ mod point;
 mod policy;
 mod restore;
 mod status;
+mod verify;
 mod volume;
 
 use std::process::ExitCode;
@@ -69,6 +70,8 @@ pub(crate) enum Verb {
     Mount(image::MountArgs),
     /// Writes a moment to a file or device on the gateway's machine
     Restore(restore::RestoreArgs),
+    /// Reads a volume's history from the disk, checks all of it, and lists what is damaged
+    Verify(verify::VerifyArgs),
     /// Long work: list, watch, cancel
     Job(job::JobArgs),
     /// The gateway at a glance
@@ -124,6 +127,7 @@ async fn perform(verb: Verb) -> Result<()> {
         Verb::Image(args) => image::run(args).await,
         Verb::Mount(args) => image::mount(args).await,
         Verb::Restore(args) => restore::run(args).await,
+        Verb::Verify(args) => verify::run(args).await,
         Verb::Job(args) => job::run(args).await,
         Verb::Status(args) => status::run(args).await,
     }

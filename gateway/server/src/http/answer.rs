@@ -16,7 +16,7 @@ use warp::http::HeaderMap;
 use warp::path::FullPath;
 use warp::reply::Response;
 
-use super::control::{Control, ImageKey};
+use super::control::{Control, ImageKey, Points};
 use super::reply::Reply;
 use super::request::{Request, invalid, point, read_body, volume_name};
 use super::routes::{Found, Operation, find};
@@ -106,6 +106,11 @@ async fn perform<C: Control>(
         Operation::Unpin => unpin(control, segment, request).await,
         Operation::Hold => hold(control, segment, request).await,
         Operation::RestoreCreate => restore(control, request).await,
+        Operation::Verify => verify(control, request).await,
+        Operation::Verification => verification(control, segment, request).await,
+        Operation::Acknowledge => Ok(Reply::json(&control.acknowledge(volume_name(segment)?).await?)),
+        Operation::Unit => unit(control, segment, request).await,
+        Operation::Repair => Ok(Reply::json(&control.repair(volume_name(segment)?, request.json()?).await?)),
         Operation::Jobs => Ok(Reply::json(&Page::whole(control.jobs().await?))),
         Operation::Job => Ok(Reply::json(&control.job(job_id(segment)?).await?)),
         Operation::JobCancel => {
@@ -221,6 +226,30 @@ async fn restore<C: Control>(control: &C, request: &Request) -> Handled {
     }
     let job = control.restore(body.volume, point, path).await?;
     Ok(Reply::json(&job).with_status(202).at(paths::job(job.id)))
+}
+
+async fn verify<C: Control>(control: &C, request: &Request) -> Handled {
+    let job = control.verify(request.json()?).await?;
+    Ok(Reply::json(&job).with_status(202).at(paths::job(job.id)))
+}
+
+async fn verification<C: Control>(control: &C, segment: &str, request: &Request) -> Handled {
+    let lsn = |name: &str| match request.number(name)? {
+        Some(raw) => Lsn::new(raw).map(Some).ok_or_else(|| invalid(format!("?{name}= is no LSN"))),
+        None => Ok(None),
+    };
+    let (volume, points) = (volume_name(segment)?, Points { from: lsn("from")?, to: lsn("to")? });
+    Ok(Reply::json(&control.verification(volume, points).await?))
+}
+
+async fn unit<C: Control>(control: &C, segment: &str, request: &Request) -> Handled {
+    let given = |name: &str| {
+        request
+            .number(name)?
+            .ok_or_else(|| invalid(format!("?{name}= is missing")).fix("give it as in the finding"))
+    };
+    let (volume, offset, version) = (volume_name(segment)?, given("offset")?, given("version")?);
+    Ok(Reply::json(&control.unit(volume, offset, version).await?))
 }
 
 /// 503 only when history can be neither taken nor served: restarting helps nothing that is merely degraded.

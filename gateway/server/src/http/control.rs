@@ -5,7 +5,8 @@ use std::path::PathBuf;
 
 use cx_api::{
     BookmarkCreate, BookmarkView, DiffView, HoldCreate, HoldView, ImageCreate, ImageView, JobId, JobView,
-    PinView, PointView, PolicySet, PolicyView, Problem, StatusView, TimelineView, VolumeView,
+    PinView, PointView, PolicySet, PolicyView, Problem, RepairCreate, RepairView, StatusView, TimelineView,
+    UnitView, VerificationCreate, VerificationView, VolumeView,
 };
 use gateway_image::Point;
 use tap_block::{Lsn, Name};
@@ -94,6 +95,25 @@ pub trait Control: Send + Sync + 'static {
     /// Holds a stretch of history until a date.
     fn hold(&self, volume: Name, wanted: HoldCreate) -> impl Future<Output = Answer<HoldView>> + Send;
 
+    /// Starts reading and checking a volume's history.
+    fn verify(&self, wanted: VerificationCreate) -> impl Future<Output = Answer<JobView>> + Send;
+
+    /// What is known of the soundness of a volume's history, as far as these points show it.
+    fn verification(
+        &self,
+        volume: Name,
+        points: Points,
+    ) -> impl Future<Output = Answer<VerificationView>> + Send;
+
+    /// Findings that are over have been read of.
+    fn acknowledge(&self, volume: Name) -> impl Future<Output = Answer<VerificationView>> + Send;
+
+    /// The stored form of a version of the block at a byte.
+    fn unit(&self, volume: Name, offset: u64, version: u64) -> impl Future<Output = Answer<UnitView>> + Send;
+
+    /// Puts a damaged block right.
+    fn repair(&self, volume: Name, wanted: RepairCreate) -> impl Future<Output = Answer<RepairView>> + Send;
+
     /// Every job that is remembered, oldest first.
     fn jobs(&self) -> impl Future<Output = Answer<Vec<JobView>>> + Send;
 
@@ -110,6 +130,15 @@ pub trait Control: Send + Sync + 'static {
     fn metrics(&self) -> String {
         String::new()
     }
+}
+
+/// Points from the first to the last; `None`: no limit.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Points {
+    /// The first.
+    pub from: Option<Lsn>,
+    /// The last.
+    pub to: Option<Lsn>,
 }
 
 /// How an image is named in a path.

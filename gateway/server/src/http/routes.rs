@@ -49,6 +49,11 @@ pub(crate) enum Operation {
     Unpin,
     Hold,
     RestoreCreate,
+    Verify,
+    Verification,
+    Acknowledge,
+    Unit,
+    Repair,
     Jobs,
     Job,
     JobCancel,
@@ -72,7 +77,7 @@ const fn route(method: Method, template: &'static str, operation: Operation) -> 
     Route { method, template, operation }
 }
 
-static ROUTES: [Route; 24] = [
+static ROUTES: [Route; 29] = [
     route(Method::Get, "/api/v1/volumes", Operation::Volumes),
     route(Method::Get, "/api/v1/volumes/{volume}", Operation::Volume),
     route(Method::Get, "/api/v1/volumes/{volume}/point", Operation::Point),
@@ -83,6 +88,10 @@ static ROUTES: [Route; 24] = [
     route(Method::Post, "/api/v1/volumes/{volume}/pins", Operation::Pin),
     route(Method::Post, "/api/v1/volumes/{volume}/unpin", Operation::Unpin),
     route(Method::Post, "/api/v1/volumes/{volume}/holds", Operation::Hold),
+    route(Method::Get, "/api/v1/volumes/{volume}/verification", Operation::Verification),
+    route(Method::Post, "/api/v1/volumes/{volume}/verification/acknowledge", Operation::Acknowledge),
+    route(Method::Get, "/api/v1/volumes/{volume}/unit", Operation::Unit),
+    route(Method::Post, "/api/v1/volumes/{volume}/repairs", Operation::Repair),
     route(Method::Get, "/api/v1/policies", Operation::Policies),
     route(Method::Post, "/api/v1/policies", Operation::PolicySet),
     route(Method::Get, "/api/v1/images", Operation::Images),
@@ -90,6 +99,7 @@ static ROUTES: [Route; 24] = [
     route(Method::Get, "/api/v1/images/{image}", Operation::Image),
     route(Method::Delete, "/api/v1/images/{image}", Operation::ImageRemove),
     route(Method::Post, "/api/v1/restores", Operation::RestoreCreate),
+    route(Method::Post, "/api/v1/verifications", Operation::Verify),
     route(Method::Get, "/api/v1/jobs", Operation::Jobs),
     route(Method::Get, "/api/v1/jobs/{job}", Operation::Job),
     route(Method::Post, "/api/v1/jobs/{job}/cancel", Operation::JobCancel),
@@ -174,6 +184,11 @@ mod tests {
             ("GET", paths::point("web01", "").split('?').next().unwrap().to_owned()),
             ("GET", paths::timeline("web01")),
             ("GET", paths::diff("web01", "", "").split('?').next().unwrap().to_owned()),
+            ("GET", paths::verification("web01")),
+            ("POST", paths::acknowledge("web01")),
+            ("GET", paths::unit("web01", 0, 2).split('?').next().unwrap().to_owned()),
+            ("POST", paths::repairs("web01")),
+            ("POST", paths::VERIFICATIONS.to_owned()),
             ("POST", paths::pins("web01")),
             ("POST", paths::unpin("web01")),
             ("POST", paths::holds("web01")),

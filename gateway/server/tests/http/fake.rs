@@ -6,10 +6,11 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use cx_api::{
     BookmarkCreate, BookmarkView, Code, DiffView, ExtentView, GapView, Health, HoldCreate, HoldView,
     ImageCreate, ImageView, JobId, JobKind, JobState, JobView, JournalView, PinView, PointView, PolicySet,
-    PolicyView, Problem, StatusView, SyncView, TimelineView, VolumeState, VolumeView,
+    PolicyView, Problem, RepairCreate, RepairView, StatusView, SyncView, TimelineView, UnitView,
+    VerificationCreate, VerificationView, VolumeState, VolumeView,
 };
 use gateway_image::Point;
-use gateway_server::http::{Answer, Control, ImageKey};
+use gateway_server::http::{Answer, Control, ImageKey, Points};
 use tap_block::{Consistency, Lsn, Name, SyncCause, VolumeId, WallTime};
 use tokio::sync::Notify;
 
@@ -69,6 +70,8 @@ pub(crate) fn volume() -> VolumeView {
             cause: SyncCause::Overflow,
             bytes: 0,
         }],
+        verified: None,
+        damaged: 0,
     }
 }
 
@@ -219,6 +222,31 @@ impl Control for Fake {
         known(&volume)?;
         let HoldCreate { from, to, until, note } = wanted;
         Ok(HoldView { from: from.unwrap_or(WallTime::EPOCH), to: to.unwrap_or(until), until, note })
+    }
+
+    async fn verify(&self, wanted: VerificationCreate) -> Answer<JobView> {
+        known(&wanted.volume)?;
+        Ok(JobView { kind: JobKind::Verify, volume: wanted.volume, ..job("") })
+    }
+
+    async fn verification(&self, volume: Name, points: Points) -> Answer<VerificationView> {
+        known(&volume)?;
+        let _ = points;
+        Ok(serde_json::from_str(include_str!("../../../../cx/api/tests/golden/verification.json")).unwrap())
+    }
+
+    async fn acknowledge(&self, volume: Name) -> Answer<VerificationView> {
+        self.verification(volume, Points::default()).await
+    }
+
+    async fn unit(&self, volume: Name, offset: u64, version: u64) -> Answer<UnitView> {
+        known(&volume)?;
+        Ok(UnitView { unit: format!("{offset:04x}{version:04x}") })
+    }
+
+    async fn repair(&self, volume: Name, wanted: RepairCreate) -> Answer<RepairView> {
+        known(&volume)?;
+        Ok(RepairView { places: wanted.version })
     }
 
     async fn jobs(&self) -> Answer<Vec<JobView>> {

@@ -55,6 +55,7 @@ async fn schemas_have_the_fields_of_the_types() {
         ("Policy", include_str!("../../../../cx/api/tests/golden/policy.json")),
         ("Timeline", include_str!("../../../../cx/api/tests/golden/timeline.json")),
         ("Diff", include_str!("../../../../cx/api/tests/golden/diff.json")),
+        ("Verification", include_str!("../../../../cx/api/tests/golden/verification.json")),
         ("Job", include_str!("../../../../cx/api/tests/golden/job.json")),
         ("Status", include_str!("../../../../cx/api/tests/golden/status.json")),
         ("Health", include_str!("../../../../cx/api/tests/golden/health.json")),
@@ -70,6 +71,10 @@ async fn schemas_have_the_fields_of_the_types() {
         serde_json::from_str(include_str!("../../../../cx/api/tests/golden/volume.json")).unwrap();
     conforms(&document, "Sync", &volume["sync"]);
     conforms(&document, "Gap", &volume["gaps"][0]);
+    conforms(&document, "Proof", &volume["verified"]);
+    let verification: Value =
+        serde_json::from_str(include_str!("../../../../cx/api/tests/golden/verification.json")).unwrap();
+    conforms(&document, "Finding", &verification["findings"][0]);
 }
 
 #[tokio::test]

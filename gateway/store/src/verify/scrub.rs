@@ -18,7 +18,7 @@ const SELDOM: Duration = Duration::from_secs(24 * 3600);
 /// Of this many times as long as a scrub takes, it is at work one.
 const REST: u32 = 10;
 /// How often it is looked whether it is time.
-const GLANCE: Duration = Duration::from_secs(30);
+const GLANCE: Duration = Duration::from_secs(5);
 /// The watch is told once a MiB.
 const STEP: u64 = 1 << 20;
 

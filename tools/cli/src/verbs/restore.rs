@@ -1,18 +1,14 @@
 //! `chronogate restore`: a job at the gateway, watched until it ends.
 
 use std::path::PathBuf;
-use std::time::Duration;
 
 use clap::Args;
-use cx_api::{ExitStatus, JobId, JobState, JobView, RestoreCreate, paths};
-use tokio::signal::unix::{Signal, SignalKind, signal};
+use cx_api::{ExitStatus, JobState, JobView, RestoreCreate, paths};
 
+use super::job::{follow, interrupts};
 use super::parse::VolumePoint;
 use super::{Context, Globals, Result};
-use crate::output::{self, Failure, Progress, print, print_json, say};
-
-/// How often the job is looked at.
-const GLANCE: Duration = Duration::from_millis(250);
+use crate::output::{self, Failure, print, print_json};
 
 /// Of `restore`.
 #[derive(Debug, Args)]
@@ -31,48 +27,12 @@ pub(super) async fn run(args: RestoreArgs) -> Result<()> {
     let context = Context::new(&args.globals)?;
     let path = absolute(&args.to)?;
     let VolumePoint { volume, point } = args.what;
-    // One listener from before the job begins: a Ctrl-C during a request is not lost.
-    let mut interrupts = signal(SignalKind::interrupt())
-        .map_err(|e| Failure::internal(format!("Ctrl-C cannot be listened for: {e}")))?;
+    let mut interrupts = interrupts()?;
     let body = RestoreCreate { volume, at: point, path };
     let job: JobView = context.client.post(paths::RESTORES, &body).await?;
-    let ended = follow(&context, job, &mut interrupts).await?;
+    let title = format!("restoring {}@lsn:{}", job.volume, job.lsn.get());
+    let ended = follow(&context, job, title, &mut interrupts).await?;
     conclude(&context, &ended)
-}
-
-/// Looks at a job until it ends. The first Ctrl-C cancels it, the second leaves at once.
-async fn follow(context: &Context, mut job: JobView, interrupts: &mut Signal) -> Result<JobView> {
-    let mut progress = Progress::new(format!("restoring {}@lsn:{}", job.volume, job.lsn.get()));
-    let mut asked_to_end = false;
-    while !job.state.is_final() {
-        progress.at(job.done_bytes, job.total_bytes);
-        let stop = tokio::select! {
-            pressed = interrupts.recv() => pressed.is_some(),
-            () = tokio::time::sleep(GLANCE) => false,
-        };
-        if stop && asked_to_end {
-            progress.clear();
-            return Err(left_alone(&job));
-        }
-        if stop {
-            asked_to_end = true;
-            progress.clear();
-            say("cancelling; once more Ctrl-C leaves at once\n");
-            job = cancel(context, job.id).await?;
-        } else {
-            job = context.client.get(&paths::job(job.id)).await?;
-        }
-    }
-    progress.clear();
-    Ok(job)
-}
-
-/// Asks the job to end. It may have ended meanwhile, which is as good.
-async fn cancel(context: &Context, id: JobId) -> Result<JobView> {
-    match context.client.post(&paths::job_cancel(id), &()).await {
-        Err(failure) if failure.exit == ExitStatus::Conflict => context.client.get(&paths::job(id)).await,
-        answered => answered,
-    }
 }
 
 fn conclude(context: &Context, job: &JobView) -> Result<()> {
@@ -104,11 +64,6 @@ fn failed(job: &JobView) -> Failure {
         format!("{}; then: {}", problem.correction, again(job))
     };
     Failure::new(problem.code.exit_status(), what).because(why.join(": ")).fix(fix)
-}
-
-fn left_alone(job: &JobView) -> Failure {
-    Failure::new(ExitStatus::Error, format!("job {} goes on without this command", job.id))
-        .fix(format!("chronogate job show {0}, chronogate job cancel {0}", job.id))
 }
 
 fn progress_made(how: &str, job: &JobView) -> String {

@@ -54,7 +54,7 @@ fn summary(status: &StatusView) -> String {
         text.push_str(&format!("! {}\n", output::printable(reason)));
     }
     text.push('\n');
-    text.push_str(&volume::list(&status.volumes));
+    text.push_str(&volume::list(&status.volumes, status.now));
     text
 }
 

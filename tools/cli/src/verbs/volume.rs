@@ -2,7 +2,8 @@
 
 use clap::{Args, Subcommand};
 use cx_api::{DiffView, GapView, KeptView, TimelineView, VolumeView, paths};
-use tap_block::Name;
+use tap_block::{Clock as _, Name, WallTime};
+use tap_disk::RealClock;
 
 use super::{Context, Globals, Result};
 use crate::output::{self, or_dash, print, print_json};
@@ -48,7 +49,7 @@ pub(super) async fn run(args: VolumeArgs) -> Result<()> {
     match args.command {
         VolumeCommand::Ls => {
             let volumes: Vec<VolumeView> = context.all(paths::VOLUMES).await?;
-            if context.json() { print_json(&volumes) } else { print(&list(&volumes)) }
+            if context.json() { print_json(&volumes) } else { print(&list(&volumes, RealClock.wall())) }
         }
         VolumeCommand::Show { volume } => {
             let volume: VolumeView = context.client.get(&paths::volume(volume.as_str())).await?;
@@ -134,7 +135,7 @@ fn history(timeline: &TimelineView) -> String {
 }
 
 /// One line each.
-pub(super) fn list(volumes: &[VolumeView]) -> String {
+pub(super) fn list(volumes: &[VolumeView], now: WallTime) -> String {
     let rows: Vec<_> = volumes
         .iter()
         .map(|v| {
@@ -146,10 +147,20 @@ pub(super) fn list(volumes: &[VolumeView]) -> String {
                 or_dash(v.lag_bytes.map(output::size)),
                 v.durable_lsn.get().to_string(),
                 v.gaps.len().to_string(),
+                verified_as(v, now),
             ]
         })
         .collect();
-    output::table(["NAME", "STATE", "SIZE", "LAG", "BEHIND", "DURABLE LSN", "GAPS"], &rows)
+    output::table(["NAME", "STATE", "SIZE", "LAG", "BEHIND", "DURABLE LSN", "GAPS", "VERIFIED"], &rows)
+}
+
+/// How long ago all of it was read and found sound, or how much was not.
+fn verified_as(volume: &VolumeView, now: WallTime) -> String {
+    match (volume.damaged, volume.verified) {
+        (0, None) => "never".to_owned(),
+        (0, Some(proof)) => format!("{} ago", output::seconds(now.since(proof.checked).as_secs_f64())),
+        (damaged, _) => format!("{damaged} DAMAGED"),
+    }
 }
 
 fn details(volume: &VolumeView) -> String {
@@ -168,6 +179,13 @@ fn details(volume: &VolumeView) -> String {
         ("behind", or_dash(volume.lag_bytes.map(output::size))),
         ("baselines", volume.baseline_count.to_string()),
         ("resynced", output::size(volume.resynced_bytes)),
+        (
+            "verified",
+            or_dash(
+                volume.verified.map(|p| format!("{}, up to lsn:{} of {}", p.checked, p.lsn.get(), p.time)),
+            ),
+        ),
+        ("damaged", if volume.damaged == 0 { "none known".to_owned() } else { volume.damaged.to_string() }),
         ("gaps", if volume.gaps.is_empty() { "none".to_owned() } else { volume.gaps.len().to_string() }),
     ]);
     if !volume.gaps.is_empty() {
@@ -223,10 +241,20 @@ mod tests {
     #[test]
     fn a_list_has_a_line_each() {
         assert_eq!(
-            list(&[golden()]),
-            "NAME   STATE       SIZE    LAG    BEHIND  DURABLE LSN  GAPS\n\
-             web01  resync 50%  64 GiB  0.8 s  16 KiB  1041376      2\n"
+            list(&[golden()], WallTime::EPOCH),
+            "NAME   STATE       SIZE    LAG    BEHIND  DURABLE LSN  GAPS  VERIFIED\n\
+             web01  resync 50%  64 GiB  0.8 s  16 KiB  1041376      2     2 DAMAGED\n"
         );
+    }
+
+    #[test]
+    fn a_proof_is_shown_with_its_age() {
+        let proof = golden().verified.unwrap();
+        let now = proof.checked.plus(std::time::Duration::from_secs(7200));
+        let seen = |damaged, verified| verified_as(&VolumeView { damaged, verified, ..golden() }, now);
+        assert_eq!(seen(0, Some(proof)), "120 min ago");
+        assert_eq!(seen(0, None), "never");
+        assert_eq!(seen(3, Some(proof)), "3 DAMAGED");
     }
 
     #[test]

@@ -7,9 +7,10 @@ use std::sync::{Arc, Mutex};
 use cx_api::{
     BookmarkCreate, BookmarkView, Code, DiffView, ExtentView, Health, HoldCreate, HoldView, ImageCreate,
     ImageView, JobId, JobKind, JobState, JobView, JournalView, PinView, PointView, PolicySet, PolicyView,
-    Problem, StatusView, SyncView, TimelineView, VolumeState, VolumeView,
+    Problem, RepairCreate, RepairView, StatusView, SyncView, TimelineView, UnitView, VerificationCreate,
+    VerificationView, VolumeState, VolumeView,
 };
-use gateway_server::http::{Answer, ApiConfig, ApiHandle, Control, ImageKey, Point, start};
+use gateway_server::http::{Answer, ApiConfig, ApiHandle, Control, ImageKey, Point, Points, start};
 use tap_block::{Consistency, Lsn, Name, SyncCause, VolumeId, WallTime};
 use tokio::sync::Notify;
 
@@ -25,6 +26,8 @@ pub(crate) struct Gateway {
     looked: Notify,
     /// A restore never ends by itself.
     pub(crate) endless: AtomicBool,
+    /// A verification finds nothing.
+    pub(crate) sound: AtomicBool,
     job: Mutex<Option<JobView>>,
     pub(crate) asked: Mutex<Vec<String>>,
 }
@@ -109,6 +112,8 @@ impl Gateway {
                 total_bytes: SIZE,
             }),
             gaps: Vec::new(),
+            verified: None,
+            damaged: 0,
         }
     }
 
@@ -278,6 +283,51 @@ impl Control for Gateway {
         self.ask(format!("hold until {}", wanted.until));
         let HoldCreate { from, to, until, note } = wanted;
         Ok(HoldView { from: from.unwrap_or(WallTime::EPOCH), to: to.unwrap_or(until), until, note })
+    }
+
+    async fn verify(&self, wanted: VerificationCreate) -> Answer<JobView> {
+        self.known(&wanted.volume)?;
+        self.ask(format!("verify to {:?}", wanted.to));
+        let job = JobView {
+            id: JobId::new(4),
+            kind: JobKind::Verify,
+            state: JobState::Running,
+            volume: wanted.volume,
+            lsn: lsn(8),
+            path: String::new(),
+            done_bytes: 0,
+            total_bytes: SIZE,
+            started: noon(),
+            ended: None,
+            error: None,
+        };
+        Ok(self.job.lock().unwrap().insert(job).clone())
+    }
+
+    async fn verification(&self, volume: Name, points: Points) -> Answer<VerificationView> {
+        self.known(&volume)?;
+        self.ask(format!("verification {:?} {:?}", points.from, points.to));
+        let view: VerificationView =
+            serde_json::from_str(include_str!("../../../../cx/api/tests/golden/verification.json")).unwrap();
+        let findings = if self.sound.load(Ordering::SeqCst) { Vec::new() } else { view.findings };
+        let left = u64::from(!findings.is_empty());
+        Ok(VerificationView { findings, open: left, over: left, ..view })
+    }
+
+    async fn acknowledge(&self, volume: Name) -> Answer<VerificationView> {
+        self.ask("acknowledge".to_owned());
+        self.verification(volume, Points::default()).await
+    }
+
+    async fn unit(&self, volume: Name, offset: u64, version: u64) -> Answer<UnitView> {
+        self.known(&volume)?;
+        Ok(UnitView { unit: format!("{offset:04x}{version:04x}") })
+    }
+
+    async fn repair(&self, volume: Name, wanted: RepairCreate) -> Answer<RepairView> {
+        self.known(&volume)?;
+        self.ask(format!("repair {} {} {}", wanted.offset, wanted.version, wanted.unit));
+        Ok(RepairView { places: wanted.version })
     }
 
     async fn jobs(&self) -> Answer<Vec<JobView>> {

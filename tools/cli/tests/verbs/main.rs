@@ -280,6 +280,39 @@ async fn ctrl_c_cancels_a_restore_and_says_how_to_go_on() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn verify_ends_with_one_only_for_damage() {
+    let server = Server::new().await;
+    let url = server.url();
+    let output = run(&url, &["verify", "web01", "--from", "b7", "--to", "lsn:8"]);
+    let (said, listed) = (stderr(&output), stdout(&output));
+    assert_eq!(output.status.code(), Some(1), "{said}");
+    assert!(listed.contains("block   4096..8192"), "{listed}");
+    assert!(said.contains("web01 is damaged: 1 findings"), "{said}");
+    let asked = std::mem::take(&mut *server.gateway.asked.lock().unwrap());
+    let looked = "verification Some(lsn:7) Some(lsn:8)";
+    assert_eq!(asked, ["resolve b7", "resolve lsn:8", "verify to Some(\"lsn:8\")", looked]);
+
+    server.gateway.sound.store(true, Ordering::SeqCst);
+    let output = run(&url, &["verify", "web01", "--acknowledge"]);
+    assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
+    assert!(stdout(&output).ends_with("sound\n"));
+    assert!(server.gateway.asked.lock().unwrap().contains(&"acknowledge".to_owned()));
+
+    assert_eq!(failure(&url, &["verify", "db"]).0, Some(3));
+    assert_eq!(failure("http://127.0.0.1:1", &["verify", "web01"]).0, Some(6));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn verify_carries_blocks_from_one_gateway_to_another() {
+    let (server, other) = (Server::new().await, Server::new().await);
+    let output = run(&server.url(), &["verify", "web01", "--repair-from", &other.url()]);
+    assert_eq!(output.status.code(), Some(1), "{}", stderr(&output));
+    let asked = server.gateway.asked.lock().unwrap().clone();
+    let repairs = asked.iter().filter(|a| *a == "repair 4096 84 10000054").count();
+    assert_eq!(repairs, 1, "{asked:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_reader_that_leaves_early_is_no_error() {
     let server = Server::new().await;
     let (reader, writer) = std::io::pipe().unwrap();

@@ -1,0 +1,145 @@
+//! Proof that what is kept is what was written: when a volume was last verified, what was found, and putting it right.
+
+use serde::{Deserialize, Serialize};
+use tap_block::{Lsn, Name, WallTime};
+
+use crate::json;
+use crate::retention::ExtentView;
+
+/// The last time that all of a volume's history was read and checked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ProofView {
+    /// When that began.
+    #[serde(with = "json::text")]
+    pub checked: WallTime,
+    /// Up to this record.
+    #[serde(with = "json::lsn")]
+    pub lsn: Lsn,
+    /// When that record was captured.
+    #[serde(with = "json::text")]
+    pub time: WallTime,
+}
+
+/// Asks for a volume's history to be read and checked. The answer is a job.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct VerificationCreate {
+    /// Of which volume.
+    #[serde(with = "json::text")]
+    pub volume: Name,
+    /// Up to this POINT; null: all of it.
+    #[serde(default)]
+    pub to: Option<String>,
+}
+
+/// What is known of the soundness of a volume's history.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct VerificationView {
+    /// The volume.
+    #[serde(with = "json::text")]
+    pub volume: Name,
+    /// When all of it was last read and checked; null when it never was.
+    pub verified: Option<ProofView>,
+    /// Findings that still are.
+    pub open: u64,
+    /// Findings that are over, and nobody has said yet that they have read of them.
+    pub over: u64,
+    /// The first thousand of both.
+    pub findings: Vec<FindingView>,
+}
+
+/// Something that is not as it was written, or was not.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FindingView {
+    /// What it is.
+    pub kind: FindingKind,
+    /// Where in the volume; null when that is not known, or it is the store's as a whole.
+    pub extent: Option<ExtentView>,
+    /// Which version of the block: a number to give back, see `unit` and `repairs`.
+    pub version: Option<u64>,
+    /// The first point that shows it; null when none is known to.
+    #[serde(with = "json::lsn_or_null")]
+    pub from_lsn: Option<Lsn>,
+    /// The last one; null: the newest does.
+    #[serde(with = "json::lsn_or_null")]
+    pub to_lsn: Option<Lsn>,
+    /// When the first one was captured.
+    #[serde(with = "json::text_or_null")]
+    pub from: Option<WallTime>,
+    /// When the last one was.
+    #[serde(with = "json::text_or_null")]
+    pub to: Option<WallTime>,
+    /// The segment of the store it lies in.
+    pub segment: u32,
+    /// The first byte there.
+    pub from_byte: u32,
+    /// The byte behind the last.
+    pub to_byte: u32,
+    /// What is wrong.
+    pub detail: String,
+    /// When it was found.
+    #[serde(with = "json::text")]
+    pub found: WallTime,
+    /// Since when it is known to be over; null while it is not.
+    #[serde(with = "json::text_or_null")]
+    pub over: Option<WallTime>,
+}
+
+/// Kinds of finding.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum FindingKind {
+    /// A stored block: its reads are refused.
+    Block,
+    /// The head of a frame: its blocks are read by the index, which could not be built again without it.
+    Frame,
+    /// The header of a segment.
+    Header,
+    /// The manifest of settled history, or its copy.
+    Manifest,
+    /// The index says something else than the segments.
+    Index,
+    /// A segment that is not there.
+    Missing,
+}
+
+impl FindingKind {
+    /// The word in JSON and tables.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Block => "block",
+            Self::Frame => "frame",
+            Self::Header => "header",
+            Self::Manifest => "manifest",
+            Self::Index => "index",
+            Self::Missing => "missing",
+        }
+    }
+}
+
+/// The stored form of one version of a block, the same at every gateway.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct UnitView {
+    /// In hex.
+    pub unit: String,
+}
+
+/// Puts a damaged block right.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RepairCreate {
+    /// The block's first byte in the volume.
+    pub offset: u64,
+    /// Which version of it.
+    pub version: u64,
+    /// Its stored form from elsewhere, in hex.
+    pub unit: String,
+}
+
+/// What a repair did.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RepairView {
+    /// Places that were put right; 0 when none was damaged any more.
+    pub places: u64,
+}

@@ -1,0 +1,216 @@
+//! Verifying, what was found, and putting it right.
+
+use std::sync::Arc;
+
+use cx_api::{
+    Code, ExtentView, FindingKind, FindingView, JobKind, JobView, Problem, ProofView, RepairCreate,
+    RepairView, UnitView, VerificationCreate, VerificationView, VolumeView,
+};
+use gateway_image::catalogue::Volume;
+use gateway_store::{Finding, Proof, Scope, Store, StoreError};
+use tap_block::units::count;
+use tap_block::{BlockNo, Lsn, Name, Position};
+
+use crate::gateway::Gateway;
+use crate::http::{Answer, Points};
+use crate::jobs::Task;
+use crate::problems;
+
+/// Findings shown; they are counted all.
+const SHOWN: usize = 1000;
+
+impl Gateway {
+    /// Starts a job that reads a volume's history.
+    pub(crate) async fn start_verification(&self, wanted: VerificationCreate) -> Answer<JobView> {
+        let volume = self.known(&wanted.volume)?;
+        let to = match &wanted.to {
+            Some(text) => {
+                let point = text.parse().map_err(|e: gateway_image::PointError| {
+                    Problem::new(Code::Invalid, format!("{text:?} is not a point in time"))
+                        .because(e.to_string())
+                })?;
+                Some(self.points.resolve(&wanted.volume, &point).await?.lsn)
+            }
+            None => None,
+        };
+        let durable = self.store.durable(volume.stream()).map_or(Lsn::ZERO, |d| d.lsn);
+        let (path, total) = (Default::default(), 0);
+        let task =
+            Task { kind: JobKind::Verify, volume: wanted.volume, lsn: to.unwrap_or(durable), path, total };
+        let job = self.jobs.add(task, self.clock.wall())?;
+        let (store, clock, worker) = (Arc::clone(&self.store), Arc::clone(&self.clock), Arc::clone(&job));
+        let scope = Scope { volume: Some(volume.id()), to };
+        self.spawn_worker(move || {
+            let done = store.verify(scope, &mut |progress| {
+                worker.progress_of(progress.done, progress.total);
+                !worker.is_cancelled()
+            });
+            let done = done.inspect(|report| worker.progress_of(report.bytes, report.bytes));
+            worker.finish(done.map(drop).map_err(|e| problems::stored(&e)), clock.wall());
+        })?;
+        Ok(job.view())
+    }
+
+    /// What is known of a volume's soundness. Times are looked up in the journal: may block.
+    pub(crate) fn verification_view(&self, name: &Name, points: Points) -> Answer<VerificationView> {
+        let volume = self.known(name)?;
+        let mut findings = self.store.findings(volume.id());
+        findings.retain(|f| is_shown(f, points));
+        findings.sort_by_key(|f| (f.over_at.is_some(), f.kind, f.extent.map(|e| e.offset()), f.position));
+        let open = findings.iter().filter(|f| f.over_at.is_none()).count();
+        let shown = findings.iter().take(SHOWN).map(|f| self.finding_view(&volume, f)).collect();
+        Ok(VerificationView {
+            volume: name.clone(),
+            verified: self.store.proof(volume.id()).map(|proof| proof_view(&proof)),
+            open: count(open),
+            over: count(findings.len() - open),
+            findings: shown,
+        })
+    }
+
+    /// What is over has been read of.
+    pub(crate) fn acknowledge_findings(&self, name: &Name) -> Answer<VerificationView> {
+        self.store.acknowledge(self.known(name)?.id());
+        self.verification_view(name, Points::default())
+    }
+
+    /// The stored form of a version of a block, for another gateway.
+    pub(crate) fn unit_view(&self, name: &Name, offset: u64, version: u64) -> Answer<UnitView> {
+        let volume = self.known(name)?;
+        let position = position(version)?;
+        let unit = self.store.stored_unit(volume.id(), BlockNo::holding(offset), position);
+        let missing = || {
+            Problem::new(
+                Code::NotFound,
+                format!("{name} has no such version of the block at byte {offset} here"),
+            )
+            .because("it never came here, or is not kept here any more")
+        };
+        let unit = unit.map_err(|e| problems::stored(&e))?.ok_or_else(missing)?;
+        Ok(UnitView { unit: unit.iter().map(|byte| format!("{byte:02x}")).collect() })
+    }
+
+    /// Puts a damaged block right.
+    pub(crate) fn repair_block(&self, name: &Name, wanted: &RepairCreate) -> Answer<RepairView> {
+        let volume = self.known(name)?;
+        let (position, unit) = (position(wanted.version)?, from_hex(&wanted.unit)?);
+        let block = BlockNo::holding(wanted.offset);
+        let places = self.store.repair(volume.id(), block, position, &unit).map_err(|e| match e {
+            StoreError::Invalid(why) => {
+                Problem::new(Code::Invalid, "the block cannot be put right with this").because(why)
+            }
+            e => problems::stored(&e),
+        })?;
+        Ok(RepairView { places: count(places) })
+    }
+
+    fn finding_view(&self, volume: &Volume, finding: &Finding) -> FindingView {
+        // Damage may be what keeps the time from being known.
+        let time = |lsn: Lsn| self.store.time_of(volume.stream(), lsn).ok().flatten();
+        let (first, last) =
+            (finding.points.map(|(first, _)| first), finding.points.and_then(|(_, last)| last));
+        FindingView {
+            kind: kind(finding.kind),
+            extent: finding.extent.map(|e| ExtentView { offset: e.offset(), length: e.length() }),
+            version: finding.position.map(Position::get),
+            from_lsn: first,
+            to_lsn: last,
+            from: first.and_then(time),
+            to: last.and_then(time),
+            segment: finding.segment.get(),
+            from_byte: finding.from,
+            to_byte: finding.to,
+            detail: finding.detail.clone(),
+            found: finding.found_at,
+            over: finding.over_at,
+        }
+    }
+}
+
+/// Does any of the points show it? What concerns the store as a whole concerns them all.
+fn is_shown(finding: &Finding, points: Points) -> bool {
+    let Some((first, last)) = finding.points else { return true };
+    let early = last.zip(points.from).is_some_and(|(last, from)| last < from);
+    let late = points.to.is_some_and(|to| first > to);
+    !early && !late
+}
+
+/// With what the store knows of the volume's soundness. What concerns the store as a whole does not count.
+pub(crate) fn with_proof(view: VolumeView, store: &Store) -> VolumeView {
+    let findings = store.findings(view.id);
+    let damaged = count(findings.iter().filter(|f| f.over_at.is_none() && f.volume.is_some()).count());
+    VolumeView { verified: store.proof(view.id).map(|proof| proof_view(&proof)), damaged, ..view }
+}
+
+const fn proof_view(proof: &Proof) -> ProofView {
+    ProofView { checked: proof.begun, lsn: proof.lsn, time: proof.at }
+}
+
+const fn kind(kind: gateway_store::FindingKind) -> FindingKind {
+    match kind {
+        gateway_store::FindingKind::Block => FindingKind::Block,
+        gateway_store::FindingKind::Frame => FindingKind::Frame,
+        gateway_store::FindingKind::Header => FindingKind::Header,
+        gateway_store::FindingKind::Manifest => FindingKind::Manifest,
+        gateway_store::FindingKind::Index => FindingKind::Index,
+        gateway_store::FindingKind::Missing => FindingKind::Missing,
+    }
+}
+
+fn position(raw: u64) -> Answer<Position> {
+    Position::from_raw(raw)
+        .ok_or_else(|| Problem::new(Code::Invalid, format!("{raw} is no version of a block")))
+}
+
+fn from_hex(text: &str) -> Answer<Vec<u8>> {
+    let wrong = || Problem::new(Code::Invalid, "the unit is not hex");
+    let digits: Option<Vec<u8>> =
+        text.chars().map(|c| c.to_digit(16).and_then(|d| u8::try_from(d).ok())).collect();
+    let (pairs, rest) = digits.as_deref().ok_or_else(wrong)?.as_chunks::<2>();
+    if rest.is_empty() { Ok(pairs.iter().map(|[high, low]| high << 4 | low).collect()) } else { Err(wrong()) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_what_the_points_asked_for_show_is_listed() {
+        let lsn = |raw| Lsn::new(raw).unwrap();
+        let finding = |points| Finding {
+            kind: gateway_store::FindingKind::Block,
+            volume: None,
+            extent: None,
+            position: None,
+            points,
+            segment: gateway_journal::SegmentId::new(1),
+            from: 0,
+            to: 1,
+            detail: String::new(),
+            found_at: tap_block::WallTime::EPOCH,
+            over_at: None,
+        };
+        let bounded = finding(Some((lsn(42), Some(lsn(77)))));
+        let shown = |from: Option<u64>, to: Option<u64>| Points { from: from.map(lsn), to: to.map(lsn) };
+        for (points, is) in [
+            (shown(None, None), true),
+            (shown(Some(77), Some(90)), true),
+            (shown(Some(78), None), false),
+            (shown(None, Some(42)), true),
+            (shown(None, Some(41)), false),
+        ] {
+            assert_eq!(is_shown(&bounded, points), is, "{points:?}");
+        }
+        assert!(is_shown(&finding(Some((lsn(42), None))), shown(Some(1000), None)), "the newest shows it");
+        assert!(is_shown(&finding(None), shown(Some(78), None)), "the store's own concerns every point");
+    }
+
+    #[test]
+    fn hex_goes_both_ways_and_nothing_else_passes() {
+        assert_eq!(from_hex("00ff7a").unwrap(), [0, 255, 122]);
+        assert_eq!(from_hex("").unwrap(), [0; 0]);
+        for wrong in ["0", "0g", "ä", "00 1"] {
+            assert!(from_hex(wrong).is_err(), "{wrong}");
+        }
+    }
+}
