@@ -88,6 +88,13 @@ pub trait IndexStore: Send + Sync {
     /// When they could not be removed; some may have been.
     fn remove(&self, table: Table, keys: Vec<Vec<u8>>) -> Result<(), IndexError>;
 
+    /// Gives back the room of removed rows: where they are a fifth when there is nothing else to do, else where they are by
+    /// far the larger part. Takes as long as it takes to write what is left.
+    ///
+    /// # Errors
+    /// When that is not possible; nothing is lost then.
+    fn tidy(&self, idle: bool) -> Result<(), IndexError>;
+
     /// Sets rows of [`Table::State`], all or none of them, durably.
     ///
     /// # Errors

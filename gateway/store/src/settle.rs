@@ -34,6 +34,7 @@ use tap_block::{VolumeId, WallTime};
 use tracing::{info, warn};
 
 use crate::error::StoreError;
+use crate::index::IndexStore as _;
 use crate::store::Shared;
 use crate::sync::{lock, read, wait_for};
 
@@ -335,6 +336,11 @@ impl Settling {
     /// One pass now.
     pub(crate) fn pass(&self, shared: &Shared) -> Result<Option<SettleReport>, StoreError> {
         let outcome = lock(&self.settler).settle(shared, shared.pressure());
+        if let Ok(done) = &outcome
+            && let Err(e) = shared.index.tidy(done.is_none() && shared.queue.bytes() == 0)
+        {
+            warn!("rows that are gone still take room in the index: {e}");
+        }
         let mut state = lock(&self.state);
         match &outcome {
             Ok(Some(report)) => (state.last, state.failing) = (Some(*report), None),

@@ -60,6 +60,10 @@ impl IndexStore for HealingIndex {
         self.with(|index| index.remove(table, keys))
     }
 
+    fn tidy(&self, idle: bool) -> Result<(), IndexError> {
+        self.with(|index| index.tidy(idle))
+    }
+
     fn commit(&self, rows: Vec<Row>) -> Result<(), IndexError> {
         self.with(|index| index.commit(rows))
     }

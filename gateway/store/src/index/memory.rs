@@ -129,6 +129,10 @@ impl IndexStore for MemoryIndex {
         Ok(())
     }
 
+    fn tidy(&self, _: bool) -> Result<(), IndexError> {
+        Ok(())
+    }
+
     fn commit(&self, rows: Vec<Row>) -> Result<(), IndexError> {
         self.insert(rows, Table::State)
     }
