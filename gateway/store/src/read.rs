@@ -1,5 +1,6 @@
 //! Reading units: neighbours in one go, every one checked before a byte leaves.
 
+use std::cell::RefCell;
 use std::io;
 use std::sync::Arc;
 
@@ -38,6 +39,13 @@ const GAP: u32 = 32 << 10;
 const CACHED_GAP: u32 = 4 << 10;
 /// The most that is read in one go.
 const LONGEST: u32 = 1 << 20;
+/// From the page cache: what was copied is still in the processor's when it is checked.
+const CACHED_LONGEST: u32 = 256 << 10;
+
+thread_local! {
+    /// What is read, before it is decoded. It is cleared once, not for each read.
+    static SCRATCH: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
+}
 
 impl Shared {
     pub(crate) fn read_units(
@@ -47,18 +55,28 @@ impl Shared {
         out: &mut [u8],
     ) -> Result<bool, ReadError> {
         Counters::add(&self.counters.blocks_read, count(units.len()));
-        let mut reader = Reader { shared: self, mode, open: None };
+        SCRATCH.with_borrow_mut(|scratch| {
+            Reader { shared: self, mode, open: None, scratch }.read_all(units, out)
+        })
+    }
+}
+
+impl Reader<'_> {
+    fn read_all(&mut self, units: &[UnitRead], out: &mut [u8]) -> Result<bool, ReadError> {
         if let [unit] = units {
-            return reader.read_run(&[unit], out);
+            return self.read_run(&[unit], out);
         }
         let mut sorted: Vec<&UnitRead> = units.iter().collect();
         sorted.sort_unstable_by_key(|u| u.at);
-        let gap = if mode == ReadMode::Cached { CACHED_GAP } else { GAP };
+        let (gap, longest) = match self.mode {
+            ReadMode::Cached => (CACHED_GAP, CACHED_LONGEST),
+            ReadMode::Blocking => (GAP, LONGEST),
+        };
         let mut rest = sorted.as_slice();
         while let Some(first) = rest.first() {
-            let n = run_length(rest, first.at, gap);
+            let n = run_length(rest, first.at, gap, longest);
             let (run, behind) = rest.split_at(n);
-            if !reader.read_run(run, out)? {
+            if !self.read_run(run, out)? {
                 return Ok(false);
             }
             rest = behind;
@@ -68,13 +86,13 @@ impl Shared {
 }
 
 /// How many of `units`, which are sorted, are read with the first.
-fn run_length(units: &[&UnitRead], first: Location, gap: u32) -> usize {
+fn run_length(units: &[&UnitRead], first: Location, gap: u32, longest: u32) -> usize {
     let mut end = end_of(first);
     let near = units.iter().take_while(|u| {
         let at = u.at;
         let fits = at.segment == first.segment
             && at.offset <= end.saturating_add(gap)
-            && end_of(at).saturating_sub(first.offset) <= LONGEST;
+            && end_of(at).saturating_sub(first.offset) <= longest;
         end = end.max(end_of(at));
         fits
     });
@@ -89,6 +107,7 @@ struct Reader<'a> {
     shared: &'a Shared,
     mode: ReadMode,
     open: Option<(SegmentId, Arc<SegmentFile>)>,
+    scratch: &'a mut Vec<u8>,
 }
 
 impl Reader<'_> {
@@ -109,12 +128,16 @@ impl Reader<'_> {
         let Some(first) = units.first() else { return Ok(true) };
         let start = first.at.offset;
         let end = units.iter().map(|u| end_of(u.at)).max().unwrap_or(start);
-        let mut bytes = vec![0; usize::try_from(end.saturating_sub(start)).unwrap_or(0)];
         let file = self.file(first.at.segment)?;
+        let len = usize::try_from(end.saturating_sub(start)).unwrap_or(0);
+        if self.scratch.len() < len {
+            self.scratch.resize(len, 0);
+        }
+        let bytes = self.scratch.get_mut(..len).unwrap_or_default();
         let offset = u64::from(start);
         let there = match self.mode {
-            ReadMode::Cached => file.read_cached(offset, &mut bytes),
-            ReadMode::Blocking => file.read_at(offset, &mut bytes).map(|()| true),
+            ReadMode::Cached => file.read_cached(offset, bytes),
+            ReadMode::Blocking => file.read_at(offset, bytes).map(|()| true),
         };
         if !there.map_err(|e| self.failed(first, &e))? {
             return Ok(false);
@@ -124,7 +147,7 @@ impl Reader<'_> {
             return Err(ReadError::Gone(first.at.segment));
         }
         for unit in units {
-            self.decode(unit, start, &bytes, out)?;
+            self.decode(unit, start, self.scratch.get(..len).unwrap_or_default(), out)?;
         }
         Ok(true)
     }

@@ -116,6 +116,24 @@ impl Up {
         }
     }
 
+    /// Settles all of history; the moment at `lsn` is kept as an image.
+    pub(crate) fn settle_history(&self, lsn: u64) -> Result<()> {
+        let image = serde_json::json!({ "volume": VOLUME, "at": format!("lsn:{lsn}") });
+        post(&self.api, "/api/v1/images", &image)?;
+        let retention = serde_json::json!({ "every_write": "0s", "tiers": [], "bookmarks": "1y" });
+        post(&self.api, "/api/v1/policies", &serde_json::json!({ "retention": retention }))?;
+        let begun = Instant::now();
+        loop {
+            let body = get(&self.api, &format!("/api/v1/volumes/{VOLUME}/timeline"))?;
+            let timeline: Value = serde_json::from_slice(&body).context("the answer is no JSON")?;
+            if timeline.get("every_write_after").and_then(Value::as_u64) >= Some(lsn) {
+                return Ok(());
+            }
+            ensure!(begun.elapsed() < CATCH_UP, "history is not settled: {timeline}\n{}", self.server.said());
+            pause(LOOK);
+        }
+    }
+
     /// Ends it in order.
     pub(crate) fn stop(mut self) {
         self.server.stop();
@@ -189,13 +207,27 @@ fn free_address() -> Result<String> {
 
 /// One GET on a connection of its own; the answer's body.
 fn get(address: &str, path: &str) -> Result<Vec<u8>> {
+    ask(address, path, &format!("GET {path} HTTP/1.1\r\n"), "")
+}
+
+/// The same, of a POST.
+fn post(address: &str, path: &str, body: &Value) -> Result<Vec<u8>> {
+    let body = body.to_string();
+    let line = format!(
+        "POST {path} HTTP/1.1\r\nContent-Type: application/json\r\nContent-Length: {}\r\n",
+        body.len()
+    );
+    ask(address, path, &line, &body)
+}
+
+fn ask(address: &str, path: &str, line: &str, body: &str) -> Result<Vec<u8>> {
     let mut stream = TcpStream::connect(address).with_context(|| format!("the API at {address}"))?;
     stream.set_read_timeout(Some(Duration::from_secs(30)))?;
-    write!(stream, "GET {path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n")?;
+    write!(stream, "{line}Host: {address}\r\nConnection: close\r\n\r\n{body}")?;
     let mut answer = Vec::new();
     stream.read_to_end(&mut answer)?;
     let head = answer.windows(4).position(|w| w == b"\r\n\r\n").context("an answer without a body")?;
     let body = answer.split_off(head + 4);
-    ensure!(answer.starts_with(b"HTTP/1.1 200"), "GET {path}: {}", String::from_utf8_lossy(&body));
+    ensure!(answer.starts_with(b"HTTP/1.1 20"), "{path}: {}", String::from_utf8_lossy(&body));
     Ok(body)
 }

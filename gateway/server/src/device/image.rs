@@ -13,6 +13,8 @@ use tap_block::units::index;
 use tap_block::{BLOCK_SIZE, BlockDevice, DeviceError, Extent, Geometry, Lsn, Op, Ticket, VolumeId};
 use tap_disk::Pool;
 
+use super::buffers::Buffer;
+
 /// A volume at one point. Its content never changes.
 pub(crate) struct Image {
     store: Arc<Store>,
@@ -48,19 +50,19 @@ impl Image {
     /// The bytes of `extent`; those past the end are zeroes. `None`: not all of it can be had without waiting.
     pub(crate) fn read(&self, extent: Extent, mode: ReadMode) -> Result<Option<Bytes>, DeviceError> {
         let blocks = extent.to_blocks();
-        let mut out = vec![0; index(blocks.length())];
+        let mut out = Buffer::take(index(blocks.length()));
         for look in 1.. {
             let Some(pieces) = self.plan(blocks, mode)? else { return Ok(None) };
-            match self.fill(&pieces, blocks, mode, &mut out) {
+            match self.fill(&pieces, blocks, mode, out.bytes()) {
                 Ok(true) => break,
                 Ok(false) => return Ok(None),
                 // A settle moved it: the next map says where to.
-                Err(ReadError::Gone(_)) if look < LOOKS => out.fill(0),
+                Err(ReadError::Gone(_)) if look < LOOKS => {}
                 Err(e) => return Err(damaged(blocks, &e)),
             }
         }
         let from = index(extent.offset() - blocks.offset());
-        Ok(Some(Bytes::from(out).slice(from..from + index(extent.length()))))
+        Ok(Some(Bytes::from_owner(out).slice(from..from + index(extent.length()))))
     }
 
     /// What `extent` is made of. `None`: a map would have to be gathered first.
@@ -83,7 +85,7 @@ impl Image {
         }
     }
 
-    /// Reads the units of whole-block `pieces` of `blocks` into their places.
+    /// Reads whole-block `pieces` of `blocks` into their places: all of `out` is written.
     fn fill(
         &self,
         pieces: &[Piece],
@@ -91,17 +93,21 @@ impl Image {
         mode: ReadMode,
         out: &mut [u8],
     ) -> Result<bool, ReadError> {
-        let unit = |piece: &Piece| match piece.source {
-            Source::Unit(block, at) => {
-                Some(UnitRead { block, at, into: index(block.offset() - blocks.offset()) })
+        let mut units = Vec::with_capacity(pieces.len());
+        for piece in pieces {
+            let into = index(piece.extent.offset() - blocks.offset());
+            match piece.source {
+                Source::Unit(block, at) => units.push(UnitRead { block, at, into }),
+                Source::Zero => {
+                    if let Some(zeroes) = out.get_mut(into..into + index(piece.extent.length())) {
+                        zeroes.fill(0);
+                    }
+                }
             }
-            Source::Zero => None,
-        };
-        let mut units: Vec<UnitRead> = pieces.iter().filter_map(unit).collect();
+        }
         if units.is_empty() {
             return Ok(true);
         }
-        units.sort_unstable_by_key(|u| u.at);
         self.store.read_units(&units, mode, out)
     }
 }
@@ -126,6 +132,10 @@ fn damaged(blocks: Extent, error: &ReadError) -> DeviceError {
     }
 }
 
+/// From here on a read is worth a hop to another thread even if all of it is at hand: checking and decoding a megabyte takes
+/// longer than sending it, so the connection's own thread would be what limits it.
+const LARGE: u64 = 256 << 10;
+
 /// An [`Image`] as a read-only disk.
 pub(crate) struct ImageDevice {
     image: Arc<Image>,
@@ -138,14 +148,19 @@ impl ImageDevice {
     }
 
     fn read(&self, extent: Extent, ticket: Ticket) {
+        if extent.length() >= LARGE {
+            return self.read_elsewhere(extent, ticket);
+        }
         match self.image.read(extent, ReadMode::Cached) {
             Ok(Some(data)) => ticket.complete(Ok(data)),
-            Ok(None) => {
-                let image = Arc::clone(&self.image);
-                self.pool.submit(move || ticket.complete(read_blocking(&image, extent)));
-            }
+            Ok(None) => self.read_elsewhere(extent, ticket),
             Err(e) => ticket.complete(Err(e)),
         }
+    }
+
+    fn read_elsewhere(&self, extent: Extent, ticket: Ticket) {
+        let image = Arc::clone(&self.image);
+        self.pool.submit(move || ticket.complete(read_blocking(&image, extent)));
     }
 }
 
