@@ -39,6 +39,21 @@ pub struct ImageView {
     pub uris: Vec<String>,
 }
 
+/// Asks for an image of an image: what it shows now, written blocks included.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ImageClone {
+    /// Read/write?
+    #[serde(default)]
+    pub writable: bool,
+    /// Its export name; the gateway chooses one when null.
+    #[serde(with = "json::text_or_null", default)]
+    pub name: Option<Name>,
+    /// The most bytes that what is written on it may take, what it begins with included; the gateway chooses when null.
+    #[serde(default)]
+    pub quota_bytes: Option<u64>,
+}
+
 /// Asks for an image.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]

@@ -122,6 +122,12 @@ pub fn image(id_or_name: &str) -> String {
     format!("{IMAGES}/{}", escape(id_or_name))
 }
 
+/// Images of an image (POST).
+#[must_use]
+pub fn clones(id_or_name: &str) -> String {
+    format!("{}/clones", image(id_or_name))
+}
+
 /// One job (GET).
 #[must_use]
 pub fn job(id: crate::JobId) -> String {

@@ -5,9 +5,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use cx_api::{
-    BookmarkCreate, BookmarkView, DiffView, HoldCreate, HoldView, ImageCreate, ImageView, JobId, JobKind,
-    JobView, PinView, PointView, PolicySet, PolicyView, RepairCreate, RepairView, StatusView, TimelineView,
-    UnitView, VerificationCreate, VerificationView, VolumeView,
+    BookmarkCreate, BookmarkView, DiffView, HoldCreate, HoldView, ImageClone, ImageCreate, ImageView, JobId,
+    JobKind, JobView, PinView, PointView, PolicySet, PolicyView, RepairCreate, RepairView, StatusView,
+    TimelineView, UnitView, VerificationCreate, VerificationView, VolumeView,
 };
 use cx_wire::{Question, Reply};
 use gateway_image::Point;
@@ -96,6 +96,13 @@ impl Control for Gateway {
 
     async fn image(&self, which: ImageKey) -> Answer<ImageView> {
         self.image_view(self.images.find(&which)?).await
+    }
+
+    async fn image_clone(&self, which: ImageKey, wanted: ImageClone) -> Answer<ImageView> {
+        // On a task of its own: a client that goes away does not leave it half done.
+        let images = Arc::clone(&self.images);
+        let made = tokio::spawn(async move { images.clone_of(&which, wanted).await });
+        self.image_view(made.await.map_err(problems::internal)??).await
     }
 
     async fn image_remove(&self, which: ImageKey) -> Answer<()> {

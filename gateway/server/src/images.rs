@@ -3,7 +3,7 @@
 use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use cx_api::{Code, Problem};
+use cx_api::{Code, ImageClone, Problem};
 use gateway_image::Catalogue;
 use gateway_journal::{ImageId, ImageRecord, MetaRecord};
 use gateway_store::{Store, StoreError};
@@ -92,6 +92,41 @@ impl Images {
         Ok(record)
     }
 
+    /// Makes an image of an image: it shows what that shows now, and goes its own way from there.
+    ///
+    /// # Errors
+    /// When there is no such image, the name is taken, or what is written on it does not fit into the quota.
+    pub(crate) async fn clone_of(&self, which: &ImageKey, wanted: ImageClone) -> Answer<ImageRecord> {
+        let _one_at_a_time = self.changing.lock().await;
+        let (catalogue, source) = (self.store.catalogue(), self.find(which)?);
+        let id = catalogue.next_image();
+        let name = match wanted.name {
+            Some(name) => free_name(&catalogue, name)?,
+            None => generated_name(&catalogue, &source.name, id)?,
+        };
+        let overlay = {
+            let mut table = self.table();
+            if table.removing.contains(&source.id) {
+                return Err(problems::no_image(source.name.as_str()));
+            }
+            self.overlay(&mut table, &source)?
+        };
+        let writable = wanted.writable;
+        let quota = wanted.quota_bytes.unwrap_or_else(|| source.quota.max(self.default_quota));
+        let used = overlay.as_ref().map_or(0, |overlay| overlay.used());
+        let (dir, held) = (self.dir.clone(), if writable { quota } else { used });
+        blocking(move || match overlay {
+            Some(from) => dir.fork(&from, id.get(), held),
+            None if writable => dir.create(id.get(), quota),
+            None => Ok(()),
+        })
+        .await?;
+        let quota = if writable { quota } else { 0 };
+        let record = ImageRecord { id, name, writable, quota, created_at: self.clock.wall(), ..source };
+        self.write(MetaRecord::ImageCreated(record.clone())).await?;
+        Ok(record)
+    }
+
     fn record_of(&self, catalogue: &Catalogue, wanted: Wanted) -> Answer<ImageRecord> {
         let id = catalogue.next_image();
         let name = match wanted.name {
@@ -164,13 +199,14 @@ impl Images {
     }
 
     fn overlay(&self, table: &mut Table, record: &ImageRecord) -> Answer<Option<Arc<OverlayDevice>>> {
-        if !record.writable {
+        if !record.writable && !self.dir.has(record.id.get()) {
             return Ok(None);
         }
         let entry = table.open.entry(record.id).or_default();
         if entry.overlay.is_none() {
             let below = Arc::new(self.image(record.volume, record.point)?);
-            let opened = self.dir.open(record.id.get(), record.quota, below, Arc::clone(&self.pool));
+            let quota = record.writable.then_some(record.quota);
+            let opened = self.dir.open(record.id.get(), quota, below, Arc::clone(&self.pool));
             entry.overlay = Some(Arc::new(opened.map_err(problems::internal)?));
         }
         Ok(entry.overlay.clone())
@@ -179,7 +215,7 @@ impl Images {
     /// Bytes written on an image; `None` for a read-only one, or when they cannot be told.
     pub(crate) fn used(&self, record: &ImageRecord) -> Option<u64> {
         let mut table = self.table();
-        if table.removing.contains(&record.id) {
+        if !record.writable || table.removing.contains(&record.id) {
             return None;
         }
         self.overlay(&mut table, record).ok().flatten().map(|overlay| overlay.used())
@@ -280,6 +316,7 @@ async fn blocking(work: impl FnOnce() -> std::io::Result<()> + Send + 'static) -
         std::io::ErrorKind::StorageFull => {
             Problem::new(Code::NoSpace, e.to_string()).fix("make room on the disk")
         }
+        std::io::ErrorKind::QuotaExceeded => Problem::new(Code::NoSpace, e.to_string()),
         _ => problems::internal(e),
     })
 }

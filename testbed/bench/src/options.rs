@@ -30,6 +30,9 @@ pub(crate) struct Options {
     /// The largest journal of `open`, in records (10000000; 100000 with --quick)
     #[arg(long, value_name = "COUNT")]
     pub(crate) records: Option<u64>,
+    /// GiB of the volume in `open` (16)
+    #[arg(long, value_name = "GIB", default_value_t = 16)]
+    pub(crate) volume: u64,
 }
 
 /// A group of figures.

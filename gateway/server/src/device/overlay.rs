@@ -5,11 +5,11 @@
 
 use std::fs::{self, OpenOptions};
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use bytes::{Bytes, BytesMut};
-use gateway_image::overlay::{Changes, Content, ContentSum, Overlay, SlotNo};
+use gateway_image::overlay::{Change, Changes, Content, ContentSum, Overlay, SlotNo};
 use gateway_store::ReadMode;
 use tap_block::device::run;
 use tap_block::stored::is_zero;
@@ -29,6 +29,7 @@ const DATA: &str = "data";
 pub(crate) struct OverlayDevice {
     layers: Arc<Layers>,
     pool: Arc<Pool>,
+    read_only: bool,
 }
 
 struct Layers {
@@ -69,6 +70,27 @@ impl OverlayDir {
         OverlayLog::create(&dir)
     }
 
+    /// Is there one of this image?
+    pub(crate) fn has(&self, image: u64) -> bool {
+        self.of(image).exists()
+    }
+
+    /// Makes an overlay that holds what `from` holds now, durably.
+    ///
+    /// # Errors
+    /// When it does not fit into `quota`, or something of it has rotted.
+    pub(crate) fn fork(&self, from: &OverlayDevice, image: u64, quota: u64) -> io::Result<()> {
+        let used = from.used();
+        if used > quota {
+            let text = format!(
+                "{used} bytes are written on the image, more than a quota of {quota}: give a larger one"
+            );
+            return Err(io::Error::new(io::ErrorKind::QuotaExceeded, text));
+        }
+        self.create(image, quota)?;
+        from.layers.copy_into(&self.of(image), image)
+    }
+
     /// Throws an overlay away.
     pub(crate) fn remove(&self, image: u64) -> io::Result<()> {
         match fs::remove_dir_all(self.of(image)) {
@@ -87,20 +109,20 @@ impl OverlayDir {
         Ok(found)
     }
 
-    /// Opens an overlay over its image.
+    /// Opens an overlay over its image; without a quota it takes no writes.
     pub(crate) fn open(
         &self,
         image: u64,
-        quota: u64,
+        quota: Option<u64>,
         below: Arc<Image>,
         pool: Arc<Pool>,
     ) -> io::Result<OverlayDevice> {
-        let dir = self.of(image);
+        let (dir, read_only, quota) = (self.of(image), quota.is_none(), quota.unwrap_or(0));
         let (log, changes) = OverlayLog::open(&dir, image)?;
         let data = FileDevice::open(&dir.join(DATA), FileOptions::default()).map_err(io::Error::other)?;
         let overlay = RwLock::new(Overlay::restore(quota, changes));
         let layers = Layers { below, overlay, data, log: Mutex::new(log) };
-        Ok(OverlayDevice { layers: Arc::new(layers), pool })
+        Ok(OverlayDevice { layers: Arc::new(layers), pool, read_only })
     }
 }
 
@@ -136,7 +158,7 @@ impl OverlayDevice {
 
 impl BlockDevice for OverlayDevice {
     fn geometry(&self) -> Geometry {
-        Geometry { size: self.layers.below.size(), read_only: false }
+        Geometry { size: self.layers.below.size(), read_only: self.read_only }
     }
 
     fn submit(&self, op: Op, ticket: Ticket) {
@@ -357,6 +379,31 @@ impl Layers {
             io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => DeviceError::NoSpace(e.to_string()),
             _ => DeviceError::Io(format!("cannot record what was written on the image: {e}")),
         })
+    }
+
+    /// Copies what is written here, as of now, into the overlay in `dir`. Reads and writes go on; a flush waits until it is over,
+    /// for it would let slots be used again that are being copied.
+    fn copy_into(&self, dir: &Path, image: u64) -> io::Result<()> {
+        let _no_flush = self.log_lock();
+        // From here on no slot in it is written again.
+        let mapping = self.write_lock().seal_all();
+        let data = FileDevice::open(&dir.join(DATA), FileOptions::default()).map_err(io::Error::other)?;
+        let (mut log, _) = OverlayLog::open(dir, image)?;
+        let (mut copied, mut slots) = (Vec::with_capacity(mapping.len()), 0);
+        for change in mapping {
+            let Change::Slot { block, slot, sum } = change else {
+                copied.push(change);
+                continue;
+            };
+            let content = self.read_slot(block, slot, sum).map_err(io::Error::other)?;
+            let slot = SlotNo::new(slots);
+            let write = Op::Write { offset: slot.offset(), data: content, fua: false };
+            run(&*data, write).map_err(io::Error::other)?;
+            copied.push(Change::Slot { block, slot, sum });
+            slots += 1;
+        }
+        run(&*data, Op::Flush).map_err(io::Error::other)?;
+        log.replace(&copied)
     }
 
     fn read_lock(&self) -> RwLockReadGuard<'_, Overlay> {

@@ -55,7 +55,7 @@ impl Rig {
     }
 
     fn overlay(&self, point: Lsn) -> OverlayDevice {
-        self.overlays().open(7, QUOTA, self.image(point), Arc::clone(&self.pool)).unwrap()
+        self.overlays().open(7, Some(QUOTA), self.image(point), Arc::clone(&self.pool)).unwrap()
     }
 }
 
@@ -143,6 +143,46 @@ fn an_overlay_reads_what_was_written_and_survives_a_restart() {
 }
 
 #[test]
+fn an_image_of_an_image_is_what_that_was_and_both_go_their_own_ways() {
+    for seed in 0..6 {
+        let rig = Rig::new(seed);
+        let point = rig.oracle.last_lsn();
+        let mut model = rig.oracle.image_at(rig.volume, point);
+        rig.overlays().create(7, QUOTA).unwrap();
+        let (mut random, device) = (Random::new(seed), rig.overlay(point));
+        (0..60).for_each(|_| step(&mut random, &device, &mut model));
+        // Not flushed: what was answered counts.
+        rig.overlays().fork(&device, 8, QUOTA).unwrap();
+        let frozen = model.clone();
+        (0..60).for_each(|_| step(&mut random, &device, &mut model));
+        let open = |quota| rig.overlays().open(8, quota, rig.image(point), Arc::clone(&rig.pool)).unwrap();
+        let fixed = open(None);
+        assert!(whole(&fixed) == frozen && whole(&device) == model, "seed {seed}");
+        let write = Op::Write { offset: 0, data: vec![1; 4096].into(), fua: false };
+        assert_eq!(run(&fixed, write), Err(DeviceError::ReadOnly));
+        drop(fixed);
+        let (mut other, branch) = (frozen, open(Some(QUOTA)));
+        (0..60).for_each(|_| step(&mut random, &branch, &mut other));
+        run(&branch, Op::Flush).unwrap();
+        run(&device, Op::Flush).unwrap();
+        drop((branch, device));
+        assert!(whole(&open(Some(QUOTA))) == other && whole(&rig.overlay(point)) == model, "seed {seed}");
+    }
+}
+
+#[test]
+fn an_image_of_an_image_needs_room_for_what_is_written_on_it() {
+    let rig = Rig::new(1);
+    let point = rig.oracle.last_lsn();
+    rig.overlays().create(7, QUOTA).unwrap();
+    let device = rig.overlay(point);
+    run(&device, Op::Write { offset: 0, data: vec![9; 8192].into(), fua: false }).unwrap();
+    let refused = rig.overlays().fork(&device, 8, 4096).unwrap_err();
+    assert_eq!(refused.kind(), std::io::ErrorKind::QuotaExceeded);
+    assert!(!rig.overlays().has(8));
+}
+
+#[test]
 fn what_was_not_flushed_may_be_lost_but_nothing_else() {
     let rig = Rig::new(3);
     let point = rig.oracle.last_lsn();
@@ -166,7 +206,7 @@ fn a_full_overlay_says_so_and_goes_on_with_what_it_has() {
     let point = rig.oracle.last_lsn();
     let dir = rig.overlays();
     dir.create(7, 2 * BLOCK_SIZE).unwrap();
-    let device = dir.open(7, 2 * BLOCK_SIZE, rig.image(point), Arc::clone(&rig.pool)).unwrap();
+    let device = dir.open(7, Some(2 * BLOCK_SIZE), rig.image(point), Arc::clone(&rig.pool)).unwrap();
     let write = |block: u64| Op::Write { offset: block * BLOCK_SIZE, data: vec![1; 4096].into(), fua: false };
     run(&device, write(0)).unwrap();
     run(&device, write(1)).unwrap();

@@ -6,8 +6,8 @@ use std::sync::Arc;
 use cx_api::paths::{self, MAX_PAGE};
 use cx_api::point::{MAX_NOTE, MAX_WAIT_SECONDS};
 use cx_api::{
-    BookmarkCreate, Code, Health, HealthView, HoldCreate, ImageCreate, JobId, Page, PinCreate, Problem,
-    RestoreCreate,
+    BookmarkCreate, Code, Health, HealthView, HoldCreate, ImageClone, ImageCreate, ImageView, JobId, Page,
+    PinCreate, Problem, RestoreCreate,
 };
 use tap_block::units::{count, index};
 use tap_block::{Lsn, Name};
@@ -97,6 +97,7 @@ async fn perform<C: Control>(
         Operation::Images => Ok(Reply::json(&Page::whole(control.images().await?))),
         Operation::ImageCreate => image_create(control, request).await,
         Operation::Image => Ok(Reply::json(&control.image(image_key(segment)?).await?)),
+        Operation::ImageClone => image_clone(control, segment, request).await,
         Operation::ImageRemove => control.image_remove(image_key(segment)?).await.map(|()| Reply::nothing()),
         Operation::Policies => Ok(Reply::json(&Page::whole(control.policies().await?))),
         Operation::PolicySet => Ok(Reply::json(&control.policy_set(request.json()?).await?)),
@@ -202,18 +203,31 @@ fn check_note(note: &str) -> Result<(), Problem> {
 async fn image_create<C: Control>(control: &C, request: &Request) -> Handled {
     let body: ImageCreate = request.json()?;
     let point = point(&body.at)?;
-    if let Some(digits) = body.name.as_ref().filter(|n| is_number(n.as_str())) {
+    check_image(body.name.as_ref(), body.writable, body.quota_bytes)?;
+    Ok(created(&control.image_create(body, point).await?))
+}
+
+async fn image_clone<C: Control>(control: &C, segment: &str, request: &Request) -> Handled {
+    let (which, body) = (image_key(segment)?, request.json::<ImageClone>()?);
+    check_image(body.name.as_ref(), body.writable, body.quota_bytes)?;
+    Ok(created(&control.image_clone(which, body).await?))
+}
+
+fn check_image(name: Option<&Name>, writable: bool, quota: Option<u64>) -> Result<(), Problem> {
+    if let Some(digits) = name.filter(|n| is_number(n.as_str())) {
         return Err(invalid(format!("an image cannot be named {digits}"))
             .because("digits alone are read as an image's id")
             .fix("add a letter to the name"));
     }
-    if body.quota_bytes.is_some() && !body.writable {
+    if quota.is_some() && !writable {
         return Err(invalid("a read-only image takes no writes, so it has no quota")
             .fix("ask for a writable image, or for no quota"));
     }
-    let image = control.image_create(body, point).await?;
-    let location = paths::image(&image.id.to_string());
-    Ok(Reply::json(&image).with_status(201).at(location))
+    Ok(())
+}
+
+fn created(image: &ImageView) -> Reply {
+    Reply::json(image).with_status(201).at(paths::image(&image.id.to_string()))
 }
 
 async fn restore<C: Control>(control: &C, request: &Request) -> Handled {

@@ -4,9 +4,9 @@ use std::future::Future;
 use std::path::PathBuf;
 
 use cx_api::{
-    BookmarkCreate, BookmarkView, DiffView, HoldCreate, HoldView, ImageCreate, ImageView, JobId, JobView,
-    PinView, PointView, PolicySet, PolicyView, Problem, RepairCreate, RepairView, StatusView, TimelineView,
-    UnitView, VerificationCreate, VerificationView, VolumeView,
+    BookmarkCreate, BookmarkView, DiffView, HoldCreate, HoldView, ImageClone, ImageCreate, ImageView, JobId,
+    JobView, PinView, PointView, PolicySet, PolicyView, Problem, RepairCreate, RepairView, StatusView,
+    TimelineView, UnitView, VerificationCreate, VerificationView, VolumeView,
 };
 use gateway_image::Point;
 use tap_block::{Lsn, Name};
@@ -56,6 +56,13 @@ pub trait Control: Send + Sync + 'static {
 
     /// One image.
     fn image(&self, which: ImageKey) -> impl Future<Output = Answer<ImageView>> + Send;
+
+    /// Makes an image of an image.
+    fn image_clone(
+        &self,
+        which: ImageKey,
+        wanted: ImageClone,
+    ) -> impl Future<Output = Answer<ImageView>> + Send;
 
     /// Removes an image; refused while it is open.
     fn image_remove(&self, which: ImageKey) -> impl Future<Output = Answer<()>> + Send;

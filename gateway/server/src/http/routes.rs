@@ -41,6 +41,7 @@ pub(crate) enum Operation {
     ImageCreate,
     Image,
     ImageRemove,
+    ImageClone,
     Policies,
     PolicySet,
     Timeline,
@@ -77,7 +78,7 @@ const fn route(method: Method, template: &'static str, operation: Operation) -> 
     Route { method, template, operation }
 }
 
-static ROUTES: [Route; 29] = [
+static ROUTES: [Route; 30] = [
     route(Method::Get, "/api/v1/volumes", Operation::Volumes),
     route(Method::Get, "/api/v1/volumes/{volume}", Operation::Volume),
     route(Method::Get, "/api/v1/volumes/{volume}/point", Operation::Point),
@@ -98,6 +99,7 @@ static ROUTES: [Route; 29] = [
     route(Method::Post, "/api/v1/images", Operation::ImageCreate),
     route(Method::Get, "/api/v1/images/{image}", Operation::Image),
     route(Method::Delete, "/api/v1/images/{image}", Operation::ImageRemove),
+    route(Method::Post, "/api/v1/images/{image}/clones", Operation::ImageClone),
     route(Method::Post, "/api/v1/restores", Operation::RestoreCreate),
     route(Method::Post, "/api/v1/verifications", Operation::Verify),
     route(Method::Get, "/api/v1/jobs", Operation::Jobs),
@@ -197,6 +199,7 @@ mod tests {
             ("GET", paths::IMAGES.to_owned()),
             ("POST", paths::IMAGES.to_owned()),
             ("DELETE", paths::image("img")),
+            ("POST", paths::clones("img")),
             ("POST", paths::RESTORES.to_owned()),
             ("GET", paths::JOBS.to_owned()),
             ("GET", paths::job(seven)),

@@ -9,7 +9,9 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use cx_api::{BookmarkCreate, Code, ImageCreate, ImageView, JobState, JobView, VolumeState, VolumeView};
+use cx_api::{
+    BookmarkCreate, Code, ImageClone, ImageCreate, ImageView, JobState, JobView, VolumeState, VolumeView,
+};
 use cx_link::{Address, Hub, UplinkHandle};
 use cx_wire::{AskCode, Hashes, Lookup, RefuseCode};
 use gateway_front::ListenAddress;
@@ -479,6 +481,45 @@ async fn a_writable_image_keeps_its_writes_over_a_restart() {
     assert_eq!((listed.len(), listed[0].id, listed[0].used_bytes), (1, image.id, Some(3 * 4096)));
     let same_name = site.gateway().image_create(wish("now", false, Some("test")), Point::Now).await;
     assert_eq!(same_name.unwrap_err().code, Code::Conflict);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_image_of_an_image_survives_its_parent_and_a_restart() {
+    let site = Site::new().await;
+    let (tap, _link) = connected(&site, 8).await;
+    site.settled("web01").await;
+    let image = site.image("now", true, Some("test")).await;
+    let socket = site.path("nbd.sock");
+    let write = move || {
+        let (mut client, _) = open(&socket, "test").unwrap();
+        client.write_all(&[7; 9000]).unwrap();
+        client.flush().unwrap();
+    };
+    tokio::task::spawn_blocking(write).await.unwrap();
+    let mut expected = tap.oracle().image_at(tap.volume(), image.lsn);
+    expected[..9000].fill(7);
+    let key = || ImageKey::Id(image.id);
+    for (called, writable) in [("fixed", false), ("branch", true)] {
+        let wanted = ImageClone { writable, name: Some(name(called)), quota_bytes: None };
+        let made = site.gateway().image_clone(key(), wanted).await.unwrap();
+        assert_eq!(
+            (made.lsn, made.writable, made.used_bytes),
+            (image.lsn, writable, writable.then_some(3 * 4096))
+        );
+    }
+    let taken = ImageClone { writable: false, name: Some(name("fixed")), quota_bytes: None };
+    assert_eq!(site.gateway().image_clone(key(), taken).await.unwrap_err().code, Code::Conflict);
+    let small = ImageClone { writable: true, name: None, quota_bytes: Some(4096) };
+    assert_eq!(site.gateway().image_clone(key(), small).await.unwrap_err().code, Code::NoSpace);
+    let start = Instant::now();
+    while let Err(e) = site.gateway().image_remove(key()).await {
+        assert!(e.code == Code::Conflict && start.elapsed() < LIMIT, "{e:?}");
+        tokio::task::yield_now().await;
+    }
+    let site = site.restarted().await;
+    for called in ["fixed", "branch"] {
+        assert!(read(site.path("nbd.sock"), called.to_owned()).await.unwrap() == expected, "{called}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -5,8 +5,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use cx_api::{
     BookmarkCreate, BookmarkView, Code, DiffView, ExtentView, GapView, Health, HoldCreate, HoldView,
-    ImageCreate, ImageView, JobId, JobKind, JobState, JobView, JournalView, PinView, PointView, PolicySet,
-    PolicyView, Problem, RepairCreate, RepairView, StatusView, SyncView, TimelineView, UnitView,
+    ImageClone, ImageCreate, ImageView, JobId, JobKind, JobState, JobView, JournalView, PinView, PointView,
+    PolicySet, PolicyView, Problem, RepairCreate, RepairView, StatusView, SyncView, TimelineView, UnitView,
     VerificationCreate, VerificationView, VolumeState, VolumeView,
 };
 use gateway_image::Point;
@@ -172,6 +172,10 @@ impl Control for Fake {
             ImageKey::Name(n) if n == name("test") => Ok(image()),
             other => Err(Problem::new(Code::NotFound, format!("there is no image {other:?}"))),
         }
+    }
+
+    async fn image_clone(&self, which: ImageKey, _: ImageClone) -> Answer<ImageView> {
+        self.image(which).await
     }
 
     async fn image_remove(&self, _: ImageKey) -> Answer<()> {

@@ -22,13 +22,15 @@ use crate::report::{Figure, Report, Target};
 use crate::sample::{Spread, to_float};
 use crate::up::Gateway;
 
-const VOLUME_SIZE: u64 = 16 << 30;
 const REGION: u64 = gateway_journal::REGION_BYTES / BLOCK_SIZE;
 /// One in so many records goes to the first region: one that was written far more often than the others.
 const HOT: u64 = 5;
 /// Where a gateway keeps its store in its data folder.
 const STORE: &str = "gateway/store";
 const LIMIT_MS: f64 = 50.0;
+/// Images open at once, and reads of each.
+const IMAGES: u64 = 16;
+const READS: u64 = 2000;
 /// Bytes in flight while the journal is made.
 const WINDOW: u64 = 16 << 20;
 const BATCH_RECORDS: u64 = 256;
@@ -44,6 +46,8 @@ enum Age {
 /// A made journal and what must be read from it.
 struct History {
     records: u64,
+    /// Bytes of the volume.
+    size: u64,
     last: Lsn,
     /// Writes to the hot region, in order.
     hot: Vec<(Lsn, BlockNo)>,
@@ -62,7 +66,7 @@ pub(super) fn run(options: &Options, report: &mut Report) -> Result<()> {
     let mut made = Vec::new();
     for records in [10_000, long] {
         let folder = folder(options)?;
-        let history = make(&folder.path().join(STORE), records)?;
+        let history = make(&folder.path().join(STORE), records, options.volume << 30)?;
         image::write_back(folder.path())?;
         made.push((folder, history));
     }
@@ -76,15 +80,15 @@ pub(super) fn run(options: &Options, report: &mut Report) -> Result<()> {
 }
 
 /// Writes the journal through the store, as a gateway would.
-fn make(dir: &Path, records: u64) -> Result<History> {
+fn make(dir: &Path, records: u64, size: u64) -> Result<History> {
     let store = Store::open(StoreConfig::new(dir.to_owned()), Arc::new(RealClock))?;
     let begun = Instant::now();
-    let mut feeder = Feeder::begin(&store, VOLUME_SIZE, WINDOW)?;
+    let mut feeder = Feeder::begin(&store, size, WINDOW)?;
     let (mut random, mut hot, mut packer) = (Random::new(records), Vec::new(), Packer::default());
     let first = feeder.next();
     for n in 0..records {
         let lsn = first.plus(n);
-        let limit = if random.one_in(HOT) { REGION } else { VOLUME_SIZE / BLOCK_SIZE };
+        let limit = if random.one_in(HOT) { REGION } else { size / BLOCK_SIZE };
         let block = BlockNo::new(random.below(limit));
         if block.get() < REGION {
             hot.push((lsn, block));
@@ -99,7 +103,7 @@ fn make(dir: &Path, records: u64) -> Result<History> {
     store.stop();
     let rate = to_float(records) / begun.elapsed().as_secs_f64();
     eprintln!("   {records} records made, {rate:.0} per second");
-    Ok(History { records, last, hot })
+    Ok(History { records, size, last, hot })
 }
 
 /// A block that tells who wrote it, and compresses to almost nothing.
@@ -121,7 +125,7 @@ fn from_store(dir: &Path, history: &History, options: &Options, report: &mut Rep
             let probe = history.probe(age, sample)?;
             image::go_cold(dir)?;
             let begun = Instant::now();
-            let block = read_block(&store, probe)?;
+            let block = read_block(&store, history.size, probe)?;
             times.push(millis(begun.elapsed()));
             probe.check(&block)?;
         }
@@ -158,7 +162,37 @@ fn from_gateway(folder: &Path, history: &History, options: &Options, report: &mu
         let note = format!("connect, GO {NAME}@lsn:N, READ; {memory:.0} MiB RSS; {}", gateway.command());
         report.measured(&figure("NBD", history.records, age, &times, note));
     }
+    report.measured(&memory(&gateway, history)?);
     Ok(())
+}
+
+/// What the gateway takes while images at points of all ages are read all over.
+fn memory(gateway: &Gateway, history: &History) -> Result<Figure> {
+    let mut clients = Vec::new();
+    for n in 1..=IMAGES {
+        let export = gateway.image(NAME, history.last.get() * n / IMAGES);
+        clients.push(Client::connect(&export)?);
+    }
+    let (mut random, mut block) = (Random::new(5), [0; UNIT]);
+    for _ in 0..READS {
+        for client in &mut clients {
+            client.read(random.below(history.size / BLOCK_SIZE) * BLOCK_SIZE, &mut block)?;
+        }
+    }
+    let memory = gateway.pid().memory()?;
+    clients.into_iter().try_for_each(Client::close)?;
+    Ok(Figure {
+        case: Case::Open,
+        name: format!(
+            "memory with {IMAGES} images of {} GiB, {} records",
+            history.size >> 30,
+            history.records
+        ),
+        unit: "MiB",
+        values: Spread::of([memory.resident.mib()]),
+        target: Target::Below(1024.0),
+        note: format!("{READS} random reads of each; the most ever {:.0} MiB", memory.peak.mib()),
+    })
 }
 
 fn figure(what: &str, records: u64, age: Age, times: &[f64], note: String) -> Figure {
@@ -172,11 +206,11 @@ fn figure(what: &str, records: u64, age: Age, times: &[f64], note: String) -> Fi
     }
 }
 
-fn read_block(store: &Store, probe: Probe) -> Result<[u8; UNIT]> {
+fn read_block(store: &Store, size: u64, probe: Probe) -> Result<[u8; UNIT]> {
     let extent = Extent::between(probe.block.offset(), probe.block.offset() + BLOCK_SIZE);
     let region = gateway_image::regions(extent).next().context("no region")?;
     let map = store.region_map(VOLUME, region, probe.point)?;
-    let pieces = plan_read(extent, VOLUME_SIZE, |_| Some(&*map));
+    let pieces = plan_read(extent, size, |_| Some(&*map));
     let Some(Source::Unit(block, at)) = pieces.first().map(|p| p.source) else {
         bail!("{:?} has no unit", probe.block)
     };

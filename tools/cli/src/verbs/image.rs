@@ -3,7 +3,7 @@
 use std::io::IsTerminal as _;
 
 use clap::{Args, Subcommand};
-use cx_api::{ExitStatus, ImageCreate, ImageView, paths};
+use cx_api::{ExitStatus, ImageClone, ImageCreate, ImageView, paths};
 use serde_json::json;
 use tap_block::Name;
 
@@ -24,6 +24,8 @@ pub(crate) struct ImageArgs {
 enum ImageCommand {
     /// Serves a moment as a disk
     Create(CreateArgs),
+    /// Makes an image of an image: it shows what that shows now, and goes its own way
+    Clone(CloneArgs),
     /// Lists every image, oldest first
     Ls,
     /// Removes an image; what was written to it is gone, history stays
@@ -40,6 +42,14 @@ struct CreateArgs {
     /// now, an RFC 3339 time, a time ago such as -10m, lsn:N, or a bookmark's name
     #[arg(long, value_name = "POINT", allow_hyphen_values = true)]
     at: String,
+    #[command(flatten)]
+    options: Options,
+}
+
+#[derive(Debug, Args)]
+struct CloneArgs {
+    /// Its id or name
+    image: String,
     #[command(flatten)]
     options: Options,
 }
@@ -74,6 +84,12 @@ pub(super) async fn run(args: ImageArgs) -> Result<()> {
     match args.command {
         ImageCommand::Create(args) => {
             let image = create(&context, args.volume, args.at, args.options).await?;
+            if context.json() { print_json(&image) } else { print(&details(&image)) }
+        }
+        ImageCommand::Clone(CloneArgs { image, options }) => {
+            let Options { rw: writable, name, quota: quota_bytes } = options;
+            let body = ImageClone { writable, name, quota_bytes };
+            let image: ImageView = context.client.post(&paths::clones(&image), &body).await?;
             if context.json() { print_json(&image) } else { print(&details(&image)) }
         }
         ImageCommand::Ls => {

@@ -5,10 +5,10 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
 use cx_api::{
-    BookmarkCreate, BookmarkView, Code, DiffView, ExtentView, Health, HoldCreate, HoldView, ImageCreate,
-    ImageView, JobId, JobKind, JobState, JobView, JournalView, PinView, PointView, PolicySet, PolicyView,
-    Problem, RepairCreate, RepairView, StatusView, SyncView, TimelineView, UnitView, VerificationCreate,
-    VerificationView, VolumeState, VolumeView,
+    BookmarkCreate, BookmarkView, Code, DiffView, ExtentView, Health, HoldCreate, HoldView, ImageClone,
+    ImageCreate, ImageView, JobId, JobKind, JobState, JobView, JournalView, PinView, PointView, PolicySet,
+    PolicyView, Problem, RepairCreate, RepairView, StatusView, SyncView, TimelineView, UnitView,
+    VerificationCreate, VerificationView, VolumeState, VolumeView,
 };
 use gateway_server::http::{Answer, ApiConfig, ApiHandle, Control, ImageKey, Point, Points, start};
 use tap_block::{Consistency, Lsn, Name, SyncCause, VolumeId, WallTime};
@@ -213,6 +213,14 @@ impl Control for Gateway {
 
     async fn image(&self, which: ImageKey) -> Answer<ImageView> {
         Err(Problem::new(Code::NotFound, format!("there is no image {which:?}")))
+    }
+
+    async fn image_clone(&self, which: ImageKey, wanted: ImageClone) -> Answer<ImageView> {
+        self.ask(format!("clone {which:?} rw {}", wanted.writable));
+        let ImageClone { writable, name, quota_bytes } = wanted;
+        let request =
+            ImageCreate { volume: self::name("web01"), at: "now".into(), writable, name, quota_bytes };
+        self.image_create(request, Point::Now).await
     }
 
     async fn image_remove(&self, which: ImageKey) -> Answer<()> {

@@ -313,6 +313,14 @@ async fn verify_carries_blocks_from_one_gateway_to_another() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn an_image_of_an_image_is_asked_for_by_its_name() {
+    let server = Server::new().await;
+    let image = json(&server, &["image", "clone", "test", "--rw", "--name", "branch"]);
+    assert_eq!((&image["name"], &image["writable"]), (&"branch".into(), &true.into()));
+    assert!(server.gateway.asked.lock().unwrap()[0].starts_with("clone Name("), "by name");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_reader_that_leaves_early_is_no_error() {
     let server = Server::new().await;
     let (reader, writer) = std::io::pipe().unwrap();
