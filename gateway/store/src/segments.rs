@@ -110,6 +110,10 @@ impl Segments {
         Some((*segment, Start { at: last.end, ..Start::of_segment(None) }))
     }
 
+    pub(crate) fn is_settled(&self, segment: SegmentId) -> bool {
+        read(&self.settled).contains_key(&segment)
+    }
+
     pub(crate) fn settled_count(&self) -> usize {
         read(&self.settled).len()
     }

@@ -24,6 +24,7 @@ mod room;
 mod trail;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 use std::time::Duration;
 
@@ -89,13 +90,17 @@ impl Settler {
         Self { next, floor: None, cycle: None, dropped: 0, log_last: false }
     }
 
-    /// One pass; `None` when there is nothing to do.
+    /// One pass; `None` when there is nothing to do. `renew`: settled history is gone through whether it is worth it or not.
     pub(crate) fn settle(
         &mut self,
         shared: &Shared,
         pressure: Pressure,
+        renew: bool,
     ) -> Result<Option<SettleReport>, StoreError> {
         let now = shared.age.now();
+        if renew && self.cycle.is_none() {
+            return self.compact(shared, now, pressure, true);
+        }
         // A log that fills quickly must not keep old history from being let go.
         let crowded = pressure == Pressure::Purge && Plan::is_crowded(shared);
         if pressure == Pressure::Purge
@@ -312,6 +317,8 @@ impl Decision {
 /// When passes are made, and what came of them.
 pub(crate) struct Settling {
     settler: Mutex<Settler>,
+    /// Something of settled history is damaged that its blocks do without: it is to be written anew.
+    renew: AtomicBool,
     state: Mutex<State>,
     changed: Condvar,
 }
@@ -325,7 +332,12 @@ struct State {
 
 impl Settling {
     pub(crate) fn new(settler: Settler) -> Self {
-        Self { settler: Mutex::new(settler), state: Mutex::default(), changed: Condvar::new() }
+        Self {
+            settler: Mutex::new(settler),
+            renew: AtomicBool::new(false),
+            state: Mutex::default(),
+            changed: Condvar::new(),
+        }
     }
 
     /// No pass is made as long as what is returned lives.
@@ -335,7 +347,8 @@ impl Settling {
 
     /// One pass now.
     pub(crate) fn pass(&self, shared: &Shared) -> Result<Option<SettleReport>, StoreError> {
-        let outcome = lock(&self.settler).settle(shared, shared.pressure());
+        let renew = self.renew.swap(false, Ordering::Relaxed);
+        let outcome = lock(&self.settler).settle(shared, shared.pressure(), renew);
         if let Ok(done) = &outcome
             && let Err(e) = shared.index.tidy(done.is_none() && shared.queue.bytes() == 0)
         {
@@ -392,6 +405,12 @@ impl Settling {
     pub(crate) fn stop(&self) {
         lock(&self.state).stopped = true;
         self.changed.notify_all();
+    }
+
+    /// Settled history is to be gone through soon, and written anew.
+    pub(crate) fn renew(&self) {
+        self.renew.store(true, Ordering::Relaxed);
+        self.hurry();
     }
 
     /// There is no room: look now.

@@ -71,6 +71,13 @@ pub struct Finding {
     pub over_at: Option<WallTime>,
 }
 
+impl Finding {
+    /// Is it about something that blocks are read without?
+    const fn is_renewable(&self) -> bool {
+        matches!(self.kind, FindingKind::Frame | FindingKind::Header | FindingKind::Manifest)
+    }
+}
+
 /// Kinds of finding.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum FindingKind {
@@ -162,6 +169,10 @@ impl Shared {
     pub(crate) fn verify(&self, scope: Scope, watch: &mut Watch<'_>) -> Result<VerifyReport, StoreError> {
         let report = verify(self, scope, watch)?;
         self.proving.take(&report, self.age.now());
+        // A settle reads blocks by the index and writes frames, headers and the manifest anew.
+        if report.findings.iter().any(|f| f.is_renewable() && self.segments.is_settled(f.segment)) {
+            self.settling.renew();
+        }
         Ok(report)
     }
 }

@@ -192,6 +192,35 @@ fn a_header_of_another_segment_is_found() {
     assert!(headers > 1, "{report:?}");
 }
 
+/// Blocks are read by the index, so what stands around them can be written anew from it.
+#[test]
+fn frames_and_headers_of_settled_history_are_written_anew() {
+    let lab = aged(9);
+    let kept = lab.check(3);
+    let mut struck = 0;
+    for no in lab.disk.dir.list().unwrap() {
+        let file = lab.disk.dir.open(no).unwrap();
+        let mut bytes = vec![0; file.len() as usize];
+        file.read_at(0, &mut bytes).unwrap();
+        if !bytes.starts_with(b"CGSETTL") {
+            continue;
+        }
+        let frames = bytes.windows(7).enumerate().filter(|(_, w)| *w == b"CGSFRAM").map(|(at, _)| at + 70);
+        for at in frames.step_by(2).chain([20]) {
+            file.write_at(at as u64, &[std::io::IoSlice::new(&[!bytes[at]])]).unwrap();
+            struck += 1;
+        }
+    }
+    let report = verify(lab.store(), Scope::default());
+    let of = |kind| report.findings.iter().filter(|f| f.kind == kind).count();
+    assert!(struck > 3 && of(FindingKind::Frame) > 0 && of(FindingKind::Header) > 0, "{report:?}");
+    assert_eq!(of(FindingKind::Block), 0, "every block is still read: {report:?}");
+    assert!(lab.settle() > 0);
+    assert_eq!(verify(lab.store(), Scope::default()).findings, []);
+    assert!(lab.store().findings(lab.volume()).iter().all(|f| f.over_at.is_some()));
+    assert!(lab.check(3).iter().all(|point| kept.contains(point)));
+}
+
 #[test]
 fn an_index_that_does_not_say_what_the_segments_say_is_found() {
     let lab = aged(7);
