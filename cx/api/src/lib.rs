@@ -29,8 +29,8 @@ pub use page::Page;
 pub use point::{BookmarkCreate, BookmarkView, PointView};
 pub use problem::{Code, ExitStatus, Problem};
 pub use retention::{
-    DiffView, ExtentView, ForecastView, HoldCreate, HoldView, KeptView, PinCreate, PinView, PolicySet,
-    PolicySource, PolicyView, Retention, Span, TierView, TimelineView, WhenFull,
+    ClockView, DiffView, ExtentView, ForecastView, HoldCreate, HoldView, KeptView, PinCreate, PinView,
+    PolicySet, PolicySource, PolicyView, Retention, Span, TierView, TimelineView, WhenFull,
 };
 pub use status::{Health, HealthView, JournalView, StatusView, VolumeHealth};
 pub use verification::{

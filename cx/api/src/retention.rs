@@ -191,6 +191,20 @@ pub struct HoldCreate {
     pub note: String,
 }
 
+/// The source's clock was set back: times from one to the other went by twice. As a POINT they mean the second time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ClockView {
+    /// The first record by the clock as it was from then on.
+    #[serde(with = "json::lsn")]
+    pub lsn: Lsn,
+    /// When that was, by the clock set back.
+    #[serde(with = "json::text")]
+    pub from: WallTime,
+    /// When the record before it was, by the clock as it had been.
+    #[serde(with = "json::text")]
+    pub to: WallTime,
+}
+
 /// What is left of a volume's history.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct TimelineView {
@@ -218,6 +232,9 @@ pub struct TimelineView {
     pub holds: Vec<HoldView>,
     /// Stretches that were lost.
     pub gaps: Vec<GapView>,
+    /// Where the source's clock was set back.
+    #[serde(default)]
+    pub clocks: Vec<ClockView>,
     /// How the store fills.
     pub forecast: ForecastView,
 }

@@ -4,9 +4,9 @@
 #![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "tests")]
 
 use cx_api::{
-    BookmarkCreate, BookmarkView, Code, DiffView, ExtentView, FindingKind, FindingView, ForecastView,
-    GapView, Health, HealthView, HoldView, ImageCreate, ImageView, JobId, JobKind, JobState, JobView,
-    JournalView, KeptView, Page, PinView, PointView, PolicySource, PolicyView, Problem, ProofView,
+    BookmarkCreate, BookmarkView, ClockView, Code, DiffView, ExtentView, FindingKind, FindingView,
+    ForecastView, GapView, Health, HealthView, HoldView, ImageCreate, ImageView, JobId, JobKind, JobState,
+    JobView, JournalView, KeptView, Page, PinView, PointView, PolicySource, PolicyView, Problem, ProofView,
     RestoreCreate, Retention, Span, StatusView, SyncView, TierView, TimelineView, VerificationView,
     VolumeState, VolumeView, WhenFull,
 };
@@ -266,6 +266,11 @@ fn timelines() {
         pins: vec![PinView { lsn: lsn(7), note: "quarter".into() }],
         holds: vec![hold],
         gaps: vec![volume().gaps[0].clone()],
+        clocks: vec![ClockView {
+            lsn: lsn(700),
+            from: at("2026-11-22T10:00:00Z"),
+            to: at("2026-11-22T11:00:00Z"),
+        }],
         forecast: ForecastView {
             used_bytes: 1 << 30,
             settled_bytes: 1 << 29,

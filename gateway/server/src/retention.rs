@@ -4,11 +4,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use cx_api::{
-    Code, DiffView, ExtentView, ForecastView, HoldCreate, HoldView, KeptView, PinView, PolicySet,
+    ClockView, Code, DiffView, ExtentView, ForecastView, HoldCreate, HoldView, KeptView, PinView, PolicySet,
     PolicySource, PolicyView, Problem, Retention, Span, TierView, TimelineView, WhenFull,
 };
 use gateway_image::Point;
-use gateway_image::catalogue::{Catalogue, Volume};
+use gateway_image::catalogue::{Catalogue, Run, Volume};
 use gateway_journal::{Hold, MetaRecord, RetentionPolicy, Tier};
 use tap_block::units::count;
 use tap_block::{Lsn, Name, WallTime};
@@ -112,6 +112,7 @@ impl Gateway {
             pins: rules.pins_of(id).map(|(lsn, note)| PinView { lsn, note: note.to_owned() }).collect(),
             holds: rules.holds_of(id, rules_now).map(hold_view).collect(),
             gaps: volume.gaps().map(views::gap).collect(),
+            clocks: volume.runs().iter().filter_map(set_back).collect(),
             forecast: self.forecast(&rules.policy_of(id)),
         })
     }
@@ -184,6 +185,12 @@ impl Gateway {
     }
 }
 
+/// Within a run the source's time never goes back; a new one may find its clock set back.
+fn set_back(run: &Run) -> Option<ClockView> {
+    let before = run.previous.filter(|before| run.first.at < before.at)?;
+    Some(ClockView { lsn: run.first.lsn, from: run.first.at, to: before.at })
+}
+
 fn general(catalogue: &Catalogue) -> PolicyView {
     let set = catalogue.rules().general_policy();
     let source = if set.is_some() { PolicySource::General } else { PolicySource::BuiltIn };
@@ -223,4 +230,23 @@ fn policy_of(retention: &Retention) -> RetentionPolicy {
 
 fn hold_view(hold: &Hold) -> HoldView {
     HoldView { from: hold.from, to: hold.to, until: hold.until, note: hold.note.clone() }
+}
+
+#[cfg(test)]
+mod tests {
+    use gateway_image::Passed;
+    use tap_block::{Epoch, RunId};
+
+    use super::*;
+
+    #[test]
+    fn a_clock_that_was_set_back_is_a_segment_and_one_that_runs_on_is_none() {
+        let passed = |lsn, at| Passed { lsn: Lsn::new(lsn).unwrap(), at: WallTime::from_nanos(at) };
+        let run =
+            |at, previous| Run { id: RunId::new(1), epoch: Epoch::new(1), first: passed(8, at), previous };
+        assert_eq!(set_back(&run(50, None)), None);
+        assert_eq!(set_back(&run(50, Some(passed(7, 50)))), None);
+        let found = set_back(&run(50, Some(passed(7, 90)))).unwrap();
+        assert_eq!((found.lsn.get(), found.from.nanos(), found.to.nanos()), (8, 50, 90));
+    }
 }

@@ -26,7 +26,7 @@ enum VolumeCommand {
         /// Its name
         volume: Name,
     },
-    /// Shows what is left of its history: points, tiers, pins, holds, gaps, and how the store fills
+    /// Shows what is left of its history: points, tiers, pins, holds, gaps, clocks set back, and how the store fills
     Timeline {
         /// Its name
         volume: Name,
@@ -120,6 +120,14 @@ fn history(timeline: &TimelineView) -> String {
     }
     for pin in &timeline.pins {
         text.push_str(&format!("pinned lsn:{}  {}\n", pin.lsn.get(), pin.note));
+    }
+    for clock in &timeline.clocks {
+        text.push_str(&format!(
+            "clock set back at lsn:{}: times from {} to {} went by twice, and mean the second time\n",
+            clock.lsn.get(),
+            clock.from,
+            clock.to
+        ));
     }
     if !timeline.gaps.is_empty() {
         text.push('\n');
@@ -279,6 +287,8 @@ mod tests {
             "policy             every write 48h, 1m for 7d",
             "full at            never, as it looks",
             "pinned lsn:7  quarter",
+            "clock set back at lsn:700: times from 2026-11-22T10:00:00Z to 2026-11-22T11:00:00Z went by twice, and mean \
+             the second time",
         ] {
             assert!(text.lines().any(|l| l == line), "{line} is missing in\n{text}");
         }
