@@ -66,7 +66,10 @@ pub(super) async fn follow(
     let mut progress = Progress::new(title);
     let mut asked_to_end = false;
     while !job.state.is_final() {
-        progress.at(job.done_bytes, job.total_bytes);
+        // How much there is to do may not be known yet.
+        if job.total_bytes > 0 {
+            progress.at(job.done_bytes, job.total_bytes);
+        }
         let stop = tokio::select! {
             pressed = interrupts.recv() => pressed.is_some(),
             () = tokio::time::sleep(GLANCE) => false,
