@@ -1,7 +1,7 @@
 //! Proof that what is kept is what was written: when a volume was last verified, what was found, and putting it right.
 
 use serde::{Deserialize, Serialize};
-use tap_block::{Lsn, Name, WallTime};
+use tap_block::{Lsn, Name, VolumeId, WallTime};
 
 use crate::json;
 use crate::retention::ExtentView;
@@ -121,6 +121,9 @@ impl FindingKind {
 /// The stored form of one version of a block, the same at every gateway.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct UnitView {
+    /// The volume's id: names may be given twice, ids are not.
+    #[serde(with = "json::text")]
+    pub volume_id: VolumeId,
     /// In hex.
     pub unit: String,
 }
@@ -129,6 +132,9 @@ pub struct UnitView {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct RepairCreate {
+    /// The id of the volume that the unit is of, as it came with it.
+    #[serde(with = "json::text")]
+    pub volume_id: VolumeId,
     /// The block's first byte in the volume.
     pub offset: u64,
     /// Which version of it.

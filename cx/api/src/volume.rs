@@ -44,7 +44,7 @@ pub struct VolumeView {
     /// When all of its history was last read and checked; null when it never was.
     #[serde(default)]
     pub verified: Option<ProofView>,
-    /// Findings of verifications that still are: their reads are refused.
+    /// Findings of verifications that still are, those of the store as a whole included.
     #[serde(default)]
     pub damaged: u64,
 }

@@ -62,7 +62,7 @@ impl Gateway {
         Ok(VerificationView {
             volume: name.clone(),
             verified: self.store.proof(volume.id()).map(|proof| proof_view(&proof)),
-            open: count(open),
+            open: count(open) + self.store.unlisted(volume.id()),
             over: count(findings.len() - open),
             findings: shown,
         })
@@ -87,12 +87,21 @@ impl Gateway {
             .because("it never came here, or is not kept here any more")
         };
         let unit = unit.map_err(|e| problems::stored(&e))?.ok_or_else(missing)?;
-        Ok(UnitView { unit: unit.iter().map(|byte| format!("{byte:02x}")).collect() })
+        Ok(UnitView { volume_id: volume.id(), unit: unit.iter().map(|byte| format!("{byte:02x}")).collect() })
     }
 
     /// Puts a damaged block right.
     pub(crate) fn repair_block(&self, name: &Name, wanted: &RepairCreate) -> Answer<RepairView> {
         let volume = self.known(name)?;
+        if wanted.volume_id != volume.id() {
+            let text = format!(
+                "the block is of another volume: {} is {}, not {}",
+                name,
+                volume.id(),
+                wanted.volume_id
+            );
+            return Err(Problem::new(Code::Invalid, text).fix("ask a gateway that the same tap sends to"));
+        }
         let (position, unit) = (position(wanted.version)?, from_hex(&wanted.unit)?);
         let block = BlockNo::holding(wanted.offset);
         let places = self.store.repair(volume.id(), block, position, &unit).map_err(|e| match e {
@@ -135,10 +144,11 @@ fn is_shown(finding: &Finding, points: Points) -> bool {
     !early && !late
 }
 
-/// With what the store knows of the volume's soundness. What concerns the store as a whole does not count.
+/// With what the store knows of the volume's soundness; what concerns the store as a whole concerns it too.
 pub(crate) fn with_proof(view: VolumeView, store: &Store) -> VolumeView {
     let findings = store.findings(view.id);
-    let damaged = count(findings.iter().filter(|f| f.over_at.is_none() && f.volume.is_some()).count());
+    let open = count(findings.iter().filter(|f| f.over_at.is_none()).count());
+    let damaged = open + store.unlisted(view.id);
     VolumeView { verified: store.proof(view.id).map(|proof| proof_view(&proof)), damaged, ..view }
 }
 

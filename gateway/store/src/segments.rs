@@ -110,6 +110,14 @@ impl Segments {
         Some((*segment, Start { at: last.end, ..Start::of_segment(None) }))
     }
 
+    /// Segments of the log from the first to the last.
+    pub(crate) fn log(&self, from: SegmentId, to: SegmentId) -> Vec<(SegmentId, Known)> {
+        if from > to {
+            return Vec::new();
+        }
+        read(&self.known).range(from..=to).map(|(id, known)| (*id, *known)).collect()
+    }
+
     pub(crate) fn is_settled(&self, segment: SegmentId) -> bool {
         read(&self.settled).contains_key(&segment)
     }

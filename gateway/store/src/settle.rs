@@ -350,6 +350,7 @@ impl Settling {
         let renew = self.renew.swap(false, Ordering::Relaxed);
         let outcome = lock(&self.settler).settle(shared, shared.pressure(), renew);
         if let Ok(done) = &outcome
+            && !self.is_stopped()
             && let Err(e) = shared.index.tidy(done.is_none() && shared.queue.bytes() == 0)
         {
             warn!("rows that are gone still take room in the index: {e}");

@@ -436,6 +436,12 @@ impl Store {
         self.shared.proving.findings(volume)
     }
 
+    /// How many findings more there are, for which the list has no room.
+    #[must_use]
+    pub fn unlisted(&self, volume: VolumeId) -> u64 {
+        self.shared.proving.unlisted(volume)
+    }
+
     /// What was found and is over need not be listed any more.
     pub fn acknowledge(&self, volume: VolumeId) {
         self.shared.proving.acknowledge(volume);

@@ -18,11 +18,11 @@ mod repair;
 mod scrub;
 mod segment;
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
 use gateway_journal::{Location, RegionNo, SegmentId};
-use tap_block::units::count;
 use tap_block::{BlockNo, Extent, Lsn, Position, VolumeId, WallTime};
 
 use crate::error::StoreError;
@@ -112,11 +112,13 @@ pub struct VerifyReport {
     pub bytes: u64,
     /// What is not as it was written.
     pub findings: Vec<Finding>,
-    /// How many more there are: beyond [`MOST_FINDINGS`] they are counted only.
-    pub unlisted: u64,
+    /// How many more there are of each volume: beyond [`MOST_FINDINGS`] they are counted only.
+    pub unlisted: BTreeMap<Option<VolumeId>, u64>,
+    /// The segments that were read.
+    pub walked: BTreeSet<SegmentId>,
 }
 
-/// Findings that are listed.
+/// Findings of a volume that are listed.
 pub const MOST_FINDINGS: usize = 10_000;
 
 /// How far a walk is, in bytes.
@@ -157,7 +159,7 @@ struct Step {
 struct Verifier<'a, 'w> {
     shared: &'a Shared,
     report: VerifyReport,
-    suspects: Vec<Suspect>,
+    listed: BTreeMap<Option<VolumeId>, usize>,
     watch: &'a mut Watch<'w>,
     /// Bytes in what is left, as it looked last.
     left: u64,
@@ -167,7 +169,12 @@ struct Verifier<'a, 'w> {
 impl Shared {
     /// Looks at everything in `scope`, and notes what came of it.
     pub(crate) fn verify(&self, scope: Scope, watch: &mut Watch<'_>) -> Result<VerifyReport, StoreError> {
-        let report = verify(self, scope, watch)?;
+        let (report, outcome) = verify(self, scope, watch);
+        if let Err(e) = outcome {
+            // What half a walk found is known all the same; it answers for nothing.
+            self.proving.add(&report);
+            return Err(e);
+        }
         self.proving.take(&report, self.age.now());
         // A settle reads blocks by the index and writes frames, headers and the manifest anew.
         if report.findings.iter().any(|f| f.is_renewable() && self.segments.is_settled(f.segment)) {
@@ -177,11 +184,9 @@ impl Shared {
     }
 }
 
-/// Looks at everything in `scope`.
-///
-/// # Errors
-/// When `watch` ended it, or the index or the disk's directory cannot be used; what is damaged is no error.
-fn verify(shared: &Shared, scope: Scope, watch: &mut Watch<'_>) -> Result<VerifyReport, StoreError> {
+/// Looks at everything in `scope`. An error ends it: `watch` did not want it any more, or the index or the disk's directory
+/// cannot be used. What is damaged is no error.
+fn verify(shared: &Shared, scope: Scope, watch: &mut Watch<'_>) -> (VerifyReport, Result<(), StoreError>) {
     let through = through(shared, scope);
     let report = VerifyReport {
         scope,
@@ -191,13 +196,13 @@ fn verify(shared: &Shared, scope: Scope, watch: &mut Watch<'_>) -> Result<Verify
         blocks: 0,
         bytes: 0,
         findings: Vec::new(),
-        unlisted: 0,
+        unlisted: BTreeMap::new(),
+        walked: BTreeSet::new(),
     };
-    let mut verifier = Verifier { shared, report, suspects: Vec::new(), watch, left: 0, told_at: 0 };
-    verifier.log()?;
-    verifier.settled()?;
-    verifier.judge()?;
-    Ok(verifier.report)
+    let listed = BTreeMap::new();
+    let mut verifier = Verifier { shared, report, listed, watch, left: 0, told_at: 0 };
+    let outcome = verifier.log().and_then(|()| verifier.settled());
+    (verifier.report, outcome)
 }
 
 fn through(shared: &Shared, scope: Scope) -> Vec<(VolumeId, Lsn, WallTime)> {
@@ -233,19 +238,24 @@ impl Verifier<'_, '_> {
         if (self.watch)(progress) { Ok(()) } else { Err(StoreError::Cancelled) }
     }
 
-    fn accept(&mut self, step: Step) {
+    /// A step counts. Its suspects are judged at once: what a settle moves meanwhile is met again where it is moved to.
+    fn accept(&mut self, step: Step) -> Result<(), StoreError> {
         self.report.frames += step.frames;
         self.report.blocks += step.blocks;
-        let room = MOST_FINDINGS.saturating_sub(self.suspects.len());
-        self.report.unlisted += count(step.suspects.len().saturating_sub(room));
-        self.suspects.extend(step.suspects.into_iter().take(room));
         self.list(step.findings);
+        self.judge(step.suspects)
     }
 
     fn list(&mut self, findings: Vec<Finding>) {
-        let room = MOST_FINDINGS.saturating_sub(self.report.findings.len());
-        self.report.unlisted += count(findings.len().saturating_sub(room));
-        self.report.findings.extend(findings.into_iter().take(room));
+        for finding in findings {
+            let listed = self.listed.entry(finding.volume).or_default();
+            *listed += 1;
+            if *listed <= MOST_FINDINGS {
+                self.report.findings.push(finding);
+            } else {
+                *self.report.unlisted.entry(finding.volume).or_default() += 1;
+            }
+        }
     }
 
     /// A finding of the store as a whole.
@@ -256,7 +266,7 @@ impl Verifier<'_, '_> {
         (from, to): (u32, u32),
         detail: String,
     ) -> Finding {
-        let found_at = self.report.begun;
+        let found_at = self.shared.age.now();
         let (volume, extent, position, points) = (None, None, None, None);
         Finding { kind, volume, extent, position, points, segment, from, to, detail, found_at, over_at: None }
     }

@@ -10,7 +10,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use cx_api::{
-    BookmarkCreate, Code, ImageClone, ImageCreate, ImageView, JobState, JobView, VolumeState, VolumeView,
+    BookmarkCreate, Code, ImageClone, ImageCreate, ImageView, JobState, JobView, RepairCreate, VolumeState,
+    VolumeView,
 };
 use cx_link::{Address, Hub, UplinkHandle};
 use cx_wire::{AskCode, Hashes, Lookup, RefuseCode};
@@ -520,6 +521,21 @@ async fn an_image_of_an_image_survives_its_parent_and_a_restart() {
     for called in ["fixed", "branch"] {
         assert!(read(site.path("nbd.sock"), called.to_owned()).await.unwrap() == expected, "{called}");
     }
+}
+
+/// Two gateways may know different disks by one name; a block of the other one would pass every checksum.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_block_of_another_volume_repairs_nothing() {
+    let site = Site::new().await;
+    let (_tap, _link) = connected(&site, 8).await;
+    site.settled("web01").await;
+    let wanted = |volume_id, unit: &str| RepairCreate { volume_id, offset: 0, version: 2, unit: unit.into() };
+    let other = site.gateway().repair(name("web01"), wanted(VolumeId::new(1), "00")).await.unwrap_err();
+    assert_eq!(other.code, Code::Invalid);
+    assert!(other.detail.contains("another volume"), "{other:?}");
+    let volume = site.gateway().volume(name("web01")).await.unwrap();
+    let unsound = site.gateway().repair(name("web01"), wanted(volume.id, "00")).await.unwrap_err();
+    assert_eq!((unsound.code, unsound.cause.contains("not sound")), (Code::Invalid, true), "{unsound:?}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

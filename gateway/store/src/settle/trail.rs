@@ -131,8 +131,8 @@ impl Trail {
             if segment >= end_segment {
                 break;
             }
-            let next = shared.segments.after(segment).unwrap_or(end_segment);
-            self.pass_missing(shared, segment, next);
+            let next = shared.segments.after(segment).unwrap_or(end_segment).min(end_segment);
+            self.pass_missing(shared, segment, next, tell)?;
             (segment, start) = (next, Start::of_segment(None));
         }
         (self.at, self.group) = (Some(last), group);
@@ -141,11 +141,19 @@ impl Trail {
     }
 
     /// Segments between two that are gone are damage, and known as such.
-    fn pass_missing(&mut self, shared: &Shared, after: SegmentId, before: SegmentId) {
+    fn pass_missing(
+        &mut self,
+        shared: &Shared,
+        after: SegmentId,
+        before: SegmentId,
+        tell: &mut Tell<'_>,
+    ) -> Result<(), StoreError> {
         let known = crate::sync::read(&shared.published).damage.clone();
         for damage in known.into_iter().filter(|d| after < d.segment && d.segment < before) {
+            tell(Met::Damage(&damage))?;
             self.ledger.damaged(Damage { lost: Vec::new(), ..damage });
         }
+        Ok(())
     }
 
     fn walk(

@@ -35,6 +35,13 @@ impl Verifier<'_, '_> {
         group: GroupNo,
         step: &mut Step,
     ) -> Result<(), StoreError> {
+        // What memory has of the group first: it may be on its way into the index.
+        let tail: Vec<(VolumeId, RegionNo, Vec<Version>)> = {
+            let published = read(&self.shared.published);
+            let groups = published.frozen.iter().map(|f| &f.group).chain([&published.active]);
+            let here = groups.filter(|g| g.no == group).flat_map(|g| g.sorted());
+            here.map(|(volume, region, versions)| (volume, region, versions.to_vec())).collect()
+        };
         let mut hidden = Hidden { shared: self.shared, scope: self.report.scope, stretches, step };
         let (from, to) = (keys::run(VolumeId::new(0), RegionNo::new(0), GroupNo::new(0)), vec![0xff; 24]);
         let mut outcome = Ok(());
@@ -47,9 +54,7 @@ impl Verifier<'_, '_> {
             outcome.is_ok()
         })?;
         outcome?;
-        let published = read(&self.shared.published);
-        let tail = published.frozen.iter().map(|f| &f.group).chain([&published.active]);
-        for (volume, region, versions) in tail.filter(|g| g.no == group).flat_map(|g| g.sorted()) {
+        for (volume, region, versions) in tail {
             versions.iter().for_each(|v| hidden.check(volume, region, v));
         }
         Ok(())
@@ -102,7 +107,8 @@ impl Hidden<'_> {
         let mut bytes = vec![0; usize::from(at.len)];
         let read = match self.shared.segments.file(at.segment) {
             Ok(Some(file)) => file.read_at(u64::from(at.offset), &mut bytes).map_err(|e| e.to_string()),
-            Ok(None) => return,
+            // If it was given back meanwhile, nobody finds the version there any more.
+            Ok(None) => Err(format!("{} is missing", at.segment)),
             Err(e) => Err(e.to_string()),
         };
         if let Err(detail) = read.and_then(|()| verify(block, &bytes).map(drop).map_err(|e| e.to_string())) {

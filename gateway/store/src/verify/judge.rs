@@ -1,6 +1,6 @@
 //! Which points show a block that is not what was written: those from its version up to the next of the same block.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use gateway_journal::{Kept, Place, RegionNo, Version};
 use tap_block::{BLOCK_SIZE, Extent, Lsn, Position, VolumeId};
@@ -14,15 +14,17 @@ use crate::times::under_one_layout;
 
 impl Verifier<'_, '_> {
     /// Suspects that some point shows become findings. The others are of no use to anybody.
-    pub(super) fn judge(&mut self) -> Result<(), StoreError> {
+    pub(super) fn judge(&mut self, suspects: Vec<Suspect>) -> Result<(), StoreError> {
         let mut by_region: BTreeMap<(VolumeId, RegionNo), Vec<Suspect>> = BTreeMap::new();
-        for suspect in std::mem::take(&mut self.suspects) {
+        for suspect in suspects {
             if let Some((region, _)) = RegionNo::holding(suspect.block) {
                 by_region.entry((suspect.volume, region)).or_default().push(suspect);
             }
         }
         for ((volume, region), suspects) in by_region {
-            let (versions, kept) = versions(self.shared, volume, region)?;
+            let blocks: BTreeSet<u16> =
+                suspects.iter().filter_map(|s| Some(RegionNo::holding(s.block)?.1)).collect();
+            let (versions, kept) = versions(self.shared, volume, region, &blocks)?;
             let findings = suspects.iter().filter_map(|s| self.judged(s, &versions, &kept)).collect();
             self.list(findings);
         }
@@ -51,12 +53,14 @@ impl Verifier<'_, '_> {
     }
 }
 
-/// Every version of a region, in the order of delivery, and which points of the volume are kept.
+/// Every version of these blocks of a region, in the order of delivery, and which points of the volume are kept.
 pub(super) fn versions(
     shared: &Shared,
     volume: VolumeId,
     region: RegionNo,
+    blocks: &BTreeSet<u16>,
 ) -> Result<(Vec<Version>, Kept), StoreError> {
+    let wanted = |v: &Version| blocks.range(v.range()).next().is_some();
     under_one_layout(shared, |layout| {
         let (last, frozen, active) = {
             let published = read(&shared.published);
@@ -67,9 +71,9 @@ pub(super) fn versions(
         let mut found = Vec::new();
         let (index, segments) = (&shared.index, &shared.segments);
         let gather = Gather { index, layout, segments, volume, region };
-        gather.all(last, &mut |v| found.push(*v))?;
-        found.extend(frozen.iter().flat_map(|f| f.group.of(volume, region)));
-        found.extend(active);
+        gather.all(last, &mut |v| found.extend(Some(*v).filter(wanted)))?;
+        found.extend(frozen.iter().flat_map(|f| f.group.of(volume, region)).filter(|v| wanted(v)));
+        found.extend(active.into_iter().filter(wanted));
         Ok((found, layout.kept.get(&volume).cloned().unwrap_or_default()))
     })
 }
@@ -88,7 +92,7 @@ fn shown(versions: &[Version], n: usize, within: u16) -> Option<(Lsn, Option<Lsn
 }
 
 /// Can any point from the first to the last be opened?
-fn is_kept(kept: &Kept, first: Lsn, last: Option<Lsn>) -> bool {
+pub(super) fn is_kept(kept: &Kept, first: Lsn, last: Option<Lsn>) -> bool {
     let after = last.is_none_or(|last| last >= kept.settled);
     after || kept.points.iter().any(|p| first <= p.lsn && last.is_none_or(|last| p.lsn <= last))
 }

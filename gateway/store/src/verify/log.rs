@@ -10,6 +10,7 @@ use tap_block::{Action, VolumeId};
 use tap_disk::SegmentFile;
 
 use super::hidden::Stretch;
+use super::judge::is_kept;
 use super::{Finding, FindingKind, Scope, Step, Suspect, Verifier, not_indexed};
 use crate::chunks::ChunkReader;
 use crate::error::{Damage, StoreError};
@@ -56,7 +57,7 @@ impl Verifier<'_, '_> {
                 let findings = self.compare(due, &window)?;
                 step.findings.extend(findings);
             }
-            self.accept(step);
+            self.accept(step)?;
             rest = behind;
         }
         let findings = trail.damage().iter().flat_map(|d| self.lost(d)).collect();
@@ -85,9 +86,11 @@ impl Verifier<'_, '_> {
     fn group(&mut self, trail: &mut Trail, due: &Due) -> Result<(Step, Group, Vec<Stretch>), StoreError> {
         let (mut step, mut damaged, mut units) = (Step::default(), Vec::new(), Units::default());
         let shared = self.shared;
+        self.ask_the_disk(trail.at().0, due.info.through.0);
         let window = trail.advance(shared, (due.info.no, due.info.through), &mut |met| match met {
             Met::Frame(frame, records) => {
                 step.frames += 1;
+                self.report.walked.insert(frame.segment);
                 if units.enter(frame.segment, frame.file)
                     && let Some(why) = bad_header(trail_store(shared), frame)
                 {
@@ -106,6 +109,16 @@ impl Verifier<'_, '_> {
             }
         })?;
         Ok((step, window.versions, damaged))
+    }
+
+    /// It is the disk that is to answer, not the page cache.
+    fn ask_the_disk(&self, from: SegmentId, to: SegmentId) {
+        for (segment, known) in self.shared.segments.log(from, to) {
+            let dropped = self.shared.segments.pool().get(known.file).and_then(|file| file.drop_cache());
+            if let Err(e) = dropped {
+                tracing::warn!("{segment} is read from the page cache: {e}");
+            }
+        }
     }
 
     /// Does the index say of a group what the segments say?
@@ -143,12 +156,16 @@ impl Verifier<'_, '_> {
         if damage.lost.is_empty() {
             return vec![whole];
         }
+        let layout = self.layout();
         let catalogue = Arc::clone(&read(&self.shared.published).catalogue);
         let of = damage.lost.iter().filter_map(|&(stream, first, last)| {
             let volume = catalogue.volume_of(stream)?.id();
+            let kept = layout.kept.get(&volume).cloned().unwrap_or_default();
+            let beyond = self.report.scope.to.is_some_and(|to| first > to);
             let points = Some((first, Some(last)));
             let found = Finding { volume: Some(volume), points, ..whole.clone() };
-            self.report.scope.has(volume).then_some(found)
+            let counts = self.report.scope.has(volume) && !beyond && is_kept(&kept, first, Some(last));
+            counts.then_some(found)
         });
         of.collect()
     }
@@ -165,10 +182,6 @@ impl Units {
     fn enter(&mut self, segment: SegmentId, file: &Arc<SegmentFile>) -> bool {
         if self.open.as_ref().is_some_and(|(open, _)| *open == segment) {
             return false;
-        }
-        // It is the disk that is asked, not the cache.
-        if let Err(e) = file.drop_cache() {
-            tracing::warn!("{segment} is read from the page cache: {e}");
         }
         self.open = Some((segment, ChunkReader::new(Arc::clone(file))));
         true

@@ -39,6 +39,8 @@ struct Proofs {
     volumes: BTreeMap<VolumeId, Proof>,
     whole: Option<Whole>,
     findings: Vec<Finding>,
+    /// Findings that were counted only, when the volume was last walked.
+    unlisted: BTreeMap<Option<VolumeId>, u64>,
 }
 
 /// The proofs, and where they are kept.
@@ -68,8 +70,21 @@ impl Proving {
         own.cloned().collect()
     }
 
+    /// Findings of a volume that there is no room to list.
+    pub(crate) fn unlisted(&self, volume: VolumeId) -> u64 {
+        let state = lock(&self.state);
+        [Some(volume), None].iter().filter_map(|of| state.unlisted.get(of)).sum()
+    }
+
     pub(super) fn take(&self, report: &VerifyReport, now: WallTime) {
         self.change(|proofs| proofs.take(report, now));
+    }
+
+    /// What a walk found that did not come to its end.
+    pub(super) fn add(&self, report: &VerifyReport) {
+        if !report.findings.is_empty() {
+            self.change(|proofs| proofs.add(report));
+        }
     }
 
     /// What is over need not be listed any more.
@@ -116,36 +131,66 @@ impl Proofs {
     fn take(&mut self, report: &VerifyReport, now: WallTime) {
         let found: BTreeSet<Key> = report.findings.iter().map(Finding::key).collect();
         for old in &mut self.findings {
-            if found.contains(&old.key()) {
-                old.over_at = None;
-            } else if old.over_at.is_none() && is_answered(old, report) {
+            if old.over_at.is_none() && !found.contains(&old.key()) && is_answered(old, report) {
                 old.over_at = Some(now);
             }
         }
-        let known: BTreeSet<Key> = self.findings.iter().map(Finding::key).collect();
-        let fresh = report.findings.iter().filter(|f| !known.contains(&f.key()));
-        let room = MOST_FINDINGS.saturating_sub(self.findings.len());
-        self.findings.extend(fresh.take(room).cloned().collect::<Vec<_>>());
-        if report.scope.to.is_none() {
-            let proofs = report.through.iter();
-            let proofs = proofs.map(|&(id, lsn, at)| (id, Proof { begun: report.begun, lsn, at }));
-            self.volumes.extend(proofs);
+        self.add(report);
+        let scope = report.scope;
+        self.unlisted.retain(|of, _| !of.map_or(scope.volume.is_none(), |of| scope.has(of)));
+        self.unlisted.extend(report.unlisted.iter().map(|(of, n)| (*of, *n)));
+        // What is not known in full is no proof.
+        if scope.to.is_some() || !report.unlisted.is_empty() {
+            return;
         }
-        if report.scope.to.is_none() && report.scope.volume.is_none() {
+        for &(id, lsn, at) in &report.through {
+            let proof = Proof { begun: report.begun, lsn, at };
+            let known = self.volumes.entry(id).or_insert(proof);
+            if known.begun <= proof.begun {
+                *known = proof;
+            }
+        }
+        if scope.volume.is_none() {
             self.whole = Some(Whole { begun: report.begun, ended: now });
+        }
+    }
+
+    /// What was found is known from here on, as it was found last; what was put right since is not.
+    fn add(&mut self, report: &VerifyReport) {
+        let mut known: BTreeMap<Key, usize> = BTreeMap::new();
+        let mut listed: BTreeMap<Option<VolumeId>, usize> = BTreeMap::new();
+        for (n, old) in self.findings.iter().enumerate() {
+            known.insert(old.key(), n);
+            *listed.entry(old.volume).or_default() += 1;
+        }
+        for found in &report.findings {
+            match known.get(&found.key()).and_then(|n| self.findings.get_mut(*n)) {
+                Some(old) if old.over_at.is_some_and(|over| over >= found.found_at) => {}
+                Some(old) => *old = Finding { found_at: old.found_at, ..found.clone() },
+                None => {
+                    let listed = listed.entry(found.volume).or_default();
+                    *listed += 1;
+                    if *listed > MOST_FINDINGS {
+                        *self.unlisted.entry(found.volume).or_default() += 1;
+                        continue;
+                    }
+                    known.insert(found.key(), self.findings.len());
+                    self.findings.push(found.clone());
+                }
+            }
         }
     }
 }
 
-/// Would the walk have found it again, were it still there?
+/// Would the walk have found it again, were it still there? Not if it was found while the walk was under way.
 fn is_answered(old: &Finding, report: &VerifyReport) -> bool {
     let scope = report.scope;
     let looked = match old.volume {
         Some(volume) => scope.has(volume),
-        None => scope.volume.is_none(),
+        None => scope.volume.is_none() || report.walked.contains(&old.segment),
     };
     let reached = scope.to.is_none_or(|to| old.points.is_some_and(|(first, _)| first <= to));
-    looked && reached && report.unlisted == 0
+    looked && reached && old.found_at < report.begun && report.unlisted.is_empty()
 }
 
 const VERSION: u32 = 1;
@@ -244,6 +289,8 @@ impl Proofs {
             volumes: twin.volumes.iter().map(proof).collect::<Option<_>>()?,
             whole,
             findings: twin.findings.into_iter().map(finding_in).collect::<Option<_>>()?,
+            // They are counted again by the next walk, and until then there is no proof.
+            unlisted: BTreeMap::new(),
         })
     }
 }
@@ -329,7 +376,7 @@ mod tests {
             from: 10,
             to: 20,
             detail: "rot".into(),
-            found_at: WallTime::from_nanos(5),
+            found_at: WallTime::from_nanos(4),
             over_at: None,
         }
     }
@@ -337,7 +384,8 @@ mod tests {
     fn report(scope: Scope, findings: Vec<Finding>) -> VerifyReport {
         let through = vec![(VOLUME, Lsn::new(9).unwrap(), WallTime::from_nanos(8))];
         let begun = WallTime::from_nanos(5);
-        VerifyReport { scope, begun, through, frames: 0, blocks: 0, bytes: 0, findings, unlisted: 0 }
+        let (unlisted, walked) = (BTreeMap::new(), BTreeSet::new());
+        VerifyReport { scope, begun, through, frames: 0, blocks: 0, bytes: 0, findings, unlisted, walked }
     }
 
     fn open(proofs: &Proving) -> usize {
@@ -378,9 +426,57 @@ mod tests {
         let early = Scope { volume: Some(VOLUME), to: Lsn::new(5) };
         proofs.take(&report(early, Vec::new()), WallTime::from_nanos(8));
         assert_eq!(open(&proofs), 1, "the later one was not looked at");
-        let again = report(Scope::default(), vec![finding(1, 4)]);
-        proofs.take(&again, WallTime::from_nanos(9));
+        let found = Finding { found_at: WallTime::from_nanos(9), ..finding(1, 4) };
+        proofs.take(&report(Scope::default(), vec![found]), WallTime::from_nanos(10));
         assert_eq!(open(&proofs), 1, "the first is back, the second is over");
+    }
+
+    /// A scrub takes days; what others find and repair meanwhile it knows nothing of.
+    #[test]
+    fn walks_that_overlap_do_not_undo_each_other() {
+        let proofs = Proving::new(Box::new(MemoryMark::default()));
+        let late = Finding { found_at: WallTime::from_nanos(7), ..finding(1, 4) };
+        let other = VerifyReport { begun: WallTime::from_nanos(6), ..report(Scope::default(), vec![late]) };
+        proofs.take(&other, WallTime::from_nanos(8));
+        proofs.take(&report(Scope::default(), Vec::new()), WallTime::from_nanos(9));
+        assert_eq!(open(&proofs), 1, "a walk that had passed it before answers nothing");
+        assert_eq!(
+            proofs.proof(VOLUME).unwrap().begun,
+            WallTime::from_nanos(6),
+            "nor is its proof the newer one"
+        );
+        proofs.repaired(
+            VOLUME,
+            BlockNo::new(1),
+            Position::record(Lsn::new(4).unwrap()),
+            WallTime::from_nanos(10),
+        );
+        proofs.take(&report(Scope::default(), vec![finding(1, 4)]), WallTime::from_nanos(11));
+        assert_eq!(open(&proofs), 0, "it was seen before it was repaired");
+    }
+
+    #[test]
+    fn what_there_is_no_room_to_list_is_counted_and_no_proof() {
+        let proofs = Proving::new(Box::new(MemoryMark::default()));
+        let unlisted = BTreeMap::from([(Some(VOLUME), 3)]);
+        let walk = report(Scope::default(), vec![finding(1, 4)]);
+        proofs.take(&VerifyReport { unlisted, ..walk.clone() }, WallTime::from_nanos(6));
+        assert_eq!((proofs.unlisted(VOLUME), proofs.unlisted(VolumeId::new(8))), (3, 0));
+        assert_eq!(proofs.proof(VOLUME), None);
+        proofs.take(&walk, WallTime::from_nanos(7));
+        assert_eq!(proofs.unlisted(VOLUME), 0);
+        assert!(proofs.proof(VOLUME).is_some());
+        let many = (0..count(MOST_FINDINGS) + 5).map(|n| finding(n, 4)).collect();
+        proofs.add(&report(Scope::default(), many));
+        assert_eq!((proofs.findings(VOLUME).len(), proofs.unlisted(VOLUME)), (MOST_FINDINGS, 5));
+    }
+
+    #[test]
+    fn half_a_walk_finds_and_answers_for_nothing() {
+        let proofs = Proving::new(Box::new(MemoryMark::default()));
+        proofs.take(&report(Scope::default(), vec![finding(1, 4)]), WallTime::from_nanos(6));
+        proofs.add(&report(Scope::default(), vec![finding(2, 5)]));
+        assert_eq!(open(&proofs), 2);
     }
 
     #[test]

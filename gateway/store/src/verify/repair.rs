@@ -4,10 +4,11 @@
 //! This is the one place that writes into history, and it writes what stood there.
 
 use gateway_journal::{Location, Place, RegionNo};
-use tap_block::stored::verify;
+use tap_block::stored::{UNIT, unpack};
 use tap_block::{BlockNo, Position, VolumeId};
 use tap_disk::SegmentFile;
 
+use std::collections::BTreeSet;
 use std::io::IoSlice;
 use std::sync::Arc;
 
@@ -27,7 +28,8 @@ pub(crate) fn stored_unit(
 ) -> Result<Option<Vec<u8>>, StoreError> {
     let places = places(shared, volume, block, position)?;
     let mut bad = None;
-    for at in places {
+    // Of equal positions the one delivered last is read.
+    for at in places.into_iter().rev() {
         let Some(file) = shared.segments.file(at.segment)? else { continue };
         match sound(&file, block, at)? {
             Ok(bytes) if shared.segments.lives(at.segment) => return Ok(Some(bytes)),
@@ -49,7 +51,8 @@ pub(crate) fn repair(
     position: Position,
     unit: &[u8],
 ) -> Result<usize, StoreError> {
-    verify(block, unit).map_err(|e| StoreError::Invalid(format!("the block offered is not sound: {e}")))?;
+    unpack(block, unit, &mut [0; UNIT])
+        .map_err(|e| StoreError::Invalid(format!("the block offered is not sound: {e}")))?;
     // As long as no pass is made no file is given back.
     let _still = shared.settling.still();
     let places = places(shared, volume, block, position)?;
@@ -61,7 +64,8 @@ pub(crate) fn repair(
     }
     let mut repaired = 0;
     for at in places {
-        let Some(file) = shared.segments.file(at.segment)? else { continue };
+        let gone = || StoreError::Damaged(format!("{} is missing", at.segment));
+        let file = shared.segments.file(at.segment)?.ok_or_else(gone)?;
         if sound(&file, block, at)?.is_ok() {
             continue;
         }
@@ -79,7 +83,7 @@ fn places(
     position: Position,
 ) -> Result<Vec<Location>, StoreError> {
     let Some((region, within)) = RegionNo::holding(block) else { return Ok(Vec::new()) };
-    let (versions, _) = versions(shared, volume, region)?;
+    let (versions, _) = versions(shared, volume, region, &BTreeSet::from([within]))?;
     let here = versions.iter().filter(|v| v.first == within && v.position == position);
     let units = here.filter_map(|v| match v.place {
         Place::Unit(at) => Some(at),
@@ -94,7 +98,7 @@ fn sound(file: &SegmentFile, block: BlockNo, at: Location) -> Result<Result<Vec<
     if let Err(e) = file.read_at(u64::from(at.offset), &mut bytes) {
         return Ok(Err(e.to_string()));
     }
-    Ok(verify(block, &bytes).map(|_| ()).map_err(|e| e.to_string()).map(|()| bytes))
+    Ok(unpack(block, &bytes, &mut [0; UNIT]).map_err(|e| e.to_string()).map(|()| bytes))
 }
 
 fn put(file: &Arc<SegmentFile>, block: BlockNo, at: Location, unit: &[u8]) -> Result<(), StoreError> {

@@ -1,6 +1,6 @@
 //! Settled segments, one after the other, for as long as there are any that were not looked at.
 
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use gateway_journal::run::decode_run;
@@ -25,16 +25,18 @@ use crate::sync::lock;
 
 impl Verifier<'_, '_> {
     pub(super) fn settled(&mut self) -> Result<(), StoreError> {
-        let mut seen = BTreeSet::new();
+        let (mut layout, mut due) = self.due();
         loop {
-            let mut left =
-                self.published().into_iter().filter(|(id, _)| !seen.contains(id) && self.wanted(*id));
-            let Some((id, known)) = left.next() else { break };
-            self.left = u64::from(known.end) + left.map(|(_, known)| u64::from(known.end)).sum::<u64>();
-            seen.insert(id);
+            // What a settle wrote meanwhile is looked at as well, until there is nothing left.
+            if !Arc::ptr_eq(&layout, &self.layout()) {
+                (layout, due) = self.due();
+            }
+            let Some((id, known)) = due.pop_first() else { break };
+            self.left = u64::from(known.end) + due.values().map(|known| u64::from(known.end)).sum::<u64>();
             let step = self.segment(id, known)?;
+            self.report.walked.insert(id);
             if self.shared.segments.lives(id) {
-                self.accept(step);
+                self.accept(step)?;
             }
         }
         let missing = self.missing();
@@ -44,23 +46,35 @@ impl Verifier<'_, '_> {
         Ok(())
     }
 
-    /// The segments that count. A settle that is about to publish has made its own known already, whole or not.
-    fn published(&self) -> Vec<(SegmentId, Known)> {
+    /// The segments that count and were not looked at, as of one layout. A settle that is about to publish has made its own
+    /// known already, whole or not.
+    fn due(&self) -> (Arc<Layout>, BTreeMap<SegmentId, Known>) {
         let _turn = lock(&self.shared.index_turn);
-        self.shared.segments.settled()
-    }
-
-    /// May the segment hold anything in the scope? The one that holds the manifest always does.
-    fn wanted(&self, id: SegmentId) -> bool {
-        let Some(volume) = self.report.scope.volume else { return true };
         let layout = self.layout();
-        let listed = layout.generations.iter().flat_map(|g| &g.segments).filter(|s| s.segment == id);
-        let mut places = listed.map(|s| (s.first.0, s.last.0)).peekable();
-        places.peek().is_none() || places.any(|(first, last)| first <= volume && volume <= last)
+        // Which volumes a segment holds; the one that holds nothing but the manifest always counts.
+        let mut volumes: BTreeMap<SegmentId, (VolumeId, VolumeId)> = BTreeMap::new();
+        for s in layout.generations.iter().flat_map(|g| &g.segments) {
+            let (first, last) = (s.first.0, s.last.0);
+            let entry = volumes.entry(s.segment).or_insert((first, last));
+            *entry = (entry.0.min(first), entry.1.max(last));
+        }
+        let wanted = |id: &SegmentId| match (self.report.scope.volume, volumes.get(id)) {
+            (Some(volume), Some((first, last))) => *first <= volume && volume <= *last,
+            _ => true,
+        };
+        let all = self.shared.segments.settled().into_iter();
+        (layout, all.filter(|(id, _)| wanted(id) && !self.report.walked.contains(id)).collect())
     }
 
     fn segment(&mut self, id: SegmentId, known: Known) -> Result<Step, StoreError> {
-        let file = self.shared.segments.pool().get(known.file)?;
+        let file = match self.shared.segments.pool().get(known.file) {
+            Ok(file) => file,
+            Err(e) => {
+                // If it was given back meanwhile, the step does not count.
+                let finding = self.finding(FindingKind::Missing, id, (0, known.end), e.to_string());
+                return Ok(Step { findings: vec![finding], ..Step::default() });
+            }
+        };
         // It is the disk that is asked, not the cache.
         if let Err(e) = file.drop_cache() {
             tracing::warn!("{id} is read from the page cache: {e}");

@@ -60,11 +60,8 @@ pub(super) async fn run(args: VerifyArgs) -> Result<()> {
             }
         }
     }
-    if context.json() {
-        print_json(&found)?
-    } else {
-        print(&summary(&found))?
-    }
+    let printed = if context.json() { print_json(&found) } else { print(&summary(&found)) };
+    printed.map_err(could_not)?;
     if args.acknowledge {
         context
             .client
@@ -121,8 +118,8 @@ async fn repair(context: &Context, source: &Client, volume: &Name, found: &Verif
         let Some((extent, version)) = finding.extent.zip(finding.version) else { continue };
         let path = paths::unit(volume.as_str(), extent.offset, version);
         let outcome = match source.get::<UnitView>(&path).await {
-            Ok(UnitView { unit }) => {
-                let body = RepairCreate { offset: extent.offset, version, unit };
+            Ok(UnitView { volume_id, unit }) => {
+                let body = RepairCreate { volume_id, offset: extent.offset, version, unit };
                 context.client.post::<_, RepairView>(&paths::repairs(volume.as_str()), &body).await
             }
             Err(failure) => Err(failure),

@@ -329,7 +329,7 @@ impl Control for Gateway {
 
     async fn unit(&self, volume: Name, offset: u64, version: u64) -> Answer<UnitView> {
         self.known(&volume)?;
-        Ok(UnitView { unit: format!("{offset:04x}{version:04x}") })
+        Ok(UnitView { volume_id: VolumeId::new(1), unit: format!("{offset:04x}{version:04x}") })
     }
 
     async fn repair(&self, volume: Name, wanted: RepairCreate) -> Answer<RepairView> {
