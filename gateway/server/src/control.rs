@@ -128,7 +128,7 @@ impl Control for Gateway {
             let result = ready.and_then(|restore| restore.run(&worker));
             worker.finish(result, clock.wall());
         };
-        self.spawn_worker(work)?;
+        self.spawn_worker(work).inspect_err(|e| job.finish(Err(e.clone()), self.clock.wall()))?;
         match prepared.await.map_err(problems::internal)? {
             Some(problem) => Err(problem),
             None => Ok(job.view()),

@@ -106,6 +106,7 @@ pub(crate) fn stored(error: &StoreError) -> Problem {
     let code = match error {
         StoreError::NoSpace(_) => Code::NoSpace,
         StoreError::Stopped => Code::Unreachable,
+        StoreError::Busy => Code::Conflict,
         _ => Code::Internal,
     };
     Problem::new(code, error.to_string())

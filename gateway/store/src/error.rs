@@ -63,6 +63,9 @@ pub enum StoreError {
         /// The nearest kept one after it.
         after: Option<Lsn>,
     },
+    /// It has to wait for the end of a pass that takes long.
+    #[error("history is being settled, which takes its time: try again")]
+    Busy,
     /// Whoever asked for it does not want it any more.
     #[error("it was cancelled")]
     Cancelled,

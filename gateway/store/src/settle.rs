@@ -25,8 +25,8 @@ mod trail;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard};
-use std::time::Duration;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, TryLockError};
+use std::time::{Duration, Instant};
 
 use gateway_image::catalogue::Volume;
 use gateway_journal::{Generation, Kept, Manifest, RegionPlace, RegionRange};
@@ -314,6 +314,9 @@ impl Decision {
     }
 }
 
+/// How often it is looked whether a pass has ended.
+const GLANCE: Duration = Duration::from_millis(20);
+
 /// When passes are made, and what came of them.
 pub(crate) struct Settling {
     settler: Mutex<Settler>,
@@ -340,9 +343,17 @@ impl Settling {
         }
     }
 
-    /// No pass is made as long as what is returned lives.
-    pub(crate) fn still(&self) -> MutexGuard<'_, Settler> {
-        lock(&self.settler)
+    /// No pass is made as long as what is returned lives; `None` when the one under way has not ended within `limit`.
+    pub(crate) fn still(&self, limit: Duration) -> Option<MutexGuard<'_, Settler>> {
+        let begun = Instant::now();
+        loop {
+            match self.settler.try_lock() {
+                Ok(settler) => return Some(settler),
+                Err(TryLockError::Poisoned(poisoned)) => return Some(poisoned.into_inner()),
+                Err(TryLockError::WouldBlock) if begun.elapsed() >= limit => return None,
+                Err(TryLockError::WouldBlock) => std::thread::park_timeout(GLANCE),
+            }
+        }
     }
 
     /// One pass now.

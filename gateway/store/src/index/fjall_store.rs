@@ -180,9 +180,9 @@ impl IndexStore for FjallIndex {
             if !many || rows.disk_space() < WORTH_TIDYING {
                 continue;
             }
-            self.removed(table).store(0, Ordering::Relaxed);
             self.flush(rows)?;
             rows.major_compact()?;
+            self.removed(table).fetch_sub(removed, Ordering::Relaxed);
             // The files that it replaced go with the next flush.
             self.flush(rows)?;
         }

@@ -11,10 +11,14 @@ use tap_disk::SegmentFile;
 use std::collections::BTreeSet;
 use std::io::IoSlice;
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::judge::versions;
 use crate::error::StoreError;
 use crate::store::Shared;
+
+/// So long a repair waits for the end of a pass.
+const PATIENCE: Duration = Duration::from_secs(30);
 
 /// The stored form of a version; `None` when there is none of it here.
 ///
@@ -54,7 +58,7 @@ pub(crate) fn repair(
     unpack(block, unit, &mut [0; UNIT])
         .map_err(|e| StoreError::Invalid(format!("the block offered is not sound: {e}")))?;
     // As long as no pass is made no file is given back.
-    let _still = shared.settling.still();
+    let _still = shared.settling.still(PATIENCE).ok_or(StoreError::Busy)?;
     let places = places(shared, volume, block, position)?;
     if places.is_empty() {
         return Err(StoreError::Invalid(format!(
