@@ -39,7 +39,7 @@ impl Gateway {
             Task { kind: JobKind::Verify, volume: wanted.volume, lsn: to.unwrap_or(durable), path, total };
         let job = self.jobs.add(task, self.clock.wall())?;
         let (store, clock, worker) = (Arc::clone(&self.store), Arc::clone(&self.clock), Arc::clone(&job));
-        let scope = Scope { volume: Some(volume.id()), to };
+        let scope = Scope { volume: Some(volume.id()), to, fresh: true };
         let spawned = self.spawn_worker(move || {
             let done = store.verify(scope, &mut |progress| {
                 worker.progress_of(progress.done, progress.total);

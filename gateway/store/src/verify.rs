@@ -1,5 +1,4 @@
-//! Proof that what is stored is what was written: everything is read from the disk, in the order in which it lies, and
-//! checked.
+//! Proof that what is stored is what was written: everything is read, in the order in which it lies, and checked.
 //!
 //! ```text
 //!   log       group by group, along a trail of its own: frames, units, and does the index say the same (log.rs)
@@ -42,6 +41,8 @@ pub struct Scope {
     pub volume: Option<VolumeId>,
     /// Nothing that only later points show.
     pub to: Option<Lsn>,
+    /// From the disk, even what the page cache has: it has to be read again by whoever needs it. The scrub leaves it alone.
+    pub fresh: bool,
 }
 
 /// What was found not to be as it was written.

@@ -135,7 +135,7 @@ proptest! {
                 );
             }
         }
-        let scope = Scope { volume: Some(lab.volume()), to: None };
+        let scope = Scope { volume: Some(lab.volume()), to: None, fresh: true };
         let again = verify(&store, scope);
         prop_assert!(again.findings.iter().all(|f| f.kind != FindingKind::Block), "{:?}", again);
         if !found.is_empty() {
@@ -166,9 +166,9 @@ proptest! {
 #[test]
 fn what_only_later_points_show_is_not_looked_at() {
     let lab = aged(5);
-    let all = verify(lab.store(), Scope { volume: Some(lab.volume()), to: None });
+    let all = verify(lab.store(), Scope { volume: Some(lab.volume()), to: None, fresh: true });
     let early = lab.store().kept(lab.volume()).unwrap().settled;
-    let some = verify(lab.store(), Scope { volume: Some(lab.volume()), to: Some(early) });
+    let some = verify(lab.store(), Scope { volume: Some(lab.volume()), to: Some(early), fresh: true });
     assert!(some.blocks < all.blocks, "{} of {}", some.blocks, all.blocks);
     let of_all = verify(lab.store(), Scope::default());
     assert!(all.blocks < of_all.blocks, "{} of {}", all.blocks, of_all.blocks);

@@ -75,7 +75,7 @@ impl Verifier<'_, '_> {
             .durable_end()
             .map(|through| Due { info: published.active.info(through), indexed: false });
         let mut groups: Vec<Due> = indexed.chain(frozen).chain(open).collect();
-        if let Scope { volume: Some(volume), to: Some(to) } = self.report.scope {
+        if let Scope { volume: Some(volume), to: Some(to), .. } = self.report.scope {
             let needed = groups.iter().rposition(|g| g.info.visible(volume, to));
             groups.truncate(needed.map_or(0, |n| n + 1));
         }
@@ -113,6 +113,9 @@ impl Verifier<'_, '_> {
 
     /// It is the disk that is to answer, not the page cache.
     fn ask_the_disk(&self, from: SegmentId, to: SegmentId) {
+        if !self.report.scope.fresh {
+            return;
+        }
         for (segment, known) in self.shared.segments.log(from, to) {
             let dropped = self.shared.segments.pool().get(known.file).and_then(|file| file.drop_cache());
             if let Err(e) = dropped {

@@ -420,10 +420,10 @@ mod tests {
     fn a_walk_answers_only_for_what_it_looked_at() {
         let proofs = Proving::new(Box::new(MemoryMark::default()));
         proofs.take(&report(Scope::default(), vec![finding(1, 4), finding(2, 8)]), WallTime::from_nanos(6));
-        let other = Scope { volume: Some(VolumeId::new(8)), to: None };
+        let other = Scope { volume: Some(VolumeId::new(8)), to: None, fresh: true };
         proofs.take(&report(other, Vec::new()), WallTime::from_nanos(7));
         assert_eq!(open(&proofs), 2);
-        let early = Scope { volume: Some(VOLUME), to: Lsn::new(5) };
+        let early = Scope { volume: Some(VOLUME), to: Lsn::new(5), fresh: true };
         proofs.take(&report(early, Vec::new()), WallTime::from_nanos(8));
         assert_eq!(open(&proofs), 1, "the later one was not looked at");
         let found = Finding { found_at: WallTime::from_nanos(9), ..finding(1, 4) };

@@ -75,8 +75,9 @@ impl Verifier<'_, '_> {
                 return Ok(Step { findings: vec![finding], ..Step::default() });
             }
         };
-        // It is the disk that is asked, not the cache.
-        if let Err(e) = file.drop_cache() {
+        if self.report.scope.fresh
+            && let Err(e) = file.drop_cache()
+        {
             tracing::warn!("{id} is read from the page cache: {e}");
         }
         let settle = self.settle_of(id);
