@@ -43,15 +43,16 @@ impl Verifier<'_, '_> {
                 continue;
             }
             let before = trail.group();
-            let (mut step, window, damaged) = self.group(&mut trail, due)?;
-            if !damaged.is_empty() {
-                self.hidden_in_log(&damaged, due.info.no, &mut step)?;
-            }
+            let read = self.group(&mut trail, due);
             let layout = self.layout();
-            if layout.group > before {
-                // It was settled while it was read: there it is looked at again.
+            if layout.group > before && !matches!(read, Err(StoreError::Cancelled)) {
+                // It was settled while it was read, its files may have been gone: there it is looked at again.
                 trail = Trail::clone(&layout.trail);
                 continue;
+            }
+            let (mut step, window, damaged) = read?;
+            if !damaged.is_empty() {
+                self.hidden_in_log(&damaged, due.info.no, &mut step)?;
             }
             if due.indexed && damaged.is_empty() {
                 let findings = self.compare(due, &window)?;
