@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::collections::hash_map::RandomState;
 use std::fs;
 use std::hash::{BuildHasher, Hasher};
+use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::{Mutex, PoisonError};
@@ -280,6 +281,27 @@ impl Lab {
                 }
             }
         }
+        Ok(found)
+    }
+
+    /// The segment files of the gateway's store that hold something, by name.
+    ///
+    /// # Errors
+    /// Of the file system, and when there are none.
+    pub fn segments(&self) -> Result<Vec<PathBuf>> {
+        let mut found = Vec::new();
+        for folder in self.folders("seg")? {
+            for entry in fs::read_dir(folder)? {
+                let path = entry?.path();
+                let mut head = [0; 4096];
+                fs::File::open(&path)?.read_at(&mut head, 0)?;
+                if path.extension().is_some_and(|e| e == "seg") && head.iter().any(|&b| b != 0) {
+                    found.push(path);
+                }
+            }
+        }
+        found.sort();
+        ensure!(!found.is_empty(), "there are no segment files in {}", self.path("data").display());
         Ok(found)
     }
 

@@ -61,24 +61,6 @@ fn noise_at_every_port_disturbs_nobody() -> Result<()> {
     })
 }
 
-/// The segment files of the gateway's store that hold something, by name.
-fn segments(lab: &Lab) -> Result<Vec<PathBuf>> {
-    let mut found = Vec::new();
-    for folder in lab.folders("seg")? {
-        for entry in fs::read_dir(folder)? {
-            let path = entry?.path();
-            let mut head = [0; 4096];
-            fs::File::open(&path)?.read_at(&mut head, 0)?;
-            if path.extension().is_some_and(|e| e == "seg") && head.iter().any(|&b| b != 0) {
-                found.push(path);
-            }
-        }
-    }
-    found.sort();
-    ensure!(!found.is_empty(), "there are no segment files in {}", lab.path("data").display());
-    Ok(found)
-}
-
 /// Points whose content is known.
 fn write_points(lab: &Lab, disk: &Path) -> Result<Vec<(String, u128)>> {
     let mut writer = Writer::open(&lab.tap("web01"), fs::read(disk)?, 7)?;
@@ -112,7 +94,7 @@ fn after_harm(harm: impl FnOnce(&Path) -> Result<()>) -> Result<()> {
         let points = write_points(lab, &disk)?;
         up.stop()?;
         lab.jverify()?.ok()?;
-        harm(segments(lab)?.first().context("no segment")?)?;
+        harm(lab.segments()?.first().context("no segment")?)?;
         let found = lab.jverify()?;
         ensure!(found.code == 1, "jverify missed it: {} {}{}", found.code, found.text(), found.stderr);
 
@@ -156,7 +138,7 @@ fn a_stale_segment_is_never_served() -> Result<()> {
         let mut writer = Writer::open(&lab.tap("web01"), fs::read(&disk)?, 3)?;
         lab.bookmark("web01", "first")?;
         up.stop()?;
-        let segment = segments(lab)?.pop().context("no segment")?;
+        let segment = lab.segments()?.pop().context("no segment")?;
         let old = fs::read(&segment)?;
 
         let up = lab.up(&[("web01", &disk)])?;
@@ -167,7 +149,7 @@ fn a_stale_segment_is_never_served() -> Result<()> {
         let points = vec![("second".to_owned(), digest(writer.content()))];
         up.stop()?;
         // The newest segment goes back in time, as a disk that lied about a sync would let it.
-        let newest = segments(lab)?.pop().context("no segment")?;
+        let newest = lab.segments()?.pop().context("no segment")?;
         fs::write(&newest, old)?;
 
         let mut up = lab.up(&[("web01", &disk)])?;

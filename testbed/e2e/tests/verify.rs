@@ -10,23 +10,6 @@ use serde_json::Value;
 use testbed_e2e::lab::free_port;
 use testbed_e2e::{Lab, Writer, digest, poll, scenario};
 
-/// The segment files that hold something.
-fn segments(lab: &Lab) -> Result<Vec<PathBuf>> {
-    let mut found = Vec::new();
-    for folder in lab.folders("seg")? {
-        for entry in fs::read_dir(folder)? {
-            let path = entry?.path();
-            let mut head = [0; 4096];
-            fs::File::open(&path)?.read_at(&mut head, 0)?;
-            if path.extension().is_some_and(|e| e == "seg") && head.iter().any(|&b| b != 0) {
-                found.push(path);
-            }
-        }
-    }
-    found.sort();
-    Ok(found)
-}
-
 fn flip(segment: &PathBuf, at: u64) -> Result<()> {
     let file = fs::OpenOptions::new().read(true).write(true).open(segment)?;
     let mut byte = [0];
@@ -76,7 +59,7 @@ fn rot_is_named_and_put_right_from_another_gateway() -> Result<()> {
         let volume = lab.verb(&["volume", "show", "web01"])?;
         ensure!(volume["verified"]["lsn"] == volume["durable_lsn"], "all of it is verified: {volume}");
 
-        let segment = segments(lab)?.first().context("no segment")?.clone();
+        let segment = lab.segments()?.first().context("no segment")?.clone();
         for no in 0..8 {
             flip(&segment, (1 << 20) + no * (90 << 10) + 777)?;
         }
@@ -120,7 +103,7 @@ fn the_scrub_finds_rot_by_itself() -> Result<()> {
         let up = lab.up(&[("web01", &disk)])?;
         lab.settle("web01")?;
         up.stop()?;
-        let segment = segments(lab)?.first().context("no segment")?.clone();
+        let segment = lab.segments()?.first().context("no segment")?.clone();
         (0..8).try_for_each(|no| flip(&segment, (64 << 10) + no * (90 << 10)))?;
         let _up = lab.up(&[("web01", &disk)])?;
         poll::until("the scrub", std::time::Duration::from_secs(90), || {

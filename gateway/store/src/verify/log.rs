@@ -3,7 +3,9 @@
 use std::sync::Arc;
 
 use gateway_journal::run::encode_run;
-use gateway_journal::{Location, Records, RegionNo, SEGMENT_HEADER, SegmentHeader, SegmentId, Version};
+use gateway_journal::{
+    Location, Records, RegionNo, SEGMENT_HEADER, SegmentHeader, SegmentId, StoreId, Version,
+};
 use tap_block::stored::verify;
 use tap_block::units::index;
 use tap_block::{Action, VolumeId};
@@ -86,14 +88,14 @@ impl Verifier<'_, '_> {
     /// Reads a group; what it holds, and what of it is damaged.
     fn group(&mut self, trail: &mut Trail, due: &Due) -> Result<(Step, Group, Vec<Stretch>), StoreError> {
         let (mut step, mut damaged, mut units) = (Step::default(), Vec::new(), Units::default());
-        let shared = self.shared;
+        let (shared, store) = (self.shared, self.layout().trail.store());
         self.ask_the_disk(trail.at().0, due.info.through.0);
         let window = trail.advance(shared, (due.info.no, due.info.through), &mut |met| match met {
             Met::Frame(frame, records) => {
                 step.frames += 1;
                 self.report.walked.insert(frame.segment);
                 if units.enter(frame.segment, frame.file)
-                    && let Some(why) = bad_header(trail_store(shared), frame)
+                    && let Some(why) = bad_header(store, frame)
                 {
                     let finding = self.finding(FindingKind::Header, frame.segment, (0, SEGMENT_HEADER), why);
                     step.findings.push(finding);
@@ -218,7 +220,7 @@ impl Units {
 }
 
 /// What is wrong with the header of the segment that `frame` is in.
-fn bad_header(store: gateway_journal::StoreId, frame: &PassedFrame<'_>) -> Option<String> {
+fn bad_header(store: StoreId, frame: &PassedFrame<'_>) -> Option<String> {
     let mut bytes = vec![0; index(u64::from(SEGMENT_HEADER))];
     if let Err(e) = frame.file.read_at(0, &mut bytes) {
         return Some(e.to_string());
@@ -230,8 +232,4 @@ fn bad_header(store: gateway_journal::StoreId, frame: &PassedFrame<'_>) -> Optio
         }
         Err(e) => Some(e.to_string()),
     }
-}
-
-fn trail_store(shared: &crate::store::Shared) -> gateway_journal::StoreId {
-    read(&shared.published).layout.trail.store()
 }

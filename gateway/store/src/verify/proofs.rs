@@ -289,7 +289,7 @@ impl Proofs {
             volumes: twin.volumes.iter().map(proof).collect::<Option<_>>()?,
             whole,
             findings: twin.findings.into_iter().map(finding_in).collect::<Option<_>>()?,
-            // They are counted again by the next walk, and until then there is no proof.
+            // The next walk counts them again; until then those that are listed say enough.
             unlisted: BTreeMap::new(),
         })
     }
