@@ -126,6 +126,8 @@ impl Shared {
             return Err(StoreError::NotDurable { point, durable });
         }
         refuse_if_lost(known, &published.damage, point)?;
+        // What the index made up for until it was settled.
+        refuse_if_lost(known, published.layout.trail.damage(), point)?;
         published.layout.check(known, point)?;
         refuse_if_missing(known, &published.layout, region, point)?;
         let visible = |v: &&Version| v.position.visible_at(point);
@@ -198,11 +200,17 @@ fn refuse_if_missing(
     Err(StoreError::Damaged(text))
 }
 
-/// Was a copy of the whole disk begun after the loss, and complete at `point`? The record before it is then the one
-/// before the loss or a later one. (A copy of differences heals nothing: what it left out may be what is lost.)
 fn healed(volume: &Volume, lost: Lsn, point: Lsn) -> bool {
-    volume.syncs().iter().any(|sync| {
-        let after = sync.sound.is_some_and(|s| s.lsn >= lost.previous());
-        sync.is_whole() && after && sync.end.is_some_and(|end| end.lsn <= point)
-    })
+    healed_at(volume, lost).is_some_and(|end| end <= point)
+}
+
+/// The first point that a loss does not concern: a copy of the whole disk, begun after it, is complete there. The record before
+/// the copy is then the one before the loss or a later one. (A copy of differences heals nothing: what it left out may be what
+/// is lost.)
+pub(crate) fn healed_at(volume: &Volume, lost: Lsn) -> Option<Lsn> {
+    let after = volume
+        .syncs()
+        .iter()
+        .filter(|sync| sync.is_whole() && sync.sound.is_some_and(|sound| sound.lsn >= lost.previous()));
+    after.filter_map(|sync| sync.end.map(|end| end.lsn)).min()
 }

@@ -222,6 +222,64 @@ fn frames_and_headers_of_settled_history_are_written_anew() {
     assert!(lab.check(3).iter().all(|point| kept.contains(point)));
 }
 
+/// Every kept point that cannot be read is named, and no other.
+fn check_named(lab: &Lab, store: &Store) -> usize {
+    let (found, mut unreadable) = (store.findings(lab.volume()), 0);
+    let known = store.catalogue();
+    for point in lab.oracle.lsns() {
+        let volume = known.volume(lab.volume()).unwrap();
+        // What never came, or went with the last segment, is not known here: it is refused as such.
+        let durable = store.durable(volume.stream()).is_some_and(|durable| point <= durable.lsn);
+        let kept = store.check_kept(lab.volume(), point).is_ok();
+        if !durable || !kept || volume.selectable(point).is_err() {
+            continue;
+        }
+        let shows = |f: &&Finding| {
+            let seen = f.points.is_some_and(|(a, b)| a <= point && b.is_none_or(|b| point <= b));
+            let inside = f.extent.is_none_or(|e| e.offset() < volume.size_at(point));
+            seen && inside
+        };
+        let named = found.iter().find(shows);
+        match try_image(store, lab.volume(), point) {
+            Ok(image) => {
+                assert!(image == lab.oracle.image_at(lab.volume(), point), "{point} is wrong");
+                let block = named.filter(|f| f.kind == FindingKind::Block);
+                assert!(block.is_none(), "{point} can be read, with {block:?}");
+            }
+            Err(e) => {
+                unreadable += 1;
+                assert!(named.is_some(), "{point} cannot be read ({e}), and nothing says so: {found:?}");
+            }
+        }
+    }
+    unreadable
+}
+
+/// The frames are gone with it, the index still says what lay there.
+#[test]
+fn a_missing_segment_is_named_with_every_block_in_it() {
+    for seed in 0..6 {
+        let mut lab = aged(seed);
+        lab.more(40, 1);
+        lab.store = None;
+        let files = lab.disk.dir.list().unwrap();
+        for no in files {
+            let left = cut(&lab.disk, &mut Random::new(seed));
+            left.dir.remove(no).unwrap();
+            // The file that held the only manifest, or nothing, has its own tests.
+            let Ok(store) = left.try_open() else { continue };
+            let missing = !store.status().damage.is_empty();
+            verify(&store, Scope::default());
+            let unreadable = check_named(&lab, &store);
+            assert!(missing || unreadable == 0, "file {no} of seed {seed}");
+            // What it held is not passed over as if it had never been.
+            while let Ok(Some(_)) = store.settle() {}
+            verify(&store, Scope::default());
+            check_named(&lab, &store);
+        }
+    }
+}
+
 #[test]
 fn an_index_that_does_not_say_what_the_segments_say_is_found() {
     let lab = aged(7);

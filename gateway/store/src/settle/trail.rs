@@ -2,19 +2,22 @@
 //! commit thread, fed with the same frames by the same code.
 
 use std::collections::BTreeMap;
+use std::ops::Range;
 use std::sync::Arc;
 
 use gateway_image::Catalogue;
+use gateway_journal::run::decode_run;
 use gateway_journal::table::{decode_meta, decode_records};
 use gateway_journal::{
-    Expected, Found, FrameHeader, FrameKind, GroupNo, KeptPoint, Records, SEGMENT_HEADER, Sealed, SegmentId,
-    SegmentScan, Start, StoreId,
+    Expected, Found, FrameHeader, FrameKind, GroupNo, KeptPoint, Place, Records, RegionNo, SEGMENT_HEADER,
+    Sealed, SegmentId, SegmentScan, Start, StoreId, Version,
 };
-use tap_block::{Lsn, StreamId};
+use tap_block::{Lsn, StreamId, VolumeId};
 use tap_disk::SegmentFile;
 
 use crate::chunks::ChunkReader;
 use crate::error::{Damage, StoreError};
+use crate::index::{IndexError, IndexStore as _, Table, keys};
 use crate::ledger::{Ledger, PlacedFrame};
 use crate::state::{self, IndexState};
 use crate::store::Shared;
@@ -127,12 +130,15 @@ impl Trail {
         let (end_segment, end) = last;
         loop {
             let to = if segment == end_segment { Some(end.at) } else { None };
+            if !shared.segments.lives(segment) {
+                self.pass_missing(shared, segment..segment.next(), tell)?;
+            }
             self.walk(shared, (segment, start), to, &mut window, tell)?;
             if segment >= end_segment {
                 break;
             }
             let next = shared.segments.after(segment).unwrap_or(end_segment).min(end_segment);
-            self.pass_missing(shared, segment, next, tell)?;
+            self.pass_missing(shared, segment.next()..next, tell)?;
             (segment, start) = (next, Start::of_segment(None));
         }
         (self.at, self.group) = (Some(last), group);
@@ -140,16 +146,15 @@ impl Trail {
         Ok(window)
     }
 
-    /// Segments between two that are gone are damage, and known as such.
+    /// Segments that are gone are damage, and known as such.
     fn pass_missing(
         &mut self,
         shared: &Shared,
-        after: SegmentId,
-        before: SegmentId,
+        gone: Range<SegmentId>,
         tell: &mut Tell<'_>,
     ) -> Result<(), StoreError> {
         let known = crate::sync::read(&shared.published).damage.clone();
-        for damage in known.into_iter().filter(|d| after < d.segment && d.segment < before) {
+        for damage in known.into_iter().filter(|d| gone.contains(&d.segment)) {
             tell(Met::Damage(&damage))?;
             self.ledger.damaged(Damage { lost: Vec::new(), ..damage });
         }
@@ -232,19 +237,39 @@ impl Trail {
     }
 }
 
-/// What was damaged when the store was opened is known, and so is what it cost. What became so since, the index and the
-/// units may still know better: it is not settled before the next start has looked at it.
+/// Damage that the index knows nothing of has been assessed: what it cost is noted, and reads refuse it. Of all other the index
+/// knows more than the log does: were it settled, older content would stand where that lay, and nobody would know.
 pub(super) fn check_known(shared: &Shared, damage: &Damage) -> Result<(), StoreError> {
-    let published = crate::sync::read(&shared.published);
-    let overlaps = |d: &Damage| d.segment == damage.segment && d.from < damage.to && damage.from < d.to;
-    if published.damage.iter().any(overlaps) {
+    let known = {
+        let published = crate::sync::read(&shared.published);
+        let overlaps = |d: &Damage| d.segment == damage.segment && d.from < damage.to && damage.from < d.to;
+        published.damage.iter().any(overlaps)
+    };
+    if known && !is_indexed(shared, damage)? {
         return Ok(());
     }
     let Damage { segment, from, to, detail, .. } = damage;
     Err(StoreError::Damaged(format!(
-        "{segment} from byte {from} to {to}: {detail}; what lies there is not settled, restart the gateway to have the \
-         damage assessed"
+        "{segment} from byte {from} to {to}: {detail}; the log is not settled from there on, so that what the index still \
+         knows of it stays. Put the segment back; or stop the gateway and delete the store's fjall directory, which gives \
+         up what lay there: then what is lost is shown, and a resync makes later points sound"
     )))
+}
+
+/// Does the index lead to anything in a damaged stretch? All of it is gone through: that is slow, and seldom.
+fn is_indexed(shared: &Shared, damage: &Damage) -> Result<bool, IndexError> {
+    let inside = |v: &Version| match v.place {
+        Place::Unit(at) => at.segment == damage.segment && damage.from <= at.offset && at.offset < damage.to,
+        Place::Zero => false,
+    };
+    let (from, to) = (keys::run(VolumeId::new(0), RegionNo::new(0), GroupNo::new(0)), vec![0xff; 24]);
+    let (mut found, mut outcome) = (false, Ok(()));
+    shared.index.scan(Table::Runs, &from, &to, &mut |_, run| {
+        outcome = decode_run(run, |v| found |= inside(&v));
+        outcome.is_ok() && !found
+    })?;
+    outcome.map_err(|e| IndexError(e.to_string()))?;
+    Ok(found)
 }
 
 impl Ledger {

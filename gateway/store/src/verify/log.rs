@@ -8,7 +8,7 @@ use gateway_journal::{
 };
 use tap_block::stored::verify;
 use tap_block::units::index;
-use tap_block::{Action, VolumeId};
+use tap_block::{Action, Lsn, VolumeId};
 use tap_disk::SegmentFile;
 
 use super::hidden::Stretch;
@@ -17,6 +17,7 @@ use super::{Finding, FindingKind, Scope, Step, Suspect, Verifier, not_indexed};
 use crate::chunks::ChunkReader;
 use crate::error::{Damage, StoreError};
 use crate::index::{IndexStore, Table, keys};
+use crate::maps::healed_at;
 use crate::settle::{Met, PassedFrame, Trail};
 use crate::sync::read;
 use crate::tail::{Group, GroupInfo};
@@ -162,15 +163,25 @@ impl Verifier<'_, '_> {
         if damage.lost.is_empty() {
             return vec![whole];
         }
-        let layout = self.layout();
-        let catalogue = Arc::clone(&read(&self.shared.published).catalogue);
-        let of = damage.lost.iter().filter_map(|&(stream, first, last)| {
-            let volume = catalogue.volume_of(stream)?.id();
+        let (layout, catalogue, known) = {
+            let published = read(&self.shared.published);
+            (Arc::clone(&published.layout), Arc::clone(&published.catalogue), published.damage.clone())
+        };
+        // Damage that reads know of refuses every point behind it; of what rotted since, the index still knows all.
+        let refused = |lost| known.iter().chain(layout.trail.damage()).any(|d| d.lost.contains(lost));
+        let of = damage.lost.iter().filter_map(|lost| {
+            let &(stream, first, last) = lost;
+            let known = catalogue.volume_of(stream)?;
+            let volume = known.id();
+            let last = match refused(lost) {
+                true => healed_at(known, first).map(Lsn::previous),
+                false => Some(last),
+            };
             let kept = layout.kept.get(&volume).cloned().unwrap_or_default();
             let beyond = self.report.scope.to.is_some_and(|to| first > to);
-            let points = Some((first, Some(last)));
+            let points = Some((first, last));
             let found = Finding { volume: Some(volume), points, ..whole.clone() };
-            let counts = self.report.scope.has(volume) && !beyond && is_kept(&kept, first, Some(last));
+            let counts = self.report.scope.has(volume) && !beyond && is_kept(&kept, first, last);
             counts.then_some(found)
         });
         of.collect()

@@ -39,8 +39,10 @@ impl Verifier<'_, '_> {
                 self.accept(step)?;
             }
         }
-        let missing = self.missing();
-        self.list(missing);
+        let step = self.missing()?;
+        if Arc::ptr_eq(&layout, &self.layout()) {
+            self.accept(step)?;
+        }
         let copy = self.copy_of_manifest();
         self.list(copy.into_iter().collect());
         Ok(())
@@ -171,19 +173,22 @@ impl Verifier<'_, '_> {
         Ok(())
     }
 
-    /// Segments that the layout names and nobody has.
-    fn missing(&self) -> Vec<Finding> {
-        let layout = self.layout();
-        let listed = layout.generations.iter().flat_map(|g| &g.segments);
-        let gone = listed.filter(|s| !self.shared.segments.lives(s.segment));
-        let of = |s: &gateway_journal::SettledSegment| {
-            let detail = "the segment of settled history is missing".to_owned();
-            let finding = self.finding(FindingKind::Missing, s.segment, (0, s.end), detail);
-            let only = (s.first.0 == s.last.0).then_some(s.first.0);
-            Finding { volume: only, ..finding }
-        };
-        let found: Vec<Finding> = gone.map(of).collect();
-        if Arc::ptr_eq(&layout, &self.layout()) { found } else { Vec::new() }
+    /// Segments that the layout names and nobody has, and the blocks that lie in them.
+    fn missing(&self) -> Result<Step, StoreError> {
+        let (mut step, layout) = (Step::default(), self.layout());
+        for generation in &layout.generations {
+            let gone = generation.segments.iter().filter(|s| !self.shared.segments.lives(s.segment));
+            let stretches: Vec<Stretch> =
+                gone.map(|s| Stretch { segment: s.segment, from: 0, to: s.end }).collect();
+            for &Stretch { segment, from, to } in &stretches {
+                let detail = "the segment of settled history is missing".to_owned();
+                step.findings.push(self.finding(FindingKind::Missing, segment, (from, to), detail));
+            }
+            if !stretches.is_empty() {
+                self.hidden_in_settled(&stretches, generation.settle, &mut step)?;
+            }
+        }
+        Ok(step)
     }
 
     /// The copy of the manifest is made anew when it is damaged: the one in the segments counts.
