@@ -30,6 +30,9 @@ pub struct ImageView {
     pub quota_bytes: Option<u64>,
     /// Bytes its writes take now; null when read-only.
     pub used_bytes: Option<u64>,
+    /// Bytes from its start that its flat local copy has; null when it is not materialized.
+    #[serde(default)]
+    pub materialized_bytes: Option<u64>,
     /// When it was made.
     #[serde(with = "json::text")]
     pub created: WallTime,

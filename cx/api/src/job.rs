@@ -50,6 +50,8 @@ pub enum JobKind {
     Restore,
     /// Reads a volume's history and checks it.
     Verify,
+    /// Makes an image's flat local copy.
+    Materialize,
 }
 
 impl JobKind {
@@ -59,6 +61,7 @@ impl JobKind {
         match self {
             Self::Restore => "restore",
             Self::Verify => "verify",
+            Self::Materialize => "materialize",
         }
     }
 }

@@ -128,6 +128,12 @@ pub fn clones(id_or_name: &str) -> String {
     format!("{}/clones", image(id_or_name))
 }
 
+/// Begins an image's flat local copy (POST).
+#[must_use]
+pub fn materialization(id_or_name: &str) -> String {
+    format!("{}/materialization", image(id_or_name))
+}
+
 /// One job (GET).
 #[must_use]
 pub fn job(id: crate::JobId) -> String {

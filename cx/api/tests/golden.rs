@@ -132,6 +132,7 @@ fn images() {
         writable: true,
         quota_bytes: Some(1 << 30),
         used_bytes: Some(0),
+        materialized_bytes: Some(2048),
         created: at("2026-11-22T12:00:00Z"),
         uri: "nbd+unix:///web01-test?socket=/run/gw.sock".into(),
         uris: vec![

@@ -57,6 +57,12 @@ impl ContentSum {
     pub fn of(block: BlockNo, content: &[u8]) -> Self {
         Self(xxhash_rust::xxh3::xxh3_64_with_seed(content, block.get()))
     }
+
+    /// As it is stored.
+    #[must_use]
+    pub const fn bytes(self) -> [u8; 8] {
+        self.0.to_le_bytes()
+    }
 }
 
 /// Where a block's content is.

@@ -105,6 +105,10 @@ impl Control for Gateway {
         self.image_view(made.await.map_err(problems::internal)??).await
     }
 
+    async fn image_materialize(&self, which: ImageKey) -> Answer<JobView> {
+        self.start_materialization(&which)
+    }
+
     async fn image_remove(&self, which: ImageKey) -> Answer<()> {
         // On a task of its own: a client that goes away does not leave it half done.
         let images = Arc::clone(&self.images);

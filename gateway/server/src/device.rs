@@ -1,6 +1,7 @@
 //! Images as block devices: read-only over the store, and read/write with an overlay on top.
 
 mod buffers;
+pub(crate) mod flat;
 mod guarded;
 pub(crate) mod image;
 pub(crate) mod overlay;

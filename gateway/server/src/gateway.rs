@@ -15,6 +15,7 @@ use tap_disk::{DirLock, LockError, Pool, RealClock, ensure_dir};
 use thiserror::Error;
 use tokio::runtime::Handle;
 
+use crate::device::flat::FlatDir;
 use crate::device::overlay::OverlayDir;
 use crate::exports::GatewayExports;
 use crate::http;
@@ -33,6 +34,9 @@ const READERS: usize = 16;
 const READ_QUEUE: usize = 512;
 /// What a read/write image may take unless it is said: 16 GiB of changed blocks.
 const OVERLAY_QUOTA: u64 = 16 << 30;
+
+/// What flat copies of images leave free, beyond what the journal leaves.
+const FLAT_RESERVE: u64 = 1 << 30;
 
 /// How a gateway is set up.
 #[derive(Debug, Clone)]
@@ -146,6 +150,7 @@ impl Gateway {
     pub async fn start(config: GatewayConfig) -> Result<GatewayHandle, StartError> {
         let setup = config.clone();
         let (gateway, lock) = tokio::task::spawn_blocking(move || Self::open(&setup)).await??;
+        gateway.go_on_materializing();
         let front = gateway.start_front(&config.nbd).await?;
         let downlink = Downlink::new(Arc::clone(&gateway.streams) as _);
         let links = listen(&downlink, &config.links, &config.hub).await?;
@@ -164,8 +169,11 @@ impl Gateway {
         let store = Store::open(config.store.clone(), Arc::clone(&clock))
             .map_err(|source| StartError::Store { path: config.store.dir.clone(), source })?;
         let pool = Arc::new(Pool::new("image-read", READERS, READ_QUEUE));
-        let dir = OverlayDir::new(config.data.join("overlays"));
-        let images = Images::new(Arc::clone(&store), Arc::clone(&clock), pool, dir, config.overlay_quota)
+        let overlays = OverlayDir::new(config.data.join("overlays"));
+        let flats =
+            FlatDir::new(config.data.join("flats"), config.store.keep_free.saturating_add(FLAT_RESERVE));
+        let dirs = (overlays, flats);
+        let images = Images::new(Arc::clone(&store), Arc::clone(&clock), pool, dirs, config.overlay_quota)
             .map_err(failed)?;
         let streams = Arc::new(Streams::new(Arc::clone(&store), Arc::clone(&clock)));
         let gateway = Self {

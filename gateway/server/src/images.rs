@@ -11,9 +11,11 @@ use tap_block::{BlockDevice, Clock, Lsn, Name, VolumeId};
 use tap_disk::Pool;
 use tokio::sync::oneshot;
 
+use crate::device::flat::{FlatDir, FlatSlot};
 use crate::device::overlay::OverlayDir;
 use crate::device::{Guarded, Image, ImageDevice, OverlayDevice};
 use crate::http::{Answer, ImageKey};
+use crate::jobs::Job;
 use crate::points::Resolved;
 use crate::problems;
 
@@ -23,6 +25,7 @@ pub(crate) struct Images {
     clock: Arc<dyn Clock>,
     pool: Arc<Pool>,
     dir: OverlayDir,
+    pub(crate) flats: FlatDir,
     default_quota: u64,
     /// One change of the list of images at a time.
     changing: tokio::sync::Mutex<()>,
@@ -41,6 +44,10 @@ struct Open {
     users: Arc<()>,
     /// All connections to a read/write image share its overlay.
     overlay: Option<Arc<OverlayDevice>>,
+    /// Everything that reads the image looks here for its flat copy.
+    flat: Arc<FlatSlot>,
+    /// What makes the flat copy, or made it.
+    copying: Option<Arc<Job>>,
 }
 
 /// How an image is to be made.
@@ -53,15 +60,15 @@ pub(crate) struct Wanted {
 }
 
 impl Images {
-    /// Throws away overlays that no image has: an image's creation or removal was cut short.
+    /// Throws away overlays and flat copies that no image has: an image's creation or removal was cut short.
     ///
     /// # Errors
-    /// When the directory cannot be read.
+    /// When their directories cannot be read.
     pub(crate) fn new(
         store: Arc<Store>,
         clock: Arc<dyn Clock>,
         pool: Arc<Pool>,
-        dir: OverlayDir,
+        (dir, flats): (OverlayDir, FlatDir),
         default_quota: u64,
     ) -> std::io::Result<Self> {
         let catalogue = store.catalogue();
@@ -70,8 +77,15 @@ impl Images {
                 dir.remove(id)?;
             }
         }
-        let (changing, table) = (tokio::sync::Mutex::new(()), Mutex::default());
-        Ok(Self { store, clock, pool, dir, default_quota, changing, table })
+        let mut table = Table::default();
+        for id in flats.list()? {
+            match catalogue.image(ImageId::new(id)) {
+                Some(record) => table.load_flat(&flats, record, size_of(&catalogue, record))?,
+                None => flats.remove(id)?,
+            }
+        }
+        let (changing, table) = (tokio::sync::Mutex::new(()), Mutex::new(table));
+        Ok(Self { store, clock, pool, dir, flats, default_quota, changing, table })
     }
 
     /// Makes an image.
@@ -160,10 +174,10 @@ impl Images {
         let written = self.write(MetaRecord::ImageRemoved { id: record.id }).await;
         self.table().removing.remove(&record.id);
         written?;
-        let (dir, id) = (self.dir.clone(), record.id.get());
+        let (dir, flats, id) = (self.dir.clone(), self.flats.clone(), record.id.get());
         // What stays behind is thrown away at the next start.
-        if let Err(e) = blocking(move || dir.remove(id)).await {
-            tracing::warn!("the overlay of image {id} is not removed: {e}");
+        if let Err(e) = blocking(move || dir.remove(id).and_then(|()| flats.remove(id))).await {
+            tracing::warn!("the files of image {id} are not all removed: {e}");
         }
         Ok(())
     }
@@ -190,10 +204,10 @@ impl Images {
         }
         let overlay = self.overlay(&mut table, record)?;
         let entry = table.open.entry(record.id).or_default();
-        let users = Arc::clone(&entry.users);
+        let (users, flat) = (Arc::clone(&entry.users), Arc::clone(&entry.flat));
         let device: Arc<dyn BlockDevice> = match overlay {
             Some(overlay) => overlay,
-            None => self.moment(record.volume, record.point)?,
+            None => self.device(self.image(record.volume, record.point)?.with_flat(flat)),
         };
         Ok(Arc::new(Guarded::new(device, users)))
     }
@@ -204,7 +218,8 @@ impl Images {
         }
         let entry = table.open.entry(record.id).or_default();
         if entry.overlay.is_none() {
-            let below = Arc::new(self.image(record.volume, record.point)?);
+            let below = self.image(record.volume, record.point)?.with_flat(Arc::clone(&entry.flat));
+            let below = Arc::new(below);
             let quota = record.writable.then_some(record.quota);
             let opened = self.dir.open(record.id.get(), quota, below, Arc::clone(&self.pool));
             entry.overlay = Some(Arc::new(opened.map_err(problems::internal)?));
@@ -226,8 +241,11 @@ impl Images {
     /// # Errors
     /// When there is no such volume.
     pub(crate) fn moment(&self, volume: VolumeId, point: Lsn) -> Answer<Arc<dyn BlockDevice>> {
-        let image = Arc::new(self.image(volume, point)?);
-        Ok(Arc::new(ImageDevice::new(image, Arc::clone(&self.pool))))
+        Ok(self.device(self.image(volume, point)?))
+    }
+
+    fn device(&self, image: Image) -> Arc<dyn BlockDevice> {
+        Arc::new(ImageDevice::new(Arc::new(image), Arc::clone(&self.pool)))
     }
 
     /// The same, for programs of our own.
@@ -264,6 +282,24 @@ impl Images {
         result.map(drop).map_err(|e| problems::stored(&e))
     }
 
+    /// Where an image's flat copy is found.
+    pub(crate) fn flat(&self, image: ImageId) -> Arc<FlatSlot> {
+        Arc::clone(&self.table().open.entry(image).or_default().flat)
+    }
+
+    /// Notes what makes the image's flat copy.
+    ///
+    /// # Errors
+    /// When the image is being removed.
+    pub(crate) fn copied_by(&self, record: &ImageRecord, job: &Arc<Job>) -> Answer<()> {
+        let mut table = self.table();
+        if table.removing.contains(&record.id) || self.store.catalogue().image(record.id).is_none() {
+            return Err(problems::no_image(record.name.as_str()));
+        }
+        table.open.entry(record.id).or_default().copying = Some(Arc::clone(job));
+        Ok(())
+    }
+
     fn table(&self) -> MutexGuard<'_, Table> {
         self.table.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -271,12 +307,24 @@ impl Images {
 
 impl Default for Open {
     fn default() -> Self {
-        Self { users: Arc::new(()), overlay: None }
+        Self { users: Arc::new(()), overlay: None, flat: Arc::default(), copying: None }
     }
 }
 
 impl Table {
+    fn load_flat(&mut self, flats: &FlatDir, record: &ImageRecord, size: u64) -> std::io::Result<()> {
+        let flat = flats.open(record.id.get(), size)?;
+        self.open.entry(record.id).or_default().flat.set(flat);
+        Ok(())
+    }
+
     fn start_removal(&mut self, record: &ImageRecord) -> Answer<()> {
+        let copying = self.open.get(&record.id).and_then(|open| open.copying.as_ref());
+        if let Some(job) = copying.filter(|job| job.is_running()) {
+            let text = format!("image {} is being materialized", record.name);
+            return Err(Problem::new(Code::Conflict, text)
+                .fix(format!("cancel that, then remove it: chronogate job cancel {}", job.id())));
+        }
         let connections = self.open.get(&record.id).map_or(0, |open| Arc::strong_count(&open.users) - 1);
         if connections > 0 {
             let text = format!("image {} is open ({connections} connections)", record.name);
@@ -286,6 +334,10 @@ impl Table {
         self.removing.insert(record.id);
         Ok(())
     }
+}
+
+fn size_of(catalogue: &Catalogue, record: &ImageRecord) -> u64 {
+    catalogue.volume(record.volume).map_or(0, |volume| volume.size_at(record.point))
 }
 
 fn free_name(catalogue: &Catalogue, name: Name) -> Answer<Name> {

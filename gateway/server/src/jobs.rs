@@ -46,6 +46,7 @@ pub(crate) struct Job {
     done: AtomicU64,
     total: AtomicU64,
     cancel: AtomicBool,
+    interrupted: AtomicBool,
     end: Mutex<Option<End>>,
     ended: Condvar,
 }
@@ -72,7 +73,7 @@ impl Jobs {
         let writes = !task.path.as_os_str().is_empty();
         if let Some(other) = running.iter().find(|j| writes && j.task.path == task.path) {
             let path = task.path.display();
-            return Err(Problem::new(Code::Conflict, format!("job {} restores to {path} already", other.id))
+            return Err(Problem::new(Code::Conflict, format!("job {} writes {path} already", other.id))
                 .fix("wait for it, or cancel it"));
         }
         table.make_room();
@@ -125,9 +126,15 @@ impl Table {
 }
 
 impl Job {
-    const fn new(id: JobId, task: Task, started: WallTime) -> Self {
-        let (done, total, cancel) = (AtomicU64::new(0), AtomicU64::new(task.total), AtomicBool::new(false));
-        Self { id, task, started, done, total, cancel, end: Mutex::new(None), ended: Condvar::new() }
+    fn new(id: JobId, task: Task, started: WallTime) -> Self {
+        let (done, total) = (AtomicU64::new(0), AtomicU64::new(task.total));
+        let (cancel, interrupted) = (AtomicBool::new(false), AtomicBool::new(false));
+        let (end, ended) = (Mutex::new(None), Condvar::new());
+        Self { id, task, started, done, total, cancel, interrupted, end, ended }
+    }
+
+    pub(crate) const fn id(&self) -> JobId {
+        self.id
     }
 
     /// Bytes done so far.
@@ -144,6 +151,16 @@ impl Job {
     /// Asks it to end soon.
     pub(crate) fn cancel(&self) {
         self.cancel.store(true, Ordering::Relaxed);
+    }
+
+    /// Asks it to end soon because the gateway stops: what it has done is still wanted.
+    pub(crate) fn interrupt(&self) {
+        self.interrupted.store(true, Ordering::Relaxed);
+        self.cancel();
+    }
+
+    pub(crate) fn is_interrupted(&self) -> bool {
+        self.interrupted.load(Ordering::Relaxed)
     }
 
     pub(crate) fn is_cancelled(&self) -> bool {

@@ -19,6 +19,7 @@ mod jobs;
 mod lease_file;
 mod leases;
 mod lookup;
+mod materialize;
 mod metrics;
 mod nurse;
 mod points;

@@ -94,6 +94,7 @@ impl Gateway {
         let known = self.store.catalogue().volume(record.volume).cloned();
         let volume = known.ok_or_else(|| problems::internal("the image's volume is gone"))?;
         let asked = record.clone();
+        let flat = images.flat(record.id).get();
         let used =
             tokio::task::spawn_blocking(move || images.used(&asked)).await.map_err(problems::internal)?;
         let uris = self.front().map(|front| front.uris(record.name.as_str())).unwrap_or_default();
@@ -106,6 +107,7 @@ impl Gateway {
             writable: record.writable,
             quota_bytes: record.writable.then_some(record.quota),
             used_bytes: used,
+            materialized_bytes: flat.map(|flat| flat.done()),
             created: record.created_at,
             uri: uris.first().cloned().unwrap_or_default(),
             uris,
@@ -115,14 +117,14 @@ impl Gateway {
 
     /// Starts a thread of its own for long work.
     pub(crate) fn spawn_worker(&self, work: impl FnOnce() + Send + 'static) -> Answer<()> {
-        let started = std::thread::Builder::new().name("restore".to_owned()).spawn(work);
+        let started = std::thread::Builder::new().name("job".to_owned()).spawn(work);
         started.map(drop).map_err(|e| problems::internal(format!("cannot start a thread: {e}")))
     }
 
     /// Asks every job to end and waits for that; what is not done goes on when it is started again.
     pub(crate) fn interrupt_jobs(&self, grace: Duration) {
         let deadline = Instant::now() + grace;
-        self.jobs.all().iter().for_each(|job| job.cancel());
+        self.jobs.all().iter().for_each(|job| job.interrupt());
         self.jobs.wait_for_all(deadline);
     }
 

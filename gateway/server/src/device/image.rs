@@ -1,7 +1,7 @@
 //! A volume at one point, read from the store.
 //!
 //! What the page cache and the map cache hold is answered on the thread that asks; only a miss costs a hop to
-//! the bounded pool.
+//! the bounded pool. An image that has been materialized is read from its flat copy; what that does not have, from the store.
 
 use std::sync::Arc;
 
@@ -14,6 +14,7 @@ use tap_block::{BLOCK_SIZE, BlockDevice, DeviceError, Extent, Geometry, Lsn, Op,
 use tap_disk::Pool;
 
 use super::buffers::Buffer;
+use super::flat::{Flat, FlatRead, FlatSlot};
 
 /// A volume at one point. Its content never changes.
 pub(crate) struct Image {
@@ -21,6 +22,7 @@ pub(crate) struct Image {
     volume: VolumeId,
     point: Lsn,
     size: u64,
+    flat: Arc<FlatSlot>,
     /// Settling leaves the point alone as long as this is held.
     _held: OpenPoint,
 }
@@ -40,7 +42,12 @@ impl Image {
         size: u64,
     ) -> Result<Self, StoreError> {
         let held = store.open_point(volume, point)?;
-        Ok(Self { store, volume, point, size, _held: held })
+        Ok(Self { store, volume, point, size, flat: Arc::default(), _held: held })
+    }
+
+    /// The same, with a place for a flat copy.
+    pub(crate) fn with_flat(self, flat: Arc<FlatSlot>) -> Self {
+        Self { flat, ..self }
     }
 
     pub(crate) const fn size(&self) -> u64 {
@@ -51,18 +58,53 @@ impl Image {
     pub(crate) fn read(&self, extent: Extent, mode: ReadMode) -> Result<Option<Bytes>, DeviceError> {
         let blocks = extent.to_blocks();
         let mut out = Buffer::take(index(blocks.length()));
+        if !self.read_blocks(blocks, mode, out.bytes())? {
+            return Ok(None);
+        }
+        let from = index(extent.offset() - blocks.offset());
+        Ok(Some(Bytes::from_owner(out).slice(from..from + index(extent.length()))))
+    }
+
+    fn read_blocks(&self, blocks: Extent, mode: ReadMode, out: &mut [u8]) -> Result<bool, DeviceError> {
+        let Some(flat) = self.flat.get() else { return self.read_journal(blocks, mode, out) };
+        match flat.read(blocks, mode, out) {
+            Ok(FlatRead::Done) => Ok(true),
+            Ok(FlatRead::NotCached) => Ok(false),
+            Ok(FlatRead::Elsewhere) => self.read_journal(blocks, mode, out),
+            // Mending is no work for a thread that must not wait.
+            Ok(FlatRead::Rotten) | Err(_) if mode == ReadMode::Cached => Ok(false),
+            Ok(FlatRead::Rotten) => self.mend(&flat, blocks, "it is not what was copied", out),
+            Err(e) => self.mend(&flat, blocks, &e.to_string(), out),
+        }
+    }
+
+    /// Reads what the flat copy has lost from the journal, and puts it back.
+    fn mend(&self, flat: &Flat, blocks: Extent, why: &str, out: &mut [u8]) -> Result<bool, DeviceError> {
+        let read = self.read_journal(blocks, ReadMode::Blocking, out)?;
+        match flat.heal(blocks, out) {
+            Ok(()) => tracing::warn!("{blocks} of a flat copy were read and written anew: {why}"),
+            Err(e) => tracing::warn!("{blocks} of a flat copy are lost ({why}) and stay so: {e}"),
+        }
+        Ok(read)
+    }
+
+    /// Reads whole `blocks` from the store, past a flat copy. `false`: it would have to wait.
+    pub(crate) fn read_journal(
+        &self,
+        blocks: Extent,
+        mode: ReadMode,
+        out: &mut [u8],
+    ) -> Result<bool, DeviceError> {
         for look in 1.. {
-            let Some(pieces) = self.plan(blocks, mode)? else { return Ok(None) };
-            match self.fill(&pieces, blocks, mode, out.bytes()) {
-                Ok(true) => break,
-                Ok(false) => return Ok(None),
+            let Some(pieces) = self.plan(blocks, mode)? else { return Ok(false) };
+            match self.fill(&pieces, blocks, mode, out) {
+                Ok(read) => return Ok(read),
                 // A settle moved it: the next map says where to.
                 Err(ReadError::Gone(_)) if look < LOOKS => {}
                 Err(e) => return Err(damaged(blocks, &e)),
             }
         }
-        let from = index(extent.offset() - blocks.offset());
-        Ok(Some(Bytes::from_owner(out).slice(from..from + index(extent.length()))))
+        Ok(false)
     }
 
     /// What `extent` is made of. `None`: a map would have to be gathered first.

@@ -11,6 +11,7 @@ use tap_disk::{Pool, RealClock};
 use tempfile::TempDir;
 use testbed_model::{Oracle, Random, Workload};
 
+use super::flat::{FlatDir, FlatRead, FlatSlot};
 use super::overlay::OverlayDir;
 use super::{Image, ImageDevice, OverlayDevice};
 
@@ -244,4 +245,98 @@ fn a_log_that_is_full_begins_anew() {
     let block = run(&again, Op::Read { extent: Extent::between(0, 4096) }).unwrap();
     assert!(block.iter().all(|&b| b == 200));
     assert_eq!(maps(rig.tmp.path()), now);
+}
+
+/// The image of the last point with a flat copy of what lies before `done`.
+fn flat_image(rig: &Rig, done: u64) -> (Arc<Image>, FlatDir, Arc<FlatSlot>) {
+    let point = rig.oracle.last_lsn();
+    let expected = rig.oracle.image_at(rig.volume, point);
+    let flats = FlatDir::new(rig.tmp.path().join("flats"), 0);
+    let flat = flats.create(7, expected.len() as u64).unwrap();
+    for block in Extent::between(0, done).split_at_multiples(3 * BLOCK_SIZE) {
+        let mut content = vec![0; index(block.to_blocks().length())];
+        let there = &expected[index(block.offset())..expected.len().min(index(block.to_blocks().end()))];
+        content[..there.len()].copy_from_slice(there);
+        flat.put(block.to_blocks(), &content).unwrap();
+    }
+    flat.reached(done);
+    flat.checkpoint().unwrap();
+    let slot = Arc::new(FlatSlot::default());
+    slot.set(Some(flat));
+    let size = rig.oracle.size_at(rig.volume, point);
+    let image = Image::open(Arc::clone(&rig.store), rig.volume, point, size).unwrap();
+    (Arc::new(image.with_flat(Arc::clone(&slot))), flats, slot)
+}
+
+#[test]
+fn an_image_over_half_a_flat_copy_reads_as_the_oracle_replays() {
+    let rig = Rig::new(11);
+    let expected = rig.oracle.image_at(rig.volume, rig.oracle.last_lsn());
+    let half = (expected.len() as u64 / 2).next_multiple_of(BLOCK_SIZE);
+    let (image, flats, slot) = flat_image(&rig, half);
+    let device = ImageDevice::new(image, Arc::clone(&rig.pool));
+    assert!(whole(&device) == expected);
+    let mut random = Random::new(11);
+    for _ in 0..200 {
+        let start = random.below(expected.len() as u64);
+        let part = Extent::between(start, (start + 1 + random.below(20_000)).min(expected.len() as u64));
+        let got = run(&device, Op::Read { extent: part }).unwrap();
+        assert_eq!(got, expected[index(part.offset())..index(part.end())]);
+    }
+    // What is durable of it is found again.
+    slot.set(None);
+    let again = flats.open(7, expected.len() as u64).unwrap().unwrap();
+    assert_eq!((again.done(), again.is_whole()), (half, false));
+    let mut out = vec![1; index(BLOCK_SIZE)];
+    let first = Extent::between(0, BLOCK_SIZE);
+    assert_eq!(again.read(first, gateway_store::ReadMode::Blocking, &mut out).unwrap(), FlatRead::Done);
+    assert_eq!(out, expected[..index(BLOCK_SIZE)]);
+    let past = Extent::between(half, half + BLOCK_SIZE);
+    assert_eq!(again.read(past, gateway_store::ReadMode::Blocking, &mut out).unwrap(), FlatRead::Elsewhere);
+    // A copy of another image, or of another size, is none.
+    assert!(flats.open(7, expected.len() as u64 + BLOCK_SIZE).unwrap().is_none());
+    assert!(!flats.content_of(7).exists(), "it is thrown away");
+}
+
+#[test]
+fn what_rots_in_a_flat_copy_is_never_shown_and_put_right() {
+    use std::os::unix::fs::FileExt;
+    let rig = Rig::new(12);
+    let expected = rig.oracle.image_at(rig.volume, rig.oracle.last_lsn());
+    let (image, flats, slot) = flat_image(&rig, expected.len() as u64);
+    let device = ImageDevice::new(image, Arc::clone(&rig.pool));
+    let sums = flats.content_of(7).with_file_name("sums");
+    let block = BLOCK_SIZE * 3;
+    for (file, at) in [(flats.content_of(7), block + 17), (sums, block / BLOCK_SIZE * 8 + 1)] {
+        let file = std::fs::OpenOptions::new().read(true).write(true).open(file).unwrap();
+        let mut byte = [0];
+        file.read_exact_at(&mut byte, at).unwrap();
+        file.write_all_at(&[byte[0] ^ 0x40], at).unwrap();
+        let (flat, mut out) = (slot.get().unwrap(), vec![0; index(BLOCK_SIZE)]);
+        let extent = Extent::between(block, block + BLOCK_SIZE);
+        let mut state = || flat.read(extent, gateway_store::ReadMode::Blocking, &mut out).unwrap();
+        assert_eq!(state(), FlatRead::Rotten);
+        assert!(whole(&device) == expected);
+        assert_eq!(state(), FlatRead::Done, "it was written anew");
+    }
+}
+
+/// The journal may lose what a flat copy still has.
+#[test]
+fn a_whole_flat_copy_needs_no_journal_for_its_content() {
+    let rig = Rig::new(13);
+    let expected = rig.oracle.image_at(rig.volume, rig.oracle.last_lsn());
+    let (image, ..) = flat_image(&rig, expected.len() as u64);
+    for entry in std::fs::read_dir(rig.tmp.path().join("store/seg")).unwrap() {
+        let path = entry.unwrap().path();
+        if path.extension().is_some_and(|e| e == "seg") {
+            let len = std::fs::metadata(&path).unwrap().len();
+            std::fs::write(&path, vec![0; index(len)]).unwrap();
+        }
+    }
+    let device = ImageDevice::new(image, Arc::clone(&rig.pool));
+    assert!(whole(&device) == expected);
+    let bare = ImageDevice::new(rig.image(rig.oracle.last_lsn()), Arc::clone(&rig.pool));
+    let extent = Extent::between(0, expected.len() as u64);
+    assert!(matches!(run(&bare, Op::Read { extent }), Err(DeviceError::Damaged { .. })), "the test is real");
 }

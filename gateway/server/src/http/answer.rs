@@ -6,8 +6,8 @@ use std::sync::Arc;
 use cx_api::paths::{self, MAX_PAGE};
 use cx_api::point::{MAX_NOTE, MAX_WAIT_SECONDS};
 use cx_api::{
-    BookmarkCreate, Code, Health, HealthView, HoldCreate, ImageClone, ImageCreate, ImageView, JobId, Page,
-    PinCreate, Problem, RestoreCreate,
+    BookmarkCreate, Code, Health, HealthView, HoldCreate, ImageClone, ImageCreate, ImageView, JobId, JobView,
+    Page, PinCreate, Problem, RestoreCreate,
 };
 use tap_block::units::{count, index};
 use tap_block::{Lsn, Name};
@@ -98,6 +98,7 @@ async fn perform<C: Control>(
         Operation::ImageCreate => image_create(control, request).await,
         Operation::Image => Ok(Reply::json(&control.image(image_key(segment)?).await?)),
         Operation::ImageClone => image_clone(control, segment, request).await,
+        Operation::ImageMaterialize => materialize(control, segment).await,
         Operation::ImageRemove => control.image_remove(image_key(segment)?).await.map(|()| Reply::nothing()),
         Operation::Policies => Ok(Reply::json(&Page::whole(control.policies().await?))),
         Operation::PolicySet => Ok(Reply::json(&control.policy_set(request.json()?).await?)),
@@ -238,13 +239,19 @@ async fn restore<C: Control>(control: &C, request: &Request) -> Handled {
             .because("the file is written on the gateway's machine, whose working directory is its own")
             .fix("begin the path with /"));
     }
-    let job = control.restore(body.volume, point, path).await?;
-    Ok(Reply::json(&job).with_status(202).at(paths::job(job.id)))
+    Ok(begun(&control.restore(body.volume, point, path).await?))
 }
 
 async fn verify<C: Control>(control: &C, request: &Request) -> Handled {
-    let job = control.verify(request.json()?).await?;
-    Ok(Reply::json(&job).with_status(202).at(paths::job(job.id)))
+    Ok(begun(&control.verify(request.json()?).await?))
+}
+
+async fn materialize<C: Control>(control: &C, segment: &str) -> Handled {
+    Ok(begun(&control.image_materialize(image_key(segment)?).await?))
+}
+
+fn begun(job: &JobView) -> Reply {
+    Reply::json(job).with_status(202).at(paths::job(job.id))
 }
 
 async fn verification<C: Control>(control: &C, segment: &str, request: &Request) -> Handled {

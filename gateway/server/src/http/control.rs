@@ -64,6 +64,9 @@ pub trait Control: Send + Sync + 'static {
         wanted: ImageClone,
     ) -> impl Future<Output = Answer<ImageView>> + Send;
 
+    /// Starts making an image's flat local copy.
+    fn image_materialize(&self, which: ImageKey) -> impl Future<Output = Answer<JobView>> + Send;
+
     /// Removes an image; refused while it is open.
     fn image_remove(&self, which: ImageKey) -> impl Future<Output = Answer<()>> + Send;
 

@@ -42,6 +42,7 @@ pub(crate) enum Operation {
     Image,
     ImageRemove,
     ImageClone,
+    ImageMaterialize,
     Policies,
     PolicySet,
     Timeline,
@@ -78,7 +79,7 @@ const fn route(method: Method, template: &'static str, operation: Operation) -> 
     Route { method, template, operation }
 }
 
-static ROUTES: [Route; 30] = [
+static ROUTES: [Route; 31] = [
     route(Method::Get, "/api/v1/volumes", Operation::Volumes),
     route(Method::Get, "/api/v1/volumes/{volume}", Operation::Volume),
     route(Method::Get, "/api/v1/volumes/{volume}/point", Operation::Point),
@@ -100,6 +101,7 @@ static ROUTES: [Route; 30] = [
     route(Method::Get, "/api/v1/images/{image}", Operation::Image),
     route(Method::Delete, "/api/v1/images/{image}", Operation::ImageRemove),
     route(Method::Post, "/api/v1/images/{image}/clones", Operation::ImageClone),
+    route(Method::Post, "/api/v1/images/{image}/materialization", Operation::ImageMaterialize),
     route(Method::Post, "/api/v1/restores", Operation::RestoreCreate),
     route(Method::Post, "/api/v1/verifications", Operation::Verify),
     route(Method::Get, "/api/v1/jobs", Operation::Jobs),
@@ -200,6 +202,7 @@ mod tests {
             ("POST", paths::IMAGES.to_owned()),
             ("DELETE", paths::image("img")),
             ("POST", paths::clones("img")),
+            ("POST", paths::materialization("img")),
             ("POST", paths::RESTORES.to_owned()),
             ("GET", paths::JOBS.to_owned()),
             ("GET", paths::job(seven)),

@@ -523,6 +523,90 @@ async fn an_image_of_an_image_survives_its_parent_and_a_restart() {
     }
 }
 
+/// Materializes the image, which must go well.
+async fn materialized(site: &Site, key: ImageKey) {
+    let job = site.gateway().image_materialize(key).await.unwrap();
+    let ended = site.job_done(job).await;
+    assert_eq!((ended.state, ended.done_bytes), (JobState::Done, ended.total_bytes), "{ended:?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_image_is_materialized_while_it_is_in_use() {
+    let site = Site::new().await;
+    let (tap, _link) = connected(&site, 8).await;
+    site.settled("web01").await;
+    let image = site.image("now", true, Some("test")).await;
+    let socket = site.path("nbd.sock");
+    let write = move || {
+        let (mut client, _) = open(&socket, "test").unwrap();
+        client.seek(SeekFrom::Start(5000)).unwrap();
+        client.write_all(&[7; 9000]).unwrap();
+        client.flush().unwrap();
+        client
+    };
+    let client = tokio::task::spawn_blocking(write).await.unwrap();
+    let key = || ImageKey::Id(image.id);
+    assert_eq!(site.gateway().image(key()).await.unwrap().materialized_bytes, None);
+    materialized(&site, key()).await;
+    let (mut client, socket) = (client, site.path("nbd.sock"));
+    let size = usize::try_from(image.size).unwrap();
+    let seen = tokio::task::spawn_blocking(move || {
+        let mut all = vec![0; size];
+        client.seek(SeekFrom::Start(0)).unwrap();
+        client.read_exact(&mut all).unwrap();
+        all
+    });
+    let below = tap.oracle().image_at(tap.volume(), image.lsn);
+    let mut expected = below.clone();
+    expected[5000..14000].fill(7);
+    assert!(seen.await.unwrap() == expected, "who has it open sees no change");
+    assert!(read(socket, "test".to_owned()).await.unwrap() == expected);
+    let content = std::fs::read(site.path(&format!("data/flats/{}/content", image.id))).unwrap();
+    assert!(content[..size] == below, "the copy is a plain disk image of the moment");
+    assert_eq!(site.gateway().image(key()).await.unwrap().materialized_bytes, Some(image.size));
+    let again = site.gateway().image_materialize(key()).await.unwrap_err();
+    assert_eq!(again.code, Code::Conflict, "{again:?}");
+    let start = Instant::now();
+    while let Err(e) = site.gateway().image_remove(key()).await {
+        assert!(e.code == Code::Conflict && start.elapsed() < LIMIT, "{e:?}");
+        tokio::task::yield_now().await;
+    }
+    assert!(std::fs::read_dir(site.path("data/flats")).unwrap().next().is_none());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_copy_that_a_stop_interrupted_goes_on_by_itself() {
+    let site = Site::new().await;
+    let (tap, _link) = connected(&site, 8).await;
+    site.settled("web01").await;
+    let image = site.image("now", false, Some("test")).await;
+    let key = || ImageKey::Id(image.id);
+    materialized(&site, key()).await;
+    let dir = site.path(&format!("data/flats/{}", image.id));
+    // As a crash leaves it that comes before the last note: the content is anything.
+    let Site { tmp, hub, handle } = site;
+    handle.stop(GRACE).await;
+    let note = std::fs::read_to_string(dir.join("note")).unwrap();
+    let done = format!("\"done\":{}", image.size);
+    assert!(note.contains(&done), "{note}");
+    std::fs::write(dir.join("note"), note.replace(&done, "\"done\":4096")).unwrap();
+    let mut content = std::fs::read(dir.join("content")).unwrap();
+    content[4096..].fill(0xee);
+    std::fs::write(dir.join("content"), content).unwrap();
+    // A copy of an image that is gone.
+    std::fs::create_dir(tmp.path().join("data/flats/99")).unwrap();
+    let handle = Gateway::start(config(tmp.path(), &hub)).await.unwrap();
+    let site = Site { tmp, hub, handle };
+    let start = Instant::now();
+    while site.gateway().image(key()).await.unwrap().materialized_bytes != Some(image.size) {
+        assert!(start.elapsed() < LIMIT, "it does not go on");
+        tokio::task::yield_now().await;
+    }
+    let expected = tap.oracle().image_at(tap.volume(), image.lsn);
+    assert!(read(site.path("nbd.sock"), "test".to_owned()).await.unwrap() == expected);
+    assert!(!site.path("data/flats/99").exists());
+}
+
 /// Two gateways may know different disks by one name; a block of the other one would pass every checksum.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_block_of_another_volume_repairs_nothing() {

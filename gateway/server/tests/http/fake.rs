@@ -98,6 +98,7 @@ fn image() -> ImageView {
         writable: false,
         quota_bytes: None,
         used_bytes: None,
+        materialized_bytes: None,
         created: noon(),
         uri: "nbd://127.0.0.1:10809/test".into(),
         uris: vec!["nbd://127.0.0.1:10809/test".into()],
@@ -176,6 +177,11 @@ impl Control for Fake {
 
     async fn image_clone(&self, which: ImageKey, _: ImageClone) -> Answer<ImageView> {
         self.image(which).await
+    }
+
+    async fn image_materialize(&self, which: ImageKey) -> Answer<JobView> {
+        self.image(which).await?;
+        Ok(job(""))
     }
 
     async fn image_remove(&self, _: ImageKey) -> Answer<()> {

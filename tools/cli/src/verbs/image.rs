@@ -3,10 +3,11 @@
 use std::io::IsTerminal as _;
 
 use clap::{Args, Subcommand};
-use cx_api::{ExitStatus, ImageClone, ImageCreate, ImageView, paths};
+use cx_api::{ExitStatus, ImageClone, ImageCreate, ImageView, JobState, JobView, paths};
 use serde_json::json;
 use tap_block::Name;
 
+use super::job::{follow, interrupts};
 use super::parse::VolumePoint;
 use super::{Context, Globals, Result, parse};
 use crate::output::{self, Failure, or_dash, print, print_json, say};
@@ -26,6 +27,11 @@ enum ImageCommand {
     Create(CreateArgs),
     /// Makes an image of an image: it shows what that shows now, and goes its own way
     Clone(CloneArgs),
+    /// Copies its blocks into a flat local copy while it is in use
+    Materialize {
+        /// Its id or name
+        image: String,
+    },
     /// Lists every image, oldest first
     Ls,
     /// Removes an image; what was written to it is gone, history stays
@@ -65,6 +71,9 @@ struct Options {
     /// The most that its writes may take, for example 10GiB [default: chosen by the gateway]
     #[arg(long, value_name = "SIZE", value_parser = parse::size, requires = "rw")]
     quota: Option<u64>,
+    /// Copy its blocks into a flat local copy in the background
+    #[arg(long)]
+    materialize: bool,
 }
 
 /// Of `mount`.
@@ -87,11 +96,13 @@ pub(super) async fn run(args: ImageArgs) -> Result<()> {
             if context.json() { print_json(&image) } else { print(&details(&image)) }
         }
         ImageCommand::Clone(CloneArgs { image, options }) => {
-            let Options { rw: writable, name, quota: quota_bytes } = options;
+            let Options { rw: writable, name, quota: quota_bytes, materialize } = options;
             let body = ImageClone { writable, name, quota_bytes };
             let image: ImageView = context.client.post(&paths::clones(&image), &body).await?;
+            begin_copy(&context, &image, materialize).await?;
             if context.json() { print_json(&image) } else { print(&details(&image)) }
         }
+        ImageCommand::Materialize { image } => materialize(&context, &image).await,
         ImageCommand::Ls => {
             let images: Vec<ImageView> = context.all(paths::IMAGES).await?;
             if context.json() { print_json(&images) } else { print(&list(&images)) }
@@ -126,9 +137,55 @@ pub(super) async fn mount(args: MountArgs) -> Result<()> {
 }
 
 async fn create(context: &Context, volume: Name, at: String, options: Options) -> Result<ImageView> {
-    let Options { rw, name, quota } = options;
+    let Options { rw, name, quota, materialize } = options;
     let body = ImageCreate { volume, at, writable: rw, name, quota_bytes: quota };
-    context.client.post(paths::IMAGES, &body).await
+    let image = context.client.post(paths::IMAGES, &body).await?;
+    begin_copy(context, &image, materialize).await?;
+    Ok(image)
+}
+
+/// The image is there and in use whatever becomes of its copy.
+async fn begin_copy(context: &Context, image: &ImageView, wanted: bool) -> Result<()> {
+    if !wanted {
+        return Ok(());
+    }
+    let begun: Result<JobView> =
+        context.client.post(&paths::materialization(&image.id.to_string()), &()).await;
+    match begun {
+        Ok(job) => say(&format!("materializing {}: chronogate job show {}\n", image.name, job.id)),
+        Err(mut failure) => {
+            failure.what = format!("image {} is made, but not materialized: {}", image.name, failure.what);
+            return Err(failure);
+        }
+    }
+    Ok(())
+}
+
+async fn materialize(context: &Context, image: &str) -> Result<()> {
+    let mut interrupts = interrupts()?;
+    let job: JobView = context.client.post(&paths::materialization(image), &()).await?;
+    let title = format!("materializing {}", output::printable(image));
+    let ended = follow(context, job, title, &mut interrupts).await?;
+    if context.json() {
+        print_json(&ended)?;
+    }
+    match ended.state {
+        JobState::Done if context.json() => Ok(()),
+        JobState::Done => print(&format!(
+            "materialized {} ({}): {}\n",
+            output::printable(image),
+            output::size(ended.total_bytes),
+            output::printable(&ended.path)
+        )),
+        JobState::Cancelled => {
+            let what = format!("materializing {image} was cancelled");
+            Err(Failure::new(ExitStatus::Error, what).because("what was copied is thrown away"))
+        }
+        _ => Err(ended.error.map_or_else(
+            || Failure::new(ExitStatus::Error, format!("materializing {image} failed")),
+            Failure::from,
+        )),
+    }
 }
 
 fn list(images: &[ImageView]) -> String {
@@ -143,11 +200,12 @@ fn list(images: &[ImageView]) -> String {
                 output::time(i.time),
                 mode(i).to_owned(),
                 or_dash(i.used_bytes.map(output::size)),
+                or_dash(copied(i)),
                 i.uri.clone(),
             ]
         })
         .collect();
-    output::table(["ID", "NAME", "VOLUME", "LSN", "TIME", "MODE", "WRITTEN", "URI"], &rows)
+    output::table(["ID", "NAME", "VOLUME", "LSN", "TIME", "MODE", "WRITTEN", "COPIED", "URI"], &rows)
 }
 
 fn details(image: &ImageView) -> String {
@@ -160,8 +218,16 @@ fn details(image: &ImageView) -> String {
         ("size", output::size(image.size)),
         ("mode", mode(image).to_owned()),
         ("quota", or_dash(image.quota_bytes.map(output::size))),
+        ("copied", or_dash(copied(image))),
         ("uri", if image.uri.is_empty() { "-".to_owned() } else { image.uri.clone() }),
     ])
+}
+
+/// How much of it is in its flat local copy.
+fn copied(image: &ImageView) -> Option<String> {
+    let copied = image.materialized_bytes?;
+    let percent = copied.saturating_mul(100).checked_div(image.size).unwrap_or(100);
+    Some(if copied >= image.size { "whole".to_owned() } else { format!("{percent} %") })
 }
 
 fn mode(image: &ImageView) -> &'static str {
@@ -178,8 +244,8 @@ mod tests {
         let image: ImageView = serde_json::from_str(golden).unwrap();
         assert_eq!(
             list(std::slice::from_ref(&image)),
-            "ID  NAME        VOLUME  LSN  TIME  MODE  WRITTEN  URI\n\
-             3   web01-test  web01   8    -     rw    0 B      nbd+unix:///web01-test?socket=/run/gw.sock\n"
+            "ID  NAME        VOLUME  LSN  TIME  MODE  WRITTEN  COPIED  URI\n\
+             3   web01-test  web01   8    -     rw    0 B      50 %    nbd+unix:///web01-test?socket=/run/gw.sock\n"
         );
         assert!(details(&image).contains("quota   1 GiB\n"), "{}", details(&image));
     }

@@ -80,6 +80,23 @@ impl Gateway {
         self.asked.lock().unwrap().push(what.into());
     }
 
+    fn begin(&self, kind: JobKind, volume: Name, path: String) -> JobView {
+        let job = JobView {
+            id: JobId::new(4),
+            kind,
+            state: JobState::Running,
+            volume,
+            lsn: lsn(8),
+            path,
+            done_bytes: 0,
+            total_bytes: SIZE,
+            started: noon(),
+            ended: None,
+            error: None,
+        };
+        self.job.lock().unwrap().insert(job).clone()
+    }
+
     fn known(&self, volume: &Name) -> Answer<()> {
         match volume.as_str() {
             "web01" => Ok(()),
@@ -201,6 +218,7 @@ impl Control for Gateway {
             writable: request.writable,
             quota_bytes: request.quota_bytes,
             used_bytes: request.writable.then_some(0),
+            materialized_bytes: None,
             created: noon(),
             uris: vec![uri.clone()],
             uri,
@@ -223,6 +241,11 @@ impl Control for Gateway {
         self.image_create(request, Point::Now).await
     }
 
+    async fn image_materialize(&self, which: ImageKey) -> Answer<JobView> {
+        self.ask(format!("materialize {which:?}"));
+        Ok(self.begin(JobKind::Materialize, self::name("web01"), "/data/flats/3/content".into()))
+    }
+
     async fn image_remove(&self, which: ImageKey) -> Answer<()> {
         match which {
             ImageKey::Id(1) => Ok(()),
@@ -233,20 +256,7 @@ impl Control for Gateway {
     async fn restore(&self, volume: Name, point: Point, path: PathBuf) -> Answer<JobView> {
         self.known(&volume)?;
         self.ask(format!("restore {point} {}", path.display()));
-        let job = JobView {
-            id: JobId::new(4),
-            kind: JobKind::Restore,
-            state: JobState::Running,
-            volume,
-            lsn: lsn(8),
-            path: path.to_string_lossy().into_owned(),
-            done_bytes: 0,
-            total_bytes: SIZE,
-            started: noon(),
-            ended: None,
-            error: None,
-        };
-        Ok(self.job.lock().unwrap().insert(job).clone())
+        Ok(self.begin(JobKind::Restore, volume, path.to_string_lossy().into_owned()))
     }
 
     async fn policies(&self) -> Answer<Vec<PolicyView>> {
@@ -296,20 +306,7 @@ impl Control for Gateway {
     async fn verify(&self, wanted: VerificationCreate) -> Answer<JobView> {
         self.known(&wanted.volume)?;
         self.ask(format!("verify to {:?}", wanted.to));
-        let job = JobView {
-            id: JobId::new(4),
-            kind: JobKind::Verify,
-            state: JobState::Running,
-            volume: wanted.volume,
-            lsn: lsn(8),
-            path: String::new(),
-            done_bytes: 0,
-            total_bytes: SIZE,
-            started: noon(),
-            ended: None,
-            error: None,
-        };
-        Ok(self.job.lock().unwrap().insert(job).clone())
+        Ok(self.begin(JobKind::Verify, wanted.volume, String::new()))
     }
 
     async fn verification(&self, volume: Name, points: Points) -> Answer<VerificationView> {

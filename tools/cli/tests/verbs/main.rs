@@ -280,6 +280,31 @@ async fn ctrl_c_cancels_a_restore_and_says_how_to_go_on() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn an_image_is_materialized_in_the_background_or_watched() {
+    let server = Server::new().await;
+    let output = run(&server.url(), &["image", "create", "web01", "--at", "now", "--materialize"]);
+    assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
+    assert!(stderr(&output).contains("chronogate job show 4"), "{}", stderr(&output));
+    let asked = std::mem::take(&mut *server.gateway.asked.lock().unwrap());
+    assert!(asked.iter().any(|a| a == "materialize Id(1)"), "{asked:?}");
+
+    let output = run(&server.url(), &["image", "materialize", "look"]);
+    assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
+    assert_eq!(stdout(&output), "materialized look (1 MiB): /data/flats/3/content\n");
+    assert!(stderr(&output).contains("materializing look: 0% of 1 MiB"), "{}", stderr(&output));
+
+    let server = Server::new().await;
+    server.gateway.endless.store(true, Ordering::SeqCst);
+    let mut command = program(&server.url(), &["image", "materialize", "look"]);
+    let child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    tokio::time::timeout(LIMIT, server.gateway.wait_for_looks(1)).await.expect("it did not begin");
+    kill_process(pid(&child), Signal::INT).unwrap();
+    let output = output_of(child);
+    assert_eq!(output.status.code(), Some(1));
+    assert!(stderr(&output).contains("what was copied is thrown away"), "{}", stderr(&output));
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn verify_ends_with_one_only_for_damage() {
     let server = Server::new().await;
     let url = server.url();

@@ -1,0 +1,220 @@
+//! Materializing an image: its blocks are copied from the journal into a flat local copy while it is in use.
+//!
+//! A copy is whole, or being made, or not there: what was cancelled or failed is thrown away, so that nothing takes room that
+//! nobody asked for any more. What a stop of the gateway interrupted goes on at the next start.
+
+use std::sync::Arc;
+
+use cx_api::{Code, JobKind, JobView, Problem};
+use gateway_image::Source;
+use gateway_journal::ImageRecord;
+use gateway_store::ReadMode;
+use tap_block::units::index;
+use tap_block::{BLOCK_SIZE, DeviceError, Extent};
+
+use crate::device::Image;
+use crate::device::flat::{Flat, FlatDir, FlatSlot};
+use crate::gateway::Gateway;
+use crate::http::{Answer, ImageKey};
+use crate::jobs::{Job, Task};
+use crate::problems;
+
+/// Read and written at once.
+const CHUNK: u64 = 4 << 20;
+/// Copied between two notes of the progress, each after a sync: short ones, since the journal may share the disk.
+const NOTE_EVERY: u64 = 64 << 20;
+
+/// A copy at work.
+struct Copying {
+    image: Image,
+    record: ImageRecord,
+    flats: FlatDir,
+    slot: Arc<FlatSlot>,
+}
+
+impl Gateway {
+    /// Starts a job that copies what the image shows below its own writes.
+    ///
+    /// # Errors
+    /// When it has its copy or is being copied, or too many jobs run.
+    pub(crate) fn start_materialization(&self, which: &ImageKey) -> Answer<JobView> {
+        let record = self.images.find(which)?;
+        let slot = self.images.flat(record.id);
+        if slot.get().is_some_and(|flat| flat.is_whole()) {
+            let text = format!("image {} is materialized already", record.name);
+            return Err(Problem::new(Code::Conflict, text).fix("nothing has to be done"));
+        }
+        let image = self.images.image(record.volume, record.point)?;
+        let volume = self.store.catalogue().volume(record.volume).map(|v| v.name().clone());
+        let task = Task {
+            kind: JobKind::Materialize,
+            volume: volume.ok_or_else(|| problems::internal("the image's volume is gone"))?,
+            lsn: record.point,
+            path: self.images.flats.content_of(record.id.get()),
+            total: image.size(),
+        };
+        let job = self.jobs.add(task, self.clock.wall())?;
+        let copying = Copying { image, record, flats: self.images.flats.clone(), slot };
+        let begun = self.images.copied_by(&copying.record, &job).and_then(|()| {
+            let (worker, clock) = (Arc::clone(&job), Arc::clone(&self.clock));
+            self.spawn_worker(move || worker.finish(copying.run(&worker), clock.wall()))
+        });
+        begun.inspect_err(|e| job.finish(Err(e.clone()), self.clock.wall()))?;
+        Ok(job.view())
+    }
+
+    /// Goes on with what the last stop interrupted.
+    pub(crate) fn go_on_materializing(&self) {
+        let images: Vec<ImageRecord> = self.store.catalogue().images().cloned().collect();
+        for record in images {
+            if self.images.flat(record.id).get().is_none_or(|flat| flat.is_whole()) {
+                continue;
+            }
+            if let Err(e) = self.start_materialization(&ImageKey::Id(record.id.get())) {
+                tracing::warn!(
+                    "image {} stays half materialized: {}; go on: chronogate image materialize {0}",
+                    record.name,
+                    e.detail
+                );
+            }
+        }
+    }
+}
+
+impl Copying {
+    fn run(&self, job: &Job) -> Result<(), Problem> {
+        match self.copy_all(job) {
+            Ok(0) => Ok(()),
+            Ok(damaged) => Err(self.left_out(damaged)),
+            Err(e) => {
+                if !job.is_interrupted() {
+                    self.discard();
+                }
+                Err(e)
+            }
+        }
+    }
+
+    /// Copies what is not copied yet; how many blocks could not be.
+    fn copy_all(&self, job: &Job) -> Result<u64, Problem> {
+        let flat = self.begin()?;
+        let rest = Extent::between(flat.done(), self.image.size());
+        let (mut noted, mut damaged) = (rest.offset(), 0);
+        job.progress(noted);
+        for chunk in rest.split_at_multiples(CHUNK) {
+            if job.is_cancelled() {
+                flat.checkpoint().map_err(|e| self.failed(&e.into()))?;
+                return Err(Problem::new(Code::Conflict, "it was cancelled"));
+            }
+            damaged += self.copy(&flat, chunk).map_err(|e| self.failed(&e))?;
+            flat.reached(chunk.end());
+            job.progress(chunk.end());
+            if chunk.end() - noted >= NOTE_EVERY {
+                self.note(&flat)?;
+                noted = chunk.end();
+            }
+        }
+        flat.checkpoint().map_err(|e| self.failed(&e.into()))?;
+        Ok(damaged)
+    }
+
+    /// The copy that is there already, or a new one.
+    fn begin(&self) -> Result<Arc<Flat>, Problem> {
+        if let Some(flat) = self.slot.get() {
+            return Ok(flat);
+        }
+        self.check_room()?;
+        let made = self.flats.create(self.record.id.get(), self.image.size());
+        let flat = made.map_err(|e| self.failed(&e.into()))?;
+        self.slot.set(Some(Arc::clone(&flat)));
+        Ok(flat)
+    }
+
+    fn note(&self, flat: &Flat) -> Result<(), Problem> {
+        flat.checkpoint().map_err(|e| self.failed(&e.into()))?;
+        self.check_room()
+    }
+
+    /// The journal's room comes first.
+    fn check_room(&self) -> Result<(), Problem> {
+        match self.flats.free_beyond_reserve() {
+            Ok(0) => Err(self.failed(&Failure::Full)),
+            Ok(_) => Ok(()),
+            Err(e) => Err(self.failed(&e.into())),
+        }
+    }
+
+    fn copy(&self, flat: &Flat, chunk: Extent) -> Result<u64, Failure> {
+        let blocks = chunk.to_blocks();
+        if self.is_zero(blocks)? {
+            return Ok(0);
+        }
+        let mut data = vec![0; index(blocks.length())];
+        match self.image.read_journal(blocks, ReadMode::Blocking, &mut data) {
+            Ok(_) => flat.put(blocks, &data).map(|()| 0).map_err(Into::into),
+            Err(DeviceError::Damaged { .. }) => self.copy_sound(flat, blocks),
+            Err(e) => Err(Failure::Read(e)),
+        }
+    }
+
+    /// The journal answers for zeroes without reading anything.
+    fn is_zero(&self, blocks: Extent) -> Result<bool, Failure> {
+        let pieces = self.image.plan(blocks, ReadMode::Blocking).map_err(Failure::Read)?;
+        Ok(pieces.is_some_and(|pieces| pieces.iter().all(|p| matches!(p.source, Source::Zero))))
+    }
+
+    /// Block by block, without those that are damaged: who reads them is told by the journal.
+    fn copy_sound(&self, flat: &Flat, blocks: Extent) -> Result<u64, Failure> {
+        let (mut data, mut damaged) = (vec![0; index(BLOCK_SIZE)], 0);
+        for block in blocks.split_at_multiples(BLOCK_SIZE) {
+            match self.image.read_journal(block, ReadMode::Blocking, &mut data) {
+                Ok(_) => flat.put(block, &data)?,
+                Err(DeviceError::Damaged { .. }) => damaged += 1,
+                Err(e) => return Err(Failure::Read(e)),
+            }
+        }
+        Ok(damaged)
+    }
+
+    fn discard(&self) {
+        self.slot.set(None);
+        if let Err(e) = self.flats.remove(self.record.id.get()) {
+            tracing::warn!("the half of a copy of image {} is not removed: {e}", self.record.name);
+        }
+    }
+
+    fn left_out(&self, damaged: u64) -> Problem {
+        let name = &self.record.name;
+        let what = format!("image {name} is materialized but for {damaged} blocks, which cannot be read");
+        Problem::new(Code::Internal, what)
+            .because("they are damaged in the journal")
+            .fix("see which and repair them with `chronogate verify`; they are read from the journal then")
+    }
+
+    fn failed(&self, failure: &Failure) -> Problem {
+        let name = &self.record.name;
+        let what = |why: &dyn std::fmt::Display| format!("image {name} is not materialized: {why}");
+        match failure {
+            Failure::Full => Problem::new(Code::NoSpace, what(&"it would take the journal's last room"))
+                .fix("make room on the gateway's disk and start it again"),
+            Failure::Write(e) if e.kind() == std::io::ErrorKind::StorageFull => {
+                Problem::new(Code::NoSpace, what(e)).fix("make room on the gateway's disk and start it again")
+            }
+            Failure::Write(e) => problems::internal(what(e)),
+            Failure::Read(e) => problems::internal(what(e)),
+        }
+    }
+}
+
+/// What stops a copy.
+enum Failure {
+    Full,
+    Write(std::io::Error),
+    Read(DeviceError),
+}
+
+impl From<std::io::Error> for Failure {
+    fn from(error: std::io::Error) -> Self {
+        Self::Write(error)
+    }
+}
