@@ -170,8 +170,9 @@ impl Gateway {
             .map_err(|source| StartError::Store { path: config.store.dir.clone(), source })?;
         let pool = Arc::new(Pool::new("image-read", READERS, READ_QUEUE));
         let overlays = OverlayDir::new(config.data.join("overlays"));
-        let flats =
-            FlatDir::new(config.data.join("flats"), config.store.keep_free.saturating_add(FLAT_RESERVE));
+        // Whole, for people read where a copy lies.
+        let flats = std::path::absolute(config.data.join("flats")).map_err(failed)?;
+        let flats = FlatDir::new(flats, config.store.keep_free.saturating_add(FLAT_RESERVE));
         let dirs = (overlays, flats);
         let images = Images::new(Arc::clone(&store), Arc::clone(&clock), pool, dirs, config.overlay_quota)
             .map_err(failed)?;
