@@ -57,6 +57,15 @@ pub struct ImageClone {
     pub quota_bytes: Option<u64>,
 }
 
+/// Asks to make a volume of an image, which is then no image any more.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ImageCommit {
+    /// The volume's name.
+    #[serde(with = "json::text")]
+    pub name: Name,
+}
+
 /// Asks for an image.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]

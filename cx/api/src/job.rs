@@ -52,6 +52,8 @@ pub enum JobKind {
     Verify,
     /// Makes an image's flat local copy.
     Materialize,
+    /// Makes an image a volume of its own.
+    Commit,
 }
 
 impl JobKind {
@@ -62,6 +64,7 @@ impl JobKind {
             Self::Restore => "restore",
             Self::Verify => "verify",
             Self::Materialize => "materialize",
+            Self::Commit => "commit",
         }
     }
 }
@@ -119,6 +122,9 @@ pub struct JobView {
     pub lsn: Lsn,
     /// The file or device it writes; empty when it writes none.
     pub path: String,
+    /// Where what it made is used over NBD; empty until then, and when it makes nothing of the kind.
+    #[serde(default)]
+    pub uris: Vec<String>,
     /// Bytes dealt with so far, those found done by an earlier attempt included.
     pub done_bytes: u64,
     /// Bytes to deal with in all.

@@ -23,7 +23,7 @@ pub mod status;
 pub mod verification;
 pub mod volume;
 
-pub use image::{ImageClone, ImageCreate, ImageView};
+pub use image::{ImageClone, ImageCommit, ImageCreate, ImageView};
 pub use job::{JobId, JobKind, JobState, JobView, RestoreCreate};
 pub use page::Page;
 pub use point::{BookmarkCreate, BookmarkView, PointView};

@@ -134,6 +134,12 @@ pub fn materialization(id_or_name: &str) -> String {
     format!("{}/materialization", image(id_or_name))
 }
 
+/// Makes an image a volume of its own (POST).
+#[must_use]
+pub fn commit(id_or_name: &str) -> String {
+    format!("{}/commit", image(id_or_name))
+}
+
 /// One job (GET).
 #[must_use]
 pub fn job(id: crate::JobId) -> String {

@@ -152,6 +152,7 @@ fn jobs() {
         volume: name("web01"),
         lsn: lsn(8),
         path: "/srv/web01.img".into(),
+        uris: Vec::new(),
         done_bytes: 4096,
         total_bytes: 8192,
         started: at("2026-11-22T12:00:00Z"),

@@ -5,9 +5,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use cx_api::{
-    BookmarkCreate, BookmarkView, DiffView, HoldCreate, HoldView, ImageClone, ImageCreate, ImageView, JobId,
-    JobKind, JobView, PinView, PointView, PolicySet, PolicyView, RepairCreate, RepairView, StatusView,
-    TimelineView, UnitView, VerificationCreate, VerificationView, VolumeView,
+    BookmarkCreate, BookmarkView, DiffView, HoldCreate, HoldView, ImageClone, ImageCommit, ImageCreate,
+    ImageView, JobId, JobKind, JobView, PinView, PointView, PolicySet, PolicyView, RepairCreate, RepairView,
+    StatusView, TimelineView, UnitView, VerificationCreate, VerificationView, VolumeView,
 };
 use cx_wire::{Question, Reply};
 use gateway_image::Point;
@@ -109,6 +109,10 @@ impl Control for Gateway {
         self.start_materialization(&which)
     }
 
+    async fn image_commit(&self, which: ImageKey, wanted: ImageCommit) -> Answer<JobView> {
+        self.start_commit(&which, wanted.name)
+    }
+
     async fn image_remove(&self, which: ImageKey) -> Answer<()> {
         // On a task of its own: a client that goes away does not leave it half done.
         let images = Arc::clone(&self.images);
@@ -132,7 +136,7 @@ impl Control for Gateway {
             let result = ready.and_then(|restore| restore.run(&worker));
             worker.finish(result, clock.wall());
         };
-        self.spawn_worker(work).inspect_err(|e| job.finish(Err(e.clone()), self.clock.wall()))?;
+        self.spawn_job(&job, work)?;
         match prepared.await.map_err(problems::internal)? {
             Some(problem) => Err(problem),
             None => Ok(job.view()),

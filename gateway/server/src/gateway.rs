@@ -15,6 +15,7 @@ use tap_disk::{DirLock, LockError, Pool, RealClock, ensure_dir};
 use thiserror::Error;
 use tokio::runtime::Handle;
 
+use crate::committed::{Committed, ProtectDisk};
 use crate::device::flat::FlatDir;
 use crate::device::overlay::OverlayDir;
 use crate::exports::GatewayExports;
@@ -124,6 +125,7 @@ pub struct Gateway {
     pub(crate) streams: Arc<Streams>,
     pub(crate) points: Points,
     pub(crate) images: Arc<Images>,
+    pub(crate) committed: Arc<Committed>,
     pub(crate) jobs: Arc<Jobs>,
     pub(crate) forbidden: Forbidden,
     leases: Arc<LeaseFile>,
@@ -176,6 +178,8 @@ impl Gateway {
         let dirs = (overlays, flats);
         let images = Images::new(Arc::clone(&store), Arc::clone(&clock), pool, dirs, config.overlay_quota)
             .map_err(failed)?;
+        let disks = std::path::absolute(config.data.join("volumes")).map_err(failed)?;
+        let committed = Committed::open(disks, &store.catalogue()).map_err(failed)?;
         let streams = Arc::new(Streams::new(Arc::clone(&store), Arc::clone(&clock)));
         let gateway = Self {
             points: Points {
@@ -184,6 +188,7 @@ impl Gateway {
                 clock: Arc::clone(&clock),
             },
             images: Arc::new(images),
+            committed: Arc::new(committed),
             jobs: Arc::default(),
             forbidden: Forbidden { files: config.protected.clone(), data: config.data.clone() },
             leases: Arc::new(LeaseFile::open(config.data.join("leases.json"), &*clock)),
@@ -215,6 +220,19 @@ impl Gateway {
     /// The NBD front, while there is one.
     pub(crate) fn front(&self) -> Option<Arc<FrontHandle>> {
         self.front.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// The disks that images were committed to, and where they lie: they want to be protected.
+    ///
+    /// # Errors
+    /// When their directory cannot be read.
+    pub fn committed_disks(&self) -> io::Result<Vec<(Name, PathBuf)>> {
+        self.committed.disks()
+    }
+
+    /// Who protects the disks that images are committed to from here on.
+    pub fn protect_with(&self, protect: ProtectDisk) {
+        self.committed.protect_with(protect);
     }
 
     /// The volume of this name.

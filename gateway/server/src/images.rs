@@ -168,18 +168,55 @@ impl Images {
     /// # Errors
     /// When there is none, or it is open.
     pub(crate) async fn remove(&self, which: &ImageKey) -> Answer<()> {
-        let _one_at_a_time = self.changing.lock().await;
         let record = self.find(which)?;
-        self.table().start_removal(&record)?;
-        let written = self.write(MetaRecord::ImageRemoved { id: record.id }).await;
+        self.retire(&record, None, |_| Ok(())).await
+    }
+
+    /// Takes an image out of use for good. `hand_over` gets what is written on it; when it has succeeded the image is gone.
+    /// `by` is the job that does so, which may be making its flat copy.
+    ///
+    /// # Errors
+    /// When it is open, or `hand_over` fails: the image is then what it was.
+    pub(crate) async fn retire(
+        &self,
+        record: &ImageRecord,
+        by: Option<&Arc<Job>>,
+        hand_over: impl FnOnce(Option<Arc<OverlayDevice>>) -> std::io::Result<()> + Send + 'static,
+    ) -> Answer<()> {
+        let _one_at_a_time = self.changing.lock().await;
+        let record = self.find(&ImageKey::Id(record.id.get()))?;
+        let overlay = self.start_removal(&record, by)?;
+        let mut retired = blocking(move || hand_over(overlay)).await;
+        if retired.is_ok() {
+            retired = self.write(MetaRecord::ImageRemoved { id: record.id }).await;
+        }
         self.table().removing.remove(&record.id);
-        written?;
+        if retired.is_err() {
+            // What was read once can be read again; if not, the journal has it.
+            let size = size_of(&self.store.catalogue(), &record);
+            let _ = self.table().load_flat(&self.flats, &record, size);
+            return retired;
+        }
         let (dir, flats, id) = (self.dir.clone(), self.flats.clone(), record.id.get());
         // What stays behind is thrown away at the next start.
         if let Err(e) = blocking(move || dir.remove(id).and_then(|()| flats.remove(id))).await {
             tracing::warn!("the files of image {id} are not all removed: {e}");
         }
         Ok(())
+    }
+
+    fn start_removal(
+        &self,
+        record: &ImageRecord,
+        by: Option<&Arc<Job>>,
+    ) -> Answer<Option<Arc<OverlayDevice>>> {
+        let mut table = self.table();
+        table.check_unused(record, by)?;
+        // Only who is to get it needs it open; a broken one can be removed.
+        let overlay = if by.is_some() { self.overlay(&mut table, record)? } else { None };
+        table.open.remove(&record.id);
+        table.removing.insert(record.id);
+        Ok(overlay)
     }
 
     /// # Errors
@@ -290,9 +327,15 @@ impl Images {
     /// Notes what makes the image's flat copy.
     ///
     /// # Errors
-    /// When the image is being removed.
+    /// When the image is being removed, or another job is at it.
     pub(crate) fn copied_by(&self, record: &ImageRecord, job: &Arc<Job>) -> Answer<()> {
         let mut table = self.table();
+        if let Some(other) = table.open.get(&record.id).and_then(|open| open.copying.as_ref())
+            && other.is_running()
+        {
+            let text = format!("job {} works on image {} already", other.id(), record.name);
+            return Err(Problem::new(Code::Conflict, text).fix("wait for it, or cancel it"));
+        }
         if table.removing.contains(&record.id) || self.store.catalogue().image(record.id).is_none() {
             return Err(problems::no_image(record.name.as_str()));
         }
@@ -318,21 +361,21 @@ impl Table {
         Ok(())
     }
 
-    fn start_removal(&mut self, record: &ImageRecord) -> Answer<()> {
-        let copying = self.open.get(&record.id).and_then(|open| open.copying.as_ref());
-        if let Some(job) = copying.filter(|job| job.is_running()) {
-            let text = format!("image {} is being materialized", record.name);
+    fn check_unused(&self, record: &ImageRecord, by: Option<&Arc<Job>>) -> Answer<()> {
+        let Some(open) = self.open.get(&record.id) else { return Ok(()) };
+        let others = |job: &&Arc<Job>| job.is_running() && !by.is_some_and(|by| Arc::ptr_eq(by, job));
+        if let Some(job) = open.copying.as_ref().filter(others) {
+            let text = format!("job {} works on image {}", job.id(), record.name);
             return Err(Problem::new(Code::Conflict, text)
-                .fix(format!("cancel that, then remove it: chronogate job cancel {}", job.id())));
+                .fix(format!("wait for it, or cancel it: chronogate job cancel {}", job.id())));
         }
-        let connections = self.open.get(&record.id).map_or(0, |open| Arc::strong_count(&open.users) - 1);
-        if connections > 0 {
-            let text = format!("image {} is open ({connections} connections)", record.name);
-            return Err(Problem::new(Code::Conflict, text).fix("close what uses it, then remove it"));
+        match Arc::strong_count(&open.users) - 1 {
+            0 => Ok(()),
+            connections => {
+                let text = format!("image {} is open ({connections} connections)", record.name);
+                Err(Problem::new(Code::Conflict, text).fix("close what uses it, then try again"))
+            }
         }
-        self.open.remove(&record.id);
-        self.removing.insert(record.id);
-        Ok(())
     }
 }
 

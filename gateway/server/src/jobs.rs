@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Instant;
 
 use cx_api::{Code, JobId, JobKind, JobState, JobView, Problem};
@@ -47,6 +47,7 @@ pub(crate) struct Job {
     total: AtomicU64,
     cancel: AtomicBool,
     interrupted: AtomicBool,
+    uris: OnceLock<Vec<String>>,
     end: Mutex<Option<End>>,
     ended: Condvar,
 }
@@ -130,7 +131,8 @@ impl Job {
         let (done, total) = (AtomicU64::new(0), AtomicU64::new(task.total));
         let (cancel, interrupted) = (AtomicBool::new(false), AtomicBool::new(false));
         let (end, ended) = (Mutex::new(None), Condvar::new());
-        Self { id, task, started, done, total, cancel, interrupted, end, ended }
+        let uris = OnceLock::new();
+        Self { id, task, started, done, total, cancel, interrupted, uris, end, ended }
     }
 
     pub(crate) const fn id(&self) -> JobId {
@@ -146,6 +148,12 @@ impl Job {
     pub(crate) fn progress_of(&self, done: u64, total: u64) {
         self.total.store(total, Ordering::Relaxed);
         self.progress(done);
+    }
+
+    /// Where what it made is used.
+    pub(crate) fn set_uris(&self, uris: Vec<String>) {
+        // A job makes one thing.
+        let _ = self.uris.set(uris);
     }
 
     /// Asks it to end soon.
@@ -192,6 +200,7 @@ impl Job {
             volume: self.task.volume.clone(),
             lsn: self.task.lsn,
             path: self.task.path.display().to_string(),
+            uris: self.uris.get().cloned().unwrap_or_default(),
             done_bytes: self.done.load(Ordering::Relaxed),
             total_bytes: self.total.load(Ordering::Relaxed),
             started: self.started,

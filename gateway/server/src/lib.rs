@@ -9,6 +9,8 @@
 //! Architecture invariant: nothing is acknowledged to the link before the store says it is durable, and no
 //! point is opened that is not durable and sound.
 
+mod commit;
+mod committed;
 mod control;
 mod device;
 mod exports;
@@ -32,4 +34,5 @@ mod streams;
 mod verification;
 mod views;
 
+pub use committed::ProtectDisk;
 pub use gateway::{Gateway, GatewayConfig, GatewayHandle, StartError};

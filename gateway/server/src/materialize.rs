@@ -3,6 +3,7 @@
 //! A copy is whole, or being made, or not there: what was cancelled or failed is thrown away, so that nothing takes room that
 //! nobody asked for any more. What a stop of the gateway interrupted goes on at the next start.
 
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use cx_api::{Code, JobKind, JobView, Problem};
@@ -13,7 +14,7 @@ use tap_block::units::index;
 use tap_block::{BLOCK_SIZE, DeviceError, Extent};
 
 use crate::device::Image;
-use crate::device::flat::{Flat, FlatDir, FlatSlot};
+use crate::device::flat::{Flat, FlatDir, FlatRead, FlatSlot};
 use crate::gateway::Gateway;
 use crate::http::{Answer, ImageKey};
 use crate::jobs::{Job, Task};
@@ -25,7 +26,7 @@ const CHUNK: u64 = 4 << 20;
 const NOTE_EVERY: u64 = 64 << 20;
 
 /// A copy at work.
-struct Copying {
+pub(crate) struct Copying {
     image: Image,
     record: ImageRecord,
     flats: FlatDir,
@@ -44,23 +45,33 @@ impl Gateway {
             let text = format!("image {} is materialized already", record.name);
             return Err(Problem::new(Code::Conflict, text).fix("nothing has to be done"));
         }
+        let path = self.images.flats.content_of(record.id.get());
+        let (copying, job) = self.begin_copy(record, JobKind::Materialize, path)?;
+        let (worker, clock) = (Arc::clone(&job), Arc::clone(&self.clock));
+        self.spawn_job(&job, move || worker.finish(copying.run(&worker), clock.wall()))?;
+        Ok(job.view())
+    }
+
+    /// Registers a job that begins with copying an image.
+    ///
+    /// # Errors
+    /// When the image is being copied or removed, or too many jobs run.
+    pub(crate) fn begin_copy(
+        &self,
+        record: ImageRecord,
+        kind: JobKind,
+        path: PathBuf,
+    ) -> Answer<(Copying, Arc<Job>)> {
         let image = self.images.image(record.volume, record.point)?;
         let volume = self.store.catalogue().volume(record.volume).map(|v| v.name().clone());
-        let task = Task {
-            kind: JobKind::Materialize,
-            volume: volume.ok_or_else(|| problems::internal("the image's volume is gone"))?,
-            lsn: record.point,
-            path: self.images.flats.content_of(record.id.get()),
-            total: image.size(),
-        };
+        let volume = volume.ok_or_else(|| problems::internal("the image's volume is gone"))?;
+        let task = Task { kind, volume, lsn: record.point, path, total: image.size() };
         let job = self.jobs.add(task, self.clock.wall())?;
-        let copying = Copying { image, record, flats: self.images.flats.clone(), slot };
-        let begun = self.images.copied_by(&copying.record, &job).and_then(|()| {
-            let (worker, clock) = (Arc::clone(&job), Arc::clone(&self.clock));
-            self.spawn_worker(move || worker.finish(copying.run(&worker), clock.wall()))
-        });
-        begun.inspect_err(|e| job.finish(Err(e.clone()), self.clock.wall()))?;
-        Ok(job.view())
+        self.images
+            .copied_by(&record, &job)
+            .inspect_err(|e| job.finish(Err(e.clone()), self.clock.wall()))?;
+        let (flats, slot) = (self.images.flats.clone(), self.images.flat(record.id));
+        Ok((Copying { image, record, flats, slot }, job))
     }
 
     /// Goes on with what the last stop interrupted.
@@ -82,7 +93,11 @@ impl Gateway {
 }
 
 impl Copying {
-    fn run(&self, job: &Job) -> Result<(), Problem> {
+    /// Copies what is not copied yet. What was copied is thrown away if that does not succeed.
+    ///
+    /// # Errors
+    /// When it was cancelled or fails, or some blocks cannot be read: all others are copied then.
+    pub(crate) fn run(&self, job: &Job) -> Result<(), Problem> {
         match self.copy_all(job) {
             Ok(0) => Ok(()),
             Ok(damaged) => Err(self.left_out(damaged)),
@@ -93,6 +108,28 @@ impl Copying {
                 Err(e)
             }
         }
+    }
+
+    /// Reads a whole copy, and copies anew what is not sound in it.
+    ///
+    /// # Errors
+    /// When it was cancelled or fails, or some blocks cannot be read.
+    pub(crate) fn prove(&self, flat: &Flat, job: &Job) -> Result<(), Problem> {
+        let (mut data, mut damaged) = (Vec::new(), 0);
+        for chunk in Extent::between(0, self.image.size()).split_at_multiples(CHUNK) {
+            if job.is_cancelled() {
+                return Err(Problem::new(Code::Conflict, "it was cancelled"));
+            }
+            let blocks = chunk.to_blocks();
+            data.resize(index(blocks.length()), 0);
+            // What cannot be read is copied anew, too.
+            if !matches!(flat.read(blocks, ReadMode::Blocking, &mut data), Ok(FlatRead::Done)) {
+                damaged += self.copy(flat, chunk).map_err(|e| self.failed(&e))?;
+            }
+            job.progress(chunk.end());
+        }
+        flat.checkpoint().map_err(|e| self.failed(&e.into()))?;
+        if damaged == 0 { Ok(()) } else { Err(self.left_out(damaged)) }
     }
 
     /// Copies what is not copied yet; how many blocks could not be.

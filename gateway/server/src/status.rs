@@ -15,6 +15,7 @@ use tap_block::{Lsn, Name, WallTime};
 
 use crate::gateway::Gateway;
 use crate::http::Answer;
+use crate::jobs::Job;
 use crate::points::PATIENCE;
 use crate::verification::with_proof;
 use crate::views::TapView;
@@ -116,9 +117,14 @@ impl Gateway {
     }
 
     /// Starts a thread of its own for long work.
-    pub(crate) fn spawn_worker(&self, work: impl FnOnce() + Send + 'static) -> Answer<()> {
+    fn spawn_worker(&self, work: impl FnOnce() + Send + 'static) -> Answer<()> {
         let started = std::thread::Builder::new().name("job".to_owned()).spawn(work);
         started.map(drop).map_err(|e| problems::internal(format!("cannot start a thread: {e}")))
+    }
+
+    /// The same, for a job; one that cannot begin has failed.
+    pub(crate) fn spawn_job(&self, job: &Job, work: impl FnOnce() + Send + 'static) -> Answer<()> {
+        self.spawn_worker(work).inspect_err(|e| job.finish(Err(e.clone()), self.clock.wall()))
     }
 
     /// Asks every job to end and waits for that; what is not done goes on when it is started again.

@@ -40,15 +40,14 @@ impl Gateway {
         let job = self.jobs.add(task, self.clock.wall())?;
         let (store, clock, worker) = (Arc::clone(&self.store), Arc::clone(&self.clock), Arc::clone(&job));
         let scope = Scope { volume: Some(volume.id()), to, fresh: true };
-        let spawned = self.spawn_worker(move || {
+        self.spawn_job(&job, move || {
             let done = store.verify(scope, &mut |progress| {
                 worker.progress_of(progress.done, progress.total);
                 !worker.is_cancelled()
             });
             let done = done.inspect(|report| worker.progress_of(report.bytes, report.bytes));
             worker.finish(done.map(drop).map_err(|e| problems::stored(&e)), clock.wall());
-        });
-        spawned.inspect_err(|e| job.finish(Err(e.clone()), self.clock.wall()))?;
+        })?;
         Ok(job.view())
     }
 

@@ -1,7 +1,7 @@
 //! A tap as a whole: its volumes, and the front through which guests use them.
 
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use cx_link::{Address, Hub};
@@ -41,6 +41,9 @@ pub enum StartError {
     /// Two volumes with one name, or one disk twice.
     #[error("{0} is given twice: protect each disk once, under one name")]
     Twice(String),
+    /// The tap is being stopped.
+    #[error("the tap stops: protect the disk when it runs again")]
+    Stopping,
     /// Nobody could connect.
     #[error(transparent)]
     Listen(#[from] ListenError),
@@ -48,8 +51,13 @@ pub enum StartError {
 
 /// A running tap.
 pub struct Tap {
-    volumes: Vec<Protected>,
-    front: FrontHandle,
+    /// `None` once it stops.
+    volumes: Mutex<Option<Vec<Protected>>>,
+    disks: Arc<Disks>,
+    front: Arc<FrontHandle>,
+    dir: PathBuf,
+    limits: Limits,
+    upward: Upward,
 }
 
 /// A volume, for the ready file and for status.
@@ -73,32 +81,52 @@ impl Tap {
     pub fn start(config: TapConfig) -> Result<Self, StartError> {
         refuse_doubles(&config.protect)?;
         let upward = Upward { cx: config.cx, hub: config.hub, sender: format!("tap {}", std::process::id()) };
-        let dir = config.data.join("tap");
-        let mut volumes = Vec::new();
+        let (dir, limits) = (config.data.join("tap"), config.limits);
+        let (mut volumes, disks) = (Vec::new(), Arc::new(Disks::default()));
         for what in &config.protect {
-            volumes.push(Protected::start(what, &dir, config.limits, &upward)?);
+            let protected = Protected::start(what, &dir, limits, &upward)?;
+            disks.add(Arc::clone(&protected.volume));
+            volumes.push(protected);
         }
-        let exports = Disks(volumes.iter().map(|v| Arc::clone(&v.volume)).collect());
-        let front = Front::start(&config.listen, Arc::new(exports), gateway_front::Limits::default())?;
-        Ok(Self { volumes, front })
+        let front = Front::start(&config.listen, Arc::clone(&disks) as _, gateway_front::Limits::default())?;
+        Ok(Self { volumes: Mutex::new(Some(volumes)), disks, front: Arc::new(front), dir, limits, upward })
+    }
+
+    /// Protects another disk, which can be used at once. Blocks while it is opened; must be called inside a tokio runtime.
+    ///
+    /// # Errors
+    /// When it is protected already, or cannot be.
+    pub fn protect(&self, what: &Protect) -> Result<VolumeStatus, StartError> {
+        let mut volumes = self.lock();
+        let volumes = volumes.as_mut().ok_or(StartError::Stopping)?;
+        let there = volumes.iter().map(|v| Protect { name: v.volume.name().clone(), path: v.path.clone() });
+        refuse_doubles(&there.chain([what.clone()]).collect::<Vec<_>>())?;
+        let protected = Protected::start(what, &self.dir, self.limits, &self.upward)?;
+        self.disks.add(Arc::clone(&protected.volume));
+        let status = self.status(&protected);
+        volumes.push(protected);
+        Ok(status)
     }
 
     /// The volumes, in the order in which they were given.
     #[must_use]
     pub fn volumes(&self) -> Vec<VolumeStatus> {
-        let status = |p: &Protected| VolumeStatus {
-            name: p.volume.name().clone(),
-            path: p.path.clone(),
-            size: p.size(),
-            uris: self.front.uris(p.volume.name().as_str()),
-        };
-        self.volumes.iter().map(status).collect()
+        self.lock().iter().flatten().map(|protected| self.status(protected)).collect()
+    }
+
+    fn status(&self, protected: &Protected) -> VolumeStatus {
+        VolumeStatus {
+            name: protected.volume.name().clone(),
+            path: protected.path.clone(),
+            size: protected.size(),
+            uris: self.front.uris(protected.volume.name().as_str()),
+        }
     }
 
     /// Stops: guests are drained, everything captured is sent or spooled. Takes about `limit` at most; says whether every
     /// volume stopped cleanly (one that did not copies its marked regions at the next start).
-    pub async fn stop(self, limit: Duration) -> bool {
-        let Self { volumes, front } = self;
+    pub async fn stop(&self, limit: Duration) -> bool {
+        let (front, volumes) = (Arc::clone(&self.front), self.lock().take().unwrap_or_default());
         let stopped = tokio::task::spawn_blocking(move || {
             front.drain_and_stop(FRONT_DRAIN);
             let share = limit.saturating_sub(FRONT_DRAIN);
@@ -107,6 +135,10 @@ impl Tap {
             stops.into_iter().all(|s| s.join().unwrap_or(false))
         });
         stopped.await.unwrap_or(false)
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Option<Vec<Protected>>> {
+        self.volumes.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

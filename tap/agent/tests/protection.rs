@@ -386,3 +386,30 @@ async fn a_missing_or_shrunk_disk_is_refused_with_what_to_do() {
     let refused = bench.try_start(Limits::default()).err().unwrap().to_string();
     assert!(refused.contains("does not exist"), "{refused}");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_disk_that_is_protected_later_is_used_and_journalled_like_the_first() {
+    let bench = Bench::new(&[7; 100_000]);
+    let (cx, _downlink) = FakeCx::listen(&bench.hub).await;
+    let config = TapConfig {
+        data: bench.dir.path().to_owned(),
+        protect: Vec::new(),
+        listen: vec![ListenAddress::Unix(bench.socket())],
+        cx: cx_address(),
+        hub: bench.hub.clone(),
+        limits: Limits::default(),
+    };
+    let tap = Tap::start(config).unwrap();
+    let what = Protect { name: "web01".parse().unwrap(), path: bench.disk() };
+    let volume = tap.protect(&what).unwrap();
+    assert_eq!(tap.volumes(), [volume]);
+    assert!(matches!(tap.protect(&what), Err(tap_agent::StartError::Twice(_))));
+    let mut guest = bench.guest();
+    write_at(&mut guest, 4096, &[1; 8192]);
+    let head = cx.wait_for_head();
+    assert!(cx.image(head) == bench.content());
+    drop(guest);
+    assert!(tap.stop(Duration::from_secs(10)).await);
+    let other = Protect { name: "web02".parse().unwrap(), path: bench.disk() };
+    assert!(matches!(tap.protect(&other), Err(tap_agent::StartError::Stopping)));
+}

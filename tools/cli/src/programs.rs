@@ -101,6 +101,9 @@ pub(crate) struct GatewayArgs {
     /// Where CXs connect (repeatable)
     #[arg(long, value_name = "HOST:PORT", value_parser = Address::from_str, default_value = "127.0.0.1:7072")]
     listen: Vec<Address>,
+    /// Where volumes that images were committed to are used: unix:PATH or HOST:PORT (repeatable) [default: unix:DATA/tap.sock]
+    #[arg(long, value_name = "ADDRESS", value_parser = ListenAddress::from_str)]
+    tap_nbd: Vec<ListenAddress>,
     #[command(flatten)]
     images: Images,
 }
@@ -135,8 +138,16 @@ impl CxArgs {
 
 impl GatewayArgs {
     pub(crate) fn into_plan(self) -> Plan {
-        let gateway = self.images.into_plan(&self.common.data, self.listen);
-        Plan { gateway: Some(gateway), ..self.common.into_plan() }
+        // Its own tap sends to it without a way round.
+        let own = Address::Memory("gateway".to_owned());
+        let data = &self.common.data;
+        let links = self.listen.into_iter().chain([own.clone()]).collect();
+        let disks = Disks { protect: Vec::new(), tap_nbd: self.tap_nbd };
+        Plan {
+            gateway: Some(self.images.into_plan(data, links)),
+            tap: Some(disks.into_plan(data, own)),
+            ..self.common.into_plan()
+        }
     }
 }
 

@@ -4,6 +4,7 @@
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use cx_api::ExitStatus;
@@ -11,7 +12,7 @@ use cx_link::{Address, Hub};
 use cx_server::{Cx, CxConfig, CxHandle};
 use gateway_front::ListenAddress;
 use gateway_server::http::{ApiConfig, Control as _};
-use gateway_server::{Gateway, GatewayConfig, GatewayHandle};
+use gateway_server::{Gateway, GatewayConfig, GatewayHandle, ProtectDisk};
 use serde::Serialize;
 use tap_agent::{Limits, Protect, Tap, TapConfig};
 use tap_disk::{DirLock, LockError};
@@ -62,7 +63,7 @@ pub(crate) struct TapPlan {
 
 /// What runs.
 pub(crate) struct Site {
-    tap: Option<Tap>,
+    tap: Option<Arc<Tap>>,
     cx: Option<CxHandle>,
     gateway: Option<GatewayHandle>,
     /// The in-memory transport lives as long as anybody may use it.
@@ -149,19 +150,28 @@ impl Site {
             self.cx = Some(handle);
         }
         if let Some(tap) = plan.tap {
-            let config = TapConfig {
-                data: plan.data,
-                protect: tap.protect,
-                listen: tap.nbd,
-                cx: tap.cx,
-                hub: hub.clone(),
-                limits: Limits::default(),
-            };
-            let started = tokio::task::block_in_place(|| Tap::start(config));
-            self.tap = Some(started.map_err(|e| cannot_start("the tap", &e))?);
+            self.start_tap(tap, plan.data, hub)?;
         }
         links.retain(|l| !l.starts_with("mem:"));
         self.wait_until_known().await;
+        Ok(())
+    }
+
+    /// Beside a gateway the tap also protects the disks that images were committed to, and those that will be.
+    fn start_tap(&mut self, mut plan: TapPlan, data: PathBuf, hub: &Hub) -> Result<(), Failure> {
+        if let Some(gateway) = &self.gateway {
+            let committed = gateway.gateway().committed_disks();
+            let committed = committed.map_err(|e| cannot_start("the tap", &e))?;
+            plan.protect.extend(committed.into_iter().map(|(name, path)| Protect { name, path }));
+        }
+        let TapPlan { cx, nbd: listen, protect } = plan;
+        let config = TapConfig { data, protect, listen, cx, hub: hub.clone(), limits: Limits::default() };
+        let started = tokio::task::block_in_place(|| Tap::start(config));
+        let tap = Arc::new(started.map_err(|e| cannot_start("the tap", &e))?);
+        if let Some(gateway) = &self.gateway {
+            gateway.gateway().protect_with(protector(&tap));
+        }
+        self.tap = Some(tap);
         Ok(())
     }
 
@@ -185,7 +195,7 @@ impl Site {
     }
 
     fn ready(&self, links: Vec<String>) -> Ready {
-        let volumes = self.tap.iter().flat_map(Tap::volumes);
+        let volumes = self.tap.iter().flat_map(|tap| tap.volumes());
         Ready {
             api: self.gateway.as_ref().and_then(GatewayHandle::api).map(|a| format!("http://{a}")),
             volumes: volumes
@@ -246,6 +256,17 @@ impl Plan {
                 .fix("listen on 127.0.0.1 or a unix socket, or say --insecure if the network is yours alone")),
         }
     }
+}
+
+/// What protects the disks that images are committed to. Called on threads outside the runtime.
+fn protector(tap: &Arc<Tap>) -> ProtectDisk {
+    let (tap, runtime) = (Arc::downgrade(tap), tokio::runtime::Handle::current());
+    Box::new(move |name, path| {
+        let _inside = runtime.enter();
+        let tap = tap.upgrade().ok_or("the tap has stopped")?;
+        let what = Protect { name: name.clone(), path: path.to_owned() };
+        tap.protect(&what).map(|volume| volume.uris).map_err(|e| e.to_string())
+    })
 }
 
 fn is_loopback(address: &str) -> bool {

@@ -137,6 +137,14 @@ impl OverlayDevice {
         self.layers.flush()
     }
 
+    /// Puts what is written here onto `disk`, as of now, durably.
+    ///
+    /// # Errors
+    /// When something of it has rotted, or the disk does not take it.
+    pub(crate) fn fold_onto(&self, disk: &FileDevice) -> io::Result<()> {
+        self.layers.fold_onto(disk)
+    }
+
     /// Does `op` on this thread if nothing in it waits for the disk; else gives it back.
     fn at_once(&self, op: Op) -> Result<Outcome, Op> {
         match &op {
@@ -404,6 +412,27 @@ impl Layers {
         }
         run(&*data, Op::Flush).map_err(io::Error::other)?;
         log.replace(&copied)
+    }
+
+    fn fold_onto(&self, disk: &FileDevice) -> io::Result<()> {
+        let _no_flush = self.log_lock();
+        let mapping = self.write_lock().seal_all();
+        let end = disk.geometry().size;
+        for change in mapping {
+            let op = match change {
+                Change::Slot { block, slot, sum } => {
+                    let mut data = self.read_slot(block, slot, sum).map_err(io::Error::other)?;
+                    data.truncate(index(end.saturating_sub(block.offset())));
+                    Op::Write { offset: block.offset(), data, fua: false }
+                }
+                Change::Zero(extent) => {
+                    let extent = Extent::between(extent.offset(), extent.end().min(end));
+                    Op::Zero { extent, fua: false, may_trim: true }
+                }
+            };
+            run(disk, op).map_err(io::Error::other)?;
+        }
+        run(disk, Op::Flush).map(drop).map_err(io::Error::other)
     }
 
     fn read_lock(&self) -> RwLockReadGuard<'_, Overlay> {

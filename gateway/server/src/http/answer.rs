@@ -99,6 +99,7 @@ async fn perform<C: Control>(
         Operation::Image => Ok(Reply::json(&control.image(image_key(segment)?).await?)),
         Operation::ImageClone => image_clone(control, segment, request).await,
         Operation::ImageMaterialize => materialize(control, segment).await,
+        Operation::ImageCommit => commit(control, segment, request).await,
         Operation::ImageRemove => control.image_remove(image_key(segment)?).await.map(|()| Reply::nothing()),
         Operation::Policies => Ok(Reply::json(&Page::whole(control.policies().await?))),
         Operation::PolicySet => Ok(Reply::json(&control.policy_set(request.json()?).await?)),
@@ -248,6 +249,10 @@ async fn verify<C: Control>(control: &C, request: &Request) -> Handled {
 
 async fn materialize<C: Control>(control: &C, segment: &str) -> Handled {
     Ok(begun(&control.image_materialize(image_key(segment)?).await?))
+}
+
+async fn commit<C: Control>(control: &C, segment: &str, request: &Request) -> Handled {
+    Ok(begun(&control.image_commit(image_key(segment)?, request.json()?).await?))
 }
 
 fn begun(job: &JobView) -> Reply {

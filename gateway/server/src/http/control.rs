@@ -4,9 +4,9 @@ use std::future::Future;
 use std::path::PathBuf;
 
 use cx_api::{
-    BookmarkCreate, BookmarkView, DiffView, HoldCreate, HoldView, ImageClone, ImageCreate, ImageView, JobId,
-    JobView, PinView, PointView, PolicySet, PolicyView, Problem, RepairCreate, RepairView, StatusView,
-    TimelineView, UnitView, VerificationCreate, VerificationView, VolumeView,
+    BookmarkCreate, BookmarkView, DiffView, HoldCreate, HoldView, ImageClone, ImageCommit, ImageCreate,
+    ImageView, JobId, JobView, PinView, PointView, PolicySet, PolicyView, Problem, RepairCreate, RepairView,
+    StatusView, TimelineView, UnitView, VerificationCreate, VerificationView, VolumeView,
 };
 use gateway_image::Point;
 use tap_block::{Lsn, Name};
@@ -66,6 +66,13 @@ pub trait Control: Send + Sync + 'static {
 
     /// Starts making an image's flat local copy.
     fn image_materialize(&self, which: ImageKey) -> impl Future<Output = Answer<JobView>> + Send;
+
+    /// Starts making an image a volume of its own.
+    fn image_commit(
+        &self,
+        which: ImageKey,
+        wanted: ImageCommit,
+    ) -> impl Future<Output = Answer<JobView>> + Send;
 
     /// Removes an image; refused while it is open.
     fn image_remove(&self, which: ImageKey) -> impl Future<Output = Answer<()>> + Send;

@@ -43,6 +43,7 @@ pub(crate) enum Operation {
     ImageRemove,
     ImageClone,
     ImageMaterialize,
+    ImageCommit,
     Policies,
     PolicySet,
     Timeline,
@@ -79,7 +80,7 @@ const fn route(method: Method, template: &'static str, operation: Operation) -> 
     Route { method, template, operation }
 }
 
-static ROUTES: [Route; 31] = [
+static ROUTES: [Route; 32] = [
     route(Method::Get, "/api/v1/volumes", Operation::Volumes),
     route(Method::Get, "/api/v1/volumes/{volume}", Operation::Volume),
     route(Method::Get, "/api/v1/volumes/{volume}/point", Operation::Point),
@@ -102,6 +103,7 @@ static ROUTES: [Route; 31] = [
     route(Method::Delete, "/api/v1/images/{image}", Operation::ImageRemove),
     route(Method::Post, "/api/v1/images/{image}/clones", Operation::ImageClone),
     route(Method::Post, "/api/v1/images/{image}/materialization", Operation::ImageMaterialize),
+    route(Method::Post, "/api/v1/images/{image}/commit", Operation::ImageCommit),
     route(Method::Post, "/api/v1/restores", Operation::RestoreCreate),
     route(Method::Post, "/api/v1/verifications", Operation::Verify),
     route(Method::Get, "/api/v1/jobs", Operation::Jobs),
@@ -203,6 +205,7 @@ mod tests {
             ("DELETE", paths::image("img")),
             ("POST", paths::clones("img")),
             ("POST", paths::materialization("img")),
+            ("POST", paths::commit("img")),
             ("POST", paths::RESTORES.to_owned()),
             ("GET", paths::JOBS.to_owned()),
             ("GET", paths::job(seven)),

@@ -10,8 +10,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use cx_api::{
-    BookmarkCreate, Code, ImageClone, ImageCreate, ImageView, JobState, JobView, RepairCreate, VolumeState,
-    VolumeView,
+    BookmarkCreate, Code, ImageClone, ImageCommit, ImageCreate, ImageView, JobState, JobView, RepairCreate,
+    VolumeState, VolumeView,
 };
 use cx_link::{Address, Hub, UplinkHandle};
 use cx_wire::{AskCode, Hashes, Lookup, RefuseCode};
@@ -605,6 +605,116 @@ async fn a_copy_that_a_stop_interrupted_goes_on_by_itself() {
     let expected = tap.oracle().image_at(tap.volume(), image.lsn);
     assert!(read(site.path("nbd.sock"), "test".to_owned()).await.unwrap() == expected);
     assert!(!site.path("data/flats/99").exists());
+}
+
+/// A tap as far as commits see one.
+fn protected(site: &Site, refuse: bool) -> Arc<std::sync::Mutex<Vec<String>>> {
+    let seen: Arc<std::sync::Mutex<Vec<String>>> = Arc::default();
+    let told = Arc::clone(&seen);
+    site.gateway().protect_with(Box::new(move |name, disk| {
+        told.lock().unwrap().push(format!("{name} {}", disk.display()));
+        if refuse { Err("no socket".to_owned()) } else { Ok(vec![format!("nbd://tap/{name}")]) }
+    }));
+    seen
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_committed_image_is_a_protected_disk_with_all_that_was_written() {
+    let site = Site::new().await;
+    let (tap, _link) = connected(&site, 8).await;
+    site.settled("web01").await;
+    let image = site.image("now", true, Some("test")).await;
+    let key = || ImageKey::Id(image.id);
+    let wish = |called: &str| ImageCommit { name: name(called) };
+    let alone = site.gateway().image_commit(key(), wish("web02")).await.unwrap_err();
+    assert!(alone.detail.contains("nobody here protects disks"), "{alone:?}");
+    let seen = protected(&site, false);
+    let taken = site.gateway().image_commit(key(), wish("web01")).await.unwrap_err();
+    assert_eq!(taken.code, Code::Conflict);
+    let socket = site.path("nbd.sock");
+    let size = usize::try_from(image.size).unwrap();
+    let write = move || {
+        let (mut client, _) = open(&socket, "test").unwrap();
+        client.seek(SeekFrom::Start(5000)).unwrap();
+        client.write_all(&[7; 9000]).unwrap();
+        client.seek(SeekFrom::Start(size as u64 - 100)).unwrap();
+        client.write_all(&[8; 100]).unwrap();
+        client.seek(SeekFrom::Start(20_480)).unwrap();
+        client.write_all(&[0; 8192]).unwrap();
+        client
+    };
+    let client = tokio::task::spawn_blocking(write).await.unwrap();
+    let busy = site.gateway().image_commit(key(), wish("web02")).await.unwrap();
+    let busy = site.job_done(busy).await;
+    assert_eq!(busy.state, JobState::Failed);
+    assert!(busy.error.unwrap().detail.contains("is open"), "it waits for nobody");
+    assert_eq!(site.gateway().image(key()).await.unwrap().materialized_bytes, Some(image.size));
+    // What rots in the copy meanwhile does not become production.
+    let content = site.path(&format!("data/flats/{}/content", image.id));
+    let mut bytes = std::fs::read(&content).unwrap();
+    bytes[0] ^= 1;
+    std::fs::write(&content, bytes).unwrap();
+    drop(client);
+    let start = Instant::now();
+    let done = loop {
+        let job = site.gateway().image_commit(key(), wish("web02")).await.unwrap();
+        let job = site.job_done(job).await;
+        if job.state == JobState::Done {
+            break job;
+        }
+        assert!(start.elapsed() < LIMIT, "{job:?}");
+    };
+    assert_eq!(done.uris, ["nbd://tap/web02"]);
+    assert_eq!(*seen.lock().unwrap(), [format!("web02 {}", done.path)]);
+    let mut expected = tap.oracle().image_at(tap.volume(), image.lsn);
+    expected[5000..14_000].fill(7);
+    expected[size - 100..].fill(8);
+    expected[20_480..28_672].fill(0);
+    assert!(std::fs::read(&done.path).unwrap() == expected);
+    assert_eq!(site.gateway().image(key()).await.unwrap_err().code, Code::NotFound);
+    for dir in ["data/flats", "data/overlays"] {
+        assert!(std::fs::read_dir(site.path(dir)).unwrap().next().is_none(), "{dir}");
+    }
+    let again = site.image("now", false, None).await;
+    let again = site.gateway().image_commit(ImageKey::Id(again.id), wish("web02")).await.unwrap_err();
+    assert_eq!(again.code, Code::Conflict);
+    let site = site.restarted().await;
+    let disks = site.gateway().committed_disks().unwrap();
+    assert_eq!(disks, [(name("web02"), PathBuf::from(&done.path))]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_commit_that_a_crash_cut_short_leaves_the_image() {
+    let site = Site::new().await;
+    let (tap, _link) = connected(&site, 8).await;
+    site.settled("web01").await;
+    let image = site.image("now", true, Some("test")).await;
+    let Site { tmp, hub, handle } = site;
+    handle.stop(GRACE).await;
+    // The note was durable and the copy was moved; the image was not gone yet.
+    let dir = tmp.path().join("data/volumes/web02");
+    std::fs::create_dir_all(&dir).unwrap();
+    std::fs::write(dir.join("note"), format!(r#"{{"chronogate_disk":1,"image":{},"whole":true}}"#, image.id))
+        .unwrap();
+    std::fs::write(dir.join("disk"), [1; 100]).unwrap();
+    let handle = Gateway::start(config(tmp.path(), &hub)).await.unwrap();
+    let site = Site { tmp, hub, handle };
+    assert!(!dir.exists(), "the image still is one");
+    let expected = tap.oracle().image_at(tap.volume(), image.lsn);
+    assert!(read(site.path("nbd.sock"), "test".to_owned()).await.unwrap() == expected);
+    // Now it works, and a disk that cannot be protected is not lost.
+    protected(&site, true);
+    let start = Instant::now();
+    let failed = loop {
+        let job = site.gateway().image_commit(ImageKey::Id(image.id), ImageCommit { name: name("web02") });
+        let error = site.job_done(job.await.unwrap()).await.error.unwrap();
+        if !error.detail.contains("is open") {
+            break error;
+        }
+        assert!(start.elapsed() < LIMIT, "{error:?}");
+    };
+    assert_eq!(failed.cause, "no socket", "{failed:?}");
+    assert!(std::fs::read(dir.join("disk")).unwrap() == expected);
 }
 
 /// Two gateways may know different disks by one name; a block of the other one would pass every checksum.

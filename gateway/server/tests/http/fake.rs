@@ -5,9 +5,9 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use cx_api::{
     BookmarkCreate, BookmarkView, Code, DiffView, ExtentView, GapView, Health, HoldCreate, HoldView,
-    ImageClone, ImageCreate, ImageView, JobId, JobKind, JobState, JobView, JournalView, PinView, PointView,
-    PolicySet, PolicyView, Problem, RepairCreate, RepairView, StatusView, SyncView, TimelineView, UnitView,
-    VerificationCreate, VerificationView, VolumeState, VolumeView,
+    ImageClone, ImageCommit, ImageCreate, ImageView, JobId, JobKind, JobState, JobView, JournalView, PinView,
+    PointView, PolicySet, PolicyView, Problem, RepairCreate, RepairView, StatusView, SyncView, TimelineView,
+    UnitView, VerificationCreate, VerificationView, VolumeState, VolumeView,
 };
 use gateway_image::Point;
 use gateway_server::http::{Answer, Control, ImageKey, Points};
@@ -113,6 +113,7 @@ fn job(path: &str) -> JobView {
         volume: name("web01"),
         lsn: lsn(7),
         path: path.into(),
+        uris: Vec::new(),
         done_bytes: 0,
         total_bytes: 4096,
         started: noon(),
@@ -180,6 +181,11 @@ impl Control for Fake {
     }
 
     async fn image_materialize(&self, which: ImageKey) -> Answer<JobView> {
+        self.image(which).await?;
+        Ok(job(""))
+    }
+
+    async fn image_commit(&self, which: ImageKey, _: ImageCommit) -> Answer<JobView> {
         self.image(which).await?;
         Ok(job(""))
     }

@@ -3,7 +3,7 @@
 use std::io::IsTerminal as _;
 
 use clap::{Args, Subcommand};
-use cx_api::{ExitStatus, ImageClone, ImageCreate, ImageView, JobState, JobView, paths};
+use cx_api::{ExitStatus, ImageClone, ImageCommit, ImageCreate, ImageView, JobState, JobView, paths};
 use serde_json::json;
 use tap_block::Name;
 
@@ -31,6 +31,14 @@ enum ImageCommand {
     Materialize {
         /// Its id or name
         image: String,
+    },
+    /// Makes an image a volume of its own, which is used and journalled from then on
+    Commit {
+        /// Its id or name
+        image: String,
+        /// The volume's name
+        #[arg(long)]
+        name: Name,
     },
     /// Lists every image, oldest first
     Ls,
@@ -103,6 +111,7 @@ pub(super) async fn run(args: ImageArgs) -> Result<()> {
             if context.json() { print_json(&image) } else { print(&details(&image)) }
         }
         ImageCommand::Materialize { image } => materialize(&context, &image).await,
+        ImageCommand::Commit { image, name } => commit(&context, &image, name).await,
         ImageCommand::Ls => {
             let images: Vec<ImageView> = context.all(paths::IMAGES).await?;
             if context.json() { print_json(&images) } else { print(&list(&images)) }
@@ -162,29 +171,45 @@ async fn begin_copy(context: &Context, image: &ImageView, wanted: bool) -> Resul
 }
 
 async fn materialize(context: &Context, image: &str) -> Result<()> {
+    let shown = output::printable(image);
+    let job = watched(context, &paths::materialization(image), &(), format!("materializing {shown}")).await?;
+    if context.json() {
+        return Ok(());
+    }
+    let (size, path) = (output::size(job.total_bytes), output::printable(&job.path));
+    print(&format!("materialized {shown} ({size}): {path}\n"))
+}
+
+async fn commit(context: &Context, image: &str, name: Name) -> Result<()> {
+    let (body, shown) = (ImageCommit { name }, output::printable(image));
+    let job = watched(context, &paths::commit(image), &body, format!("committing {shown}")).await?;
+    if context.json() {
+        return Ok(());
+    }
+    let at = job.uris.first().map_or("-", String::as_str);
+    print(&format!("{shown} is the volume {} now; use it at {at}\n", body.name))
+}
+
+/// Begins a job with an image's copy and follows it; it has ended well when this returns.
+async fn watched(
+    context: &Context,
+    path: &str,
+    body: &(impl serde::Serialize + Sync),
+    title: String,
+) -> Result<JobView> {
     let mut interrupts = interrupts()?;
-    let job: JobView = context.client.post(&paths::materialization(image), &()).await?;
-    let title = format!("materializing {}", output::printable(image));
-    let ended = follow(context, job, title, &mut interrupts).await?;
+    let job: JobView = context.client.post(path, body).await?;
+    let ended = follow(context, job, title.clone(), &mut interrupts).await?;
     if context.json() {
         print_json(&ended)?;
     }
+    let failed = |how| Failure::new(ExitStatus::Error, format!("{title} {how}"));
     match ended.state {
-        JobState::Done if context.json() => Ok(()),
-        JobState::Done => print(&format!(
-            "materialized {} ({}): {}\n",
-            output::printable(image),
-            output::size(ended.total_bytes),
-            output::printable(&ended.path)
-        )),
+        JobState::Done => Ok(ended),
         JobState::Cancelled => {
-            let what = format!("materializing {image} was cancelled");
-            Err(Failure::new(ExitStatus::Error, what).because("what was copied is thrown away"))
+            Err(failed("was cancelled").because("what was copied is thrown away; the image is as it was"))
         }
-        _ => Err(ended.error.map_or_else(
-            || Failure::new(ExitStatus::Error, format!("materializing {image} failed")),
-            Failure::from,
-        )),
+        _ => Err(ended.error.map_or_else(|| failed("failed"), Failure::from)),
     }
 }
 

@@ -6,8 +6,8 @@ use std::sync::{Arc, Mutex};
 
 use cx_api::{
     BookmarkCreate, BookmarkView, Code, DiffView, ExtentView, Health, HoldCreate, HoldView, ImageClone,
-    ImageCreate, ImageView, JobId, JobKind, JobState, JobView, JournalView, PinView, PointView, PolicySet,
-    PolicyView, Problem, RepairCreate, RepairView, StatusView, SyncView, TimelineView, UnitView,
+    ImageCommit, ImageCreate, ImageView, JobId, JobKind, JobState, JobView, JournalView, PinView, PointView,
+    PolicySet, PolicyView, Problem, RepairCreate, RepairView, StatusView, SyncView, TimelineView, UnitView,
     VerificationCreate, VerificationView, VolumeState, VolumeView,
 };
 use gateway_server::http::{Answer, ApiConfig, ApiHandle, Control, ImageKey, Point, Points, start};
@@ -88,6 +88,7 @@ impl Gateway {
             volume,
             lsn: lsn(8),
             path,
+            uris: Vec::new(),
             done_bytes: 0,
             total_bytes: SIZE,
             started: noon(),
@@ -244,6 +245,13 @@ impl Control for Gateway {
     async fn image_materialize(&self, which: ImageKey) -> Answer<JobView> {
         self.ask(format!("materialize {which:?}"));
         Ok(self.begin(JobKind::Materialize, self::name("web01"), "/data/flats/3/content".into()))
+    }
+
+    async fn image_commit(&self, which: ImageKey, wanted: ImageCommit) -> Answer<JobView> {
+        self.ask(format!("commit {which:?} as {}", wanted.name));
+        let job = self.begin(JobKind::Commit, self::name("web01"), "/data/volumes/web02/disk".into());
+        let uris = vec!["nbd+unix:///web02?socket=/run/tap.sock".to_owned()];
+        Ok(self.job.lock().unwrap().insert(JobView { uris, ..job }).clone())
     }
 
     async fn image_remove(&self, which: ImageKey) -> Answer<()> {

@@ -305,6 +305,17 @@ async fn an_image_is_materialized_in_the_background_or_watched() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_commit_says_where_the_volume_is_used() {
+    let server = Server::new().await;
+    let output = run(&server.url(), &["image", "commit", "look", "--name", "web02"]);
+    assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
+    let said = "look is the volume web02 now; use it at nbd+unix:///web02?socket=/run/tap.sock\n";
+    assert_eq!(stdout(&output), said);
+    assert!(stderr(&output).contains("committing look: 0% of 1 MiB"), "{}", stderr(&output));
+    assert_eq!(json(&server, &["image", "commit", "look", "--name", "web02"])["kind"], "commit");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn verify_ends_with_one_only_for_damage() {
     let server = Server::new().await;
     let url = server.url();
