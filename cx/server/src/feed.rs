@@ -123,7 +123,7 @@ impl Feed for GatewayFeed {
     fn ask(&self, question: Question, reply: AskReply) {
         let limit = match &question {
             Question::Bookmark { wait, .. } => wait.saturating_add(ANSWER_LIMIT),
-            Question::Head | Question::Resync { .. } => ANSWER_LIMIT,
+            Question::Head | Question::Resync { .. } | Question::Block { .. } => ANSWER_LIMIT,
         };
         let tap = Arc::clone(&self.tap);
         self.runtime.spawn(async move { reply.send(tap.ask(question, limit).await) });

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use tap_block::{
-    Batch, Consistency, Epoch, Extent, Lsn, Name, RunId, StreamId, SyncCause, VolumeId, WallTime,
+    Batch, BlockNo, Consistency, Epoch, Extent, Lsn, Name, RunId, StreamId, SyncCause, VolumeId, WallTime,
 };
 
 /// The protocol this crate speaks. A peer with another number is refused, never guessed at.
@@ -206,6 +206,11 @@ pub enum Question {
         /// Copy the whole volume.
         whole: bool,
     },
+    /// What the protected disk holds of a block now: what was damaged below may still be there.
+    Block {
+        /// Which.
+        block: BlockNo,
+    },
 }
 
 /// The answer to a question.
@@ -235,6 +240,11 @@ pub enum Reply {
         lsn: Lsn,
         /// The marker's time.
         at: WallTime,
+    },
+    /// To [`Question::Block`].
+    Block {
+        /// The stored form of the block; empty when it is all zeroes.
+        unit: Bytes,
     },
     /// To anything that has no more to say.
     Done,

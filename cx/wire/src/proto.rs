@@ -143,7 +143,7 @@ struct Ack {
 struct Ask {
     #[prost(uint64, tag = "1")]
     id: u64,
-    #[prost(oneof = "Question", tags = "2, 3, 4")]
+    #[prost(oneof = "Question", tags = "2, 3, 4, 5")]
     question: Option<Question>,
 }
 
@@ -155,6 +155,8 @@ enum Question {
     Bookmark(AskBookmark),
     #[prost(message, tag = "4")]
     Resync(AskResync),
+    #[prost(message, tag = "5")]
+    Block(AskBlock),
 }
 
 #[derive(Clone, PartialEq, Message)]
@@ -181,10 +183,16 @@ struct AskResync {
 }
 
 #[derive(Clone, PartialEq, Message)]
+struct AskBlock {
+    #[prost(uint64, tag = "1")]
+    block: u64,
+}
+
+#[derive(Clone, PartialEq, Message)]
 struct Answer {
     #[prost(uint64, tag = "1")]
     id: u64,
-    #[prost(oneof = "Outcome", tags = "2, 3, 4, 5")]
+    #[prost(oneof = "Outcome", tags = "2, 3, 4, 5, 6")]
     outcome: Option<Outcome>,
 }
 
@@ -198,6 +206,8 @@ enum Outcome {
     Bookmarked(Bookmarked),
     #[prost(message, tag = "5")]
     Done(Nothing),
+    #[prost(message, tag = "6")]
+    Block(Block),
 }
 
 #[derive(Clone, PartialEq, Message)]
@@ -207,6 +217,12 @@ struct Failure {
     code: u32,
     #[prost(string, tag = "2")]
     detail: String,
+}
+
+#[derive(Clone, PartialEq, Message)]
+struct Block {
+    #[prost(bytes = "bytes", tag = "1")]
+    unit: Bytes,
 }
 
 #[derive(Clone, PartialEq, Message)]

@@ -21,8 +21,8 @@ use cx_wire::{
     decode_batch, encode_batch,
 };
 use tap_block::{
-    Action, Batch, Bookmark, Consistency, Entry, Epoch, Extent, Lsn, Marker, Name, Position, RunId, RunStart,
-    StreamId, SyncCause, VolumeId, WallTime,
+    Action, Batch, BlockNo, Bookmark, Consistency, Entry, Epoch, Extent, Lsn, Marker, Name, Position, RunId,
+    RunStart, StreamId, SyncCause, VolumeId, WallTime,
 };
 
 const GOLDEN: &str = include_str!("golden.txt");
@@ -113,6 +113,7 @@ fn questions() -> Vec<(&'static str, Question)> {
         ("ask-head", Question::Head),
         ("ask-bookmark", bookmark),
         ("ask-resync", Question::Resync { from: lsn(5), whole: true }),
+        ("ask-block", Question::Block { block: BlockNo::new(300) }),
     ]
 }
 
@@ -122,6 +123,7 @@ fn results() -> Vec<(&'static str, Result<Reply, AskError>)> {
         ("answer-head", Ok(Reply::Head { lsn: lsn(300), at: at(7), status: status() })),
         ("answer-bookmarked", Ok(Reply::Bookmarked { lsn: lsn(300), at: at(7) })),
         ("answer-done", Ok(Reply::Done)),
+        ("answer-block", Ok(Reply::Block { unit: Bytes::from_static(b"unit") })),
         ("answer-unreachable", failed(AskCode::NotReachable)),
         ("answer-conflict", failed(AskCode::Conflict)),
         ("answer-not-found", failed(AskCode::NotFound)),

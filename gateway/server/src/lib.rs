@@ -22,6 +22,7 @@ mod lease_file;
 mod leases;
 mod lookup;
 mod materialize;
+mod mending;
 mod metrics;
 mod nurse;
 mod points;

@@ -17,6 +17,7 @@ use tokio::sync::{Semaphore, watch};
 use tokio::task::AbortHandle;
 
 use crate::lookup::{Looker, READERS};
+use crate::mending::mend_while_linked;
 use crate::nurse::nurse;
 use crate::pulse::Pulse;
 
@@ -55,12 +56,12 @@ pub(crate) struct Stream {
 /// The link of a stream while it stands, and who has the stream's wounds healed over it.
 struct Attached {
     link: DownlinkHandle,
-    care: AbortHandle,
+    care: [AbortHandle; 2],
 }
 
 impl Drop for Attached {
     fn drop(&mut self) {
-        self.care.abort();
+        self.care.iter().for_each(AbortHandle::abort);
     }
 }
 
@@ -260,7 +261,9 @@ fn lock_pulse(pulse: &Mutex<Pulse>) -> MutexGuard<'_, Pulse> {
 
 impl StreamIntake for Stream {
     fn attached(&self, link: DownlinkHandle) {
-        let care = tokio::spawn(nurse(Arc::clone(&self.store), self.id, link.clone())).abort_handle();
+        let nursing = nurse(Arc::clone(&self.store), self.id, link.clone());
+        let mending = mend_while_linked(Arc::clone(&self.store), self.id, link.clone());
+        let care = [tokio::spawn(nursing).abort_handle(), tokio::spawn(mending).abort_handle()];
         *self.lock_link() = Some(Attached { link, care });
     }
 

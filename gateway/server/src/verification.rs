@@ -7,13 +7,15 @@ use cx_api::{
     RepairView, UnitView, VerificationCreate, VerificationView, VolumeView,
 };
 use gateway_image::catalogue::Volume;
-use gateway_store::{Finding, Proof, Scope, Store, StoreError};
+use gateway_store::{Finding, Offered, Proof, Scope, Store, StoreError};
 use tap_block::units::count;
 use tap_block::{BlockNo, Lsn, Name, Position};
+use tokio::runtime::Handle;
 
 use crate::gateway::Gateway;
 use crate::http::{Answer, Points};
 use crate::jobs::Task;
+use crate::mending::mend_once;
 use crate::problems;
 
 /// Findings shown; they are counted all.
@@ -39,6 +41,7 @@ impl Gateway {
             Task { kind: JobKind::Verify, volume: wanted.volume, lsn: to.unwrap_or(durable), path, total };
         let job = self.jobs.add(task, self.clock.wall())?;
         let (store, clock, worker) = (Arc::clone(&self.store), Arc::clone(&self.clock), Arc::clone(&job));
+        let (source, runtime) = (self.streams.get(volume.stream()), Handle::current());
         let scope = Scope { volume: Some(volume.id()), to, fresh: true };
         self.spawn_job(&job, move || {
             let done = store.verify(scope, &mut |progress| {
@@ -46,6 +49,10 @@ impl Gateway {
                 !worker.is_cancelled()
             });
             let done = done.inspect(|report| worker.progress_of(report.bytes, report.bytes));
+            if let (Ok(_), Some(source)) = (&done, source) {
+                runtime
+                    .block_on(mend_once(&store, volume.id(), |question, limit| source.ask(question, limit)));
+            }
             worker.finish(done.map(drop).map_err(|e| problems::stored(&e)), clock.wall());
         })?;
         Ok(job.view())
@@ -104,12 +111,14 @@ impl Gateway {
         }
         let (position, unit) = (position(wanted.version)?, from_hex(&wanted.unit)?);
         let block = BlockNo::holding(wanted.offset);
-        let places = self.store.repair(volume.id(), block, position, &unit).map_err(|e| match e {
-            StoreError::Invalid(why) => {
-                Problem::new(Code::Invalid, "the block cannot be put right with this").because(why)
-            }
-            e => problems::stored(&e),
-        })?;
+        let places = self.store.repair(volume.id(), block, position, &unit, Offered::Version).map_err(
+            |e| match e {
+                StoreError::Invalid(why) => {
+                    Problem::new(Code::Invalid, "the block cannot be put right with this").because(why)
+                }
+                e => problems::stored(&e),
+            },
+        )?;
         Ok(RepairView { places: count(places) })
     }
 

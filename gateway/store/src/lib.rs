@@ -51,5 +51,5 @@ pub use read::{ReadMode, UnitRead};
 pub use settle::SettleReport;
 pub use store::{FreeSpace, Parts, Store, StoreStatus};
 pub use tail::Durable;
-pub use verify::{Finding, FindingKind, MOST_FINDINGS, Progress, Proof, Scope, VerifyReport, Watch};
+pub use verify::{Finding, FindingKind, MOST_FINDINGS, Offered, Progress, Proof, Scope, VerifyReport, Watch};
 pub use wait::Waiting;

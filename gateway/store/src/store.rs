@@ -28,7 +28,9 @@ use crate::segments::Segments;
 use crate::settle::{SettleReport, Settling};
 use crate::sync::{lock, read};
 use crate::tail::{Durable, Published};
-use crate::verify::{self, Finding, Progress, Proof, Proving, Scope, Scrubbing, VerifyReport, Watch};
+use crate::verify::{
+    self, Finding, Offered, Progress, Proof, Proving, Scope, Scrubbing, VerifyReport, Watch,
+};
 use crate::wait::{Waiters, Waiting};
 use crate::{changes, recover, times};
 
@@ -470,8 +472,9 @@ impl Store {
         block: BlockNo,
         position: Position,
         unit: &[u8],
+        offered: Offered,
     ) -> Result<usize, StoreError> {
-        verify::repair(&self.shared, volume, block, position, unit)
+        verify::repair(&self.shared, volume, block, position, (unit, offered))
     }
 
     /// The time on the store's own clock, on which history ages.

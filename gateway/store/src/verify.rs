@@ -31,6 +31,7 @@ use crate::sync::read;
 
 pub use proofs::Proof;
 pub(crate) use proofs::Proving;
+pub use repair::Offered;
 pub(crate) use repair::{repair, stored_unit};
 pub(crate) use scrub::Scrubbing;
 

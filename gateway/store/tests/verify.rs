@@ -16,9 +16,10 @@ use std::sync::Arc;
 use common::lab::{Lab, cut, tiers};
 use common::{Disk, try_image};
 use gateway_journal::SEGMENT_HEADER;
-use gateway_store::{Finding, FindingKind, MemoryIndex, Scope, Store, StoreError, VerifyReport};
+use gateway_store::{Finding, FindingKind, MemoryIndex, Offered, Scope, Store, StoreError, VerifyReport};
 use proptest::prelude::*;
 use tap_block::BlockNo;
+use tap_block::stored::pack;
 use tap_disk::SegmentDir;
 use testbed_model::Random;
 
@@ -121,8 +122,14 @@ proptest! {
         for finding in &found {
             let (block, position) = (BlockNo::holding(finding.extent.unwrap().offset()), finding.position.unwrap());
             let unit = sound.stored_unit(lab.volume(), block, position).unwrap().unwrap();
-            prop_assert!(store.repair(lab.volume(), block, position, &unit[1..]).is_err());
-            prop_assert!(store.repair(lab.volume(), block, position, &unit).unwrap() > 0);
+            prop_assert!(store.repair(lab.volume(), block, position, &unit[1..], Offered::Version).is_err());
+            let offer = |unit: &[u8], offered| store.repair(lab.volume(), block, position, unit, offered);
+            let mut other = Vec::new();
+            pack(block, &[seed as u8 | 1; 3000], &mut other);
+            prop_assert!(offer(&other, Offered::Content).is_err(), "the disk may hold anything by now");
+            // Where more than the checksum or the body is hit, nobody can tell.
+            let by_content = offer(&unit, Offered::Content).unwrap_or(0);
+            prop_assert!(by_content > 0 || offer(&unit, Offered::Version).unwrap() > 0);
         }
         prop_assert_eq!(blocks(&store, &lab), []);
         for point in lab.oracle.lsns().into_iter().step_by(5) {

@@ -10,7 +10,11 @@ use cx_spool::{ConsumerNo, Hole, Reached};
 use cx_wire::{
     AskCode, AskError, Heartbeat, Question, Refuse, Reply, SyncProgress, TapState, TapStatus, Welcome,
 };
-use tap_block::{Batch, Bookmark, Extent, ExtentSet, Lsn, SyncCause, WallTime};
+use tap_block::device::run;
+use tap_block::stored::pack;
+use tap_block::{
+    BLOCK_SIZE, Batch, BlockDevice as _, BlockNo, Bookmark, Extent, ExtentSet, Lsn, Op, SyncCause, WallTime,
+};
 use tap_splitter::{Event, Mode};
 use tokio::sync::Notify;
 
@@ -108,6 +112,21 @@ impl Upstream {
     }
 }
 
+/// What the disk holds of a block now. Writes may be under way: whoever asks compares it with what it knows.
+fn stored_form(volume: &Volume, block: BlockNo) -> Result<Reply, AskError> {
+    let size = volume.geometry().size;
+    let extent = Extent::between(block.offset(), block.offset().saturating_add(BLOCK_SIZE).min(size));
+    if extent.is_empty() {
+        let detail = format!("block {} is past the end of the disk", block.get());
+        return Err(AskError::new(AskCode::NotFound, detail));
+    }
+    let content = run(volume.disk(), Op::Read { extent })
+        .map_err(|e| AskError::new(AskCode::Failed, format!("the protected disk: {e}")))?;
+    let mut unit = Vec::new();
+    pack(block, &content, &mut unit);
+    Ok(Reply::Block { unit: unit.into() })
+}
+
 fn state(snapshot: &Snapshot, spooled: bool) -> TapState {
     match (snapshot.mode, snapshot.sync.map(|p| p.cause)) {
         (_, Some(SyncCause::Baseline)) => TapState::Baseline,
@@ -163,6 +182,11 @@ impl Feed for Upstream {
                 let detail =
                     format!("a tap cannot tell what changed after {from} alone: ask for the whole volume");
                 reply.send(Err(AskError::new(AskCode::Conflict, detail)));
+            }
+            Question::Block { block } => {
+                let volume = Arc::clone(&self.volume);
+                // The disk may have to be waited for.
+                tokio::task::spawn_blocking(move || reply.send(stored_form(&volume, block)));
             }
         }
     }

@@ -148,7 +148,7 @@ impl Feed for TestFeed {
             Question::Head => {
                 reply.send(Ok(Reply::Head { lsn: Lsn::ZERO, at: WallTime::EPOCH, status: status() }))
             }
-            Question::Resync { .. } => drop(reply),
+            Question::Resync { .. } | Question::Block { .. } => drop(reply),
             Question::Bookmark { .. } => std::mem::forget(reply),
         }
     }

@@ -3,9 +3,11 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use tap_block::stored::MAX_STORED;
+use tap_block::units::count;
 use tap_block::{
-    Bookmark, Consistency, Epoch, Extent, Lsn, Marker, Name, RunId, RunStart, StreamId, SyncCause, VolumeId,
-    WallTime,
+    BlockNo, Bookmark, Consistency, Epoch, Extent, Lsn, Marker, Name, RunId, RunStart, StreamId, SyncCause,
+    VolumeId, WallTime,
 };
 
 use super as proto;
@@ -99,6 +101,7 @@ fn ask(m: proto::Ask) -> Result<Ask, WireError> {
             wait: Duration::from_nanos(q.wait_nanos),
         },
         proto::Question::Resync(q) => Question::Resync { from: lsn(q.from)?, whole: q.whole },
+        proto::Question::Block(q) => Question::Block { block: BlockNo::new(q.block) },
     };
     Ok(Ask { id: m.id, question })
 }
@@ -114,6 +117,13 @@ fn answer(m: proto::Answer) -> Result<Answer, WireError> {
             Ok(Reply::Bookmarked { lsn: lsn(b.lsn)?, at: WallTime::from_nanos(b.at) })
         }
         proto::Outcome::Done(proto::Nothing {}) => Ok(Reply::Done),
+        proto::Outcome::Block(found) if found.unit.len() <= MAX_STORED => {
+            Ok(Reply::Block { unit: found.unit })
+        }
+        proto::Outcome::Block(found) => {
+            let value = count(found.unit.len());
+            return Err(WireError::OutOfRange { what: "length of a stored block", value });
+        }
     };
     Ok(Answer { id: m.id, result })
 }

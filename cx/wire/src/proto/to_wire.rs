@@ -97,6 +97,7 @@ fn ask(m: &Ask) -> proto::Ask {
         Question::Resync { from, whole } => {
             proto::Question::Resync(proto::AskResync { from: from.get(), whole: *whole })
         }
+        Question::Block { block } => proto::Question::Block(proto::AskBlock { block: block.get() }),
     };
     proto::Ask { id: m.id, question: Some(question) }
 }
@@ -113,6 +114,7 @@ fn answer(m: &Answer) -> proto::Answer {
             proto::Outcome::Bookmarked(proto::Bookmarked { lsn: lsn.get(), at: at.nanos() })
         }
         Ok(Reply::Done) => proto::Outcome::Done(proto::Nothing {}),
+        Ok(Reply::Block { unit }) => proto::Outcome::Block(proto::Block { unit: unit.clone() }),
     };
     proto::Answer { id: m.id, outcome: Some(outcome) }
 }

@@ -2,11 +2,14 @@
 
 use std::sync::{Arc, Mutex, MutexGuard};
 
+use bytes::Bytes;
 use cx_link::{Address, AskReply, Backoff, Feed, Hub, Uplink, UplinkConfig, UplinkHandle};
 use cx_wire::{
     AskCode, AskError, Heartbeat, Hello, PROTOCOL, Question, Refuse, Reply, TapState, TapStatus, Welcome,
 };
-use tap_block::{Batch, Epoch, Lsn, Name, WallTime};
+use tap_block::stored::{UNIT, pack};
+use tap_block::units::index;
+use tap_block::{Batch, BlockNo, Epoch, Lsn, Name, WallTime};
 use testbed_model::{Oracle, Workload};
 use tokio::sync::Notify;
 
@@ -122,6 +125,15 @@ impl State {
         self.items.push(Arc::new(batch));
     }
 
+    /// Of what the disk holds now.
+    fn stored_form(&self, block: BlockNo) -> Bytes {
+        let now = self.oracle.image_at(self.workload.volume(), self.workload.next_lsn().previous());
+        let from = index(block.offset()).min(now.len());
+        let mut unit = Vec::new();
+        pack(block, &now[from..(from + UNIT).min(now.len())], &mut unit);
+        unit.into()
+    }
+
     fn status(&self) -> TapStatus {
         TapStatus {
             state: if self.workload.syncing() { TapState::Baseline } else { TapState::Protected },
@@ -186,6 +198,7 @@ impl Feed for Tap {
                 state.resync_from = Some(from);
                 Reply::Done
             }
+            Question::Block { block } => Reply::Block { unit: state.stored_form(block) },
         };
         reply.send(Ok(answer));
     }

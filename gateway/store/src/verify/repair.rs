@@ -1,6 +1,8 @@
 //! Putting a damaged block right with the same bytes from elsewhere: another gateway has the same version in the same
 //! stored form, which is made once and copied from there on.
 //!
+//! The protected disk may still hold the version that was damaged; what it offers is compared with what is left of it here.
+//!
 //! This is the one place that writes into history, and it writes what stood there.
 
 use gateway_journal::{Location, Place, RegionNo};
@@ -19,6 +21,15 @@ use crate::store::Shared;
 
 /// So long a repair waits for the end of a pass.
 const PATIENCE: Duration = Duration::from_secs(30);
+
+/// What is known of a block that is offered.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Offered {
+    /// It is the version that is asked for: it comes from where that is kept under its number.
+    Version,
+    /// It is what the disk holds now; whether it is the version has to be shown.
+    Content,
+}
 
 /// The stored form of a version; `None` when there is none of it here.
 ///
@@ -53,7 +64,7 @@ pub(crate) fn repair(
     volume: VolumeId,
     block: BlockNo,
     position: Position,
-    unit: &[u8],
+    (unit, offered): (&[u8], Offered),
 ) -> Result<usize, StoreError> {
     unpack(block, unit, &mut [0; UNIT])
         .map_err(|e| StoreError::Invalid(format!("the block offered is not sound: {e}")))?;
@@ -72,6 +83,9 @@ pub(crate) fn repair(
         let file = shared.segments.file(at.segment)?.ok_or_else(gone)?;
         if sound(&file, block, at)?.is_ok() {
             continue;
+        }
+        if offered == Offered::Content && !is_what_stood(&file, at, unit) {
+            return Err(StoreError::Invalid("the disk holds another version of the block by now".to_owned()));
         }
         put(&file, block, at, unit)?;
         repaired += 1;
@@ -103,6 +117,19 @@ fn sound(file: &SegmentFile, block: BlockNo, at: Location) -> Result<Result<Vec<
         return Ok(Err(e.to_string()));
     }
     Ok(unpack(block, &bytes, &mut [0; UNIT]).map_err(|e| e.to_string()).map(|()| bytes))
+}
+
+/// Either the checksum there is that of `unit`, or all the rest is as in `unit`: rot that leaves neither is not told from
+/// another version.
+fn is_what_stood(file: &SegmentFile, at: Location, unit: &[u8]) -> bool {
+    let mut there = vec![0; usize::from(at.len)];
+    if file.read_at(u64::from(at.offset), &mut there).is_err() || there.len() != unit.len() {
+        return false;
+    }
+    match (there.split_first_chunk::<8>(), unit.split_first_chunk::<8>()) {
+        (Some((sum, rest)), Some((wanted, body))) => sum == wanted || rest == body,
+        _ => false,
+    }
 }
 
 fn put(file: &Arc<SegmentFile>, block: BlockNo, at: Location, unit: &[u8]) -> Result<(), StoreError> {
