@@ -9,8 +9,8 @@ use std::sync::Arc;
 
 use gateway_journal::table::{decode_meta, decode_records, placed};
 use gateway_journal::{
-    Expected, Found, FrameHeader, FrameKind, GroupNo, Mark, Records, RegionNo, SEGMENT_HEADER, Sealed,
-    SegmentId, SegmentScan, SegmentWriter, Start, StoreId,
+    Expected, Found, FrameHeader, FrameKind, GroupNo, Manifest, Mark, Records, RegionNo, SEGMENT_HEADER,
+    Sealed, SegmentId, SegmentScan, SegmentWriter, Start, StoreId,
 };
 use tap_block::stored::verify;
 use tap_block::units::index;
@@ -64,6 +64,7 @@ pub(crate) fn recover(
     };
     let mark =
         stored.filter(|m| m.store == store).unwrap_or(Mark { store, durable: None, group: 0, clean: false });
+    renew_copy(survey.settled.manifest.as_ref(), manifests);
     let settled = settled_state(&survey, store)?;
     let trail = Trail::new(store, settled_state(&survey, store)?);
     let (index, known, damage) = open_index(opener, store, &survey, &pool)?;
@@ -86,6 +87,16 @@ pub(crate) fn recover(
     replay.missing(&survey);
     replay.run(&survey)?;
     replay.finish(&survey, Settler::new(next_settle))
+}
+
+/// A crash may have come between a manifest and its copy. One that is damaged is left for verification to find.
+fn renew_copy(manifest: Option<&Manifest>, copies: &dyn MarkStore) {
+    let Some(manifest) = manifest else { return };
+    let copy = copies.load().map(|bytes| Manifest::unseal(&bytes));
+    let is_behind = copy.is_none_or(|copy| copy.is_ok_and(|copy| copy.settle < manifest.settle));
+    if is_behind && let Err(e) = copies.store(&manifest.seal()) {
+        warn!("the copy of the manifest of settle {} cannot be written: {e}", manifest.settle);
+    }
 }
 
 /// Regions that an earlier start found missing when it built the index.

@@ -12,6 +12,7 @@
 )]
 
 pub mod lab;
+pub mod steps;
 
 use std::sync::mpsc::{Receiver, channel};
 use std::sync::{Arc, Mutex};

@@ -142,7 +142,7 @@ fn damaged(found: &VerificationView) -> Failure {
             .fix("say --acknowledge when you have read of them");
     }
     Failure::new(ExitStatus::Error, format!("{} is damaged: {open} findings", found.volume))
-        .because("their reads are refused and the source holds them no more; all other points and blocks are sound")
+        .because("their reads are refused; the source holds them no more, or cannot be asked; all other points and blocks are sound")
         .fix("say --repair-from URL if another gateway has the volume, or copy the disk anew")
 }
 
