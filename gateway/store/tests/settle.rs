@@ -400,6 +400,8 @@ fn a_manifest_that_is_damaged_is_found_in_its_copy_and_without_any_nothing_is_th
     lab.open();
     assert_eq!(lab.check(9), kept, "found in its segment");
     lab.store = None;
+    assert_eq!(lab.disk.manifest.load(), copy, "and copied anew");
+    lab.disk.manifest = Arc::default();
     let files = lab.disk.dir.list().unwrap();
     for no in &files {
         let file = lab.disk.dir.open(*no).unwrap();
