@@ -5,6 +5,7 @@ use std::collections::hash_map::RandomState;
 use std::fs;
 use std::hash::{BuildHasher, Hasher};
 use std::os::unix::fs::FileExt as _;
+use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::{Mutex, PoisonError};
@@ -94,6 +95,25 @@ impl Lab {
     /// When it does not become ready, with its log.
     pub fn up(&self, disks: &[(&str, &Path)]) -> Result<Up> {
         self.launch("up", self.command(disks, &self.path("data"))?)
+    }
+
+    /// The same under `strace`, which kills all of it when a thread of it makes the system call `call` for the `no`-th time.
+    /// `None`: it was killed before it was ready.
+    ///
+    /// # Errors
+    /// When it ends in any other way.
+    pub fn up_killed_at(&self, disks: &[(&str, &Path)], call: &str, no: u32) -> Result<Option<Up>> {
+        let strace = command::find("strace").context("strace is not installed")?;
+        let plain = self.command(disks, &self.path("data"))?;
+        let mut command = Command::new(strace);
+        command.args(["-f", "-qqq", "-o", "/dev/null", "-e", &format!("trace={call}")]);
+        command.args(["-e", &format!("inject={call}:signal=KILL:when={no}")]);
+        command.arg(plain.get_program()).args(plain.get_args());
+        match self.launch("up", command) {
+            Ok(up) => Ok(Some(up)),
+            Err(error) if format!("{error:#}").contains("signal: 9") => Ok(None),
+            Err(error) => Err(error),
+        }
     }
 
     /// Starts the gateway alone; `link` is the port where CXs reach it.
@@ -395,6 +415,30 @@ impl Up {
     #[must_use]
     pub fn pid(&self) -> u32 {
         self.child.id()
+    }
+
+    /// Has it been killed by a signal, as by the `strace` it runs under?
+    ///
+    /// # Errors
+    /// When it has ended by itself.
+    pub fn is_killed(&mut self) -> Result<bool> {
+        let Some(status) = self.child.try_wait()? else { return Ok(false) };
+        self.running = false;
+        ensure!(status.signal().is_some(), "it ended with {status}: {}", tail(&self.log));
+        Ok(true)
+    }
+
+    /// Kills the program that runs under `strace`, which ends with it.
+    ///
+    /// # Errors
+    /// When that is not possible.
+    pub fn kill_traced(mut self) -> Result<()> {
+        let pid = self.ready["pid"].as_i64().and_then(|pid| i32::try_from(pid).ok());
+        let pid = pid.and_then(Pid::from_raw).context("the ready file names no pid")?;
+        kill_process(pid, Signal::KILL)?;
+        self.child.wait()?;
+        self.running = false;
+        Ok(())
     }
 
     /// `kill -9`.

@@ -19,6 +19,7 @@ const CLIENTS: &[(&str, &str)] = &[
     ("mkfs.ext4", "e2fsprogs"),
     ("fusermount3", "fuse3"),
     ("fsfreeze", "util-linux"),
+    ("strace", "strace"),
 ];
 /// Found in folders of their own.
 const PYTHON_LIBNBD: (&str, &str) = ("/usr/lib/python3/dist-packages/nbd.py", "python3-libnbd");

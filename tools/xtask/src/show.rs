@@ -15,6 +15,8 @@ const SCENARIOS: &[(&str, &str, &str)] = &[
         "history grows sparse, kept moments stay, also after kill -9 while it is settled",
     ),
     ("restart", "restart", "fjall's directory deleted: every point and bookmark is still there"),
+    ("crash-matrix", "crash_matrix", "kill -9 at every system call that makes something durable"),
+    ("branch", "branch", "an image becomes a volume of its own, also by a gateway alone"),
     ("clients", "clients", "nbdinfo, nbdcopy, qemu-io, fio and hostile requests against tap and images"),
     ("filesystem", "filesystem", "ext4 through the tap; yesterday's file comes back; e2fsck is content"),
     ("postgres", "postgres", "PostgreSQL under pgbench: an image at a random moment recovers and adds up"),
