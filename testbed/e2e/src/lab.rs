@@ -433,7 +433,7 @@ impl Up {
     /// # Errors
     /// When that is not possible.
     pub fn kill_traced(mut self) -> Result<()> {
-        let pid = self.ready["pid"].as_i64().and_then(|pid| i32::try_from(pid).ok());
+        let pid = self.ready.get("pid").and_then(Value::as_i64).and_then(|pid| i32::try_from(pid).ok());
         let pid = pid.and_then(Pid::from_raw).context("the ready file names no pid")?;
         kill_process(pid, Signal::KILL)?;
         self.child.wait()?;
