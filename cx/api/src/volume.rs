@@ -31,6 +31,9 @@ pub struct VolumeView {
     /// Now minus the latest tap time up to which everything is durable here; null when unknown.
     #[serde(with = "json::seconds_or_null")]
     pub lag_seconds: Option<f64>,
+    /// How far the clock of its source is ahead of the gateway's, as measured (behind: negative); null when it was not.
+    #[serde(default)]
+    pub clock_offset_seconds: Option<f64>,
     /// Bytes captured or marked at the tap and not yet durable here; null when unknown.
     pub lag_bytes: Option<u64>,
     /// Baselines ever started.

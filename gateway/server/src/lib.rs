@@ -30,6 +30,7 @@ mod problems;
 mod pulse;
 mod restore;
 mod retention;
+mod skew;
 mod status;
 mod streams;
 mod verification;

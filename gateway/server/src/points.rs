@@ -12,6 +12,7 @@ use tap_block::{Clock, Lsn, Name, VolumeId, WallTime};
 
 use crate::http::Answer;
 use crate::problems;
+use crate::skew::Offset;
 use crate::streams::Streams;
 
 /// How long to wait for a point that is not durable yet.
@@ -52,7 +53,7 @@ impl Points {
     /// # Errors
     /// The problem, with what to choose instead.
     pub(crate) async fn resolve(&self, volume: &Name, point: &Point) -> Answer<Resolved> {
-        let wanted = self.anchored(point);
+        let wanted = self.anchored(volume, point);
         let deadline = tokio::time::Instant::now() + PATIENCE;
         let mut progress = self.streams.progress();
         loop {
@@ -71,12 +72,20 @@ impl Points {
         }
     }
 
-    /// A time ago is counted from the moment of the question.
-    fn anchored(&self, point: &Point) -> Point {
+    /// A time ago is counted from the moment of the question, by the clock of the volume's source: that is what points carry.
+    fn anchored(&self, volume: &Name, point: &Point) -> Point {
         match point {
-            Point::Ago(ago) => Point::Time(self.clock.wall().minus(*ago)),
+            Point::Ago(ago) => {
+                let now = self.clock.wall();
+                Point::Time(self.offset(volume).map_or(now, |offset| offset.tap_time(now)).minus(*ago))
+            }
             other => other.clone(),
         }
+    }
+
+    fn offset(&self, volume: &Name) -> Option<Offset> {
+        let stream = self.store.catalogue().volume_named(volume)?.stream();
+        self.streams.get(stream)?.offset()
     }
 
     /// One look; `None` when the point may still come. `asked` is for messages.

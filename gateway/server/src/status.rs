@@ -33,13 +33,15 @@ impl Gateway {
         let (store, clock, points) = (Arc::clone(&self.store), Arc::clone(&self.clock), self.points.clone());
         let stream = self.streams.get(volume.stream());
         async move {
-            let reply = match stream {
+            let reply = match &stream {
                 Some(stream) => stream.ask(Question::Head, HEAD_LIMIT).await.ok(),
                 None => None,
             };
             // The answer came after the question: what it says may have become durable meanwhile.
             let volume = store.catalogue().volume(volume.id()).cloned().unwrap_or(volume);
-            let tap = TapView { proven: points.proven(&volume), ..TapView::default() }.answered(reply);
+            let offset = stream.and_then(|stream| stream.offset());
+            let tap =
+                TapView { proven: points.proven(&volume), offset, ..TapView::default() }.answered(reply);
             let view = views::volume(&volume, store.durable(volume.stream()).as_ref(), &tap, clock.wall());
             with_proof(view, &store)
         }
@@ -47,8 +49,9 @@ impl Gateway {
 
     /// The volume as far as is known without asking.
     fn heard_view(&self, volume: &Volume) -> VolumeView {
-        let status = self.streams.get(volume.stream()).and_then(|s| s.status());
-        let tap = TapView { head: None, status, proven: self.points.proven(volume) };
+        let stream = self.streams.get(volume.stream());
+        let (status, offset) = stream.map_or((None, None), |s| (s.status(), s.offset()));
+        let tap = TapView { head: None, status, proven: self.points.proven(volume), offset };
         let durable = self.store.durable(volume.stream());
         with_proof(views::volume(volume, durable.as_ref(), &tap, self.clock.wall()), &self.store)
     }
@@ -164,6 +167,19 @@ impl Gateway {
     }
 }
 
+/// Beyond this a clock is wrong; below, it is not worth waking anybody.
+const OFFSET_LIMIT: f64 = 5.0;
+
+fn clock_alert(volume: &VolumeView) -> Option<String> {
+    let offset = volume.clock_offset_seconds.filter(|offset| offset.abs() > OFFSET_LIMIT)?;
+    let way = if offset < 0.0 { "behind" } else { "ahead of" };
+    Some(format!(
+        "the clock of the source of {} is {:.0} s {way} this gateway's: its points carry that clock's times; set the clocks",
+        volume.name,
+        offset.abs()
+    ))
+}
+
 /// The worst that is true, and why.
 fn health(store: &StoreStatus, volumes: &[VolumeView], full_soon: Option<String>) -> (Health, Vec<String>) {
     let failing: Vec<String> = store.failing.iter().cloned().collect();
@@ -174,10 +190,11 @@ fn health(store: &StoreStatus, volumes: &[VolumeView], full_soon: Option<String>
     let found = volumes.iter().filter(|v| v.damaged > 0).map(|v| {
         format!("{} has {} damaged places: `chronogate verify {}` lists them", v.name, v.damaged, v.name)
     });
+    let clocks = volumes.iter().filter_map(clock_alert);
     let states = volumes.iter().filter(ill).map(|v| format!("{} is in state {}", v.name, v.state.as_str()));
     let settle = store.settle_failing.iter().map(|e| format!("old history is not settled: {e}"));
     let degraded: Vec<String> =
-        damage.chain(index).chain(settle).chain(full_soon).chain(found).chain(states).collect();
+        damage.chain(index).chain(settle).chain(full_soon).chain(found).chain(clocks).chain(states).collect();
     let silent = volumes.iter().filter(|v| v.state == VolumeState::Unknown);
     let unknown: Vec<String> = silent.map(|v| format!("nothing is heard of the tap of {}", v.name)).collect();
     let health = match (failing.is_empty(), degraded.is_empty(), unknown.is_empty()) {

@@ -20,9 +20,12 @@ use crate::lookup::{Looker, READERS};
 use crate::mending::mend_while_linked;
 use crate::nurse::nurse;
 use crate::pulse::Pulse;
+use crate::skew::{Offset, Skew};
 
 /// Bytes of batches that all senders together may have under way: well below what the store queues.
 const CREDIT: u64 = 32 << 20;
+/// How often a tap's clock is measured.
+const MEASURE_EACH: Duration = Duration::from_secs(20);
 /// What each sender is given at least, however many there are: a few batches.
 const LEAST_CREDIT: u64 = 4 << 20;
 
@@ -51,12 +54,13 @@ pub(crate) struct Stream {
     readers: Arc<Semaphore>,
     /// The last batch could not be stored.
     refused: Arc<AtomicBool>,
+    skew: Arc<Mutex<Skew>>,
 }
 
 /// The link of a stream while it stands, and who has the stream's wounds healed over it.
 struct Attached {
     link: DownlinkHandle,
-    care: [AbortHandle; 2],
+    care: [AbortHandle; 3],
 }
 
 impl Drop for Attached {
@@ -138,6 +142,7 @@ impl Streams {
                 progress: self.progress.clone(),
                 readers: Arc::clone(&self.readers),
                 refused: Arc::default(),
+                skew: Arc::default(),
             })
         });
         stream.lock_name().clone_from(&hello.name);
@@ -237,9 +242,17 @@ impl Stream {
     pub(crate) async fn ask(&self, question: Question, limit: Duration) -> Result<Reply, AskError> {
         let link = self.lock_link().as_ref().map(|attached| attached.link.clone());
         match link {
+            Some(link) if question == Question::Head => {
+                ask_head(&link, limit, &*self.clock, &self.skew).await
+            }
             Some(link) => link.ask(question, limit).await,
             None => Err(AskError::new(AskCode::NotReachable, "no link that carries the volume is open")),
         }
+    }
+
+    /// How far the tap's clock is from ours, once that was measured.
+    pub(crate) fn offset(&self) -> Option<Offset> {
+        lock_skew(&self.skew).offset()
     }
 
     fn lock_pulse(&self) -> MutexGuard<'_, Pulse> {
@@ -255,6 +268,35 @@ impl Stream {
     }
 }
 
+/// Asks where the tap stands; by the way its clock is measured.
+async fn ask_head(
+    link: &DownlinkHandle,
+    limit: Duration,
+    clock: &dyn Clock,
+    skew: &Mutex<Skew>,
+) -> Result<Reply, AskError> {
+    let (asked, begun) = (clock.wall(), clock.monotonic());
+    let reply = link.ask(Question::Head, limit).await?;
+    if let Reply::Head { at, .. } = &reply {
+        let now = clock.monotonic();
+        lock_skew(skew).measure(asked, now.since(begun), *at, now);
+    }
+    Ok(reply)
+}
+
+/// Runs while the link stands.
+async fn measure_while_linked(link: DownlinkHandle, clock: Arc<dyn Clock>, skew: Arc<Mutex<Skew>>) {
+    loop {
+        // One that does not answer is asked again.
+        let _ = ask_head(&link, MEASURE_EACH, &*clock, &skew).await;
+        tokio::time::sleep(MEASURE_EACH).await;
+    }
+}
+
+fn lock_skew(skew: &Mutex<Skew>) -> MutexGuard<'_, Skew> {
+    skew.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
 fn lock_pulse(pulse: &Mutex<Pulse>) -> MutexGuard<'_, Pulse> {
     pulse.lock().unwrap_or_else(PoisonError::into_inner)
 }
@@ -263,7 +305,12 @@ impl StreamIntake for Stream {
     fn attached(&self, link: DownlinkHandle) {
         let nursing = nurse(Arc::clone(&self.store), self.id, link.clone());
         let mending = mend_while_linked(Arc::clone(&self.store), self.id, link.clone());
-        let care = [tokio::spawn(nursing).abort_handle(), tokio::spawn(mending).abort_handle()];
+        let measuring = measure_while_linked(link.clone(), Arc::clone(&self.clock), Arc::clone(&self.skew));
+        let care = [
+            tokio::spawn(nursing).abort_handle(),
+            tokio::spawn(mending).abort_handle(),
+            tokio::spawn(measuring).abort_handle(),
+        ];
         *self.lock_link() = Some(Attached { link, care });
     }
 

@@ -6,6 +6,8 @@ use gateway_image::catalogue::{BookmarkPoint, Gap, Volume};
 use gateway_store::Durable;
 use tap_block::{Lsn, Name, SyncCause, WallTime};
 
+use crate::skew::Offset;
+
 /// What is known of a volume's tap at one moment.
 #[derive(Debug, Default)]
 pub(crate) struct TapView {
@@ -15,9 +17,16 @@ pub(crate) struct TapView {
     pub(crate) status: Option<TapStatus>,
     /// The latest tap time up to which everything is durable here.
     pub(crate) proven: Option<WallTime>,
+    /// How far its clock is from ours.
+    pub(crate) offset: Option<Offset>,
 }
 
 impl TapView {
+    /// The latest that its clock may show now: a lag is never shown smaller than it is.
+    fn now(&self, now: WallTime) -> WallTime {
+        self.offset.map_or(now, |offset| offset.latest(now))
+    }
+
     /// With the tap's own answer to [`cx_wire::Question::Head`]; without one, the tap is not reachable.
     pub(crate) fn answered(mut self, reply: Option<Reply>) -> Self {
         (self.head, self.status) = match reply {
@@ -41,7 +50,12 @@ pub(crate) fn volume(volume: &Volume, durable: Option<&Durable>, tap: &TapView, 
         head_lsn: tap.head,
         durable_lsn: lsn,
         durable_time: at.or_else(|| sound.and_then(|lsn| known_time(volume, lsn))),
-        lag_seconds: tap.status.as_ref().and(tap.proven).map(|proven| now.since(proven).as_secs_f64()),
+        lag_seconds: tap
+            .status
+            .as_ref()
+            .and(tap.proven)
+            .map(|proven| tap.now(now).since(proven).as_secs_f64()),
+        clock_offset_seconds: tap.offset.map(Offset::seconds),
         lag_bytes: tap.status.as_ref().map(|s| s.queued_bytes + s.spooled_bytes + s.marked_bytes),
         baseline_count: u32::try_from(volume.baseline_count()).unwrap_or(u32::MAX),
         resynced_bytes: volume.resynced_bytes(),

@@ -523,6 +523,20 @@ async fn an_image_of_an_image_survives_its_parent_and_a_restart() {
     }
 }
 
+/// The tap in memory lives in 2023.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_clock_that_is_wrong_is_measured_told_and_reckoned_with() {
+    let site = Site::new().await;
+    let (_tap, _link) = connected(&site, 8).await;
+    site.settled("web01").await;
+    let years = 3600.0 * 24.0 * 365.0;
+    let view = site.until("web01", |v| v.clock_offset_seconds.is_some() && v.lag_seconds.is_some()).await;
+    assert!(view.clock_offset_seconds.unwrap() < -2.0 * years, "{view:?}");
+    assert!(view.lag_seconds.unwrap() < 60.0, "by its own clock it is hardly behind: {view:?}");
+    let reasons = site.gateway().status().await.unwrap().reasons;
+    assert!(reasons.iter().any(|r| r.contains("the clock of the source of web01 is")), "{reasons:?}");
+}
+
 /// Materializes the image, which must go well.
 async fn materialized(site: &Site, key: ImageKey) {
     let job = site.gateway().image_materialize(key).await.unwrap();

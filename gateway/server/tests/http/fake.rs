@@ -58,6 +58,7 @@ pub(crate) fn volume() -> VolumeView {
         durable_lsn: lsn(7),
         durable_time: Some(noon()),
         lag_seconds: None,
+        clock_offset_seconds: None,
         lag_bytes: Some(0),
         baseline_count: 1,
         resynced_bytes: 0,

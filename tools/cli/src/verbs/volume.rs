@@ -194,6 +194,7 @@ fn details(volume: &VolumeView) -> String {
             ),
         ),
         ("damaged", if volume.damaged == 0 { "none known".to_owned() } else { volume.damaged.to_string() }),
+        ("clock", clock(volume.clock_offset_seconds)),
         ("gaps", if volume.gaps.is_empty() { "none".to_owned() } else { volume.gaps.len().to_string() }),
     ]);
     if !volume.gaps.is_empty() {
@@ -230,6 +231,16 @@ fn state(volume: &VolumeView) -> String {
     }
 }
 
+/// The source's, beside the gateway's.
+fn clock(offset: Option<f64>) -> String {
+    match offset {
+        None => "not measured".to_owned(),
+        Some(offset) if offset.abs() < 0.05 => "right".to_owned(),
+        Some(offset) if offset < 0.0 => format!("{} behind", output::seconds(-offset)),
+        Some(offset) => format!("{} ahead", output::seconds(offset)),
+    }
+}
+
 fn lag(volume: &VolumeView) -> String {
     volume.lag_seconds.map_or_else(|| "unknown".to_owned(), output::seconds)
 }
@@ -253,6 +264,12 @@ mod tests {
             "NAME   STATE       SIZE    LAG    BEHIND  DURABLE LSN  GAPS  VERIFIED\n\
              web01  resync 50%  64 GiB  0.8 s  16 KiB  1041376      2     2 DAMAGED\n"
         );
+    }
+
+    #[test]
+    fn a_clock_that_is_wrong_says_which_way() {
+        let said = [None, Some(0.01), Some(-3600.0), Some(2.5)].map(clock);
+        assert_eq!(said, ["not measured", "right", "60 min behind", "2.5 s ahead"]);
     }
 
     #[test]

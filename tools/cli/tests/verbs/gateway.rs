@@ -121,6 +121,7 @@ impl Gateway {
             durable_lsn: lsn(8),
             durable_time: Some(noon()),
             lag_seconds: Some(0.0),
+            clock_offset_seconds: None,
             lag_bytes: Some(0),
             baseline_count: 1,
             resynced_bytes: 0,
