@@ -9,6 +9,8 @@ use clap::{Parser, ValueEnum};
 /// Ratios against raw baselines and peers, measured alternately in one run
 #[derive(Debug, Parser)]
 pub(crate) struct Options {
+    /// `journal`: everything that says what the journal can do, in one table; without it, every case
+    group: Option<Group>,
     /// A smoke run of less than half a minute: small disks, short rounds; its figures are noise
     #[arg(long)]
     pub(crate) quick: bool,
@@ -35,6 +37,21 @@ pub(crate) struct Options {
     pub(crate) volume: u64,
 }
 
+/// Cases that are looked at together.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Group {
+    /// All but the tap.
+    Journal,
+}
+
+impl Group {
+    fn has(self, case: Case) -> bool {
+        match self {
+            Self::Journal => case != Case::Tap,
+        }
+    }
+}
+
 /// A group of figures.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Case {
@@ -56,7 +73,9 @@ impl Options {
     /// The cases to run, in order.
     pub(crate) fn cases(&self) -> Vec<Case> {
         let all = Case::value_variants().iter().copied();
-        all.filter(|case| self.only.is_empty() || self.only.contains(case)).collect()
+        all.filter(|case| self.group.is_none_or(|group| group.has(*case)))
+            .filter(|case| self.only.is_empty() || self.only.contains(case))
+            .collect()
     }
 
     /// `full`, or `quick` for a smoke run.

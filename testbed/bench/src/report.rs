@@ -226,8 +226,35 @@ impl Report {
         self.failed.push(case.to_string());
     }
 
+    /// Every figure of the run, one line each.
+    fn table(&self) -> String {
+        let mut out = String::from(
+            "\n### all of it\n\n| | median | least | greatest | | target |\n|---|---|---|---|---|---|\n",
+        );
+        for line in &self.lines {
+            let text = |key: &str| line.get(key).and_then(Value::as_str).unwrap_or_default();
+            let number = |key: &str| line.get(key).and_then(Value::as_f64).unwrap_or(f64::NAN);
+            let target =
+                line.get("target").and_then(Value::as_object).and_then(|target| target.iter().next());
+            let target =
+                target.map_or_else(String::new, |(way, limit)| format!("{} {limit}", way.replace('_', " ")));
+            let _ = writeln!(
+                out,
+                "| {}: {} | {:.2} | {:.2} | {:.2} | {} | {target} |",
+                text("case"),
+                text("name"),
+                number("median"),
+                number("least"),
+                number("greatest"),
+                text("unit")
+            );
+        }
+        out
+    }
+
     /// Says what was missed, and writes the history if asked to.
     pub(crate) fn end(self) -> Result<()> {
+        println!("{}", self.table());
         if !self.missed.is_empty() {
             println!("\ntargets missed: {}", self.missed.join("; "));
         }
