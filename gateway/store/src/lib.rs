@@ -1,7 +1,7 @@
 //! Segments and the fjall index: append, commit, index, recover, read.
 //!
 //! ```text
-//!  append ─► queue ─► commit thread: pwritev, fdatasync ─► ledger ─► published tail ─► done
+//!  append ─► queue ─► commit thread: pwritev, fdatasync ─► history ─► published tail ─► done
 //!                                                                    │ closed groups
 //!                                    region_map ◄── tail + index ◄── index thread (fjall, in bulk)
 //!                                    read_units ◄── segments ◄─► settle thread: old history in block order
@@ -18,11 +18,11 @@ mod chunks;
 mod commit;
 mod config;
 mod error;
+mod history;
 mod index;
 mod ingest;
 mod keeper;
 mod layout;
-mod ledger;
 mod maps;
 mod mark;
 mod points;

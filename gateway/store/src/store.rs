@@ -230,7 +230,7 @@ impl Store {
             counters: Counters::default(),
             failing: Mutex::default(),
         });
-        let committer = Committer::new(Arc::clone(&shared), found.ledger, found.tail)?;
+        let committer = Committer::new(Arc::clone(&shared), found.history, found.tail)?;
         let ingester = Ingester::new(Arc::clone(&shared), found.weights);
         let keeper = Arc::clone(&shared);
         let settler = Arc::clone(&shared);

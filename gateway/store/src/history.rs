@@ -18,7 +18,7 @@ use crate::times::TimeRow;
 
 /// See the module.
 #[derive(Debug, Clone)]
-pub(crate) struct Ledger {
+pub(crate) struct History {
     pub(crate) store: StoreId,
     pub(crate) catalogue: Arc<Catalogue>,
     pub(crate) streams: HashMap<StreamId, StreamState>,
@@ -39,7 +39,7 @@ pub(crate) struct PlacedFrame<'a> {
     pub(crate) lens: &'a [StoredLen],
 }
 
-impl Ledger {
+impl History {
     /// Nothing has happened yet.
     pub(crate) fn new(store: StoreId) -> Self {
         Self {
