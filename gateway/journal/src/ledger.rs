@@ -32,7 +32,7 @@ pub const MOST_WITNESSED: usize = 64;
 /// Places whose word on the head is kept.
 const MOST_PLACES: usize = 16;
 /// Entries that can still be told apart once they are folded, the newest of those that somebody may ask for.
-const MOST_KNOWN: usize = 16 << 10;
+const MOST_KNOWN: usize = 4096;
 
 /// The number of an entry: from 1, one after the other for as long as the store lives.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -149,7 +149,7 @@ pub struct Ledger {
     /// The last settle that was entered.
     settle: u64,
     /// The entries that can still be told apart.
-    known: BTreeMap<EntryNo, Digest>,
+    known: BTreeMap<EntryNo, Head>,
     anchors: BTreeMap<String, Head>,
     witnessed: BTreeMap<u64, Head>,
     /// What each place was found to keep that is not in here.
@@ -187,11 +187,10 @@ impl Ledger {
         self.head
     }
 
-    /// The head, when it says something that no place vouches for yet.
+    /// The head, when it covers more of history than the entry that somebody keeps; 0: one who keeps none.
     #[must_use]
-    pub fn news(&self) -> Option<Head> {
-        let anchored = self.anchored().map_or(EntryNo(0), |(_, head)| head.number);
-        self.head.filter(|_| self.news > anchored)
+    pub fn news_for(&self, kept: EntryNo) -> Option<Head> {
+        self.head.filter(|_| self.news > kept)
     }
 
     /// The segments that are part of the store and were hashed.
@@ -234,7 +233,7 @@ impl Ledger {
     #[must_use]
     pub fn holds(&self, number: EntryNo, digest: Digest) -> bool {
         let anchored = self.anchors.values().any(|head| (head.number, head.digest) == (number, digest));
-        anchored || self.known.get(&number) == Some(&digest)
+        anchored || self.known.get(&number).is_some_and(|head| head.digest == digest)
     }
 
     /// Was it entered already that `place` keeps this, which is not in here?
@@ -258,18 +257,19 @@ impl Ledger {
 
     /// Takes an entry with its hash in, whatever it links to: what a break costs is for the reader to say.
     pub fn take(&mut self, entry: &Entry, digest: Digest) {
-        self.head = Some(Head { number: entry.number, digest, at: entry.at });
+        let head = Head { number: entry.number, digest, at: entry.at };
+        self.head = Some(head);
         if let Event::Folded(folded) = &entry.event {
             self.unfold(folded);
         }
-        self.known.insert(entry.number, digest);
+        self.known.insert(entry.number, head);
         if entry.event.is_news() {
             self.news = entry.number;
         }
-        self.apply(&entry.event, entry.at);
+        self.apply(&entry.event);
     }
 
-    fn apply(&mut self, event: &Event, at: WallTime) {
+    fn apply(&mut self, event: &Event) {
         match event {
             Event::Sealed(segment, hashed) => {
                 self.segments.insert(*segment, *hashed);
@@ -285,6 +285,8 @@ impl Ledger {
                 }
             }
             Event::Anchored { place, number, digest } => {
+                // One that is not known any more is of no known time.
+                let at = self.known.get(number).map_or(WallTime::EPOCH, |head| head.at);
                 self.anchors.insert(place.clone(), Head { number: *number, digest: *digest, at });
                 bound(&mut self.anchors, MOST_PLACES);
             }
@@ -308,7 +310,7 @@ impl Ledger {
         let contradicted = folded.contradicted.iter();
         self.contradicted =
             contradicted.map(|(place, number, digest)| (place.clone(), (*number, *digest))).collect();
-        self.known = folded.known.iter().copied().collect();
+        self.known = folded.known.iter().map(|head| (head.number, *head)).collect();
         self.news = folded.news;
     }
 
@@ -329,7 +331,7 @@ impl Ledger {
             contradicted: contradicted
                 .map(|(place, (number, digest))| (place.clone(), *number, *digest))
                 .collect(),
-            known: asked.map(|(number, digest)| (*number, *digest)).collect(),
+            known: asked.map(|(_, head)| *head).collect(),
             news: self.news,
         }))
     }

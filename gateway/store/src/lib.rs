@@ -5,7 +5,8 @@
 //!                                                                    │ closed groups
 //!                                    region_map ◄── tail + index ◄── index thread (fjall, in bulk)
 //!                                    read_units ◄── segments ◄─► settle thread: old history in block order
-//!                                                        └─────► scrub thread: is it what was written?
+//!                                                        ├─────► scrub thread: is it what was written?
+//!                                                        └─────► ledger thread: what every segment held, hashed
 //! ```
 //!
 //! Architecture invariants: nothing is acknowledged before it is durable, in the tail and published; nothing is
@@ -23,6 +24,7 @@ mod index;
 mod ingest;
 mod keeper;
 mod layout;
+mod ledger;
 mod maps;
 mod mark;
 mod points;
@@ -44,6 +46,7 @@ mod wait;
 pub use config::StoreConfig;
 pub use error::{Damage, ReadError, StoreError};
 pub use index::{FjallOpener, IndexError, IndexOpener, IndexStore, MemoryIndex, Row, Table};
+pub use ledger::{Anchor, LedgerStatus, LedgerStore, MemoryLedger};
 pub use mark::{MarkStore, MemoryMark};
 pub use points::OpenPoint;
 pub use queue::Done;

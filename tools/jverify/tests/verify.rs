@@ -124,7 +124,7 @@ fn dump(dir: &tap_disk::MemoryDir, mark: &dyn gateway_store::MarkStore, to: &Pat
 
 #[test]
 fn what_a_power_cut_leaves_is_sound_and_what_is_struck_is_not() {
-    use gateway_store::{MarkStore, MemoryIndex, MemoryMark, Parts};
+    use gateway_store::{MarkStore, MemoryIndex, MemoryLedger, MemoryMark, Parts};
     use tap_disk::{MemoryDir, PoolOptions, SegmentPool};
     use testbed_model::Random;
 
@@ -140,6 +140,7 @@ fn what_a_power_cut_leaves_is_sound_and_what_is_struck_is_not() {
             mark: Box::new(Arc::clone(&mark)),
             manifest: Box::new(MemoryMark::default()),
             proofs: Box::new(MemoryMark::default()),
+            ledger: Box::new(MemoryLedger::default()),
             free: Box::new(|| None),
         };
         let store = Store::open_on(config, Arc::new(RealClock), parts).unwrap();

@@ -68,9 +68,10 @@ pub enum Event {
 pub enum Why {
     /// The store is new.
     New,
-    /// The store was made by a version that kept none.
+    /// There is history and no ledger: a version that kept none wrote it, or somebody took the ledger away. Who keeps its
+    /// head can tell.
     Older,
-    /// There is no readable ledger, and history that a ledger was kept of: it was lost, or taken away.
+    /// Its file was there, and nothing in it could be read.
     Lost,
 }
 
@@ -118,7 +119,7 @@ pub struct Folded {
     /// What places were found to keep that is not in the ledger.
     pub contradicted: Vec<(String, EntryNo, Digest)>,
     /// Entries that others may ask for.
-    pub known: Vec<(EntryNo, Digest)>,
+    pub known: Vec<Head>,
     /// The last entry that says something of history.
     pub news: EntryNo,
 }
@@ -220,7 +221,7 @@ struct PAnchor {
     number: u64,
     #[prost(bytes = "vec", tag = "3")]
     digest: Vec<u8>,
-    /// In a fold: when it was heard of.
+    /// In a fold: when the entry was made.
     #[prost(fixed64, tag = "4")]
     at: u64,
 }
@@ -249,9 +250,11 @@ struct PFolded {
     witnessed: Vec<PWitnessed>,
     #[prost(uint64, repeated, tag = "5")]
     numbers: Vec<u64>,
-    /// The hashes of the entries numbered in field 5, one after the other.
+    /// The hashes of the entries numbered in field 5, one after the other, and when they were made.
     #[prost(bytes = "vec", tag = "6")]
     digests: Vec<u8>,
+    #[prost(fixed64, repeated, tag = "9")]
+    times: Vec<u64>,
     #[prost(uint64, tag = "7")]
     news: u64,
     #[prost(message, repeated, tag = "8")]
@@ -391,8 +394,9 @@ fn folded_out(folded: &Folded) -> PFolded {
         settle: folded.settle,
         anchors: folded.anchors.iter().map(anchor).collect(),
         witnessed: folded.witnessed.iter().map(witnessed_out).collect(),
-        numbers: folded.known.iter().map(|(number, _)| number.get()).collect(),
-        digests: folded.known.iter().flat_map(|(_, digest)| digest.get()).collect(),
+        numbers: folded.known.iter().map(|head| head.number.get()).collect(),
+        digests: folded.known.iter().flat_map(|head| head.digest.get()).collect(),
+        times: folded.known.iter().map(|head| head.at.nanos()).collect(),
         news: folded.news.get(),
         contradicted: folded.contradicted.iter().map(|(place, n, d)| anchor_out(place, *n, *d)).collect(),
     }
@@ -400,20 +404,25 @@ fn folded_out(folded: &Folded) -> PFolded {
 
 fn folded_in(p: &PFolded) -> Result<Folded, FormatError> {
     let (digests, rest) = p.digests.as_chunks::<32>();
-    if !rest.is_empty() || digests.len() != p.numbers.len() {
-        return Err(bad("numbers of entries without their hashes"));
+    if !rest.is_empty() || digests.len() != p.numbers.len() || digests.len() != p.times.len() {
+        return Err(bad("numbers of entries without their hashes and times"));
     }
     let anchor = |a: &PAnchor| {
         let (number, at) = (EntryNo::new(a.number), WallTime::from_nanos(a.at));
         Ok((a.place.clone(), Head { number, digest: digest_in(&a.digest)?, at }))
     };
     let contradicted = |a: &PAnchor| Ok((a.place.clone(), EntryNo::new(a.number), digest_in(&a.digest)?));
+    let known = p.numbers.iter().zip(digests).zip(&p.times).map(|((number, digest), at)| Head {
+        number: EntryNo::new(*number),
+        digest: Digest::new(*digest),
+        at: WallTime::from_nanos(*at),
+    });
     Ok(Folded {
         segments: p.segments.iter().map(hashed_in).collect::<Result<_, _>>()?,
         settle: p.settle,
         anchors: p.anchors.iter().map(anchor).collect::<Result<_, FormatError>>()?,
         witnessed: p.witnessed.iter().map(witnessed_in).collect::<Result<_, _>>()?,
-        known: p.numbers.iter().zip(digests).map(|(n, d)| (EntryNo::new(*n), Digest::new(*d))).collect(),
+        known: known.collect(),
         contradicted: p.contradicted.iter().map(contradicted).collect::<Result<_, FormatError>>()?,
         news: EntryNo::new(p.news),
     })

@@ -73,7 +73,11 @@ pub(crate) fn repair(
         if sound(&file, block, at)?.is_ok() {
             continue;
         }
-        put(&file, block, at, unit)?;
+        check_length(unit, at)?;
+        shared.bookkeeping.before_repair(shared, &file, at, unit)?;
+        let put = put(&file, block, at, unit);
+        shared.bookkeeping.after_repair();
+        put?;
         repaired += 1;
     }
     shared.proving.repaired(volume, block, position, shared.age.now());
@@ -105,11 +109,15 @@ fn sound(file: &SegmentFile, block: BlockNo, at: Location) -> Result<Result<Vec<
     Ok(unpack(block, &bytes, &mut [0; UNIT]).map_err(|e| e.to_string()).map(|()| bytes))
 }
 
-fn put(file: &Arc<SegmentFile>, block: BlockNo, at: Location, unit: &[u8]) -> Result<(), StoreError> {
-    if unit.len() != usize::from(at.len) {
-        let text = format!("the block offered has another stored form: {} bytes, not {}", unit.len(), at.len);
-        return Err(StoreError::Invalid(text));
+fn check_length(unit: &[u8], at: Location) -> Result<(), StoreError> {
+    if unit.len() == usize::from(at.len) {
+        return Ok(());
     }
+    let text = format!("the block offered has another stored form: {} bytes, not {}", unit.len(), at.len);
+    Err(StoreError::Invalid(text))
+}
+
+fn put(file: &Arc<SegmentFile>, block: BlockNo, at: Location, unit: &[u8]) -> Result<(), StoreError> {
     file.write_at(u64::from(at.offset), &[IoSlice::new(unit)])?;
     file.sync()?;
     file.drop_cache()?;

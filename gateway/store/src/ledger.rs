@@ -1,0 +1,354 @@
+//! Keeping the ledger: what every segment held when it was finished, entered behind the backs of all others.
+//!
+//! ```text
+//!   segments that are finished and not entered ─► hash (content.rs) ─► entries ─► file (book.rs)
+//!   settles that were published ────────────────────────────────────────► │
+//!   what others keep of it (anchors.rs) ────────────────────────────────► │
+//! ```
+//!
+//! A thread of its own, after the fact: no commit and no settle waits for it. What there is to do is seen from what is there
+//! and not entered yet, so nothing is lost with a crash but the time that it takes. A segment that is recycled before its turn
+//! is entered as such.
+
+mod anchors;
+mod book;
+mod content;
+mod file;
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Condvar, Mutex};
+
+use gateway_image::Catalogue;
+use gateway_journal::ledger::{Event, Hashed, Settled};
+use gateway_journal::{EntryNo, Ledger, Location, RetentionPolicy, SegmentId};
+use tap_block::units::count;
+use tap_disk::SegmentFile;
+use tracing::{info, warn};
+
+use crate::error::StoreError;
+use crate::layout::Layout;
+use crate::segments::Known;
+use crate::settle::SettleReport;
+use crate::store::Shared;
+use crate::sync::{lock, read, wait_for};
+use crate::verify::Finding;
+
+pub use anchors::Anchor;
+use anchors::Anchors;
+pub(crate) use book::{Book, Trouble};
+pub(crate) use content::digest;
+use content::{Instead, digest_with};
+pub(crate) use file::FileLedger;
+pub use file::{LedgerStore, MemoryLedger};
+
+/// Segments that went are remembered until a settle is entered; of more it is only known up to where the log is settled.
+const MOST_GONE: usize = 4096;
+/// Settles whose numbers are remembered until they are entered.
+const MOST_DONE: usize = 64;
+/// Policies that are named by one entry.
+const MOST_POLICIES: usize = 16;
+
+/// See the module.
+pub(crate) struct Bookkeeping {
+    pub(crate) book: Book,
+    anchors: Anchors,
+    state: Mutex<State>,
+    changed: Condvar,
+    /// Goes up whenever a segment is written to that is finished.
+    repairs: AtomicU64,
+    /// One at a time looks for what there is to do.
+    turn: Mutex<()>,
+}
+
+#[derive(Default)]
+struct State {
+    stopped: bool,
+    /// Something was heard that is to be answered.
+    urgent: bool,
+    /// Segments that went since the last settle that was entered.
+    gone: BTreeSet<SegmentId>,
+    /// What the last settles did, the oldest first.
+    done: VecDeque<SettleReport>,
+    /// Damaged segments that were hashed when they were not.
+    sound_once: BTreeSet<SegmentId>,
+    failing: Option<String>,
+}
+
+/// What there is, as of one moment.
+struct Seen {
+    layout: Arc<Layout>,
+    /// Finished segments, and which settle wrote them.
+    finished: BTreeMap<SegmentId, (Known, u64)>,
+}
+
+impl Bookkeeping {
+    pub(crate) fn new(book: Book) -> Self {
+        Self {
+            book,
+            anchors: Anchors::default(),
+            state: Mutex::default(),
+            changed: Condvar::new(),
+            repairs: AtomicU64::new(0),
+            turn: Mutex::default(),
+        }
+    }
+
+    /// Works until it is stopped.
+    pub(crate) fn run(&self, shared: &Shared) {
+        let Some(each) = shared.config.ledger_each else { return };
+        loop {
+            let mut state = lock(&self.state);
+            if !state.stopped && !state.urgent {
+                state = wait_for(&self.changed, state, each);
+            }
+            if state.stopped {
+                return;
+            }
+            state.urgent = false;
+            drop(state);
+            let outcome = self.catch_up(shared);
+            self.note(&outcome);
+        }
+    }
+
+    fn note(&self, outcome: &Result<usize, StoreError>) {
+        let mut state = lock(&self.state);
+        match outcome {
+            Err(StoreError::Cancelled) => {}
+            Err(e) => {
+                if state.failing.is_none() {
+                    warn!("the ledger waits for better times: {e}");
+                }
+                state.failing = Some(e.to_string());
+            }
+            Ok(_) if state.failing.take().is_some() => info!("the ledger is kept again"),
+            Ok(_) => {}
+        }
+    }
+
+    pub(crate) fn stop(&self) {
+        lock(&self.state).stopped = true;
+        self.changed.notify_all();
+    }
+
+    fn hurry(&self) {
+        lock(&self.state).urgent = true;
+        self.changed.notify_all();
+    }
+
+    /// Enters everything that is due; how many segments were hashed.
+    pub(crate) fn catch_up(&self, shared: &Shared) -> Result<usize, StoreError> {
+        let _turn = lock(&self.turn);
+        self.begin(shared)?;
+        let seen = Seen::look(shared);
+        let mut hashed = 0;
+        for (&id, &(known, settle)) in &seen.finished {
+            if self.is_due(id, known.end) && self.enter_segment(shared, id, known, settle)? {
+                hashed += 1;
+            }
+        }
+        self.enter_settle(shared, &seen)?;
+        self.answer(shared)?;
+        Ok(hashed)
+    }
+
+    /// A ledger that was there and cannot be read any more begins anew, and somebody has to know.
+    fn begin(&self, shared: &Shared) -> Result<(), StoreError> {
+        let now = shared.age.now();
+        if self.book.begin_lost(now)? {
+            let detail = "the ledger's file held nothing that can be read, so it begins anew: what was done to the store before \
+                          is shown only by what others keep of it";
+            shared.proving.note(Finding::of_ledger(EntryNo::FIRST, detail.to_owned(), now));
+        }
+        Ok(())
+    }
+
+    fn is_due(&self, id: SegmentId, end: u32) -> bool {
+        self.book.hashed(id).is_none_or(|hashed| hashed.end < end)
+    }
+
+    /// Hashes a segment and enters it; false when it was not to be had.
+    fn enter_segment(
+        &self,
+        shared: &Shared,
+        id: SegmentId,
+        known: Known,
+        settle: u64,
+    ) -> Result<bool, StoreError> {
+        let repairs = self.repairs.load(Ordering::SeqCst);
+        // One that is missing or cannot be read is what a verification is for.
+        let Ok(file) = shared.segments.pool().get(known.file) else { return Ok(false) };
+        if let Some(before) = self.book.hashed(id)
+            && digest(&file, before.end, &shared.queue).ok() != Some(before.digest)
+        {
+            return Ok(false);
+        }
+        let mut reached = |_: u32, _: &[u8]| !lock(&self.state).stopped;
+        let digest = match content::hash(&file, known.end, &shared.queue, &mut reached) {
+            Ok(Some(digest)) => digest,
+            Ok(None) => return Err(StoreError::Cancelled),
+            Err(_) => return Ok(false),
+        };
+        // It may have been recycled, or put right, while it was read.
+        if !shared.segments.lives(id) || self.repairs.load(Ordering::SeqCst) != repairs {
+            return Ok(false);
+        }
+        let hashed = Hashed { settle, end: known.end, digest };
+        self.book.enter(Event::Sealed(id, hashed), shared.age.now())?;
+        Ok(true)
+    }
+
+    /// Segments were taken out of the store, and their files are used again.
+    pub(crate) fn gone(&self, segments: impl Iterator<Item = SegmentId>) {
+        let mut state = lock(&self.state);
+        state.gone.extend(segments);
+        while state.gone.len() > MOST_GONE {
+            state.gone.pop_first();
+        }
+    }
+
+    /// A settle was published.
+    pub(crate) fn settled(&self, report: &SettleReport) {
+        let done = &mut lock(&self.state).done;
+        done.push_back(*report);
+        while done.len() > MOST_DONE {
+            done.pop_front();
+        }
+    }
+
+    /// Enters what was settled since that was entered last, once all that it wrote is hashed.
+    fn enter_settle(&self, shared: &Shared, seen: &Seen) -> Result<(), StoreError> {
+        let layout = &seen.layout;
+        let before = self.book.ask(Ledger::settle);
+        if layout.settle <= before {
+            return Ok(());
+        }
+        let gone = lock(&self.state).gone.clone();
+        let catalogue = Arc::clone(&read(&shared.published).catalogue);
+        let settled = self.book.ask(|ledger| Settled {
+            settle: layout.settle,
+            log_from: layout.trail.at().0.get(),
+            inputs: inputs(ledger, seen),
+            outputs: outputs(ledger, layout),
+            unhashed: gone.iter().filter(|id| !ledger.segments().contains_key(id)).copied().collect(),
+            counts: self.counts(before, layout.settle),
+            policies: policies(&catalogue),
+        });
+        self.book.enter(Event::Settled(Box::new(settled)), shared.age.now())?;
+        // What went since it was looked is for the next.
+        lock(&self.state).gone.retain(|id| !gone.contains(id) || seen.finished.contains_key(id));
+        Ok(())
+    }
+
+    /// What the settles behind one up to another did together; `None` when not all of them were heard of.
+    fn counts(&self, before: u64, last: u64) -> Option<[u64; 3]> {
+        let state = lock(&self.state);
+        let known = state.done.back().is_some_and(|report| report.settle >= last);
+        let those = state.done.iter().filter(|report| before < report.settle && report.settle <= last);
+        let sum = those.fold([0; 3], |[read, kept, dropped], report| {
+            [read + report.versions_read, kept + report.versions_kept, dropped + report.points_dropped]
+        });
+        known.then_some(sum)
+    }
+
+    /// `unit` is about to be written over a damaged one. A segment that was hashed with the damage in it is entered anew,
+    /// before it changes: otherwise the repair would look like a forgery. The hash of any other comes true again by it.
+    pub(crate) fn before_repair(
+        &self,
+        shared: &Shared,
+        file: &SegmentFile,
+        at: Location,
+        unit: &[u8],
+    ) -> Result<(), StoreError> {
+        self.repairs.fetch_add(1, Ordering::SeqCst);
+        let Some(hashed) = self.book.hashed(at.segment).filter(|hashed| at.offset < hashed.end) else {
+            return Ok(());
+        };
+        if lock(&self.state).sound_once.contains(&at.segment) {
+            return Ok(());
+        }
+        let instead = Instead { at: at.offset, bytes: unit };
+        let (before, after) = digest_with(file, hashed.end, &instead, &shared.queue)?;
+        if before != hashed.digest {
+            lock(&self.state).sound_once.insert(at.segment);
+            return Ok(());
+        }
+        let (segment, from, to) = (at.segment, at.offset, at.offset.saturating_add(u32::from(at.len)));
+        let repaired = Event::Repaired { segment, from, to, before, digest: after };
+        self.book.enter(repaired, shared.age.now())?;
+        Ok(())
+    }
+
+    /// It is written.
+    pub(crate) fn after_repair(&self) {
+        self.repairs.fetch_add(1, Ordering::SeqCst);
+    }
+}
+
+impl Seen {
+    fn look(shared: &Shared) -> Self {
+        // A settled segment is known before it is whole; whoever publishes it has the turn.
+        let _turn = lock(&shared.index_turn);
+        let layout = Arc::clone(&read(&shared.published).layout);
+        let mut wrote = BTreeMap::new();
+        for generation in &layout.generations {
+            wrote.extend(generation.segments.iter().map(|s| (s.segment, generation.settle)));
+        }
+        // One that no generation names holds the manifest.
+        let settled = shared.segments.settled().into_iter();
+        let settled =
+            settled.map(|(id, known)| (id, (known, wrote.get(&id).copied().unwrap_or(layout.settle))));
+        let finished =
+            settled.chain(shared.segments.finished().into_iter().map(|(id, known)| (id, (known, 0))));
+        Self { finished: finished.collect(), layout }
+    }
+}
+
+/// Segments that were hashed and that settling took away. One that is missing and should be there stays.
+fn inputs(ledger: &Ledger, seen: &Seen) -> Vec<SegmentId> {
+    let layout = &seen.layout;
+    let listed = |id: SegmentId| layout.generations.iter().flat_map(|g| &g.segments).any(|s| s.segment == id);
+    let log_from = layout.trail.at().0;
+    let went = |(id, hashed): &(&SegmentId, &Hashed)| match hashed.settle {
+        0 => **id < log_from,
+        settle => settle < layout.settle && !listed(**id) && !seen.finished.contains_key(id),
+    };
+    ledger.segments().iter().filter(went).map(|(id, _)| *id).collect()
+}
+
+/// Segments of settles that were not entered yet.
+fn outputs(ledger: &Ledger, layout: &Layout) -> Vec<SegmentId> {
+    let new = |hashed: &Hashed| ledger.settle() < hashed.settle && hashed.settle <= layout.settle;
+    ledger.segments().iter().filter(|(_, hashed)| new(hashed)).map(|(id, _)| *id).collect()
+}
+
+/// The policies in force, each once.
+fn policies(catalogue: &Catalogue) -> Vec<RetentionPolicy> {
+    let mut found: Vec<RetentionPolicy> = Vec::new();
+    for volume in catalogue.volumes() {
+        let policy = catalogue.rules().policy_of(volume.id());
+        if !found.contains(&policy) && found.len() < MOST_POLICIES {
+            found.push(policy);
+        }
+    }
+    found
+}
+
+/// What the ledger covers, for people.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct LedgerStatus {
+    /// The number of its last entry; 0 before the first.
+    pub entries: u64,
+    /// Segments of the store that were hashed.
+    pub hashed: u64,
+}
+
+impl Bookkeeping {
+    pub(crate) fn status(&self) -> LedgerStatus {
+        self.book.ask(|ledger| LedgerStatus {
+            entries: ledger.head().map_or(0, |head| head.number.get()),
+            hashed: count(ledger.segments().len()),
+        })
+    }
+}
