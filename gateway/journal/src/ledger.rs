@@ -360,9 +360,9 @@ pub struct Fault {
 pub struct Reading {
     /// What its sound entries say.
     pub ledger: Ledger,
-    /// What is not as it was written; entries lie behind it.
+    /// What is not as it was written.
     pub faults: Vec<Fault>,
-    /// Bytes up to the end of the last sound entry: what is behind was cut off while it was written.
+    /// Bytes that were written in full: what is behind was cut off while it was written.
     pub end: usize,
 }
 
@@ -379,7 +379,12 @@ pub fn read(store: StoreId, bytes: &[u8]) -> Reading {
                 reading.end = at;
             }
             Err(why) => {
-                let Some(next) = entry::next_sound(bytes, at) else { break };
+                let next = match entry::next_sound(bytes, at) {
+                    Some(next) => next,
+                    None if Entry::is_cut_off(store, rest) => break,
+                    None => bytes.len(),
+                };
+                reading.end = next;
                 reading.faults.push(Fault { from: at, to: next, detail: why.to_string() });
                 at = next;
             }

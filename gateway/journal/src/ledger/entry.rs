@@ -6,6 +6,8 @@
 //! ```
 
 use tap_block::WallTime;
+use tap_block::stored::is_zero;
+use tap_block::units::index;
 
 use super::{Digest, EntryNo, Event};
 use crate::bytes::Reader;
@@ -66,7 +68,7 @@ impl Entry {
         let store = StoreId::new(reader.u64()?);
         let number = EntryNo::new(reader.u64()?);
         let at = WallTime::from_nanos(reader.u64()?);
-        let length = tap_block::units::index(u64::from(reader.u32()?));
+        let length = index(u64::from(reader.u32()?));
         let zero = reader.u32()?;
         let previous = Digest::new(reader.array()?);
         if length > LARGEST_ENTRY || zero != 0 {
@@ -81,6 +83,19 @@ impl Entry {
         }
         let event = Event::decode(message)?;
         Ok((Self { store, number, at, previous, event }, digest, all + DIGEST))
+    }
+
+    /// Is this what a crash leaves of an entry that was being written: its start, or zeroes? What has its full length is not.
+    #[must_use]
+    pub fn is_cut_off(store: StoreId, bytes: &[u8]) -> bool {
+        if is_zero(bytes) {
+            return true;
+        }
+        let start = [&MAGIC[..], &store.get().to_le_bytes()].concat();
+        let known = start.len().min(bytes.len());
+        let length = bytes.get(32..).and_then(|rest| rest.first_chunk::<4>());
+        let whole = length.map(|l| ENTRY_FIXED + index(u64::from(u32::from_le_bytes(*l))) + DIGEST);
+        bytes.get(..known) == start.get(..known) && whole.is_none_or(|whole| whole > bytes.len())
     }
 
     /// Is it of this store?

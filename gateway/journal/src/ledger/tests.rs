@@ -64,7 +64,15 @@ fn no_byte_can_be_changed_unseen() {
         let reading = read(STORE, &bad);
         let shown = !reading.faults.is_empty() || reading.ledger.head() != ledger.head();
         assert!(shown, "byte {n} was changed, and nothing shows it");
+        // A length that is more than there is looks like a crash; all else does not.
+        assert!(!reading.faults.is_empty() || reading.end < file.len());
     }
+    let last = file.len() - 40;
+    let mut bad = file.clone();
+    bad[last] ^= 1;
+    assert_eq!(read(STORE, &bad).faults.len(), 1, "the last one is no exception");
+    bad[last..].fill(0);
+    assert_eq!((read(STORE, &bad).faults.len(), read(STORE, &bad).end), (1, file.len()));
 }
 
 #[test]

@@ -49,12 +49,11 @@ impl Book {
     pub(crate) fn open(file: Box<dyn LedgerStore>, store: StoreId, fresh: bool) -> Result<Self, StoreError> {
         let bytes = file.load()?;
         let reading = read(store, &bytes);
-        if reading.end < bytes.len() {
-            info!(
-                "the ledger's last {} bytes were cut off while they were written",
-                bytes.len() - reading.end
-            );
-            file.cut(count(reading.end))?;
+        // Of one that holds nothing there is nothing to keep.
+        let end = reading.ledger.head().map_or(0, |_| reading.end);
+        if end < bytes.len() {
+            info!("the ledger's last {} bytes were cut off while they were written", bytes.len() - end);
+            file.cut(count(end))?;
         }
         for fault in &reading.faults {
             warn!("the ledger from byte {} on: {}; `chronogate verify` reports it", fault.from, fault.detail);
@@ -65,7 +64,7 @@ impl Book {
             None if fresh => Some(Why::New),
             None => Some(Why::Older),
         };
-        let state = State { ledger: reading.ledger, end: count(reading.end), begin };
+        let state = State { ledger: reading.ledger, end: count(end), begin };
         Ok(Self { store, file, state: Mutex::new(state) })
     }
 
