@@ -245,7 +245,12 @@ impl Ledger {
     /// The entry that would be the next; it counts once it was taken.
     #[must_use]
     pub fn next(&self, event: Event, at: WallTime) -> Entry {
-        let (due, previous) = self.due();
+        self.follow(self.due(), event, at)
+    }
+
+    /// An entry behind one that was not taken yet: `due` is its number, unless it says what jumps, and the hash before it.
+    #[must_use]
+    pub fn follow(&self, (due, previous): (EntryNo, Digest), event: Event, at: WallTime) -> Entry {
         Entry { store: self.store, number: event.number(due), at, previous, event }
     }
 

@@ -23,7 +23,7 @@ use gateway_image::Catalogue;
 use gateway_journal::ledger::{Event, Hashed, Settled};
 use gateway_journal::{EntryNo, Ledger, Location, RetentionPolicy, SegmentId};
 use tap_block::units::count;
-use tap_disk::SegmentFile;
+use tap_disk::{SegmentFile, step_back};
 use tracing::{info, warn};
 
 use crate::error::StoreError;
@@ -44,6 +44,8 @@ pub use file::{LedgerStore, MemoryLedger};
 
 /// Segments that went are remembered until a settle is entered; of more it is only known up to where the log is settled.
 const MOST_GONE: usize = 4096;
+/// Segments that are entered with one sync.
+const AT_ONCE: usize = 16;
 /// Settles whose numbers are remembered until they are entered.
 const MOST_DONE: usize = 64;
 /// Policies that are named by one entry.
@@ -80,6 +82,8 @@ struct Seen {
     layout: Arc<Layout>,
     /// Finished segments, and which settle wrote them.
     finished: BTreeMap<SegmentId, (Known, u64)>,
+    /// Segments that settled history is made of, whether they are there or not.
+    listed: BTreeSet<SegmentId>,
 }
 
 impl Bookkeeping {
@@ -97,6 +101,9 @@ impl Bookkeeping {
     /// Works until it is stopped.
     pub(crate) fn run(&self, shared: &Shared) {
         let Some(each) = shared.config.ledger_each else { return };
+        if let Err(e) = step_back() {
+            warn!("hashing runs beside all other work instead of behind it: {e}");
+        }
         loop {
             let mut state = lock(&self.state);
             if !state.stopped && !state.urgent {
@@ -142,10 +149,22 @@ impl Bookkeeping {
         let _turn = lock(&self.turn);
         self.begin(shared)?;
         let seen = Seen::look(shared);
+        let due: Vec<_> =
+            seen.finished.iter().filter(|(id, (known, _))| self.is_due(**id, known.end)).collect();
         let mut hashed = 0;
-        for (&id, &(known, settle)) in &seen.finished {
-            if self.is_due(id, known.end) && self.enter_segment(shared, id, known, settle)? {
-                hashed += 1;
+        for some in due.chunks(AT_ONCE) {
+            let repairs = self.repairs.load(Ordering::SeqCst);
+            let found =
+                some.iter().filter_map(|(id, (known, settle))| self.hash(shared, **id, *known, *settle));
+            let events: Vec<Event> = found.collect();
+            let n = events.len();
+            // Were something put right while it was read, nobody would know which of both was hashed.
+            let still = || self.repairs.load(Ordering::SeqCst) == repairs;
+            if self.book.enter_all(events, shared.age.now(), still)? {
+                hashed += n;
+            }
+            if lock(&self.state).stopped {
+                return Err(StoreError::Cancelled);
             }
         }
         self.enter_settle(shared, &seen)?;
@@ -168,35 +187,20 @@ impl Bookkeeping {
         self.book.hashed(id).is_none_or(|hashed| hashed.end < end)
     }
 
-    /// Hashes a segment and enters it; false when it was not to be had.
-    fn enter_segment(
-        &self,
-        shared: &Shared,
-        id: SegmentId,
-        known: Known,
-        settle: u64,
-    ) -> Result<bool, StoreError> {
-        let repairs = self.repairs.load(Ordering::SeqCst);
+    /// Hashes a segment; `None` when it was not to be had, or nobody waits for it any more.
+    fn hash(&self, shared: &Shared, id: SegmentId, known: Known, settle: u64) -> Option<Event> {
         // One that is missing or cannot be read is what a verification is for.
-        let Ok(file) = shared.segments.pool().get(known.file) else { return Ok(false) };
+        let file = shared.segments.pool().get(known.file).ok()?;
         if let Some(before) = self.book.hashed(id)
             && digest(&file, before.end, &shared.queue).ok() != Some(before.digest)
         {
-            return Ok(false);
+            return None;
         }
         let mut reached = |_: u32, _: &[u8]| !lock(&self.state).stopped;
-        let digest = match content::hash(&file, known.end, &shared.queue, &mut reached) {
-            Ok(Some(digest)) => digest,
-            Ok(None) => return Err(StoreError::Cancelled),
-            Err(_) => return Ok(false),
-        };
-        // It may have been recycled, or put right, while it was read.
-        if !shared.segments.lives(id) || self.repairs.load(Ordering::SeqCst) != repairs {
-            return Ok(false);
-        }
-        let hashed = Hashed { settle, end: known.end, digest };
-        self.book.enter(Event::Sealed(id, hashed), shared.age.now())?;
-        Ok(true)
+        let digest = content::hash(&file, known.end, &shared.queue, &mut reached).ok().flatten()?;
+        // It may have been recycled while it was read.
+        let lives = shared.segments.lives(id);
+        lives.then_some(Event::Sealed(id, Hashed { settle, end: known.end, digest }))
     }
 
     /// Segments were taken out of the store, and their files are used again.
@@ -217,7 +221,7 @@ impl Bookkeeping {
         }
     }
 
-    /// Enters what was settled since that was entered last, once all that it wrote is hashed.
+    /// Enters what was settled since that was entered last. What it wrote has just been hashed, as far as it can be read.
     fn enter_settle(&self, shared: &Shared, seen: &Seen) -> Result<(), StoreError> {
         let layout = &seen.layout;
         let before = self.book.ask(Ledger::settle);
@@ -301,18 +305,17 @@ impl Seen {
             settled.map(|(id, known)| (id, (known, wrote.get(&id).copied().unwrap_or(layout.settle))));
         let finished =
             settled.chain(shared.segments.finished().into_iter().map(|(id, known)| (id, (known, 0))));
-        Self { finished: finished.collect(), layout }
+        Self { finished: finished.collect(), layout, listed: wrote.into_keys().collect() }
     }
 }
 
 /// Segments that were hashed and that settling took away. One that is missing and should be there stays.
 fn inputs(ledger: &Ledger, seen: &Seen) -> Vec<SegmentId> {
     let layout = &seen.layout;
-    let listed = |id: SegmentId| layout.generations.iter().flat_map(|g| &g.segments).any(|s| s.segment == id);
     let log_from = layout.trail.at().0;
     let went = |(id, hashed): &(&SegmentId, &Hashed)| match hashed.settle {
         0 => **id < log_from,
-        settle => settle < layout.settle && !listed(**id) && !seen.finished.contains_key(id),
+        settle => settle < layout.settle && !seen.listed.contains(id) && !seen.finished.contains_key(id),
     };
     ledger.segments().iter().filter(went).map(|(id, _)| *id).collect()
 }
@@ -336,17 +339,21 @@ fn policies(catalogue: &Catalogue) -> Vec<RetentionPolicy> {
 }
 
 /// What the ledger covers, for people.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct LedgerStatus {
     /// The number of its last entry; 0 before the first.
     pub entries: u64,
     /// Segments of the store that were hashed.
     pub hashed: u64,
+    /// Why nothing is entered at the moment.
+    pub failing: Option<String>,
 }
 
 impl Bookkeeping {
     pub(crate) fn status(&self) -> LedgerStatus {
+        let failing = lock(&self.state).failing.clone();
         self.book.ask(|ledger| LedgerStatus {
+            failing,
             entries: ledger.head().map_or(0, |head| head.number.get()),
             hashed: count(ledger.segments().len()),
         })

@@ -51,7 +51,11 @@ impl AppendFile {
     pub fn append(&self, bytes: &[u8]) -> io::Result<()> {
         let mut open = self.lock();
         let written = open.file.write_all_at(bytes, open.end).and_then(|()| sync::data(&open.file));
-        written.map_err(|e| named("append to", &self.path, &e))?;
+        if let Err(e) = written {
+            // What is left of it would look like something that was there once; the next append goes over it, if not all.
+            let _ = open.file.set_len(open.end);
+            return Err(named("append to", &self.path, &e));
+        }
         open.end += count(bytes.len());
         Ok(())
     }

@@ -10,7 +10,7 @@ use gateway_journal::{Digest, EntryNo, Head, LEDGER_FILE, SegmentId, StoreId};
 use tap_block::WallTime;
 
 use crate::files::Files;
-use crate::report::{Finding, LedgerReport, Report};
+use crate::report::{AnchorReport, Finding, LedgerReport, Report};
 use crate::walk::len64;
 
 /// What the entries say.
@@ -49,7 +49,7 @@ pub(crate) fn check(dir: &Path, files: &Files, report: &mut Report) {
     }
     let anchored = chain.anchor.as_ref().map(|(place, number)| {
         let at = chain.times.get(number).map(ToString::to_string);
-        (place.clone(), number.get(), at)
+        AnchorReport { place: place.clone(), entry: number.get(), at }
     });
     let (entries, unhashed, repaired) = (chain.entries, chain.unhashed, chain.repaired);
     report.ledger = Some(LedgerReport { entries, hashed, unhashed, repaired, anchored });
@@ -130,7 +130,9 @@ impl Chain {
             Event::Sealed(id, hashed) => drop(self.segments.insert(*id, *hashed)),
             Event::Settled(settled) => {
                 self.unhashed += len64(settled.unhashed.len());
-                self.segments.retain(|id, _| !settled.inputs.contains(id));
+                for id in &settled.inputs {
+                    self.segments.remove(id);
+                }
             }
             Event::Repaired { segment, digest, .. } => {
                 self.repaired += 1;

@@ -15,7 +15,7 @@ use std::path::{Path, PathBuf};
 
 use thiserror::Error;
 
-pub use report::{Finding, LedgerReport, Report, StreamReport};
+pub use report::{AnchorReport, Finding, LedgerReport, Report, StreamReport};
 
 /// Why nothing was checked.
 #[derive(Debug, Error)]

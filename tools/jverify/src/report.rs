@@ -57,8 +57,19 @@ pub struct LedgerReport {
     pub unhashed: u64,
     /// Segments that were hashed with damage in them and put right since, as far as the file still says.
     pub repaired: u64,
-    /// Who else keeps an entry of it: where, which one, and when that was made.
-    pub anchored: Option<(String, u64, Option<String>)>,
+    /// The newest entry of it that somebody else keeps.
+    pub anchored: Option<AnchorReport>,
+}
+
+/// An entry of the ledger that somebody else keeps.
+#[derive(Debug, Serialize)]
+pub struct AnchorReport {
+    /// Who.
+    pub place: String,
+    /// The entry's number.
+    pub entry: u64,
+    /// When it was made, where that is still known.
+    pub at: Option<String>,
 }
 
 /// Something that is damaged.
@@ -81,8 +92,12 @@ impl fmt::Display for LedgerReport {
         let Self { entries, hashed, anchored, .. } = self;
         write!(f, "ledger: {entries} entries, {hashed} segments held against it, ")?;
         match anchored {
-            Some((place, number, Some(at))) => write!(f, "anchored up to entry {number} of {at}, at {place}"),
-            Some((place, number, None)) => write!(f, "anchored up to entry {number}, at {place}"),
+            Some(AnchorReport { place, entry, at: Some(at) }) => {
+                write!(f, "anchored up to entry {entry} of {at}, at {place}")
+            }
+            Some(AnchorReport { place, entry, at: None }) => {
+                write!(f, "anchored up to entry {entry}, at {place}")
+            }
             None => write!(f, "not anchored: nobody else keeps its head"),
         }
     }

@@ -73,7 +73,7 @@ impl Book {
         let mut state = lock(&self.state);
         let lost = state.begin == Some(Why::Lost);
         if lost {
-            self.begin(&mut state, at)?;
+            self.append(&mut state, Vec::new(), at)?;
         }
         Ok(lost)
     }
@@ -81,14 +81,6 @@ impl Book {
     /// Whose it is.
     pub(super) const fn store(&self) -> StoreId {
         self.store
-    }
-
-    fn begin(&self, state: &mut State, at: WallTime) -> io::Result<()> {
-        if let Some(why) = state.begin {
-            self.append(state, Event::Begun(why), at)?;
-            state.begin = None;
-        }
-        Ok(())
     }
 
     /// Asks the ledger.
@@ -102,25 +94,45 @@ impl Book {
     }
 
     /// Appends an entry; it is on the disk when this returns.
-    pub(crate) fn enter(&self, event: Event, at: WallTime) -> io::Result<Head> {
+    pub(crate) fn enter(&self, event: Event, at: WallTime) -> io::Result<()> {
+        self.enter_all(vec![event], at, || true).map(drop)
+    }
+
+    /// Appends entries with one sync, if they are `still` true once nobody can ask for them meanwhile; false when they are not.
+    pub(super) fn enter_all(
+        &self,
+        events: Vec<Event>,
+        at: WallTime,
+        still: impl FnOnce() -> bool,
+    ) -> io::Result<bool> {
         let mut state = lock(&self.state);
-        self.begin(&mut state, at)?;
-        let head = self.append(&mut state, event, at)?;
+        if events.is_empty() || !still() {
+            return Ok(false);
+        }
+        self.append(&mut state, events, at)?;
         if state.end > FOLD_AT
             && let Err(e) = self.fold(&mut state, at)
         {
             warn!("the ledger stays as long as it is for now: {e}");
         }
-        Ok(head)
+        Ok(true)
     }
 
-    fn append(&self, state: &mut State, event: Event, at: WallTime) -> io::Result<Head> {
-        let entry = state.ledger.next(event, at);
-        let (bytes, digest) = entry.encode();
+    /// What begins the ledger goes before its first entry.
+    fn append(&self, state: &mut State, events: Vec<Event>, at: WallTime) -> io::Result<()> {
+        let (mut due, mut bytes, mut entries) = (state.ledger.due(), Vec::new(), Vec::new());
+        for event in state.begin.map(Event::Begun).into_iter().chain(events) {
+            let entry = state.ledger.follow(due, event, at);
+            let (encoded, digest) = entry.encode();
+            bytes.extend(encoded);
+            due = (entry.number.next(), digest);
+            entries.push((entry, digest));
+        }
         self.file.append(&bytes)?;
         state.end += count(bytes.len());
-        state.ledger.take(&entry, digest);
-        Ok(Head { number: entry.number, digest, at })
+        state.begin = None;
+        entries.iter().for_each(|(entry, digest)| state.ledger.take(entry, *digest));
+        Ok(())
     }
 
     fn fold(&self, state: &mut State, at: WallTime) -> io::Result<()> {

@@ -192,6 +192,8 @@ fn is_answered(old: &Finding, report: &VerifyReport) -> bool {
     let scope = report.scope;
     let looked = match old.volume {
         Some(volume) => scope.has(volume),
+        // Every walk looks at the whole ledger.
+        None if old.kind == FindingKind::Ledger => true,
         None => scope.volume.is_none() || report.walked.contains(&old.segment),
     };
     let reached = scope.to.is_none_or(|to| old.points.is_some_and(|(first, _)| first <= to));
