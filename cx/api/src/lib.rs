@@ -34,7 +34,7 @@ pub use retention::{
 };
 pub use status::{Health, HealthView, JournalView, StatusView, VolumeHealth};
 pub use verification::{
-    FindingKind, FindingView, ProofView, RepairCreate, RepairView, UnitView, VerificationCreate,
+    AnchorView, FindingKind, FindingView, ProofView, RepairCreate, RepairView, UnitView, VerificationCreate,
     VerificationView,
 };
 pub use volume::{GapView, SyncView, VolumeState, VolumeView};

@@ -20,6 +20,19 @@ pub struct ProofView {
     pub time: WallTime,
 }
 
+/// The newest entry of the store's ledger that somebody else keeps. What was hashed until then cannot be changed unseen.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AnchorView {
+    /// The number of the entry.
+    pub entry: u64,
+    /// When it was made, on the store's own clock.
+    #[serde(with = "json::text")]
+    pub time: WallTime,
+    /// Who keeps it.
+    #[serde(rename = "where")]
+    pub place: String,
+}
+
 /// Asks for a volume's history to be read and checked. The answer is a job.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -40,6 +53,9 @@ pub struct VerificationView {
     pub volume: Name,
     /// When all of it was last read and checked; null when it never was.
     pub verified: Option<ProofView>,
+    /// Up to where somebody else vouches for the store's ledger; null when nobody does.
+    #[serde(default)]
+    pub anchored: Option<AnchorView>,
     /// Findings that still are.
     pub open: u64,
     /// Findings that are over, and nobody has said yet that they have read of them.
@@ -101,6 +117,10 @@ pub enum FindingKind {
     Index,
     /// A segment that is not there.
     Missing,
+    /// A segment whose content is not what was entered in the ledger, and in which no other damage was found.
+    Altered,
+    /// The ledger of segments itself.
+    Ledger,
 }
 
 impl FindingKind {
@@ -114,6 +134,8 @@ impl FindingKind {
             Self::Manifest => "manifest",
             Self::Index => "index",
             Self::Missing => "missing",
+            Self::Altered => "altered",
+            Self::Ledger => "ledger",
         }
     }
 }

@@ -4,11 +4,11 @@
 #![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "tests")]
 
 use cx_api::{
-    BookmarkCreate, BookmarkView, ClockView, Code, DiffView, ExtentView, FindingKind, FindingView,
-    ForecastView, GapView, Health, HealthView, HoldView, ImageCreate, ImageView, JobId, JobKind, JobState,
-    JobView, JournalView, KeptView, Page, PinView, PointView, PolicySource, PolicyView, Problem, ProofView,
-    RestoreCreate, Retention, Span, StatusView, SyncView, TierView, TimelineView, VerificationView,
-    VolumeState, VolumeView, WhenFull,
+    AnchorView, BookmarkCreate, BookmarkView, ClockView, Code, DiffView, ExtentView, FindingKind,
+    FindingView, ForecastView, GapView, Health, HealthView, HoldView, ImageCreate, ImageView, JobId, JobKind,
+    JobState, JobView, JournalView, KeptView, Page, PinView, PointView, PolicySource, PolicyView, Problem,
+    ProofView, RestoreCreate, Retention, Span, StatusView, SyncView, TierView, TimelineView,
+    VerificationView, VolumeState, VolumeView, WhenFull,
 };
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -320,7 +320,10 @@ fn verifications() {
     };
     let (open, over) = (1, 1);
     let findings = vec![block, header];
-    let view = VerificationView { volume: name("web01"), verified: Some(proof()), open, over, findings };
+    let (time, place) = (at("2026-11-22T10:58:00Z"), "cx".to_owned());
+    let anchored = Some(AnchorView { entry: 812, time, place });
+    let (volume, verified) = (name("web01"), Some(proof()));
+    let view = VerificationView { volume, verified, anchored, open, over, findings };
     golden(&view, include_str!("golden/verification.json"));
 }
 

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use cx_wire::{Answer, AskCode, AskError, Heartbeat, Question, Refuse, Reply, Welcome};
+use cx_wire::{Answer, AskCode, AskError, Heartbeat, LedgerHead, Question, Refuse, Reply, Welcome};
 use tap_block::{Batch, Lsn};
 use tokio::sync::{Notify, mpsc};
 
@@ -38,6 +38,11 @@ pub trait Feed: Send + Sync {
 
     /// The receiver asks. Answer whenever it is known, from any thread.
     fn ask(&self, question: Question, reply: AskReply);
+
+    /// The head of the receiver's ledger, to be kept for it. Whoever keeps none lets it go.
+    fn ledger(&self, head: LedgerHead) {
+        let _ = head;
+    }
 
     /// The receiver refused this stream. The uplink tries again, slowly, until it is stopped.
     fn refused(&self, refuse: &Refuse) {

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use cx_wire::{AskCode, AskError, Heartbeat, Hello, Lookup, Question, Refuse, Reply, Welcome};
+use cx_wire::{AskCode, AskError, Heartbeat, Hello, LedgerHead, Lookup, Question, Refuse, Reply, Welcome};
 use tap_block::{Batch, Lsn, StreamId};
 use tokio::sync::{mpsc, oneshot};
 
@@ -106,6 +106,11 @@ impl DownlinkHandle {
     /// Tells the sender that everything up to `everywhere` is durable at every gateway.
     pub fn ack_everywhere(&self, everywhere: Lsn) {
         self.lane.raise(Lsn::ZERO, everywhere);
+    }
+
+    /// Tells the sender the head of the ledger here, for it to keep.
+    pub fn tell_ledger(&self, head: LedgerHead) {
+        self.lane.ledger(head);
     }
 
     /// Closes the connection, if it is still this one; the sender comes back by itself.

@@ -6,7 +6,7 @@
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use cx_wire::Given;
+use cx_wire::{Given, LedgerHead};
 use tap_block::{Lsn, RunId, StreamId};
 use tokio::sync::{Mutex as AsyncMutex, Notify};
 
@@ -38,6 +38,8 @@ struct Inner {
     finished: Vec<u64>,
     /// Why the present connection must end.
     close: Option<String>,
+    /// The head of the ledger below that the sender is to be told.
+    ledger: Option<LedgerHead>,
     /// Batches given and neither durable nor failed.
     open: u64,
     /// The intake lost a batch: what it was given counts for nothing.
@@ -51,6 +53,7 @@ pub(crate) struct News {
     pub(crate) durable: Lsn,
     pub(crate) everywhere: Lsn,
     pub(crate) close: Option<String>,
+    pub(crate) ledger: Option<LedgerHead>,
 }
 
 impl Lane {
@@ -171,6 +174,11 @@ impl Lane {
         self.wake.notify_one();
     }
 
+    pub(crate) fn ledger(&self, head: LedgerHead) {
+        self.lock().ledger = Some(head);
+        self.wake.notify_one();
+    }
+
     pub(crate) fn close(&self, connection: u64, reason: String) {
         let mut inner = self.lock();
         if connection == inner.connection {
@@ -192,6 +200,7 @@ impl Lane {
             durable: inner.durable,
             everywhere: inner.everywhere,
             close: inner.close.take(),
+            ledger: inner.ledger.take(),
         }
     }
 

@@ -11,6 +11,7 @@ use tap_disk::{DirLock, LockError, RealClock};
 use tokio::runtime::Handle;
 
 use crate::books::Books;
+use crate::heads::Heads;
 use crate::intake::Streams;
 use crate::status::CxStatus;
 use crate::stream::Surroundings;
@@ -113,14 +114,8 @@ impl Cx {
     /// # Errors
     /// [`CxError`].
     pub async fn start(config: CxConfig) -> Result<CxHandle, CxError> {
-        let around = Surroundings {
-            gateways: config.gateways.clone(),
-            hub: config.hub.clone(),
-            clock: Arc::new(RealClock) as Arc<dyn Clock>,
-            runtime: Handle::current(),
-        };
-        let (data, limits) = (config.data.clone(), config.limits);
-        let opened = tokio::task::spawn_blocking(move || open(data, limits, around)).await;
+        let (wanted, runtime) = (config.clone(), Handle::current());
+        let opened = tokio::task::spawn_blocking(move || open(wanted, runtime)).await;
         let (lock, streams) = opened.map_err(|e| CxError::Data {
             path: config.data.clone(),
             error: io::Error::other(e.to_string()),
@@ -138,11 +133,15 @@ impl Cx {
     }
 }
 
-fn open(data: PathBuf, limits: Limits, around: Surroundings) -> Result<(DirLock, Arc<Streams>), CxError> {
+fn open(config: CxConfig, runtime: Handle) -> Result<(DirLock, Arc<Streams>), CxError> {
+    let CxConfig { data, gateways, hub, limits, .. } = config;
     let unusable = |error| CxError::Data { path: data.clone(), error };
     tap_disk::ensure_dir(&data).map_err(unusable)?;
     let lock = DirLock::acquire(&data)?;
     let books = Books::open(&data).map_err(unusable)?;
+    let clock = Arc::new(RealClock) as Arc<dyn Clock>;
+    let heads = Arc::new(Heads::open(&data, Arc::clone(&clock)).map_err(unusable)?);
+    let around = Surroundings { gateways, hub, clock, runtime, heads };
     let streams = Streams::open(books, limits, around).map_err(unusable)?;
     Ok((lock, Arc::new(streams)))
 }

@@ -6,11 +6,12 @@ use std::time::Duration;
 use cx_link::outbox::OutboxDriver;
 use cx_link::{AskReply, Feed};
 use cx_spool::ConsumerNo;
-use cx_wire::{Heartbeat, Question, Refuse, RefuseCode, Welcome};
+use cx_wire::{Heartbeat, LedgerHead, Question, Refuse, RefuseCode, Welcome};
 use tap_block::{Batch, Clock, Lsn};
 use tokio::runtime::Handle;
 use tokio::sync::Notify;
 
+use crate::heads::Heads;
 use crate::naming::Naming;
 use crate::tap::Tap;
 
@@ -81,6 +82,7 @@ pub(crate) struct GatewayFeed {
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) runtime: Handle,
     pub(crate) naming: Naming,
+    pub(crate) heads: Arc<Heads>,
 }
 
 /// How long the tap may take for an answer, besides what the question itself allows.
@@ -117,7 +119,12 @@ impl Feed for GatewayFeed {
     fn heartbeat(&self) -> Heartbeat {
         let queue = self.driver.status().queue;
         let pending = self.driver.view(self.consumer).map_or(0, |view| view.pending_bytes);
-        self.tap.heartbeat(queue.head, pending.min(queue.spooled_bytes), self.clock.monotonic())
+        let beat = self.tap.heartbeat(queue.head, pending.min(queue.spooled_bytes), self.clock.monotonic());
+        Heartbeat { ledgers: Some(self.heads.all()), ..beat }
+    }
+
+    fn ledger(&self, head: LedgerHead) {
+        self.heads.note(head, &self.runtime);
     }
 
     fn ask(&self, question: Question, reply: AskReply) {

@@ -3,7 +3,8 @@
 //! ```text
 //!   tap ──► Intake ──► OutboxDriver ──► GatewayFeed ──► Uplink ──► gateway   (one Uplink per stream and gateway)
 //!    ▲        │ durable: every gateway, or the spool                  │
-//!    └────────┴── asks, resyncs after a hole ◄────────────────────────┘
+//!    └────────┴── asks, resyncs after a hole ◄────────────────────────┤
+//!                heads of gateways' ledgers, kept and passed on ◄─────┘
 //! ```
 //!
 //! In the normal state a batch passes through without a copy or a write to disk. Architecture invariants: nothing is
@@ -12,6 +13,7 @@
 mod books;
 mod cx;
 mod feed;
+mod heads;
 mod intake;
 mod lookup;
 mod naming;

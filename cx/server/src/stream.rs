@@ -16,6 +16,7 @@ use tokio::runtime::Handle;
 use tokio::task::JoinHandle;
 
 use crate::feed::{GatewayFeed, Reports};
+use crate::heads::Heads;
 use crate::lookup::look_up;
 use crate::naming::Naming;
 use crate::status::{GatewayStatus, StreamStatus};
@@ -28,6 +29,7 @@ pub(crate) struct Surroundings {
     pub(crate) hub: Hub,
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) runtime: Handle,
+    pub(crate) heads: Arc<Heads>,
 }
 
 /// A stream at work.
@@ -85,6 +87,7 @@ impl Stream {
                 clock: Arc::clone(&self.clock),
                 runtime: around.runtime.clone(),
                 naming: Naming::new(Arc::clone(&self.hello)),
+                heads: Arc::clone(&around.heads),
             });
             let config = UplinkConfig {
                 address: address.clone(),

@@ -13,8 +13,8 @@ mod common;
 
 use common::{Gateway, Mode, SOON, World, ask_head, run, until};
 use cx_server::{Cx, CxError};
-use cx_wire::{AskCode, Lookup, Question, Refuse, RefuseCode, Reply, TapState};
-use tap_block::{Extent, Lsn};
+use cx_wire::{AskCode, LedgerHead, Lookup, Question, Refuse, RefuseCode, Reply, TapState};
+use tap_block::{Extent, Lsn, WallTime};
 
 #[test]
 fn batches_pass_through_to_every_gateway_and_nothing_is_written_to_disk() {
@@ -42,6 +42,40 @@ fn batches_pass_through_to_every_gateway_and_nothing_is_written_to_disk() {
         assert!(
             stream.tap_connected && stream.gateways.iter().all(|g| g.connected && g.durable == tap.head())
         );
+        cx.stop().await;
+    });
+}
+
+#[test]
+fn the_heads_of_ledgers_are_kept_and_passed_on() {
+    run(async {
+        let world = World::new(2).patient();
+        for gateway in &world.gateways {
+            gateway.start().await;
+        }
+        let cx = world.cx().await;
+        let mut tap = world.tap(9).await;
+        tap.write(4);
+        tap.end_sync();
+        tap.wait_everywhere().await;
+        let (one, two) = (&world.gateways[0], &world.gateways[1]);
+        let says = |gateway: &Gateway, heads: &[LedgerHead]| {
+            gateway.heartbeats().last().is_some_and(|beat| beat.ledgers.as_deref() == Some(heads))
+        };
+        until("a CX says that it keeps none yet", &one.changed, || says(one, &[])).await;
+        let head = |store, entry| LedgerHead { store, entry, hash: [7; 32], at: WallTime::from_nanos(5) };
+        one.link().unwrap().tell_ledger(head(1, 12));
+        until("the other gateway hears of it", &two.changed, || says(two, &[head(1, 12)])).await;
+        until("and the one itself", &one.changed, || says(one, &[head(1, 12)])).await;
+        two.link().unwrap().tell_ledger(head(2, 3));
+        one.link().unwrap().tell_ledger(head(1, 11));
+        let kept = [head(1, 12), head(2, 3)];
+        until("none goes back", &one.changed, || says(one, &kept)).await;
+        cx.stop().await;
+        let before = one.heartbeats().len();
+        let cx = world.cx().await;
+        let again = || one.heartbeats().len() > before && says(one, &kept);
+        until("it is known over a restart", &one.changed, again).await;
         cx.stop().await;
     });
 }

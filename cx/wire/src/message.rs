@@ -112,6 +112,24 @@ pub struct Heartbeat {
     pub at: WallTime,
     /// What the tap is doing.
     pub status: TapStatus,
+    /// The heads of gateways' ledgers that the sender keeps, at most [`MAX_LEDGERS`]; `None`: it keeps none for anybody.
+    pub ledgers: Option<Vec<LedgerHead>>,
+}
+
+/// Heads of ledgers in a heartbeat.
+pub const MAX_LEDGERS: usize = 64;
+
+/// The head of a gateway's ledger of segment hashes. Whoever keeps it can tell later whether the ledger was changed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct LedgerHead {
+    /// The gateway's store.
+    pub store: u64,
+    /// The number of the last entry; below 2^53.
+    pub entry: u64,
+    /// Its hash.
+    pub hash: [u8; 32],
+    /// When it was made, on the store's own clock.
+    pub at: WallTime,
 }
 
 /// What a tap is doing, for people and for `lag_bytes`.
@@ -172,6 +190,8 @@ pub struct Ack {
     pub durable: Lsn,
     /// The last record durable at every gateway.
     pub everywhere: Lsn,
+    /// The head of the receiver's ledger, for the sender to keep; `None`: there is nothing new.
+    pub ledger: Option<LedgerHead>,
 }
 
 /// A question to the one above.

@@ -99,6 +99,27 @@ struct Heartbeat {
     at: u64,
     #[prost(message, optional, tag = "3")]
     status: Option<TapStatus>,
+    /// Absent when the sender keeps no heads.
+    #[prost(message, optional, tag = "4")]
+    ledgers: Option<LedgerHeads>,
+}
+
+#[derive(Clone, PartialEq, Message)]
+struct LedgerHeads {
+    #[prost(message, repeated, tag = "1")]
+    heads: Vec<LedgerHead>,
+}
+
+#[derive(Clone, PartialEq, Message)]
+struct LedgerHead {
+    #[prost(fixed64, tag = "1")]
+    store: u64,
+    #[prost(uint64, tag = "2")]
+    entry: u64,
+    #[prost(bytes = "bytes", tag = "3")]
+    hash: Bytes,
+    #[prost(fixed64, tag = "4")]
+    at: u64,
 }
 
 #[derive(Clone, PartialEq, Message)]
@@ -137,6 +158,8 @@ struct Ack {
     durable: u64,
     #[prost(uint64, tag = "3")]
     everywhere: u64,
+    #[prost(message, optional, tag = "4")]
+    ledger: Option<LedgerHead>,
 }
 
 #[derive(Clone, PartialEq, Message)]

@@ -210,7 +210,10 @@ impl World {
             }
             SenderEvent::HeartbeatDue => self.link.as_mut().unwrap().above.heartbeat(heartbeat()),
             SenderEvent::Lost(_) => self.link = None,
-            SenderEvent::Asked(_) | SenderEvent::Found(_) | SenderEvent::Refused(_) => panic!("{event:?}"),
+            SenderEvent::Asked(_)
+            | SenderEvent::Found(_)
+            | SenderEvent::Ledger(_)
+            | SenderEvent::Refused(_) => panic!("{event:?}"),
         }
     }
 
@@ -351,5 +354,5 @@ fn heartbeat() -> Heartbeat {
         baselines: 1,
         resynced_bytes: 0,
     };
-    Heartbeat { head: Lsn::ZERO, at: WallTime::EPOCH, status }
+    Heartbeat { head: Lsn::ZERO, at: WallTime::EPOCH, status, ledgers: None }
 }

@@ -16,9 +16,9 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use cx_wire::{
-    Ack, Answer, Ask, AskCode, AskError, Goodbye, Hashes, Heartbeat, Hello, Lookup, Message, PROTOCOL, Query,
-    QueryReply, Question, Refuse, RefuseCode, Reply, SyncProgress, TapState, TapStatus, Welcome,
-    decode_batch, encode_batch,
+    Ack, Answer, Ask, AskCode, AskError, Goodbye, Hashes, Heartbeat, Hello, LedgerHead, Lookup, Message,
+    PROTOCOL, Query, QueryReply, Question, Refuse, RefuseCode, Reply, SyncProgress, TapState, TapStatus,
+    Welcome, decode_batch, encode_batch,
 };
 use tap_block::{
     Action, Batch, BlockNo, Bookmark, Consistency, Entry, Epoch, Extent, Lsn, Marker, Name, Position, RunId,
@@ -67,8 +67,11 @@ fn messages() -> Vec<(&'static str, Message)> {
         ("welcome-stranger", Message::Welcome(welcome(None))),
         ("data", Message::Data(Arc::new(batch()))),
         ("data-copies", Message::Data(Arc::new(copies()))),
-        ("heartbeat", Message::Heartbeat(Heartbeat { head: lsn(300), at: at(7), status: status() })),
-        ("ack", Message::Ack(Ack { batches: 2, durable: lsn(300), everywhere: lsn(200) })),
+        ("heartbeat", Message::Heartbeat(beat(None))),
+        ("heartbeat-ledgers", Message::Heartbeat(beat(Some(vec![ledger_head(), ledger_head()])))),
+        ("heartbeat-no-ledgers", Message::Heartbeat(beat(Some(Vec::new())))),
+        ("ack", Message::Ack(ack(None))),
+        ("ack-ledger", Message::Ack(ack(Some(ledger_head())))),
         ("goodbye", Message::Goodbye(Goodbye { reason: "bye".to_owned() })),
     ];
     all.extend(refusals());
@@ -76,6 +79,18 @@ fn messages() -> Vec<(&'static str, Message)> {
     all.extend(questions().into_iter().map(|(name, question)| (name, Message::Ask(Ask { id: 9, question }))));
     all.extend(results().into_iter().map(|(name, result)| (name, Message::Answer(Answer { id: 9, result }))));
     all
+}
+
+fn beat(ledgers: Option<Vec<LedgerHead>>) -> Heartbeat {
+    Heartbeat { head: lsn(300), at: at(7), status: status(), ledgers }
+}
+
+fn ack(ledger: Option<LedgerHead>) -> Ack {
+    Ack { batches: 2, durable: lsn(300), everywhere: lsn(200), ledger }
+}
+
+const fn ledger_head() -> LedgerHead {
+    LedgerHead { store: 0x7777, entry: 812, hash: [0x5a; 32], at: WallTime::from_nanos(9) }
 }
 
 fn refusals() -> Vec<(&'static str, Message)> {

@@ -11,6 +11,7 @@
 //!                 │ header │ run   │ run   │ …       │ manifest │     settled.rs, manifest.rs
 //!                 └────────┴───────┴───────┴──── ─ ─ ┴──────────┘
 //!  index          runs of versions per region, checkpoints   version.rs, run.rs
+//!  ledger         what every segment held when it was finished   ledger.rs
 //! ```
 //!
 //! Architecture invariant: bytes in, bytes out; no I/O, no clock. Every decoder answers bad bytes with an
@@ -19,6 +20,7 @@
 mod bytes;
 pub mod error;
 pub mod frame;
+pub mod ledger;
 pub mod manifest;
 pub mod mark;
 pub mod marker;
@@ -35,6 +37,7 @@ pub mod writer;
 
 pub use error::FormatError;
 pub use frame::{FrameHeader, FrameKind};
+pub use ledger::{Digest, EntryNo, Head, LEDGER_FILE, Ledger};
 pub use manifest::{Generation, Kept, KeptPoint, Manifest, RegionPlace, RegionRange, SettledSegment};
 pub use mark::{MARK_BYTES, MARK_FILE, Mark};
 pub use meta::{Hold, ImageId, ImageRecord, MetaRecord};

@@ -245,3 +245,49 @@ fn settled_segments() {
     pinned("settled-manifest", &laid.head);
     pinned("settled-header", &writer.header().encode());
 }
+
+#[test]
+fn ledger_entries() {
+    use gateway_journal::ledger::{Event, Hashed, Settled, Why, read};
+    use gateway_journal::{Digest, EntryNo, Head, Ledger};
+
+    let (mut ledger, mut file) = (Ledger::new(gateway_journal::StoreId::new(0x55)), Vec::new());
+    let (one, two) = (Digest::of(b"one"), Digest::of(b"two"));
+    let sealed = |segment, settle, digest| {
+        Event::Sealed(SegmentId::new(segment), Hashed { settle, end: 8192, digest })
+    };
+    let settled = Settled {
+        settle: 3,
+        log_from: 8,
+        inputs: vec![SegmentId::new(7)],
+        outputs: vec![SegmentId::new(9)],
+        unhashed: vec![SegmentId::new(6)],
+        counts: Some([100, 40, 2]),
+        policies: vec![RetentionPolicy::default()],
+    };
+    let head = Head { number: EntryNo::new(12), digest: two, at: NOW };
+    let place = || "cx".to_owned();
+    let events = [
+        Event::Begun(Why::New),
+        sealed(7, 0, one),
+        sealed(9, 3, two),
+        Event::Settled(Box::new(settled)),
+        Event::Repaired { segment: SegmentId::new(9), from: 4200, to: 4300, before: two, digest: one },
+        Event::Anchored { place: place(), number: EntryNo::new(2), digest: one },
+        Event::Witnessed { store: gateway_journal::StoreId::new(0x66), head },
+        Event::Contradicted { place: place(), number: EntryNo::new(20), digest: two },
+    ];
+    let mut add = |ledger: &mut Ledger, event: Event| {
+        let entry = ledger.next(event, NOW);
+        let (bytes, digest) = entry.encode();
+        ledger.take(&entry, digest);
+        file.extend(bytes);
+    };
+    events.into_iter().for_each(|event| add(&mut ledger, event));
+    let folded = ledger.fold();
+    add(&mut ledger, folded);
+    pinned("ledger", &file);
+    let reading = read(ledger.store(), &file);
+    assert_eq!((reading.faults.len(), reading.end), (0, file.len()));
+    assert_eq!(reading.ledger.segments(), ledger.segments());
+}

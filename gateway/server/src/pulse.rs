@@ -103,7 +103,7 @@ mod tests {
             baselines: 1,
             resynced_bytes: 0,
         };
-        Heartbeat { head: lsn(head), at: WallTime::from_nanos(at), status }
+        Heartbeat { head: lsn(head), at: WallTime::from_nanos(at), status, ledgers: None }
     }
 
     #[test]

@@ -7,10 +7,12 @@ use std::time::Duration;
 
 use cx_link::{BatchDone, DownlinkHandle, Intake, LookupReply, StreamIntake};
 use cx_wire::{
-    AskCode, AskError, Heartbeat, Hello, Lookup, Question, Refuse, RefuseCode, Reply, TapStatus, Welcome,
+    AskCode, AskError, Heartbeat, Hello, LedgerHead, Lookup, Question, Refuse, RefuseCode, Reply, TapStatus,
+    Welcome,
 };
 use gateway_image::Catalogue;
 use gateway_journal::meta::OWN_STREAM;
+use gateway_journal::{Digest, EntryNo, Head, StoreId};
 use gateway_store::{Durable, Store, StoreError};
 use tap_block::{Batch, Clock, Lsn, Name, StreamId, WallTime};
 use tokio::sync::{Semaphore, watch};
@@ -22,6 +24,8 @@ use crate::nurse::nurse;
 use crate::pulse::Pulse;
 use crate::skew::{Offset, Skew};
 
+/// Where the CX's word on the ledger is entered under.
+const CX: &str = "cx";
 /// Bytes of batches that all senders together may have under way: well below what the store queues.
 const CREDIT: u64 = 32 << 20;
 /// How often a tap's clock is measured.
@@ -255,6 +259,18 @@ impl Stream {
         lock_skew(&self.skew).offset()
     }
 
+    /// The CX says which heads of ledgers it keeps; it is told this one's when it has an older one.
+    fn exchange_heads(&self, heartbeat: &Heartbeat) {
+        let Some(kept) = &heartbeat.ledgers else { return };
+        let heads: Vec<(StoreId, Head)> = kept.iter().map(head_in).collect();
+        self.store.hear_heads(CX, &heads);
+        if let Some((store, head)) = self.store.head_for(CX)
+            && let Some(attached) = &*self.lock_link()
+        {
+            attached.link.tell_ledger(head_out(store, head));
+        }
+    }
+
     fn lock_pulse(&self) -> MutexGuard<'_, Pulse> {
         lock_pulse(&self.pulse)
     }
@@ -297,6 +313,15 @@ fn lock_skew(skew: &Mutex<Skew>) -> MutexGuard<'_, Skew> {
     skew.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
+fn head_in(kept: &LedgerHead) -> (StoreId, Head) {
+    let (number, digest) = (EntryNo::new(kept.entry), Digest::new(kept.hash));
+    (StoreId::new(kept.store), Head { number, digest, at: kept.at })
+}
+
+const fn head_out(store: StoreId, head: Head) -> LedgerHead {
+    LedgerHead { store: store.get(), entry: head.number.get(), hash: head.digest.get(), at: head.at }
+}
+
 fn lock_pulse(pulse: &Mutex<Pulse>) -> MutexGuard<'_, Pulse> {
     pulse.lock().unwrap_or_else(PoisonError::into_inner)
 }
@@ -335,6 +360,7 @@ impl StreamIntake for Stream {
 
     fn heartbeat(&self, heartbeat: Heartbeat) {
         let durable = self.durable().map_or(Lsn::ZERO, |d| d.lsn);
+        self.exchange_heads(&heartbeat);
         self.lock_pulse().heard(heartbeat, durable, self.clock.monotonic());
         self.progress.send_replace(());
     }

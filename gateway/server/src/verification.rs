@@ -3,11 +3,11 @@
 use std::sync::Arc;
 
 use cx_api::{
-    Code, ExtentView, FindingKind, FindingView, JobKind, JobView, Problem, ProofView, RepairCreate,
-    RepairView, UnitView, VerificationCreate, VerificationView, VolumeView,
+    AnchorView, Code, ExtentView, FindingKind, FindingView, JobKind, JobView, Problem, ProofView,
+    RepairCreate, RepairView, UnitView, VerificationCreate, VerificationView, VolumeView,
 };
 use gateway_image::catalogue::Volume;
-use gateway_store::{Finding, Offered, Proof, Scope, Store, StoreError};
+use gateway_store::{Anchor, Finding, Offered, Proof, Scope, Store, StoreError};
 use tap_block::units::count;
 use tap_block::{BlockNo, Lsn, Name, Position};
 use tokio::runtime::Handle;
@@ -69,6 +69,7 @@ impl Gateway {
         Ok(VerificationView {
             volume: name.clone(),
             verified: self.store.proof(volume.id()).map(|proof| proof_view(&proof)),
+            anchored: self.store.anchored().map(anchor_view),
             open: count(open) + self.store.unlisted(volume.id()),
             over: count(findings.len() - open),
             findings: shown,
@@ -165,6 +166,10 @@ const fn proof_view(proof: &Proof) -> ProofView {
     ProofView { checked: proof.begun, lsn: proof.lsn, time: proof.at }
 }
 
+fn anchor_view(anchor: Anchor) -> AnchorView {
+    AnchorView { entry: anchor.entry.get(), time: anchor.at, place: anchor.place }
+}
+
 const fn kind(kind: gateway_store::FindingKind) -> FindingKind {
     match kind {
         gateway_store::FindingKind::Block => FindingKind::Block,
@@ -173,6 +178,8 @@ const fn kind(kind: gateway_store::FindingKind) -> FindingKind {
         gateway_store::FindingKind::Manifest => FindingKind::Manifest,
         gateway_store::FindingKind::Index => FindingKind::Index,
         gateway_store::FindingKind::Missing => FindingKind::Missing,
+        gateway_store::FindingKind::Altered => FindingKind::Altered,
+        gateway_store::FindingKind::Ledger => FindingKind::Ledger,
     }
 }
 

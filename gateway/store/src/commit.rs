@@ -21,7 +21,7 @@ use tap_disk::{FileNo, SegmentFile};
 use tracing::{info, warn};
 
 use crate::error::StoreError;
-use crate::ledger::{Ledger, PlacedFrame};
+use crate::history::{History, PlacedFrame};
 use crate::queue::{Done, Job, Work};
 use crate::segments::Known;
 use crate::settle::Pressure;
@@ -55,7 +55,7 @@ pub(crate) struct Open {
 /// See the module.
 pub(crate) struct Committer {
     shared: Arc<Shared>,
-    ledger: Ledger,
+    history: History,
     tail: Tail,
     /// What is due in streams that the pending group changes.
     due: HashMap<StreamId, Lsn>,
@@ -79,9 +79,9 @@ struct Member {
 }
 
 impl Committer {
-    pub(crate) fn new(shared: Arc<Shared>, ledger: Ledger, tail: Tail) -> io::Result<Self> {
+    pub(crate) fn new(shared: Arc<Shared>, history: History, tail: Tail) -> io::Result<Self> {
         let syncer = Syncer::start()?;
-        Ok(Self { shared, ledger, tail, due: HashMap::new(), pending: None, syncer })
+        Ok(Self { shared, history, tail, due: HashMap::new(), pending: None, syncer })
     }
 
     pub(crate) fn run(mut self) {
@@ -115,7 +115,7 @@ impl Committer {
             let end = place_behind(&open.durable);
             let mut published = write(&self.shared.published);
             if published.active.versions() > 0 {
-                self.ledger.freeze(&mut published, end);
+                self.history.freeze(&mut published, end);
             }
         }
         drop(lock(&self.shared.ingest));
@@ -243,12 +243,12 @@ impl Committer {
         let (no, file) = self.shared.segments.pool().take()?;
         let segment = self.shared.segments.new_id();
         let header = SegmentHeader {
-            store: self.ledger.store,
+            store: self.history.store,
             segment,
             length: self.shared.config.segment_len,
             first_live: self.shared.segments.oldest().unwrap_or(segment),
             previous: self.tail.sealed,
-            created_at: self.ledger.received(self.shared.age.now()),
+            created_at: self.history.received(self.shared.age.now()),
         };
         let writer = SegmentWriter::begin(&header);
         self.shared.segments.set(header.segment, Known { file: no, end: writer.sealed().end });
@@ -259,7 +259,7 @@ impl Committer {
 
     /// Lays jobs into `group` until the segment is full; those that may not follow are refused.
     fn lay(&mut self, jobs: &mut VecDeque<Job>, group: &mut Group) -> Vec<Member> {
-        let now = self.ledger.received(self.shared.age.now());
+        let now = self.history.received(self.shared.age.now());
         let mut due = std::mem::take(&mut self.due);
         if self.pending.is_none() {
             due.clear();
@@ -292,11 +292,11 @@ impl Committer {
             Work::Batch(batch) => batch.stream,
             Work::Meta(_) => OWN_STREAM,
         };
-        let expected = due.get(&stream).copied().unwrap_or_else(|| self.ledger.due(stream));
+        let expected = due.get(&stream).copied().unwrap_or_else(|| self.history.due(stream));
         let (laid, next) = match work {
             Work::Batch(batch) => {
-                let known = due.contains_key(&stream) || self.ledger.streams.contains_key(&stream);
-                let next = Ledger::admit(batch, expected, known)?;
+                let known = due.contains_key(&stream) || self.history.streams.contains_key(&stream);
+                let next = History::admit(batch, expected, known)?;
                 (group.push(batch, now), next)
             }
             Work::Meta(record) => {
@@ -378,15 +378,15 @@ impl Committer {
         let durable = members.iter_mut().filter(|m| m.work.is_some());
         for (laid, member) in group.frames().iter().zip(durable) {
             if let Some(work) = &member.work {
-                member.outcome = Ok(take_frame(&mut self.ledger, &mut published, end.0, laid, work));
+                member.outcome = Ok(take_frame(&mut self.history, &mut published, end.0, laid, work));
                 Counters::add(&self.shared.counters.batches, 1);
                 Counters::add(&self.shared.counters.records, u64::from(laid.header.entries));
             }
         }
-        published.damage.clone_from(&self.ledger.damage);
-        published.catalogue = Arc::clone(&self.ledger.catalogue);
+        published.damage.clone_from(&self.history.damage);
+        published.catalogue = Arc::clone(&self.history.catalogue);
         if published.active.is_full(&self.shared.config) {
-            self.ledger.freeze(&mut published, end);
+            self.history.freeze(&mut published, end);
             drop(published);
             drop(lock(&self.shared.ingest));
             self.shared.ingest_changed.notify_all();
@@ -462,7 +462,7 @@ impl Syncer {
 
 /// Takes one frame in and returns its stream's durable LSN.
 fn take_frame(
-    ledger: &mut Ledger,
+    history: &mut History,
     published: &mut Published,
     segment: SegmentId,
     laid: &Laid,
@@ -473,11 +473,11 @@ fn take_frame(
         Work::Batch(batch) => {
             let frame =
                 PlacedFrame { segment, at: laid.at, header, entries: &batch.entries, lens: &batch.lens };
-            ledger.take(&frame, &mut published.active);
+            history.take(&frame, &mut published.active);
         }
-        Work::Meta(record) => ledger.take_meta(header, std::slice::from_ref(record)),
+        Work::Meta(record) => history.take_meta(header, std::slice::from_ref(record)),
     }
-    let durable: Option<Durable> = ledger.streams.get(&header.stream).map(|s| s.durable);
+    let durable: Option<Durable> = history.streams.get(&header.stream).map(|s| s.durable);
     if let Some(durable) = durable {
         published.streams.insert(header.stream, durable);
     }

@@ -41,6 +41,8 @@ pub struct StoreConfig {
     pub settle_reserve: usize,
     /// Bytes a second that the scrub reads; `None`: there is none.
     pub scrub_rate: Option<u64>,
+    /// How often it is looked whether a segment is to be entered into the ledger; `None`: only when it is asked for.
+    pub ledger_each: Option<Duration>,
     /// Bytes of region maps kept.
     pub map_cache: u64,
     /// Bytes of index blocks kept.
@@ -85,6 +87,7 @@ impl StoreConfig {
             settle_at_once: 4 << 30,
             settle_reserve: 8,
             scrub_rate: Some(Self::SCRUB_RATE),
+            ledger_each: Some(Duration::from_secs(2)),
             map_cache: 64 << 20,
             index_cache: 32 << 20,
         }

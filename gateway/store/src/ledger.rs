@@ -1,249 +1,361 @@
-//! Taking frames in, in the order of the journal: the one place where a durable frame becomes history.
+//! Keeping the ledger: what every segment held when it was finished, entered behind the backs of all others.
 //!
-//! The commit thread owns it, recovery feeds it the same way; so what is rebuilt is what was.
+//! ```text
+//!   segments that are finished and not entered ─► hash (content.rs) ─► entries ─► file (book.rs)
+//!   settles that were published ────────────────────────────────────────► │
+//!   what others keep of it (anchors.rs) ────────────────────────────────► │
+//! ```
+//!
+//! A thread of its own, after the fact: no commit and no settle waits for it. What there is to do is seen from what is there
+//! and not entered yet, so nothing is lost with a crash but the time that it takes. A segment that is recycled before its turn
+//! is entered as such.
 
-use std::collections::HashMap;
-use std::sync::Arc;
+mod anchors;
+mod book;
+mod content;
+mod file;
 
-use gateway_image::{Catalogue, Origin, Passed};
-use gateway_journal::meta::OWN_STREAM;
-use gateway_journal::table::placed;
-use gateway_journal::{FrameHeader, MetaRecord, SegmentId, Start, StoreId, versions_of};
-use tap_block::stored::StoredLen;
-use tap_block::{Action, Batch, Entry, Lsn, Marker, StreamId, SyncCause, WallTime};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Condvar, Mutex};
 
-use crate::error::{Damage, StoreError};
-use crate::tail::{Durable, Frozen, Group, Published, StreamState};
-use crate::times::TimeRow;
+use gateway_image::Catalogue;
+use gateway_journal::ledger::{Event, Hashed, Settled};
+use gateway_journal::{EntryNo, Ledger, Location, RetentionPolicy, SegmentId};
+use tap_block::units::count;
+use tap_disk::{SegmentFile, step_back};
+use tracing::{info, warn};
+
+use crate::error::StoreError;
+use crate::layout::Layout;
+use crate::segments::Known;
+use crate::settle::SettleReport;
+use crate::store::Shared;
+use crate::sync::{lock, read, wait_for};
+use crate::verify::Finding;
+
+pub use anchors::Anchor;
+use anchors::Anchors;
+pub(crate) use book::{Book, Trouble};
+pub(crate) use content::digest;
+use content::{Instead, digest_with};
+pub(crate) use file::FileLedger;
+pub use file::{LedgerStore, MemoryLedger};
+
+/// Segments that went are remembered until a settle is entered; of more it is only known up to where the log is settled.
+const MOST_GONE: usize = 4096;
+/// Segments that are entered with one sync.
+const AT_ONCE: usize = 16;
+/// Settles whose numbers are remembered until they are entered.
+const MOST_DONE: usize = 64;
+/// Policies that are named by one entry.
+const MOST_POLICIES: usize = 16;
 
 /// See the module.
-#[derive(Debug, Clone)]
-pub(crate) struct Ledger {
-    pub(crate) store: StoreId,
-    pub(crate) catalogue: Arc<Catalogue>,
-    pub(crate) streams: HashMap<StreamId, StreamState>,
-    pub(crate) damage: Vec<Damage>,
-    /// Damage after which not all streams have shown yet whether they lost something: index into `damage`,
-    /// and the streams that have.
-    suspect: Option<(usize, Vec<StreamId>)>,
-    received: WallTime,
+pub(crate) struct Bookkeeping {
+    pub(crate) book: Book,
+    anchors: Anchors,
+    state: Mutex<State>,
+    changed: Condvar,
+    /// Goes up whenever a segment is written to that is finished.
+    repairs: AtomicU64,
+    /// One at a time looks for what there is to do.
+    turn: Mutex<()>,
 }
 
-/// A frame of a tap's records and where it lies.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct PlacedFrame<'a> {
-    pub(crate) segment: SegmentId,
-    pub(crate) at: u32,
-    pub(crate) header: &'a FrameHeader,
-    pub(crate) entries: &'a [Entry],
-    pub(crate) lens: &'a [StoredLen],
+#[derive(Default)]
+struct State {
+    stopped: bool,
+    /// Something was heard that is to be answered.
+    urgent: bool,
+    /// Segments that went since the last settle that was entered.
+    gone: BTreeSet<SegmentId>,
+    /// What the last settles did, the oldest first.
+    done: VecDeque<SettleReport>,
+    /// Damaged segments that were hashed when they were not.
+    sound_once: BTreeSet<SegmentId>,
+    failing: Option<String>,
 }
 
-impl Ledger {
-    /// Nothing has happened yet.
-    pub(crate) fn new(store: StoreId) -> Self {
+/// What there is, as of one moment.
+struct Seen {
+    layout: Arc<Layout>,
+    /// Finished segments, and which settle wrote them.
+    finished: BTreeMap<SegmentId, (Known, u64)>,
+    /// Segments that settled history is made of, whether they are there or not.
+    listed: BTreeSet<SegmentId>,
+}
+
+impl Bookkeeping {
+    pub(crate) fn new(book: Book) -> Self {
         Self {
-            store,
-            catalogue: Arc::default(),
-            streams: HashMap::new(),
-            damage: Vec::new(),
-            suspect: None,
-            received: WallTime::EPOCH,
+            book,
+            anchors: Anchors::default(),
+            state: Mutex::default(),
+            changed: Condvar::new(),
+            repairs: AtomicU64::new(0),
+            turn: Mutex::default(),
         }
     }
 
-    /// The LSN due in a stream.
-    pub(crate) fn due(&self, stream: StreamId) -> Lsn {
-        self.streams.get(&stream).map_or(Lsn::ZERO.next(), |s| s.durable.lsn.next())
+    /// Works until it is stopped.
+    pub(crate) fn run(&self, shared: &Shared) {
+        let Some(each) = shared.config.ledger_each else { return };
+        if let Err(e) = step_back() {
+            warn!("hashing runs beside all other work instead of behind it: {e}");
+        }
+        loop {
+            let mut state = lock(&self.state);
+            if !state.stopped && !state.urgent {
+                state = wait_for(&self.changed, state, each);
+            }
+            if state.stopped {
+                return;
+            }
+            state.urgent = false;
+            drop(state);
+            let outcome = self.catch_up(shared);
+            self.note(&outcome);
+        }
     }
 
-    /// May `batch` follow when `due` is due? Returns what is due after it.
-    pub(crate) fn admit(batch: &Batch, due: Lsn, known: bool) -> Result<Lsn, StoreError> {
-        if batch.stream == OWN_STREAM {
-            return Err(StoreError::Invalid("the stream number 0 is the gateway's own".into()));
+    fn note(&self, outcome: &Result<usize, StoreError>) {
+        let mut state = lock(&self.state);
+        match outcome {
+            Err(StoreError::Cancelled) => {}
+            Err(e) => {
+                if state.failing.is_none() {
+                    warn!("the ledger waits for better times: {e}");
+                }
+                state.failing = Some(e.to_string());
+            }
+            Ok(_) if state.failing.take().is_some() => info!("the ledger is kept again"),
+            Ok(_) => {}
         }
-        let Some(first) = batch.entries.iter().find(|e| !e.position.is_copy()) else {
-            let known = known || batch.entries.is_empty();
-            return if known { Ok(due) } else { Err(sequence(due, batch)) };
+    }
+
+    pub(crate) fn stop(&self) {
+        lock(&self.state).stopped = true;
+        self.changed.notify_all();
+    }
+
+    fn hurry(&self) {
+        lock(&self.state).urgent = true;
+        self.changed.notify_all();
+    }
+
+    /// Enters everything that is due; how many segments were hashed.
+    pub(crate) fn catch_up(&self, shared: &Shared) -> Result<usize, StoreError> {
+        let _turn = lock(&self.turn);
+        self.begin(shared)?;
+        let seen = Seen::look(shared);
+        let due: Vec<_> =
+            seen.finished.iter().filter(|(id, (known, _))| self.is_due(**id, known.end)).collect();
+        let mut hashed = 0;
+        for some in due.chunks(AT_ONCE) {
+            let repairs = self.repairs.load(Ordering::SeqCst);
+            let found =
+                some.iter().filter_map(|(id, (known, settle))| self.hash(shared, **id, *known, *settle));
+            let events: Vec<Event> = found.collect();
+            let n = events.len();
+            // Were something put right while it was read, nobody would know which of both was hashed.
+            let still = || self.repairs.load(Ordering::SeqCst) == repairs;
+            if self.book.enter_all(events, shared.age.now(), still)? {
+                hashed += n;
+            }
+            if lock(&self.state).stopped {
+                return Err(StoreError::Cancelled);
+            }
+        }
+        self.enter_settle(shared, &seen)?;
+        self.answer(shared)?;
+        Ok(hashed)
+    }
+
+    /// A ledger that was there and cannot be read any more begins anew, and somebody has to know.
+    fn begin(&self, shared: &Shared) -> Result<(), StoreError> {
+        let now = shared.age.now();
+        if self.book.begin_lost(now)? {
+            let detail = "the ledger's file held nothing that can be read, so it begins anew: what was done to the store before \
+                          is shown only by what others keep of it";
+            shared.proving.note(Finding::of_ledger(EntryNo::FIRST, detail.to_owned(), now));
+        }
+        Ok(())
+    }
+
+    fn is_due(&self, id: SegmentId, end: u32) -> bool {
+        self.book.hashed(id).is_none_or(|hashed| hashed.end < end)
+    }
+
+    /// Hashes a segment; `None` when it was not to be had, or nobody waits for it any more.
+    fn hash(&self, shared: &Shared, id: SegmentId, known: Known, settle: u64) -> Option<Event> {
+        // One that is missing or cannot be read is what a verification is for.
+        let file = shared.segments.pool().get(known.file).ok()?;
+        if let Some(before) = self.book.hashed(id)
+            && digest(&file, before.end, &shared.queue).ok() != Some(before.digest)
+        {
+            return None;
+        }
+        let mut reached = |_: u32, _: &[u8]| !lock(&self.state).stopped;
+        let digest = content::hash(&file, known.end, &shared.queue, &mut reached).ok().flatten()?;
+        // It may have been recycled while it was read.
+        let lives = shared.segments.lives(id);
+        lives.then_some(Event::Sealed(id, Hashed { settle, end: known.end, digest }))
+    }
+
+    /// Segments were taken out of the store, and their files are used again.
+    pub(crate) fn gone(&self, segments: impl Iterator<Item = SegmentId>) {
+        let mut state = lock(&self.state);
+        state.gone.extend(segments);
+        while state.gone.len() > MOST_GONE {
+            state.gone.pop_first();
+        }
+    }
+
+    /// A settle was published.
+    pub(crate) fn settled(&self, report: &SettleReport) {
+        let done = &mut lock(&self.state).done;
+        done.push_back(*report);
+        while done.len() > MOST_DONE {
+            done.pop_front();
+        }
+    }
+
+    /// Enters what was settled since that was entered last. What it wrote has just been hashed, as far as it can be read.
+    fn enter_settle(&self, shared: &Shared, seen: &Seen) -> Result<(), StoreError> {
+        let layout = &seen.layout;
+        let before = self.book.ask(Ledger::settle);
+        if layout.settle <= before {
+            return Ok(());
+        }
+        let gone = lock(&self.state).gone.clone();
+        let catalogue = Arc::clone(&read(&shared.published).catalogue);
+        let settled = self.book.ask(|ledger| Settled {
+            settle: layout.settle,
+            log_from: layout.trail.at().0.get(),
+            inputs: inputs(ledger, seen),
+            outputs: outputs(ledger, layout),
+            unhashed: gone.iter().filter(|id| !ledger.segments().contains_key(id)).copied().collect(),
+            counts: self.counts(before, layout.settle),
+            policies: policies(&catalogue),
+        });
+        self.book.enter(Event::Settled(Box::new(settled)), shared.age.now())?;
+        // What went since it was looked is for the next.
+        lock(&self.state).gone.retain(|id| !gone.contains(id) || seen.finished.contains_key(id));
+        Ok(())
+    }
+
+    /// What the settles behind one up to another did together; `None` when not all of them were heard of.
+    fn counts(&self, before: u64, last: u64) -> Option<[u64; 3]> {
+        let state = lock(&self.state);
+        let known = state.done.back().is_some_and(|report| report.settle >= last);
+        let those = state.done.iter().filter(|report| before < report.settle && report.settle <= last);
+        let sum = those.fold([0; 3], |[read, kept, dropped], report| {
+            [read + report.versions_read, kept + report.versions_kept, dropped + report.points_dropped]
+        });
+        known.then_some(sum)
+    }
+
+    /// `unit` is about to be written over a damaged one. A segment that was hashed with the damage in it is entered anew,
+    /// before it changes: otherwise the repair would look like a forgery. The hash of any other comes true again by it.
+    pub(crate) fn before_repair(
+        &self,
+        shared: &Shared,
+        file: &SegmentFile,
+        at: Location,
+        unit: &[u8],
+    ) -> Result<(), StoreError> {
+        self.repairs.fetch_add(1, Ordering::SeqCst);
+        let Some(hashed) = self.book.hashed(at.segment).filter(|hashed| at.offset < hashed.end) else {
+            return Ok(());
         };
-        let jumps = first.position.lsn() > due && explains_jump(first);
-        // A volume is known by the run that names it: what comes before could never be shown.
-        if (first.position.lsn() != due && !jumps) || (!known && !starts_run(first)) {
-            return Err(sequence(due, batch));
+        if lock(&self.state).sound_once.contains(&at.segment) {
+            return Ok(());
         }
-        Ok(batch.last_lsn().map_or(due, Lsn::next))
-    }
-
-    /// A time for a frame received now: never earlier than the one before.
-    pub(crate) fn received(&mut self, now: WallTime) -> WallTime {
-        self.received = self.received.max(now);
-        self.received
-    }
-
-    /// The time of the last frame.
-    pub(crate) const fn last_received(&self) -> WallTime {
-        self.received
-    }
-
-    /// Bytes of the journal are damaged: what is missing shows in the frames that follow.
-    pub(crate) fn damaged(&mut self, damage: Damage) {
-        self.suspect = Some((self.damage.len(), Vec::new()));
-        self.damage.push(damage);
-    }
-
-    /// Takes a frame of a tap's records in; says whether the catalogue changed.
-    pub(crate) fn take(&mut self, frame: &PlacedFrame<'_>, into: &mut Group) -> bool {
-        let header = frame.header;
-        self.received = self.received.max(header.received_at);
-        into.begun.get_or_insert(self.received);
-        into.grow(header.span);
-        self.note_losses(frame);
-        let mut state = self.streams.get(&header.stream).copied();
-        let mut rows = RowMaker::new(frame, state);
-        let mut changed = false;
-        for (entry, lens, units) in placed(frame.entries, frame.lens, header.body_at(frame.at)) {
-            let lsn = entry.position.lsn();
-            if !entry.position.is_copy() && state.is_some_and(|s| lsn <= s.durable.lsn) {
-                continue; // Delivered twice around a failed sync: the first is as good.
-            }
-            if let Some((volume, _)) = entry.action.changes() {
-                into.reach(volume, entry.position);
-                versions_of(&entry.action, entry.position, lens, (frame.segment, units), |region, v| {
-                    into.push(volume, region, v);
-                });
-            } else {
-                changed |= self.apply(header, state.as_ref(), entry);
-            }
-            if !entry.position.is_copy() {
-                // Within a run time never goes back; a new run may find the clock set back.
-                let same_run = state.filter(|s| s.durable.run == header.run);
-                let latest = same_run.map_or(entry.captured_at, |s| s.latest.max(entry.captured_at));
-                rows.record(lsn, latest);
-                let durable = Durable { lsn, run: header.run, epoch: header.epoch, at: entry.captured_at };
-                state = Some(StreamState { durable, latest, row: rows.row });
-            }
+        let instead = Instead { at: at.offset, bytes: unit };
+        let (before, after) = digest_with(file, hashed.end, &instead, &shared.queue)?;
+        if before != hashed.digest {
+            lock(&self.state).sound_once.insert(at.segment);
+            return Ok(());
         }
-        if let Some(state) = state {
-            self.streams.insert(header.stream, state);
-        }
-        into.rows.extend(rows.made.map(|row| (header.stream, row)));
-        changed
+        let (segment, from, to) = (at.segment, at.offset, at.offset.saturating_add(u32::from(at.len)));
+        let repaired = Event::Repaired { segment, from, to, before, digest: after };
+        self.book.enter(repaired, shared.age.now())?;
+        Ok(())
     }
 
-    fn apply(&mut self, header: &FrameHeader, state: Option<&StreamState>, entry: &Entry) -> bool {
-        let previous = state.map(|s| Passed { lsn: s.durable.lsn, at: s.durable.at });
-        let origin = Origin { stream: header.stream, run: header.run, epoch: header.epoch, previous };
-        Catalogue::concerns(&entry.action) && Arc::make_mut(&mut self.catalogue).apply(&origin, entry)
-    }
-
-    /// Takes a frame of the gateway's own records in.
-    pub(crate) fn take_meta(&mut self, header: &FrameHeader, records: &[MetaRecord]) {
-        self.received = self.received.max(header.received_at);
-        for record in records {
-            Arc::make_mut(&mut self.catalogue).apply_meta(record);
-        }
-        let last = header.first_lsn.plus(u64::from(header.entries)).previous();
-        let durable = Durable { lsn: last, run: header.run, epoch: header.epoch, at: header.received_at };
-        let state = StreamState { durable, latest: header.received_at, row: (header.received_at, 0) };
-        self.streams.insert(OWN_STREAM, state);
-    }
-
-    /// After damage, does the first frame of each stream leave something out?
-    fn note_losses(&mut self, frame: &PlacedFrame<'_>) {
-        let Some((at, seen)) = &mut self.suspect else { return };
-        let stream = frame.header.stream;
-        if seen.contains(&stream) {
-            return;
-        }
-        seen.push(stream);
-        let last = self.streams.get(&stream).map_or(Lsn::ZERO, |s| s.durable.lsn);
-        let first = frame.entries.iter().find(|e| !e.position.is_copy());
-        let missing = first.map(|e| e.position.lsn()).filter(|&lsn| lsn > last.next());
-        // Copies carry no number that would show their loss: while a sync ran, some may be missing.
-        let syncing = self.catalogue.volumes().any(|v| v.stream() == stream && v.open_sync().is_some());
-        let to = missing.map(Lsn::previous).or_else(|| syncing.then_some(last.next()));
-        if let (Some(to), Some(damage)) = (to, self.damage.get_mut(*at)) {
-            damage.lost.push((stream, last.next(), to));
-        }
-    }
-
-    /// Closes the active group; what is true now goes with it.
-    pub(crate) fn freeze(&mut self, published: &mut Published, through: (SegmentId, Start)) {
-        let next = Group::new(published.active.no.next());
-        let group = std::mem::replace(&mut published.active, next);
-        self.begin_rows();
-        published.frozen.push_back(Arc::new(self.frozen(group, through)));
-    }
-
-    /// The next frame of each stream gets a row in the time table: what lies before may be settled first.
-    pub(crate) fn begin_rows(&mut self) {
-        self.streams.values_mut().for_each(|state| state.row.1 = ROW_FRAMES);
-    }
-
-    /// `group` with what is true now.
-    pub(crate) fn frozen(&self, group: Group, through: (SegmentId, Start)) -> Frozen {
-        let mut streams: Vec<_> = self.streams.iter().map(|(&id, &state)| (id, state)).collect();
-        streams.sort_unstable_by_key(|&(id, _)| id);
-        Frozen {
-            store: self.store,
-            group,
-            through,
-            catalogue: Arc::clone(&self.catalogue),
-            streams,
-            damage: self.damage.clone(),
-            received_at: self.received,
-        }
+    /// It is written.
+    pub(crate) fn after_repair(&self) {
+        self.repairs.fetch_add(1, Ordering::SeqCst);
     }
 }
 
-fn sequence(expected: Lsn, batch: &Batch) -> StoreError {
-    StoreError::Sequence { expected, found: batch.first_lsn }
-}
-
-fn starts_run(entry: &Entry) -> bool {
-    matches!(&entry.action, Action::Mark(marker) if matches!(**marker, Marker::RunStart(_)))
-}
-
-/// A new run may go on at a higher LSN, and so does a tap that was told that a hop lost records.
-fn explains_jump(entry: &Entry) -> bool {
-    let lost = |marker: &Marker| matches!(marker, Marker::SyncStart { cause: SyncCause::HopLost });
-    starts_run(entry) || matches!(&entry.action, Action::Mark(marker) if lost(marker))
-}
-
-/// Decides whether a frame gets a row in the time table: the first of a run, and then one each quarter of a second
-/// of the stream's time or each [`ROW_FRAMES`] frames.
-struct RowMaker<'a> {
-    frame: &'a PlacedFrame<'a>,
-    row: (WallTime, u32),
-    fresh: bool,
-    made: Option<TimeRow>,
-    counted: bool,
-}
-
-const ROW_NANOS: u64 = 250_000_000;
-const ROW_FRAMES: u32 = 64;
-
-impl<'a> RowMaker<'a> {
-    fn new(frame: &'a PlacedFrame<'a>, state: Option<StreamState>) -> Self {
-        let row = state.map_or((WallTime::EPOCH, 0), |s| s.row);
-        let fresh = state.is_none_or(|s| s.durable.run != frame.header.run);
-        Self { frame, row, fresh, made: None, counted: false }
+impl Seen {
+    fn look(shared: &Shared) -> Self {
+        // A settled segment is known before it is whole; whoever publishes it has the turn.
+        let _turn = lock(&shared.index_turn);
+        let layout = Arc::clone(&read(&shared.published).layout);
+        let mut wrote = BTreeMap::new();
+        for generation in &layout.generations {
+            wrote.extend(generation.segments.iter().map(|s| (s.segment, generation.settle)));
+        }
+        // One that no generation names holds the manifest.
+        let settled = shared.segments.settled().into_iter();
+        let settled =
+            settled.map(|(id, known)| (id, (known, wrote.get(&id).copied().unwrap_or(layout.settle))));
+        let finished =
+            settled.chain(shared.segments.finished().into_iter().map(|(id, known)| (id, (known, 0))));
+        Self { finished: finished.collect(), layout, listed: wrote.into_keys().collect() }
     }
+}
 
-    /// The first record of a frame may make a row.
-    fn record(&mut self, lsn: Lsn, time: WallTime) {
-        if self.counted {
-            return;
+/// Segments that were hashed and that settling took away. One that is missing and should be there stays.
+fn inputs(ledger: &Ledger, seen: &Seen) -> Vec<SegmentId> {
+    let layout = &seen.layout;
+    let log_from = layout.trail.at().0;
+    let went = |(id, hashed): &(&SegmentId, &Hashed)| match hashed.settle {
+        0 => **id < log_from,
+        settle => settle < layout.settle && !seen.listed.contains(id) && !seen.finished.contains_key(id),
+    };
+    ledger.segments().iter().filter(went).map(|(id, _)| *id).collect()
+}
+
+/// Segments of settles that were not entered yet.
+fn outputs(ledger: &Ledger, layout: &Layout) -> Vec<SegmentId> {
+    let new = |hashed: &Hashed| ledger.settle() < hashed.settle && hashed.settle <= layout.settle;
+    ledger.segments().iter().filter(|(_, hashed)| new(hashed)).map(|(id, _)| *id).collect()
+}
+
+/// The policies in force, each once.
+fn policies(catalogue: &Catalogue) -> Vec<RetentionPolicy> {
+    let mut found: Vec<RetentionPolicy> = Vec::new();
+    for volume in catalogue.volumes() {
+        let policy = catalogue.rules().policy_of(volume.id());
+        if !found.contains(&policy) && found.len() < MOST_POLICIES {
+            found.push(policy);
         }
-        self.counted = true;
-        let (last, frames) = self.row;
-        let due =
-            self.fresh || frames >= ROW_FRAMES || time.nanos().saturating_sub(last.nanos()) >= ROW_NANOS;
-        if due {
-            self.made = Some(TimeRow { lsn, time, segment: self.frame.segment, at: self.frame.at });
-            self.row = (time, 0);
-        } else {
-            self.row = (last, frames + 1);
-        }
+    }
+    found
+}
+
+/// What the ledger covers, for people.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct LedgerStatus {
+    /// The number of its last entry; 0 before the first.
+    pub entries: u64,
+    /// Segments of the store that were hashed.
+    pub hashed: u64,
+    /// Why nothing is entered at the moment.
+    pub failing: Option<String>,
+}
+
+impl Bookkeeping {
+    pub(crate) fn status(&self) -> LedgerStatus {
+        let failing = lock(&self.state).failing.clone();
+        self.book.ask(|ledger| LedgerStatus {
+            failing,
+            entries: ledger.head().map_or(0, |head| head.number.get()),
+            hashed: count(ledger.segments().len()),
+        })
     }
 }

@@ -1,11 +1,12 @@
 //! Segments and the fjall index: append, commit, index, recover, read.
 //!
 //! ```text
-//!  append ─► queue ─► commit thread: pwritev, fdatasync ─► ledger ─► published tail ─► done
+//!  append ─► queue ─► commit thread: pwritev, fdatasync ─► history ─► published tail ─► done
 //!                                                                    │ closed groups
 //!                                    region_map ◄── tail + index ◄── index thread (fjall, in bulk)
 //!                                    read_units ◄── segments ◄─► settle thread: old history in block order
-//!                                                        └─────► scrub thread: is it what was written?
+//!                                                        ├─────► scrub thread: is it what was written?
+//!                                                        └─────► ledger thread: what every segment held, hashed
 //! ```
 //!
 //! Architecture invariants: nothing is acknowledged before it is durable, in the tail and published; nothing is
@@ -18,6 +19,7 @@ mod chunks;
 mod commit;
 mod config;
 mod error;
+mod history;
 mod index;
 mod ingest;
 mod keeper;
@@ -44,6 +46,7 @@ mod wait;
 pub use config::StoreConfig;
 pub use error::{Damage, ReadError, StoreError};
 pub use index::{FjallOpener, IndexError, IndexOpener, IndexStore, MemoryIndex, Row, Table};
+pub use ledger::{Anchor, LedgerStatus, LedgerStore, MemoryLedger};
 pub use mark::{MarkStore, MemoryMark};
 pub use points::OpenPoint;
 pub use queue::Done;

@@ -22,10 +22,10 @@ use crate::chunks::ChunkReader;
 use crate::commit::{Open, Tail};
 use crate::config::StoreConfig;
 use crate::error::{Damage, StoreError};
+use crate::history::{History, PlacedFrame};
 use crate::index::{IndexError, IndexOpener, IndexStore, Table, keys, remove_settle};
 use crate::ingest::{Into, Weights, ingest};
 use crate::layout::{Layout, Lost};
-use crate::ledger::{Ledger, PlacedFrame};
 use crate::mark::MarkStore;
 use crate::segments::{self, Segments};
 use crate::settle::{Settler, Trail};
@@ -39,7 +39,7 @@ pub(crate) struct Recovered {
     pub(crate) segments: Segments,
     pub(crate) index: Arc<dyn IndexStore>,
     pub(crate) published: Published,
-    pub(crate) ledger: Ledger,
+    pub(crate) history: History,
     pub(crate) tail: Tail,
     pub(crate) mark: Mark,
     pub(crate) weights: Weights,
@@ -80,8 +80,8 @@ pub(crate) fn recover(
     let mut replay = Replay::new(config, segments, index, mark, known, layout);
     for damage in missing.into_iter().chain(damage) {
         let known = |d: &Damage| d.segment == damage.segment && d.from == damage.from;
-        if !replay.ledger.damage.iter().any(known) {
-            replay.ledger.damage.push(damage);
+        if !replay.history.damage.iter().any(known) {
+            replay.history.damage.push(damage);
         }
     }
     replay.missing(&survey);
@@ -219,13 +219,13 @@ fn read_state(index: &dyn IndexStore, store: StoreId) -> Result<Option<Known>, I
     Ok(Some((state, groups)))
 }
 
-/// Feeds the frames behind the index to the ledger.
+/// Feeds the frames behind the index to the history.
 struct Replay<'a> {
     config: &'a StoreConfig,
     segments: Segments,
     index: Arc<dyn IndexStore>,
     mark: Mark,
-    ledger: Ledger,
+    history: History,
     published: Published,
     weights: Weights,
     /// Where to begin.
@@ -246,7 +246,7 @@ impl<'a> Replay<'a> {
         known: Option<Known>,
         layout: Layout,
     ) -> Self {
-        let mut ledger = Ledger::new(mark.store);
+        let mut history = History::new(mark.store);
         let mut published = Published::default();
         let weights = Weights::new(known.is_none());
         let mut next = GroupNo::new(1);
@@ -255,7 +255,7 @@ impl<'a> Replay<'a> {
             published.ingested = groups;
             next = state.group.next();
             from = Some(state.through);
-            ledger.restore(state);
+            history.restore(state);
         }
         published.active = Group::new(next);
         published.layout = Arc::new(layout);
@@ -264,7 +264,7 @@ impl<'a> Replay<'a> {
             segments,
             index,
             mark,
-            ledger,
+            history,
             published,
             weights,
             from,
@@ -282,11 +282,11 @@ impl<'a> Replay<'a> {
         let first = self.from.map_or(SegmentId::new(0), |(segment, _)| segment);
         for damage in survey.damage(self.mark.durable.as_ref()) {
             let known = |d: &Damage| d.segment == damage.segment && d.from == damage.from;
-            if self.ledger.damage.iter().any(known) {
+            if self.history.damage.iter().any(known) {
                 continue;
             }
             if survey.pieces.contains_key(&damage.segment) || damage.segment < first {
-                self.ledger.damage.push(damage);
+                self.history.damage.push(damage);
             } else {
                 self.gone.push_back(damage);
             }
@@ -296,7 +296,7 @@ impl<'a> Replay<'a> {
     /// Missing segments before `segment` have their place here.
     fn note_gone(&mut self, segment: Option<SegmentId>) {
         while let Some(damage) = self.gone.pop_front_if(|d| segment.is_none_or(|s| d.segment < s)) {
-            self.ledger.damaged(damage);
+            self.history.damaged(damage);
         }
     }
 
@@ -379,7 +379,7 @@ impl<'a> Replay<'a> {
     ) -> bool {
         match header.kind {
             FrameKind::Meta => match decode_meta(header, table) {
-                Ok(records) => self.ledger.take_meta(header, &records),
+                Ok(records) => self.history.take_meta(header, &records),
                 Err(_) => return false,
             },
             FrameKind::Records => {
@@ -390,7 +390,7 @@ impl<'a> Replay<'a> {
                 }
                 let Records { entries, lens } = &records;
                 let frame = PlacedFrame { segment, at, header, entries, lens };
-                self.ledger.take(&frame, &mut self.published.active);
+                self.history.take(&frame, &mut self.published.active);
             }
         }
         self.replayed += 1;
@@ -413,7 +413,7 @@ impl<'a> Replay<'a> {
     }
 
     fn bring_in(&mut self, through: (SegmentId, Start)) -> Result<(), StoreError> {
-        self.ledger.freeze(&mut self.published, through);
+        self.history.freeze(&mut self.published, through);
         while let Some(frozen) = self.published.frozen.pop_front() {
             let into = Into {
                 index: &*self.index,
@@ -429,7 +429,7 @@ impl<'a> Replay<'a> {
 
     fn damaged(&mut self, segment: SegmentId, from: u32, to: u32, detail: String) {
         warn!("{segment} is damaged from byte {from} to {to}: {detail}");
-        self.ledger.damaged(Damage { segment, from, to, detail, lost: Vec::new() });
+        self.history.damaged(Damage { segment, from, to, detail, lost: Vec::new() });
     }
 
     fn over(&mut self, segment: SegmentId, piece: &Piece, end: Start, group: u32, torn: bool) {
@@ -447,19 +447,19 @@ impl<'a> Replay<'a> {
     }
 
     fn finish(mut self, survey: &Survey, settler: Settler) -> Result<Recovered, StoreError> {
-        let received = self.ledger.last_received();
+        let received = self.history.last_received();
         let settled_at = survey.settled.manifest.as_ref().map_or(WallTime::EPOCH, |m| m.at);
         let last_received = Some(received.max(settled_at)).filter(|&last| last > WallTime::EPOCH);
-        self.published.streams = self.ledger.streams.iter().map(|(&id, s)| (id, s.durable)).collect();
-        self.published.catalogue = Arc::clone(&self.ledger.catalogue);
-        self.published.damage.clone_from(&self.ledger.damage);
+        self.published.streams = self.history.streams.iter().map(|(&id, s)| (id, s.durable)).collect();
+        self.published.catalogue = Arc::clone(&self.history.catalogue);
+        self.published.damage.clone_from(&self.history.damage);
         let open = self.resume(survey)?;
         let tail = Tail { open, sealed: self.last.map(|(sealed, _)| sealed) };
         Ok(Recovered {
             segments: self.segments,
             index: self.index,
             published: self.published,
-            ledger: self.ledger,
+            history: self.history,
             tail,
             mark: self.mark,
             weights: self.weights,

@@ -67,10 +67,10 @@ impl Segments {
     }
 
     /// Takes the log's segments before `segment` out of the store; their files are the caller's.
-    pub(crate) fn forget_before(&self, segment: SegmentId) -> Vec<Known> {
+    pub(crate) fn forget_before(&self, segment: SegmentId) -> Vec<(SegmentId, Known)> {
         let mut known = write(&self.known);
         let rest = known.split_off(&segment);
-        std::mem::replace(&mut *known, rest).into_values().collect()
+        std::mem::replace(&mut *known, rest).into_iter().collect()
     }
 
     /// A segment of the log.
@@ -94,13 +94,20 @@ impl Segments {
     }
 
     /// Takes the settled segments that are not `live` out of the store; their files are the caller's.
-    pub(crate) fn retain_settled(&self, live: &BTreeSet<SegmentId>) -> Vec<Known> {
-        write(&self.settled).extract_if(.., |id, _| !live.contains(id)).map(|(_, known)| known).collect()
+    pub(crate) fn retain_settled(&self, live: &BTreeSet<SegmentId>) -> Vec<(SegmentId, Known)> {
+        write(&self.settled).extract_if(.., |id, _| !live.contains(id)).collect()
     }
 
     /// Every settled segment, the oldest first.
     pub(crate) fn settled(&self) -> Vec<(SegmentId, Known)> {
         read(&self.settled).iter().map(|(id, known)| (*id, *known)).collect()
+    }
+
+    /// Segments of the log that nothing is appended to any more: every one but the last.
+    pub(crate) fn finished(&self) -> Vec<(SegmentId, Known)> {
+        let known = read(&self.known);
+        let all = known.iter().map(|(id, known)| (*id, *known));
+        all.take(known.len().saturating_sub(1)).collect()
     }
 
     /// Where the log ends.

@@ -360,6 +360,9 @@ impl Settling {
     pub(crate) fn pass(&self, shared: &Shared) -> Result<Option<SettleReport>, StoreError> {
         let renew = self.renew.swap(false, Ordering::Relaxed);
         let outcome = lock(&self.settler).settle(shared, shared.pressure(), renew);
+        if let Ok(Some(report)) = &outcome {
+            shared.bookkeeping.settled(report);
+        }
         if let Ok(done) = &outcome
             && !self.is_stopped()
             && let Err(e) = shared.index.tidy(done.is_none() && shared.queue.bytes() == 0)

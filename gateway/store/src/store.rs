@@ -7,7 +7,7 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use gateway_image::{Catalogue, Passed, RegionMap};
-use gateway_journal::{Kept, MARK_FILE, MetaRecord, RegionNo};
+use gateway_journal::{Head, Kept, LEDGER_FILE, MARK_FILE, MetaRecord, RegionNo, StoreId};
 use tap_block::{Batch, BlockNo, Clock, ExtentSet, Lsn, Position, StreamId, VolumeId, WallTime};
 use tap_disk::{DiskDir, PoolOptions, SegmentPool, ensure_dir, free_space};
 
@@ -18,6 +18,7 @@ use crate::error::{Damage, ReadError, StoreError};
 use crate::index::{FjallOpener, HealingIndex, IndexOpener};
 use crate::ingest::{IngestState, Ingester};
 use crate::keeper::Keeper;
+use crate::ledger::{Anchor, Book, Bookkeeping, FileLedger, LedgerStatus, LedgerStore};
 use crate::maps::MapCache;
 use crate::mark::{FileMark, MarkStore, SmallFile};
 use crate::points::{OpenPoint, Points};
@@ -65,6 +66,7 @@ pub(crate) struct Shared {
     pub(crate) settling: Settling,
     pub(crate) proving: Proving,
     pub(crate) scrubbing: Scrubbing,
+    pub(crate) bookkeeping: Bookkeeping,
     pub(crate) keeper: Keeper,
     pub(crate) free: FreeSpace,
     pub(crate) counters: Counters,
@@ -92,6 +94,8 @@ pub struct Parts {
     pub manifest: Box<dyn MarkStore>,
     /// What was verified, and what was found.
     pub proofs: Box<dyn MarkStore>,
+    /// The ledger.
+    pub ledger: Box<dyn LedgerStore>,
     /// Free space, for the status.
     pub free: FreeSpace,
 }
@@ -194,6 +198,7 @@ impl Store {
             mark: Box::new(FileMark::open(&dir.join(MARK_FILE))?),
             manifest: Box::new(SmallFile(dir.join(MANIFEST_FILE))),
             proofs: Box::new(SmallFile(dir.join(PROOFS_FILE))),
+            ledger: Box::new(FileLedger::open(&dir.join(LEDGER_FILE))?),
             free: free(&dir),
         };
         Self::open_on(config, clock, parts)
@@ -209,7 +214,10 @@ impl Store {
         parts: Parts,
     ) -> Result<Arc<Self>, StoreError> {
         let found = recover::recover(&config, parts.segments, &*parts.index, &*parts.mark, &*parts.manifest)?;
+        let fresh = found.segments.count() + found.segments.settled_count() == 0;
+        let book = Book::open(parts.ledger, found.mark.store, fresh)?;
         let shared = Arc::new(Shared {
+            bookkeeping: Bookkeeping::new(book),
             queue: Queue::new(config.max_queue),
             maps: Mutex::new(MapCache::new(config.map_cache)),
             age: Age::new(clock, found.last_received),
@@ -232,17 +240,19 @@ impl Store {
             counters: Counters::default(),
             failing: Mutex::default(),
         });
-        let committer = Committer::new(Arc::clone(&shared), found.ledger, found.tail)?;
+        let committer = Committer::new(Arc::clone(&shared), found.history, found.tail)?;
         let ingester = Ingester::new(Arc::clone(&shared), found.weights);
         let keeper = Arc::clone(&shared);
         let settler = Arc::clone(&shared);
         let scrubber = Arc::clone(&shared);
+        let bookkeeper = Arc::clone(&shared);
         let threads = vec![
             spawn("store-commit", move || committer.run())?,
             spawn("store-index", move || ingester.run())?,
             spawn("store-mark", move || keeper.keeper.run())?,
             spawn("store-settle", move || settler.settling.run(&settler))?,
             spawn("store-scrub", move || scrubber.scrubbing.run(&scrubber))?,
+            spawn("store-ledger", move || bookkeeper.bookkeeping.run(&bookkeeper))?,
         ];
         Ok(Arc::new(Self { shared, threads: Mutex::new(threads) }))
     }
@@ -477,6 +487,37 @@ impl Store {
         verify::repair(&self.shared, volume, block, position, (unit, offered))
     }
 
+    /// Enters into the ledger what is due; how many segments were hashed. Blocks for as long as that takes.
+    ///
+    /// # Errors
+    /// When the ledger cannot be written.
+    pub fn keep_ledger(&self) -> Result<usize, StoreError> {
+        self.shared.bookkeeping.catch_up(&self.shared)
+    }
+
+    /// What the ledger covers.
+    #[must_use]
+    pub fn ledger(&self) -> LedgerStatus {
+        self.shared.bookkeeping.status()
+    }
+
+    /// The newest entry of the ledger that somebody else keeps.
+    #[must_use]
+    pub fn anchored(&self) -> Option<Anchor> {
+        self.shared.bookkeeping.anchored()
+    }
+
+    /// `place` says which heads of ledgers it keeps, this store's among them. It is answered by and by; never blocks.
+    pub fn hear_heads(&self, place: &str, heads: &[(StoreId, Head)]) {
+        self.shared.bookkeeping.hear(place, heads);
+    }
+
+    /// The head that `place` is to be told; `None` when it has all there is, or has not said what it has. Never blocks.
+    #[must_use]
+    pub fn head_for(&self, place: &str) -> Option<(StoreId, Head)> {
+        self.shared.bookkeeping.tell(place)
+    }
+
     /// The time on the store's own clock, on which history ages.
     #[must_use]
     pub fn age(&self) -> WallTime {
@@ -530,6 +571,7 @@ impl Store {
         self.shared.queue.close();
         self.shared.settling.stop();
         self.shared.scrubbing.stop();
+        self.shared.bookkeeping.stop();
         for thread in lock(&self.threads).drain(..) {
             let _ = thread.join();
         }

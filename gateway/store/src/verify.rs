@@ -2,6 +2,7 @@
 //!
 //! ```text
 //!   log       group by group, along a trail of its own: frames, units, and does the index say the same (log.rs)
+//!   ledger    every finished segment: does it hold what it held when it was hashed (ledger.rs)
 //!   settled   every segment that lives: header, frames, units, index; the manifest and its copy (segment.rs)
 //!               └─ what is not as it was ─► which points show it (judge.rs) ─► findings, kept on the disk (proofs.rs)
 //! ```
@@ -11,11 +12,13 @@
 
 mod hidden;
 mod judge;
+mod ledger;
 mod log;
 mod proofs;
 mod repair;
 mod scrub;
 mod segment;
+mod sound;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -74,6 +77,18 @@ pub struct Finding {
 }
 
 impl Finding {
+    /// Of the store as a whole.
+    pub(crate) const fn of_store(
+        kind: FindingKind,
+        segment: SegmentId,
+        (from, to): (u32, u32),
+        detail: String,
+        found_at: WallTime,
+    ) -> Self {
+        let (volume, extent, position, points) = (None, None, None, None);
+        Self { kind, volume, extent, position, points, segment, from, to, detail, found_at, over_at: None }
+    }
+
     /// Is it about something that blocks are read without?
     const fn is_renewable(&self) -> bool {
         matches!(self.kind, FindingKind::Frame | FindingKind::Header | FindingKind::Manifest)
@@ -95,6 +110,10 @@ pub enum FindingKind {
     Index,
     /// A segment that is not there.
     Missing,
+    /// A segment whose checksums are all right, and whose content is not what was entered in the ledger.
+    Altered,
+    /// The ledger itself.
+    Ledger,
 }
 
 /// What a walk found.
@@ -166,6 +185,10 @@ struct Verifier<'a, 'w> {
     /// Bytes in what is left, as it looked last.
     left: u64,
     told_at: u64,
+    /// Segments that were compared with the ledger.
+    compared: BTreeSet<SegmentId>,
+    /// Those of them that do not hold what they held.
+    differing: BTreeSet<SegmentId>,
 }
 
 impl Shared {
@@ -202,8 +225,9 @@ fn verify(shared: &Shared, scope: Scope, watch: &mut Watch<'_>) -> (VerifyReport
         walked: BTreeSet::new(),
     };
     let listed = BTreeMap::new();
-    let mut verifier = Verifier { shared, report, listed, watch, left: 0, told_at: 0 };
-    let outcome = verifier.log().and_then(|()| verifier.settled());
+    let (compared, differing) = (BTreeSet::new(), BTreeSet::new());
+    let mut verifier = Verifier { shared, report, listed, watch, left: 0, told_at: 0, compared, differing };
+    let outcome = verifier.log().and_then(|()| verifier.settled()).and_then(|()| verifier.ledger());
     (verifier.report, outcome)
 }
 
@@ -268,9 +292,7 @@ impl Verifier<'_, '_> {
         (from, to): (u32, u32),
         detail: String,
     ) -> Finding {
-        let found_at = self.shared.age.now();
-        let (volume, extent, position, points) = (None, None, None, None);
-        Finding { kind, volume, extent, position, points, segment, from, to, detail, found_at, over_at: None }
+        Finding::of_store(kind, segment, (from, to), detail, self.shared.age.now())
     }
 }
 

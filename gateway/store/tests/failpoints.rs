@@ -79,6 +79,7 @@ impl Play {
 
     fn settle(&self) {
         while !self.steps.is_cut() && self.store.settle().unwrap().is_some() {}
+        self.store.keep_ledger().unwrap();
     }
 
     /// Everything that makes something durable: appends, seals, ingests, checkpoints, rules, settles, recycling, verification.
@@ -225,6 +226,7 @@ fn a_power_cut_at_any_step_keeps_every_kept_point() {
         "settled sync",
         "manifest store",
         "proofs store",
+        "ledger append",
     ] {
         assert!(counts.contains_key(due), "{due} was never taken: {counts:?}");
     }

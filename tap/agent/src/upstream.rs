@@ -162,7 +162,12 @@ impl Feed for Upstream {
     /// The time is the last one up to which history is whole: a lag computed from it is never too small.
     fn heartbeat(&self) -> Heartbeat {
         let (status, snapshot) = self.status();
-        Heartbeat { head: snapshot.head, at: snapshot.covered.unwrap_or(WallTime::EPOCH), status }
+        Heartbeat {
+            head: snapshot.head,
+            at: snapshot.covered.unwrap_or(WallTime::EPOCH),
+            status,
+            ledgers: None,
+        }
     }
 
     fn ask(&self, question: Question, reply: AskReply) {

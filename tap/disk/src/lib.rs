@@ -4,6 +4,7 @@
 //!   FileDevice ── a protected disk: BlockDevice over a file or block device
 //!   SegmentPool ─ SegmentFile ── the journal's and the spool's fixed-size, recycled files
 //!   small_file, SlottedFile ── state of a few kilobytes that survives a crash
+//!   AppendFile ── a small file that only grows
 //!   DirLock ── one instance per data directory
 //!   Pool ── bounded worker threads for what may block
 //! ```
@@ -11,11 +12,13 @@
 //! Architecture invariant: this is the only crate that calls fsync and fdatasync, so that every rule about
 //! durability (what an error means, when the directory needs a sync too) stands in one place, `sync.rs`.
 
+mod append_file;
 mod clock;
 mod device;
 mod dir;
 mod lock;
 mod pool;
+mod priority;
 mod raw;
 mod segment;
 mod segment_pool;
@@ -27,11 +30,13 @@ pub mod small_file;
 #[cfg(test)]
 mod testing;
 
+pub use append_file::AppendFile;
 pub use clock::RealClock;
 pub use device::{FileDevice, FileIdentity, FileOptions, OpenError};
 pub use dir::{ensure_dir, free_space};
 pub use lock::{DirLock, LockError};
 pub use pool::Pool;
+pub use priority::step_back;
 pub use segment::{DiskDir, Medium, MemoryDir, SegmentDir, SegmentFile};
 pub use segment_pool::{FileNo, PoolOptions, SegmentPool};
 pub use slotted::{Durability, SlottedFile};

@@ -1,10 +1,11 @@
 //! Checks a store offline, with a reading loop of its own.
 //!
 //! The store's recovery trusts what a sync is known to have made durable; this reads and checks everything: every
-//! header, table and stored block, the chain of frames, the order of each stream. It decodes with
-//! `gateway-journal`, but walks by itself: a mistake in the store's walk does not hide here.
+//! header, table and stored block, the chain of frames, the order of each stream, the ledger and what it says of each
+//! segment. It decodes with `gateway-journal`, but walks by itself: a mistake in the store's walk does not hide here.
 
 mod files;
+mod ledger;
 mod report;
 mod settled;
 mod walk;
@@ -14,7 +15,7 @@ use std::path::{Path, PathBuf};
 
 use thiserror::Error;
 
-pub use report::{Finding, Report, StreamReport};
+pub use report::{AnchorReport, Finding, LedgerReport, Report, StreamReport};
 
 /// Why nothing was checked.
 #[derive(Debug, Error)]
@@ -40,5 +41,8 @@ pub fn verify(dir: &Path) -> Result<Report, VerifyError> {
     let files = files::Files::find(dir)?;
     let mut walk = walk::Walk::new(&files);
     walk.run()?;
-    Ok(walk.into_report())
+    let mut report = walk.into_report();
+    ledger::check(dir, &files, &mut report);
+    report.sound = report.damage.is_empty();
+    Ok(report)
 }

@@ -23,6 +23,8 @@ pub struct Report {
     pub bytes: u64,
     /// The last write was cut off by a crash. That is no damage: nobody was told that it was done.
     pub torn_tail: bool,
+    /// What the ledger of segments says; `None`: the store has none.
+    pub ledger: Option<LedgerReport>,
     /// The streams in it.
     pub streams: Vec<StreamReport>,
     /// What is damaged.
@@ -44,6 +46,32 @@ pub struct StreamReport {
     pub runs: u64,
 }
 
+/// The ledger of segments.
+#[derive(Debug, Serialize)]
+pub struct LedgerReport {
+    /// The number of its last entry.
+    pub entries: u64,
+    /// Segments of the store that were held against it.
+    pub hashed: u64,
+    /// Segments that were recycled before they were hashed, as far as the file still says.
+    pub unhashed: u64,
+    /// Segments that were hashed with damage in them and put right since, as far as the file still says.
+    pub repaired: u64,
+    /// The newest entry of it that somebody else keeps.
+    pub anchored: Option<AnchorReport>,
+}
+
+/// An entry of the ledger that somebody else keeps.
+#[derive(Debug, Serialize)]
+pub struct AnchorReport {
+    /// Who.
+    pub place: String,
+    /// The entry's number.
+    pub entry: u64,
+    /// When it was made, where that is still known.
+    pub at: Option<String>,
+}
+
 /// Something that is damaged.
 #[derive(Debug, Serialize)]
 pub struct Finding {
@@ -57,6 +85,22 @@ pub struct Finding {
     pub to: u64,
     /// What is wrong and what it concerns.
     pub detail: String,
+}
+
+impl fmt::Display for LedgerReport {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { entries, hashed, anchored, .. } = self;
+        write!(f, "ledger: {entries} entries, {hashed} segments held against it, ")?;
+        match anchored {
+            Some(AnchorReport { place, entry, at: Some(at) }) => {
+                write!(f, "anchored up to entry {entry} of {at}, at {place}")
+            }
+            Some(AnchorReport { place, entry, at: None }) => {
+                write!(f, "anchored up to entry {entry}, at {place}")
+            }
+            None => write!(f, "not anchored: nobody else keeps its head"),
+        }
+    }
 }
 
 /// Damaged places that are written out for people; scripts get them all.
@@ -76,6 +120,9 @@ impl fmt::Display for Report {
                 f,
                 "stream {stream}: {records} records in {runs} runs, lsn:{first_lsn} to lsn:{last_lsn}"
             )?;
+        }
+        if let Some(ledger) = &self.ledger {
+            writeln!(f, "{ledger}")?;
         }
         if self.torn_tail {
             writeln!(f, "the last write was cut off by a crash; nobody was told that it was done")?;

@@ -79,6 +79,62 @@ fn a_flipped_byte_anywhere_in_what_is_used_is_found() {
     }
 }
 
+/// Enters all that is finished into the ledger.
+fn enter(dir: &Path) {
+    let mut config = StoreConfig::new(dir.to_owned());
+    (config.segment_len, config.spare_segments) = (1 << 20, 0);
+    Store::open(config, Arc::new(RealClock)).unwrap().keep_ledger().unwrap();
+}
+
+#[test]
+fn what_the_ledger_says_is_held_against_the_segments() {
+    let tmp = tempfile::tempdir().unwrap();
+    store(tmp.path(), 5);
+    enter(tmp.path());
+    let report = json(&jverify(tmp.path()));
+    let hashed = report["ledger"]["hashed"].as_u64().unwrap();
+    assert!(report["sound"] == true && hashed > 0 && report["ledger"]["anchored"].is_null(), "{report}");
+    let path = files(tmp.path()).into_iter().find(|f| segment_of(f) == Some(1)).unwrap();
+    let (at, unit) = forged(&fs::read(&path).unwrap());
+    let before = fs::read(&path).unwrap();
+    write_at(&path, at, &unit);
+    let report = json(&jverify(tmp.path()));
+    assert_eq!(report["damage"].as_array().unwrap().len(), 1, "{report}");
+    assert!(report["damage"].to_string().contains("entered in the ledger"), "{report}");
+    write_at(&path, at, &before[at as usize..at as usize + unit.len()]);
+    assert_eq!(json(&jverify(tmp.path()))["sound"], true);
+    let ledger = tmp.path().join("LEDGER");
+    let byte = fs::read(&ledger).unwrap()[150];
+    write_at(&ledger, 150, &[byte ^ 1]);
+    assert_eq!(json(&jverify(tmp.path()))["damage"][0]["file"], "LEDGER");
+}
+
+fn segment_of(path: &Path) -> Option<u32> {
+    gateway_journal::SegmentHeader::decode(&fs::read(path).unwrap()).ok().map(|h| h.segment.get())
+}
+
+/// Another content for some block, of the same length and with a right checksum; where.
+fn forged(bytes: &[u8]) -> (u64, Vec<u8>) {
+    use tap_block::BlockNo;
+    use tap_block::stored::{pack, verify};
+    for at in 4096..bytes.len() - 4108 {
+        let len = 12 + usize::from(u16::from_le_bytes([bytes[at + 10], bytes[at + 11]]));
+        let Some(unit) = bytes.get(at..at + len).filter(|_| (13..=4108).contains(&len)) else { continue };
+        let Some(block) = (0..256).map(BlockNo::new).find(|b| verify(*b, unit).is_ok()) else { continue };
+        let mut content = [0; 4096];
+        tap_block::stored::unpack(block, unit, &mut content).unwrap();
+        // A content of the same shape packs to the same length, often enough.
+        for n in 1..=255 {
+            let mut other = Vec::new();
+            pack(block, &content.map(|b| b ^ n), &mut other);
+            if other.len() == len {
+                return (at as u64, other);
+            }
+        }
+    }
+    panic!("no block to forge");
+}
+
 #[test]
 fn a_wiped_stretch_a_missing_file_and_a_bad_header_are_named() {
     let tmp = tempfile::tempdir().unwrap();
@@ -124,7 +180,7 @@ fn dump(dir: &tap_disk::MemoryDir, mark: &dyn gateway_store::MarkStore, to: &Pat
 
 #[test]
 fn what_a_power_cut_leaves_is_sound_and_what_is_struck_is_not() {
-    use gateway_store::{MarkStore, MemoryIndex, MemoryMark, Parts};
+    use gateway_store::{MarkStore, MemoryIndex, MemoryLedger, MemoryMark, Parts};
     use tap_disk::{MemoryDir, PoolOptions, SegmentPool};
     use testbed_model::Random;
 
@@ -140,6 +196,7 @@ fn what_a_power_cut_leaves_is_sound_and_what_is_struck_is_not() {
             mark: Box::new(Arc::clone(&mark)),
             manifest: Box::new(MemoryMark::default()),
             proofs: Box::new(MemoryMark::default()),
+            ledger: Box::new(MemoryLedger::default()),
             free: Box::new(|| None),
         };
         let store = Store::open_on(config, Arc::new(RealClock), parts).unwrap();

@@ -122,6 +122,9 @@ impl Session {
             self.machine.finished(number);
         }
         self.machine.durable(news.durable, news.everywhere);
+        if let Some(head) = news.ledger {
+            self.machine.ledger(head);
+        }
         if let Some(why) = news.close {
             return Err(Ended::Leave(why));
         }

@@ -140,7 +140,7 @@ impl Feed for TestFeed {
     }
 
     fn heartbeat(&self) -> Heartbeat {
-        Heartbeat { head: Lsn::ZERO, at: WallTime::EPOCH, status: status() }
+        Heartbeat { head: Lsn::ZERO, at: WallTime::EPOCH, status: status(), ledgers: None }
     }
 
     fn ask(&self, question: Question, reply: AskReply) {

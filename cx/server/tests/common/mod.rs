@@ -468,7 +468,7 @@ impl Tap {
         };
         let shared = Arc::new(TapShared {
             changed: watch::Sender::new(()),
-            heartbeat: Mutex::new(Heartbeat { head: Lsn::ZERO, at: WallTime::EPOCH, status }),
+            heartbeat: Mutex::new(Heartbeat { head: Lsn::ZERO, at: WallTime::EPOCH, status, ledgers: None }),
             asked: Mutex::default(),
             progress: Mutex::default(),
             refused: Mutex::default(),

@@ -13,8 +13,9 @@ use tap_block::{
 use super as proto;
 use crate::codec::{MAX_LOOKUP, WireError};
 use crate::message::{
-    Ack, Answer, Ask, AskCode, AskError, Goodbye, HASH_BYTES, Hashes, Heartbeat, Hello, Lookup, Message,
-    Query, QueryReply, Question, Refuse, RefuseCode, Reply, SyncProgress, TapState, TapStatus, Welcome,
+    Ack, Answer, Ask, AskCode, AskError, Goodbye, HASH_BYTES, Hashes, Heartbeat, Hello, LedgerHead, Lookup,
+    MAX_LEDGERS, Message, Query, QueryReply, Question, Refuse, RefuseCode, Reply, SyncProgress, TapState,
+    TapStatus, Welcome,
 };
 
 impl proto::Envelope {
@@ -68,7 +69,28 @@ fn heartbeat(m: proto::Heartbeat) -> Result<Heartbeat, WireError> {
         head: lsn(m.head)?,
         at: WallTime::from_nanos(m.at),
         status: status(m.status.ok_or(WireError::Missing("the status of a heartbeat"))?)?,
+        ledgers: m.ledgers.map(|l| ledger_heads(&l.heads)).transpose()?,
     })
+}
+
+fn ledger_heads(heads: &[proto::LedgerHead]) -> Result<Vec<LedgerHead>, WireError> {
+    if heads.len() > MAX_LEDGERS {
+        let value = tap_block::units::count(heads.len());
+        return Err(WireError::OutOfRange { what: "number of ledgers", value });
+    }
+    heads.iter().map(ledger_head).collect()
+}
+
+fn ledger_head(m: &proto::LedgerHead) -> Result<LedgerHead, WireError> {
+    let length = || WireError::OutOfRange {
+        what: "length of a ledger's hash",
+        value: tap_block::units::count(m.hash.len()),
+    };
+    if m.entry >= Lsn::LIMIT {
+        return Err(WireError::OutOfRange { what: "number of a ledger's entry", value: m.entry });
+    }
+    let hash = m.hash.as_ref().try_into().map_err(|_| length())?;
+    Ok(LedgerHead { store: m.store, entry: m.entry, hash, at: WallTime::from_nanos(m.at) })
 }
 
 fn status(m: proto::TapStatus) -> Result<TapStatus, WireError> {
@@ -88,7 +110,8 @@ fn progress(m: &proto::SyncProgress) -> Result<SyncProgress, WireError> {
 }
 
 fn ack(m: &proto::Ack) -> Result<Ack, WireError> {
-    Ok(Ack { batches: m.batches, durable: lsn(m.durable)?, everywhere: lsn(m.everywhere)? })
+    let ledger = m.ledger.as_ref().map(ledger_head).transpose()?;
+    Ok(Ack { batches: m.batches, durable: lsn(m.durable)?, everywhere: lsn(m.everywhere)?, ledger })
 }
 
 fn ask(m: proto::Ask) -> Result<Ask, WireError> {
@@ -110,7 +133,7 @@ fn answer(m: proto::Answer) -> Result<Answer, WireError> {
     let result = match m.outcome.ok_or(WireError::Missing("a known outcome"))? {
         proto::Outcome::Failed(e) => Err(AskError { code: ask_code(e.code), detail: e.detail }),
         proto::Outcome::Head(h) => {
-            let Heartbeat { head: lsn, at, status } = heartbeat(h)?;
+            let Heartbeat { head: lsn, at, status, .. } = heartbeat(h)?;
             Ok(Reply::Head { lsn, at, status })
         }
         proto::Outcome::Bookmarked(b) => {

@@ -2,12 +2,13 @@
 
 use std::time::Duration;
 
+use bytes::Bytes;
 use tap_block::{Consistency, Marker, SyncCause};
 
 use super as proto;
 use crate::message::{
-    Answer, Ask, AskCode, AskError, Heartbeat, Hello, Message, Query, QueryReply, Question, RefuseCode,
-    Reply, SyncProgress, TapState, TapStatus, Welcome,
+    Answer, Ask, AskCode, AskError, Heartbeat, Hello, LedgerHead, Message, Query, QueryReply, Question,
+    RefuseCode, Reply, SyncProgress, TapState, TapStatus, Welcome,
 };
 
 impl proto::Envelope {
@@ -31,6 +32,7 @@ fn body(message: &Message) -> proto::Body {
             batches: m.batches,
             durable: m.durable.get(),
             everywhere: m.everywhere.get(),
+            ledger: m.ledger.as_ref().map(ledger_head),
         }),
         Message::Ask(m) => proto::Body::Ask(ask(m)),
         Message::Answer(m) => proto::Body::Answer(answer(m)),
@@ -64,7 +66,18 @@ fn welcome(m: &Welcome) -> proto::Welcome {
 }
 
 fn heartbeat(m: &Heartbeat) -> proto::Heartbeat {
-    proto::Heartbeat { head: m.head.get(), at: m.at.nanos(), status: Some(status(&m.status)) }
+    let ledgers = m.ledgers.as_ref();
+    proto::Heartbeat {
+        head: m.head.get(),
+        at: m.at.nanos(),
+        status: Some(status(&m.status)),
+        ledgers: ledgers.map(|heads| proto::LedgerHeads { heads: heads.iter().map(ledger_head).collect() }),
+    }
+}
+
+fn ledger_head(m: &LedgerHead) -> proto::LedgerHead {
+    let hash = Bytes::copy_from_slice(&m.hash);
+    proto::LedgerHead { store: m.store, entry: m.entry, hash, at: m.at.nanos() }
 }
 
 fn status(m: &TapStatus) -> proto::TapStatus {
@@ -109,6 +122,7 @@ fn answer(m: &Answer) -> proto::Answer {
             head: lsn.get(),
             at: at.nanos(),
             status: Some(status(s)),
+            ledgers: None,
         }),
         Ok(Reply::Bookmarked { lsn, at }) => {
             proto::Outcome::Bookmarked(proto::Bookmarked { lsn: lsn.get(), at: at.nanos() })

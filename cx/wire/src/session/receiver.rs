@@ -9,8 +9,8 @@ use super::tail::{Tail, Verdict};
 use super::{KEEPALIVE, MAX_ASKS, MAX_QUERIES, SILENCE, SessionError};
 use crate::columns;
 use crate::message::{
-    Ack, Answer, Ask, AskCode, AskError, Goodbye, Heartbeat, Hello, Message, PROTOCOL, Query, QueryReply,
-    Question, Refuse, RefuseCode, Welcome,
+    Ack, Answer, Ask, AskCode, AskError, Goodbye, Heartbeat, Hello, LedgerHead, Message, PROTOCOL, Query,
+    QueryReply, Question, Refuse, RefuseCode, Welcome,
 };
 
 /// The lower end of a connection.
@@ -91,7 +91,7 @@ pub enum ReceiverEvent {
     Closed(String),
 }
 
-const NOTHING: Ack = Ack { batches: 0, durable: Lsn::ZERO, everywhere: Lsn::ZERO };
+const NOTHING: Ack = Ack { batches: 0, durable: Lsn::ZERO, everywhere: Lsn::ZERO, ledger: None };
 
 impl Receiver {
     /// A connection that was just taken.
@@ -256,6 +256,11 @@ impl Receiver {
         self.settle();
     }
 
+    /// The head of the ledger below, for the sender to keep.
+    pub const fn ledger(&mut self, head: LedgerHead) {
+        self.ack.ledger = Some(head);
+    }
+
     /// Acknowledges the batches at the front that are durable.
     fn settle(&mut self) {
         let durable = self.ack.durable;
@@ -331,8 +336,10 @@ impl Receiver {
         if !self.has_message() {
             return None;
         }
+        let ack = self.ack;
+        self.ack.ledger = None;
         (self.said, self.ack_due, self.ack_at) = (self.ack, false, now.plus(KEEPALIVE));
-        Some(Message::Ack(self.ack))
+        Some(Message::Ack(ack))
     }
 
     /// Would [`Receiver::poll_message`] give one?

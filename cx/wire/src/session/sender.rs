@@ -10,8 +10,8 @@ use super::{KEEPALIVE, MAX_ASKS, MAX_QUERIES, SILENCE, SessionError};
 use crate::codec::{MAX_ENTRIES, MAX_MESSAGE};
 use crate::columns;
 use crate::message::{
-    Ack, Answer, Ask, AskCode, AskError, Goodbye, Heartbeat, Hello, Lookup, Message, Query, QueryReply,
-    Refuse, Welcome,
+    Ack, Answer, Ask, AskCode, AskError, Goodbye, Heartbeat, Hello, LedgerHead, Lookup, Message, Query,
+    QueryReply, Refuse, Welcome,
 };
 
 /// The upper end of a connection.
@@ -54,6 +54,8 @@ pub enum SenderEvent {
         /// The last record durable at every gateway.
         everywhere: Lsn,
     },
+    /// The head of the receiver's ledger, to be kept for it.
+    Ledger(LedgerHead),
     /// A question to answer with [`Sender::answer`].
     Asked(Ask),
     /// The answer to a [`Sender::query`].
@@ -66,7 +68,7 @@ pub enum SenderEvent {
     Lost(String),
 }
 
-const NOTHING: Ack = Ack { batches: 0, durable: Lsn::ZERO, everywhere: Lsn::ZERO };
+const NOTHING: Ack = Ack { batches: 0, durable: Lsn::ZERO, everywhere: Lsn::ZERO, ledger: None };
 
 impl Sender {
     /// A connection that was just made.
@@ -135,7 +137,11 @@ impl Sender {
             batches: ack.batches,
             durable: before.durable.max(ack.durable),
             everywhere: before.everywhere.max(ack.everywhere),
+            ledger: None,
         };
+        if let Some(head) = ack.ledger {
+            self.events.push_back(SenderEvent::Ledger(head));
+        }
         if self.acked != before {
             let Ack { durable, everywhere, .. } = self.acked;
             self.events.push_back(SenderEvent::Acked { batches, durable, everywhere });

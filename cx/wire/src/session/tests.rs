@@ -323,7 +323,7 @@ fn sender(credit: u64) -> Sender {
 }
 
 fn ack(batches: u64, durable: u64) -> Message {
-    Message::Ack(Ack { batches, durable: lsn(durable), everywhere: Lsn::ZERO })
+    Message::Ack(Ack { batches, durable: lsn(durable), everywhere: Lsn::ZERO, ledger: None })
 }
 
 #[test]
@@ -375,7 +375,8 @@ fn heartbeats_are_due_each_second_and_do_not_pile_up() {
         baselines: 0,
         resynced_bytes: 0,
     };
-    let heartbeat = |n| Heartbeat { head: lsn(n), at: WallTime::EPOCH, status: status.clone() };
+    let heartbeat =
+        |n| Heartbeat { head: lsn(n), at: WallTime::EPOCH, status: status.clone(), ledgers: None };
     let mut s = sender(1);
     for n in 0..3 {
         let now = START.plus(KEEPALIVE * n);
@@ -422,4 +423,21 @@ fn both_ends_can_leave() {
     r.leave("done");
     s.handle_message(r.poll_message(START).unwrap(), START).unwrap();
     assert!(matches!(s.poll_event(), Some(SenderEvent::Lost(why)) if why.contains("done")));
+}
+
+#[test]
+fn the_head_of_a_ledger_is_told_once_and_counts_for_no_batch() {
+    let head = LedgerHead { store: 1, entry: 2, hash: [3; 32], at: WallTime::EPOCH };
+    let mut below = receiver(0);
+    while below.poll_message(START).is_some() {}
+    below.ledger(head);
+    assert!(below.has_message());
+    let Some(Message::Ack(ack)) = below.poll_message(START) else { panic!("no acknowledgement") };
+    assert_eq!((ack.ledger, ack.batches), (Some(head), 0));
+    assert!(!below.has_message(), "once");
+    let mut above = sender(1);
+    while above.poll_event().is_some() {}
+    above.handle_message(Message::Ack(ack), START).unwrap();
+    assert_eq!(above.poll_event(), Some(SenderEvent::Ledger(head)));
+    assert_eq!(above.poll_event(), None);
 }

@@ -10,14 +10,14 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use cx_api::{
-    BookmarkCreate, Code, ImageClone, ImageCommit, ImageCreate, ImageView, JobState, JobView, RepairCreate,
-    VolumeState, VolumeView,
+    BookmarkCreate, Code, FindingKind, ImageClone, ImageCommit, ImageCreate, ImageView, JobState, JobView,
+    RepairCreate, VerificationView, VolumeState, VolumeView,
 };
 use cx_link::{Address, Hub, UplinkHandle};
 use cx_wire::{AskCode, Hashes, Lookup, RefuseCode};
 use gateway_front::ListenAddress;
 use gateway_image::Point;
-use gateway_server::http::{Control, ImageKey};
+use gateway_server::http::{Control, ImageKey, Points};
 use gateway_server::{Gateway, GatewayConfig, GatewayHandle, StartError};
 use gateway_store::StoreConfig;
 use nbd::client::{NbdClient, handshake};
@@ -185,6 +185,52 @@ async fn every_sound_point_opens_over_nbd_as_the_oracle_replays() {
         );
         site = site.restarted().await;
     }
+}
+
+/// Small segments, each entered at once.
+fn bookish(dir: &Path, hub: &Hub) -> GatewayConfig {
+    let plain = config(dir, hub);
+    let each = Some(Duration::from_millis(10));
+    GatewayConfig { store: StoreConfig { segment_len: 256 << 10, ledger_each: each, ..plain.store }, ..plain }
+}
+
+/// What is known of the volume's soundness, once it is as wanted.
+async fn found(gateway: &Arc<Gateway>, wanted: impl Fn(&VerificationView) -> bool) -> VerificationView {
+    let start = Instant::now();
+    loop {
+        let view = gateway.verification(name("web01"), Points::default()).await.unwrap();
+        if wanted(&view) {
+            return view;
+        }
+        assert!(start.elapsed() < LIMIT, "not in time: {view:?}");
+        tokio::task::yield_now().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_ledger_is_anchored_above_and_one_that_was_taken_away_is_found() {
+    let (tmp, hub) = (tempfile::tempdir().unwrap(), Hub::new());
+    let handle = Gateway::start(bookish(tmp.path(), &hub)).await.unwrap();
+    let site = Site { tmp, hub, handle };
+    let tap = Tap::new(21);
+    tap.play(|w| w.history(300));
+    let _link = tap.connect(&site.hub, "web01");
+    site.settled("web01").await;
+    let view = found(site.gateway(), |_| true).await;
+    assert!(tap.kept().is_none() && view.anchored.is_none(), "a sender that keeps none is told none");
+    tap.keep_heads();
+    let view = found(site.gateway(), |view| view.anchored.is_some()).await;
+    let (anchored, before) = (view.anchored.unwrap(), tap.kept().unwrap());
+    assert!(anchored.place == "cx" && anchored.entry <= before.entry && anchored.entry > 1, "{anchored:?}");
+    assert_eq!(view.open + view.over, 0);
+    site.handle.stop(GRACE).await;
+    std::fs::remove_file(site.tmp.path().join("data/store/LEDGER")).unwrap();
+    let handle = Gateway::start(bookish(site.tmp.path(), &site.hub)).await.unwrap();
+    let told = || tap.kept().is_some_and(|kept| kept.entry > before.entry);
+    let view = found(handle.gateway(), |view| view.over > 0 && told()).await;
+    assert_eq!(view.findings[0].kind, FindingKind::Ledger);
+    assert!(view.findings[0].detail.contains("cx keeps"), "{:?}", view.findings);
+    handle.stop(GRACE).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

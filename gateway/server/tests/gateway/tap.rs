@@ -5,7 +5,8 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use bytes::Bytes;
 use cx_link::{Address, AskReply, Backoff, Feed, Hub, Uplink, UplinkConfig, UplinkHandle};
 use cx_wire::{
-    AskCode, AskError, Heartbeat, Hello, PROTOCOL, Question, Refuse, Reply, TapState, TapStatus, Welcome,
+    AskCode, AskError, Heartbeat, Hello, LedgerHead, PROTOCOL, Question, Refuse, Reply, TapState, TapStatus,
+    Welcome,
 };
 use tap_block::stored::{UNIT, pack};
 use tap_block::units::index;
@@ -27,6 +28,8 @@ struct State {
     resync_from: Option<Lsn>,
     first_lsn: Lsn,
     at: WallTime,
+    /// What it keeps of ledgers; `None`: it keeps none for anybody.
+    kept: Option<Vec<LedgerHead>>,
 }
 
 impl Tap {
@@ -41,6 +44,7 @@ impl Tap {
                 resync_from: None,
                 first_lsn: Lsn::ZERO.next(),
                 at: WallTime::EPOCH,
+                kept: None,
             }),
             changed: Notify::new(),
         };
@@ -78,6 +82,16 @@ impl Tap {
 
     pub(crate) fn refused(&self) -> Option<Refuse> {
         self.lock().refused.clone()
+    }
+
+    /// From here on it keeps the heads of ledgers.
+    pub(crate) fn keep_heads(&self) {
+        self.lock().kept.get_or_insert_default();
+    }
+
+    /// The head that it keeps.
+    pub(crate) fn kept(&self) -> Option<LedgerHead> {
+        self.lock().kept.as_ref()?.first().copied()
     }
 
     /// From where it was asked to copy everything again.
@@ -172,7 +186,12 @@ impl Feed for Tap {
 
     fn heartbeat(&self) -> Heartbeat {
         let state = self.lock();
-        Heartbeat { head: state.workload.next_lsn().previous(), at: state.at, status: state.status() }
+        let head = state.workload.next_lsn().previous();
+        Heartbeat { head, at: state.at, status: state.status(), ledgers: state.kept.clone() }
+    }
+
+    fn ledger(&self, head: LedgerHead) {
+        self.lock().kept = Some(vec![head]);
     }
 
     fn ask(&self, question: Question, reply: AskReply) {

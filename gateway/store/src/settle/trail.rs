@@ -1,4 +1,4 @@
-//! What was known where the log goes on: the ledger of everything that is settled, which follows behind the one of the
+//! What was known where the log goes on: the history of everything that is settled, which follows behind the one of the
 //! commit thread, fed with the same frames by the same code.
 
 use std::collections::BTreeMap;
@@ -17,8 +17,8 @@ use tap_disk::SegmentFile;
 
 use crate::chunks::ChunkReader;
 use crate::error::{Damage, StoreError};
+use crate::history::{History, PlacedFrame};
 use crate::index::{IndexError, IndexStore as _, Table, keys};
-use crate::ledger::{Ledger, PlacedFrame};
 use crate::state::{self, IndexState};
 use crate::store::Shared;
 use crate::tail::Group;
@@ -26,7 +26,7 @@ use crate::tail::Group;
 /// See the module.
 #[derive(Debug, Clone)]
 pub(crate) struct Trail {
-    ledger: Ledger,
+    history: History,
     at: Option<(SegmentId, Start)>,
     group: GroupNo,
 }
@@ -70,24 +70,24 @@ impl Default for Trail {
 impl Trail {
     /// Behind what a manifest settled; `None`: nothing is settled yet.
     pub(crate) fn new(store: StoreId, known: Option<IndexState>) -> Self {
-        let mut ledger = Ledger::new(store);
-        let Some(known) = known else { return Self { ledger, at: None, group: GroupNo::new(0) } };
+        let mut history = History::new(store);
+        let Some(known) = known else { return Self { history, at: None, group: GroupNo::new(0) } };
         let (at, group) = (Some(known.through), known.group);
-        ledger.restore(known);
-        Self { ledger, at, group }
+        history.restore(known);
+        Self { history, at, group }
     }
 
     pub(crate) const fn store(&self) -> StoreId {
-        self.ledger.store
+        self.history.store
     }
 
     pub(super) fn catalogue(&self) -> &Catalogue {
-        &self.ledger.catalogue
+        &self.history.catalogue
     }
 
     /// The last record of a stream.
     pub(super) fn last(&self, stream: StreamId) -> Option<Lsn> {
-        self.ledger.streams.get(&stream).map(|s| s.durable.lsn)
+        self.history.streams.get(&stream).map(|s| s.durable.lsn)
     }
 
     /// Where the log goes on.
@@ -101,7 +101,7 @@ impl Trail {
 
     /// For the manifest.
     pub(super) fn encode(&self) -> Vec<u8> {
-        state::encode(&self.ledger.frozen(Group::new(self.group), self.at()))
+        state::encode(&self.history.frozen(Group::new(self.group), self.at()))
     }
 
     /// Nothing is passed.
@@ -111,7 +111,7 @@ impl Trail {
 
     /// Damage that the log has shown so far, with what it cost.
     pub(crate) fn damage(&self) -> &[Damage] {
-        &self.ledger.damage
+        &self.history.damage
     }
 
     /// Follows the log to the end of a group, telling what it meets.
@@ -142,7 +142,7 @@ impl Trail {
             (segment, start) = (next, Start::of_segment(None));
         }
         (self.at, self.group) = (Some(last), group);
-        self.ledger.begin_rows();
+        self.history.begin_rows();
         Ok(window)
     }
 
@@ -156,7 +156,7 @@ impl Trail {
         let known = crate::sync::read(&shared.published).damage.clone();
         for damage in known.into_iter().filter(|d| gone.contains(&d.segment)) {
             tell(Met::Damage(&damage))?;
-            self.ledger.damaged(Damage { lost: Vec::new(), ..damage });
+            self.history.damaged(Damage { lost: Vec::new(), ..damage });
         }
         Ok(())
     }
@@ -176,7 +176,7 @@ impl Trail {
             return Ok(());
         }
         let expected = Expected {
-            store: self.ledger.store,
+            store: self.history.store,
             segment,
             length: u32::try_from(file.len()).unwrap_or(u32::MAX),
             from,
@@ -194,7 +194,7 @@ impl Trail {
                 Some(Found::Damage { from, to, why }) => {
                     let damage = Damage { segment, from, to, detail: why.to_string(), lost: Vec::new() };
                     tell(Met::Damage(&damage))?;
-                    self.ledger.damaged(damage);
+                    self.history.damaged(damage);
                 }
                 Some(Found::Over { .. }) | None => {}
             }
@@ -216,7 +216,7 @@ impl Trail {
         match header.kind {
             FrameKind::Meta => {
                 tell(Met::Frame(passed, None))?;
-                self.ledger.take_meta(header, &decode_meta(header, table).map_err(bad)?);
+                self.history.take_meta(header, &decode_meta(header, table).map_err(bad)?);
             }
             FrameKind::Records => {
                 let records = decode_records(header, table).map_err(bad)?;
@@ -224,7 +224,7 @@ impl Trail {
                 let last = self.last(header.stream).unwrap_or_default();
                 let Records { entries, lens } = &records;
                 let frame = PlacedFrame { segment, at, header, entries, lens };
-                self.ledger.take(&frame, &mut window.versions);
+                self.history.take(&frame, &mut window.versions);
                 let fresh = entries.iter().filter(|e| !e.position.is_copy() && e.position.lsn() > last);
                 window.points.entry(header.stream).or_default().extend(fresh.map(|e| KeptPoint {
                     lsn: e.position.lsn(),
@@ -272,7 +272,7 @@ fn is_indexed(shared: &Shared, damage: &Damage) -> Result<bool, IndexError> {
     Ok(found)
 }
 
-impl Ledger {
+impl History {
     /// Everything that `known` says.
     pub(crate) fn restore(&mut self, known: IndexState) {
         self.catalogue = Arc::new(known.catalogue);

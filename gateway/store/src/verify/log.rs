@@ -45,7 +45,7 @@ impl Verifier<'_, '_> {
                 rest = behind;
                 continue;
             }
-            let before = trail.group();
+            let (before, from) = (trail.group(), trail.at().0);
             let read = self.group(&mut trail, due);
             let layout = self.layout();
             if layout.group > before && !matches!(read, Err(StoreError::Cancelled)) {
@@ -62,6 +62,7 @@ impl Verifier<'_, '_> {
                 step.findings.extend(findings);
             }
             self.accept(step)?;
+            self.compare_log(from, due.info.through.0);
             rest = behind;
         }
         let findings = trail.damage().iter().flat_map(|d| self.lost(d)).collect();

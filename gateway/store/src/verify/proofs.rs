@@ -83,8 +83,13 @@ impl Proving {
     /// What a walk found that did not come to its end.
     pub(super) fn add(&self, report: &VerifyReport) {
         if !report.findings.is_empty() {
-            self.change(|proofs| proofs.add(report));
+            self.change(|proofs| proofs.add(&report.findings));
         }
+    }
+
+    /// Something that no walk came past.
+    pub(crate) fn note(&self, finding: Finding) {
+        self.change(|proofs| proofs.add(&[finding]));
     }
 
     /// What is over need not be listed any more.
@@ -135,7 +140,7 @@ impl Proofs {
                 old.over_at = Some(now);
             }
         }
-        self.add(report);
+        self.add(&report.findings);
         let scope = report.scope;
         self.unlisted.retain(|of, _| !of.map_or(scope.volume.is_none(), |of| scope.has(of)));
         self.unlisted.extend(report.unlisted.iter().map(|(of, n)| (*of, *n)));
@@ -156,14 +161,14 @@ impl Proofs {
     }
 
     /// What was found is known from here on, as it was found last; what was put right since is not.
-    fn add(&mut self, report: &VerifyReport) {
+    fn add(&mut self, findings: &[Finding]) {
         let mut known: BTreeMap<Key, usize> = BTreeMap::new();
         let mut listed: BTreeMap<Option<VolumeId>, usize> = BTreeMap::new();
         for (n, old) in self.findings.iter().enumerate() {
             known.insert(old.key(), n);
             *listed.entry(old.volume).or_default() += 1;
         }
-        for found in &report.findings {
+        for found in findings {
             match known.get(&found.key()).and_then(|n| self.findings.get_mut(*n)) {
                 Some(old) if old.over_at.is_some_and(|over| over >= found.found_at) => {}
                 Some(old) => *old = Finding { found_at: old.found_at, ..found.clone() },
@@ -187,6 +192,8 @@ fn is_answered(old: &Finding, report: &VerifyReport) -> bool {
     let scope = report.scope;
     let looked = match old.volume {
         Some(volume) => scope.has(volume),
+        // Every walk looks at the whole ledger.
+        None if old.kind == FindingKind::Ledger => true,
         None => scope.volume.is_none() || report.walked.contains(&old.segment),
     };
     let reached = scope.to.is_none_or(|to| old.points.is_some_and(|(first, _)| first <= to));
@@ -295,13 +302,15 @@ impl Proofs {
     }
 }
 
-const KINDS: [FindingKind; 6] = [
+const KINDS: [FindingKind; 8] = [
     FindingKind::Block,
     FindingKind::Frame,
     FindingKind::Header,
     FindingKind::Manifest,
     FindingKind::Index,
     FindingKind::Missing,
+    FindingKind::Altered,
+    FindingKind::Ledger,
 ];
 
 fn finding_out(f: &Finding) -> PFinding {

@@ -84,10 +84,14 @@ pub(crate) fn repair(
         if sound(&file, block, at)?.is_ok() {
             continue;
         }
+        check_length(unit, at)?;
         if offered == Offered::Content && !is_what_stood(&file, at, unit) {
             return Err(StoreError::Invalid("the disk holds another version of the block by now".to_owned()));
         }
-        put(&file, block, at, unit)?;
+        shared.bookkeeping.before_repair(shared, &file, at, unit)?;
+        let put = put(&file, block, at, unit);
+        shared.bookkeeping.after_repair();
+        put?;
         repaired += 1;
     }
     shared.proving.repaired(volume, block, position, shared.age.now());
@@ -132,11 +136,15 @@ fn is_what_stood(file: &SegmentFile, at: Location, unit: &[u8]) -> bool {
     }
 }
 
-fn put(file: &Arc<SegmentFile>, block: BlockNo, at: Location, unit: &[u8]) -> Result<(), StoreError> {
-    if unit.len() != usize::from(at.len) {
-        let text = format!("the block offered has another stored form: {} bytes, not {}", unit.len(), at.len);
-        return Err(StoreError::Invalid(text));
+fn check_length(unit: &[u8], at: Location) -> Result<(), StoreError> {
+    if unit.len() == usize::from(at.len) {
+        return Ok(());
     }
+    let text = format!("the block offered has another stored form: {} bytes, not {}", unit.len(), at.len);
+    Err(StoreError::Invalid(text))
+}
+
+fn put(file: &Arc<SegmentFile>, block: BlockNo, at: Location, unit: &[u8]) -> Result<(), StoreError> {
     file.write_at(u64::from(at.offset), &[IoSlice::new(unit)])?;
     file.sync()?;
     file.drop_cache()?;

@@ -5,7 +5,7 @@ use std::sync::mpsc::channel;
 use std::time::Duration;
 
 use gateway_journal::{MetaRecord, RetentionPolicy, Tier, WhenFull};
-use gateway_store::{MarkStore, MemoryMark, Store, StoreError};
+use gateway_store::{LedgerStore, MarkStore, MemoryLedger, MemoryMark, Store, StoreError};
 use tap_block::{Batch, Lsn, VolumeId};
 use testbed_model::{Oracle, Random, Workload};
 
@@ -165,10 +165,13 @@ pub fn check(store: &Store, oracle: &Oracle, volume: VolumeId, step: usize) -> V
 
 /// What a power cut now leaves: of what was not synced, some pages. The index is never younger than the segments.
 pub fn cut(disk: &Disk, random: &mut Random) -> Disk {
+    // First: what it says of a segment was on the disk when it was entered.
+    let ledger = MemoryLedger::holding(disk.ledger.load().unwrap());
     let (index, mark) = (disk.index.snapshot(), Arc::new(MemoryMark::holding(disk.mark.load())));
     let manifest = Arc::new(MemoryMark::holding(disk.manifest.load()));
     let odds = 1 + random.below(4);
     let dir = disk.dir.after_power_cut(|_, _| random.one_in(odds));
     let proofs = Arc::new(MemoryMark::holding(disk.proofs.load()));
-    Disk { dir, index, mark, manifest, proofs, clock: Arc::clone(&disk.clock), config: disk.config.clone() }
+    let (clock, config) = (Arc::clone(&disk.clock), disk.config.clone());
+    Disk { dir, index, mark, manifest, proofs, ledger, clock, config }
 }

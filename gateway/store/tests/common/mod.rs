@@ -19,7 +19,9 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use gateway_journal::RegionNo;
-use gateway_store::{MemoryIndex, MemoryMark, Parts, ReadMode, Store, StoreConfig, StoreError, UnitRead};
+use gateway_store::{
+    MemoryIndex, MemoryLedger, MemoryMark, Parts, ReadMode, Store, StoreConfig, StoreError, UnitRead,
+};
 use tap_block::stored::UNIT;
 use tap_block::{Batch, Clock, Lsn, Monotonic, VolumeId, WallTime};
 use tap_disk::{MemoryDir, PoolOptions, SegmentPool};
@@ -68,6 +70,7 @@ pub struct Disk {
     pub mark: Arc<MemoryMark>,
     pub manifest: Arc<MemoryMark>,
     pub proofs: Arc<MemoryMark>,
+    pub ledger: MemoryLedger,
     pub clock: Arc<dyn Clock>,
     pub config: StoreConfig,
 }
@@ -82,12 +85,14 @@ impl Disk {
         config.spare_segments = 0;
         config.settle_each = None;
         config.scrub_rate = None;
+        config.ledger_each = None;
         config.settle_reserve = 0;
         // Settled history is gone through in many passes.
         config.settle_at_once = 32 << 10;
         let clock = Arc::new(StepClock::default());
         let (mark, manifest, proofs) = (Arc::default(), Arc::default(), Arc::default());
-        Self { dir: MemoryDir::new(), index: MemoryIndex::new(), mark, manifest, proofs, clock, config }
+        let (dir, index, ledger) = (MemoryDir::new(), MemoryIndex::new(), MemoryLedger::default());
+        Self { dir, index, mark, manifest, proofs, ledger, clock, config }
     }
 
     pub fn pool(&self) -> SegmentPool {
@@ -106,6 +111,7 @@ impl Disk {
             mark: Box::new(Arc::clone(&self.mark)),
             manifest: Box::new(Arc::clone(&self.manifest)),
             proofs: Box::new(Arc::clone(&self.proofs)),
+            ledger: Box::new(self.ledger.clone()),
             free: Box::new(|| None),
         };
         Store::open_on(self.config.clone(), Arc::clone(&self.clock), parts)

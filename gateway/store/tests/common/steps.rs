@@ -6,7 +6,9 @@ use std::io::{self, IoSlice};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard};
 
-use gateway_store::{IndexError, IndexOpener, IndexStore, MarkStore, Parts, Row, Table};
+use gateway_store::{
+    IndexError, IndexOpener, IndexStore, LedgerStore, MarkStore, MemoryLedger, Parts, Row, Table,
+};
 use tap_disk::{FileNo, Medium, PoolOptions, SegmentDir, SegmentFile, SegmentPool};
 
 use super::Disk;
@@ -69,6 +71,7 @@ pub fn parts(disk: &Disk, steps: &Arc<Steps>) -> Parts {
         mark: mark("mark", &disk.mark),
         manifest: mark("manifest", &disk.manifest),
         proofs: mark("proofs", &disk.proofs),
+        ledger: Box::new(Ledger { ledger: disk.ledger.clone(), steps: Arc::clone(steps) }),
         free: Box::new(|| None),
     }
 }
@@ -156,6 +159,32 @@ impl MarkStore for Mark {
     fn store(&self, bytes: &[u8]) -> io::Result<()> {
         let _step = self.steps.at(&format!("{} store", self.what));
         self.mark.store(bytes)
+    }
+}
+
+struct Ledger {
+    ledger: MemoryLedger,
+    steps: Arc<Steps>,
+}
+
+impl LedgerStore for Ledger {
+    fn load(&self) -> io::Result<Vec<u8>> {
+        self.ledger.load()
+    }
+
+    fn append(&self, bytes: &[u8]) -> io::Result<()> {
+        let _step = self.steps.at("ledger append");
+        self.ledger.append(bytes)
+    }
+
+    fn cut(&self, end: u64) -> io::Result<()> {
+        let _step = self.steps.at("ledger cut");
+        self.ledger.cut(end)
+    }
+
+    fn replace(&self, bytes: &[u8]) -> io::Result<()> {
+        let _step = self.steps.at("ledger replace");
+        self.ledger.replace(bytes)
     }
 }
 

@@ -141,6 +141,15 @@ fn damaged(found: &VerificationView) -> Failure {
         return Failure::new(ExitStatus::Error, format!("{over} findings of {} are over", found.volume))
             .fix("say --acknowledge when you have read of them");
     }
+    let doubted = |f: &&FindingView| matches!(f.kind, FindingKind::Altered | FindingKind::Ledger);
+    if found.findings.iter().filter(|f| f.over.is_none()).all(|f| doubted(&f)) {
+        let text = format!("{} may not be what was written: {open} findings", found.volume);
+        return Failure::new(ExitStatus::Error, text)
+            .because("the ledger and what is stored contradict each other; no read is refused for it")
+            .fix(
+                "compare with another gateway's history, and find out who could write to this gateway's disk",
+            );
+    }
     Failure::new(ExitStatus::Error, format!("{} is damaged: {open} findings", found.volume))
         .because("their reads are refused; the source holds them no more, or cannot be asked; all other points and blocks are sound")
         .fix("say --repair-from URL if another gateway has the volume, or copy the disk anew")
@@ -151,9 +160,14 @@ fn summary(found: &VerificationView) -> String {
         || "never".to_owned(),
         |proof| format!("{}, up to lsn:{} of {}", proof.checked, proof.lsn.get(), proof.time),
     );
+    let anchored = found.anchored.as_ref().map_or_else(
+        || "not anchored: nobody else keeps its head".to_owned(),
+        |a| format!("anchored up to entry {} of {}, at {}", a.entry, a.time, a.place),
+    );
     let head = output::fields(&[
         ("volume", found.volume.to_string()),
         ("all of it verified", verified),
+        ("ledger", anchored),
         ("damaged", found.open.to_string()),
         ("over", found.over.to_string()),
     ]);
@@ -222,6 +236,7 @@ mod tests {
         for part in ["block   4096..8192", "lsn:42", "lsn:77", "2026-11-22T10:00:05Z", "segment 5 0..4096"] {
             assert!(text.contains(part), "{part} is missing in\n{text}");
         }
+        assert!(text.contains("anchored up to entry 812 of 2026-11-22T10:58:00Z, at cx"), "{text}");
         let sound = VerificationView { findings: Vec::new(), open: 0, over: 0, ..golden() };
         assert!(summary(&sound).ends_with("sound\n"));
     }
@@ -242,5 +257,10 @@ mod tests {
         assert_eq!(could_not(Failure::new(ExitStatus::Error, "x")).exit, ExitStatus::Internal);
         assert_eq!(could_not(Failure::new(ExitStatus::Unreachable, "x")).exit, ExitStatus::Unreachable);
         assert_eq!(damaged(&golden()).exit, ExitStatus::Error);
+        let mut forged = golden();
+        forged.findings.truncate(1);
+        forged.findings[0].kind = FindingKind::Altered;
+        assert!(damaged(&forged).lines().contains("may not be what was written"));
+        assert!(damaged(&golden()).lines().contains("is damaged"));
     }
 }

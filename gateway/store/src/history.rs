@@ -1,0 +1,249 @@
+//! Taking frames in, in the order of the journal: the one place where a durable frame becomes history.
+//!
+//! The commit thread owns it, recovery feeds it the same way; so what is rebuilt is what was.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use gateway_image::{Catalogue, Origin, Passed};
+use gateway_journal::meta::OWN_STREAM;
+use gateway_journal::table::placed;
+use gateway_journal::{FrameHeader, MetaRecord, SegmentId, Start, StoreId, versions_of};
+use tap_block::stored::StoredLen;
+use tap_block::{Action, Batch, Entry, Lsn, Marker, StreamId, SyncCause, WallTime};
+
+use crate::error::{Damage, StoreError};
+use crate::tail::{Durable, Frozen, Group, Published, StreamState};
+use crate::times::TimeRow;
+
+/// See the module.
+#[derive(Debug, Clone)]
+pub(crate) struct History {
+    pub(crate) store: StoreId,
+    pub(crate) catalogue: Arc<Catalogue>,
+    pub(crate) streams: HashMap<StreamId, StreamState>,
+    pub(crate) damage: Vec<Damage>,
+    /// Damage after which not all streams have shown yet whether they lost something: index into `damage`,
+    /// and the streams that have.
+    suspect: Option<(usize, Vec<StreamId>)>,
+    received: WallTime,
+}
+
+/// A frame of a tap's records and where it lies.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct PlacedFrame<'a> {
+    pub(crate) segment: SegmentId,
+    pub(crate) at: u32,
+    pub(crate) header: &'a FrameHeader,
+    pub(crate) entries: &'a [Entry],
+    pub(crate) lens: &'a [StoredLen],
+}
+
+impl History {
+    /// Nothing has happened yet.
+    pub(crate) fn new(store: StoreId) -> Self {
+        Self {
+            store,
+            catalogue: Arc::default(),
+            streams: HashMap::new(),
+            damage: Vec::new(),
+            suspect: None,
+            received: WallTime::EPOCH,
+        }
+    }
+
+    /// The LSN due in a stream.
+    pub(crate) fn due(&self, stream: StreamId) -> Lsn {
+        self.streams.get(&stream).map_or(Lsn::ZERO.next(), |s| s.durable.lsn.next())
+    }
+
+    /// May `batch` follow when `due` is due? Returns what is due after it.
+    pub(crate) fn admit(batch: &Batch, due: Lsn, known: bool) -> Result<Lsn, StoreError> {
+        if batch.stream == OWN_STREAM {
+            return Err(StoreError::Invalid("the stream number 0 is the gateway's own".into()));
+        }
+        let Some(first) = batch.entries.iter().find(|e| !e.position.is_copy()) else {
+            let known = known || batch.entries.is_empty();
+            return if known { Ok(due) } else { Err(sequence(due, batch)) };
+        };
+        let jumps = first.position.lsn() > due && explains_jump(first);
+        // A volume is known by the run that names it: what comes before could never be shown.
+        if (first.position.lsn() != due && !jumps) || (!known && !starts_run(first)) {
+            return Err(sequence(due, batch));
+        }
+        Ok(batch.last_lsn().map_or(due, Lsn::next))
+    }
+
+    /// A time for a frame received now: never earlier than the one before.
+    pub(crate) fn received(&mut self, now: WallTime) -> WallTime {
+        self.received = self.received.max(now);
+        self.received
+    }
+
+    /// The time of the last frame.
+    pub(crate) const fn last_received(&self) -> WallTime {
+        self.received
+    }
+
+    /// Bytes of the journal are damaged: what is missing shows in the frames that follow.
+    pub(crate) fn damaged(&mut self, damage: Damage) {
+        self.suspect = Some((self.damage.len(), Vec::new()));
+        self.damage.push(damage);
+    }
+
+    /// Takes a frame of a tap's records in; says whether the catalogue changed.
+    pub(crate) fn take(&mut self, frame: &PlacedFrame<'_>, into: &mut Group) -> bool {
+        let header = frame.header;
+        self.received = self.received.max(header.received_at);
+        into.begun.get_or_insert(self.received);
+        into.grow(header.span);
+        self.note_losses(frame);
+        let mut state = self.streams.get(&header.stream).copied();
+        let mut rows = RowMaker::new(frame, state);
+        let mut changed = false;
+        for (entry, lens, units) in placed(frame.entries, frame.lens, header.body_at(frame.at)) {
+            let lsn = entry.position.lsn();
+            if !entry.position.is_copy() && state.is_some_and(|s| lsn <= s.durable.lsn) {
+                continue; // Delivered twice around a failed sync: the first is as good.
+            }
+            if let Some((volume, _)) = entry.action.changes() {
+                into.reach(volume, entry.position);
+                versions_of(&entry.action, entry.position, lens, (frame.segment, units), |region, v| {
+                    into.push(volume, region, v);
+                });
+            } else {
+                changed |= self.apply(header, state.as_ref(), entry);
+            }
+            if !entry.position.is_copy() {
+                // Within a run time never goes back; a new run may find the clock set back.
+                let same_run = state.filter(|s| s.durable.run == header.run);
+                let latest = same_run.map_or(entry.captured_at, |s| s.latest.max(entry.captured_at));
+                rows.record(lsn, latest);
+                let durable = Durable { lsn, run: header.run, epoch: header.epoch, at: entry.captured_at };
+                state = Some(StreamState { durable, latest, row: rows.row });
+            }
+        }
+        if let Some(state) = state {
+            self.streams.insert(header.stream, state);
+        }
+        into.rows.extend(rows.made.map(|row| (header.stream, row)));
+        changed
+    }
+
+    fn apply(&mut self, header: &FrameHeader, state: Option<&StreamState>, entry: &Entry) -> bool {
+        let previous = state.map(|s| Passed { lsn: s.durable.lsn, at: s.durable.at });
+        let origin = Origin { stream: header.stream, run: header.run, epoch: header.epoch, previous };
+        Catalogue::concerns(&entry.action) && Arc::make_mut(&mut self.catalogue).apply(&origin, entry)
+    }
+
+    /// Takes a frame of the gateway's own records in.
+    pub(crate) fn take_meta(&mut self, header: &FrameHeader, records: &[MetaRecord]) {
+        self.received = self.received.max(header.received_at);
+        for record in records {
+            Arc::make_mut(&mut self.catalogue).apply_meta(record);
+        }
+        let last = header.first_lsn.plus(u64::from(header.entries)).previous();
+        let durable = Durable { lsn: last, run: header.run, epoch: header.epoch, at: header.received_at };
+        let state = StreamState { durable, latest: header.received_at, row: (header.received_at, 0) };
+        self.streams.insert(OWN_STREAM, state);
+    }
+
+    /// After damage, does the first frame of each stream leave something out?
+    fn note_losses(&mut self, frame: &PlacedFrame<'_>) {
+        let Some((at, seen)) = &mut self.suspect else { return };
+        let stream = frame.header.stream;
+        if seen.contains(&stream) {
+            return;
+        }
+        seen.push(stream);
+        let last = self.streams.get(&stream).map_or(Lsn::ZERO, |s| s.durable.lsn);
+        let first = frame.entries.iter().find(|e| !e.position.is_copy());
+        let missing = first.map(|e| e.position.lsn()).filter(|&lsn| lsn > last.next());
+        // Copies carry no number that would show their loss: while a sync ran, some may be missing.
+        let syncing = self.catalogue.volumes().any(|v| v.stream() == stream && v.open_sync().is_some());
+        let to = missing.map(Lsn::previous).or_else(|| syncing.then_some(last.next()));
+        if let (Some(to), Some(damage)) = (to, self.damage.get_mut(*at)) {
+            damage.lost.push((stream, last.next(), to));
+        }
+    }
+
+    /// Closes the active group; what is true now goes with it.
+    pub(crate) fn freeze(&mut self, published: &mut Published, through: (SegmentId, Start)) {
+        let next = Group::new(published.active.no.next());
+        let group = std::mem::replace(&mut published.active, next);
+        self.begin_rows();
+        published.frozen.push_back(Arc::new(self.frozen(group, through)));
+    }
+
+    /// The next frame of each stream gets a row in the time table: what lies before may be settled first.
+    pub(crate) fn begin_rows(&mut self) {
+        self.streams.values_mut().for_each(|state| state.row.1 = ROW_FRAMES);
+    }
+
+    /// `group` with what is true now.
+    pub(crate) fn frozen(&self, group: Group, through: (SegmentId, Start)) -> Frozen {
+        let mut streams: Vec<_> = self.streams.iter().map(|(&id, &state)| (id, state)).collect();
+        streams.sort_unstable_by_key(|&(id, _)| id);
+        Frozen {
+            store: self.store,
+            group,
+            through,
+            catalogue: Arc::clone(&self.catalogue),
+            streams,
+            damage: self.damage.clone(),
+            received_at: self.received,
+        }
+    }
+}
+
+fn sequence(expected: Lsn, batch: &Batch) -> StoreError {
+    StoreError::Sequence { expected, found: batch.first_lsn }
+}
+
+fn starts_run(entry: &Entry) -> bool {
+    matches!(&entry.action, Action::Mark(marker) if matches!(**marker, Marker::RunStart(_)))
+}
+
+/// A new run may go on at a higher LSN, and so does a tap that was told that a hop lost records.
+fn explains_jump(entry: &Entry) -> bool {
+    let lost = |marker: &Marker| matches!(marker, Marker::SyncStart { cause: SyncCause::HopLost });
+    starts_run(entry) || matches!(&entry.action, Action::Mark(marker) if lost(marker))
+}
+
+/// Decides whether a frame gets a row in the time table: the first of a run, and then one each quarter of a second
+/// of the stream's time or each [`ROW_FRAMES`] frames.
+struct RowMaker<'a> {
+    frame: &'a PlacedFrame<'a>,
+    row: (WallTime, u32),
+    fresh: bool,
+    made: Option<TimeRow>,
+    counted: bool,
+}
+
+const ROW_NANOS: u64 = 250_000_000;
+const ROW_FRAMES: u32 = 64;
+
+impl<'a> RowMaker<'a> {
+    fn new(frame: &'a PlacedFrame<'a>, state: Option<StreamState>) -> Self {
+        let row = state.map_or((WallTime::EPOCH, 0), |s| s.row);
+        let fresh = state.is_none_or(|s| s.durable.run != frame.header.run);
+        Self { frame, row, fresh, made: None, counted: false }
+    }
+
+    /// The first record of a frame may make a row.
+    fn record(&mut self, lsn: Lsn, time: WallTime) {
+        if self.counted {
+            return;
+        }
+        self.counted = true;
+        let (last, frames) = self.row;
+        let due =
+            self.fresh || frames >= ROW_FRAMES || time.nanos().saturating_sub(last.nanos()) >= ROW_NANOS;
+        if due {
+            self.made = Some(TimeRow { lsn, time, segment: self.frame.segment, at: self.frame.at });
+            self.row = (time, 0);
+        } else {
+            self.row = (last, frames + 1);
+        }
+    }
+}

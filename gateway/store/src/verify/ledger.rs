@@ -1,0 +1,77 @@
+//! The ledger, and what it says of segments.
+//!
+//! A hash that does not match says that something changed, not what. When damage was found in the segment, that is it: it is
+//! named already, and once it is put right the hash says whether it was all. When none was, the checksums were made to fit.
+
+use std::sync::Arc;
+
+use gateway_journal::SegmentId;
+use gateway_journal::ledger::Hashed;
+use tap_disk::SegmentFile;
+
+use super::sound::is_sound;
+use super::{FindingKind, Verifier, VerifyReport};
+use crate::error::StoreError;
+use crate::ledger::{Trouble, digest};
+
+impl Verifier<'_, '_> {
+    /// What does not hold what it held, and is the ledger the chain that it was?
+    pub(super) fn ledger(&mut self) -> Result<(), StoreError> {
+        for id in std::mem::take(&mut self.differing) {
+            let named = |report: &VerifyReport| report.findings.iter().any(|f| f.segment == id);
+            if !named(&self.report) && self.report.unlisted.is_empty() {
+                self.altered(id);
+            }
+        }
+        let found = self.shared.bookkeeping.book.check()?;
+        let finding = |Trouble { from, to, detail }| {
+            self.finding(FindingKind::Ledger, SegmentId::new(0), (from, to), detail)
+        };
+        let findings = found.into_iter().map(finding).collect();
+        self.list(findings);
+        Ok(())
+    }
+
+    fn altered(&mut self, id: SegmentId) {
+        // A repair may have been on its way: then this look shows what it brought back.
+        let Some((hashed, file)) = self.differs(id) else { return };
+        let store = self.layout().trail.store();
+        let how = if is_sound(store, id, &file, hashed) {
+            "all its checksums fit: somebody changed it, or a byte that no checksum covers. Compare what its points show with \
+             another gateway's history"
+        } else {
+            "the checksums that do not fit belong to nothing that was asked for: rot there, or somebody who changed more than that"
+        };
+        if self.shared.segments.lives(id) {
+            let detail =
+                format!("its content is not what was entered in the ledger when it was finished, and {how}");
+            let finding = self.finding(FindingKind::Altered, id, (0, hashed.end), detail);
+            self.list(vec![finding]);
+        }
+    }
+
+    /// Compares segments of the log before this one that the walk came past.
+    pub(super) fn compare_log(&mut self, from: SegmentId, open: SegmentId) {
+        let hashed: Vec<SegmentId> = self.shared.bookkeeping.book.ask(|ledger| {
+            let passed = ledger.segments().range(from..open.max(from));
+            passed.filter(|(_, hashed)| hashed.settle == 0).map(|(id, _)| *id).collect()
+        });
+        hashed.into_iter().for_each(|id| self.compare_hash(id));
+    }
+
+    /// Does a segment hold what was entered in the ledger?
+    pub(super) fn compare_hash(&mut self, id: SegmentId) {
+        if self.compared.insert(id) && self.differs(id).is_some() {
+            self.differing.insert(id);
+        }
+    }
+
+    /// A segment that does not hold what was entered. What cannot be read is found by the rest of the walk.
+    fn differs(&self, id: SegmentId) -> Option<(Hashed, Arc<SegmentFile>)> {
+        let book = &self.shared.bookkeeping.book;
+        let hashed = book.hashed(id)?;
+        let file = self.shared.segments.file(id).ok().flatten()?;
+        let differs = digest(&file, hashed.end, &self.shared.queue).is_ok_and(|found| found != hashed.digest);
+        (differs && book.hashed(id) == Some(hashed)).then_some((hashed, file))
+    }
+}
