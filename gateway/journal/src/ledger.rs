@@ -31,8 +31,6 @@ pub const LEDGER_FILE: &str = "LEDGER";
 pub const MOST_WITNESSED: usize = 64;
 /// Places whose word on the head is kept.
 const MOST_PLACES: usize = 16;
-/// Entries that can still be told apart once they are folded, the newest of those that somebody may ask for.
-const MOST_KNOWN: usize = 4096;
 
 /// The number of an entry: from 1, one after the other for as long as the store lives.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -229,11 +227,11 @@ impl Ledger {
         self.witnessed.get(&store.get()).copied()
     }
 
-    /// Has it an entry of this number with this hash?
+    /// Has it an entry of this number with this hash? Only what can be followed from there to the head counts: what a fold says
+    /// of entries before it could be made up with the rest.
     #[must_use]
     pub fn holds(&self, number: EntryNo, digest: Digest) -> bool {
-        let anchored = self.anchors.values().any(|head| (head.number, head.digest) == (number, digest));
-        anchored || self.known.get(&number).is_some_and(|head| head.digest == digest)
+        self.known.get(&number).is_some_and(|head| head.digest == digest)
     }
 
     /// Was it entered already that `place` keeps this, which is not in here?
@@ -315,18 +313,12 @@ impl Ledger {
         let contradicted = folded.contradicted.iter();
         self.contradicted =
             contradicted.map(|(place, number, digest)| (place.clone(), (*number, *digest))).collect();
-        self.known = folded.known.iter().map(|head| (head.number, *head)).collect();
-        self.news = folded.news;
     }
 
-    /// What stands for all entries so far: the segments that are part of the store, and the entries that somebody else may
-    /// ask for. With it the file begins anew.
+    /// What stands for all entries so far. The file may begin with it once somebody keeps it or an entry behind it: until then
+    /// the entries between what is kept and the fold are what shows that it says the truth.
     #[must_use]
     pub fn fold(&self) -> Event {
-        // What a place keeps, or was told and may keep: nothing is told that is older than what it has confirmed.
-        let from = self.anchors.values().map(|head| head.number).min();
-        let asked =
-            self.known.iter().rev().take(MOST_KNOWN).filter(|(n, _)| from.is_some_and(|from| **n >= from));
         let contradicted = self.contradicted.iter();
         Event::Folded(Box::new(Folded {
             segments: self.segments.iter().map(|(id, hashed)| (*id, *hashed)).collect(),
@@ -336,9 +328,14 @@ impl Ledger {
             contradicted: contradicted
                 .map(|(place, (number, digest))| (place.clone(), *number, *digest))
                 .collect(),
-            known: asked.map(|(_, head)| *head).collect(),
-            news: self.news,
         }))
+    }
+}
+
+impl Ledger {
+    /// The file begins with this entry from here on: what was before cannot be followed any more.
+    pub fn forget_before(&mut self, number: EntryNo) {
+        self.known = self.known.split_off(&number);
     }
 }
 
@@ -367,6 +364,8 @@ pub struct Reading {
     pub ledger: Ledger,
     /// What is not as it was written.
     pub faults: Vec<Fault>,
+    /// The last fold that entries lie before, and its first byte.
+    pub fold: Option<(EntryNo, usize)>,
     /// Bytes that were written in full: what is behind was cut off while it was written.
     pub end: usize,
 }
@@ -374,7 +373,7 @@ pub struct Reading {
 /// Reads a ledger's file, whatever state it is in.
 #[must_use]
 pub fn read(store: StoreId, bytes: &[u8]) -> Reading {
-    let mut reading = Reading { ledger: Ledger::new(store), faults: Vec::new(), end: 0 };
+    let mut reading = Reading { ledger: Ledger::new(store), faults: Vec::new(), fold: None, end: 0 };
     let mut at = 0;
     while let Some(rest) = bytes.get(at..).filter(|rest| !rest.is_empty()) {
         match Entry::decode(rest).and_then(|found| found.0.of(store).map(|()| found)) {
@@ -410,6 +409,9 @@ impl Reading {
                 number.get().saturating_sub(1)
             );
             self.faults.push(Fault { from: at, to: at, detail });
+        }
+        if at > 0 && matches!(entry.event, Event::Folded(_)) {
+            self.fold = Some((entry.number, at));
         }
         self.ledger.take(entry, digest);
     }

@@ -6,7 +6,7 @@ use std::fs;
 use std::path::Path;
 
 use gateway_journal::ledger::{Entry, Event, Hashed};
-use gateway_journal::{Digest, EntryNo, Head, LEDGER_FILE, SegmentId, StoreId};
+use gateway_journal::{Digest, EntryNo, LEDGER_FILE, SegmentId, StoreId};
 use tap_block::WallTime;
 
 use crate::files::Files;
@@ -143,8 +143,7 @@ impl Chain {
             Event::Anchored { place, number, .. } => self.anchored(place, *number),
             Event::Folded(folded) => {
                 self.segments = folded.segments.iter().copied().collect();
-                let heads = folded.known.iter().chain(folded.anchors.iter().map(|(_, head)| head));
-                self.times.extend(heads.map(|&Head { number, at, .. }| (number, at)));
+                self.times.extend(folded.anchors.iter().map(|(_, head)| (head.number, head.at)));
                 folded.anchors.iter().for_each(|(place, head)| self.anchored(place, head.number));
             }
             Event::Begun(_) | Event::Witnessed { .. } | Event::Contradicted { .. } => {}

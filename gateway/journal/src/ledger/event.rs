@@ -59,7 +59,7 @@ pub enum Event {
         /// The entry's hash.
         digest: Digest,
     },
-    /// Stands for every entry before it; the file begins with it.
+    /// Stands for every entry before it; the file begins with it once that is safe.
     Folded(Box<Folded>),
 }
 
@@ -118,10 +118,6 @@ pub struct Folded {
     pub witnessed: Vec<(StoreId, Head)>,
     /// What places were found to keep that is not in the ledger.
     pub contradicted: Vec<(String, EntryNo, Digest)>,
-    /// Entries that others may ask for.
-    pub known: Vec<Head>,
-    /// The last entry that says something of history.
-    pub news: EntryNo,
 }
 
 impl Event {
@@ -129,7 +125,7 @@ impl Event {
     /// for ever.
     #[must_use]
     pub const fn is_news(&self) -> bool {
-        !matches!(self, Self::Anchored { .. } | Self::Witnessed { .. } | Self::Folded(_))
+        !matches!(self, Self::Anchored { .. } | Self::Witnessed { .. })
     }
 
     /// The number of an entry that says this, when `due` is due. What follows a contradiction is numbered above what it
@@ -248,16 +244,7 @@ struct PFolded {
     anchors: Vec<PAnchor>,
     #[prost(message, repeated, tag = "4")]
     witnessed: Vec<PWitnessed>,
-    #[prost(uint64, repeated, tag = "5")]
-    numbers: Vec<u64>,
-    /// The hashes of the entries numbered in field 5, one after the other, and when they were made.
-    #[prost(bytes = "vec", tag = "6")]
-    digests: Vec<u8>,
-    #[prost(fixed64, repeated, tag = "9")]
-    times: Vec<u64>,
-    #[prost(uint64, tag = "7")]
-    news: u64,
-    #[prost(message, repeated, tag = "8")]
+    #[prost(message, repeated, tag = "5")]
     contradicted: Vec<PAnchor>,
 }
 
@@ -394,36 +381,21 @@ fn folded_out(folded: &Folded) -> PFolded {
         settle: folded.settle,
         anchors: folded.anchors.iter().map(anchor).collect(),
         witnessed: folded.witnessed.iter().map(witnessed_out).collect(),
-        numbers: folded.known.iter().map(|head| head.number.get()).collect(),
-        digests: folded.known.iter().flat_map(|head| head.digest.get()).collect(),
-        times: folded.known.iter().map(|head| head.at.nanos()).collect(),
-        news: folded.news.get(),
         contradicted: folded.contradicted.iter().map(|(place, n, d)| anchor_out(place, *n, *d)).collect(),
     }
 }
 
 fn folded_in(p: &PFolded) -> Result<Folded, FormatError> {
-    let (digests, rest) = p.digests.as_chunks::<32>();
-    if !rest.is_empty() || digests.len() != p.numbers.len() || digests.len() != p.times.len() {
-        return Err(bad("numbers of entries without their hashes and times"));
-    }
     let anchor = |a: &PAnchor| {
         let (number, at) = (EntryNo::new(a.number), WallTime::from_nanos(a.at));
         Ok((a.place.clone(), Head { number, digest: digest_in(&a.digest)?, at }))
     };
     let contradicted = |a: &PAnchor| Ok((a.place.clone(), EntryNo::new(a.number), digest_in(&a.digest)?));
-    let known = p.numbers.iter().zip(digests).zip(&p.times).map(|((number, digest), at)| Head {
-        number: EntryNo::new(*number),
-        digest: Digest::new(*digest),
-        at: WallTime::from_nanos(*at),
-    });
     Ok(Folded {
         segments: p.segments.iter().map(hashed_in).collect::<Result<_, _>>()?,
         settle: p.settle,
         anchors: p.anchors.iter().map(anchor).collect::<Result<_, FormatError>>()?,
         witnessed: p.witnessed.iter().map(witnessed_in).collect::<Result<_, _>>()?,
-        known: known.collect(),
         contradicted: p.contradicted.iter().map(contradicted).collect::<Result<_, FormatError>>()?,
-        news: EntryNo::new(p.news),
     })
 }

@@ -50,7 +50,7 @@ fn filled() -> (Ledger, Vec<u8>) {
 fn what_was_entered_is_read_again() {
     let (ledger, file) = filled();
     let reading = read(STORE, &file);
-    assert_eq!(reading, Reading { ledger: ledger.clone(), faults: Vec::new(), end: file.len() });
+    assert_eq!(reading, Reading { ledger: ledger.clone(), faults: Vec::new(), fold: None, end: file.len() });
     assert_eq!(ledger.segments().keys().copied().collect::<Vec<_>>(), [SegmentId::new(3)]);
     assert_eq!((ledger.settle(), ledger.head().unwrap().number), (1, EntryNo::new(5)));
 }
@@ -108,22 +108,20 @@ fn a_fold_stands_for_what_was_before() {
     add(&mut ledger, &mut file, anchored(told.number.get(), told.digest));
     assert_eq!(ledger.anchored(), Some(("cx", told)));
     assert_eq!(ledger.news_for(told.number), None, "what is said of ledgers is no news");
-    add(&mut ledger, &mut file, sealed(4));
-    let later = ledger.news_for(told.number).unwrap();
-    let mut folded = Vec::new();
-    let event = ledger.fold();
-    add(&mut ledger, &mut folded, event);
-    let reading = read(STORE, &folded);
-    assert_eq!(reading.faults, []);
+    let (before, event) = (file.len(), ledger.fold());
+    add(&mut ledger, &mut file, event);
+    let fold = ledger.news_for(told.number).unwrap();
+    add(&mut ledger, &mut file, anchored(fold.number.get(), fold.digest));
+    add(&mut ledger, &mut file, sealed(5));
+    let whole = read(STORE, &file);
+    assert_eq!((whole.fold, whole.faults.len()), (Some((fold.number, before)), 0));
+    assert_eq!(whole.ledger, ledger);
+    let reading = read(STORE, &file[before..]);
+    assert_eq!((reading.faults.len(), reading.fold), (0, None));
     let short = reading.ledger;
-    assert_eq!((short.segments(), short.settle()), (ledger.segments(), ledger.settle()));
-    assert_eq!(short.anchored(), ledger.anchored());
-    assert!(short.holds(told.number, told.digest) && short.holds(later.number, later.digest));
-    assert!(!short.holds(EntryNo::FIRST, digest(0)));
-    assert_eq!(short.news_for(told.number).map(|h| h.number), Some(later.number.next()), "still to be told");
-    assert!(folded.len() < file.len());
-    add(&mut ledger, &mut folded, sealed(5));
-    assert_eq!(read(STORE, &folded).ledger.head(), ledger.head());
+    assert!(short.holds(fold.number, fold.digest) && !short.holds(told.number, told.digest));
+    ledger.forget_before(fold.number);
+    assert_eq!(short, ledger);
 }
 
 #[test]

@@ -4,7 +4,7 @@ use std::io;
 use std::sync::Mutex;
 
 use gateway_journal::ledger::{Event, Fault, Hashed, Why, read};
-use gateway_journal::{Head, Ledger, SegmentId, StoreId};
+use gateway_journal::{EntryNo, Head, Ledger, SegmentId, StoreId};
 use tap_block::WallTime;
 use tap_block::units::{count, index};
 use tracing::{info, warn};
@@ -16,6 +16,8 @@ use crate::sync::lock;
 /// The file begins anew when it is larger than this, and than so many times what it says.
 const FOLD_AT: u64 = 1 << 20;
 const FOLD_TIMES: u64 = 4;
+/// It begins anew at the last fold even though nobody keeps that yet: more is not read at once.
+const LONGEST: u64 = 32 << 20;
 /// A first entry that a crash cut off is shorter than this: more that cannot be read was a ledger.
 const FIRST_BYTES: usize = 256;
 
@@ -30,6 +32,8 @@ struct State {
     ledger: Ledger,
     /// Bytes of the file that count.
     end: u64,
+    /// A fold that entries lie before, and its first byte.
+    fold: Option<(EntryNo, u64)>,
     /// What stands first, when nothing stands there yet.
     begin: Option<Why>,
 }
@@ -64,7 +68,8 @@ impl Book {
             None if fresh => Some(Why::New),
             None => Some(Why::Older),
         };
-        let state = State { ledger: reading.ledger, end: count(end), begin };
+        let fold = reading.fold.map(|(number, at)| (number, count(at)));
+        let state = State { ledger: reading.ledger, end: count(end), fold, begin };
         Ok(Self { store, file, state: Mutex::new(state) })
     }
 
@@ -111,7 +116,7 @@ impl Book {
         }
         self.append(&mut state, events, at)?;
         if state.end > FOLD_AT
-            && let Err(e) = self.fold(&mut state, at)
+            && let Err(e) = self.fold(&mut state, at).and_then(|()| self.shorten(&mut state))
         {
             warn!("the ledger stays as long as it is for now: {e}");
         }
@@ -135,16 +140,32 @@ impl Book {
         Ok(())
     }
 
+    /// Enters what stands for everything so far, if that is much shorter.
     fn fold(&self, state: &mut State, at: WallTime) -> io::Result<()> {
-        let entry = state.ledger.next(state.ledger.fold(), at);
-        let (bytes, digest) = entry.encode();
-        if state.end < count(bytes.len()).saturating_mul(FOLD_TIMES) {
+        let folded = state.ledger.fold();
+        let entry = state.ledger.next(folded.clone(), at);
+        let much = count(entry.encode().0.len()).saturating_mul(FOLD_TIMES).max(FOLD_AT);
+        let (from, due) = (state.end, state.fold.map_or(0, |(_, at)| at) + much);
+        if from > due {
+            self.append(state, vec![folded], at)?;
+            state.fold = Some((entry.number, from));
+        }
+        Ok(())
+    }
+
+    /// Begins the file anew at the last fold, once somebody keeps that or an entry behind it. Before, whoever keeps an earlier one
+    /// could not tell whether the fold says the truth.
+    fn shorten(&self, state: &mut State) -> io::Result<()> {
+        let Some((number, from)) = state.fold else { return Ok(()) };
+        let kept = state.ledger.anchored().is_none_or(|(_, head)| head.number >= number);
+        if !kept && state.end < LONGEST {
             return Ok(());
         }
-        self.file.replace(&bytes)?;
-        info!("the ledger's first {} entries are folded into entry {}", entry.number.get() - 1, entry.number);
-        state.end = count(bytes.len());
-        state.ledger.take(&entry, digest);
+        let bytes = self.file.load()?;
+        self.file.replace(bytes.get(index(from)..index(state.end)).unwrap_or_default())?;
+        info!("the ledger begins with entry {number} from here on, which stands for all before it");
+        (state.end, state.fold) = (state.end.saturating_sub(from), None);
+        state.ledger.forget_before(number);
         Ok(())
     }
 
