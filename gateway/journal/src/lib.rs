@@ -35,7 +35,7 @@ pub mod writer;
 
 pub use error::FormatError;
 pub use frame::{FrameHeader, FrameKind};
-pub use manifest::{Generation, Kept, KeptPoint, Manifest, RegionPlace, RegionRange, SettledSegment};
+pub use manifest::{Generation, Kept, KeptPoint, Manifest, RegionPlace, RegionRange, SettledSegment, Share};
 pub use mark::{MARK_BYTES, MARK_FILE, Mark};
 pub use meta::{Hold, ImageId, ImageRecord, MetaRecord};
 pub use policy::{RetentionPolicy, Tier, WhenFull};

@@ -21,6 +21,8 @@ pub struct RetentionPolicy {
     pub bookmarks: Duration,
     /// What to do when there is no more room.
     pub when_full: WhenFull,
+    /// Bytes that each volume's history may take; `None`: as much as there is room.
+    pub limit: Option<u64>,
 }
 
 /// One point each so often, for so long.
@@ -32,7 +34,7 @@ pub struct Tier {
     pub keep: Duration,
 }
 
-/// What to do when there is no more room.
+/// What to do when there is no more room, or history takes more than its limit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum WhenFull {
     /// Thin out sooner than the policy says, then let the oldest points go.
@@ -53,6 +55,7 @@ impl Default for RetentionPolicy {
             tiers: vec![tier(60, 7 * DAY), tier(HOUR, 30 * DAY)],
             bookmarks: Duration::from_secs(365 * DAY),
             when_full: WhenFull::Thin,
+            limit: None,
         }
     }
 }
@@ -65,6 +68,9 @@ impl RetentionPolicy {
     pub fn validate(&self) -> Result<(), String> {
         if self.tiers.len() > MOST_TIERS {
             return Err(format!("{} tiers are more than {MOST_TIERS}", self.tiers.len()));
+        }
+        if self.limit == Some(0) {
+            return Err("a limit of no bytes leaves no room for any history".into());
         }
         let (mut each, mut keep) = (Duration::ZERO, self.every_write);
         for tier in &self.tiers {
@@ -100,6 +106,9 @@ pub(crate) struct PPolicy {
     bookmarks: u64,
     #[prost(bool, tag = "5")]
     stop_when_full: bool,
+    /// 0: none.
+    #[prost(uint64, tag = "6")]
+    limit: u64,
 }
 
 fn nanos(duration: Duration) -> u64 {
@@ -113,6 +122,7 @@ pub(crate) fn policy_out(policy: &RetentionPolicy) -> PPolicy {
         keep: policy.tiers.iter().map(|t| nanos(t.keep)).collect(),
         bookmarks: nanos(policy.bookmarks),
         stop_when_full: policy.when_full == WhenFull::Stop,
+        limit: policy.limit.unwrap_or(0),
     }
 }
 
@@ -129,6 +139,7 @@ pub(crate) fn policy_in(twin: &PPolicy) -> Result<RetentionPolicy, FormatError> 
         tiers: twin.each.iter().zip(&twin.keep).map(tier).collect(),
         bookmarks: Duration::from_nanos(twin.bookmarks),
         when_full: if twin.stop_when_full { WhenFull::Stop } else { WhenFull::Thin },
+        limit: Some(twin.limit).filter(|&limit| limit > 0),
     };
     policy.validate().map_err(|why| FormatError::malformed(WHAT, why))?;
     Ok(policy)
@@ -159,6 +170,9 @@ mod tests {
     fn a_policy_survives_its_bytes() {
         let policy = RetentionPolicy::default();
         assert_eq!(RetentionPolicy::decode(&policy.encode()), Ok(policy.clone()));
+        let limited = RetentionPolicy { limit: Some(200 << 30), ..policy.clone() };
+        assert_eq!(RetentionPolicy::decode(&limited.encode()), Ok(limited));
+        assert!(RetentionPolicy { limit: Some(0), ..policy.clone() }.validate().is_err());
         let stop = RetentionPolicy { when_full: WhenFull::Stop, tiers: Vec::new(), ..policy };
         assert_eq!(RetentionPolicy::decode(&stop.encode()), Ok(stop.clone()));
         assert_eq!(stop.window(), stop.every_write);

@@ -225,6 +225,7 @@ fn policy_of(retention: &Retention) -> RetentionPolicy {
             WhenFull::Thin => gateway_journal::WhenFull::Thin,
             WhenFull::Stop => gateway_journal::WhenFull::Stop,
         },
+        limit: None,
     }
 }
 

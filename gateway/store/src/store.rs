@@ -1,5 +1,6 @@
 //! The store as its users see it.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, RwLock};
@@ -25,9 +26,10 @@ use crate::queue::{Done, Job, Queue, Work};
 use crate::read::{ReadMode, UnitRead};
 use crate::reserve::Reserving;
 use crate::segments::Segments;
-use crate::settle::{SettleReport, Settling};
+use crate::settle::{Limits, SettleReport, Settling, VolumeLimit};
 use crate::sync::{lock, read};
 use crate::tail::{Durable, Published};
+use crate::usage::{self, VolumeBytes};
 use crate::verify::{self, Finding, Progress, Proof, Proving, Scope, Scrubbing, VerifyReport, Watch};
 use crate::wait::{Waiters, Waiting};
 use crate::{changes, recover, times};
@@ -61,6 +63,8 @@ pub(crate) struct Shared {
     /// Where a copy of the manifest is kept.
     pub(crate) manifests: Box<dyn MarkStore>,
     pub(crate) settling: Settling,
+    /// Volumes whose policies have limits, as of the last look.
+    pub(crate) limits: RwLock<Limits>,
     pub(crate) proving: Proving,
     pub(crate) scrubbing: Scrubbing,
     pub(crate) keeper: Keeper,
@@ -223,6 +227,7 @@ impl Store {
             points: Points::default(),
             manifests: parts.manifest,
             settling: Settling::new(found.settler),
+            limits: RwLock::default(),
             proving: Proving::new(parts.proofs),
             scrubbing: Scrubbing::default(),
             keeper: Keeper::new(parts.mark, found.mark),
@@ -230,6 +235,8 @@ impl Store {
             counters: Counters::default(),
             failing: Mutex::default(),
         });
+        usage::count_old_groups(&shared);
+        shared.find_limits();
         let committer = Committer::new(Arc::clone(&shared), found.ledger, found.tail)?;
         let ingester = Ingester::new(Arc::clone(&shared), found.weights);
         let keeper = Arc::clone(&shared);
@@ -248,10 +255,21 @@ impl Store {
     /// Commits `batch`; `done` is told when it is durable, in the index and published, in the order of the
     /// appends. Never blocks.
     pub fn append(&self, batch: Batch, done: Done) {
-        match batch.validate().map_err(|e| StoreError::Invalid(e.to_string())).and_then(|()| in_reach(&batch))
+        match batch
+            .validate()
+            .map_err(|e| StoreError::Invalid(e.to_string()))
+            .and_then(|()| in_reach(&batch))
+            .and_then(|()| self.check_limit(batch.stream))
         {
             Ok(()) => self.shared.queue.push(Job { work: Work::Batch(batch), done }),
             Err(why) => done(Err(why)),
+        }
+    }
+
+    fn check_limit(&self, stream: StreamId) -> Result<(), StoreError> {
+        match read(&self.shared.limits).stopped(stream) {
+            Some((used, limit)) => Err(StoreError::OverLimit { used, limit }),
+            None => Ok(()),
         }
     }
 
@@ -412,6 +430,18 @@ impl Store {
     #[must_use]
     pub fn kept(&self, volume: VolumeId) -> Option<Kept> {
         read(&self.shared.published).layout.kept.get(&volume).cloned()
+    }
+
+    /// What each volume's history takes in the journal.
+    #[must_use]
+    pub fn usage(&self) -> BTreeMap<VolumeId, VolumeBytes> {
+        read(&self.shared.published).usage()
+    }
+
+    /// Every volume whose policy has a limit, as of when that was last looked at.
+    #[must_use]
+    pub fn limits(&self) -> BTreeMap<VolumeId, VolumeLimit> {
+        read(&self.shared.limits).views()
     }
 
     /// Reads everything in `scope` from the disk and checks it; what is found is noted. Blocks; `watch` is told of the

@@ -30,6 +30,7 @@ fn policy() -> RetentionPolicy {
         tiers: vec![tier(10, 100), tier(60, 600)],
         bookmarks: Duration::from_secs(1000),
         when_full: WhenFull::Thin,
+        limit: None,
     }
 }
 

@@ -11,15 +11,18 @@ use tap_block::{Lsn, VolumeId, WallTime};
 
 use super::room::Pressure;
 
-/// How many points of `before` are not in `after`.
-pub(super) fn lost_points(before: &BTreeMap<VolumeId, Kept>, after: &BTreeMap<VolumeId, Kept>) -> usize {
+/// How many points of each volume in `before` are not in `after`.
+pub(super) fn lost_points(
+    before: &BTreeMap<VolumeId, Kept>,
+    after: &BTreeMap<VolumeId, Kept>,
+) -> BTreeMap<VolumeId, usize> {
     let gone = |(id, kept): (&VolumeId, &Kept)| {
         let left = after.get(id);
         let there =
             |p: &&KeptPoint| left.is_some_and(|l| l.points.binary_search_by_key(&p.lsn, |q| q.lsn).is_ok());
-        kept.points.len() - kept.points.iter().filter(there).count()
+        (*id, kept.points.len() - kept.points.iter().filter(there).count())
     };
-    before.iter().map(gone).sum()
+    before.iter().map(gone).filter(|(_, n)| *n > 0).collect()
 }
 
 pub(super) fn points(kept: &BTreeMap<VolumeId, Kept>) -> usize {
@@ -27,18 +30,29 @@ pub(super) fn points(kept: &BTreeMap<VolumeId, Kept>) -> usize {
 }
 
 /// On what terms a pass decides.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub(super) struct Terms {
     pub(super) now: WallTime,
+    /// Of the store.
+    pub(super) strain: Strain,
+    /// Of volumes that press against limits of their own.
+    pub(super) own: BTreeMap<VolumeId, Strain>,
+}
+
+/// How hard room is needed, and what goes for it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Strain {
     pub(super) pressure: Pressure,
-    /// Ordinary points received before go.
+    /// Under [`Pressure::Purge`], ordinary points received before go.
     pub(super) floor: Option<WallTime>,
 }
 
 impl Terms {
-    /// What a policy comes to: when room is needed and it allows it, the tiers begin at once.
-    fn of(self, policy: RetentionPolicy) -> (RetentionPolicy, Option<WallTime>) {
-        if self.pressure == Pressure::None || policy.when_full == WhenFull::Stop {
+    /// What a volume's policy comes to: when room is needed and it allows it, the tiers begin at once.
+    fn of(&self, volume: VolumeId, policy: RetentionPolicy) -> (RetentionPolicy, Option<WallTime>) {
+        let strains = || [Some(&self.strain), self.own.get(&volume)].into_iter().flatten();
+        let strained = strains().any(|s| s.pressure > Pressure::None);
+        if !strained || policy.when_full == WhenFull::Stop {
             return (policy, None);
         }
         let mut tiers = policy.tiers;
@@ -46,7 +60,7 @@ impl Terms {
             // Thinner, not nothing.
             tiers.push(Tier { each: SPARSE, keep: policy.every_write });
         }
-        let floor = self.floor.filter(|_| self.pressure == Pressure::Purge);
+        let floor = strains().filter(|s| s.pressure == Pressure::Purge).filter_map(|s| s.floor).max();
         (RetentionPolicy { every_write: Duration::ZERO, tiers, ..policy }, floor)
     }
 }
@@ -61,11 +75,11 @@ pub(super) fn thinned(
     before: &Kept,
     fresh: &[KeptPoint],
     open: BTreeSet<Lsn>,
-    terms: Terms,
+    terms: &Terms,
 ) -> Kept {
     let (id, settled) = (volume.id(), before.settled);
     let rules = catalogue.rules();
-    let (policy, floor) = terms.of(rules.policy_of(id));
+    let (policy, floor) = terms.of(id, rules.policy_of(id));
     let mut special = Special { always: open, bookmarks: BTreeSet::new() };
     special.always.extend(rules.pinned(id));
     special.always.extend(catalogue.images().filter(|i| i.volume == id).map(|i| i.point));

@@ -3,8 +3,9 @@
 use gateway_image::catalogue::Rules;
 use gateway_journal::{Generation, RegionPlace, RegionRange, RetentionPolicy};
 use tap_block::WallTime;
+use tap_block::units::count;
 
-use super::Pressure;
+use super::{Limits, Pressure, points};
 use crate::store::Shared;
 use crate::sync::read;
 use crate::tail::{GroupInfo, Published};
@@ -22,6 +23,8 @@ pub(super) struct Plan {
     pub(super) merged: Vec<Generation>,
     /// Where in them.
     pub(super) range: RegionRange,
+    /// Where it was to be, room allowing.
+    pub(super) wanted: RegionRange,
     /// The generations that stay as they are; oldest first.
     pub(super) untouched: Vec<Generation>,
     /// The pass ends before the region with which more bytes would be written.
@@ -35,7 +38,8 @@ impl Plan {
     pub(super) fn window(shared: &Shared, now: WallTime, pressure: Pressure) -> Option<Self> {
         let published = read(&shared.published);
         let room = shared.settle_room(0);
-        let groups = old_groups(shared, &published, now, pressure, room);
+        let strained = strained_groups(&published, &read(&shared.limits), now);
+        let groups = old_groups(shared, &published, now, pressure, strained, room);
         let (end, start) = groups.last()?.through;
         let (mut untouched, mut merged) = (published.layout.generations.clone(), Vec::new());
         let mut fresh = shared.segments.bytes_to(end, start.at);
@@ -51,24 +55,27 @@ impl Plan {
             merged.splice(0..0, untouched.split_off(untouched.len() - n));
         }
         let rules = published.catalogue.rules().clone();
-        Some(Self { groups, merged, range: RegionRange::ALL, untouched, budget: u64::MAX, rules })
+        let range = RegionRange::ALL;
+        Some(Self { groups, merged, range, wanted: range, untouched, budget: u64::MAX, rules })
     }
 
-    /// Settled history from a region on, as far as there is room; `None` when there is nothing, or no room.
-    pub(super) fn compaction(shared: &Shared, from: RegionPlace) -> Option<Self> {
+    /// Settled history of these regions, as far as there is room; `None` when there is nothing, or no room.
+    pub(super) fn compaction(shared: &Shared, range: RegionRange) -> Option<Self> {
         let published = read(&shared.published);
         let generations = &published.layout.generations;
-        let there = generations.iter().any(|g| from <= g.range.last);
+        let there = generations.iter().any(|g| range.first <= g.range.last && g.range.first <= range.last);
         if !there || !published.layout.lost.is_empty() {
             return None;
         }
         let rules = published.catalogue.rules().clone();
-        let range = RegionRange { first: from, ..RegionRange::ALL };
         let (merged, groups, untouched) = (generations.clone(), Vec::new(), Vec::new());
         // A segment on the border of the stretch does not come free, in each generation that lies across it.
         let budget = shared.settle_room(depth(generations)).min(shared.config.settle_at_once);
         if budget > 0 {
-            return Some(Self { groups, merged, range, untouched, budget, rules });
+            return Some(Self { groups, merged, range, wanted: range, untouched, budget, rules });
+        }
+        if range.last != RegionRange::ALL.last {
+            return None;
         }
         // The youngest as a whole: every one of their segments comes free.
         let room = shared.settle_room(0);
@@ -81,7 +88,13 @@ impl Plan {
         let (old, young) = generations.split_at(generations.len() - n);
         let (untouched, merged) = (old.to_vec(), young.to_vec());
         let range = RegionRange::ALL;
-        (n > 1).then_some(Self { groups, merged, range, untouched, budget: u64::MAX, rules })
+        let (wanted, budget) = (range, u64::MAX);
+        (n > 1).then_some(Self { groups, merged, range, wanted, untouched, budget, rules })
+    }
+
+    /// Does it go through a volume's history on its own?
+    pub(super) fn is_of_a_volume(&self) -> bool {
+        self.wanted.last != RegionRange::ALL.last
     }
 
     /// Does it end where room ends, rather than take on whatever there is as a whole?
@@ -127,26 +140,70 @@ fn alike(generations: &[Generation], fresh: u64) -> Option<usize> {
     (young + 1 >= ALIKE).then_some(young).or(many)
 }
 
+/// So many points are listed at most when groups are settled for the sake of a volume's limit while others' policies still
+/// keep every write in them: each is a point then, in every manifest.
+const MOST_POINTS: u64 = 512 << 10;
+
+/// How many of the oldest groups are settled, whatever their age, so that volumes that are full become smaller.
+fn strained_groups(published: &Published, limits: &Limits, now: WallTime) -> usize {
+    let mut needs = limits.needs();
+    let most = MOST_POINTS.saturating_sub(count(points(&published.layout.kept)));
+    let (mut through, mut young) = (0, 0);
+    for (n, group) in published.ingested.iter().enumerate() {
+        young += young_records(published, limits, group, now);
+        if needs.is_empty() || young > most {
+            break;
+        }
+        for (stream, bytes) in &group.spans {
+            let Some(need) = needs.get_mut(stream) else { continue };
+            through = n + 1;
+            *need = need.saturating_sub(*bytes);
+            if *need == 0 {
+                needs.remove(stream);
+            }
+        }
+    }
+    through
+}
+
+/// Records in a group, about, of volumes that keep every one of them: by their share of its bytes.
+fn young_records(published: &Published, limits: &Limits, group: &GroupInfo, now: WallTime) -> u64 {
+    let (rules, strained) = (published.catalogue.rules(), limits.strained());
+    let is_young = |stream| {
+        let volume = published.catalogue.volume_of(stream).map(|v| v.id());
+        let volume = volume.filter(|volume| !strained.contains_key(volume));
+        volume.is_some_and(|volume| now.since(group.received_at) <= rules.policy_of(volume).every_write)
+    };
+    let all: u64 = group.spans.iter().map(|(_, bytes)| bytes).sum();
+    let young: u64 = group.spans.iter().filter(|(s, _)| is_young(*s)).map(|(_, bytes)| bytes).sum();
+    let records = u128::from(group.versions) * u128::from(young) / u128::from(all.max(1));
+    u64::try_from(records).unwrap_or(u64::MAX)
+}
+
 /// The oldest groups of which every record is older than all that policies keep whole, as far as there is room to rewrite
-/// them.
+/// them; those of the first `strained` ones whatever their age.
 fn old_groups(
     shared: &Shared,
     published: &Published,
     now: WallTime,
     pressure: Pressure,
+    strained: usize,
     room: u64,
 ) -> Vec<GroupInfo> {
     let rules = published.catalogue.rules();
     let mut groups = Vec::new();
     let (mut versions, mut before) = (0u64, WallTime::EPOCH);
-    for group in &published.ingested {
+    for (n, group) in published.ingested.iter().enumerate() {
+        let strained = n < strained;
         let volumes = || group.mins.iter().map(|(v, _)| *v);
         let whole = volumes().map(|v| rules.policy_of(v).every_write).max();
         let whole = whole.unwrap_or_else(|| RetentionPolicy::default().every_write);
-        let old = pressure > Pressure::None || now.since(group.received_at) > whole;
-        let held = volumes()
-            .flat_map(|v| rules.holds_of(v, now))
-            .any(|hold| hold.from <= group.received_at && before <= hold.to);
+        let old = strained || pressure > Pressure::None || now.since(group.received_at) > whole;
+        // What is held stays whole in settled history too, but takes more room there.
+        let held = !strained
+            && volumes()
+                .flat_map(|v| rules.holds_of(v, now))
+                .any(|hold| hold.from <= group.received_at && before <= hold.to);
         versions = versions.saturating_add(group.versions);
         let bytes = shared.segments.bytes_to(group.through.0, group.through.1.at);
         let many = versions > shared.config.settle_versions && !groups.is_empty();
@@ -169,7 +226,7 @@ mod tests {
     fn generation(first: u32, last: u32) -> Generation {
         let place = |region| (VolumeId::new(1), RegionNo::new(region));
         let range = RegionRange { first: place(first), last: place(last) };
-        Generation { settle: 1, range, segments: Vec::new() }
+        Generation { settle: 1, range, segments: Vec::new(), shares: Vec::new() }
     }
 
     #[test]
@@ -185,7 +242,7 @@ mod tests {
         let generation = |settle, end| {
             let segment =
                 SettledSegment { segment: SegmentId::new(1), end, frames: 1, first: place, last: place };
-            Generation { settle, range: RegionRange::ALL, segments: vec![segment] }
+            Generation { settle, range: RegionRange::ALL, segments: vec![segment], shares: Vec::new() }
         };
         let (mut generations, mut written): (Vec<Generation>, u64) = (Vec::new(), 0);
         for settle in 1..=256 {

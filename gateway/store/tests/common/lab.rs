@@ -31,6 +31,7 @@ pub fn policy(every_write: u64, tiers: &[(u64, u64)], bookmarks: u64) -> Retenti
         tiers: tiers.collect(),
         bookmarks: Duration::from_secs(bookmarks),
         when_full: WhenFull::Thin,
+        limit: None,
     }
 }
 
