@@ -5,10 +5,10 @@
 
 use cx_api::{
     BookmarkCreate, BookmarkView, ClockView, Code, DiffView, ExtentView, FindingKind, FindingView,
-    ForecastView, GapView, Health, HealthView, HoldView, ImageCreate, ImageView, JobId, JobKind, JobState,
-    JobView, JournalView, KeptView, Page, PinView, PointView, PolicySource, PolicyView, Problem, ProofView,
-    RestoreCreate, Retention, Span, StatusView, SyncView, TierView, TimelineView, VerificationView,
-    VolumeState, VolumeView, WhenFull,
+    ForecastView, GapView, Health, HealthView, HistoryView, HoldView, ImageCreate, ImageView, JobId, JobKind,
+    JobState, JobView, JournalView, KeptView, LimitState, LimitView, Page, PinView, PointView, PolicySource,
+    PolicyView, Problem, ProofView, RestoreCreate, Retention, Size, Span, StatusView, SyncView, TierView,
+    TimelineView, VerificationView, VolumeState, VolumeView, WhenFull,
 };
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -67,6 +67,8 @@ fn volume() -> VolumeView {
         ],
         verified: Some(proof()),
         damaged: 2,
+        history_bytes: 3 << 30,
+        history_limit: Some(LimitView { bytes: 4 << 30, state: LimitState::Fits }),
     }
 }
 
@@ -87,6 +89,7 @@ fn unheard() -> VolumeView {
         gaps: Vec::new(),
         verified: None,
         damaged: 0,
+        history_limit: None,
         ..volume()
     }
 }
@@ -236,6 +239,7 @@ fn policy() -> PolicyView {
             tiers: vec![TierView { each: span(60), keep: span(604_800) }],
             bookmarks: span(31_536_000),
             when_full: WhenFull::Thin,
+            limit: Some(Size(4 << 30)),
         },
     }
 }
@@ -277,6 +281,13 @@ fn timelines() {
             free_bytes: Some(1 << 31),
             bytes_per_day: Some(1 << 28),
             full_at: None,
+        },
+        history: HistoryView {
+            log_bytes: 1 << 30,
+            settled_bytes: 2 << 30,
+            limit: Some(LimitView { bytes: 4 << 30, state: LimitState::Fits }),
+            bytes_per_day: Some(1 << 27),
+            full_at: Some(at("2026-11-30T12:00:00Z")),
         },
     };
     golden(&view, include_str!("golden/timeline.json"));

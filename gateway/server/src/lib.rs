@@ -18,6 +18,7 @@ mod images;
 mod jobs;
 mod lease_file;
 mod leases;
+mod limits;
 mod lookup;
 mod metrics;
 mod nurse;

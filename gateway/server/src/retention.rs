@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use cx_api::{
     ClockView, Code, DiffView, ExtentView, ForecastView, HoldCreate, HoldView, KeptView, PinView, PolicySet,
-    PolicySource, PolicyView, Problem, Retention, Span, TierView, TimelineView, WhenFull,
+    PolicySource, PolicyView, Problem, Retention, Size, Span, TierView, TimelineView, WhenFull,
 };
 use gateway_image::Point;
 use gateway_image::catalogue::{Catalogue, Run, Volume};
@@ -15,13 +15,11 @@ use tap_block::{Lsn, Name, WallTime};
 
 use crate::gateway::Gateway;
 use crate::http::Answer;
+use crate::limits::{DAY, Histories, per_day};
 use crate::{problems, views};
 
 /// Points of settled history that a timeline shows.
 const SHOWN: usize = 1000;
-/// Less than this of uptime says nothing about a day.
-const LEAST_UPTIME: Duration = Duration::from_secs(60);
-const DAY: Duration = Duration::from_secs(86_400);
 
 impl Gateway {
     /// The general policy, and every volume's.
@@ -100,6 +98,7 @@ impl Gateway {
             None => first.map(|lsn| self.kept_view(&volume, lsn)).transpose()?.flatten(),
         };
         let rules = catalogue.rules();
+        let policy = rules.policy_of(id);
         Ok(TimelineView {
             volume: name.clone(),
             policy: policy_view(&catalogue, &volume),
@@ -113,7 +112,8 @@ impl Gateway {
             holds: rules.holds_of(id, rules_now).map(hold_view).collect(),
             gaps: volume.gaps().map(views::gap).collect(),
             clocks: volume.runs().iter().filter_map(set_back).collect(),
-            forecast: self.forecast(&rules.policy_of(id)),
+            forecast: self.forecast(&policy),
+            history: self.history_view(&Histories::of(&self.store), &volume, &policy),
         })
     }
 
@@ -125,9 +125,7 @@ impl Gateway {
     /// How the store fills. What a policy keeps whole has to fit: the rest is thinned out.
     pub(crate) fn forecast(&self, policy: &RetentionPolicy) -> ForecastView {
         let (status, now) = (self.store.status(), self.clock.wall());
-        let up = now.since(self.started);
-        let rate =
-            (up >= LEAST_UPTIME).then(|| status.bytes_written.saturating_mul(DAY.as_secs()) / up.as_secs());
+        let rate = per_day(status.bytes_written, now.since(self.started));
         let room = status.log_room_bytes.or(status.free_bytes);
         let whole = |rate: u64| u128::from(rate) * policy.every_write.as_nanos() / DAY.as_nanos();
         let fits = |rate: u64, room: u64| {
@@ -213,6 +211,7 @@ fn retention_of(policy: &RetentionPolicy) -> Retention {
             gateway_journal::WhenFull::Thin => WhenFull::Thin,
             gateway_journal::WhenFull::Stop => WhenFull::Stop,
         },
+        limit: policy.limit.map(Size),
     }
 }
 
@@ -225,7 +224,7 @@ fn policy_of(retention: &Retention) -> RetentionPolicy {
             WhenFull::Thin => gateway_journal::WhenFull::Thin,
             WhenFull::Stop => gateway_journal::WhenFull::Stop,
         },
-        limit: None,
+        limit: retention.limit.map(|limit| limit.0),
     }
 }
 

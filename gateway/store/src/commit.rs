@@ -474,6 +474,7 @@ fn take_frame(
             let frame =
                 PlacedFrame { segment, at: laid.at, header, entries: &batch.entries, lens: &batch.lens };
             ledger.take(&frame, &mut published.active);
+            *published.written.entry(header.stream).or_default() += u64::from(header.span);
         }
         Work::Meta(record) => ledger.take_meta(header, std::slice::from_ref(record)),
     }

@@ -438,6 +438,12 @@ impl Store {
         read(&self.shared.published).usage()
     }
 
+    /// Bytes that a stream's frames have taken since the store was opened.
+    #[must_use]
+    pub fn written(&self, stream: StreamId) -> u64 {
+        read(&self.shared.published).written.get(&stream).copied().unwrap_or(0)
+    }
+
     /// Every volume whose policy has a limit, as of when that was last looked at.
     #[must_use]
     pub fn limits(&self) -> BTreeMap<VolumeId, VolumeLimit> {

@@ -164,6 +164,8 @@ pub(crate) struct StreamState {
 #[derive(Debug, Default)]
 pub(crate) struct Published {
     pub(crate) streams: HashMap<StreamId, Durable>,
+    /// Bytes of frames that each stream wrote since the start.
+    pub(crate) written: HashMap<StreamId, u64>,
     pub(crate) catalogue: Arc<Catalogue>,
     pub(crate) active: Group,
     pub(crate) frozen: VecDeque<Arc<Frozen>>,

@@ -116,10 +116,11 @@ fn list(policies: &[PolicyView]) -> String {
                     WhenFull::Stop => "stop",
                 }
                 .to_owned(),
+                output::or_dash(p.retention.limit.map(|limit| limit.to_text())),
             ]
         })
         .collect();
-    output::table(["VOLUME", "POLICY", "EVERY WRITE", "THEN", "BOOKMARKS", "WHEN FULL"], &rows)
+    output::table(["VOLUME", "POLICY", "EVERY WRITE", "THEN", "BOOKMARKS", "WHEN FULL", "LIMIT"], &rows)
 }
 
 /// `1m for 7d, 1h for 30d`.
@@ -187,12 +188,19 @@ mod tests {
             [volume.web01]
             every_write = "1h"
             when_full = "stop"
+            limit = "200GiB"
+            [volume.web02]
+            every_write = "1h"
+            when_full = "purge"
         "#;
         let sets = parse(text).unwrap();
-        assert_eq!(sets.len(), 2);
+        assert_eq!(sets.len(), 3);
         assert_eq!((sets[0].volume.as_ref(), sets[1].volume.as_ref().unwrap().as_str()), (None, "web01"));
         let own = sets[1].retention.as_ref().unwrap();
         assert_eq!((own.when_full, own.bookmarks.to_text()), (WhenFull::Stop, "1y".to_owned()));
+        assert_eq!(own.limit.map(|limit| limit.0), Some(200 << 30));
+        let other = sets[2].retention.as_ref().unwrap();
+        assert_eq!((other.when_full, other.limit), (WhenFull::Thin, None));
         assert_eq!(tiers(sets[0].retention.as_ref().unwrap()), "1m for 7d, 1h for 30d");
     }
 
