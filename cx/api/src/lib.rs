@@ -29,8 +29,9 @@ pub use page::Page;
 pub use point::{BookmarkCreate, BookmarkView, PointView};
 pub use problem::{Code, ExitStatus, Problem};
 pub use retention::{
-    ClockView, DiffView, ExtentView, ForecastView, HistoryView, HoldCreate, HoldView, KeptView, PinCreate,
-    PinView, PolicySet, PolicySource, PolicyView, Retention, Size, Span, TierView, TimelineView, WhenFull,
+    AtGateView, ClockView, DiffView, ExtentView, ForecastView, GateOutcome, GateState, GateView, HistoryView,
+    HoldCreate, HoldView, KeptView, PinCreate, PinView, PolicySet, PolicySource, PolicyView, Retention, Size,
+    Span, TierView, TimelineView, WhenFull,
 };
 pub use status::{Health, HealthView, JournalView, StatusView, VolumeHealth};
 pub use verification::{

@@ -82,7 +82,7 @@ fn factor(unit: &str) -> Option<u64> {
 }
 
 /// One point each so often, for so long.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct TierView {
     /// The distance of points.
@@ -91,6 +91,101 @@ pub struct TierView {
     /// The age up to which they are kept.
     #[serde(with = "json::text")]
     pub keep: Span,
+    /// What has to succeed before the tier lets points go; null: nothing.
+    #[serde(default)]
+    pub before_drop: Option<GateView>,
+}
+
+/// A hook that hands points on before a tier lets them go.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct GateView {
+    /// A program in the gateway's directory of hooks.
+    pub hook: String,
+    /// The points go without it when it has not succeeded for so long.
+    #[serde(with = "json::text")]
+    pub deadline: Span,
+}
+
+/// A gate of a volume's tier at work.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AtGateView {
+    /// The tier, by the age up to which it keeps points.
+    #[serde(with = "json::text")]
+    pub keep: Span,
+    /// The hook.
+    pub hook: String,
+    /// What is happening.
+    pub state: GateState,
+    /// How many points wait.
+    pub waiting: u64,
+    /// The oldest of them; null when there is none.
+    pub first: Option<KeptView>,
+    /// The newest of them.
+    pub last: Option<KeptView>,
+    /// When they go without the hook, on the store's own clock; null while none is run for them.
+    #[serde(with = "json::text_or_null")]
+    pub deadline: Option<WallTime>,
+    /// Tries for them that failed.
+    pub failures: u32,
+    /// Why the last try failed.
+    pub error: Option<String>,
+    /// How the last points that went were let go; null when none were yet.
+    pub last_outcome: Option<GateOutcome>,
+    /// When that was, on the store's own clock.
+    #[serde(with = "json::text_or_null")]
+    pub last_at: Option<WallTime>,
+}
+
+/// What is happening at a gate.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum GateState {
+    /// Nothing waits.
+    Idle,
+    /// Points wait until enough have gathered, or for another hook's end.
+    Waiting,
+    /// The hook runs.
+    Running,
+    /// It failed, and is run again after a pause.
+    Failing,
+}
+
+impl GateState {
+    /// The word in JSON and tables.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Idle => "idle",
+            Self::Waiting => "waiting",
+            Self::Running => "running",
+            Self::Failing => "failing",
+        }
+    }
+}
+
+/// How points were let go at a gate.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum GateOutcome {
+    /// The hook succeeded.
+    Passed,
+    /// It did not before its deadline.
+    Overdue,
+    /// There was no room for them.
+    Overruled,
+}
+
+impl GateOutcome {
+    /// The word in JSON and tables.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Passed => "passed",
+            Self::Overdue => "overdue",
+            Self::Overruled => "overruled",
+        }
+    }
 }
 
 /// What to do when there is no more room, or a volume's history reaches its limit.
@@ -283,6 +378,9 @@ pub struct TimelineView {
     /// What the volume's own history takes, and how it grows.
     #[serde(default)]
     pub history: HistoryView,
+    /// The gates of its tiers.
+    #[serde(default)]
+    pub gates: Vec<AtGateView>,
 }
 
 /// What a volume's history takes, and how it grows.

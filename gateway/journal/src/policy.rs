@@ -9,6 +9,8 @@ use crate::error::FormatError;
 const WHAT: &str = "retention policy";
 /// More tiers than this are somebody's mistake.
 const MOST_TIERS: usize = 16;
+/// And a longer path of a hook.
+const LONGEST_HOOK: usize = 4096;
 
 /// How long history is kept, ever more sparsely.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -26,12 +28,23 @@ pub struct RetentionPolicy {
 }
 
 /// One point each so often, for so long.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Tier {
     /// The distance of points.
     pub each: Duration,
     /// The age up to which they are kept, counted from now.
     pub keep: Duration,
+    /// What has to succeed before the tier lets points go.
+    pub before_drop: Option<Gate>,
+}
+
+/// What has to succeed before a tier lets points go.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Gate {
+    /// The program that is run, which hands them on.
+    pub hook: String,
+    /// They go without it when it has not succeeded for so long.
+    pub deadline: Duration,
 }
 
 /// What to do when there is no more room, or history takes more than its limit.
@@ -49,7 +62,11 @@ const DAY: u64 = 24 * HOUR;
 impl Default for RetentionPolicy {
     /// Every write 48 hours, one a minute 7 days, one an hour 30 days, bookmarks a year.
     fn default() -> Self {
-        let tier = |each, keep| Tier { each: Duration::from_secs(each), keep: Duration::from_secs(keep) };
+        let tier = |each, keep| Tier {
+            each: Duration::from_secs(each),
+            keep: Duration::from_secs(keep),
+            before_drop: None,
+        };
         Self {
             every_write: Duration::from_secs(48 * HOUR),
             tiers: vec![tier(60, 7 * DAY), tier(HOUR, 30 * DAY)],
@@ -82,6 +99,7 @@ impl RetentionPolicy {
                     "each tier must reach further back than the one before it (`keep` must grow)".into()
                 );
             }
+            tier.before_drop.as_ref().map_or(Ok(()), Gate::validate)?;
             (each, keep) = (tier.each, tier.keep);
         }
         Ok(())
@@ -92,6 +110,29 @@ impl RetentionPolicy {
     pub fn window(&self) -> Duration {
         self.tiers.last().map_or(self.every_write, |tier| tier.keep)
     }
+}
+
+impl Gate {
+    fn validate(&self) -> Result<(), String> {
+        if self.deadline.is_zero() {
+            return Err("the deadline of `before_drop` must be longer than nothing".into());
+        }
+        if self.hook.is_empty() || self.hook.len() > LONGEST_HOOK || self.hook.contains(char::is_control) {
+            return Err("the `hook` of `before_drop` is no path of a program".into());
+        }
+        Ok(())
+    }
+}
+
+#[derive(Clone, PartialEq, Message)]
+struct PGate {
+    /// The place of its tier, from 0.
+    #[prost(uint32, tag = "1")]
+    tier: u32,
+    #[prost(string, tag = "2")]
+    hook: String,
+    #[prost(uint64, tag = "3")]
+    deadline: u64,
 }
 
 #[derive(Clone, PartialEq, Message)]
@@ -109,9 +150,11 @@ pub(crate) struct PPolicy {
     /// 0: none.
     #[prost(uint64, tag = "6")]
     limit: u64,
+    #[prost(message, repeated, tag = "7")]
+    gates: Vec<PGate>,
 }
 
-fn nanos(duration: Duration) -> u64 {
+pub(crate) fn nanos(duration: Duration) -> u64 {
     u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
 }
 
@@ -123,7 +166,13 @@ pub(crate) fn policy_out(policy: &RetentionPolicy) -> PPolicy {
         bookmarks: nanos(policy.bookmarks),
         stop_when_full: policy.when_full == WhenFull::Stop,
         limit: policy.limit.unwrap_or(0),
+        gates: (0..).zip(&policy.tiers).filter_map(|(n, tier)| gate_out(n, tier)).collect(),
     }
+}
+
+fn gate_out(tier: u32, of: &Tier) -> Option<PGate> {
+    let gate = of.before_drop.as_ref()?;
+    Some(PGate { tier, hook: gate.hook.clone(), deadline: nanos(gate.deadline) })
 }
 
 pub(crate) fn policy_in(twin: &PPolicy) -> Result<RetentionPolicy, FormatError> {
@@ -133,14 +182,21 @@ pub(crate) fn policy_in(twin: &PPolicy) -> Result<RetentionPolicy, FormatError> 
     let tier = |(&each, &keep): (&u64, &u64)| Tier {
         each: Duration::from_nanos(each),
         keep: Duration::from_nanos(keep),
+        before_drop: None,
     };
-    let policy = RetentionPolicy {
+    let mut policy = RetentionPolicy {
         every_write: Duration::from_nanos(twin.every_write),
         tiers: twin.each.iter().zip(&twin.keep).map(tier).collect(),
         bookmarks: Duration::from_nanos(twin.bookmarks),
         when_full: if twin.stop_when_full { WhenFull::Stop } else { WhenFull::Thin },
         limit: Some(twin.limit).filter(|&limit| limit > 0),
     };
+    for gate in &twin.gates {
+        let tier = usize::try_from(gate.tier).ok().and_then(|n| policy.tiers.get_mut(n));
+        let tier = tier.ok_or_else(|| FormatError::malformed(WHAT, "a gate of no tier"))?;
+        let deadline = Duration::from_nanos(gate.deadline);
+        tier.before_drop = Some(Gate { hook: gate.hook.clone(), deadline });
+    }
     policy.validate().map_err(|why| FormatError::malformed(WHAT, why))?;
     Ok(policy)
 }
@@ -179,13 +235,29 @@ mod tests {
     }
 
     #[test]
+    fn a_gate_belongs_to_its_tier() {
+        let mut policy = RetentionPolicy::default();
+        let gate = Gate { hook: "archive.sh".into(), deadline: Duration::from_secs(6 * HOUR) };
+        policy.tiers[1].before_drop = Some(gate.clone());
+        assert_eq!(RetentionPolicy::decode(&policy.encode()), Ok(policy.clone()));
+        let mut stray = policy_out(&policy);
+        stray.gates[0].tier = 2;
+        assert!(policy_in(&stray).is_err());
+        for (hook, deadline) in [("", 1), ("a\nb", 1), ("a", 0)] {
+            let gate = Gate { hook: hook.into(), deadline: Duration::from_secs(deadline) };
+            policy.tiers[1].before_drop = Some(gate);
+            assert!(policy.validate().is_err(), "{hook:?} {deadline}");
+        }
+    }
+
+    #[test]
     fn tiers_must_grow_sparser_and_older() {
         let good = RetentionPolicy::default();
         let mut denser = good.clone();
         denser.tiers[1].each = denser.tiers[0].each;
         let mut shorter = good.clone();
         shorter.tiers[0].keep = shorter.every_write;
-        let many = RetentionPolicy { tiers: vec![good.tiers[0]; 17], ..good.clone() };
+        let many = RetentionPolicy { tiers: vec![good.tiers[0].clone(); 17], ..good.clone() };
         assert_eq!(good.validate(), Ok(()));
         for bad in [denser, shorter, many] {
             assert!(bad.validate().is_err() && RetentionPolicy::decode(&bad.encode()).is_err());

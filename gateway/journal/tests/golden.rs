@@ -20,9 +20,9 @@ use common::{Image, NOW, header};
 use gateway_journal::marker::{decode_marker, encode_marker};
 use gateway_journal::run::{decode_checkpoint, decode_run, encode_checkpoint, encode_run};
 use gateway_journal::{
-    Generation, GroupNo, Hold, ImageId, ImageRecord, Kept, KeptPoint, Location, Manifest, MetaRecord, Place,
-    RegionNo, RegionRange, RetentionPolicy, SETTLED_FRAME, Sealed, SegmentHeader, SegmentId, SettledSegment,
-    SettledWriter, Share, Start, Version,
+    Gate, GateMove, GateStep, Generation, GroupNo, Hold, ImageId, ImageRecord, Kept, KeptPoint, Location,
+    Manifest, MetaRecord, Place, RegionNo, RegionRange, RetentionPolicy, SETTLED_FRAME, Sealed,
+    SegmentHeader, SegmentId, SettledSegment, SettledWriter, Share, Start, Version,
 };
 use tap_block::stored::pack;
 use tap_block::{
@@ -227,6 +227,26 @@ fn retention_records() {
     let record = MetaRecord::PolicySet { volume: Some(volume), policy: Some(limited) };
     assert_eq!(MetaRecord::decode(&record.encode()).unwrap(), record);
     pinned("policy-with-limit", &record.encode());
+    let mut gated = RetentionPolicy::default();
+    let deadline = std::time::Duration::from_secs(6 * 3600);
+    gated.tiers[1].before_drop = Some(Gate { hook: "archive.sh".into(), deadline });
+    let record = MetaRecord::PolicySet { volume: Some(volume), policy: Some(gated) };
+    assert_eq!(MetaRecord::decode(&record.encode()).unwrap(), record);
+    pinned("policy-with-gate", &record.encode());
+}
+
+#[test]
+fn moves_at_a_gate() {
+    let (volume, keep) = (VolumeId::new(0x22), std::time::Duration::from_secs(60));
+    let mut all = Vec::new();
+    for step in [GateStep::Begun, GateStep::Passed, GateStep::Overdue, GateStep::Overruled] {
+        let record = MetaRecord::GateMoved(GateMove { volume, keep, through: NOW, at: NOW, step });
+        let bytes = record.encode();
+        assert_eq!(MetaRecord::decode(&bytes).unwrap(), record);
+        all.push(u8::try_from(bytes.len()).unwrap());
+        all.extend(bytes);
+    }
+    pinned("gate-moves", &all);
 }
 
 #[test]

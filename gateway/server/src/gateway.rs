@@ -14,9 +14,12 @@ use tap_block::{Clock, Name, WallTime};
 use tap_disk::{DirLock, LockError, Pool, RealClock, ensure_dir};
 use thiserror::Error;
 use tokio::runtime::Handle;
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
 
 use crate::device::overlay::OverlayDir;
 use crate::exports::GatewayExports;
+use crate::gates::{self, Gates};
 use crate::http;
 use crate::http::Answer;
 use crate::images::Images;
@@ -51,6 +54,8 @@ pub struct GatewayConfig {
     pub protected: Vec<PathBuf>,
     /// What a read/write image may take unless its maker says otherwise, in bytes.
     pub overlay_quota: u64,
+    /// Where the hooks of tiers lie; no other program is ever run.
+    pub hooks: PathBuf,
     /// The journal and its limits.
     pub store: StoreConfig,
 }
@@ -61,6 +66,7 @@ impl GatewayConfig {
     pub fn new(data: PathBuf) -> Self {
         Self {
             store: StoreConfig::new(data.join("store")),
+            hooks: data.join("hooks"),
             data,
             links: Vec::new(),
             nbd: Vec::new(),
@@ -121,6 +127,7 @@ pub struct Gateway {
     pub(crate) points: Points,
     pub(crate) images: Arc<Images>,
     pub(crate) jobs: Arc<Jobs>,
+    pub(crate) gates: Gates,
     pub(crate) forbidden: Forbidden,
     leases: Arc<LeaseFile>,
     pub(crate) started: WallTime,
@@ -134,6 +141,8 @@ pub struct GatewayHandle {
     downlink: Downlink,
     links: Vec<Address>,
     front: Arc<FrontHandle>,
+    gates: JoinHandle<()>,
+    end_gates: watch::Sender<bool>,
     /// Given back when everything else has ended.
     lock: DirLock,
 }
@@ -153,7 +162,9 @@ impl Gateway {
             Some(api) => Some(http::start(Arc::clone(&gateway), api).await?),
             None => None,
         };
-        Ok(GatewayHandle { gateway, api, downlink, links, front, lock })
+        let (end_gates, ended) = watch::channel(false);
+        let gates = tokio::spawn(gates::follow(Arc::clone(&gateway), ended));
+        Ok(GatewayHandle { gateway, api, downlink, links, front, gates, end_gates, lock })
     }
 
     fn open(config: &GatewayConfig) -> Result<(Arc<Self>, DirLock), StartError> {
@@ -176,6 +187,7 @@ impl Gateway {
             },
             images: Arc::new(images),
             jobs: Arc::default(),
+            gates: Gates::new(config.hooks.clone()),
             forbidden: Forbidden { files: config.protected.clone(), data: config.data.clone() },
             leases: Arc::new(LeaseFile::open(config.data.join("leases.json"), &*clock)),
             started: clock.wall(),
@@ -258,6 +270,10 @@ impl GatewayHandle {
             api.stop(grace).await;
         }
         self.downlink.stop().await;
+        self.end_gates.send_replace(true);
+        if let Err(e) = self.gates.await {
+            tracing::error!("the gates did not end in order: {e}");
+        }
         let (gateway, front) = (self.gateway, self.front);
         let end = move || {
             front.drain_and_stop(grace);

@@ -12,6 +12,7 @@
 mod control;
 mod device;
 mod exports;
+mod gates;
 mod gateway;
 pub mod http;
 mod images;

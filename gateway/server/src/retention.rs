@@ -4,12 +4,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use cx_api::{
-    ClockView, Code, DiffView, ExtentView, ForecastView, HoldCreate, HoldView, KeptView, PinView, PolicySet,
-    PolicySource, PolicyView, Problem, Retention, Size, Span, TierView, TimelineView, WhenFull,
+    ClockView, Code, DiffView, ExtentView, ForecastView, GateView, HoldCreate, HoldView, KeptView, PinView,
+    PolicySet, PolicySource, PolicyView, Problem, Retention, Size, Span, TierView, TimelineView, WhenFull,
 };
 use gateway_image::Point;
 use gateway_image::catalogue::{Catalogue, Run, Volume};
-use gateway_journal::{Hold, MetaRecord, RetentionPolicy, Tier};
+use gateway_journal::{Gate, Hold, MetaRecord, RetentionPolicy, Tier};
 use tap_block::units::count;
 use tap_block::{Lsn, Name, WallTime};
 
@@ -38,6 +38,7 @@ impl Gateway {
         if let Some(Err(why)) = policy.as_ref().map(RetentionPolicy::validate) {
             return Err(Problem::new(Code::Invalid, "the retention policy cannot be followed").because(why));
         }
+        self.check_hooks(policy.as_ref())?;
         let volume = known.as_ref().map(|v| v.id());
         self.images.write(MetaRecord::PolicySet { volume, policy }).await?;
         self.store.settle_soon();
@@ -114,6 +115,7 @@ impl Gateway {
             clocks: volume.runs().iter().filter_map(set_back).collect(),
             forecast: self.forecast(&policy),
             history: self.history_view(&Histories::of(&self.store), &volume, &policy),
+            gates: self.gate_views(id),
         })
     }
 
@@ -205,7 +207,7 @@ fn policy_view(catalogue: &Catalogue, volume: &Volume) -> PolicyView {
 fn retention_of(policy: &RetentionPolicy) -> Retention {
     Retention {
         every_write: Span(policy.every_write),
-        tiers: policy.tiers.iter().map(|t| TierView { each: Span(t.each), keep: Span(t.keep) }).collect(),
+        tiers: policy.tiers.iter().map(tier_view).collect(),
         bookmarks: Span(policy.bookmarks),
         when_full: match policy.when_full {
             gateway_journal::WhenFull::Thin => WhenFull::Thin,
@@ -218,7 +220,7 @@ fn retention_of(policy: &RetentionPolicy) -> Retention {
 fn policy_of(retention: &Retention) -> RetentionPolicy {
     RetentionPolicy {
         every_write: retention.every_write.0,
-        tiers: retention.tiers.iter().map(|t| Tier { each: t.each.0, keep: t.keep.0 }).collect(),
+        tiers: retention.tiers.iter().map(tier_of).collect(),
         bookmarks: retention.bookmarks.0,
         when_full: match retention.when_full {
             WhenFull::Thin => gateway_journal::WhenFull::Thin,
@@ -226,6 +228,20 @@ fn policy_of(retention: &Retention) -> RetentionPolicy {
         },
         limit: retention.limit.map(|limit| limit.0),
     }
+}
+
+fn tier_view(tier: &Tier) -> TierView {
+    let gate = |gate: &Gate| GateView { hook: gate.hook.clone(), deadline: Span(gate.deadline) };
+    TierView {
+        each: Span(tier.each),
+        keep: Span(tier.keep),
+        before_drop: tier.before_drop.as_ref().map(gate),
+    }
+}
+
+fn tier_of(view: &TierView) -> Tier {
+    let gate = |gate: &GateView| Gate { hook: gate.hook.clone(), deadline: gate.deadline.0 };
+    Tier { each: view.each.0, keep: view.keep.0, before_drop: view.before_drop.as_ref().map(gate) }
 }
 
 fn hold_view(hold: &Hold) -> HoldView {

@@ -128,9 +128,9 @@ impl Gateway {
         self.jobs.wait_for_all(deadline);
     }
 
-    /// What is to be said of room: of the store, and of single volumes.
+    /// What is to be said of room, of the store and of single volumes, and of what goes without its hook.
     fn room_alerts(&self, histories: &Histories) -> Vec<String> {
-        self.full_soon().into_iter().chain(self.limit_alerts(histories)).collect()
+        self.full_soon().into_iter().chain(self.limit_alerts(histories)).chain(self.gate_alerts()).collect()
     }
 
     /// The gateway as a whole.

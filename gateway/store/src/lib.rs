@@ -49,7 +49,7 @@ pub use mark::{MarkStore, MemoryMark};
 pub use points::OpenPoint;
 pub use queue::Done;
 pub use read::{ReadMode, UnitRead};
-pub use settle::{LimitState, SettleReport, VolumeLimit};
+pub use settle::{AtGate, LimitState, SettleReport, VolumeLimit};
 pub use store::{FreeSpace, Parts, Store, StoreStatus};
 pub use tail::Durable;
 pub use usage::VolumeBytes;

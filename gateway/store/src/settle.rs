@@ -16,6 +16,7 @@
 //! Nothing is overwritten in place, and nothing goes before the manifest is durable: a crash at any step leaves the old
 //! arrangement or the new one. Readers that hold on to places of the old one find their segment gone and look again.
 
+mod gates;
 mod keep;
 mod limits;
 mod plan;
@@ -31,7 +32,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, TryLockError};
 use std::time::{Duration, Instant};
 
 use gateway_image::catalogue::Volume;
-use gateway_journal::{Generation, Kept, Manifest, RegionPlace, RegionRange};
+use gateway_journal::{GateMove, Generation, Kept, Manifest, RegionPlace, RegionRange};
 use tap_block::units::count;
 use tap_block::{VolumeId, WallTime};
 use tracing::{info, warn};
@@ -41,6 +42,9 @@ use crate::index::IndexStore as _;
 use crate::store::Shared;
 use crate::sync::{lock, read, wait_for};
 
+pub use gates::AtGate;
+pub(crate) use gates::at_gates;
+use gates::{note_overruled, overruled};
 use keep::{Terms, lost_points, points, thinned};
 pub(crate) use limits::Limits;
 pub use limits::{LimitState, VolumeLimit};
@@ -222,12 +226,13 @@ impl Settler {
     fn pass(&mut self, shared: &Shared, plan: Plan, terms: Terms) -> Result<SettleReport, StoreError> {
         let decision = Self::decide(shared, &plan, &terms)?;
         let mut undecided = false;
-        let gone = decision.gone.clone();
+        let (gone, overruled) = (decision.gone.clone(), decision.overruled.clone());
         let outcome = self.rewrite(shared, plan, decision, &mut undecided);
         if outcome.is_err() && !undecided {
             shared.points.call_off();
         }
         let report = outcome?;
+        note_overruled(shared, overruled);
         for (volume, points) in gone {
             *self.dropped.entry(volume).or_default() += points;
         }
@@ -246,6 +251,7 @@ impl Settler {
             None => trail.stand(),
         };
         let catalogue = Arc::clone(&read(&shared.published).catalogue);
+        let mut overrules = Vec::new();
         let kept = shared.points.decide(|open| {
             let known = trail.catalogue().volumes();
             let volumes = known.map(|known| catalogue.volume(known.id()).unwrap_or(known));
@@ -255,6 +261,7 @@ impl Settler {
                 let before = Kept { settled, points: before.points };
                 let fresh = window.points.get(&volume.stream()).map_or(&[][..], Vec::as_slice);
                 let left = thinned(&catalogue, volume, &before, fresh, open(volume.id()), terms);
+                overrules.extend(overruled(&catalogue, volume, &before, &left, terms));
                 Some((volume.id(), left))
             };
             volumes.filter_map(of).collect()
@@ -268,6 +275,7 @@ impl Settler {
             window,
             kept,
             gone,
+            overruled: overrules,
         })
     }
 
@@ -326,6 +334,8 @@ struct Decision {
     dropped: usize,
     /// Those of them that were settled before, of each volume.
     gone: BTreeMap<VolumeId, usize>,
+    /// Gates that they went past for want of room.
+    overruled: Vec<GateMove>,
 }
 
 impl Decision {

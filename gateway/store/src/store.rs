@@ -26,7 +26,7 @@ use crate::queue::{Done, Job, Queue, Work};
 use crate::read::{ReadMode, UnitRead};
 use crate::reserve::Reserving;
 use crate::segments::Segments;
-use crate::settle::{Limits, SettleReport, Settling, VolumeLimit};
+use crate::settle::{AtGate, Limits, SettleReport, Settling, VolumeLimit, at_gates};
 use crate::sync::{lock, read};
 use crate::tail::{Durable, Published};
 use crate::usage::{self, VolumeBytes};
@@ -436,6 +436,12 @@ impl Store {
     #[must_use]
     pub fn usage(&self) -> BTreeMap<VolumeId, VolumeBytes> {
         read(&self.shared.published).usage()
+    }
+
+    /// Every gate of a tier, and what waits there. Goes through the kept points of volumes that have some: may take a while.
+    #[must_use]
+    pub fn gates(&self) -> Vec<AtGate> {
+        at_gates(&self.shared)
     }
 
     /// Bytes that a stream's frames have taken since the store was opened.

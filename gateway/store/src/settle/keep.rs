@@ -49,7 +49,11 @@ pub(super) struct Strain {
 
 impl Terms {
     /// What a volume's policy comes to: when room is needed and it allows it, the tiers begin at once.
-    fn of(&self, volume: VolumeId, policy: RetentionPolicy) -> (RetentionPolicy, Option<WallTime>) {
+    pub(super) fn of(
+        &self,
+        volume: VolumeId,
+        policy: RetentionPolicy,
+    ) -> (RetentionPolicy, Option<WallTime>) {
         let strains = || [Some(&self.strain), self.own.get(&volume)].into_iter().flatten();
         let strained = strains().any(|s| s.pressure > Pressure::None);
         if !strained || policy.when_full == WhenFull::Stop {
@@ -58,7 +62,7 @@ impl Terms {
         let mut tiers = policy.tiers;
         if tiers.is_empty() {
             // Thinner, not nothing.
-            tiers.push(Tier { each: SPARSE, keep: policy.every_write });
+            tiers.push(Tier { each: SPARSE, keep: policy.every_write, before_drop: None });
         }
         let floor = strains().filter(|s| s.pressure == Pressure::Purge).filter_map(|s| s.floor).max();
         (RetentionPolicy { every_write: Duration::ZERO, tiers, ..policy }, floor)
@@ -77,28 +81,42 @@ pub(super) fn thinned(
     open: BTreeSet<Lsn>,
     terms: &Terms,
 ) -> Kept {
-    let (id, settled) = (volume.id(), before.settled);
-    let rules = catalogue.rules();
-    let (policy, floor) = terms.of(id, rules.policy_of(id));
-    let mut special = Special { always: open, bookmarks: BTreeSet::new() };
+    let (policy, floor) = terms.of(volume.id(), catalogue.rules().policy_of(volume.id()));
+    let special = special(catalogue, volume, &policy, before, fresh, open, terms.now);
+    let mut thinner = Thinner::new(&policy, &special, terms.now, floor);
+    let selectable = fresh.iter().filter(|p| volume.selectable(p.lsn).is_ok());
+    let offered: Vec<KeptPoint> = before.points.iter().chain(selectable).copied().collect();
+    offered.iter().for_each(|point| thinner.offer(*point));
+    let (mut points, settled) = (thinner.finish(), before.settled);
+    let sound = |lsn: &Lsn| volume.selectable(*lsn).is_ok();
+    add_between(&mut points, &offered, special.always.range(..=settled).copied().filter(sound));
+    Kept { settled, points }
+}
+
+/// The points of a volume that are no ordinary ones.
+pub(super) fn special(
+    catalogue: &Catalogue,
+    volume: &Volume,
+    policy: &RetentionPolicy,
+    before: &Kept,
+    fresh: &[KeptPoint],
+    open: BTreeSet<Lsn>,
+    now: WallTime,
+) -> Special {
+    let (id, settled, rules) = (volume.id(), before.settled, catalogue.rules());
+    let gate = |tier: &Tier| tier.before_drop.as_ref().map(|_| rules.gate(id, tier.keep).released);
+    let released = policy.tiers.iter().map(gate).collect();
+    let mut special = Special { always: open, bookmarks: BTreeSet::new(), released };
     special.always.extend(rules.pinned(id));
     special.always.extend(catalogue.images().filter(|i| i.volume == id).map(|i| i.point));
     // Whatever is asked for between this one and the next is what it shows; in a sync, what was sound before it.
     special.always.insert(settled);
     special.always.extend(volume.sound_at_or_before(settled));
     special.bookmarks.extend(volume.bookmarks().map(|(_, mark)| mark.at.lsn));
-    let held = |p: &&KeptPoint| {
-        rules.holds_of(id, terms.now).any(|h| h.from <= p.received_at && p.received_at <= h.to)
-    };
+    let held =
+        |p: &&KeptPoint| rules.holds_of(id, now).any(|h| h.from <= p.received_at && p.received_at <= h.to);
     special.always.extend(before.points.iter().chain(fresh).filter(held).map(|p| p.lsn));
-    let mut thinner = Thinner::new(&policy, &special, terms.now, floor);
-    let selectable = fresh.iter().filter(|p| volume.selectable(p.lsn).is_ok());
-    let offered: Vec<KeptPoint> = before.points.iter().chain(selectable).copied().collect();
-    offered.iter().for_each(|point| thinner.offer(*point));
-    let mut points = thinner.finish();
-    let sound = |lsn: &Lsn| volume.selectable(*lsn).is_ok();
-    add_between(&mut points, &offered, special.always.range(..=settled).copied().filter(sound));
-    Kept { settled, points }
+    special
 }
 
 /// Points that somebody holds and that are no record (a run may begin with a jump) show what the record before shows.

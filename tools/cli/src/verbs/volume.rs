@@ -2,7 +2,8 @@
 
 use clap::{Args, Subcommand};
 use cx_api::{
-    DiffView, GapView, HistoryView, KeptView, LimitState, LimitView, TimelineView, VolumeView, paths,
+    AtGateView, DiffView, GapView, HistoryView, KeptView, LimitState, LimitView, TimelineView, VolumeView,
+    paths,
 };
 use tap_block::{Clock as _, Name, WallTime};
 use tap_disk::RealClock;
@@ -121,6 +122,7 @@ fn timeline_text(timeline: &TimelineView) -> String {
             hold.from, hold.to, hold.until, hold.note
         ));
     }
+    timeline.gates.iter().for_each(|gate| text.push_str(&gate_line(gate)));
     for pin in &timeline.pins {
         text.push_str(&format!("pinned lsn:{}  {}\n", pin.lsn.get(), pin.note));
     }
@@ -167,6 +169,31 @@ pub(super) fn list(volumes: &[VolumeView], now: WallTime) -> String {
         ["NAME", "STATE", "SIZE", "HISTORY", "LAG", "BEHIND", "DURABLE LSN", "GAPS", "VERIFIED"],
         &rows,
     )
+}
+
+/// What waits for a hook, how that goes, and how it went last.
+fn gate_line(gate: &AtGateView) -> String {
+    use cx_api::json::Text as _;
+    let mut text = format!(
+        "gate after {}: {} {}, {} points",
+        gate.keep.to_text(),
+        gate.hook,
+        gate.state.as_str(),
+        gate.waiting
+    );
+    if let Some((first, last)) = gate.first.zip(gate.last) {
+        text.push_str(&format!(" from lsn:{} to lsn:{}", first.lsn.get(), last.lsn.get()));
+    }
+    if let Some(at) = gate.deadline {
+        text.push_str(&format!(", which go without it at {at}"));
+    }
+    if let Some((outcome, at)) = gate.last_outcome.zip(gate.last_at) {
+        text.push_str(&format!("; last {} at {at}", outcome.as_str()));
+    }
+    if let Some(error) = &gate.error {
+        text.push_str(&format!("; {}", output::printable(error)));
+    }
+    text + "\n"
 }
 
 /// What a volume's history takes, and when that is too much.
@@ -325,10 +352,12 @@ mod tests {
         let text = timeline_text(&timeline);
         for line in [
             "oldest point       2026-11-20T12:00:00Z  lsn:7",
-            "policy             every write 48h, 1m for 7d",
+            "policy             every write 48h, 1m for 7d then archive.sh within 6h",
             "full at            never, as it looks",
             "history            3 GiB of 4 GiB (fits), 128 MiB each day, full at 2026-11-30T12:00:00Z",
             "pinned lsn:7  quarter",
+            "gate after 7d: archive.sh failing, 1 points from lsn:7 to lsn:7, which go without it at 2026-11-22T18:00:00Z; \
+             last passed at 2026-11-22T08:00:00Z; the hook ended with exit status: 1; it said: no tape",
             "clock set back at lsn:700: times from 2026-11-22T10:00:00Z to 2026-11-22T11:00:00Z went by twice, and mean \
              the second time",
         ] {
