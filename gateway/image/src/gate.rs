@@ -35,6 +35,8 @@ pub enum Act {
     /// To end a hook that still runs, and to journal that the points received up to a time may go, and why; then
     /// [`Gatekeeper::released`].
     Release(WallTime, GateStep),
+    /// [`Gatekeeper::released`], and nothing to journal: nothing of the batch is left to hand on.
+    Forget,
 }
 
 /// The pause after a first failure; each is twice as long.
@@ -86,10 +88,13 @@ impl Gatekeeper {
     #[must_use]
     pub fn poll(&self, now: WallTime, gate: &Gate, keep: Duration, waiting: &[KeptPoint]) -> Act {
         let Some(batch) = self.batch else { return gather(now, gate, keep, waiting) };
-        // Nothing of it is left when its points were pinned, or there was no room for them.
-        let left = waiting.first().is_some_and(|p| p.received_at <= batch.through);
-        if self.passed || (!left && !self.running) {
+        if self.passed {
             return Act::Release(batch.through, GateStep::Passed);
+        }
+        // Its points were pinned, or there was no room for them.
+        let left = waiting.first().is_some_and(|p| p.received_at <= batch.through);
+        if !left && !self.running {
+            return Act::Forget;
         }
         if now.since(batch.since) >= gate.deadline {
             return Act::Release(batch.through, GateStep::Overdue);
@@ -222,8 +227,7 @@ mod tests {
     #[test]
     fn a_batch_of_which_nothing_is_left_is_over() {
         let mut keeper = Gatekeeper::new(Some(Batch { through: at(10), since: at(5000) }));
-        let passed = Act::Release(at(10), GateStep::Passed);
-        assert_eq!(keeper.poll(at(5001), &gate(100), KEEP, &points(&[11])), passed);
+        assert_eq!(keeper.poll(at(5001), &gate(100), KEEP, &points(&[11])), Act::Forget);
         keeper.started();
         assert_eq!(
             keeper.poll(at(5001), &gate(100), KEEP, &points(&[11])),

@@ -114,12 +114,22 @@ impl Follower {
         // Points of many volumes may be gone through.
         let gates = tokio::task::spawn_blocking(move || store.gates()).await.unwrap_or_default();
         let mut pause = MOST_PAUSE;
+        self.end_strays(&gates);
         for at in gates {
             let Some(gate) = at.tier.before_drop.clone() else { continue };
             pause = pause.min(gate.deadline / LOOKS);
             self.follow_one(&at, &gate).await;
         }
         pause.max(LEAST_PAUSE)
+    }
+
+    /// A hook whose gate is gone, because another policy is in force, has nobody to wait for it.
+    fn end_strays(&mut self, gates: &[AtGate]) {
+        let stray = |key: &GateKey| gates.iter().all(|at| key_of(at) != *key);
+        for (key, (_, hook)) in self.running.extract_if(|key, _| stray(key)) {
+            hook.abort();
+            self.gateway.gates.lock().remove(&key);
+        }
     }
 
     async fn follow_one(&mut self, at: &AtGate, gate: &Gate) {
@@ -131,6 +141,7 @@ impl Follower {
             Act::Begin(batch) => self.begin(at, batch).await,
             Act::Run(batch) => self.run(at, gate, batch),
             Act::Release(through, step) => self.release(at, through, step).await,
+            Act::Forget => self.gateway.gates.change(at, |known| *known = Known::default()),
         }
     }
 

@@ -237,7 +237,7 @@ impl Committer {
             let text = "what is left is needed to settle old history, which makes room";
             return Err(StoreError::NoSpace(text.into()));
         }
-        if self.shared.pressure() > Pressure::None || !read(&self.shared.limits).is_empty() {
+        if self.shared.pressure() > Pressure::None || read(&self.shared.limits).are_near() {
             self.shared.settling.hurry();
         }
         let (no, file) = self.shared.segments.pool().take()?;

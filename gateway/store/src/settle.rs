@@ -88,6 +88,8 @@ pub(crate) struct Settler {
     cycle: Option<RegionPlace>,
     /// So is a full volume's.
     own_cycle: Option<RegionPlace>,
+    /// The volume whose history was gone through last.
+    relieved: Option<VolumeId>,
     /// Points of settled history that went since it was last gone through: what they alone showed is still there.
     dropped: BTreeMap<VolumeId, usize>,
     /// The last pass settled a part of the log.
@@ -105,6 +107,7 @@ impl Settler {
             floors: BTreeMap::new(),
             cycle: None,
             own_cycle: None,
+            relieved: None,
             dropped: BTreeMap::new(),
             log_last: false,
         }
@@ -261,7 +264,13 @@ impl Settler {
                 let before = Kept { settled, points: before.points };
                 let fresh = window.points.get(&volume.stream()).map_or(&[][..], Vec::as_slice);
                 let left = thinned(&catalogue, volume, &before, fresh, open(volume.id()), terms);
-                overrules.extend(overruled(&catalogue, volume, &before, &left, terms));
+                overrules.extend(overruled(
+                    &catalogue,
+                    volume,
+                    before.points.iter().chain(fresh),
+                    &left,
+                    terms,
+                ));
                 Some((volume.id(), left))
             };
             volumes.filter_map(of).collect()

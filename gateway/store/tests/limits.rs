@@ -14,7 +14,7 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use common::append;
-use common::lab::{Lab, policy};
+use common::lab::{Lab, cut, policy};
 use gateway_journal::{Hold, MetaRecord, RetentionPolicy, WhenFull};
 use gateway_store::{LimitState, StoreError};
 use proptest::prelude::*;
@@ -147,6 +147,7 @@ proptest! {
             match random.below(6) {
                 0 => lab.open(),
                 1 => protect_a_point(&lab, &mut random, &mut protected),
+                3 => drop(lab.check_of(&cut(&lab.disk, &mut random).open(), 5)),
                 2 if !protected.held => hold(&mut lab, &mut random, &mut protected),
                 _ => drop(lab.settle()),
             }

@@ -20,7 +20,7 @@ async fn site(script: &str) -> Site {
     Site { tmp, hub, handle }
 }
 
-fn often(dir: &Path, hub: &Hub) -> GatewayConfig {
+pub(super) fn often(dir: &Path, hub: &Hub) -> GatewayConfig {
     let plain = config(dir, hub);
     let settle_each = Some(Duration::from_millis(50));
     GatewayConfig { store: StoreConfig { settle_each, ..plain.store }, ..plain }
@@ -155,6 +155,23 @@ async fn a_hook_that_hangs_is_ended_with_all_that_it_started() {
         assert!(start.elapsed() < LIMIT, "{child} lives");
         tokio::task::yield_now().await;
     }
+    site.handle.stop(GRACE).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_hook_whose_gate_is_taken_away_is_ended() {
+    let site = site("sleep 1000 & echo $! > child.new; mv child.new child; wait").await;
+    let _tap = running(&site).await;
+    let child = file(&site, "child").await;
+    let mut open = retention("hook.sh", LONG);
+    open.tiers[0].before_drop = None;
+    site.gateway().policy_set(PolicySet { volume: None, retention: Some(open) }).await.unwrap();
+    let start = Instant::now();
+    while is_alive(child.trim()) {
+        assert!(start.elapsed() < LIMIT, "{child} lives");
+        tokio::task::yield_now().await;
+    }
+    assert_eq!(site.gateway().timeline(name("web01")).await.unwrap().gates, []);
     site.handle.stop(GRACE).await;
 }
 

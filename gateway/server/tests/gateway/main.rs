@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing, reason = "tests")]
 
 mod gates;
+mod limits;
 mod tap;
 
 use std::io::{Read, Seek, SeekFrom, Write};

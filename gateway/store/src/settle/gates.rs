@@ -48,11 +48,11 @@ fn gates_of(shared: &Shared, catalogue: &Catalogue, volume: &Volume) -> Vec<AtGa
     waiting(&policy, &special, now, &kept.points).into_iter().filter_map(gate).collect()
 }
 
-/// The gates that points go past because there is no room for them.
-pub(super) fn overruled(
+/// The gates that some of the `offered` points go past because there is no room for them.
+pub(super) fn overruled<'a>(
     catalogue: &Catalogue,
     volume: &Volume,
-    before: &Kept,
+    offered: impl Iterator<Item = &'a KeptPoint>,
     left: &Kept,
     terms: &Terms,
 ) -> Vec<GateMove> {
@@ -60,8 +60,7 @@ pub(super) fn overruled(
     let (policy, floor) = terms.of(id, rules.policy_of(id));
     let Some(floor) = floor else { return Vec::new() };
     let gone = |p: &&KeptPoint| left.points.binary_search_by_key(&p.lsn, |q| q.lsn).is_err();
-    let last =
-        before.points.iter().filter(|p| p.received_at < floor).filter(gone).map(|p| p.received_at).max();
+    let last = offered.filter(|p| p.received_at < floor).filter(gone).map(|p| p.received_at).max();
     let moved = |tier: &Tier, through: WallTime| {
         let (keep, at, step) = (tier.keep, terms.now, GateStep::Overruled);
         (rules.gate(id, keep).released < through).then_some(GateMove { volume: id, keep, through, at, step })

@@ -78,8 +78,9 @@ impl Limits {
         Self { volumes, stopped }
     }
 
-    pub(crate) fn is_empty(&self) -> bool {
-        self.volumes.is_empty()
+    /// May a volume reach its limit before the next look, if nobody looks sooner?
+    pub(crate) fn are_near(&self) -> bool {
+        self.volumes.values().any(|l| l.limit <= QUICKLY_FILLED || l.used > percent(l.limit, RELIEVED))
     }
 
     /// Volumes that have to become smaller, and how hard.
@@ -148,6 +149,9 @@ const RELIEVED: u64 = 75;
 const FILLING: u64 = 85;
 const ROOMY: u64 = 90;
 const CROWDED: u64 = 95;
+
+/// A limit that history may reach from nothing within seconds.
+const QUICKLY_FILLED: u64 = 16 << 30;
 
 fn percent(limit: u64, share: u64) -> u64 {
     limit / 100 * share + limit % 100 * share / 100

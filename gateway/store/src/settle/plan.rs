@@ -1,9 +1,12 @@
 //! What a pass takes on: old groups of the log, or a stretch of what is settled already.
 
+use std::collections::HashMap;
+use std::time::Duration;
+
 use gateway_image::catalogue::Rules;
 use gateway_journal::{Generation, RegionPlace, RegionRange, RetentionPolicy};
-use tap_block::WallTime;
 use tap_block::units::count;
+use tap_block::{StreamId, WallTime};
 
 use super::{Limits, Pressure, points};
 use crate::store::Shared;
@@ -147,11 +150,14 @@ const MOST_POINTS: u64 = 512 << 10;
 /// How many of the oldest groups are settled, whatever their age, so that volumes that are full become smaller.
 fn strained_groups(published: &Published, limits: &Limits, now: WallTime) -> usize {
     let mut needs = limits.needs();
-    let most = MOST_POINTS.saturating_sub(count(points(&published.layout.kept)));
-    let (mut through, mut young) = (0, 0);
+    if needs.is_empty() {
+        return 0;
+    }
+    let others = whole_of_others(published, limits);
+    let (mut through, mut young) = (0, count(points(&published.layout.kept)));
     for (n, group) in published.ingested.iter().enumerate() {
-        young += young_records(published, limits, group, now);
-        if needs.is_empty() || young > most {
+        young += young_records(&others, group, now);
+        if needs.is_empty() || young > MOST_POINTS {
             break;
         }
         for (stream, bytes) in &group.spans {
@@ -166,16 +172,19 @@ fn strained_groups(published: &Published, limits: &Limits, now: WallTime) -> usi
     through
 }
 
-/// Records in a group, about, of volumes that keep every one of them: by their share of its bytes.
-fn young_records(published: &Published, limits: &Limits, group: &GroupInfo, now: WallTime) -> u64 {
+/// For how long the policies of volumes that are not full keep every write, by stream.
+fn whole_of_others(published: &Published, limits: &Limits) -> HashMap<StreamId, Duration> {
     let (rules, strained) = (published.catalogue.rules(), limits.strained());
-    let is_young = |stream| {
-        let volume = published.catalogue.volume_of(stream).map(|v| v.id());
-        let volume = volume.filter(|volume| !strained.contains_key(volume));
-        volume.is_some_and(|volume| now.since(group.received_at) <= rules.policy_of(volume).every_write)
-    };
+    let others = published.catalogue.volumes().filter(|v| !strained.contains_key(&v.id()));
+    others.map(|v| (v.stream(), rules.policy_of(v.id()).every_write)).collect()
+}
+
+/// Records in a group, about, of volumes that keep every one of them: by their share of its bytes.
+fn young_records(others: &HashMap<StreamId, Duration>, group: &GroupInfo, now: WallTime) -> u64 {
+    let age = now.since(group.received_at);
+    let is_young = |stream| others.get(stream).is_some_and(|whole| age <= *whole);
     let all: u64 = group.spans.iter().map(|(_, bytes)| bytes).sum();
-    let young: u64 = group.spans.iter().filter(|(s, _)| is_young(*s)).map(|(_, bytes)| bytes).sum();
+    let young: u64 = group.spans.iter().filter(|(s, _)| is_young(s)).map(|(_, bytes)| bytes).sum();
     let records = u128::from(group.versions) * u128::from(young) / u128::from(all.max(1));
     u64::try_from(records).unwrap_or(u64::MAX)
 }
@@ -227,6 +236,23 @@ mod tests {
         let place = |region| (VolumeId::new(1), RegionNo::new(region));
         let range = RegionRange { first: place(first), last: place(last) };
         Generation { settle: 1, range, segments: Vec::new(), shares: Vec::new() }
+    }
+
+    #[test]
+    fn records_of_volumes_that_keep_them_all_are_counted_by_their_share() {
+        let second = |n: u64| WallTime::from_nanos(n * 1_000_000_000);
+        let group = GroupInfo {
+            no: gateway_journal::GroupNo::new(1),
+            mins: Vec::new(),
+            through: (SegmentId::new(1), gateway_journal::Start::of_segment(None)),
+            received_at: second(100),
+            versions: 1000,
+            spans: vec![(StreamId::new(1), 300), (StreamId::new(2), 100)],
+        };
+        let others = [(StreamId::new(2), Duration::from_secs(50))].into();
+        assert_eq!(young_records(&others, &group, second(150)), 250);
+        assert_eq!(young_records(&others, &group, second(151)), 0, "it is old");
+        assert_eq!(young_records(&HashMap::new(), &group, second(100)), 0, "they are full themselves");
     }
 
     #[test]

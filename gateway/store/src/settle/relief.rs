@@ -51,6 +51,7 @@ impl Settler {
         if begins {
             // What goes from here on is found the next time.
             self.dropped.remove(&from.0);
+            self.relieved = Some(from.0);
         }
         self.log_last = false;
         Ok(Some(report))
@@ -58,7 +59,9 @@ impl Settler {
 
     /// A volume of which something may go, and what it is asked to give up.
     fn find_full(&mut self, shared: &Shared, terms: &mut Terms) -> Option<VolumeId> {
-        let full: Vec<(VolumeId, Strain)> = terms.own.iter().map(|(v, s)| (*v, *s)).collect();
+        let mut full: Vec<(VolumeId, Strain)> = terms.own.iter().map(|(v, s)| (*v, *s)).collect();
+        // Each in its turn.
+        full.sort_by_key(|(volume, _)| Some(*volume) <= self.relieved);
         for (volume, strain) in full {
             let found = self.find_floor(shared, terms, volume, strain);
             let full = strain.pressure == Pressure::Purge;
