@@ -1,11 +1,14 @@
 //! Limits of single volumes: whose history presses against the limit of its policy, and how hard.
 //!
 //! ```text
-//!   0 ───────────────────────────── 75% ─ 85% ─ 90% ─ 95% ─ limit
-//!   thinned sooner            until  ◄─────┴ from
-//!   the oldest points go                   until ◄─────┴ from
-//!   no more is taken                       until ◄───────────┴ from     (policies that say so)
+//!   0 ──────────────────────── 70% ─ 75% ─ 85% ─ 90% ─ 95% ─ limit
+//!   thinned sooner       until  ◄───────────┴ from
+//!   the oldest points go       until  ◄───────────────┴ from
+//!   no more is taken                       until  ◄───────────┴ from     (policies that say so)
 //! ```
+//!
+//! Each time the oldest points go all that is left of the volume's settled history is written again: so a fifth of the limit
+//! goes at once, not a little all the time.
 
 use std::collections::BTreeMap;
 
@@ -57,7 +60,8 @@ struct Limited {
     used: u64,
     pressure: Pressure,
     when_full: WhenFull,
-    stuck: bool,
+    /// What it took when it was found that nothing more may go.
+    stuck_at: Option<u64>,
 }
 
 impl Limits {
@@ -67,10 +71,10 @@ impl Limits {
             let (volume, policy) = (catalogue.volume(*id)?, catalogue.rules().policy_of(*id));
             let (limit, used, before) = (policy.limit?, bytes.total(), self.volumes.get(id));
             let pressure = pressure(before.map_or(Pressure::None, |b| b.pressure), used, limit);
-            let stuck = pressure == Pressure::Purge && before.is_some_and(|b| b.stuck);
+            let stuck_at = before.and_then(|b| b.stuck_at).filter(|_| pressure == Pressure::Purge);
             let (stream, when_full) = (volume.stream(), policy.when_full);
             let pressure = if when_full == WhenFull::Stop { stop(before, used, limit) } else { pressure };
-            Some((*id, Limited { stream, limit, used, pressure, when_full, stuck }))
+            Some((*id, Limited { stream, limit, used, pressure, when_full, stuck_at }))
         };
         let volumes: BTreeMap<_, Limited> = usage.iter().filter_map(of).collect();
         let stopped = volumes.values().filter(|l| l.state() == LimitState::Stopped);
@@ -116,8 +120,15 @@ impl Limits {
     /// Whether anything of a full volume may go.
     pub(super) fn set_stuck(&mut self, volume: VolumeId, stuck: bool) {
         if let Some(limited) = self.volumes.get_mut(&volume) {
-            limited.stuck = stuck;
+            limited.stuck_at = stuck.then(|| limited.stuck_at.unwrap_or(limited.used));
         }
+    }
+
+    /// Is it worth going through a volume's settled history for points that went already? One of which little else is left than
+    /// its newest state gives up next to nothing each time: only when it has grown.
+    pub(super) fn is_worth_tidying(&self, volume: VolumeId) -> bool {
+        let grown = |l: &Limited| l.stuck_at.is_none_or(|at| l.used >= at.saturating_add(l.limit / 8));
+        self.volumes.get(&volume).is_none_or(grown)
     }
 
     /// For people.
@@ -137,7 +148,7 @@ impl Limited {
             (_, Pressure::None) => LimitState::Fits,
             (WhenFull::Stop, _) => LimitState::Stopped,
             (_, Pressure::Thin) => LimitState::Thinning,
-            (_, Pressure::Purge) if self.stuck => LimitState::Stuck,
+            (_, Pressure::Purge) if self.stuck_at.is_some() => LimitState::Stuck,
             (_, Pressure::Purge) => LimitState::Purging,
         }
     }
@@ -145,10 +156,12 @@ impl Limited {
 
 /// Shares of the limit, in percent: history is thinned from [`FILLING`] until [`RELIEVED`], the oldest points go from
 /// [`CROWDED`] until [`ROOMY`].
-const RELIEVED: u64 = 75;
+const RELIEVED: u64 = 70;
 const FILLING: u64 = 85;
-const ROOMY: u64 = 90;
+const ROOMY: u64 = 75;
 const CROWDED: u64 = 95;
+/// What was stopped goes on from here.
+const REOPENED: u64 = 90;
 
 /// A limit that history may reach from nothing within seconds.
 const QUICKLY_FILLED: u64 = 16 << 30;
@@ -171,7 +184,7 @@ fn pressure(before: Pressure, used: u64, limit: u64) -> Pressure {
 /// Of a policy that takes no more when its limit is reached.
 fn stop(before: Option<&Limited>, used: u64, limit: u64) -> Pressure {
     let stopped = before.is_some_and(|b| b.state() == LimitState::Stopped);
-    let still = stopped && used > percent(limit, ROOMY);
+    let still = stopped && used > percent(limit, REOPENED);
     if still || used >= limit { Pressure::Purge } else { Pressure::None }
 }
 
@@ -187,13 +200,13 @@ mod tests {
             (0, None),
             (85, None),
             (86, Thin),
-            (76, Thin),
+            (71, Thin),
             (95, Thin),
             (96, Purge),
-            (91, Purge),
-            (90, Thin),
-            (76, Thin),
-            (75, None),
+            (76, Purge),
+            (75, Thin),
+            (71, Thin),
+            (70, None),
             (300, Purge),
             (0, None),
         ] {
@@ -212,7 +225,7 @@ mod tests {
             used: 0,
             pressure,
             when_full: WhenFull::Stop,
-            stuck: false,
+            stuck_at: Option::None,
         };
         let (open, stopped) = (limited(Pressure::None), limited(Pressure::Purge));
         assert_eq!(stop(Option::None, 99, 100), Pressure::None);

@@ -123,7 +123,8 @@ impl Settler {
         };
         let Some((known, kept)) = catalogue.volume(volume).zip(layout.kept.get(&volume)) else { return 0 };
         let left = thinned(&catalogue, known, kept, &[], shared.points.open_of(volume), terms);
-        let went = self.dropped.get(&volume).copied().unwrap_or(0);
+        let went = self.dropped.get(&volume).filter(|_| read(&shared.limits).is_worth_tidying(volume));
+        let went = went.copied().unwrap_or(0);
         went + kept.points.len().saturating_sub(left.points.len())
     }
 }
