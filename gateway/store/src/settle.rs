@@ -441,8 +441,9 @@ impl Settling {
     }
 
     fn catch_up(&self, shared: &Shared) {
-        shared.end_old_group();
         loop {
+            // What filled meanwhile is to be settled too.
+            shared.end_old_group();
             match self.pass(shared) {
                 Ok(Some(report)) => info!(
                     "settle {}: {} of {} versions kept, {} bytes written, {} segments freed, {} points dropped",

@@ -134,11 +134,15 @@ const fn volume_from(from: RegionPlace) -> RegionRange {
     RegionRange { first: from, last: (from.0, RegionNo::new(u32::MAX)) }
 }
 
-/// Do groups of the log wait that hold something of the volume?
+/// Does the log hold something of the volume that is to be settled?
 fn waits_in_log(shared: &Shared, volume: VolumeId) -> bool {
-    let published = read(&shared.published);
-    let stream = published.catalogue.volume(volume).map(|v| v.stream());
-    published.ingested.iter().any(|g| g.spans.iter().any(|(s, _)| Some(*s) == stream))
+    let (stream, usage) = {
+        let published = read(&shared.published);
+        (published.catalogue.volume(volume).map(|v| v.stream()), published.usage())
+    };
+    let worth = stream.and_then(|stream| read(&shared.limits).worth_settling(stream));
+    let log = usage.get(&volume).map_or(0, |bytes| bytes.log);
+    worth.is_some_and(|worth| log >= worth)
 }
 
 /// So many thousandths of a time.
