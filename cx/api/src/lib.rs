@@ -29,12 +29,13 @@ pub use page::Page;
 pub use point::{BookmarkCreate, BookmarkView, PointView};
 pub use problem::{Code, ExitStatus, Problem};
 pub use retention::{
-    ClockView, DiffView, ExtentView, ForecastView, HoldCreate, HoldView, KeptView, PinCreate, PinView,
-    PolicySet, PolicySource, PolicyView, Retention, Span, TierView, TimelineView, WhenFull,
+    AtGateView, ClockView, DiffView, ExtentView, ForecastView, GateOutcome, GateState, GateView, HistoryView,
+    HoldCreate, HoldView, KeptView, PinCreate, PinView, PolicySet, PolicySource, PolicyView, Retention, Size,
+    Span, TierView, TimelineView, WhenFull,
 };
 pub use status::{Health, HealthView, JournalView, StatusView, VolumeHealth};
 pub use verification::{
     AnchorView, FindingKind, FindingView, ProofView, RepairCreate, RepairView, UnitView, VerificationCreate,
     VerificationView,
 };
-pub use volume::{GapView, SyncView, VolumeState, VolumeView};
+pub use volume::{GapView, LimitState, LimitView, SyncView, VolumeState, VolumeView};

@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 use tap_block::{Lsn, Name, WallTime};
 
 use crate::json::{self, Text};
-use crate::volume::GapView;
+use crate::volume::{GapView, LimitView};
 
 /// A length of time as people write it: `90s`, `48h`, `7d`, `4w`, `1y` (365 days).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -42,8 +42,47 @@ impl Text for Span {
     }
 }
 
+/// A number of bytes as people write it: `512M` and `200GiB` (powers of 1024), `200GB` (powers of 1000).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Size(pub u64);
+
+impl Text for Size {
+    fn to_text(&self) -> String {
+        let units = [("TiB", 40), ("GiB", 30), ("MiB", 20), ("KiB", 10)];
+        let unit = units.into_iter().find(|(_, shift)| self.0 > 0 && self.0.trailing_zeros() >= *shift);
+        unit.map_or_else(|| self.0.to_string(), |(unit, shift)| format!("{}{unit}", self.0 >> shift))
+    }
+
+    fn from_text(text: &str) -> Result<Self, String> {
+        let wrong = || format!("{text:?} is no size: write it as 512M or 10GiB");
+        let digits = text.bytes().take_while(u8::is_ascii_digit).count();
+        let (number, unit) = text.split_at_checked(digits).ok_or_else(wrong)?;
+        let number: u64 = number.parse().map_err(|_| wrong())?;
+        let factor = factor(&unit.trim_start().to_ascii_uppercase()).ok_or_else(wrong)?;
+        number.checked_mul(factor).map(Self).ok_or_else(wrong)
+    }
+}
+
+/// Of a unit in upper case.
+fn factor(unit: &str) -> Option<u64> {
+    let mut letters = unit.chars();
+    let power = match letters.next() {
+        None | Some('B') => 0,
+        Some('K') => 1,
+        Some('M') => 2,
+        Some('G') => 3,
+        Some('T') => 4,
+        Some(_) => return None,
+    };
+    match (letters.as_str(), power) {
+        ("", _) | ("IB", 1..) => 1024u64.checked_pow(power),
+        ("B", 1..) => 1000u64.checked_pow(power),
+        _ => None,
+    }
+}
+
 /// One point each so often, for so long.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct TierView {
     /// The distance of points.
@@ -52,13 +91,109 @@ pub struct TierView {
     /// The age up to which they are kept.
     #[serde(with = "json::text")]
     pub keep: Span,
+    /// What has to succeed before the tier lets points go; null: nothing.
+    #[serde(default)]
+    pub before_drop: Option<GateView>,
 }
 
-/// What to do when there is no more room.
+/// A hook that hands points on before a tier lets them go.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct GateView {
+    /// A program in the gateway's directory of hooks.
+    pub hook: String,
+    /// The points go without it when it has not succeeded for so long.
+    #[serde(with = "json::text")]
+    pub deadline: Span,
+}
+
+/// A gate of a volume's tier at work.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AtGateView {
+    /// The tier, by the age up to which it keeps points.
+    #[serde(with = "json::text")]
+    pub keep: Span,
+    /// The hook.
+    pub hook: String,
+    /// What is happening.
+    pub state: GateState,
+    /// How many points wait.
+    pub waiting: u64,
+    /// The oldest of them; null when there is none.
+    pub first: Option<KeptView>,
+    /// The newest of them.
+    pub last: Option<KeptView>,
+    /// When they go without the hook, on the store's own clock; null while none is run for them.
+    #[serde(with = "json::text_or_null")]
+    pub deadline: Option<WallTime>,
+    /// Tries for them that failed.
+    pub failures: u32,
+    /// Why the last try failed.
+    pub error: Option<String>,
+    /// How the last points that went were let go; null when none were yet.
+    pub last_outcome: Option<GateOutcome>,
+    /// When that was, on the store's own clock.
+    #[serde(with = "json::text_or_null")]
+    pub last_at: Option<WallTime>,
+}
+
+/// What is happening at a gate.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum GateState {
+    /// Nothing waits.
+    Idle,
+    /// Points wait until enough have gathered, or for another hook's end.
+    Waiting,
+    /// The hook runs.
+    Running,
+    /// It failed, and is run again after a pause.
+    Failing,
+}
+
+impl GateState {
+    /// The word in JSON and tables.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Idle => "idle",
+            Self::Waiting => "waiting",
+            Self::Running => "running",
+            Self::Failing => "failing",
+        }
+    }
+}
+
+/// How points were let go at a gate.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum GateOutcome {
+    /// The hook succeeded.
+    Passed,
+    /// It did not before its deadline.
+    Overdue,
+    /// There was no room for them.
+    Overruled,
+}
+
+impl GateOutcome {
+    /// The word in JSON and tables.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Passed => "passed",
+            Self::Overdue => "overdue",
+            Self::Overruled => "overruled",
+        }
+    }
+}
+
+/// What to do when there is no more room, or a volume's history reaches its limit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum WhenFull {
     /// Thin out sooner than the policy says, then let the oldest points go.
+    #[serde(alias = "purge")]
     Thin,
     /// Take no more history.
     Stop,
@@ -80,6 +215,9 @@ pub struct Retention {
     /// What to do when there is no more room.
     #[serde(default = "thin")]
     pub when_full: WhenFull,
+    /// What each volume's history may take; null: as much as there is room.
+    #[serde(with = "json::text_or_null", default)]
+    pub limit: Option<Size>,
 }
 
 fn a_year() -> Span {
@@ -237,6 +375,28 @@ pub struct TimelineView {
     pub clocks: Vec<ClockView>,
     /// How the store fills.
     pub forecast: ForecastView,
+    /// What the volume's own history takes, and how it grows.
+    #[serde(default)]
+    pub history: HistoryView,
+    /// The gates of its tiers.
+    #[serde(default)]
+    pub gates: Vec<AtGateView>,
+}
+
+/// What a volume's history takes, and how it grows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct HistoryView {
+    /// Bytes that are not settled.
+    pub log_bytes: u64,
+    /// Bytes of settled history.
+    pub settled_bytes: u64,
+    /// The limit that its policy sets; null when there is none.
+    pub limit: Option<LimitView>,
+    /// Bytes of log written each day, by what was written since the gateway started; null when that is too little to say.
+    pub bytes_per_day: Option<u64>,
+    /// When it reaches its limit at that rate; null when policies make room in time, when there is no limit, or nobody knows.
+    #[serde(with = "json::text_or_null")]
+    pub full_at: Option<WallTime>,
 }
 
 /// How the store fills. It holds every volume.
@@ -287,6 +447,20 @@ pub struct ExtentView {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn sizes_go_both_ways() {
+        for (text, bytes) in
+            [("0", 0), ("512", 512), ("4KiB", 4096), ("200GiB", 200 << 30), ("1TiB", 1 << 40)]
+        {
+            assert_eq!((Size::from_text(text), Size(bytes).to_text()), (Ok(Size(bytes)), text.to_owned()));
+        }
+        assert_eq!(Size::from_text("10GB"), Ok(Size(10_000_000_000)));
+        assert_eq!(Size(1_500_000).to_text(), "1500000");
+        for bad in ["", "G", "-1G", "1.5G", "1X", "1iB", "18446744073709551615K"] {
+            assert!(Size::from_text(bad).is_err(), "{bad}");
+        }
+    }
 
     #[test]
     fn spans_go_both_ways() {

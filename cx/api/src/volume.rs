@@ -50,6 +50,51 @@ pub struct VolumeView {
     /// Findings of verifications that still are, those of the store as a whole included.
     #[serde(default)]
     pub damaged: u64,
+    /// Bytes that its history takes in the journal.
+    #[serde(default)]
+    pub history_bytes: u64,
+    /// The limit that its policy sets; null when there is none.
+    #[serde(default)]
+    pub history_limit: Option<LimitView>,
+}
+
+/// What a volume's history may take.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LimitView {
+    /// Bytes.
+    pub bytes: u64,
+    /// What is done about it.
+    pub state: LimitState,
+}
+
+/// What is done about a volume's limit.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum LimitState {
+    /// Nothing: there is room.
+    Fits,
+    /// Its history is thinned sooner than its policy says.
+    Thinning,
+    /// Its oldest points go.
+    Purging,
+    /// It is full and nothing more may go.
+    Stuck,
+    /// No more of its history is taken until there is room.
+    Stopped,
+}
+
+impl LimitState {
+    /// The word in JSON and tables.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Fits => "fits",
+            Self::Thinning => "thinning",
+            Self::Purging => "purging",
+            Self::Stuck => "stuck",
+            Self::Stopped => "stopped",
+        }
+    }
 }
 
 /// What a volume's tap is doing.

@@ -4,11 +4,12 @@
 #![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "tests")]
 
 use cx_api::{
-    AnchorView, BookmarkCreate, BookmarkView, ClockView, Code, DiffView, ExtentView, FindingKind,
-    FindingView, ForecastView, GapView, Health, HealthView, HoldView, ImageCreate, ImageView, JobId, JobKind,
-    JobState, JobView, JournalView, KeptView, Page, PinView, PointView, PolicySource, PolicyView, Problem,
-    ProofView, RestoreCreate, Retention, Span, StatusView, SyncView, TierView, TimelineView,
-    VerificationView, VolumeState, VolumeView, WhenFull,
+    AnchorView, AtGateView, BookmarkCreate, BookmarkView, ClockView, Code, DiffView, ExtentView, FindingKind,
+    FindingView, ForecastView, GapView, GateOutcome, GateState, GateView, Health, HealthView, HistoryView,
+    HoldView, ImageCreate, ImageView, JobId, JobKind, JobState, JobView, JournalView, KeptView, LimitState,
+    LimitView, Page, PinView, PointView, PolicySource, PolicyView, Problem, ProofView, RestoreCreate,
+    Retention, Size, Span, StatusView, SyncView, TierView, TimelineView, VerificationView, VolumeState,
+    VolumeView, WhenFull,
 };
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -68,6 +69,8 @@ fn volume() -> VolumeView {
         ],
         verified: Some(proof()),
         damaged: 2,
+        history_bytes: 3 << 30,
+        history_limit: Some(LimitView { bytes: 4 << 30, state: LimitState::Fits }),
     }
 }
 
@@ -89,6 +92,7 @@ fn unheard() -> VolumeView {
         gaps: Vec::new(),
         verified: None,
         damaged: 0,
+        history_limit: None,
         ..volume()
     }
 }
@@ -237,9 +241,14 @@ fn policy() -> PolicyView {
         source: PolicySource::Own,
         retention: Retention {
             every_write: span(172_800),
-            tiers: vec![TierView { each: span(60), keep: span(604_800) }],
+            tiers: vec![TierView {
+                each: span(60),
+                keep: span(604_800),
+                before_drop: Some(GateView { hook: "archive.sh".into(), deadline: span(21_600) }),
+            }],
             bookmarks: span(31_536_000),
             when_full: WhenFull::Thin,
+            limit: Some(Size(4 << 30)),
         },
     }
 }
@@ -282,6 +291,26 @@ fn timelines() {
             bytes_per_day: Some(1 << 28),
             full_at: None,
         },
+        history: HistoryView {
+            log_bytes: 1 << 30,
+            settled_bytes: 2 << 30,
+            limit: Some(LimitView { bytes: 4 << 30, state: LimitState::Fits }),
+            bytes_per_day: Some(1 << 27),
+            full_at: Some(at("2026-11-30T12:00:00Z")),
+        },
+        gates: vec![AtGateView {
+            keep: Span(std::time::Duration::from_secs(604_800)),
+            hook: "archive.sh".into(),
+            state: GateState::Failing,
+            waiting: 1,
+            first: Some(kept(7, "2026-11-20T12:00:00Z")),
+            last: Some(kept(7, "2026-11-20T12:00:00Z")),
+            deadline: Some(at("2026-11-22T18:00:00Z")),
+            failures: 2,
+            error: Some("the hook ended with exit status: 1; it said: no tape".into()),
+            last_outcome: Some(GateOutcome::Passed),
+            last_at: Some(at("2026-11-22T08:00:00Z")),
+        }],
     };
     golden(&view, include_str!("golden/timeline.json"));
 }

@@ -17,7 +17,7 @@ use gateway_journal::{ImageId, ImageRecord, MetaRecord};
 use tap_block::{Action, Entry, Epoch, Lsn, Marker, Name, RunId, RunStart, StreamId, VolumeId, WallTime};
 
 pub use codec::CatalogueError;
-pub use rules::Rules;
+pub use rules::{GateMark, Rules};
 pub use volume::{BookmarkPoint, Gap, NotSelectable, Run, SyncSpan, Volume, cause_text};
 
 /// The catalogue; see the module.
@@ -124,7 +124,8 @@ impl Catalogue {
             MetaRecord::PolicySet { .. }
             | MetaRecord::Pinned { .. }
             | MetaRecord::Unpinned { .. }
-            | MetaRecord::Held(_) => self.rules.apply(record),
+            | MetaRecord::Held(_)
+            | MetaRecord::GateMoved(_) => self.rules.apply(record),
         }
     }
 

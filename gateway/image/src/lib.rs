@@ -9,6 +9,7 @@
 //! Architecture invariant: no I/O and no clock; the store and the gateway bring both.
 
 pub mod catalogue;
+pub mod gate;
 pub mod overlay;
 pub mod plan;
 pub mod point;

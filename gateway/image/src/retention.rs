@@ -22,6 +22,37 @@ pub struct Special {
     pub always: BTreeSet<Lsn>,
     /// Bookmarks: kept as long as the policy says.
     pub bookmarks: BTreeSet<Lsn>,
+    /// For each tier with a gate: points received up to then it lets go, others stay in it whatever their age.
+    pub released: Vec<Option<WallTime>>,
+}
+
+impl Special {
+    /// Has the gate of a tier not let the point go?
+    fn waits(&self, tier: usize, point: &KeptPoint) -> bool {
+        self.released.get(tier).copied().flatten().is_some_and(|released| released < point.received_at)
+    }
+}
+
+/// What waits at the gate of each tier that has one: the points of `kept` that it alone keeps.
+#[must_use]
+pub fn waiting(
+    policy: &RetentionPolicy,
+    special: &Special,
+    now: WallTime,
+    kept: &[KeptPoint],
+) -> Vec<(usize, Vec<KeptPoint>)> {
+    let gated = (0..policy.tiers.len()).filter(|n| special.released.get(*n).copied().flatten().is_some());
+    let of = |n: usize| {
+        let mut open = special.clone();
+        open.released.iter_mut().skip(n).take(1).for_each(|released| *released = None);
+        let mut thinner = Thinner::new(policy, &open, now, None);
+        kept.iter().for_each(|point| thinner.offer(*point));
+        let left = thinner.finish();
+        let goes =
+            |p: &&KeptPoint| special.waits(n, p) && left.binary_search_by_key(&p.lsn, |q| q.lsn).is_err();
+        (n, kept.iter().filter(goes).copied().collect())
+    };
+    gated.map(of).collect()
 }
 
 /// Decides over candidates one after the other, in the order of their LSNs.
@@ -87,7 +118,8 @@ impl<'a> Thinner<'a> {
         if age <= self.policy.every_write {
             return Some(Cell { each: 0, no: point.lsn.get() });
         }
-        let tier = self.policy.tiers.iter().find(|tier| age <= tier.keep)?;
+        let mut tiers = self.policy.tiers.iter().enumerate();
+        let (_, tier) = tiers.find(|(n, tier)| age <= tier.keep || self.special.waits(*n, point))?;
         let each = u64::try_from(tier.each.as_nanos()).unwrap_or(u64::MAX).max(1);
         Some(Cell { each, no: point.captured_at.nanos() / each })
     }

@@ -3,6 +3,8 @@
 //! It stands in the last segment a settle writes, with a copy beside the segments; the highest sound one counts. From it
 //! and the log behind [`Manifest::through`] everything else can be built again.
 
+use std::collections::BTreeMap;
+
 use prost::Message;
 use tap_block::{Lsn, VolumeId, WallTime};
 use xxhash_rust::xxh3::xxh3_64;
@@ -14,7 +16,8 @@ use crate::segment::StoreId;
 use crate::units::{RegionNo, SegmentId};
 
 const WHAT: &str = "manifest";
-const VERSION: u32 = 1;
+/// 1 says nothing of the shares of volumes.
+const VERSION: u32 = 2;
 
 /// See the module.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -46,6 +49,20 @@ pub struct Generation {
     pub range: RegionRange,
     /// Its segments, in the order of their blocks.
     pub segments: Vec<SettledSegment>,
+    /// What the volumes of which something counts take of its segments, in the same order. Empty in a manifest of version 1:
+    /// whoever needs to know counts.
+    pub shares: Vec<Share>,
+}
+
+/// What a volume takes of a settled segment.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Share {
+    /// The segment.
+    pub segment: SegmentId,
+    /// The volume.
+    pub volume: VolumeId,
+    /// Bytes of the frames that hold the volume's regions.
+    pub bytes: u64,
 }
 
 /// A region of a volume; ordered as generations are.
@@ -116,8 +133,33 @@ impl Generation {
     /// The part in `range`: segments that hold nothing of it are left out.
     fn within(&self, range: RegionRange) -> Self {
         let overlaps = |s: &&SettledSegment| range.first <= s.last && s.first <= range.last;
-        let segments = self.segments.iter().filter(overlaps).copied().collect();
-        Self { settle: self.settle, range, segments }
+        let segments: Vec<_> = self.segments.iter().filter(overlaps).copied().collect();
+        let counts = |share: &&Share| segments.iter().any(|s| s.may_hold(share, range));
+        let shares = self.shares.iter().filter(counts).copied().collect();
+        Self { settle: self.settle, range, segments, shares }
+    }
+
+    /// Bytes that each volume takes of settled segments: those of every segment in which something of it counts.
+    #[must_use]
+    pub fn bytes_by_volume(generations: &[Self]) -> BTreeMap<VolumeId, u64> {
+        // Parts of one generation may name a segment both.
+        let shares: BTreeMap<_, _> =
+            generations.iter().flat_map(|g| &g.shares).map(|s| ((s.segment, s.volume), s.bytes)).collect();
+        let mut sums = BTreeMap::new();
+        for ((_, volume), bytes) in shares {
+            *sums.entry(volume).or_default() += bytes;
+        }
+        sums
+    }
+}
+
+impl SettledSegment {
+    /// Is the share one of this segment, and may some of it lie in `range`?
+    fn may_hold(&self, share: &Share, range: RegionRange) -> bool {
+        let (zero, last) = (RegionNo::new(0), RegionNo::new(u32::MAX));
+        let first = self.first.max((share.volume, zero)).max(range.first);
+        let last = self.last.min((share.volume, last)).min(range.last);
+        self.segment == share.segment && first <= last
     }
 }
 
@@ -216,6 +258,13 @@ struct PGeneration {
     /// The first and the last region of the range, then of each segment.
     #[prost(message, repeated, tag = "5")]
     places: Vec<PPlace>,
+    /// Of each share: its segment, its volume, its bytes.
+    #[prost(uint32, repeated, tag = "6")]
+    share_segments: Vec<u32>,
+    #[prost(fixed64, repeated, tag = "7")]
+    share_volumes: Vec<u64>,
+    #[prost(uint64, repeated, tag = "8")]
+    share_bytes: Vec<u64>,
 }
 
 #[derive(Clone, Copy, PartialEq, Message)]
@@ -289,8 +338,9 @@ impl Manifest {
     /// [`FormatError`] when they are no manifest of this version.
     pub fn decode(bytes: &[u8]) -> Result<Self, FormatError> {
         let twin = PManifest::decode(bytes).map_err(|e| FormatError::malformed(WHAT, e.to_string()))?;
-        if twin.version != VERSION {
-            return Err(FormatError::malformed(WHAT, format!("of version {}, not {VERSION}", twin.version)));
+        if !(1..=VERSION).contains(&twin.version) {
+            let why = format!("of version {}, and {VERSION} is the last known", twin.version);
+            return Err(FormatError::malformed(WHAT, why));
         }
         let start =
             Start { at: twin.start, number: twin.number, group: twin.frame_group, previous: twin.previous };
@@ -325,6 +375,9 @@ fn generation_out(generation: &Generation) -> PGeneration {
             .chain(segments.iter().flat_map(|s| [s.first, s.last]))
             .map(|(volume, region)| PPlace { volume: volume.get(), region: region.get() })
             .collect(),
+        share_segments: generation.shares.iter().map(|s| s.segment.get()).collect(),
+        share_volumes: generation.shares.iter().map(|s| s.volume.get()).collect(),
+        share_bytes: generation.shares.iter().map(|s| s.bytes).collect(),
     }
 }
 
@@ -340,7 +393,7 @@ fn generation_in(twin: &PGeneration) -> Result<Generation, FormatError> {
         return Err(FormatError::malformed(WHAT, "a generation's regions are not all there"));
     };
     let fields = twin.segments.iter().zip(&twin.ends).zip(&twin.frames).zip(places);
-    let segments = fields
+    let segments: Vec<_> = fields
         .map(|(((&segment, &end), &frames), &(first, last))| SettledSegment {
             segment: SegmentId::new(segment),
             end,
@@ -349,7 +402,21 @@ fn generation_in(twin: &PGeneration) -> Result<Generation, FormatError> {
             last,
         })
         .collect();
-    Ok(Generation { settle: twin.settle, range: RegionRange { first, last }, segments })
+    let shares = shares_in(twin)?;
+    Ok(Generation { settle: twin.settle, range: RegionRange { first, last }, segments, shares })
+}
+
+fn shares_in(twin: &PGeneration) -> Result<Vec<Share>, FormatError> {
+    let (segments, volumes, bytes) = (&twin.share_segments, &twin.share_volumes, &twin.share_bytes);
+    if segments.len() != volumes.len() || segments.len() != bytes.len() {
+        return Err(FormatError::malformed(WHAT, "the lists of a generation's shares differ in length"));
+    }
+    let share = |((&segment, &volume), &bytes): ((&u32, &u64), &u64)| Share {
+        segment: SegmentId::new(segment),
+        volume: VolumeId::new(volume),
+        bytes,
+    };
+    Ok(segments.iter().zip(volumes).zip(bytes).map(share).collect())
 }
 
 fn kept_out((volume, kept): &(VolumeId, Kept)) -> PKept {
@@ -396,103 +463,4 @@ fn kept_in(twin: &PKept) -> Result<(VolumeId, Kept), FormatError> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn point(lsn: u64, at: u64) -> KeptPoint {
-        let at = WallTime::from_nanos(at);
-        KeptPoint { lsn: Lsn::new(lsn).unwrap(), captured_at: at, received_at: at }
-    }
-
-    fn place(n: u32) -> RegionPlace {
-        (VolumeId::new(1), RegionNo::new(n))
-    }
-
-    fn range(first: u32, last: u32) -> RegionRange {
-        RegionRange { first: place(first), last: place(last) }
-    }
-
-    fn segment(n: u32, first: u32, last: u32) -> SettledSegment {
-        SettledSegment {
-            segment: SegmentId::new(n),
-            end: 9000,
-            frames: 2,
-            first: place(first),
-            last: place(last),
-        }
-    }
-
-    #[test]
-    fn what_was_written_again_is_cut_out_of_a_generation() {
-        let segments = vec![segment(1, 0, 4), segment(2, 4, 7), segment(3, 9, 9)];
-        let whole = Generation { settle: 2, range: RegionRange::ALL, segments };
-        let ids = |g: &Generation| g.segments.iter().map(|s| s.segment.get()).collect::<Vec<_>>();
-        let parts = whole.without(range(4, 4));
-        assert_eq!(parts.iter().map(ids).collect::<Vec<_>>(), [vec![1], vec![2, 3]]);
-        assert!(parts[0].range.holds(place(3)) && !parts[0].range.holds(place(4)));
-        assert!(parts[1].range.holds(place(5)) && !parts[1].range.holds(place(4)));
-        assert_eq!(parts[1].without(range(0, 3)), [parts[1].clone()], "nothing in common");
-        assert_eq!(parts[1].without(range(5, 20)), [], "nothing is left");
-        assert_eq!(whole.without(RegionRange::ALL), []);
-        assert_eq!(whole.bytes(), 27_000);
-    }
-
-    fn manifest() -> Manifest {
-        let segment = |n| segment(n, n, n + 1);
-        Manifest {
-            store: StoreId::new(5),
-            settle: 3,
-            at: WallTime::from_nanos(77),
-            generations: vec![
-                Generation { settle: 2, range: RegionRange::ALL, segments: vec![segment(4), segment(6)] },
-                Generation { settle: 3, range: range(5, 9), segments: vec![segment(9)] },
-            ],
-            through: (SegmentId::new(8), Start { at: 8192, number: 4, group: 2, previous: Some(1) }),
-            group: GroupNo::new(11),
-            kept: vec![(
-                VolumeId::new(1),
-                Kept {
-                    settled: Lsn::new(90).unwrap(),
-                    // A clock that went back between runs is no error.
-                    points: vec![point(10, 500), point(40, 300), point(90, 900)],
-                },
-            )],
-            state: b"state".to_vec(),
-        }
-    }
-
-    #[test]
-    fn a_manifest_survives_its_bytes() {
-        let manifest = manifest();
-        assert_eq!(Manifest::decode(&manifest.encode()), Ok(manifest.clone()));
-        let sealed = manifest.seal();
-        assert_eq!(Manifest::unseal(&sealed), Ok(manifest));
-        for bit in 0..sealed.len() * 8 {
-            let mut bad = sealed.clone();
-            bad[bit / 8] ^= 1 << (bit % 8);
-            assert!(Manifest::unseal(&bad).is_err(), "bit {bit}");
-        }
-    }
-
-    #[test]
-    fn lists_that_do_not_fit_are_refused() {
-        let twin = PManifest::decode(manifest().encode().as_slice()).unwrap();
-        let mut unordered = twin.clone();
-        unordered.kept[0].lsns[1] = 0;
-        let mut short = twin.clone();
-        short.generations[0].ends.pop();
-        for bad in [unordered, short, PManifest { version: 2, ..twin }] {
-            assert!(Manifest::decode(&bad.encode_to_vec()).is_err());
-        }
-    }
-
-    #[test]
-    fn a_point_that_is_gone_has_neighbours() {
-        let manifest = manifest();
-        let kept = manifest.kept_of(VolumeId::new(1)).unwrap();
-        let lsn = |n| Lsn::new(n).unwrap();
-        assert!(kept.holds(lsn(40)) && kept.holds(lsn(91)) && !kept.holds(lsn(41)));
-        assert_eq!(kept.nearest(lsn(41)), (Some(lsn(40)), Some(lsn(90))));
-        assert_eq!(kept.nearest(lsn(5)), (None, Some(lsn(10))));
-    }
-}
+mod tests;

@@ -2,12 +2,13 @@
 //! loss of the index.
 
 use std::fmt;
+use std::time::Duration;
 
 use prost::{Message, Oneof};
 use tap_block::{Lsn, Name, StreamId, VolumeId, WallTime};
 
 use crate::error::FormatError;
-use crate::policy::{PPolicy, RetentionPolicy, policy_in, policy_out};
+use crate::policy::{PPolicy, RetentionPolicy, nanos, policy_in, policy_out};
 
 const WHAT: &str = "gateway record";
 
@@ -79,6 +80,36 @@ pub enum MetaRecord {
     },
     /// A stretch of history that nobody can delete.
     Held(Hold),
+    /// Points came to a gate of a tier, or went through it.
+    GateMoved(GateMove),
+}
+
+/// Something that happened at a gate: at a tier whose points only go when a hook has handed them on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct GateMove {
+    /// The volume.
+    pub volume: VolumeId,
+    /// The tier, by the age up to which it keeps points.
+    pub keep: Duration,
+    /// It concerns points received up to this time, on the store's own clock.
+    pub through: WallTime,
+    /// When it happened, on the same clock.
+    pub at: WallTime,
+    /// What happened.
+    pub step: GateStep,
+}
+
+/// What happens at a gate.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum GateStep {
+    /// The hook is run for the points; their deadline counts from here.
+    Begun,
+    /// It succeeded: they may go.
+    Passed,
+    /// It did not in time: they may go all the same.
+    Overdue,
+    /// There was no room for them: they went without it.
+    Overruled,
 }
 
 /// A stretch of a volume's history that stays whole until a date. Nothing takes it back.
@@ -121,7 +152,7 @@ pub struct ImageRecord {
 
 #[derive(Clone, PartialEq, Message)]
 struct PMeta {
-    #[prost(oneof = "PKind", tags = "1, 2, 3, 4, 5, 6")]
+    #[prost(oneof = "PKind", tags = "1, 2, 3, 4, 5, 6, 7")]
     kind: Option<PKind>,
 }
 
@@ -139,6 +170,22 @@ enum PKind {
     Unpinned(PPin),
     #[prost(message, tag = "6")]
     Held(PHold),
+    #[prost(message, tag = "7")]
+    GateMoved(PGateMove),
+}
+
+#[derive(Clone, Copy, PartialEq, Message)]
+struct PGateMove {
+    #[prost(fixed64, tag = "1")]
+    volume: u64,
+    #[prost(uint64, tag = "2")]
+    keep: u64,
+    #[prost(fixed64, tag = "3")]
+    through: u64,
+    #[prost(fixed64, tag = "4")]
+    at: u64,
+    #[prost(uint32, tag = "5")]
+    step: u32,
 }
 
 #[derive(Clone, PartialEq, Message)]
@@ -225,6 +272,13 @@ impl MetaRecord {
                 until: hold.until.nanos(),
                 note: hold.note.clone(),
             }),
+            Self::GateMoved(moved) => PKind::GateMoved(PGateMove {
+                volume: moved.volume.get(),
+                keep: nanos(moved.keep),
+                through: moved.through.nanos(),
+                at: moved.at.nanos(),
+                step: step_out(moved.step),
+            }),
         };
         PMeta { kind: Some(kind) }.encode_to_vec()
     }
@@ -256,7 +310,33 @@ impl MetaRecord {
                 until: WallTime::from_nanos(hold.until),
                 note: hold.note,
             })),
+            PKind::GateMoved(moved) => Ok(Self::GateMoved(GateMove {
+                volume: VolumeId::new(moved.volume),
+                keep: Duration::from_nanos(moved.keep),
+                through: WallTime::from_nanos(moved.through),
+                at: WallTime::from_nanos(moved.at),
+                step: step_in(moved.step)?,
+            })),
         }
+    }
+}
+
+const fn step_out(step: GateStep) -> u32 {
+    match step {
+        GateStep::Begun => 1,
+        GateStep::Passed => 2,
+        GateStep::Overdue => 3,
+        GateStep::Overruled => 4,
+    }
+}
+
+fn step_in(code: u32) -> Result<GateStep, FormatError> {
+    match code {
+        1 => Ok(GateStep::Begun),
+        2 => Ok(GateStep::Passed),
+        3 => Ok(GateStep::Overdue),
+        4 => Ok(GateStep::Overruled),
+        _ => Err(FormatError::malformed(WHAT, "an unknown step at a gate")),
     }
 }
 

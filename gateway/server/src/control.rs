@@ -213,6 +213,6 @@ impl Control for Gateway {
     }
 
     fn metrics(&self) -> String {
-        crate::metrics::text(&self.store.status())
+        crate::metrics::text(&self.store.status(), self.gates.unguarded())
     }
 }

@@ -14,11 +14,14 @@ use tap_block::{Clock, Name, WallTime};
 use tap_disk::{DirLock, LockError, Pool, RealClock, ensure_dir};
 use thiserror::Error;
 use tokio::runtime::Handle;
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
 
 use crate::committed::{Committed, ProtectDisk};
 use crate::device::flat::FlatDir;
 use crate::device::overlay::OverlayDir;
 use crate::exports::GatewayExports;
+use crate::gates::{self, Gates};
 use crate::http;
 use crate::http::Answer;
 use crate::images::Images;
@@ -56,6 +59,8 @@ pub struct GatewayConfig {
     pub protected: Vec<PathBuf>,
     /// What a read/write image may take unless its maker says otherwise, in bytes.
     pub overlay_quota: u64,
+    /// Where the hooks of tiers lie; no other program is ever run.
+    pub hooks: PathBuf,
     /// The journal and its limits.
     pub store: StoreConfig,
 }
@@ -66,6 +71,7 @@ impl GatewayConfig {
     pub fn new(data: PathBuf) -> Self {
         Self {
             store: StoreConfig::new(data.join("store")),
+            hooks: data.join("hooks"),
             data,
             links: Vec::new(),
             nbd: Vec::new(),
@@ -127,6 +133,7 @@ pub struct Gateway {
     pub(crate) images: Arc<Images>,
     pub(crate) committed: Arc<Committed>,
     pub(crate) jobs: Arc<Jobs>,
+    pub(crate) gates: Gates,
     pub(crate) forbidden: Forbidden,
     leases: Arc<LeaseFile>,
     pub(crate) started: WallTime,
@@ -140,6 +147,8 @@ pub struct GatewayHandle {
     downlink: Downlink,
     links: Vec<Address>,
     front: Arc<FrontHandle>,
+    gates: JoinHandle<()>,
+    end_gates: watch::Sender<bool>,
     /// Given back when everything else has ended.
     lock: DirLock,
 }
@@ -160,7 +169,9 @@ impl Gateway {
             Some(api) => Some(http::start(Arc::clone(&gateway), api).await?),
             None => None,
         };
-        Ok(GatewayHandle { gateway, api, downlink, links, front, lock })
+        let (end_gates, ended) = watch::channel(false);
+        let gates = tokio::spawn(gates::follow(Arc::clone(&gateway), ended));
+        Ok(GatewayHandle { gateway, api, downlink, links, front, gates, end_gates, lock })
     }
 
     fn open(config: &GatewayConfig) -> Result<(Arc<Self>, DirLock), StartError> {
@@ -190,6 +201,7 @@ impl Gateway {
             images: Arc::new(images),
             committed: Arc::new(committed),
             jobs: Arc::default(),
+            gates: Gates::new(config.hooks.clone()),
             forbidden: Forbidden { files: config.protected.clone(), data: config.data.clone() },
             leases: Arc::new(LeaseFile::open(config.data.join("leases.json"), &*clock)),
             started: clock.wall(),
@@ -285,6 +297,10 @@ impl GatewayHandle {
             api.stop(grace).await;
         }
         self.downlink.stop().await;
+        self.end_gates.send_replace(true);
+        if let Err(e) = self.gates.await {
+            tracing::error!("the gates did not end in order: {e}");
+        }
         let (gateway, front) = (self.gateway, self.front);
         let end = move || {
             front.drain_and_stop(grace);

@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 use gateway_store::StoreStatus;
 
 /// The families, without the closing line.
-pub(crate) fn text(store: &StoreStatus) -> String {
+pub(crate) fn text(store: &StoreStatus, gates_overdue: u64) -> String {
     let counters = [
         ("commits", "Group commits since the start.", store.commits),
         ("batches", "Batches committed since the start.", store.batches),
@@ -14,6 +14,7 @@ pub(crate) fn text(store: &StoreStatus) -> String {
         ("map_misses", "Region maps gathered.", store.map_misses),
         ("blocks_read", "Blocks read and checked.", store.blocks_read),
         ("blocks_damaged", "Blocks whose check failed.", store.blocks_damaged),
+        ("gates_overdue", "Batches of points that went without their hook.", gates_overdue),
     ];
     let gauges = [
         ("queue_bytes", "Bytes that wait for their commit.", store.queue_bytes),

@@ -4,24 +4,22 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use cx_api::{
-    ClockView, Code, DiffView, ExtentView, ForecastView, HoldCreate, HoldView, KeptView, PinView, PolicySet,
-    PolicySource, PolicyView, Problem, Retention, Span, TierView, TimelineView, WhenFull,
+    ClockView, Code, DiffView, ExtentView, ForecastView, GateView, HoldCreate, HoldView, KeptView, PinView,
+    PolicySet, PolicySource, PolicyView, Problem, Retention, Size, Span, TierView, TimelineView, WhenFull,
 };
 use gateway_image::Point;
 use gateway_image::catalogue::{Catalogue, Run, Volume};
-use gateway_journal::{Hold, MetaRecord, RetentionPolicy, Tier};
+use gateway_journal::{Gate, Hold, MetaRecord, RetentionPolicy, Tier};
 use tap_block::units::count;
 use tap_block::{Lsn, Name, WallTime};
 
 use crate::gateway::Gateway;
 use crate::http::Answer;
+use crate::limits::{DAY, Histories, per_day};
 use crate::{problems, views};
 
 /// Points of settled history that a timeline shows.
 const SHOWN: usize = 1000;
-/// Less than this of uptime says nothing about a day.
-const LEAST_UPTIME: Duration = Duration::from_secs(60);
-const DAY: Duration = Duration::from_secs(86_400);
 
 impl Gateway {
     /// The general policy, and every volume's.
@@ -40,6 +38,7 @@ impl Gateway {
         if let Some(Err(why)) = policy.as_ref().map(RetentionPolicy::validate) {
             return Err(Problem::new(Code::Invalid, "the retention policy cannot be followed").because(why));
         }
+        self.check_hooks(policy.as_ref())?;
         let volume = known.as_ref().map(|v| v.id());
         self.images.write(MetaRecord::PolicySet { volume, policy }).await?;
         self.store.settle_soon();
@@ -100,6 +99,7 @@ impl Gateway {
             None => first.map(|lsn| self.kept_view(&volume, lsn)).transpose()?.flatten(),
         };
         let rules = catalogue.rules();
+        let policy = rules.policy_of(id);
         Ok(TimelineView {
             volume: name.clone(),
             policy: policy_view(&catalogue, &volume),
@@ -113,7 +113,9 @@ impl Gateway {
             holds: rules.holds_of(id, rules_now).map(hold_view).collect(),
             gaps: volume.gaps().map(views::gap).collect(),
             clocks: volume.runs().iter().filter_map(set_back).collect(),
-            forecast: self.forecast(&rules.policy_of(id)),
+            forecast: self.forecast(&policy),
+            history: self.history_view(&Histories::of(&self.store), &volume, &policy),
+            gates: self.gate_views(id),
         })
     }
 
@@ -125,9 +127,7 @@ impl Gateway {
     /// How the store fills. What a policy keeps whole has to fit: the rest is thinned out.
     pub(crate) fn forecast(&self, policy: &RetentionPolicy) -> ForecastView {
         let (status, now) = (self.store.status(), self.clock.wall());
-        let up = now.since(self.started);
-        let rate =
-            (up >= LEAST_UPTIME).then(|| status.bytes_written.saturating_mul(DAY.as_secs()) / up.as_secs());
+        let rate = per_day(status.bytes_written, now.since(self.started));
         let room = status.log_room_bytes.or(status.free_bytes);
         let whole = |rate: u64| u128::from(rate) * policy.every_write.as_nanos() / DAY.as_nanos();
         let fits = |rate: u64, room: u64| {
@@ -207,25 +207,41 @@ fn policy_view(catalogue: &Catalogue, volume: &Volume) -> PolicyView {
 fn retention_of(policy: &RetentionPolicy) -> Retention {
     Retention {
         every_write: Span(policy.every_write),
-        tiers: policy.tiers.iter().map(|t| TierView { each: Span(t.each), keep: Span(t.keep) }).collect(),
+        tiers: policy.tiers.iter().map(tier_view).collect(),
         bookmarks: Span(policy.bookmarks),
         when_full: match policy.when_full {
             gateway_journal::WhenFull::Thin => WhenFull::Thin,
             gateway_journal::WhenFull::Stop => WhenFull::Stop,
         },
+        limit: policy.limit.map(Size),
     }
 }
 
 fn policy_of(retention: &Retention) -> RetentionPolicy {
     RetentionPolicy {
         every_write: retention.every_write.0,
-        tiers: retention.tiers.iter().map(|t| Tier { each: t.each.0, keep: t.keep.0 }).collect(),
+        tiers: retention.tiers.iter().map(tier_of).collect(),
         bookmarks: retention.bookmarks.0,
         when_full: match retention.when_full {
             WhenFull::Thin => gateway_journal::WhenFull::Thin,
             WhenFull::Stop => gateway_journal::WhenFull::Stop,
         },
+        limit: retention.limit.map(|limit| limit.0),
     }
+}
+
+fn tier_view(tier: &Tier) -> TierView {
+    let gate = |gate: &Gate| GateView { hook: gate.hook.clone(), deadline: Span(gate.deadline) };
+    TierView {
+        each: Span(tier.each),
+        keep: Span(tier.keep),
+        before_drop: tier.before_drop.as_ref().map(gate),
+    }
+}
+
+fn tier_of(view: &TierView) -> Tier {
+    let gate = |gate: &GateView| Gate { hook: gate.hook.clone(), deadline: gate.deadline.0 };
+    Tier { each: view.each.0, keep: view.keep.0, before_drop: view.before_drop.as_ref().map(gate) }
 }
 
 fn hold_view(hold: &Hold) -> HoldView {

@@ -16,6 +16,7 @@ use tap_block::{Lsn, Name, WallTime};
 use crate::gateway::Gateway;
 use crate::http::Answer;
 use crate::jobs::Job;
+use crate::limits::Histories;
 use crate::points::PATIENCE;
 use crate::verification::with_proof;
 use crate::views::TapView;
@@ -43,17 +44,18 @@ impl Gateway {
             let tap =
                 TapView { proven: points.proven(&volume), offset, ..TapView::default() }.answered(reply);
             let view = views::volume(&volume, store.durable(volume.stream()).as_ref(), &tap, clock.wall());
-            with_proof(view, &store)
+            Histories::of(&store).complete(with_proof(view, &store))
         }
     }
 
     /// The volume as far as is known without asking.
-    fn heard_view(&self, volume: &Volume) -> VolumeView {
+    fn heard_view(&self, volume: &Volume, histories: &Histories) -> VolumeView {
         let stream = self.streams.get(volume.stream());
         let (status, offset) = stream.map_or((None, None), |s| (s.status(), s.offset()));
         let tap = TapView { head: None, status, proven: self.points.proven(volume), offset };
         let durable = self.store.durable(volume.stream());
-        with_proof(views::volume(volume, durable.as_ref(), &tap, self.clock.wall()), &self.store)
+        let view = views::volume(volume, durable.as_ref(), &tap, self.clock.wall());
+        histories.complete(with_proof(view, &self.store))
     }
 
     /// A bookmark that the tap has made, as soon as it is durable here (or after a while, even if it is not).
@@ -137,13 +139,20 @@ impl Gateway {
         self.jobs.wait_for_all(deadline);
     }
 
+    /// What is to be said of room, of the store and of single volumes, and of what goes without its hook.
+    fn room_alerts(&self, histories: &Histories) -> Vec<String> {
+        self.full_soon().into_iter().chain(self.limit_alerts(histories)).chain(self.gate_alerts()).collect()
+    }
+
     /// The gateway as a whole.
     pub(crate) fn status_view(&self) -> StatusView {
         let catalogue = self.store.catalogue();
-        let mut volumes: Vec<VolumeView> = catalogue.volumes().map(|v| self.heard_view(v)).collect();
+        let histories = Histories::of(&self.store);
+        let views = catalogue.volumes().map(|v| self.heard_view(v, &histories));
+        let mut volumes: Vec<VolumeView> = views.collect();
         volumes.sort_by(|a, b| a.name.cmp(&b.name));
         let store = self.store.status();
-        let (health, reasons) = health(&store, &volumes, self.full_soon());
+        let (health, reasons) = health(&store, &volumes, self.room_alerts(&histories));
         let front = self.front();
         StatusView {
             version: env!("CARGO_PKG_VERSION").to_owned(),
@@ -181,7 +190,7 @@ fn clock_alert(volume: &VolumeView) -> Option<String> {
 }
 
 /// The worst that is true, and why.
-fn health(store: &StoreStatus, volumes: &[VolumeView], full_soon: Option<String>) -> (Health, Vec<String>) {
+fn health(store: &StoreStatus, volumes: &[VolumeView], room: Vec<String>) -> (Health, Vec<String>) {
     let failing: Vec<String> = store.failing.iter().cloned().collect();
     let damage =
         store.damage.iter().map(|d| format!("the journal is damaged in {}: {}", d.segment, d.detail));
@@ -194,7 +203,7 @@ fn health(store: &StoreStatus, volumes: &[VolumeView], full_soon: Option<String>
     let states = volumes.iter().filter(ill).map(|v| format!("{} is in state {}", v.name, v.state.as_str()));
     let settle = store.settle_failing.iter().map(|e| format!("old history is not settled: {e}"));
     let degraded: Vec<String> =
-        damage.chain(index).chain(settle).chain(full_soon).chain(found).chain(clocks).chain(states).collect();
+        damage.chain(index).chain(settle).chain(room).chain(found).chain(clocks).chain(states).collect();
     let silent = volumes.iter().filter(|v| v.state == VolumeState::Unknown);
     let unknown: Vec<String> = silent.map(|v| format!("nothing is heard of the tap of {}", v.name)).collect();
     let health = match (failing.is_empty(), degraded.is_empty(), unknown.is_empty()) {

@@ -67,6 +67,8 @@ pub(crate) fn volume(volume: &Volume, durable: Option<&Durable>, tap: &TapView, 
         gaps: volume.gaps().map(gap).collect(),
         verified: None,
         damaged: 0,
+        history_bytes: 0,
+        history_limit: None,
     }
 }
 

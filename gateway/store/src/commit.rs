@@ -237,7 +237,7 @@ impl Committer {
             let text = "what is left is needed to settle old history, which makes room";
             return Err(StoreError::NoSpace(text.into()));
         }
-        if self.shared.pressure() > Pressure::None {
+        if self.shared.pressure() > Pressure::None || read(&self.shared.limits).are_near() {
             self.shared.settling.hurry();
         }
         let (no, file) = self.shared.segments.pool().take()?;
@@ -474,6 +474,7 @@ fn take_frame(
             let frame =
                 PlacedFrame { segment, at: laid.at, header, entries: &batch.entries, lens: &batch.lens };
             history.take(&frame, &mut published.active);
+            *published.written.entry(header.stream).or_default() += u64::from(header.span);
         }
         Work::Meta(record) => history.take_meta(header, std::slice::from_ref(record)),
     }

@@ -14,6 +14,18 @@ pub enum StoreError {
     /// No room for another segment. Nothing accepted is lost; the same records are taken once there is room.
     #[error("the journal has no room ({0}): free some space or raise the limit, it goes on by itself")]
     NoSpace(String),
+    /// The volume's history is full, and its policy says to take no more of it then. The same records are taken once there is
+    /// room.
+    #[error(
+        "the volume's history takes {used} bytes of the {limit} that its policy allows, and the policy says to stop then: raise \
+         the limit or keep less, it goes on by itself"
+    )]
+    OverLimit {
+        /// Bytes that it takes.
+        used: u64,
+        /// Bytes that it may take.
+        limit: u64,
+    },
     /// The operating system refused.
     #[error("the journal's disk failed: {0}")]
     Io(String),

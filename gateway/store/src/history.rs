@@ -96,7 +96,7 @@ impl History {
         let header = frame.header;
         self.received = self.received.max(header.received_at);
         into.begun.get_or_insert(self.received);
-        into.grow(header.span);
+        into.grow(header.stream, header.span);
         self.note_losses(frame);
         let mut state = self.streams.get(&header.stream).copied();
         let mut rows = RowMaker::new(frame, state);

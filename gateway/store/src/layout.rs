@@ -23,6 +23,8 @@ pub(crate) struct Layout {
     /// Oldest history first.
     pub(crate) generations: Vec<Generation>,
     pub(crate) kept: BTreeMap<VolumeId, Kept>,
+    /// Bytes that each volume takes of settled segments.
+    pub(crate) shares: BTreeMap<VolumeId, u64>,
     /// What was known where the log goes on.
     pub(crate) trail: Arc<Trail>,
     /// Regions of which not all is known, because their frames are damaged and the index had to be built from them.
@@ -64,6 +66,7 @@ impl Layout {
             group: manifest.group,
             generations: manifest.generations.clone(),
             kept: manifest.kept.iter().cloned().collect(),
+            shares: Generation::bytes_by_volume(&manifest.generations),
             trail: Arc::new(trail),
             lost: Vec::new(),
         }

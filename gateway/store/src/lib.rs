@@ -40,6 +40,7 @@ mod store;
 mod sync;
 mod tail;
 mod times;
+mod usage;
 mod verify;
 mod wait;
 
@@ -51,8 +52,9 @@ pub use mark::{MarkStore, MemoryMark};
 pub use points::OpenPoint;
 pub use queue::Done;
 pub use read::{ReadMode, UnitRead};
-pub use settle::SettleReport;
+pub use settle::{AtGate, LimitState, SettleReport, VolumeLimit};
 pub use store::{FreeSpace, Parts, Store, StoreStatus};
 pub use tail::Durable;
+pub use usage::VolumeBytes;
 pub use verify::{Finding, FindingKind, MOST_FINDINGS, Offered, Progress, Proof, Scope, VerifyReport, Watch};
 pub use wait::Waiting;

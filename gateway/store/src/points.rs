@@ -58,13 +58,14 @@ impl Points {
         decide: impl FnOnce(&dyn Fn(VolumeId) -> BTreeSet<Lsn>) -> BTreeMap<VolumeId, Kept>,
     ) -> BTreeMap<VolumeId, Kept> {
         let mut inner = lock(&self.inner);
-        let open = |volume: VolumeId| {
-            let range = (volume, Lsn::ZERO)..=(volume, Lsn::ZERO.plus(Lsn::LIMIT));
-            inner.open.range(range).map(|((_, lsn), _)| *lsn).collect()
-        };
-        let kept = decide(&open);
+        let kept = decide(&|volume| inner.open_of(volume));
         inner.deciding = Some(kept.clone());
         kept
+    }
+
+    /// What is open of a volume.
+    pub(crate) fn open_of(&self, volume: VolumeId) -> BTreeSet<Lsn> {
+        lock(&self.inner).open_of(volume)
     }
 
     /// Nothing came of it.
@@ -79,6 +80,13 @@ impl Points {
         published.ingested.retain(|group| group.no > layout.group);
         published.layout = layout;
         inner.deciding = None;
+    }
+}
+
+impl Inner {
+    fn open_of(&self, volume: VolumeId) -> BTreeSet<Lsn> {
+        let range = (volume, Lsn::ZERO)..=(volume, Lsn::ZERO.plus(Lsn::LIMIT));
+        self.open.range(range).map(|((_, lsn), _)| *lsn).collect()
     }
 }
 

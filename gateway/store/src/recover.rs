@@ -57,7 +57,8 @@ pub(crate) fn recover(
     manifests: &dyn MarkStore,
 ) -> Result<Recovered, StoreError> {
     let stored = marks.load().and_then(|bytes| Mark::decode(&bytes));
-    let survey = Survey::make(&pool, stored.as_ref(), manifests.load())?;
+    let mut survey = Survey::make(&pool, stored.as_ref(), manifests.load())?;
+    survey.settled.count_shares(&pool);
     let store = match survey.store.or(stored.map(|m| m.store)) {
         Some(store) => store,
         None => StoreId::new(getrandom::u64().map_err(|e| StoreError::Open(e.to_string()))?),

@@ -16,9 +16,12 @@
 //! Nothing is overwritten in place, and nothing goes before the manifest is durable: a crash at any step leaves the old
 //! arrangement or the new one. Readers that hold on to places of the old one find their segment gone and look again.
 
+mod gates;
 mod keep;
+mod limits;
 mod plan;
 mod publish;
+mod relief;
 mod rewrite;
 mod room;
 mod trail;
@@ -29,7 +32,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, TryLockError};
 use std::time::{Duration, Instant};
 
 use gateway_image::catalogue::Volume;
-use gateway_journal::{Generation, Kept, Manifest, RegionPlace, RegionRange};
+use gateway_journal::{GateMove, Generation, Kept, Manifest, RegionPlace, RegionRange};
 use tap_block::units::count;
 use tap_block::{VolumeId, WallTime};
 use tracing::{info, warn};
@@ -39,7 +42,12 @@ use crate::index::IndexStore as _;
 use crate::store::Shared;
 use crate::sync::{lock, read, wait_for};
 
+pub use gates::AtGate;
+pub(crate) use gates::at_gates;
+use gates::{note_overruled, overruled};
 use keep::{Terms, lost_points, points, thinned};
+pub(crate) use limits::Limits;
+pub use limits::{LimitState, VolumeLimit};
 use plan::Plan;
 use publish::publish;
 use rewrite::{Rewriter, merge};
@@ -74,10 +82,16 @@ pub(crate) struct Settler {
     next: u64,
     /// Under [`Pressure::Purge`]: ordinary points received before are let go.
     floor: Option<WallTime>,
+    /// The same of volumes that are full.
+    floors: BTreeMap<VolumeId, WallTime>,
     /// Settled history is being gone through; the region to go on with.
     cycle: Option<RegionPlace>,
+    /// So is a full volume's.
+    own_cycle: Option<RegionPlace>,
+    /// The volume whose history was gone through last.
+    relieved: Option<VolumeId>,
     /// Points of settled history that went since it was last gone through: what they alone showed is still there.
-    dropped: usize,
+    dropped: BTreeMap<VolumeId, usize>,
     /// The last pass settled a part of the log.
     log_last: bool,
 }
@@ -87,7 +101,16 @@ const WORTH_A_CYCLE: usize = 32;
 
 impl Settler {
     pub(crate) const fn new(next: u64) -> Self {
-        Self { next, floor: None, cycle: None, dropped: 0, log_last: false }
+        Self {
+            next,
+            floor: None,
+            floors: BTreeMap::new(),
+            cycle: None,
+            own_cycle: None,
+            relieved: None,
+            dropped: BTreeMap::new(),
+            log_last: false,
+        }
     }
 
     /// One pass; `None` when there is nothing to do. `renew`: settled history is gone through whether it is worth it or not.
@@ -97,36 +120,41 @@ impl Settler {
         pressure: Pressure,
         renew: bool,
     ) -> Result<Option<SettleReport>, StoreError> {
-        let now = shared.age.now();
+        shared.find_limits();
+        let terms = self.terms(shared, pressure);
         if renew && self.cycle.is_none() {
-            return self.compact(shared, now, pressure, true);
+            return self.compact(shared, terms, true);
         }
         // A log that fills quickly must not keep old history from being let go.
+        let log_last = std::mem::take(&mut self.log_last);
         let crowded = pressure == Pressure::Purge && Plan::is_crowded(shared);
         if pressure == Pressure::Purge
-            && (std::mem::take(&mut self.log_last) || crowded)
-            && let Some(report) = self.compact(shared, now, pressure, crowded)?
+            && (log_last || crowded)
+            && let Some(report) = self.compact(shared, terms.clone(), crowded)?
         {
             return Ok(Some(report));
         }
-        if let Some(plan) = Plan::window(shared, now, pressure) {
-            let terms = Terms { now, pressure, floor: self.floor };
+        if log_last && let Some(report) = self.relieve(shared, terms.clone())? {
+            return Ok(Some(report));
+        }
+        if let Some(plan) = Plan::window(shared, terms.now, pressure) {
             let report = self.pass(shared, plan, terms)?;
             self.log_last = true;
             return Ok(Some(report));
         }
-        self.compact(shared, now, pressure, false)
+        match self.compact(shared, terms.clone(), false)? {
+            None => self.relieve(shared, terms),
+            report => Ok(report),
+        }
     }
 
     /// Goes on through settled history, or begins to when that is worth it or has to be.
     fn compact(
         &mut self,
         shared: &Shared,
-        now: WallTime,
-        pressure: Pressure,
+        mut terms: Terms,
         must: bool,
     ) -> Result<Option<SettleReport>, StoreError> {
-        let mut terms = Terms { now, pressure, floor: self.floor };
         let from = match self.cycle {
             Some(from) => from,
             None => {
@@ -137,20 +165,23 @@ impl Settler {
                 RegionRange::ALL.first
             }
         };
-        let Some(plan) = Plan::compaction(shared, from) else {
+        let range = RegionRange { first: from, ..RegionRange::ALL };
+        let Some(plan) = Plan::compaction(shared, range) else {
             self.cycle = None;
             return Ok(None);
         };
         let begins = self.cycle.is_none() && plan.is_stretch();
+        let (now, strain) = (terms.now, terms.strain);
         let outcome = self.pass(shared, plan, terms);
-        if matches!(outcome, Err(StoreError::NoSpace(_))) && pressure == Pressure::Purge {
+        if matches!(outcome, Err(StoreError::NoSpace(_))) && strain.pressure == Pressure::Purge {
             // What is left of one region is more than there is room for: less has to be left.
             self.floor = Some(self.next_floor(shared, now));
         }
         let report = outcome?;
         if begins {
             // What goes from here on is found the next time.
-            (self.dropped, self.floor) = (0, terms.floor);
+            self.dropped.clear();
+            self.floor = strain.floor;
         }
         self.log_last = false;
         Ok(Some(report))
@@ -159,18 +190,18 @@ impl Settler {
     /// Is it worth going through settled history? Under [`Pressure::Purge`] the floor rises until it is, or until there is
     /// nothing older than now that may go.
     fn find_worth(&self, shared: &Shared, terms: &mut Terms) -> bool {
-        if terms.pressure < Pressure::Purge {
-            return self.is_worth_it(shared, *terms);
+        if terms.strain.pressure < Pressure::Purge {
+            return self.is_worth_it(shared, terms);
         }
         let mut floor = self.next_floor(shared, terms.now);
         loop {
-            terms.floor = Some(floor);
-            if self.is_worth_it(shared, *terms) {
+            terms.strain.floor = Some(floor);
+            if self.is_worth_it(shared, terms) {
                 return true;
             }
             let left = terms.now.since(floor);
             if left < Duration::from_secs(1) {
-                terms.floor = self.floor;
+                terms.strain.floor = self.floor;
                 return false;
             }
             floor = floor.plus(left / 4);
@@ -178,37 +209,41 @@ impl Settler {
     }
 
     /// Would going through settled history free anything to speak of?
-    fn is_worth_it(&self, shared: &Shared, terms: Terms) -> bool {
+    fn is_worth_it(&self, shared: &Shared, terms: &Terms) -> bool {
         let (catalogue, layout) = {
             let published = read(&shared.published);
             (Arc::clone(&published.catalogue), Arc::clone(&published.layout))
         };
-        let mut gone = self.dropped;
+        let mut gone: usize = self.dropped.values().sum();
         for (id, kept) in &layout.kept {
             let Some(volume) = catalogue.volume(*id) else { continue };
             let left = thinned(&catalogue, volume, kept, &[], BTreeSet::new(), terms);
             gone += kept.points.len().saturating_sub(left.points.len());
         }
-        let enough = if terms.pressure > Pressure::None { 1 } else { WORTH_A_CYCLE };
-        gone >= enough && (terms.pressure > Pressure::None || gone >= points(&layout.kept) / 4)
+        let pressed = terms.strain.pressure > Pressure::None;
+        let enough = if pressed { 1 } else { WORTH_A_CYCLE };
+        gone >= enough && (pressed || gone >= points(&layout.kept) / 4)
     }
 
     /// Decides what is kept, rewrites, publishes.
     fn pass(&mut self, shared: &Shared, plan: Plan, terms: Terms) -> Result<SettleReport, StoreError> {
-        let decision = Self::decide(shared, &plan, terms)?;
+        let decision = Self::decide(shared, &plan, &terms)?;
         let mut undecided = false;
-        let gone = decision.gone;
+        let (gone, overruled) = (decision.gone.clone(), decision.overruled.clone());
         let outcome = self.rewrite(shared, plan, decision, &mut undecided);
         if outcome.is_err() && !undecided {
             shared.points.call_off();
         }
         let report = outcome?;
-        self.dropped += gone;
+        note_overruled(shared, overruled);
+        for (volume, points) in gone {
+            *self.dropped.entry(volume).or_default() += points;
+        }
         Ok(report)
     }
 
     /// Follows the log to the end of the plan's groups and decides which points are left.
-    fn decide(shared: &Shared, plan: &Plan, terms: Terms) -> Result<Decision, StoreError> {
+    fn decide(shared: &Shared, plan: &Plan, terms: &Terms) -> Result<Decision, StoreError> {
         let layout = Arc::clone(&read(&shared.published).layout);
         let mut trail = Trail::clone(&layout.trail);
         let window = match plan.groups.last() {
@@ -219,6 +254,7 @@ impl Settler {
             None => trail.stand(),
         };
         let catalogue = Arc::clone(&read(&shared.published).catalogue);
+        let mut overrules = Vec::new();
         let kept = shared.points.decide(|open| {
             let known = trail.catalogue().volumes();
             let volumes = known.map(|known| catalogue.volume(known.id()).unwrap_or(known));
@@ -228,6 +264,13 @@ impl Settler {
                 let before = Kept { settled, points: before.points };
                 let fresh = window.points.get(&volume.stream()).map_or(&[][..], Vec::as_slice);
                 let left = thinned(&catalogue, volume, &before, fresh, open(volume.id()), terms);
+                overrules.extend(overruled(
+                    &catalogue,
+                    volume,
+                    before.points.iter().chain(fresh),
+                    &left,
+                    terms,
+                ));
                 Some((volume.id(), left))
             };
             volumes.filter_map(of).collect()
@@ -241,6 +284,7 @@ impl Settler {
             window,
             kept,
             gone,
+            overruled: overrules,
         })
     }
 
@@ -270,7 +314,9 @@ impl Settler {
         };
         let segments_freed = publish(shared, &plan, &manifest, decision.trail, written, undecided)?;
         if plan.is_stretch() {
-            self.cycle = merged.last.and_then(RegionRange::after);
+            let next = merged.last.and_then(RegionRange::after).filter(|next| *next <= plan.wanted.last);
+            let cycle = if plan.is_of_a_volume() { &mut self.own_cycle } else { &mut self.cycle };
+            *cycle = next;
         }
         Ok(SettleReport { segments_freed, ..report })
     }
@@ -295,8 +341,10 @@ struct Decision {
     kept: BTreeMap<VolumeId, Kept>,
     /// Points that cannot be opened any more.
     dropped: usize,
-    /// Those of them that were settled before.
-    gone: usize,
+    /// Those of them that were settled before, of each volume.
+    gone: BTreeMap<VolumeId, usize>,
+    /// Gates that they went past for want of room.
+    overruled: Vec<GateMove>,
 }
 
 impl Decision {
@@ -396,8 +444,9 @@ impl Settling {
     }
 
     fn catch_up(&self, shared: &Shared) {
-        shared.end_old_group();
         loop {
+            // What filled meanwhile is to be settled too.
+            shared.end_old_group();
             match self.pass(shared) {
                 Ok(Some(report)) => info!(
                     "settle {}: {} of {} versions kept, {} bytes written, {} segments freed, {} points dropped",

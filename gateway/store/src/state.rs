@@ -103,6 +103,10 @@ struct PGroup {
     received_at: u64,
     #[prost(uint64, tag = "9")]
     versions: u64,
+    #[prost(fixed64, repeated, tag = "10")]
+    streams: Vec<u64>,
+    #[prost(uint64, repeated, tag = "11")]
+    spans: Vec<u64>,
 }
 
 /// What the index knows about itself.
@@ -216,6 +220,8 @@ pub(crate) fn encode_group(info: &GroupInfo) -> Vec<u8> {
         previous: start.previous,
         received_at: info.received_at.nanos(),
         versions: info.versions,
+        streams: info.spans.iter().map(|(s, _)| s.get()).collect(),
+        spans: info.spans.iter().map(|(_, n)| *n).collect(),
     }
     .encode_to_vec()
 }
@@ -232,5 +238,6 @@ pub(crate) fn decode_group(no: GroupNo, bytes: &[u8]) -> Option<GroupInfo> {
         through: (SegmentId::new(twin.segment), start),
         received_at: WallTime::from_nanos(twin.received_at),
         versions: twin.versions,
+        spans: twin.streams.iter().zip(&twin.spans).map(|(&s, &n)| (StreamId::new(s), n)).collect(),
     })
 }

@@ -1,5 +1,6 @@
 //! The store as its users see it.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, RwLock};
@@ -26,9 +27,10 @@ use crate::queue::{Done, Job, Queue, Work};
 use crate::read::{ReadMode, UnitRead};
 use crate::reserve::Reserving;
 use crate::segments::Segments;
-use crate::settle::{SettleReport, Settling};
+use crate::settle::{AtGate, Limits, SettleReport, Settling, VolumeLimit, at_gates};
 use crate::sync::{lock, read};
 use crate::tail::{Durable, Published};
+use crate::usage::{self, VolumeBytes};
 use crate::verify::{
     self, Finding, Offered, Progress, Proof, Proving, Scope, Scrubbing, VerifyReport, Watch,
 };
@@ -64,6 +66,8 @@ pub(crate) struct Shared {
     /// Where a copy of the manifest is kept.
     pub(crate) manifests: Box<dyn MarkStore>,
     pub(crate) settling: Settling,
+    /// Volumes whose policies have limits, as of the last look.
+    pub(crate) limits: RwLock<Limits>,
     pub(crate) proving: Proving,
     pub(crate) scrubbing: Scrubbing,
     pub(crate) bookkeeping: Bookkeeping,
@@ -233,6 +237,7 @@ impl Store {
             points: Points::default(),
             manifests: parts.manifest,
             settling: Settling::new(found.settler),
+            limits: RwLock::default(),
             proving: Proving::new(parts.proofs),
             scrubbing: Scrubbing::default(),
             keeper: Keeper::new(parts.mark, found.mark),
@@ -240,6 +245,8 @@ impl Store {
             counters: Counters::default(),
             failing: Mutex::default(),
         });
+        usage::count_old_groups(&shared);
+        shared.find_limits();
         let committer = Committer::new(Arc::clone(&shared), found.history, found.tail)?;
         let ingester = Ingester::new(Arc::clone(&shared), found.weights);
         let keeper = Arc::clone(&shared);
@@ -260,10 +267,21 @@ impl Store {
     /// Commits `batch`; `done` is told when it is durable, in the index and published, in the order of the
     /// appends. Never blocks.
     pub fn append(&self, batch: Batch, done: Done) {
-        match batch.validate().map_err(|e| StoreError::Invalid(e.to_string())).and_then(|()| in_reach(&batch))
+        match batch
+            .validate()
+            .map_err(|e| StoreError::Invalid(e.to_string()))
+            .and_then(|()| in_reach(&batch))
+            .and_then(|()| self.check_limit(batch.stream))
         {
             Ok(()) => self.shared.queue.push(Job { work: Work::Batch(batch), done }),
             Err(why) => done(Err(why)),
+        }
+    }
+
+    fn check_limit(&self, stream: StreamId) -> Result<(), StoreError> {
+        match read(&self.shared.limits).stopped(stream) {
+            Some((used, limit)) => Err(StoreError::OverLimit { used, limit }),
+            None => Ok(()),
         }
     }
 
@@ -424,6 +442,30 @@ impl Store {
     #[must_use]
     pub fn kept(&self, volume: VolumeId) -> Option<Kept> {
         read(&self.shared.published).layout.kept.get(&volume).cloned()
+    }
+
+    /// What each volume's history takes in the journal.
+    #[must_use]
+    pub fn usage(&self) -> BTreeMap<VolumeId, VolumeBytes> {
+        read(&self.shared.published).usage()
+    }
+
+    /// Every gate of a tier, and what waits there. Goes through the kept points of volumes that have some: may take a while.
+    #[must_use]
+    pub fn gates(&self) -> Vec<AtGate> {
+        at_gates(&self.shared)
+    }
+
+    /// Bytes that a stream's frames have taken since the store was opened.
+    #[must_use]
+    pub fn written(&self, stream: StreamId) -> u64 {
+        read(&self.shared.published).written.get(&stream).copied().unwrap_or(0)
+    }
+
+    /// Every volume whose policy has a limit, as of when that was last looked at.
+    #[must_use]
+    pub fn limits(&self) -> BTreeMap<VolumeId, VolumeLimit> {
+        read(&self.shared.limits).views()
     }
 
     /// Reads everything in `scope` from the disk and checks it; what is found is noted. Blocks; `watch` is told of the

@@ -32,6 +32,8 @@ pub(crate) struct Group {
     regions: HashMap<(VolumeId, RegionNo), Vec<Version>>,
     versions: usize,
     bytes: u64,
+    /// Bytes of the frames of each stream.
+    spans: HashMap<StreamId, u64>,
     mins: HashMap<VolumeId, Position>,
     pub(crate) rows: Vec<(StreamId, TimeRow)>,
     /// When the first of it was received.
@@ -49,8 +51,14 @@ impl Group {
     }
 
     /// A frame of so many bytes in the log is in the group.
-    pub(crate) fn grow(&mut self, span: u32) {
+    pub(crate) fn grow(&mut self, stream: StreamId, span: u32) {
         self.bytes += u64::from(span);
+        *self.spans.entry(stream).or_default() += u64::from(span);
+    }
+
+    /// Bytes of the frames of each stream.
+    pub(crate) const fn spans(&self) -> &HashMap<StreamId, u64> {
+        &self.spans
     }
 
     /// A record of this volume at this position is in the group.
@@ -88,7 +96,9 @@ impl Group {
     pub(crate) fn info(&self, through: (SegmentId, Start)) -> GroupInfo {
         let received_at = self.begun.unwrap_or_default();
         let versions = tap_block::units::count(self.versions());
-        GroupInfo { no: self.no, mins: self.sorted_mins(), through, received_at, versions }
+        let mut spans: Vec<_> = self.spans.iter().map(|(&s, &n)| (s, n)).collect();
+        spans.sort_unstable();
+        GroupInfo { no: self.no, mins: self.sorted_mins(), through, received_at, versions, spans }
     }
 
     fn sorted_mins(&self) -> Vec<(VolumeId, Position)> {
@@ -109,6 +119,8 @@ pub(crate) struct GroupInfo {
     /// When the last of it was received.
     pub(crate) received_at: WallTime,
     pub(crate) versions: u64,
+    /// Bytes of the frames of each stream. Empty when an earlier program brought the group in: it is to be counted.
+    pub(crate) spans: Vec<(StreamId, u64)>,
 }
 
 impl GroupInfo {
@@ -152,6 +164,8 @@ pub(crate) struct StreamState {
 #[derive(Debug, Default)]
 pub(crate) struct Published {
     pub(crate) streams: HashMap<StreamId, Durable>,
+    /// Bytes of frames that each stream wrote since the start.
+    pub(crate) written: HashMap<StreamId, u64>,
     pub(crate) catalogue: Arc<Catalogue>,
     pub(crate) active: Group,
     pub(crate) frozen: VecDeque<Arc<Frozen>>,

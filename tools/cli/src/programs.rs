@@ -66,6 +66,9 @@ struct Images {
     /// How much of the journal the scrub reads and checks each second; 0: there is none [default: 16M]
     #[arg(long, value_name = "SIZE", value_parser = crate::verbs::parse_size)]
     scrub_rate: Option<u64>,
+    /// Where the hooks lie that policies may name [default: DATA/gateway/hooks]
+    #[arg(long, value_name = "DIR")]
+    hooks: Option<PathBuf>,
 }
 
 /// Of `tap`.
@@ -176,8 +179,8 @@ impl Images {
             ],
             false => self.nbd,
         };
-        let Self { journal_limit, scrub_rate, .. } = self;
-        GatewayPlan { links, nbd, api: Some(self.api), journal_limit, scrub_rate }
+        let Self { journal_limit, scrub_rate, hooks, .. } = self;
+        GatewayPlan { links, nbd, api: Some(self.api), journal_limit, scrub_rate, hooks }
     }
 }
 

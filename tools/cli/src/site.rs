@@ -47,6 +47,8 @@ pub(crate) struct GatewayPlan {
     pub(crate) journal_limit: Option<u64>,
     /// Bytes that the scrub reads each second; `None`: what is usual.
     pub(crate) scrub_rate: Option<u64>,
+    /// Where the hooks of policies lie; `None`: with its data.
+    pub(crate) hooks: Option<PathBuf>,
 }
 
 pub(crate) struct CxPlan {
@@ -126,6 +128,7 @@ impl Site {
             store.scrub_rate = gateway.scrub_rate.or(store.scrub_rate);
             let config = GatewayConfig {
                 store,
+                hooks: gateway.hooks.unwrap_or(usual.hooks),
                 links: gateway.links,
                 nbd: gateway.nbd,
                 api: gateway.api.map(|listen| ApiConfig { listen, insecure: plan.insecure }),

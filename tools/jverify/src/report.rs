@@ -27,8 +27,19 @@ pub struct Report {
     pub ledger: Option<LedgerReport>,
     /// The streams in it.
     pub streams: Vec<StreamReport>,
+    /// The volumes of settled history.
+    pub volumes: Vec<VolumeReport>,
     /// What is damaged.
     pub damage: Vec<Finding>,
+}
+
+/// A volume in settled history.
+#[derive(Debug, Serialize)]
+pub struct VolumeReport {
+    /// Its number, in hex.
+    pub volume: String,
+    /// Bytes of its frames in settled segments in which something of it counts.
+    pub settled_bytes: u64,
 }
 
 /// A stream in the journal.
@@ -44,6 +55,8 @@ pub struct StreamReport {
     pub records: u64,
     /// Runs that wrote them.
     pub runs: u64,
+    /// Bytes of its frames in the log that are not settled.
+    pub log_bytes: u64,
 }
 
 /// The ledger of segments.
@@ -115,11 +128,15 @@ impl fmt::Display for Report {
              {bytes} bytes"
         )?;
         for stream in &self.streams {
-            let StreamReport { stream, first_lsn, last_lsn, records, runs } = stream;
+            let StreamReport { stream, first_lsn, last_lsn, records, runs, log_bytes } = stream;
             writeln!(
                 f,
-                "stream {stream}: {records} records in {runs} runs, lsn:{first_lsn} to lsn:{last_lsn}"
+                "stream {stream}: {records} records in {runs} runs, lsn:{first_lsn} to lsn:{last_lsn}, {log_bytes} bytes \
+                 not settled"
             )?;
+        }
+        for VolumeReport { volume, settled_bytes } in &self.volumes {
+            writeln!(f, "volume {volume}: {settled_bytes} bytes settled")?;
         }
         if let Some(ledger) = &self.ledger {
             writeln!(f, "{ledger}")?;

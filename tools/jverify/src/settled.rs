@@ -9,10 +9,11 @@ use gateway_journal::{
     Manifest, Place, RegionNo, SEGMENT_HEADER, SETTLED_FRAME, SegmentId, SettledFrame, SettledHeader,
     SettledKind, StoreId, Version,
 };
+use tap_block::VolumeId;
 use tap_block::stored::verify;
 use tap_block::units::index;
 
-use crate::report::{Finding, Report};
+use crate::report::{Finding, Report, VolumeReport};
 use crate::walk::len64;
 
 /// Settled segments found, and the manifest that counts.
@@ -73,8 +74,9 @@ impl Settled {
         listed.chain(self.files.iter().filter_map(home)).collect()
     }
 
-    /// Checks every live segment.
+    /// Checks every live segment, and what the manifest says that volumes take of them.
     pub(crate) fn walk(&self, store: StoreId, report: &mut Report) {
+        let mut shares = BTreeMap::new();
         for (id, (path, header)) in &self.files {
             report.segments += 1;
             let mut damage = |from, to, detail: String| {
@@ -87,10 +89,34 @@ impl Settled {
                     report.frames += counts.frames;
                     report.blocks += counts.blocks;
                     report.bytes += u64::from(header.end);
+                    shares.extend(counts.shares.into_iter().map(|(volume, n)| ((*id, volume), n)));
                 }
                 Err(e) => damage(0, u64::from(header.end), e.to_string()),
             }
         }
+        self.check_shares(&shares, report);
+    }
+
+    /// Shares of segments that are damaged are found wrong as well: that is how much is missing.
+    fn check_shares(&self, found: &BTreeMap<(SegmentId, VolumeId), u64>, report: &mut Report) {
+        let mut sums: BTreeMap<VolumeId, u64> = BTreeMap::new();
+        let all = self.manifest.iter().flat_map(|m| &m.generations).flat_map(|g| &g.shares);
+        let all: BTreeMap<_, _> = all.map(|s| ((s.segment, s.volume), s.bytes)).collect();
+        for ((segment, volume), bytes) in all {
+            let there = found.get(&(segment, volume)).copied().unwrap_or(0);
+            *sums.entry(volume).or_default() += there;
+            if there != bytes {
+                let detail =
+                    format!("{volume} takes {there} bytes of {segment}, and the manifest says {bytes}");
+                let file = "SETTLED".to_owned();
+                report.damage.push(Finding { segment: Some(segment.get()), file, from: 0, to: 0, detail });
+            }
+        }
+        let view = |(volume, settled_bytes): (VolumeId, u64)| VolumeReport {
+            volume: format!("{:016x}", volume.get()),
+            settled_bytes,
+        };
+        report.volumes = sums.into_iter().map(view).collect();
     }
 }
 
@@ -98,6 +124,8 @@ impl Settled {
 struct Counts {
     frames: u64,
     blocks: u64,
+    /// Bytes of the frames of each volume.
+    shares: BTreeMap<VolumeId, u64>,
 }
 
 fn walk_segment(
@@ -123,7 +151,8 @@ fn walk_segment(
             }
         };
         counts.frames += 1;
-        if let SettledKind::Run(_, region) = frame.kind {
+        if let SettledKind::Run(volume, region) = frame.kind {
+            *counts.shares.entry(volume).or_default() += u64::from(frame.span);
             match decode_settled_run(&frame, at, table) {
                 Ok(versions) => counts.blocks += units(bytes, region, &versions, damage),
                 Err(e) => damage(u64::from(at), u64::from(at) + u64::from(frame.span), e.to_string()),

@@ -21,12 +21,14 @@ pub(crate) struct Walk<'a> {
     streams: BTreeMap<StreamId, Stream>,
 }
 
-#[derive(Debug)]
+#[derive(Debug, Default)]
 struct Stream {
     first: Lsn,
     last: Lsn,
     records: u64,
     runs: BTreeSet<RunId>,
+    /// Of frames that are not settled.
+    bytes: u64,
 }
 
 /// The segment being walked.
@@ -254,11 +256,14 @@ impl<'a> Walk<'a> {
     /// LSNs are contiguous; only the start of a run, or of a resync for what a hop lost, explains a jump.
     fn order(&mut self, segment: &Segment, frame: &Frame<'_>, records: &Records) {
         let id = frame.header.stream;
+        self.count(segment, frame);
         let mut problems = Vec::new();
         for entry in records.entries.iter().filter(|e| !e.position.is_copy()) {
             let lsn = entry.position.lsn();
-            let fresh = || Stream { first: lsn, last: lsn.previous(), records: 0, runs: BTreeSet::new() };
-            let stream = self.streams.entry(id).or_insert_with(fresh);
+            let stream = self.streams.entry(id).or_default();
+            if stream.records == 0 {
+                (stream.first, stream.last) = (lsn, lsn.previous());
+            }
             if lsn > stream.last.next() && !explains_jump(entry) {
                 problems.push(format!(
                     "records {} to {} of {id} are missing",
@@ -274,6 +279,14 @@ impl<'a> Walk<'a> {
         }
         for problem in problems {
             self.damage(segment, (len64(frame.at), len64(frame.at)), &problem);
+        }
+    }
+
+    /// What a stream takes of the log that is not settled.
+    fn count(&mut self, segment: &Segment, frame: &Frame<'_>) {
+        let through = self.files.settled.manifest.as_ref().map(|m| (m.through.0, usize32(m.through.1.at)));
+        if through.is_none_or(|through| (segment.id, frame.at) >= through) {
+            self.streams.entry(frame.header.stream).or_default().bytes += u64::from(frame.header.span);
         }
     }
 
@@ -300,6 +313,7 @@ impl Stream {
             last_lsn: self.last.get(),
             records: self.records,
             runs: len64(self.runs.len()),
+            log_bytes: self.bytes,
         }
     }
 }

@@ -223,29 +223,74 @@ fn what_a_power_cut_leaves_is_sound_and_what_is_struck_is_not() {
     }
 }
 
-/// A store of which most is settled.
-fn settled_store(dir: &Path) {
-    use gateway_journal::{MetaRecord, RetentionPolicy};
+fn small(dir: &Path) -> Arc<Store> {
     let mut config = StoreConfig::new(dir.to_owned());
     (config.segment_len, config.spare_segments, config.group_versions) = (1 << 20, 0, 50);
     config.settle_each = None;
-    let store = Store::open(config, Arc::new(RealClock)).unwrap();
+    Store::open(config, Arc::new(RealClock)).unwrap()
+}
+
+fn append(store: &Store, batch: tap_block::Batch) {
+    let (sender, receiver) = channel();
+    store.append(batch, Box::new(move |outcome| drop(sender.send(outcome))));
+    receiver.recv().unwrap().unwrap();
+}
+
+fn settle(store: &Store) {
+    while store.status().groups_waiting > 0 {
+        std::thread::yield_now();
+    }
+    while store.settle().unwrap().is_some() {}
+}
+
+/// A store of which most is settled.
+fn settled_store(dir: &Path) {
+    use gateway_journal::{MetaRecord, RetentionPolicy};
+    let store = small(dir);
     let none = std::time::Duration::ZERO;
     let policy = RetentionPolicy { every_write: none, tiers: Vec::new(), ..RetentionPolicy::default() };
     let (sender, receiver) = channel();
     let record = MetaRecord::PolicySet { volume: None, policy: Some(policy) };
     store.record(record, Box::new(move |outcome| drop(sender.send(outcome))));
     receiver.recv().unwrap().unwrap();
-    for batch in Workload::new(7).history(400) {
-        let (sender, receiver) = channel();
-        store.append(batch, Box::new(move |outcome| drop(sender.send(outcome))));
-        receiver.recv().unwrap().unwrap();
-    }
-    while store.status().groups_waiting > 0 {
-        std::thread::yield_now();
-    }
-    while store.settle().unwrap().is_some() {}
+    Workload::new(7).history(400).into_iter().for_each(|batch| append(&store, batch));
+    settle(&store);
     assert!(store.status().settled_segments > 0);
+}
+
+/// What a volume takes by the store's own count, by what is on the disk, and after a restart with and without the index.
+#[test]
+fn what_volumes_take_is_what_lies_on_the_disk() {
+    let tmp = tempfile::tempdir().unwrap();
+    settled_store(tmp.path());
+    let store = small(tmp.path());
+    let mut others = [Workload::new(8), Workload::new(9)];
+    for workload in &mut others {
+        workload.history(50).into_iter().for_each(|batch| append(&store, batch));
+    }
+    for batch in 0..60 {
+        append(&store, others[batch % 2].batch(9));
+        if batch == 40 {
+            settle(&store);
+        }
+    }
+    let usage = store.usage();
+    drop(store);
+    let report = jverify::verify(tmp.path()).unwrap();
+    assert!(report.sound, "{report}");
+    let streams = [Workload::new(7), others[0].clone(), others[1].clone()];
+    for workload in &streams {
+        let taken = usage[&workload.volume()];
+        let (volume, stream) =
+            (format!("{:016x}", workload.volume().get()), format!("{:016x}", workload.stream().get()));
+        let log = report.streams.iter().find(|s| s.stream == stream).map_or(0, |s| s.log_bytes);
+        let settled = report.volumes.iter().find(|v| v.volume == volume).map_or(0, |v| v.settled_bytes);
+        assert_eq!((taken.log, taken.settled), (log, settled), "{workload:?}");
+    }
+    assert!(usage.values().all(|u| u.settled > 0) && usage.values().any(|u| u.log > 0), "{usage:?}");
+    assert_eq!(small(tmp.path()).usage(), usage);
+    fs::remove_dir_all(tmp.path().join("fjall")).unwrap();
+    assert_eq!(small(tmp.path()).usage(), usage);
 }
 
 #[test]

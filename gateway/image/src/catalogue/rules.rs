@@ -1,9 +1,12 @@
 //! What operators said about keeping history: policies, pins, holds.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
 
-use gateway_journal::{Hold, MetaRecord, RetentionPolicy};
+use gateway_journal::{GateMove, GateStep, Hold, MetaRecord, RetentionPolicy};
 use tap_block::{Lsn, VolumeId, WallTime};
+
+use crate::gate::Batch;
 
 /// See the module.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -12,6 +15,18 @@ pub struct Rules {
     pub(super) own: BTreeMap<VolumeId, RetentionPolicy>,
     pub(super) pins: BTreeMap<(VolumeId, Lsn), String>,
     pub(super) holds: Vec<Hold>,
+    pub(super) gates: BTreeMap<(VolumeId, Duration), GateMark>,
+}
+
+/// What a gate let go, and what it is at.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct GateMark {
+    /// Points received up to then may go.
+    pub released: WallTime,
+    /// How the last of them were let go, and when.
+    pub last: Option<(GateStep, WallTime)>,
+    /// Points that a hook is run for.
+    pub batch: Option<Batch>,
 }
 
 impl Rules {
@@ -50,6 +65,12 @@ impl Rules {
         self.holds.iter().filter(move |h| h.volume == volume && now < h.until)
     }
 
+    /// The gate of a volume's tier, by the age up to which the tier keeps points.
+    #[must_use]
+    pub fn gate(&self, volume: VolumeId, keep: Duration) -> GateMark {
+        self.gates.get(&(volume, keep)).copied().unwrap_or_default()
+    }
+
     /// Does it know of every hold that `newer` has?
     #[must_use]
     pub fn has_holds_of(&self, newer: &Self) -> bool {
@@ -69,6 +90,9 @@ impl Rules {
             }
             MetaRecord::Unpinned { volume, point } => drop(self.pins.remove(&(*volume, *point))),
             MetaRecord::Held(hold) => self.holds.push(hold.clone()),
+            MetaRecord::GateMoved(moved) => {
+                self.gates.entry((moved.volume, moved.keep)).or_default().apply(moved);
+            }
             MetaRecord::ImageCreated(_) | MetaRecord::ImageRemoved { .. } => {}
         }
     }
@@ -87,6 +111,35 @@ impl Rules {
             note: note.clone(),
         });
         let holds = self.holds.iter().cloned().map(MetaRecord::Held);
-        general.into_iter().chain(own).chain(pins).chain(holds).collect()
+        let gates = self.gates.iter().flat_map(|(&(volume, keep), mark)| mark.moves(volume, keep));
+        let gates = gates.map(MetaRecord::GateMoved);
+        general.into_iter().chain(own).chain(pins).chain(holds).chain(gates).collect()
+    }
+}
+
+impl GateMark {
+    fn apply(&mut self, moved: &GateMove) {
+        if moved.step == GateStep::Begun {
+            self.batch = Some(Batch { through: moved.through, since: moved.at });
+            return;
+        }
+        self.released = self.released.max(moved.through);
+        self.last = Some((moved.step, moved.at));
+        // A batch of which something is left goes on.
+        self.batch = self.batch.filter(|batch| self.released < batch.through);
+    }
+
+    /// The moves that give it again.
+    fn moves(&self, volume: VolumeId, keep: Duration) -> impl Iterator<Item = GateMove> {
+        let released = self.released;
+        let last = self.last.map(|(step, at)| GateMove { volume, keep, through: released, at, step });
+        let begun = self.batch.map(|batch| GateMove {
+            volume,
+            keep,
+            through: batch.through,
+            at: batch.since,
+            step: GateStep::Begun,
+        });
+        last.into_iter().chain(begun)
     }
 }

@@ -1,7 +1,8 @@
 //! Which points are sound: every kind of sync, and what a catalogue keeps.
 
 use super::*;
-use gateway_journal::{Hold, RetentionPolicy};
+use crate::gate::Batch;
+use gateway_journal::{GateMove, GateStep, Hold, RetentionPolicy};
 use tap_block::{Bookmark, Consistency, Position, SyncCause};
 
 const STREAM: StreamId = StreamId::new(7);
@@ -243,6 +244,54 @@ fn rules(volume: VolumeId) -> Vec<MetaRecord> {
         MetaRecord::Pinned { volume, point: lsn(7), note: "quarter".into() },
         MetaRecord::Held(hold),
     ]
+}
+
+/// Moves at two gates: one let go points and is at the next, the other is at its first.
+fn gate_moves(volume: VolumeId) -> Vec<MetaRecord> {
+    let moved = |keep, through, at, step| {
+        let (through, at) = (WallTime::from_nanos(through), WallTime::from_nanos(at));
+        let keep = std::time::Duration::from_secs(keep);
+        MetaRecord::GateMoved(GateMove { volume, keep, through, at, step })
+    };
+    vec![
+        moved(60, 10, 100, GateStep::Begun),
+        moved(60, 10, 150, GateStep::Passed),
+        moved(60, 20, 200, GateStep::Begun),
+        moved(3600, 5, 100, GateStep::Begun),
+    ]
+}
+
+#[test]
+fn what_a_gate_let_go_and_what_it_is_at_survives_its_bytes() {
+    let (volume, keep) = (VolumeId::new(7), std::time::Duration::from_secs);
+    let mut catalogue = Catalogue::new();
+    gate_moves(volume).iter().for_each(|record| catalogue.apply_meta(record));
+    let bytes = catalogue.encode();
+    let hex: String = bytes.iter().map(|b| format!("{b:02x}")).collect();
+    if std::env::var_os("GOLDEN").is_some_and(|v| v == "write") {
+        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/src/catalogue/catalogue-gates.hex");
+        std::fs::write(path, format!("{hex}\n")).unwrap();
+    }
+    assert_eq!(
+        hex,
+        include_str!("catalogue-gates.hex").trim(),
+        "that needs a new version: manifests hold it"
+    );
+    let mut back = Catalogue::decode(&bytes).unwrap();
+    assert_eq!(back, catalogue);
+    let at = WallTime::from_nanos;
+    let mark = back.rules().gate(volume, keep(60));
+    assert_eq!((mark.released, mark.last), (at(10), Some((GateStep::Passed, at(150)))));
+    assert_eq!(mark.batch, Some(Batch { through: at(20), since: at(200) }));
+    assert_eq!(back.rules().gate(volume, keep(3600)).released, WallTime::EPOCH);
+    assert_eq!(back.rules().gate(VolumeId::new(8), keep(60)), GateMark::default());
+    // Overruled half way: the rest goes on.
+    let step = GateStep::Overruled;
+    let half = GateMove { volume, keep: keep(60), through: at(15), at: at(210), step };
+    back.apply_meta(&MetaRecord::GateMoved(half));
+    assert!(back.rules().gate(volume, keep(60)).batch.is_some());
+    back.apply_meta(&MetaRecord::GateMoved(GateMove { through: at(20), step: GateStep::Passed, ..half }));
+    assert_eq!(back.rules().gate(volume, keep(60)).batch, None);
 }
 
 #[test]

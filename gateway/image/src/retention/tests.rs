@@ -24,12 +24,17 @@ fn point(n: u64, seconds: u64) -> KeptPoint {
 
 /// Every write 10 s, then one a 10 s for 100 s, then one a minute for 600 s.
 fn policy() -> RetentionPolicy {
-    let tier = |each, keep| Tier { each: Duration::from_secs(each), keep: Duration::from_secs(keep) };
+    let tier = |each, keep| Tier {
+        each: Duration::from_secs(each),
+        keep: Duration::from_secs(keep),
+        before_drop: None,
+    };
     RetentionPolicy {
         every_write: Duration::from_secs(10),
         tiers: vec![tier(10, 100), tier(60, 600)],
         bookmarks: Duration::from_secs(1000),
         when_full: WhenFull::Thin,
+        limit: None,
     }
 }
 
@@ -71,7 +76,8 @@ fn what_is_kept_later_was_kept_before() {
 
 #[test]
 fn bookmarks_and_pins_outlive_the_tiers() {
-    let special = Special { always: [lsn(4)].into(), bookmarks: [lsn(6), lsn(700)].into() };
+    let bookmarks = [lsn(6), lsn(700)].into();
+    let special = Special { always: [lsn(4)].into(), bookmarks, ..Special::default() };
     assert_eq!(thinned(700, 900, &special, None)[..2], [3, 5]);
     assert_eq!(thinned(700, 1005, &special, None)[..2], [3, 5]);
     assert_eq!(thinned(700, 1006, &special, None)[..2], [3, 419], "a bookmark has its age");
@@ -80,8 +86,46 @@ fn bookmarks_and_pins_outlive_the_tiers() {
 
 #[test]
 fn the_floor_takes_ordinary_points_only() {
-    let special = Special { always: [lsn(4)].into(), bookmarks: [lsn(6)].into() };
+    let special = Special { always: [lsn(4)].into(), bookmarks: [lsn(6)].into(), ..Special::default() };
     assert_eq!(thinned(700, 699, &special, Some(690))[..4], [3, 5, 690, 691]);
+}
+
+/// The tier of 100 s has a gate, which let go what was received up to `released`.
+fn gated(released: u64) -> Special {
+    Special { released: vec![Some(time(released)), None], ..Special::default() }
+}
+
+#[test]
+fn a_gate_keeps_points_in_its_tier_until_it_lets_them_go() {
+    let open = thinned(700, 699, &Special::default(), None);
+    let shut = thinned(700, 699, &gated(0), None);
+    assert!((9..689).step_by(10).all(|s| shut.contains(&s)), "{shut:?}");
+    let half = thinned(700, 699, &gated(300), None);
+    assert!((309..689).step_by(10).all(|s| half.contains(&s)) && !half.contains(&289), "{half:?}");
+    assert!(half.contains(&239) && half.contains(&119), "the next tier has them from there on: {half:?}");
+    assert_eq!(thinned(700, 699, &gated(699), None), open);
+    let floor = thinned(700, 699, &gated(0), Some(690));
+    assert_eq!(floor[0], 690, "no room overrules it");
+}
+
+#[test]
+fn what_waits_at_a_gate_is_what_would_go_without_it() {
+    let (policy, special) = (policy(), gated(300));
+    let mut thinner = Thinner::new(&policy, &special, time(699), None);
+    (0..700).for_each(|n| thinner.offer(point(n + 1, n)));
+    let kept = thinner.finish();
+    let waits = waiting(&policy, &special, time(699), &kept);
+    let seconds: Vec<u64> = waits[0].1.iter().map(|p| p.lsn.get() - 1).collect();
+    assert_eq!((waits.len(), waits[0].0), (1, 0));
+    assert_eq!(
+        (seconds.first(), seconds.last()),
+        (Some(&309), Some(&579)),
+        "589 stands for its minute, so far"
+    );
+    for stays in [359, 419, 479, 539] {
+        assert!(!seconds.contains(&stays), "what the next tier keeps stays: {seconds:?}");
+    }
+    assert!(waiting(&policy, &gated(600), time(699), &kept)[0].1.is_empty());
 }
 
 fn versions() -> impl Strategy<Value = Vec<Version>> {

@@ -73,6 +73,12 @@ fn volumes(page: &mut Page, volumes: &[VolumeView]) {
     let behind = "Age of the newest point that is durable here.";
     page.per_volume("chronogate_volume_lag_seconds", behind, volumes, |v| v.lag_seconds);
     page.per_volume("chronogate_volume_lag_bytes", "Bytes not durable here yet.", volumes, |v| v.lag_bytes);
+    let taken = "Bytes that its history takes in the journal.";
+    page.per_volume("chronogate_volume_history_bytes", taken, volumes, |v| Some(v.history_bytes));
+    let limit = "Bytes that its history may take.";
+    page.per_volume("chronogate_volume_history_limit_bytes", limit, volumes, |v| {
+        v.history_limit.map(|limit| limit.bytes)
+    });
     let durable = "The last LSN durable here.";
     page.per_volume("chronogate_volume_durable_lsn", durable, volumes, |v| Some(v.durable_lsn.get()));
     page.per_volume("chronogate_volume_gaps", "Stretches of history lost.", volumes, |v| Some(v.gaps.len()));

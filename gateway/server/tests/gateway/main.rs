@@ -1,6 +1,8 @@
 //! A whole gateway, from the link to the NBD client: fed by a tap in memory, asked as the API asks.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing, reason = "tests")]
 
+mod gates;
+mod limits;
 mod tap;
 
 use std::io::{Read, Seek, SeekFrom, Write};

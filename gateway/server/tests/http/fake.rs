@@ -73,6 +73,8 @@ pub(crate) fn volume() -> VolumeView {
         }],
         verified: None,
         damaged: 0,
+        history_bytes: 4096,
+        history_limit: None,
     }
 }
 

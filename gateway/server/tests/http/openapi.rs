@@ -72,6 +72,13 @@ async fn schemas_have_the_fields_of_the_types() {
     conforms(&document, "Sync", &volume["sync"]);
     conforms(&document, "Gap", &volume["gaps"][0]);
     conforms(&document, "Proof", &volume["verified"]);
+    conforms(&document, "Limit", &volume["history_limit"]);
+    let timeline: Value =
+        serde_json::from_str(include_str!("../../../../cx/api/tests/golden/timeline.json")).unwrap();
+    conforms(&document, "History", &timeline["history"]);
+    conforms(&document, "AtGate", &timeline["gates"][0]);
+    conforms(&document, "Tier", &timeline["policy"]["retention"]["tiers"][0]);
+    conforms(&document, "Gate", &timeline["policy"]["retention"]["tiers"][0]["before_drop"]);
     let verification: Value =
         serde_json::from_str(include_str!("../../../../cx/api/tests/golden/verification.json")).unwrap();
     conforms(&document, "Finding", &verification["findings"][0]);

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use gateway_journal::run::encode_run;
 use gateway_journal::{
     Manifest, RegionNo, RegionPlace, SEGMENT_HEADER, SegmentId, SettledFrame, SettledHeader, SettledKind,
-    SettledSegment, StoreId, Version,
+    SettledSegment, Share, StoreId, Version,
 };
 use tap_block::VolumeId;
 use tap_disk::{FileNo, SegmentFile, SegmentPool};
@@ -62,6 +62,16 @@ impl SettledFound {
         self.next = self.next.max(newest) + 1;
         self.manifest = best;
         Ok(self)
+    }
+
+    /// What volumes take of segments, where a manifest of version 1 does not say.
+    pub(super) fn count_shares(&mut self, pool: &SegmentPool) {
+        let generations = self.manifest.iter_mut().flat_map(|m| &mut m.generations);
+        for generation in generations.filter(|g| g.shares.is_empty()) {
+            let file = |s: &&SettledSegment| Some((**s, pool.get(self.files.get(&s.segment)?.0).ok()?));
+            let files = generation.segments.iter().filter_map(|s| file(&s));
+            generation.shares = files.flat_map(|(segment, file)| shares_of(&file, &segment)).collect();
+        }
     }
 
     /// Is the segment needed?
@@ -131,6 +141,23 @@ impl SettledFound {
         }
         all
     }
+}
+
+/// What volumes take of a segment. What cannot be read is nobody's.
+fn shares_of(file: &SegmentFile, written: &SettledSegment) -> Vec<Share> {
+    let (mut shares, mut at) = (BTreeMap::new(), SEGMENT_HEADER);
+    while at < written.end {
+        at = match read_frame(file, written.segment, at) {
+            Ok((frame, _)) => {
+                if let SettledKind::Run(volume, _) = frame.kind {
+                    *shares.entry(volume).or_default() += u64::from(frame.span);
+                }
+                at.saturating_add(frame.span.max(1))
+            }
+            Err(_) => next_sound(file, written.segment, at, written.end),
+        };
+    }
+    shares.into_iter().map(|(volume, bytes)| Share { segment: written.segment, volume, bytes }).collect()
 }
 
 fn listed(manifest: &Manifest) -> impl Iterator<Item = SegmentId> {
@@ -240,5 +267,54 @@ impl<'a> Rows<'a> {
         self.close();
         self.index.ingest(Table::Settled, self.ready)?;
         Ok(self.lost)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::IoSlice;
+
+    use gateway_journal::{Generation, GroupNo, Location, Place, RegionRange, SettledWriter, Start};
+    use tap_block::{Lsn, Position, WallTime};
+    use tap_disk::{MemoryDir, PoolOptions};
+
+    use super::*;
+
+    #[test]
+    fn what_a_manifest_of_version_1_does_not_say_is_counted() {
+        let options = PoolOptions { ready: 0, ..PoolOptions::default() };
+        let pool = SegmentPool::over(Box::new(MemoryDir::new()), 64 << 10, options).unwrap();
+        let (no, file) = pool.take().unwrap();
+        let mut writer = SettledWriter::begin(StoreId::new(5), SegmentId::new(9), 64 << 10, 3);
+        let mut spans = BTreeMap::new();
+        for (volume, region) in [(1, 0), (1, 1), (2, 0)] {
+            let place = Place::Unit(Location { segment: SegmentId::new(1), offset: 0, len: 100 });
+            let position = Position::record(Lsn::new(7).unwrap());
+            let versions = [Version { first: 3, blocks: 1, position, place }];
+            let (volume, region) = (VolumeId::new(volume), RegionNo::new(region));
+            let laid = writer.run(volume, region, &versions).unwrap();
+            let padding = vec![0; laid.padding as usize];
+            let frame = [IoSlice::new(&laid.head), IoSlice::new(&[7; 100]), IoSlice::new(&padding)];
+            file.write_at(u64::from(laid.at), &frame).unwrap();
+            *spans.entry(volume).or_default() += frame.iter().map(|s| s.len() as u64).sum::<u64>();
+        }
+        let (first, last) = (RegionRange::ALL.first, RegionRange::ALL.last);
+        let end = writer.header().end;
+        let segment = SettledSegment { segment: writer.segment(), end, frames: 3, first, last };
+        let (range, shares) = (RegionRange::ALL, Vec::new());
+        let manifest = Manifest {
+            store: StoreId::new(5),
+            settle: 3,
+            at: WallTime::EPOCH,
+            generations: vec![Generation { settle: 3, range, segments: vec![segment], shares }],
+            through: (SegmentId::new(8), Start::of_segment(None)),
+            group: GroupNo::new(1),
+            kept: Vec::new(),
+            state: Vec::new(),
+        };
+        let files = [(writer.segment(), (no, writer.header()))].into();
+        let mut found = SettledFound { files, manifest: Some(manifest), next: 4 };
+        found.count_shares(&pool);
+        assert_eq!(Generation::bytes_by_volume(&found.manifest.unwrap().generations), spans);
     }
 }

@@ -11,15 +11,18 @@ use tap_block::{Lsn, VolumeId, WallTime};
 
 use super::room::Pressure;
 
-/// How many points of `before` are not in `after`.
-pub(super) fn lost_points(before: &BTreeMap<VolumeId, Kept>, after: &BTreeMap<VolumeId, Kept>) -> usize {
+/// How many points of each volume in `before` are not in `after`.
+pub(super) fn lost_points(
+    before: &BTreeMap<VolumeId, Kept>,
+    after: &BTreeMap<VolumeId, Kept>,
+) -> BTreeMap<VolumeId, usize> {
     let gone = |(id, kept): (&VolumeId, &Kept)| {
         let left = after.get(id);
         let there =
             |p: &&KeptPoint| left.is_some_and(|l| l.points.binary_search_by_key(&p.lsn, |q| q.lsn).is_ok());
-        kept.points.len() - kept.points.iter().filter(there).count()
+        (*id, kept.points.len() - kept.points.iter().filter(there).count())
     };
-    before.iter().map(gone).sum()
+    before.iter().map(gone).filter(|(_, n)| *n > 0).collect()
 }
 
 pub(super) fn points(kept: &BTreeMap<VolumeId, Kept>) -> usize {
@@ -27,26 +30,41 @@ pub(super) fn points(kept: &BTreeMap<VolumeId, Kept>) -> usize {
 }
 
 /// On what terms a pass decides.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub(super) struct Terms {
     pub(super) now: WallTime,
+    /// Of the store.
+    pub(super) strain: Strain,
+    /// Of volumes that press against limits of their own.
+    pub(super) own: BTreeMap<VolumeId, Strain>,
+}
+
+/// How hard room is needed, and what goes for it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Strain {
     pub(super) pressure: Pressure,
-    /// Ordinary points received before go.
+    /// Under [`Pressure::Purge`], ordinary points received before go.
     pub(super) floor: Option<WallTime>,
 }
 
 impl Terms {
-    /// What a policy comes to: when room is needed and it allows it, the tiers begin at once.
-    fn of(self, policy: RetentionPolicy) -> (RetentionPolicy, Option<WallTime>) {
-        if self.pressure == Pressure::None || policy.when_full == WhenFull::Stop {
+    /// What a volume's policy comes to: when room is needed and it allows it, the tiers begin at once.
+    pub(super) fn of(
+        &self,
+        volume: VolumeId,
+        policy: RetentionPolicy,
+    ) -> (RetentionPolicy, Option<WallTime>) {
+        let strains = || [Some(&self.strain), self.own.get(&volume)].into_iter().flatten();
+        let strained = strains().any(|s| s.pressure > Pressure::None);
+        if !strained || policy.when_full == WhenFull::Stop {
             return (policy, None);
         }
         let mut tiers = policy.tiers;
         if tiers.is_empty() {
             // Thinner, not nothing.
-            tiers.push(Tier { each: SPARSE, keep: policy.every_write });
+            tiers.push(Tier { each: SPARSE, keep: policy.every_write, before_drop: None });
         }
-        let floor = self.floor.filter(|_| self.pressure == Pressure::Purge);
+        let floor = strains().filter(|s| s.pressure == Pressure::Purge).filter_map(|s| s.floor).max();
         (RetentionPolicy { every_write: Duration::ZERO, tiers, ..policy }, floor)
     }
 }
@@ -61,30 +79,44 @@ pub(super) fn thinned(
     before: &Kept,
     fresh: &[KeptPoint],
     open: BTreeSet<Lsn>,
-    terms: Terms,
+    terms: &Terms,
 ) -> Kept {
-    let (id, settled) = (volume.id(), before.settled);
-    let rules = catalogue.rules();
-    let (policy, floor) = terms.of(rules.policy_of(id));
-    let mut special = Special { always: open, bookmarks: BTreeSet::new() };
+    let (policy, floor) = terms.of(volume.id(), catalogue.rules().policy_of(volume.id()));
+    let special = special(catalogue, volume, &policy, before, fresh, open, terms.now);
+    let mut thinner = Thinner::new(&policy, &special, terms.now, floor);
+    let selectable = fresh.iter().filter(|p| volume.selectable(p.lsn).is_ok());
+    let offered: Vec<KeptPoint> = before.points.iter().chain(selectable).copied().collect();
+    offered.iter().for_each(|point| thinner.offer(*point));
+    let (mut points, settled) = (thinner.finish(), before.settled);
+    let sound = |lsn: &Lsn| volume.selectable(*lsn).is_ok();
+    add_between(&mut points, &offered, special.always.range(..=settled).copied().filter(sound));
+    Kept { settled, points }
+}
+
+/// The points of a volume that are no ordinary ones.
+pub(super) fn special(
+    catalogue: &Catalogue,
+    volume: &Volume,
+    policy: &RetentionPolicy,
+    before: &Kept,
+    fresh: &[KeptPoint],
+    open: BTreeSet<Lsn>,
+    now: WallTime,
+) -> Special {
+    let (id, settled, rules) = (volume.id(), before.settled, catalogue.rules());
+    let gate = |tier: &Tier| tier.before_drop.as_ref().map(|_| rules.gate(id, tier.keep).released);
+    let released = policy.tiers.iter().map(gate).collect();
+    let mut special = Special { always: open, bookmarks: BTreeSet::new(), released };
     special.always.extend(rules.pinned(id));
     special.always.extend(catalogue.images().filter(|i| i.volume == id).map(|i| i.point));
     // Whatever is asked for between this one and the next is what it shows; in a sync, what was sound before it.
     special.always.insert(settled);
     special.always.extend(volume.sound_at_or_before(settled));
     special.bookmarks.extend(volume.bookmarks().map(|(_, mark)| mark.at.lsn));
-    let held = |p: &&KeptPoint| {
-        rules.holds_of(id, terms.now).any(|h| h.from <= p.received_at && p.received_at <= h.to)
-    };
+    let held =
+        |p: &&KeptPoint| rules.holds_of(id, now).any(|h| h.from <= p.received_at && p.received_at <= h.to);
     special.always.extend(before.points.iter().chain(fresh).filter(held).map(|p| p.lsn));
-    let mut thinner = Thinner::new(&policy, &special, terms.now, floor);
-    let selectable = fresh.iter().filter(|p| volume.selectable(p.lsn).is_ok());
-    let offered: Vec<KeptPoint> = before.points.iter().chain(selectable).copied().collect();
-    offered.iter().for_each(|point| thinner.offer(*point));
-    let mut points = thinner.finish();
-    let sound = |lsn: &Lsn| volume.selectable(*lsn).is_ok();
-    add_between(&mut points, &offered, special.always.range(..=settled).copied().filter(sound));
-    Kept { settled, points }
+    special
 }
 
 /// Points that somebody holds and that are no record (a run may begin with a jump) show what the record before shows.

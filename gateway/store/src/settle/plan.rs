@@ -1,10 +1,14 @@
 //! What a pass takes on: old groups of the log, or a stretch of what is settled already.
 
+use std::collections::HashMap;
+use std::time::Duration;
+
 use gateway_image::catalogue::Rules;
 use gateway_journal::{Generation, RegionPlace, RegionRange, RetentionPolicy};
-use tap_block::WallTime;
+use tap_block::units::count;
+use tap_block::{StreamId, WallTime};
 
-use super::Pressure;
+use super::{Limits, Pressure, points};
 use crate::store::Shared;
 use crate::sync::read;
 use crate::tail::{GroupInfo, Published};
@@ -22,6 +26,8 @@ pub(super) struct Plan {
     pub(super) merged: Vec<Generation>,
     /// Where in them.
     pub(super) range: RegionRange,
+    /// Where it was to be, room allowing.
+    pub(super) wanted: RegionRange,
     /// The generations that stay as they are; oldest first.
     pub(super) untouched: Vec<Generation>,
     /// The pass ends before the region with which more bytes would be written.
@@ -35,7 +41,8 @@ impl Plan {
     pub(super) fn window(shared: &Shared, now: WallTime, pressure: Pressure) -> Option<Self> {
         let published = read(&shared.published);
         let room = shared.settle_room(0);
-        let groups = old_groups(shared, &published, now, pressure, room);
+        let strained = strained_groups(&published, &read(&shared.limits), now);
+        let groups = old_groups(shared, &published, now, pressure, strained, room);
         let (end, start) = groups.last()?.through;
         let (mut untouched, mut merged) = (published.layout.generations.clone(), Vec::new());
         let mut fresh = shared.segments.bytes_to(end, start.at);
@@ -51,24 +58,27 @@ impl Plan {
             merged.splice(0..0, untouched.split_off(untouched.len() - n));
         }
         let rules = published.catalogue.rules().clone();
-        Some(Self { groups, merged, range: RegionRange::ALL, untouched, budget: u64::MAX, rules })
+        let range = RegionRange::ALL;
+        Some(Self { groups, merged, range, wanted: range, untouched, budget: u64::MAX, rules })
     }
 
-    /// Settled history from a region on, as far as there is room; `None` when there is nothing, or no room.
-    pub(super) fn compaction(shared: &Shared, from: RegionPlace) -> Option<Self> {
+    /// Settled history of these regions, as far as there is room; `None` when there is nothing, or no room.
+    pub(super) fn compaction(shared: &Shared, range: RegionRange) -> Option<Self> {
         let published = read(&shared.published);
         let generations = &published.layout.generations;
-        let there = generations.iter().any(|g| from <= g.range.last);
+        let there = generations.iter().any(|g| range.first <= g.range.last && g.range.first <= range.last);
         if !there || !published.layout.lost.is_empty() {
             return None;
         }
         let rules = published.catalogue.rules().clone();
-        let range = RegionRange { first: from, ..RegionRange::ALL };
         let (merged, groups, untouched) = (generations.clone(), Vec::new(), Vec::new());
         // A segment on the border of the stretch does not come free, in each generation that lies across it.
         let budget = shared.settle_room(depth(generations)).min(shared.config.settle_at_once);
         if budget > 0 {
-            return Some(Self { groups, merged, range, untouched, budget, rules });
+            return Some(Self { groups, merged, range, wanted: range, untouched, budget, rules });
+        }
+        if range.last != RegionRange::ALL.last {
+            return None;
         }
         // The youngest as a whole: every one of their segments comes free.
         let room = shared.settle_room(0);
@@ -81,7 +91,13 @@ impl Plan {
         let (old, young) = generations.split_at(generations.len() - n);
         let (untouched, merged) = (old.to_vec(), young.to_vec());
         let range = RegionRange::ALL;
-        (n > 1).then_some(Self { groups, merged, range, untouched, budget: u64::MAX, rules })
+        let (wanted, budget) = (range, u64::MAX);
+        (n > 1).then_some(Self { groups, merged, range, wanted, untouched, budget, rules })
+    }
+
+    /// Does it go through a volume's history on its own?
+    pub(super) fn is_of_a_volume(&self) -> bool {
+        self.wanted.last != RegionRange::ALL.last
     }
 
     /// Does it end where room ends, rather than take on whatever there is as a whole?
@@ -127,26 +143,76 @@ fn alike(generations: &[Generation], fresh: u64) -> Option<usize> {
     (young + 1 >= ALIKE).then_some(young).or(many)
 }
 
+/// So many points are listed at most when groups are settled for the sake of a volume's limit while others' policies still
+/// keep every write in them: each is a point then, in every manifest.
+const MOST_POINTS: u64 = 512 << 10;
+
+/// How many of the oldest groups are settled, whatever their age, so that volumes that are full become smaller.
+fn strained_groups(published: &Published, limits: &Limits, now: WallTime) -> usize {
+    let mut needs = limits.needs();
+    if needs.is_empty() {
+        return 0;
+    }
+    let others = whole_of_others(published, limits);
+    let (mut through, mut young) = (0, count(points(&published.layout.kept)));
+    for (n, group) in published.ingested.iter().enumerate() {
+        young += young_records(&others, group, now);
+        if needs.is_empty() || young > MOST_POINTS {
+            break;
+        }
+        for (stream, bytes) in &group.spans {
+            let Some(need) = needs.get_mut(stream) else { continue };
+            through = n + 1;
+            *need = need.saturating_sub(*bytes);
+            if *need == 0 {
+                needs.remove(stream);
+            }
+        }
+    }
+    through
+}
+
+/// For how long the policies of volumes that are not full keep every write, by stream.
+fn whole_of_others(published: &Published, limits: &Limits) -> HashMap<StreamId, Duration> {
+    let (rules, strained) = (published.catalogue.rules(), limits.strained());
+    let others = published.catalogue.volumes().filter(|v| !strained.contains_key(&v.id()));
+    others.map(|v| (v.stream(), rules.policy_of(v.id()).every_write)).collect()
+}
+
+/// Records in a group, about, of volumes that keep every one of them: by their share of its bytes.
+fn young_records(others: &HashMap<StreamId, Duration>, group: &GroupInfo, now: WallTime) -> u64 {
+    let age = now.since(group.received_at);
+    let is_young = |stream| others.get(stream).is_some_and(|whole| age <= *whole);
+    let all: u64 = group.spans.iter().map(|(_, bytes)| bytes).sum();
+    let young: u64 = group.spans.iter().filter(|(s, _)| is_young(s)).map(|(_, bytes)| bytes).sum();
+    let records = u128::from(group.versions) * u128::from(young) / u128::from(all.max(1));
+    u64::try_from(records).unwrap_or(u64::MAX)
+}
+
 /// The oldest groups of which every record is older than all that policies keep whole, as far as there is room to rewrite
-/// them.
+/// them; those of the first `strained` ones whatever their age.
 fn old_groups(
     shared: &Shared,
     published: &Published,
     now: WallTime,
     pressure: Pressure,
+    strained: usize,
     room: u64,
 ) -> Vec<GroupInfo> {
     let rules = published.catalogue.rules();
     let mut groups = Vec::new();
     let (mut versions, mut before) = (0u64, WallTime::EPOCH);
-    for group in &published.ingested {
+    for (n, group) in published.ingested.iter().enumerate() {
+        let strained = n < strained;
         let volumes = || group.mins.iter().map(|(v, _)| *v);
         let whole = volumes().map(|v| rules.policy_of(v).every_write).max();
         let whole = whole.unwrap_or_else(|| RetentionPolicy::default().every_write);
-        let old = pressure > Pressure::None || now.since(group.received_at) > whole;
-        let held = volumes()
-            .flat_map(|v| rules.holds_of(v, now))
-            .any(|hold| hold.from <= group.received_at && before <= hold.to);
+        let old = strained || pressure > Pressure::None || now.since(group.received_at) > whole;
+        // What is held stays whole in settled history too, but takes more room there.
+        let held = !strained
+            && volumes()
+                .flat_map(|v| rules.holds_of(v, now))
+                .any(|hold| hold.from <= group.received_at && before <= hold.to);
         versions = versions.saturating_add(group.versions);
         let bytes = shared.segments.bytes_to(group.through.0, group.through.1.at);
         let many = versions > shared.config.settle_versions && !groups.is_empty();
@@ -169,7 +235,24 @@ mod tests {
     fn generation(first: u32, last: u32) -> Generation {
         let place = |region| (VolumeId::new(1), RegionNo::new(region));
         let range = RegionRange { first: place(first), last: place(last) };
-        Generation { settle: 1, range, segments: Vec::new() }
+        Generation { settle: 1, range, segments: Vec::new(), shares: Vec::new() }
+    }
+
+    #[test]
+    fn records_of_volumes_that_keep_them_all_are_counted_by_their_share() {
+        let second = |n: u64| WallTime::from_nanos(n * 1_000_000_000);
+        let group = GroupInfo {
+            no: gateway_journal::GroupNo::new(1),
+            mins: Vec::new(),
+            through: (SegmentId::new(1), gateway_journal::Start::of_segment(None)),
+            received_at: second(100),
+            versions: 1000,
+            spans: vec![(StreamId::new(1), 300), (StreamId::new(2), 100)],
+        };
+        let others = [(StreamId::new(2), Duration::from_secs(50))].into();
+        assert_eq!(young_records(&others, &group, second(150)), 250);
+        assert_eq!(young_records(&others, &group, second(151)), 0, "it is old");
+        assert_eq!(young_records(&HashMap::new(), &group, second(100)), 0, "they are full themselves");
     }
 
     #[test]
@@ -185,7 +268,7 @@ mod tests {
         let generation = |settle, end| {
             let segment =
                 SettledSegment { segment: SegmentId::new(1), end, frames: 1, first: place, last: place };
-            Generation { settle, range: RegionRange::ALL, segments: vec![segment] }
+            Generation { settle, range: RegionRange::ALL, segments: vec![segment], shares: Vec::new() }
         };
         let (mut generations, mut written): (Vec<Generation>, u64) = (Vec::new(), 0);
         for settle in 1..=256 {

@@ -13,7 +13,7 @@ use gateway_journal::run::{decode_run, encode_run};
 use gateway_journal::settled::SettledLaid;
 use gateway_journal::{
     Generation, Kept, Location, Manifest, Place, RegionNo, RegionPlace, RegionRange, SegmentId,
-    SettledSegment, SettledWriter, StoreId, Version,
+    SettledSegment, SettledWriter, Share, StoreId, Version,
 };
 use tap_block::VolumeId;
 use tap_block::units::{count, index};
@@ -153,6 +153,8 @@ pub(super) struct Rewriter<'a> {
     settle: u64,
     open: Option<Open>,
     done: Vec<Finished>,
+    /// What volumes take of the segments, in the order in which it was written.
+    shares: Vec<Share>,
     stripe: Vec<Region>,
     stripe_bytes: u64,
     rows: Vec<Row>,
@@ -200,6 +202,7 @@ impl<'a> Rewriter<'a> {
             settle,
             open: None,
             done: Vec::new(),
+            shares: Vec::new(),
             stripe: Vec::new(),
             stripe_bytes: 0,
             rows: Vec::new(),
@@ -364,6 +367,9 @@ impl<'a> Rewriter<'a> {
                 open.write(laid.at, &laid.head, units, laid.padding)?;
                 let place = (region.volume, region.region);
                 open.places = Some((open.places.map_or(place, |(first, _)| first), place));
+                let bytes = count(laid.head.len() + units.len()) + u64::from(laid.padding);
+                let share = Share { segment: open.writer.segment(), volume: region.volume, bytes };
+                self.take_share(share);
                 self.give_way(count(units.len()));
                 return Ok(laid.versions);
             }
@@ -371,6 +377,15 @@ impl<'a> Rewriter<'a> {
         }
         let (bytes, limit) = (count(units.len()), u64::from(self.shared.config.segment_len));
         Err(StoreError::TooLarge { bytes, limit })
+    }
+
+    fn take_share(&mut self, share: Share) {
+        match self.shares.last_mut() {
+            Some(last) if (last.segment, last.volume) == (share.segment, share.volume) => {
+                last.bytes += share.bytes;
+            }
+            _ => self.shares.push(share),
+        }
     }
 
     fn opened(&mut self) -> Result<&mut Open, StoreError> {
@@ -478,7 +493,8 @@ impl Written<'_> {
         let r = &self.rewriter;
         let open = r.open.as_ref().map(Open::segment);
         let segments: Vec<_> = r.done.iter().map(|d| d.segment).chain(open).collect();
-        let generation = Generation { settle: r.settle, range: RegionRange::ALL, segments };
+        let (range, shares) = (RegionRange::ALL, r.shares.clone());
+        let generation = Generation { settle: r.settle, range, segments, shares };
         (!generation.segments.is_empty()).then_some(generation)
     }
 

@@ -1,11 +1,13 @@
 //! How much room there is, for the log and for settling, and how hard it is needed.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use tap_block::units::count;
 
 use crate::store::Shared;
-use crate::sync::{lock, read, wait_for};
+use crate::sync::{lock, read, wait_for, write};
+use crate::tail::Published;
 
 /// How hard room is needed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -32,6 +34,7 @@ impl Shared {
             let whole = published.active.volumes().map(|v| rules.policy_of(v).every_write).max();
             let begun = published.active.begun.filter(|_| published.active.versions() > 0);
             let filled = published.ingested.is_empty() && self.pressure() == Pressure::Purge;
+            let filled = filled || self.fills_a_limit(&published);
             whole
                 .zip(begun)
                 .is_some_and(|(whole, begun)| filled || now.since(begun) > whole + whole.min(SLACK))
@@ -47,6 +50,25 @@ impl Shared {
                 self.wait_for_index();
             }
         }
+    }
+
+    /// Is a full volume's history in the group that is gathered, and nowhere else in the log?
+    fn fills_a_limit(&self, published: &Published) -> bool {
+        let limits = read(&self.limits);
+        let waits = |stream| published.ingested.iter().any(|g| g.spans.iter().any(|(s, _)| *s == stream));
+        published.active.spans().iter().any(|(stream, bytes)| {
+            limits.worth_settling(*stream).is_some_and(|worth| *bytes >= worth) && !waits(*stream)
+        })
+    }
+
+    /// Finds out anew which volumes press against their limits.
+    pub(crate) fn find_limits(&self) {
+        let (catalogue, usage) = {
+            let published = read(&self.published);
+            (Arc::clone(&published.catalogue), published.usage())
+        };
+        let mut limits = write(&self.limits);
+        *limits = limits.next(&catalogue, &usage);
     }
 
     /// Until no group waits for the index, or it fails.

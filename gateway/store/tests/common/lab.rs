@@ -25,12 +25,14 @@ pub struct Lab {
 pub fn policy(every_write: u64, tiers: &[(u64, u64)], bookmarks: u64) -> RetentionPolicy {
     let tiers = tiers
         .iter()
-        .map(|&(each, keep)| Tier { each: Duration::from_millis(each), keep: Duration::from_secs(keep) });
+        .map(|&(each, keep)| (Duration::from_millis(each), Duration::from_secs(keep)))
+        .map(|(each, keep)| Tier { each, keep, before_drop: None });
     RetentionPolicy {
         every_write: Duration::from_secs(every_write),
         tiers: tiers.collect(),
         bookmarks: Duration::from_secs(bookmarks),
         when_full: WhenFull::Thin,
+        limit: None,
     }
 }
 

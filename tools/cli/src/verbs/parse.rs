@@ -3,6 +3,8 @@
 use std::str::FromStr;
 use std::time::Duration;
 
+use cx_api::Size;
+use cx_api::json::Text as _;
 use tap_block::Name;
 
 /// A volume at a moment. Which POINTs exist is the gateway's to say.
@@ -41,24 +43,7 @@ pub(super) fn duration(text: &str) -> Result<Duration, String> {
 
 /// `512`, `512M`, `10GiB` (powers of 1024), `10GB` (powers of 1000).
 pub(crate) fn size(text: &str) -> Result<u64, String> {
-    let wrong = || format!("{text:?} is no size: write it as 512M or 10GiB");
-    let (number, unit) = split_unit(text).ok_or_else(wrong)?;
-    let unit = unit.to_ascii_uppercase();
-    let mut letters = unit.chars();
-    let power = match letters.next() {
-        None | Some('B') => 0,
-        Some('K') => 1,
-        Some('M') => 2,
-        Some('G') => 3,
-        Some('T') => 4,
-        Some(_) => return Err(wrong()),
-    };
-    let base: u64 = match (letters.as_str(), power) {
-        ("", _) | ("IB", 1..) => 1024,
-        ("B", 1..) => 1000,
-        _ => return Err(wrong()),
-    };
-    base.checked_pow(power).and_then(|factor| number.checked_mul(factor)).ok_or_else(wrong)
+    Size::from_text(text).map(|size| size.0)
 }
 
 fn split_unit(text: &str) -> Option<(u64, &str)> {

@@ -5,7 +5,9 @@ use std::path::PathBuf;
 
 use clap::{Args, Subcommand};
 use cx_api::json::Text as _;
-use cx_api::{HoldCreate, HoldView, PolicySet, PolicySource, PolicyView, Retention, WhenFull, paths};
+use cx_api::{
+    GateView, HoldCreate, HoldView, PolicySet, PolicySource, PolicyView, Retention, TierView, WhenFull, paths,
+};
 use serde::Deserialize;
 use tap_block::{Name, WallTime};
 
@@ -116,15 +118,21 @@ fn list(policies: &[PolicyView]) -> String {
                     WhenFull::Stop => "stop",
                 }
                 .to_owned(),
+                output::or_dash(p.retention.limit.map(|limit| limit.to_text())),
             ]
         })
         .collect();
-    output::table(["VOLUME", "POLICY", "EVERY WRITE", "THEN", "BOOKMARKS", "WHEN FULL"], &rows)
+    output::table(["VOLUME", "POLICY", "EVERY WRITE", "THEN", "BOOKMARKS", "WHEN FULL", "LIMIT"], &rows)
 }
 
-/// `1m for 7d, 1h for 30d`.
+/// `1m for 7d, 1h for 30d then archive.sh within 6h`.
 pub(super) fn tiers(retention: &Retention) -> String {
-    let tiers = retention.tiers.iter().map(|t| format!("{} for {}", t.each.to_text(), t.keep.to_text()));
+    let gate = |g: &GateView| format!(" then {} within {}", g.hook, g.deadline.to_text());
+    let tier = |t: &TierView| {
+        let gate = t.before_drop.as_ref().map(gate).unwrap_or_default();
+        format!("{} for {}{gate}", t.each.to_text(), t.keep.to_text())
+    };
+    let tiers = retention.tiers.iter().map(tier);
     let text = tiers.collect::<Vec<_>>().join(", ");
     if text.is_empty() { "-".to_owned() } else { text }
 }
@@ -187,12 +195,21 @@ mod tests {
             [volume.web01]
             every_write = "1h"
             when_full = "stop"
+            limit = "200GiB"
+            [volume.web02]
+            every_write = "1h"
+            tiers = [{ each = "1h", keep = "30d", before_drop = { hook = "archive.sh", deadline = "6h" } }]
+            when_full = "purge"
         "#;
         let sets = parse(text).unwrap();
-        assert_eq!(sets.len(), 2);
+        assert_eq!(sets.len(), 3);
         assert_eq!((sets[0].volume.as_ref(), sets[1].volume.as_ref().unwrap().as_str()), (None, "web01"));
         let own = sets[1].retention.as_ref().unwrap();
         assert_eq!((own.when_full, own.bookmarks.to_text()), (WhenFull::Stop, "1y".to_owned()));
+        assert_eq!(own.limit.map(|limit| limit.0), Some(200 << 30));
+        let other = sets[2].retention.as_ref().unwrap();
+        assert_eq!((other.when_full, other.limit), (WhenFull::Thin, None));
+        assert_eq!(tiers(other), "1h for 30d then archive.sh within 6h");
         assert_eq!(tiers(sets[0].retention.as_ref().unwrap()), "1m for 7d, 1h for 30d");
     }
 

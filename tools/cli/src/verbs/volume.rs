@@ -1,7 +1,10 @@
 //! `chronogate volume`.
 
 use clap::{Args, Subcommand};
-use cx_api::{DiffView, GapView, KeptView, TimelineView, VolumeView, paths};
+use cx_api::{
+    AtGateView, DiffView, GapView, HistoryView, KeptView, LimitState, LimitView, TimelineView, VolumeView,
+    paths,
+};
 use tap_block::{Clock as _, Name, WallTime};
 use tap_disk::RealClock;
 
@@ -57,7 +60,7 @@ pub(super) async fn run(args: VolumeArgs) -> Result<()> {
         }
         VolumeCommand::Timeline { volume } => {
             let timeline: TimelineView = context.client.get(&paths::timeline(volume.as_str())).await?;
-            if context.json() { print_json(&timeline) } else { print(&history(&timeline)) }
+            if context.json() { print_json(&timeline) } else { print(&timeline_text(&timeline)) }
         }
         VolumeCommand::Diff { volume, from, to } => diff(&context, &volume, &from, &to).await,
     }
@@ -82,7 +85,7 @@ async fn diff(context: &Context, volume: &Name, from: &str, to: &str) -> Result<
     print(&format!("{}{total}", output::table(["OFFSET", "LENGTH"], &rows)))
 }
 
-fn history(timeline: &TimelineView) -> String {
+fn timeline_text(timeline: &TimelineView) -> String {
     use cx_api::json::Text as _;
     let kept = |point: Option<KeptView>| {
         point.map_or_else(|| "none".to_owned(), |p| format!("{}  lsn:{}", p.time, p.lsn.get()))
@@ -100,6 +103,7 @@ fn history(timeline: &TimelineView) -> String {
             "policy",
             format!("every write {}, {}", retention.every_write.to_text(), super::policy::tiers(retention)),
         ),
+        ("history", grows(&timeline.history)),
         (
             "store",
             format!(
@@ -118,6 +122,7 @@ fn history(timeline: &TimelineView) -> String {
             hold.from, hold.to, hold.until, hold.note
         ));
     }
+    timeline.gates.iter().for_each(|gate| text.push_str(&gate_line(gate)));
     for pin in &timeline.pins {
         text.push_str(&format!("pinned lsn:{}  {}\n", pin.lsn.get(), pin.note));
     }
@@ -151,6 +156,7 @@ pub(super) fn list(volumes: &[VolumeView], now: WallTime) -> String {
                 v.name.to_string(),
                 state(v),
                 output::size(v.size),
+                history(v),
                 lag(v),
                 or_dash(v.lag_bytes.map(output::size)),
                 v.durable_lsn.get().to_string(),
@@ -159,7 +165,58 @@ pub(super) fn list(volumes: &[VolumeView], now: WallTime) -> String {
             ]
         })
         .collect();
-    output::table(["NAME", "STATE", "SIZE", "LAG", "BEHIND", "DURABLE LSN", "GAPS", "VERIFIED"], &rows)
+    output::table(
+        ["NAME", "STATE", "SIZE", "HISTORY", "LAG", "BEHIND", "DURABLE LSN", "GAPS", "VERIFIED"],
+        &rows,
+    )
+}
+
+/// What waits for a hook, how that goes, and how it went last.
+fn gate_line(gate: &AtGateView) -> String {
+    use cx_api::json::Text as _;
+    let mut text = format!(
+        "gate after {}: {} {}, {} points",
+        gate.keep.to_text(),
+        gate.hook,
+        gate.state.as_str(),
+        gate.waiting
+    );
+    if let Some((first, last)) = gate.first.zip(gate.last) {
+        text.push_str(&format!(" from lsn:{} to lsn:{}", first.lsn.get(), last.lsn.get()));
+    }
+    if let Some(at) = gate.deadline {
+        text.push_str(&format!(", which go without it at {at}"));
+    }
+    if let Some((outcome, at)) = gate.last_outcome.zip(gate.last_at) {
+        text.push_str(&format!("; last {} at {at}", outcome.as_str()));
+    }
+    if let Some(error) = &gate.error {
+        text.push_str(&format!("; {}", output::printable(error)));
+    }
+    text + "\n"
+}
+
+/// What a volume's history takes, and when that is too much.
+fn grows(history: &HistoryView) -> String {
+    let taken = against(history.log_bytes + history.settled_bytes, history.limit);
+    let rate = history.bytes_per_day.map(|n| format!(", {} each day", output::size(n)));
+    let full = history.full_at.map(|at| format!(", full at {at}"));
+    [Some(taken), rate, full].into_iter().flatten().collect()
+}
+
+/// What its history takes, and what is done about its limit.
+fn history(volume: &VolumeView) -> String {
+    let taken = output::size(volume.history_bytes);
+    match volume.history_limit.map(|limit| limit.state) {
+        None | Some(LimitState::Fits) => taken,
+        Some(state) => format!("{taken} {}", state.as_str()),
+    }
+}
+
+/// `12 GiB of 200 GiB (fits)`.
+fn against(bytes: u64, limit: Option<LimitView>) -> String {
+    let of = limit.map(|l| format!(" of {} ({})", output::size(l.bytes), l.state.as_str()));
+    format!("{}{}", output::size(bytes), of.unwrap_or_default())
 }
 
 /// How long ago all of it was read and found sound, or how much was not.
@@ -179,6 +236,7 @@ fn details(volume: &VolumeView) -> String {
         ("name", volume.name.to_string()),
         ("id", volume.id.to_string()),
         ("size", format!("{} ({} bytes)", output::size(volume.size), volume.size)),
+        ("history", against(volume.history_bytes, volume.history_limit)),
         ("state", state(volume)),
         ("head lsn", head),
         ("durable lsn", volume.durable_lsn.get().to_string()),
@@ -261,8 +319,8 @@ mod tests {
     fn a_list_has_a_line_each() {
         assert_eq!(
             list(&[golden()], WallTime::EPOCH),
-            "NAME   STATE       SIZE    LAG    BEHIND  DURABLE LSN  GAPS  VERIFIED\n\
-             web01  resync 50%  64 GiB  0.8 s  16 KiB  1041376      2     2 DAMAGED\n"
+            "NAME   STATE       SIZE    HISTORY  LAG    BEHIND  DURABLE LSN  GAPS  VERIFIED\n\
+             web01  resync 50%  64 GiB  3 GiB    0.8 s  16 KiB  1041376      2     2 DAMAGED\n"
         );
     }
 
@@ -270,6 +328,16 @@ mod tests {
     fn a_clock_that_is_wrong_says_which_way() {
         let said = [None, Some(0.01), Some(-3600.0), Some(2.5)].map(clock);
         assert_eq!(said, ["not measured", "right", "60 min behind", "2.5 s ahead"]);
+    }
+
+    #[test]
+    fn a_limit_is_shown_with_what_is_done_about_it() {
+        let seen = |state| {
+            history(&VolumeView { history_limit: Some(LimitView { bytes: 4 << 30, state }), ..golden() })
+        };
+        assert_eq!(seen(LimitState::Fits), "3 GiB");
+        assert_eq!(seen(LimitState::Stopped), "3 GiB stopped");
+        assert!(details(&golden()).contains("history       3 GiB of 4 GiB (fits)\n"));
     }
 
     #[test]
@@ -298,12 +366,15 @@ mod tests {
     fn a_timeline_names_what_is_left() {
         let timeline: TimelineView =
             serde_json::from_str(include_str!("../../../../cx/api/tests/golden/timeline.json")).unwrap();
-        let text = history(&timeline);
+        let text = timeline_text(&timeline);
         for line in [
             "oldest point       2026-11-20T12:00:00Z  lsn:7",
-            "policy             every write 48h, 1m for 7d",
+            "policy             every write 48h, 1m for 7d then archive.sh within 6h",
             "full at            never, as it looks",
+            "history            3 GiB of 4 GiB (fits), 128 MiB each day, full at 2026-11-30T12:00:00Z",
             "pinned lsn:7  quarter",
+            "gate after 7d: archive.sh failing, 1 points from lsn:7 to lsn:7, which go without it at 2026-11-22T18:00:00Z; \
+             last passed at 2026-11-22T08:00:00Z; the hook ended with exit status: 1; it said: no tape",
             "clock set back at lsn:700: times from 2026-11-22T10:00:00Z to 2026-11-22T11:00:00Z went by twice, and mean \
              the second time",
         ] {

@@ -133,6 +133,8 @@ impl Gateway {
             gaps: Vec::new(),
             verified: None,
             damaged: 0,
+            history_bytes: SIZE,
+            history_limit: None,
         }
     }
 

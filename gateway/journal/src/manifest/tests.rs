@@ -1,0 +1,144 @@
+//! Generations that are cut to pieces, and manifests through their bytes.
+
+use super::*;
+
+fn point(lsn: u64, at: u64) -> KeptPoint {
+    let at = WallTime::from_nanos(at);
+    KeptPoint { lsn: Lsn::new(lsn).unwrap(), captured_at: at, received_at: at }
+}
+
+fn place(n: u32) -> RegionPlace {
+    (VolumeId::new(1), RegionNo::new(n))
+}
+
+fn range(first: u32, last: u32) -> RegionRange {
+    RegionRange { first: place(first), last: place(last) }
+}
+
+fn segment(n: u32, first: u32, last: u32) -> SettledSegment {
+    SettledSegment {
+        segment: SegmentId::new(n),
+        end: 9000,
+        frames: 2,
+        first: place(first),
+        last: place(last),
+    }
+}
+
+fn share(segment: u32, volume: u64, bytes: u64) -> Share {
+    Share { segment: SegmentId::new(segment), volume: VolumeId::new(volume), bytes }
+}
+
+/// A segment that holds the end of one volume and the start of the next.
+#[test]
+fn a_volume_takes_what_segments_hold_of_it_as_long_as_some_of_that_counts() {
+    let at = |volume, region| (VolumeId::new(volume), RegionNo::new(region));
+    let written = |n, first, last| SettledSegment { first, last, ..segment(n, 0, 0) };
+    let whole = Generation {
+        settle: 2,
+        range: RegionRange::ALL,
+        segments: vec![written(1, at(1, 0), at(1, 8)), written(2, at(1, 8), at(2, 3))],
+        shares: vec![share(1, 1, 100), share(2, 1, 20), share(2, 2, 30)],
+    };
+    let sums = |parts: &[Generation]| {
+        let sums = Generation::bytes_by_volume(parts);
+        [1, 2].map(|v| sums.get(&VolumeId::new(v)).copied().unwrap_or(0))
+    };
+    assert_eq!(sums(std::slice::from_ref(&whole)), [120, 30]);
+    // From the middle of a segment on: both parts name it, and it counts once.
+    assert_eq!(sums(&whole.without(range(3, 4))), [120, 30]);
+    assert_eq!(sums(&whole.without(range(0, 8))), [20, 30], "where it ends nobody knows but by its volume");
+    let all = RegionRange { first: at(1, 0), last: at(1, u32::MAX) };
+    assert_eq!(
+        sums(&whole.without(all)),
+        [0, 30],
+        "what is left in a segment for another's sake is nobody's"
+    );
+    assert_eq!(sums(&whole.without(RegionRange { first: at(2, 0), last: at(2, 9) })), [120, 0]);
+}
+
+#[test]
+fn what_was_written_again_is_cut_out_of_a_generation() {
+    let segments = vec![segment(1, 0, 4), segment(2, 4, 7), segment(3, 9, 9)];
+    let whole = Generation { settle: 2, range: RegionRange::ALL, segments, shares: Vec::new() };
+    let ids = |g: &Generation| g.segments.iter().map(|s| s.segment.get()).collect::<Vec<_>>();
+    let parts = whole.without(range(4, 4));
+    assert_eq!(parts.iter().map(ids).collect::<Vec<_>>(), [vec![1], vec![2, 3]]);
+    assert!(parts[0].range.holds(place(3)) && !parts[0].range.holds(place(4)));
+    assert!(parts[1].range.holds(place(5)) && !parts[1].range.holds(place(4)));
+    assert_eq!(parts[1].without(range(0, 3)), [parts[1].clone()], "nothing in common");
+    assert_eq!(parts[1].without(range(5, 20)), [], "nothing is left");
+    assert_eq!(whole.without(RegionRange::ALL), []);
+    assert_eq!(whole.bytes(), 27_000);
+}
+
+fn manifest() -> Manifest {
+    let segment = |n| segment(n, n, n + 1);
+    Manifest {
+        store: StoreId::new(5),
+        settle: 3,
+        at: WallTime::from_nanos(77),
+        generations: vec![
+            Generation {
+                settle: 2,
+                range: RegionRange::ALL,
+                segments: vec![segment(4), segment(6)],
+                shares: vec![share(4, 1, 300), share(4, 2, 50), share(6, 2, 40)],
+            },
+            Generation {
+                settle: 3,
+                range: range(5, 9),
+                segments: vec![segment(9)],
+                shares: vec![share(9, 1, 7)],
+            },
+        ],
+        through: (SegmentId::new(8), Start { at: 8192, number: 4, group: 2, previous: Some(1) }),
+        group: GroupNo::new(11),
+        kept: vec![(
+            VolumeId::new(1),
+            Kept {
+                settled: Lsn::new(90).unwrap(),
+                // A clock that went back between runs is no error.
+                points: vec![point(10, 500), point(40, 300), point(90, 900)],
+            },
+        )],
+        state: b"state".to_vec(),
+    }
+}
+
+#[test]
+fn a_manifest_survives_its_bytes() {
+    let manifest = manifest();
+    assert_eq!(Manifest::decode(&manifest.encode()), Ok(manifest.clone()));
+    let sealed = manifest.seal();
+    assert_eq!(Manifest::unseal(&sealed), Ok(manifest));
+    for bit in 0..sealed.len() * 8 {
+        let mut bad = sealed.clone();
+        bad[bit / 8] ^= 1 << (bit % 8);
+        assert!(Manifest::unseal(&bad).is_err(), "bit {bit}");
+    }
+}
+
+#[test]
+fn lists_that_do_not_fit_are_refused() {
+    let twin = PManifest::decode(manifest().encode().as_slice()).unwrap();
+    let mut unordered = twin.clone();
+    unordered.kept[0].lsns[1] = 0;
+    let mut short = twin.clone();
+    short.generations[0].ends.pop();
+    let mut unshared = twin.clone();
+    unshared.generations[0].share_bytes.pop();
+    for bad in [unordered, short, unshared, PManifest { version: 3, ..twin }] {
+        assert!(Manifest::decode(&bad.encode_to_vec()).is_err());
+    }
+}
+
+#[test]
+fn a_point_that_is_gone_has_neighbours() {
+    let manifest = manifest();
+    let kept = manifest.kept_of(VolumeId::new(1)).unwrap();
+    let lsn = |n| Lsn::new(n).unwrap();
+    assert!(kept.holds(lsn(40)) && kept.holds(lsn(91)) && !kept.holds(lsn(41)));
+    assert_eq!(kept.nearest(lsn(41)), (Some(lsn(40)), Some(lsn(90))));
+    assert_eq!(kept.nearest(lsn(5)), (None, Some(lsn(10))));
+}

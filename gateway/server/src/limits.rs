@@ -1,0 +1,183 @@
+//! What each volume's history takes, against the limit of its policy: for views, forecasts and alerts.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use cx_api::{HistoryView, LimitState, LimitView, VolumeView};
+use gateway_image::catalogue::Volume;
+use gateway_journal::RetentionPolicy;
+use gateway_store::{Store, VolumeBytes, VolumeLimit};
+use tap_block::{Name, VolumeId, WallTime};
+
+use crate::gateway::Gateway;
+
+/// Less than this of uptime says nothing about a day.
+pub(crate) const LEAST_UPTIME: Duration = Duration::from_secs(60);
+pub(crate) const DAY: Duration = Duration::from_secs(86_400);
+
+/// What every volume takes, looked up once.
+#[derive(Debug, Clone)]
+pub(crate) struct Histories {
+    usage: BTreeMap<VolumeId, VolumeBytes>,
+    limits: BTreeMap<VolumeId, VolumeLimit>,
+}
+
+impl Histories {
+    pub(crate) fn of(store: &Store) -> Self {
+        Self { usage: store.usage(), limits: store.limits() }
+    }
+
+    /// The view with what the volume's history takes.
+    pub(crate) fn complete(&self, view: VolumeView) -> VolumeView {
+        VolumeView { history_bytes: self.bytes(view.id).total(), history_limit: self.limit(view.id), ..view }
+    }
+
+    fn bytes(&self, volume: VolumeId) -> VolumeBytes {
+        self.usage.get(&volume).copied().unwrap_or_default()
+    }
+
+    fn limit(&self, volume: VolumeId) -> Option<LimitView> {
+        let state = |limit: &VolumeLimit| match limit.state {
+            gateway_store::LimitState::Fits => LimitState::Fits,
+            gateway_store::LimitState::Thinning => LimitState::Thinning,
+            gateway_store::LimitState::Purging => LimitState::Purging,
+            gateway_store::LimitState::Stuck => LimitState::Stuck,
+            gateway_store::LimitState::Stopped => LimitState::Stopped,
+        };
+        self.limits.get(&volume).map(|limit| LimitView { bytes: limit.limit, state: state(limit) })
+    }
+}
+
+impl Gateway {
+    /// What a volume's history takes, and how it grows.
+    pub(crate) fn history_view(
+        &self,
+        histories: &Histories,
+        volume: &Volume,
+        policy: &RetentionPolicy,
+    ) -> HistoryView {
+        let (now, bytes) = (self.clock.wall(), histories.bytes(volume.id()));
+        let written = self.store.written(volume.stream());
+        let rate = per_day(written, now.since(self.started));
+        let full_at =
+            policy.limit.zip(rate).and_then(|(limit, rate)| full_at(now, bytes, limit, rate, policy));
+        HistoryView {
+            log_bytes: bytes.log,
+            settled_bytes: bytes.settled,
+            limit: histories.limit(volume.id()),
+            bytes_per_day: rate,
+            full_at,
+        }
+    }
+
+    /// What is to be said of volumes that are full, or will be within a day.
+    pub(crate) fn limit_alerts(&self, histories: &Histories) -> Vec<String> {
+        let (catalogue, now) = (self.store.catalogue(), self.clock.wall());
+        let of = |volume: &std::sync::Arc<Volume>| {
+            let policy = catalogue.rules().policy_of(volume.id());
+            policy.limit?;
+            alert(volume.name(), &self.history_view(histories, volume, &policy), &policy, now)
+        };
+        catalogue.volumes().filter_map(of).collect()
+    }
+}
+
+/// Bytes a day, when enough of one has gone by to say.
+pub(crate) fn per_day(bytes: u64, up: Duration) -> Option<u64> {
+    (up >= LEAST_UPTIME).then(|| bytes.saturating_mul(DAY.as_secs()) / up.as_secs())
+}
+
+/// When a volume reaches its limit; `None` when what its policy keeps whole fits: the rest is thinned out.
+fn full_at(
+    now: WallTime,
+    bytes: VolumeBytes,
+    limit: u64,
+    rate: u64,
+    policy: &RetentionPolicy,
+) -> Option<WallTime> {
+    let whole = u128::from(rate) * policy.every_write.as_nanos() / DAY.as_nanos();
+    if rate == 0 || whole + u128::from(bytes.settled) <= u128::from(limit) {
+        return None;
+    }
+    let room = limit.saturating_sub(bytes.total());
+    let seconds = u128::from(room) * u128::from(DAY.as_secs()) / u128::from(rate);
+    Some(now.plus(Duration::from_secs(u64::try_from(seconds).unwrap_or(u64::MAX))))
+}
+
+fn alert(name: &Name, history: &HistoryView, policy: &RetentionPolicy, now: WallTime) -> Option<String> {
+    let (limit, used) = (history.limit?, history.log_bytes + history.settled_bytes);
+    let taken = format!("the history of {name} takes {used} of the {} bytes of its limit", limit.bytes);
+    match limit.state {
+        LimitState::Stopped => Some(format!(
+            "{taken}, and no more of it is taken, as its policy says: raise the limit or keep less; what is written meanwhile \
+             becomes a gap"
+        )),
+        LimitState::Stuck => Some(format!(
+            "{taken}, and nothing more of it may go: its newest state, pins, holds, bookmarks and images need the rest; raise \
+             the limit or give some of them up"
+        )),
+        LimitState::Purging => Some(format!("{taken}: its oldest points go; raise the limit or keep less")),
+        LimitState::Thinning => Some(format!(
+            "{taken}: it is thinned out sooner than its policy says; raise the limit or keep less"
+        )),
+        LimitState::Fits => {
+            let at = history.full_at.filter(|at| at.since(now) < DAY)?;
+            let then = match policy.when_full {
+                gateway_journal::WhenFull::Thin => "it is then thinned out sooner than its policy says",
+                gateway_journal::WhenFull::Stop => "no more of it is taken then",
+            };
+            Some(format!(
+                "the history of {name} reaches its limit at {at}; {then}: raise the limit or keep less"
+            ))
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const GIB: u64 = 1 << 30;
+
+    fn hours(n: u64) -> Duration {
+        Duration::from_secs(n * 3600)
+    }
+
+    #[test]
+    fn a_volume_is_full_when_what_is_kept_whole_does_not_fit() {
+        let now = WallTime::from_nanos(0).plus(hours(1000));
+        let policy = RetentionPolicy::default();
+        let bytes = VolumeBytes { log: 10 * GIB, settled: 10 * GIB };
+        // Two days of it are kept whole.
+        assert_eq!(full_at(now, bytes, 50 * GIB, 20 * GIB, &policy), None);
+        assert_eq!(full_at(now, bytes, 50 * GIB, 30 * GIB, &policy), Some(now.plus(hours(24))));
+        assert_eq!(full_at(now, bytes, 15 * GIB, 30 * GIB, &policy), Some(now), "it is");
+        assert_eq!(full_at(now, bytes, 15 * GIB, 0, &policy), None);
+        assert_eq!(per_day(GIB, hours(12)), Some(2 * GIB));
+        assert_eq!(per_day(GIB, Duration::from_secs(59)), None);
+    }
+
+    #[test]
+    fn alerts_come_ahead_and_say_what_to_do() {
+        let (now, name) = (WallTime::from_nanos(0).plus(hours(1000)), "web01".parse().unwrap());
+        let policy = RetentionPolicy { limit: Some(GIB), ..RetentionPolicy::default() };
+        let said = |state, full_in: Option<u64>| {
+            let history = HistoryView {
+                log_bytes: 5,
+                settled_bytes: 6,
+                limit: Some(LimitView { bytes: GIB, state }),
+                bytes_per_day: None,
+                full_at: full_in.map(|n| now.plus(hours(n))),
+            };
+            alert(&name, &history, &policy, now)
+        };
+        assert_eq!((said(LimitState::Fits, None), said(LimitState::Fits, Some(25))), (None, None));
+        assert!(said(LimitState::Fits, Some(23)).unwrap().contains("reaches its limit at"));
+        for state in [LimitState::Thinning, LimitState::Purging, LimitState::Stuck, LimitState::Stopped] {
+            let text = said(state, None).unwrap();
+            assert!(
+                text.contains("web01 takes 11 of the 1073741824 bytes") && text.contains("raise the limit")
+            );
+        }
+    }
+}

@@ -1,0 +1,210 @@
+//! A volume's history stays within the limit of its policy, at the cost of nobody else's.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    clippy::cast_possible_truncation,
+    reason = "tests"
+)]
+
+mod common;
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use common::append;
+use common::lab::{Lab, cut, policy};
+use gateway_journal::{Hold, MetaRecord, RetentionPolicy, WhenFull};
+use gateway_store::{LimitState, StoreError};
+use proptest::prelude::*;
+use tap_block::Lsn;
+use testbed_model::Random;
+
+/// Everything is kept, for as long as these tests take.
+fn all() -> RetentionPolicy {
+    policy(1_000_000, &[(200, 2_000_000)], 2_000_000)
+}
+
+fn limit(lab: &Lab, limit: u64, when_full: WhenFull) {
+    let policy = Some(RetentionPolicy { limit: Some(limit), when_full, ..all() });
+    lab.rule(MetaRecord::PolicySet { volume: Some(lab.volume()), policy });
+}
+
+fn used(lab: &Lab) -> u64 {
+    lab.store().usage()[&lab.volume()].total()
+}
+
+fn state(lab: &Lab) -> LimitState {
+    lab.store().limits()[&lab.volume()].state
+}
+
+/// Every point of the others is there.
+fn others_are_whole(lab: &Lab) {
+    for (workload, oracle) in &lab.others {
+        let volume = workload.volume();
+        let known = lab.store().catalogue();
+        let known = known.volume(volume).unwrap();
+        for lsn in oracle.lsns().into_iter().filter(|l| known.selectable(*l).is_ok()) {
+            lab.store().check_kept(volume, lsn).unwrap();
+        }
+    }
+}
+
+#[test]
+fn a_full_volume_is_thinned_and_then_loses_its_oldest_points_and_nobody_else_does() {
+    let mut lab = Lab::new(21, all());
+    lab.write(60, 1);
+    let catalogue = lab.store().catalogue();
+    let known = catalogue.volume(lab.volume()).unwrap();
+    let pin = lab.oracle.lsns().into_iter().find(|l| known.selectable(*l).is_ok()).unwrap();
+    lab.rule(MetaRecord::Pinned { volume: lab.volume(), point: pin, note: String::new() });
+    lab.more(150, 1);
+    assert_eq!(lab.settle(), 0, "there is no limit yet");
+    let before = used(&lab);
+    limit(&lab, before / 2, WhenFull::Thin);
+    assert!(lab.settle() > 0);
+    assert!(used(&lab) <= before / 2, "{} of {}", used(&lab), before / 2);
+    let thinned = lab.check(3);
+    assert!(thinned.contains(&pin) && thinned.len() < lab.oracle.lsns().len() / 2);
+    others_are_whole(&lab);
+    for _ in 0..30 {
+        lab.more(20, 1);
+        lab.settle();
+        assert!(used(&lab) <= before / 2, "{} of {}", used(&lab), before / 2);
+    }
+    let kept = lab.check(3);
+    assert!(kept.contains(&pin));
+    let catalogue = lab.store().catalogue();
+    let known = catalogue.volume(lab.volume()).unwrap();
+    let named = |l: Lsn| l == pin || known.bookmarks().any(|(_, mark)| mark.at.lsn == l);
+    let oldest = |points: &[Lsn]| points.iter().copied().find(|l| !named(*l)).unwrap();
+    assert!(oldest(&thinned) < oldest(&kept), "the oldest went: {thinned:?} {kept:?}");
+    others_are_whole(&lab);
+    lab.open();
+    assert_eq!((lab.check(9), used(&lab) <= before / 2), (kept, true));
+}
+
+#[test]
+fn what_may_not_go_is_said_to_be_too_much() {
+    let mut lab = Lab::new(22, all());
+    lab.write(100, 1);
+    limit(&lab, 10_000, WhenFull::Thin);
+    lab.more(20, 1);
+    lab.settle();
+    assert_eq!(state(&lab), LimitState::Stuck);
+    assert_eq!(lab.settle(), 0, "it is not rewritten again and again");
+    lab.check(1);
+    limit(&lab, 1 << 30, WhenFull::Thin);
+    lab.settle();
+    assert_eq!(state(&lab), LimitState::Fits);
+}
+
+#[test]
+fn a_policy_that_says_so_takes_no_more_until_there_is_room() {
+    let mut lab = Lab::new(23, all());
+    lab.write(60, 1);
+    limit(&lab, used(&lab), WhenFull::Stop);
+    lab.settle();
+    assert_eq!(state(&lab), LimitState::Stopped);
+    let (mut refused, points) = (lab.workload.batch(5), lab.check(9));
+    assert!(matches!(append(lab.store(), &refused), Err(StoreError::OverLimit { .. })));
+    lab.open();
+    assert!(matches!(append(lab.store(), &refused), Err(StoreError::OverLimit { .. })), "over a restart too");
+    let (other, oracle) = &mut lab.others[0];
+    let batch = other.batch(3);
+    append(lab.store.as_ref().unwrap(), &batch).unwrap();
+    oracle.apply(&batch).unwrap();
+    assert_eq!(lab.check(9), points, "and nothing goes for it");
+    limit(&lab, 2 * used(&lab), WhenFull::Stop);
+    lab.settle();
+    lab.append(&refused);
+    refused = lab.workload.batch(5);
+    lab.append(&refused);
+    lab.check(9);
+}
+
+/// Points of the main volume that nothing may take.
+#[derive(Default)]
+struct Protected {
+    points: BTreeSet<Lsn>,
+    held: bool,
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: common::cases(16), failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn a_limit_costs_its_volume_alone_and_nothing_that_is_protected(seed: u64) {
+        let mut random = Random::new(seed);
+        let mut lab = Lab::new(seed, all());
+        lab.write(100, 2);
+        let most = used(&lab) / 2 + random.below(used(&lab) * 2);
+        limit(&lab, most, WhenFull::Thin);
+        let mut protected = Protected::default();
+        for _ in 0..8 {
+            lab.more(1 + random.below(25) as usize, 1 + random.below(20));
+            match random.below(6) {
+                0 => lab.open(),
+                1 => protect_a_point(&lab, &mut random, &mut protected),
+                3 => drop(lab.check_of(&cut(&lab.disk, &mut random).open(), 5)),
+                2 if !protected.held => hold(&mut lab, &mut random, &mut protected),
+                _ => drop(lab.settle()),
+            }
+            lab.check(7);
+        }
+        lab.settle();
+        lab.settle();
+        let kept = lab.check(3);
+        prop_assert!(protected.points.iter().all(|p| kept.contains(p)));
+        others_are_whole(&lab);
+        fits_or_nothing_may_go(&lab, &protected, most);
+    }
+}
+
+fn protect_a_point(lab: &Lab, random: &mut Random, protected: &mut Protected) {
+    let catalogue = lab.store().catalogue();
+    let known = catalogue.volume(lab.volume()).unwrap();
+    let sound = |l: &Lsn| known.selectable(*l).is_ok() && lab.store().check_kept(lab.volume(), *l).is_ok();
+    let points: Vec<Lsn> = lab.oracle.lsns().into_iter().filter(sound).collect();
+    let point = points[random.below(points.len() as u64) as usize];
+    lab.rule(MetaRecord::Pinned { volume: lab.volume(), point, note: String::new() });
+    protected.points.insert(point);
+}
+
+/// Every write of half a minute is held, and some are made.
+fn hold(lab: &mut Lab, random: &mut Random, protected: &mut Protected) {
+    let now = lab.store().age();
+    let (from, to) = (now.minus(Duration::from_secs(random.below(60))), now.plus(Duration::from_secs(30)));
+    let until = now.plus(Duration::from_secs(1_000_000));
+    lab.rule(MetaRecord::Held(Hold { volume: lab.volume(), from, to, until, note: String::new() }));
+    let before = lab.oracle.last_lsn();
+    lab.more(6, 1);
+    let catalogue = lab.store().catalogue();
+    let known = catalogue.volume(lab.volume()).unwrap();
+    let written = lab.oracle.lsns().into_iter().filter(|l| *l > before && known.selectable(*l).is_ok());
+    protected.points.extend(written);
+    protected.held = true;
+}
+
+fn fits_or_nothing_may_go(lab: &Lab, protected: &Protected, most: u64) {
+    if used(lab) <= most {
+        return;
+    }
+    assert_eq!(state(lab), LimitState::Stuck, "{} of {most}", used(lab));
+    let kept = lab.store().kept(lab.volume()).unwrap();
+    let catalogue = lab.store().catalogue();
+    let known = catalogue.volume(lab.volume()).unwrap();
+    let newest = known.sound_at_or_before(kept.settled);
+    let bookmarks: BTreeSet<Lsn> = known.bookmarks().map(|(_, mark)| mark.at.lsn).collect();
+    let holds = lab.store().catalogue();
+    let held =
+        |at| holds.rules().holds_of(lab.volume(), lab.store().age()).any(|h| h.from <= at && at <= h.to);
+    let ordinary = kept.points.iter().filter(|p| !bookmarks.contains(&p.lsn)).filter(|p| {
+        p.lsn != kept.settled
+            && Some(p.lsn) != newest
+            && !protected.points.contains(&p.lsn)
+            && !held(p.received_at)
+    });
+    assert_eq!(ordinary.count(), 0, "{} of {most}", used(lab));
+}
