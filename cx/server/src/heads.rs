@@ -21,6 +21,8 @@ const MAGIC: [u8; 8] = *b"CGHEADS\x01";
 const RECORD: usize = 80;
 /// The file is begun anew beyond this.
 const LONGEST: u64 = 1 << 20;
+/// Entries of a ledger are numbered below this.
+const MOST_ENTRIES: u64 = 1 << 52;
 /// Of each gateway so many are kept then: what it was before can be looked up for a while.
 const KEPT: usize = 64;
 
@@ -86,8 +88,15 @@ impl Heads {
     fn begin(&self, head: &LedgerHead) -> bool {
         let mut state = self.lock();
         let known = state.kept.get(&head.store).and_then(VecDeque::back).map(|r| r.head);
-        let full = known.is_none() && state.kept.len() >= MAX_LEDGERS;
-        let newer = known.is_none_or(|known| known.entry < head.entry);
+        let full = known.is_none() && state.is_full_for(head.store);
+        if full && state.doubted.insert(head.store) {
+            tracing::warn!(
+                store = format!("{:016x}", head.store),
+                "the ledger of a gateway is not kept: {MAX_LEDGERS} others are, which is the most"
+            );
+        }
+        // No ledger ever comes so far; a number beyond would leave no room for its true entries.
+        let newer = known.is_none_or(|known| known.entry < head.entry) && head.entry < MOST_ENTRIES;
         if known.is_some_and(|known| known.entry == head.entry && known.hash != head.hash)
             && state.doubted.insert(head.store)
         {
@@ -133,7 +142,18 @@ impl Heads {
 }
 
 impl State {
+    /// Those on their way to the disk count, too: every gateway is told all of them, and takes no more than this.
+    fn is_full_for(&self, store: u64) -> bool {
+        let mut stores: BTreeSet<u64> = self.writing.iter().map(|(store, _)| *store).collect();
+        stores.extend(self.kept.keys());
+        !stores.contains(&store) && stores.len() >= MAX_LEDGERS
+    }
+
     fn keep(&mut self, record: Record) {
+        // A file that was made longer by hand, or by an older program.
+        if self.kept.len() >= MAX_LEDGERS && !self.kept.contains_key(&record.head.store) {
+            return;
+        }
         let records = self.kept.entry(record.head.store).or_default();
         // Two that were written at once may lie the other way round.
         let at = records.partition_point(|r| r.head.entry <= record.head.entry);
@@ -226,6 +246,16 @@ mod tests {
     }
 
     #[test]
+    fn heads_on_their_way_to_the_disk_count_as_kept() {
+        let tmp = tempfile::tempdir().unwrap();
+        let heads = open(tmp.path());
+        let begun: Vec<u64> = (0..100).filter(|store| heads.begin(&head(*store, 1))).collect();
+        assert_eq!(begun.len(), MAX_LEDGERS);
+        begun.into_iter().for_each(|store| heads.write(head(store, 1)));
+        assert_eq!(heads.all().len(), MAX_LEDGERS);
+    }
+
+    #[test]
     fn neither_file_nor_list_grows_for_ever() {
         let tmp = tempfile::tempdir().unwrap();
         let heads = open(tmp.path());
@@ -238,6 +268,7 @@ mod tests {
             note(&heads, head(store, 1));
         }
         assert_eq!(heads.all().len(), MAX_LEDGERS);
+        assert!(!note(&heads, head(1, MOST_ENTRIES)), "it would be the last that is ever kept");
         assert_eq!(open(tmp.path()).all(), heads.all());
     }
 }

@@ -18,10 +18,12 @@ mod file;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex};
+use std::time::Duration;
 
 use gateway_image::Catalogue;
 use gateway_journal::ledger::{Event, Hashed, Settled};
 use gateway_journal::{EntryNo, Ledger, Location, RetentionPolicy, SegmentId};
+use tap_block::WallTime;
 use tap_block::units::count;
 use tap_disk::{SegmentFile, step_back};
 use tracing::{info, warn};
@@ -32,7 +34,7 @@ use crate::segments::Known;
 use crate::settle::SettleReport;
 use crate::store::Shared;
 use crate::sync::{lock, read, wait_for};
-use crate::verify::Finding;
+use crate::verify::{Finding, is_sound};
 
 pub use anchors::Anchor;
 use anchors::Anchors;
@@ -44,6 +46,8 @@ pub use file::{LedgerStore, MemoryLedger};
 
 /// Segments that went are remembered until a settle is entered; of more it is only known up to where the log is settled.
 const MOST_GONE: usize = 4096;
+/// A segment that could not be hashed is tried again so much later, or when something was put right.
+const PUT_OFF: Duration = Duration::from_secs(3600);
 /// Segments that are entered with one sync.
 const AT_ONCE: usize = 16;
 /// Settles whose numbers are remembered until they are entered.
@@ -74,6 +78,8 @@ struct State {
     done: VecDeque<SettleReport>,
     /// Damaged segments that were hashed when they were not.
     sound_once: BTreeSet<SegmentId>,
+    /// Segments that could not be hashed: when that was tried, and after how many repairs.
+    put_off: BTreeMap<SegmentId, (WallTime, u64)>,
     failing: Option<String>,
 }
 
@@ -148,9 +154,12 @@ impl Bookkeeping {
     pub(crate) fn catch_up(&self, shared: &Shared) -> Result<usize, StoreError> {
         let _turn = lock(&self.turn);
         self.begin(shared)?;
+        // Before all else: there may be much to hash.
+        self.answer(shared)?;
         let seen = Seen::look(shared);
+        lock(&self.state).put_off.retain(|id, _| seen.finished.contains_key(id));
         let due: Vec<_> =
-            seen.finished.iter().filter(|(id, (known, _))| self.is_due(**id, known.end)).collect();
+            seen.finished.iter().filter(|(id, (known, _))| self.is_due(shared, **id, known.end)).collect();
         let mut hashed = 0;
         for some in due.chunks(AT_ONCE) {
             let repairs = self.repairs.load(Ordering::SeqCst);
@@ -183,13 +192,26 @@ impl Bookkeeping {
         Ok(())
     }
 
-    fn is_due(&self, id: SegmentId, end: u32) -> bool {
-        self.book.hashed(id).is_none_or(|hashed| hashed.end < end)
+    fn is_due(&self, shared: &Shared, id: SegmentId, end: u32) -> bool {
+        let repairs = self.repairs.load(Ordering::SeqCst);
+        let put_off = lock(&self.state).put_off.get(&id).copied();
+        let waits = put_off.is_some_and(|(at, then)| then == repairs && shared.age.now().since(at) < PUT_OFF);
+        !waits && self.book.hashed(id).is_none_or(|hashed| hashed.end < end)
     }
 
-    /// Hashes a segment; `None` when it was not to be had, or nobody waits for it any more.
+    /// Hashes a segment; `None` when that is not to be done now.
     fn hash(&self, shared: &Shared, id: SegmentId, known: Known, settle: u64) -> Option<Event> {
-        // One that is missing or cannot be read is what a verification is for.
+        let repairs = self.repairs.load(Ordering::SeqCst);
+        let event = self.hash_sound(shared, id, known, settle);
+        if event.is_none() {
+            lock(&self.state).put_off.insert(id, (shared.age.now(), repairs));
+        }
+        event
+    }
+
+    /// One that is missing, cannot be read or is damaged is what a verification is for: it is not hashed before it is put
+    /// right, so that putting it right never looks like a change.
+    fn hash_sound(&self, shared: &Shared, id: SegmentId, known: Known, settle: u64) -> Option<Event> {
         let file = shared.segments.pool().get(known.file).ok()?;
         if let Some(before) = self.book.hashed(id)
             && digest(&file, before.end, &shared.queue).ok() != Some(before.digest)
@@ -198,9 +220,10 @@ impl Bookkeeping {
         }
         let mut reached = |_: u32, _: &[u8]| !lock(&self.state).stopped;
         let digest = content::hash(&file, known.end, &shared.queue, &mut reached).ok().flatten()?;
+        let hashed = Hashed { settle, end: known.end, digest };
+        let sound = is_sound(self.book.store(), id, &file, hashed);
         // It may have been recycled while it was read.
-        let lives = shared.segments.lives(id);
-        lives.then_some(Event::Sealed(id, Hashed { settle, end: known.end, digest }))
+        (sound && shared.segments.lives(id)).then_some(Event::Sealed(id, hashed))
     }
 
     /// Segments were taken out of the store, and their files are used again.

@@ -37,6 +37,7 @@ pub(crate) use proofs::Proving;
 pub use repair::Offered;
 pub(crate) use repair::{repair, stored_unit};
 pub(crate) use scrub::Scrubbing;
+pub(crate) use sound::is_sound;
 
 /// What to look at.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]

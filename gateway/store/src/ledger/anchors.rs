@@ -29,6 +29,8 @@ pub struct Anchor {
     pub at: WallTime,
 }
 
+/// Entries are numbered below this.
+const MOST_ENTRIES: u64 = 1 << 52;
 /// Places that are listened to at once.
 const MOST_PLACES: usize = 16;
 
@@ -58,6 +60,10 @@ impl Bookkeeping {
         let own = self.book_store();
         let mut said = Said::default();
         for &(store, head) in heads.iter().take(MOST_WITNESSED) {
+            if head.number.get() >= MOST_ENTRIES {
+                // Nothing comes so far. Taken up, it would leave no number for what is true.
+                continue;
+            }
             if store == own {
                 said.own = Some(head);
             } else {

@@ -144,7 +144,7 @@ impl Book {
     fn fold(&self, state: &mut State, at: WallTime) -> io::Result<()> {
         let folded = state.ledger.fold();
         let entry = state.ledger.next(folded.clone(), at);
-        let much = count(entry.encode().0.len()).saturating_mul(FOLD_TIMES).max(FOLD_AT);
+        let much = count(entry.encode().0.len()).saturating_mul(FOLD_TIMES).clamp(FOLD_AT, LONGEST / 2);
         let (from, due) = (state.end, state.fold.map_or(0, |(_, at)| at) + much);
         if from > due {
             self.append(state, vec![folded], at)?;

@@ -23,6 +23,7 @@ impl Verifier<'_, '_> {
                 self.altered(id);
             }
         }
+        self.taken_away();
         let found = self.shared.bookkeeping.book.check()?;
         let finding = |Trouble { from, to, detail }| {
             self.finding(FindingKind::Ledger, SegmentId::new(0), (from, to), detail)
@@ -32,20 +33,43 @@ impl Verifier<'_, '_> {
         Ok(())
     }
 
+    /// Segments of the log that were hashed, were not settled, and are not there.
+    fn taken_away(&mut self) {
+        let names = |from: SegmentId| {
+            let segments = &self.shared.segments;
+            self.shared.bookkeeping.book.ask(|ledger| {
+                let of_log = ledger.segments().range(from..).filter(|(_, hashed)| hashed.settle == 0);
+                of_log.filter(|(id, _)| !segments.lives(**id)).map(|(id, h)| (*id, h.end)).collect::<Vec<_>>()
+            })
+        };
+        let gone = names(self.layout().trail.at().0);
+        // What was settled meanwhile was not taken away.
+        let from = self.layout().trail.at().0;
+        for (id, end) in gone.into_iter().filter(|(id, _)| *id >= from) {
+            if self.report.findings.iter().any(|f| f.segment == id) {
+                continue;
+            }
+            let detail = "the ledger knows of this segment of the log, and it is not there: it was taken away, with what it held";
+            let finding = self.finding(FindingKind::Missing, id, (0, end), detail.to_owned());
+            self.list(vec![finding]);
+        }
+    }
+
     fn altered(&mut self, id: SegmentId) {
         // A repair may have been on its way: then this look shows what it brought back.
         let Some((hashed, file)) = self.differs(id) else { return };
         let store = self.layout().trail.store();
-        let how = if is_sound(store, id, &file, hashed) {
-            "all its checksums fit: somebody changed it, or a byte that no checksum covers. Compare what its points show with \
-             another gateway's history"
+        // Rot explains it, and is no reason to suspect anybody.
+        let (kind, detail) = if is_sound(store, id, &file, hashed) {
+            let detail = "its content is not what was entered in the ledger when it was finished, and all its checksums fit: \
+                          somebody changed it, or a byte that no checksum covers. Compare what its points show with another \
+                          gateway's history";
+            (FindingKind::Altered, detail)
         } else {
-            "the checksums that do not fit belong to nothing that was asked for: rot there, or somebody who changed more than that"
+            (FindingKind::Frame, "there is rot in it, in what nothing that was asked for shows")
         };
         if self.shared.segments.lives(id) {
-            let detail =
-                format!("its content is not what was entered in the ledger when it was finished, and {how}");
-            let finding = self.finding(FindingKind::Altered, id, (0, hashed.end), detail);
+            let finding = self.finding(kind, id, (0, hashed.end), detail.to_owned());
             self.list(vec![finding]);
         }
     }

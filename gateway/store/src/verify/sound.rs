@@ -17,7 +17,7 @@ use crate::chunks::ChunkReader;
 use crate::settled::{read_frame, versions_in};
 
 /// See the module. What cannot be read does not fit.
-pub(super) fn is_sound(store: StoreId, id: SegmentId, file: &Arc<SegmentFile>, hashed: Hashed) -> bool {
+pub(crate) fn is_sound(store: StoreId, id: SegmentId, file: &Arc<SegmentFile>, hashed: Hashed) -> bool {
     let mut head = vec![0; index(u64::from(SEGMENT_HEADER))];
     if file.read_at(0, &mut head).is_err() {
         return false;
