@@ -47,7 +47,8 @@ impl Gateway {
     /// When the name is taken, nobody protects disks here, or the image is being copied already.
     pub(crate) fn start_commit(&self, which: &ImageKey, name: Name) -> Answer<JobView> {
         let record = self.images.find(which)?;
-        self.check_free(&record, &name)?;
+        self.images.check_free(&record, &name)?;
+        self.committed.forget_unfinished(record.id).map_err(problems::internal)?;
         self.committed.check(&name)?;
         let (copying, job) =
             self.begin_copy(record.clone(), JobKind::Commit, self.committed.disk_of(&name))?;
@@ -64,29 +65,25 @@ impl Gateway {
         self.spawn_job(&job, move || worker.finish(commit.run(&worker), clock.wall()))?;
         Ok(job.view())
     }
-
-    /// The image's own name becomes free.
-    fn check_free(&self, record: &ImageRecord, name: &Name) -> Answer<()> {
-        let catalogue = self.store.catalogue();
-        if catalogue.volume_named(name).is_some() {
-            return Err(problems::name_taken(name, "a volume"));
-        }
-        match catalogue.image_named(name) {
-            Some(image) if image.id != record.id => Err(problems::name_taken(name, "another image")),
-            _ => Ok(()),
-        }
-    }
 }
 
 impl Commit {
     fn run(self, job: &Arc<Job>) -> Result<(), Problem> {
-        // A copy made earlier may have rotted since, or have left something out.
-        match self.images.flat(self.record.id).get().filter(|flat| flat.is_whole()) {
-            Some(flat) => self.copying.prove(&flat, job)?,
-            None => self.copying.run(job)?,
+        let earlier = self.images.flat(self.record.id).get();
+        if earlier.as_ref().is_none_or(|flat| !flat.is_whole()) {
+            self.copying.run(job)?;
         }
+        // What was copied earlier may have rotted since, or have left something out.
+        if let Some(flat) = earlier {
+            self.copying.prove(&flat, job)?;
+        }
+        // A long copy gives others the time to take the name.
+        self.images.check_free(&self.record, &self.name)?;
         let hand_over = self.hand_over();
         self.runtime.block_on(self.images.retire(&self.record, Some(job), hand_over))?;
+        if let Err(e) = self.committed.settle(&self.name) {
+            tracing::warn!("the next start notes that {} is a volume for good: {e}", self.name);
+        }
         job.set_uris(self.committed.protect(&self.name)?);
         Ok(())
     }
@@ -96,14 +93,27 @@ impl Commit {
         let (committed, name, record) = (Arc::clone(&self.committed), self.name.clone(), self.record.clone());
         let (flats, size) = (self.images.flats.clone(), self.size);
         move |overlay| {
-            committed.begin(&name, record.id)?;
-            let made = make_disk(&committed, &name, (&flats, record.id.get(), size), overlay.as_deref());
+            check_room(&flats, overlay.as_deref())?;
+            let begun = committed.begin(&name, record.id);
+            let copy = (&flats, record.id.get(), size);
+            let made = begun.and_then(|()| make_disk(&committed, &name, copy, overlay.as_deref()));
             made.and_then(|()| committed.finish(&name, record.id)).inspect_err(|_| {
                 // The next start would do so as well.
                 let _ = committed.abandon(&name);
             })
         }
     }
+}
+
+/// What was written on the image may fall into holes of the copy. The journal's room comes first.
+fn check_room(flats: &FlatDir, overlay: Option<&OverlayDevice>) -> io::Result<()> {
+    let (needed, free) = (overlay.map_or(0, OverlayDevice::used), flats.free_beyond_reserve()?);
+    if needed <= free {
+        return Ok(());
+    }
+    let text =
+        format!("{needed} bytes are written on the image, and {free} are free beside the journal's reserve");
+    Err(io::Error::new(io::ErrorKind::StorageFull, text))
 }
 
 fn make_disk(

@@ -34,7 +34,8 @@ pub(crate) struct Committed {
 #[derive(Serialize, Deserialize)]
 struct Note {
     chronogate_disk: u32,
-    image: u64,
+    /// What it is made of, as long as that may still be there; `null`: the disk is all there is.
+    image: Option<u64>,
     /// The disk has all of the image.
     whole: bool,
 }
@@ -47,15 +48,30 @@ impl Committed {
     pub(crate) fn open(dir: PathBuf, catalogue: &Catalogue) -> io::Result<Self> {
         let this = Self { dir, protect: OnceLock::new() };
         for name in this.names()? {
-            match this.note(&name)? {
-                Some(note) if catalogue.image(ImageId::new(note.image)).is_some() => this.abandon(&name)?,
-                Some(_) => {}
-                None => {
-                    tracing::warn!("{} has no sound note of its origin; it is kept", this.of(&name).display())
-                }
+            if let Err(e) = this.review(&name, catalogue) {
+                tracing::warn!("{} is kept as it is: {e}", this.of(&name).display());
             }
         }
         Ok(this)
+    }
+
+    /// A disk counts from when its image is gone; what says so is never taken back.
+    fn review(&self, name: &Name, catalogue: &Catalogue) -> io::Result<()> {
+        let Some(note) = self.note(name)? else {
+            if !self.disk_of(name).exists() {
+                return self.abandon(name);
+            }
+            tracing::warn!("{} has no sound note of its origin; it is kept", self.of(name).display());
+            return Ok(());
+        };
+        match note.image {
+            None => Ok(()),
+            Some(image) if note.whole && catalogue.image(ImageId::new(image)).is_none() => self.settle(name),
+            Some(image) => {
+                tracing::info!("{} was not finished: image {image} is what it was", self.of(name).display());
+                self.abandon(name)
+            }
+        }
     }
 
     fn of(&self, name: &Name) -> PathBuf {
@@ -115,12 +131,27 @@ impl Committed {
     /// Notes, durably, that `image` becomes the disk of this name.
     pub(crate) fn begin(&self, name: &Name, image: ImageId) -> io::Result<()> {
         ensure_dir(&self.of(name))?;
-        self.write_note(name, Note { chronogate_disk: VERSION, image: image.get(), whole: false })
+        self.write_note(name, Note { chronogate_disk: VERSION, image: Some(image.get()), whole: false })
     }
 
     /// The disk is there, whole and synced; when this returns its name is durable, too.
     pub(crate) fn finish(&self, name: &Name, image: ImageId) -> io::Result<()> {
-        self.write_note(name, Note { chronogate_disk: VERSION, image: image.get(), whole: true })
+        self.write_note(name, Note { chronogate_disk: VERSION, image: Some(image.get()), whole: true })
+    }
+
+    /// The image is gone: the disk is all there is.
+    pub(crate) fn settle(&self, name: &Name) -> io::Result<()> {
+        self.write_note(name, Note { chronogate_disk: VERSION, image: None, whole: true })
+    }
+
+    /// Throws away what an earlier commit of an image that is still there left.
+    pub(crate) fn forget_unfinished(&self, image: ImageId) -> io::Result<()> {
+        for name in self.names()? {
+            if self.note(&name)?.is_some_and(|note| note.image == Some(image.get())) {
+                self.abandon(&name)?;
+            }
+        }
+        Ok(())
     }
 
     /// Syncs the directory, as replacing a file does.
@@ -159,17 +190,31 @@ mod tests {
     }
 
     #[test]
-    fn a_disk_stays_and_what_has_no_note_is_left_alone() {
+    fn a_whole_disk_stays_and_half_a_one_goes() {
         let tmp = tempfile::tempdir().unwrap();
         let open = || Committed::open(tmp.path().join("volumes"), &Catalogue::default()).unwrap();
         let committed = open();
-        committed.begin(&name("web02"), ImageId::new(3)).unwrap();
-        fs::write(committed.disk_of(&name("web02")), [1]).unwrap();
+        for (called, whole) in [("web02", true), ("half", false)] {
+            committed.begin(&name(called), ImageId::new(3)).unwrap();
+            fs::write(committed.disk_of(&name(called)), [1]).unwrap();
+            if whole {
+                committed.finish(&name(called), ImageId::new(3)).unwrap();
+            }
+        }
+        ensure_dir(&tmp.path().join("volumes/empty")).unwrap();
         ensure_dir(&tmp.path().join("volumes/stray")).unwrap();
         fs::write(committed.disk_of(&name("stray")), [2]).unwrap();
         let committed = open();
         let names: Vec<_> = committed.disks().unwrap().into_iter().map(|(name, _)| name).collect();
         assert_eq!(names, [name("stray"), name("web02")]);
+        assert_eq!(
+            committed.note(&name("web02")).unwrap().unwrap().image,
+            None,
+            "its image is gone for good"
+        );
+        assert!(!tmp.path().join("volumes/empty").exists());
+        committed.forget_unfinished(ImageId::new(3)).unwrap();
+        assert!(committed.disk_of(&name("web02")).exists(), "an image of that number is another one now");
     }
 
     #[test]

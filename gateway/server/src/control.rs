@@ -115,8 +115,13 @@ impl Control for Gateway {
 
     async fn image_remove(&self, which: ImageKey) -> Answer<()> {
         // On a task of its own: a client that goes away does not leave it half done.
-        let images = Arc::clone(&self.images);
-        let removed = tokio::spawn(async move { images.remove(&which).await });
+        let (images, committed) = (Arc::clone(&self.images), Arc::clone(&self.committed));
+        let removed = tokio::spawn(async move {
+            let id = images.find(&which)?.id;
+            images.remove(&which).await?;
+            // What a commit of it left half done is nothing any more.
+            committed.forget_unfinished(id).map_err(problems::internal)
+        });
         removed.await.map_err(problems::internal)?
     }
 
@@ -126,7 +131,10 @@ impl Control for Gateway {
         let task = Task { kind: JobKind::Restore, volume, lsn: at.lsn, path: path.clone(), total: at.size };
         let note = Note { volume: at.volume, lsn: at.lsn, size: at.size, done: 0 };
         let job = self.jobs.add(task, self.clock.wall())?;
-        let (forbidden, clock, worker) = (self.forbidden.clone(), Arc::clone(&self.clock), Arc::clone(&job));
+        let mut forbidden = self.forbidden.clone();
+        let committed = self.committed.disks().map_err(problems::internal)?;
+        forbidden.files.extend(committed.into_iter().map(|(_, path)| path));
+        let (clock, worker) = (Arc::clone(&self.clock), Arc::clone(&job));
         let (checked, prepared) = tokio::sync::oneshot::channel();
         let work = move || {
             let ready = Restore::prepare(image, note, &path, &forbidden);

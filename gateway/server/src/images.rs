@@ -80,7 +80,12 @@ impl Images {
         let mut table = Table::default();
         for id in flats.list()? {
             match catalogue.image(ImageId::new(id)) {
-                Some(record) => table.load_flat(&flats, record, size_of(&catalogue, record))?,
+                Some(record) => {
+                    // The journal has all of it: a copy that cannot be had keeps no gateway from starting.
+                    if let Err(e) = table.load_flat(&flats, record, size_of(&catalogue, record)) {
+                        tracing::warn!("image {} is read without its flat copy: {e}", record.name);
+                    }
+                }
                 None => flats.remove(id)?,
             }
         }
@@ -317,6 +322,21 @@ impl Images {
         self.store.record(record, Box::new(tell));
         let result = written.await.map_err(|_| problems::internal("the gateway is stopping"))?;
         result.map(drop).map_err(|e| problems::stored(&e))
+    }
+
+    /// May the image become the volume `name`? Its own name becomes free.
+    ///
+    /// # Errors
+    /// When somebody else has the name.
+    pub(crate) fn check_free(&self, record: &ImageRecord, name: &Name) -> Answer<()> {
+        let catalogue = self.store.catalogue();
+        if catalogue.volume_named(name).is_some() {
+            return Err(problems::name_taken(name, "a volume"));
+        }
+        match catalogue.image_named(name) {
+            Some(image) if image.id != record.id => Err(problems::name_taken(name, "another image")),
+            _ => Ok(()),
+        }
     }
 
     /// Where an image's flat copy is found.

@@ -116,13 +116,14 @@ impl Copying {
     /// When it was cancelled or fails, or some blocks cannot be read.
     pub(crate) fn prove(&self, flat: &Flat, job: &Job) -> Result<(), Problem> {
         let (mut data, mut damaged) = (Vec::new(), 0);
+        flat.distrust();
         for chunk in Extent::between(0, self.image.size()).split_at_multiples(CHUNK) {
             if job.is_cancelled() {
                 return Err(Problem::new(Code::Conflict, "it was cancelled"));
             }
             let blocks = chunk.to_blocks();
             data.resize(index(blocks.length()), 0);
-            // What cannot be read is copied anew, too.
+            // What is all zeroes has no sums, and what cannot be read is copied anew, too.
             if !matches!(flat.read(blocks, ReadMode::Blocking, &mut data), Ok(FlatRead::Done)) {
                 damaged += self.copy(flat, chunk).map_err(|e| self.failed(&e))?;
             }
@@ -184,7 +185,7 @@ impl Copying {
     fn copy(&self, flat: &Flat, chunk: Extent) -> Result<u64, Failure> {
         let blocks = chunk.to_blocks();
         if self.is_zero(blocks)? {
-            return Ok(0);
+            return flat.clear(blocks).map(|()| 0).map_err(Into::into);
         }
         let mut data = vec![0; index(blocks.length())];
         match self.image.read_journal(blocks, ReadMode::Blocking, &mut data) {

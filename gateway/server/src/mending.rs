@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use cx_link::DownlinkHandle;
-use cx_wire::{AskError, Question, Reply};
+use cx_wire::{AskCode, AskError, Question, Reply};
 use gateway_store::{Finding, FindingKind, Offered, Store, StoreError};
 use tap_block::{BlockNo, Position, StreamId, VolumeId};
 
@@ -51,9 +51,18 @@ where
             Ok(Reply::Block { unit }) => {
                 let store = Arc::clone(store);
                 let put = move || store.repair(volume, block, position, &unit, Offered::Content);
-                tell(volume, block, tokio::task::spawn_blocking(put).await.ok());
+                let put = tokio::task::spawn_blocking(put).await.ok();
+                let is_final = matches!(put, Some(Ok(_) | Err(StoreError::Invalid(_))));
+                tell(volume, block, put);
+                if !is_final {
+                    // History is being settled, or the disk fails: later.
+                    return;
+                }
             }
             Ok(other) => tracing::warn!(%volume, "the tap answers {other:?} when asked for a block"),
+            Err(e) if matches!(e.code, AskCode::Failed | AskCode::NotFound) => {
+                tracing::warn!(%volume, "the source cannot give block {}: {e}", block.get());
+            }
             // It may answer later.
             Err(e) => return tracing::debug!(%volume, "the source is not asked for damaged blocks: {e}"),
         }

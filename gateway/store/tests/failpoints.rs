@@ -173,14 +173,15 @@ fn survived(store: &Store, play: &Play, told: &Told) -> Oracle {
     oracle
 }
 
-fn crash(name: &str, no: u64, seed: u64) {
-    let Some((left, told, play)) = cut_at(name, no, seed) else { return };
+/// False when the step did not come this time: threads take turns of their own.
+fn crash(name: &str, no: u64, seed: u64) -> bool {
+    let Some((left, told, play)) = cut_at(name, no, seed) else { return false };
     let (volume, at) = (play.workload.volume(), format!("cut before {name} {no}, seed {seed}"));
     let store = left.open();
     assert_eq!(store.status().damage, [], "{at}");
     let mut oracle = survived(&store, &play, &told);
     if oracle.last_lsn() == Lsn::ZERO {
-        return;
+        return true;
     }
     let kept = check(&store, &oracle, volume, 7);
     let missing = told.kept.iter().find(|lsn| !kept.contains(lsn));
@@ -203,6 +204,7 @@ fn crash(name: &str, no: u64, seed: u64) {
     assert_eq!(missing, None, "{at}: kept by a mark or a pin, after settling; told {told:?}");
     let report = store.verify(Scope { fresh: true, ..Scope::default() }, &mut |_| true).unwrap();
     assert_eq!(report.findings, [], "{at}");
+    true
 }
 
 /// Every step that has a name, and those that a store cannot do without.
@@ -232,11 +234,16 @@ fn a_power_cut_at_any_step_keeps_every_kept_point() {
     }
     // Of each step the first, the last, and some between; all of them if that many are asked for.
     let each = u64::from(common::cases(3)).max(2);
+    let (mut tries, mut cuts) = (0, 0);
     for (name, count) in counts {
         let mut nos: Vec<u64> = (0..each).map(|n| n * (count - 1) / (each - 1)).collect();
         nos.dedup();
         for no in nos {
-            crash(&name, no, seed);
+            let was_cut = crash(&name, no, seed);
+            assert!(was_cut || no > 0, "the first {name} never came");
+            tries += 1;
+            cuts += u32::from(was_cut);
         }
     }
+    assert!(cuts * 4 > tries * 3, "{cuts} of {tries} steps came");
 }

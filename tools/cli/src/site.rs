@@ -15,6 +15,7 @@ use gateway_server::http::{ApiConfig, Control as _};
 use gateway_server::{Gateway, GatewayConfig, GatewayHandle, ProtectDisk};
 use serde::Serialize;
 use tap_agent::{Limits, Protect, Tap, TapConfig};
+use tap_block::Name;
 use tap_disk::{DirLock, LockError};
 
 use crate::output::Failure;
@@ -161,17 +162,14 @@ impl Site {
     }
 
     /// Beside a gateway the tap also protects the disks that images were committed to, and those that will be.
-    fn start_tap(&mut self, mut plan: TapPlan, data: PathBuf, hub: &Hub) -> Result<(), Failure> {
-        if let Some(gateway) = &self.gateway {
-            let committed = gateway.gateway().committed_disks();
-            let committed = committed.map_err(|e| cannot_start("the tap", &e))?;
-            plan.protect.extend(committed.into_iter().map(|(name, path)| Protect { name, path }));
-        }
+    fn start_tap(&mut self, plan: TapPlan, data: PathBuf, hub: &Hub) -> Result<(), Failure> {
         let TapPlan { cx, nbd: listen, protect } = plan;
         let config = TapConfig { data, protect, listen, cx, hub: hub.clone(), limits: Limits::default() };
         let started = tokio::task::block_in_place(|| Tap::start(config));
         let tap = Arc::new(started.map_err(|e| cannot_start("the tap", &e))?);
         if let Some(gateway) = &self.gateway {
+            let committed = gateway.gateway().committed_disks().map_err(|e| cannot_start("the tap", &e))?;
+            tokio::task::block_in_place(|| protect_committed(&tap, committed));
             gateway.gateway().protect_with(protector(&tap));
         }
         self.tap = Some(tap);
@@ -257,6 +255,20 @@ impl Plan {
             Some(address) => Err(Failure::usage(format!("{address} can be reached from other machines"))
                 .because("there is no authentication and no encryption yet, so anybody there could read and write your disks")
                 .fix("listen on 127.0.0.1 or a unix socket, or say --insecure if the network is yours alone")),
+        }
+    }
+}
+
+/// One that cannot be protected keeps nothing else from starting: a gateway is needed most when something is broken.
+fn protect_committed(tap: &Tap, disks: Vec<(Name, PathBuf)>) {
+    for (name, path) in disks {
+        let what = Protect { name, path };
+        if let Err(e) = tap.protect(&what) {
+            tracing::error!(
+                "{}, which an image was committed to ({}), is not protected and not served: {e}",
+                what.name,
+                what.path.display()
+            );
         }
     }
 }

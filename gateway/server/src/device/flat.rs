@@ -12,7 +12,7 @@
 use std::fs::{self, OpenOptions};
 use std::io::{self, IoSlice};
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 
 use gateway_image::overlay::ContentSum;
@@ -39,6 +39,8 @@ pub(crate) struct Flat {
     sums: SegmentFile,
     /// Bytes from the start that are copied; not all of it need be durable.
     done: AtomicU64,
+    /// What was not written is a hole: nobody but this process has had the file.
+    fresh: AtomicBool,
 }
 
 /// Where an image finds its flat copy, once it has one. All who have the image open share it.
@@ -112,6 +114,7 @@ impl FlatDir {
         make_sparse(&dir.join(CONTENT), blocks.saturating_mul(BLOCK_SIZE))?;
         make_sparse(&dir.join(SUMS), blocks.saturating_mul(SUM))?;
         let flat = Flat::over(dir, image, size, 0)?;
+        flat.fresh.store(true, Ordering::Relaxed);
         flat.checkpoint()?;
         Ok(Arc::new(flat))
     }
@@ -123,7 +126,11 @@ impl FlatDir {
             return Ok(None);
         }
         let note = small_file::read(&dir.join(NOTE))?.and_then(|bytes| Note::accept(&bytes, image, size));
-        let flat = note.map(|note| Flat::over(dir, image, size, note.done)).transpose()?;
+        let flat = match note.map(|note| Flat::over(dir, image, size, note.done)).transpose() {
+            // A commit moves the content away before the image is gone.
+            Err(e) if e.kind() == io::ErrorKind::NotFound => None,
+            flat => flat?,
+        };
         match flat.filter(Flat::fits) {
             Some(flat) => Ok(Some(Arc::new(flat))),
             None => self.remove(image).map(|()| None),
@@ -153,7 +160,8 @@ impl Flat {
     fn over(dir: PathBuf, image: u64, size: u64, done: u64) -> io::Result<Self> {
         let content = SegmentFile::open(&dir.join(CONTENT))?;
         let sums = SegmentFile::open(&dir.join(SUMS))?;
-        Ok(Self { dir, image, size, content, sums, done: AtomicU64::new(done) })
+        let (done, fresh) = (AtomicU64::new(done), AtomicBool::new(false));
+        Ok(Self { dir, image, size, content, sums, done, fresh })
     }
 
     fn fits(&self) -> bool {
@@ -194,8 +202,28 @@ impl Flat {
         }
     }
 
+    /// From here on anything may stand where nothing was written.
+    pub(crate) fn distrust(&self) {
+        self.fresh.store(false, Ordering::Relaxed);
+    }
+
+    /// Makes sure that whole `blocks` that were not written are zeroes: a crash, or somebody who had the file, may have left
+    /// something. Holes are read without a disk, and stay.
+    pub(crate) fn clear(&self, blocks: Extent) -> io::Result<()> {
+        if self.fresh.load(Ordering::Relaxed) {
+            return Ok(());
+        }
+        let mut there = vec![0; index(blocks.length())];
+        self.content.read_at(blocks.offset(), &mut there)?;
+        for run in data_runs(blocks, &there) {
+            self.content.write_at(run.offset(), &[IoSlice::new(&vec![0; index(run.length())])])?;
+        }
+        Ok(())
+    }
+
     /// Keeps `data`, the content of whole `blocks`. Zero blocks take no room.
     pub(crate) fn put(&self, blocks: Extent, data: &[u8]) -> io::Result<()> {
+        self.clear(blocks)?;
         let mut sums = Vec::with_capacity(sums_of(blocks));
         for (block, content) in numbered(blocks, data) {
             sums.extend(ContentSum::of(block, content).bytes());

@@ -340,3 +340,21 @@ fn a_whole_flat_copy_needs_no_journal_for_its_content() {
     let extent = Extent::between(0, expected.len() as u64);
     assert!(matches!(run(&bare, Op::Read { extent }), Err(DeviceError::Damaged { .. })), "the test is real");
 }
+
+/// A crash may leave anything behind the last note, and somebody may have mounted the file.
+#[test]
+fn what_stands_where_the_image_is_zero_is_cleared() {
+    let rig = Rig::new(14);
+    let flats = FlatDir::new(rig.tmp.path().join("flats"), 0);
+    drop(flats.create(7, 16 * BLOCK_SIZE).unwrap());
+    std::fs::write(flats.content_of(7), vec![0xee; index(16 * BLOCK_SIZE)]).unwrap();
+    let flat = flats.open(7, 16 * BLOCK_SIZE).unwrap().unwrap();
+    let mut data = vec![0; index(2 * BLOCK_SIZE)];
+    data[..10].fill(7);
+    flat.put(Extent::between(0, 2 * BLOCK_SIZE), &data).unwrap();
+    flat.clear(Extent::between(2 * BLOCK_SIZE, 15 * BLOCK_SIZE)).unwrap();
+    let content = std::fs::read(flats.content_of(7)).unwrap();
+    assert!(content[..data.len()] == data);
+    assert!(content[data.len()..index(15 * BLOCK_SIZE)].iter().all(|b| *b == 0));
+    assert!(content[index(15 * BLOCK_SIZE)..].iter().all(|b| *b == 0xee), "it was not asked for");
+}

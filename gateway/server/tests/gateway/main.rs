@@ -715,6 +715,9 @@ async fn a_committed_image_is_a_protected_disk_with_all_that_was_written() {
     let content = site.path(&format!("data/flats/{}/content", image.id));
     let mut bytes = std::fs::read(&content).unwrap();
     bytes[0] ^= 1;
+    let below = tap.oracle().image_at(tap.volume(), image.lsn);
+    let zero = below.chunks_exact(4096).position(|block| block.iter().all(|b| *b == 0)).unwrap();
+    bytes[zero * 4096..][..4096].fill(0xee);
     std::fs::write(&content, bytes).unwrap();
     drop(client);
     let start = Instant::now();
@@ -751,14 +754,16 @@ async fn a_commit_that_a_crash_cut_short_leaves_the_image() {
     let (tap, _link) = connected(&site, 8).await;
     site.settled("web01").await;
     let image = site.image("now", true, Some("test")).await;
+    materialized(&site, ImageKey::Id(image.id)).await;
     let Site { tmp, hub, handle } = site;
     handle.stop(GRACE).await;
     // The note was durable and the copy was moved; the image was not gone yet.
     let dir = tmp.path().join("data/volumes/web02");
     std::fs::create_dir_all(&dir).unwrap();
+    let content = tmp.path().join(format!("data/flats/{}/content", image.id));
+    std::fs::rename(content, dir.join("disk")).unwrap();
     std::fs::write(dir.join("note"), format!(r#"{{"chronogate_disk":1,"image":{},"whole":true}}"#, image.id))
         .unwrap();
-    std::fs::write(dir.join("disk"), [1; 100]).unwrap();
     let handle = Gateway::start(config(tmp.path(), &hub)).await.unwrap();
     let site = Site { tmp, hub, handle };
     assert!(!dir.exists(), "the image still is one");
