@@ -18,6 +18,7 @@ use std::sync::{Arc, PoisonError, RwLock};
 use gateway_image::overlay::ContentSum;
 use gateway_store::ReadMode;
 use serde::{Deserialize, Serialize};
+use tap_block::stored::is_zero;
 use tap_block::units::{count, index};
 use tap_block::{BLOCK_SIZE, BlockNo, Extent};
 use tap_disk::{SegmentFile, ensure_dir, free_space, small_file};
@@ -215,7 +216,7 @@ impl Flat {
         }
         let mut there = vec![0; index(blocks.length())];
         self.content.read_at(blocks.offset(), &mut there)?;
-        for run in data_runs(blocks, &there) {
+        for run in runs(blocks, &there, Of::Data) {
             self.content.write_at(run.offset(), &[IoSlice::new(&vec![0; index(run.length())])])?;
         }
         Ok(())
@@ -223,12 +224,12 @@ impl Flat {
 
     /// Keeps `data`, the content of whole `blocks`. Zero blocks take no room.
     pub(crate) fn put(&self, blocks: Extent, data: &[u8]) -> io::Result<()> {
-        self.clear(blocks)?;
+        runs(blocks, data, Of::Zeroes).into_iter().try_for_each(|hole| self.clear(hole))?;
         let mut sums = Vec::with_capacity(sums_of(blocks));
         for (block, content) in numbered(blocks, data) {
             sums.extend(ContentSum::of(block, content).bytes());
         }
-        for run in data_runs(blocks, data) {
+        for run in runs(blocks, data, Of::Data) {
             let from = index(run.offset() - blocks.offset());
             let part = data.get(from..from + index(run.length())).unwrap_or_default();
             self.content.write_at(run.offset(), &[IoSlice::new(part)])?;
@@ -236,9 +237,9 @@ impl Flat {
         self.sums.write_at(sums_at(blocks), &[IoSlice::new(&sums)])
     }
 
-    /// Puts right what has rotted; here zeroes are written, too.
+    /// Puts right what has rotted: it may be a hole that has.
     pub(crate) fn heal(&self, blocks: Extent, data: &[u8]) -> io::Result<()> {
-        self.content.write_at(blocks.offset(), &[IoSlice::new(data)])?;
+        self.distrust();
         self.put(blocks, data)
     }
 
@@ -265,11 +266,17 @@ impl Note {
     }
 }
 
-/// Runs of blocks with content.
-fn data_runs(blocks: Extent, data: &[u8]) -> Vec<Extent> {
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Of {
+    Data,
+    Zeroes,
+}
+
+/// Runs of blocks of one kind.
+fn runs(blocks: Extent, data: &[u8], of: Of) -> Vec<Extent> {
     let mut runs: Vec<Extent> = Vec::new();
     for (block, content) in numbered(blocks, data) {
-        if tap_block::stored::is_zero(content) {
+        if is_zero(content) != (of == Of::Zeroes) {
             continue;
         }
         let end = block.offset() + count(content.len());
