@@ -2,6 +2,30 @@
 
 use super::*;
 
+/// Writes on the image `test` as a foreign client does, and flushes; the client, which has it open still.
+async fn written(site: &Site, writes: Vec<(u64, Vec<u8>)>) -> NbdClient<UnixStream> {
+    let socket = site.path("nbd.sock");
+    let write = move || {
+        let (mut client, _) = open(&socket, "test").unwrap();
+        for (at, data) in writes {
+            client.seek(SeekFrom::Start(at)).unwrap();
+            client.write_all(&data).unwrap();
+        }
+        client.flush().unwrap();
+        client
+    };
+    tokio::task::spawn_blocking(write).await.unwrap()
+}
+
+/// Removes the image once nobody has it open any more.
+async fn removed(site: &Site, key: ImageKey) {
+    let start = Instant::now();
+    while let Err(e) = site.gateway().image_remove(key.clone()).await {
+        assert!(e.code == Code::Conflict && start.elapsed() < LIMIT, "{e:?}");
+        tokio::task::yield_now().await;
+    }
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_writable_image_keeps_its_writes_over_a_restart() {
     let site = Site::new().await;
@@ -9,14 +33,7 @@ async fn a_writable_image_keeps_its_writes_over_a_restart() {
     site.settled("web01").await;
     let image = site.image("now", true, Some("test")).await;
     assert!(image.uri.starts_with("nbd+unix:///test?socket=/"), "{}", image.uri);
-    let socket = site.path("nbd.sock");
-    let write = move || {
-        let (mut client, _) = open(&socket, "test").unwrap();
-        client.seek(SeekFrom::Start(5000)).unwrap();
-        client.write_all(&[7; 9000]).unwrap();
-        client.flush().unwrap();
-    };
-    tokio::task::spawn_blocking(write).await.unwrap();
+    drop(written(&site, vec![(5000, vec![7; 9000])]).await);
     let mut expected = tap.oracle().image_at(tap.volume(), image.lsn);
     expected[5000..14000].fill(7);
     assert!(read(site.path("nbd.sock"), "test".to_owned()).await.unwrap() == expected);
@@ -34,13 +51,7 @@ async fn an_image_of_an_image_survives_its_parent_and_a_restart() {
     let (tap, _link) = connected(&site, 8).await;
     site.settled("web01").await;
     let image = site.image("now", true, Some("test")).await;
-    let socket = site.path("nbd.sock");
-    let write = move || {
-        let (mut client, _) = open(&socket, "test").unwrap();
-        client.write_all(&[7; 9000]).unwrap();
-        client.flush().unwrap();
-    };
-    tokio::task::spawn_blocking(write).await.unwrap();
+    drop(written(&site, vec![(0, vec![7; 9000])]).await);
     let mut expected = tap.oracle().image_at(tap.volume(), image.lsn);
     expected[..9000].fill(7);
     let key = || ImageKey::Id(image.id);
@@ -56,11 +67,7 @@ async fn an_image_of_an_image_survives_its_parent_and_a_restart() {
     assert_eq!(site.gateway().image_clone(key(), taken).await.unwrap_err().code, Code::Conflict);
     let small = ImageClone { writable: true, name: None, quota_bytes: Some(4096) };
     assert_eq!(site.gateway().image_clone(key(), small).await.unwrap_err().code, Code::NoSpace);
-    let start = Instant::now();
-    while let Err(e) = site.gateway().image_remove(key()).await {
-        assert!(e.code == Code::Conflict && start.elapsed() < LIMIT, "{e:?}");
-        tokio::task::yield_now().await;
-    }
+    removed(&site, key()).await;
     let site = site.restarted().await;
     for called in ["fixed", "branch"] {
         assert!(read(site.path("nbd.sock"), called.to_owned()).await.unwrap() == expected, "{called}");
@@ -80,15 +87,7 @@ async fn an_image_is_materialized_while_it_is_in_use() {
     let (tap, _link) = connected(&site, 8).await;
     site.settled("web01").await;
     let image = site.image("now", true, Some("test")).await;
-    let socket = site.path("nbd.sock");
-    let write = move || {
-        let (mut client, _) = open(&socket, "test").unwrap();
-        client.seek(SeekFrom::Start(5000)).unwrap();
-        client.write_all(&[7; 9000]).unwrap();
-        client.flush().unwrap();
-        client
-    };
-    let client = tokio::task::spawn_blocking(write).await.unwrap();
+    let client = written(&site, vec![(5000, vec![7; 9000])]).await;
     let key = || ImageKey::Id(image.id);
     assert_eq!(site.gateway().image(key()).await.unwrap().materialized_bytes, None);
     materialized(&site, key()).await;
@@ -110,11 +109,7 @@ async fn an_image_is_materialized_while_it_is_in_use() {
     assert_eq!(site.gateway().image(key()).await.unwrap().materialized_bytes, Some(image.size));
     let again = site.gateway().image_materialize(key()).await.unwrap_err();
     assert_eq!(again.code, Code::Conflict, "{again:?}");
-    let start = Instant::now();
-    while let Err(e) = site.gateway().image_remove(key()).await {
-        assert!(e.code == Code::Conflict && start.elapsed() < LIMIT, "{e:?}");
-        tokio::task::yield_now().await;
-    }
+    removed(&site, key()).await;
     assert!(std::fs::read_dir(site.path("data/flats")).unwrap().next().is_none());
 }
 
@@ -175,19 +170,9 @@ async fn a_committed_image_is_a_protected_disk_with_all_that_was_written() {
     let seen = protected(&site, false);
     let taken = site.gateway().image_commit(key(), wish("web01")).await.unwrap_err();
     assert_eq!(taken.code, Code::Conflict);
-    let socket = site.path("nbd.sock");
     let size = usize::try_from(image.size).unwrap();
-    let write = move || {
-        let (mut client, _) = open(&socket, "test").unwrap();
-        client.seek(SeekFrom::Start(5000)).unwrap();
-        client.write_all(&[7; 9000]).unwrap();
-        client.seek(SeekFrom::Start(size as u64 - 100)).unwrap();
-        client.write_all(&[8; 100]).unwrap();
-        client.seek(SeekFrom::Start(20_480)).unwrap();
-        client.write_all(&[0; 8192]).unwrap();
-        client
-    };
-    let client = tokio::task::spawn_blocking(write).await.unwrap();
+    let writes = vec![(5000, vec![7; 9000]), (image.size - 100, vec![8; 100]), (20_480, vec![0; 8192])];
+    let client = written(&site, writes).await;
     let busy = site.gateway().image_commit(key(), wish("web02")).await.unwrap();
     let busy = site.job_done(busy).await;
     assert_eq!(busy.state, JobState::Failed);
@@ -278,11 +263,7 @@ async fn an_image_in_use_is_not_removed() {
     let which = ImageKey::Name(image.name.clone());
     assert_eq!(site.gateway().image_remove(which.clone()).await.unwrap_err().code, Code::Conflict);
     drop(client);
-    let start = Instant::now();
-    while let Err(e) = site.gateway().image_remove(which.clone()).await {
-        assert!(e.code == Code::Conflict && start.elapsed() < LIMIT, "{e:?}");
-        tokio::task::yield_now().await;
-    }
+    removed(&site, which.clone()).await;
     assert_eq!(site.gateway().image(ImageKey::Id(image.id)).await.unwrap_err().code, Code::NotFound);
     assert!(std::fs::read_dir(site.path("data/overlays")).unwrap().next().is_none());
     let next = site.image("now", false, None).await;
