@@ -129,7 +129,7 @@ impl<'a> Feeder<'a> {
         let end = Marker::SyncEnd { cause, copied: 0, from_zero: true };
         let markers = [Marker::RunStart(start), end].map(|m| Action::Mark(Box::new(m)));
         let entries = (0u64..).zip(markers).map(|(n, mark)| entry(feeder.next.plus(n), mark)).collect();
-        feeder.append(Batch { entries, ..empty(feeder.next) })?;
+        feeder.append(Batch { entries, ..empty(feeder.next) }, Instant::now())?;
         feeder.drain()?;
         feeder.waits.clear();
         Ok(feeder)
@@ -142,11 +142,16 @@ impl<'a> Feeder<'a> {
 
     /// Appends, once there is room in the window.
     pub(crate) fn write(&mut self, packed: &Packed) -> Result<()> {
-        self.append(packed.batch(self.next))
+        self.write_due(packed, Instant::now())
     }
 
-    fn append(&mut self, batch: Batch) -> Result<()> {
-        let (weight, sent, tell) = (batch.weight(), Instant::now(), self.outcomes.0.clone());
+    /// The same; it counts as waiting since `due`.
+    pub(crate) fn write_due(&mut self, packed: &Packed, due: Instant) -> Result<()> {
+        self.append(packed.batch(self.next), due)
+    }
+
+    fn append(&mut self, batch: Batch, sent: Instant) -> Result<()> {
+        let (weight, tell) = (batch.weight(), self.outcomes.0.clone());
         while self.in_flight > 0 && self.in_flight + weight > self.window {
             self.settle_one()?;
         }

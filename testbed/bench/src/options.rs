@@ -35,19 +35,22 @@ pub(crate) struct Options {
     /// GiB of the volume in `open` (16)
     #[arg(long, value_name = "GIB", default_value_t = 16)]
     pub(crate) volume: u64,
+    /// Minutes of `soak` (60)
+    #[arg(long, value_name = "MINUTES", default_value_t = 60)]
+    minutes: u32,
 }
 
 /// Cases that are looked at together.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 enum Group {
-    /// All but the tap.
+    /// All but the tap and the hour of load.
     Journal,
 }
 
 impl Group {
     fn has(self, case: Case) -> bool {
         match self {
-            Self::Journal => case != Case::Tap,
+            Self::Journal => !matches!(case, Case::Tap | Case::Soak),
         }
     }
 }
@@ -67,6 +70,8 @@ pub(crate) enum Case {
     Settle,
     /// Memory of `chronogate up` under full write load
     Memory,
+    /// An hour of steady load with settling: the worst commit. Only when it is named
+    Soak,
 }
 
 impl Options {
@@ -74,13 +79,18 @@ impl Options {
     pub(crate) fn cases(&self) -> Vec<Case> {
         let all = Case::value_variants().iter().copied();
         all.filter(|case| self.group.is_none_or(|group| group.has(*case)))
-            .filter(|case| self.only.is_empty() || self.only.contains(case))
+            .filter(|case| if self.only.is_empty() { *case != Case::Soak } else { self.only.contains(case) })
             .collect()
     }
 
     /// `full`, or `quick` for a smoke run.
     pub(crate) fn pick<T>(&self, full: T, quick: T) -> T {
         if self.quick { quick } else { full }
+    }
+
+    /// How long `soak` lasts.
+    pub(crate) fn soak_time(&self) -> Duration {
+        self.pick(Duration::from_secs(60) * self.minutes, Duration::from_secs(6))
     }
 
     /// How long a round of load lasts.

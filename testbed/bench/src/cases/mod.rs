@@ -5,6 +5,7 @@ mod memory;
 mod open;
 mod read;
 mod settle;
+mod soak;
 mod tap;
 
 use std::time::Duration;
@@ -28,6 +29,7 @@ pub(crate) fn run(case: Case, options: &Options, report: &mut Report) -> Result<
         Case::Read => read::run(options, report),
         Case::Settle => settle::run(options, report),
         Case::Memory => memory::run(options, report),
+        Case::Soak => soak::run(options, report),
     }
 }
 
