@@ -11,6 +11,7 @@
 //!                 │ header │ run   │ run   │ …       │ manifest │     settled.rs, manifest.rs
 //!                 └────────┴───────┴───────┴──── ─ ─ ┴──────────┘
 //!  index          runs of versions per region, checkpoints   version.rs, run.rs
+//!  pack           blocks of a region that nobody has read for long, compressed together   pack.rs
 //!  ledger         what every segment held when it was finished   ledger.rs
 //! ```
 //!
@@ -25,6 +26,7 @@ pub mod manifest;
 pub mod mark;
 pub mod marker;
 pub mod meta;
+pub mod pack;
 pub mod policy;
 pub mod run;
 pub mod scan;

@@ -18,6 +18,8 @@ use crate::units::{RegionNo, SegmentId};
 const WHAT: &str = "manifest";
 /// 1 says nothing of the shares of volumes.
 const VERSION: u32 = 2;
+/// The same, where something lies in packs.
+const VERSION_WITH_PACKS: u32 = 3;
 
 /// See the module.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -52,6 +54,10 @@ pub struct Generation {
     /// What the volumes of which something counts take of its segments, in the same order. Empty in a manifest of version 1:
     /// whoever needs to know counts.
     pub shares: Vec<Share>,
+    /// When it was written, on the store's own clock; the epoch when an older program wrote it.
+    pub at: WallTime,
+    /// Does something lie in packs?
+    pub packs: bool,
 }
 
 /// What a volume takes of a settled segment.
@@ -136,7 +142,7 @@ impl Generation {
         let segments: Vec<_> = self.segments.iter().filter(overlaps).copied().collect();
         let counts = |share: &&Share| segments.iter().any(|s| s.may_hold(share, range));
         let shares = self.shares.iter().filter(counts).copied().collect();
-        Self { settle: self.settle, range, segments, shares }
+        Self { settle: self.settle, range, segments, shares, at: self.at, packs: self.packs }
     }
 
     /// Bytes that each volume takes of settled segments: those of every segment in which something of it counts.
@@ -176,6 +182,8 @@ pub struct SettledSegment {
     pub first: RegionPlace,
     /// The last region in it.
     pub last: RegionPlace,
+    /// Bytes of units that were too young to be packed, or had been read lately; all of them when an older program wrote it.
+    pub warm: u32,
 }
 
 /// What is left of a volume's settled history.
@@ -265,6 +273,13 @@ struct PGeneration {
     share_volumes: Vec<u64>,
     #[prost(uint64, repeated, tag = "8")]
     share_bytes: Vec<u64>,
+    #[prost(fixed64, optional, tag = "9")]
+    at: Option<u64>,
+    /// Of each segment.
+    #[prost(uint32, repeated, tag = "10")]
+    warm: Vec<u32>,
+    #[prost(bool, optional, tag = "11")]
+    packs: Option<bool>,
 }
 
 #[derive(Clone, Copy, PartialEq, Message)]
@@ -296,7 +311,7 @@ impl Manifest {
     pub fn encode(&self) -> Vec<u8> {
         let (segment, start) = self.through;
         PManifest {
-            version: VERSION,
+            version: self.version(),
             store: self.store.get(),
             settle: self.settle,
             at: self.at.nanos(),
@@ -311,6 +326,11 @@ impl Manifest {
             state: self.state.clone(),
         }
         .encode_to_vec()
+    }
+
+    /// A program that knows nothing of packs must not take one for damage.
+    fn version(&self) -> u32 {
+        if self.generations.iter().any(|g| g.packs) { VERSION_WITH_PACKS } else { VERSION }
     }
 
     /// As bytes behind a checksum: how a copy is kept outside a frame.
@@ -338,8 +358,8 @@ impl Manifest {
     /// [`FormatError`] when they are no manifest of this version.
     pub fn decode(bytes: &[u8]) -> Result<Self, FormatError> {
         let twin = PManifest::decode(bytes).map_err(|e| FormatError::malformed(WHAT, e.to_string()))?;
-        if !(1..=VERSION).contains(&twin.version) {
-            let why = format!("of version {}, and {VERSION} is the last known", twin.version);
+        if !(1..=VERSION_WITH_PACKS).contains(&twin.version) {
+            let why = format!("of version {}, and {VERSION_WITH_PACKS} is the last known", twin.version);
             return Err(FormatError::malformed(WHAT, why));
         }
         let start =
@@ -378,11 +398,23 @@ fn generation_out(generation: &Generation) -> PGeneration {
         share_segments: generation.shares.iter().map(|s| s.segment.get()).collect(),
         share_volumes: generation.shares.iter().map(|s| s.volume.get()).collect(),
         share_bytes: generation.shares.iter().map(|s| s.bytes).collect(),
+        at: Some(generation.at.nanos()).filter(|&at| at > 0),
+        warm: warm_out(segments),
+        packs: generation.packs.then_some(true),
     }
+}
+
+/// Nothing when it is not known.
+fn warm_out(segments: &[SettledSegment]) -> Vec<u32> {
+    let known = segments.iter().any(|s| s.warm != s.end);
+    if known { segments.iter().map(|s| s.warm).collect() } else { Vec::new() }
 }
 
 fn generation_in(twin: &PGeneration) -> Result<Generation, FormatError> {
     if twin.ends.len() != twin.segments.len() || twin.frames.len() != twin.segments.len() {
+        return Err(FormatError::malformed(WHAT, "a generation's lists differ in length"));
+    }
+    if !twin.warm.is_empty() && twin.warm.len() != twin.segments.len() {
         return Err(FormatError::malformed(WHAT, "a generation's lists differ in length"));
     }
     let place = |p: &PPlace| (VolumeId::new(p.volume), RegionNo::new(p.region));
@@ -393,17 +425,22 @@ fn generation_in(twin: &PGeneration) -> Result<Generation, FormatError> {
         return Err(FormatError::malformed(WHAT, "a generation's regions are not all there"));
     };
     let fields = twin.segments.iter().zip(&twin.ends).zip(&twin.frames).zip(places);
+    let warm = twin.warm.iter().copied().map(Some).chain(std::iter::repeat(None));
     let segments: Vec<_> = fields
-        .map(|(((&segment, &end), &frames), &(first, last))| SettledSegment {
+        .zip(warm)
+        .map(|((((&segment, &end), &frames), &(first, last)), warm)| SettledSegment {
             segment: SegmentId::new(segment),
             end,
             frames,
             first,
             last,
+            warm: warm.unwrap_or(end),
         })
         .collect();
     let shares = shares_in(twin)?;
-    Ok(Generation { settle: twin.settle, range: RegionRange { first, last }, segments, shares })
+    let (range, at) = (RegionRange { first, last }, WallTime::from_nanos(twin.at.unwrap_or(0)));
+    let packs = twin.packs.unwrap_or(false);
+    Ok(Generation { settle: twin.settle, range, segments, shares, at, packs })
 }
 
 fn shares_in(twin: &PGeneration) -> Result<Vec<Share>, FormatError> {

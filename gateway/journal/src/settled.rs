@@ -8,7 +8,8 @@
 //!  frame     0 magic "CGSFRAM" 1   8 xxh3-64 of 16..64 + table  16 store u64      24 segment u32   28 number u32
 //!           32 kind u16 (1 run, 2 manifest)  34 zero u16        36 table u32      40 body u32      44 span u32
 //!           48 volume u64         56 region u32                 60 zero u32       64 table, body, zeroes
-//!  run      table: a run of versions whose places are in this frame's body; body: their units, copied verbatim
+//!  run      table: a run of versions whose places are in this frame's body; body: their units, copied verbatim, and packs
+//!           (pack.rs), of which several versions of the run are members, one after the other
 //! ```
 //!
 //! A header is written when its segment is whole, so a file without one never counted. The last segment of a settle
@@ -24,7 +25,7 @@ use crate::error::FormatError;
 use crate::frame::FRAME_ALIGN;
 use crate::run::{decode_run, encode_run};
 use crate::segment::{SEGMENT_HEADER, StoreId};
-use crate::units::{RegionNo, SegmentId};
+use crate::units::{Location, RegionNo, SegmentId};
 use crate::version::{Place, Version};
 
 const HEADER_MAGIC: [u8; 8] = *b"CGSETTL\x01";
@@ -233,8 +234,8 @@ impl SettledWriter {
         self.length.saturating_sub(self.end)
     }
 
-    /// Lays a run: `versions` of one region, whose units will stand in their order in the body. `None` when the segment
-    /// has no room for it.
+    /// Lays a run: `versions` of one region, whose units will stand in their order in the body. Versions that follow each
+    /// other and have one pack's place share that pack. `None` when the segment has no room for it.
     pub fn run(&mut self, volume: VolumeId, region: RegionNo, versions: &[Version]) -> Option<SettledLaid> {
         let mut placed = versions.to_vec();
         // Offsets have a fixed width: a first draft tells how long the table is.
@@ -303,14 +304,21 @@ impl SettledWriter {
     }
 }
 
-/// Gives the units of `versions` their places from `at` on; the bytes they take together.
+/// Gives the units of `versions` their places from `at` on; the bytes they take together. Neighbours in one pack stay in one.
 fn place(versions: &mut [Version], segment: SegmentId, at: u32) -> Option<u32> {
-    let mut offset = at;
+    let (mut offset, mut shared) = (at, None);
     for version in versions {
-        if let Place::Unit(location) = &mut version.place {
-            (location.segment, location.offset) = (segment, offset);
-            offset = offset.checked_add(u32::from(location.len))?;
-        }
+        let Place::Unit(location) = &mut version.place else { continue };
+        let own = match shared.filter(|(before, _)| before == location) {
+            Some((_, placed)) => placed,
+            None => {
+                let placed = Location { segment, offset, ..*location };
+                offset = offset.checked_add(location.bytes())?;
+                placed
+            }
+        };
+        shared = location.is_pack().then_some((*location, own));
+        *location = own;
     }
     offset.checked_sub(at)
 }
@@ -329,7 +337,7 @@ pub fn decode_settled_run(frame: &SettledFrame, at: u32, table: &[u8]) -> Result
         Place::Unit(l) => {
             l.segment == frame.segment
                 && from <= l.offset
-                && l.offset.checked_add(u32::from(l.len)).is_some_and(|end| end <= to)
+                && l.offset.checked_add(l.bytes()).is_some_and(|end| end <= to)
         }
     };
     if versions.iter().all(inside) {

@@ -55,13 +55,49 @@ pub struct Location {
     pub segment: SegmentId,
     /// At which byte of it.
     pub offset: u32,
-    /// How many bytes; never 0 (an all-zero block is [`Place::Zero`](crate::Place::Zero)).
+    /// How many bytes, or, from 8000 (hex) on, a pack's (see [`Self::bytes`]); never 0 (an all-zero block is
+    /// [`Place::Zero`](crate::Place::Zero)).
     pub len: StoredLen,
+}
+
+impl Location {
+    const PACK: StoredLen = 1 << 15;
+    /// A pack's bytes are a multiple of this.
+    pub const PACK_ALIGN: u32 = 8;
+
+    /// Of a pack of so many bytes; `None` when they are too many, or none, or no multiple of [`Self::PACK_ALIGN`].
+    #[must_use]
+    pub fn of_pack(segment: SegmentId, offset: u32, bytes: u32) -> Option<Self> {
+        let eights =
+            StoredLen::try_from(bytes / Self::PACK_ALIGN).ok().filter(|&n| 0 < n && n < Self::PACK)?;
+        bytes.is_multiple_of(Self::PACK_ALIGN).then_some(Self { segment, offset, len: Self::PACK | eights })
+    }
+
+    /// Does it hold several blocks (see [`pack`](crate::pack))?
+    #[must_use]
+    pub const fn is_pack(self) -> bool {
+        self.len & Self::PACK != 0
+    }
+
+    /// How many bytes.
+    #[must_use]
+    pub const fn bytes(self) -> u32 {
+        match self.is_pack() {
+            true => (self.len & !Self::PACK) as u32 * Self::PACK_ALIGN,
+            false => self.len as u32,
+        }
+    }
+
+    /// The byte behind it.
+    #[must_use]
+    pub const fn end(self) -> u32 {
+        self.offset.saturating_add(self.bytes())
+    }
 }
 
 impl fmt::Debug for Location {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} at {}+{}", self.segment, self.offset, self.len)
+        write!(f, "{} at {}+{}", self.segment, self.offset, self.bytes())
     }
 }
 

@@ -10,7 +10,7 @@ use crate::units::{Location, REGION_BLOCKS, REGION_BYTES, RegionNo, SegmentId, r
 pub enum Place {
     /// It is all zeroes and has no stored form.
     Zero,
-    /// In a segment, as one stored unit.
+    /// In a segment, as one stored unit, or with others in a pack.
     Unit(Location),
 }
 
@@ -44,7 +44,7 @@ impl Version {
         let whole = self.blocks > 0 && end.is_some_and(|e| e <= REGION_BLOCKS);
         match self.place {
             Place::Zero => whole,
-            Place::Unit(at) => whole && self.blocks == 1 && at.len > 0,
+            Place::Unit(at) => whole && self.blocks == 1 && at.bytes() > 0,
         }
     }
 }

@@ -18,6 +18,7 @@ use std::path::PathBuf;
 use bytes::Bytes;
 use common::{Image, NOW, header};
 use gateway_journal::marker::{decode_marker, encode_marker};
+use gateway_journal::pack::{Unpacker, pack as pack_together};
 use gateway_journal::run::{decode_checkpoint, decode_run, encode_checkpoint, encode_run};
 use gateway_journal::{
     Gate, GateMove, GateStep, Generation, GroupNo, Hold, ImageId, ImageRecord, Kept, KeptPoint, Location,
@@ -261,14 +262,15 @@ fn settled_segments() {
     let point = KeptPoint { lsn: lsn(6), captured_at: NOW, received_at: NOW };
     let place = (VolumeId::new(0x22), RegionNo::new(4));
     let (segment, end) = (SegmentId::new(9), 8192);
-    let segment = SettledSegment { segment, end, frames: 1, first: place, last: place };
+    let segment = SettledSegment { segment, end, frames: 1, first: place, last: place, warm: end };
     let share = Share { segment: SegmentId::new(9), volume: VolumeId::new(0x22), bytes: 400 };
     let (range, segments) = (RegionRange::ALL, vec![segment]);
+    let (at, shares) = (tap_block::WallTime::EPOCH, vec![share]);
     let manifest = Manifest {
         store,
         settle: 3,
         at: NOW,
-        generations: vec![Generation { settle: 3, range, segments, shares: vec![share] }],
+        generations: vec![Generation { settle: 3, range, segments, shares, at, packs: false }],
         through: (SegmentId::new(8), Start { at: 8192, number: 4, group: 2, previous: Some(1) }),
         group: GroupNo::new(11),
         kept: vec![(VolumeId::new(0x22), Kept { settled: lsn(7), points: vec![point] })],
@@ -277,12 +279,43 @@ fn settled_segments() {
     assert_eq!(Manifest::decode(&manifest.encode()).unwrap(), manifest);
     let mut newer = writer;
     pinned("settled-manifest-2", &newer.manifest(&manifest.encode()).unwrap().head);
+    let mut packed = manifest.clone();
+    (packed.generations[0].at, packed.generations[0].packs) = (NOW, true);
+    packed.generations[0].segments[0].warm = 100;
+    assert_eq!(Manifest::decode(&packed.encode()).unwrap(), packed);
+    pinned("settled-manifest-3", &newer.manifest(&packed.encode()).unwrap().head);
     let mut old = manifest;
     old.generations[0].shares.clear();
     let bytes = &fixture("settled-manifest")[SETTLED_FRAME..];
     assert_eq!(Manifest::decode(bytes).unwrap(), old);
     writer.manifest(bytes).unwrap();
     pinned("settled-header", &writer.header().encode());
+}
+
+#[test]
+fn packs() {
+    let region = RegionNo::new(4);
+    let contents =
+        [3u8, 9].map(|seed| (0..4096u32).map(|n| if n % 3 == 0 { seed } else { (n % 7) as u8 }).collect());
+    let [first, second]: [Vec<u8>; 2] = contents;
+    // What a compressor makes of the same content may change with its version; what is on disks goes on to be read.
+    let bytes = fixture("pack");
+    let now = pack_together(region, &[(1, &first), (8, &second)]).unwrap();
+    assert_eq!([&now[8..12], &now[16..36]], [&bytes[8..12], &bytes[16..36]]);
+    let at =
+        |offset| Location::of_pack(SegmentId::new(1), offset, u32::try_from(bytes.len()).unwrap()).unwrap();
+    let mut out = [0; 4096];
+    Unpacker::default().unpack(at(0), region.block(8), &bytes, &mut out).unwrap();
+    assert_eq!(out[..], second);
+    let store = gateway_journal::StoreId::new(0x55);
+    let mut writer = SettledWriter::begin(store, SegmentId::new(9), 64 << 10, 3);
+    let version = |first, at, place| Version { first, blocks: 1, position: Position::record(lsn(at)), place };
+    let unit = Place::Unit(Location { segment: SegmentId::new(1), offset: 0, len: 50 });
+    let versions =
+        [version(0, 5, unit), version(1, 5, Place::Unit(at(0))), version(8, 7, Place::Unit(at(0)))];
+    let run = writer.run(VolumeId::new(0x22), region, &versions).unwrap();
+    assert_eq!(run.versions[1].place, run.versions[2].place);
+    pinned("settled-run-with-pack", &run.head);
 }
 
 #[test]

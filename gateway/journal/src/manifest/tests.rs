@@ -22,6 +22,7 @@ fn segment(n: u32, first: u32, last: u32) -> SettledSegment {
         frames: 2,
         first: place(first),
         last: place(last),
+        warm: 9000,
     }
 }
 
@@ -39,6 +40,8 @@ fn a_volume_takes_what_segments_hold_of_it_as_long_as_some_of_that_counts() {
         range: RegionRange::ALL,
         segments: vec![written(1, at(1, 0), at(1, 8)), written(2, at(1, 8), at(2, 3))],
         shares: vec![share(1, 1, 100), share(2, 1, 20), share(2, 2, 30)],
+        at: WallTime::EPOCH,
+        packs: false,
     };
     let sums = |parts: &[Generation]| {
         let sums = Generation::bytes_by_volume(parts);
@@ -60,7 +63,14 @@ fn a_volume_takes_what_segments_hold_of_it_as_long_as_some_of_that_counts() {
 #[test]
 fn what_was_written_again_is_cut_out_of_a_generation() {
     let segments = vec![segment(1, 0, 4), segment(2, 4, 7), segment(3, 9, 9)];
-    let whole = Generation { settle: 2, range: RegionRange::ALL, segments, shares: Vec::new() };
+    let whole = Generation {
+        settle: 2,
+        range: RegionRange::ALL,
+        segments,
+        shares: Vec::new(),
+        at: WallTime::EPOCH,
+        packs: true,
+    };
     let ids = |g: &Generation| g.segments.iter().map(|s| s.segment.get()).collect::<Vec<_>>();
     let parts = whole.without(range(4, 4));
     assert_eq!(parts.iter().map(ids).collect::<Vec<_>>(), [vec![1], vec![2, 3]]);
@@ -84,12 +94,16 @@ fn manifest() -> Manifest {
                 range: RegionRange::ALL,
                 segments: vec![segment(4), segment(6)],
                 shares: vec![share(4, 1, 300), share(4, 2, 50), share(6, 2, 40)],
+                at: WallTime::from_nanos(70),
+                packs: false,
             },
             Generation {
                 settle: 3,
                 range: range(5, 9),
                 segments: vec![segment(9)],
                 shares: vec![share(9, 1, 7)],
+                at: WallTime::EPOCH,
+                packs: true,
             },
         ],
         through: (SegmentId::new(8), Start { at: 8192, number: 4, group: 2, previous: Some(1) }),
@@ -128,7 +142,9 @@ fn lists_that_do_not_fit_are_refused() {
     short.generations[0].ends.pop();
     let mut unshared = twin.clone();
     unshared.generations[0].share_bytes.pop();
-    for bad in [unordered, short, unshared, PManifest { version: 3, ..twin }] {
+    let mut cold = twin.clone();
+    cold.generations[0].warm = vec![1];
+    for bad in [unordered, short, unshared, cold, PManifest { version: VERSION_WITH_PACKS + 1, ..twin }] {
         assert!(Manifest::decode(&bad.encode_to_vec()).is_err());
     }
 }
