@@ -37,6 +37,8 @@ pub struct StoreConfig {
     pub settle_versions: u64,
     /// A pass over settled history writes about so many bytes: it ends in a while, and needs no more room than that.
     pub settle_at_once: u64,
+    /// What is old and unread is packed; `None`: nothing ever is.
+    pub cold: Option<Cold>,
     /// Segment files that are left to settling when the log has no more room; half of a small store at most.
     pub settle_reserve: usize,
     /// Bytes a second that the scrub reads; `None`: there is none.
@@ -47,6 +49,21 @@ pub struct StoreConfig {
     pub map_cache: u64,
     /// Bytes of index blocks kept.
     pub index_cache: u64,
+}
+
+/// What of settled history is packed: less room, at the price of slower reads.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Cold {
+    /// What changed no more since then,
+    pub after: Duration,
+    /// and was not read by any image for so long.
+    pub unread: Duration,
+}
+
+impl Cold {
+    const DAY: Duration = Duration::from_secs(24 * 3600);
+    /// A week, and two days.
+    pub const USUAL: Self = Self { after: Self::DAY.saturating_mul(7), unread: Self::DAY.saturating_mul(2) };
 }
 
 impl StoreConfig {
@@ -85,6 +102,7 @@ impl StoreConfig {
             settle_memory: 64 << 20,
             settle_versions: 1 << 20,
             settle_at_once: 4 << 30,
+            cold: Some(Cold::USUAL),
             settle_reserve: 8,
             scrub_rate: Some(Self::SCRUB_RATE),
             ledger_each: Some(Duration::from_secs(2)),

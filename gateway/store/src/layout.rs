@@ -86,9 +86,11 @@ impl Layout {
         self.lost.iter().any(|lost| lost.from <= place && place <= lost.to && counts(lost.settle))
     }
 
-    /// Bytes of settled segments.
+    /// Bytes of settled segments; parts of one generation may name a segment both.
     pub(crate) fn bytes(&self) -> u64 {
-        self.generations.iter().map(Generation::bytes).sum()
+        let segments = self.generations.iter().flat_map(|g| &g.segments);
+        let ends: BTreeMap<_, _> = segments.map(|s| (s.segment, u64::from(s.end))).collect();
+        ends.values().sum()
     }
 
     /// Is `point` still one that can be opened?

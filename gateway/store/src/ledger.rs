@@ -301,7 +301,7 @@ impl Bookkeeping {
             lock(&self.state).sound_once.insert(at.segment);
             return Ok(());
         }
-        let (segment, from, to) = (at.segment, at.offset, at.offset.saturating_add(u32::from(at.len)));
+        let (segment, from, to) = (at.segment, at.offset, at.end());
         let repaired = Event::Repaired { segment, from, to, before, digest: after };
         self.book.enter(repaired, shared.age.now())?;
         Ok(())

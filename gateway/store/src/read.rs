@@ -4,10 +4,11 @@ use std::cell::RefCell;
 use std::io;
 use std::sync::Arc;
 
+use gateway_journal::pack::Unpacker;
 use gateway_journal::{Location, SegmentId};
 use tap_block::BlockNo;
-use tap_block::stored::{UNIT, unpack};
-use tap_block::units::count;
+use tap_block::stored::UNIT;
+use tap_block::units::{count, index};
 use tap_disk::SegmentFile;
 
 use crate::error::ReadError;
@@ -44,7 +45,7 @@ const CACHED_LONGEST: u32 = 256 << 10;
 
 thread_local! {
     /// What is read, before it is decoded. It is cleared once, not for each read.
-    static SCRATCH: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
+    static SCRATCH: RefCell<(Vec<u8>, Unpacker)> = RefCell::default();
 }
 
 impl Shared {
@@ -55,8 +56,8 @@ impl Shared {
         out: &mut [u8],
     ) -> Result<bool, ReadError> {
         Counters::add(&self.counters.blocks_read, count(units.len()));
-        SCRATCH.with_borrow_mut(|scratch| {
-            Reader { shared: self, mode, open: None, scratch }.read_all(units, out)
+        SCRATCH.with_borrow_mut(|(scratch, unpacker)| {
+            Reader { shared: self, mode, open: None, scratch, unpacker }.read_all(units, out)
         })
     }
 }
@@ -87,20 +88,16 @@ impl Reader<'_> {
 
 /// How many of `units`, which are sorted, are read with the first.
 fn run_length(units: &[&UnitRead], first: Location, gap: u32, longest: u32) -> usize {
-    let mut end = end_of(first);
+    let mut end = first.end();
     let near = units.iter().take_while(|u| {
         let at = u.at;
         let fits = at.segment == first.segment
             && at.offset <= end.saturating_add(gap)
-            && end_of(at).saturating_sub(first.offset) <= longest;
-        end = end.max(end_of(at));
+            && at.end().saturating_sub(first.offset) <= longest;
+        end = end.max(at.end());
         fits
     });
     near.count().max(1)
-}
-
-const fn end_of(at: Location) -> u32 {
-    at.offset.saturating_add(at.len as u32)
 }
 
 struct Reader<'a> {
@@ -108,6 +105,7 @@ struct Reader<'a> {
     mode: ReadMode,
     open: Option<(SegmentId, Arc<SegmentFile>)>,
     scratch: &'a mut Vec<u8>,
+    unpacker: &'a mut Unpacker,
 }
 
 impl Reader<'_> {
@@ -119,6 +117,7 @@ impl Reader<'_> {
         }
         let file = self.shared.segments.file(segment).map_err(|e| io_error(&e))?;
         let file = file.ok_or(ReadError::Gone(segment))?;
+        self.shared.heat.note(segment, self.shared.age.now());
         self.open = Some((segment, Arc::clone(&file)));
         Ok(file)
     }
@@ -127,7 +126,7 @@ impl Reader<'_> {
     fn read_run(&mut self, units: &[&UnitRead], out: &mut [u8]) -> Result<bool, ReadError> {
         let Some(first) = units.first() else { return Ok(true) };
         let start = first.at.offset;
-        let end = units.iter().map(|u| end_of(u.at)).max().unwrap_or(start);
+        let end = units.iter().map(|u| u.at.end()).max().unwrap_or(start);
         let file = self.file(first.at.segment)?;
         let len = usize::try_from(end.saturating_sub(start)).unwrap_or(0);
         if self.scratch.len() < len {
@@ -147,19 +146,16 @@ impl Reader<'_> {
             return Err(ReadError::Gone(first.at.segment));
         }
         for unit in units {
-            self.decode(unit, start, self.scratch.get(..len).unwrap_or_default(), out)?;
+            let from = index(u64::from(unit.at.offset.saturating_sub(start)));
+            let stored = self.scratch.get(from..from.saturating_add(index(u64::from(unit.at.bytes()))));
+            let block = out.get_mut(unit.into..unit.into.saturating_add(UNIT));
+            let (Some(stored), Some(block)) = (stored, block) else {
+                return Err(ReadError::Io("the block does not fit into the buffer given for it".into()));
+            };
+            let done = self.unpacker.unpack(unit.at, unit.block, stored, block);
+            done.map_err(|e| self.damaged(unit, e.to_string()))?;
         }
         Ok(true)
-    }
-
-    fn decode(&self, unit: &UnitRead, start: u32, bytes: &[u8], out: &mut [u8]) -> Result<(), ReadError> {
-        let from = usize::try_from(unit.at.offset.saturating_sub(start)).unwrap_or(usize::MAX);
-        let stored = bytes.get(from..from.saturating_add(usize::from(unit.at.len)));
-        let block = out.get_mut(unit.into..unit.into.saturating_add(UNIT));
-        let (Some(stored), Some(block)) = (stored, block) else {
-            return Err(ReadError::Io("the block does not fit into the buffer given for it".into()));
-        };
-        unpack(unit.block, stored, block).map_err(|e| self.damaged(unit, e.to_string()))
     }
 
     /// The end of a file that is not where it should be is damage; all else is the disk.

@@ -16,6 +16,8 @@
 //! Nothing is overwritten in place, and nothing goes before the manifest is durable: a crash at any step leaves the old
 //! arrangement or the new one. Readers that hold on to places of the old one find their segment gone and look again.
 
+mod chill;
+mod cold;
 mod gates;
 mod keep;
 mod limits;
@@ -143,7 +145,10 @@ impl Settler {
             return Ok(Some(report));
         }
         match self.compact(shared, terms.clone(), false)? {
-            None => self.relieve(shared, terms),
+            None => match self.relieve(shared, terms.clone())? {
+                None => self.chill(shared, terms),
+                report => Ok(report),
+            },
             report => Ok(report),
         }
     }
@@ -298,7 +303,8 @@ impl Settler {
     ) -> Result<SettleReport, StoreError> {
         let settle = self.next;
         self.next += 1;
-        let mut rewriter = Rewriter::new(shared, decision.trail.store(), settle);
+        let mut rewriter =
+            Rewriter::new(shared, (decision.trail.store(), settle), decision.at, !plan.is_stretch());
         let merged = merge(shared, &plan, &decision.window, &decision.kept, &mut rewriter)?;
         let written = rewriter.finish()?;
         let manifest = decision.manifest(settle, plan.arrange(merged.last, written.generation()));

@@ -16,12 +16,14 @@ use crate::age::Age;
 use crate::commit::Committer;
 use crate::config::StoreConfig;
 use crate::error::{Damage, ReadError, StoreError};
+use crate::heat::Heat;
 use crate::index::{FjallOpener, HealingIndex, IndexOpener};
 use crate::ingest::{IngestState, Ingester};
 use crate::keeper::Keeper;
 use crate::ledger::{Anchor, Book, Bookkeeping, FileLedger, LedgerStatus, LedgerStore};
 use crate::maps::MapCache;
 use crate::mark::{FileMark, MarkStore, SmallFile};
+use crate::offers::Offers;
 use crate::points::{OpenPoint, Points};
 use crate::queue::{Done, Job, Queue, Work};
 use crate::read::{ReadMode, UnitRead};
@@ -71,6 +73,9 @@ pub(crate) struct Shared {
     pub(crate) proving: Proving,
     pub(crate) scrubbing: Scrubbing,
     pub(crate) bookkeeping: Bookkeeping,
+    /// Which segments are read.
+    pub(crate) heat: Heat,
+    pub(crate) offers: Offers,
     pub(crate) keeper: Keeper,
     pub(crate) free: FreeSpace,
     pub(crate) counters: Counters,
@@ -222,6 +227,8 @@ impl Store {
         let book = Book::open(parts.ledger, found.mark.store, fresh)?;
         let shared = Arc::new(Shared {
             bookkeeping: Bookkeeping::new(book),
+            heat: Heat::default(),
+            offers: Offers::default(),
             queue: Queue::new(config.max_queue),
             maps: Mutex::new(MapCache::new(config.map_cache)),
             age: Age::new(clock, found.last_received),

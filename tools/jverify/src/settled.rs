@@ -4,13 +4,13 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use gateway_journal::pack::Unpacker;
 use gateway_journal::settled::{check_settled, decode_settled_run};
 use gateway_journal::{
     Manifest, Place, RegionNo, SEGMENT_HEADER, SETTLED_FRAME, SegmentId, SettledFrame, SettledHeader,
     SettledKind, StoreId, Version,
 };
 use tap_block::VolumeId;
-use tap_block::stored::verify;
 use tap_block::units::index;
 
 use crate::report::{Finding, Report, VolumeReport};
@@ -182,15 +182,16 @@ fn units(
     versions: &[Version],
     damage: &mut impl FnMut(u64, u64, String),
 ) -> u64 {
-    let mut blocks = 0;
+    let (mut blocks, mut unpacker) = (0, Unpacker::default());
     for version in versions {
         let Place::Unit(place) = version.place else { continue };
         blocks += 1;
-        let (from, block) = (index(u64::from(place.offset)), region.block(version.first));
-        let stored = bytes.get(from..from + usize::from(place.len)).unwrap_or_default();
-        if let Err(e) = verify(block, stored) {
+        let (from, to) = (index(u64::from(place.offset)), index(u64::from(place.end())));
+        let block = region.block(version.first);
+        let stored = bytes.get(from..to).unwrap_or_default();
+        if let Err(e) = unpacker.verify(place, block, stored) {
             let detail = format!("block {} as of {}: {e}", block.get(), version.position.lsn());
-            damage(len64(from), len64(from) + u64::from(place.len), detail);
+            damage(len64(from), len64(to), detail);
         }
     }
     blocks

@@ -300,13 +300,20 @@ mod tests {
         }
         let (first, last) = (RegionRange::ALL.first, RegionRange::ALL.last);
         let end = writer.header().end;
-        let segment = SettledSegment { segment: writer.segment(), end, frames: 3, first, last };
+        let segment = SettledSegment { segment: writer.segment(), end, frames: 3, first, last, warm: end };
         let (range, shares) = (RegionRange::ALL, Vec::new());
         let manifest = Manifest {
             store: StoreId::new(5),
             settle: 3,
             at: WallTime::EPOCH,
-            generations: vec![Generation { settle: 3, range, segments: vec![segment], shares }],
+            generations: vec![Generation {
+                settle: 3,
+                range,
+                segments: vec![segment],
+                shares,
+                at: WallTime::EPOCH,
+                packs: false,
+            }],
             through: (SegmentId::new(8), Start::of_segment(None)),
             group: GroupNo::new(1),
             kept: Vec::new(),

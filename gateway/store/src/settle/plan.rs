@@ -235,7 +235,8 @@ mod tests {
     fn generation(first: u32, last: u32) -> Generation {
         let place = |region| (VolumeId::new(1), RegionNo::new(region));
         let range = RegionRange { first: place(first), last: place(last) };
-        Generation { settle: 1, range, segments: Vec::new(), shares: Vec::new() }
+        let (segments, shares, at) = (Vec::new(), Vec::new(), WallTime::EPOCH);
+        Generation { settle: 1, range, segments, shares, at, packs: false }
     }
 
     #[test]
@@ -265,10 +266,16 @@ mod tests {
     #[test]
     fn a_byte_is_rewritten_once_for_each_time_history_grows_fourfold() {
         let place = (VolumeId::new(1), RegionNo::new(0));
-        let generation = |settle, end| {
-            let segment =
-                SettledSegment { segment: SegmentId::new(1), end, frames: 1, first: place, last: place };
-            Generation { settle, range: RegionRange::ALL, segments: vec![segment], shares: Vec::new() }
+        let one = |settle, end| {
+            let segment = SettledSegment {
+                segment: SegmentId::new(1),
+                end,
+                frames: 1,
+                first: place,
+                last: place,
+                warm: 0,
+            };
+            Generation { segments: vec![segment], settle, range: RegionRange::ALL, ..generation(0, 0) }
         };
         let (mut generations, mut written): (Vec<Generation>, u64) = (Vec::new(), 0);
         for settle in 1..=256 {
@@ -276,7 +283,7 @@ mod tests {
             while let Some(n) = alike(&generations, bytes) {
                 bytes += generations.drain(generations.len() - n..).map(|g| g.bytes()).sum::<u64>();
             }
-            generations.push(generation(settle, u32::try_from(bytes).unwrap()));
+            generations.push(one(settle, u32::try_from(bytes).unwrap()));
             written += bytes;
             assert!(generations.len() <= MOST_GENERATIONS, "{generations:?}");
         }

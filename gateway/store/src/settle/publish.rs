@@ -187,6 +187,7 @@ fn recycle(shared: &Shared, manifest: &Manifest, home: gateway_journal::SegmentI
     let mut free = shared.segments.retain_settled(&live);
     free.extend(shared.segments.forget_before(manifest.through.0));
     shared.bookkeeping.gone(free.iter().map(|(id, _)| *id));
+    shared.heat.forget(free.iter().map(|(id, _)| *id));
     for (_, known) in &free {
         if let Err(e) = shared.segments.pool().give_back(known.file) {
             warn!("segment file {} cannot be given back: {e}", known.file);

@@ -12,13 +12,15 @@ use gateway_image::retention::needed;
 use gateway_journal::run::{decode_run, encode_run};
 use gateway_journal::settled::SettledLaid;
 use gateway_journal::{
-    Generation, Kept, Location, Manifest, Place, RegionNo, RegionPlace, RegionRange, SegmentId,
+    Generation, Kept, KeptPoint, Location, Manifest, Place, RegionNo, RegionPlace, RegionRange, SegmentId,
     SettledSegment, SettledWriter, Share, StoreId, Version,
 };
-use tap_block::VolumeId;
+use tap_block::stored::MAX_STORED;
 use tap_block::units::{count, index};
+use tap_block::{Lsn, VolumeId, WallTime};
 use tap_disk::{FileNo, SegmentFile};
 
+use super::cold::{Body, Judge, bring_together, first_group, places, repack};
 use super::plan::Plan;
 use super::trail::Window;
 use crate::error::StoreError;
@@ -82,13 +84,15 @@ pub(super) fn merge(
             versions.extend_from_slice(more);
         }
         let points = kept.get(&volume).map_or(&[][..], |k| &k.points);
-        let left = needed(&versions, points);
-        let bytes = left.iter().map(|v| u64::from(unit_len(v)) + VERSION_BYTES).sum::<u64>();
+        let mut left = needed(&versions, points);
+        bring_together(&mut left);
+        let old = into.old(points);
+        let bytes = into.written_for(&left, old);
         if merged.last.is_some() && into.bytes() + bytes > plan.budget {
             return Ok(merged);
         }
         merged = Merged { seen: merged.seen + count(versions.len()), last: Some((volume, region)) };
-        into.add(volume, region, left)?;
+        into.add(Region { volume, region, versions: left, old })?;
     }
 }
 
@@ -163,12 +167,20 @@ pub(super) struct Rewriter<'a> {
     versions: u64,
     /// Bytes read and written since it last gave way.
     worked: u64,
+    /// Now, on the store's own clock.
+    now: WallTime,
+    /// Packs stay packs, read or not: there may be no room for more than there is.
+    keep_packs: bool,
+    /// Is anything in packs?
+    packs: bool,
 }
 
 struct Region {
     volume: VolumeId,
     region: RegionNo,
     versions: Vec<Version>,
+    /// What was there at this point is old; `None`: nothing is.
+    old: Option<Lsn>,
 }
 
 struct Open {
@@ -178,12 +190,17 @@ struct Open {
     unsynced: u64,
     /// The first and the last region in it; `None` while it holds none.
     places: Option<(RegionPlace, RegionPlace)>,
+    /// Bytes of units that may be packed another time.
+    warm: u64,
+    /// When something of it was read last, in the segments where it lay before.
+    read: WallTime,
 }
 
 /// A segment that is whole and on the disk, but for its header when it is the last.
 struct Finished {
     no: FileNo,
     segment: SettledSegment,
+    read: WallTime,
 }
 
 /// Everything that was written, and the segment that the manifest goes to. Dropped without [`Written::settled`] its files
@@ -195,7 +212,12 @@ pub(super) struct Written<'a> {
 }
 
 impl<'a> Rewriter<'a> {
-    pub(super) const fn new(shared: &'a Shared, store: StoreId, settle: u64) -> Self {
+    pub(super) const fn new(
+        shared: &'a Shared,
+        (store, settle): (StoreId, u64),
+        now: WallTime,
+        keep_packs: bool,
+    ) -> Self {
         Self {
             shared,
             store,
@@ -210,6 +232,9 @@ impl<'a> Rewriter<'a> {
             unit_bytes: 0,
             versions: 0,
             worked: 0,
+            now,
+            keep_packs,
+            packs: false,
         }
     }
 
@@ -218,20 +243,43 @@ impl<'a> Rewriter<'a> {
         self.unit_bytes + self.stripe_bytes + self.versions * VERSION_BYTES
     }
 
+    /// The last of a volume's points, ascending, of which all is old.
+    fn old(&self, points: &[KeptPoint]) -> Option<Lsn> {
+        let after = self.shared.config.cold?.after;
+        let old = points.partition_point(|p| self.now.since(p.received_at) >= after);
+        points.get(old.checked_sub(1)?).map(|p| p.lsn)
+    }
+
+    fn is_cold(&self, version: &Version, old: Option<Lsn>) -> bool {
+        let (Place::Unit(at), Some(cold)) = (version.place, self.shared.config.cold) else { return false };
+        let old = old.is_some_and(|old| version.position.visible_at(old));
+        let unread = || self.now.since(self.shared.heat.last(at.segment)) >= cold.unread;
+        (at.is_pack() && self.keep_packs) || (old && unread())
+    }
+
+    /// What is written for versions, at most, about: what comes out of a pack takes more room.
+    fn written_for(&self, versions: &[Version], old: Option<Lsn>) -> u64 {
+        let stored: u64 = places(versions).map(|at| u64::from(at.bytes())).sum();
+        let apart =
+            |v: &&Version| matches!(v.place, Place::Unit(at) if at.is_pack()) && !self.is_cold(v, old);
+        let apart = count(versions.iter().filter(apart).count()) * count(MAX_STORED);
+        stored + apart + count(versions.len()) * VERSION_BYTES
+    }
+
     /// Takes what is left of a region; regions come in order.
-    fn add(&mut self, volume: VolumeId, region: RegionNo, versions: Vec<Version>) -> Result<(), StoreError> {
+    fn add(&mut self, region: Region) -> Result<(), StoreError> {
         if self.shared.settling.is_stopped() {
             return Err(StoreError::Stopped);
         }
-        self.versions += count(versions.len());
-        let bytes = versions.iter().map(|v| u64::from(unit_len(v))).sum::<u64>();
+        self.versions += count(region.versions.len());
+        let bytes = places(&region.versions).map(|at| u64::from(at.bytes())).sum::<u64>();
         if bytes > self.shared.config.settle_memory {
             self.flush()?;
             self.unit_bytes += bytes;
-            return self.add_large(volume, region, &versions);
+            return self.add_large(&region);
         }
         self.stripe_bytes += bytes;
-        self.stripe.push(Region { volume, region, versions });
+        self.stripe.push(region);
         if self.stripe_bytes >= self.shared.config.settle_memory {
             self.flush()?;
         }
@@ -239,21 +287,18 @@ impl<'a> Rewriter<'a> {
     }
 
     /// A region that memory does not hold at once.
-    fn add_large(
-        &mut self,
-        volume: VolumeId,
-        region: RegionNo,
-        mut rest: &[Version],
-    ) -> Result<(), StoreError> {
+    fn add_large(&mut self, whole: &Region) -> Result<(), StoreError> {
+        let &Region { volume, region, old, .. } = whole;
+        let mut rest = whole.versions.as_slice();
         let limit = u32::try_from(self.shared.config.settle_memory).unwrap_or(u32::MAX);
         let mut placed = Vec::with_capacity(rest.len());
         while !rest.is_empty() {
             let (n, _) = piece(rest, limit, usize::MAX);
             let (now, later) = rest.split_at(n);
-            let part = [Region { volume, region, versions: now.to_vec() }];
+            let part = vec![Region { volume, region, versions: now.to_vec(), old }];
             let bodies = self.gather(&part)?;
-            for (part, body) in part.iter().zip(bodies) {
-                placed.extend(self.write_part(part, &body)?);
+            for (part, bytes) in part.into_iter().zip(bodies) {
+                placed.extend(self.write_part(part, bytes)?);
             }
             rest = later;
         }
@@ -270,8 +315,10 @@ impl<'a> Rewriter<'a> {
         let stripe = std::mem::take(&mut self.stripe);
         self.unit_bytes += std::mem::take(&mut self.stripe_bytes);
         let bodies = self.gather(&stripe)?;
-        for (region, body) in stripe.iter().zip(bodies) {
-            self.write_region(region, &body)?;
+        for (region, bytes) in stripe.into_iter().zip(bodies) {
+            let (volume, no) = (region.volume, region.region);
+            let placed = self.write_part(region, bytes)?;
+            self.close_region(volume, no, &placed)?;
         }
         Ok(())
     }
@@ -282,11 +329,9 @@ impl<'a> Rewriter<'a> {
         let mut bodies = Vec::with_capacity(stripe.len());
         for (n, region) in stripe.iter().enumerate() {
             let mut len = 0;
-            for version in &region.versions {
-                if let Place::Unit(at) = version.place {
-                    units.push((at, n, len));
-                    len += usize::from(at.len);
-                }
+            for at in places(&region.versions) {
+                units.push((at, n, len));
+                len += index(u64::from(at.bytes()));
             }
             bodies.push(vec![0; len]);
         }
@@ -304,16 +349,16 @@ impl<'a> Rewriter<'a> {
     /// Units that lie close together. One whose checksum is wrong is copied as it is: it stays damaged, and refused.
     fn read(&self, units: &[(Location, usize, usize)], bodies: &mut [Vec<u8>]) -> Result<u64, StoreError> {
         let Some((first, ..)) = units.first() else { return Ok(0) };
-        let end = units.iter().map(|(at, ..)| end_of(*at)).max().unwrap_or(first.offset);
+        let end = units.iter().map(|(at, ..)| at.end()).max().unwrap_or(first.offset);
         let file = self.shared.segments.file(first.segment)?;
         let gone = || StoreError::Damaged(format!("{} is missing: settling waits for it", first.segment));
         let mut bytes = vec![0; index(u64::from(end.saturating_sub(first.offset)))];
         file.ok_or_else(gone)?.read_at(u64::from(first.offset), &mut bytes)?;
         for (at, region, offset) in units {
             let from = index(u64::from(at.offset.saturating_sub(first.offset)));
-            let unit = bytes.get(from..from + usize::from(at.len));
-            let place =
-                bodies.get_mut(*region).and_then(|b| b.get_mut(*offset..*offset + usize::from(at.len)));
+            let len = index(u64::from(at.bytes()));
+            let unit = bytes.get(from..from + len);
+            let place = bodies.get_mut(*region).and_then(|b| b.get_mut(*offset..*offset + len));
             if let (Some(unit), Some(place)) = (unit, place) {
                 place.copy_from_slice(unit);
             }
@@ -321,21 +366,40 @@ impl<'a> Rewriter<'a> {
         Ok(count(bytes.len()))
     }
 
-    fn write_region(&mut self, region: &Region, body: &[u8]) -> Result<(), StoreError> {
-        let placed = self.write_part(region, body)?;
-        self.close_region(region.volume, region.region, &placed)
+    /// Packs what is cold, and writes frames; the versions in their new places.
+    fn write_part(&mut self, region: Region, bytes: Vec<u8>) -> Result<Vec<Version>, StoreError> {
+        let Region { volume, region, versions, old } = region;
+        let read = versions.iter().filter_map(segment_of).map(|s| self.shared.heat.last(s)).max();
+        let judge = Judge {
+            region,
+            is_cold: &|version| self.is_cold(version, old),
+            offered: &|at, block| self.shared.offers.content(at, block),
+        };
+        let body = repack(&judge, versions, bytes);
+        self.packs |= body.packs;
+        self.write_frames((volume, region), &body, read.unwrap_or(WallTime::EPOCH))
     }
 
-    /// Writes frames; the versions in their new places.
-    fn write_part(&mut self, region: &Region, body: &[u8]) -> Result<Vec<Version>, StoreError> {
-        let mut placed = Vec::with_capacity(region.versions.len());
-        let (mut versions, mut body) = (region.versions.as_slice(), body);
+    fn write_frames(
+        &mut self,
+        region: RegionPlace,
+        body: &Body,
+        read: WallTime,
+    ) -> Result<Vec<Version>, StoreError> {
+        let (all, warm) = (count(body.bytes.len()).max(1), body.warm);
+        let mut placed = Vec::with_capacity(body.versions.len());
+        let (mut versions, mut body) = (body.versions.as_slice(), body.bytes.as_slice());
         while !versions.is_empty() {
             let limit = FRAME_BYTES.min(self.shared.config.segment_len / 4);
             let (n, bytes) = piece(versions, limit, FRAME_VERSIONS);
             let ((now, later), (units, behind)) =
                 (versions.split_at(n), body.split_at(bytes.min(body.len())));
             placed.extend(self.write_frame(region, now, units)?);
+            if let Some(open) = &mut self.open {
+                // Its share: where the warm ones are is not told apart.
+                open.warm += count(units.len()) * warm / all;
+                open.read = open.read.max(read);
+            }
             (versions, body) = (later, behind);
         }
         Ok(placed)
@@ -357,18 +421,18 @@ impl<'a> Rewriter<'a> {
 
     fn write_frame(
         &mut self,
-        region: &Region,
+        (volume, region): RegionPlace,
         versions: &[Version],
         units: &[u8],
     ) -> Result<Vec<Version>, StoreError> {
         for _ in 0..2 {
             let open = self.opened()?;
-            if let Some(laid) = open.writer.run(region.volume, region.region, versions) {
+            if let Some(laid) = open.writer.run(volume, region, versions) {
                 open.write(laid.at, &laid.head, units, laid.padding)?;
-                let place = (region.volume, region.region);
+                let place = (volume, region);
                 open.places = Some((open.places.map_or(place, |(first, _)| first), place));
                 let bytes = count(laid.head.len() + units.len()) + u64::from(laid.padding);
-                let share = Share { segment: open.writer.segment(), volume: region.volume, bytes };
+                let share = Share { segment: open.writer.segment(), volume, bytes };
                 self.take_share(share);
                 self.give_way(count(units.len()));
                 return Ok(laid.versions);
@@ -400,7 +464,8 @@ impl<'a> Rewriter<'a> {
                 self.shared
                     .index
                     .commit(vec![(keys::RESERVED.to_vec(), keys::reserved(self.settle, writer.segment()))])?;
-                let open = Open { no, file, writer, unsynced: 0, places: None };
+                let open =
+                    Open { no, file, writer, unsynced: 0, places: None, warm: 0, read: WallTime::EPOCH };
                 // Whatever the file was, it is that no more.
                 open.file.write_at(0, &[IoSlice::new(&[0; 4096])])?;
                 open
@@ -414,7 +479,7 @@ impl<'a> Rewriter<'a> {
         let Some(open) = self.open.take() else { return Ok(()) };
         let header = open.writer.header();
         // Noted first: it is given back if the disk fails.
-        self.done.push(Finished { no: open.no, segment: open.segment() });
+        self.done.push(Finished { no: open.no, segment: open.segment(), read: open.read });
         open.file.sync()?;
         open.file.write_at(0, &[IoSlice::new(&header.encode())])?;
         open.file.sync()?;
@@ -469,7 +534,8 @@ impl Open {
     fn segment(&self) -> SettledSegment {
         let header = self.writer.header();
         let (first, last) = self.places.unwrap_or((RegionRange::ALL.first, RegionRange::ALL.first));
-        SettledSegment { segment: header.segment, end: header.end, frames: header.frames, first, last }
+        let warm = u32::try_from(self.warm).unwrap_or(u32::MAX).min(header.end);
+        SettledSegment { segment: header.segment, end: header.end, frames: header.frames, first, last, warm }
     }
 
     fn write(&mut self, at: u32, head: &[u8], units: &[u8], padding: u32) -> std::io::Result<()> {
@@ -494,7 +560,7 @@ impl Written<'_> {
         let open = r.open.as_ref().map(Open::segment);
         let segments: Vec<_> = r.done.iter().map(|d| d.segment).chain(open).collect();
         let (range, shares) = (RegionRange::ALL, r.shares.clone());
-        let generation = Generation { settle: r.settle, range, segments, shares };
+        let generation = Generation { settle: r.settle, range, segments, shares, at: r.now, packs: r.packs };
         (!generation.segments.is_empty()).then_some(generation)
     }
 
@@ -520,10 +586,11 @@ impl Written<'_> {
     /// From here on reads find its segments.
     pub(super) fn make_known(&self) {
         let r = &self.rewriter;
-        let open = r.open.as_ref().map(|o| (o.writer.segment(), o.no, o.writer.header().end));
-        let done = r.done.iter().map(|d| (d.segment.segment, d.no, d.segment.end));
-        for (segment, file, end) in done.chain(open) {
+        let open = r.open.as_ref().map(|o| (o.writer.segment(), o.no, o.writer.header().end, o.read));
+        let done = r.done.iter().map(|d| (d.segment.segment, d.no, d.segment.end, d.read));
+        for (segment, file, end, read) in done.chain(open) {
             r.shared.segments.set_settled(segment, Known { file, end });
+            r.shared.heat.note(segment, read);
         }
     }
 
@@ -575,39 +642,36 @@ impl Drop for Written<'_> {
     }
 }
 
-const fn unit_len(version: &Version) -> u32 {
+const fn segment_of(version: &Version) -> Option<SegmentId> {
     match version.place {
-        Place::Zero => 0,
-        Place::Unit(at) => at.len as u32,
+        Place::Zero => None,
+        Place::Unit(at) => Some(at.segment),
     }
-}
-
-const fn end_of(at: Location) -> u32 {
-    at.offset.saturating_add(at.len as u32)
 }
 
 /// How many of `units`, which are sorted, are read with the first.
 fn near(units: &[(Location, usize, usize)], first: Location) -> usize {
-    let mut end = end_of(first);
+    let mut end = first.end();
     let run = units.iter().take_while(|(at, ..)| {
         let fits = at.segment == first.segment
             && at.offset <= end.saturating_add(GAP)
-            && end_of(*at).saturating_sub(first.offset) <= LONGEST_READ;
-        end = end.max(end_of(*at));
+            && at.end().saturating_sub(first.offset) <= LONGEST_READ;
+        end = end.max(at.end());
         fits
     });
     run.count().max(1)
 }
 
-/// How many versions go into one frame, and the bytes of their units.
+/// How many versions go into one frame, and the bytes of their units and packs. No pack is cut apart.
 fn piece(versions: &[Version], limit: u32, most: usize) -> (usize, usize) {
     let (mut n, mut bytes) = (0, 0u32);
-    for version in versions.iter().take(most) {
-        let after = bytes.saturating_add(unit_len(version));
-        if n > 0 && after > limit {
+    while let Some(rest) = versions.get(n..).filter(|rest| !rest.is_empty()) {
+        let group = rest.get(..first_group(rest)).unwrap_or(rest);
+        let after = bytes.saturating_add(places(group).map(Location::bytes).sum());
+        if n > 0 && (after > limit || n + group.len() > most) {
             break;
         }
-        (n, bytes) = (n + 1, after);
+        (n, bytes) = (n + group.len(), after);
     }
     (n, index(u64::from(bytes)))
 }

@@ -1,10 +1,11 @@
 //! Blocks in frames whose head is damaged: the frame does not say any more what lies in it, but the index does, and by the
 //! index they are read.
 
+use gateway_journal::pack::Unpacker;
 use gateway_journal::run::decode_run;
 use gateway_journal::{GroupNo, Location, Place, RegionNo, SegmentId, Version};
 use tap_block::VolumeId;
-use tap_block::stored::verify;
+use tap_block::units::index;
 
 use super::{Scope, Step, Suspect, Verifier};
 use crate::error::StoreError;
@@ -42,7 +43,13 @@ impl Verifier<'_, '_> {
             let here = groups.filter(|g| g.no == group).flat_map(|g| g.sorted());
             here.map(|(volume, region, versions)| (volume, region, versions.to_vec())).collect()
         };
-        let mut hidden = Hidden { shared: self.shared, scope: self.report.scope, stretches, step };
+        let mut hidden = Hidden {
+            shared: self.shared,
+            scope: self.report.scope,
+            stretches,
+            step,
+            unpacker: Unpacker::default(),
+        };
         let (from, to) = (keys::run(VolumeId::new(0), RegionNo::new(0), GroupNo::new(0)), vec![0xff; 24]);
         let mut outcome = Ok(());
         self.shared.index.scan(Table::Runs, &from, &to, &mut |key, run| {
@@ -68,7 +75,13 @@ impl Verifier<'_, '_> {
         step: &mut Step,
     ) -> Result<(), StoreError> {
         let layout = self.layout();
-        let mut hidden = Hidden { shared: self.shared, scope: self.report.scope, stretches, step };
+        let mut hidden = Hidden {
+            shared: self.shared,
+            scope: self.report.scope,
+            stretches,
+            step,
+            unpacker: Unpacker::default(),
+        };
         for generation in layout.generations.iter().filter(|g| g.settle == settle) {
             let key = |(volume, region)| keys::settled(settle, volume, region);
             let (from, to) = (key(generation.range.first), key(generation.range.last));
@@ -90,6 +103,7 @@ struct Hidden<'a> {
     scope: Scope,
     stretches: &'a [Stretch],
     step: &'a mut Step,
+    unpacker: Unpacker,
 }
 
 impl Hidden<'_> {
@@ -104,14 +118,15 @@ impl Hidden<'_> {
         }
         let block = region.block(version.first);
         self.step.blocks += 1;
-        let mut bytes = vec![0; usize::from(at.len)];
+        let mut bytes = vec![0; index(u64::from(at.bytes()))];
         let read = match self.shared.segments.file(at.segment) {
             Ok(Some(file)) => file.read_at(u64::from(at.offset), &mut bytes).map_err(|e| e.to_string()),
             // If it was given back meanwhile, nobody finds the version there any more.
             Ok(None) => Err(format!("{} is missing", at.segment)),
             Err(e) => Err(e.to_string()),
         };
-        if let Err(detail) = read.and_then(|()| verify(block, &bytes).map(drop).map_err(|e| e.to_string())) {
+        let mut sound = || self.unpacker.verify(at, block, &bytes).map_err(|e| e.to_string());
+        if let Err(detail) = read.and_then(|()| sound()) {
             let position = version.position;
             self.step.suspects.push(Suspect { volume, block, position, at, detail });
         }

@@ -41,7 +41,7 @@ impl Verifier<'_, '_> {
         if beyond || !is_kept(kept, first, last) {
             return None;
         }
-        let end = at.offset.saturating_add(u32::from(at.len));
+        let end = at.end();
         let finding = self.finding(FindingKind::Block, at.segment, (at.offset, end), detail.clone());
         Some(Finding {
             volume: Some(*volume),

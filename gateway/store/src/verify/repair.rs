@@ -3,10 +3,13 @@
 //!
 //! The protected disk may still hold the version that was damaged; what it offers is compared with what is left of it here.
 //!
-//! This is the one place that writes into history, and it writes what stood there.
+//! This is the one place that writes into history, and it writes what stood there. What lies in a damaged pack is written
+//! anew elsewhere, with its region.
 
+use gateway_journal::pack::{PackHead, Unpacker, content_sum};
 use gateway_journal::{Location, Place, RegionNo};
-use tap_block::stored::{UNIT, unpack};
+use tap_block::stored::{UNIT, pack, unpack};
+use tap_block::units::index;
 use tap_block::{BlockNo, Position, VolumeId};
 use tap_disk::SegmentFile;
 
@@ -17,6 +20,7 @@ use std::time::Duration;
 
 use super::judge::versions;
 use crate::error::StoreError;
+use crate::settle::Settler;
 use crate::store::Shared;
 
 /// So long a repair waits for the end of a pass.
@@ -66,10 +70,11 @@ pub(crate) fn repair(
     position: Position,
     (unit, offered): (&[u8], Offered),
 ) -> Result<usize, StoreError> {
-    unpack(block, unit, &mut [0; UNIT])
+    let mut content = vec![0; UNIT];
+    unpack(block, unit, &mut content)
         .map_err(|e| StoreError::Invalid(format!("the block offered is not sound: {e}")))?;
     // As long as no pass is made no file is given back.
-    let _still = shared.settling.still(PATIENCE).ok_or(StoreError::Busy)?;
+    let mut still = shared.settling.still(PATIENCE).ok_or(StoreError::Busy)?;
     let places = places(shared, volume, block, position)?;
     if places.is_empty() {
         return Err(StoreError::Invalid(format!(
@@ -77,11 +82,15 @@ pub(crate) fn repair(
             block.get()
         )));
     }
-    let mut repaired = 0;
+    let (mut repaired, mut packs) = (0, Vec::new());
     for at in places {
         let gone = || StoreError::Damaged(format!("{} is missing", at.segment));
         let file = shared.segments.file(at.segment)?.ok_or_else(gone)?;
         if sound(&file, block, at)?.is_ok() {
+            continue;
+        }
+        if at.is_pack() {
+            packs.push(at);
             continue;
         }
         check_length(unit, at)?;
@@ -94,6 +103,8 @@ pub(crate) fn repair(
         put?;
         repaired += 1;
     }
+    let which = (volume, block, position);
+    repaired += mend_packs(shared, &mut still, which, &packs, (&content, offered))?;
     shared.proving.repaired(volume, block, position, shared.age.now());
     Ok(repaired)
 }
@@ -114,13 +125,59 @@ fn places(
     Ok(units.collect())
 }
 
-/// What lies there, and whether it is what was written.
+/// A pack is compressed as a whole, so the region is written anew with what is offered in place of the damaged member.
+fn mend_packs(
+    shared: &Shared,
+    settler: &mut Settler,
+    (volume, block, position): (VolumeId, BlockNo, Position),
+    packs: &[Location],
+    (content, offered): (&[u8], Offered),
+) -> Result<usize, StoreError> {
+    let Some((region, _)) = RegionNo::holding(block).filter(|_| !packs.is_empty()) else { return Ok(0) };
+    for at in packs {
+        if offered == Offered::Content && !was_member(shared, *at, block, content)? {
+            return Err(StoreError::Invalid("the disk holds another version of the block by now".to_owned()));
+        }
+        if !shared.offers.put(*at, block, content.to_vec()) {
+            return Err(StoreError::Busy);
+        }
+    }
+    let renewed = settler.renew_region(shared, volume, region);
+    packs.iter().for_each(|at| shared.offers.clear(*at, block));
+    shared.bookkeeping.settled(&renewed?);
+    for at in places(shared, volume, block, position)? {
+        let Some(file) = shared.segments.file(at.segment)? else { continue };
+        sound(&file, block, at)?
+            .map_err(|why| StoreError::Io(format!("block {} cannot be put right: {why}", block.get())))?;
+    }
+    Ok(packs.len())
+}
+
+/// Does what is left of the pack say that this was the block's content?
+fn was_member(shared: &Shared, at: Location, block: BlockNo, content: &[u8]) -> Result<bool, StoreError> {
+    let Some(file) = shared.segments.file(at.segment)? else { return Ok(false) };
+    let mut bytes = vec![0; index(u64::from(at.bytes()))];
+    if file.read_at(u64::from(at.offset), &mut bytes).is_err() {
+        return Ok(false);
+    }
+    let within = RegionNo::holding(block).map(|(_, within)| within);
+    let members = PackHead::decode(&bytes).map_or_else(|_| Vec::new(), |head| head.members);
+    Ok(members.iter().any(|(b, sum)| Some(*b) == within && *sum == content_sum(block, content)))
+}
+
+/// The unit there, and whether it is what was written. What lies in a pack is given the unit it would have alone.
 fn sound(file: &SegmentFile, block: BlockNo, at: Location) -> Result<Result<Vec<u8>, String>, StoreError> {
-    let mut bytes = vec![0; usize::from(at.len)];
+    let mut bytes = vec![0; index(u64::from(at.bytes()))];
     if let Err(e) = file.read_at(u64::from(at.offset), &mut bytes) {
         return Ok(Err(e.to_string()));
     }
-    Ok(unpack(block, &bytes, &mut [0; UNIT]).map_err(|e| e.to_string()).map(|()| bytes))
+    let mut content = [0; UNIT];
+    let unpacked = Unpacker::default().unpack(at, block, &bytes, &mut content).map_err(|e| e.to_string());
+    if at.is_pack() {
+        bytes.clear();
+        pack(block, &content, &mut bytes);
+    }
+    Ok(unpacked.map(|()| bytes))
 }
 
 /// Either the checksum there is that of `unit`, or all the rest is as in `unit`: rot that leaves neither is not told from

@@ -3,13 +3,13 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use gateway_journal::pack::Unpacker;
 use gateway_journal::run::decode_run;
 use gateway_journal::{
     Location, Manifest, Place, RegionNo, SEGMENT_HEADER, SegmentId, SettledFrame, SettledHeader, SettledKind,
     Version,
 };
 use tap_block::VolumeId;
-use tap_block::stored::verify;
 use tap_block::units::index;
 use tap_disk::SegmentFile;
 
@@ -85,7 +85,8 @@ impl Verifier<'_, '_> {
         }
         let settle = self.settle_of(id);
         let reader = ChunkReader::new(Arc::clone(&file));
-        let mut walk = Walk { settle, reader, row: None, step: Step::default() };
+        let mut walk =
+            Walk { settle, reader, unpacker: Unpacker::default(), row: None, step: Step::default() };
         let (mut at, mut hidden) = (SEGMENT_HEADER, Vec::new());
         while at < known.end {
             let read = read_frame(&file, id, at)
@@ -223,6 +224,7 @@ struct Walk {
     /// Which settle wrote it.
     settle: Option<u64>,
     reader: ChunkReader,
+    unpacker: Unpacker,
     row: Option<SettledRow>,
     step: Step,
 }
@@ -233,7 +235,8 @@ impl Walk {
             let Place::Unit(at) = version.place else { continue };
             let (block, position) = (region.block(version.first), version.position);
             self.step.blocks += 1;
-            if let Err(why) = verify(block, self.reader.fetch(at.offset, u32::from(at.len))) {
+            let stored = self.reader.fetch(at.offset, at.bytes());
+            if let Err(why) = self.unpacker.verify(at, block, stored) {
                 let at = Location { segment: frame.segment, ..at };
                 self.step.suspects.push(Suspect { volume, block, position, at, detail: why.to_string() });
             }

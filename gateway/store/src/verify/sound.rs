@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use gateway_journal::ledger::Hashed;
+use gateway_journal::pack::Unpacker;
 use gateway_journal::table::{decode_meta, decode_records};
 use gateway_journal::{
     Expected, Found, FrameHeader, FrameKind, Manifest, Place, SEGMENT_HEADER, Sealed, SegmentHeader,
@@ -73,6 +74,7 @@ fn frame_sound(header: &FrameHeader, at: u32, table: &[u8], units: &mut ChunkRea
 
 fn settled_sound(id: SegmentId, file: &Arc<SegmentFile>, end: u32) -> bool {
     let (mut at, mut units) = (SEGMENT_HEADER, ChunkReader::new(Arc::clone(file)));
+    let mut unpacker = Unpacker::default();
     while at < end {
         let Ok((frame, table)) = read_frame(file, id, at) else { return false };
         let sound = match frame.kind {
@@ -80,8 +82,8 @@ fn settled_sound(id: SegmentId, file: &Arc<SegmentFile>, end: u32) -> bool {
             SettledKind::Run(_, region) => versions_in(&frame, at, &table).is_ok_and(|versions| {
                 versions.iter().all(|version| match version.place {
                     Place::Unit(unit) => {
-                        let bytes = units.fetch(unit.offset, u32::from(unit.len));
-                        verify(region.block(version.first), bytes).is_ok()
+                        let bytes = units.fetch(unit.offset, unit.bytes());
+                        unpacker.verify(unit, region.block(version.first), bytes).is_ok()
                     }
                     Place::Zero => true,
                 })

@@ -20,7 +20,7 @@ use std::time::Duration;
 
 use gateway_journal::RegionNo;
 use gateway_store::{
-    MemoryIndex, MemoryLedger, MemoryMark, Parts, ReadMode, Store, StoreConfig, StoreError, UnitRead,
+    Cold, MemoryIndex, MemoryLedger, MemoryMark, Parts, ReadMode, Store, StoreConfig, StoreError, UnitRead,
 };
 use tap_block::stored::UNIT;
 use tap_block::{Batch, Clock, Lsn, Monotonic, VolumeId, WallTime};
@@ -84,6 +84,7 @@ impl Disk {
         config.checkpoint_versions = 60;
         config.spare_segments = 0;
         config.settle_each = None;
+        config.cold = Some(Cold { after: Duration::from_secs(500), unread: Duration::from_secs(100) });
         config.scrub_rate = None;
         config.ledger_each = None;
         config.settle_reserve = 0;
