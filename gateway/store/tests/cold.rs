@@ -13,10 +13,13 @@ mod common;
 use std::time::Duration;
 
 use common::image;
-use common::lab::{Lab, policy};
-use gateway_journal::Manifest;
-use gateway_store::{MarkStore, MemoryIndex};
-use tap_block::Lsn;
+use common::lab::{Lab, cut, policy};
+use gateway_journal::{Manifest, RegionNo, SettledHeader};
+use gateway_store::{Finding, FindingKind, MarkStore, MemoryIndex, Offered, Scope, Store};
+use tap_block::stored::pack;
+use tap_block::{BlockNo, Lsn};
+use tap_disk::SegmentDir;
+use testbed_model::Random;
 
 fn has_packs(lab: &Lab) -> bool {
     let manifest = Manifest::unseal(&lab.disk.manifest.load().unwrap()).unwrap();
@@ -98,4 +101,54 @@ fn nothing_is_packed_where_that_is_switched_off() {
     lab.open();
     later(&lab, 100_000);
     assert!(!has_packs(&lab));
+}
+
+/// Flips a bit of the body of a pack of the head's; which block it was found by.
+fn rot(lab: &Lab, store: &Store) -> BlockNo {
+    let (head, region) = (lab.oracle.lsns().pop().unwrap(), RegionNo::new(0));
+    let map = store.region_map(lab.volume(), region, head).unwrap();
+    let (within, at) =
+        (0..200).filter_map(|n| Some((n, map.unit(n)?))).find(|(_, at)| at.is_pack()).expect("a pack");
+    for name in lab.disk.dir.list().unwrap() {
+        let (file, mut header) = (lab.disk.dir.open(name).unwrap(), [0; 128]);
+        file.read_at(0, &mut header).unwrap();
+        if SettledHeader::decode(&header).is_ok_and(|h| h.segment == at.segment) {
+            let (place, mut byte) = (u64::from(at.end()) - 12, [0]);
+            file.read_at(place, &mut byte).unwrap();
+            file.write_at(place, &[std::io::IoSlice::new(&[byte[0] ^ 8])]).unwrap();
+        }
+    }
+    region.block(within)
+}
+
+#[test]
+fn a_pack_that_rots_is_named_by_every_member_and_put_right_block_by_block() {
+    let lab = settled(7);
+    later(&lab, 600);
+    let sound = cut(&lab.disk, &mut Random::new(1)).open();
+    let store = lab.store();
+    let block = rot(&lab, store);
+    let report = store.verify(Scope::default(), &mut |_| true).unwrap();
+    let blocks = || {
+        let found = store.findings(lab.volume()).into_iter();
+        found.filter(|f| f.kind == FindingKind::Block && f.over_at.is_none()).collect::<Vec<_>>()
+    };
+    let named = blocks();
+    let here = |f: &Finding| f.extent.unwrap().offset() == block.offset();
+    assert!(named.len() > 1 && named.iter().any(here), "{report:?}");
+    for (n, finding) in named.iter().enumerate() {
+        let (block, position) =
+            (BlockNo::holding(finding.extent.unwrap().offset()), finding.position.unwrap());
+        let unit = sound.stored_unit(lab.volume(), block, position).unwrap().unwrap();
+        let mut other = Vec::new();
+        pack(block, &[9; 3000], &mut other);
+        let offer = |unit: &[u8], offered| store.repair(lab.volume(), block, position, unit, offered);
+        assert!(offer(&other, Offered::Content).is_err(), "the pack's head says what its members were");
+        let offered = if n % 2 == 0 { Offered::Content } else { Offered::Version };
+        assert_eq!(offer(&unit, offered).unwrap(), 1);
+        assert_eq!(blocks().len(), named.len() - n - 1);
+    }
+    let again = store.verify(Scope { fresh: true, ..Scope::default() }, &mut |_| true).unwrap();
+    assert_eq!(again.findings, []);
+    lab.check(1);
 }
