@@ -40,3 +40,4 @@ mod views;
 
 pub use committed::ProtectDisk;
 pub use gateway::{Gateway, GatewayConfig, GatewayHandle, StartError};
+pub use gateway_store::Cold;

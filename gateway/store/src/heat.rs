@@ -34,6 +34,8 @@ impl Heat {
     /// These are no part of the store any more.
     pub(crate) fn forget(&self, gone: impl Iterator<Item = SegmentId>) {
         let mut known = write(&self.0);
-        gone.for_each(|segment| drop(known.remove(&segment)));
+        for segment in gone {
+            known.remove(&segment);
+        }
     }
 }

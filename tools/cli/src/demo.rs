@@ -112,6 +112,7 @@ fn plan(dir: &Path, disk: PathBuf) -> Result<Plan, Failure> {
             api: Some(free_or_any(7070)),
             journal_limit: None,
             scrub_rate: None,
+            pack_after: None,
             hooks: None,
         }),
         cx: Some(CxPlan { listen: vec![to_cx.clone()], gateways: vec![("local".to_owned(), to_gateway)] }),

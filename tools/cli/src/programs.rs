@@ -66,6 +66,10 @@ struct Images {
     /// How much of the journal the scrub reads and checks each second; 0: there is none [default: 16M]
     #[arg(long, value_name = "SIZE", value_parser = crate::verbs::parse_size)]
     scrub_rate: Option<u64>,
+    /// History that is so old, and that no image has read for two days, is compressed more (zstd over 64 KiB), which makes
+    /// reading it slower; `never`: none is [default: 7d]
+    #[arg(long, value_name = "AGE", value_parser = crate::verbs::parse_pack_after)]
+    pack_after: Option<crate::verbs::PackAfter>,
     /// Where the hooks lie that policies may name [default: DATA/gateway/hooks]
     #[arg(long, value_name = "DIR")]
     hooks: Option<PathBuf>,
@@ -179,8 +183,8 @@ impl Images {
             ],
             false => self.nbd,
         };
-        let Self { journal_limit, scrub_rate, hooks, .. } = self;
-        GatewayPlan { links, nbd, api: Some(self.api), journal_limit, scrub_rate, hooks }
+        let Self { journal_limit, scrub_rate, pack_after, hooks, .. } = self;
+        GatewayPlan { links, nbd, api: Some(self.api), journal_limit, scrub_rate, pack_after, hooks }
     }
 }
 

@@ -12,13 +12,14 @@ use cx_link::{Address, Hub};
 use cx_server::{Cx, CxConfig, CxHandle};
 use gateway_front::ListenAddress;
 use gateway_server::http::{ApiConfig, Control as _};
-use gateway_server::{Gateway, GatewayConfig, GatewayHandle, ProtectDisk};
+use gateway_server::{Cold, Gateway, GatewayConfig, GatewayHandle, ProtectDisk};
 use serde::Serialize;
 use tap_agent::{Limits, Protect, Tap, TapConfig};
 use tap_block::Name;
 use tap_disk::{DirLock, LockError};
 
 use crate::output::Failure;
+use crate::verbs::PackAfter;
 
 /// A stop takes less than 20 s in all.
 const TAP_STOP: Duration = Duration::from_secs(10);
@@ -48,6 +49,8 @@ pub(crate) struct GatewayPlan {
     pub(crate) journal_limit: Option<u64>,
     /// Bytes that the scrub reads each second; `None`: what is usual.
     pub(crate) scrub_rate: Option<u64>,
+    /// When history is packed; `None`: when that is usual.
+    pub(crate) pack_after: Option<PackAfter>,
     /// Where the hooks of policies lie; `None`: with its data.
     pub(crate) hooks: Option<PathBuf>,
 }
@@ -127,6 +130,9 @@ impl Site {
                 store = store.limited(bytes);
             }
             store.scrub_rate = gateway.scrub_rate.or(store.scrub_rate);
+            if let Some(PackAfter(after)) = gateway.pack_after {
+                store.cold = after.map(|after| Cold { after, ..Cold::USUAL });
+            }
             let config = GatewayConfig {
                 store,
                 hooks: gateway.hooks.unwrap_or(usual.hooks),

@@ -1,3 +1,7 @@
+//! Packs give back what was put in, and nothing else.
+
+#![allow(clippy::cast_possible_truncation, reason = "tests")]
+
 use proptest::prelude::*;
 
 use super::*;

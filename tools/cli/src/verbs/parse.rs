@@ -27,19 +27,32 @@ impl FromStr for VolumePoint {
     }
 }
 
-/// `90`, `90s`, `5m`, `2h`; whole seconds, rounded up.
+/// `90`, `90s`, `5m`, `2h`, `7d`; whole seconds, rounded up.
 pub(super) fn duration(text: &str) -> Result<Duration, String> {
-    let wrong = || format!("{text:?} is no duration: write it as 90s, 5m or 2h");
+    let wrong = || format!("{text:?} is no duration: write it as 90s, 5m, 2h or 7d");
     let (number, unit) = split_unit(text).ok_or_else(wrong)?;
     let milliseconds = match unit {
         "ms" => 1,
         "" | "s" => 1000,
         "m" | "min" => 60_000,
         "h" => 3_600_000,
+        "d" => 86_400_000,
         _ => return Err(wrong()),
     };
     number.checked_mul(milliseconds).map(Duration::from_millis).ok_or_else(wrong)
 }
+
+/// How old history is packed, `7d`, or `never`.
+pub(crate) fn pack_after(text: &str) -> Result<PackAfter, String> {
+    match text {
+        "never" => Ok(PackAfter(None)),
+        age => duration(age).map(|age| PackAfter(Some(age))),
+    }
+}
+
+/// The age at which history is packed; `None`: at none.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct PackAfter(pub(crate) Option<Duration>);
 
 /// `512`, `512M`, `10GiB` (powers of 1024), `10GB` (powers of 1000).
 pub(crate) fn size(text: &str) -> Result<u64, String> {
@@ -58,13 +71,21 @@ mod tests {
 
     #[test]
     fn durations() {
-        for (text, seconds) in [("0", 0), ("90", 90), ("60s", 60), ("5m", 300), ("2h", 7200)] {
+        for (text, seconds) in [("0", 0), ("90", 90), ("60s", 60), ("5m", 300), ("2h", 7200), ("7d", 604_800)]
+        {
             assert_eq!(duration(text), Ok(Duration::from_secs(seconds)), "{text}");
         }
         assert_eq!(duration("1500ms"), Ok(Duration::from_millis(1500)));
         for bad in ["", "s", "-1s", "1.5h", "1 fortnight", "99999999999999999999", "18446744073709551615h"] {
             assert!(duration(bad).is_err(), "{bad}");
         }
+    }
+
+    #[test]
+    fn when_history_is_packed() {
+        assert_eq!(pack_after("never"), Ok(PackAfter(None)));
+        assert_eq!(pack_after("2d"), Ok(PackAfter(Some(Duration::from_secs(172_800)))));
+        assert!(pack_after("often").is_err());
     }
 
     #[test]

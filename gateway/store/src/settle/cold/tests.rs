@@ -1,3 +1,7 @@
+//! Packing and taking apart change no content.
+
+#![allow(clippy::cast_possible_truncation, reason = "tests")]
+
 use std::collections::BTreeMap;
 
 use proptest::prelude::*;
