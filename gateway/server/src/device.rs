@@ -1,5 +1,6 @@
 //! Images as block devices: read-only over the store, and read/write with an overlay on top.
 
+mod ahead;
 mod buffers;
 pub(crate) mod flat;
 mod guarded;

@@ -13,6 +13,7 @@ pub(crate) fn text(store: &StoreStatus, gates_overdue: u64) -> String {
         ("map_hits", "Region maps found in the cache.", store.map_hits),
         ("map_misses", "Region maps gathered.", store.map_misses),
         ("blocks_read", "Blocks read and checked.", store.blocks_read),
+        ("blocks_ahead", "Blocks that the disk was told of before they were read.", store.blocks_ahead),
         ("blocks_damaged", "Blocks whose check failed.", store.blocks_damaged),
         ("gates_overdue", "Batches of points that went without their hook.", gates_overdue),
     ];

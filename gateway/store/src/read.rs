@@ -62,6 +62,23 @@ impl Shared {
     }
 }
 
+impl Shared {
+    pub(crate) fn will_need(&self, mut units: Vec<Location>) {
+        Counters::add(&self.counters.blocks_ahead, count(units.len()));
+        units.sort_unstable();
+        let mut rest = units.as_slice();
+        while let Some(first) = rest.first() {
+            let n = run_length(rest.iter().copied(), *first, GAP, LONGEST);
+            let (run, behind) = rest.split_at(n);
+            let end = run.iter().map(|at| at.end()).max().unwrap_or(first.offset);
+            if let Ok(Some(file)) = self.segments.file(first.segment) {
+                file.will_need(u64::from(first.offset), u64::from(end.saturating_sub(first.offset)));
+            }
+            rest = behind;
+        }
+    }
+}
+
 impl Reader<'_> {
     fn read_all(&mut self, units: &[UnitRead], out: &mut [u8]) -> Result<bool, ReadError> {
         if let [unit] = units {
@@ -75,7 +92,7 @@ impl Reader<'_> {
         };
         let mut rest = sorted.as_slice();
         while let Some(first) = rest.first() {
-            let n = run_length(rest, first.at, gap, longest);
+            let n = run_length(rest.iter().map(|u| u.at), first.at, gap, longest);
             let (run, behind) = rest.split_at(n);
             if !self.read_run(run, out)? {
                 return Ok(false);
@@ -87,10 +104,9 @@ impl Reader<'_> {
 }
 
 /// How many of `units`, which are sorted, are read with the first.
-fn run_length(units: &[&UnitRead], first: Location, gap: u32, longest: u32) -> usize {
+fn run_length(units: impl Iterator<Item = Location>, first: Location, gap: u32, longest: u32) -> usize {
     let mut end = first.end();
-    let near = units.iter().take_while(|u| {
-        let at = u.at;
+    let near = units.take_while(|at| {
         let fits = at.segment == first.segment
             && at.offset <= end.saturating_add(gap)
             && at.end().saturating_sub(first.offset) <= longest;

@@ -8,7 +8,7 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use gateway_image::{Catalogue, Passed, RegionMap};
-use gateway_journal::{Head, Kept, LEDGER_FILE, MARK_FILE, MetaRecord, RegionNo, StoreId};
+use gateway_journal::{Head, Kept, LEDGER_FILE, Location, MARK_FILE, MetaRecord, RegionNo, StoreId};
 use tap_block::{Batch, BlockNo, Clock, ExtentSet, Lsn, Position, StreamId, VolumeId, WallTime};
 use tap_disk::{DiskDir, PoolOptions, SegmentPool, ensure_dir, free_space};
 
@@ -118,6 +118,7 @@ pub(crate) struct Counters {
     pub(crate) map_hits: AtomicU64,
     pub(crate) map_misses: AtomicU64,
     pub(crate) blocks_read: AtomicU64,
+    pub(crate) blocks_ahead: AtomicU64,
     pub(crate) blocks_damaged: AtomicU64,
 }
 
@@ -166,6 +167,8 @@ pub struct StoreStatus {
     pub map_misses: u64,
     /// Blocks read.
     pub blocks_read: u64,
+    /// Blocks that the disk was told of before they were read.
+    pub blocks_ahead: u64,
     /// Blocks whose stored form was found damaged when it was read.
     pub blocks_damaged: u64,
     /// How far the scrub is that is under way.
@@ -508,6 +511,11 @@ impl Store {
         self.shared.proving.acknowledge(volume);
     }
 
+    /// These will be read soon: the disk may begin to. Nothing waits for it, and what fails is met when they are read.
+    pub fn will_need(&self, units: Vec<Location>) {
+        self.shared.will_need(units);
+    }
+
     /// The stored form of a version of a block; `None` when there is none here.
     ///
     /// # Errors
@@ -603,6 +611,7 @@ impl Store {
             map_hits: get(&counters.map_hits),
             map_misses: get(&counters.map_misses),
             blocks_read: get(&counters.blocks_read),
+            blocks_ahead: get(&counters.blocks_ahead),
             blocks_damaged: get(&counters.blocks_damaged),
             scrub: shared.scrubbing.progress(),
             log_room_bytes: shared

@@ -38,6 +38,9 @@ pub trait Medium: Send + Sync {
     /// What the operating system says.
     fn read_cached(&self, offset: u64, into: &mut [u8]) -> io::Result<usize>;
 
+    /// These bytes will be read soon. Only a hint.
+    fn will_need(&self, offset: u64, length: u64);
+
     /// Everything written is durable.
     ///
     /// # Errors
@@ -191,6 +194,11 @@ impl SegmentFile {
             }
         }
         Ok(true)
+    }
+
+    /// These bytes will be read soon: the disk may begin to. Only a hint, which nothing waits for.
+    pub fn will_need(&self, offset: u64, length: u64) {
+        self.medium.will_need(offset, length);
     }
 
     /// Forgets what the page cache holds of the file, so that the next read shows what the disk holds.

@@ -3,7 +3,7 @@
 //! What the page cache and the map cache hold is answered on the thread that asks; only a miss costs a hop to
 //! the bounded pool. An image that has been materialized is read from its flat copy; what that does not have, from the store.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
 use bytes::Bytes;
 use gateway_image::{Piece, RegionMap, Source, plan_read, regions};
@@ -13,6 +13,7 @@ use tap_block::units::index;
 use tap_block::{BLOCK_SIZE, BlockDevice, DeviceError, Extent, Geometry, Lsn, Op, Ticket, VolumeId};
 use tap_disk::Pool;
 
+use super::ahead::Ahead;
 use super::buffers::Buffer;
 use super::flat::{Flat, FlatRead, FlatSlot};
 
@@ -23,6 +24,7 @@ pub(crate) struct Image {
     point: Lsn,
     size: u64,
     flat: Arc<FlatSlot>,
+    ahead: Mutex<Ahead>,
     /// Settling leaves the point alone as long as this is held.
     _held: OpenPoint,
 }
@@ -42,7 +44,8 @@ impl Image {
         size: u64,
     ) -> Result<Self, StoreError> {
         let held = store.open_point(volume, point)?;
-        Ok(Self { store, volume, point, size, flat: Arc::default(), _held: held })
+        let (flat, ahead) = (Arc::default(), Mutex::default());
+        Ok(Self { store, volume, point, size, flat, ahead, _held: held })
     }
 
     /// The same, with a place for a flat copy.
@@ -52,6 +55,23 @@ impl Image {
 
     pub(crate) const fn size(&self) -> u64 {
         self.size
+    }
+
+    /// What somebody who reads `extent` will ask for next, if it is to be fetched now. Flat copies are left to the kernel.
+    pub(super) fn ahead_of(&self, extent: Extent) -> Option<Extent> {
+        // Whoever is in the way is noting a read just now: one of two is enough.
+        let ahead = self.ahead.try_lock().ok()?.note(extent, self.size)?;
+        self.flat.get().is_none().then_some(ahead)
+    }
+
+    /// Brings `extent` into the page cache, without waiting for the disk. What fails is met when it is read.
+    pub(super) fn fetch(&self, extent: Extent) {
+        let Ok(Some(pieces)) = self.plan(extent.to_blocks(), ReadMode::Blocking) else { return };
+        let units = pieces.iter().filter_map(|piece| match piece.source {
+            Source::Unit(_, at) => Some(at),
+            Source::Zero => None,
+        });
+        self.store.will_need(units.collect());
     }
 
     /// The bytes of `extent`; those past the end are zeroes. `None`: not all of it can be had without waiting.
@@ -190,6 +210,10 @@ impl ImageDevice {
     }
 
     fn read(&self, extent: Extent, ticket: Ticket) {
+        if let Some(ahead) = self.image.ahead_of(extent) {
+            let image = Arc::clone(&self.image);
+            self.pool.submit(move || image.fetch(ahead));
+        }
         if extent.length() >= LARGE {
             return self.read_elsewhere(extent, ticket);
         }

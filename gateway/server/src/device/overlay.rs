@@ -173,6 +173,12 @@ impl BlockDevice for OverlayDevice {
         if let Err(e) = self.geometry().admit(&op) {
             return ticket.complete(Err(e));
         }
+        if let Op::Read { extent } = &op
+            && let Some(ahead) = self.layers.below.ahead_of(*extent)
+        {
+            let layers = Arc::clone(&self.layers);
+            self.pool.submit(move || layers.below.fetch(ahead));
+        }
         match self.at_once(op) {
             Ok(outcome) => ticket.complete(outcome),
             Err(op) => {

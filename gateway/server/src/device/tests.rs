@@ -28,11 +28,14 @@ struct Rig {
 
 impl Rig {
     fn new(seed: u64) -> Self {
+        Self::of(Workload::new(seed), 1 << 20)
+    }
+
+    fn of(mut workload: Workload, segment_len: u32) -> Self {
         let tmp = tempfile::tempdir().unwrap();
         let mut config = StoreConfig::new(tmp.path().join("store"));
-        config.segment_len = 1 << 20;
+        config.segment_len = segment_len;
         let store = Store::open(config, Arc::new(RealClock)).unwrap();
-        let mut workload = Workload::new(seed);
         let mut oracle = Oracle::new();
         let (done, stored) = std::sync::mpsc::channel();
         let history = workload.history(60);
@@ -62,6 +65,31 @@ impl Rig {
 
 fn whole(device: &dyn BlockDevice) -> Bytes {
     run(device, Op::Read { extent: Extent::between(0, device.geometry().size) }).unwrap()
+}
+
+/// Reads pieces of 64 KiB; how many blocks were fetched before they were asked for.
+fn fetched_by(rig: &Rig, device: &dyn BlockDevice, pieces: impl Iterator<Item = u64>) -> u64 {
+    let before = rig.store.status().blocks_ahead;
+    for n in pieces {
+        run(device, Op::Read { extent: Extent::between(n * (64 << 10), (n + 1) * (64 << 10)) }).unwrap();
+    }
+    // The pool has one thread: what was submitted before this is done when this is.
+    let (done, ended) = std::sync::mpsc::channel();
+    rig.pool.submit(move || done.send(()).unwrap());
+    ended.recv().unwrap();
+    rig.store.status().blocks_ahead - before
+}
+
+#[test]
+fn whoever_reads_from_front_to_back_finds_what_comes_next_fetched() {
+    let one = Arc::new(Pool::new("test-read", 1, 64));
+    let rig = Rig { pool: one, ..Rig::of(Workload::with_size(11, 8 << 20), 16 << 20) };
+    let head = rig.oracle.lsns().pop().unwrap();
+    let image = || ImageDevice::new(rig.image(head), Arc::clone(&rig.pool));
+    assert_eq!(fetched_by(&rig, &image(), (0..60).map(|n| n * 37 % 128)), 0, "at random");
+    assert!(fetched_by(&rig, &image(), 0..8) > 800, "half of the disk's blocks hold something");
+    rig.overlays().create(7, QUOTA).unwrap();
+    assert!(fetched_by(&rig, &rig.overlay(head), 0..8) > 800, "an image that is written to as well");
 }
 
 #[test]

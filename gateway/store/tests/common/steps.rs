@@ -135,6 +135,10 @@ impl Medium for File {
         self.file.read_cached(offset, into).map(|there| if there { into.len() } else { 0 })
     }
 
+    fn will_need(&self, offset: u64, length: u64) {
+        self.file.will_need(offset, length);
+    }
+
     fn sync(&self) -> io::Result<()> {
         let _step = self.steps.at(&format!("{} sync", writer()));
         self.file.sync()

@@ -92,6 +92,12 @@ impl Medium for DiskFile {
         }
     }
 
+    fn will_need(&self, offset: u64, length: u64) {
+        let Some(length) = std::num::NonZeroU64::new(length) else { return };
+        // Whatever is the matter, the read itself meets it.
+        let _ = fadvise(&self.file, offset, Some(length), Advice::WillNeed);
+    }
+
     fn sync(&self) -> io::Result<()> {
         sync::data(&self.file)
     }

@@ -191,6 +191,8 @@ impl Medium for MemoryFile {
         if self.dir.lock().cached { self.read_now(offset, into) } else { Ok(0) }
     }
 
+    fn will_need(&self, _: u64, _: u64) {}
+
     fn sync(&self) -> io::Result<()> {
         let mut state = self.dir.lock();
         state.syncs += 1;
