@@ -195,6 +195,9 @@ struct AskBookmark {
     note: String,
     #[prost(uint64, tag = "4")]
     wait_nanos: u64,
+    /// Absent: of the volume alone.
+    #[prost(string, optional, tag = "5")]
+    group: Option<String>,
 }
 
 #[derive(Clone, PartialEq, Message)]
@@ -346,7 +349,7 @@ pub(crate) struct Batch {
 
 #[derive(Clone, PartialEq, Message)]
 pub(crate) struct Marker {
-    #[prost(oneof = "Mark", tags = "1, 2, 3, 4")]
+    #[prost(oneof = "Mark", tags = "1, 2, 3, 4, 5")]
     mark: Option<Mark>,
 }
 
@@ -360,6 +363,20 @@ enum Mark {
     SyncStart(SyncStart),
     #[prost(message, tag = "4")]
     SyncEnd(SyncEnd),
+    #[prost(message, boxed, tag = "5")]
+    Barrier(Box<Barrier>),
+}
+
+#[derive(Clone, PartialEq, Message)]
+struct Barrier {
+    #[prost(fixed64, tag = "1")]
+    id: u64,
+    #[prost(string, tag = "2")]
+    group: String,
+    #[prost(fixed64, repeated, tag = "3")]
+    members: Vec<u64>,
+    #[prost(message, optional, boxed, tag = "4")]
+    bookmark: Option<Box<Bookmark>>,
 }
 
 #[derive(Clone, PartialEq, Message)]

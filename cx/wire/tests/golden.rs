@@ -21,8 +21,8 @@ use cx_wire::{
     Welcome, decode_batch, encode_batch,
 };
 use tap_block::{
-    Action, Batch, BlockNo, Bookmark, Consistency, Entry, Epoch, Extent, Lsn, Marker, Name, Position, RunId,
-    RunStart, StreamId, SyncCause, VolumeId, WallTime,
+    Action, BarrierMark, Batch, BlockNo, Bookmark, Consistency, Entry, Epoch, Extent, Lsn, MarkId, Marker,
+    Name, Position, RunId, RunStart, StreamId, SyncCause, VolumeId, WallTime,
 };
 
 const GOLDEN: &str = include_str!("golden.txt");
@@ -67,6 +67,7 @@ fn messages() -> Vec<(&'static str, Message)> {
         ("welcome-stranger", Message::Welcome(welcome(None))),
         ("data", Message::Data(Arc::new(batch()))),
         ("data-copies", Message::Data(Arc::new(copies()))),
+        ("data-barriers", Message::Data(Arc::new(barriers()))),
         ("heartbeat", Message::Heartbeat(beat(None))),
         ("heartbeat-ledgers", Message::Heartbeat(beat(Some(vec![ledger_head(), ledger_head()])))),
         ("heartbeat-no-ledgers", Message::Heartbeat(beat(Some(Vec::new())))),
@@ -123,10 +124,16 @@ fn questions() -> Vec<(&'static str, Question)> {
         consistency: Consistency::Application,
         note: "by hand".to_owned(),
         wait: Duration::from_secs(60),
+        group: None,
     };
+    let mut of_group = bookmark.clone();
+    if let Question::Bookmark { group, .. } = &mut of_group {
+        *group = Some(name("db"));
+    }
     vec![
         ("ask-head", Question::Head),
         ("ask-bookmark", bookmark),
+        ("ask-group-bookmark", of_group),
         ("ask-resync", Question::Resync { from: lsn(5), whole: true }),
         ("ask-block", Question::Block { block: BlockNo::new(300) }),
     ]
@@ -217,6 +224,22 @@ fn copies() -> Batch {
     let action = Action::Zero { volume: VolumeId::new(0x2222), extent };
     let entry = Entry { position: Position::copy_as_of(lsn(100)), captured_at: at(1), action };
     Batch { entries: vec![entry], lens: Vec::new(), body: Bytes::new(), ..head(108) }
+}
+
+/// Barriers of a group, one of them a bookmark.
+fn barriers() -> Batch {
+    let members = vec![VolumeId::new(0x1212), VolumeId::new(0x2222)];
+    let bookmark = Bookmark { name: name("monday"), consistency: Consistency::Crash, note: "n".to_owned() };
+    let barrier = |n: u64, bookmark| {
+        let mark = BarrierMark {
+            id: MarkId::new(at(n).nanos()),
+            group: name("db"),
+            members: members.clone(),
+            bookmark,
+        };
+        entry(n, Action::Mark(Box::new(Marker::Barrier(mark))))
+    };
+    Batch { entries: vec![barrier(100, None), barrier(101, Some(bookmark))], ..head(100) }
 }
 
 fn head(first: u64) -> Batch {

@@ -59,6 +59,7 @@ impl Control for Gateway {
             consistency: request.consistency,
             note: request.note.clone(),
             wait,
+            group: None,
         };
         let stream = self.streams.get(known.stream()).ok_or_else(|| problems::unreachable(&volume))?;
         let reply = stream.ask(question, wait + BOOKMARK_GRACE).await;

@@ -4,7 +4,7 @@ use cx_api::{Code, Problem};
 use cx_wire::{AskCode, AskError};
 use gateway_image::{NotSelectable, Point};
 use gateway_store::StoreError;
-use tap_block::{Lsn, Name, WallTime};
+use tap_block::{Lsn, MarkId, Name, WallTime};
 
 pub(crate) fn no_volume(name: &Name) -> Problem {
     Problem::new(Code::NotFound, format!("there is no volume {name}"))
@@ -75,6 +75,12 @@ pub(crate) fn no_bookmark(volume: &Name, bookmark: &Name, near: &[String]) -> Pr
         names => format!("did you mean {}? `chronogate bookmark ls {volume}` lists all", names.join(" or ")),
     };
     Problem::new(Code::NotFound, format!("{volume} has no bookmark {bookmark}")).fix(fix)
+}
+
+pub(crate) fn no_mark(volume: &Name, id: MarkId) -> Problem {
+    Problem::new(Code::NotFound, format!("{volume} has no {id}"))
+        .because("no barrier of that number was put over it, or it was thinned out")
+        .fix("`chronogate group point GROUP` finds those that are left; `chronogate group ls` lists the groups")
 }
 
 /// Waited for it, and it did not come.

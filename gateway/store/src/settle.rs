@@ -32,6 +32,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, TryLockError};
 use std::time::{Duration, Instant};
 
 use gateway_image::catalogue::Volume;
+use gateway_image::group::CommonMarks;
 use gateway_journal::{GateMove, Generation, Kept, Manifest, RegionPlace, RegionRange};
 use tap_block::units::count;
 use tap_block::{VolumeId, WallTime};
@@ -275,6 +276,7 @@ impl Settler {
             };
             volumes.filter_map(of).collect()
         });
+        trail.forget_marks(&kept);
         let offered = points(&layout.kept) + window.points.values().map(Vec::len).sum::<usize>();
         let gone = lost_points(&layout.kept, &kept);
         Ok(Decision {
@@ -364,6 +366,18 @@ impl Decision {
 
 /// How often it is looked whether a pass has ended.
 const GLANCE: Duration = Duration::from_millis(20);
+
+impl Shared {
+    /// The barrier marks of groups that can be opened in every member.
+    fn common_marks(&self) -> CommonMarks {
+        let (catalogue, layout) = {
+            let published = read(&self.published);
+            (Arc::clone(&published.catalogue), Arc::clone(&published.layout))
+        };
+        let kept = &layout.kept;
+        CommonMarks::of(&catalogue, &|volume, lsn| kept.get(&volume).is_none_or(|k| k.holds(lsn)))
+    }
+}
 
 /// When passes are made, and what came of them.
 pub(crate) struct Settling {

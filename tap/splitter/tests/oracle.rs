@@ -124,7 +124,7 @@ impl World {
             match action {
                 Action::Start(id) => self.ops.get_mut(&id).unwrap().started = true,
                 Action::Bookmarked { lsn, at, .. } => self.bookmarks.push((lsn, at)),
-                Action::Wake | Action::BookmarkRefused(_) => {}
+                Action::Wake | Action::BookmarkRefused(_) | Action::Answer(_) | Action::CaughtUp => {}
                 task => self.tasks.push(task),
             }
         }

@@ -22,7 +22,7 @@ use serde::de::DeserializeOwned;
 use crate::client::Client;
 use crate::output::{Failure, OutputFormat};
 
-pub(crate) use parse::size as parse_size;
+pub(crate) use parse::{duration as parse_duration, size as parse_size};
 
 type Result<T> = std::result::Result<T, Failure>;
 

@@ -26,7 +26,8 @@ impl Settler {
             (volume, Strain { pressure, floor: self.floors.get(&volume).copied() })
         };
         let own = strained.into_iter().map(strain).collect();
-        Terms { now: shared.age.now(), strain: Strain { pressure, floor: self.floor }, own }
+        let strain = Strain { pressure, floor: self.floor };
+        Terms { now: shared.age.now(), strain, own, marks: Arc::new(shared.common_marks()) }
     }
 
     /// Goes on through the settled history of a full volume, or begins to; `None` when that would change nothing.
