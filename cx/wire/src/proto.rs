@@ -349,7 +349,7 @@ pub(crate) struct Batch {
 
 #[derive(Clone, PartialEq, Message)]
 pub(crate) struct Marker {
-    #[prost(oneof = "Mark", tags = "1, 2, 3, 4, 5")]
+    #[prost(oneof = "Mark", tags = "1, 2, 3, 4")]
     mark: Option<Mark>,
 }
 
@@ -363,8 +363,6 @@ enum Mark {
     SyncStart(SyncStart),
     #[prost(message, tag = "4")]
     SyncEnd(SyncEnd),
-    #[prost(message, boxed, tag = "5")]
-    Barrier(Box<Barrier>),
 }
 
 #[derive(Clone, PartialEq, Message)]
@@ -420,4 +418,8 @@ struct SyncEnd {
     copied: u64,
     #[prost(bool, tag = "3")]
     from_zero: bool,
+    /// It is a barrier's mark, and no sync ends. A peer that does not know them skips the field: what it sees is the end of a
+    /// sync that is not open, which changes nothing.
+    #[prost(message, optional, boxed, tag = "4")]
+    barrier: Option<Box<Barrier>>,
 }

@@ -60,6 +60,41 @@ fn decoding_copies_no_body() {
     assert!(range.contains(&batch.body.as_ptr()));
 }
 
+/// What a peer of before there were groups makes of a barrier.
+#[test]
+fn an_older_peer_sees_the_end_of_no_sync_where_a_barrier_is() {
+    #[derive(Clone, PartialEq, prost::Message)]
+    struct Envelope {
+        #[prost(message, optional, tag = "15")]
+        data: Option<Data>,
+    }
+    #[derive(Clone, PartialEq, prost::Message)]
+    struct Data {
+        #[prost(message, repeated, tag = "12")]
+        markers: Vec<Mark>,
+    }
+    /// Of the kinds that there were, 1 to 4.
+    #[derive(Clone, PartialEq, prost::Message)]
+    struct Mark {
+        #[prost(message, optional, tag = "4")]
+        sync_end: Option<SyncEnd>,
+    }
+    #[derive(Clone, Copy, PartialEq, prost::Message)]
+    struct SyncEnd {
+        #[prost(uint32, tag = "1")]
+        cause: u32,
+        #[prost(uint64, tag = "2")]
+        copied: u64,
+        #[prost(bool, tag = "3")]
+        from_zero: bool,
+    }
+    let sent = Message::Data(Arc::new(barriers())).encode().concat();
+    let seen = <Envelope as prost::Message>::decode(sent).unwrap();
+    // 6: a write that the local disk refused. A tap with such a sync open puts no barrier.
+    let end = Mark { sync_end: Some(SyncEnd { cause: 6, copied: 0, from_zero: false }) };
+    assert_eq!(seen.data.unwrap().markers, [end.clone(), end]);
+}
+
 fn messages() -> Vec<(&'static str, Message)> {
     let mut all = vec![
         ("hello", Message::Hello(hello())),

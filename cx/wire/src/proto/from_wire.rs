@@ -182,8 +182,8 @@ impl TryFrom<proto::Marker> for Marker {
         Ok(match marker.mark.ok_or(WireError::Missing("a known marker"))? {
             proto::Mark::RunStart(m) => Self::RunStart(run_start(&m)?),
             proto::Mark::Bookmark(m) => Self::Bookmark(bookmark(*m)?),
-            proto::Mark::Barrier(m) => Self::Barrier(barrier(*m)?),
             proto::Mark::SyncStart(m) => Self::SyncStart { cause: cause(m.cause)? },
+            proto::Mark::SyncEnd(proto::SyncEnd { barrier: Some(m), .. }) => Self::Barrier(barrier(*m)?),
             proto::Mark::SyncEnd(m) => {
                 Self::SyncEnd { cause: cause(m.cause)?, copied: m.copied, from_zero: m.from_zero }
             }

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use bytes::Bytes;
-use tap_block::{Bookmark, Consistency, Marker, SyncCause};
+use tap_block::{BarrierMark, Bookmark, Consistency, Marker, SyncCause};
 
 use super as proto;
 use crate::message::{
@@ -157,6 +157,22 @@ fn failure(m: &AskError) -> proto::Failure {
     proto::Failure { code: ask_code(m.code), detail: m.detail.clone() }
 }
 
+/// A tap puts none while a sync is open, so there is none that it could seem to end.
+fn barrier(m: &BarrierMark) -> proto::SyncEnd {
+    let barrier = proto::Barrier {
+        id: m.id.get(),
+        group: m.group.to_string(),
+        members: m.members.iter().map(|v| v.get()).collect(),
+        bookmark: m.bookmark.as_ref().map(|b| Box::new(bookmark(b))),
+    };
+    proto::SyncEnd {
+        cause: cause(SyncCause::FailedWrite),
+        copied: 0,
+        from_zero: false,
+        barrier: Some(Box::new(barrier)),
+    }
+}
+
 fn bookmark(m: &Bookmark) -> proto::Bookmark {
     proto::Bookmark {
         name: m.name.to_string(),
@@ -177,17 +193,13 @@ impl From<&Marker> for proto::Marker {
                 sync: m.sync.map_or(0, cause),
             })),
             Marker::Bookmark(m) => proto::Mark::Bookmark(Box::new(bookmark(m))),
-            Marker::Barrier(m) => proto::Mark::Barrier(Box::new(proto::Barrier {
-                id: m.id.get(),
-                group: m.group.to_string(),
-                members: m.members.iter().map(|v| v.get()).collect(),
-                bookmark: m.bookmark.as_ref().map(|b| Box::new(bookmark(b))),
-            })),
+            Marker::Barrier(m) => proto::Mark::SyncEnd(barrier(m)),
             Marker::SyncStart { cause: why } => {
                 proto::Mark::SyncStart(proto::SyncStart { cause: cause(*why) })
             }
             &Marker::SyncEnd { cause: why, copied, from_zero } => {
-                proto::Mark::SyncEnd(proto::SyncEnd { cause: cause(why), copied, from_zero })
+                let barrier = None;
+                proto::Mark::SyncEnd(proto::SyncEnd { cause: cause(why), copied, from_zero, barrier })
             }
         };
         Self { mark: Some(mark) }
