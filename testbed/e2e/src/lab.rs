@@ -97,6 +97,26 @@ impl Lab {
         self.launch("up", self.command(disks, &self.path("data"))?)
     }
 
+    /// The same with more arguments.
+    ///
+    /// # Errors
+    /// As [`Lab::up`].
+    pub fn up_with(&self, disks: &[(&str, &Path)], arguments: &[&str]) -> Result<Up> {
+        let mut command = self.command(disks, &self.path("data"))?;
+        command.args(arguments);
+        self.launch("up", command)
+    }
+
+    /// The program with this as its first word, to be run as one likes.
+    ///
+    /// # Errors
+    /// When it was not built.
+    pub fn program(&self, word: &str) -> Result<Command> {
+        let mut command = Command::new(program()?);
+        command.arg(word);
+        Ok(command)
+    }
+
     /// The same under `strace`, which kills all of it when a thread of it makes the system call `call` for the `no`-th time.
     /// `None`: it was killed before it was ready.
     ///
