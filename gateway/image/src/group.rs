@@ -41,28 +41,73 @@ impl Group {
     }
 
     /// Marks that every member has where they can be opened, newest first, each with its place in every member's stream.
-    #[must_use]
-    pub fn points(&self, catalogue: &Catalogue, held: &Held<'_>, range: TimeRange) -> Vec<GroupPoint> {
+    pub fn points<'a>(
+        &self,
+        catalogue: &'a Catalogue,
+        held: &'a Held<'a>,
+        range: TimeRange,
+    ) -> impl Iterator<Item = GroupPoint> + 'a {
         let volumes: Option<Vec<&Volume>> =
             self.members.iter().map(|id| catalogue.volume(*id).map(|v| &**v)).collect();
-        let Some((first, others)) = volumes.as_deref().and_then(|all| all.split_first()) else {
-            return Vec::new();
-        };
-        let opens = |volume: &Volume, mark: &MarkPoint| {
-            range.holds(mark.at.at)
-                && held(volume.id(), mark.at.lsn)
-                && volume.selectable(mark.at.lsn).is_ok()
-        };
-        let places = |volume: &Volume| -> HashMap<MarkId, Lsn> {
-            volume.marks().iter().filter(|m| opens(volume, m)).map(|m| (m.id, m.at.lsn)).collect()
-        };
-        let others: Vec<HashMap<MarkId, Lsn>> = others.iter().map(|volume| places(volume)).collect();
-        let found = |mark: &MarkPoint| {
-            let rest = others.iter().map(|places| places.get(&mark.id).copied());
-            let lsns: Option<Vec<Lsn>> = std::iter::once(Some(mark.at.lsn)).chain(rest).collect();
-            Some(GroupPoint { id: mark.id, at: mark.at.at, lsns: lsns? })
-        };
-        first.marks().iter().rev().filter(|m| opens(first, m)).filter_map(found).collect()
+        let volumes = volumes.unwrap_or_default();
+        let mut others: Vec<Cursor<'_>> = volumes.iter().skip(1).map(|volume| Cursor::new(volume)).collect();
+        let opens = |volume: &Volume, lsn: Lsn| held(volume.id(), lsn) && volume.selectable(lsn).is_ok();
+        let first = volumes.into_iter().next();
+        let marks =
+            first.into_iter().flat_map(|first| first.marks().iter().rev().map(move |mark| (first, mark)));
+        let within = marks.filter(move |(first, m)| range.holds(m.at.at) && opens(first, m.at.lsn));
+        within.filter_map(move |(_, mark)| {
+            let mut lsns = vec![mark.at.lsn];
+            for other in &mut others {
+                lsns.push(other.find(mark).filter(|lsn| opens(other.volume, *lsn))?);
+            }
+            Some(GroupPoint { id: mark.id, at: mark.at.at, lsns })
+        })
+    }
+}
+
+/// A walk back through the marks of a member, in step with another's: most are in all of them, in the same order.
+struct Cursor<'a> {
+    volume: &'a Volume,
+    /// The next is looked for before this one.
+    left: usize,
+    /// Where each is, once one was not where it was looked for.
+    places: Option<HashMap<MarkId, usize>>,
+}
+
+/// So many marks that others do not have may lie between two that they have, without a search.
+const NEAR: usize = 16;
+
+impl<'a> Cursor<'a> {
+    fn new(volume: &'a Volume) -> Self {
+        Self { volume, left: volume.marks().len(), places: None }
+    }
+
+    fn find(&mut self, mark: &MarkPoint) -> Option<Lsn> {
+        let marks = self.volume.marks();
+        let is = |n: &usize| marks.get(*n).is_some_and(|m| m.id == mark.id);
+        let near = (self.left.saturating_sub(NEAR)..self.left).rev().find(is);
+        let n = near.or_else(|| self.by_time(mark).filter(is)).or_else(|| {
+            let numbered = || marks.iter().enumerate().map(|(n, m)| (m.id, n)).collect();
+            self.places.get_or_insert_with(numbered).get(&mark.id).copied()
+        })?;
+        self.left = n;
+        marks.get(n).map(|m| m.at.lsn)
+    }
+
+    /// Where it is if the source's clock was never set back.
+    fn by_time(&self, mark: &MarkPoint) -> Option<usize> {
+        let marks = self.volume.marks();
+        let (mut low, mut high) = (0, marks.len());
+        while low < high {
+            let middle = low.midpoint(high);
+            if marks.get(middle).is_some_and(|m| m.at.at <= mark.at.at) {
+                low = middle + 1;
+            } else {
+                high = middle;
+            }
+        }
+        low.checked_sub(1)
     }
 }
 
@@ -114,12 +159,23 @@ struct Seen {
 }
 
 impl CommonMarks {
-    /// Of every group there is or was.
+    /// Of every group there is or was. Marks that were received in no member by `until` may be left out: those of a time of
+    /// which every write is kept, which are nearly all there are.
     #[must_use]
-    pub fn of(catalogue: &Catalogue, held: &Held<'_>) -> Self {
+    pub fn of(catalogue: &Catalogue, held: &Held<'_>, until: WallTime) -> Self {
+        // Times are the same in each member, when they were received is not.
+        let old = |volume: &Volume| {
+            let old = volume.marks().iter().take_while(|m| m.received_at <= until);
+            old.map(|m| m.at.at).max()
+        };
+        let Some(latest) = catalogue.volumes().filter_map(|volume| old(volume)).max() else {
+            return Self::default();
+        };
         let mut all: HashMap<(MarkId, VolumeId), Seen> = HashMap::new();
         for volume in catalogue.volumes() {
-            let there = |m: &&MarkPoint| held(volume.id(), m.at.lsn) && volume.selectable(m.at.lsn).is_ok();
+            let there = |m: &&MarkPoint| {
+                m.at.at <= latest && held(volume.id(), m.at.lsn) && volume.selectable(m.at.lsn).is_ok()
+            };
             for mark in volume.marks().iter().filter(there) {
                 let Some((key, wanted)) = key(volume, mark) else { continue };
                 let fresh = Seen { members: 0, wanted, received_at: mark.received_at };
@@ -224,7 +280,7 @@ mod tests {
 
         fn points(&self, held: &Held<'_>) -> Vec<u64> {
             let points = Group::all(&self.catalogue)[0].points(&self.catalogue, held, TimeRange::default());
-            points.iter().map(|p| p.id.get()).collect()
+            points.map(|p| p.id.get()).collect()
         }
     }
 
@@ -244,10 +300,11 @@ mod tests {
         assert_eq!(tape.points(&thinned), [40, 10]);
         let group = &Group::all(&tape.catalogue)[0];
         let (after, before) = (Some(WallTime::from_nanos(11)), Some(WallTime::from_nanos(39)));
-        let between = group.points(&tape.catalogue, &|_, _| true, TimeRange { after, before });
+        let between: Vec<GroupPoint> =
+            group.points(&tape.catalogue, &|_, _| true, TimeRange { after, before }).collect();
         let lsns: Vec<u64> = between[0].lsns.iter().map(|l| l.get()).collect();
         assert_eq!((between.len(), between[0].id.get(), lsns), (1, 20, vec![3, 3]));
-        let common = CommonMarks::of(&tape.catalogue, &thinned);
+        let common = CommonMarks::of(&tape.catalogue, &thinned, WallTime::from_nanos(1_000));
         let second = tape.catalogue.volume(VolumeId::new(2)).unwrap();
         let received: Vec<_> = common
             .in_stream_of(second)
@@ -255,6 +312,39 @@ mod tests {
             .map(|p| (p.captured_at.nanos(), p.received_at.nanos()))
             .collect();
         assert_eq!(received, [(10, 4), (40, 12)]);
+        // The first was received as the third record of all, the others later.
+        let old = CommonMarks::of(&tape.catalogue, &|_, _| true, WallTime::from_nanos(3));
+        assert_eq!((old.in_stream_of(second).len(), old.0.len()), (1, 1));
+        let none = CommonMarks::of(&tape.catalogue, &|_, _| true, WallTime::from_nanos(2));
+        assert!(none.in_stream_of(second).is_empty());
+    }
+
+    #[test]
+    fn points_are_found_whatever_some_members_miss_and_whatever_the_clock_did() {
+        let mut tape = Tape::default();
+        (1..=3).for_each(|n| tape.begin(n));
+        let mut all = Vec::new();
+        // The clock is set back twice; now and then members miss many marks in a row.
+        for n in 0..3000u64 {
+            let at = 1_000_000 + n * 10 - (n / 1000) * 7_003;
+            let mut reached = vec![1, 2, 3];
+            if (100..400).contains(&(n % 700)) {
+                reached.remove(usize::try_from(n / 700 % 3).unwrap());
+            }
+            tape.mark(at, "db", &[1, 2, 3], &reached);
+            if reached.len() == 3 {
+                all.push(at);
+            }
+        }
+        all.reverse();
+        assert_eq!(tape.points(&|_, _| true), all);
+        let group = &Group::all(&tape.catalogue)[0];
+        for wanted in all.iter().step_by(37) {
+            let at = Some(WallTime::from_nanos(*wanted));
+            let range = TimeRange { after: at, before: at };
+            let found = group.points(&tape.catalogue, &|_, _| true, range).next().unwrap();
+            assert_eq!(found.id.get(), *wanted);
+        }
     }
 
     #[test]
@@ -271,7 +361,7 @@ mod tests {
         assert_eq!(Group::of(&tape.catalogue, VolumeId::new(3)), None);
         tape.mark(20, "db", &[4, 5], &[4, 5]);
         assert_eq!(tape.groups(), [("db".to_owned(), vec![1, 2]), ("db".to_owned(), vec![4, 5])]);
-        let common = CommonMarks::of(&tape.catalogue, &|_, _| true);
+        let common = CommonMarks::of(&tape.catalogue, &|_, _| true, WallTime::from_nanos(1_000));
         let of = |n| common.in_stream_of(tape.catalogue.volume(VolumeId::new(n)).unwrap()).len();
         assert_eq!((of(1), of(3), of(4)), (2, 1, 1), "of two taps, at the same time by chance");
     }

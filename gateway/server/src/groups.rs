@@ -1,6 +1,6 @@
 //! Consistency groups, as the API sees them: what they are, the points that all members share, and bookmarks of them.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -9,6 +9,7 @@ use cx_wire::{Question, Reply};
 use gateway_image::catalogue::{Catalogue, Volume};
 use gateway_image::group::TimeRange;
 use gateway_image::{Group, GroupPoint, Point};
+use gateway_journal::Kept;
 use tap_block::units::count;
 use tap_block::{MarkId, Name, VolumeId, WallTime};
 
@@ -40,12 +41,14 @@ impl Gateway {
         let group = known(&catalogue, name)?;
         let time = |point: Option<&Point>| point.map(|p| self.time_meant(&catalogue, &group, p)).transpose();
         let range = TimeRange { after: time(after)?, before: time(before)? };
-        let found = self.group_points(&catalogue, &group, range).into_iter().next();
-        if let Some(point) = found {
+        let kept = self.kept_of(&group);
+        let held = |volume, lsn| kept.get(&volume).is_none_or(|kept| kept.holds(lsn));
+        if let Some(point) = group.points(&catalogue, &held, range).next() {
             return Ok(point_view(&catalogue, &group, &point));
         }
-        let all = self.group_points(&catalogue, &group, TimeRange::default());
-        Err(problems::no_group_point(name, all.last().map(|p| p.at), all.first().map(|p| p.at)))
+        let mut all = group.points(&catalogue, &held, TimeRange::default()).map(|p| p.at);
+        let newest = all.next();
+        Err(problems::no_group_point(name, all.last().or(newest), newest))
     }
 
     /// A bookmark in every member, at one barrier.
@@ -85,9 +88,9 @@ impl Gateway {
                 let catalogue = self.store.catalogue();
                 let at = WallTime::from_nanos(id.get());
                 let range = TimeRange { after: Some(at), before: Some(at) };
-                let points = self.group_points(&catalogue, group, range);
-                if let Some(point) = points.iter().find(|point| point.id == id) {
-                    return point_view(&catalogue, group, point);
+                let held = |volume, lsn| self.store.check_kept(volume, lsn).is_ok();
+                if let Some(point) = group.points(&catalogue, &held, range).find(|point| point.id == id) {
+                    return point_view(&catalogue, group, &point);
                 }
                 if progress.changed().await.is_err() {
                     std::future::pending::<()>().await;
@@ -97,12 +100,15 @@ impl Gateway {
         tokio::time::timeout(PATIENCE, here).await.map_err(|_| problems::mark_not_here(&group.name, id))
     }
 
-    fn group_points(&self, catalogue: &Catalogue, group: &Group, range: TimeRange) -> Vec<GroupPoint> {
-        group.points(catalogue, &|volume, lsn| self.store.check_kept(volume, lsn).is_ok(), range)
+    /// Which points of the members are kept.
+    fn kept_of(&self, group: &Group) -> HashMap<VolumeId, Kept> {
+        group.members.iter().filter_map(|id| Some((*id, self.store.kept(*id)?))).collect()
     }
 
     fn group_view(&self, catalogue: &Arc<Catalogue>, group: &Group) -> GroupView {
-        let points = self.group_points(catalogue, group, TimeRange::default());
+        let kept = self.kept_of(group);
+        let held = |volume, lsn| kept.get(&volume).is_none_or(|kept: &Kept| kept.holds(lsn));
+        let points: Vec<GroupPoint> = group.points(catalogue, &held, TimeRange::default()).collect();
         let view = |point: Option<&GroupPoint>| point.map(|p| point_view(catalogue, group, p));
         let now = self.time_of_group(catalogue, group);
         let policies: BTreeSet<String> =

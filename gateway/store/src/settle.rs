@@ -368,14 +368,18 @@ impl Decision {
 const GLANCE: Duration = Duration::from_millis(20);
 
 impl Shared {
-    /// The barrier marks of groups that can be opened in every member.
-    fn common_marks(&self) -> CommonMarks {
+    /// The barrier marks of groups that can be opened in every member; without those of a time of which every volume keeps every
+    /// write, unless room is needed: then no time is such.
+    fn common_marks(&self, strained: bool) -> CommonMarks {
         let (catalogue, layout) = {
             let published = read(&self.published);
             (Arc::clone(&published.catalogue), Arc::clone(&published.layout))
         };
         let kept = &layout.kept;
-        CommonMarks::of(&catalogue, &|volume, lsn| kept.get(&volume).is_none_or(|k| k.holds(lsn)))
+        let whole = catalogue.volumes().map(|v| catalogue.rules().policy_of(v.id()).every_write).min();
+        let whole = whole.filter(|_| !strained).unwrap_or_default();
+        let held = |volume, lsn| kept.get(&volume).is_none_or(|k: &Kept| k.holds(lsn));
+        CommonMarks::of(&catalogue, &held, self.age.now().minus(whole))
     }
 }
 

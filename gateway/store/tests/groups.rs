@@ -134,7 +134,8 @@ impl Site {
         let catalogue = store.catalogue();
         let groups = Group::all(&catalogue);
         assert_eq!(groups.len(), 1);
-        groups[0].points(&catalogue, &|v, lsn| store.check_kept(v, lsn).is_ok(), TimeRange::default())
+        let held = |v, lsn| store.check_kept(v, lsn).is_ok();
+        groups[0].points(&catalogue, &held, TimeRange::default()).collect()
     }
 
     /// A group opened at a point of it is all its disks at that moment.

@@ -62,6 +62,8 @@ pub(crate) struct Group {
 struct State {
     wanted: VecDeque<Wanted>,
     barriers: Barriers,
+    /// The last barrier was late.
+    late: bool,
     stopped: bool,
 }
 
@@ -206,15 +208,22 @@ impl Group {
     /// One attempt.
     fn barrier(&self, bookmark: Option<Bookmark>) -> Result<Made, Why> {
         let outcome = self.attempt(bookmark);
-        let barriers = &mut self.lock().barriers;
+        let mut state = self.lock();
+        let late = matches!(&outcome, Err(Why { missed: Missed::Late, .. }));
         match &outcome {
-            Ok(_) => barriers.made += 1,
-            Err(Why { missed: Missed::Late, .. }) => barriers.late += 1,
-            Err(Why { missed: Missed::Refused, .. }) => barriers.refused += 1,
+            Ok(_) => state.barriers.made += 1,
+            Err(_) if late => state.barriers.late += 1,
+            Err(_) => state.barriers.refused += 1,
         }
-        if let Err(Why { missed: Missed::Late, .. }) = &outcome {
-            tracing::warn!(group = %self.name, late = barriers.late, "no barrier within 20 ms: it is tried again");
+        // Said once for as long as it goes on.
+        if late && !std::mem::replace(&mut state.late, late) {
+            let Barriers { made, late, .. } = state.barriers;
+            tracing::warn!(
+                group = %self.name, made, late,
+                "no barrier could be made within 20 ms: a member's disk is slow; it is tried again and again"
+            );
         }
+        state.late = late;
         outcome
     }
 

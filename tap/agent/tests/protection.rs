@@ -450,3 +450,39 @@ async fn a_group_that_cannot_be_is_refused_with_what_to_do() {
         "the groups are right, the disks are not"
     );
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn barriers_are_put_over_a_group_with_nobody_to_send_them_to() {
+    let bench = Bench::new(&[]);
+    let disk = |name: &str| {
+        let path = bench.dir.path().join(name);
+        std::fs::File::create(&path).unwrap().set_len(SIZE as u64).unwrap();
+        Protect { name: name.parse().unwrap(), path }
+    };
+    let config = TapConfig {
+        data: bench.dir.path().to_owned(),
+        protect: vec![disk("web01"), disk("web02")],
+        listen: vec![ListenAddress::Unix(bench.socket())],
+        cx: cx_address(),
+        hub: bench.hub.clone(),
+        limits: Limits::default(),
+        groups: vec![GroupOf {
+            name: "db".parse().unwrap(),
+            members: vec!["web01".parse().unwrap(), "web02".parse().unwrap()],
+        }],
+        group_interval: Duration::from_millis(1),
+    };
+    let tap = Tap::start(config).unwrap();
+    let made = || tap.groups().next().map(|(_, barriers)| barriers.made).unwrap();
+    let mut guest = bench.guest();
+    for n in 0..5u64 {
+        let before = made();
+        // A part of a block: its answer may wait for a barrier, and is there all the same.
+        while made() == before {
+            write_at(&mut guest, n * 512, &[n as u8 + 1; 512]);
+        }
+    }
+    drop(guest);
+    assert_eq!(tap.groups().map(|(name, _)| name.as_str()).collect::<Vec<_>>(), ["db"]);
+    assert!(tap.stop(Duration::from_secs(10)).await);
+}

@@ -166,8 +166,17 @@ impl Lab {
     /// # Errors
     /// As [`Lab::up`].
     pub fn tap_alone(&self, disks: &[(&str, &Path)], cx: u16) -> Result<Up> {
+        self.tap_alone_with(disks, cx, &[])
+    }
+
+    /// The same with more arguments.
+    ///
+    /// # Errors
+    /// As [`Lab::up`].
+    pub fn tap_alone_with(&self, disks: &[(&str, &Path)], cx: u16, arguments: &[&str]) -> Result<Up> {
         let mut command = Command::new(program()?);
         command.arg("tap").arg("--data").arg(self.path("data/tap-alone")).arg("--cx").arg(local(cx));
+        command.args(arguments);
         self.launch("tap", self.protected(command, disks))
     }
 

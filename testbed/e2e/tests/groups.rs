@@ -8,6 +8,8 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use serde_json::Value;
+use testbed_e2e::lab::free_port;
+use testbed_e2e::nbd::{Client, Request};
 use testbed_e2e::{Lab, Up, command, pick, poll, run, scenario, skipped, tool};
 
 const SIZE: u64 = 1 << 20;
@@ -105,6 +107,7 @@ fn two_disks_at_a_point_of_their_group_show_one_moment() -> Result<()> {
         points.push(named);
         points.extend(gather(lab, 3)?);
         let last = guest.end()?;
+        quiet(lab)?;
         let numbers = points.iter().map(|point| check(lab, point)).collect::<Result<Vec<u64>>>()?;
         ensure!(numbers.is_sorted() && numbers.last() <= Some(&last), "{numbers:?} of {last}");
         ensure!(numbers.last() > numbers.first(), "nothing was written meanwhile: {numbers:?}");
@@ -121,6 +124,16 @@ fn two_disks_at_a_point_of_their_group_show_one_moment() -> Result<()> {
         thinned(lab)?;
         up.stop()?;
         lab.jverify()?.ok().map(drop)
+    })
+}
+
+/// Nothing is written: there are no further points.
+fn quiet(lab: &Lab) -> Result<()> {
+    let mut before = None;
+    poll::until("an end of the group's points", command::LIMIT, || {
+        std::thread::park_timeout(Duration::from_millis(400));
+        let point = lab.verb(&["group", "point", "db"])?;
+        Ok((before.replace(point.clone()) == Some(point)).then_some(()))
     })
 }
 
@@ -193,7 +206,38 @@ fn thinned(lab: &Lab) -> Result<()> {
     let point = lab.verb(&["group", "point", "db"])?;
     check(lab, &point)?;
     ensure!(left["oldest"] != Value::Null, "{left}");
-    check(lab, &left["oldest"]).map(drop)
+    check(lab, &left["oldest"])?;
+    ["data01", "log01"].iter().try_for_each(|volume| lab.verb(&["verify", volume]).map(drop))
+}
+
+#[test]
+fn three_programs_on_tcp_know_a_group_too() -> Result<()> {
+    scenario(|lab| {
+        let (data, log) = (lab.empty_disk("data.img", SIZE)?, lab.empty_disk("log.img", SIZE)?);
+        let (link, listen) = (free_port()?, free_port()?);
+        let _gateway = lab.gateway_alone(link)?;
+        let _cx = lab.cx_alone(listen, &[link])?;
+        let disks = [("data01", data.as_path()), ("log01", log.as_path())];
+        let words = ["--group", "db=data01,log01", "--group-interval", "20ms"];
+        let _tap = lab.tap_alone_with(&disks, listen, &words)?;
+        let [mut first, mut second] =
+            [Client::connect(&lab.tap("data01"))?, Client::connect(&lab.tap("log01"))?];
+        let (mut n, mut found) = (0u64, Vec::new());
+        poll::until("points of the group", command::LIMIT, || {
+            for _ in 0..50 {
+                n += 1;
+                let write = Request::Write(512 * (n % 128), n.to_le_bytes().repeat(64));
+                first.call(&write)?;
+                second.call(&write)?;
+            }
+            let point = lab.verb_raw(&["group", "point", "db"])?;
+            if point.code == 0 {
+                found.push(serde_json::from_slice::<Value>(&point.stdout)?);
+            }
+            Ok((found.len() > 4).then_some(()))
+        })?;
+        found.iter().try_for_each(|point| check(lab, point).map(drop))
+    })
 }
 
 #[test]

@@ -55,6 +55,20 @@ impl Marks {
         self.chunks.iter().flat_map(|chunk| chunk.iter())
     }
 
+    /// How many there are.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        let last = self.chunks.last().map_or(0, |chunk| chunk.len());
+        // All but the last are full.
+        self.chunks.len().saturating_sub(1) * CHUNK + last
+    }
+
+    /// The one with so many before it.
+    #[must_use]
+    pub fn get(&self, n: usize) -> Option<&MarkPoint> {
+        self.chunks.get(n / CHUNK)?.get(n % CHUNK)
+    }
+
     /// Is there none?
     #[must_use]
     pub const fn is_empty(&self) -> bool {
@@ -148,9 +162,12 @@ mod tests {
         let (again, mark) = mark(1999, &[1, 2, 3]);
         marks.take(again, again.at, &mark);
         assert_eq!((marks.iter().count(), marks.memberships().len()), (2000, 2));
+        assert!(
+            marks.iter().eq((0..marks.len()).map(|n| marks.get(n).unwrap())) && marks.get(2000).is_none()
+        );
         let before = marks.clone();
         marks.forget(Lsn::new(1600).unwrap(), |lsn| lsn.get().is_multiple_of(100));
-        assert_eq!(marks.iter().count(), 16 + 400);
+        assert_eq!((marks.iter().count(), marks.len()), (16 + 400, 16 + 400));
         assert!(marks.iter().is_sorted_by_key(|m| m.at.lsn));
         assert_eq!(marks.membership_at(Lsn::new(1500).unwrap()).unwrap().members.len(), 2);
         assert_eq!(marks.membership_at(Lsn::new(1600).unwrap()).unwrap().members.len(), 3);

@@ -31,7 +31,7 @@ pub struct AtGate {
 /// Every gate there is.
 pub(crate) fn at_gates(shared: &Shared) -> Vec<AtGate> {
     let catalogue = Arc::clone(&read(&shared.published).catalogue);
-    let marks = shared.common_marks();
+    let marks = shared.common_marks(false);
     catalogue.volumes().flat_map(|volume| gates_of(shared, &catalogue, volume, &marks)).collect()
 }
 

@@ -110,16 +110,21 @@ async fn sets(context: &Context, parsed: Parsed) -> Result<Vec<PolicySet>> {
         .into_iter()
         .collect();
     for (group, retention) in parsed.groups {
-        let group: GroupView = context.client.get(&paths::group(group.as_str())).await?;
-        for volume in group.volumes {
-            let volume =
-                volume.parse().map_err(|e: tap_block::NameError| Failure::internal(e.to_string()))?;
+        for volume in members(context, &group).await? {
             let own = parsed.volumes.iter().any(|(named, _)| *named == volume);
             all.extend((!own).then(|| of((volume, retention.clone()))));
         }
     }
     all.extend(parsed.volumes.into_iter().map(of));
     Ok(all)
+}
+
+/// The volumes that are members of a group now.
+async fn members(context: &Context, group: &Name) -> Result<Vec<Name>> {
+    let group: GroupView = context.client.get(&paths::group(group.as_str())).await?;
+    let named =
+        |name: &String| name.parse().map_err(|e: tap_block::NameError| Failure::internal(e.to_string()));
+    group.volumes.iter().map(named).collect()
 }
 
 const EXAMPLE: &str = r#"write it as: [general] every_write = "48h", tiers = [{ each = "1m", keep = "7d" }], bookmarks = "1y"; one for each member of a group is [group.NAME], one of its own [volume.NAME]"#;
@@ -185,7 +190,11 @@ enum HoldCommand {
     /// Keeps every write of a stretch of history until a date; nobody can take it back
     Create {
         /// The volume
-        volume: Name,
+        #[arg(required_unless_present = "group", conflicts_with = "group")]
+        volume: Option<Name>,
+        /// Each volume that is a member of this group now
+        #[arg(long, value_name = "GROUP")]
+        group: Option<Name>,
         /// The date, RFC 3339
         #[arg(long, value_name = "TIME", value_parser = time)]
         until: WallTime,
@@ -207,13 +216,25 @@ fn time(text: &str) -> std::result::Result<WallTime, String> {
 
 pub(super) async fn hold(args: HoldArgs) -> Result<()> {
     let context = Context::new(&args.globals)?;
-    let HoldCommand::Create { volume, until, from, to, note } = args.command;
+    let HoldCommand::Create { volume, group, until, from, to, note } = args.command;
     let body = HoldCreate { from, to, until, note };
-    let hold: HoldView = context.client.post(&paths::holds(volume.as_str()), &body).await?;
-    if context.json() {
-        return print_json(&hold);
+    let of_group = group.is_some();
+    let volumes = match (volume, group) {
+        (Some(volume), _) => vec![volume],
+        (None, Some(group)) => members(&context, &group).await?,
+        (None, None) => return Err(Failure::usage("give a volume, or --group GROUP")),
+    };
+    let (mut holds, mut text) = (Vec::new(), String::new());
+    for volume in volumes {
+        let hold: HoldView = context.client.post(&paths::holds(volume.as_str()), &body).await?;
+        text += &format!("{volume} is held from {} to {} until {}\n", hold.from, hold.to, hold.until);
+        holds.push(hold);
     }
-    print(&format!("{volume} is held from {} to {} until {}\n", hold.from, hold.to, hold.until))
+    match (context.json(), holds.as_slice()) {
+        (true, [hold]) if !of_group => print_json(hold),
+        (true, _) => print_json(&holds),
+        (false, _) => print(&text),
+    }
 }
 
 #[cfg(test)]

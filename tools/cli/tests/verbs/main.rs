@@ -255,12 +255,22 @@ async fn a_group_is_listed_shown_searched_bookmarked_and_kept_alike() {
     let set = json(&server, &["policy", "apply", "-f", file.path().to_str().unwrap()]);
     let every: Vec<_> = (0..2).map(|n| (&set[n]["volume"], &set[n]["retention"]["every_write"])).collect();
     assert_eq!(every, [(&"data01".into(), &"1h".into()), (&"log01".into(), &"2h".into())]);
+    let pinned = text(&server, &["point", "pin", "--group", "db", "--at", "-1h", "--note", "why"]);
+    assert!(pinned.starts_with("pinned in every member: db@mark:1795341600250000000 "), "{pinned}");
+    let until = ["hold", "create", "--group", "db", "--until", "2027-12-31T00:00:00Z"];
+    let held = text(&server, &until);
+    assert!(held.contains("data01 is held from ") && held.contains("log01 is held from "), "{held}");
+    assert_eq!(json(&server, &until).as_array().unwrap().len(), 2);
     let asked = server.gateway.asked.lock().unwrap().clone();
+    let pins = asked.iter().filter(|asked| *asked == "pin mark:1795341600250000000 why");
+    assert_eq!(pins.count(), 2, "one for each member: {asked:?}");
     assert!(asked.contains(&"group bookmark monday 5".to_owned()), "{asked:?}");
     for (exit, words) in [
         (2, &["bookmark", "create", "monday"][..]),
         (2, &["bookmark", "create", "web01", "monday", "--group", "db"]),
         (2, &["group", "point"]),
+        (2, &["point", "pin", "--at", "now"]),
+        (2, &["hold", "create", "--until", "2027-12-31T00:00:00Z"]),
     ] {
         assert_eq!(failure(&server.url(), words).0, Some(exit), "{words:?}");
     }
