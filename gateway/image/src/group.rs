@@ -25,6 +25,30 @@ impl Group {
         there.map(|(_, group)| group).collect::<BTreeSet<Self>>().into_iter().collect()
     }
 
+    /// Those of this name that are not over: of two of which one had its last mark before the other had its first, the other
+    /// has the name now.
+    #[must_use]
+    pub fn named(catalogue: &Catalogue, name: &Name) -> Vec<Self> {
+        let mut all = Self::all(catalogue);
+        all.retain(|group| group.name == *name);
+        let span = |group: &Self| group.span(catalogue);
+        let over = |group: &Self| all.iter().any(|other| span(group).1 < span(other).0);
+        all.iter().filter(|group| !over(group)).cloned().collect()
+    }
+
+    /// When the first mark of the group as it is was received, of those that are known, and the last.
+    fn span(&self, catalogue: &Catalogue) -> (WallTime, WallTime) {
+        let members = self.members.iter().filter_map(|id| catalogue.volume(*id));
+        let spans = members.filter(|v| of_newest(v).as_ref() == Some(self)).filter_map(|v| {
+            let from = v.marks().membership()?.from;
+            let first = v.marks().iter().find(|mark| mark.at.lsn >= from)?;
+            Some((first.received_at, v.marks().last()?.received_at))
+        });
+        let spans: Vec<_> = spans.collect();
+        let (first, last) = (spans.iter().map(|s| s.0).min(), spans.iter().map(|s| s.1).max());
+        (first.unwrap_or_default(), last.unwrap_or_default())
+    }
+
     /// The group that a volume is a member of.
     #[must_use]
     pub fn of(catalogue: &Catalogue, volume: VolumeId) -> Option<Self> {
@@ -361,8 +385,18 @@ mod tests {
         assert_eq!(Group::of(&tape.catalogue, VolumeId::new(3)), None);
         tape.mark(20, "db", &[4, 5], &[4, 5]);
         assert_eq!(tape.groups(), [("db".to_owned(), vec![1, 2]), ("db".to_owned(), vec![4, 5])]);
+        let named = |tape: &Tape| {
+            let found = Group::named(&tape.catalogue, &"db".parse().unwrap());
+            found
+                .into_iter()
+                .map(|g| g.members.iter().map(|m| m.get()).collect::<Vec<_>>())
+                .collect::<Vec<_>>()
+        };
+        assert_eq!(named(&tape), [vec![4, 5]], "other disks have the name now");
+        tape.mark(30, "db", &[1, 2], &[1, 2]);
+        assert_eq!(named(&tape), [vec![1, 2], vec![4, 5]], "two taps use it at a time");
         let common = CommonMarks::of(&tape.catalogue, &|_, _| true, WallTime::from_nanos(1_000));
         let of = |n| common.in_stream_of(tape.catalogue.volume(VolumeId::new(n)).unwrap()).len();
-        assert_eq!((of(1), of(3), of(4)), (2, 1, 1), "of two taps, at the same time by chance");
+        assert_eq!((of(1), of(3), of(4)), (3, 1, 1), "of two taps, at the same time by chance");
     }
 }

@@ -11,7 +11,7 @@ use gateway_image::group::TimeRange;
 use gateway_image::{Group, GroupPoint, Point};
 use gateway_journal::Kept;
 use tap_block::units::count;
-use tap_block::{MarkId, Name, VolumeId, WallTime};
+use tap_block::{Lsn, MarkId, Name, VolumeId, WallTime};
 
 use crate::control::BOOKMARK_GRACE;
 use crate::gateway::Gateway;
@@ -115,7 +115,7 @@ impl Gateway {
             group.members.iter().map(|v| format!("{:?}", catalogue.rules().policy_of(*v))).collect();
         GroupView {
             name: group.name.clone(),
-            volumes: group.members.iter().map(|v| name_of(catalogue, *v)).collect(),
+            volumes: names(catalogue, group),
             point_count: count(points.len()),
             oldest: view(points.last()),
             newest: view(points.first()),
@@ -145,13 +145,12 @@ impl Gateway {
 }
 
 fn known(catalogue: &Catalogue, name: &Name) -> Answer<Group> {
-    let mut found = Group::all(catalogue).into_iter().filter(|group| group.name == *name);
+    let mut found = Group::named(catalogue, name).into_iter();
     match (found.next(), found.next()) {
         (Some(group), None) => Ok(group),
         (None, _) => Err(problems::no_group(name)),
         (Some(one), Some(other)) => {
-            let of =
-                |g: &Group| g.members.iter().map(|v| name_of(catalogue, *v)).collect::<Vec<_>>().join(", ");
+            let of = |group: &Group| names(catalogue, group).join(", ");
             Err(problems::two_groups(name, &of(&one), &of(&other)))
         }
     }
@@ -161,24 +160,30 @@ fn members(catalogue: &Catalogue, group: &Group) -> Vec<Arc<Volume>> {
     group.members.iter().filter_map(|id| catalogue.volume(*id).cloned()).collect()
 }
 
-fn name_of(catalogue: &Catalogue, volume: VolumeId) -> String {
-    catalogue.volume(volume).map_or_else(|| volume.to_string(), |v| v.name().to_string())
+/// The members' names, sorted.
+fn names(catalogue: &Catalogue, group: &Group) -> Vec<String> {
+    let name = |id: &VolumeId| catalogue.volume(*id).map_or_else(|| id.to_string(), |v| v.name().to_string());
+    let names: BTreeSet<String> = group.members.iter().map(name).collect();
+    names.into_iter().collect()
 }
 
+/// With the members sorted by name.
 fn point_view(catalogue: &Catalogue, group: &Group, point: &GroupPoint) -> GroupPointView {
-    let members = members(catalogue, group);
-    let member = |(volume, &lsn): (&Arc<Volume>, _)| MemberPointView {
+    let volumes = members(catalogue, group);
+    let first = volumes.first().zip(point.lsns.first());
+    let bookmark = first.and_then(|(volume, lsn)| volume.bookmarks().find(|(_, b)| b.at.lsn == *lsn));
+    let member = |(volume, &lsn): (&Arc<Volume>, &Lsn)| MemberPointView {
         volume: volume.name().clone(),
         lsn,
         export: format!("{}@{}", volume.name(), point.id),
     };
-    let first = members.first().zip(point.lsns.first());
-    let bookmark = first.and_then(|(volume, lsn)| volume.bookmarks().find(|(_, b)| b.at.lsn == *lsn));
+    let mut members: Vec<MemberPointView> = volumes.iter().zip(&point.lsns).map(member).collect();
+    members.sort_by(|a, b| a.volume.cmp(&b.volume));
     GroupPointView {
         group: group.name.clone(),
         point: point.id.to_string(),
         time: point.at,
         bookmark: bookmark.map(|(name, _)| name.clone()),
-        members: members.iter().zip(&point.lsns).map(member).collect(),
+        members,
     }
 }

@@ -14,7 +14,7 @@ mod common;
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use common::lab::{Lab, policy};
+use common::lab::{Lab, cut, policy};
 use common::{append, image};
 use gateway_image::Group;
 use gateway_image::group::TimeRange;
@@ -140,7 +140,11 @@ impl Site {
 
     /// A group opened at a point of it is all its disks at that moment.
     fn check(&self, step: usize) -> usize {
-        let (store, members) = (self.lab.store(), self.members());
+        self.check_of(self.lab.store(), step)
+    }
+
+    fn check_of(&self, store: &Store, step: usize) -> usize {
+        let members = self.members();
         let points = self.points(store);
         for point in points.iter().step_by(step) {
             for (n, volume) in members.iter().enumerate() {
@@ -207,6 +211,9 @@ fn restarted(site: &mut Site) {
         assert_eq!((site.left(), site.points(site.lab.store())), (left.clone(), points.clone()));
         site.check(5);
     }
+    let lost_power = cut(&site.lab.disk, &mut site.random).open();
+    assert_eq!(site.points(&lost_power), points, "after a power cut");
+    site.check_of(&lost_power, 5);
     let most = known(site).into_iter().max().unwrap();
     assert!(most < site.marks.len(), "marks that are thinned out are forgotten: {most} are known");
 }

@@ -18,7 +18,7 @@ use tap_disk::RealClock;
 use tap_splitter::attempt::{Attempt, Missed, Step};
 use tap_splitter::{Event, Progress};
 
-use crate::volume::{BookmarkReply, Volume, now, together, too_early};
+use crate::volume::{BookmarkReply, Locked, Volume, now, together, too_early};
 
 /// A barrier that was missed is tried again after this, when somebody waits for it.
 const AGAIN: Duration = Duration::from_millis(50);
@@ -83,6 +83,12 @@ struct Made {
     heads: Vec<Lsn>,
 }
 
+/// What came of a step.
+enum Turn {
+    Over(Result<Made, Why>),
+    Wait { until: Monotonic },
+}
+
 /// Why a barrier was not made.
 struct Why {
     missed: Missed,
@@ -130,9 +136,14 @@ impl Group {
         let Some((_, &asked)) = found else { return reply(Err(self.stopping())) };
         let deadline = RealClock.monotonic().plus(wait.max(LEAST_PATIENCE));
         let mut state = self.lock();
-        if state.stopped || state.wanted.len() >= MOST_WANTED {
+        let refused = if state.stopped {
+            Some(self.stopping())
+        } else {
+            (state.wanted.len() >= MOST_WANTED).then(|| self.crowded())
+        };
+        if let Some(refused) = refused {
             drop(state);
-            return reply(Err(self.stopping()));
+            return reply(Err(refused));
         }
         state.wanted.push_back(Wanted { bookmark, asked, deadline, reply });
         drop(state);
@@ -230,34 +241,36 @@ impl Group {
     fn attempt(&self, bookmark: Option<Bookmark>) -> Result<Made, Why> {
         let (mut attempt, mut held) = (Attempt::default(), None);
         loop {
-            let step = together(&self.members, |members| {
-                let now = now(&RealClock);
-                let step = attempt.next(members.iter().map(|m| m.standing()), now.monotonic);
-                match step {
-                    Step::Mark => {
-                        let at = members.iter().map(|m| m.earliest_mark(now)).max().unwrap_or(now.wall);
-                        let mark = self.mark(at, bookmark.clone());
-                        let heads = members.iter_mut().map(|m| m.put(mark.clone(), at)).collect();
-                        return Ok(Made { at, heads });
-                    }
-                    Step::GiveUp(missed) => {
-                        return Err(Err(Why { missed, sync: members.iter().find_map(|m| m.sync()) }));
-                    }
-                    Step::Hold { .. } => members.iter_mut().for_each(|m| m.tell(Event::Hold)),
-                    Step::Wait { .. } => {}
-                }
-                Err(Ok(step))
-            });
-            match step {
-                Ok(made) => return Ok(made),
-                Err(Err(why)) => return Err(why),
-                Err(Ok(Step::Hold { until } | Step::Wait { until })) => {
+            let turn = together(&self.members, |members| self.turn(&mut attempt, members, &bookmark));
+            match turn {
+                Turn::Over(outcome) => return outcome,
+                Turn::Wait { until } => {
                     // From here on it is let go on every way out.
                     held.get_or_insert_with(|| Holding(&self.members));
                     self.members.iter().for_each(|volume| volume.wait_caught_up(until));
                 }
-                Err(Ok(Step::Mark | Step::GiveUp(_))) => {}
             }
+        }
+    }
+
+    /// One step of it, with all members locked.
+    fn turn(&self, attempt: &mut Attempt, members: &mut [Locked<'_>], bookmark: &Option<Bookmark>) -> Turn {
+        let now = now(&RealClock);
+        match attempt.next(members.iter().map(|m| m.standing()), now.monotonic) {
+            Step::Mark => {
+                let at = members.iter().map(|m| m.earliest_mark(now)).max().unwrap_or(now.wall);
+                let mark = self.mark(at, bookmark.clone());
+                let heads = members.iter_mut().map(|m| m.put(mark.clone(), at)).collect();
+                Turn::Over(Ok(Made { at, heads }))
+            }
+            Step::GiveUp(missed) => {
+                Turn::Over(Err(Why { missed, sync: members.iter().find_map(|m| m.sync()) }))
+            }
+            Step::Hold { until } => {
+                members.iter_mut().for_each(|m| m.tell(Event::Hold));
+                Turn::Wait { until }
+            }
+            Step::Wait { until } => Turn::Wait { until },
         }
     }
 
@@ -276,10 +289,17 @@ impl Group {
     }
 
     fn stopping(&self) -> AskError {
-        AskError::new(
-            AskCode::Failed,
-            format!("no barrier over {} is made: the tap stops, or too many are asked for", self.name),
-        )
+        let text = format!(
+            "no barrier over {} is made any more, for the tap stops: try again when it runs",
+            self.name
+        );
+        AskError::new(AskCode::Failed, text)
+    }
+
+    fn crowded(&self) -> AskError {
+        let text =
+            format!("{MOST_WANTED} bookmarks of {} wait already: try again when some are made", self.name);
+        AskError::new(AskCode::Conflict, text)
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {

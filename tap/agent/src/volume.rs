@@ -26,7 +26,7 @@ use crate::local;
 
 mod together;
 
-pub(crate) use together::together;
+pub(crate) use together::{Locked, together};
 
 /// After a read for a copy failed, the next is tried this much later.
 const COPY_PAUSE: Duration = Duration::from_secs(1);

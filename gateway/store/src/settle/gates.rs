@@ -31,6 +31,12 @@ pub struct AtGate {
 /// Every gate there is.
 pub(crate) fn at_gates(shared: &Shared) -> Vec<AtGate> {
     let catalogue = Arc::clone(&read(&shared.published).catalogue);
+    let gated = |v: &Arc<Volume>| {
+        catalogue.rules().policy_of(v.id()).tiers.iter().any(|tier| tier.before_drop.is_some())
+    };
+    if !catalogue.volumes().any(gated) {
+        return Vec::new();
+    }
     let marks = shared.common_marks(false);
     catalogue.volumes().flat_map(|volume| gates_of(shared, &catalogue, volume, &marks)).collect()
 }

@@ -26,8 +26,7 @@ impl Settler {
         let strain = |(volume, pressure): (VolumeId, Pressure)| {
             (volume, Strain { pressure, floor: self.floors.get(&volume).copied() })
         };
-        let own = strained.into_iter().map(strain).collect();
-        let own: BTreeMap<VolumeId, Strain> = own;
+        let own: BTreeMap<VolumeId, Strain> = strained.into_iter().map(strain).collect();
         let strain = Strain { pressure, floor: self.floor };
         let strained = pressure > Pressure::None || !own.is_empty();
         let marks = Arc::new(shared.common_marks(strained));
