@@ -11,6 +11,7 @@
 //!
 //! Architecture invariant: types only. No socket, no clock, no thread.
 
+pub mod group;
 pub mod image;
 pub mod job;
 pub mod json;
@@ -23,6 +24,7 @@ pub mod status;
 pub mod verification;
 pub mod volume;
 
+pub use group::{GroupPointView, GroupView, MemberPointView};
 pub use image::{ImageClone, ImageCommit, ImageCreate, ImageView};
 pub use job::{JobId, JobKind, JobState, JobView, RestoreCreate};
 pub use page::Page;

@@ -6,6 +6,8 @@ use tap_block::Lsn;
 pub const PREFIX: &str = "/api/v1";
 /// Volumes (GET).
 pub const VOLUMES: &str = "/api/v1/volumes";
+/// Consistency groups (GET).
+pub const GROUPS: &str = "/api/v1/groups";
 /// Images (GET, POST).
 pub const IMAGES: &str = "/api/v1/images";
 /// Restores (POST: 202 and a job).
@@ -50,6 +52,28 @@ pub fn bookmarks(volume_name: &str) -> String {
 #[must_use]
 pub fn point(volume_name: &str, at: &str) -> String {
     format!("{}/point?at={}", volume(volume_name), escape(at))
+}
+
+/// One consistency group (GET).
+#[must_use]
+pub fn group(name: &str) -> String {
+    format!("{GROUPS}/{}", escape(name))
+}
+
+/// The newest point of a group in a stretch of time, given as POINTs (GET).
+#[must_use]
+pub fn group_point(name: &str, after: Option<&str>, before: Option<&str>) -> String {
+    let limits = [("after", after), ("before", before)];
+    let limits = limits.iter().filter_map(|(name, at)| at.map(|at| format!("{name}={}", escape(at))));
+    let query: Vec<String> = limits.collect();
+    let query = if query.is_empty() { String::new() } else { format!("?{}", query.join("&")) };
+    format!("{}/point{query}", group(name))
+}
+
+/// Bookmarks of a group (POST).
+#[must_use]
+pub fn group_bookmarks(name: &str) -> String {
+    format!("{}/bookmarks", group(name))
 }
 
 /// What is left of a volume's history (GET).

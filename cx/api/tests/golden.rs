@@ -5,11 +5,11 @@
 
 use cx_api::{
     AnchorView, AtGateView, BookmarkCreate, BookmarkView, ClockView, Code, DiffView, ExtentView, FindingKind,
-    FindingView, ForecastView, GapView, GateOutcome, GateState, GateView, Health, HealthView, HistoryView,
-    HoldView, ImageCreate, ImageView, JobId, JobKind, JobState, JobView, JournalView, KeptView, LimitState,
-    LimitView, Page, PinView, PointView, PolicySource, PolicyView, Problem, ProofView, RestoreCreate,
-    Retention, Size, Span, StatusView, SyncView, TierView, TimelineView, VerificationView, VolumeState,
-    VolumeView, WhenFull,
+    FindingView, ForecastView, GapView, GateOutcome, GateState, GateView, GroupPointView, GroupView, Health,
+    HealthView, HistoryView, HoldView, ImageCreate, ImageView, JobId, JobKind, JobState, JobView,
+    JournalView, KeptView, LimitState, LimitView, MemberPointView, Page, PinView, PointView, PolicySource,
+    PolicyView, Problem, ProofView, RestoreCreate, Retention, Size, Span, StatusView, SyncView, TierView,
+    TimelineView, VerificationView, VolumeState, VolumeView, WhenFull,
 };
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -354,6 +354,39 @@ fn verifications() {
     let (volume, verified) = (name("web01"), Some(proof()));
     let view = VerificationView { volume, verified, anchored, open, over, findings };
     golden(&view, include_str!("golden/verification.json"));
+}
+
+#[test]
+fn groups() {
+    let point = |mark: &str, lsns: [u64; 2], time, bookmark: Option<&str>| {
+        let member = |volume: &str, n| MemberPointView {
+            volume: name(volume),
+            lsn: lsn(n),
+            export: format!("{volume}@mark:{mark}"),
+        };
+        GroupPointView {
+            group: name("db"),
+            point: format!("mark:{mark}"),
+            time: at(time),
+            bookmark: bookmark.map(name),
+            members: vec![member("data01", lsns[0]), member("log01", lsns[1])],
+        }
+    };
+    let view = GroupView {
+        name: name("db"),
+        volumes: vec!["data01".into(), "log01".into()],
+        point_count: 2,
+        oldest: Some(point(
+            "1795341600250000000",
+            [40, 41],
+            "2026-11-22T10:00:00.25Z",
+            Some("before-upgrade"),
+        )),
+        newest: Some(point("1795341601250000000", [50, 51], "2026-11-22T10:00:01.25Z", None)),
+        age_seconds: Some(0.5),
+        one_policy: true,
+    };
+    golden(&view, include_str!("golden/group.json"));
 }
 
 #[test]

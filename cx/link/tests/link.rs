@@ -126,6 +126,7 @@ async fn questions_go_up_and_answers_come_down() {
             consistency: Consistency::Crash,
             note: String::new(),
             wait: std::time::Duration::ZERO,
+            group: None,
         };
         assert_eq!(ask(&link, never, 20).await.unwrap_err().code, AskCode::Timeout);
         up.stop().await;

@@ -145,7 +145,9 @@ impl Jump {
                 Some(_) | None => Self::From(start.durable),
             },
             Marker::SyncStart { cause: SyncCause::HopLost } => Self::Anything,
-            Marker::SyncStart { .. } | Marker::SyncEnd { .. } | Marker::Bookmark(_) => Self::None,
+            Marker::SyncStart { .. } | Marker::SyncEnd { .. } | Marker::Bookmark(_) | Marker::Barrier(_) => {
+                Self::None
+            }
         }
     }
 }

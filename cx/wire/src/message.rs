@@ -218,6 +218,8 @@ pub enum Question {
         note: String,
         /// How long to wait for a baseline to end.
         wait: Duration,
+        /// It is to be a barrier of this group, in the stream of each of its members; `None`: of the volume alone.
+        group: Option<Name>,
     },
     /// Records were lost below: copy again what changed after `from`, or everything.
     Resync {

@@ -195,6 +195,9 @@ struct AskBookmark {
     note: String,
     #[prost(uint64, tag = "4")]
     wait_nanos: u64,
+    /// Absent: of the volume alone.
+    #[prost(string, optional, tag = "5")]
+    group: Option<String>,
 }
 
 #[derive(Clone, PartialEq, Message)]
@@ -363,6 +366,18 @@ enum Mark {
 }
 
 #[derive(Clone, PartialEq, Message)]
+struct Barrier {
+    #[prost(fixed64, tag = "1")]
+    id: u64,
+    #[prost(string, tag = "2")]
+    group: String,
+    #[prost(fixed64, repeated, tag = "3")]
+    members: Vec<u64>,
+    #[prost(message, optional, boxed, tag = "4")]
+    bookmark: Option<Box<Bookmark>>,
+}
+
+#[derive(Clone, PartialEq, Message)]
 struct RunStart {
     #[prost(fixed64, optional, tag = "1")]
     previous: Option<u64>,
@@ -403,4 +418,8 @@ struct SyncEnd {
     copied: u64,
     #[prost(bool, tag = "3")]
     from_zero: bool,
+    /// It is a barrier's mark, and no sync ends. A peer that does not know them skips the field: what it sees is the end of a
+    /// sync that is not open, which changes nothing.
+    #[prost(message, optional, boxed, tag = "4")]
+    barrier: Option<Box<Barrier>>,
 }

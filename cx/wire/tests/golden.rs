@@ -21,8 +21,8 @@ use cx_wire::{
     Welcome, decode_batch, encode_batch,
 };
 use tap_block::{
-    Action, Batch, BlockNo, Bookmark, Consistency, Entry, Epoch, Extent, Lsn, Marker, Name, Position, RunId,
-    RunStart, StreamId, SyncCause, VolumeId, WallTime,
+    Action, BarrierMark, Batch, BlockNo, Bookmark, Consistency, Entry, Epoch, Extent, Lsn, MarkId, Marker,
+    Name, Position, RunId, RunStart, StreamId, SyncCause, VolumeId, WallTime,
 };
 
 const GOLDEN: &str = include_str!("golden.txt");
@@ -60,6 +60,41 @@ fn decoding_copies_no_body() {
     assert!(range.contains(&batch.body.as_ptr()));
 }
 
+/// What a peer of before there were groups makes of a barrier.
+#[test]
+fn an_older_peer_sees_the_end_of_no_sync_where_a_barrier_is() {
+    #[derive(Clone, PartialEq, prost::Message)]
+    struct Envelope {
+        #[prost(message, optional, tag = "15")]
+        data: Option<Data>,
+    }
+    #[derive(Clone, PartialEq, prost::Message)]
+    struct Data {
+        #[prost(message, repeated, tag = "12")]
+        markers: Vec<Mark>,
+    }
+    /// Of the kinds that there were, 1 to 4.
+    #[derive(Clone, PartialEq, prost::Message)]
+    struct Mark {
+        #[prost(message, optional, tag = "4")]
+        sync_end: Option<SyncEnd>,
+    }
+    #[derive(Clone, Copy, PartialEq, prost::Message)]
+    struct SyncEnd {
+        #[prost(uint32, tag = "1")]
+        cause: u32,
+        #[prost(uint64, tag = "2")]
+        copied: u64,
+        #[prost(bool, tag = "3")]
+        from_zero: bool,
+    }
+    let sent = Message::Data(Arc::new(barriers())).encode().concat();
+    let seen = <Envelope as prost::Message>::decode(sent).unwrap();
+    // 6: a write that the local disk refused. A tap with such a sync open puts no barrier.
+    let end = Mark { sync_end: Some(SyncEnd { cause: 6, copied: 0, from_zero: false }) };
+    assert_eq!(seen.data.unwrap().markers, [end.clone(), end]);
+}
+
 fn messages() -> Vec<(&'static str, Message)> {
     let mut all = vec![
         ("hello", Message::Hello(hello())),
@@ -67,6 +102,7 @@ fn messages() -> Vec<(&'static str, Message)> {
         ("welcome-stranger", Message::Welcome(welcome(None))),
         ("data", Message::Data(Arc::new(batch()))),
         ("data-copies", Message::Data(Arc::new(copies()))),
+        ("data-barriers", Message::Data(Arc::new(barriers()))),
         ("heartbeat", Message::Heartbeat(beat(None))),
         ("heartbeat-ledgers", Message::Heartbeat(beat(Some(vec![ledger_head(), ledger_head()])))),
         ("heartbeat-no-ledgers", Message::Heartbeat(beat(Some(Vec::new())))),
@@ -123,10 +159,16 @@ fn questions() -> Vec<(&'static str, Question)> {
         consistency: Consistency::Application,
         note: "by hand".to_owned(),
         wait: Duration::from_secs(60),
+        group: None,
     };
+    let mut of_group = bookmark.clone();
+    if let Question::Bookmark { group, .. } = &mut of_group {
+        *group = Some(name("db"));
+    }
     vec![
         ("ask-head", Question::Head),
         ("ask-bookmark", bookmark),
+        ("ask-group-bookmark", of_group),
         ("ask-resync", Question::Resync { from: lsn(5), whole: true }),
         ("ask-block", Question::Block { block: BlockNo::new(300) }),
     ]
@@ -217,6 +259,22 @@ fn copies() -> Batch {
     let action = Action::Zero { volume: VolumeId::new(0x2222), extent };
     let entry = Entry { position: Position::copy_as_of(lsn(100)), captured_at: at(1), action };
     Batch { entries: vec![entry], lens: Vec::new(), body: Bytes::new(), ..head(108) }
+}
+
+/// Barriers of a group, one of them a bookmark.
+fn barriers() -> Batch {
+    let members = vec![VolumeId::new(0x1212), VolumeId::new(0x2222)];
+    let bookmark = Bookmark { name: name("monday"), consistency: Consistency::Crash, note: "n".to_owned() };
+    let barrier = |n: u64, bookmark| {
+        let mark = BarrierMark {
+            id: MarkId::new(at(n).nanos()),
+            group: name("db"),
+            members: members.clone(),
+            bookmark,
+        };
+        entry(n, Action::Mark(Box::new(Marker::Barrier(mark))))
+    };
+    Batch { entries: vec![barrier(100, None), barrier(101, Some(bookmark))], ..head(100) }
 }
 
 fn head(first: u64) -> Batch {

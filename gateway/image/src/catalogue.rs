@@ -5,6 +5,7 @@
 //! markers again from the start gives the same catalogue.
 
 mod codec;
+mod marks;
 mod rules;
 #[cfg(test)]
 mod tests;
@@ -17,6 +18,7 @@ use gateway_journal::{ImageId, ImageRecord, MetaRecord};
 use tap_block::{Action, Entry, Epoch, Lsn, Marker, Name, RunId, RunStart, StreamId, VolumeId, WallTime};
 
 pub use codec::CatalogueError;
+pub use marks::{MarkPoint, Marks, Membership};
 pub use rules::{GateMark, Rules};
 pub use volume::{BookmarkPoint, Gap, NotSelectable, Run, SyncSpan, Volume, cause_text};
 
@@ -42,6 +44,8 @@ pub struct Origin {
     pub epoch: Epoch,
     /// The stream record before it in this store, of whatever run; `None` for the first of all.
     pub previous: Option<Passed>,
+    /// When the store took it, on its own clock.
+    pub received_at: WallTime,
 }
 
 /// A stream record that is in the store.
@@ -81,6 +85,9 @@ impl Catalogue {
         match marker {
             Marker::RunStart(start) => self.start_run(origin, here, start),
             Marker::Bookmark(mark) => self.change_stream(origin.stream, |v| v.bookmark(here, mark)),
+            Marker::Barrier(mark) => {
+                self.change_stream(origin.stream, |v| v.barrier(here, origin.received_at, mark));
+            }
             Marker::SyncStart { cause } => {
                 self.change_stream(origin.stream, |v| v.start_sync(*cause, origin.previous));
             }
@@ -126,6 +133,14 @@ impl Catalogue {
             | MetaRecord::Unpinned { .. }
             | MetaRecord::Held(_)
             | MetaRecord::GateMoved(_) => self.rules.apply(record),
+        }
+    }
+
+    /// Forgets barrier marks that are thinned out: `kept` tells up to where a volume is settled and which points are left.
+    pub fn forget_marks(&mut self, volume: VolumeId, settled: Lsn, kept: impl Fn(Lsn) -> bool) {
+        let some = self.volumes.get(&volume).is_some_and(|v| !v.marks().is_empty());
+        if some {
+            self.change(volume, |v| v.marks.forget(settled, kept));
         }
     }
 

@@ -10,6 +10,7 @@
 
 pub mod catalogue;
 pub mod gate;
+pub mod group;
 pub mod overlay;
 pub mod plan;
 pub mod point;
@@ -17,6 +18,7 @@ pub mod region;
 pub mod retention;
 
 pub use catalogue::{Catalogue, NotSelectable, Origin, Passed};
+pub use group::{Group, GroupPoint};
 pub use overlay::{Overlay, QuotaReached};
 pub use plan::{Piece, Source, plan_read, regions};
 pub use point::{Point, PointError, VolumePoint};

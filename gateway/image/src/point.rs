@@ -4,7 +4,7 @@ use std::fmt;
 use std::str::FromStr;
 use std::time::Duration;
 
-use tap_block::{Lsn, Name, NameError, WallTime};
+use tap_block::{Lsn, MarkId, Name, NameError, WallTime};
 use thiserror::Error;
 
 /// A moment, as it was asked for. It becomes an LSN once, when it is resolved, and is frozen from then on.
@@ -18,6 +18,8 @@ pub enum Point {
     Ago(Duration),
     /// Just after this record.
     Lsn(Lsn),
+    /// Where this barrier's mark stands.
+    Mark(MarkId),
     /// Where the bookmark of this name stands.
     Bookmark(Name),
 }
@@ -42,7 +44,7 @@ pub enum PointError {
 }
 
 const FORMS: &str = "a point is `now`, an RFC 3339 time such as 2026-11-22T10:00:00Z, \
-                     a time ago such as -90s, -10m, -2h or -1d, `lsn:NUMBER`, or a bookmark's name";
+                     a time ago such as -90s, -10m, -2h or -1d, `lsn:NUMBER`, a group's `mark:NUMBER`, or a bookmark's name";
 
 /// Relative units, longest first, with their seconds.
 const UNITS: [(char, u64); 5] = [('w', 604_800), ('d', 86_400), ('h', 3_600), ('m', 60), ('s', 1)];
@@ -70,6 +72,11 @@ impl FromStr for Point {
             let lsn = number.parse().ok().and_then(Lsn::new);
             return lsn.map(Self::Lsn).ok_or_else(|| wrong("an LSN is a number below 2^53".to_owned()));
         }
+        if let Some(number) = text.strip_prefix("mark:") {
+            let digits = !number.is_empty() && number.bytes().all(|b| b.is_ascii_digit());
+            let id = if digits { number.parse().ok().map(MarkId::new) } else { None };
+            return id.map(Self::Mark).ok_or_else(|| wrong("a mark is a number".to_owned()));
+        }
         if let Some(time) = WallTime::parse_rfc3339(text) {
             return Ok(Self::Time(time));
         }
@@ -96,6 +103,7 @@ impl fmt::Display for Point {
             Self::Time(t) => t.fmt(f),
             Self::Ago(ago) => fmt_ago(*ago, f),
             Self::Lsn(lsn) => lsn_text(*lsn, f),
+            Self::Mark(id) => id.fmt(f),
             Self::Bookmark(name) => name.fmt(f),
         }
     }
@@ -154,6 +162,7 @@ mod tests {
             ("-1w", seconds(604_800)),
             ("-0s", seconds(0)),
             ("lsn:17", Point::Lsn(Lsn::new(17).unwrap())),
+            ("mark:1795341600250000000", Point::Mark(MarkId::new(1_795_341_600_250_000_000))),
             ("2026-11-22T10:00:00.25Z", Point::Time(WallTime::from_nanos(1_795_341_600_250_000_000))),
             ("before-upgrade", Point::Bookmark("before-upgrade".parse().unwrap())),
         ] {
@@ -177,6 +186,9 @@ mod tests {
             "-99999999999999999d",
             "lsn:",
             "lsn:x",
+            "mark:",
+            "mark:+1",
+            "mark:18446744073709551616",
             "lsn:9007199254740992",
             "2026-13-01T00:00:00Z",
             "a b",
@@ -190,7 +202,14 @@ mod tests {
 
     #[test]
     fn a_volume_point_goes_both_ways() {
-        for text in ["web01@now", "web01@-10m", "web01@lsn:0", "web01@gold", "web01@2026-11-22T10:00:00Z"] {
+        for text in [
+            "web01@now",
+            "web01@mark:7",
+            "web01@-10m",
+            "web01@lsn:0",
+            "web01@gold",
+            "web01@2026-11-22T10:00:00Z",
+        ] {
             assert_eq!(text.parse::<VolumePoint>().unwrap().to_string(), text);
         }
     }

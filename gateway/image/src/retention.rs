@@ -24,6 +24,9 @@ pub struct Special {
     pub bookmarks: BTreeSet<Lsn>,
     /// For each tier with a gate: points received up to then it lets go, others stay in it whatever their age.
     pub released: Vec<Option<WallTime>>,
+    /// Barrier marks that every member of the volume's group has, by their places in its stream, whether they are settled
+    /// or not. When they were received is the same in each member: when the last one's was.
+    pub marks: BTreeMap<Lsn, KeptPoint>,
 }
 
 impl Special {
@@ -56,6 +59,10 @@ pub fn waiting(
 }
 
 /// Decides over candidates one after the other, in the order of their LSNs.
+///
+/// Where a group's barrier marks are, a tier keeps the last of them in each interval, and none of the stream's own points
+/// beside it. Which that is depends on nothing but the marks, so it is the same one in each member's stream, however far each
+/// is settled. An interval without a mark keeps the stream's own last point, as for a volume that is in no group.
 #[derive(Debug)]
 pub struct Thinner<'a> {
     policy: &'a RetentionPolicy,
@@ -67,9 +74,12 @@ pub struct Thinner<'a> {
     /// The cell of the last candidate that is kept, which gives way to a later one in the same if nothing else keeps it.
     last: Option<Cell>,
     ordinary: bool,
+    /// The marks that stand for their intervals, and those intervals.
+    chosen: BTreeSet<Lsn>,
+    marked: BTreeSet<Cell>,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 struct Cell {
     each: u64,
     no: u64,
@@ -78,13 +88,30 @@ struct Cell {
 impl<'a> Thinner<'a> {
     /// By `policy` as of `now`; without ordinary points received before `floor`.
     #[must_use]
-    pub const fn new(
+    pub fn new(
         policy: &'a RetentionPolicy,
         special: &'a Special,
         now: WallTime,
         floor: Option<WallTime>,
     ) -> Self {
-        Self { policy, special, now, floor, kept: Vec::new(), last: None, ordinary: false }
+        let (kept, chosen, marked) = (Vec::new(), BTreeSet::new(), BTreeSet::new());
+        let (last, ordinary) = (None, false);
+        let mut thinner = Self { policy, special, now, floor, kept, last, ordinary, chosen, marked };
+        thinner.choose();
+        thinner
+    }
+
+    /// Which marks stand for their intervals. What else a volume keeps (pins, images) has no say in it: other members may not
+    /// keep that.
+    fn choose(&mut self) {
+        let mut chosen: Vec<(Lsn, Cell)> = Vec::new();
+        for mark in self.special.marks.values() {
+            let Some(cell) = self.cell(mark, self.now.since(mark.received_at)) else { continue };
+            chosen.pop_if(|(_, last)| *last == cell);
+            chosen.push((mark.lsn, cell));
+        }
+        self.chosen = chosen.iter().map(|(lsn, _)| *lsn).collect();
+        self.marked = chosen.into_iter().map(|(_, cell)| cell).filter(|cell| cell.each > 0).collect();
     }
 
     /// The next candidate.
@@ -92,7 +119,14 @@ impl<'a> Thinner<'a> {
         let age = self.now.since(point.received_at);
         let named = self.special.always.contains(&point.lsn)
             || (self.special.bookmarks.contains(&point.lsn) && age <= self.policy.bookmarks);
-        let cell = self.cell(&point, age);
+        if self.special.marks.contains_key(&point.lsn) {
+            if named || self.chosen.contains(&point.lsn) {
+                (self.last, self.ordinary) = (None, false);
+                self.kept.push(point);
+            }
+            return;
+        }
+        let cell = self.cell(&point, age).filter(|cell| !self.marked.contains(cell));
         // The last point of a cell stands for it: what was there at its end.
         if cell.is_some() && cell == self.last && self.ordinary {
             self.kept.pop();

@@ -169,7 +169,13 @@ fn played(workload: &mut Workload, random: &mut Random) -> Vec<Batch> {
 fn taken(catalogue: &mut Catalogue, batch: &Batch, mut last: Option<Passed>) -> Option<Passed> {
     for entry in batch.entries.iter().filter(|e| !e.position.is_copy()) {
         if Catalogue::concerns(&entry.action) {
-            let origin = Origin { stream: batch.stream, run: batch.run, epoch: batch.epoch, previous: last };
+            let origin = Origin {
+                stream: batch.stream,
+                run: batch.run,
+                epoch: batch.epoch,
+                previous: last,
+                received_at: entry.captured_at,
+            };
             catalogue.apply(&origin, entry);
         }
         last = Some(Passed { lsn: entry.position.lsn(), at: entry.captured_at });

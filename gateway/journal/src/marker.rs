@@ -1,7 +1,10 @@
 //! Markers as bytes: prost twins of the vocabulary's types, so that a field can be added without a new format.
 
 use prost::{Message, Oneof};
-use tap_block::{Bookmark, Consistency, Lsn, Marker, RunId, RunStart, SyncCause, VolumeId};
+use tap_block::{
+    BarrierMark, Bookmark, Consistency, Lsn, MAX_MEMBERS, MarkId, Marker, Name, RunId, RunStart, SyncCause,
+    VolumeId,
+};
 
 use crate::error::FormatError;
 
@@ -9,7 +12,7 @@ const WHAT: &str = "marker";
 
 #[derive(Clone, PartialEq, Message)]
 struct PMarker {
-    #[prost(oneof = "PKind", tags = "1, 2, 3, 4")]
+    #[prost(oneof = "PKind", tags = "1, 2, 3, 4, 5")]
     kind: Option<PKind>,
 }
 
@@ -23,6 +26,20 @@ enum PKind {
     SyncStart(PSyncStart),
     #[prost(message, tag = "4")]
     SyncEnd(PSyncEnd),
+    #[prost(message, tag = "5")]
+    Barrier(PBarrier),
+}
+
+#[derive(Clone, PartialEq, Message)]
+struct PBarrier {
+    #[prost(fixed64, tag = "1")]
+    id: u64,
+    #[prost(string, tag = "2")]
+    group: String,
+    #[prost(fixed64, repeated, tag = "3")]
+    members: Vec<u64>,
+    #[prost(message, optional, tag = "4")]
+    bookmark: Option<PBookmark>,
 }
 
 #[derive(Clone, PartialEq, Message)]
@@ -112,10 +129,12 @@ fn consistency(code: u32) -> Result<Consistency, FormatError> {
 pub fn encode_marker(marker: &Marker) -> Vec<u8> {
     let kind = match marker {
         Marker::RunStart(start) => PKind::RunStart(run_start_out(start)),
-        Marker::Bookmark(mark) => PKind::Bookmark(PBookmark {
-            name: mark.name.to_string(),
-            consistency: consistency_code(mark.consistency),
-            note: mark.note.clone(),
+        Marker::Bookmark(mark) => PKind::Bookmark(bookmark_out(mark)),
+        Marker::Barrier(mark) => PKind::Barrier(PBarrier {
+            id: mark.id.get(),
+            group: mark.group.to_string(),
+            members: mark.members.iter().map(|v| v.get()).collect(),
+            bookmark: mark.bookmark.as_ref().map(bookmark_out),
         }),
         Marker::SyncStart { cause } => PKind::SyncStart(PSyncStart { cause: cause_code(*cause) }),
         Marker::SyncEnd { cause, copied, from_zero } => {
@@ -133,16 +152,42 @@ pub fn decode_marker(bytes: &[u8]) -> Result<Marker, FormatError> {
     let twin = PMarker::decode(bytes).map_err(|e| FormatError::malformed(WHAT, e.to_string()))?;
     Ok(match twin.kind.ok_or_else(|| FormatError::malformed(WHAT, "of an unknown kind"))? {
         PKind::RunStart(start) => Marker::RunStart(run_start(start)?),
-        PKind::Bookmark(mark) => Marker::Bookmark(Bookmark {
-            name: mark.name.parse().map_err(|e| FormatError::malformed(WHAT, format!("name: {e}")))?,
-            consistency: consistency(mark.consistency)?,
-            note: mark.note,
-        }),
+        PKind::Bookmark(mark) => Marker::Bookmark(bookmark_in(mark)?),
+        PKind::Barrier(mark) => Marker::Barrier(barrier_in(mark)?),
         PKind::SyncStart(start) => Marker::SyncStart { cause: cause(start.cause)? },
         PKind::SyncEnd(end) => {
             Marker::SyncEnd { cause: cause(end.cause)?, copied: end.copied, from_zero: end.from_zero }
         }
     })
+}
+
+fn bookmark_out(mark: &Bookmark) -> PBookmark {
+    PBookmark {
+        name: mark.name.to_string(),
+        consistency: consistency_code(mark.consistency),
+        note: mark.note.clone(),
+    }
+}
+
+fn bookmark_in(twin: PBookmark) -> Result<Bookmark, FormatError> {
+    Ok(Bookmark { name: name(&twin.name)?, consistency: consistency(twin.consistency)?, note: twin.note })
+}
+
+fn barrier_in(twin: PBarrier) -> Result<BarrierMark, FormatError> {
+    let ascending = twin.members.is_sorted_by(|a, b| a < b);
+    if twin.members.is_empty() || twin.members.len() > MAX_MEMBERS || !ascending {
+        return Err(FormatError::malformed(WHAT, "a group's members are too many or out of order"));
+    }
+    Ok(BarrierMark {
+        id: MarkId::new(twin.id),
+        group: name(&twin.group)?,
+        members: twin.members.into_iter().map(VolumeId::new).collect(),
+        bookmark: twin.bookmark.map(bookmark_in).transpose()?,
+    })
+}
+
+fn name(text: &str) -> Result<Name, FormatError> {
+    text.parse().map_err(|e| FormatError::malformed(WHAT, format!("name: {e}")))
 }
 
 fn run_start_out(start: &RunStart) -> PRunStart {
@@ -161,7 +206,7 @@ fn run_start(twin: PRunStart) -> Result<RunStart, FormatError> {
         previous: twin.previous.map(RunId::new),
         durable: Lsn::new(twin.durable).ok_or_else(|| FormatError::malformed(WHAT, "LSN out of range"))?,
         volume: VolumeId::new(twin.volume),
-        name: twin.name.parse().map_err(|e| FormatError::malformed(WHAT, format!("name: {e}")))?,
+        name: name(&twin.name)?,
         size: twin.size,
         sync: if twin.sync == 0 { None } else { Some(cause(twin.sync)?) },
     })

@@ -27,8 +27,8 @@ use gateway_journal::{
 };
 use tap_block::stored::pack;
 use tap_block::{
-    Action, Batch, BlockNo, Bookmark, Consistency, Entry, Epoch, Extent, Lsn, Marker, Position, RunId,
-    RunStart, StreamId, SyncCause, VolumeId, WallTime,
+    Action, BarrierMark, Batch, BlockNo, Bookmark, Consistency, Entry, Epoch, Extent, Lsn, MarkId, Marker,
+    Position, RunId, RunStart, StreamId, SyncCause, VolumeId, WallTime,
 };
 
 /// Compares with the fixture, as lines of 32 bytes in hex; runs of zero lines are one `*`.
@@ -176,6 +176,31 @@ fn marker_messages() {
         all.extend(bytes);
     }
     pinned("markers", &all);
+}
+
+#[test]
+fn barrier_markers() {
+    let bookmark =
+        Bookmark { name: "monday".parse().unwrap(), consistency: Consistency::Crash, note: "by hand".into() };
+    let mark = |bookmark| BarrierMark {
+        id: MarkId::new(1_700_000_000_000_000_000),
+        group: "db".parse().unwrap(),
+        members: vec![VolumeId::new(0x22), VolumeId::new(0x23)],
+        bookmark,
+    };
+    let mut all = Vec::new();
+    for marker in [Marker::Barrier(mark(None)), Marker::Barrier(mark(Some(bookmark)))] {
+        let bytes = encode_marker(&marker);
+        assert_eq!(decode_marker(&bytes).unwrap(), marker);
+        all.push(u8::try_from(bytes.len()).unwrap());
+        all.extend(bytes);
+    }
+    pinned("barriers", &all);
+    for members in [vec![], vec![0x23, 0x22], vec![0x22, 0x22], (0..65).collect()] {
+        let members = members.into_iter().map(VolumeId::new).collect();
+        let bad = Marker::Barrier(BarrierMark { members, ..mark(None) });
+        assert!(decode_marker(&encode_marker(&bad)).is_err());
+    }
 }
 
 #[test]

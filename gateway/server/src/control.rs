@@ -5,9 +5,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use cx_api::{
-    BookmarkCreate, BookmarkView, DiffView, HoldCreate, HoldView, ImageClone, ImageCommit, ImageCreate,
-    ImageView, JobId, JobKind, JobView, PinView, PointView, PolicySet, PolicyView, RepairCreate, RepairView,
-    StatusView, TimelineView, UnitView, VerificationCreate, VerificationView, VolumeView,
+    BookmarkCreate, BookmarkView, DiffView, GroupPointView, GroupView, HoldCreate, HoldView, ImageClone,
+    ImageCommit, ImageCreate, ImageView, JobId, JobKind, JobView, PinView, PointView, PolicySet, PolicyView,
+    RepairCreate, RepairView, StatusView, TimelineView, UnitView, VerificationCreate, VerificationView,
+    VolumeView,
 };
 use cx_wire::{Question, Reply};
 use gateway_image::Point;
@@ -23,7 +24,7 @@ use crate::restore::{Note, Restore};
 use crate::{problems, views};
 
 /// What a bookmark may take beyond the wait that was asked for.
-const BOOKMARK_GRACE: Duration = Duration::from_secs(10);
+pub(crate) const BOOKMARK_GRACE: Duration = Duration::from_secs(10);
 
 impl Control for Gateway {
     async fn volumes(&self) -> Answer<Vec<VolumeView>> {
@@ -59,6 +60,7 @@ impl Control for Gateway {
             consistency: request.consistency,
             note: request.note.clone(),
             wait,
+            group: None,
         };
         let stream = self.streams.get(known.stream()).ok_or_else(|| problems::unreachable(&volume))?;
         let reply = stream.ask(question, wait + BOOKMARK_GRACE).await;
@@ -74,6 +76,28 @@ impl Control for Gateway {
         let mut all: Vec<_> = wanted.collect();
         all.sort_by_key(|(_, at)| at.at.lsn);
         Ok(all.into_iter().take(limit).map(|(name, at)| views::bookmark(&known, name, at)).collect())
+    }
+
+    async fn groups(&self) -> Answer<Vec<GroupView>> {
+        // Every mark of every member is looked at.
+        Ok(tokio::task::block_in_place(|| self.group_views()))
+    }
+
+    async fn group(&self, name: Name) -> Answer<GroupView> {
+        tokio::task::block_in_place(|| self.group_view_of(&name))
+    }
+
+    async fn group_point(
+        &self,
+        name: Name,
+        after: Option<Point>,
+        before: Option<Point>,
+    ) -> Answer<GroupPointView> {
+        tokio::task::block_in_place(|| self.group_point_view(&name, after.as_ref(), before.as_ref()))
+    }
+
+    async fn group_bookmark(&self, name: Name, request: BookmarkCreate) -> Answer<GroupPointView> {
+        self.bookmark_group(name, request).await
     }
 
     async fn image_create(&self, request: ImageCreate, point: Point) -> Answer<ImageView> {

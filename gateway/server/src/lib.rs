@@ -16,6 +16,7 @@ mod device;
 mod exports;
 mod gates;
 mod gateway;
+mod groups;
 pub mod http;
 mod images;
 mod jobs;

@@ -8,7 +8,7 @@ use gateway_image::Point;
 use gateway_image::catalogue::Volume;
 use gateway_journal::RegionNo;
 use gateway_store::{Durable, Store, StoreError};
-use tap_block::{Clock, Lsn, Name, VolumeId, WallTime};
+use tap_block::{Clock, Lsn, MarkId, Name, VolumeId, WallTime};
 
 use crate::http::Answer;
 use crate::problems;
@@ -134,7 +134,19 @@ impl Points {
                 Some(bookmark) => Ok(Found::At(bookmark.at.lsn, Some(name.clone()))),
                 None => Err(problems::no_bookmark(volume.name(), name, &similar(volume, name))),
             },
+            Point::Mark(id) => self.find_mark(volume, durable, *id),
             Point::Time(time) => self.find_time(volume, durable, asked, *time),
+        }
+    }
+
+    /// A barrier's mark may be here for one member of its group and still come for another.
+    fn find_mark(&self, volume: &Volume, durable: &Durable, id: MarkId) -> Answer<Found> {
+        match volume.marks().find(id) {
+            Some(mark) => Ok(Found::At(mark.at.lsn, None)),
+            None if WallTime::from_nanos(id.get()) > self.proven(volume).unwrap_or(durable.at) => {
+                Ok(Found::NotYet)
+            }
+            None => Err(problems::no_mark(volume.name(), id)),
         }
     }
 

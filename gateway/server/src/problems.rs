@@ -4,7 +4,7 @@ use cx_api::{Code, Problem};
 use cx_wire::{AskCode, AskError};
 use gateway_image::{NotSelectable, Point};
 use gateway_store::StoreError;
-use tap_block::{Lsn, Name, WallTime};
+use tap_block::{Lsn, MarkId, Name, WallTime};
 
 pub(crate) fn no_volume(name: &Name) -> Problem {
     Problem::new(Code::NotFound, format!("there is no volume {name}"))
@@ -75,6 +75,50 @@ pub(crate) fn no_bookmark(volume: &Name, bookmark: &Name, near: &[String]) -> Pr
         names => format!("did you mean {}? `chronogate bookmark ls {volume}` lists all", names.join(" or ")),
     };
     Problem::new(Code::NotFound, format!("{volume} has no bookmark {bookmark}")).fix(fix)
+}
+
+pub(crate) fn no_mark(volume: &Name, id: MarkId) -> Problem {
+    Problem::new(Code::NotFound, format!("{volume} has no {id}"))
+        .because("no barrier of that number was put over it, or it was thinned out")
+        .fix("`chronogate group point GROUP` finds those that are left; `chronogate group ls` lists the groups")
+}
+
+pub(crate) fn no_group(name: &Name) -> Problem {
+    Problem::new(Code::NotFound, format!("there is no group {name}"))
+        .because("no barrier of a group of this name has arrived at this gateway: a group is known by its first")
+        .fix("list the groups with `chronogate group ls`; a group is formed at the tap, with --group NAME=VOLUME,VOLUME")
+}
+
+pub(crate) fn two_groups(name: &Name, one: &str, other: &str) -> Problem {
+    Problem::new(Code::Conflict, format!("two groups are called {name}"))
+        .because(format!("one tap gives that name to {one}, another to {other}; no group spans several taps"))
+        .fix("give one of them another name, at its tap")
+}
+
+/// No barrier there can be opened in every member.
+pub(crate) fn no_group_point(name: &Name, oldest: Option<WallTime>, newest: Option<WallTime>) -> Problem {
+    let fix = match oldest.zip(newest) {
+        Some((oldest, newest)) => {
+            format!("the oldest point of the group is of {oldest}, the newest of {newest}")
+        }
+        None => "wait until a barrier has arrived that every member can be opened at".to_owned(),
+    };
+    Problem::new(Code::NotSelectable, format!("no point of {name} lies in that time"))
+        .because("a point of a group is a barrier that every member has and that no gap or retention policy took away")
+        .fix(fix)
+}
+
+pub(crate) fn no_time_of_group(point: &Point) -> Problem {
+    Problem::new(Code::Invalid, format!("{point} is no time"))
+        .because("points of a group are looked for by time")
+        .fix("give an RFC 3339 time, or a time ago such as -10m")
+}
+
+/// The barrier was made, and not every member's part of it has arrived.
+pub(crate) fn mark_not_here(name: &Name, id: MarkId) -> Problem {
+    Problem::new(Code::NotYetDurable, format!("{id} of {name} is made, and not durable in every member yet"))
+        .because("a member's records arrive late, or a sync of it began")
+        .fix("look for it later with `chronogate group show`")
 }
 
 /// Waited for it, and it did not come.

@@ -2,15 +2,15 @@
 //!
 //! The commit thread owns it, recovery feeds it the same way; so what is rebuilt is what was.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 use gateway_image::{Catalogue, Origin, Passed};
 use gateway_journal::meta::OWN_STREAM;
 use gateway_journal::table::placed;
-use gateway_journal::{FrameHeader, MetaRecord, SegmentId, Start, StoreId, versions_of};
+use gateway_journal::{FrameHeader, Kept, MetaRecord, SegmentId, Start, StoreId, versions_of};
 use tap_block::stored::StoredLen;
-use tap_block::{Action, Batch, Entry, Lsn, Marker, StreamId, SyncCause, WallTime};
+use tap_block::{Action, Batch, Entry, Lsn, Marker, StreamId, SyncCause, VolumeId, WallTime};
 
 use crate::error::{Damage, StoreError};
 use crate::tail::{Durable, Frozen, Group, Published, StreamState};
@@ -132,7 +132,13 @@ impl History {
 
     fn apply(&mut self, header: &FrameHeader, state: Option<&StreamState>, entry: &Entry) -> bool {
         let previous = state.map(|s| Passed { lsn: s.durable.lsn, at: s.durable.at });
-        let origin = Origin { stream: header.stream, run: header.run, epoch: header.epoch, previous };
+        let origin = Origin {
+            stream: header.stream,
+            run: header.run,
+            epoch: header.epoch,
+            previous,
+            received_at: header.received_at,
+        };
         Catalogue::concerns(&entry.action) && Arc::make_mut(&mut self.catalogue).apply(&origin, entry)
     }
 
@@ -169,10 +175,23 @@ impl History {
 
     /// Closes the active group; what is true now goes with it.
     pub(crate) fn freeze(&mut self, published: &mut Published, through: (SegmentId, Start)) {
+        self.forget_marks(&published.layout.kept);
         let next = Group::new(published.active.no.next());
         let group = std::mem::replace(&mut published.active, next);
         self.begin_rows();
         published.frozen.push_back(Arc::new(self.frozen(group, through)));
+    }
+
+    /// Barrier marks that were thinned out need not be known any more.
+    pub(crate) fn forget_marks(&mut self, kept: &BTreeMap<VolumeId, Kept>) {
+        let some = |id: &VolumeId| self.catalogue.volume(*id).is_some_and(|v| !v.marks().is_empty());
+        if !kept.keys().any(some) {
+            return;
+        }
+        let catalogue = Arc::make_mut(&mut self.catalogue);
+        for (volume, kept) in kept {
+            catalogue.forget_marks(*volume, kept.settled, |lsn| kept.holds(lsn));
+        }
     }
 
     /// The next frame of each stream gets a row in the time table: what lies before may be settled first.

@@ -34,6 +34,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, TryLockError};
 use std::time::{Duration, Instant};
 
 use gateway_image::catalogue::Volume;
+use gateway_image::group::CommonMarks;
 use gateway_journal::{GateMove, Generation, Kept, Manifest, RegionPlace, RegionRange};
 use tap_block::units::count;
 use tap_block::{VolumeId, WallTime};
@@ -280,6 +281,7 @@ impl Settler {
             };
             volumes.filter_map(of).collect()
         });
+        trail.forget_marks(&kept);
         let offered = points(&layout.kept) + window.points.values().map(Vec::len).sum::<usize>();
         let gone = lost_points(&layout.kept, &kept);
         Ok(Decision {
@@ -370,6 +372,22 @@ impl Decision {
 
 /// How often it is looked whether a pass has ended.
 const GLANCE: Duration = Duration::from_millis(20);
+
+impl Shared {
+    /// The barrier marks of groups that can be opened in every member; without those of a time of which every volume keeps every
+    /// write, unless room is needed: then no time is such.
+    fn common_marks(&self, strained: bool) -> CommonMarks {
+        let (catalogue, layout) = {
+            let published = read(&self.published);
+            (Arc::clone(&published.catalogue), Arc::clone(&published.layout))
+        };
+        let kept = &layout.kept;
+        let whole = catalogue.volumes().map(|v| catalogue.rules().policy_of(v.id()).every_write).min();
+        let whole = whole.filter(|_| !strained).unwrap_or_default();
+        let held = |volume, lsn| kept.get(&volume).is_none_or(|k: &Kept| k.holds(lsn));
+        CommonMarks::of(&catalogue, &held, self.age.now().minus(whole))
+    }
+}
 
 /// When passes are made, and what came of them.
 pub(crate) struct Settling {

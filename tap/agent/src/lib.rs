@@ -13,6 +13,7 @@
 mod begin;
 mod compare;
 mod exports;
+mod group;
 mod local;
 mod memory;
 mod protect;
@@ -26,6 +27,7 @@ use std::path::PathBuf;
 
 use tap_block::Name;
 
+pub use group::{Barriers, GroupOf};
 pub use protect::ProtectError;
 pub use tap::{StartError, Tap, TapConfig, VolumeStatus};
 

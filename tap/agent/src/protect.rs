@@ -50,6 +50,7 @@ pub enum ProtectError {
 
 /// A volume under protection.
 pub(crate) struct Protected {
+    pub(crate) id: VolumeId,
     pub(crate) volume: Arc<Volume>,
     pub(crate) path: PathBuf,
     memory: Arc<Memory>,
@@ -123,6 +124,7 @@ impl Protected {
         let path = what.path.clone();
         let copier = spawn_copier(Arc::clone(&volume)).map_err(|e| other(&e))?;
         Ok(Self {
+            id: whose.volume,
             volume,
             path,
             memory,

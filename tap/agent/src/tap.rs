@@ -2,14 +2,16 @@
 
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread::JoinHandle;
 use std::time::Duration;
 
 use cx_link::{Address, Hub};
 use gateway_front::{Front, FrontHandle, ListenAddress, ListenError};
-use tap_block::Name;
+use tap_block::{MAX_MEMBERS, Name};
 use thiserror::Error;
 
 use crate::exports::Disks;
+use crate::group::{Barriers, Group, GroupOf};
 use crate::protect::{Protected, Upward};
 use crate::{Limits, Protect, ProtectError};
 
@@ -30,6 +32,10 @@ pub struct TapConfig {
     pub hub: Hub,
     /// What may wait.
     pub limits: Limits,
+    /// Consistency groups of the disks.
+    pub groups: Vec<GroupOf>,
+    /// How often a barrier is put over a group that was written to.
+    pub group_interval: Duration,
 }
 
 /// Why a tap does not start.
@@ -41,6 +47,14 @@ pub enum StartError {
     /// Two volumes with one name, or one disk twice.
     #[error("{0} is given twice: protect each disk once, under one name")]
     Twice(String),
+    /// A consistency group that cannot be.
+    #[error("the group {name} cannot be formed: {why}")]
+    Group {
+        /// Its name.
+        name: Name,
+        /// Why, and what to do.
+        why: String,
+    },
     /// The tap is being stopped.
     #[error("the tap stops: protect the disk when it runs again")]
     Stopping,
@@ -58,6 +72,9 @@ pub struct Tap {
     dir: PathBuf,
     limits: Limits,
     upward: Upward,
+    groups: Vec<Arc<Group>>,
+    /// Each puts barriers over a group.
+    barriers: Mutex<Vec<JoinHandle<()>>>,
 }
 
 /// A volume, for the ready file and for status.
@@ -80,6 +97,7 @@ impl Tap {
     /// When a disk cannot be protected or an address cannot be listened on; nothing is left running then.
     pub fn start(config: TapConfig) -> Result<Self, StartError> {
         refuse_doubles(&config.protect)?;
+        check_groups(&config.groups, &config.protect)?;
         let upward = Upward { cx: config.cx, hub: config.hub, sender: format!("tap {}", std::process::id()) };
         let (dir, limits) = (config.data.join("tap"), config.limits);
         let (mut volumes, disks) = (Vec::new(), Arc::new(Disks::default()));
@@ -89,7 +107,11 @@ impl Tap {
             volumes.push(protected);
         }
         let front = Front::start(&config.listen, Arc::clone(&disks) as _, gateway_front::Limits::default())?;
-        Ok(Self { volumes: Mutex::new(Some(volumes)), disks, front: Arc::new(front), dir, limits, upward })
+        let groups: Vec<Arc<Group>> =
+            config.groups.iter().map(|group| form(group, &volumes, config.group_interval)).collect();
+        let barriers = groups.iter().map(put_barriers).collect::<Result<_, _>>()?;
+        let (volumes, front) = (Mutex::new(Some(volumes)), Arc::new(front));
+        Ok(Self { volumes, disks, front, dir, limits, upward, groups, barriers: Mutex::new(barriers) })
     }
 
     /// Protects another disk, which can be used at once. Blocks while it is opened; must be called inside a tokio runtime.
@@ -114,6 +136,11 @@ impl Tap {
         self.lock().iter().flatten().map(|protected| self.status(protected)).collect()
     }
 
+    /// The consistency groups, and what came of their barriers.
+    pub fn groups(&self) -> impl Iterator<Item = (&Name, Barriers)> {
+        self.groups.iter().map(|group| (group.name(), group.barriers()))
+    }
+
     fn status(&self, protected: &Protected) -> VolumeStatus {
         VolumeStatus {
             name: protected.volume.name().clone(),
@@ -126,13 +153,16 @@ impl Tap {
     /// Stops: guests are drained, everything captured is sent or spooled. Takes about `limit` at most; says whether every
     /// volume stopped cleanly (one that did not copies its marked regions at the next start).
     pub async fn stop(&self, limit: Duration) -> bool {
+        self.groups.iter().for_each(|group| group.stop());
         let (front, volumes) = (Arc::clone(&self.front), self.lock().take().unwrap_or_default());
+        let barriers = std::mem::take(&mut *self.barriers.lock().unwrap_or_else(PoisonError::into_inner));
         let stopped = tokio::task::spawn_blocking(move || {
+            let barred = barriers.into_iter().all(|thread| thread.join().is_ok());
             front.drain_and_stop(FRONT_DRAIN);
             let share = limit.saturating_sub(FRONT_DRAIN);
             let stops: Vec<_> =
                 volumes.into_iter().map(|v| std::thread::spawn(move || v.stop(share))).collect();
-            stops.into_iter().all(|s| s.join().unwrap_or(false))
+            stops.into_iter().all(|s| s.join().unwrap_or(false)) && barred
         });
         stopped.await.unwrap_or(false)
     }
@@ -140,6 +170,42 @@ impl Tap {
     fn lock(&self) -> MutexGuard<'_, Option<Vec<Protected>>> {
         self.volumes.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// Every member has to be protected here, and in one group alone.
+fn check_groups(groups: &[GroupOf], protect: &[Protect]) -> Result<(), StartError> {
+    for (i, group) in groups.iter().enumerate() {
+        let refuse = |why: String| Err(StartError::Group { name: group.name.clone(), why });
+        let (before, members) = (groups.get(..i).unwrap_or_default(), &group.members);
+        if before.iter().any(|other| other.name == group.name) {
+            return refuse("it is given twice: give each group once, with all its members".to_owned());
+        }
+        if !(2..=MAX_MEMBERS).contains(&members.len()) {
+            return refuse(format!("it has {} members: give 2 to {MAX_MEMBERS}", members.len()));
+        }
+        for (at, member) in members.iter().enumerate() {
+            if !protect.iter().any(|p| p.name == *member) {
+                return refuse(format!(
+                    "this tap does not protect {member}: a group is made of volumes of one tap, each given with --protect"
+                ));
+            }
+            let here = members.get(..at).unwrap_or_default().iter();
+            if here.chain(before.iter().flat_map(|g| &g.members)).any(|other| other == member) {
+                return refuse(format!("{member} is in a group already: a volume is in one group, once"));
+            }
+        }
+    }
+    Ok(())
+}
+
+fn form(of: &GroupOf, volumes: &[Protected], interval: Duration) -> Arc<Group> {
+    let members = volumes.iter().filter(|p| of.members.contains(p.volume.name()));
+    let members = members.map(|p| (p.id, Arc::clone(&p.volume))).collect();
+    Group::new(of.name.clone(), members, interval)
+}
+
+fn put_barriers(group: &Arc<Group>) -> Result<JoinHandle<()>, StartError> {
+    group.spawn().map_err(|e| StartError::Group { name: group.name().clone(), why: e.to_string() })
 }
 
 fn refuse_doubles(protect: &[Protect]) -> Result<(), StartError> {

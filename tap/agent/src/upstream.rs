@@ -13,12 +13,13 @@ use cx_wire::{
 use tap_block::device::run;
 use tap_block::stored::pack;
 use tap_block::{
-    BLOCK_SIZE, Batch, BlockDevice as _, BlockNo, Bookmark, Extent, ExtentSet, Lsn, Op, SyncCause, WallTime,
+    BLOCK_SIZE, Batch, BlockDevice as _, BlockNo, Bookmark, Extent, ExtentSet, Lsn, Name, Op, SyncCause,
+    WallTime,
 };
 use tap_splitter::{Event, Mode};
 use tokio::sync::Notify;
 
-use crate::volume::{Snapshot, Volume};
+use crate::volume::{BookmarkReply, Snapshot, Volume};
 
 /// The only consumer of a tap's outbox.
 const CX: ConsumerNo = ConsumerNo::new(0);
@@ -75,11 +76,23 @@ impl Upstream {
         (status, snapshot)
     }
 
-    fn bookmark(&self, bookmark: Bookmark, wait: std::time::Duration, reply: AskReply) {
-        let answer = move |placed: Result<(Lsn, WallTime), AskError>| {
+    fn bookmark(&self, bookmark: Bookmark, wait: Duration, group: Option<Name>, reply: AskReply) {
+        let answer: BookmarkReply = Box::new(move |placed: Result<(Lsn, WallTime), AskError>| {
             reply.send(placed.map(|(lsn, at)| Reply::Bookmarked { lsn, at }));
-        };
-        self.volume.bookmark(bookmark, wait, Box::new(answer));
+        });
+        match (group, self.volume.group()) {
+            (None, _) => self.volume.bookmark(bookmark, wait, answer),
+            (Some(name), Some(group)) if *group.name() == name => {
+                group.bookmark(&self.volume, bookmark, wait, answer);
+            }
+            (Some(name), _) => {
+                let text = format!(
+                    "{} is in no group {name} any more: give the tap --group {name}=..., or bookmark the volume alone",
+                    self.volume.name()
+                );
+                answer(Err(AskError::new(AskCode::NotFound, text)));
+            }
+        }
     }
 
     /// Fails while the CX has less than it acknowledged, because nothing that can be sent follows on what it has. When
@@ -176,8 +189,8 @@ impl Feed for Upstream {
                 let (status, snapshot) = self.status();
                 reply.send(Ok(Reply::Head { lsn: snapshot.head, at: snapshot.at, status }));
             }
-            Question::Bookmark { name, consistency, note, wait } => {
-                self.bookmark(Bookmark { name, consistency, note }, wait, reply);
+            Question::Bookmark { name, consistency, note, wait, group } => {
+                self.bookmark(Bookmark { name, consistency, note }, wait, group, reply);
             }
             Question::Resync { from, whole: true } => {
                 self.resync(from);

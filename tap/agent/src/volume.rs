@@ -21,7 +21,12 @@ use tap_splitter::{
 };
 
 use crate::compare::{Inquiry, compare};
+use crate::group::Group;
 use crate::local;
+
+mod together;
+
+pub(crate) use together::{Locked, together};
 
 /// After a read for a copy failed, the next is tried this much later.
 const COPY_PAUSE: Duration = Duration::from_secs(1);
@@ -46,8 +51,12 @@ pub(crate) struct Volume {
     copyable: Condvar,
     /// Nobody but [`Volume::stop`] notifies this one: a wait on it is a pause that a stop cuts short.
     paused: Condvar,
+    /// Every write that was answered has its LSN, while a barrier waits for that.
+    caught_up: Condvar,
     /// Who finds out what the gateways have; without one, nothing is compared.
     inquiry: OnceLock<Inquiry>,
+    /// The consistency group that it is a member of.
+    group: OnceLock<Weak<Group>>,
     /// Handed to the disk as the place for completions.
     me: Weak<Volume>,
 }
@@ -83,6 +92,8 @@ pub(crate) enum Chore {
 struct Guest {
     op: Option<Op>,
     ticket: Ticket,
+    /// What came of it, while a barrier keeps the answer back.
+    outcome: Option<Outcome>,
 }
 
 enum Running {
@@ -152,7 +163,9 @@ impl Volume {
             chores_there: Condvar::new(),
             copyable: Condvar::new(),
             paused: Condvar::new(),
+            caught_up: Condvar::new(),
             inquiry: OnceLock::new(),
+            group: OnceLock::new(),
             me: me.clone(),
         });
         volume.change(|volume, core, later| volume.carry_out(core, actions, later));
@@ -269,6 +282,17 @@ impl Volume {
         self.apply(Event::Resync { dirty });
     }
 
+    /// It is a member of this group from here on.
+    pub(crate) fn join(&self, group: &Arc<Group>) {
+        // Twice would be a mistake that whoever forms groups has ruled out.
+        let _ = self.group.set(Arc::downgrade(group));
+    }
+
+    /// The consistency group that it is a member of.
+    pub(crate) fn group(&self) -> Option<Arc<Group>> {
+        self.group.get()?.upgrade()
+    }
+
     /// From here on copies may be compared first.
     pub(crate) fn compare_with(&self, inquiry: Inquiry) {
         // Twice would be a mistake without consequences: the first one stays.
@@ -318,6 +342,11 @@ impl Volume {
     fn change(&self, change: impl FnOnce(&Self, &mut Core, &mut Later)) {
         let mut later = Later::default();
         change(self, &mut self.lock(), &mut later);
+        self.follow(later);
+    }
+
+    /// Does what follows from a change.
+    fn follow(&self, later: Later) {
         for answer in later.answers {
             answer();
         }
@@ -363,6 +392,8 @@ impl Volume {
                     }
                 }
                 Action::Wake => self.sealable.notify_one(),
+                Action::Answer(id) => core.answer(id, later),
+                Action::CaughtUp => self.caught_up.notify_all(),
             }
         }
     }
@@ -418,16 +449,20 @@ impl Volume {
             }
             core.next_op += 1;
             let id = OpId(core.next_op);
-            core.guests.insert(id, Guest { op: Some(op), ticket });
+            core.guests.insert(id, Guest { op: Some(op), ticket, outcome: None });
             volume.feed(core, Event::Submit { op: id, extent, change }, later);
         });
     }
 
     fn guest_done(&self, id: OpId, outcome: Outcome) {
         self.change(|volume, core, later| {
-            volume.feed(core, Event::Written { op: id, whole: outcome.is_ok() }, later);
-            if let Some(guest) = core.guests.remove(&id) {
-                later.answers.push(Box::new(move || guest.ticket.complete(outcome)));
+            if let Some(guest) = core.guests.get_mut(&id) {
+                guest.outcome = Some(outcome);
+                let whole = matches!(guest.outcome, Some(Ok(_)));
+                volume.feed(core, Event::Written { op: id, whole }, later);
+            }
+            if !core.splitter.keeps_back(id) {
+                core.answer(id, later);
             }
         });
     }
@@ -452,6 +487,13 @@ impl Volume {
 }
 
 impl Core {
+    /// The guest hears what came of its operation.
+    fn answer(&mut self, id: OpId, later: &mut Later) {
+        if let Some(Guest { ticket, outcome: Some(outcome), .. }) = self.guests.remove(&id) {
+            later.answers.push(Box::new(move || ticket.complete(outcome)));
+        }
+    }
+
     fn run(&mut self, what: Running) -> u64 {
         self.next_tag += 1;
         self.running.insert(self.next_tag, what);
@@ -518,7 +560,7 @@ impl Volume {
     }
 }
 
-fn too_early(sync: Option<Progress>) -> AskError {
+pub(crate) fn too_early(sync: Option<Progress>) -> AskError {
     let detail = match sync {
         Some(p) => format!(
             "no recovery point can be made while {} is under way ({} of {} bytes done): wait for its end, or wait longer with \

@@ -23,7 +23,7 @@ use cx_wire::{
 };
 use gateway_front::ListenAddress;
 use nbd::client::NbdClient;
-use tap_agent::{Limits, Protect, Tap, TapConfig};
+use tap_agent::{GroupOf, Limits, Protect, Tap, TapConfig};
 use tap_block::{Batch, Consistency, Lsn, Marker, RunId, SyncCause, VolumeId};
 use testbed_model::Oracle;
 
@@ -190,6 +190,8 @@ impl Bench {
             cx: cx_address(),
             hub: self.hub.clone(),
             limits,
+            groups: Vec::new(),
+            group_interval: Duration::from_secs(1),
         };
         Tap::start(config)
     }
@@ -224,6 +226,7 @@ fn crash_bookmark(name: &str) -> Question {
         consistency: Consistency::Crash,
         note: String::new(),
         wait: PATIENCE,
+        group: None,
     }
 }
 
@@ -398,6 +401,8 @@ async fn a_disk_that_is_protected_later_is_used_and_journalled_like_the_first() 
         cx: cx_address(),
         hub: bench.hub.clone(),
         limits: Limits::default(),
+        groups: Vec::new(),
+        group_interval: Duration::from_secs(1),
     };
     let tap = Tap::start(config).unwrap();
     let what = Protect { name: "web01".parse().unwrap(), path: bench.disk() };
@@ -412,4 +417,72 @@ async fn a_disk_that_is_protected_later_is_used_and_journalled_like_the_first() 
     assert!(tap.stop(Duration::from_secs(10)).await);
     let other = Protect { name: "web02".parse().unwrap(), path: bench.disk() };
     assert!(matches!(tap.protect(&other), Err(tap_agent::StartError::Stopping)));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_group_that_cannot_be_is_refused_with_what_to_do() {
+    let bench = Bench::new(&[]);
+    let refused = |groups: &[(&str, &[&str])]| {
+        let group = |(name, members): &(&str, &[&str])| GroupOf {
+            name: name.parse().unwrap(),
+            members: members.iter().map(|m| m.parse().unwrap()).collect(),
+        };
+        let disk = |name: &str| Protect { name: name.parse().unwrap(), path: bench.dir.path().join(name) };
+        let config = TapConfig {
+            data: bench.dir.path().to_owned(),
+            protect: vec![disk("a"), disk("b"), disk("c")],
+            listen: Vec::new(),
+            cx: cx_address(),
+            hub: bench.hub.clone(),
+            limits: Limits::default(),
+            groups: groups.iter().map(group).collect(),
+            group_interval: Duration::from_secs(1),
+        };
+        Tap::start(config).err().unwrap().to_string()
+    };
+    assert!(refused(&[("g", &["a", "elsewhere"])]).contains("of one tap, each given with --protect"));
+    assert!(refused(&[("g", &["a"])]).contains("give 2 to 64"));
+    assert!(refused(&[("g", &["a", "a"])]).contains("a is in a group already"));
+    assert!(refused(&[("g", &["a", "b"]), ("h", &["b", "c"])]).contains("b is in a group already"));
+    assert!(refused(&[("g", &["a", "b"]), ("g", &["a", "c"])]).contains("given twice"));
+    assert!(
+        refused(&[("g", &["a", "b"])]).contains("does not exist"),
+        "the groups are right, the disks are not"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn barriers_are_put_over_a_group_with_nobody_to_send_them_to() {
+    let bench = Bench::new(&[]);
+    let disk = |name: &str| {
+        let path = bench.dir.path().join(name);
+        std::fs::File::create(&path).unwrap().set_len(SIZE as u64).unwrap();
+        Protect { name: name.parse().unwrap(), path }
+    };
+    let config = TapConfig {
+        data: bench.dir.path().to_owned(),
+        protect: vec![disk("web01"), disk("web02")],
+        listen: vec![ListenAddress::Unix(bench.socket())],
+        cx: cx_address(),
+        hub: bench.hub.clone(),
+        limits: Limits::default(),
+        groups: vec![GroupOf {
+            name: "db".parse().unwrap(),
+            members: vec!["web01".parse().unwrap(), "web02".parse().unwrap()],
+        }],
+        group_interval: Duration::from_millis(1),
+    };
+    let tap = Tap::start(config).unwrap();
+    let made = || tap.groups().next().map(|(_, barriers)| barriers.made).unwrap();
+    let mut guest = bench.guest();
+    for n in 0..5u64 {
+        let before = made();
+        // A part of a block: its answer may wait for a barrier, and is there all the same.
+        while made() == before {
+            write_at(&mut guest, n * 512, &[n as u8 + 1; 512]);
+        }
+    }
+    drop(guest);
+    assert_eq!(tap.groups().map(|(name, _)| name.as_str()).collect::<Vec<_>>(), ["db"]);
+    assert!(tap.stop(Duration::from_secs(10)).await);
 }

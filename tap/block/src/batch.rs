@@ -7,7 +7,7 @@ use crate::extent::Extent;
 use crate::name::Name;
 use crate::stored::{StoredLen, UNIT};
 use crate::time::WallTime;
-use crate::units::{Epoch, Lsn, Position, RunId, StreamId, VolumeId, count, index};
+use crate::units::{Epoch, Lsn, MarkId, Position, RunId, StreamId, VolumeId, count, index};
 
 /// Records of one run that travel and are committed together.
 ///
@@ -92,6 +92,24 @@ pub enum Marker {
         /// The disk was all zeroes when a baseline began, so even the points before it are sound.
         from_zero: bool,
     },
+    /// A barrier of the consistency group that the volume is a member of.
+    Barrier(BarrierMark),
+}
+
+/// The most members that a consistency group has.
+pub const MAX_MEMBERS: usize = 64;
+
+/// A barrier in the stream of one member: every write that was acknowledged before it is before it, in each of the streams.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct BarrierMark {
+    /// The same in every member's stream; the record's time is the same, too.
+    pub id: MarkId,
+    /// The group.
+    pub group: Name,
+    /// Its members, ascending; at most [`MAX_MEMBERS`].
+    pub members: Vec<VolumeId>,
+    /// It is a bookmark as well, of this name in each member.
+    pub bookmark: Option<Bookmark>,
 }
 
 /// The first record of a run.

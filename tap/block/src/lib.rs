@@ -21,10 +21,13 @@ pub mod stored;
 pub mod time;
 pub mod units;
 
-pub use batch::{Action, Batch, BatchError, Bookmark, Consistency, Entry, Marker, RunStart, SyncCause};
+pub use batch::{
+    Action, BarrierMark, Batch, BatchError, Bookmark, Consistency, Entry, MAX_MEMBERS, Marker, RunStart,
+    SyncCause,
+};
 pub use device::{BlockDevice, CompletionQueue, DeviceError, Geometry, Op, Outcome, Ticket};
 pub use extent::Extent;
 pub use extent_map::{ExtentMap, ExtentSet};
 pub use name::{Name, NameError};
 pub use time::{Clock, Monotonic, WallTime};
-pub use units::{BLOCK_SIZE, BlockNo, Epoch, Lsn, Position, RunId, StreamId, VolumeId};
+pub use units::{BLOCK_SIZE, BlockNo, Epoch, Lsn, MarkId, Position, RunId, StreamId, VolumeId};

@@ -73,6 +73,37 @@ id!(
     Epoch, u32, "epoch-"
 );
 
+/// A barrier of a consistency group: the same number in the stream of each member. It is the mark's time on the tap's clock,
+/// in nanoseconds, as its record carries it; people write it in decimal.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct MarkId(u64);
+
+impl MarkId {
+    /// Wraps the raw number.
+    #[must_use]
+    pub const fn new(raw: u64) -> Self {
+        Self(raw)
+    }
+
+    /// The raw number.
+    #[must_use]
+    pub const fn get(self) -> u64 {
+        self.0
+    }
+}
+
+impl fmt::Debug for MarkId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "mark:{}", self.0)
+    }
+}
+
+impl fmt::Display for MarkId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Debug::fmt(self, f)
+    }
+}
+
 /// A place in a stream: the n-th record of its history. 0 is "before the first record".
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
 pub struct Lsn(u64);

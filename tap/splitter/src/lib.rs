@@ -12,6 +12,7 @@
 //! appends the [`Action`]s that the driver (`tap-agent`) must carry out. Nothing here does I/O or reads a
 //! clock. The rules are those of the design, section 3; each has a property test in `tests/`.
 
+pub mod attempt;
 mod compare;
 mod copies;
 mod holds;
@@ -25,5 +26,6 @@ pub use queue::{Captured, Content};
 pub use regions::{RegionMarks, RegionSize};
 pub use seal::seal;
 pub use splitter::{
-    Action, BookmarkId, Change, Config, CopyId, CopyTask, Event, Mode, Now, OpId, Progress, Splitter, Start,
+    Action, BookmarkId, Change, Config, CopyId, CopyTask, Event, Mode, Now, OpId, Progress, Splitter,
+    Standing, Start,
 };

@@ -11,13 +11,14 @@ use crate::holds::{Holds, Owner, copy_holder, op_holder, owner_of};
 use crate::queue::{Captured, Content, Queue};
 use crate::regions::{RegionMarks, RegionSize, Regions};
 
+mod barrier;
 mod event;
 mod op;
 
 use op::Op;
 
 pub use event::{
-    Action, BookmarkId, Change, Config, CopyId, CopyTask, Event, Mode, Now, OpId, Progress, Start,
+    Action, BookmarkId, Change, Config, CopyId, CopyTask, Event, Mode, Now, OpId, Progress, Standing, Start,
 };
 
 /// LSNs are reserved in steps of this many: one durable write for a million records.
@@ -67,8 +68,12 @@ pub struct Splitter {
     regions: Regions,
     /// Operations that wait for marks.
     unmarked: Vec<OpId>,
-    /// Acknowledged, waiting for their edges.
+    /// Written, waiting for their edges; acknowledged, but for those that a barrier keeps back.
     filling: BTreeSet<OpId>,
+    /// A barrier waits for this volume.
+    held: bool,
+    /// Those of `filling` whose answers it keeps back.
+    kept_back: BTreeSet<OpId>,
     bookmarks: Vec<PendingBookmark>,
     queue: Queue,
     copies: Copies,
@@ -110,6 +115,8 @@ impl Splitter {
             regions: Regions::new(config.size, start.marks, start.first_lsn),
             unmarked: Vec::new(),
             filling: BTreeSet::new(),
+            held: false,
+            kept_back: BTreeSet::new(),
             bookmarks: Vec::new(),
             queue: Queue::new(config.queue_limit),
             copies: Copies::new(start.dirty),
@@ -161,6 +168,9 @@ impl Splitter {
                 dirty.iter().for_each(|extent| self.regions.want_just(extent));
                 self.lost = dirty.iter().chain(self.lost.iter()).collect();
             }
+            Event::Hold => self.held = true,
+            Event::Release => self.let_go(actions),
+            Event::Barrier { mark, at } => self.put_barrier(mark, at),
             Event::Tick => self.clear_marks(now),
         }
         self.settle(now, actions);
@@ -295,6 +305,9 @@ impl Splitter {
             self.capture(id, now, actions);
         } else {
             self.filling.insert(id);
+            if self.held {
+                self.kept_back.insert(id);
+            }
             actions.extend(op.edges().map(|extent| Action::Fill { op: id, extent }));
         }
     }
@@ -357,7 +370,7 @@ impl Splitter {
     }
 
     fn finish(&mut self, id: OpId, blocks: Extent, now: Now, actions: &mut Vec<Action>) {
-        self.filling.remove(&id);
+        self.filled_up(id, actions);
         for pending in &mut self.bookmarks {
             pending.behind.remove(&id);
         }

@@ -14,13 +14,13 @@ use std::time::Duration;
 use bytes::Bytes;
 use tap_block::units::{count, index};
 use tap_block::{
-    BLOCK_SIZE, Batch, Bookmark, Consistency, Epoch, Extent, ExtentSet, Lsn, Marker, Monotonic, Name, RunId,
-    RunStart, StreamId, SyncCause, VolumeId, WallTime,
+    BLOCK_SIZE, BarrierMark, Batch, Bookmark, Consistency, Epoch, Extent, ExtentSet, Lsn, MarkId, Marker,
+    Monotonic, Name, RunId, RunStart, StreamId, SyncCause, VolumeId, WallTime,
 };
 use tap_splitter::seal::Identity;
 use tap_splitter::{
     Action, BookmarkId, Change, Compared, Config, CopyId, CopyTask, Event, Mode, Now, OpId, RegionMarks,
-    RegionSize, Splitter, Start, seal,
+    RegionSize, Splitter, Standing, Start, seal,
 };
 use testbed_model::{Oracle, Random};
 
@@ -124,7 +124,7 @@ impl World {
             match action {
                 Action::Start(id) => self.ops.get_mut(&id).unwrap().started = true,
                 Action::Bookmarked { lsn, at, .. } => self.bookmarks.push((lsn, at)),
-                Action::Wake | Action::BookmarkRefused(_) => {}
+                Action::Wake | Action::BookmarkRefused(_) | Action::Answer(_) | Action::CaughtUp => {}
                 task => self.tasks.push(task),
             }
         }
@@ -148,13 +148,18 @@ impl World {
         if self.unwatched && self.random.below(30) == 0 {
             self.arrive();
         }
-        match self.random.below(16) {
+        match self.random.below(18) {
             0..=4 => self.submit(),
             5..=8 => self.complete_some_op(),
             9..=11 => self.carry_out_some_task(),
             12 => self.deliver(),
             13 => self.begin_copy(),
             14 => self.housekeeping(),
+            15 => self.barrier(),
+            16 => {
+                let event = if self.random.below(2) == 0 { Event::Hold } else { Event::Release };
+                self.apply(event);
+            }
             _ => {
                 let name: Name = format!("b{}", self.next_op).parse().unwrap();
                 let bookmark = Bookmark { name, consistency: Consistency::Crash, note: String::new() };
@@ -162,6 +167,18 @@ impl World {
                 self.apply(Event::Bookmark { id: BookmarkId(self.next_op), bookmark });
             }
         }
+    }
+
+    /// A mark, where one may be put: in time between all that is before and behind it.
+    fn barrier(&mut self) {
+        if self.splitter.standing() != Standing::Ready {
+            return;
+        }
+        let at = self.splitter.earliest_mark(self.now);
+        let (id, group) = (MarkId::new(at.nanos()), "db".parse().unwrap());
+        let mark = BarrierMark { id, group, members: vec![VOLUME], bookmark: None };
+        self.apply(Event::Barrier { mark, at });
+        assert!(self.splitter.earliest_mark(self.now) > at, "what comes behind a mark is later");
     }
 
     fn submit(&mut self) {

@@ -97,6 +97,26 @@ impl Lab {
         self.launch("up", self.command(disks, &self.path("data"))?)
     }
 
+    /// The same with more arguments.
+    ///
+    /// # Errors
+    /// As [`Lab::up`].
+    pub fn up_with(&self, disks: &[(&str, &Path)], arguments: &[&str]) -> Result<Up> {
+        let mut command = self.command(disks, &self.path("data"))?;
+        command.args(arguments);
+        self.launch("up", command)
+    }
+
+    /// The program with this as its first word, to be run as one likes.
+    ///
+    /// # Errors
+    /// When it was not built.
+    pub fn program(&self, word: &str) -> Result<Command> {
+        let mut command = Command::new(program()?);
+        command.arg(word);
+        Ok(command)
+    }
+
     /// The same under `strace`, which kills all of it when a thread of it makes the system call `call` for the `no`-th time.
     /// `None`: it was killed before it was ready.
     ///
@@ -146,8 +166,17 @@ impl Lab {
     /// # Errors
     /// As [`Lab::up`].
     pub fn tap_alone(&self, disks: &[(&str, &Path)], cx: u16) -> Result<Up> {
+        self.tap_alone_with(disks, cx, &[])
+    }
+
+    /// The same with more arguments.
+    ///
+    /// # Errors
+    /// As [`Lab::up`].
+    pub fn tap_alone_with(&self, disks: &[(&str, &Path)], cx: u16, arguments: &[&str]) -> Result<Up> {
         let mut command = Command::new(program()?);
         command.arg("tap").arg("--data").arg(self.path("data/tap-alone")).arg("--cx").arg(local(cx));
+        command.args(arguments);
         self.launch("tap", self.protected(command, disks))
     }
 

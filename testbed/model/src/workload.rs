@@ -8,8 +8,8 @@ use std::time::Duration;
 use tap_block::stored::UNIT;
 use tap_block::units::{count, index};
 use tap_block::{
-    BLOCK_SIZE, Batch, Bookmark, Consistency, Lsn, Marker, Name, RunId, RunStart, StreamId, SyncCause,
-    VolumeId, WallTime,
+    BLOCK_SIZE, BarrierMark, Batch, Bookmark, Consistency, Lsn, Marker, Name, RunId, RunStart, StreamId,
+    SyncCause, VolumeId, WallTime,
 };
 
 use crate::builder::{BatchBuilder, blocks_in};
@@ -175,6 +175,15 @@ impl Workload {
             consistency: Consistency::Crash,
             note: String::new(),
         }));
+        self.close(to)
+    }
+
+    /// A barrier of its group, at the time that is the mark's number: later than everything before it.
+    pub fn barrier(&mut self, mark: BarrierMark) -> Batch {
+        self.now = WallTime::from_nanos(mark.id.get());
+        let mut to = BatchBuilder::new(self.stream, self.volume, self.run, self.next, self.now);
+        to.mark(Marker::Barrier(mark));
+        self.now = self.now.plus(Duration::from_nanos(1));
         self.close(to)
     }
 

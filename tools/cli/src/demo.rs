@@ -120,6 +120,8 @@ fn plan(dir: &Path, disk: PathBuf) -> Result<Plan, Failure> {
             cx: to_cx,
             nbd: vec![unix("tap.sock")],
             protect: vec![Protect { name, path: disk }],
+            groups: Vec::new(),
+            group_interval: crate::programs::EACH_SECOND,
         }),
         ready_file: None,
         insecure: false,

@@ -3,16 +3,21 @@
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::str::FromStr;
+use std::time::Duration;
 
 use clap::Args;
 use cx_api::ExitStatus;
 use cx_link::Address;
 use gateway_front::ListenAddress;
-use tap_agent::Protect;
+use tap_agent::{GroupOf, Protect};
+use tap_block::Name;
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::output::{Failure, say};
 use crate::site::{CxPlan, GatewayPlan, Plan, Ready, Site, TapPlan};
+
+/// How often a group is marked unless it is said.
+pub(crate) const EACH_SECOND: Duration = Duration::from_secs(1);
 
 /// What every program takes.
 #[derive(Debug, Args)]
@@ -48,6 +53,12 @@ struct Disks {
     /// Where guests open the protected disks: unix:PATH or HOST:PORT (repeatable) [default: unix:DATA/tap.sock]
     #[arg(long, value_name = "ADDRESS", value_parser = ListenAddress::from_str)]
     tap_nbd: Vec<ListenAddress>,
+    /// Protected disks that belong together, under a name: points of the group show all of them at one moment (repeatable)
+    #[arg(long, value_name = "NAME=VOLUME,VOLUME", value_parser = parse_group)]
+    group: Vec<GroupOf>,
+    /// How often a group that was written to gets such a point
+    #[arg(long, value_name = "TIME", default_value = "1s", value_parser = parse_interval)]
+    group_interval: Duration,
 }
 
 /// What a gateway serves.
@@ -149,7 +160,8 @@ impl GatewayArgs {
         let own = Address::Memory("gateway".to_owned());
         let data = &self.common.data;
         let links = self.listen.into_iter().chain([own.clone()]).collect();
-        let disks = Disks { protect: Vec::new(), tap_nbd: self.tap_nbd };
+        let (protect, group, group_interval) = (Vec::new(), Vec::new(), EACH_SECOND);
+        let disks = Disks { protect, tap_nbd: self.tap_nbd, group, group_interval };
         Plan {
             gateway: Some(self.images.into_plan(data, links)),
             tap: Some(disks.into_plan(data, own)),
@@ -170,7 +182,7 @@ impl Disks {
             true => vec![ListenAddress::Unix(data.join("tap.sock"))],
             false => self.tap_nbd,
         };
-        TapPlan { cx, nbd, protect: self.protect }
+        TapPlan { cx, nbd, protect: self.protect, groups: self.group, group_interval: self.group_interval }
     }
 }
 
@@ -295,6 +307,21 @@ fn parse_protect(text: &str) -> Result<Protect, String> {
     Ok(Protect { name, path: path.into() })
 }
 
+fn parse_group(text: &str) -> Result<GroupOf, String> {
+    let (name, members) =
+        text.split_once('=').ok_or("give NAME=VOLUME,VOLUME, for example db=data01,log01")?;
+    let named = |text: &str| text.parse::<Name>().map_err(|e| e.to_string());
+    let members = members.split(',').map(named).collect::<Result<_, _>>()?;
+    Ok(GroupOf { name: named(name)?, members })
+}
+
+/// A barrier costs a record in each member's stream.
+fn parse_interval(text: &str) -> Result<Duration, String> {
+    let interval = crate::verbs::parse_duration(text)?;
+    let least = Duration::from_millis(10);
+    if interval < least { Err("give 10ms or more".to_owned()) } else { Ok(interval) }
+}
+
 fn parse_gateway(text: &str) -> Result<(String, Address), String> {
     let (name, address) = text.split_once('=').unwrap_or((text, text));
     Ok((name.to_owned(), address.parse().map_err(|e: cx_link::AddressError| e.to_string())?))
@@ -311,6 +338,18 @@ mod tests {
         for bad in ["web01", "=x", "web01=", "a b=x", "now=x"] {
             assert!(parse_protect(bad).is_err(), "{bad}");
         }
+    }
+
+    #[test]
+    fn a_group_has_a_name_and_members() {
+        let group = parse_group("db=data01,log01").unwrap();
+        let members: Vec<&str> = group.members.iter().map(Name::as_str).collect();
+        assert_eq!((group.name.as_str(), members), ("db", vec!["data01", "log01"]));
+        for bad in ["db", "db=", "=a,b", "db=a,,b", "now=a,b", "db=a b,c"] {
+            assert!(parse_group(bad).is_err(), "{bad}");
+        }
+        assert_eq!(parse_interval("250ms"), Ok(Duration::from_millis(250)));
+        assert!(parse_interval("1ms").is_err());
     }
 
     #[test]

@@ -14,7 +14,7 @@ use gateway_front::ListenAddress;
 use gateway_server::http::{ApiConfig, Control as _};
 use gateway_server::{Cold, Gateway, GatewayConfig, GatewayHandle, ProtectDisk};
 use serde::Serialize;
-use tap_agent::{Limits, Protect, Tap, TapConfig};
+use tap_agent::{GroupOf, Limits, Protect, Tap, TapConfig};
 use tap_block::Name;
 use tap_disk::{DirLock, LockError};
 
@@ -65,6 +65,8 @@ pub(crate) struct TapPlan {
     pub(crate) cx: Address,
     pub(crate) nbd: Vec<ListenAddress>,
     pub(crate) protect: Vec<Protect>,
+    pub(crate) groups: Vec<GroupOf>,
+    pub(crate) group_interval: Duration,
 }
 
 /// What runs.
@@ -169,8 +171,9 @@ impl Site {
 
     /// Beside a gateway the tap also protects the disks that images were committed to, and those that will be.
     fn start_tap(&mut self, plan: TapPlan, data: PathBuf, hub: &Hub) -> Result<(), Failure> {
-        let TapPlan { cx, nbd: listen, protect } = plan;
-        let config = TapConfig { data, protect, listen, cx, hub: hub.clone(), limits: Limits::default() };
+        let TapPlan { cx, nbd: listen, protect, groups, group_interval } = plan;
+        let (hub, limits) = (hub.clone(), Limits::default());
+        let config = TapConfig { data, protect, listen, cx, hub, limits, groups, group_interval };
         let started = tokio::task::block_in_place(|| Tap::start(config));
         let tap = Arc::new(started.map_err(|e| cannot_start("the tap", &e))?);
         if let Some(gateway) = &self.gateway {

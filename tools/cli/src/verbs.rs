@@ -3,6 +3,7 @@
 //! Exit codes are a contract with scripts: [`cx_api::ExitStatus`].
 
 mod bookmark;
+mod group;
 mod image;
 mod job;
 mod parse;
@@ -22,7 +23,9 @@ use serde::de::DeserializeOwned;
 use crate::client::Client;
 use crate::output::{Failure, OutputFormat};
 
-pub(crate) use parse::{PackAfter, pack_after as parse_pack_after, size as parse_size};
+pub(crate) use parse::{
+    PackAfter, duration as parse_duration, pack_after as parse_pack_after, size as parse_size,
+};
 
 type Result<T> = std::result::Result<T, Failure>;
 
@@ -58,6 +61,8 @@ pub(crate) enum Verb {
     Volume(volume::VolumeArgs),
     /// Named recovery points
     Bookmark(bookmark::BookmarkArgs),
+    /// Consistency groups: volumes that belong together, and the moments that all of them share
+    Group(group::GroupArgs),
     /// What a POINT means
     Point(point::PointArgs),
     /// Retention: how long history is kept, and how densely
@@ -121,6 +126,7 @@ async fn perform(verb: Verb) -> Result<()> {
     match verb {
         Verb::Volume(args) => volume::run(args).await,
         Verb::Bookmark(args) => bookmark::run(args).await,
+        Verb::Group(args) => group::run(args).await,
         Verb::Point(args) => point::run(args).await,
         Verb::Policy(args) => policy::run(args).await,
         Verb::Hold(args) => policy::hold(args).await,

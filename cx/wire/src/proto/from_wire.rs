@@ -6,8 +6,8 @@ use std::time::Duration;
 use tap_block::stored::MAX_STORED;
 use tap_block::units::count;
 use tap_block::{
-    BlockNo, Bookmark, Consistency, Epoch, Extent, Lsn, Marker, Name, RunId, RunStart, StreamId, SyncCause,
-    VolumeId, WallTime,
+    BarrierMark, BlockNo, Bookmark, Consistency, Epoch, Extent, Lsn, MAX_MEMBERS, MarkId, Marker, Name,
+    RunId, RunStart, StreamId, SyncCause, VolumeId, WallTime,
 };
 
 use super as proto;
@@ -122,6 +122,7 @@ fn ask(m: proto::Ask) -> Result<Ask, WireError> {
             consistency: consistency(q.consistency)?,
             note: q.note,
             wait: Duration::from_nanos(q.wait_nanos),
+            group: q.group.as_deref().map(name).transpose()?,
         },
         proto::Question::Resync(q) => Question::Resync { from: lsn(q.from)?, whole: q.whole },
         proto::Question::Block(q) => Question::Block { block: BlockNo::new(q.block) },
@@ -180,17 +181,32 @@ impl TryFrom<proto::Marker> for Marker {
     fn try_from(marker: proto::Marker) -> Result<Self, WireError> {
         Ok(match marker.mark.ok_or(WireError::Missing("a known marker"))? {
             proto::Mark::RunStart(m) => Self::RunStart(run_start(&m)?),
-            proto::Mark::Bookmark(m) => Self::Bookmark(Bookmark {
-                name: name(&m.name)?,
-                consistency: consistency(m.consistency)?,
-                note: m.note,
-            }),
+            proto::Mark::Bookmark(m) => Self::Bookmark(bookmark(*m)?),
             proto::Mark::SyncStart(m) => Self::SyncStart { cause: cause(m.cause)? },
+            proto::Mark::SyncEnd(proto::SyncEnd { barrier: Some(m), .. }) => Self::Barrier(barrier(*m)?),
             proto::Mark::SyncEnd(m) => {
                 Self::SyncEnd { cause: cause(m.cause)?, copied: m.copied, from_zero: m.from_zero }
             }
         })
     }
+}
+
+fn bookmark(m: proto::Bookmark) -> Result<Bookmark, WireError> {
+    Ok(Bookmark { name: name(&m.name)?, consistency: consistency(m.consistency)?, note: m.note })
+}
+
+fn barrier(m: proto::Barrier) -> Result<BarrierMark, WireError> {
+    let ascending = m.members.is_sorted_by(|a, b| a < b);
+    if m.members.is_empty() || m.members.len() > MAX_MEMBERS || !ascending {
+        let value = tap_block::units::count(m.members.len());
+        return Err(WireError::OutOfRange { what: "members of a group, which are to be ascending", value });
+    }
+    Ok(BarrierMark {
+        id: MarkId::new(m.id),
+        group: name(&m.group)?,
+        members: m.members.into_iter().map(VolumeId::new).collect(),
+        bookmark: m.bookmark.map(|b| bookmark(*b)).transpose()?,
+    })
 }
 
 fn run_start(m: &proto::RunStart) -> Result<RunStart, WireError> {

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use bytes::Bytes;
-use tap_block::{Consistency, Marker, SyncCause};
+use tap_block::{BarrierMark, Bookmark, Consistency, Marker, SyncCause};
 
 use super as proto;
 use crate::message::{
@@ -99,12 +99,13 @@ const fn progress(m: &SyncProgress) -> proto::SyncProgress {
 fn ask(m: &Ask) -> proto::Ask {
     let question = match &m.question {
         Question::Head => proto::Question::Head(proto::Nothing {}),
-        Question::Bookmark { name, consistency: promise, note, wait } => {
+        Question::Bookmark { name, consistency: promise, note, wait, group } => {
             proto::Question::Bookmark(proto::AskBookmark {
                 name: name.to_string(),
                 consistency: consistency(*promise),
                 note: note.clone(),
                 wait_nanos: nanos(*wait),
+                group: group.as_ref().map(ToString::to_string),
             })
         }
         Question::Resync { from, whole } => {
@@ -156,6 +157,30 @@ fn failure(m: &AskError) -> proto::Failure {
     proto::Failure { code: ask_code(m.code), detail: m.detail.clone() }
 }
 
+/// A tap puts none while a sync is open, so there is none that it could seem to end.
+fn barrier(m: &BarrierMark) -> proto::SyncEnd {
+    let barrier = proto::Barrier {
+        id: m.id.get(),
+        group: m.group.to_string(),
+        members: m.members.iter().map(|v| v.get()).collect(),
+        bookmark: m.bookmark.as_ref().map(|b| Box::new(bookmark(b))),
+    };
+    proto::SyncEnd {
+        cause: cause(SyncCause::FailedWrite),
+        copied: 0,
+        from_zero: false,
+        barrier: Some(Box::new(barrier)),
+    }
+}
+
+fn bookmark(m: &Bookmark) -> proto::Bookmark {
+    proto::Bookmark {
+        name: m.name.to_string(),
+        consistency: consistency(m.consistency),
+        note: m.note.clone(),
+    }
+}
+
 impl From<&Marker> for proto::Marker {
     fn from(marker: &Marker) -> Self {
         let mark = match marker {
@@ -167,16 +192,14 @@ impl From<&Marker> for proto::Marker {
                 size: m.size,
                 sync: m.sync.map_or(0, cause),
             })),
-            Marker::Bookmark(m) => proto::Mark::Bookmark(Box::new(proto::Bookmark {
-                name: m.name.to_string(),
-                consistency: consistency(m.consistency),
-                note: m.note.clone(),
-            })),
+            Marker::Bookmark(m) => proto::Mark::Bookmark(Box::new(bookmark(m))),
+            Marker::Barrier(m) => proto::Mark::SyncEnd(barrier(m)),
             Marker::SyncStart { cause: why } => {
                 proto::Mark::SyncStart(proto::SyncStart { cause: cause(*why) })
             }
             &Marker::SyncEnd { cause: why, copied, from_zero } => {
-                proto::Mark::SyncEnd(proto::SyncEnd { cause: cause(why), copied, from_zero })
+                let barrier = None;
+                proto::Mark::SyncEnd(proto::SyncEnd { cause: cause(why), copied, from_zero, barrier })
             }
         };
         Self { mark: Some(mark) }

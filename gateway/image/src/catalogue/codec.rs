@@ -6,12 +6,13 @@ use std::sync::Arc;
 
 use gateway_journal::{ImageId, ImageRecord, MetaRecord};
 use prost::Message;
-use tap_block::{Consistency, Epoch, Lsn, Name, RunId, StreamId, SyncCause, VolumeId, WallTime};
+use tap_block::{Consistency, Epoch, Lsn, MarkId, Name, RunId, StreamId, SyncCause, VolumeId, WallTime};
 use thiserror::Error;
 
-use super::{BookmarkPoint, Catalogue, Passed, Run, SyncSpan, Volume};
+use super::{BookmarkPoint, Catalogue, MarkPoint, Marks, Membership, Passed, Run, SyncSpan, Volume};
 
-const VERSION: u32 = 1;
+/// 2 has barrier marks; what has none is written as 1.
+const VERSION: u32 = 2;
 
 /// Why bytes are no catalogue. The remedy is always the same: build it again from the segments.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
@@ -65,6 +66,34 @@ struct PVolume {
     bookmarks: Vec<PBookmark>,
     #[prost(message, repeated, tag = "7")]
     syncs: Vec<PSync>,
+    #[prost(message, optional, tag = "8")]
+    marks: Option<PMarks>,
+}
+
+/// Marks as differences to the one before: a long list is short.
+#[derive(Clone, PartialEq, Message)]
+struct PMarks {
+    #[prost(uint64, repeated, tag = "1")]
+    lsns: Vec<u64>,
+    #[prost(sint64, repeated, tag = "2")]
+    ats: Vec<i64>,
+    /// Each from its own time.
+    #[prost(sint64, repeated, tag = "3")]
+    ids: Vec<i64>,
+    #[prost(sint64, repeated, tag = "4")]
+    received: Vec<i64>,
+    #[prost(message, repeated, tag = "5")]
+    memberships: Vec<PMembership>,
+}
+
+#[derive(Clone, PartialEq, Message)]
+struct PMembership {
+    #[prost(uint64, tag = "1")]
+    from: u64,
+    #[prost(string, tag = "2")]
+    group: String,
+    #[prost(fixed64, repeated, tag = "3")]
+    members: Vec<u64>,
 }
 
 #[derive(Clone, PartialEq, Message)]
@@ -171,7 +200,7 @@ impl Catalogue {
     #[must_use]
     pub fn encode(&self) -> Vec<u8> {
         PCatalogue {
-            version: VERSION,
+            version: if self.volumes.values().any(|v| *v.marks() != Marks::default()) { VERSION } else { 1 },
             volumes: self.volumes.values().map(|v| volume_out(v)).collect(),
             streams: self.streams.iter().map(|(s, e)| PStream { id: s.get(), epoch: e.get() }).collect(),
             images: self.images.values().map(image_out).collect(),
@@ -187,7 +216,7 @@ impl Catalogue {
     /// [`CatalogueError`]; the catalogue is then to be built from the journal.
     pub fn decode(bytes: &[u8]) -> Result<Self, CatalogueError> {
         let twin = PCatalogue::decode(bytes).map_err(malformed)?;
-        if twin.version != VERSION {
+        if !(1..=VERSION).contains(&twin.version) {
             return Err(CatalogueError::Version(twin.version));
         }
         let mut catalogue = Self { last_image: twin.last_image, ..Self::default() };
@@ -242,6 +271,7 @@ fn volume_out(v: &Volume) -> PVolume {
         runs: v.runs.iter().map(run_out).collect(),
         bookmarks: v.bookmarks.iter().map(bookmark_out).collect(),
         syncs: v.syncs.iter().map(sync_out).collect(),
+        marks: (v.marks != Marks::default()).then(|| marks_out(&v.marks)),
     }
 }
 
@@ -253,7 +283,53 @@ fn volume_in(twin: PVolume) -> Result<Volume, CatalogueError> {
     volume.runs = twin.runs.into_iter().map(run_in).collect::<Result<_, _>>()?;
     volume.bookmarks = twin.bookmarks.into_iter().map(bookmark_in).collect::<Result<BTreeMap<_, _>, _>>()?;
     volume.syncs = twin.syncs.into_iter().map(sync_in).collect::<Result<_, _>>()?;
+    volume.marks = twin.marks.map(marks_in).transpose()?.unwrap_or_default();
     Ok(volume)
+}
+
+fn marks_out(marks: &Marks) -> PMarks {
+    let membership = |m: &Membership| PMembership {
+        from: m.from.get(),
+        group: m.group.to_string(),
+        members: m.members.iter().map(|v| v.get()).collect(),
+    };
+    let memberships = marks.memberships().iter().map(membership).collect();
+    let mut twin = PMarks { memberships, ..PMarks::default() };
+    let (mut lsn, mut at, mut received) = (0, 0, 0);
+    let step = |to: u64, from: u64| to.wrapping_sub(from).cast_signed();
+    for mark in marks.iter() {
+        twin.lsns.push(mark.at.lsn.get().wrapping_sub(lsn));
+        twin.ats.push(step(mark.at.at.nanos(), at));
+        twin.ids.push(step(mark.id.get(), mark.at.at.nanos()));
+        twin.received.push(step(mark.received_at.nanos(), received));
+        (lsn, at, received) = (mark.at.lsn.get(), mark.at.at.nanos(), mark.received_at.nanos());
+    }
+    twin
+}
+
+fn marks_in(twin: PMarks) -> Result<Marks, CatalogueError> {
+    let mut marks = Marks::default();
+    for membership in twin.memberships {
+        let (from, group) = (lsn_in(membership.from)?, name_in(&membership.group)?);
+        let members = membership.members.into_iter().map(VolumeId::new).collect();
+        marks.join(Membership { from, group, members });
+    }
+    let count = twin.lsns.len();
+    if [twin.ats.len(), twin.ids.len(), twin.received.len()] != [count; 3] {
+        return Err(malformed("the lists of marks differ in length"));
+    }
+    let (mut lsn, mut at, mut received) = (0u64, 0u64, 0u64);
+    let fields = twin.lsns.iter().zip(&twin.ats).zip(&twin.ids).zip(&twin.received);
+    for (((&l, &a), &i), &r) in fields {
+        lsn = lsn.checked_add(l).ok_or_else(|| malformed("a mark out of range"))?;
+        (at, received) = (at.wrapping_add(a.cast_unsigned()), received.wrapping_add(r.cast_unsigned()));
+        marks.push(MarkPoint {
+            id: MarkId::new(at.wrapping_add(i.cast_unsigned())),
+            at: Passed { lsn: lsn_in(lsn)?, at: WallTime::from_nanos(at) },
+            received_at: WallTime::from_nanos(received),
+        });
+    }
+    Ok(marks)
 }
 
 fn run_out(run: &Run) -> PRun {

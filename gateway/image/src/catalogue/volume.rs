@@ -2,10 +2,13 @@
 
 use std::collections::BTreeMap;
 
-use tap_block::{Bookmark, Consistency, Epoch, Lsn, Name, RunId, RunStart, StreamId, SyncCause, VolumeId};
+use tap_block::{
+    BarrierMark, Bookmark, Consistency, Epoch, Lsn, Name, RunId, RunStart, StreamId, SyncCause, VolumeId,
+    WallTime,
+};
 use thiserror::Error;
 
-use super::{Origin, Passed};
+use super::{Marks, Origin, Passed};
 
 /// A protected disk.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -18,6 +21,7 @@ pub struct Volume {
     pub(super) runs: Vec<Run>,
     pub(super) bookmarks: BTreeMap<Name, BookmarkPoint>,
     pub(super) syncs: Vec<SyncSpan>,
+    pub(super) marks: Marks,
 }
 
 /// One life of the tap, as the journal knows it.
@@ -110,7 +114,7 @@ fn lsn_text(lsn: Option<Lsn>) -> String {
 }
 
 impl Volume {
-    pub(super) const fn new(id: VolumeId, name: Name, stream: StreamId) -> Self {
+    pub(super) fn new(id: VolumeId, name: Name, stream: StreamId) -> Self {
         Self {
             id,
             name,
@@ -119,6 +123,7 @@ impl Volume {
             runs: Vec::new(),
             bookmarks: BTreeMap::new(),
             syncs: Vec::new(),
+            marks: Marks::default(),
         }
     }
 
@@ -168,6 +173,12 @@ impl Volume {
     #[must_use]
     pub fn bookmark_named(&self, name: &Name) -> Option<&BookmarkPoint> {
         self.bookmarks.get(name)
+    }
+
+    /// The marks of barriers over its group.
+    #[must_use]
+    pub const fn marks(&self) -> &Marks {
+        &self.marks
     }
 
     /// The syncs, oldest first.
@@ -268,6 +279,13 @@ impl Volume {
             consistency: mark.consistency,
             note: mark.note.clone(),
         });
+    }
+
+    pub(super) fn barrier(&mut self, at: Passed, received_at: WallTime, mark: &BarrierMark) {
+        self.marks.take(at, received_at, mark);
+        if let Some(bookmark) = &mark.bookmark {
+            self.bookmark(at, bookmark);
+        }
     }
 
     /// A sync that starts while one of the same cause is open goes on with that one.

@@ -128,6 +128,65 @@ fn what_waits_at_a_gate_is_what_would_go_without_it() {
     assert!(waiting(&policy, &gated(600), time(699), &kept)[0].1.is_empty());
 }
 
+/// Barrier marks at these seconds, received in the last member so much later.
+fn marked(seconds: &[u64], later: u64) -> Special {
+    let mark = |&s: &u64| (lsn(s + 1), KeptPoint { received_at: time(s + later), ..point(s + 1, s) });
+    Special { marks: seconds.iter().map(mark).collect(), ..Special::default() }
+}
+
+#[test]
+fn a_mark_stands_for_its_interval_and_nothing_of_the_stream_beside_it() {
+    let marks: Vec<u64> = (0..700).filter(|s| s % 7 == 3 && !(120..240).contains(s)).collect();
+    let kept = thinned(700, 699, &marked(&marks, 0), None);
+    let last = |from: u64, to: u64| marks.iter().copied().rfind(|s| (from..to).contains(s)).unwrap();
+    let old: Vec<u64> = kept.iter().copied().filter(|&s| s < 599).collect();
+    let of_marks = |from: u64| last(from, from + 60);
+    let wanted = [
+        last(99, 120),
+        179,
+        239,
+        of_marks(240),
+        of_marks(300),
+        of_marks(360),
+        of_marks(420),
+        of_marks(480),
+        of_marks(540),
+    ];
+    assert_eq!(old, wanted, "where no mark is, the stream's own last point");
+    let tens: Vec<u64> = kept.iter().copied().filter(|s| (600..680).contains(s)).collect();
+    let each = (600..680).step_by(10).map(|from| {
+        let mark = marks.iter().copied().rfind(|s| (from..from + 10).contains(s));
+        mark.unwrap_or(from + 9)
+    });
+    assert_eq!(tens, each.collect::<Vec<_>>());
+    assert!((689..700).all(|s| kept.contains(&s)), "every write of the last 10 s, marks or not");
+}
+
+#[test]
+fn which_marks_stay_is_the_same_for_members_that_were_written_to_and_received_differently() {
+    let marks: Vec<u64> = (0..700).filter(|s| s % 7 == 3).collect();
+    // What one member has besides its marks, and when it received them, says nothing of what the others keep.
+    let special = marked(&marks, 40);
+    let only_marks =
+        |kept: Vec<u64>| -> Vec<u64> { kept.into_iter().filter(|s| marks.contains(s)).collect() };
+    let busy = only_marks(thinned(700, 699, &special, None));
+    let policy = policy();
+    let mut thinner = Thinner::new(&policy, &special, time(699), None);
+    for &s in &marks {
+        // The member was away, and received all of it at once.
+        thinner.offer(KeptPoint { received_at: time(690), ..point(s + 1, s) });
+    }
+    let idle: Vec<u64> = thinner.finish().iter().map(|p| p.lsn.get() - 1).collect();
+    assert_eq!(busy, idle);
+    assert!(busy.len() > 20 && busy.len() < marks.len() / 2, "{busy:?}");
+    // A pin is of one member alone.
+    let pinned = Special { always: [lsn(marks[3] + 1)].into(), ..special.clone() };
+    let mut with_pin = only_marks(thinned(700, 699, &pinned, None));
+    assert!(with_pin.contains(&marks[3]) && !busy.contains(&marks[3]));
+    with_pin.retain(|s| *s != marks[3]);
+    assert_eq!(with_pin, busy);
+}
+
 fn versions() -> impl Strategy<Value = Vec<Version>> {
     let one = (0..12u16, 1..5u16, 1..30u64, any::<bool>(), any::<bool>());
     vec(one, 0..60).prop_map(|all| {

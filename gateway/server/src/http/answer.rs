@@ -18,7 +18,7 @@ use warp::reply::Response;
 
 use super::control::{Control, ImageKey, Points};
 use super::reply::Reply;
-use super::request::{Request, invalid, point, read_body, volume_name};
+use super::request::{Request, group_name, invalid, point, read_body, volume_name};
 use super::routes::{Found, Operation, find};
 use super::{Api, guard, metrics, openapi};
 
@@ -94,6 +94,10 @@ async fn perform<C: Control>(
         Operation::Point => resolve(control, segment, request).await,
         Operation::Bookmarks => bookmarks(control, segment, request).await,
         Operation::BookmarkCreate => bookmark_create(control, segment, request).await,
+        Operation::Groups => Ok(Reply::json(&Page::whole(control.groups().await?))),
+        Operation::Group => Ok(Reply::json(&control.group(group_name(segment)?).await?)),
+        Operation::GroupPoint => group_point(control, segment, request).await,
+        Operation::GroupBookmark => group_bookmark(control, segment, request).await,
         Operation::Images => Ok(Reply::json(&Page::whole(control.images().await?))),
         Operation::ImageCreate => image_create(control, request).await,
         Operation::Image => Ok(Reply::json(&control.image(image_key(segment)?).await?)),
@@ -157,14 +161,30 @@ async fn bookmarks<C: Control>(control: &C, segment: &str, request: &Request) ->
 }
 
 async fn bookmark_create<C: Control>(control: &C, segment: &str, request: &Request) -> Handled {
-    let volume = volume_name(segment)?;
+    let (volume, body) = (volume_name(segment)?, bookmark_wanted(request)?);
+    Ok(Reply::json(&control.bookmark_create(volume, body).await?).with_status(201))
+}
+
+fn bookmark_wanted(request: &Request) -> Result<BookmarkCreate, Problem> {
     let body: BookmarkCreate = request.json()?;
     check_note(&body.note)?;
     if body.wait_seconds > MAX_WAIT_SECONDS {
         return Err(invalid(format!("{} s is too long a wait", body.wait_seconds))
             .because(format!("one request waits at most {MAX_WAIT_SECONDS} s")));
     }
-    Ok(Reply::json(&control.bookmark_create(volume, body).await?).with_status(201))
+    Ok(body)
+}
+
+async fn group_point<C: Control>(control: &C, segment: &str, request: &Request) -> Handled {
+    let group = group_name(segment)?;
+    let given = |name: &str| request.param(name)?.map(|text| point(&text)).transpose();
+    let (after, before) = (given("after")?, given("before")?);
+    Ok(Reply::json(&control.group_point(group, after, before).await?))
+}
+
+async fn group_bookmark<C: Control>(control: &C, segment: &str, request: &Request) -> Handled {
+    let (group, body) = (group_name(segment)?, bookmark_wanted(request)?);
+    Ok(Reply::json(&control.group_bookmark(group, body).await?).with_status(201))
 }
 
 async fn diff<C: Control>(control: &C, segment: &str, request: &Request) -> Handled {

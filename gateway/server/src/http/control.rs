@@ -4,9 +4,10 @@ use std::future::Future;
 use std::path::PathBuf;
 
 use cx_api::{
-    BookmarkCreate, BookmarkView, DiffView, HoldCreate, HoldView, ImageClone, ImageCommit, ImageCreate,
-    ImageView, JobId, JobView, PinView, PointView, PolicySet, PolicyView, Problem, RepairCreate, RepairView,
-    StatusView, TimelineView, UnitView, VerificationCreate, VerificationView, VolumeView,
+    BookmarkCreate, BookmarkView, DiffView, GroupPointView, GroupView, HoldCreate, HoldView, ImageClone,
+    ImageCommit, ImageCreate, ImageView, JobId, JobView, PinView, PointView, PolicySet, PolicyView, Problem,
+    RepairCreate, RepairView, StatusView, TimelineView, UnitView, VerificationCreate, VerificationView,
+    VolumeView,
 };
 use gateway_image::Point;
 use tap_block::{Lsn, Name};
@@ -43,6 +44,27 @@ pub trait Control: Send + Sync + 'static {
         after: Option<Lsn>,
         limit: usize,
     ) -> impl Future<Output = Answer<Vec<BookmarkView>>> + Send;
+
+    /// Every consistency group, by name.
+    fn groups(&self) -> impl Future<Output = Answer<Vec<GroupView>>> + Send;
+
+    /// One group.
+    fn group(&self, name: Name) -> impl Future<Output = Answer<GroupView>> + Send;
+
+    /// The newest point that every member of a group has, not before `after` and not after `before`.
+    fn group_point(
+        &self,
+        name: Name,
+        after: Option<Point>,
+        before: Option<Point>,
+    ) -> impl Future<Output = Answer<GroupPointView>> + Send;
+
+    /// Makes a bookmark in every member of a group, at one barrier.
+    fn group_bookmark(
+        &self,
+        name: Name,
+        request: BookmarkCreate,
+    ) -> impl Future<Output = Answer<GroupPointView>> + Send;
 
     /// Makes an image. `point` is `request.at`, parsed.
     fn image_create(

@@ -83,6 +83,15 @@ pub(crate) fn volume_name(segment: &str) -> Result<Name, Problem> {
     })
 }
 
+/// The same of a group.
+pub(crate) fn group_name(segment: &str) -> Result<Name, Problem> {
+    Name::from_str(segment).map_err(|e| {
+        Problem::new(Code::NotFound, format!("there is no group {segment:?}"))
+            .because(e.to_string())
+            .fix("list the groups: chronogate group ls")
+    })
+}
+
 /// A POINT in a body or query.
 pub(crate) fn point(text: &str) -> Result<Point, Problem> {
     text.parse().map_err(|e: gateway_image::PointError| {

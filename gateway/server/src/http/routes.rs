@@ -37,6 +37,10 @@ pub(crate) enum Operation {
     Point,
     Bookmarks,
     BookmarkCreate,
+    Groups,
+    Group,
+    GroupPoint,
+    GroupBookmark,
     Images,
     ImageCreate,
     Image,
@@ -80,7 +84,7 @@ const fn route(method: Method, template: &'static str, operation: Operation) -> 
     Route { method, template, operation }
 }
 
-static ROUTES: [Route; 32] = [
+static ROUTES: [Route; 36] = [
     route(Method::Get, "/api/v1/volumes", Operation::Volumes),
     route(Method::Get, "/api/v1/volumes/{volume}", Operation::Volume),
     route(Method::Get, "/api/v1/volumes/{volume}/point", Operation::Point),
@@ -97,6 +101,10 @@ static ROUTES: [Route; 32] = [
     route(Method::Post, "/api/v1/volumes/{volume}/repairs", Operation::Repair),
     route(Method::Get, "/api/v1/policies", Operation::Policies),
     route(Method::Post, "/api/v1/policies", Operation::PolicySet),
+    route(Method::Get, "/api/v1/groups", Operation::Groups),
+    route(Method::Get, "/api/v1/groups/{group}", Operation::Group),
+    route(Method::Get, "/api/v1/groups/{group}/point", Operation::GroupPoint),
+    route(Method::Post, "/api/v1/groups/{group}/bookmarks", Operation::GroupBookmark),
     route(Method::Get, "/api/v1/images", Operation::Images),
     route(Method::Post, "/api/v1/images", Operation::ImageCreate),
     route(Method::Get, "/api/v1/images/{image}", Operation::Image),
@@ -200,6 +208,10 @@ mod tests {
             ("POST", paths::holds("web01")),
             ("GET", paths::POLICIES.to_owned()),
             ("POST", paths::POLICIES.to_owned()),
+            ("GET", paths::GROUPS.to_owned()),
+            ("GET", paths::group("db")),
+            ("GET", paths::group_point("db", Some("-1h"), None).split('?').next().unwrap().to_owned()),
+            ("POST", paths::group_bookmarks("db")),
             ("GET", paths::IMAGES.to_owned()),
             ("POST", paths::IMAGES.to_owned()),
             ("DELETE", paths::image("img")),

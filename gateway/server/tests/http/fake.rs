@@ -4,10 +4,10 @@ use std::path::PathBuf;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use cx_api::{
-    BookmarkCreate, BookmarkView, Code, DiffView, ExtentView, GapView, Health, HoldCreate, HoldView,
-    ImageClone, ImageCommit, ImageCreate, ImageView, JobId, JobKind, JobState, JobView, JournalView, PinView,
-    PointView, PolicySet, PolicyView, Problem, RepairCreate, RepairView, StatusView, SyncView, TimelineView,
-    UnitView, VerificationCreate, VerificationView, VolumeState, VolumeView,
+    BookmarkCreate, BookmarkView, Code, DiffView, ExtentView, GapView, GroupPointView, GroupView, Health,
+    HoldCreate, HoldView, ImageClone, ImageCommit, ImageCreate, ImageView, JobId, JobKind, JobState, JobView,
+    JournalView, PinView, PointView, PolicySet, PolicyView, Problem, RepairCreate, RepairView, StatusView,
+    SyncView, TimelineView, UnitView, VerificationCreate, VerificationView, VolumeState, VolumeView,
 };
 use gateway_image::Point;
 use gateway_server::http::{Answer, Control, ImageKey, Points};
@@ -129,6 +129,10 @@ fn policy() -> PolicyView {
     serde_json::from_str(include_str!("../../../../cx/api/tests/golden/policy.json")).unwrap()
 }
 
+fn group() -> GroupView {
+    serde_json::from_str(include_str!("../../../../cx/api/tests/golden/group.json")).unwrap()
+}
+
 impl Control for Fake {
     async fn volumes(&self) -> Answer<Vec<VolumeView>> {
         Ok(vec![volume()])
@@ -160,6 +164,28 @@ impl Control for Fake {
         known(&volume)?;
         let first = after.map_or(1, |lsn| lsn.get() / 10 + 1);
         Ok((first..=BOOKMARKS).take(limit).map(|n| bookmark(name(&format!("b{n}")), n * 10)).collect())
+    }
+
+    async fn groups(&self) -> Answer<Vec<GroupView>> {
+        Ok(vec![group()])
+    }
+
+    async fn group(&self, name: Name) -> Answer<GroupView> {
+        Ok(GroupView { name, ..group() })
+    }
+
+    async fn group_point(
+        &self,
+        name: Name,
+        after: Option<Point>,
+        before: Option<Point>,
+    ) -> Answer<GroupPointView> {
+        let found = if after.is_none() && before.is_some() { group().oldest } else { group().newest };
+        Ok(GroupPointView { group: name, ..found.unwrap() })
+    }
+
+    async fn group_bookmark(&self, name: Name, request: BookmarkCreate) -> Answer<GroupPointView> {
+        Ok(GroupPointView { group: name, bookmark: Some(request.name), ..group().newest.unwrap() })
     }
 
     async fn image_create(&self, _: ImageCreate, _: Point) -> Answer<ImageView> {

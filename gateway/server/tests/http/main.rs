@@ -9,7 +9,9 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use cx_api::{BookmarkView, Code, Health, JobView, Page, Problem, VolumeView, paths};
+use cx_api::{
+    BookmarkView, Code, GroupPointView, GroupView, Health, JobView, Page, Problem, VolumeView, paths,
+};
 use fake::{BOOKMARKS, Fake};
 use gateway_server::http::{ApiConfig, ApiHandle, StartError, start};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -107,6 +109,24 @@ fn read(answer: &[u8]) -> Answered {
     let (head, body) = text.split_once("\r\n\r\n").unwrap_or_else(|| panic!("no HTTP answer: {text:?}"));
     let status = head.split(' ').nth(1).unwrap().parse().unwrap();
     Answered { status, head: head.to_ascii_lowercase(), body: body.to_owned() }
+}
+
+#[tokio::test]
+async fn groups_are_listed_searched_and_bookmarked() {
+    let server = Server::new().await;
+    let list: Page<GroupView> = server.get(paths::GROUPS).await.json();
+    assert_eq!((list.items.len(), list.next), (1, None));
+    assert_eq!(server.get(&paths::group("db")).await.json::<GroupView>(), list.items[0]);
+    let refused = server.get(&paths::group("a b")).await.problem(Code::NotFound);
+    assert!(refused.detail.contains("no group"), "{refused:?}");
+    let found: GroupPointView = server.get(&paths::group_point("db", None, Some("-1h"))).await.json();
+    assert_eq!(Some(found), list.items[0].oldest);
+    server.get(&paths::group_point("db", Some("soon ago"), None)).await.problem(Code::Invalid);
+    let path = paths::group_bookmarks("db");
+    let made = server.post(&path, &[], r#"{"name": "monday"}"#).await;
+    assert_eq!(made.json::<GroupPointView>().bookmark, Some("monday".parse().unwrap()));
+    server.post(&path, &[], r#"{"name": "now"}"#).await.problem(Code::Invalid);
+    server.post(&path, &[], r#"{"name": "m", "wait_seconds": 86401}"#).await.problem(Code::Invalid);
 }
 
 #[tokio::test]

@@ -51,6 +51,7 @@ async fn schemas_have_the_fields_of_the_types() {
     let golden = [
         ("Volume", include_str!("../../../../cx/api/tests/golden/volume.json")),
         ("Point", include_str!("../../../../cx/api/tests/golden/point.json")),
+        ("Group", include_str!("../../../../cx/api/tests/golden/group.json")),
         ("Image", include_str!("../../../../cx/api/tests/golden/image.json")),
         ("Policy", include_str!("../../../../cx/api/tests/golden/policy.json")),
         ("Timeline", include_str!("../../../../cx/api/tests/golden/timeline.json")),
@@ -70,6 +71,10 @@ async fn schemas_have_the_fields_of_the_types() {
     let volume: Value =
         serde_json::from_str(include_str!("../../../../cx/api/tests/golden/volume.json")).unwrap();
     conforms(&document, "Sync", &volume["sync"]);
+    let group: Value =
+        serde_json::from_str(include_str!("../../../../cx/api/tests/golden/group.json")).unwrap();
+    conforms(&document, "GroupPoint", &group["newest"]);
+    conforms(&document, "MemberPoint", &group["newest"]["members"][0]);
     conforms(&document, "Gap", &volume["gaps"][0]);
     conforms(&document, "Proof", &volume["verified"]);
     conforms(&document, "Limit", &volume["history_limit"]);

@@ -4,7 +4,8 @@ use std::sync::Arc;
 
 use gateway_image::Catalogue;
 use gateway_image::catalogue::{GateMark, Volume};
-use gateway_image::retention::waiting;
+use gateway_image::group::CommonMarks;
+use gateway_image::retention::{Special, waiting};
 use gateway_journal::{GateMove, GateStep, Kept, KeptPoint, MetaRecord, Tier};
 use tap_block::{VolumeId, WallTime};
 use tracing::warn;
@@ -30,17 +31,27 @@ pub struct AtGate {
 /// Every gate there is.
 pub(crate) fn at_gates(shared: &Shared) -> Vec<AtGate> {
     let catalogue = Arc::clone(&read(&shared.published).catalogue);
-    catalogue.volumes().flat_map(|volume| gates_of(shared, &catalogue, volume)).collect()
+    let gated = |v: &Arc<Volume>| {
+        catalogue.rules().policy_of(v.id()).tiers.iter().any(|tier| tier.before_drop.is_some())
+    };
+    if !catalogue.volumes().any(gated) {
+        return Vec::new();
+    }
+    let marks = shared.common_marks(false);
+    catalogue.volumes().flat_map(|volume| gates_of(shared, &catalogue, volume, &marks)).collect()
 }
 
-fn gates_of(shared: &Shared, catalogue: &Catalogue, volume: &Volume) -> Vec<AtGate> {
+fn gates_of(shared: &Shared, catalogue: &Catalogue, volume: &Volume, marks: &CommonMarks) -> Vec<AtGate> {
     let (id, policy) = (volume.id(), catalogue.rules().policy_of(volume.id()));
     if policy.tiers.iter().all(|tier| tier.before_drop.is_none()) {
         return Vec::new();
     }
     let (layout, now) = (Arc::clone(&read(&shared.published).layout), shared.age.now());
     let kept = layout.kept.get(&id).cloned().unwrap_or_default();
-    let special = special(catalogue, volume, &policy, &kept, &[], shared.points.open_of(id), now);
+    let special = Special {
+        marks: marks.in_stream_of(volume),
+        ..special(catalogue, volume, &policy, &kept, &[], shared.points.open_of(id), now)
+    };
     let gate = |(n, waiting): (usize, Vec<KeptPoint>)| {
         let tier = policy.tiers.get(n)?.clone();
         Some(AtGate { volume: id, mark: catalogue.rules().gate(id, tier.keep), tier, waiting })

@@ -1,10 +1,12 @@
 //! Which points a pass keeps: what policies, pins, holds, images and whoever reads come to, and how hard room is needed.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 use std::time::Duration;
 
 use gateway_image::Catalogue;
 use gateway_image::catalogue::Volume;
+use gateway_image::group::CommonMarks;
 use gateway_image::retention::{Special, Thinner};
 use gateway_journal::{Kept, KeptPoint, RetentionPolicy, Tier, WhenFull};
 use tap_block::{Lsn, VolumeId, WallTime};
@@ -37,6 +39,8 @@ pub(super) struct Terms {
     pub(super) strain: Strain,
     /// Of volumes that press against limits of their own.
     pub(super) own: BTreeMap<VolumeId, Strain>,
+    /// The barrier marks of groups that can be opened in every member.
+    pub(super) marks: Arc<CommonMarks>,
 }
 
 /// How hard room is needed, and what goes for it.
@@ -82,7 +86,10 @@ pub(super) fn thinned(
     terms: &Terms,
 ) -> Kept {
     let (policy, floor) = terms.of(volume.id(), catalogue.rules().policy_of(volume.id()));
-    let special = special(catalogue, volume, &policy, before, fresh, open, terms.now);
+    let special = Special {
+        marks: terms.marks.in_stream_of(volume),
+        ..special(catalogue, volume, &policy, before, fresh, open, terms.now)
+    };
     let mut thinner = Thinner::new(&policy, &special, terms.now, floor);
     let selectable = fresh.iter().filter(|p| volume.selectable(p.lsn).is_ok());
     let offered: Vec<KeptPoint> = before.points.iter().chain(selectable).copied().collect();
@@ -106,7 +113,8 @@ pub(super) fn special(
     let (id, settled, rules) = (volume.id(), before.settled, catalogue.rules());
     let gate = |tier: &Tier| tier.before_drop.as_ref().map(|_| rules.gate(id, tier.keep).released);
     let released = policy.tiers.iter().map(gate).collect();
-    let mut special = Special { always: open, bookmarks: BTreeSet::new(), released };
+    let (bookmarks, marks) = (BTreeSet::new(), BTreeMap::new());
+    let mut special = Special { always: open, bookmarks, released, marks };
     special.always.extend(rules.pinned(id));
     special.always.extend(catalogue.images().filter(|i| i.volume == id).map(|i| i.point));
     // Whatever is asked for between this one and the next is what it shows; in a sync, what was sound before it.

@@ -1,6 +1,7 @@
 //! Making full volumes smaller: the settled history of one that presses against its limit is gone through on its own, thinned
 //! sooner at first, and then without its oldest points, until it fits or nothing more may go.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -25,8 +26,11 @@ impl Settler {
         let strain = |(volume, pressure): (VolumeId, Pressure)| {
             (volume, Strain { pressure, floor: self.floors.get(&volume).copied() })
         };
-        let own = strained.into_iter().map(strain).collect();
-        Terms { now: shared.age.now(), strain: Strain { pressure, floor: self.floor }, own }
+        let own: BTreeMap<VolumeId, Strain> = strained.into_iter().map(strain).collect();
+        let strain = Strain { pressure, floor: self.floor };
+        let strained = pressure > Pressure::None || !own.is_empty();
+        let marks = Arc::new(shared.common_marks(strained));
+        Terms { now: shared.age.now(), strain, own, marks }
     }
 
     /// Goes on through the settled history of a full volume, or begins to; `None` when that would change nothing.

@@ -9,8 +9,8 @@ use gateway_image::Catalogue;
 use gateway_journal::run::decode_run;
 use gateway_journal::table::{decode_meta, decode_records};
 use gateway_journal::{
-    Expected, Found, FrameHeader, FrameKind, GroupNo, KeptPoint, Place, Records, RegionNo, SEGMENT_HEADER,
-    Sealed, SegmentId, SegmentScan, Start, StoreId, Version,
+    Expected, Found, FrameHeader, FrameKind, GroupNo, Kept, KeptPoint, Place, Records, RegionNo,
+    SEGMENT_HEADER, Sealed, SegmentId, SegmentScan, Start, StoreId, Version,
 };
 use tap_block::{Lsn, StreamId, VolumeId};
 use tap_disk::SegmentFile;
@@ -79,6 +79,11 @@ impl Trail {
 
     pub(crate) const fn store(&self) -> StoreId {
         self.history.store
+    }
+
+    /// Barrier marks that are thinned out are not written down.
+    pub(super) fn forget_marks(&mut self, kept: &BTreeMap<VolumeId, Kept>) {
+        self.history.forget_marks(kept);
     }
 
     pub(super) fn catalogue(&self) -> &Catalogue {

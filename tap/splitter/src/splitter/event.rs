@@ -1,7 +1,7 @@
 //! What the splitter is told and what it asks for: the vocabulary between it and its driver.
 
 use bytes::Bytes;
-use tap_block::{Bookmark, Extent, ExtentSet, Lsn, Monotonic, RunStart, SyncCause, WallTime};
+use tap_block::{BarrierMark, Bookmark, Extent, ExtentSet, Lsn, Monotonic, RunStart, SyncCause, WallTime};
 
 use crate::compare::Compared;
 use crate::regions::RegionMarks;
@@ -137,6 +137,18 @@ pub enum Event {
         /// Stretches of the volume.
         dirty: ExtentSet,
     },
+    /// A barrier waits for this volume: until [`Event::Release`] no write is answered before it has its LSN.
+    Hold,
+    /// The barrier is over, one way or the other.
+    Release,
+    /// A barrier's mark is put here. To be told only where [`crate::Splitter::standing`] is [`Standing::Ready`], in the same
+    /// moment for every member of the group.
+    Barrier {
+        /// The mark.
+        mark: BarrierMark,
+        /// Its time: not before [`crate::Splitter::earliest_mark`] of any member.
+        at: WallTime,
+    },
     /// Time went by: marks are cleared, late work is started.
     Tick,
 }
@@ -146,6 +158,10 @@ pub enum Event {
 pub enum Action {
     /// Run the operation on the local disk, then [`Event::Written`].
     Start(OpId),
+    /// The guest may have the answer that a barrier kept back ([`crate::Splitter::keeps_back`]).
+    Answer(OpId),
+    /// Every write that was answered has its LSN now: what a barrier waits for.
+    CaughtUp,
     /// Read `extent` from the local disk, then [`Event::Filled`].
     Fill {
         /// For which operation.
@@ -189,6 +205,17 @@ pub struct CopyTask {
     /// Blocks that every receiver has as they are read need no copy, if they had them so when this record was
     /// durable there. Ask before reading: a read waits for nobody. An answer counts for every later read as well.
     pub compare: Option<Lsn>,
+}
+
+/// Can a barrier's mark be put into a stream at this moment?
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Standing {
+    /// Yes: every write that was answered has its LSN.
+    Ready,
+    /// Some that were answered have none yet.
+    Behind,
+    /// No: a sync is open, and no point in it is a disk that ever was.
+    Refused,
 }
 
 /// What the volume is doing.

@@ -4,11 +4,12 @@ use std::time::Duration;
 
 use clap::{Args, Subcommand};
 use cx_api::json::Text as _;
-use cx_api::{BookmarkCreate, BookmarkView, VolumeView, paths};
+use cx_api::{BookmarkCreate, BookmarkView, GroupPointView, VolumeView, paths};
 use tap_block::{Consistency, Name};
 
+use super::group::place;
 use super::{Context, Globals, Result, parse};
-use crate::output::{self, Progress, print, print_json};
+use crate::output::{self, Failure, Progress, print, print_json};
 
 /// How often a wait looks at what it waits for.
 const GLANCE: Duration = Duration::from_millis(500);
@@ -34,11 +35,17 @@ enum BookmarkCommand {
 }
 
 #[derive(Debug, Args)]
+#[command(allow_missing_positional = true)]
 struct CreateArgs {
     /// The volume
-    volume: Name,
+    #[arg(required_unless_present = "group", conflicts_with = "group")]
+    volume: Option<Name>,
     /// The bookmark's name, unique on its volume
+    #[arg(required = true)]
     name: Name,
+    /// In every member of this group, at one moment
+    #[arg(long, value_name = "GROUP")]
+    group: Option<Name>,
     /// How long to wait for a baseline or resync to end
     #[arg(long, value_name = "TIME", default_value = "60s", value_parser = parse::duration)]
     wait: Duration,
@@ -74,11 +81,19 @@ async fn create(context: &Context, args: CreateArgs) -> Result<()> {
         wait_seconds: u32::try_from(whole_seconds).unwrap_or(u32::MAX),
     };
     let client = context.client.patient(args.wait);
-    let path = paths::bookmarks(args.volume.as_str());
+    let volume = match (args.volume, args.group) {
+        (Some(volume), _) => volume,
+        (None, Some(group)) => {
+            let point: GroupPointView = client.post(&paths::group_bookmarks(group.as_str()), &body).await?;
+            return if context.json() { print_json(&point) } else { print(&place(&point)) };
+        }
+        (None, None) => return Err(Failure::usage("give a volume, or --group GROUP")),
+    };
+    let path = paths::bookmarks(volume.as_str());
     // Whichever ends first: the glances never do.
     let bookmark: BookmarkView = tokio::select! {
         made = client.post(&path, &body) => made?,
-        never = watch(context, &args.volume) => match never {},
+        never = watch(context, &volume) => match never {},
     };
     if context.json() {
         return print_json(&bookmark);

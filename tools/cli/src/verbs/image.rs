@@ -53,7 +53,7 @@ enum ImageCommand {
 struct CreateArgs {
     /// The volume
     volume: Name,
-    /// now, an RFC 3339 time, a time ago such as -10m, lsn:N, or a bookmark's name
+    /// now, an RFC 3339 time, a time ago such as -10m, lsn:N, mark:N of a group, or a bookmark's name
     #[arg(long, value_name = "POINT", allow_hyphen_values = true)]
     at: String,
     #[command(flatten)]

@@ -28,7 +28,7 @@ impl FromStr for VolumePoint {
 }
 
 /// `90`, `90s`, `5m`, `2h`, `7d`; whole seconds, rounded up.
-pub(super) fn duration(text: &str) -> Result<Duration, String> {
+pub(crate) fn duration(text: &str) -> Result<Duration, String> {
     let wrong = || format!("{text:?} is no duration: write it as 90s, 5m, 2h or 7d");
     let (number, unit) = split_unit(text).ok_or_else(wrong)?;
     let milliseconds = match unit {

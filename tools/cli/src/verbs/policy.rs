@@ -6,7 +6,8 @@ use std::path::PathBuf;
 use clap::{Args, Subcommand};
 use cx_api::json::Text as _;
 use cx_api::{
-    GateView, HoldCreate, HoldView, PolicySet, PolicySource, PolicyView, Retention, TierView, WhenFull, paths,
+    GateView, GroupView, HoldCreate, HoldView, PolicySet, PolicySource, PolicyView, Retention, TierView,
+    WhenFull, paths,
 };
 use serde::Deserialize;
 use tap_block::{Name, WallTime};
@@ -27,7 +28,7 @@ pub(crate) struct PolicyArgs {
 enum PolicyCommand {
     /// Lists the retention policies in force
     Ls,
-    /// Sets the policies that a file names: [general], and [volume.NAME] for one of its own
+    /// Sets the policies that a file names: [general], [group.NAME] for each member of a group, [volume.NAME] for one of its own
     Apply {
         /// A TOML file; - reads standard input
         #[arg(short, long, value_name = "FILE")]
@@ -45,8 +46,19 @@ enum PolicyCommand {
 #[serde(deny_unknown_fields)]
 struct PolicyFile {
     general: Option<Retention>,
+    /// For each volume that is a member now.
+    #[serde(default)]
+    group: BTreeMap<String, Retention>,
     #[serde(default)]
     volume: BTreeMap<String, Retention>,
+}
+
+/// What a file says.
+#[derive(Debug)]
+struct Parsed {
+    general: Option<Retention>,
+    groups: Vec<(Name, Retention)>,
+    volumes: Vec<(Name, Retention)>,
 }
 
 pub(super) async fn run(args: PolicyArgs) -> Result<()> {
@@ -72,27 +84,54 @@ fn read(file: &std::path::Path) -> Result<String> {
 }
 
 /// Everything is checked before anything is set.
-fn parse(text: &str) -> Result<Vec<PolicySet>> {
+fn parse(text: &str) -> Result<Parsed> {
     let wrong = |why: String| Failure::usage("the policy file is not one").because(why).fix(EXAMPLE);
     let file: PolicyFile = toml::from_str(text).map_err(|e| wrong(e.to_string()))?;
-    let general = file.general.map(|retention| PolicySet { volume: None, retention: Some(retention) });
-    let mut all: Vec<PolicySet> = general.into_iter().collect();
-    for (name, retention) in file.volume {
-        let volume =
-            name.parse().map_err(|e: tap_block::NameError| wrong(format!("[volume.{name}]: {e}")))?;
-        all.push(PolicySet { volume: Some(volume), retention: Some(retention) });
-    }
-    if all.is_empty() {
+    let named = |table: &str, all: BTreeMap<String, Retention>| -> Result<Vec<(Name, Retention)>> {
+        let one = |(name, retention): (String, Retention)| match name.parse::<Name>() {
+            Ok(name) => Ok((name, retention)),
+            Err(e) => Err(wrong(format!("[{table}.{name}]: {e}"))),
+        };
+        all.into_iter().map(one).collect()
+    };
+    let (groups, volumes) = (named("group", file.group)?, named("volume", file.volume)?);
+    if file.general.is_none() && groups.is_empty() && volumes.is_empty() {
         return Err(wrong("it names no policy".to_owned()));
     }
+    Ok(Parsed { general: file.general, groups, volumes })
+}
+
+/// What is to be set, in this order: a volume's own policy wins over its group's.
+async fn sets(context: &Context, parsed: Parsed) -> Result<Vec<PolicySet>> {
+    let of = |(volume, retention)| PolicySet { volume: Some(volume), retention: Some(retention) };
+    let mut all: Vec<PolicySet> = parsed
+        .general
+        .map(|general| PolicySet { volume: None, retention: Some(general) })
+        .into_iter()
+        .collect();
+    for (group, retention) in parsed.groups {
+        for volume in members(context, &group).await? {
+            let own = parsed.volumes.iter().any(|(named, _)| *named == volume);
+            all.extend((!own).then(|| of((volume, retention.clone()))));
+        }
+    }
+    all.extend(parsed.volumes.into_iter().map(of));
     Ok(all)
 }
 
-const EXAMPLE: &str = r#"write it as: [general] every_write = "48h", tiers = [{ each = "1m", keep = "7d" }], bookmarks = "1y"; one of its own is [volume.NAME]"#;
+/// The volumes that are members of a group now.
+async fn members(context: &Context, group: &Name) -> Result<Vec<Name>> {
+    let group: GroupView = context.client.get(&paths::group(group.as_str())).await?;
+    let named =
+        |name: &String| name.parse().map_err(|e: tap_block::NameError| Failure::internal(e.to_string()));
+    group.volumes.iter().map(named).collect()
+}
+
+const EXAMPLE: &str = r#"write it as: [general] every_write = "48h", tiers = [{ each = "1m", keep = "7d" }], bookmarks = "1y"; one for each member of a group is [group.NAME], one of its own [volume.NAME]"#;
 
 async fn apply(context: &Context, text: &str) -> Result<Vec<PolicyView>> {
     let mut views = Vec::new();
-    for wanted in parse(text)? {
+    for wanted in sets(context, parse(text)?).await? {
         views.push(context.client.post(paths::POLICIES, &wanted).await?);
     }
     Ok(views)
@@ -151,7 +190,11 @@ enum HoldCommand {
     /// Keeps every write of a stretch of history until a date; nobody can take it back
     Create {
         /// The volume
-        volume: Name,
+        #[arg(required_unless_present = "group", conflicts_with = "group")]
+        volume: Option<Name>,
+        /// Each volume that is a member of this group now
+        #[arg(long, value_name = "GROUP")]
+        group: Option<Name>,
         /// The date, RFC 3339
         #[arg(long, value_name = "TIME", value_parser = time)]
         until: WallTime,
@@ -173,13 +216,25 @@ fn time(text: &str) -> std::result::Result<WallTime, String> {
 
 pub(super) async fn hold(args: HoldArgs) -> Result<()> {
     let context = Context::new(&args.globals)?;
-    let HoldCommand::Create { volume, until, from, to, note } = args.command;
+    let HoldCommand::Create { volume, group, until, from, to, note } = args.command;
     let body = HoldCreate { from, to, until, note };
-    let hold: HoldView = context.client.post(&paths::holds(volume.as_str()), &body).await?;
-    if context.json() {
-        return print_json(&hold);
+    let of_group = group.is_some();
+    let volumes = match (volume, group) {
+        (Some(volume), _) => vec![volume],
+        (None, Some(group)) => members(&context, &group).await?,
+        (None, None) => return Err(Failure::usage("give a volume, or --group GROUP")),
+    };
+    let (mut holds, mut text) = (Vec::new(), String::new());
+    for volume in volumes {
+        let hold: HoldView = context.client.post(&paths::holds(volume.as_str()), &body).await?;
+        text += &format!("{volume} is held from {} to {} until {}\n", hold.from, hold.to, hold.until);
+        holds.push(hold);
     }
-    print(&format!("{volume} is held from {} to {} until {}\n", hold.from, hold.to, hold.until))
+    match (context.json(), holds.as_slice()) {
+        (true, [hold]) if !of_group => print_json(hold),
+        (true, _) => print_json(&holds),
+        (false, _) => print(&text),
+    }
 }
 
 #[cfg(test)]
@@ -196,21 +251,23 @@ mod tests {
             every_write = "1h"
             when_full = "stop"
             limit = "200GiB"
+            [group.db]
+            every_write = "2h"
             [volume.web02]
             every_write = "1h"
             tiers = [{ each = "1h", keep = "30d", before_drop = { hook = "archive.sh", deadline = "6h" } }]
             when_full = "purge"
         "#;
-        let sets = parse(text).unwrap();
-        assert_eq!(sets.len(), 3);
-        assert_eq!((sets[0].volume.as_ref(), sets[1].volume.as_ref().unwrap().as_str()), (None, "web01"));
-        let own = sets[1].retention.as_ref().unwrap();
+        let parsed = parse(text).unwrap();
+        assert_eq!((parsed.volumes.len(), parsed.volumes[0].0.as_str()), (2, "web01"));
+        let own = &parsed.volumes[0].1;
         assert_eq!((own.when_full, own.bookmarks.to_text()), (WhenFull::Stop, "1y".to_owned()));
         assert_eq!(own.limit.map(|limit| limit.0), Some(200 << 30));
-        let other = sets[2].retention.as_ref().unwrap();
+        let other = &parsed.volumes[1].1;
         assert_eq!((other.when_full, other.limit), (WhenFull::Thin, None));
         assert_eq!(tiers(other), "1h for 30d then archive.sh within 6h");
-        assert_eq!(tiers(sets[0].retention.as_ref().unwrap()), "1m for 7d, 1h for 30d");
+        assert_eq!(tiers(parsed.general.as_ref().unwrap()), "1m for 7d, 1h for 30d");
+        assert_eq!((parsed.groups.len(), parsed.groups[0].0.as_str()), (1, "db"));
     }
 
     #[test]
@@ -220,6 +277,7 @@ mod tests {
             "every_write = \"1h\"",
             "[general]\nevery_write = \"soon\"",
             "[volume.\"a b\"]\nevery_write = \"1h\"",
+            "[group.\"a b\"]\nevery_write = \"1h\"",
         ] {
             let failure = parse(bad).unwrap_err();
             assert!(failure.fix.contains("[general]") && !failure.why.is_empty(), "{bad}");

@@ -5,10 +5,10 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
 use cx_api::{
-    BookmarkCreate, BookmarkView, Code, DiffView, ExtentView, Health, HoldCreate, HoldView, ImageClone,
-    ImageCommit, ImageCreate, ImageView, JobId, JobKind, JobState, JobView, JournalView, PinView, PointView,
-    PolicySet, PolicyView, Problem, RepairCreate, RepairView, StatusView, SyncView, TimelineView, UnitView,
-    VerificationCreate, VerificationView, VolumeState, VolumeView,
+    BookmarkCreate, BookmarkView, Code, DiffView, ExtentView, GroupPointView, GroupView, Health, HoldCreate,
+    HoldView, ImageClone, ImageCommit, ImageCreate, ImageView, JobId, JobKind, JobState, JobView,
+    JournalView, PinView, PointView, PolicySet, PolicyView, Problem, RepairCreate, RepairView, StatusView,
+    SyncView, TimelineView, UnitView, VerificationCreate, VerificationView, VolumeState, VolumeView,
 };
 use gateway_server::http::{Answer, ApiConfig, ApiHandle, Control, ImageKey, Point, Points, start};
 use tap_block::{Consistency, Lsn, Name, SyncCause, VolumeId, WallTime};
@@ -100,7 +100,7 @@ impl Gateway {
 
     fn known(&self, volume: &Name) -> Answer<()> {
         match volume.as_str() {
-            "web01" => Ok(()),
+            "web01" | "data01" | "log01" => Ok(()),
             "away" => {
                 Err(Problem::new(Code::Unreachable, "the tap of away cannot be reached").fix("start it"))
             }
@@ -165,6 +165,10 @@ fn policy() -> PolicyView {
     serde_json::from_str(include_str!("../../../../cx/api/tests/golden/policy.json")).unwrap()
 }
 
+fn group() -> GroupView {
+    serde_json::from_str(include_str!("../../../../cx/api/tests/golden/group.json")).unwrap()
+}
+
 impl Control for Gateway {
     async fn volumes(&self) -> Answer<Vec<VolumeView>> {
         Ok(vec![self.view()])
@@ -205,6 +209,30 @@ impl Control for Gateway {
         let first = after.map_or(1, |l| l.get() + 1);
         let note = "note \u{1b}[31m";
         Ok((first..=BOOKMARKS).take(limit).map(|n| bookmark(name(&format!("b{n}")), n, note)).collect())
+    }
+
+    async fn groups(&self) -> Answer<Vec<GroupView>> {
+        Ok(vec![group()])
+    }
+
+    async fn group(&self, name: Name) -> Answer<GroupView> {
+        Ok(GroupView { name, ..group() })
+    }
+
+    async fn group_point(
+        &self,
+        name: Name,
+        after: Option<Point>,
+        before: Option<Point>,
+    ) -> Answer<GroupPointView> {
+        self.ask(format!("group point {after:?} {before:?}"));
+        let found = if after.is_none() && before.is_some() { group().oldest } else { group().newest };
+        Ok(GroupPointView { group: name, ..found.unwrap() })
+    }
+
+    async fn group_bookmark(&self, name: Name, request: BookmarkCreate) -> Answer<GroupPointView> {
+        self.ask(format!("group bookmark {} {}", request.name, request.wait_seconds));
+        Ok(GroupPointView { group: name, bookmark: Some(request.name), ..group().newest.unwrap() })
     }
 
     async fn image_create(&self, request: ImageCreate, point: Point) -> Answer<ImageView> {

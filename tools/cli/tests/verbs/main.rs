@@ -236,6 +236,47 @@ fn strange(answer: &'static str) -> String {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_group_is_listed_shown_searched_bookmarked_and_kept_alike() {
+    let server = Server::new().await;
+    assert!(text(&server, &["group", "ls"]).starts_with("GROUP  VOLUMES       POINTS  NEWEST "));
+    assert!(text(&server, &["group", "show", "db"]).contains("volumes   data01, log01\n"));
+    let newest = text(&server, &["group", "point", "db", "--after", "-1h"]);
+    assert!(
+        newest.starts_with("db@mark:1795341601250000000  ") && newest.contains("log01@mark:"),
+        "{newest}"
+    );
+    let oldest = json(&server, &["group", "point", "db", "--before", "2026-11-22T10:00:01Z"]);
+    assert_eq!(oldest["members"][1]["export"], "log01@mark:1795341600250000000");
+    let named = text(&server, &["bookmark", "create", "--group", "db", "monday", "--wait", "5s"]);
+    assert!(named.contains("  monday\n  data01@mark:"), "{named}");
+    let file = tempfile::NamedTempFile::new().unwrap();
+    let policies = "[group.db]\nevery_write = \"1h\"\n[volume.log01]\nevery_write = \"2h\"\n";
+    std::fs::write(file.path(), policies).unwrap();
+    let set = json(&server, &["policy", "apply", "-f", file.path().to_str().unwrap()]);
+    let every: Vec<_> = (0..2).map(|n| (&set[n]["volume"], &set[n]["retention"]["every_write"])).collect();
+    assert_eq!(every, [(&"data01".into(), &"1h".into()), (&"log01".into(), &"2h".into())]);
+    let pinned = text(&server, &["point", "pin", "--group", "db", "--at", "-1h", "--note", "why"]);
+    assert!(pinned.starts_with("pinned in every member: db@mark:1795341600250000000 "), "{pinned}");
+    let until = ["hold", "create", "--group", "db", "--until", "2027-12-31T00:00:00Z"];
+    let held = text(&server, &until);
+    assert!(held.contains("data01 is held from ") && held.contains("log01 is held from "), "{held}");
+    assert_eq!(json(&server, &until).as_array().unwrap().len(), 2);
+    let asked = server.gateway.asked.lock().unwrap().clone();
+    let pins = asked.iter().filter(|asked| *asked == "pin mark:1795341600250000000 why");
+    assert_eq!(pins.count(), 2, "one for each member: {asked:?}");
+    assert!(asked.contains(&"group bookmark monday 5".to_owned()), "{asked:?}");
+    for (exit, words) in [
+        (2, &["bookmark", "create", "monday"][..]),
+        (2, &["bookmark", "create", "web01", "monday", "--group", "db"]),
+        (2, &["group", "point"]),
+        (2, &["point", "pin", "--at", "now"]),
+        (2, &["hold", "create", "--until", "2027-12-31T00:00:00Z"]),
+    ] {
+        assert_eq!(failure(&server.url(), words).0, Some(exit), "{words:?}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_bookmark_shows_the_baseline_it_waits_for() {
     let server = Server::new().await;
     server.gateway.baseline.store(true, Ordering::SeqCst);

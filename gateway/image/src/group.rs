@@ -1,0 +1,402 @@
+//! Consistency groups as history knows them: by the marks in their members' streams, and by nothing else.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+
+use gateway_journal::KeptPoint;
+use tap_block::{Lsn, MarkId, Name, VolumeId, WallTime};
+
+use crate::catalogue::{Catalogue, MarkPoint, Volume};
+
+/// A consistency group.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Group {
+    /// Its name.
+    pub name: Name,
+    /// Its members, ascending.
+    pub members: Vec<VolumeId>,
+}
+
+impl Group {
+    /// Every group, by name. Two taps may have given one name to different volumes: then it comes twice.
+    #[must_use]
+    pub fn all(catalogue: &Catalogue) -> Vec<Self> {
+        let said = catalogue.volumes().filter_map(|volume| Some((volume, of_newest(volume)?)));
+        let there = said.filter(|(volume, group)| !group.is_left_by(catalogue, volume));
+        there.map(|(_, group)| group).collect::<BTreeSet<Self>>().into_iter().collect()
+    }
+
+    /// Those of this name that are not over: of two of which one had its last mark before the other had its first, the other
+    /// has the name now.
+    #[must_use]
+    pub fn named(catalogue: &Catalogue, name: &Name) -> Vec<Self> {
+        let mut all = Self::all(catalogue);
+        all.retain(|group| group.name == *name);
+        let span = |group: &Self| group.span(catalogue);
+        let over = |group: &Self| all.iter().any(|other| span(group).1 < span(other).0);
+        all.iter().filter(|group| !over(group)).cloned().collect()
+    }
+
+    /// When the first mark of the group as it is was received, of those that are known, and the last.
+    fn span(&self, catalogue: &Catalogue) -> (WallTime, WallTime) {
+        let members = self.members.iter().filter_map(|id| catalogue.volume(*id));
+        let spans = members.filter(|v| of_newest(v).as_ref() == Some(self)).filter_map(|v| {
+            let from = v.marks().membership()?.from;
+            let first = v.marks().iter().find(|mark| mark.at.lsn >= from)?;
+            Some((first.received_at, v.marks().last()?.received_at))
+        });
+        let spans: Vec<_> = spans.collect();
+        let (first, last) = (spans.iter().map(|s| s.0).min(), spans.iter().map(|s| s.1).max());
+        (first.unwrap_or_default(), last.unwrap_or_default())
+    }
+
+    /// The group that a volume is a member of.
+    #[must_use]
+    pub fn of(catalogue: &Catalogue, volume: VolumeId) -> Option<Self> {
+        Self::all(catalogue).into_iter().find(|group| group.members.contains(&volume))
+    }
+
+    /// Has a member of this group a newer mark that says something else of it? Then the volume, whose last mark is of the
+    /// group as it was, was left out or has not got the next mark yet.
+    fn is_left_by(&self, catalogue: &Catalogue, volume: &Volume) -> bool {
+        let last = volume.marks().last().map(|mark| mark.received_at);
+        let others = self.members.iter().filter_map(|id| catalogue.volume(*id));
+        let mut newer = others.filter(|v| v.marks().last().map(|mark| mark.received_at) > last);
+        newer.any(|v| of_newest(v).as_ref() != Some(self))
+    }
+
+    /// Marks that every member has where they can be opened, newest first, each with its place in every member's stream.
+    pub fn points<'a>(
+        &self,
+        catalogue: &'a Catalogue,
+        held: &'a Held<'a>,
+        range: TimeRange,
+    ) -> impl Iterator<Item = GroupPoint> + 'a {
+        let volumes: Option<Vec<&Volume>> =
+            self.members.iter().map(|id| catalogue.volume(*id).map(|v| &**v)).collect();
+        let volumes = volumes.unwrap_or_default();
+        let mut others: Vec<Cursor<'_>> = volumes.iter().skip(1).map(|volume| Cursor::new(volume)).collect();
+        let opens = |volume: &Volume, lsn: Lsn| held(volume.id(), lsn) && volume.selectable(lsn).is_ok();
+        let first = volumes.into_iter().next();
+        let marks =
+            first.into_iter().flat_map(|first| first.marks().iter().rev().map(move |mark| (first, mark)));
+        let within = marks.filter(move |(first, m)| range.holds(m.at.at) && opens(first, m.at.lsn));
+        within.filter_map(move |(_, mark)| {
+            let mut lsns = vec![mark.at.lsn];
+            for other in &mut others {
+                lsns.push(other.find(mark).filter(|lsn| opens(other.volume, *lsn))?);
+            }
+            Some(GroupPoint { id: mark.id, at: mark.at.at, lsns })
+        })
+    }
+}
+
+/// A walk back through the marks of a member, in step with another's: most are in all of them, in the same order.
+struct Cursor<'a> {
+    volume: &'a Volume,
+    /// The next is looked for before this one.
+    left: usize,
+    /// Where each is, once one was not where it was looked for.
+    places: Option<HashMap<MarkId, usize>>,
+}
+
+/// So many marks that others do not have may lie between two that they have, without a search.
+const NEAR: usize = 16;
+
+impl<'a> Cursor<'a> {
+    fn new(volume: &'a Volume) -> Self {
+        Self { volume, left: volume.marks().len(), places: None }
+    }
+
+    fn find(&mut self, mark: &MarkPoint) -> Option<Lsn> {
+        let marks = self.volume.marks();
+        let is = |n: &usize| marks.get(*n).is_some_and(|m| m.id == mark.id);
+        let near = (self.left.saturating_sub(NEAR)..self.left).rev().find(is);
+        let n = near.or_else(|| self.by_time(mark).filter(is)).or_else(|| {
+            let numbered = || marks.iter().enumerate().map(|(n, m)| (m.id, n)).collect();
+            self.places.get_or_insert_with(numbered).get(&mark.id).copied()
+        })?;
+        self.left = n;
+        marks.get(n).map(|m| m.at.lsn)
+    }
+
+    /// Where it is if the source's clock was never set back.
+    fn by_time(&self, mark: &MarkPoint) -> Option<usize> {
+        let marks = self.volume.marks();
+        let (mut low, mut high) = (0, marks.len());
+        while low < high {
+            let middle = low.midpoint(high);
+            if marks.get(middle).is_some_and(|m| m.at.at <= mark.at.at) {
+                low = middle + 1;
+            } else {
+                high = middle;
+            }
+        }
+        low.checked_sub(1)
+    }
+}
+
+fn of_newest(volume: &Volume) -> Option<Group> {
+    let membership = volume.marks().membership()?;
+    let group = Group { name: membership.group.clone(), members: membership.members.clone() };
+    group.members.contains(&volume.id()).then_some(group)
+}
+
+/// Is a point of a volume's history still kept?
+pub type Held<'a> = dyn Fn(VolumeId, Lsn) -> bool + 'a;
+
+/// A stretch of the source's time; both ends are in it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct TimeRange {
+    /// Not before this.
+    pub after: Option<WallTime>,
+    /// Not after this.
+    pub before: Option<WallTime>,
+}
+
+impl TimeRange {
+    fn holds(&self, at: WallTime) -> bool {
+        self.after.is_none_or(|after| after <= at) && self.before.is_none_or(|before| at <= before)
+    }
+}
+
+/// A barrier that can be opened in every member.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct GroupPoint {
+    /// The barrier.
+    pub id: MarkId,
+    /// When it was made, on the source's clock.
+    pub at: WallTime,
+    /// Its place in each member's stream, in the order of the members.
+    pub lsns: Vec<Lsn>,
+}
+
+/// The barriers that can be opened in all of their members: what settling chooses among for a group. The choice depends on
+/// nothing but what is the same in each stream: on the marks' times, and on when the last member's was received.
+#[derive(Debug, Clone, Default)]
+pub struct CommonMarks(HashMap<(MarkId, VolumeId), Seen>);
+
+#[derive(Debug, Clone, Copy)]
+struct Seen {
+    members: usize,
+    wanted: usize,
+    received_at: WallTime,
+}
+
+impl CommonMarks {
+    /// Of every group there is or was. Marks that were received in no member by `until` may be left out: those of a time of
+    /// which every write is kept, which are nearly all there are.
+    #[must_use]
+    pub fn of(catalogue: &Catalogue, held: &Held<'_>, until: WallTime) -> Self {
+        // Times are the same in each member, when they were received is not.
+        let old = |volume: &Volume| {
+            let old = volume.marks().iter().take_while(|m| m.received_at <= until);
+            old.map(|m| m.at.at).max()
+        };
+        let Some(latest) = catalogue.volumes().filter_map(|volume| old(volume)).max() else {
+            return Self::default();
+        };
+        let mut all: HashMap<(MarkId, VolumeId), Seen> = HashMap::new();
+        for volume in catalogue.volumes() {
+            let there = |m: &&MarkPoint| {
+                m.at.at <= latest && held(volume.id(), m.at.lsn) && volume.selectable(m.at.lsn).is_ok()
+            };
+            for mark in volume.marks().iter().filter(there) {
+                let Some((key, wanted)) = key(volume, mark) else { continue };
+                let fresh = Seen { members: 0, wanted, received_at: mark.received_at };
+                let seen = all.entry(key).or_insert(fresh);
+                seen.members += 1;
+                seen.received_at = seen.received_at.max(mark.received_at);
+            }
+        }
+        all.retain(|_, seen| seen.members >= seen.wanted);
+        Self(all)
+    }
+
+    /// Those in a volume's stream, by their places there. When they were received is the same in each member.
+    #[must_use]
+    pub fn in_stream_of(&self, volume: &Volume) -> BTreeMap<Lsn, KeptPoint> {
+        if self.0.is_empty() {
+            return BTreeMap::new();
+        }
+        let point = |mark: &MarkPoint| {
+            let seen = self.0.get(&key(volume, mark)?.0)?;
+            let (lsn, captured_at, received_at) = (mark.at.lsn, mark.at.at, seen.received_at);
+            Some((lsn, KeptPoint { lsn, captured_at, received_at }))
+        };
+        volume.marks().iter().filter_map(point).collect()
+    }
+}
+
+/// A barrier among those of all groups: taps draw their numbers on their own.
+fn key(volume: &Volume, mark: &MarkPoint) -> Option<((MarkId, VolumeId), usize)> {
+    let members = &volume.marks().membership_at(mark.at.lsn)?.members;
+    Some(((mark.id, *members.first()?), members.len()))
+}
+
+#[cfg(test)]
+mod tests {
+    use tap_block::{
+        Action, BarrierMark, Entry, Epoch, Marker, Position, RunId, RunStart, StreamId, SyncCause,
+    };
+
+    use super::*;
+    use crate::catalogue::{Origin, Passed};
+
+    /// Streams of volumes of the same numbers, one record after the other.
+    #[derive(Default)]
+    struct Tape {
+        catalogue: Catalogue,
+        last: BTreeMap<u64, Passed>,
+        received: u64,
+    }
+
+    impl Tape {
+        fn take(&mut self, stream: u64, at: u64, marker: Marker) {
+            let previous = self.last.get(&stream).copied();
+            let lsn = previous.map_or(Lsn::ZERO, |p| p.lsn).next();
+            let here = Passed { lsn, at: WallTime::from_nanos(at) };
+            self.received += 1;
+            let origin = Origin {
+                stream: StreamId::new(stream),
+                run: RunId::new(1),
+                epoch: Epoch::new(1),
+                previous,
+                received_at: WallTime::from_nanos(self.received),
+            };
+            let action = Action::Mark(Box::new(marker));
+            self.catalogue
+                .apply(&origin, &Entry { position: Position::record(lsn), captured_at: here.at, action });
+            self.last.insert(stream, here);
+        }
+
+        fn begin(&mut self, stream: u64) {
+            self.take(
+                stream,
+                0,
+                Marker::RunStart(RunStart {
+                    previous: None,
+                    durable: Lsn::ZERO,
+                    volume: VolumeId::new(stream),
+                    name: format!("v{stream}").parse().unwrap(),
+                    size: 4096,
+                    sync: None,
+                }),
+            );
+        }
+
+        /// A mark of a group, as far as it reached the gateway.
+        fn mark(&mut self, at: u64, name: &str, members: &[u64], reached: &[u64]) {
+            for &stream in reached {
+                let mark = BarrierMark {
+                    id: MarkId::new(at),
+                    group: name.parse().unwrap(),
+                    members: members.iter().map(|&m| VolumeId::new(m)).collect(),
+                    bookmark: None,
+                };
+                self.take(stream, at, Marker::Barrier(mark));
+            }
+        }
+
+        fn groups(&self) -> Vec<(String, Vec<u64>)> {
+            let of = |g: Group| (g.name.to_string(), g.members.iter().map(|m| m.get()).collect());
+            Group::all(&self.catalogue).into_iter().map(of).collect()
+        }
+
+        fn points(&self, held: &Held<'_>) -> Vec<u64> {
+            let points = Group::all(&self.catalogue)[0].points(&self.catalogue, held, TimeRange::default());
+            points.map(|p| p.id.get()).collect()
+        }
+    }
+
+    #[test]
+    fn a_point_of_a_group_is_one_that_every_member_has() {
+        let mut tape = Tape::default();
+        (1..=2).for_each(|n| tape.begin(n));
+        tape.mark(10, "db", &[1, 2], &[1, 2]);
+        tape.mark(20, "db", &[1, 2], &[1, 2]);
+        tape.take(2, 25, Marker::SyncStart { cause: SyncCause::Overflow });
+        tape.mark(30, "db", &[1, 2], &[1, 2]);
+        tape.take(2, 35, Marker::SyncEnd { cause: SyncCause::Overflow, copied: 0, from_zero: false });
+        tape.mark(40, "db", &[1, 2], &[1, 2]);
+        tape.mark(50, "db", &[1, 2], &[1]);
+        assert_eq!(tape.points(&|_, _| true), [40, 20, 10]);
+        let thinned = |volume: VolumeId, lsn: Lsn| (volume.get(), lsn.get()) != (2, 3);
+        assert_eq!(tape.points(&thinned), [40, 10]);
+        let group = &Group::all(&tape.catalogue)[0];
+        let (after, before) = (Some(WallTime::from_nanos(11)), Some(WallTime::from_nanos(39)));
+        let between: Vec<GroupPoint> =
+            group.points(&tape.catalogue, &|_, _| true, TimeRange { after, before }).collect();
+        let lsns: Vec<u64> = between[0].lsns.iter().map(|l| l.get()).collect();
+        assert_eq!((between.len(), between[0].id.get(), lsns), (1, 20, vec![3, 3]));
+        let common = CommonMarks::of(&tape.catalogue, &thinned, WallTime::from_nanos(1_000));
+        let second = tape.catalogue.volume(VolumeId::new(2)).unwrap();
+        let received: Vec<_> = common
+            .in_stream_of(second)
+            .into_values()
+            .map(|p| (p.captured_at.nanos(), p.received_at.nanos()))
+            .collect();
+        assert_eq!(received, [(10, 4), (40, 12)]);
+        // The first was received as the third record of all, the others later.
+        let old = CommonMarks::of(&tape.catalogue, &|_, _| true, WallTime::from_nanos(3));
+        assert_eq!((old.in_stream_of(second).len(), old.0.len()), (1, 1));
+        let none = CommonMarks::of(&tape.catalogue, &|_, _| true, WallTime::from_nanos(2));
+        assert!(none.in_stream_of(second).is_empty());
+    }
+
+    #[test]
+    fn points_are_found_whatever_some_members_miss_and_whatever_the_clock_did() {
+        let mut tape = Tape::default();
+        (1..=3).for_each(|n| tape.begin(n));
+        let mut all = Vec::new();
+        // The clock is set back twice; now and then members miss many marks in a row.
+        for n in 0..3000u64 {
+            let at = 1_000_000 + n * 10 - (n / 1000) * 7_003;
+            let mut reached = vec![1, 2, 3];
+            if (100..400).contains(&(n % 700)) {
+                reached.remove(usize::try_from(n / 700 % 3).unwrap());
+            }
+            tape.mark(at, "db", &[1, 2, 3], &reached);
+            if reached.len() == 3 {
+                all.push(at);
+            }
+        }
+        all.reverse();
+        assert_eq!(tape.points(&|_, _| true), all);
+        let group = &Group::all(&tape.catalogue)[0];
+        for wanted in all.iter().step_by(37) {
+            let at = Some(WallTime::from_nanos(*wanted));
+            let range = TimeRange { after: at, before: at };
+            let found = group.points(&tape.catalogue, &|_, _| true, range).next().unwrap();
+            assert_eq!(found.id.get(), *wanted);
+        }
+    }
+
+    #[test]
+    fn a_group_is_what_its_newest_marks_say() {
+        let mut tape = Tape::default();
+        (1..=5).for_each(|n| tape.begin(n));
+        assert!(tape.groups().is_empty());
+        tape.mark(10, "db", &[1, 2, 3], &[1, 2, 3]);
+        assert_eq!(tape.groups(), [("db".to_owned(), vec![1, 2, 3])]);
+        tape.mark(20, "db", &[1, 2], &[1]);
+        assert_eq!(tape.groups(), [("db".to_owned(), vec![1, 2])], "not all have the news yet");
+        tape.mark(20, "db", &[1, 2], &[2]);
+        assert_eq!(tape.groups(), [("db".to_owned(), vec![1, 2])]);
+        assert_eq!(Group::of(&tape.catalogue, VolumeId::new(3)), None);
+        tape.mark(20, "db", &[4, 5], &[4, 5]);
+        assert_eq!(tape.groups(), [("db".to_owned(), vec![1, 2]), ("db".to_owned(), vec![4, 5])]);
+        let named = |tape: &Tape| {
+            let found = Group::named(&tape.catalogue, &"db".parse().unwrap());
+            found
+                .into_iter()
+                .map(|g| g.members.iter().map(|m| m.get()).collect::<Vec<_>>())
+                .collect::<Vec<_>>()
+        };
+        assert_eq!(named(&tape), [vec![4, 5]], "other disks have the name now");
+        tape.mark(30, "db", &[1, 2], &[1, 2]);
+        assert_eq!(named(&tape), [vec![1, 2], vec![4, 5]], "two taps use it at a time");
+        let common = CommonMarks::of(&tape.catalogue, &|_, _| true, WallTime::from_nanos(1_000));
+        let of = |n| common.in_stream_of(tape.catalogue.volume(VolumeId::new(n)).unwrap()).len();
+        assert_eq!((of(1), of(3), of(4)), (3, 1, 1), "of two taps, at the same time by chance");
+    }
+}

@@ -1,0 +1,189 @@
+//! Consistency groups, as the API sees them: what they are, the points that all members share, and bookmarks of them.
+
+use std::collections::{BTreeSet, HashMap};
+use std::sync::Arc;
+use std::time::Duration;
+
+use cx_api::{BookmarkCreate, GroupPointView, GroupView, MemberPointView};
+use cx_wire::{Question, Reply};
+use gateway_image::catalogue::{Catalogue, Volume};
+use gateway_image::group::TimeRange;
+use gateway_image::{Group, GroupPoint, Point};
+use gateway_journal::Kept;
+use tap_block::units::count;
+use tap_block::{Lsn, MarkId, Name, VolumeId, WallTime};
+
+use crate::control::BOOKMARK_GRACE;
+use crate::gateway::Gateway;
+use crate::http::Answer;
+use crate::points::PATIENCE;
+use crate::problems;
+
+impl Gateway {
+    pub(crate) fn group_views(&self) -> Vec<GroupView> {
+        let catalogue = self.store.catalogue();
+        Group::all(&catalogue).iter().map(|group| self.group_view(&catalogue, group)).collect()
+    }
+
+    pub(crate) fn group_view_of(&self, name: &Name) -> Answer<GroupView> {
+        let catalogue = self.store.catalogue();
+        Ok(self.group_view(&catalogue, &known(&catalogue, name)?))
+    }
+
+    /// The newest point of a group in a stretch of time.
+    pub(crate) fn group_point_view(
+        &self,
+        name: &Name,
+        after: Option<&Point>,
+        before: Option<&Point>,
+    ) -> Answer<GroupPointView> {
+        let catalogue = self.store.catalogue();
+        let group = known(&catalogue, name)?;
+        let time = |point: Option<&Point>| point.map(|p| self.time_meant(&catalogue, &group, p)).transpose();
+        let range = TimeRange { after: time(after)?, before: time(before)? };
+        let kept = self.kept_of(&group);
+        let held = |volume, lsn| kept.get(&volume).is_none_or(|kept| kept.holds(lsn));
+        if let Some(point) = group.points(&catalogue, &held, range).next() {
+            return Ok(point_view(&catalogue, &group, &point));
+        }
+        let mut all = group.points(&catalogue, &held, TimeRange::default()).map(|p| p.at);
+        let newest = all.next();
+        Err(problems::no_group_point(name, all.last().or(newest), newest))
+    }
+
+    /// A bookmark in every member, at one barrier.
+    pub(crate) async fn bookmark_group(&self, name: Name, request: BookmarkCreate) -> Answer<GroupPointView> {
+        let catalogue = self.store.catalogue();
+        let group = known(&catalogue, &name)?;
+        let members = members(&catalogue, &group);
+        for member in &members {
+            if let Some(there) = member.bookmark_named(&request.name) {
+                let by = format!("a bookmark of {} at lsn:{}", member.name(), there.at.lsn.get());
+                return Err(problems::name_taken(&request.name, &by));
+            }
+        }
+        let asked = members.first().ok_or_else(|| problems::no_group(&name))?;
+        let stream = self.streams.get(asked.stream()).ok_or_else(|| problems::unreachable(asked.name()))?;
+        let wait = Duration::from_secs(u64::from(request.wait_seconds));
+        let question = Question::Bookmark {
+            name: request.name.clone(),
+            consistency: request.consistency,
+            note: request.note.clone(),
+            wait,
+            group: Some(name.clone()),
+        };
+        let reply = stream.ask(question, wait + BOOKMARK_GRACE).await;
+        match reply.map_err(|e| problems::asked(asked.name(), &e))? {
+            Reply::Bookmarked { at, .. } => self.everywhere(&group, MarkId::new(at.nanos())).await,
+            other => Err(problems::internal(format!("the tap answered {other:?} to a bookmark"))),
+        }
+    }
+
+    /// Waits until every member has the mark.
+    async fn everywhere(&self, group: &Group, id: MarkId) -> Answer<GroupPointView> {
+        let mut progress = self.streams.progress();
+        let here = async {
+            loop {
+                progress.mark_unchanged();
+                let catalogue = self.store.catalogue();
+                let at = WallTime::from_nanos(id.get());
+                let range = TimeRange { after: Some(at), before: Some(at) };
+                let held = |volume, lsn| self.store.check_kept(volume, lsn).is_ok();
+                if let Some(point) = group.points(&catalogue, &held, range).find(|point| point.id == id) {
+                    return point_view(&catalogue, group, &point);
+                }
+                if progress.changed().await.is_err() {
+                    std::future::pending::<()>().await;
+                }
+            }
+        };
+        tokio::time::timeout(PATIENCE, here).await.map_err(|_| problems::mark_not_here(&group.name, id))
+    }
+
+    /// Which points of the members are kept.
+    fn kept_of(&self, group: &Group) -> HashMap<VolumeId, Kept> {
+        group.members.iter().filter_map(|id| Some((*id, self.store.kept(*id)?))).collect()
+    }
+
+    fn group_view(&self, catalogue: &Arc<Catalogue>, group: &Group) -> GroupView {
+        let kept = self.kept_of(group);
+        let held = |volume, lsn| kept.get(&volume).is_none_or(|kept: &Kept| kept.holds(lsn));
+        let points: Vec<GroupPoint> = group.points(catalogue, &held, TimeRange::default()).collect();
+        let view = |point: Option<&GroupPoint>| point.map(|p| point_view(catalogue, group, p));
+        let now = self.time_of_group(catalogue, group);
+        let policies: BTreeSet<String> =
+            group.members.iter().map(|v| format!("{:?}", catalogue.rules().policy_of(*v))).collect();
+        GroupView {
+            name: group.name.clone(),
+            volumes: names(catalogue, group),
+            point_count: count(points.len()),
+            oldest: view(points.last()),
+            newest: view(points.first()),
+            age_seconds: points.first().map(|p| now.since(p.at).as_secs_f64()),
+            one_policy: policies.len() == 1,
+        }
+    }
+
+    /// What the clock of the group's tap shows now, as far as that was measured.
+    fn time_of_group(&self, catalogue: &Catalogue, group: &Group) -> WallTime {
+        let stream = |id: &VolumeId| self.streams.get(catalogue.volume(*id)?.stream());
+        let offset = group.members.iter().find_map(|id| stream(id)?.offset());
+        let now = self.clock.wall();
+        offset.map_or(now, |offset| offset.tap_time(now))
+    }
+
+    fn time_meant(&self, catalogue: &Catalogue, group: &Group, point: &Point) -> Answer<WallTime> {
+        let now = || self.time_of_group(catalogue, group);
+        match point {
+            Point::Now => Ok(now()),
+            Point::Ago(ago) => Ok(now().minus(*ago)),
+            Point::Time(time) => Ok(*time),
+            Point::Mark(id) => Ok(WallTime::from_nanos(id.get())),
+            Point::Lsn(_) | Point::Bookmark(_) => Err(problems::no_time_of_group(point)),
+        }
+    }
+}
+
+fn known(catalogue: &Catalogue, name: &Name) -> Answer<Group> {
+    let mut found = Group::named(catalogue, name).into_iter();
+    match (found.next(), found.next()) {
+        (Some(group), None) => Ok(group),
+        (None, _) => Err(problems::no_group(name)),
+        (Some(one), Some(other)) => {
+            let of = |group: &Group| names(catalogue, group).join(", ");
+            Err(problems::two_groups(name, &of(&one), &of(&other)))
+        }
+    }
+}
+
+fn members(catalogue: &Catalogue, group: &Group) -> Vec<Arc<Volume>> {
+    group.members.iter().filter_map(|id| catalogue.volume(*id).cloned()).collect()
+}
+
+/// The members' names, sorted.
+fn names(catalogue: &Catalogue, group: &Group) -> Vec<String> {
+    let name = |id: &VolumeId| catalogue.volume(*id).map_or_else(|| id.to_string(), |v| v.name().to_string());
+    let names: BTreeSet<String> = group.members.iter().map(name).collect();
+    names.into_iter().collect()
+}
+
+/// With the members sorted by name.
+fn point_view(catalogue: &Catalogue, group: &Group, point: &GroupPoint) -> GroupPointView {
+    let volumes = members(catalogue, group);
+    let first = volumes.first().zip(point.lsns.first());
+    let bookmark = first.and_then(|(volume, lsn)| volume.bookmarks().find(|(_, b)| b.at.lsn == *lsn));
+    let member = |(volume, &lsn): (&Arc<Volume>, &Lsn)| MemberPointView {
+        volume: volume.name().clone(),
+        lsn,
+        export: format!("{}@{}", volume.name(), point.id),
+    };
+    let mut members: Vec<MemberPointView> = volumes.iter().zip(&point.lsns).map(member).collect();
+    members.sort_by(|a, b| a.volume.cmp(&b.volume));
+    GroupPointView {
+        group: group.name.clone(),
+        point: point.id.to_string(),
+        time: point.at,
+        bookmark: bookmark.map(|(name, _)| name.clone()),
+        members,
+    }
+}
