@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use gateway_journal::{MetaRecord, RegionNo, RetentionPolicy};
-use gateway_store::{ReadMode, Store, StoreConfig, UnitRead};
+use gateway_store::{Cold, ReadMode, Store, StoreConfig, UnitRead};
 use tap_block::stored::UNIT;
 use tap_block::units::{count, index};
 use tap_block::{BLOCK_SIZE, BlockNo, Lsn};
@@ -42,8 +42,11 @@ struct Round {
     log_index: f64,
     settled_index: f64,
     space_per_byte: f64,
+    pack_mib_cpu_s: f64,
+    packed_space_per_byte: f64,
     log: Reads,
     settled: Reads,
+    packed: Reads,
 }
 
 #[derive(Debug, Default, Clone, Copy)]
@@ -87,6 +90,10 @@ pub(super) fn run(options: &Options, report: &mut Report) -> Result<()> {
     figure("1 MiB sequential reads, settled", "MiB/s", Target::None, &|r| r.settled.sequential_mib_s);
     figure("4 KiB random reads, log", "1/s", Target::None, &|r| r.log.random_s);
     figure("4 KiB random reads, settled", "1/s", Target::None, &|r| r.settled.random_s);
+    figure("packed per second of processor", "MiB/s", Target::None, &|r| r.pack_mib_cpu_s);
+    figure("space per byte kept, packed", "", Target::None, &|r| r.packed_space_per_byte);
+    figure("1 MiB sequential reads, packed", "MiB/s", Target::None, &|r| r.packed.sequential_mib_s);
+    figure("4 KiB random reads, packed", "1/s", Target::None, &|r| r.packed.random_s);
     Ok(())
 }
 
@@ -124,6 +131,10 @@ fn round(dir: &Path, records: u64) -> Result<Round> {
     settled += settle(&store)?;
     let written = store.status().bytes_written + settled;
     let settled_index = on_disk(&dir.join("fjall"))?;
+    let head = feeder.next().previous();
+    drop(feeder);
+    drop(store);
+    let Packing { mib_cpu_s: pack_mib_cpu_s, space: packed_space, reads: packed } = pack_all(dir, head)?;
     Ok(Round {
         settle_mib_s: to_float(before) / to_float(MIB) / took.as_secs_f64(),
         settle_mib_cpu_s: to_float(before) / to_float(MIB) / cpu.as_secs_f64(),
@@ -133,9 +144,33 @@ fn round(dir: &Path, records: u64) -> Result<Round> {
         log_index: to_float(log_index) / to_float(records),
         settled_index: to_float(settled_index) / to_float(settled_reads.blocks),
         space_per_byte: to_float(space) / to_float(settled_reads.blocks * BLOCK_SIZE),
+        pack_mib_cpu_s,
+        packed_space_per_byte: to_float(packed_space) / to_float(packed.blocks * BLOCK_SIZE),
         log,
         settled: settled_reads,
+        packed,
     })
+}
+
+/// What packing all of it gave.
+struct Packing {
+    mib_cpu_s: f64,
+    space: u64,
+    reads: Reads,
+}
+
+/// Opens the store anew as one to which everything is old and unread.
+fn pack_all(dir: &Path, head: Lsn) -> Result<Packing> {
+    let cold = Some(Cold { after: Duration::ZERO, unread: Duration::ZERO });
+    let config = StoreConfig { settle_each: None, cold, ..StoreConfig::new(dir.to_owned()) };
+    let store = Store::open(config, Arc::new(RealClock))?;
+    let (before, cpu) = (store.status().settled_bytes, Pid::own().cpu()?);
+    settle(&store)?;
+    let cpu = Pid::own().cpu()?.saturating_sub(cpu);
+    image::go_cold(dir)?;
+    let reads = reads(&store, head)?;
+    let mib_cpu_s = to_float(before) / to_float(MIB) / cpu.as_secs_f64();
+    Ok(Packing { mib_cpu_s, space: store.status().settled_bytes, reads })
 }
 
 fn feed(feeder: &mut Feeder<'_>, batches: &[Packed], records: u64) -> Result<Latency> {
