@@ -237,6 +237,34 @@ async fn the_ledger_is_anchored_above_and_one_that_was_taken_away_is_found() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_gateway_whose_ledger_cannot_be_read_starts_and_says_so_until_that_is_acknowledged() {
+    let site = Site::new().await;
+    let (tap, link) = connected(&site, 23).await;
+    site.settled("web01").await;
+    let Site { tmp, hub, handle } = site;
+    handle.stop(GRACE).await;
+    drop(link);
+    let ledger = tmp.path().join("data/store/LEDGER");
+    let _ = std::fs::remove_file(&ledger);
+    std::fs::create_dir_all(ledger.join("what")).unwrap();
+    let handle = Gateway::start(config(tmp.path(), &hub)).await.unwrap();
+    let site = Site { tmp, hub, handle };
+    let said = |status: &cx_api::StatusView| status.reasons.iter().any(|r| r.contains("could not be read"));
+    assert!(said(&site.gateway().status().await.unwrap()));
+    let image = site.image("now", false, Some("test")).await;
+    let expected = tap.oracle().image_at(tap.volume(), image.lsn);
+    assert!(
+        read(site.path("nbd.sock"), "test".to_owned()).await.unwrap() == expected,
+        "it serves what is sound"
+    );
+    site.gateway().acknowledge(name("web01")).await.unwrap();
+    assert!(!said(&site.gateway().status().await.unwrap()));
+    let site = site.restarted().await;
+    assert!(!said(&site.gateway().status().await.unwrap()));
+    assert!(site.path("data/store/LEDGER.unreadable-1/what").is_dir());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_tap_hears_what_its_disk_looks_like_here() {
     let site = Site::new().await;
     let (tap, link) = connected(&site, 12).await;
