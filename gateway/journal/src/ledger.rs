@@ -403,9 +403,9 @@ impl Doubt {
 impl fmt::Display for Doubt {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Lost(Loss { at, .. }) => write!(
+            Self::Lost(_) => write!(
                 f,
-                "the ledger could not be read and began anew at {at}: history of before is not anchored any more, and what was \
+                "the ledger could not be read and began anew: history of before is not anchored any more, and what was \
                  done to the store until then is shown only by what others keep. The file of before lies beside it \
                  ({LEDGER_FILE}.unreadable-N): if it can be read again, compare it with the heads that others keep"
             ),

@@ -1,7 +1,7 @@
 //! The streams that arrive: from the link into the store, and questions the other way.
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -26,6 +26,8 @@ use crate::skew::{Offset, Skew};
 
 /// Where the CX's word on the ledger is entered under.
 const CX: &str = "cx";
+/// And another gateway's, before its name.
+const GATEWAY: &str = "gateway";
 /// Bytes of batches that all senders together may have under way: well below what the store queues.
 const CREDIT: u64 = 32 << 20;
 /// How often a tap's clock is measured.
@@ -59,6 +61,8 @@ pub(crate) struct Stream {
     /// The last batch could not be stored.
     refused: Arc<AtomicBool>,
     skew: Arc<Mutex<Skew>>,
+    /// The store of the last head that the CX was told is kept here for another gateway.
+    witnessed: AtomicU64,
 }
 
 /// The link of a stream while it stands, and who has the stream's wounds healed over it.
@@ -147,6 +151,7 @@ impl Streams {
                 readers: Arc::clone(&self.readers),
                 refused: Arc::default(),
                 skew: Arc::default(),
+                witnessed: AtomicU64::new(0),
             })
         });
         stream.lock_name().clone_from(&hello.name);
@@ -268,6 +273,21 @@ impl Stream {
             && let Some(attached) = &*self.lock_link()
         {
             attached.link.tell_ledger(head_out(store, head));
+        }
+        for witness in &heartbeat.witnesses {
+            self.store.hear_witness(&format!("{GATEWAY} {}", witness.gateway), head_in(&witness.head));
+        }
+        self.tell_witnessed();
+    }
+
+    /// One by one, what is kept here of other gateways' ledgers.
+    fn tell_witnessed(&self) {
+        let after = StoreId::new(self.witnessed.load(Ordering::Relaxed));
+        if let Some((store, head)) = self.store.witnessed_after(after)
+            && let Some(attached) = &*self.lock_link()
+        {
+            self.witnessed.store(store.get(), Ordering::Relaxed);
+            attached.link.tell_witnessed(head_out(store, head));
         }
     }
 
