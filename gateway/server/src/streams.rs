@@ -14,13 +14,16 @@ use gateway_image::Catalogue;
 use gateway_journal::meta::OWN_STREAM;
 use gateway_journal::{Digest, EntryNo, Head, StoreId};
 use gateway_store::{Durable, Store, StoreError};
-use tap_block::{Batch, Clock, Lsn, Name, StreamId, WallTime};
+use tap_block::{Batch, Clock, Lsn, Monotonic, Name, StreamId, WallTime};
 use tokio::sync::{Semaphore, watch};
 use tokio::task::AbortHandle;
 
+use crate::http::Answer;
 use crate::lookup::{Looker, READERS};
 use crate::mending::mend_while_linked;
+use crate::names::Names;
 use crate::nurse::nurse;
+use crate::problems;
 use crate::pulse::Pulse;
 use crate::skew::{Offset, Skew};
 
@@ -39,6 +42,7 @@ const LEAST_CREDIT: u64 = 4 << 20;
 pub(crate) struct Streams {
     store: Arc<Store>,
     clock: Arc<dyn Clock>,
+    names: Arc<Names>,
     open: Mutex<HashMap<StreamId, Arc<Stream>>>,
     stopping: AtomicBool,
     /// Ticks whenever something became durable or a heartbeat came.
@@ -63,7 +67,12 @@ pub(crate) struct Stream {
     skew: Arc<Mutex<Skew>>,
     /// The store of the last head that the CX was told is kept here for another gateway.
     witnessed: AtomicU64,
+    /// When its tap greeted last.
+    announced: AtomicU64,
 }
+
+/// A link follows the greeting within this time.
+const LINKED_WITHIN: Duration = Duration::from_secs(10);
 
 /// The link of a stream while it stands, and who has the stream's wounds healed over it.
 struct Attached {
@@ -78,10 +87,10 @@ impl Drop for Attached {
 }
 
 impl Streams {
-    pub(crate) fn new(store: Arc<Store>, clock: Arc<dyn Clock>) -> Self {
+    pub(crate) fn new(store: Arc<Store>, clock: Arc<dyn Clock>, names: Arc<Names>) -> Self {
         let (open, stopping) = (Mutex::default(), AtomicBool::new(false));
         let (progress, readers) = (watch::Sender::new(()), Arc::new(Semaphore::new(READERS)));
-        Self { store, clock, open, stopping, progress, readers }
+        Self { store, clock, names, open, stopping, progress, readers }
     }
 
     /// Changes whenever a point that was not there yet may be now.
@@ -152,10 +161,35 @@ impl Streams {
                 refused: Arc::default(),
                 skew: Arc::default(),
                 witnessed: AtomicU64::new(0),
+                announced: AtomicU64::new(0),
             })
         });
         stream.lock_name().clone_from(&hello.name);
+        stream.announced.store(self.clock.monotonic().nanos(), Ordering::Relaxed);
         Arc::clone(stream)
+    }
+
+    /// The stream of a greeting, unless its name is about to become somebody else's.
+    fn admit(&self, hello: &Hello) -> Result<Arc<Stream>, Refuse> {
+        let admitted = self.names.admit(&hello.name, hello.stream, || self.stream(hello));
+        admitted.map_err(|holder| {
+            let detail = format!(
+                "{} is the name of {holder}: protect the disk under another name, or wait if that was cancelled",
+                hello.name
+            );
+            tracing::warn!(volume = %hello.name, sender = hello.sender, "refused: {detail}");
+            refuse(RefuseCode::NameTaken, detail)
+        })
+    }
+
+    /// # Errors
+    /// When a tap has announced the name, though nothing of it is here yet.
+    pub(crate) fn check_unannounced(&self, name: &Name) -> Answer<()> {
+        let (open, now) = (self.lock(), self.clock.monotonic());
+        match open.values().find(|stream| *stream.lock_name() == *name && stream.is_announced(now)) {
+            Some(_) => Err(problems::name_taken(name, "a volume whose tap has just announced it")),
+            None => Ok(()),
+        }
     }
 
     fn credit(&self) -> u64 {
@@ -217,7 +251,7 @@ impl Intake for Streams {
         self.check(hello, durable.as_ref()).inspect_err(|refused| {
             tracing::warn!(volume = %hello.name, sender = hello.sender, "refused: {}", refused.detail);
         })?;
-        let stream = self.stream(hello);
+        let stream = self.admit(hello)?;
         let welcome = Welcome {
             durable: durable.as_ref().map_or(Lsn::ZERO, |d| d.lsn),
             durable_run: durable.as_ref().map(|d| d.run),
@@ -257,6 +291,12 @@ impl Stream {
             Some(link) => link.ask(question, limit).await,
             None => Err(AskError::new(AskCode::NotReachable, "no link that carries the volume is open")),
         }
+    }
+
+    /// Its link stands, or is about to.
+    fn is_announced(&self, now: Monotonic) -> bool {
+        let at = Monotonic::from_nanos(self.announced.load(Ordering::Relaxed));
+        self.lock_link().is_some() || now.since(at) < LINKED_WITHIN
     }
 
     /// How far the tap's clock is from ours, once that was measured.
