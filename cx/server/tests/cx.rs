@@ -94,11 +94,8 @@ fn heads_that_cannot_be_read_keep_no_cx_from_starting() {
         let world = World::new(1);
         std::fs::create_dir_all(world.config().data.join("HEADS/what")).unwrap();
         let cx = world.cx().await;
-        let lost = cx.status().heads_lost.unwrap();
-        assert!(lost.contains("HEADS.unreadable-1"), "{lost}");
-        cx.stop().await;
-        let cx = world.cx().await;
-        assert_eq!(cx.status().heads_lost, None);
+        assert!(cx.status().heads_lost.is_some());
+        assert!(world.config().data.join("HEADS.unreadable-1/what").is_dir());
         cx.stop().await;
     });
 }

@@ -230,14 +230,6 @@ impl Ledger {
         self.witnessed.get(&store.get()).copied()
     }
 
-    /// The head of another store that comes after `store` in the order of their numbers, around the end.
-    #[must_use]
-    pub fn witnessed_after(&self, store: StoreId) -> Option<(StoreId, Head)> {
-        let behind = self.witnessed.range(store.get().saturating_add(1)..);
-        let next = behind.chain(&self.witnessed).next();
-        next.map(|(store, head)| (StoreId::new(*store), *head))
-    }
-
     /// Has it an entry of this number with this hash? Only what can be followed from there to the head counts: what a fold says
     /// of entries before it could be made up with the rest.
     #[must_use]

@@ -282,7 +282,7 @@ fn a_segment_of_the_newest_settle_that_was_taken_away_is_named() {
     let mut lab = entered(15);
     let ledger = of_disk(&lab.disk);
     let last =
-        ledger.segments().iter().filter(|(_, h)| h.settle == ledger.settle()).map(|(id, _)| *id).last();
+        ledger.segments().iter().filter(|(_, h)| h.settle == ledger.settle()).map(|(id, _)| *id).next_back();
     lab.store = None;
     for no in lab.disk.dir.list().unwrap() {
         let file = lab.disk.dir.open(no).unwrap();

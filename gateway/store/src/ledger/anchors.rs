@@ -44,6 +44,8 @@ struct Heard {
     said: BTreeMap<String, Said>,
     /// A head for each place that has less.
     tell: BTreeMap<String, Head>,
+    /// The heads of other stores that are noted in the ledger; here, because that is locked while it is written to.
+    notes: BTreeMap<u64, Head>,
 }
 
 /// What a place says it keeps.
@@ -92,6 +94,14 @@ impl Bookkeeping {
 
     /// Answers what was heard, and says what is to be told.
     pub(super) fn answer(&self, shared: &Shared) -> Result<(), StoreError> {
+        self.answer_all(shared)?;
+        let notes =
+            self.book.ask(|ledger| ledger.witnessed().map(|(store, head)| (store.get(), head)).collect());
+        lock(&self.anchors.0).notes = notes;
+        Ok(())
+    }
+
+    fn answer_all(&self, shared: &Shared) -> Result<(), StoreError> {
         let said = lock(&self.anchors.0).said.clone();
         for (place, said) in said {
             if !said.answered {
@@ -172,8 +182,12 @@ impl Bookkeeping {
         self.book.ask(|ledger| ledger.first_known().is_none_or(|first| number < first))
     }
 
+    /// The head of another store that comes after `store` in the order of their numbers, around the end. Never blocks.
     pub(crate) fn witnessed_after(&self, store: StoreId) -> Option<(StoreId, Head)> {
-        self.book.ask(|ledger| ledger.witnessed_after(store))
+        let heard = lock(&self.anchors.0);
+        let behind = heard.notes.range(store.get().saturating_add(1)..);
+        let next = behind.chain(&heard.notes).next();
+        next.map(|(store, head)| (StoreId::new(*store), *head))
     }
 
     /// What places say of other stores' ledgers and what is noted of them here contradict each other, as of now.
