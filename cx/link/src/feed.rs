@@ -44,6 +44,11 @@ pub trait Feed: Send + Sync {
         let _ = head;
     }
 
+    /// The head of another receiver's ledger, which this one keeps as well.
+    fn witnessed(&self, head: LedgerHead) {
+        let _ = head;
+    }
+
     /// The receiver refused this stream. The uplink tries again, slowly, until it is stopped.
     fn refused(&self, refuse: &Refuse) {
         let _ = refuse;

@@ -113,6 +113,11 @@ impl DownlinkHandle {
         self.lane.ledger(head);
     }
 
+    /// Tells the sender the head of another ledger that is kept here.
+    pub fn tell_witnessed(&self, head: LedgerHead) {
+        self.lane.witnessed(head);
+    }
+
     /// Closes the connection, if it is still this one; the sender comes back by itself.
     pub fn close(&self, reason: impl Into<String>) {
         self.lane.close(self.connection, reason.into());

@@ -40,6 +40,8 @@ struct Inner {
     close: Option<String>,
     /// The head of the ledger below that the sender is to be told.
     ledger: Option<LedgerHead>,
+    /// The head of another ledger, kept below, that the sender is to be told.
+    witnessed: Option<LedgerHead>,
     /// Batches given and neither durable nor failed.
     open: u64,
     /// The intake lost a batch: what it was given counts for nothing.
@@ -54,6 +56,7 @@ pub(crate) struct News {
     pub(crate) everywhere: Lsn,
     pub(crate) close: Option<String>,
     pub(crate) ledger: Option<LedgerHead>,
+    pub(crate) witnessed: Option<LedgerHead>,
 }
 
 impl Lane {
@@ -179,6 +182,11 @@ impl Lane {
         self.wake.notify_one();
     }
 
+    pub(crate) fn witnessed(&self, head: LedgerHead) {
+        self.lock().witnessed = Some(head);
+        self.wake.notify_one();
+    }
+
     pub(crate) fn close(&self, connection: u64, reason: String) {
         let mut inner = self.lock();
         if connection == inner.connection {
@@ -201,6 +209,7 @@ impl Lane {
             everywhere: inner.everywhere,
             close: inner.close.take(),
             ledger: inner.ledger.take(),
+            witnessed: inner.witnessed.take(),
         }
     }
 

@@ -277,6 +277,7 @@ impl<'u> Session<'u> {
             SenderEvent::Ready(welcome) => return self.open(welcome),
             SenderEvent::Acked { batches, durable, everywhere } => feed.acked(batches, durable, everywhere),
             SenderEvent::Ledger(head) => feed.ledger(head),
+            SenderEvent::Witnessed(head) => feed.witnessed(head),
             SenderEvent::Asked(ask) => feed.ask(ask.question, AskReply::new(ask.id, self.answer.clone())),
             SenderEvent::Found(reply) => self.found(reply),
             SenderEvent::HeartbeatDue => self.machine.heartbeat(feed.heartbeat()),

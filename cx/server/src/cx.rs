@@ -140,7 +140,8 @@ fn open(config: CxConfig, runtime: Handle) -> Result<(DirLock, Arc<Streams>), Cx
     let lock = DirLock::acquire(&data)?;
     let books = Books::open(&data).map_err(unusable)?;
     let clock = Arc::new(RealClock) as Arc<dyn Clock>;
-    let heads = Arc::new(Heads::open(&data, Arc::clone(&clock)).map_err(unusable)?);
+    let names = gateways.iter().map(|(name, _)| name.clone()).collect();
+    let heads = Arc::new(Heads::open(&data, Arc::clone(&clock), names).map_err(unusable)?);
     let around = Surroundings { gateways, hub, clock, runtime, heads };
     let streams = Streams::open(books, limits, around).map_err(unusable)?;
     Ok((lock, Arc::new(streams)))

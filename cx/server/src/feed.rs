@@ -75,6 +75,8 @@ impl Reports {
 
 /// A gateway's consumer of a stream.
 pub(crate) struct GatewayFeed {
+    /// Its name in the configuration.
+    pub(crate) gateway: String,
     pub(crate) consumer: ConsumerNo,
     pub(crate) driver: Arc<OutboxDriver>,
     pub(crate) tap: Arc<Tap>,
@@ -120,11 +122,16 @@ impl Feed for GatewayFeed {
         let queue = self.driver.status().queue;
         let pending = self.driver.view(self.consumer).map_or(0, |view| view.pending_bytes);
         let beat = self.tap.heartbeat(queue.head, pending.min(queue.spooled_bytes), self.clock.monotonic());
-        Heartbeat { ledgers: Some(self.heads.all()), ..beat }
+        let witnesses = self.heads.witnesses_for(&self.gateway);
+        Heartbeat { ledgers: Some(self.heads.all()), witnesses, ..beat }
     }
 
     fn ledger(&self, head: LedgerHead) {
-        self.heads.note(head, &self.runtime);
+        self.heads.note(&self.gateway, head, &self.runtime);
+    }
+
+    fn witnessed(&self, head: LedgerHead) {
+        self.heads.witness(&self.gateway, head);
     }
 
     fn ask(&self, question: Question, reply: AskReply) {

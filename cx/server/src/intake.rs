@@ -48,7 +48,7 @@ impl Streams {
     }
 
     pub(crate) fn status(&self) -> CxStatus {
-        let mut status = CxStatus::default();
+        let mut status = CxStatus { heads_lost: self.around.heads.lost(), ..CxStatus::default() };
         for (id, slot) in &*self.lock() {
             match slot {
                 Slot::Open(stream) => status.streams.push(stream.status()),

@@ -11,6 +11,8 @@ pub struct CxStatus {
     pub streams: Vec<StreamStatus>,
     /// Streams that cannot be served, and why.
     pub problems: Vec<(StreamId, String)>,
+    /// Why the heads of gateways' ledgers that were kept once are not known any more; `None`: they are.
+    pub heads_lost: Option<String>,
 }
 
 /// One stream.

@@ -78,8 +78,9 @@ impl Stream {
 
     fn connect(&self, around: &Surroundings) {
         let _entered = around.runtime.enter();
-        let uplinks = self.gateways.iter().enumerate().map(|(at, (_, address))| {
+        let uplinks = self.gateways.iter().enumerate().map(|(at, (name, address))| {
             let feed: Arc<dyn Feed> = Arc::new(GatewayFeed {
+                gateway: name.clone(),
                 consumer: ConsumerNo::new(at),
                 driver: Arc::clone(&self.driver),
                 tap: Arc::clone(&self.tap),

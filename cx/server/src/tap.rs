@@ -75,7 +75,13 @@ impl Tap {
         let state = self.lock();
         let away = state.link.is_none();
         let Some((heartbeat, heard)) = state.heartbeat.clone() else {
-            return Heartbeat { head, at: WallTime::EPOCH, status: unknown_status(spooled), ledgers: None };
+            return Heartbeat {
+                head,
+                at: WallTime::EPOCH,
+                status: unknown_status(spooled),
+                ledgers: None,
+                witnesses: Vec::new(),
+            };
         };
         drop(state);
         let mut beat = heartbeat;
@@ -181,7 +187,11 @@ pub(crate) mod tests {
             (head, WallTime::EPOCH, TapState::Stopped)
         );
         let status = TapStatus { state: TapState::Protected, ..unknown_status(0) };
-        tap.heard(Heartbeat { head, at: WallTime::from_nanos(9), status, ledgers: None }, head, second(1));
+        tap.heard(
+            Heartbeat { head, at: WallTime::from_nanos(9), status, ledgers: None, witnesses: Vec::new() },
+            head,
+            second(1),
+        );
         assert_eq!(tap.heartbeat(head, 0, second(2)).status.state, TapState::Protected);
         assert_eq!(tap.heartbeat(head, 1, second(2)).status.state, TapState::Spooling);
         let late = tap.heartbeat(head, 0, second(5));
@@ -197,6 +207,7 @@ pub(crate) mod tests {
             at: WallTime::EPOCH,
             status: TapStatus { state: TapState::Protected, queued_bytes, ..unknown_status(0) },
             ledgers: None,
+            witnesses: Vec::new(),
         };
         let told = |queued, received| tap.heard(beat(queued), received, second(1));
         assert_eq!((0..4).filter_map(|_| told(0, old)).count(), 0);

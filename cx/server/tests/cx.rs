@@ -13,7 +13,7 @@ mod common;
 
 use common::{Gateway, Mode, SOON, World, ask_head, run, until};
 use cx_server::{Cx, CxError};
-use cx_wire::{AskCode, LedgerHead, Lookup, Question, Refuse, RefuseCode, Reply, TapState};
+use cx_wire::{AskCode, LedgerHead, Lookup, Question, Refuse, RefuseCode, Reply, TapState, Witness};
 use tap_block::{Extent, Lsn, WallTime};
 
 #[test]
@@ -71,11 +71,31 @@ fn the_heads_of_ledgers_are_kept_and_passed_on() {
         one.link().unwrap().tell_ledger(head(1, 11));
         let kept = [head(1, 12), head(2, 3)];
         until("none goes back", &one.changed, || says(one, &kept)).await;
+        // What one keeps of the other comes to the one whose ledger it is; no gateway anchors for another one.
+        two.link().unwrap().tell_witnessed(head(1, 12));
+        two.link().unwrap().tell_ledger(head(1, 13));
+        let told = |gateway: &Gateway| gateway.heartbeats().last().map(|beat| beat.witnesses.clone());
+        let witness = Witness { gateway: two.name.clone(), head: head(1, 12) };
+        let heard = || told(one).is_some_and(|all| all == [witness.clone()]) && says(one, &kept);
+        until("what another one keeps is passed on", &one.changed, heard).await;
+        assert_eq!(told(two), Some(Vec::new()));
         cx.stop().await;
         let before = one.heartbeats().len();
         let cx = world.cx().await;
         let again = || one.heartbeats().len() > before && says(one, &kept);
         until("it is known over a restart", &one.changed, again).await;
+        cx.stop().await;
+    });
+}
+
+#[test]
+fn heads_that_cannot_be_read_keep_no_cx_from_starting() {
+    run(async {
+        let world = World::new(1);
+        std::fs::create_dir_all(world.config().data.join("HEADS/what")).unwrap();
+        let cx = world.cx().await;
+        assert!(cx.status().heads_lost.is_some());
+        assert!(world.config().data.join("HEADS.unreadable-1/what").is_dir());
         cx.stop().await;
     });
 }

@@ -114,7 +114,21 @@ pub struct Heartbeat {
     pub status: TapStatus,
     /// The heads of gateways' ledgers that the sender keeps, at most [`MAX_LEDGERS`]; `None`: it keeps none for anybody.
     pub ledgers: Option<Vec<LedgerHead>>,
+    /// What other gateways say that they keep of the receiver's ledger, at most [`MAX_LEDGERS`].
+    pub witnesses: Vec<Witness>,
 }
+
+/// What a gateway says that it keeps of another's ledger.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Witness {
+    /// Its name in the sender's configuration; at most [`MAX_GATEWAY_NAME`] bytes.
+    pub gateway: String,
+    /// What it keeps.
+    pub head: LedgerHead,
+}
+
+/// Bytes of a gateway's name.
+pub const MAX_GATEWAY_NAME: usize = 256;
 
 /// Heads of ledgers in a heartbeat.
 pub const MAX_LEDGERS: usize = 64;
@@ -192,6 +206,8 @@ pub struct Ack {
     pub everywhere: Lsn,
     /// The head of the receiver's ledger, for the sender to keep; `None`: there is nothing new.
     pub ledger: Option<LedgerHead>,
+    /// The head of another gateway's ledger, which the receiver keeps as the sender once passed it on; one at a time, by turns.
+    pub witnessed: Option<LedgerHead>,
 }
 
 /// A question to the one above.

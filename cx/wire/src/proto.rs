@@ -102,6 +102,16 @@ struct Heartbeat {
     /// Absent when the sender keeps no heads.
     #[prost(message, optional, tag = "4")]
     ledgers: Option<LedgerHeads>,
+    #[prost(message, repeated, tag = "5")]
+    witnesses: Vec<Witness>,
+}
+
+#[derive(Clone, PartialEq, Message)]
+struct Witness {
+    #[prost(string, tag = "1")]
+    gateway: String,
+    #[prost(message, optional, tag = "2")]
+    head: Option<LedgerHead>,
 }
 
 #[derive(Clone, PartialEq, Message)]
@@ -160,6 +170,8 @@ struct Ack {
     everywhere: u64,
     #[prost(message, optional, tag = "4")]
     ledger: Option<LedgerHead>,
+    #[prost(message, optional, tag = "5")]
+    witnessed: Option<LedgerHead>,
 }
 
 #[derive(Clone, PartialEq, Message)]

@@ -213,6 +213,7 @@ impl World {
             SenderEvent::Asked(_)
             | SenderEvent::Found(_)
             | SenderEvent::Ledger(_)
+            | SenderEvent::Witnessed(_)
             | SenderEvent::Refused(_) => panic!("{event:?}"),
         }
     }
@@ -354,5 +355,5 @@ fn heartbeat() -> Heartbeat {
         baselines: 1,
         resynced_bytes: 0,
     };
-    Heartbeat { head: Lsn::ZERO, at: WallTime::EPOCH, status, ledgers: None }
+    Heartbeat { head: Lsn::ZERO, at: WallTime::EPOCH, status, ledgers: None, witnesses: Vec::new() }
 }

@@ -18,7 +18,7 @@ use bytes::Bytes;
 use cx_wire::{
     Ack, Answer, Ask, AskCode, AskError, Goodbye, Hashes, Heartbeat, Hello, LedgerHead, Lookup, Message,
     PROTOCOL, Query, QueryReply, Question, Refuse, RefuseCode, Reply, SyncProgress, TapState, TapStatus,
-    Welcome, decode_batch, encode_batch,
+    Welcome, Witness, decode_batch, encode_batch,
 };
 use tap_block::{
     Action, BarrierMark, Batch, BlockNo, Bookmark, Consistency, Entry, Epoch, Extent, Lsn, MarkId, Marker,
@@ -106,6 +106,8 @@ fn messages() -> Vec<(&'static str, Message)> {
         ("heartbeat", Message::Heartbeat(beat(None))),
         ("heartbeat-ledgers", Message::Heartbeat(beat(Some(vec![ledger_head(), ledger_head()])))),
         ("heartbeat-no-ledgers", Message::Heartbeat(beat(Some(Vec::new())))),
+        ("heartbeat-witnesses", Message::Heartbeat(Heartbeat { witnesses: vec![witness()], ..beat(None) })),
+        ("ack-witnessed", Message::Ack(Ack { witnessed: Some(ledger_head()), ..ack(None) })),
         ("ack", Message::Ack(ack(None))),
         ("ack-ledger", Message::Ack(ack(Some(ledger_head())))),
         ("goodbye", Message::Goodbye(Goodbye { reason: "bye".to_owned() })),
@@ -118,15 +120,19 @@ fn messages() -> Vec<(&'static str, Message)> {
 }
 
 fn beat(ledgers: Option<Vec<LedgerHead>>) -> Heartbeat {
-    Heartbeat { head: lsn(300), at: at(7), status: status(), ledgers }
+    Heartbeat { head: lsn(300), at: at(7), status: status(), ledgers, witnesses: Vec::new() }
 }
 
 fn ack(ledger: Option<LedgerHead>) -> Ack {
-    Ack { batches: 2, durable: lsn(300), everywhere: lsn(200), ledger }
+    Ack { batches: 2, durable: lsn(300), everywhere: lsn(200), ledger, witnessed: None }
 }
 
 const fn ledger_head() -> LedgerHead {
     LedgerHead { store: 0x7777, entry: 812, hash: [0x5a; 32], at: WallTime::from_nanos(9) }
+}
+
+fn witness() -> Witness {
+    Witness { gateway: "gw-b".to_owned(), head: ledger_head() }
 }
 
 fn refusals() -> Vec<(&'static str, Message)> {

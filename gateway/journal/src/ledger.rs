@@ -23,7 +23,7 @@ use crate::segment::StoreId;
 use crate::units::SegmentId;
 
 pub use entry::{ENTRY_FIXED, Entry, LARGEST_ENTRY};
-pub use event::{Event, Folded, Hashed, Settled, Why};
+pub use event::{Contradiction, Event, Folded, Hashed, Loss, Settled, Why};
 
 /// The file in a store's directory that holds it.
 pub const LEDGER_FILE: &str = "LEDGER";
@@ -151,7 +151,9 @@ pub struct Ledger {
     anchors: BTreeMap<String, Head>,
     witnessed: BTreeMap<u64, Head>,
     /// What each place was found to keep that is not in here.
-    contradicted: BTreeMap<String, (EntryNo, Digest)>,
+    contradicted: BTreeMap<String, Contradiction>,
+    /// Where it began anew, when it was lost once.
+    lost: Option<Loss>,
     /// The last entry that says something of history.
     news: EntryNo,
 }
@@ -169,6 +171,7 @@ impl Ledger {
             anchors: BTreeMap::new(),
             witnessed: BTreeMap::new(),
             contradicted: BTreeMap::new(),
+            lost: None,
             news: EntryNo(0),
         }
     }
@@ -237,7 +240,28 @@ impl Ledger {
     /// Was it entered already that `place` keeps this, which is not in here?
     #[must_use]
     pub fn is_contradicted(&self, place: &str, number: EntryNo, digest: Digest) -> bool {
-        self.contradicted.get(place) == Some(&(number, digest))
+        self.contradicted.get(place).is_some_and(|known| (known.number, known.digest) == (number, digest))
+    }
+
+    /// The first entry that can still be told apart; what somebody keeps of before can not be looked up.
+    #[must_use]
+    pub fn first_known(&self) -> Option<EntryNo> {
+        self.known.first_key_value().map(|(number, _)| *number)
+    }
+
+    /// Where it began anew because it was lost; `None`: it never was.
+    #[must_use]
+    pub const fn lost(&self) -> Option<Loss> {
+        self.lost
+    }
+
+    /// What speaks against it and nobody has read of.
+    #[must_use]
+    pub fn doubts(&self) -> Vec<Doubt> {
+        let lost = self.lost.filter(|lost| !lost.read).map(Doubt::Lost);
+        let unread = self.contradicted.iter().filter(|(_, found)| !found.read);
+        let contradicted = unread.map(|(place, found)| Doubt::Contradicted(place.clone(), *found));
+        lost.into_iter().chain(contradicted).collect()
     }
 
     /// The entry that would be the next; it counts once it was taken.
@@ -297,12 +321,24 @@ impl Ledger {
                 self.witnessed.insert(store.get(), *head);
                 bound(&mut self.witnessed, MOST_WITNESSED);
             }
-            Event::Contradicted { place, number, digest } => {
-                self.contradicted.insert(place.clone(), (*number, *digest));
-                bound(&mut self.contradicted, MOST_PLACES);
+            Event::Contradicted { place, number, digest } => self.contradict(place, *number, *digest, false),
+            Event::Lapsed { place, number, digest } => self.contradict(place, *number, *digest, true),
+            Event::Acknowledged => {
+                self.contradicted.values_mut().for_each(|found| found.read = true);
+                self.lost = self.lost.map(|lost| Loss { read: true, ..lost });
             }
-            Event::Begun(_) | Event::Folded(_) => {}
+            Event::Begun(why) => {
+                let begun = self.head.filter(|_| *why == Why::Lost);
+                self.lost =
+                    begun.map(|Head { number, at, .. }| Loss { number, at, read: false }).or(self.lost);
+            }
+            Event::Folded(_) => {}
         }
+    }
+
+    fn contradict(&mut self, place: &str, number: EntryNo, digest: Digest, lapsed: bool) {
+        self.contradicted.insert(place.to_owned(), Contradiction { number, digest, lapsed, read: false });
+        bound(&mut self.contradicted, MOST_PLACES);
     }
 
     fn unfold(&mut self, folded: &Folded) {
@@ -310,24 +346,21 @@ impl Ledger {
         self.settle = folded.settle;
         self.anchors = folded.anchors.iter().cloned().collect();
         self.witnessed = folded.witnessed.iter().map(|(store, head)| (store.get(), *head)).collect();
-        let contradicted = folded.contradicted.iter();
-        self.contradicted =
-            contradicted.map(|(place, number, digest)| (place.clone(), (*number, *digest))).collect();
+        self.contradicted = folded.contradicted.iter().cloned().collect();
+        self.lost = folded.lost;
     }
 
     /// What stands for all entries so far. The file may begin with it once somebody keeps it or an entry behind it: until then
     /// the entries between what is kept and the fold are what shows that it says the truth.
     #[must_use]
     pub fn fold(&self) -> Event {
-        let contradicted = self.contradicted.iter();
         Event::Folded(Box::new(Folded {
             segments: self.segments.iter().map(|(id, hashed)| (*id, *hashed)).collect(),
             settle: self.settle,
             anchors: self.anchors.iter().map(|(place, head)| (place.clone(), *head)).collect(),
             witnessed: self.witnessed().collect(),
-            contradicted: contradicted
-                .map(|(place, (number, digest))| (place.clone(), *number, *digest))
-                .collect(),
+            contradicted: self.contradicted.iter().map(|(place, found)| (place.clone(), *found)).collect(),
+            lost: self.lost,
         }))
     }
 }
@@ -336,6 +369,51 @@ impl Ledger {
     /// The file begins with this entry from here on: what was before cannot be followed any more.
     pub fn forget_before(&mut self, number: EntryNo) {
         self.known = self.known.split_off(&number);
+    }
+}
+
+/// What speaks against a ledger. It stays until somebody acknowledges that they have read of it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Doubt {
+    /// It was lost and began anew.
+    Lost(Loss),
+    /// Somebody keeps what it does not hold.
+    Contradicted(String, Contradiction),
+}
+
+impl Doubt {
+    /// The entry that it is about.
+    #[must_use]
+    pub const fn number(&self) -> EntryNo {
+        match self {
+            Self::Lost(lost) => lost.number,
+            Self::Contradicted(_, found) => found.number,
+        }
+    }
+}
+
+impl fmt::Display for Doubt {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Lost(_) => write!(
+                f,
+                "the ledger could not be read and began anew: history of before is not anchored any more, and what was \
+                 done to the store until then is shown only by what others keep. The file of before lies beside it \
+                 ({LEDGER_FILE}.unreadable-N): if it can be read again, compare it with the heads that others keep"
+            ),
+            Self::Contradicted(place, Contradiction { number, digest, lapsed: false, .. }) => write!(
+                f,
+                "the ledger does not hold entry {number} ({digest}), which {place} keeps of it: this store, or its ledger, \
+                 was replaced by an older copy or rewritten. Compare its history with another gateway's; entries go on \
+                 above {number}"
+            ),
+            Self::Contradicted(place, Contradiction { number, digest, .. }) => write!(
+                f,
+                "{place} keeps entry {number} ({digest}) of before the ledger could not be read and began anew: whether \
+                 history of before is what it was can not be told here. Compare it with another gateway's; entries go on \
+                 above {number}"
+            ),
+        }
     }
 }
 

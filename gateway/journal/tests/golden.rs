@@ -388,3 +388,36 @@ fn ledger_entries() {
     assert_eq!((reading.faults.len(), reading.end), (0, file.len()));
     assert_eq!(reading.ledger.segments(), ledger.segments());
 }
+
+/// What came to the ledger later: a break, what is kept of before it, and that somebody has read of it.
+#[test]
+fn ledger_doubts() {
+    use gateway_journal::ledger::{Event, Why, read};
+    use gateway_journal::{Digest, EntryNo, Ledger};
+
+    let (mut ledger, mut file) = (Ledger::new(gateway_journal::StoreId::new(0x55)), Vec::new());
+    let mut add = |ledger: &mut Ledger, event: Event| {
+        let entry = ledger.next(event, NOW);
+        let (bytes, digest) = entry.encode();
+        ledger.take(&entry, digest);
+        file.extend(bytes);
+    };
+    let (number, digest) = (EntryNo::new(20), Digest::of(b"one"));
+    add(&mut ledger, Event::Begun(Why::Lost));
+    add(&mut ledger, Event::Lapsed { place: "cx".to_owned(), number, digest });
+    assert_eq!((ledger.doubts().len(), ledger.due().0), (2, EntryNo::new(22)));
+    let doubted = ledger.fold();
+    add(&mut ledger, doubted);
+    assert_eq!(ledger.doubts().len(), 2);
+    add(&mut ledger, Event::Acknowledged);
+    assert_eq!(ledger.doubts(), []);
+    let read_of = ledger.fold();
+    add(&mut ledger, read_of);
+    pinned("ledger-doubts", &file);
+    let reading = read(ledger.store(), &file);
+    assert_eq!(
+        (reading.faults.len(), reading.ledger.doubts().len(), reading.ledger.lost()),
+        (0, 0, ledger.lost())
+    );
+    assert!(reading.ledger.lost().unwrap().read && reading.ledger.is_contradicted("cx", number, digest));
+}

@@ -1,21 +1,27 @@
 //! Committing an image: it becomes a disk of its own, protected as a volume, and goes on from where it was.
 //!
 //! ```text
-//!   flat copy (while in use) ─► note ─► the copy is moved to its place ─► what was written is put onto it
-//!                            ─► the image is gone from the journal ─► a tap protects the disk
+//!   flat copy (while in use) ─► nobody opens it any more ─► what was written is put onto the copy   can be cancelled up to here
+//!                            ─► note ─► the copy is moved to its place ─► the image is gone from the journal
+//!                            ─► a tap protects the disk
 //! ```
+//!
+//! What was put onto the copy does not have the copy's checksums any more, and nobody reads the copy there: what is written on
+//! the image lies above it. So a copy whose commit failed stays a copy, and the next commit proves it, makes anew what is not of
+//! the image, and goes on.
 //!
 //! A crash before the image is gone leaves the image as it was; one after that leaves the disk, which is protected at the next
 //! start.
 
 use std::fs::{self, OpenOptions};
 use std::io;
+use std::path::Path;
 use std::sync::Arc;
 
-use cx_api::{JobKind, JobView, Problem};
+use cx_api::{Code, JobKind, JobView, Problem};
 use gateway_journal::ImageRecord;
 use tap_block::device::run;
-use tap_block::{Name, Op};
+use tap_block::{BLOCK_SIZE, Name, Op};
 use tap_disk::{FileDevice, FileOptions};
 use tokio::runtime::Handle;
 
@@ -27,6 +33,7 @@ use crate::http::{Answer, ImageKey};
 use crate::images::Images;
 use crate::jobs::Job;
 use crate::materialize::Copying;
+use crate::names::{Holder, Reserved};
 use crate::problems;
 
 /// A commit at work.
@@ -38,6 +45,8 @@ struct Commit {
     images: Arc<Images>,
     committed: Arc<Committed>,
     runtime: Handle,
+    /// The name is nobody else's meanwhile.
+    _reserved: Reserved,
 }
 
 impl Gateway {
@@ -47,11 +56,18 @@ impl Gateway {
     /// When the name is taken, nobody protects disks here, or the image is being copied already.
     pub(crate) fn start_commit(&self, which: &ImageKey, name: Name) -> Answer<JobView> {
         let record = self.images.find(which)?;
-        self.images.check_free(&record, &name)?;
-        self.committed.forget_unfinished(record.id).map_err(problems::internal)?;
-        self.committed.check(&name)?;
+        let reserved = self.names.reserve(&name, Holder::Commit, || {
+            self.images.check_free(&record, &name)?;
+            self.committed.check(&name, record.id)?;
+            self.streams.check_unannounced(&name)
+        })?;
         let (copying, job) =
             self.begin_copy(record.clone(), JobKind::Commit, self.committed.disk_of(&name))?;
+        // Only now: what another commit of the image has begun is not there to be thrown away.
+        if let Err(e) = self.committed.forget_unfinished(record.id).map_err(problems::internal) {
+            job.finish(Err(e.clone()), self.clock.wall());
+            return Err(e);
+        }
         let commit = Commit {
             copying,
             size: job.view().total_bytes,
@@ -60,6 +76,7 @@ impl Gateway {
             images: Arc::clone(&self.images),
             committed: Arc::clone(&self.committed),
             runtime: Handle::current(),
+            _reserved: reserved,
         };
         let (worker, clock) = (Arc::clone(&job), Arc::clone(&self.clock));
         self.spawn_job(&job, move || worker.finish(commit.run(&worker), clock.wall()))?;
@@ -70,17 +87,26 @@ impl Gateway {
 impl Commit {
     fn run(self, job: &Arc<Job>) -> Result<(), Problem> {
         let earlier = self.images.flat(self.record.id).get();
-        if earlier.as_ref().is_none_or(|flat| !flat.is_whole()) {
+        let was_whole = earlier.as_ref().is_some_and(|flat| flat.is_whole());
+        if !was_whole {
             self.copying.run(job)?;
         }
         // What was copied earlier may have rotted since, or have left something out.
         if let Some(flat) = earlier {
             self.copying.prove(&flat, job)?;
         }
-        // A long copy gives others the time to take the name.
+        let (frozen, overlay) = self.runtime.block_on(self.images.freeze(&self.record, Some(job)))?;
+        let folded = self.fold(overlay.as_deref(), job).map_err(|e| self.failed(&e))?;
+        // The name is held; who had it before all else is seen here.
         self.images.check_free(&self.record, &self.name)?;
-        let hand_over = self.hand_over();
-        self.runtime.block_on(self.images.retire(&self.record, Some(job), hand_over))?;
+        if !folded || !job.switch() {
+            // One that was there before was asked for by itself.
+            if !was_whole && !job.is_interrupted() {
+                self.copying.discard();
+            }
+            return Err(Problem::new(Code::Conflict, "it was cancelled"));
+        }
+        self.runtime.block_on(self.images.retire(frozen, self.hand_over()))?;
         if let Err(e) = self.committed.settle(&self.name) {
             tracing::warn!("the next start notes that {} is a volume for good: {e}", self.name);
         }
@@ -88,17 +114,43 @@ impl Commit {
         Ok(())
     }
 
-    /// What makes the disk of the copy and of what is written on the image.
-    fn hand_over(&self) -> impl FnOnce(Option<Arc<OverlayDevice>>) -> io::Result<()> + Send + use<> {
-        let (committed, name, record) = (Arc::clone(&self.committed), self.name.clone(), self.record.clone());
-        let (flats, size) = (self.images.flats.clone(), self.size);
-        move |overlay| {
-            check_room(&flats, overlay.as_deref())?;
-            let begun = committed.begin(&name, record.id);
-            let copy = (&flats, record.id.get(), size);
-            let made = begun.and_then(|()| make_disk(&committed, &name, copy, overlay.as_deref()));
-            made.and_then(|()| committed.finish(&name, record.id)).inspect_err(|_| {
-                // The next start would do so as well.
+    /// Puts what is written on the image onto its copy; false when that was cancelled.
+    fn fold(&self, overlay: Option<&OverlayDevice>, job: &Job) -> io::Result<bool> {
+        let Some(overlay) = overlay else { return Ok(!job.is_cancelled()) };
+        check_room(&self.images.flats, overlay)?;
+        let copy = self.images.flats.content_of(self.record.id.get());
+        let disk = FileDevice::open(&copy, FileOptions::default()).map_err(io::Error::other)?;
+        let total = self.size + overlay.used();
+        let folded = overlay.fold_onto(&disk, &mut |done| {
+            job.progress_of(self.size + done, total);
+            !job.is_cancelled()
+        })?;
+        if folded {
+            job.progress_of(total, total);
+        }
+        Ok(folded)
+    }
+
+    fn failed(&self, e: &io::Error) -> Problem {
+        let problem = problems::of_disk(e);
+        let why = format!(
+            "what is written on image {} is not all on the disk: {}",
+            self.record.name, problem.detail
+        );
+        Problem { detail: why, ..problem }
+            .fix("see to that and commit it again: the copy stays, and it goes on from there")
+    }
+
+    /// What makes the disk of the copy, on which is all that was written.
+    fn hand_over(&self) -> impl FnOnce() -> io::Result<()> + Send + use<> {
+        let (committed, name, image) = (Arc::clone(&self.committed), self.name.clone(), self.record.id);
+        let (copy, size) = (self.images.flats.content_of(image.get()), self.size);
+        move || {
+            let begun = committed.begin(&name, image);
+            let made = begun.and_then(|()| make_disk(&copy, &committed.disk_of(&name), size));
+            made.and_then(|()| committed.finish(&name, image)).inspect_err(|_| {
+                // If the copy cannot go back it is made again; the image has all of it.
+                let _ = give_back(&committed.disk_of(&name), &copy, size);
                 let _ = committed.abandon(&name);
             })
         }
@@ -106,8 +158,8 @@ impl Commit {
 }
 
 /// What was written on the image may fall into holes of the copy. The journal's room comes first.
-fn check_room(flats: &FlatDir, overlay: Option<&OverlayDevice>) -> io::Result<()> {
-    let (needed, free) = (overlay.map_or(0, OverlayDevice::used), flats.free_beyond_reserve()?);
+fn check_room(flats: &FlatDir, overlay: &OverlayDevice) -> io::Result<()> {
+    let (needed, free) = (overlay.used(), flats.free_beyond_reserve()?);
     if needed <= free {
         return Ok(());
     }
@@ -116,19 +168,18 @@ fn check_room(flats: &FlatDir, overlay: Option<&OverlayDevice>) -> io::Result<()
     Err(io::Error::new(io::ErrorKind::StorageFull, text))
 }
 
-fn make_disk(
-    committed: &Committed,
-    name: &Name,
-    (flats, image, size): (&FlatDir, u64, u64),
-    overlay: Option<&OverlayDevice>,
-) -> io::Result<()> {
-    let path = committed.disk_of(name);
-    fs::rename(flats.content_of(image), &path)?;
-    // A copy has whole blocks.
-    OpenOptions::new().write(true).open(&path)?.set_len(size)?;
-    let disk = FileDevice::open(&path, FileOptions::default()).map_err(io::Error::other)?;
-    match overlay {
-        Some(overlay) => overlay.fold_onto(&disk),
-        None => run(&*disk, Op::Flush).map(drop).map_err(io::Error::other),
-    }
+/// A copy has whole blocks, a disk its size.
+fn make_disk(copy: &Path, disk: &Path, size: u64) -> io::Result<()> {
+    fs::rename(copy, disk)?;
+    OpenOptions::new().write(true).open(disk)?.set_len(size)?;
+    let disk = FileDevice::open(disk, FileOptions::default()).map_err(io::Error::other)?;
+    run(&*disk, Op::Flush).map(drop).map_err(io::Error::other)
 }
+
+fn give_back(disk: &Path, copy: &Path, size: u64) -> io::Result<()> {
+    OpenOptions::new().write(true).open(disk)?.set_len(size.next_multiple_of(BLOCK_SIZE))?;
+    fs::rename(disk, copy)
+}
+
+#[cfg(test)]
+mod tests;

@@ -6,28 +6,32 @@
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::OnceLock;
+use std::sync::{Arc, OnceLock};
 
 use cx_api::{Code, Problem};
 use gateway_image::Catalogue;
 use gateway_journal::ImageId;
 use serde::{Deserialize, Serialize};
-use tap_block::Name;
+use tap_block::{Name, StreamId};
 use tap_disk::{ensure_dir, small_file};
 
 use crate::http::Answer;
+use crate::names::Names;
 use crate::problems;
 
 const DISK: &str = "disk";
 const NOTE: &str = "note";
 const VERSION: u32 = 1;
 
-/// Starts protecting a disk under a name; where it is used from then on, or why that is not possible.
-pub type ProtectDisk = Box<dyn Fn(&Name, &Path) -> Result<Vec<String>, String> + Send + Sync>;
+/// Starts protecting a disk under a name; where it is used from then on, or why that is not possible. Before the tap announces
+/// the name it says as which stream it will do so.
+pub type ProtectDisk =
+    Box<dyn Fn(&Name, &Path, &dyn Fn(StreamId)) -> Result<Vec<String>, String> + Send + Sync>;
 
 /// The disks there are, and who protects them.
 pub(crate) struct Committed {
     dir: PathBuf,
+    names: Arc<Names>,
     protect: OnceLock<ProtectDisk>,
 }
 
@@ -45,12 +49,15 @@ impl Committed {
     ///
     /// # Errors
     /// When the directory cannot be read.
-    pub(crate) fn open(dir: PathBuf, catalogue: &Catalogue) -> io::Result<Self> {
-        let this = Self { dir, protect: OnceLock::new() };
+    pub(crate) fn open(dir: PathBuf, names: Arc<Names>, catalogue: &Catalogue) -> io::Result<Self> {
+        let this = Self { dir, names, protect: OnceLock::new() };
         for name in this.names()? {
             if let Err(e) = this.review(&name, catalogue) {
                 tracing::warn!("{} is kept as it is: {e}", this.of(&name).display());
             }
+        }
+        for (name, _) in this.disks()? {
+            this.names.hold_disk(&name, catalogue.volume_named(&name).map(|volume| volume.stream()));
         }
         Ok(this)
     }
@@ -115,14 +122,18 @@ impl Committed {
         let _ = self.protect.set(protect);
     }
 
+    /// May `image` become the disk of this name? What an earlier commit of it left there is no reason against it.
+    ///
     /// # Errors
     /// When nobody protects disks here, or there is a disk of this name.
-    pub(crate) fn check(&self, name: &Name) -> Answer<()> {
+    pub(crate) fn check(&self, name: &Name, image: ImageId) -> Answer<()> {
         if self.protect.get().is_none() {
             return Err(Problem::new(Code::Conflict, "nobody here protects disks")
                 .because("the gateway runs without a tap beside it"));
         }
-        if self.of(name).exists() {
+        let own =
+            || self.note(name).is_ok_and(|note| note.is_some_and(|note| note.image == Some(image.get())));
+        if self.of(name).exists() && !own() {
             return Err(problems::name_taken(name, "a disk that an image was committed to"));
         }
         Ok(())
@@ -139,8 +150,9 @@ impl Committed {
         self.write_note(name, Note { chronogate_disk: VERSION, image: Some(image.get()), whole: true })
     }
 
-    /// The image is gone: the disk is all there is.
+    /// The image is gone: the disk is all there is, and has the name.
     pub(crate) fn settle(&self, name: &Name) -> io::Result<()> {
+        self.names.hold_disk(name, None);
         self.write_note(name, Note { chronogate_disk: VERSION, image: None, whole: true })
     }
 
@@ -164,10 +176,24 @@ impl Committed {
         fs::remove_dir_all(self.of(name))
     }
 
+    fn protect_with_tap(&self, protect: &ProtectDisk, name: &Name) -> Result<Vec<String>, String> {
+        protect(name, &self.disk_of(name), &|stream| self.names.hold_disk(name, Some(stream)))
+    }
+
+    /// Starts protecting every disk. One that cannot be protected keeps no other from it.
+    pub(crate) fn protect_all(&self) -> io::Result<()> {
+        for (name, _) in self.disks()? {
+            if let Err(e) = self.protect(&name) {
+                tracing::error!("{}: {}", e.detail, e.cause);
+            }
+        }
+        Ok(())
+    }
+
     /// Starts protecting the disk of this name; where it is used.
     pub(crate) fn protect(&self, name: &Name) -> Answer<Vec<String>> {
         let why = match self.protect.get() {
-            Some(protect) => match protect(name, &self.disk_of(name)) {
+            Some(protect) => match self.protect_with_tap(protect, name) {
                 Ok(uris) => return Ok(uris),
                 Err(why) => why,
             },
@@ -192,7 +218,8 @@ mod tests {
     #[test]
     fn a_whole_disk_stays_and_half_a_one_goes() {
         let tmp = tempfile::tempdir().unwrap();
-        let open = || Committed::open(tmp.path().join("volumes"), &Catalogue::default()).unwrap();
+        let open =
+            || Committed::open(tmp.path().join("volumes"), Arc::default(), &Catalogue::default()).unwrap();
         let committed = open();
         for (called, whole) in [("web02", true), ("half", false)] {
             committed.begin(&name(called), ImageId::new(3)).unwrap();
@@ -220,15 +247,18 @@ mod tests {
     #[test]
     fn a_name_is_taken_once_and_somebody_must_protect() {
         let tmp = tempfile::tempdir().unwrap();
-        let committed = Committed::open(tmp.path().join("volumes"), &Catalogue::default()).unwrap();
-        assert_eq!(committed.check(&name("a")).unwrap_err().detail, "nobody here protects disks");
-        committed.protect_with(Box::new(|name, disk| Ok(vec![format!("{name} {}", disk.display())])));
-        committed.check(&name("a")).unwrap();
+        let committed =
+            Committed::open(tmp.path().join("volumes"), Arc::default(), &Catalogue::default()).unwrap();
+        let check = |committed: &Committed| committed.check(&name("a"), ImageId::new(2));
+        assert_eq!(check(&committed).unwrap_err().detail, "nobody here protects disks");
+        committed.protect_with(Box::new(|name, disk, _| Ok(vec![format!("{name} {}", disk.display())])));
+        check(&committed).unwrap();
         committed.begin(&name("a"), ImageId::new(1)).unwrap();
-        assert_eq!(committed.check(&name("a")).unwrap_err().code, Code::Conflict);
+        assert_eq!(check(&committed).unwrap_err().code, Code::Conflict);
+        committed.check(&name("a"), ImageId::new(1)).unwrap();
         let disk = committed.disk_of(&name("a"));
         assert_eq!(committed.protect(&name("a")).unwrap(), [format!("a {}", disk.display())]);
         committed.abandon(&name("a")).unwrap();
-        committed.check(&name("a")).unwrap();
+        check(&committed).unwrap();
     }
 }

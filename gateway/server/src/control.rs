@@ -5,10 +5,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use cx_api::{
-    BookmarkCreate, BookmarkView, DiffView, GroupPointView, GroupView, HoldCreate, HoldView, ImageClone,
-    ImageCommit, ImageCreate, ImageView, JobId, JobKind, JobView, PinView, PointView, PolicySet, PolicyView,
-    RepairCreate, RepairView, StatusView, TimelineView, UnitView, VerificationCreate, VerificationView,
-    VolumeView,
+    BookmarkCreate, BookmarkView, Code, DiffView, GroupPointView, GroupView, HoldCreate, HoldView,
+    ImageClone, ImageCommit, ImageCreate, ImageView, JobId, JobKind, JobView, PinView, PointView, PolicySet,
+    PolicyView, Problem, RepairCreate, RepairView, StatusView, TimelineView, UnitView, VerificationCreate,
+    VerificationView, VolumeView,
 };
 use cx_wire::{Question, Reply};
 use gateway_image::Point;
@@ -236,7 +236,14 @@ impl Control for Gateway {
 
     async fn job_cancel(&self, id: JobId) -> Answer<JobView> {
         let job = self.jobs.get(id)?;
-        job.cancel();
+        if !job.cancel() && job.is_running() {
+            return Err(Problem::new(
+                Code::Conflict,
+                format!("job {id} is past the point where it can be cancelled"),
+            )
+            .because("what it makes is being put in place")
+            .fix("wait for it to end"));
+        }
         Ok(job.view())
     }
 

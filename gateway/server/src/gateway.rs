@@ -27,6 +27,7 @@ use crate::http::Answer;
 use crate::images::Images;
 use crate::jobs::Jobs;
 use crate::lease_file::LeaseFile;
+use crate::names::Names;
 use crate::points::Points;
 use crate::problems;
 use crate::restore::Forbidden;
@@ -132,6 +133,7 @@ pub struct Gateway {
     pub(crate) points: Points,
     pub(crate) images: Arc<Images>,
     pub(crate) committed: Arc<Committed>,
+    pub(crate) names: Arc<Names>,
     pub(crate) jobs: Arc<Jobs>,
     pub(crate) gates: Gates,
     pub(crate) forbidden: Forbidden,
@@ -187,11 +189,13 @@ impl Gateway {
         let flats = std::path::absolute(config.data.join("flats")).map_err(failed)?;
         let flats = FlatDir::new(flats, config.store.keep_free.saturating_add(FLAT_RESERVE));
         let dirs = (overlays, flats);
-        let images = Images::new(Arc::clone(&store), Arc::clone(&clock), pool, dirs, config.overlay_quota)
-            .map_err(failed)?;
+        let names: Arc<Names> = Arc::default();
+        let rules = (Arc::clone(&names), config.overlay_quota);
+        let images =
+            Images::new(Arc::clone(&store), Arc::clone(&clock), pool, dirs, rules).map_err(failed)?;
         let disks = std::path::absolute(config.data.join("volumes")).map_err(failed)?;
-        let committed = Committed::open(disks, &store.catalogue()).map_err(failed)?;
-        let streams = Arc::new(Streams::new(Arc::clone(&store), Arc::clone(&clock)));
+        let committed = Committed::open(disks, Arc::clone(&names), &store.catalogue()).map_err(failed)?;
+        let streams = Arc::new(Streams::new(Arc::clone(&store), Arc::clone(&clock), Arc::clone(&names)));
         let gateway = Self {
             points: Points {
                 store: Arc::clone(&store),
@@ -200,6 +204,7 @@ impl Gateway {
             },
             images: Arc::new(images),
             committed: Arc::new(committed),
+            names,
             jobs: Arc::default(),
             gates: Gates::new(config.hooks.clone()),
             forbidden: Forbidden { files: config.protected.clone(), data: config.data.clone() },
@@ -242,9 +247,18 @@ impl Gateway {
         self.committed.disks()
     }
 
-    /// Who protects the disks that images are committed to from here on.
+    /// Who protects the disks that images are committed to from here on; it begins with [`Gateway::protect_committed`].
     pub fn protect_with(&self, protect: ProtectDisk) {
         self.committed.protect_with(protect);
+    }
+
+    /// Has the disks protected that images were committed to. One that cannot be keeps nothing else from starting: a gateway is
+    /// needed most when something is broken. Blocks.
+    ///
+    /// # Errors
+    /// When their directory cannot be read.
+    pub fn protect_committed(&self) -> io::Result<()> {
+        self.committed.protect_all()
     }
 
     /// The volume of this name.

@@ -16,6 +16,7 @@ use crate::device::overlay::OverlayDir;
 use crate::device::{Guarded, Image, ImageDevice, OverlayDevice};
 use crate::http::{Answer, ImageKey};
 use crate::jobs::Job;
+use crate::names::{Holder, Names, Reserved};
 use crate::points::Resolved;
 use crate::problems;
 
@@ -27,6 +28,7 @@ pub(crate) struct Images {
     dir: OverlayDir,
     pub(crate) flats: FlatDir,
     default_quota: u64,
+    names: Arc<Names>,
     /// One change of the list of images at a time.
     changing: tokio::sync::Mutex<()>,
     table: Mutex<Table>,
@@ -35,7 +37,8 @@ pub(crate) struct Images {
 #[derive(Default)]
 struct Table {
     open: HashMap<ImageId, Open>,
-    removing: HashSet<ImageId>,
+    /// Images that are being taken out of use.
+    frozen: HashSet<ImageId>,
 }
 
 /// An image that was opened since the start.
@@ -48,6 +51,18 @@ struct Open {
     flat: Arc<FlatSlot>,
     /// What makes the flat copy, or made it.
     copying: Option<Arc<Job>>,
+}
+
+/// An image that nobody can open; it is what it was when this goes.
+pub(crate) struct Frozen<'a> {
+    images: &'a Images,
+    record: ImageRecord,
+}
+
+impl Drop for Frozen<'_> {
+    fn drop(&mut self) {
+        self.images.table().frozen.remove(&self.record.id);
+    }
 }
 
 /// How an image is to be made.
@@ -69,7 +84,7 @@ impl Images {
         clock: Arc<dyn Clock>,
         pool: Arc<Pool>,
         (dir, flats): (OverlayDir, FlatDir),
-        default_quota: u64,
+        (names, default_quota): (Arc<Names>, u64),
     ) -> std::io::Result<Self> {
         let catalogue = store.catalogue();
         for id in dir.list()? {
@@ -90,7 +105,7 @@ impl Images {
             }
         }
         let (changing, table) = (tokio::sync::Mutex::new(()), Mutex::new(table));
-        Ok(Self { store, clock, pool, dir, flats, default_quota, changing, table })
+        Ok(Self { store, clock, pool, dir, flats, default_quota, names, changing, table })
     }
 
     /// Makes an image.
@@ -102,7 +117,7 @@ impl Images {
         let catalogue = self.store.catalogue();
         // From here until it is on record nothing may thin it out.
         let _held = self.image(wanted.at.volume, wanted.at.lsn)?;
-        let record = self.record_of(&catalogue, wanted)?;
+        let (record, _reserved) = self.record_of(&catalogue, wanted)?;
         if record.writable {
             let (dir, id, quota) = (self.dir.clone(), record.id.get(), record.quota);
             blocking(move || dir.create(id, quota)).await?;
@@ -119,13 +134,11 @@ impl Images {
         let _one_at_a_time = self.changing.lock().await;
         let (catalogue, source) = (self.store.catalogue(), self.find(which)?);
         let id = catalogue.next_image();
-        let name = match wanted.name {
-            Some(name) => free_name(&catalogue, name)?,
-            None => generated_name(&catalogue, &source.name, id)?,
-        };
+        let reserved = self.reserve(wanted.name, &source.name, id)?;
+        let name = reserved.name().clone();
         let overlay = {
             let mut table = self.table();
-            if table.removing.contains(&source.id) {
+            if table.frozen.contains(&source.id) {
                 return Err(problems::no_image(source.name.as_str()));
             }
             self.overlay(&mut table, &source)?
@@ -146,18 +159,30 @@ impl Images {
         Ok(record)
     }
 
-    fn record_of(&self, catalogue: &Catalogue, wanted: Wanted) -> Answer<ImageRecord> {
-        let id = catalogue.next_image();
-        let name = match wanted.name {
-            Some(name) => free_name(catalogue, name)?,
-            None => generated_name(catalogue, &wanted.at.name, id)?,
+    /// The name that is wanted, or one made of `stem`, for nobody else until it is on record.
+    fn reserve(&self, wanted: Option<Name>, stem: &Name, id: ImageId) -> Answer<Reserved> {
+        let reserve = |name: &Name| {
+            self.names.reserve(name, Holder::Image, || free_name(&self.store.catalogue(), name))
         };
+        match wanted {
+            Some(name) => reserve(&name),
+            None => {
+                let mut free = generated_names(stem, id).filter_map(|name| reserve(&name).ok());
+                free.next()
+                    .ok_or_else(|| problems::internal("no free name for the image; choose one with --name"))
+            }
+        }
+    }
+
+    fn record_of(&self, catalogue: &Catalogue, wanted: Wanted) -> Answer<(ImageRecord, Reserved)> {
+        let id = catalogue.next_image();
+        let reserved = self.reserve(wanted.name, &wanted.at.name, id)?;
         let stream =
             catalogue.volume(wanted.at.volume).ok_or_else(|| problems::no_volume(&wanted.at.name))?;
         let quota = if wanted.writable { wanted.quota.unwrap_or(self.default_quota) } else { 0 };
-        Ok(ImageRecord {
+        let record = ImageRecord {
             id,
-            name,
+            name: reserved.name().clone(),
             volume: wanted.at.volume,
             stream: stream.stream(),
             point: wanted.at.lsn,
@@ -165,7 +190,8 @@ impl Images {
             writable: wanted.writable,
             quota,
             created_at: self.clock.wall(),
-        })
+        };
+        Ok((record, reserved))
     }
 
     /// Removes an image with what was written on it.
@@ -174,54 +200,59 @@ impl Images {
     /// When there is none, or it is open.
     pub(crate) async fn remove(&self, which: &ImageKey) -> Answer<()> {
         let record = self.find(which)?;
-        self.retire(&record, None, |_| Ok(())).await
+        let (frozen, _) = self.freeze(&record, None).await?;
+        self.retire(frozen, || Ok(())).await
     }
 
-    /// Takes an image out of use for good. `hand_over` gets what is written on it; when it has succeeded the image is gone.
-    /// `by` is the job that does so, which may be making its flat copy.
+    /// From here on nobody can open the image, until it is [retired](Self::retire) or what is returned is dropped; with what is
+    /// written on it, for a job that takes it out of use.
     ///
     /// # Errors
-    /// When it is open, or `hand_over` fails: the image is then what it was.
-    pub(crate) async fn retire(
+    /// When it is open, or somebody else is at it.
+    pub(crate) async fn freeze(
         &self,
         record: &ImageRecord,
         by: Option<&Arc<Job>>,
-        hand_over: impl FnOnce(Option<Arc<OverlayDevice>>) -> std::io::Result<()> + Send + 'static,
-    ) -> Answer<()> {
+    ) -> Answer<(Frozen<'_>, Option<Arc<OverlayDevice>>)> {
         let _one_at_a_time = self.changing.lock().await;
         let record = self.find(&ImageKey::Id(record.id.get()))?;
-        let overlay = self.start_removal(&record, by)?;
-        let mut retired = blocking(move || hand_over(overlay)).await;
+        let mut table = self.table();
+        table.check_unused(&record, by)?;
+        // Only who is to get it needs it open; a broken one can be removed.
+        let overlay = if by.is_some() { self.overlay(&mut table, &record)? } else { None };
+        table.frozen.insert(record.id);
+        drop(table);
+        Ok((Frozen { images: self, record }, overlay))
+    }
+
+    /// Takes a frozen image out of use for good. When `hand_over`, which is quick, has succeeded the image is gone.
+    ///
+    /// # Errors
+    /// When `hand_over` fails, or that is not journalled: the image is then what it was.
+    pub(crate) async fn retire(
+        &self,
+        frozen: Frozen<'_>,
+        hand_over: impl FnOnce() -> std::io::Result<()> + Send + 'static,
+    ) -> Answer<()> {
+        let _one_at_a_time = self.changing.lock().await;
+        let record = &frozen.record;
+        let mut retired = blocking(hand_over).await;
         if retired.is_ok() {
             retired = self.write(MetaRecord::ImageRemoved { id: record.id }).await;
         }
-        self.table().removing.remove(&record.id);
         if retired.is_err() {
             // What was read once can be read again; if not, the journal has it.
-            let size = size_of(&self.store.catalogue(), &record);
-            let _ = self.table().load_flat(&self.flats, &record, size);
+            let size = size_of(&self.store.catalogue(), record);
+            let _ = self.table().load_flat(&self.flats, record, size);
             return retired;
         }
+        self.table().open.remove(&record.id);
         let (dir, flats, id) = (self.dir.clone(), self.flats.clone(), record.id.get());
         // What stays behind is thrown away at the next start.
         if let Err(e) = blocking(move || dir.remove(id).and_then(|()| flats.remove(id))).await {
             tracing::warn!("the files of image {id} are not all removed: {e}");
         }
         Ok(())
-    }
-
-    fn start_removal(
-        &self,
-        record: &ImageRecord,
-        by: Option<&Arc<Job>>,
-    ) -> Answer<Option<Arc<OverlayDevice>>> {
-        let mut table = self.table();
-        table.check_unused(record, by)?;
-        // Only who is to get it needs it open; a broken one can be removed.
-        let overlay = if by.is_some() { self.overlay(&mut table, record)? } else { None };
-        table.open.remove(&record.id);
-        table.removing.insert(record.id);
-        Ok(overlay)
     }
 
     /// # Errors
@@ -241,7 +272,7 @@ impl Images {
     /// When it is being removed, or its overlay cannot be read.
     pub(crate) fn open(&self, record: &ImageRecord) -> Answer<Arc<dyn BlockDevice>> {
         let mut table = self.table();
-        if table.removing.contains(&record.id) || self.store.catalogue().image(record.id).is_none() {
+        if table.frozen.contains(&record.id) || self.store.catalogue().image(record.id).is_none() {
             return Err(problems::no_image(record.name.as_str()));
         }
         let overlay = self.overlay(&mut table, record)?;
@@ -269,10 +300,17 @@ impl Images {
         Ok(entry.overlay.clone())
     }
 
+    /// What is written on an image.
+    #[cfg(test)]
+    pub(crate) fn overlay_of(&self, which: &ImageKey) -> Arc<OverlayDevice> {
+        let record = self.find(which).unwrap();
+        self.overlay(&mut self.table(), &record).unwrap().unwrap()
+    }
+
     /// Bytes written on an image; `None` for a read-only one, or when they cannot be told.
     pub(crate) fn used(&self, record: &ImageRecord) -> Option<u64> {
         let mut table = self.table();
-        if !record.writable || table.removing.contains(&record.id) {
+        if !record.writable || table.frozen.contains(&record.id) {
             return None;
         }
         self.overlay(&mut table, record).ok().flatten().map(|overlay| overlay.used())
@@ -356,7 +394,7 @@ impl Images {
             let text = format!("job {} works on image {} already", other.id(), record.name);
             return Err(Problem::new(Code::Conflict, text).fix("wait for it, or cancel it"));
         }
-        if table.removing.contains(&record.id) || self.store.catalogue().image(record.id).is_none() {
+        if table.frozen.contains(&record.id) || self.store.catalogue().image(record.id).is_none() {
             return Err(problems::no_image(record.name.as_str()));
         }
         table.open.entry(record.id).or_default().copying = Some(Arc::clone(job));
@@ -382,6 +420,12 @@ impl Table {
     }
 
     fn check_unused(&self, record: &ImageRecord, by: Option<&Arc<Job>>) -> Answer<()> {
+        if self.frozen.contains(&record.id) {
+            let text = format!("image {} is being removed or committed", record.name);
+            return Err(
+                Problem::new(Code::Conflict, text).fix("wait for that, or cancel it: chronogate job ls")
+            );
+        }
         let Some(open) = self.open.get(&record.id) else { return Ok(()) };
         let others = |job: &&Arc<Job>| job.is_running() && !by.is_some_and(|by| Arc::ptr_eq(by, job));
         if let Some(job) = open.copying.as_ref().filter(others) {
@@ -403,35 +447,28 @@ fn size_of(catalogue: &Catalogue, record: &ImageRecord) -> u64 {
     catalogue.volume(record.volume).map_or(0, |volume| volume.size_at(record.point))
 }
 
-fn free_name(catalogue: &Catalogue, name: Name) -> Answer<Name> {
-    if catalogue.volume_named(&name).is_some() {
-        return Err(problems::name_taken(&name, "a volume"));
+fn free_name(catalogue: &Catalogue, name: &Name) -> Answer<()> {
+    if catalogue.volume_named(name).is_some() {
+        return Err(problems::name_taken(name, "a volume"));
     }
-    match catalogue.image_named(&name) {
-        Some(_) => Err(problems::name_taken(&name, "another image")),
-        None => Ok(name),
+    match catalogue.image_named(name) {
+        Some(_) => Err(problems::name_taken(name, "another image")),
+        None => Ok(()),
     }
 }
 
-/// `VOLUME-ID`, cut so that it stays a name.
-fn generated_name(catalogue: &Catalogue, volume: &Name, id: ImageId) -> Answer<Name> {
+/// `VOLUME-ID`, cut so that it stays a name, and more for when that is taken.
+fn generated_names(volume: &Name, id: ImageId) -> impl Iterator<Item = Name> + use<> {
     let stem: String = volume.as_str().chars().take(150).collect();
-    let names = (0..100).map(|n| match n {
+    let names = (0..100).map(move |n| match n {
         0 => format!("{stem}-{}", id.get()),
         n => format!("{stem}-{}-{n}", id.get()),
     });
-    let mut free = names.filter_map(|text| text.parse().ok().and_then(|n| free_name(catalogue, n).ok()));
-    free.next().ok_or_else(|| problems::internal("no free name for the image; choose one with --name"))
+    names.filter_map(|text| text.parse().ok())
 }
 
 /// Does file work off the runtime's threads.
 async fn blocking(work: impl FnOnce() -> std::io::Result<()> + Send + 'static) -> Answer<()> {
     let done = tokio::task::spawn_blocking(work).await.map_err(problems::internal)?;
-    done.map_err(|e| match e.kind() {
-        std::io::ErrorKind::StorageFull => {
-            Problem::new(Code::NoSpace, e.to_string()).fix("make room on the disk")
-        }
-        std::io::ErrorKind::QuotaExceeded => Problem::new(Code::NoSpace, e.to_string()),
-        _ => problems::internal(e),
-    })
+    done.map_err(|e| problems::of_disk(&e))
 }

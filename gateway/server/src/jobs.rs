@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Instant;
 
@@ -37,6 +37,13 @@ pub(crate) struct Task {
     pub(crate) total: u64,
 }
 
+/// Nobody has cancelled it.
+const GOING: u8 = 0;
+/// It is to end soon.
+const CANCELLED: u8 = 1;
+/// It is past the point from which on it cannot be cancelled.
+const SWITCHED: u8 = 2;
+
 /// One job. Its worker reports into it, everybody else looks.
 #[derive(Debug)]
 pub(crate) struct Job {
@@ -45,7 +52,8 @@ pub(crate) struct Job {
     started: WallTime,
     done: AtomicU64,
     total: AtomicU64,
-    cancel: AtomicBool,
+    /// [`GOING`], [`CANCELLED`] or [`SWITCHED`].
+    stage: AtomicU8,
     interrupted: AtomicBool,
     uris: OnceLock<Vec<String>>,
     end: Mutex<Option<End>>,
@@ -129,10 +137,10 @@ impl Table {
 impl Job {
     fn new(id: JobId, task: Task, started: WallTime) -> Self {
         let (done, total) = (AtomicU64::new(0), AtomicU64::new(task.total));
-        let (cancel, interrupted) = (AtomicBool::new(false), AtomicBool::new(false));
+        let (stage, interrupted) = (AtomicU8::new(GOING), AtomicBool::new(false));
         let (end, ended) = (Mutex::new(None), Condvar::new());
         let uris = OnceLock::new();
-        Self { id, task, started, done, total, cancel, interrupted, uris, end, ended }
+        Self { id, task, started, done, total, stage, interrupted, uris, end, ended }
     }
 
     pub(crate) const fn id(&self) -> JobId {
@@ -156,9 +164,20 @@ impl Job {
         let _ = self.uris.set(uris);
     }
 
-    /// Asks it to end soon.
-    pub(crate) fn cancel(&self) {
-        self.cancel.store(true, Ordering::Relaxed);
+    /// Asks it to end soon; false when it is too late for that.
+    pub(crate) fn cancel(&self) -> bool {
+        self.reach(CANCELLED)
+    }
+
+    /// From here on it cannot be cancelled, and ends with what really happened; false when it was cancelled before.
+    pub(crate) fn switch(&self) -> bool {
+        self.reach(SWITCHED)
+    }
+
+    /// Whoever comes first has it their way.
+    fn reach(&self, stage: u8) -> bool {
+        let reached = self.stage.compare_exchange(GOING, stage, Ordering::AcqRel, Ordering::Acquire);
+        reached.is_ok() || reached == Err(stage)
     }
 
     /// Asks it to end soon because the gateway stops: what it has done is still wanted.
@@ -172,7 +191,7 @@ impl Job {
     }
 
     pub(crate) fn is_cancelled(&self) -> bool {
-        self.cancel.load(Ordering::Relaxed)
+        self.stage.load(Ordering::Acquire) == CANCELLED
     }
 
     pub(crate) fn is_running(&self) -> bool {
@@ -237,6 +256,21 @@ mod tests {
         jobs.add(task("0"), WallTime::EPOCH).unwrap();
         assert_eq!((first.view().state, first.view().done_bytes), (JobState::Done, 10));
         assert_eq!(jobs.get(JobId::new(99)).unwrap_err().code, Code::NotFound);
+    }
+
+    #[test]
+    fn a_job_that_was_cancelled_too_late_ends_with_what_really_happened() {
+        let jobs = Jobs::default();
+        let (early, late) =
+            (jobs.add(task("x"), WallTime::EPOCH).unwrap(), jobs.add(task("y"), WallTime::EPOCH).unwrap());
+        assert!(early.cancel() && !early.switch(), "it was cancelled before");
+        assert!(late.switch() && !late.cancel());
+        assert_eq!((late.view().state, late.is_cancelled()), (JobState::Running, false));
+        late.finish(Err(Problem::new(Code::Internal, "no socket")), WallTime::EPOCH);
+        assert_eq!(
+            (late.view().state, late.view().error.unwrap().detail.as_str()),
+            (JobState::Failed, "no socket")
+        );
     }
 
     #[test]

@@ -27,6 +27,7 @@ mod lookup;
 mod materialize;
 mod mending;
 mod metrics;
+mod names;
 mod nurse;
 mod points;
 mod problems;

@@ -214,7 +214,8 @@ impl Copying {
         Ok(damaged)
     }
 
-    fn discard(&self) {
+    /// Throws the copy away.
+    pub(crate) fn discard(&self) {
         self.slot.set(None);
         if let Err(e) = self.flats.remove(self.record.id.get()) {
             tracing::warn!("the half of a copy of image {} is not removed: {e}", self.record.name);

@@ -159,3 +159,14 @@ pub(crate) fn stored(error: &StoreError) -> Problem {
 pub(crate) fn internal(what: impl std::fmt::Display) -> Problem {
     Problem::new(Code::Internal, what.to_string()).fix("see the gateway's log")
 }
+
+/// What the operating system says about a file of ours.
+pub(crate) fn of_disk(e: &std::io::Error) -> Problem {
+    match e.kind() {
+        std::io::ErrorKind::StorageFull => {
+            Problem::new(Code::NoSpace, e.to_string()).fix("make room on the disk")
+        }
+        std::io::ErrorKind::QuotaExceeded => Problem::new(Code::NoSpace, e.to_string()),
+        _ => internal(e),
+    }
+}

@@ -103,7 +103,13 @@ mod tests {
             baselines: 1,
             resynced_bytes: 0,
         };
-        Heartbeat { head: lsn(head), at: WallTime::from_nanos(at), status, ledgers: None }
+        Heartbeat {
+            head: lsn(head),
+            at: WallTime::from_nanos(at),
+            status,
+            ledgers: None,
+            witnesses: Vec::new(),
+        }
     }
 
     #[test]

@@ -144,6 +144,17 @@ impl Gateway {
         self.full_soon().into_iter().chain(self.limit_alerts(histories)).chain(self.gate_alerts()).collect()
     }
 
+    /// What is to be said of the ledger: it is not kept, or something speaks against it.
+    fn ledger_alerts(&self) -> Vec<String> {
+        let ledger = self.store.ledger();
+        let failing =
+            ledger.failing.map(|e| format!("the ledger is not kept, so nothing new is anchored: {e}"));
+        let doubts = ledger.doubts.iter().map(|doubt| {
+            format!("{doubt}; `chronogate verify VOLUME --acknowledge` says that you have read of it")
+        });
+        failing.into_iter().chain(doubts).collect()
+    }
+
     /// The gateway as a whole.
     pub(crate) fn status_view(&self) -> StatusView {
         let catalogue = self.store.catalogue();
@@ -152,7 +163,8 @@ impl Gateway {
         let mut volumes: Vec<VolumeView> = views.collect();
         volumes.sort_by(|a, b| a.name.cmp(&b.name));
         let store = self.store.status();
-        let (health, reasons) = health(&store, &volumes, self.room_alerts(&histories));
+        let alerts = [self.room_alerts(&histories), self.ledger_alerts()].concat();
+        let (health, reasons) = health(&store, &volumes, alerts);
         let front = self.front();
         StatusView {
             version: env!("CARGO_PKG_VERSION").to_owned(),
@@ -190,7 +202,7 @@ fn clock_alert(volume: &VolumeView) -> Option<String> {
 }
 
 /// The worst that is true, and why.
-fn health(store: &StoreStatus, volumes: &[VolumeView], room: Vec<String>) -> (Health, Vec<String>) {
+fn health(store: &StoreStatus, volumes: &[VolumeView], alerts: Vec<String>) -> (Health, Vec<String>) {
     let failing: Vec<String> = store.failing.iter().cloned().collect();
     let damage =
         store.damage.iter().map(|d| format!("the journal is damaged in {}: {}", d.segment, d.detail));
@@ -203,7 +215,7 @@ fn health(store: &StoreStatus, volumes: &[VolumeView], room: Vec<String>) -> (He
     let states = volumes.iter().filter(ill).map(|v| format!("{} is in state {}", v.name, v.state.as_str()));
     let settle = store.settle_failing.iter().map(|e| format!("old history is not settled: {e}"));
     let degraded: Vec<String> =
-        damage.chain(index).chain(settle).chain(room).chain(found).chain(clocks).chain(states).collect();
+        damage.chain(index).chain(settle).chain(alerts).chain(found).chain(clocks).chain(states).collect();
     let silent = volumes.iter().filter(|v| v.state == VolumeState::Unknown);
     let unknown: Vec<String> = silent.map(|v| format!("nothing is heard of the tap of {}", v.name)).collect();
     let health = match (failing.is_empty(), degraded.is_empty(), unknown.is_empty()) {

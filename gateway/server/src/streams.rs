@@ -1,7 +1,7 @@
 //! The streams that arrive: from the link into the store, and questions the other way.
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -14,18 +14,23 @@ use gateway_image::Catalogue;
 use gateway_journal::meta::OWN_STREAM;
 use gateway_journal::{Digest, EntryNo, Head, StoreId};
 use gateway_store::{Durable, Store, StoreError};
-use tap_block::{Batch, Clock, Lsn, Name, StreamId, WallTime};
+use tap_block::{Batch, Clock, Lsn, Monotonic, Name, StreamId, WallTime};
 use tokio::sync::{Semaphore, watch};
 use tokio::task::AbortHandle;
 
+use crate::http::Answer;
 use crate::lookup::{Looker, READERS};
 use crate::mending::mend_while_linked;
+use crate::names::Names;
 use crate::nurse::nurse;
+use crate::problems;
 use crate::pulse::Pulse;
 use crate::skew::{Offset, Skew};
 
 /// Where the CX's word on the ledger is entered under.
 const CX: &str = "cx";
+/// And another gateway's, before its name.
+const GATEWAY: &str = "gateway";
 /// Bytes of batches that all senders together may have under way: well below what the store queues.
 const CREDIT: u64 = 32 << 20;
 /// How often a tap's clock is measured.
@@ -37,6 +42,7 @@ const LEAST_CREDIT: u64 = 4 << 20;
 pub(crate) struct Streams {
     store: Arc<Store>,
     clock: Arc<dyn Clock>,
+    names: Arc<Names>,
     open: Mutex<HashMap<StreamId, Arc<Stream>>>,
     stopping: AtomicBool,
     /// Ticks whenever something became durable or a heartbeat came.
@@ -59,7 +65,14 @@ pub(crate) struct Stream {
     /// The last batch could not be stored.
     refused: Arc<AtomicBool>,
     skew: Arc<Mutex<Skew>>,
+    /// The store of the last head that the CX was told is kept here for another gateway.
+    witnessed: AtomicU64,
+    /// When its tap greeted last.
+    announced: AtomicU64,
 }
+
+/// A link follows the greeting within this time.
+const LINKED_WITHIN: Duration = Duration::from_secs(10);
 
 /// The link of a stream while it stands, and who has the stream's wounds healed over it.
 struct Attached {
@@ -74,10 +87,10 @@ impl Drop for Attached {
 }
 
 impl Streams {
-    pub(crate) fn new(store: Arc<Store>, clock: Arc<dyn Clock>) -> Self {
+    pub(crate) fn new(store: Arc<Store>, clock: Arc<dyn Clock>, names: Arc<Names>) -> Self {
         let (open, stopping) = (Mutex::default(), AtomicBool::new(false));
         let (progress, readers) = (watch::Sender::new(()), Arc::new(Semaphore::new(READERS)));
-        Self { store, clock, open, stopping, progress, readers }
+        Self { store, clock, names, open, stopping, progress, readers }
     }
 
     /// Changes whenever a point that was not there yet may be now.
@@ -147,10 +160,36 @@ impl Streams {
                 readers: Arc::clone(&self.readers),
                 refused: Arc::default(),
                 skew: Arc::default(),
+                witnessed: AtomicU64::new(0),
+                announced: AtomicU64::new(0),
             })
         });
         stream.lock_name().clone_from(&hello.name);
+        stream.announced.store(self.clock.monotonic().nanos(), Ordering::Relaxed);
         Arc::clone(stream)
+    }
+
+    /// The stream of a greeting, unless its name is about to become somebody else's.
+    fn admit(&self, hello: &Hello) -> Result<Arc<Stream>, Refuse> {
+        let admitted = self.names.admit(&hello.name, hello.stream, || self.stream(hello));
+        admitted.map_err(|holder| {
+            let detail = format!(
+                "{} is the name of {holder}: protect the disk under another name, or wait if that was cancelled",
+                hello.name
+            );
+            tracing::warn!(volume = %hello.name, sender = hello.sender, "refused: {detail}");
+            refuse(RefuseCode::NameTaken, detail)
+        })
+    }
+
+    /// # Errors
+    /// When a tap has announced the name, though nothing of it is here yet.
+    pub(crate) fn check_unannounced(&self, name: &Name) -> Answer<()> {
+        let (open, now) = (self.lock(), self.clock.monotonic());
+        match open.values().find(|stream| *stream.lock_name() == *name && stream.is_announced(now)) {
+            Some(_) => Err(problems::name_taken(name, "a volume whose tap has just announced it")),
+            None => Ok(()),
+        }
     }
 
     fn credit(&self) -> u64 {
@@ -212,7 +251,7 @@ impl Intake for Streams {
         self.check(hello, durable.as_ref()).inspect_err(|refused| {
             tracing::warn!(volume = %hello.name, sender = hello.sender, "refused: {}", refused.detail);
         })?;
-        let stream = self.stream(hello);
+        let stream = self.admit(hello)?;
         let welcome = Welcome {
             durable: durable.as_ref().map_or(Lsn::ZERO, |d| d.lsn),
             durable_run: durable.as_ref().map(|d| d.run),
@@ -254,6 +293,12 @@ impl Stream {
         }
     }
 
+    /// Its link stands, or is about to.
+    fn is_announced(&self, now: Monotonic) -> bool {
+        let at = Monotonic::from_nanos(self.announced.load(Ordering::Relaxed));
+        self.lock_link().is_some() || now.since(at) < LINKED_WITHIN
+    }
+
     /// How far the tap's clock is from ours, once that was measured.
     pub(crate) fn offset(&self) -> Option<Offset> {
         lock_skew(&self.skew).offset()
@@ -268,6 +313,21 @@ impl Stream {
             && let Some(attached) = &*self.lock_link()
         {
             attached.link.tell_ledger(head_out(store, head));
+        }
+        for witness in &heartbeat.witnesses {
+            self.store.hear_witness(&format!("{GATEWAY} {}", witness.gateway), head_in(&witness.head));
+        }
+        self.tell_witnessed();
+    }
+
+    /// One by one, what is kept here of other gateways' ledgers.
+    fn tell_witnessed(&self) {
+        let after = StoreId::new(self.witnessed.load(Ordering::Relaxed));
+        if let Some((store, head)) = self.store.witnessed_after(after)
+            && let Some(attached) = &*self.lock_link()
+        {
+            self.witnessed.store(store.get(), Ordering::Relaxed);
+            attached.link.tell_witnessed(head_out(store, head));
         }
     }
 

@@ -78,7 +78,7 @@ impl Gateway {
 
     /// What is over has been read of.
     pub(crate) fn acknowledge_findings(&self, name: &Name) -> Answer<VerificationView> {
-        self.store.acknowledge(self.known(name)?.id());
+        self.store.acknowledge(self.known(name)?.id()).map_err(|e| problems::stored(&e))?;
         self.verification_view(name, Points::default())
     }
 

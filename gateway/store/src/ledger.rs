@@ -21,11 +21,12 @@ use std::sync::{Arc, Condvar, Mutex};
 use std::time::Duration;
 
 use gateway_image::Catalogue;
+use gateway_journal::ledger::Doubt;
 use gateway_journal::ledger::{Event, Hashed, Settled};
-use gateway_journal::{EntryNo, Ledger, Location, RetentionPolicy, SegmentId};
+use gateway_journal::{Ledger, RetentionPolicy, SegmentId};
 use tap_block::WallTime;
 use tap_block::units::count;
-use tap_disk::{SegmentFile, step_back};
+use tap_disk::step_back;
 use tracing::{info, warn};
 
 use crate::error::StoreError;
@@ -39,8 +40,7 @@ use crate::verify::{Finding, is_sound};
 pub use anchors::Anchor;
 use anchors::Anchors;
 pub(crate) use book::{Book, Trouble};
-pub(crate) use content::digest;
-use content::{Instead, digest_with};
+pub(crate) use content::{digest, hash};
 pub(crate) use file::FileLedger;
 pub use file::{LedgerStore, MemoryLedger};
 
@@ -76,11 +76,11 @@ struct State {
     gone: BTreeSet<SegmentId>,
     /// What the last settles did, the oldest first.
     done: VecDeque<SettleReport>,
-    /// Damaged segments that were hashed when they were not.
-    sound_once: BTreeSet<SegmentId>,
     /// Segments that could not be hashed: when that was tried, and after how many repairs.
     put_off: BTreeMap<SegmentId, (WallTime, u64)>,
     failing: Option<String>,
+    /// That the ledger was lost, if it was, is noted among the findings.
+    told: bool,
 }
 
 /// What there is, as of one moment.
@@ -184,11 +184,12 @@ impl Bookkeeping {
     /// A ledger that was there and cannot be read any more begins anew, and somebody has to know.
     fn begin(&self, shared: &Shared) -> Result<(), StoreError> {
         let now = shared.age.now();
-        if self.book.begin_lost(now)? {
-            let detail = "the ledger's file held nothing that can be read, so it begins anew: what was done to the store before \
-                          is shown only by what others keep of it";
-            shared.proving.note(Finding::of_ledger(EntryNo::FIRST, detail.to_owned(), now));
+        self.book.begin_lost(now)?;
+        let (known, doubts) = (lock(&self.state).told, self.book.doubts(now));
+        for doubt in doubts.iter().filter(|doubt| !known && matches!(doubt, Doubt::Lost(_))) {
+            shared.proving.note(Finding::of_doubt(doubt, now));
         }
+        lock(&self.state).told = true;
         Ok(())
     }
 
@@ -218,10 +219,10 @@ impl Bookkeeping {
         {
             return None;
         }
-        let mut reached = |_: u32, _: &[u8]| !lock(&self.state).stopped;
-        let digest = content::hash(&file, known.end, &shared.queue, &mut reached).ok().flatten()?;
+        let mut reached = |_| !lock(&self.state).stopped;
+        let digest = hash(&file, known.end, &shared.queue, &mut reached).ok().flatten()?;
         let hashed = Hashed { settle, end: known.end, digest };
-        let sound = is_sound(self.book.store(), id, &file, hashed);
+        let sound = is_sound(self.book.store(), id, &file, hashed, &mut reached);
         // It may have been recycled while it was read.
         (sound && shared.segments.lives(id)).then_some(Event::Sealed(id, hashed))
     }
@@ -279,32 +280,10 @@ impl Bookkeeping {
         known.then_some(sum)
     }
 
-    /// `unit` is about to be written over a damaged one. A segment that was hashed with the damage in it is entered anew,
-    /// before it changes: otherwise the repair would look like a forgery. The hash of any other comes true again by it.
-    pub(crate) fn before_repair(
-        &self,
-        shared: &Shared,
-        file: &SegmentFile,
-        at: Location,
-        unit: &[u8],
-    ) -> Result<(), StoreError> {
+    /// A damaged block is about to be written over. What is hashed meanwhile counts for nothing; what was hashed before was
+    /// sound then, and is again what it was.
+    pub(crate) fn before_repair(&self) {
         self.repairs.fetch_add(1, Ordering::SeqCst);
-        let Some(hashed) = self.book.hashed(at.segment).filter(|hashed| at.offset < hashed.end) else {
-            return Ok(());
-        };
-        if lock(&self.state).sound_once.contains(&at.segment) {
-            return Ok(());
-        }
-        let instead = Instead { at: at.offset, bytes: unit };
-        let (before, after) = digest_with(file, hashed.end, &instead, &shared.queue)?;
-        if before != hashed.digest {
-            lock(&self.state).sound_once.insert(at.segment);
-            return Ok(());
-        }
-        let (segment, from, to) = (at.segment, at.offset, at.end());
-        let repaired = Event::Repaired { segment, from, to, before, digest: after };
-        self.book.enter(repaired, shared.age.now())?;
-        Ok(())
     }
 
     /// It is written.
@@ -370,13 +349,27 @@ pub struct LedgerStatus {
     pub hashed: u64,
     /// Why nothing is entered at the moment.
     pub failing: Option<String>,
+    /// What speaks against it and nobody has acknowledged.
+    pub doubts: Vec<Doubt>,
 }
 
 impl Bookkeeping {
-    pub(crate) fn status(&self) -> LedgerStatus {
+    /// Somebody has read of all that speaks against the ledger.
+    pub(crate) fn acknowledge(&self, shared: &Shared) -> Result<(), StoreError> {
+        let now = shared.age.now();
+        self.book.begin_lost(now)?;
+        if self.book.ask(|ledger| !ledger.doubts().is_empty()) {
+            self.book.enter(Event::Acknowledged, now)?;
+        }
+        Ok(())
+    }
+
+    pub(crate) fn status(&self, now: WallTime) -> LedgerStatus {
         let failing = lock(&self.state).failing.clone();
+        let doubts = self.book.doubts(now);
         self.book.ask(|ledger| LedgerStatus {
             failing,
+            doubts,
             entries: ledger.head().map_or(0, |head| head.number.get()),
             hashed: count(ledger.segments().len()),
         })

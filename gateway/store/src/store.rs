@@ -210,7 +210,7 @@ impl Store {
             mark: Box::new(FileMark::open(&dir.join(MARK_FILE))?),
             manifest: Box::new(SmallFile(dir.join(MANIFEST_FILE))),
             proofs: Box::new(SmallFile(dir.join(PROOFS_FILE))),
-            ledger: Box::new(FileLedger::open(&dir.join(LEDGER_FILE))?),
+            ledger: Box::new(FileLedger::new(dir.join(LEDGER_FILE))),
             free: free(&dir),
         };
         Self::open_on(config, clock, parts)
@@ -227,7 +227,7 @@ impl Store {
     ) -> Result<Arc<Self>, StoreError> {
         let found = recover::recover(&config, parts.segments, &*parts.index, &*parts.mark, &*parts.manifest)?;
         let fresh = found.segments.count() + found.segments.settled_count() == 0;
-        let book = Book::open(parts.ledger, found.mark.store, fresh)?;
+        let book = Book::open(parts.ledger, found.mark.store, fresh);
         let shared = Arc::new(Shared {
             bookkeeping: Bookkeeping::new(book),
             heat: Heat::default(),
@@ -506,9 +506,14 @@ impl Store {
         self.shared.proving.unlisted(volume)
     }
 
-    /// What was found and is over need not be listed any more.
-    pub fn acknowledge(&self, volume: VolumeId) {
+    /// What was found and is over need not be listed any more; neither need what speaks against the ledger.
+    ///
+    /// # Errors
+    /// When that cannot be entered in the ledger: what speaks against it stays listed.
+    pub fn acknowledge(&self, volume: VolumeId) -> Result<(), StoreError> {
+        self.shared.bookkeeping.acknowledge(&self.shared)?;
         self.shared.proving.acknowledge(volume);
+        Ok(())
     }
 
     /// These will be read soon: the disk may begin to. Nothing waits for it, and what fails is met when they are read.
@@ -555,7 +560,7 @@ impl Store {
     /// What the ledger covers.
     #[must_use]
     pub fn ledger(&self) -> LedgerStatus {
-        self.shared.bookkeeping.status()
+        self.shared.bookkeeping.status(self.shared.age.now())
     }
 
     /// The newest entry of the ledger that somebody else keeps.
@@ -566,13 +571,25 @@ impl Store {
 
     /// `place` says which heads of ledgers it keeps, this store's among them. It is answered by and by; never blocks.
     pub fn hear_heads(&self, place: &str, heads: &[(StoreId, Head)]) {
-        self.shared.bookkeeping.hear(place, heads);
+        self.shared.bookkeeping.hear(place, heads, false);
+    }
+
+    /// Another gateway says, through who knows both, which head of this store's ledger it keeps. It is told nothing itself, so it
+    /// may be behind. It is compared by and by; never blocks.
+    pub fn hear_witness(&self, place: &str, head: (StoreId, Head)) {
+        self.shared.bookkeeping.hear(place, &[head], true);
     }
 
     /// The head that `place` is to be told; `None` when it has all there is, or has not said what it has. Never blocks.
     #[must_use]
     pub fn head_for(&self, place: &str) -> Option<(StoreId, Head)> {
         self.shared.bookkeeping.tell(place)
+    }
+
+    /// A head of another store that this one keeps, the next after `store`; `None` when it keeps none. Never blocks.
+    #[must_use]
+    pub fn witnessed_after(&self, store: StoreId) -> Option<(StoreId, Head)> {
+        self.shared.bookkeeping.witnessed_after(store)
     }
 
     /// The time on the store's own clock, on which history ages.

@@ -186,6 +186,8 @@ struct Verifier<'a, 'w> {
     /// Bytes in what is left, as it looked last.
     left: u64,
     told_at: u64,
+    /// Read once more, since the watch was told of that.
+    reread: u64,
     /// Segments that were compared with the ledger.
     compared: BTreeSet<SegmentId>,
     /// Those of them that do not hold what they held.
@@ -227,7 +229,8 @@ fn verify(shared: &Shared, scope: Scope, watch: &mut Watch<'_>) -> (VerifyReport
     };
     let listed = BTreeMap::new();
     let (compared, differing) = (BTreeSet::new(), BTreeSet::new());
-    let mut verifier = Verifier { shared, report, listed, watch, left: 0, told_at: 0, compared, differing };
+    let (left, told_at, reread) = (0, 0, 0);
+    let mut verifier = Verifier { shared, report, listed, watch, left, told_at, reread, compared, differing };
     let outcome = verifier.log().and_then(|()| verifier.settled()).and_then(|()| verifier.ledger());
     (verifier.report, outcome)
 }
@@ -258,11 +261,31 @@ impl Verifier<'_, '_> {
             return Ok(());
         }
         self.told_at = self.report.bytes;
+        self.pause()
+    }
+
+    /// Tells the watch, which may take its time.
+    fn pause(&mut self) -> Result<(), StoreError> {
         if self.shared.queue.bytes() > 0 {
             std::thread::park_timeout(YIELD);
         }
         let progress = Progress { done: self.report.bytes, total: self.report.bytes + self.left };
         if (self.watch)(progress) { Ok(()) } else { Err(StoreError::Cancelled) }
+    }
+
+    /// Reads what was read before: that takes as long, and can be ended as well, but is no progress. `read` is given what is to be
+    /// told of the bytes that it comes past, and ends when that says so.
+    fn again<T>(&mut self, read: impl FnOnce(&mut dyn FnMut(u32) -> bool) -> T) -> Result<T, StoreError> {
+        let mut ended = Ok(());
+        let found = read(&mut |bytes| {
+            self.reread += u64::from(bytes);
+            if self.reread >= TELL_EACH {
+                self.reread -= TELL_EACH;
+                ended = self.pause();
+            }
+            ended.is_ok()
+        });
+        ended.map(|()| found)
     }
 
     /// A step counts. Its suspects are judged at once: what a settle moves meanwhile is met again where it is moved to.

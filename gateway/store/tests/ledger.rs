@@ -127,8 +127,174 @@ fn a_store_without_a_ledger_begins_one() {
     lab.open();
     lab.store().keep_ledger().unwrap();
     assert_eq!(events(&lab.disk)[0], Event::Begun(Why::Lost));
+    assert_eq!(lab.disk.ledger.aside(), [vec![7; 3000]], "nothing is thrown away");
     let found = lab.store().findings(lab.volume());
     assert!(found.iter().any(|f| f.kind == FindingKind::Ledger && f.over_at.is_some()), "{found:?}");
+}
+
+#[test]
+fn a_ledger_that_cannot_be_read_keeps_no_store_from_starting_and_the_break_is_told_until_it_is_acknowledged()
+{
+    let mut lab = entered(10);
+    let (before, bytes) = (of_disk(&lab.disk).segments().len(), lab.disk.ledger.load().unwrap());
+    lab.store = None;
+    lab.disk.ledger.fail_reads(true);
+    lab.open();
+    lab.check(40);
+    assert_eq!(lab.store().ledger().doubts.len(), 1, "at once");
+    assert_eq!(kinds(&verify(lab.store())), [FindingKind::Ledger]);
+    assert_eq!(lab.store().keep_ledger().unwrap(), before);
+    assert_eq!(lab.disk.ledger.aside(), [bytes]);
+    assert_eq!(events(&lab.disk)[0], Event::Begun(Why::Lost));
+    for _ in 0..2 {
+        // The list of findings is lost, and the break is not.
+        lab.store = None;
+        lab.disk.proofs = Default::default();
+        lab.open();
+        lab.store().keep_ledger().unwrap();
+        let report = verify(lab.store());
+        assert_eq!(kinds(&report), [FindingKind::Ledger]);
+        assert!(report.findings[0].detail.contains("not anchored any more"), "{report:?}");
+    }
+    lab.store().acknowledge(lab.volume()).unwrap();
+    assert!(lab.store().findings(lab.volume()).is_empty());
+    lab.open();
+    assert_eq!(verify(lab.store()).findings, []);
+    assert!(lab.store().ledger().doubts.is_empty());
+}
+
+#[test]
+fn a_crash_while_a_ledger_is_set_aside_hides_no_break() {
+    let mut lab = entered(19);
+    lab.store = None;
+    lab.disk.ledger.set_aside().unwrap();
+    lab.open();
+    assert_eq!(kinds(&verify(lab.store())), [FindingKind::Ledger]);
+    lab.store().keep_ledger().unwrap();
+    assert_eq!(events(&lab.disk)[0], Event::Begun(Why::Lost));
+}
+
+#[test]
+fn a_read_error_that_passes_breaks_no_chain() {
+    let mut lab = entered(11);
+    let before = of_disk(&lab.disk);
+    lab.store = None;
+    lab.disk.ledger.fail_reads(true);
+    lab.open();
+    lab.disk.ledger.fail_reads(false);
+    assert_eq!(lab.store().keep_ledger().unwrap(), 0, "all of it is known");
+    assert_eq!((of_disk(&lab.disk), lab.disk.ledger.aside().len()), (before, 0));
+    assert_eq!(verify(lab.store()).findings, []);
+}
+
+/// Opens the store with a ledger that was lost, and enters that.
+fn broken(lab: &mut Lab) {
+    lab.store = None;
+    lab.disk.ledger.fail_reads(true);
+    lab.clock.advance(Duration::from_secs(1));
+    lab.open();
+    lab.store().keep_ledger().unwrap();
+    lab.clock.advance(Duration::from_secs(1));
+}
+
+#[test]
+fn what_others_keep_of_before_a_break_calls_nothing_forged_and_what_they_keep_of_after_does() {
+    let mut lab = entered(12);
+    let mut kept = Vec::new();
+    tell(lab.store(), &mut kept);
+    let old = kept[0].1.number;
+    broken(&mut lab);
+    tell(lab.store(), &mut kept);
+    let found = lab.store().findings(lab.volume());
+    assert!(found.len() == 2 && found.iter().all(|f| !f.detail.contains("rewritten")), "{found:?}");
+    assert!(kept[0].1.number > old, "what is told is newer than what was kept");
+    lab.store().acknowledge(lab.volume()).unwrap();
+    tell(lab.store(), &mut kept);
+    assert!(verify(lab.store()).findings.is_empty() && lab.store().findings(lab.volume()).is_empty());
+    // The chain of after the break is put back to where it was before that was kept.
+    lab.store = None;
+    let begun = Entry::decode(&lab.disk.ledger.load().unwrap()).unwrap().2;
+    lab.disk.ledger.cut(begun as u64).unwrap();
+    lab.open();
+    tell(lab.store(), &mut kept);
+    let found = lab.store().findings(lab.volume());
+    assert!(found.iter().any(|f| f.detail.contains("rewritten")), "{found:?}");
+}
+
+#[test]
+fn a_break_that_was_made_up_with_its_acknowledgement_is_told_when_the_next_head_is_heard() {
+    let mut lab = entered(13);
+    let mut kept = Vec::new();
+    tell(lab.store(), &mut kept);
+    lab.store = None;
+    let mut ledger = Ledger::new(of_disk(&lab.disk).store());
+    lab.disk.ledger.replace(b"").unwrap();
+    lab.clock.advance(Duration::from_secs(1));
+    for event in [Event::Begun(Why::Lost), Event::Acknowledged] {
+        let entry = ledger.next(event, WallTime::from_nanos(u64::MAX >> 1));
+        let (bytes, digest) = entry.encode();
+        ledger.take(&entry, digest);
+        lab.disk.ledger.append(&bytes).unwrap();
+    }
+    lab.open();
+    lab.store().keep_ledger().unwrap();
+    assert_eq!(verify(lab.store()).findings, [], "by itself it looks well");
+    tell(lab.store(), &mut kept);
+    assert_eq!(kinds(&verify(lab.store())), [FindingKind::Ledger]);
+    lab.disk.proofs = Default::default();
+    lab.open();
+    assert_eq!(kinds(&verify(lab.store())), [FindingKind::Ledger], "it stays until it is acknowledged");
+}
+
+#[test]
+fn a_ledger_that_is_no_file_is_kept_beside_the_new_one() {
+    let tmp = tempfile::tempdir().unwrap();
+    let mut config = gateway_store::StoreConfig::new(tmp.path().to_owned());
+    (config.segment_len, config.spare_segments, config.ledger_each) = (1 << 20, 0, None);
+    std::fs::create_dir_all(tmp.path().join("LEDGER/what")).unwrap();
+    let store = Store::open(config, std::sync::Arc::new(tap_disk::RealClock)).unwrap();
+    store.keep_ledger().unwrap();
+    assert!(tmp.path().join("LEDGER.unreadable-1/what").is_dir() && tmp.path().join("LEDGER").is_file());
+    assert_eq!(store.ledger().doubts.len(), 1);
+}
+
+#[test]
+fn the_second_read_of_a_segment_is_at_the_scrubs_rate_and_can_be_ended() {
+    let lab = entered(14);
+    let hashed: u64 = of_disk(&lab.disk).segments().values().map(|h| u64::from(h.end)).sum();
+    let ended_at = |last: u64| {
+        let mut ticks = 0;
+        let outcome = lab.store().verify(Scope::default(), &mut |_| {
+            ticks += 1;
+            ticks < last
+        });
+        (outcome, ticks)
+    };
+    let (outcome, ticks) = ended_at(u64::MAX);
+    let read = outcome.unwrap().bytes;
+    assert!(hashed > 2 << 20 && ticks >= read / (1 << 20) + hashed / (1 << 20), "{ticks}: {read}, {hashed}");
+    let (outcome, _) = ended_at(read / (1 << 20) + 1);
+    assert!(matches!(outcome, Err(gateway_store::StoreError::Cancelled)), "{outcome:?}");
+}
+
+#[test]
+fn a_segment_of_the_newest_settle_that_was_taken_away_is_named() {
+    let mut lab = entered(15);
+    let ledger = of_disk(&lab.disk);
+    let last =
+        ledger.segments().iter().filter(|(_, h)| h.settle == ledger.settle()).map(|(id, _)| *id).next_back();
+    lab.store = None;
+    for no in lab.disk.dir.list().unwrap() {
+        let file = lab.disk.dir.open(no).unwrap();
+        let mut head = vec![0; SEGMENT_HEADER as usize];
+        file.read_at(0, &mut head).unwrap();
+        if gateway_journal::SettledHeader::decode(&head).ok().map(|h| h.segment) == last {
+            lab.disk.dir.remove(no).unwrap();
+        }
+    }
+    lab.open();
+    let found = verify(lab.store()).findings;
+    assert!(found.iter().any(|f| f.kind == FindingKind::Missing && Some(f.segment) == last), "{found:?}");
 }
 
 /// Every unit in the files of a store that a checksum vouches for, when it is looked for at every byte.
@@ -282,10 +448,71 @@ fn a_ledger_put_back_below_its_anchor_is_found() {
         kept[0].1.number > lab.store().anchored().map_or(EntryNo::new(0), |a| a.entry.min(EntryNo::new(1)))
     );
     assert_eq!(lab.store().findings(lab.volume()).len(), 1, "once");
-    lab.store().acknowledge(lab.volume());
+    lab.store().acknowledge(lab.volume()).unwrap();
     lab.open();
     tell(lab.store(), &mut kept);
     assert!(lab.store().findings(lab.volume()).is_empty(), "it was read of, and what is kept is held again");
+}
+
+#[test]
+fn what_another_gateway_keeps_is_compared_with_the_ledger() {
+    let mut lab = entered(16);
+    let mut kept = Vec::new();
+    tell(lab.store(), &mut kept);
+    let (store, head) = kept[0];
+    lab.store().hear_witness("gateway b", (store, head));
+    lab.store().keep_ledger().unwrap();
+    assert_eq!(of_disk(&lab.disk).anchored_at("gateway b").map(|h| h.digest), Some(head.digest));
+    assert_eq!(verify(lab.store()).findings, []);
+    // The CX was put back with this gateway; the other one was not.
+    let other = Head { digest: Digest::of(b"other"), ..head };
+    lab.store().hear_witness("gateway b", (store, other));
+    lab.store().keep_ledger().unwrap();
+    let found = verify(lab.store()).findings;
+    assert!(found.len() == 1 && found[0].detail.contains("which gateway b keeps"), "{found:?}");
+    lab.store().acknowledge(lab.volume()).unwrap();
+    lab.open();
+    lab.store().hear_witness("gateway b", (store, other));
+    lab.store().keep_ledger().unwrap();
+    assert_eq!(verify(lab.store()).findings, [], "it was read of");
+}
+
+#[test]
+fn what_another_gateway_keeps_of_before_the_files_first_entry_is_no_contradiction() {
+    let mut lab = entered(17);
+    let mut kept = Vec::new();
+    tell(lab.store(), &mut kept);
+    lab.store = None;
+    let mut ledger = of_disk(&lab.disk);
+    let fold = ledger.next(ledger.fold(), WallTime::EPOCH);
+    let (bytes, digest) = fold.encode();
+    ledger.take(&fold, digest);
+    lab.disk.ledger.replace(&bytes).unwrap();
+    lab.open();
+    lab.store().hear_witness("gateway b", kept[0]);
+    lab.store().keep_ledger().unwrap();
+    assert_eq!(verify(lab.store()).findings, []);
+    lab.store().hear_heads("cx", &kept);
+    lab.store().keep_ledger().unwrap();
+    assert_eq!(verify(lab.store()).findings.len(), 1, "who is told of every head has no such excuse");
+}
+
+#[test]
+fn notes_of_another_ledger_that_the_cx_contradicts_are_found_by_verify() {
+    let lab = entered(18);
+    let other = StoreId::new(0x77);
+    let says = |head: Head| {
+        lab.store().hear_heads("cx", &[(other, head)]);
+        lab.store().keep_ledger().unwrap();
+        verify(lab.store()).findings
+    };
+    assert_eq!(says(head(9)), []);
+    assert_eq!(lab.store().witnessed_after(StoreId::new(u64::MAX)), Some((other, head(9))));
+    for wrong in [head(5), Head { digest: Digest::of(b"other"), ..head(9) }] {
+        let found = says(wrong);
+        assert!(found.len() == 1 && found[0].detail.contains("another gateway's"), "{found:?}");
+    }
+    assert_eq!(says(head(10)), []);
 }
 
 #[test]
@@ -442,5 +669,7 @@ proptest! {
             prop_assert_eq!(padding, still, "{:?}", found.findings);
         }
         prop_assert!(!kinds(&found).contains(&FindingKind::Block));
+        let repaired = events(&lab.disk).into_iter().any(|event| matches!(event, Event::Repaired { .. }));
+        prop_assert!(!repaired, "only sound segments are hashed");
     }
 }

@@ -73,12 +73,13 @@ pub(crate) struct Upward {
 }
 
 impl Protected {
-    /// Starts protecting `what`; must be called inside a tokio runtime.
+    /// Starts protecting `what`; must be called inside a tokio runtime. `told` hears which stream it is before it is announced.
     pub(crate) fn start(
         what: &Protect,
         dir: &Path,
         limits: Limits,
         upward: &Upward,
+        told: &dyn Fn(StreamId),
     ) -> Result<Self, ProtectError> {
         let name = &what.name;
         let other =
@@ -107,6 +108,7 @@ impl Protected {
         let feed = Arc::new(Upstream::new(Arc::clone(&volume), Arc::clone(&outbox), Arc::clone(&counters)));
         let config =
             UplinkConfig { address: upward.cx.clone(), hub: upward.hub.clone(), backoff: Backoff::default() };
+        told(whose.stream);
         let uplink = Uplink::spawn(config, move || hello.clone(), feed);
         // Before the copier: one that cannot ask copies all it reads.
         let seed = getrandom::u64().map_err(|e| other(&e))?;

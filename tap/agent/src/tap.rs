@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use cx_link::{Address, Hub};
 use gateway_front::{Front, FrontHandle, ListenAddress, ListenError};
-use tap_block::{MAX_MEMBERS, Name};
+use tap_block::{MAX_MEMBERS, Name, StreamId};
 use thiserror::Error;
 
 use crate::exports::Disks;
@@ -102,7 +102,7 @@ impl Tap {
         let (dir, limits) = (config.data.join("tap"), config.limits);
         let (mut volumes, disks) = (Vec::new(), Arc::new(Disks::default()));
         for what in &config.protect {
-            let protected = Protected::start(what, &dir, limits, &upward)?;
+            let protected = Protected::start(what, &dir, limits, &upward, &|_| ())?;
             disks.add(Arc::clone(&protected.volume));
             volumes.push(protected);
         }
@@ -119,11 +119,19 @@ impl Tap {
     /// # Errors
     /// When it is protected already, or cannot be.
     pub fn protect(&self, what: &Protect) -> Result<VolumeStatus, StartError> {
+        self.protect_as(what, &|_| ())
+    }
+
+    /// The same; `told` hears which stream it is before anybody else does.
+    ///
+    /// # Errors
+    /// As [`Tap::protect`].
+    pub fn protect_as(&self, what: &Protect, told: &dyn Fn(StreamId)) -> Result<VolumeStatus, StartError> {
         let mut volumes = self.lock();
         let volumes = volumes.as_mut().ok_or(StartError::Stopping)?;
         let there = volumes.iter().map(|v| Protect { name: v.volume.name().clone(), path: v.path.clone() });
         refuse_doubles(&there.chain([what.clone()]).collect::<Vec<_>>())?;
-        let protected = Protected::start(what, &self.dir, self.limits, &self.upward)?;
+        let protected = Protected::start(what, &self.dir, self.limits, &self.upward, told)?;
         self.disks.add(Arc::clone(&protected.volume));
         let status = self.status(&protected);
         volumes.push(protected);

@@ -180,6 +180,7 @@ impl Feed for Upstream {
             at: snapshot.covered.unwrap_or(WallTime::EPOCH),
             status,
             ledgers: None,
+            witnesses: Vec::new(),
         }
     }
 

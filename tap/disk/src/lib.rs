@@ -5,6 +5,7 @@
 //!   SegmentPool ─ SegmentFile ── the journal's and the spool's fixed-size, recycled files
 //!   small_file, SlottedFile ── state of a few kilobytes that survives a crash
 //!   AppendFile ── a small file that only grows
+//!   set_aside ── what cannot be read is kept under another name
 //!   DirLock ── one instance per data directory
 //!   Pool ── bounded worker threads for what may block
 //! ```
@@ -13,6 +14,7 @@
 //! durability (what an error means, when the directory needs a sync too) stands in one place, `sync.rs`.
 
 mod append_file;
+mod aside;
 mod clock;
 mod device;
 mod dir;
@@ -31,6 +33,7 @@ pub mod small_file;
 mod testing;
 
 pub use append_file::AppendFile;
+pub use aside::{set_aside, was_set_aside};
 pub use clock::RealClock;
 pub use device::{FileDevice, FileIdentity, FileOptions, OpenError};
 pub use dir::{ensure_dir, free_space};

@@ -15,7 +15,6 @@ use gateway_server::http::{ApiConfig, Control as _};
 use gateway_server::{Cold, Gateway, GatewayConfig, GatewayHandle, ProtectDisk};
 use serde::Serialize;
 use tap_agent::{GroupOf, Limits, Protect, Tap, TapConfig};
-use tap_block::Name;
 use tap_disk::{DirLock, LockError};
 
 use crate::output::Failure;
@@ -177,9 +176,9 @@ impl Site {
         let started = tokio::task::block_in_place(|| Tap::start(config));
         let tap = Arc::new(started.map_err(|e| cannot_start("the tap", &e))?);
         if let Some(gateway) = &self.gateway {
-            let committed = gateway.gateway().committed_disks().map_err(|e| cannot_start("the tap", &e))?;
-            tokio::task::block_in_place(|| protect_committed(&tap, committed));
             gateway.gateway().protect_with(protector(&tap));
+            let protected = tokio::task::block_in_place(|| gateway.gateway().protect_committed());
+            protected.map_err(|e| cannot_start("the tap", &e))?;
         }
         self.tap = Some(tap);
         Ok(())
@@ -268,28 +267,14 @@ impl Plan {
     }
 }
 
-/// One that cannot be protected keeps nothing else from starting: a gateway is needed most when something is broken.
-fn protect_committed(tap: &Tap, disks: Vec<(Name, PathBuf)>) {
-    for (name, path) in disks {
-        let what = Protect { name, path };
-        if let Err(e) = tap.protect(&what) {
-            tracing::error!(
-                "{}, which an image was committed to ({}), is not protected and not served: {e}",
-                what.name,
-                what.path.display()
-            );
-        }
-    }
-}
-
 /// What protects the disks that images are committed to. Called on threads outside the runtime.
 fn protector(tap: &Arc<Tap>) -> ProtectDisk {
     let (tap, runtime) = (Arc::downgrade(tap), tokio::runtime::Handle::current());
-    Box::new(move |name, path| {
+    Box::new(move |name, path, told| {
         let _inside = runtime.enter();
         let tap = tap.upgrade().ok_or("the tap has stopped")?;
         let what = Protect { name: name.clone(), path: path.to_owned() };
-        tap.protect(&what).map(|volume| volume.uris).map_err(|e| e.to_string())
+        tap.protect_as(&what, told).map(|volume| volume.uris).map_err(|e| e.to_string())
     })
 }
 

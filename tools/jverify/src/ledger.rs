@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
 
-use gateway_journal::ledger::{Entry, Event, Hashed};
+use gateway_journal::ledger::{Contradiction, Doubt, Entry, Event, Hashed, Loss, Why};
 use gateway_journal::{Digest, EntryNo, LEDGER_FILE, SegmentId, StoreId};
 use tap_block::WallTime;
 
@@ -25,6 +25,9 @@ struct Chain {
     /// When each entry was made that is still there.
     times: BTreeMap<EntryNo, WallTime>,
     anchor: Option<(String, EntryNo)>,
+    /// What others keep that is not in the ledger, and where it began anew because it was lost, with the byte of the entry that
+    /// says so; until somebody has read of it.
+    doubts: Vec<(usize, Doubt)>,
     faults: Vec<(usize, usize, String)>,
 }
 
@@ -40,11 +43,18 @@ pub(crate) fn check(dir: &Path, files: &Files, report: &mut Report) {
     for (from, to, detail) in &chain.faults {
         damage(report, None, (len64(*from), len64(*to)), detail.clone());
     }
+    for (at, doubt) in &chain.doubts {
+        damage(report, None, (len64(*at), len64(*at)), doubt.to_string());
+    }
     let mut hashed = 0;
     for (id, known) in &chain.segments {
-        if let Some(path) = path_of(files, *id) {
-            hashed += 1;
-            segment(report, *id, path, known);
+        match path_of(files, *id) {
+            Some(path) => {
+                hashed += 1;
+                segment(report, *id, path, known);
+            }
+            None if is_part(files, *id, known) => taken_away(report, *id, known),
+            None => {}
         }
     }
     let anchored = chain.anchor.as_ref().map(|(place, number)| {
@@ -58,6 +68,28 @@ pub(crate) fn check(dir: &Path, files: &Files, report: &mut Report) {
 fn path_of(files: &Files, id: SegmentId) -> Option<&Path> {
     let log = files.segments.get(&id).map(|s| s.path.as_path());
     log.or_else(|| files.settled.files.get(&id).map(|(path, _)| path.as_path()))
+}
+
+/// Was it not settled, or replaced by a later settle, that is not entered yet?
+fn is_part(files: &Files, id: SegmentId, known: &Hashed) -> bool {
+    let manifest = files.settled.manifest.as_ref();
+    match known.settle {
+        0 => manifest.is_none_or(|manifest| id >= manifest.through.0),
+        // Its own segments are all part of the newest settle; one that is newer than the manifest was there as well.
+        settle => manifest.is_none_or(|manifest| settle >= manifest.settle),
+    }
+}
+
+/// One that other files speak of is named already.
+fn taken_away(report: &mut Report, id: SegmentId, known: &Hashed) {
+    if report.damage.iter().any(|f| f.segment == Some(id.get())) {
+        return;
+    }
+    let detail = format!(
+        "the ledger knows of {id}, which was part of the store, and it is not there: it was taken away, with what it held"
+    );
+    let file = "seg".to_owned();
+    report.damage.push(Finding { segment: Some(id.get()), file, from: 0, to: u64::from(known.end), detail });
 }
 
 /// A hash that differs is explained by damage that was found in the segment.
@@ -111,7 +143,9 @@ impl Chain {
         let folded = matches!(entry.event, Event::Folded(_));
         let due = self.last.map_or((EntryNo::FIRST, Digest::NONE), |(number, last)| (number.next(), last));
         let follows = match entry.event {
-            Event::Contradicted { .. } => entry.number >= due.0,
+            Event::Contradicted { number, .. } | Event::Lapsed { number, .. } => {
+                entry.number == due.0.max(number.next())
+            }
             Event::Folded(_) if at == 0 => true,
             _ => entry.number == due.0,
         };
@@ -122,7 +156,35 @@ impl Chain {
         self.entries = entry.number.get();
         self.last = Some((entry.number, digest));
         self.times.insert(entry.number, entry.at);
+        self.doubt(at, entry);
         self.take(&entry.event);
+    }
+
+    /// What speaks against the ledger.
+    fn doubt(&mut self, at: usize, entry: &Entry) {
+        let found = |place: &String, number, digest, lapsed| {
+            Doubt::Contradicted(place.clone(), Contradiction { number, digest, lapsed, read: false })
+        };
+        match &entry.event {
+            Event::Begun(Why::Lost) => {
+                let loss = Loss { number: entry.number, at: entry.at, read: false };
+                self.doubts.push((at, Doubt::Lost(loss)));
+            }
+            Event::Contradicted { place, number, digest } => {
+                self.doubts.push((at, found(place, *number, *digest, false)));
+            }
+            Event::Lapsed { place, number, digest } => {
+                self.doubts.push((at, found(place, *number, *digest, true)));
+            }
+            Event::Acknowledged => self.doubts.clear(),
+            Event::Folded(folded) if at == 0 => {
+                let lost = folded.lost.filter(|lost| !lost.read).map(Doubt::Lost);
+                let others = folded.contradicted.iter().filter(|(_, found)| !found.read);
+                let others = others.map(|(place, found)| Doubt::Contradicted(place.clone(), *found));
+                self.doubts = lost.into_iter().chain(others).map(|doubt| (at, doubt)).collect();
+            }
+            _ => {}
+        }
     }
 
     fn take(&mut self, event: &Event) {
@@ -146,7 +208,11 @@ impl Chain {
                 self.times.extend(folded.anchors.iter().map(|(_, head)| (head.number, head.at)));
                 folded.anchors.iter().for_each(|(place, head)| self.anchored(place, head.number));
             }
-            Event::Begun(_) | Event::Witnessed { .. } | Event::Contradicted { .. } => {}
+            Event::Begun(_)
+            | Event::Witnessed { .. }
+            | Event::Contradicted { .. }
+            | Event::Lapsed { .. }
+            | Event::Acknowledged => {}
         }
     }
 

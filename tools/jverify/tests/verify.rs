@@ -109,6 +109,54 @@ fn what_the_ledger_says_is_held_against_the_segments() {
     assert_eq!(json(&jverify(tmp.path()))["damage"][0]["file"], "LEDGER");
 }
 
+#[test]
+fn segments_that_only_the_ledger_knows_of_are_named_when_they_are_taken_away() {
+    let tmp = tempfile::tempdir().unwrap();
+    store(tmp.path(), 5);
+    enter(tmp.path());
+    assert_eq!(json(&jverify(tmp.path()))["sound"], true);
+    for path in files(tmp.path()).into_iter().filter(|f| matches!(segment_of(f), Some(1 | 2))) {
+        fs::remove_file(path).unwrap();
+    }
+    // The header of the third speaks of the second, and nothing of the first.
+    let report = json(&jverify(tmp.path()));
+    let named = |n: u32| report["damage"].as_array().unwrap().iter().filter(|d| d["segment"] == n).count();
+    assert_eq!((named(1), named(2)), (1, 1), "{report}");
+    assert!(report["damage"].to_string().contains("taken away"), "{report}");
+}
+
+#[test]
+fn a_contradiction_in_the_ledger_is_damage_until_it_is_acknowledged() {
+    use gateway_journal::{Digest, EntryNo, Head};
+    use tap_block::{VolumeId, WallTime};
+
+    let tmp = tempfile::tempdir().unwrap();
+    store(tmp.path(), 5);
+    enter(tmp.path());
+    let report = json(&jverify(tmp.path()));
+    let id =
+        gateway_journal::StoreId::new(u64::from_str_radix(report["store"].as_str().unwrap(), 16).unwrap());
+    let mut config = StoreConfig::new(tmp.path().to_owned());
+    (config.segment_len, config.spare_segments) = (1 << 20, 0);
+    let open = || Store::open(config.clone(), Arc::new(RealClock)).unwrap();
+    let other = Head { number: EntryNo::new(500), digest: Digest::of(b"other"), at: WallTime::EPOCH };
+    let gateway = open();
+    gateway.hear_heads("cx", &[(id, other)]);
+    gateway.keep_ledger().unwrap();
+    drop(gateway);
+    let report = json(&jverify(tmp.path()));
+    assert_eq!(report["damage"].as_array().unwrap().len(), 1, "{report}");
+    assert!(report["damage"][0]["detail"].as_str().unwrap().contains("entry 500"), "{report}");
+    open().acknowledge(VolumeId::new(1)).unwrap();
+    assert_eq!(json(&jverify(tmp.path()))["sound"], true);
+    // Lost, put aside, begun anew.
+    fs::write(tmp.path().join("LEDGER"), [9; 5000]).unwrap();
+    open().keep_ledger().unwrap();
+    let report = json(&jverify(tmp.path()));
+    assert!(report["damage"].to_string().contains("began anew"), "{report}");
+    assert_eq!(fs::read(tmp.path().join("LEDGER.unreadable-1")).unwrap(), [9; 5000]);
+}
+
 fn segment_of(path: &Path) -> Option<u32> {
     gateway_journal::SegmentHeader::decode(&fs::read(path).unwrap()).ok().map(|h| h.segment.get())
 }

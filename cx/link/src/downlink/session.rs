@@ -125,6 +125,9 @@ impl Session {
         if let Some(head) = news.ledger {
             self.machine.ledger(head);
         }
+        if let Some(head) = news.witnessed {
+            self.machine.witnessed(head);
+        }
         if let Some(why) = news.close {
             return Err(Ended::Leave(why));
         }

@@ -140,7 +140,13 @@ impl Feed for TestFeed {
     }
 
     fn heartbeat(&self) -> Heartbeat {
-        Heartbeat { head: Lsn::ZERO, at: WallTime::EPOCH, status: status(), ledgers: None }
+        Heartbeat {
+            head: Lsn::ZERO,
+            at: WallTime::EPOCH,
+            status: status(),
+            ledgers: None,
+            witnesses: Vec::new(),
+        }
     }
 
     fn ask(&self, question: Question, reply: AskReply) {

@@ -468,7 +468,13 @@ impl Tap {
         };
         let shared = Arc::new(TapShared {
             changed: watch::Sender::new(()),
-            heartbeat: Mutex::new(Heartbeat { head: Lsn::ZERO, at: WallTime::EPOCH, status, ledgers: None }),
+            heartbeat: Mutex::new(Heartbeat {
+                head: Lsn::ZERO,
+                at: WallTime::EPOCH,
+                status,
+                ledgers: None,
+                witnesses: Vec::new(),
+            }),
             asked: Mutex::default(),
             progress: Mutex::default(),
             refused: Mutex::default(),

@@ -14,8 +14,8 @@ use super as proto;
 use crate::codec::{MAX_LOOKUP, WireError};
 use crate::message::{
     Ack, Answer, Ask, AskCode, AskError, Goodbye, HASH_BYTES, Hashes, Heartbeat, Hello, LedgerHead, Lookup,
-    MAX_LEDGERS, Message, Query, QueryReply, Question, Refuse, RefuseCode, Reply, SyncProgress, TapState,
-    TapStatus, Welcome,
+    MAX_GATEWAY_NAME, MAX_LEDGERS, Message, Query, QueryReply, Question, Refuse, RefuseCode, Reply,
+    SyncProgress, TapState, TapStatus, Welcome, Witness,
 };
 
 impl proto::Envelope {
@@ -70,7 +70,22 @@ fn heartbeat(m: proto::Heartbeat) -> Result<Heartbeat, WireError> {
         at: WallTime::from_nanos(m.at),
         status: status(m.status.ok_or(WireError::Missing("the status of a heartbeat"))?)?,
         ledgers: m.ledgers.map(|l| ledger_heads(&l.heads)).transpose()?,
+        witnesses: witnesses(m.witnesses)?,
     })
+}
+
+fn witnesses(all: Vec<proto::Witness>) -> Result<Vec<Witness>, WireError> {
+    let bounded = |what, n: usize, most: usize| match n > most {
+        true => Err(WireError::OutOfRange { what, value: tap_block::units::count(n) }),
+        false => Ok(()),
+    };
+    bounded("number of witnesses", all.len(), MAX_LEDGERS)?;
+    let one = |m: proto::Witness| {
+        bounded("length of a gateway's name", m.gateway.len(), MAX_GATEWAY_NAME)?;
+        let head = m.head.ok_or(WireError::Missing("the head that a witness keeps"))?;
+        Ok(Witness { gateway: m.gateway, head: ledger_head(&head)? })
+    };
+    all.into_iter().map(one).collect()
 }
 
 fn ledger_heads(heads: &[proto::LedgerHead]) -> Result<Vec<LedgerHead>, WireError> {
@@ -111,7 +126,9 @@ fn progress(m: &proto::SyncProgress) -> Result<SyncProgress, WireError> {
 
 fn ack(m: &proto::Ack) -> Result<Ack, WireError> {
     let ledger = m.ledger.as_ref().map(ledger_head).transpose()?;
-    Ok(Ack { batches: m.batches, durable: lsn(m.durable)?, everywhere: lsn(m.everywhere)?, ledger })
+    let witnessed = m.witnessed.as_ref().map(ledger_head).transpose()?;
+    let (durable, everywhere) = (lsn(m.durable)?, lsn(m.everywhere)?);
+    Ok(Ack { batches: m.batches, durable, everywhere, ledger, witnessed })
 }
 
 fn ask(m: proto::Ask) -> Result<Ask, WireError> {

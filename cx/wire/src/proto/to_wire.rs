@@ -8,7 +8,7 @@ use tap_block::{BarrierMark, Bookmark, Consistency, Marker, SyncCause};
 use super as proto;
 use crate::message::{
     Answer, Ask, AskCode, AskError, Heartbeat, Hello, LedgerHead, Message, Query, QueryReply, Question,
-    RefuseCode, Reply, SyncProgress, TapState, TapStatus, Welcome,
+    RefuseCode, Reply, SyncProgress, TapState, TapStatus, Welcome, Witness,
 };
 
 impl proto::Envelope {
@@ -33,6 +33,7 @@ fn body(message: &Message) -> proto::Body {
             durable: m.durable.get(),
             everywhere: m.everywhere.get(),
             ledger: m.ledger.as_ref().map(ledger_head),
+            witnessed: m.witnessed.as_ref().map(ledger_head),
         }),
         Message::Ask(m) => proto::Body::Ask(ask(m)),
         Message::Answer(m) => proto::Body::Answer(answer(m)),
@@ -72,7 +73,12 @@ fn heartbeat(m: &Heartbeat) -> proto::Heartbeat {
         at: m.at.nanos(),
         status: Some(status(&m.status)),
         ledgers: ledgers.map(|heads| proto::LedgerHeads { heads: heads.iter().map(ledger_head).collect() }),
+        witnesses: m.witnesses.iter().map(witness).collect(),
     }
+}
+
+fn witness(m: &Witness) -> proto::Witness {
+    proto::Witness { gateway: m.gateway.clone(), head: Some(ledger_head(&m.head)) }
 }
 
 fn ledger_head(m: &LedgerHead) -> proto::LedgerHead {
@@ -124,6 +130,7 @@ fn answer(m: &Answer) -> proto::Answer {
             at: at.nanos(),
             status: Some(status(s)),
             ledgers: None,
+            witnesses: Vec::new(),
         }),
         Ok(Reply::Bookmarked { lsn, at }) => {
             proto::Outcome::Bookmarked(proto::Bookmarked { lsn: lsn.get(), at: at.nanos() })

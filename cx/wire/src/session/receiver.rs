@@ -91,7 +91,8 @@ pub enum ReceiverEvent {
     Closed(String),
 }
 
-const NOTHING: Ack = Ack { batches: 0, durable: Lsn::ZERO, everywhere: Lsn::ZERO, ledger: None };
+const NOTHING: Ack =
+    Ack { batches: 0, durable: Lsn::ZERO, everywhere: Lsn::ZERO, ledger: None, witnessed: None };
 
 impl Receiver {
     /// A connection that was just taken.
@@ -261,6 +262,11 @@ impl Receiver {
         self.ack.ledger = Some(head);
     }
 
+    /// The head of another ledger that is kept below.
+    pub const fn witnessed(&mut self, head: LedgerHead) {
+        self.ack.witnessed = Some(head);
+    }
+
     /// Acknowledges the batches at the front that are durable.
     fn settle(&mut self) {
         let durable = self.ack.durable;
@@ -337,7 +343,7 @@ impl Receiver {
             return None;
         }
         let ack = self.ack;
-        self.ack.ledger = None;
+        (self.ack.ledger, self.ack.witnessed) = (None, None);
         (self.said, self.ack_due, self.ack_at) = (self.ack, false, now.plus(KEEPALIVE));
         Some(Message::Ack(ack))
     }

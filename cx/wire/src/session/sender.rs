@@ -56,6 +56,8 @@ pub enum SenderEvent {
     },
     /// The head of the receiver's ledger, to be kept for it.
     Ledger(LedgerHead),
+    /// The head of another ledger that is kept there.
+    Witnessed(LedgerHead),
     /// A question to answer with [`Sender::answer`].
     Asked(Ask),
     /// The answer to a [`Sender::query`].
@@ -68,7 +70,8 @@ pub enum SenderEvent {
     Lost(String),
 }
 
-const NOTHING: Ack = Ack { batches: 0, durable: Lsn::ZERO, everywhere: Lsn::ZERO, ledger: None };
+const NOTHING: Ack =
+    Ack { batches: 0, durable: Lsn::ZERO, everywhere: Lsn::ZERO, ledger: None, witnessed: None };
 
 impl Sender {
     /// A connection that was just made.
@@ -138,9 +141,13 @@ impl Sender {
             durable: before.durable.max(ack.durable),
             everywhere: before.everywhere.max(ack.everywhere),
             ledger: None,
+            witnessed: None,
         };
         if let Some(head) = ack.ledger {
             self.events.push_back(SenderEvent::Ledger(head));
+        }
+        if let Some(head) = ack.witnessed {
+            self.events.push_back(SenderEvent::Witnessed(head));
         }
         if self.acked != before {
             let Ack { durable, everywhere, .. } = self.acked;

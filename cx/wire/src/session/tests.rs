@@ -323,7 +323,7 @@ fn sender(credit: u64) -> Sender {
 }
 
 fn ack(batches: u64, durable: u64) -> Message {
-    Message::Ack(Ack { batches, durable: lsn(durable), everywhere: Lsn::ZERO, ledger: None })
+    Message::Ack(Ack { batches, durable: lsn(durable), everywhere: Lsn::ZERO, ledger: None, witnessed: None })
 }
 
 #[test]
@@ -375,8 +375,13 @@ fn heartbeats_are_due_each_second_and_do_not_pile_up() {
         baselines: 0,
         resynced_bytes: 0,
     };
-    let heartbeat =
-        |n| Heartbeat { head: lsn(n), at: WallTime::EPOCH, status: status.clone(), ledgers: None };
+    let heartbeat = |n| Heartbeat {
+        head: lsn(n),
+        at: WallTime::EPOCH,
+        status: status.clone(),
+        ledgers: None,
+        witnesses: Vec::new(),
+    };
     let mut s = sender(1);
     for n in 0..3 {
         let now = START.plus(KEEPALIVE * n);
@@ -431,6 +436,7 @@ fn the_head_of_a_ledger_is_told_once_and_counts_for_no_batch() {
     let mut below = receiver(0);
     while below.poll_message(START).is_some() {}
     below.ledger(head);
+    below.witnessed(LedgerHead { store: 9, ..head });
     assert!(below.has_message());
     let Some(Message::Ack(ack)) = below.poll_message(START) else { panic!("no acknowledgement") };
     assert_eq!((ack.ledger, ack.batches), (Some(head), 0));
@@ -439,5 +445,7 @@ fn the_head_of_a_ledger_is_told_once_and_counts_for_no_batch() {
     while above.poll_event().is_some() {}
     above.handle_message(Message::Ack(ack), START).unwrap();
     assert_eq!(above.poll_event(), Some(SenderEvent::Ledger(head)));
+    let of_another = LedgerHead { store: 9, ..head };
+    assert_eq!(above.poll_event(), Some(SenderEvent::Witnessed(of_another)));
     assert_eq!(above.poll_event(), None);
 }

@@ -21,7 +21,8 @@ pub enum Event {
     Sealed(SegmentId, Hashed),
     /// History was settled.
     Settled(Box<Settled>),
-    /// A block was put right in a segment that was hashed with the damage in it. Entered before the block is written.
+    /// A block was put right in a segment that was hashed with the damage in it. Only read: segments are hashed when they are
+    /// sound, so a repair brings back what was hashed.
     Repaired {
         /// The segment.
         segment: SegmentId,
@@ -61,6 +62,17 @@ pub enum Event {
     },
     /// Stands for every entry before it; the file begins with it once that is safe.
     Folded(Box<Folded>),
+    /// Somebody has read of every doubt that the ledger holds so far.
+    Acknowledged,
+    /// Somebody else keeps an entry of before the ledger was lost and began anew: it can neither be held nor denied.
+    Lapsed {
+        /// Who.
+        place: String,
+        /// The entry's number.
+        number: EntryNo,
+        /// The entry's hash.
+        digest: Digest,
+    },
 }
 
 /// Why a ledger begins.
@@ -117,7 +129,33 @@ pub struct Folded {
     /// The heads of other stores that are kept here.
     pub witnessed: Vec<(StoreId, Head)>,
     /// What places were found to keep that is not in the ledger.
-    pub contradicted: Vec<(String, EntryNo, Digest)>,
+    pub contradicted: Vec<(String, Contradiction)>,
+    /// Where the ledger began anew because it was lost.
+    pub lost: Option<Loss>,
+}
+
+/// What somebody else keeps, which is not in the ledger.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Contradiction {
+    /// The entry's number.
+    pub number: EntryNo,
+    /// The entry's hash.
+    pub digest: Digest,
+    /// It was made before the ledger was lost: that explains it, and proves nothing.
+    pub lapsed: bool,
+    /// Somebody has read of it.
+    pub read: bool,
+}
+
+/// The ledger was lost and began anew.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Loss {
+    /// The entry that says so.
+    pub number: EntryNo,
+    /// When it was made. What others keep from before is of the ledger that was lost.
+    pub at: WallTime,
+    /// Somebody has read of it.
+    pub read: bool,
 }
 
 impl Event {
@@ -132,7 +170,7 @@ impl Event {
     /// contradicts, so that of two heads the later one has the higher number.
     pub(super) fn number(&self, due: EntryNo) -> EntryNo {
         match self {
-            Self::Contradicted { number, .. } => due.max(number.next()),
+            Self::Contradicted { number, .. } | Self::Lapsed { number, .. } => due.max(number.next()),
             _ => due,
         }
     }
@@ -140,7 +178,7 @@ impl Event {
 
 #[derive(Clone, PartialEq, Message)]
 struct PEvent {
-    #[prost(oneof = "PKind", tags = "1, 2, 3, 4, 5, 6, 7, 8")]
+    #[prost(oneof = "PKind", tags = "1, 2, 3, 4, 5, 6, 7, 8, 9, 10")]
     kind: Option<PKind>,
 }
 
@@ -162,7 +200,14 @@ enum PKind {
     Contradicted(PAnchor),
     #[prost(message, tag = "8")]
     Folded(PFolded),
+    #[prost(message, tag = "9")]
+    Acknowledged(PNothing),
+    #[prost(message, tag = "10")]
+    Lapsed(PAnchor),
 }
+
+#[derive(Clone, PartialEq, Message)]
+struct PNothing {}
 
 #[derive(Clone, PartialEq, Message)]
 struct PHashed {
@@ -220,6 +265,22 @@ struct PAnchor {
     /// In a fold: when the entry was made.
     #[prost(fixed64, tag = "4")]
     at: u64,
+    /// In a fold, of what is not in the ledger: somebody has read of it.
+    #[prost(bool, tag = "5")]
+    read: bool,
+    /// In a fold, of what is not in the ledger: it is of before that was lost.
+    #[prost(bool, tag = "6")]
+    lapsed: bool,
+}
+
+#[derive(Clone, PartialEq, Message)]
+struct PLoss {
+    #[prost(uint64, tag = "1")]
+    number: u64,
+    #[prost(fixed64, tag = "2")]
+    at: u64,
+    #[prost(bool, tag = "3")]
+    read: bool,
 }
 
 #[derive(Clone, PartialEq, Message)]
@@ -246,6 +307,8 @@ struct PFolded {
     witnessed: Vec<PWitnessed>,
     #[prost(message, repeated, tag = "5")]
     contradicted: Vec<PAnchor>,
+    #[prost(message, optional, tag = "6")]
+    lost: Option<PLoss>,
 }
 
 const WHYS: [(u32, Why); 3] = [(1, Why::New), (2, Why::Older), (3, Why::Lost)];
@@ -269,6 +332,8 @@ impl Event {
             }
             Self::Witnessed { store, head } => PKind::Witnessed(witnessed_out(&(*store, *head))),
             Self::Folded(folded) => PKind::Folded(folded_out(folded)),
+            Self::Acknowledged => PKind::Acknowledged(PNothing {}),
+            Self::Lapsed { place, number, digest } => PKind::Lapsed(anchor_out(place, *number, *digest)),
         };
         PEvent { kind: Some(kind) }.encode_to_vec()
     }
@@ -303,6 +368,10 @@ impl Event {
                 Self::Witnessed { store, head }
             }
             PKind::Folded(p) => Self::Folded(Box::new(folded_in(&p)?)),
+            PKind::Acknowledged(PNothing {}) => Self::Acknowledged,
+            PKind::Lapsed(PAnchor { place, number, digest, .. }) => {
+                Self::Lapsed { place, number: EntryNo::new(number), digest: digest_in(&digest)? }
+            }
         })
     }
 }
@@ -357,7 +426,8 @@ fn settled_in(p: &PSettled) -> Result<Settled, FormatError> {
 }
 
 fn anchor_out(place: &str, number: EntryNo, digest: Digest) -> PAnchor {
-    PAnchor { place: place.to_owned(), number: number.get(), digest: digest.get().to_vec(), at: 0 }
+    let digest = digest.get().to_vec();
+    PAnchor { place: place.to_owned(), number: number.get(), digest, at: 0, read: false, lapsed: false }
 }
 
 fn witnessed_out((store, head): &(StoreId, Head)) -> PWitnessed {
@@ -381,8 +451,28 @@ fn folded_out(folded: &Folded) -> PFolded {
         settle: folded.settle,
         anchors: folded.anchors.iter().map(anchor).collect(),
         witnessed: folded.witnessed.iter().map(witnessed_out).collect(),
-        contradicted: folded.contradicted.iter().map(|(place, n, d)| anchor_out(place, *n, *d)).collect(),
+        contradicted: folded.contradicted.iter().map(contradiction_out).collect(),
+        lost: folded.lost.map(|Loss { number, at, read }| PLoss {
+            number: number.get(),
+            at: at.nanos(),
+            read,
+        }),
     }
+}
+
+fn contradiction_out((place, found): &(String, Contradiction)) -> PAnchor {
+    let Contradiction { number, digest, lapsed, read } = *found;
+    PAnchor { read, lapsed, ..anchor_out(place, number, digest) }
+}
+
+fn contradiction_in(p: &PAnchor) -> Result<(String, Contradiction), FormatError> {
+    let &PAnchor { number, ref digest, lapsed, read, .. } = p;
+    let (number, digest) = (EntryNo::new(number), digest_in(digest)?);
+    Ok((p.place.clone(), Contradiction { number, digest, lapsed, read }))
+}
+
+const fn loss_in(p: &PLoss) -> Loss {
+    Loss { number: EntryNo::new(p.number), at: WallTime::from_nanos(p.at), read: p.read }
 }
 
 fn folded_in(p: &PFolded) -> Result<Folded, FormatError> {
@@ -390,12 +480,12 @@ fn folded_in(p: &PFolded) -> Result<Folded, FormatError> {
         let (number, at) = (EntryNo::new(a.number), WallTime::from_nanos(a.at));
         Ok((a.place.clone(), Head { number, digest: digest_in(&a.digest)?, at }))
     };
-    let contradicted = |a: &PAnchor| Ok((a.place.clone(), EntryNo::new(a.number), digest_in(&a.digest)?));
     Ok(Folded {
         segments: p.segments.iter().map(hashed_in).collect::<Result<_, _>>()?,
         settle: p.settle,
         anchors: p.anchors.iter().map(anchor).collect::<Result<_, FormatError>>()?,
         witnessed: p.witnessed.iter().map(witnessed_in).collect::<Result<_, _>>()?,
-        contradicted: p.contradicted.iter().map(contradicted).collect::<Result<_, FormatError>>()?,
+        contradicted: p.contradicted.iter().map(contradiction_in).collect::<Result<_, _>>()?,
+        lost: p.lost.as_ref().map(loss_in),
     })
 }

@@ -23,6 +23,8 @@ use super::overlay_log::OverlayLog;
 /// Room in the data file for content that was replaced and waits for the next flush. Half of it used up makes
 /// one happen.
 const SLACK: u64 = 256 << 20;
+/// Zeroed on a disk between two looks at whether that is still wanted.
+const ZEROED_AT_ONCE: u64 = 64 << 20;
 const DATA: &str = "data";
 
 /// A read/write image as a disk.
@@ -137,12 +139,23 @@ impl OverlayDevice {
         self.layers.flush()
     }
 
-    /// Puts what is written here onto `disk`, as of now, durably.
+    /// Puts what is written here onto `disk`, as of now, durably. `going` is told how many bytes of it are done, and ends it by
+    /// false: then it is false, and `disk` has a part.
     ///
     /// # Errors
     /// When something of it has rotted, or the disk does not take it.
-    pub(crate) fn fold_onto(&self, disk: &FileDevice) -> io::Result<()> {
-        self.layers.fold_onto(disk)
+    pub(crate) fn fold_onto(
+        &self,
+        disk: &FileDevice,
+        going: &mut dyn FnMut(u64) -> bool,
+    ) -> io::Result<bool> {
+        self.layers.fold_onto(disk, going)
+    }
+
+    /// Whoever wants to flush, copy or fold it waits until what is returned goes.
+    #[cfg(test)]
+    pub(crate) fn hold(&self) -> impl Drop {
+        self.layers.log_lock()
     }
 
     /// Does `op` on this thread if nothing in it waits for the disk; else gives it back.
@@ -420,25 +433,32 @@ impl Layers {
         log.replace(&copied)
     }
 
-    fn fold_onto(&self, disk: &FileDevice) -> io::Result<()> {
+    fn fold_onto(&self, disk: &FileDevice, going: &mut dyn FnMut(u64) -> bool) -> io::Result<bool> {
         let _no_flush = self.log_lock();
         let mapping = self.write_lock().seal_all();
-        let end = disk.geometry().size;
+        let (end, mut done) = (disk.geometry().size, 0);
         for change in mapping {
-            let op = match change {
+            match change {
                 Change::Slot { block, slot, sum } => {
                     let mut data = self.read_slot(block, slot, sum).map_err(io::Error::other)?;
                     data.truncate(index(end.saturating_sub(block.offset())));
-                    Op::Write { offset: block.offset(), data, fua: false }
+                    let write = Op::Write { offset: block.offset(), data, fua: false };
+                    run(disk, write).map_err(io::Error::other)?;
+                    done += BLOCK_SIZE;
+                    if !going(done) {
+                        return Ok(false);
+                    }
                 }
                 Change::Zero(extent) => {
                     let extent = Extent::between(extent.offset(), extent.end().min(end));
-                    Op::Zero { extent, fua: false, may_trim: true }
+                    if !zero_on(disk, extent, &mut || going(done))? {
+                        return Ok(false);
+                    }
                 }
-            };
-            run(disk, op).map_err(io::Error::other)?;
+            }
         }
-        run(disk, Op::Flush).map(drop).map_err(io::Error::other)
+        run(disk, Op::Flush).map_err(io::Error::other)?;
+        Ok(true)
     }
 
     fn read_lock(&self) -> RwLockReadGuard<'_, Overlay> {
@@ -452,6 +472,17 @@ impl Layers {
     fn log_lock(&self) -> MutexGuard<'_, OverlayLog> {
         self.log.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// Zeroes are not counted; they may be many all the same.
+fn zero_on(disk: &FileDevice, extent: Extent, going: &mut dyn FnMut() -> bool) -> io::Result<bool> {
+    for extent in extent.split_at_multiples(ZEROED_AT_ONCE) {
+        run(disk, Op::Zero { extent, fua: false, may_trim: true }).map_err(io::Error::other)?;
+        if !going() {
+            return Ok(false);
+        }
+    }
+    Ok(true)
 }
 
 fn extent_of(block: BlockNo) -> Extent {

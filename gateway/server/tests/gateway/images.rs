@@ -150,7 +150,7 @@ async fn a_copy_that_a_stop_interrupted_goes_on_by_itself() {
 fn protected(site: &Site, refuse: bool) -> Arc<std::sync::Mutex<Vec<String>>> {
     let seen: Arc<std::sync::Mutex<Vec<String>>> = Arc::default();
     let told = Arc::clone(&seen);
-    site.gateway().protect_with(Box::new(move |name, disk| {
+    site.gateway().protect_with(Box::new(move |name, disk, _| {
         told.lock().unwrap().push(format!("{name} {}", disk.display()));
         if refuse { Err("no socket".to_owned()) } else { Ok(vec![format!("nbd://tap/{name}")]) }
     }));

@@ -17,7 +17,7 @@ use cx_api::{
     RepairCreate, VerificationView, VolumeState, VolumeView,
 };
 use cx_link::{Address, Hub, UplinkHandle};
-use cx_wire::{AskCode, Hashes, Lookup, RefuseCode};
+use cx_wire::{AskCode, Hashes, LedgerHead, Lookup, RefuseCode, Witness};
 use gateway_front::ListenAddress;
 use gateway_image::Point;
 use gateway_server::http::{Control, ImageKey, Points};
@@ -226,14 +226,51 @@ async fn the_ledger_is_anchored_above_and_one_that_was_taken_away_is_found() {
     let (anchored, before) = (view.anchored.unwrap(), tap.kept().unwrap());
     assert!(anchored.place == "cx" && anchored.entry <= before.entry && anchored.entry > 1, "{anchored:?}");
     assert_eq!(view.open + view.over, 0);
+    // Notes of another gateway's ledger go back to who passed it on, and another one's of this are listened to.
+    let of_another = LedgerHead { store: 0x77, ..before };
+    tap.keep(of_another);
+    found(site.gateway(), |_| tap.witnessed() == Some(of_another)).await;
+    let (gateway, forged) = ("b".to_owned(), LedgerHead { hash: [9; 32], ..before });
+    tap.pass_on(Witness { gateway, head: forged });
+    let view = found(site.gateway(), |view| view.over > 0).await;
+    assert!(view.findings[0].detail.contains("gateway b keeps"), "{:?}", view.findings);
+    site.gateway().acknowledge(name("web01")).await.unwrap();
+    let before = tap.kept().unwrap();
     site.handle.stop(GRACE).await;
     std::fs::remove_file(site.tmp.path().join("data/store/LEDGER")).unwrap();
     let handle = Gateway::start(bookish(site.tmp.path(), &site.hub)).await.unwrap();
     let told = || tap.kept().is_some_and(|kept| kept.entry > before.entry);
-    let view = found(handle.gateway(), |view| view.over > 0 && told()).await;
-    assert_eq!(view.findings[0].kind, FindingKind::Ledger);
-    assert!(view.findings[0].detail.contains("cx keeps"), "{:?}", view.findings);
+    let of_cx = |f: &cx_api::FindingView| f.kind == FindingKind::Ledger && f.detail.contains("cx keeps");
+    found(handle.gateway(), |view| view.findings.iter().any(of_cx) && told()).await;
     handle.stop(GRACE).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_gateway_whose_ledger_cannot_be_read_starts_and_says_so_until_that_is_acknowledged() {
+    let site = Site::new().await;
+    let (tap, link) = connected(&site, 23).await;
+    site.settled("web01").await;
+    let Site { tmp, hub, handle } = site;
+    handle.stop(GRACE).await;
+    drop(link);
+    let ledger = tmp.path().join("data/store/LEDGER");
+    let _ = std::fs::remove_file(&ledger);
+    std::fs::create_dir_all(ledger.join("what")).unwrap();
+    let handle = Gateway::start(config(tmp.path(), &hub)).await.unwrap();
+    let site = Site { tmp, hub, handle };
+    let said = |status: &cx_api::StatusView| status.reasons.iter().any(|r| r.contains("could not be read"));
+    assert!(said(&site.gateway().status().await.unwrap()));
+    let image = site.image("now", false, Some("test")).await;
+    let expected = tap.oracle().image_at(tap.volume(), image.lsn);
+    assert!(
+        read(site.path("nbd.sock"), "test".to_owned()).await.unwrap() == expected,
+        "it serves what is sound"
+    );
+    site.gateway().acknowledge(name("web01")).await.unwrap();
+    assert!(!said(&site.gateway().status().await.unwrap()));
+    let site = site.restarted().await;
+    assert!(!said(&site.gateway().status().await.unwrap()));
+    assert!(site.path("data/store/LEDGER.unreadable-1/what").is_dir());
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

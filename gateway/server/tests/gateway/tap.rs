@@ -6,7 +6,7 @@ use bytes::Bytes;
 use cx_link::{Address, AskReply, Backoff, Feed, Hub, Uplink, UplinkConfig, UplinkHandle};
 use cx_wire::{
     AskCode, AskError, Heartbeat, Hello, LedgerHead, PROTOCOL, Question, Refuse, Reply, TapState, TapStatus,
-    Welcome,
+    Welcome, Witness,
 };
 use tap_block::stored::{UNIT, pack};
 use tap_block::units::index;
@@ -30,6 +30,10 @@ struct State {
     at: WallTime,
     /// What it keeps of ledgers; `None`: it keeps none for anybody.
     kept: Option<Vec<LedgerHead>>,
+    /// What it was told is kept there of others' ledgers.
+    witnessed: Option<LedgerHead>,
+    /// What it says that others keep.
+    witnesses: Vec<Witness>,
 }
 
 impl Tap {
@@ -45,6 +49,8 @@ impl Tap {
                 first_lsn: Lsn::ZERO.next(),
                 at: WallTime::EPOCH,
                 kept: None,
+                witnessed: None,
+                witnesses: Vec::new(),
             }),
             changed: Notify::new(),
         };
@@ -87,6 +93,21 @@ impl Tap {
     /// From here on it keeps the heads of ledgers.
     pub(crate) fn keep_heads(&self) {
         self.lock().kept.get_or_insert_default();
+    }
+
+    /// From here on it keeps the head of another gateway's ledger.
+    pub(crate) fn keep(&self, head: LedgerHead) {
+        self.lock().kept.get_or_insert_default().push(head);
+    }
+
+    /// What it was told is kept there of another gateway's ledger.
+    pub(crate) fn witnessed(&self) -> Option<LedgerHead> {
+        self.lock().witnessed
+    }
+
+    /// From here on it says that another gateway keeps this.
+    pub(crate) fn pass_on(&self, witness: Witness) {
+        self.lock().witnesses.push(witness);
     }
 
     /// The head that it keeps.
@@ -187,11 +208,24 @@ impl Feed for Tap {
     fn heartbeat(&self) -> Heartbeat {
         let state = self.lock();
         let head = state.workload.next_lsn().previous();
-        Heartbeat { head, at: state.at, status: state.status(), ledgers: state.kept.clone() }
+        Heartbeat {
+            head,
+            at: state.at,
+            status: state.status(),
+            ledgers: state.kept.clone(),
+            witnesses: state.witnesses.clone(),
+        }
     }
 
     fn ledger(&self, head: LedgerHead) {
-        self.lock().kept = Some(vec![head]);
+        let mut state = self.lock();
+        let kept = state.kept.get_or_insert_default();
+        kept.retain(|known| known.store != head.store);
+        kept.insert(0, head);
+    }
+
+    fn witnessed(&self, head: LedgerHead) {
+        self.lock().witnessed = Some(head);
     }
 
     fn ask(&self, question: Question, reply: AskReply) {

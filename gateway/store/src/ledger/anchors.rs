@@ -7,8 +7,8 @@
 use std::collections::BTreeMap;
 use std::sync::Mutex;
 
-use gateway_journal::ledger::{Event, MOST_WITNESSED};
-use gateway_journal::{EntryNo, Head, SegmentId, StoreId};
+use gateway_journal::ledger::{Contradiction, Doubt, Event, MOST_WITNESSED};
+use gateway_journal::{EntryNo, Head, Ledger, SegmentId, StoreId};
 use tap_block::WallTime;
 use tracing::{error, warn};
 
@@ -44,6 +44,8 @@ struct Heard {
     said: BTreeMap<String, Said>,
     /// A head for each place that has less.
     tell: BTreeMap<String, Head>,
+    /// The heads of other stores that are noted in the ledger; here, because that is locked while it is written to.
+    notes: BTreeMap<u64, Head>,
 }
 
 /// What a place says it keeps.
@@ -51,14 +53,16 @@ struct Heard {
 struct Said {
     own: Option<Head>,
     others: Vec<(StoreId, Head)>,
+    /// It hears of this ledger from somebody else, and is told nothing.
+    behind: bool,
     answered: bool,
 }
 
 impl Bookkeeping {
     /// A place says whose heads it keeps. Never blocks; it is answered by and by.
-    pub(crate) fn hear(&self, place: &str, heads: &[(StoreId, Head)]) {
+    pub(crate) fn hear(&self, place: &str, heads: &[(StoreId, Head)], behind: bool) {
         let own = self.book_store();
-        let mut said = Said::default();
+        let mut said = Said { behind, ..Said::default() };
         for &(store, head) in heads.iter().take(MOST_WITNESSED) {
             if head.number.get() >= MOST_ENTRIES {
                 // Nothing comes so far. Taken up, it would leave no number for what is true.
@@ -90,10 +94,18 @@ impl Bookkeeping {
 
     /// Answers what was heard, and says what is to be told.
     pub(super) fn answer(&self, shared: &Shared) -> Result<(), StoreError> {
+        self.answer_all(shared)?;
+        let notes =
+            self.book.ask(|ledger| ledger.witnessed().map(|(store, head)| (store.get(), head)).collect());
+        lock(&self.anchors.0).notes = notes;
+        Ok(())
+    }
+
+    fn answer_all(&self, shared: &Shared) -> Result<(), StoreError> {
         let said = lock(&self.anchors.0).said.clone();
         for (place, said) in said {
             if !said.answered {
-                self.answer_own(shared, &place, said.own)?;
+                self.answer_own(shared, &place, &said)?;
                 self.answer_others(shared, &place, &said.others)?;
             }
             let kept = said.own.map_or(EntryNo::new(0), |head| head.number);
@@ -111,29 +123,35 @@ impl Bookkeeping {
         Ok(())
     }
 
-    fn answer_own(&self, shared: &Shared, place: &str, said: Option<Head>) -> Result<(), StoreError> {
-        let Some(Head { number, digest, .. }) = said else { return Ok(()) };
-        let (holds, newer, known) = self.book.ask(|ledger| {
-            let newer = ledger.anchored_at(place).is_none_or(|head| head.number < number);
-            (ledger.holds(number, digest), newer, ledger.is_contradicted(place, number, digest))
-        });
-        let (now, place) = (shared.age.now(), place.to_owned());
-        if holds {
-            if newer {
-                self.book.enter(Event::Anchored { place, number, digest }, now)?;
+    fn answer_own(&self, shared: &Shared, place: &str, said: &Said) -> Result<(), StoreError> {
+        let (said, behind) = (said.own, said.behind);
+        let known = self.book.ask(|ledger| ledger.anchored_at(place));
+        let kept = |head: Option<Head>| head.map_or(EntryNo::new(0), |head| head.number);
+        if let Some(known) = known.filter(|known| known.number > kept(said)) {
+            warn!("{place} was known to keep entry {} of the ledger, and keeps less now", known.number);
+        }
+        let Some(head) = said else { return Ok(()) };
+        let (now, Head { number, digest, .. }) = (shared.age.now(), head);
+        match self.book.ask(|ledger| judge(ledger, place, head)) {
+            Judged::Held if kept(known) < number => {
+                self.book.enter(Event::Anchored { place: place.to_owned(), number, digest }, now)?;
             }
-            return Ok(());
+            Judged::Held | Judged::Known => {}
+            // What the file does not reach back to any more cannot be compared.
+            Judged::Denied { .. } if behind && self.is_before(number) => {}
+            Judged::Denied { lapsed } => {
+                let found = Contradiction { number, digest, lapsed, read: false };
+                let doubt = Doubt::Contradicted(place.to_owned(), found);
+                error!("{doubt}");
+                shared.proving.note(Finding::of_doubt(&doubt, now));
+                let place = place.to_owned();
+                let event = match lapsed {
+                    true => Event::Lapsed { place, number, digest },
+                    false => Event::Contradicted { place, number, digest },
+                };
+                self.book.enter(event, now)?;
+            }
         }
-        if known {
-            return Ok(());
-        }
-        let detail = format!(
-            "the ledger does not hold entry {number} ({digest}), which {place} keeps of it: this store, or its ledger, was \
-             replaced by an older copy or rewritten. Compare its history with another gateway's; entries go on above {number}"
-        );
-        error!("{detail}");
-        shared.proving.note(Finding::of_ledger(number, detail, now));
-        self.book.enter(Event::Contradicted { place, number, digest }, now)?;
         Ok(())
     }
 
@@ -146,18 +164,10 @@ impl Bookkeeping {
     ) -> Result<(), StoreError> {
         for &(store, head) in others {
             match self.book.ask(|ledger| ledger.witnessed_of(store)) {
-                Some(kept)
-                    if kept.number > head.number
-                        || (kept.number == head.number && kept.digest != head.digest) =>
-                {
-                    warn!(
-                        "{place} keeps entry {} of the ledger of store {:016x}, and was heard to keep entry {} ({}) of it \
-                         before: it, or that gateway, was put back to an older state",
-                        head.number,
-                        store.get(),
-                        kept.number,
-                        kept.digest
-                    );
+                Some(kept) if contradicts(kept, head) => {
+                    let finding = finding_of_note(place, store, (kept, head), shared.age.now());
+                    warn!("{}", finding.detail);
+                    shared.proving.note(finding);
                 }
                 Some(kept) if kept.number == head.number => {}
                 _ => {
@@ -166,6 +176,32 @@ impl Bookkeeping {
             }
         }
         Ok(())
+    }
+
+    fn is_before(&self, number: EntryNo) -> bool {
+        self.book.ask(|ledger| ledger.first_known().is_none_or(|first| number < first))
+    }
+
+    /// The head of another store that comes after `store` in the order of their numbers, around the end. Never blocks.
+    pub(crate) fn witnessed_after(&self, store: StoreId) -> Option<(StoreId, Head)> {
+        let heard = lock(&self.anchors.0);
+        let behind = heard.notes.range(store.get().saturating_add(1)..);
+        let next = behind.chain(&heard.notes).next();
+        next.map(|(store, head)| (StoreId::new(*store), *head))
+    }
+
+    /// What places say of other stores' ledgers and what is noted of them here contradict each other, as of now.
+    pub(crate) fn contradicted_notes(&self, now: WallTime) -> Vec<Finding> {
+        let said = lock(&self.anchors.0).said.clone();
+        let of = |(place, said): (String, Said)| {
+            let others = said.others.into_iter();
+            let found = others.filter_map(|(store, head)| {
+                let kept = self.book.ask(|ledger| ledger.witnessed_of(store))?;
+                contradicts(kept, head).then(|| finding_of_note(&place, store, (kept, head), now))
+            });
+            found.collect::<Vec<_>>()
+        };
+        said.into_iter().flat_map(of).collect()
     }
 
     fn book_store(&self) -> StoreId {
@@ -181,9 +217,55 @@ impl Bookkeeping {
     }
 }
 
+/// Of what was noted of another store's ledger: does a head that somebody keeps now speak against it?
+fn contradicts(noted: Head, head: Head) -> bool {
+    noted.number > head.number || (noted.number == head.number && noted.digest != head.digest)
+}
+
+fn finding_of_note(place: &str, store: StoreId, (noted, head): (Head, Head), now: WallTime) -> Finding {
+    let detail = format!(
+        "{place} keeps entry {} ({}) of the ledger of store {:016x}, another gateway's, and entry {} ({}) of it is noted here: \
+         {place}, or that gateway, was put back to an older state or rewritten. See what `chronogate verify` says there",
+        head.number,
+        head.digest,
+        store.get(),
+        noted.number,
+        noted.digest
+    );
+    Finding::of_ledger(noted.number, detail, now)
+}
+
+/// What becomes of a head that somebody keeps.
+enum Judged {
+    /// It is in the ledger.
+    Held,
+    /// It is not, and that was entered before.
+    Known,
+    /// It is not.
+    Denied {
+        /// It was made before the ledger was lost.
+        lapsed: bool,
+    },
+}
+
+fn judge(ledger: &Ledger, place: &str, head: Head) -> Judged {
+    if ledger.holds(head.number, head.digest) {
+        Judged::Held
+    } else if ledger.is_contradicted(place, head.number, head.digest) {
+        Judged::Known
+    } else {
+        Judged::Denied { lapsed: ledger.lost().is_some_and(|lost| head.at <= lost.at) }
+    }
+}
+
 impl Finding {
+    /// Something that speaks against the ledger.
+    pub(crate) fn of_doubt(doubt: &Doubt, now: WallTime) -> Self {
+        Self::of_ledger(doubt.number(), doubt.to_string(), now)
+    }
+
     /// Something that happened to the ledger: there is nothing to put right, somebody has to know.
-    pub(super) fn of_ledger(entry: EntryNo, detail: String, now: WallTime) -> Self {
+    pub(crate) fn of_ledger(entry: EntryNo, detail: String, now: WallTime) -> Self {
         let from = u32::try_from(entry.get()).unwrap_or(u32::MAX);
         let finding = Self::of_store(FindingKind::Ledger, SegmentId::new(0), (from, from), detail, now);
         Self { over_at: Some(now), ..finding }

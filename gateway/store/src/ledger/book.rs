@@ -3,14 +3,13 @@
 use std::io;
 use std::sync::Mutex;
 
-use gateway_journal::ledger::{Event, Fault, Hashed, Why, read};
+use gateway_journal::ledger::{Doubt, Event, Fault, Hashed, Loss, Reading, Why, read};
 use gateway_journal::{EntryNo, Head, Ledger, SegmentId, StoreId};
 use tap_block::WallTime;
 use tap_block::units::{count, index};
-use tracing::{info, warn};
+use tracing::{error, info, warn};
 
 use super::LedgerStore;
-use crate::error::StoreError;
 use crate::sync::lock;
 
 /// The file begins anew when it is larger than this, and than so many times what it says.
@@ -25,6 +24,8 @@ const FIRST_BYTES: usize = 256;
 pub(crate) struct Book {
     store: StoreId,
     file: Box<dyn LedgerStore>,
+    /// The store had no history when it was opened.
+    fresh: bool,
     state: Mutex<State>,
 }
 
@@ -36,6 +37,17 @@ struct State {
     fold: Option<(EntryNo, u64)>,
     /// What stands first, when nothing stands there yet.
     begin: Option<Why>,
+    /// What is to be done to the file before anything is appended.
+    due: Due,
+}
+
+/// See [`State::due`].
+enum Due {
+    Nothing,
+    /// What lies behind `end` was cut off while it was written.
+    Cut,
+    /// It cannot be read, for this reason: it is looked at once more, and then put aside.
+    Aside(String),
 }
 
 /// What is wrong with the file.
@@ -46,41 +58,66 @@ pub(crate) struct Trouble {
 }
 
 impl Book {
-    /// Opens the ledger of a store; `fresh`: it has no history yet.
-    ///
-    /// # Errors
-    /// When the file cannot be used at all. What it says is no reason not to open a store.
-    pub(crate) fn open(file: Box<dyn LedgerStore>, store: StoreId, fresh: bool) -> Result<Self, StoreError> {
-        let bytes = file.load()?;
-        let reading = read(store, &bytes);
-        // Of one that holds nothing there is nothing to keep.
-        let end = reading.ledger.head().map_or(0, |_| reading.end);
-        if end < bytes.len() {
-            info!("the ledger's last {} bytes were cut off while they were written", bytes.len() - end);
-            file.cut(count(end))?;
+    /// Opens the ledger of a store; `fresh`: it has no history yet. Neither what it says nor that it cannot be read is a reason
+    /// not to open a store.
+    pub(crate) fn open(file: Box<dyn LedgerStore>, store: StoreId, fresh: bool) -> Self {
+        let state = Mutex::new(look(&*file, store, fresh));
+        let book = Self { store, file, fresh, state };
+        let mut state = lock(&book.state);
+        match &state.due {
+            Due::Aside(why) => {
+                warn!("the ledger cannot be read: {why}; it is tried again before it begins anew")
+            }
+            _ => {
+                if let Err(e) = book.make_ready(&mut state) {
+                    warn!("the ledger's file is put right when something is entered: {e}");
+                }
+            }
         }
-        for fault in &reading.faults {
-            warn!("the ledger from byte {} on: {}; `chronogate verify` reports it", fault.from, fault.detail);
-        }
-        let begin = match reading.ledger.head() {
-            Some(_) => None,
-            None if bytes.len() >= FIRST_BYTES => Some(Why::Lost),
-            None if fresh => Some(Why::New),
-            None => Some(Why::Older),
-        };
-        let fold = reading.fold.map(|(number, at)| (number, count(at)));
-        let state = State { ledger: reading.ledger, end: count(end), fold, begin };
-        Ok(Self { store, file, state: Mutex::new(state) })
+        drop(state);
+        book
     }
 
-    /// Begins a ledger that was lost; false when it was not.
-    pub(super) fn begin_lost(&self, at: WallTime) -> io::Result<bool> {
-        let mut state = lock(&self.state);
-        let lost = state.begin == Some(Why::Lost);
-        if lost {
-            self.append(&mut state, Vec::new(), at)?;
+    /// Does what is due to the file.
+    fn make_ready(&self, state: &mut State) -> io::Result<()> {
+        if let Due::Aside(_) = state.due {
+            // What failed once may have been anything, and nothing was entered since.
+            *state = look(&*self.file, self.store, self.fresh);
         }
-        Ok(lost)
+        match &state.due {
+            Due::Nothing => {}
+            Due::Cut => {
+                self.file.cut(state.end)?;
+                info!("what was cut off at the ledger's end while it was written is taken away");
+            }
+            Due::Aside(why) => {
+                let aside = self.file.set_aside()?;
+                error!(
+                    "the ledger cannot be read ({why}) and begins anew; it is kept as {aside}. History of before is not \
+                     anchored any more: `chronogate verify` says so until that is acknowledged"
+                );
+            }
+        }
+        state.due = Due::Nothing;
+        Ok(())
+    }
+
+    /// Begins a ledger that was lost.
+    pub(super) fn begin_lost(&self, at: WallTime) -> io::Result<()> {
+        let mut state = lock(&self.state);
+        self.make_ready(&mut state)?;
+        match state.begin {
+            Some(Why::Lost) => self.append(&mut state, Vec::new(), at),
+            _ => Ok(()),
+        }
+    }
+
+    /// What speaks against the ledger and nobody has read of.
+    pub(crate) fn doubts(&self, now: WallTime) -> Vec<Doubt> {
+        let state = lock(&self.state);
+        let soon = Loss { number: EntryNo::FIRST, at: now, read: false };
+        let lost = (state.begin == Some(Why::Lost)).then_some(Doubt::Lost(soon));
+        lost.into_iter().chain(state.ledger.doubts()).collect()
     }
 
     /// Whose it is.
@@ -125,6 +162,7 @@ impl Book {
 
     /// What begins the ledger goes before its first entry.
     fn append(&self, state: &mut State, events: Vec<Event>, at: WallTime) -> io::Result<()> {
+        self.make_ready(state)?;
         let (mut due, mut bytes, mut entries) = (state.ledger.due(), Vec::new(), Vec::new());
         for event in state.begin.map(Event::Begun).into_iter().chain(events) {
             let entry = state.ledger.follow(due, event, at);
@@ -169,10 +207,19 @@ impl Book {
         Ok(())
     }
 
-    /// Reads the file again: does it still say what was entered?
-    pub(crate) fn check(&self) -> io::Result<Vec<Trouble>> {
+    /// Reads the file again: does it still say what was entered? One that is to begin anew is spoken of by [`Book::doubts`].
+    pub(crate) fn check(&self) -> Vec<Trouble> {
         let state = lock(&self.state);
-        let bytes = self.file.load()?;
+        if let Due::Aside(_) = state.due {
+            return Vec::new();
+        }
+        let bytes = match self.file.load() {
+            Ok(bytes) => bytes,
+            Err(e) => {
+                let detail = format!("it cannot be read: {e}");
+                return vec![trouble(&Fault { from: 0, to: index(state.end), detail })];
+            }
+        };
         let reading = read(self.store, &bytes);
         let mut found: Vec<Trouble> = reading.faults.iter().map(trouble).collect();
         if reading.ledger.head() != state.ledger.head() || count(bytes.len()) != state.end {
@@ -185,8 +232,42 @@ impl Book {
             };
             found.push(trouble(&fault));
         }
-        Ok(found)
+        found
     }
+}
+
+/// What the file says.
+fn look(file: &dyn LedgerStore, store: StoreId, fresh: bool) -> State {
+    let lost = |why: String| State {
+        ledger: Ledger::new(store),
+        end: 0,
+        fold: None,
+        begin: Some(Why::Lost),
+        due: Due::Aside(why),
+    };
+    let bytes = match file.load() {
+        Ok(bytes) => bytes,
+        Err(e) => return lost(e.to_string()),
+    };
+    let Reading { ledger, faults, fold, end } = read(store, &bytes);
+    for fault in &faults {
+        warn!("the ledger from byte {} on: {}; `chronogate verify` reports it", fault.from, fault.detail);
+    }
+    let begin = match ledger.head() {
+        Some(_) => None,
+        None if bytes.len() >= FIRST_BYTES => {
+            return lost(format!("nothing in its {} bytes is an entry of it", bytes.len()));
+        }
+        // A crash came before the entry that says so.
+        None if file.was_set_aside() => Some(Why::Lost),
+        None if fresh => Some(Why::New),
+        None => Some(Why::Older),
+    };
+    // What a crash left of a first entry goes as a whole.
+    let end = if begin.is_some() { 0 } else { end };
+    let due = if end < bytes.len() { Due::Cut } else { Due::Nothing };
+    let fold = fold.map(|(number, at)| (number, count(at)));
+    State { ledger, end: count(end), fold, begin, due }
 }
 
 fn trouble(fault: &Fault) -> Trouble {

@@ -62,7 +62,7 @@ impl Verifier<'_, '_> {
                 step.findings.extend(findings);
             }
             self.accept(step)?;
-            self.compare_log(from, due.info.through.0);
+            self.compare_log(from, due.info.through.0)?;
             rest = behind;
         }
         let findings = trail.damage().iter().flat_map(|d| self.lost(d)).collect();

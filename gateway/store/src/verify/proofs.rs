@@ -121,14 +121,17 @@ impl Proving {
     }
 }
 
-/// What makes two findings one and the same: a block's version is the same wherever it lies.
-type Key = (FindingKind, Option<VolumeId>, Option<(Extent, Position)>, Option<(SegmentId, u32)>);
+/// What makes two findings one and the same: a block's version is the same wherever it lies; of one entry of the ledger several
+/// things may be said.
+type Key =
+    (FindingKind, Option<VolumeId>, Option<(Extent, Position)>, Option<(SegmentId, u32)>, Option<String>);
 
 impl Finding {
     fn key(&self) -> Key {
         let version = self.extent.zip(self.position);
         let place = version.is_none().then_some((self.segment, self.from));
-        (self.kind, self.volume, version, place)
+        let said = (self.kind == FindingKind::Ledger).then(|| self.detail.clone());
+        (self.kind, self.volume, version, place, said)
     }
 }
 

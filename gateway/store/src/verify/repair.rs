@@ -97,7 +97,7 @@ pub(crate) fn repair(
         if offered == Offered::Content && !is_what_stood(&file, at, unit) {
             return Err(StoreError::Invalid("the disk holds another version of the block by now".to_owned()));
         }
-        shared.bookkeeping.before_repair(shared, &file, at, unit)?;
+        shared.bookkeeping.before_repair();
         let put = put(&file, block, at, unit);
         shared.bookkeeping.after_repair();
         put?;

@@ -37,7 +37,7 @@ impl Verifier<'_, '_> {
             self.report.walked.insert(id);
             if self.shared.segments.lives(id) {
                 self.accept(step)?;
-                self.compare_hash(id);
+                self.compare_hash(id)?;
             }
         }
         let step = self.missing()?;

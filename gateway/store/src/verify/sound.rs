@@ -17,8 +17,17 @@ use tap_disk::SegmentFile;
 use crate::chunks::ChunkReader;
 use crate::settled::{read_frame, versions_in};
 
-/// See the module. What cannot be read does not fit.
-pub(crate) fn is_sound(store: StoreId, id: SegmentId, file: &Arc<SegmentFile>, hashed: Hashed) -> bool {
+/// Is told how many bytes were read more, and may take its time; false ends the reading.
+pub(crate) type Reached<'a> = dyn FnMut(u32) -> bool + 'a;
+
+/// See the module. What cannot be read does not fit, nor what was not read to its end.
+pub(crate) fn is_sound(
+    store: StoreId,
+    id: SegmentId,
+    file: &Arc<SegmentFile>,
+    hashed: Hashed,
+    reached: &mut Reached<'_>,
+) -> bool {
     let mut head = vec![0; index(u64::from(SEGMENT_HEADER))];
     if file.read_at(0, &mut head).is_err() {
         return false;
@@ -26,16 +35,18 @@ pub(crate) fn is_sound(store: StoreId, id: SegmentId, file: &Arc<SegmentFile>, h
     match hashed.settle {
         0 => {
             let header = SegmentHeader::decode(&head).ok().filter(|h| (h.store, h.segment) == (store, id));
-            header.is_some_and(|header| log_sound(&header, file, hashed.end))
+            header.is_some_and(|header| log_sound(&header, file, hashed.end, reached))
         }
         _ => {
             let header = SettledHeader::decode(&head).ok().filter(|h| (h.store, h.segment) == (store, id));
-            header.is_some_and(|header| header.end == hashed.end && settled_sound(id, file, hashed.end))
+            header.is_some_and(|header| {
+                header.end == hashed.end && settled_sound(id, file, hashed.end, reached)
+            })
         }
     }
 }
 
-fn log_sound(header: &SegmentHeader, file: &Arc<SegmentFile>, end: u32) -> bool {
+fn log_sound(header: &SegmentHeader, file: &Arc<SegmentFile>, end: u32, reached: &mut Reached<'_>) -> bool {
     let &SegmentHeader { store, segment, .. } = header;
     let from = Start::of_segment(Some(header.hash()));
     let sealed = Some(Sealed { segment, end, frames: 0, last: 0 });
@@ -45,7 +56,7 @@ fn log_sound(header: &SegmentHeader, file: &Arc<SegmentFile>, end: u32) -> bool 
     while let Some((at, len)) = scan.want() {
         match scan.give(reader.fetch(at, len)) {
             Some(Found::Frame { at, header, table }) => {
-                if !frame_sound(&header, at, &table, &mut units) {
+                if !frame_sound(&header, at, &table, &mut units) || !reached(header.span) {
                     return false;
                 }
             }
@@ -72,7 +83,7 @@ fn frame_sound(header: &FrameHeader, at: u32, table: &[u8], units: &mut ChunkRea
     })
 }
 
-fn settled_sound(id: SegmentId, file: &Arc<SegmentFile>, end: u32) -> bool {
+fn settled_sound(id: SegmentId, file: &Arc<SegmentFile>, end: u32, reached: &mut Reached<'_>) -> bool {
     let (mut at, mut units) = (SEGMENT_HEADER, ChunkReader::new(Arc::clone(file)));
     let mut unpacker = Unpacker::default();
     while at < end {
@@ -89,7 +100,7 @@ fn settled_sound(id: SegmentId, file: &Arc<SegmentFile>, end: u32) -> bool {
                 })
             }),
         };
-        if !sound {
+        if !sound || !reached(frame.span) {
             return false;
         }
         at = at.saturating_add(frame.span.max(1));

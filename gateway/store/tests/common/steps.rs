@@ -190,6 +190,15 @@ impl LedgerStore for Ledger {
         let _step = self.steps.at("ledger replace");
         self.ledger.replace(bytes)
     }
+
+    fn set_aside(&self) -> io::Result<String> {
+        let _step = self.steps.at("ledger set aside");
+        self.ledger.set_aside()
+    }
+
+    fn was_set_aside(&self) -> bool {
+        self.ledger.was_set_aside()
+    }
 }
 
 struct Opener {
