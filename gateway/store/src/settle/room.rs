@@ -35,9 +35,9 @@ impl Shared {
             let begun = published.active.begun.filter(|_| published.active.versions() > 0);
             let filled = published.ingested.is_empty() && self.pressure() == Pressure::Purge;
             let filled = filled || self.fills_a_limit(&published);
-            whole
-                .zip(begun)
-                .is_some_and(|(whole, begun)| filled || now.since(begun) > whole + whole.min(SLACK))
+            whole.zip(begun).is_some_and(|(whole, begun)| {
+                filled || now.since(begun) > whole.saturating_add(whole.min(SLACK))
+            })
         };
         if due {
             let (told, ended) = std::sync::mpsc::channel();
