@@ -15,7 +15,7 @@ use std::time::Duration;
 
 use common::append;
 use common::lab::{Lab, cut, policy};
-use gateway_journal::{Hold, MetaRecord, RetentionPolicy, WhenFull};
+use gateway_journal::{Hold, KeptPoint, MetaRecord, RetentionPolicy, WhenFull};
 use gateway_store::{LimitState, StoreError};
 use proptest::prelude::*;
 use tap_block::Lsn;
@@ -197,14 +197,27 @@ fn fits_or_nothing_may_go(lab: &Lab, protected: &Protected, most: u64) {
     let known = catalogue.volume(lab.volume()).unwrap();
     let newest = known.sound_at_or_before(kept.settled);
     let bookmarks: BTreeSet<Lsn> = known.bookmarks().map(|(_, mark)| mark.at.lsn).collect();
-    let holds = lab.store().catalogue();
-    let held =
-        |at| holds.rules().holds_of(lab.volume(), lab.store().age()).any(|h| h.from <= at && at <= h.to);
+    let held: BTreeSet<Lsn> = held(lab, &kept.points).into_iter().collect();
     let ordinary = kept.points.iter().filter(|p| !bookmarks.contains(&p.lsn)).filter(|p| {
         p.lsn != kept.settled
             && Some(p.lsn) != newest
             && !protected.points.contains(&p.lsn)
-            && !held(p.received_at)
+            && !held.contains(&p.lsn)
     });
     assert_eq!(ordinary.count(), 0, "{} of {most}", used(lab));
+}
+
+/// Points captured or received within a hold, and those just before one.
+fn held(lab: &Lab, points: &[KeptPoint]) -> Vec<Lsn> {
+    let catalogue = lab.store().catalogue();
+    let holds: Vec<&Hold> = catalogue.rules().holds_of(lab.volume(), lab.store().age()).collect();
+    let within = |p: &KeptPoint| {
+        holds.iter().any(|h| [p.captured_at, p.received_at].iter().any(|at| h.from <= *at && *at <= h.to))
+    };
+    let before = |p: &KeptPoint, next: Option<&KeptPoint>| {
+        let ends = |h: &&Hold| p.captured_at < h.from && next.is_none_or(|next| next.captured_at >= h.from);
+        next.is_some_and(within) || holds.iter().any(ends)
+    };
+    let of = |(n, p): (usize, &KeptPoint)| (within(p) || before(p, points.get(n + 1))).then_some(p.lsn);
+    points.iter().enumerate().filter_map(of).collect()
 }
