@@ -27,7 +27,7 @@ use crate::queue::{Done, Job, Queue, Work};
 use crate::read::{ReadMode, UnitRead};
 use crate::reserve::Reserving;
 use crate::segments::Segments;
-use crate::settle::{AtGate, Limits, SettleReport, Settling, VolumeLimit, at_gates};
+use crate::settle::{AtGate, Limits, SettleReport, Settling, VolumeLimit, at_gates, at_gates_of};
 use crate::sync::{lock, read};
 use crate::tail::{Durable, Published};
 use crate::usage::{self, VolumeBytes};
@@ -454,6 +454,12 @@ impl Store {
     #[must_use]
     pub fn gates(&self) -> Vec<AtGate> {
         at_gates(&self.shared)
+    }
+
+    /// Those of one volume.
+    #[must_use]
+    pub fn gates_of(&self, volume: VolumeId) -> Vec<AtGate> {
+        at_gates_of(&self.shared, volume)
     }
 
     /// Bytes that a stream's frames have taken since the store was opened.

@@ -84,3 +84,32 @@ fn without_room_points_go_past_the_gate_and_that_is_on_record() {
     moved(&lab, WallTime::EPOCH, GateStep::Begun);
     assert_eq!(gate(&lab).mark.last.map(|(step, _)| step), Some(GateStep::Overruled));
 }
+
+#[test]
+fn what_a_pin_kept_past_its_gate_is_handed_on_and_not_let_go_with_others() {
+    let lab = old();
+    let pin = gate(&lab).waiting[7];
+    let pinned =
+        |note: &str| MetaRecord::Pinned { volume: lab.volume(), point: pin.lsn, note: note.to_owned() };
+    lab.rule(pinned("for good"));
+    assert!(gate(&lab).waiting.contains(&pin), "the hook gets it");
+    let reader = lab.store().open_point(lab.volume(), pin.lsn).unwrap();
+    lab.rule(MetaRecord::Unpinned { volume: lab.volume(), point: pin.lsn });
+    assert!(gate(&lab).waiting.contains(&pin), "whoever reads it meanwhile");
+    drop(reader);
+    lab.rule(pinned("again"));
+    // Room is short, and everything but the pin goes.
+    let policy = RetentionPolicy { limit: Some(1), ..gated() };
+    lab.rule(MetaRecord::PolicySet { volume: Some(lab.volume()), policy: Some(policy) });
+    lab.settle();
+    lab.rule(MetaRecord::PolicySet { volume: Some(lab.volume()), policy: Some(gated()) });
+    let at = gate(&lab);
+    assert_eq!(at.mark.last.map(|(step, _)| step), Some(GateStep::Overruled));
+    assert!(at.mark.released < pin.received_at, "{at:?}");
+    lab.rule(MetaRecord::Unpinned { volume: lab.volume(), point: pin.lsn });
+    // The next tier has no more use for it.
+    lab.clock.advance(Duration::from_secs(7000));
+    lab.settle();
+    assert!(gate(&lab).waiting.contains(&pin));
+    assert!(lab.check(3).contains(&pin.lsn), "no hook has had it");
+}

@@ -114,7 +114,7 @@ fn what_waits_at_a_gate_is_what_would_go_without_it() {
     let mut thinner = Thinner::new(&policy, &special, time(699), None);
     (0..700).for_each(|n| thinner.offer(point(n + 1, n)));
     let kept = thinner.finish();
-    let waits = waiting(&policy, &special, time(699), &kept);
+    let waits = waiting(&policy, &special.released, time(699), &kept);
     let seconds: Vec<u64> = waits[0].1.iter().map(|p| p.lsn.get() - 1).collect();
     assert_eq!((waits.len(), waits[0].0), (1, 0));
     assert_eq!(
@@ -125,7 +125,35 @@ fn what_waits_at_a_gate_is_what_would_go_without_it() {
     for stays in [359, 419, 479, 539] {
         assert!(!seconds.contains(&stays), "what the next tier keeps stays: {seconds:?}");
     }
-    assert!(waiting(&policy, &gated(600), time(699), &kept)[0].1.is_empty());
+    assert!(waiting(&policy, &gated(600).released, time(699), &kept)[0].1.is_empty());
+}
+
+#[test]
+fn what_a_pin_keeps_is_handed_on_all_the_same() {
+    let policy = policy();
+    // 319 would go; 640, of the tier still, is kept by its pin alone.
+    let special = Special { always: [lsn(320), lsn(641)].into(), ..gated(300) };
+    let mut thinner = Thinner::new(&policy, &special, time(699), None);
+    (0..700).for_each(|n| thinner.offer(point(n + 1, n)));
+    let kept = thinner.finish();
+    let waits = &waiting(&policy, &special.released, time(699), &kept)[0].1;
+    assert!(waits.iter().any(|p| p.lsn == lsn(320)), "{waits:?}");
+    assert_eq!(waits.last().unwrap().lsn, lsn(580), "a pin makes no point due sooner");
+}
+
+#[test]
+fn what_came_in_one_go_waits_in_one_go() {
+    // Caught up with after an outage: each is a minute of its own.
+    let came = time(500);
+    let kept: Vec<KeptPoint> =
+        (0..9).map(|n| KeptPoint { received_at: came, ..point(n + 1, n * 20) }).collect();
+    let waits = &waiting(&policy(), &gated(300).released, time(700), &kept)[0].1;
+    let lsns: Vec<u64> = waits.iter().map(|p| p.lsn.get()).collect();
+    assert_eq!(
+        lsns,
+        [1, 2, 3, 4, 5, 6, 7, 8, 9],
+        "the last of each minute too: to let the others go lets them go"
+    );
 }
 
 fn versions() -> impl Strategy<Value = Vec<Version>> {
