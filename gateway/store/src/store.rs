@@ -502,9 +502,9 @@ impl Store {
         self.shared.proving.unlisted(volume)
     }
 
-    /// What was found and is over need not be listed any more.
-    pub fn acknowledge(&self, volume: VolumeId) {
-        self.shared.proving.acknowledge(volume);
+    /// What was found and is over need not be listed any more, as far as somebody has `read` of it.
+    pub fn acknowledge(&self, volume: VolumeId, read: impl Fn(&Finding) -> bool) {
+        self.shared.proving.acknowledge(volume, read);
     }
 
     /// The stored form of a version of a block; `None` when there is none here.

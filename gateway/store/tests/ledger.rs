@@ -282,7 +282,7 @@ fn a_ledger_put_back_below_its_anchor_is_found() {
         kept[0].1.number > lab.store().anchored().map_or(EntryNo::new(0), |a| a.entry.min(EntryNo::new(1)))
     );
     assert_eq!(lab.store().findings(lab.volume()).len(), 1, "once");
-    lab.store().acknowledge(lab.volume());
+    lab.store().acknowledge(lab.volume(), |_| true);
     lab.open();
     tell(lab.store(), &mut kept);
     assert!(lab.store().findings(lab.volume()).is_empty(), "it was read of, and what is kept is held again");
