@@ -115,17 +115,20 @@ pub fn verification(volume_name: &str) -> String {
 /// The same, as far as points from one LSN to another show it.
 #[must_use]
 pub fn verification_between(volume_name: &str, from: Option<Lsn>, to: Option<Lsn>) -> String {
+    verification(volume_name) + &between(from, to)
+}
+
+/// Says that what is over has been read of, as far as points from one LSN to another show it (POST).
+#[must_use]
+pub fn acknowledge(volume_name: &str, from: Option<Lsn>, to: Option<Lsn>) -> String {
+    format!("{}/acknowledge{}", verification(volume_name), between(from, to))
+}
+
+fn between(from: Option<Lsn>, to: Option<Lsn>) -> String {
     let limits = [("from", from), ("to", to)];
     let limits = limits.iter().filter_map(|(name, lsn)| lsn.map(|lsn| format!("{name}={}", lsn.get())));
     let query: Vec<String> = limits.collect();
-    let query = if query.is_empty() { String::new() } else { format!("?{}", query.join("&")) };
-    verification(volume_name) + &query
-}
-
-/// Says that what is over has been read of (POST).
-#[must_use]
-pub fn acknowledge(volume_name: &str) -> String {
-    format!("{}/acknowledge", verification(volume_name))
+    if query.is_empty() { String::new() } else { format!("?{}", query.join("&")) }
 }
 
 /// The stored form of a version of the block at a byte (GET).

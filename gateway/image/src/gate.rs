@@ -35,7 +35,7 @@ pub enum Act {
     /// To end a hook that still runs, and to journal that the points received up to a time may go, and why; then
     /// [`Gatekeeper::released`].
     Release(WallTime, GateStep),
-    /// [`Gatekeeper::released`], and nothing to journal: nothing of the batch is left to hand on.
+    /// [`Gatekeeper::forget`], and nothing to journal: nothing of the batch is left to hand on.
     Forget,
 }
 
@@ -44,13 +44,19 @@ const FIRST_PAUSE: Duration = Duration::from_secs(60);
 /// The longest pause, and a share of the deadline that none is longer than.
 const LONGEST_PAUSE: Duration = Duration::from_secs(3600);
 const PAUSES: u32 = 8;
-/// A share of the deadline for which points gather.
+/// A share of the deadline for which points gather, and that a hook is given at least after a start.
 const GATHERING: u32 = 4;
+/// A share of the deadline at whose end a gate waits for no other's hook.
+const PATIENCE: u32 = 2;
 
 /// One gate at work.
 #[derive(Debug, Clone, Default)]
 pub struct Gatekeeper {
     batch: Option<Batch>,
+    /// Since when it is followed.
+    followed: WallTime,
+    /// Nothing of the batch is left.
+    over: bool,
     running: bool,
     passed: bool,
     /// Tries that failed, of this batch.
@@ -60,16 +66,31 @@ pub struct Gatekeeper {
 }
 
 impl Gatekeeper {
-    /// At what was journalled. A hook that was under way is run again.
+    /// At what was journalled, from now on. A hook that was under way is run again.
     #[must_use]
-    pub fn new(batch: Option<Batch>) -> Self {
-        Self { batch, ..Self::default() }
+    pub fn new(batch: Option<Batch>, now: WallTime) -> Self {
+        Self { batch, followed: now, ..Self::default() }
     }
 
-    /// The batch under way.
+    /// The batch on record.
     #[must_use]
     pub const fn batch(&self) -> Option<Batch> {
         self.batch
+    }
+
+    /// When the points of the batch under way go without their hook. Whatever time went by before the start, it gets a share of
+    /// its deadline.
+    #[must_use]
+    pub fn deadline(&self, gate: &Gate) -> Option<WallTime> {
+        let batch = self.batch.filter(|_| !self.over)?;
+        let (whole, least) = (gate.deadline, gate.deadline / GATHERING);
+        Some(batch.since.plus(whole).max(self.followed.plus(least)))
+    }
+
+    /// Has so much of its deadline gone by that it waits for no other's hook to end?
+    #[must_use]
+    pub fn is_pressed(&self, now: WallTime, gate: &Gate) -> bool {
+        self.deadline(gate).is_some_and(|at| at.since(now) <= gate.deadline / PATIENCE)
     }
 
     /// Is its hook running?
@@ -87,16 +108,18 @@ impl Gatekeeper {
     /// What is to be done now. `waiting`: the points that wait, ascending; `keep`: the age at which they are due.
     #[must_use]
     pub fn poll(&self, now: WallTime, gate: &Gate, keep: Duration, waiting: &[KeptPoint]) -> Act {
-        let Some(batch) = self.batch else { return gather(now, gate, keep, waiting) };
+        let Some((batch, deadline)) = self.batch.zip(self.deadline(gate)) else {
+            return gather(now, gate, keep, waiting);
+        };
         if self.passed {
             return Act::Release(batch.through, GateStep::Passed);
         }
-        // Its points were pinned, or there was no room for them.
+        // There was no room for them.
         let left = waiting.first().is_some_and(|p| p.received_at <= batch.through);
         if !left && !self.running {
             return Act::Forget;
         }
-        if now.since(batch.since) >= gate.deadline {
+        if now >= deadline {
             return Act::Release(batch.through, GateStep::Overdue);
         }
         if self.running || now < self.next { Act::Wait } else { Act::Run(batch) }
@@ -104,7 +127,7 @@ impl Gatekeeper {
 
     /// A batch is on record.
     pub fn begun(&mut self, batch: Batch) {
-        *self = Self::new(Some(batch));
+        *self = Self::new(Some(batch), batch.since);
     }
 
     /// Its hook runs.
@@ -121,6 +144,11 @@ impl Gatekeeper {
             self.next = now.plus(pause.min(gate.deadline / PAUSES));
             self.failures = self.failures.saturating_add(1);
         }
+    }
+
+    /// Nothing of the batch is left.
+    pub fn forget(&mut self) {
+        *self = Self { over: true, ..Self::new(self.batch, self.followed) };
     }
 
     /// That its points may go is on record.
@@ -219,15 +247,38 @@ mod tests {
     #[test]
     fn a_restart_runs_a_hook_again_that_was_under_way_and_the_deadline_goes_on() {
         let (gate, due) = (gate(100), points(&[0]));
-        let keeper = Gatekeeper::new(Some(Batch { through: at(0), since: at(5000) }));
+        let keeper = Gatekeeper::new(Some(Batch { through: at(0), since: at(5000) }), at(5050));
         assert!(matches!(keeper.poll(at(5050), &gate, KEEP, &due), Act::Run(_)));
         assert_eq!(keeper.poll(at(5100), &gate, KEEP, &due), Act::Release(at(0), GateStep::Overdue));
     }
 
     #[test]
+    fn a_gateway_that_was_down_for_long_still_gives_the_hook_a_chance() {
+        let (gate, due) = (gate(100), points(&[0]));
+        let keeper = Gatekeeper::new(Some(Batch { through: at(0), since: at(5000) }), at(9000));
+        assert!(matches!(keeper.poll(at(9000), &gate, KEEP, &due), Act::Run(_)));
+        assert!(matches!(keeper.poll(at(9024), &gate, KEEP, &due), Act::Run(_)));
+        assert_eq!(keeper.poll(at(9025), &gate, KEEP, &due), Act::Release(at(0), GateStep::Overdue));
+    }
+
+    #[test]
+    fn half_of_a_deadline_is_waited_for_others_at_most() {
+        let gate = gate(100);
+        let keeper = Gatekeeper::new(Some(Batch { through: at(0), since: at(5000) }), at(5000));
+        assert!(!keeper.is_pressed(at(5049), &gate) && keeper.is_pressed(at(5050), &gate));
+        assert!(!Gatekeeper::default().is_pressed(at(5050), &gate));
+    }
+
+    #[test]
     fn a_batch_of_which_nothing_is_left_is_over() {
-        let mut keeper = Gatekeeper::new(Some(Batch { through: at(10), since: at(5000) }));
+        let batch = Batch { through: at(10), since: at(5000) };
+        let mut keeper = Gatekeeper::new(Some(batch), at(5000));
         assert_eq!(keeper.poll(at(5001), &gate(100), KEEP, &points(&[11])), Act::Forget);
+        let mut over = keeper.clone();
+        over.finished(at(5001), &gate(100), false);
+        over.forget();
+        assert_eq!((over.failures(), over.batch(), over.deadline(&gate(100))), (0, Some(batch), None));
+        assert!(matches!(over.poll(at(5002), &gate(100), KEEP, &points(&[11])), Act::Begin(_)));
         keeper.started();
         assert_eq!(
             keeper.poll(at(5001), &gate(100), KEEP, &points(&[11])),

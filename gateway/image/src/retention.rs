@@ -12,7 +12,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use gateway_journal::{KeptPoint, Place, RetentionPolicy, Version};
+use gateway_journal::{KeptPoint, Place, RetentionPolicy, Tier, Version};
 use tap_block::{Lsn, Position, WallTime};
 
 /// Points that stay whatever their age, and bookmarks.
@@ -36,7 +36,9 @@ impl Special {
     }
 }
 
-/// What waits at the gate of each tier that has one: the points of `kept` that it alone keeps.
+/// What waits at the gate of each tier that has one: the points of `kept` that it alone keeps. Those that something else keeps
+/// as well for now, a pin or a reader, are among them: when that ends nobody asks the gate again. Of `special` only gates and
+/// marks count.
 #[must_use]
 pub fn waiting(
     policy: &RetentionPolicy,
@@ -44,16 +46,28 @@ pub fn waiting(
     now: WallTime,
     kept: &[KeptPoint],
 ) -> Vec<(usize, Vec<KeptPoint>)> {
-    let gated = (0..policy.tiers.len()).filter(|n| special.released.get(*n).copied().flatten().is_some());
-    let of = |n: usize| {
-        let mut open = special.clone();
-        open.released.iter_mut().skip(n).take(1).for_each(|released| *released = None);
-        let mut thinner = Thinner::new(policy, &open, now, None);
+    let Special { released, marks, .. } = special;
+    let ordinary = |released: Vec<_>| Special { released, marks: marks.clone(), ..Special::default() };
+    let thin = |special: &Special| {
+        let mut thinner = Thinner::new(policy, special, now, None);
         kept.iter().for_each(|point| thinner.offer(*point));
-        let left = thinner.finish();
-        let goes =
-            |p: &&KeptPoint| special.waits(n, p) && left.binary_search_by_key(&p.lsn, |q| q.lsn).is_err();
-        (n, kept.iter().filter(goes).copied().collect())
+        thinner.finish()
+    };
+    let gates = ordinary(released.clone());
+    let shut = thin(&gates);
+    let tiers = policy.tiers.iter().enumerate();
+    let gated = tiers.filter(|(n, _)| released.get(*n).copied().flatten().is_some());
+    let of = |(n, tier): (usize, &Tier)| {
+        let mut open = ordinary(released.clone());
+        open.released.iter_mut().skip(n).take(1).for_each(|released| *released = None);
+        let left = thin(&open);
+        let goes = |p: &KeptPoint| gates.waits(n, p) && left.binary_search_by_key(&p.lsn, |q| q.lsn).is_err();
+        let last = shut.iter().rfind(|p| goes(p)).map(|p| p.received_at);
+        // Points are let go by when they were received: what came in one go goes in one go.
+        let with_last = |p: &KeptPoint| {
+            Some(p.received_at) == last && gates.waits(n, p) && now.since(p.received_at) > tier.keep
+        };
+        (n, shut.iter().filter(|p| goes(p) || with_last(p)).copied().collect())
     };
     gated.map(of).collect()
 }

@@ -117,7 +117,8 @@ pub enum GateStep {
 pub struct Hold {
     /// The volume.
     pub volume: VolumeId,
-    /// From this time on, on the store's own clock.
+    /// From this time on: what was captured since then by the source's clock, and what was received since then by the
+    /// store's own. The state that it begins with is held too.
     pub from: WallTime,
     /// Up to this time.
     pub to: WallTime,

@@ -11,6 +11,8 @@ const WHAT: &str = "retention policy";
 const MOST_TIERS: usize = 16;
 /// And a longer path of a hook.
 const LONGEST_HOOK: usize = 4096;
+/// And a longer time: what is journalled are nanoseconds, which end at 584 years.
+const LONGEST: Duration = Duration::from_nanos(u64::MAX);
 
 /// How long history is kept, ever more sparsely.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -83,6 +85,9 @@ impl RetentionPolicy {
     /// # Errors
     /// What is wrong with it, for whoever wrote it.
     pub fn validate(&self) -> Result<(), String> {
+        if self.lengths().any(|length| length > LONGEST) {
+            return Err("no length of time may be more than 584 years (584y)".into());
+        }
         if self.tiers.len() > MOST_TIERS {
             return Err(format!("{} tiers are more than {MOST_TIERS}", self.tiers.len()));
         }
@@ -103,6 +108,13 @@ impl RetentionPolicy {
             (each, keep) = (tier.each, tier.keep);
         }
         Ok(())
+    }
+
+    /// Every length of time in it.
+    fn lengths(&self) -> impl Iterator<Item = Duration> {
+        let gate = |tier: &Tier| tier.before_drop.as_ref().map(|gate| gate.deadline);
+        let of = move |tier: &Tier| [Some(tier.each), Some(tier.keep), gate(tier)].into_iter().flatten();
+        [self.every_write, self.bookmarks].into_iter().chain(self.tiers.iter().flat_map(of))
     }
 
     /// How far back points reach, bookmarks and pins apart.
@@ -232,6 +244,30 @@ mod tests {
         let stop = RetentionPolicy { when_full: WhenFull::Stop, tiers: Vec::new(), ..policy };
         assert_eq!(RetentionPolicy::decode(&stop.encode()), Ok(stop.clone()));
         assert_eq!(stop.window(), stop.every_write);
+    }
+
+    #[test]
+    fn what_cannot_be_written_as_it_is_is_refused_before_it_is_written() {
+        let years = |n: u64| Duration::from_secs(n * 365 * DAY);
+        let mut long = RetentionPolicy::default();
+        (long.tiers[0].keep, long.tiers[1].keep) = (years(600), years(700));
+        assert!(RetentionPolicy::decode(&long.encode()).is_err(), "both are 584 years there");
+        assert!(long.validate().is_err());
+        for refused in [Duration::MAX, years(585)] {
+            let plain = RetentionPolicy::default;
+            assert!(
+                RetentionPolicy { every_write: refused, tiers: Vec::new(), ..plain() }.validate().is_err()
+            );
+            assert!(RetentionPolicy { bookmarks: refused, ..plain() }.validate().is_err());
+            let mut slow = plain();
+            slow.tiers[1].before_drop = Some(Gate { hook: "archive.sh".into(), deadline: refused });
+            assert!(slow.validate().is_err());
+        }
+        let forever = RetentionPolicy { bookmarks: years(584), ..RetentionPolicy::default() };
+        assert_eq!(RetentionPolicy::decode(&forever.encode()), Ok(forever));
+        // Journalled by an earlier program, which took more.
+        let cut = RetentionPolicy { bookmarks: years(1000), ..RetentionPolicy::default() };
+        assert!(RetentionPolicy::decode(&cut.encode()).is_ok());
     }
 
     #[test]

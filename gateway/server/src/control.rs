@@ -213,8 +213,8 @@ impl Control for Gateway {
         tokio::task::block_in_place(|| self.verification_view(&volume, points))
     }
 
-    async fn acknowledge(&self, volume: Name) -> Answer<VerificationView> {
-        tokio::task::block_in_place(|| self.acknowledge_findings(&volume))
+    async fn acknowledge(&self, volume: Name, points: Points) -> Answer<VerificationView> {
+        tokio::task::block_in_place(|| self.acknowledge_findings(&volume, points))
     }
 
     async fn unit(&self, volume: Name, offset: u64, version: u64) -> Answer<UnitView> {

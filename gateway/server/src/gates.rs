@@ -1,7 +1,8 @@
 //! Follows the gates of tiers: runs their hooks, and journals what they let go. What is due when is
 //! [`gateway_image::gate`]'s business.
 //!
-//! One hook runs at a time for a volume, and [`MOST_HOOKS`] in all; others wait their turn, while their deadlines go on.
+//! One hook runs at a time for a volume, and [`MOST_HOOKS`] in all; others wait their turn, while their deadlines go on: until
+//! half of one has gone by, for hooks that hang must not keep others from ever being run.
 
 mod hook;
 mod views;
@@ -71,11 +72,21 @@ impl Gates {
         self.unguarded.load(Ordering::Relaxed)
     }
 
-    /// Changes what is known of a gate; one that was not looked at yet is at what its records say.
+    /// Changes what is known of a gate.
     fn change<T>(&self, at: &AtGate, change: impl FnOnce(&mut Known) -> T) -> T {
+        change(self.lock().entry(key_of(at)).or_default())
+    }
+
+    /// What is known is of gates that there are, and goes on from what is on record: another policy may have ended a batch.
+    fn take_on(&self, gates: &[AtGate], now: WallTime) {
         let mut known = self.lock();
-        let fresh = || Known { keeper: Gatekeeper::new(at.mark.batch), error: None };
-        change(known.entry(key_of(at)).or_insert_with(fresh))
+        let mut before = std::mem::take(&mut *known);
+        let of = |at: &AtGate| {
+            let known = before.remove(&key_of(at)).filter(|known| known.keeper.batch() == at.mark.batch);
+            let fresh = || Known { keeper: Gatekeeper::new(at.mark.batch, now), error: None };
+            (key_of(at), known.unwrap_or_else(fresh))
+        };
+        *known = gates.iter().map(of).collect();
     }
 
     fn lock(&self) -> MutexGuard<'_, BTreeMap<GateKey, Known>> {
@@ -91,7 +102,22 @@ fn key_of(at: &AtGate) -> GateKey {
 struct Follower {
     gateway: Arc<Gateway>,
     hooks: JoinSet<Result<(), String>>,
-    running: HashMap<GateKey, (Gate, AbortHandle)>,
+    running: HashMap<GateKey, Running>,
+}
+
+/// A hook that runs.
+struct Running {
+    gate: Gate,
+    batch: Batch,
+    task: AbortHandle,
+}
+
+impl Running {
+    /// Is it what the gate waits for?
+    fn is_of(&self, at: &AtGate) -> bool {
+        let hook = at.tier.before_drop.as_ref().map(|gate| &gate.hook);
+        at.mark.batch == Some(self.batch) && hook == Some(&self.gate.hook)
+    }
 }
 
 /// Follows the gates until `stop` says so; hooks that still run are ended then, and run again after the next start.
@@ -112,9 +138,10 @@ impl Follower {
     async fn look(&mut self) -> Duration {
         let store = Arc::clone(&self.gateway.store);
         // Points of many volumes may be gone through.
-        let gates = tokio::task::spawn_blocking(move || store.gates()).await.unwrap_or_default();
+        let Ok(gates) = tokio::task::spawn_blocking(move || store.gates()).await else { return MOST_PAUSE };
         let mut pause = MOST_PAUSE;
         self.end_strays(&gates);
+        self.gateway.gates.take_on(&gates, self.gateway.store.age());
         for at in gates {
             let Some(gate) = at.tier.before_drop.clone() else { continue };
             pause = pause.min(gate.deadline / LOOKS);
@@ -123,12 +150,12 @@ impl Follower {
         pause.max(LEAST_PAUSE)
     }
 
-    /// A hook whose gate is gone, because another policy is in force, has nobody to wait for it.
+    /// A hook whose gate or batch is gone, or is another hook's, because another policy is in force, has nobody to wait for it.
     fn end_strays(&mut self, gates: &[AtGate]) {
-        let stray = |key: &GateKey| gates.iter().all(|at| key_of(at) != *key);
-        for (key, (_, hook)) in self.running.extract_if(|key, _| stray(key)) {
-            hook.abort();
-            self.gateway.gates.lock().remove(&key);
+        let is_stray =
+            |key: &GateKey, hook: &Running| !gates.iter().any(|at| key_of(at) == *key && hook.is_of(at));
+        for (_, stray) in self.running.extract_if(|key, hook| is_stray(key, hook)) {
+            stray.task.abort();
         }
     }
 
@@ -141,7 +168,7 @@ impl Follower {
             Act::Begin(batch) => self.begin(at, batch).await,
             Act::Run(batch) => self.run(at, gate, batch),
             Act::Release(through, step) => self.release(at, through, step).await,
-            Act::Forget => self.gateway.gates.change(at, |known| *known = Known::default()),
+            Act::Forget => self.gateway.gates.change(at, |known| known.keeper.forget()),
         }
     }
 
@@ -154,10 +181,11 @@ impl Follower {
         }
     }
 
-    /// Runs the hook, unless another one of the volume runs, or too many do.
+    /// Runs the hook, unless another one of the volume runs, or too many do, and there is time to wait for them.
     fn run(&mut self, at: &AtGate, gate: &Gate, batch: Batch) {
         let busy = self.running.keys().any(|(volume, _)| *volume == at.volume);
-        if busy || self.running.len() >= MOST_HOOKS {
+        let pressed = self.gateway.gates.known(key_of(at)).keeper.is_pressed(self.gateway.store.age(), gate);
+        if !pressed && (busy || self.running.len() >= MOST_HOOKS) {
             return;
         }
         let key = key_of(at);
@@ -166,7 +194,8 @@ impl Follower {
         self.gateway.gates.change(at, |known| known.keeper.started());
         let (hooks, hook) = (self.gateway.gates.hooks.clone(), gate.hook.clone());
         let work = async move { run(&find(&hooks, &hook)?, &call).await };
-        self.running.insert(key, (gate.clone(), self.hooks.spawn(work)));
+        let task = self.hooks.spawn(work);
+        self.running.insert(key, Running { gate: gate.clone(), batch, task });
     }
 
     fn call(&self, at: &AtGate, batch: Batch) -> Option<Call> {
@@ -180,8 +209,10 @@ impl Follower {
     fn ended(&mut self, ended: Result<(Id, Result<(), String>), JoinError>) {
         let (id, outcome) = ended.unwrap_or_else(|e| (e.id(), Err(e.to_string())));
         // Nobody waits any more for one that was told to end.
-        let key = self.running.iter().find(|(_, (_, task))| task.id() == id).map(|(key, _)| *key);
-        let Some((key, (gate, _))) = key.and_then(|key| self.running.remove_entry(&key)) else { return };
+        let key = self.running.iter().find(|(_, hook)| hook.task.id() == id).map(|(key, _)| *key);
+        let Some((key, Running { gate, .. })) = key.and_then(|key| self.running.remove_entry(&key)) else {
+            return;
+        };
         if let Err(why) = &outcome {
             warn!(volume = %key.0, hook = gate.hook, "points that wait for it stay: {why}");
         }
@@ -194,8 +225,8 @@ impl Follower {
     }
 
     async fn release(&mut self, at: &AtGate, through: WallTime, step: GateStep) {
-        if let Some((_, hook)) = self.running.remove(&key_of(at)) {
-            hook.abort();
+        if let Some(hook) = self.running.remove(&key_of(at)) {
+            hook.task.abort();
         }
         if !self.note(at, through, self.gateway.store.age(), step).await {
             return;

@@ -76,10 +76,12 @@ impl Gateway {
         })
     }
 
-    /// What is over has been read of.
-    pub(crate) fn acknowledge_findings(&self, name: &Name) -> Answer<VerificationView> {
-        self.store.acknowledge(self.known(name)?.id()).map_err(|e| problems::stored(&e))?;
-        self.verification_view(name, Points::default())
+    /// What is over has been read of, as far as these points show it.
+    pub(crate) fn acknowledge_findings(&self, name: &Name, points: Points) -> Answer<VerificationView> {
+        let id = self.known(name)?.id();
+        let acknowledged = self.store.acknowledge(id, |finding| is_shown(finding, points));
+        acknowledged.map_err(|e| problems::stored(&e))?;
+        self.verification_view(name, points)
     }
 
     /// The stored form of a version of a block, for another gateway.

@@ -50,6 +50,8 @@ pub(crate) struct Open {
     pub(crate) no: FileNo,
     /// The segment's header, until it is written with the first group.
     pub(crate) header: Option<Vec<u8>>,
+    /// It was begun for the gateway's own records alone, from what is left to settling.
+    pub(crate) lent: bool,
 }
 
 /// See the module.
@@ -127,7 +129,15 @@ impl Committer {
 
     /// Commits jobs from the front: as many as the open segment has room for.
     fn round(&mut self, jobs: &mut VecDeque<Job>) {
-        if let Err(why) = self.wait_for_index().and_then(|()| self.ensure_open()) {
+        if let Err(why) = self.wait_for_index() {
+            self.settle();
+            return self.refuse_all(jobs, &why);
+        }
+        self.refuse_history(jobs);
+        if jobs.is_empty() {
+            return;
+        }
+        if let Err(why) = self.ensure_open() {
             self.settle();
             return self.refuse_all(jobs, &why);
         }
@@ -209,6 +219,28 @@ impl Committer {
         Ok(())
     }
 
+    /// History finds no more room. The gateway's own records go on: rules that change, pins, images and holds that end, gates
+    /// that let points go are what makes room.
+    fn refuse_history(&mut self, jobs: &mut VecDeque<Job>) {
+        let begins = self.tail.open.as_ref().is_none_or(|open| open.lent);
+        if !begins || self.shared.log_room() != Some(0) {
+            if let Some(open) = &mut self.tail.open {
+                open.lent = false;
+            }
+            return;
+        }
+        self.shared.settling.hurry();
+        let (own, history): (VecDeque<Job>, VecDeque<Job>) =
+            jobs.drain(..).partition(|job| matches!(job.work, Work::Meta(_)));
+        *jobs = own;
+        if history.is_empty() {
+            return;
+        }
+        self.settle();
+        let text = "what is left is needed to settle old history, which makes room";
+        self.refuse_all(&mut { history }, &StoreError::NoSpace(text.into()));
+    }
+
     fn refuse_all(&self, jobs: &mut VecDeque<Job>, why: &StoreError) {
         self.set_failing(Some(why));
         for job in jobs.drain(..) {
@@ -232,9 +264,9 @@ impl Committer {
         if self.tail.open.is_some() {
             return Ok(());
         }
-        if self.shared.log_room() == Some(0) {
-            self.shared.settling.hurry();
-            let text = "what is left is needed to settle old history, which makes room";
+        let lent = self.shared.log_room() == Some(0);
+        if lent && !self.shared.may_lend() {
+            let text = "what is left of room is needed to settle old history";
             return Err(StoreError::NoSpace(text.into()));
         }
         if self.shared.pressure() > Pressure::None || read(&self.shared.limits).are_near() {
@@ -253,7 +285,7 @@ impl Committer {
         let writer = SegmentWriter::begin(&header);
         self.shared.segments.set(header.segment, Known { file: no, end: writer.sealed().end });
         let header = Some(header.encode());
-        self.tail.open = Some(Open { writer, durable: writer, file, no, header });
+        self.tail.open = Some(Open { writer, durable: writer, file, no, header, lent });
         Ok(())
     }
 
@@ -363,7 +395,9 @@ impl Committer {
         self.shared.segments.set_end(sealed.segment, sealed.end);
         self.publish(group, members, end);
         self.shared.keeper.advance(sealed, end.1.group, false);
-        self.set_failing(None);
+        if !self.tail.open.as_ref().is_some_and(|open| open.lent) {
+            self.set_failing(None);
+        }
         let streams: Vec<(StreamId, Lsn)> = {
             let published = read(&self.shared.published);
             published.streams.iter().map(|(&id, durable)| (id, durable.lsn)).collect()

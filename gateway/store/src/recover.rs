@@ -482,7 +482,7 @@ impl<'a> Replay<'a> {
             return Ok(None);
         }
         let writer = SegmentWriter::resume(&header, &sealed, group);
-        Ok(Some(Open { writer, durable: writer, file, no: piece.file, header: None }))
+        Ok(Some(Open { writer, durable: writer, file, no: piece.file, header: None, lent: true }))
     }
 }
 

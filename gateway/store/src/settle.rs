@@ -46,7 +46,7 @@ use crate::store::Shared;
 use crate::sync::{lock, read, wait_for};
 
 pub use gates::AtGate;
-pub(crate) use gates::at_gates;
+pub(crate) use gates::{at_gates, at_gates_of};
 use gates::{note_overruled, overruled};
 use keep::{Terms, lost_points, points, thinned};
 pub(crate) use limits::Limits;

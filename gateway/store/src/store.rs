@@ -29,7 +29,7 @@ use crate::queue::{Done, Job, Queue, Work};
 use crate::read::{ReadMode, UnitRead};
 use crate::reserve::Reserving;
 use crate::segments::Segments;
-use crate::settle::{AtGate, Limits, SettleReport, Settling, VolumeLimit, at_gates};
+use crate::settle::{AtGate, Limits, SettleReport, Settling, VolumeLimit, at_gates, at_gates_of};
 use crate::sync::{lock, read};
 use crate::tail::{Durable, Published};
 use crate::usage::{self, VolumeBytes};
@@ -466,6 +466,12 @@ impl Store {
         at_gates(&self.shared)
     }
 
+    /// Those of one volume.
+    #[must_use]
+    pub fn gates_of(&self, volume: VolumeId) -> Vec<AtGate> {
+        at_gates_of(&self.shared, volume)
+    }
+
     /// Bytes that a stream's frames have taken since the store was opened.
     #[must_use]
     pub fn written(&self, stream: StreamId) -> u64 {
@@ -506,13 +512,13 @@ impl Store {
         self.shared.proving.unlisted(volume)
     }
 
-    /// What was found and is over need not be listed any more; neither need what speaks against the ledger.
+    /// What was found and is over need not be listed any more, as far as somebody has `read` of it; neither need what speaks against the ledger.
     ///
     /// # Errors
     /// When that cannot be entered in the ledger: what speaks against it stays listed.
-    pub fn acknowledge(&self, volume: VolumeId) -> Result<(), StoreError> {
+    pub fn acknowledge(&self, volume: VolumeId, read: impl Fn(&Finding) -> bool) -> Result<(), StoreError> {
         self.shared.bookkeeping.acknowledge(&self.shared)?;
-        self.shared.proving.acknowledge(volume);
+        self.shared.proving.acknowledge(volume, read);
         Ok(())
     }
 

@@ -156,7 +156,7 @@ fn a_ledger_that_cannot_be_read_keeps_no_store_from_starting_and_the_break_is_to
         assert_eq!(kinds(&report), [FindingKind::Ledger]);
         assert!(report.findings[0].detail.contains("not anchored any more"), "{report:?}");
     }
-    lab.store().acknowledge(lab.volume()).unwrap();
+    lab.store().acknowledge(lab.volume(), |_| true).unwrap();
     assert!(lab.store().findings(lab.volume()).is_empty());
     lab.open();
     assert_eq!(verify(lab.store()).findings, []);
@@ -208,7 +208,7 @@ fn what_others_keep_of_before_a_break_calls_nothing_forged_and_what_they_keep_of
     let found = lab.store().findings(lab.volume());
     assert!(found.len() == 2 && found.iter().all(|f| !f.detail.contains("rewritten")), "{found:?}");
     assert!(kept[0].1.number > old, "what is told is newer than what was kept");
-    lab.store().acknowledge(lab.volume()).unwrap();
+    lab.store().acknowledge(lab.volume(), |_| true).unwrap();
     tell(lab.store(), &mut kept);
     assert!(verify(lab.store()).findings.is_empty() && lab.store().findings(lab.volume()).is_empty());
     // The chain of after the break is put back to where it was before that was kept.
@@ -448,7 +448,7 @@ fn a_ledger_put_back_below_its_anchor_is_found() {
         kept[0].1.number > lab.store().anchored().map_or(EntryNo::new(0), |a| a.entry.min(EntryNo::new(1)))
     );
     assert_eq!(lab.store().findings(lab.volume()).len(), 1, "once");
-    lab.store().acknowledge(lab.volume()).unwrap();
+    lab.store().acknowledge(lab.volume(), |_| true).unwrap();
     lab.open();
     tell(lab.store(), &mut kept);
     assert!(lab.store().findings(lab.volume()).is_empty(), "it was read of, and what is kept is held again");
@@ -470,7 +470,7 @@ fn what_another_gateway_keeps_is_compared_with_the_ledger() {
     lab.store().keep_ledger().unwrap();
     let found = verify(lab.store()).findings;
     assert!(found.len() == 1 && found[0].detail.contains("which gateway b keeps"), "{found:?}");
-    lab.store().acknowledge(lab.volume()).unwrap();
+    lab.store().acknowledge(lab.volume(), |_| true).unwrap();
     lab.open();
     lab.store().hear_witness("gateway b", (store, other));
     lab.store().keep_ledger().unwrap();

@@ -15,10 +15,11 @@ use std::time::Duration;
 
 use common::append;
 use common::lab::{Lab, cut, policy};
-use gateway_journal::{Hold, MetaRecord, RetentionPolicy, WhenFull};
-use gateway_store::{LimitState, StoreError};
+use gateway_journal::{Hold, KeptPoint, MetaRecord, RetentionPolicy, WhenFull};
+use gateway_store::{LimitState, MemoryIndex, StoreError};
 use proptest::prelude::*;
 use tap_block::Lsn;
+use tap_disk::SegmentDir as _;
 use testbed_model::Random;
 
 /// Everything is kept, for as long as these tests take.
@@ -27,8 +28,17 @@ fn all() -> RetentionPolicy {
 }
 
 fn limit(lab: &Lab, limit: u64, when_full: WhenFull) {
-    let policy = Some(RetentionPolicy { limit: Some(limit), when_full, ..all() });
-    lab.rule(MetaRecord::PolicySet { volume: Some(lab.volume()), policy });
+    limit_of(lab, RetentionPolicy { limit: Some(limit), when_full, ..all() });
+}
+
+fn limit_of(lab: &Lab, policy: RetentionPolicy) {
+    lab.rule(MetaRecord::PolicySet { volume: Some(lab.volume()), policy: Some(policy) });
+}
+
+/// There is next to nothing to thin out: a full volume loses its oldest points.
+fn fine(limit: u64, when_full: WhenFull) -> RetentionPolicy {
+    let policy = policy(1_000_000, &[(1, 2_000_000)], 0);
+    RetentionPolicy { limit: Some(limit), when_full, ..policy }
 }
 
 fn used(lab: &Lab) -> u64 {
@@ -124,6 +134,71 @@ fn a_policy_that_says_so_takes_no_more_until_there_is_room() {
     lab.check(9);
 }
 
+#[test]
+fn a_limit_that_was_raised_takes_no_more_of_what_it_was_raised_for() {
+    let mut lab = Lab::new(24, policy(1_000_000, &[(1, 2_000_000)], 0));
+    lab.write(150, 1);
+    lab.more(60, 1);
+    // Some of it is settled.
+    limit_of(&lab, fine(used(&lab), WhenFull::Thin));
+    lab.settle();
+    let (oldest, before) = (lab.store().kept(lab.volume()).unwrap().points[0], used(&lab));
+    limit_of(&lab, fine(before, WhenFull::Stop));
+    lab.settle();
+    assert_eq!(state(&lab), LimitState::Stopped);
+    limit_of(&lab, fine(before + before / 20, WhenFull::Stop));
+    lab.settle();
+    assert_eq!(state(&lab), LimitState::Fits);
+    limit_of(&lab, fine(before, WhenFull::Stop));
+    lab.settle();
+    limit_of(&lab, fine(before + before / 10, WhenFull::Thin));
+    lab.settle();
+    assert_eq!(
+        lab.store().kept(lab.volume()).unwrap().points[0],
+        oldest,
+        "it is not that full: nothing old goes"
+    );
+}
+
+#[test]
+fn no_point_goes_for_room_that_damage_keeps_from_coming_free() {
+    let mut lab = Lab::new(25, policy(1_000_000, &[(1, 2_000_000)], 0));
+    lab.write(150, 1);
+    limit_of(&lab, fine(used(&lab), WhenFull::Thin));
+    lab.settle();
+    limit_of(&lab, fine(1 << 30, WhenFull::Thin));
+    lab.more(20, 1);
+    lab.store = None;
+    // A frame rots, and the index that knew what it held is gone: what is settled is not rewritten any more.
+    for no in lab.disk.dir.list().unwrap() {
+        let file = lab.disk.dir.open(no).unwrap();
+        let mut magic = [0; 7];
+        file.read_at(0, &mut magic).unwrap();
+        if &magic == b"CGSETTL" {
+            file.write_at(4096 + 60, &[std::io::IoSlice::new(&[0xff; 8])]).unwrap();
+        }
+    }
+    lab.disk.index = MemoryIndex::new();
+    lab.open();
+    let since = lab.store().age();
+    let old = |lab: &Lab| {
+        let kept = lab.store().kept(lab.volume()).unwrap();
+        kept.points.iter().filter(|p| p.received_at < since).count()
+    };
+    let most = used(&lab) / 2;
+    limit_of(&lab, fine(most, WhenFull::Thin));
+    lab.settle();
+    let thinned = old(&lab);
+    assert!(thinned > 30, "{thinned}");
+    for _ in 0..20 {
+        lab.more(20, 1);
+        lab.settle();
+    }
+    assert!(used(&lab) > most, "nothing comes free");
+    // The newest of them was kept as such.
+    assert!(old(&lab) + 2 > thinned, "{} of {thinned}", old(&lab));
+}
+
 /// Points of the main volume that nothing may take.
 #[derive(Default)]
 struct Protected {
@@ -197,14 +272,27 @@ fn fits_or_nothing_may_go(lab: &Lab, protected: &Protected, most: u64) {
     let known = catalogue.volume(lab.volume()).unwrap();
     let newest = known.sound_at_or_before(kept.settled);
     let bookmarks: BTreeSet<Lsn> = known.bookmarks().map(|(_, mark)| mark.at.lsn).collect();
-    let holds = lab.store().catalogue();
-    let held =
-        |at| holds.rules().holds_of(lab.volume(), lab.store().age()).any(|h| h.from <= at && at <= h.to);
+    let held: BTreeSet<Lsn> = held(lab, &kept.points).into_iter().collect();
     let ordinary = kept.points.iter().filter(|p| !bookmarks.contains(&p.lsn)).filter(|p| {
         p.lsn != kept.settled
             && Some(p.lsn) != newest
             && !protected.points.contains(&p.lsn)
-            && !held(p.received_at)
+            && !held.contains(&p.lsn)
     });
     assert_eq!(ordinary.count(), 0, "{} of {most}", used(lab));
+}
+
+/// Points captured or received within a hold, and those just before one.
+fn held(lab: &Lab, points: &[KeptPoint]) -> Vec<Lsn> {
+    let catalogue = lab.store().catalogue();
+    let holds: Vec<&Hold> = catalogue.rules().holds_of(lab.volume(), lab.store().age()).collect();
+    let within = |p: &KeptPoint| {
+        holds.iter().any(|h| [p.captured_at, p.received_at].iter().any(|at| h.from <= *at && *at <= h.to))
+    };
+    let before = |p: &KeptPoint, next: Option<&KeptPoint>| {
+        let ends = |h: &&Hold| p.captured_at < h.from && next.is_none_or(|next| next.captured_at >= h.from);
+        next.is_some_and(within) || holds.iter().any(ends)
+    };
+    let of = |(n, p): (usize, &KeptPoint)| (within(p) || before(p, points.get(n + 1))).then_some(p.lsn);
+    points.iter().enumerate().filter_map(of).collect()
 }

@@ -15,7 +15,7 @@ use std::time::Duration;
 
 use common::lab::{Lab, cut, policy, tiers};
 use common::{Disk, append, try_image};
-use gateway_journal::MetaRecord;
+use gateway_journal::{MetaRecord, RetentionPolicy, WhenFull};
 use gateway_store::{MarkStore, MemoryIndex, MemoryMark, StoreError, Table};
 use proptest::prelude::*;
 use tap_block::Lsn;
@@ -243,6 +243,50 @@ fn a_full_store_thins_and_then_lets_the_oldest_go() {
     }
     assert!(refused > 0, "the store is not full");
     assert!(lab.check(3).contains(&pin));
+    assert!(lab.store().status().segments + lab.store().status().settled_segments <= 24);
+}
+
+#[test]
+fn a_full_store_that_takes_no_more_is_still_told_what_makes_room() {
+    let keeps = |when_full| RetentionPolicy { when_full, ..policy(1_000_000, &[(200, 2_000_000)], 0) };
+    let mut lab = Lab::new(8, keeps(WhenFull::Stop));
+    lab.disk.config.settle_reserve = 8;
+    lab.disk.config.group_versions = 1 << 20;
+    lab.disk.config = lab.disk.config.clone().limited(24 * (512 << 10));
+    lab.open();
+    lab.write(50, 1);
+    let refused = loop {
+        let batch = lab.workload.batch(8);
+        if let Err(e) = append(lab.store(), &batch) {
+            assert!(matches!(e, StoreError::NoSpace(_)), "{e}");
+            lab.settle();
+            // Until settling makes no more room.
+            if append(lab.store(), &batch).is_err() {
+                break batch;
+            }
+        }
+        lab.oracle.apply(&batch).unwrap();
+        lab.clock.advance(Duration::from_secs(1));
+    };
+    let first = lab.check(9)[0];
+    for _ in 0..3 {
+        lab.rule(MetaRecord::Pinned { volume: lab.volume(), point: first, note: "n".repeat(1000) });
+        assert!(
+            matches!(append(lab.store(), &refused), Err(StoreError::NoSpace(_))),
+            "it is not for history"
+        );
+        lab.open();
+    }
+    assert!(lab.store().status().failing.is_none());
+    assert!(append(lab.store(), &refused).is_err());
+    lab.rule(MetaRecord::Unpinned { volume: lab.volume(), point: first });
+    assert!(lab.store().status().failing.is_some(), "history is refused all the same");
+    lab.rule(MetaRecord::PolicySet { volume: None, policy: Some(keeps(WhenFull::Thin)) });
+    while lab.store().settle().unwrap().is_some() {}
+    lab.append(&refused);
+    lab.more(5, 1);
+    lab.check(3);
+    assert!(lab.store().status().failing.is_none());
     assert!(lab.store().status().segments + lab.store().status().settled_segments <= 24);
 }
 

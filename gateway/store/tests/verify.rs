@@ -148,7 +148,7 @@ proptest! {
         if !found.is_empty() {
             prop_assert!(!store.findings(lab.volume()).is_empty(), "repaired, and not read of yet");
         }
-        store.acknowledge(lab.volume()).unwrap();
+        store.acknowledge(lab.volume(), |_| true).unwrap();
         prop_assert!(store.findings(lab.volume()).iter().all(|f| f.over_at.is_none()));
     }
 

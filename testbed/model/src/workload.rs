@@ -84,6 +84,12 @@ impl Workload {
         }
     }
 
+    /// Under another name than `web01`; to be said before its first record.
+    #[must_use]
+    pub fn named(self, name: Name) -> Self {
+        Self { name, ..self }
+    }
+
     /// The stream.
     #[must_use]
     pub const fn stream(&self) -> StreamId {

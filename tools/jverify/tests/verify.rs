@@ -147,7 +147,7 @@ fn a_contradiction_in_the_ledger_is_damage_until_it_is_acknowledged() {
     let report = json(&jverify(tmp.path()));
     assert_eq!(report["damage"].as_array().unwrap().len(), 1, "{report}");
     assert!(report["damage"][0]["detail"].as_str().unwrap().contains("entry 500"), "{report}");
-    open().acknowledge(VolumeId::new(1)).unwrap();
+    open().acknowledge(VolumeId::new(1), |_| true).unwrap();
     assert_eq!(json(&jverify(tmp.path()))["sound"], true);
     // Lost, put aside, begun anew.
     fs::write(tmp.path().join("LEDGER"), [9; 5000]).unwrap();

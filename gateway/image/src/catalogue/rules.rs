@@ -80,11 +80,7 @@ impl Rules {
     /// Takes a record in that concerns them.
     pub(super) fn apply(&mut self, record: &MetaRecord) {
         match record {
-            MetaRecord::PolicySet { volume: None, policy } => self.general.clone_from(policy),
-            MetaRecord::PolicySet { volume: Some(volume), policy: Some(policy) } => {
-                self.own.insert(*volume, policy.clone());
-            }
-            MetaRecord::PolicySet { volume: Some(volume), policy: None } => drop(self.own.remove(volume)),
+            MetaRecord::PolicySet { volume, policy } => self.set_policy(*volume, policy.clone()),
             MetaRecord::Pinned { volume, point, note } => {
                 self.pins.insert((*volume, *point), note.clone());
             }
@@ -95,6 +91,21 @@ impl Rules {
             }
             MetaRecord::ImageCreated(_) | MetaRecord::ImageRemoved { .. } => {}
         }
+    }
+
+    fn set_policy(&mut self, volume: Option<VolumeId>, policy: Option<RetentionPolicy>) {
+        let before = self.clone();
+        match (volume, policy) {
+            (None, policy) => self.general = policy,
+            (Some(volume), Some(policy)) => drop(self.own.insert(volume, policy)),
+            (Some(volume), None) => drop(self.own.remove(&volume)),
+        }
+        let mut gates = std::mem::take(&mut self.gates);
+        for (&(volume, keep), mark) in &mut gates {
+            mark.follow(&before.policy_of(volume), &self.policy_of(volume), keep);
+        }
+        gates.retain(|_, mark| *mark != GateMark::default());
+        self.gates = gates;
     }
 
     /// Everything in force, as records that give it again.
@@ -118,6 +129,25 @@ impl Rules {
 }
 
 impl GateMark {
+    /// Another policy is in force. A hook that is another one, or none any more, hands nothing on: should the gate come back,
+    /// its deadline begins anew. And what went on to other tiers than there are now was let go to those alone.
+    fn follow(&mut self, before: &RetentionPolicy, after: &RetentionPolicy, keep: Duration) {
+        let hook = |policy: &RetentionPolicy| {
+            let tier = policy.tiers.iter().find(|tier| tier.keep == keep)?;
+            tier.before_drop.as_ref().map(|gate| gate.hook.clone())
+        };
+        let tiers = |policy: &RetentionPolicy| -> Vec<(Duration, Duration)> {
+            policy.tiers.iter().map(|tier| (tier.each, tier.keep)).collect()
+        };
+        let others = tiers(before) != tiers(after);
+        if others {
+            self.released = WallTime::EPOCH;
+        }
+        if others || hook(before) != hook(after) {
+            self.batch = None;
+        }
+    }
+
     fn apply(&mut self, moved: &GateMove) {
         if moved.step == GateStep::Begun {
             self.batch = Some(Batch { through: moved.through, since: moved.at });

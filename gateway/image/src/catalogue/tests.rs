@@ -335,6 +335,50 @@ fn what_a_gate_let_go_and_what_it_is_at_survives_its_bytes() {
 }
 
 #[test]
+fn a_gate_that_was_taken_away_begins_anew_when_it_comes_back() {
+    let (volume, keep) = (VolumeId::new(7), std::time::Duration::from_secs(60));
+    let tier = |each, keep, hook: Option<&str>| gateway_journal::Tier {
+        each: std::time::Duration::from_secs(each),
+        keep: std::time::Duration::from_secs(keep),
+        before_drop: hook.map(|hook| gateway_journal::Gate {
+            hook: hook.into(),
+            deadline: std::time::Duration::from_secs(9),
+        }),
+    };
+    let policy = |tiers| RetentionPolicy {
+        every_write: std::time::Duration::from_secs(1),
+        tiers,
+        ..RetentionPolicy::default()
+    };
+    let gated = |hook| policy(vec![tier(1, 60, Some(hook)), tier(60, 7200, None)]);
+    let mut catalogue = Catalogue::new();
+    let set = |catalogue: &mut Catalogue, volume, policy| {
+        catalogue.apply_meta(&MetaRecord::PolicySet { volume, policy: Some(policy) });
+        assert_eq!(Catalogue::decode(&catalogue.encode()).unwrap(), *catalogue);
+        catalogue.rules().gate(VolumeId::new(7), std::time::Duration::from_secs(60))
+    };
+    set(&mut catalogue, None, gated("a"));
+    gate_moves(volume)[..3].iter().for_each(|record| catalogue.apply_meta(record));
+    let before = catalogue.rules().gate(volume, keep);
+    assert!(before.batch.is_some() && before.released > WallTime::EPOCH);
+    let same = set(&mut catalogue, None, RetentionPolicy { limit: Some(9), ..gated("a") });
+    assert_eq!(same, before, "what is no matter of the gate is none");
+    assert_eq!(
+        set(&mut catalogue, Some(VolumeId::new(8)), policy(Vec::new())),
+        before,
+        "nor is another volume's"
+    );
+    let mut other = catalogue.clone();
+    let mark = set(&mut other, None, gated("b"));
+    assert_eq!((mark.batch, mark.released), (None, before.released), "another hook has time of its own");
+    let mut open = catalogue.clone();
+    set(&mut open, Some(volume), policy(vec![tier(1, 60, None), tier(60, 7200, None)]));
+    assert_eq!(set(&mut open, Some(volume), gated("a")).batch, None, "its deadline was that of an older day");
+    let mark = set(&mut catalogue, None, policy(vec![tier(1, 60, Some("a"))]));
+    assert_eq!((mark.batch, mark.released), (None, WallTime::EPOCH), "it let them go to a tier that is gone");
+}
+
+#[test]
 fn rules_are_in_force_until_they_are_taken_back_and_holds_until_their_date() {
     let (one, other) = (VolumeId::new(1), VolumeId::new(2));
     let mut catalogue = Catalogue::new();

@@ -128,6 +128,34 @@ fn what_waits_at_a_gate_is_what_would_go_without_it() {
     assert!(waiting(&policy, &gated(600), time(699), &kept)[0].1.is_empty());
 }
 
+#[test]
+fn what_a_pin_keeps_is_handed_on_all_the_same() {
+    let policy = policy();
+    // 319 would go; 640, of the tier still, is kept by its pin alone.
+    let special = Special { always: [lsn(320), lsn(641)].into(), ..gated(300) };
+    let mut thinner = Thinner::new(&policy, &special, time(699), None);
+    (0..700).for_each(|n| thinner.offer(point(n + 1, n)));
+    let kept = thinner.finish();
+    let waits = &waiting(&policy, &special, time(699), &kept)[0].1;
+    assert!(waits.iter().any(|p| p.lsn == lsn(320)), "{waits:?}");
+    assert_eq!(waits.last().unwrap().lsn, lsn(580), "a pin makes no point due sooner");
+}
+
+#[test]
+fn what_came_in_one_go_waits_in_one_go() {
+    // Caught up with after an outage: each is a minute of its own.
+    let came = time(500);
+    let kept: Vec<KeptPoint> =
+        (0..9).map(|n| KeptPoint { received_at: came, ..point(n + 1, n * 20) }).collect();
+    let waits = &waiting(&policy(), &gated(300), time(700), &kept)[0].1;
+    let lsns: Vec<u64> = waits.iter().map(|p| p.lsn.get()).collect();
+    assert_eq!(
+        lsns,
+        [1, 2, 3, 4, 5, 6, 7, 8, 9],
+        "the last of each minute too: to let the others go lets them go"
+    );
+}
+
 /// Barrier marks at these seconds, received in the last member so much later.
 fn marked(seconds: &[u64], later: u64) -> Special {
     let mark = |&s: &u64| (lsn(s + 1), KeptPoint { received_at: time(s + later), ..point(s + 1, s) });

@@ -4,6 +4,7 @@
 //! `LSN TIME EXPORT` on its standard input. Exit 0 means that all of them were handed on. It may be run again for the same
 //! points (after a restart, or when it failed half way), so it has to be idempotent.
 
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -33,6 +34,10 @@ pub(crate) fn find(hooks: &Path, hook: &str) -> Result<PathBuf, String> {
     let program = dir.join(hook).canonicalize().map_err(|e| wrong(e.to_string()))?;
     if !program.starts_with(&dir) || !program.is_file() {
         return Err(wrong("it is not a file in that directory".to_owned()));
+    }
+    let mode = program.metadata().map_err(|e| wrong(e.to_string()))?.permissions().mode();
+    if mode & 0o111 == 0 {
+        return Err(wrong("it is not executable (chmod +x)".to_owned()));
     }
     Ok(program)
 }
@@ -101,8 +106,13 @@ pub(super) async fn run(program: &Path, call: &Call) -> Result<(), String> {
     let telling = tell(child.stdin.take(), call.lines());
     tokio::pin!(listening);
     let ended = async {
-        let (status, ()) = tokio::join!(child.wait(), telling);
-        status
+        let exit = child.wait();
+        tokio::pin!(exit);
+        tokio::select! {
+            // Something that it leaves behind may hold its input open, and never read.
+            status = &mut exit => status,
+            () = telling => exit.await,
+        }
     };
     tokio::pin!(ended);
     let status = tokio::select! {
@@ -177,5 +187,32 @@ impl Output {
         let text = String::from_utf8_lossy(&kept);
         let text: String = text.trim().chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
         if text.is_empty() { "nothing".to_owned() } else { text }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tap_block::{Lsn, WallTime};
+
+    use super::*;
+
+    #[tokio::test]
+    async fn what_a_hook_leaves_behind_is_not_waited_for() {
+        let dir = tempfile::tempdir().unwrap();
+        let program = dir.path().join("hook.sh");
+        // It holds the hook's input open, and never reads what it is told: more than a pipe takes.
+        std::fs::write(&program, "#!/bin/sh\nexec 3<&0\nsleep 1000 <&3 >/dev/null 2>&1 &\nexit 0\n").unwrap();
+        std::fs::set_permissions(&program, std::fs::Permissions::from_mode(0o755)).unwrap();
+        let point = |n| KeptPoint {
+            lsn: Lsn::new(n).unwrap(),
+            captured_at: WallTime::from_nanos(n),
+            received_at: WallTime::from_nanos(n),
+        };
+        let (each, keep) = (Duration::from_secs(1), Duration::from_secs(2));
+        let tier = Tier { each, keep, before_drop: None };
+        let call =
+            Call::new("web01".parse().unwrap(), &tier, (0..9000).map(point).collect(), &|_| Vec::new());
+        let done = tokio::time::timeout(Duration::from_secs(20), run(&program, &call.unwrap())).await;
+        assert_eq!(done, Ok(Ok(())));
     }
 }

@@ -1,6 +1,9 @@
 //! Gates as people see them: on the timeline, in health, and when a policy is set.
 
+use std::sync::Arc;
+
 use cx_api::{AtGateView, Code, GateOutcome, GateState, KeptView, Problem, Span};
+use gateway_image::catalogue::{Rules, Volume};
 use gateway_journal::{GateStep, KeptPoint, RetentionPolicy};
 use gateway_store::AtGate;
 use tap_block::units::count;
@@ -24,29 +27,37 @@ impl Gateway {
 
     /// The gates of a volume.
     pub(crate) fn gate_views(&self, volume: VolumeId) -> Vec<AtGateView> {
-        let gates = self.store.gates();
-        gates
-            .iter()
-            .filter(|at| at.volume == volume)
-            .map(|at| view(at, &self.gates.known(key_of(at))))
-            .collect()
+        let gates = self.store.gates_of(volume);
+        gates.iter().map(|at| view(at, &self.gates.known(key_of(at)))).collect()
     }
 
     /// Hooks that fail, and points that went without theirs.
     pub(crate) fn gate_alerts(&self) -> Vec<String> {
         let catalogue = self.store.catalogue();
-        let alert = |at: &AtGate| {
-            let name = catalogue.volume(at.volume)?.name();
-            alert(name, &view(at, &self.gates.known(key_of(at))))
+        // What waits is looked up only where there is something to say: it may take a while.
+        let troubled = catalogue.volumes().filter(|volume| self.is_troubled(catalogue.rules(), volume.id()));
+        let of = |volume: &Arc<Volume>| {
+            let views = self.gate_views(volume.id());
+            views.iter().filter_map(|view| alert(volume.name(), view)).collect::<Vec<_>>()
         };
-        self.store.gates().iter().filter_map(alert).collect()
+        troubled.flat_map(of).collect()
+    }
+
+    /// Does a hook of the volume fail, or did points go without one?
+    fn is_troubled(&self, rules: &Rules, volume: VolumeId) -> bool {
+        let gated = rules.policy_of(volume).tiers.into_iter().filter(|tier| tier.before_drop.is_some());
+        gated.map(|tier| tier.keep).any(|keep| {
+            let last = rules.gate(volume, keep).last.map(|(step, _)| step);
+            let without = matches!(last, Some(GateStep::Overdue | GateStep::Overruled));
+            without || self.gates.known((volume, keep)).keeper.failures() > 0
+        })
     }
 }
 
 fn view(at: &AtGate, known: &Known) -> AtGateView {
     let gate = at.tier.before_drop.as_ref();
     let kept = |p: &KeptPoint| KeptView { lsn: p.lsn, time: p.captured_at };
-    let (batch, keeper) = (known.keeper.batch(), &known.keeper);
+    let keeper = &known.keeper;
     let state = match (keeper.is_running(), keeper.failures(), at.waiting.is_empty()) {
         (true, ..) => GateState::Running,
         (_, 1.., _) => GateState::Failing,
@@ -60,7 +71,7 @@ fn view(at: &AtGate, known: &Known) -> AtGateView {
         waiting: count(at.waiting.len()),
         first: at.waiting.first().map(kept),
         last: at.waiting.last().map(kept),
-        deadline: batch.zip(gate).map(|(batch, gate)| batch.since.plus(gate.deadline)),
+        deadline: gate.and_then(|gate| keeper.deadline(gate)),
         failures: keeper.failures(),
         error: known.error.clone(),
         last_outcome: at.mark.last.and_then(|(step, _)| outcome(step)),

@@ -115,7 +115,7 @@ async fn perform<C: Control>(
         Operation::RestoreCreate => restore(control, request).await,
         Operation::Verify => verify(control, request).await,
         Operation::Verification => verification(control, segment, request).await,
-        Operation::Acknowledge => Ok(Reply::json(&control.acknowledge(volume_name(segment)?).await?)),
+        Operation::Acknowledge => acknowledge(control, segment, request).await,
         Operation::Unit => unit(control, segment, request).await,
         Operation::Repair => Ok(Reply::json(&control.repair(volume_name(segment)?, request.json()?).await?)),
         Operation::Jobs => Ok(Reply::json(&Page::whole(control.jobs().await?))),
@@ -280,12 +280,20 @@ fn begun(job: &JobView) -> Reply {
 }
 
 async fn verification<C: Control>(control: &C, segment: &str, request: &Request) -> Handled {
+    Ok(Reply::json(&control.verification(volume_name(segment)?, points(request)?).await?))
+}
+
+async fn acknowledge<C: Control>(control: &C, segment: &str, request: &Request) -> Handled {
+    Ok(Reply::json(&control.acknowledge(volume_name(segment)?, points(request)?).await?))
+}
+
+/// The points from one LSN to another that are asked about.
+fn points(request: &Request) -> Result<Points, Problem> {
     let lsn = |name: &str| match request.number(name)? {
         Some(raw) => Lsn::new(raw).map(Some).ok_or_else(|| invalid(format!("?{name}= is no LSN"))),
         None => Ok(None),
     };
-    let (volume, points) = (volume_name(segment)?, Points { from: lsn("from")?, to: lsn("to")? });
-    Ok(Reply::json(&control.verification(volume, points).await?))
+    Ok(Points { from: lsn("from")?, to: lsn("to")? })
 }
 
 async fn unit<C: Control>(control: &C, segment: &str, request: &Request) -> Handled {

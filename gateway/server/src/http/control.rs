@@ -144,8 +144,12 @@ pub trait Control: Send + Sync + 'static {
         points: Points,
     ) -> impl Future<Output = Answer<VerificationView>> + Send;
 
-    /// Findings that are over have been read of.
-    fn acknowledge(&self, volume: Name) -> impl Future<Output = Answer<VerificationView>> + Send;
+    /// Findings that are over have been read of, as far as these points show them.
+    fn acknowledge(
+        &self,
+        volume: Name,
+        points: Points,
+    ) -> impl Future<Output = Answer<VerificationView>> + Send;
 
     /// The stored form of a version of the block at a byte.
     fn unit(&self, volume: Name, offset: u64, version: u64) -> impl Future<Output = Answer<UnitView>> + Send;

@@ -199,7 +199,7 @@ mod tests {
             ("GET", paths::timeline("web01")),
             ("GET", paths::diff("web01", "", "").split('?').next().unwrap().to_owned()),
             ("GET", paths::verification("web01")),
-            ("POST", paths::acknowledge("web01")),
+            ("POST", paths::acknowledge("web01", None, None)),
             ("GET", paths::unit("web01", 0, 2).split('?').next().unwrap().to_owned()),
             ("POST", paths::repairs("web01")),
             ("POST", paths::VERIFICATIONS.to_owned()),

@@ -4,6 +4,7 @@ use std::os::unix::fs::PermissionsExt;
 
 use cx_api::{AtGateView, GateOutcome, GateState, GateView, PolicySet, Retention, Span, TierView, WhenFull};
 use gateway_store::StoreConfig;
+use testbed_model::Workload;
 
 use super::*;
 
@@ -11,13 +12,16 @@ use super::*;
 async fn site(script: &str) -> Site {
     let tmp = tempfile::tempdir().unwrap();
     let hub = Hub::new();
-    let hooks = tmp.path().join("data/hooks");
-    std::fs::create_dir_all(&hooks).unwrap();
-    let hook = hooks.join("hook.sh");
-    std::fs::write(&hook, format!("#!/bin/sh\ncd {}\n{script}\n", tmp.path().display())).unwrap();
-    std::fs::set_permissions(&hook, std::fs::Permissions::from_mode(0o755)).unwrap();
+    std::fs::create_dir_all(tmp.path().join("data/hooks")).unwrap();
+    hook(tmp.path(), "hook.sh", script);
     let handle = Gateway::start(often(tmp.path(), &hub)).await.unwrap();
     Site { tmp, hub, handle }
+}
+
+fn hook(dir: &Path, called: &str, script: &str) {
+    let hook = dir.join("data/hooks").join(called);
+    std::fs::write(&hook, format!("#!/bin/sh\ncd {}\n{script}\n", dir.display())).unwrap();
+    std::fs::set_permissions(&hook, std::fs::Permissions::from_mode(0o755)).unwrap();
 }
 
 pub(super) fn often(dir: &Path, hub: &Hub) -> GatewayConfig {
@@ -175,6 +179,75 @@ async fn a_hook_whose_gate_is_taken_away_is_ended() {
     site.handle.stop(GRACE).await;
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn another_hook_ends_the_one_before_and_is_run_itself() {
+    let site = site("echo $$ > pid.new; mv pid.new pid; while [ ! -e go ]; do sleep 0.02; done").await;
+    hook(site.tmp.path(), "other.sh", "cat > /dev/null; echo $2 $3 >> other");
+    let _tap = running(&site).await;
+    let pid = file(&site, "pid").await;
+    let wanted = PolicySet { volume: None, retention: Some(retention("other.sh", Duration::from_secs(4))) };
+    site.gateway().policy_set(wanted).await.unwrap();
+    let start = Instant::now();
+    while is_alive(pid.trim()) {
+        assert!(start.elapsed() < LIMIT, "it lives");
+        tokio::task::yield_now().await;
+    }
+    gate(&site, |g| g.last_outcome == Some(GateOutcome::Passed)).await;
+    assert!(!file(&site, "other").await.is_empty());
+    site.handle.stop(GRACE).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn hooks_that_hang_keep_no_other_from_being_run() {
+    let site = site(
+        "case $1 in web05) cat > /dev/null; echo ran >> ran;; *) while [ ! -e go ]; do sleep 0.1; done;; esac",
+    )
+    .await;
+    let mut taps = Vec::new();
+    for n in 1..5 {
+        let called = format!("web0{n}");
+        let tap = named(&site, 42 + n, &called).await;
+        own(&site, &called, Duration::from_secs(2)).await;
+        let start = Instant::now();
+        while running_hooks(&site).await < taps.len() + 1 {
+            assert!(start.elapsed() < LIMIT, "{called} does not run");
+            tokio::task::yield_now().await;
+        }
+        own(&site, &called, LONG).await;
+        taps.push(tap);
+    }
+    let _tap = named(&site, 60, "web05").await;
+    own(&site, "web05", Duration::from_secs(4)).await;
+    assert!(file(&site, "ran").await.starts_with("ran"));
+    assert_eq!(running_hooks(&site).await, 4, "the others go on");
+    std::fs::write(site.path("go"), "").unwrap();
+    site.handle.stop(GRACE).await;
+}
+
+async fn named(site: &Site, seed: u64, called: &str) -> Arc<Tap> {
+    let tap = Tap::of(Workload::new(seed).named(name(called)));
+    tap.play(|w| w.history(80));
+    std::mem::forget(tap.connect(&site.hub, called));
+    site.settled(called).await;
+    tap
+}
+
+async fn own(site: &Site, volume: &str, deadline: Duration) {
+    let retention = Some(retention("hook.sh", deadline));
+    site.gateway().policy_set(PolicySet { volume: Some(name(volume)), retention }).await.unwrap();
+}
+
+/// How many of the four that hang run.
+async fn running_hooks(site: &Site) -> usize {
+    let mut running = 0;
+    for n in 1..5 {
+        let timeline = site.gateway().timeline(name(&format!("web0{n}"))).await;
+        let gates = timeline.map(|t| t.gates).unwrap_or_default();
+        running += gates.iter().filter(|g| g.state == GateState::Running).count();
+    }
+    running
+}
+
 /// A zombie is not: nobody may have waited for it yet.
 fn is_alive(pid: &str) -> bool {
     let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
@@ -208,7 +281,8 @@ async fn a_hook_that_was_cut_off_is_run_again_and_one_that_succeeded_is_not() {
 async fn only_programs_in_the_directory_of_hooks_are_hooks() {
     let site = site("").await;
     std::os::unix::fs::symlink("/bin/sh", site.path("data/hooks/link")).unwrap();
-    for hook in ["/bin/sh", "../../bin/sh", "missing.sh", "link", ".", ""] {
+    std::fs::write(site.path("data/hooks/notes.txt"), "no program").unwrap();
+    for hook in ["/bin/sh", "../../bin/sh", "missing.sh", "link", "notes.txt", ".", ""] {
         let wanted = PolicySet { volume: None, retention: Some(retention(hook, LONG)) };
         let refused = site.gateway().policy_set(wanted).await.unwrap_err();
         assert_eq!(refused.code, Code::Invalid, "{hook:?}: {refused:?}");

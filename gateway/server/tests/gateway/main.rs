@@ -234,7 +234,7 @@ async fn the_ledger_is_anchored_above_and_one_that_was_taken_away_is_found() {
     tap.pass_on(Witness { gateway, head: forged });
     let view = found(site.gateway(), |view| view.over > 0).await;
     assert!(view.findings[0].detail.contains("gateway b keeps"), "{:?}", view.findings);
-    site.gateway().acknowledge(name("web01")).await.unwrap();
+    site.gateway().acknowledge(name("web01"), Points::default()).await.unwrap();
     let before = tap.kept().unwrap();
     site.handle.stop(GRACE).await;
     std::fs::remove_file(site.tmp.path().join("data/store/LEDGER")).unwrap();
@@ -266,7 +266,7 @@ async fn a_gateway_whose_ledger_cannot_be_read_starts_and_says_so_until_that_is_
         read(site.path("nbd.sock"), "test".to_owned()).await.unwrap() == expected,
         "it serves what is sound"
     );
-    site.gateway().acknowledge(name("web01")).await.unwrap();
+    site.gateway().acknowledge(name("web01"), Points::default()).await.unwrap();
     assert!(!said(&site.gateway().status().await.unwrap()));
     let site = site.restarted().await;
     assert!(!said(&site.gateway().status().await.unwrap()));

@@ -38,9 +38,13 @@ struct State {
 
 impl Tap {
     pub(crate) fn new(seed: u64) -> Arc<Self> {
+        Self::of(Workload::new(seed))
+    }
+
+    pub(crate) fn of(workload: Workload) -> Arc<Self> {
         let tap = Self {
             state: Mutex::new(State {
-                workload: Workload::new(seed),
+                workload,
                 oracle: Oracle::new(),
                 items: Vec::new(),
                 next: 0,

@@ -280,8 +280,8 @@ impl Control for Fake {
         Ok(serde_json::from_str(include_str!("../../../../cx/api/tests/golden/verification.json")).unwrap())
     }
 
-    async fn acknowledge(&self, volume: Name) -> Answer<VerificationView> {
-        self.verification(volume, Points::default()).await
+    async fn acknowledge(&self, volume: Name, points: Points) -> Answer<VerificationView> {
+        self.verification(volume, points).await
     }
 
     async fn unit(&self, volume: Name, offset: u64, version: u64) -> Answer<UnitView> {

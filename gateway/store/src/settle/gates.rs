@@ -1,6 +1,7 @@
 //! Gates of tiers as settling sees them: what waits there, and what went without its hook because there was no room.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use gateway_image::Catalogue;
 use gateway_image::catalogue::{GateMark, Volume};
@@ -10,7 +11,7 @@ use gateway_journal::{GateMove, GateStep, Kept, KeptPoint, MetaRecord, Tier};
 use tap_block::{VolumeId, WallTime};
 use tracing::warn;
 
-use super::keep::{Terms, special};
+use super::keep::{Terms, released};
 use crate::queue::{Job, Work};
 use crate::store::Shared;
 use crate::sync::read;
@@ -41,6 +42,14 @@ pub(crate) fn at_gates(shared: &Shared) -> Vec<AtGate> {
     catalogue.volumes().flat_map(|volume| gates_of(shared, &catalogue, volume, &marks)).collect()
 }
 
+/// The gates of one volume, and what waits there.
+pub(crate) fn at_gates_of(shared: &Shared, volume: VolumeId) -> Vec<AtGate> {
+    let catalogue = Arc::clone(&read(&shared.published).catalogue);
+    catalogue
+        .volume(volume)
+        .map_or_else(Vec::new, |volume| gates_of(shared, &catalogue, volume, &shared.common_marks(false)))
+}
+
 fn gates_of(shared: &Shared, catalogue: &Catalogue, volume: &Volume, marks: &CommonMarks) -> Vec<AtGate> {
     let (id, policy) = (volume.id(), catalogue.rules().policy_of(volume.id()));
     if policy.tiers.iter().all(|tier| tier.before_drop.is_none()) {
@@ -48,10 +57,8 @@ fn gates_of(shared: &Shared, catalogue: &Catalogue, volume: &Volume, marks: &Com
     }
     let (layout, now) = (Arc::clone(&read(&shared.published).layout), shared.age.now());
     let kept = layout.kept.get(&id).cloned().unwrap_or_default();
-    let special = Special {
-        marks: marks.in_stream_of(volume),
-        ..special(catalogue, volume, &policy, &kept, &[], shared.points.open_of(id), now)
-    };
+    let released = released(catalogue.rules(), id, &policy);
+    let special = Special { released, marks: marks.in_stream_of(volume), ..Special::default() };
     let gate = |(n, waiting): (usize, Vec<KeptPoint>)| {
         let tier = policy.tiers.get(n)?.clone();
         Some(AtGate { volume: id, mark: catalogue.rules().gate(id, tier.keep), tier, waiting })
@@ -71,13 +78,24 @@ pub(super) fn overruled<'a>(
     let (policy, floor) = terms.of(id, rules.policy_of(id));
     let Some(floor) = floor else { return Vec::new() };
     let gone = |p: &&KeptPoint| left.points.binary_search_by_key(&p.lsn, |q| q.lsn).is_err();
-    let last = offered.filter(|p| p.received_at < floor).filter(gone).map(|p| p.received_at).max();
-    let moved = |tier: &Tier, through: WallTime| {
-        let (keep, at, step) = (tier.keep, terms.now, GateStep::Overruled);
-        (rules.gate(id, keep).released < through).then_some(GateMove { volume: id, keep, through, at, step })
+    let Some(last) = offered.filter(|p| p.received_at < floor).filter(gone).map(|p| p.received_at).max()
+    else {
+        return Vec::new();
     };
-    let gated = policy.tiers.iter().filter(|tier| tier.before_drop.is_some());
-    gated.filter_map(|tier| moved(tier, last?)).collect()
+    let moved = |tier: &Tier| {
+        let (keep, at, step) = (tier.keep, terms.now, GateStep::Overruled);
+        let released = rules.gate(id, keep).released;
+        let through = left_through(left, released, last);
+        (released < last).then_some(GateMove { volume: id, keep, through, at, step })
+    };
+    policy.tiers.iter().filter(|tier| tier.before_drop.is_some()).filter_map(moved).collect()
+}
+
+/// Up to when a gate lets points go once those up to `last` went past it: what stayed of them, for a pin, is still to be handed
+/// on.
+fn left_through(left: &Kept, released: WallTime, last: WallTime) -> WallTime {
+    let stays = left.points.iter().map(|p| p.received_at).find(|at| released < *at && *at <= last);
+    stays.map_or(last, |at| at.minus(Duration::from_nanos(1)))
 }
 
 /// Puts it on record that points went past their gates.

@@ -5,10 +5,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use gateway_image::Catalogue;
-use gateway_image::catalogue::Volume;
+use gateway_image::catalogue::{Rules, Volume};
 use gateway_image::group::CommonMarks;
 use gateway_image::retention::{Special, Thinner};
-use gateway_journal::{Kept, KeptPoint, RetentionPolicy, Tier, WhenFull};
+use gateway_journal::{Hold, Kept, KeptPoint, RetentionPolicy, Tier, WhenFull};
 use tap_block::{Lsn, VolumeId, WallTime};
 
 use super::room::Pressure;
@@ -111,8 +111,7 @@ pub(super) fn special(
     now: WallTime,
 ) -> Special {
     let (id, settled, rules) = (volume.id(), before.settled, catalogue.rules());
-    let gate = |tier: &Tier| tier.before_drop.as_ref().map(|_| rules.gate(id, tier.keep).released);
-    let released = policy.tiers.iter().map(gate).collect();
+    let released = released(rules, id, policy);
     let (bookmarks, marks) = (BTreeSet::new(), BTreeMap::new());
     let mut special = Special { always: open, bookmarks, released, marks };
     special.always.extend(rules.pinned(id));
@@ -121,10 +120,35 @@ pub(super) fn special(
     special.always.insert(settled);
     special.always.extend(volume.sound_at_or_before(settled));
     special.bookmarks.extend(volume.bookmarks().map(|(_, mark)| mark.at.lsn));
-    let held =
-        |p: &&KeptPoint| rules.holds_of(id, now).any(|h| h.from <= p.received_at && p.received_at <= h.to);
-    special.always.extend(before.points.iter().chain(fresh).filter(held).map(|p| p.lsn));
+    for hold in rules.holds_of(id, now) {
+        special.always.extend(held(hold, before.points.iter().chain(fresh)));
+    }
     special
+}
+
+/// Up to when the gates of a policy's tiers let points go.
+pub(super) fn released(rules: &Rules, volume: VolumeId, policy: &RetentionPolicy) -> Vec<Option<WallTime>> {
+    let gate = |tier: &Tier| tier.before_drop.as_ref().map(|_| rules.gate(volume, tier.keep).released);
+    policy.tiers.iter().map(gate).collect()
+}
+
+/// The points of a stretch that is held: those received in it, and those captured in it, whenever they came; and the last
+/// before, which is what the stretch begins with.
+fn held<'a>(hold: &Hold, offered: impl Iterator<Item = &'a KeptPoint>) -> Vec<Lsn> {
+    let within = |at: WallTime| hold.from <= at && at <= hold.to;
+    let (mut held, mut before) = (Vec::new(), None);
+    for point in offered {
+        if within(point.received_at) || within(point.captured_at) {
+            held.extend(before.take());
+            held.push(point.lsn);
+        } else if point.captured_at < hold.from {
+            before = Some(point.lsn);
+        } else {
+            held.extend(before.take());
+        }
+    }
+    held.extend(before);
+    held
 }
 
 /// Points that somebody holds and that are no record (a run may begin with a jump) show what the record before shows.
@@ -135,5 +159,48 @@ fn add_between(points: &mut Vec<KeptPoint>, offered: &[KeptPoint], always: impl 
         if let Some(before) = n.checked_sub(1).and_then(|i| offered.get(i)) {
             points.insert(at, KeptPoint { lsn, ..*before });
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn at(seconds: u64) -> WallTime {
+        WallTime::from_nanos(seconds * 1_000_000_000)
+    }
+
+    /// What a hold from 100 to 200 holds of points captured and received at these times.
+    fn holds(times: &[(u64, u64)]) -> Vec<u64> {
+        let hold = Hold {
+            volume: VolumeId::new(1),
+            from: at(100),
+            to: at(200),
+            until: at(999),
+            note: String::new(),
+        };
+        let point = |(n, &(captured, received)): (u64, &(u64, u64))| KeptPoint {
+            lsn: Lsn::new(n).unwrap(),
+            captured_at: at(captured),
+            received_at: at(received),
+        };
+        let points: Vec<KeptPoint> = (1..).zip(times).map(point).collect();
+        let mut held: Vec<u64> = held(&hold, points.iter()).into_iter().map(Lsn::get).collect();
+        held.sort_unstable();
+        held
+    }
+
+    #[test]
+    fn a_hold_is_of_what_was_captured_then_whenever_it_came() {
+        assert_eq!(holds(&[(90, 90), (120, 120), (200, 200), (201, 201)]), [1, 2, 3]);
+        assert_eq!(holds(&[(90, 500), (120, 500), (190, 501), (210, 502)]), [1, 2, 3], "after an outage");
+        assert_eq!(holds(&[(9, 120), (1000, 201)]), [1], "nor does a source's wrong clock matter");
+    }
+
+    #[test]
+    fn a_hold_begins_with_the_state_that_its_stretch_began_with() {
+        assert_eq!(holds(&[(50, 50), (90, 90), (300, 300)]), [2], "nothing was written meanwhile");
+        assert_eq!(holds(&[(50, 50), (90, 90)]), [2], "nor since");
+        assert_eq!(holds(&[(300, 300)]), [0u64; 0]);
     }
 }

@@ -69,7 +69,10 @@ impl Limits {
     pub(crate) fn next(&self, catalogue: &Catalogue, usage: &BTreeMap<VolumeId, VolumeBytes>) -> Self {
         let of = |(id, bytes): (&VolumeId, &VolumeBytes)| {
             let (volume, policy) = (catalogue.volume(*id)?, catalogue.rules().policy_of(*id));
-            let (limit, used, before) = (policy.limit?, bytes.total(), self.volumes.get(id));
+            let (limit, used) = (policy.limit?, bytes.total());
+            // Another limit is looked at as if nothing had been: whoever raises it would keep what is there.
+            let same = |l: &&Limited| l.limit == limit && l.when_full == policy.when_full;
+            let before = self.volumes.get(id).filter(same);
             let pressure = pressure(before.map_or(Pressure::None, |b| b.pressure), used, limit);
             let stuck_at = before.and_then(|b| b.stuck_at).filter(|_| pressure == Pressure::Purge);
             let (stream, when_full) = (volume.stream(), policy.when_full);

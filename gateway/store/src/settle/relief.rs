@@ -39,17 +39,19 @@ impl Settler {
         shared: &Shared,
         mut terms: Terms,
     ) -> Result<Option<SettleReport>, StoreError> {
-        let from = match self.own_cycle {
-            Some(from) => from,
+        let (from, floor) = match self.own_cycle {
+            Some(from) => (from, None),
             None => match self.find_full(shared, &mut terms) {
-                Some(volume) => (volume, RegionNo::new(0)),
+                Some((volume, floor)) => ((volume, RegionNo::new(0)), floor),
                 None => return Ok(None),
             },
         };
         let Some(plan) = Plan::compaction(shared, volume_from(from)) else {
+            // No point goes for room that nothing would give.
             self.own_cycle = None;
             return Ok(None);
         };
+        self.floors.extend(floor.map(|floor| (from.0, floor)));
         let begins = self.own_cycle.is_none();
         let report = self.pass(shared, plan, terms)?;
         if begins {
@@ -62,7 +64,7 @@ impl Settler {
     }
 
     /// A volume of which something may go, and what it is asked to give up.
-    fn find_full(&mut self, shared: &Shared, terms: &mut Terms) -> Option<VolumeId> {
+    fn find_full(&self, shared: &Shared, terms: &mut Terms) -> Option<(VolumeId, Option<WallTime>)> {
         let mut full: Vec<(VolumeId, Strain)> = terms.own.iter().map(|(v, s)| (*v, *s)).collect();
         // Each in its turn.
         full.sort_by_key(|(volume, _)| Some(*volume) <= self.relieved);
@@ -72,8 +74,7 @@ impl Settler {
             let stuck = full && found.is_none() && !waits_in_log(shared, volume);
             write(&shared.limits).set_stuck(volume, stuck);
             if let Some(floor) = found {
-                self.floors.extend(floor.map(|floor| (volume, floor)));
-                return Some(volume);
+                return Some((volume, floor));
             }
         }
         None

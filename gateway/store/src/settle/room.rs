@@ -35,9 +35,9 @@ impl Shared {
             let begun = published.active.begun.filter(|_| published.active.versions() > 0);
             let filled = published.ingested.is_empty() && self.pressure() == Pressure::Purge;
             let filled = filled || self.fills_a_limit(&published);
-            whole
-                .zip(begun)
-                .is_some_and(|(whole, begun)| filled || now.since(begun) > whole + whole.min(SLACK))
+            whole.zip(begun).is_some_and(|(whole, begun)| {
+                filled || now.since(begun) > whole.saturating_add(whole.min(SLACK))
+            })
         };
         if due {
             let (told, ended) = std::sync::mpsc::channel();
@@ -95,9 +95,20 @@ impl Shared {
     /// Segments that the log can still begin, leaving what settling needs; `None` when nothing limits it.
     pub(crate) fn log_room(&self) -> Option<usize> {
         let free = self.free_segments()?;
+        Some(free.saturating_sub(self.reserve(free)))
+    }
+
+    /// May the gateway's own records begin a segment though history may not? They are few and small: one of what is left to
+    /// settling is enough for them, which keeps most of it.
+    pub(crate) fn may_lend(&self) -> bool {
+        self.free_segments().is_none_or(|free| free > self.reserve(free) / 2)
+    }
+
+    /// Segments that are left to settling.
+    fn reserve(&self, free: usize) -> usize {
         // A small disk is for history too.
         let all = self.segments.count() + self.segments.settled_count() + free;
-        Some(free.saturating_sub(self.config.settle_reserve.min(all / 2)))
+        self.config.settle_reserve.min(all / 2)
     }
 
     /// Bytes that a pass may write that leaves `kept` segments of what it rewrites behind: one more is for the manifest,

@@ -92,11 +92,10 @@ impl Proving {
         self.change(|proofs| proofs.add(&[finding]));
     }
 
-    /// What is over need not be listed any more.
-    pub(crate) fn acknowledge(&self, volume: VolumeId) {
-        self.change(|proofs| {
-            proofs.findings.retain(|f| f.over_at.is_none() || f.volume.is_some_and(|v| v != volume));
-        });
+    /// What is over, and `read` of, need not be listed any more.
+    pub(crate) fn acknowledge(&self, volume: VolumeId, read: impl Fn(&Finding) -> bool) {
+        let stays = |f: &Finding| f.over_at.is_none() || f.volume.is_some_and(|v| v != volume) || !read(f);
+        self.change(|proofs| proofs.findings.retain(stays));
     }
 
     pub(super) fn repaired(&self, volume: VolumeId, block: BlockNo, position: Position, now: WallTime) {
@@ -410,7 +409,7 @@ mod tests {
         let proofs = Proving::new(Box::new(Arc::clone(&disk)));
         let whole = Scope::default();
         proofs.take(&report(whole, vec![finding(1, 4), finding(2, 5)]), WallTime::from_nanos(6));
-        proofs.acknowledge(VOLUME);
+        proofs.acknowledge(VOLUME, |_| true);
         assert_eq!(open(&proofs), 2, "what is damaged cannot be waved away");
         proofs.repaired(
             VOLUME,
@@ -424,7 +423,9 @@ mod tests {
         assert_eq!(proofs.proof(VOLUME).unwrap().lsn.get(), 9);
         proofs.take(&report(whole, Vec::new()), WallTime::from_nanos(9));
         assert_eq!((open(&proofs), proofs.findings(VOLUME).len()), (0, 2));
-        proofs.acknowledge(VOLUME);
+        proofs.acknowledge(VOLUME, |f| f.position == Some(Position::record(Lsn::new(4).unwrap())));
+        assert_eq!(proofs.findings(VOLUME).len(), 1, "nobody has read of the other");
+        proofs.acknowledge(VOLUME, |_| true);
         assert_eq!(proofs.findings(VOLUME), []);
     }
 

@@ -86,7 +86,10 @@ fn read(file: &std::path::Path) -> Result<String> {
 /// Everything is checked before anything is set.
 fn parse(text: &str) -> Result<Parsed> {
     let wrong = |why: String| Failure::usage("the policy file is not one").because(why).fix(EXAMPLE);
-    let file: PolicyFile = toml::from_str(text).map_err(|e| wrong(e.to_string()))?;
+    let file: PolicyFile = toml::from_str(text).map_err(|e| {
+        let failure = wrong(e.to_string());
+        if e.message().contains("unknown field `before_drop`") { failure.fix(NO_GATE) } else { failure }
+    })?;
     let named = |table: &str, all: BTreeMap<String, Retention>| -> Result<Vec<(Name, Retention)>> {
         let one = |(name, retention): (String, Retention)| match name.parse::<Name>() {
             Ok(name) => Ok((name, retention)),
@@ -128,6 +131,9 @@ async fn members(context: &Context, group: &Name) -> Result<Vec<Name>> {
 }
 
 const EXAMPLE: &str = r#"write it as: [general] every_write = "48h", tiers = [{ each = "1m", keep = "7d" }], bookmarks = "1y"; one for each member of a group is [group.NAME], one of its own [volume.NAME]"#;
+
+/// Of `every_write` no gate can be had: what it lets go are single writes, which nobody could be handed as disks in time.
+const NO_GATE: &str = r#"only a tier has `before_drop`: write it into one of `tiers`; to hand on all that `every_write` lets go, make the first tier as fine as you need, such as { each = "1s", keep = "49h", before_drop = { hook = "archive.sh", deadline = "6h" } }"#;
 
 async fn apply(context: &Context, text: &str) -> Result<Vec<PolicyView>> {
     let mut views = Vec::new();
@@ -282,5 +288,16 @@ mod tests {
             let failure = parse(bad).unwrap_err();
             assert!(failure.fix.contains("[general]") && !failure.why.is_empty(), "{bad}");
         }
+    }
+
+    #[test]
+    fn a_gate_where_there_is_none_is_told_where_there_is_one() {
+        let gate = "before_drop = { hook = \"archive.sh\", deadline = \"6h\" }";
+        let failure = parse(&format!("[general]\nevery_write = \"48h\"\n{gate}\n")).unwrap_err();
+        assert!(failure.fix.contains("only a tier has `before_drop`"), "{}", failure.fix);
+        let told = format!(
+            "[general]\nevery_write = \"48h\"\ntiers = [{{ each = \"1s\", keep = \"49h\", {gate} }}]"
+        );
+        assert!(parse(&told).is_ok(), "what is told is a policy");
     }
 }

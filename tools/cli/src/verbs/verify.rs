@@ -29,7 +29,7 @@ pub(crate) struct VerifyArgs {
     /// Puts damaged blocks right with those of the gateway whose API is at this URL
     #[arg(long, value_name = "URL")]
     repair_from: Option<String>,
-    /// Says that what is over has been read of: it is not listed the next time
+    /// Says that what is listed and over has been read of: it is not listed the next time
     #[arg(long)]
     acknowledge: bool,
     #[command(flatten)]
@@ -65,7 +65,7 @@ pub(super) async fn run(args: VerifyArgs) -> Result<()> {
     if args.acknowledge {
         context
             .client
-            .post::<_, VerificationView>(&paths::acknowledge(volume.as_str()), &())
+            .post::<_, VerificationView>(&paths::acknowledge(volume.as_str(), range.from, range.to), &())
             .await
             .map_err(could_not)?;
     }

@@ -358,9 +358,9 @@ impl Control for Gateway {
         Ok(VerificationView { findings, open: left, over: left, ..view })
     }
 
-    async fn acknowledge(&self, volume: Name) -> Answer<VerificationView> {
+    async fn acknowledge(&self, volume: Name, points: Points) -> Answer<VerificationView> {
         self.ask("acknowledge".to_owned());
-        self.verification(volume, Points::default()).await
+        self.verification(volume, points).await
     }
 
     async fn unit(&self, volume: Name, offset: u64, version: u64) -> Answer<UnitView> {

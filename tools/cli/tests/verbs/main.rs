@@ -374,6 +374,10 @@ async fn verify_ends_with_one_only_for_damage() {
     assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
     assert!(stdout(&output).ends_with("sound\n"));
     assert!(server.gateway.asked.lock().unwrap().contains(&"acknowledge".to_owned()));
+    server.gateway.asked.lock().unwrap().clear();
+    run(&url, &["verify", "web01", "--from", "b7", "--to", "lsn:8", "--acknowledge"]);
+    let asked = server.gateway.asked.lock().unwrap().clone();
+    assert!(asked.ends_with(&["acknowledge".to_owned(), looked.to_owned()]), "what was listed: {asked:?}");
 
     assert_eq!(failure(&url, &["verify", "db"]).0, Some(3));
     assert_eq!(failure("http://127.0.0.1:1", &["verify", "web01"]).0, Some(6));
