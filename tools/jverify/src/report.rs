@@ -19,6 +19,8 @@ pub struct Report {
     pub records: u64,
     /// Stored blocks that were checked.
     pub blocks: u64,
+    /// Those of them that lie in packs.
+    pub packed: u64,
     /// Bytes of the journal that were read.
     pub bytes: u64,
     /// The last write was cut off by a crash. That is no damage: nobody was told that it was done.
@@ -121,11 +123,11 @@ const SHOWN: usize = 100;
 
 impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { store, segments, frames, records, blocks, bytes, .. } = self;
+        let Self { store, segments, frames, records, blocks, packed, bytes, .. } = self;
         writeln!(
             f,
-            "store {store}: {segments} segments, {frames} frames, {records} records, {blocks} stored blocks, \
-             {bytes} bytes"
+            "store {store}: {segments} segments, {frames} frames, {records} records, {blocks} stored blocks \
+             ({packed} in packs), {bytes} bytes"
         )?;
         for stream in &self.streams {
             let StreamReport { stream, first_lsn, last_lsn, records, runs, log_bytes } = stream;

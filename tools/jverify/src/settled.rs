@@ -88,6 +88,7 @@ impl Settled {
                     let counts = walk_segment(&bytes, store, header, &mut damage);
                     report.frames += counts.frames;
                     report.blocks += counts.blocks;
+                    report.packed += counts.packed;
                     report.bytes += u64::from(header.end);
                     shares.extend(counts.shares.into_iter().map(|(volume, n)| ((*id, volume), n)));
                 }
@@ -124,6 +125,7 @@ impl Settled {
 struct Counts {
     frames: u64,
     blocks: u64,
+    packed: u64,
     /// Bytes of the frames of each volume.
     shares: BTreeMap<VolumeId, u64>,
 }
@@ -154,7 +156,7 @@ fn walk_segment(
         if let SettledKind::Run(volume, region) = frame.kind {
             *counts.shares.entry(volume).or_default() += u64::from(frame.span);
             match decode_settled_run(&frame, at, table) {
-                Ok(versions) => counts.blocks += units(bytes, region, &versions, damage),
+                Ok(versions) => counts.units(bytes, region, &versions, damage),
                 Err(e) => damage(u64::from(at), u64::from(at) + u64::from(frame.span), e.to_string()),
             }
         }
@@ -175,26 +177,29 @@ fn frame_at(bytes: &[u8], at: u32) -> Result<(SettledFrame, &[u8], u64), String>
     Ok((frame, head.get(SETTLED_FRAME..).unwrap_or_default(), hash))
 }
 
-/// Every stored block against its checksum; how many there are.
-fn units(
-    bytes: &[u8],
-    region: RegionNo,
-    versions: &[Version],
-    damage: &mut impl FnMut(u64, u64, String),
-) -> u64 {
-    let (mut blocks, mut unpacker) = (0, Unpacker::default());
-    for version in versions {
-        let Place::Unit(place) = version.place else { continue };
-        blocks += 1;
-        let (from, to) = (index(u64::from(place.offset)), index(u64::from(place.end())));
-        let block = region.block(version.first);
-        let stored = bytes.get(from..to).unwrap_or_default();
-        if let Err(e) = unpacker.verify(place, block, stored) {
-            let detail = format!("block {} as of {}: {e}", block.get(), version.position.lsn());
-            damage(len64(from), len64(to), detail);
+impl Counts {
+    /// Every stored block against its checksum.
+    fn units(
+        &mut self,
+        bytes: &[u8],
+        region: RegionNo,
+        versions: &[Version],
+        damage: &mut impl FnMut(u64, u64, String),
+    ) {
+        let mut unpacker = Unpacker::default();
+        for version in versions {
+            let Place::Unit(place) = version.place else { continue };
+            self.blocks += 1;
+            self.packed += u64::from(place.is_pack());
+            let (from, to) = (index(u64::from(place.offset)), index(u64::from(place.end())));
+            let block = region.block(version.first);
+            let stored = bytes.get(from..to).unwrap_or_default();
+            if let Err(e) = unpacker.verify(place, block, stored) {
+                let detail = format!("block {} as of {}: {e}", block.get(), version.position.lsn());
+                damage(len64(from), len64(to), detail);
+            }
         }
     }
-    blocks
 }
 
 fn read_manifest(path: &Path, header: &SettledHeader, at: u32) -> Result<Manifest, String> {
