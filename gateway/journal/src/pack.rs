@@ -99,7 +99,7 @@ impl PackHead {
 #[derive(Debug, Default)]
 pub struct Unpacker {
     /// Whose contents these are.
-    at: Option<(Location, RegionNo)>,
+    at: Option<(Location, RegionNo, [u8; 8])>,
     blocks: Vec<u16>,
     contents: Vec<u8>,
 }
@@ -140,9 +140,11 @@ impl Unpacker {
 
     fn member(&mut self, at: Location, block: BlockNo, stored: &[u8]) -> Result<&[u8], UnitError> {
         let (region, within) = RegionNo::holding(block).ok_or(UnitError::Malformed)?;
-        if self.at != Some((at, region)) {
+        // Its checksum, too: places say what is meant within one store only.
+        let sum = stored.first_chunk::<8>().ok_or(UnitError::Malformed)?;
+        if self.at != Some((at, region, *sum)) {
             self.load(region, stored)?;
-            self.at = Some((at, region));
+            self.at = Some((at, region, *sum));
         }
         let n = self.blocks.binary_search(&within).map_err(|_| UnitError::Malformed)?;
         self.contents.get(n * UNIT..(n + 1) * UNIT).ok_or(UnitError::Malformed)
@@ -155,13 +157,30 @@ impl Unpacker {
             return Err(UnitError::Checksum);
         }
         let head = PackHead::decode(stored).map_err(|_| UnitError::Malformed)?;
-        self.contents.resize(head.members.len() * UNIT, 0);
-        let body = stored.get(head.body).ok_or(UnitError::Malformed)?;
-        let bytes =
-            zstd::bulk::decompress_to_buffer(body, &mut self.contents).map_err(|_| UnitError::Malformed)?;
+        decompress(&head, stored, &mut self.contents)?;
         self.blocks = head.members.into_iter().map(|(block, _)| block).collect();
-        if bytes == self.contents.len() { Ok(()) } else { Err(UnitError::Malformed) }
+        Ok(())
     }
+}
+
+fn decompress(head: &PackHead, stored: &[u8], contents: &mut Vec<u8>) -> Result<(), UnitError> {
+    contents.resize(head.members.len() * UNIT, 0);
+    let body = stored.get(head.body.clone()).ok_or(UnitError::Malformed)?;
+    let bytes = zstd::bulk::decompress_to_buffer(body, contents).map_err(|_| UnitError::Malformed)?;
+    if bytes == contents.len() { Ok(()) } else { Err(UnitError::Malformed) }
+}
+
+/// What a damaged pack still holds: the members whose own checksums fit. Never to be served from where it lies, where
+/// everything is refused; but it need not be lost when that is written anew.
+#[must_use]
+pub fn salvage(region: RegionNo, stored: &[u8]) -> Vec<(u16, Vec<u8>)> {
+    let (Ok(head), mut contents) = (PackHead::decode(stored), Vec::new()) else { return Vec::new() };
+    if decompress(&head, stored, &mut contents).is_err() {
+        return Vec::new();
+    }
+    let members = head.members.iter().zip(contents.chunks(UNIT));
+    let sound = members.filter(|((block, sum), content)| content_sum(region.block(*block), content) == *sum);
+    sound.map(|((block, _), content)| (*block, content.to_vec())).collect()
 }
 
 #[cfg(test)]

@@ -308,7 +308,10 @@ impl SettledWriter {
 fn place(versions: &mut [Version], segment: SegmentId, at: u32) -> Option<u32> {
     let (mut offset, mut shared) = (at, None);
     for version in versions {
-        let Place::Unit(location) = &mut version.place else { continue };
+        let Place::Unit(location) = &mut version.place else {
+            shared = None;
+            continue;
+        };
         let own = match shared.filter(|(before, _)| before == location) {
             Some((_, placed)) => placed,
             None => {

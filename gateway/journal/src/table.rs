@@ -11,7 +11,7 @@
 //!
 //! A frame of the gateway's own records holds, for each, varint length and prost message.
 
-use tap_block::stored::StoredLen;
+use tap_block::stored::{MAX_STORED, StoredLen};
 use tap_block::units::count;
 use tap_block::{Action, BLOCK_SIZE, Batch, Entry, Extent, Lsn, Position, VolumeId, WallTime};
 
@@ -166,7 +166,8 @@ pub fn decode_records(header: &FrameHeader, table: &[u8]) -> Result<Records, For
     while !r.is_empty() {
         lens.push(r.u16()?);
     }
-    if lens.iter().map(|&l| u64::from(l)).sum::<u64>() != u64::from(header.body) {
+    let too_long = lens.iter().any(|&l| usize::from(l) > MAX_STORED);
+    if too_long || lens.iter().map(|&l| u64::from(l)).sum::<u64>() != u64::from(header.body) {
         return Err(FormatError::malformed(WHAT, "lengths that do not fit its units"));
     }
     Ok(Records { entries, lens })

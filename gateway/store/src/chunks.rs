@@ -37,14 +37,25 @@ impl ChunkReader {
         self.at = at;
         self.bytes.clear();
         self.bytes.resize(index(len), 0);
-        if self.file.read_at(at, &mut self.bytes).is_ok() {
-            return;
+        read_what_can_be(&self.file, at, &mut self.bytes);
+    }
+}
+
+/// Reads, sector by sector if need be, and takes what cannot be read for zeroes.
+pub(crate) fn read_what_can_be(file: &SegmentFile, at: u64, into: &mut [u8]) {
+    if file.read_at(at, into).is_ok() {
+        return;
+    }
+    let mut from = at;
+    let mut rest = into;
+    while !rest.is_empty() {
+        // Up to the next border of a sector of the file.
+        let len = (SECTOR - index(from % count(SECTOR))).min(rest.len());
+        let (sector, behind) = rest.split_at_mut(len);
+        if let Err(e) = file.read_at(from, sector) {
+            warn!("{e}");
+            sector.fill(0);
         }
-        for (n, sector) in (0u64..).zip(self.bytes.chunks_mut(SECTOR)) {
-            if let Err(e) = self.file.read_at(at + n * count(SECTOR), sector) {
-                warn!("{e}");
-                sector.fill(0);
-            }
-        }
+        (from, rest) = (from + count(len), behind);
     }
 }

@@ -58,12 +58,24 @@ pub struct Cold {
     pub after: Duration,
     /// and was not read by any image for so long.
     pub unread: Duration,
+    /// A stretch is gone through for its sake alone no more often than that.
+    pub pause: Duration,
 }
 
 impl Cold {
     const DAY: Duration = Duration::from_secs(24 * 3600);
     /// A week, and two days.
-    pub const USUAL: Self = Self { after: Self::DAY.saturating_mul(7), unread: Self::DAY.saturating_mul(2) };
+    pub const USUAL: Self = Self {
+        after: Self::DAY.saturating_mul(7),
+        unread: Self::DAY.saturating_mul(2),
+        pause: Duration::from_secs(10),
+    };
+
+    /// What is so old; unread as long as is usual, or as it is old if that is less.
+    #[must_use]
+    pub fn after(after: Duration) -> Self {
+        Self { after, unread: after.min(Self::USUAL.unread), ..Self::USUAL }
+    }
 }
 
 impl StoreConfig {

@@ -1,6 +1,6 @@
 //! When each segment was last read by an image, so that what nobody reads can be packed.
 //!
-//! It is not kept over a restart: what is packed too soon is read a little more slowly, until it is written anew.
+//! It is not kept over a restart: then everything counts as read.
 
 use std::collections::HashMap;
 use std::sync::RwLock;
@@ -12,28 +12,38 @@ use tap_block::WallTime;
 use crate::sync::{read, write};
 
 /// See the module.
-#[derive(Debug, Default)]
-pub(crate) struct Heat(RwLock<HashMap<SegmentId, AtomicU64>>);
+#[derive(Debug)]
+pub(crate) struct Heat {
+    last: RwLock<HashMap<SegmentId, AtomicU64>>,
+    /// Whatever was read before, nobody knows.
+    since: WallTime,
+}
 
 impl Heat {
+    /// Of a store that is opened now.
+    pub(crate) fn new(since: WallTime) -> Self {
+        Self { last: RwLock::default(), since }
+    }
+
     /// It is read now.
     pub(crate) fn note(&self, segment: SegmentId, now: WallTime) {
-        if let Some(last) = read(&self.0).get(&segment) {
+        if let Some(last) = read(&self.last).get(&segment) {
             last.fetch_max(now.nanos(), Ordering::Relaxed);
             return;
         }
-        write(&self.0).entry(segment).or_default().fetch_max(now.nanos(), Ordering::Relaxed);
+        write(&self.last).entry(segment).or_default().fetch_max(now.nanos(), Ordering::Relaxed);
     }
 
-    /// When it was read last; the epoch when nobody knows of a read.
+    /// When it was read last; when the store was opened, if nobody has read it since.
     pub(crate) fn last(&self, segment: SegmentId) -> WallTime {
-        let known = read(&self.0);
-        known.get(&segment).map_or(WallTime::EPOCH, |last| WallTime::from_nanos(last.load(Ordering::Relaxed)))
+        let known = read(&self.last);
+        let last = known.get(&segment).map(|last| WallTime::from_nanos(last.load(Ordering::Relaxed)));
+        last.map_or(self.since, |last| last.max(self.since))
     }
 
     /// These are no part of the store any more.
     pub(crate) fn forget(&self, gone: impl Iterator<Item = SegmentId>) {
-        let mut known = write(&self.0);
+        let mut known = write(&self.last);
         for segment in gone {
             known.remove(&segment);
         }

@@ -30,6 +30,12 @@ impl Offers {
         lock(&self.0).get(&(at, block)).cloned()
     }
 
+    /// Is there any for this pack?
+    pub(crate) fn has(&self, at: Location) -> bool {
+        at.is_pack()
+            && lock(&self.0).range((at, BlockNo::new(0))..).next().is_some_and(|((of, _), _)| *of == at)
+    }
+
     /// Its region was written anew, or could not be.
     pub(crate) fn clear(&self, at: Location, block: BlockNo) {
         lock(&self.0).remove(&(at, block));

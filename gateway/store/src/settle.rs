@@ -45,6 +45,7 @@ use crate::index::IndexStore as _;
 use crate::store::Shared;
 use crate::sync::{lock, read, wait_for};
 
+use chill::Chilling;
 pub use gates::AtGate;
 pub(crate) use gates::{at_gates, at_gates_of};
 use gates::{note_overruled, overruled};
@@ -97,6 +98,7 @@ pub(crate) struct Settler {
     dropped: BTreeMap<VolumeId, usize>,
     /// The last pass settled a part of the log.
     log_last: bool,
+    chilling: Chilling,
 }
 
 /// Points that have to be gone before settled history is gone through for their sake: this many, and a quarter of all.
@@ -113,6 +115,7 @@ impl Settler {
             relieved: None,
             dropped: BTreeMap::new(),
             log_last: false,
+            chilling: Chilling::new(),
         }
     }
 
@@ -236,7 +239,9 @@ impl Settler {
         let decision = Self::decide(shared, &plan, &terms)?;
         let mut undecided = false;
         let (gone, overruled) = (decision.gone.clone(), decision.overruled.clone());
-        let outcome = self.rewrite(shared, plan, decision, &mut undecided);
+        let short = terms.strain.pressure > Pressure::None || !terms.own.is_empty();
+        let keep_packs = short || !plan.is_stretch() || plan.budget < shared.config.settle_at_once;
+        let outcome = self.rewrite(shared, plan, decision, keep_packs, &mut undecided);
         if outcome.is_err() && !undecided {
             shared.points.call_off();
         }
@@ -301,12 +306,12 @@ impl Settler {
         shared: &Shared,
         mut plan: Plan,
         decision: Decision,
+        keep_packs: bool,
         undecided: &mut bool,
     ) -> Result<SettleReport, StoreError> {
         let settle = self.next;
         self.next += 1;
-        let mut rewriter =
-            Rewriter::new(shared, (decision.trail.store(), settle), decision.at, !plan.is_stretch());
+        let mut rewriter = Rewriter::new(shared, (decision.trail.store(), settle), decision.at, keep_packs);
         let merged = merge(shared, &plan, &decision.window, &decision.kept, &mut rewriter)?;
         let written = rewriter.finish()?;
         let manifest = decision.manifest(settle, plan.arrange(merged.last, written.generation()));

@@ -228,13 +228,14 @@ impl Store {
         let found = recover::recover(&config, parts.segments, &*parts.index, &*parts.mark, &*parts.manifest)?;
         let fresh = found.segments.count() + found.segments.settled_count() == 0;
         let book = Book::open(parts.ledger, found.mark.store, fresh);
+        let age = Age::new(clock, found.last_received);
         let shared = Arc::new(Shared {
             bookkeeping: Bookkeeping::new(book),
-            heat: Heat::default(),
+            heat: Heat::new(age.now()),
             offers: Offers::default(),
             queue: Queue::new(config.max_queue),
             maps: Mutex::new(MapCache::new(config.map_cache)),
-            age: Age::new(clock, found.last_received),
+            age,
             config,
             segments: found.segments,
             index: HealingIndex::new(parts.index, found.index),

@@ -152,3 +152,25 @@ fn a_pack_that_rots_is_named_by_every_member_and_put_right_block_by_block() {
     assert_eq!(again.findings, []);
     lab.check(1);
 }
+
+#[test]
+fn packs_that_are_read_do_not_grow_where_there_is_no_room_for_that() {
+    let mut lab = settled(8);
+    later(&lab, 600);
+    assert!(has_packs(&lab));
+    let status = lab.store().status();
+    let used = status.segments + status.settled_segments;
+    lab.disk.config.max_segments = used as usize + 3;
+    lab.disk.config.settle_at_once = 4 << 30;
+    for cold in [lab.disk.config.cold, None] {
+        lab.disk.config.cold = cold;
+        lab.open();
+        lab.check(1);
+        lab.more(10, 1);
+        lab.clock.advance(Duration::from_secs(200));
+        // It unwraps: there is room for each pass.
+        lab.settle();
+        assert!(has_packs(&lab), "room is short");
+        lab.check(1);
+    }
+}

@@ -61,6 +61,13 @@ impl Pool {
         }
     }
 
+    /// Runs `job` on a worker if none waits for one; otherwise it is dropped: for work that nobody waits for.
+    pub fn submit_if_idle(&self, job: impl FnOnce() + Send + 'static) {
+        if self.queued() == 0 {
+            self.submit(job);
+        }
+    }
+
     /// Jobs that wait for a worker.
     #[must_use]
     pub fn queued(&self) -> usize {

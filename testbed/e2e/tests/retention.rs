@@ -90,7 +90,7 @@ impl Story<'_> {
 }
 
 /// What is settled and was not read since the start is packed at once.
-fn up(lab: &Lab, disk: &std::path::Path) -> Result<Up> {
+fn start(lab: &Lab, disk: &std::path::Path) -> Result<Up> {
     lab.up_with(&[("web01", disk)], &["--pack-after", "0s"])
 }
 
@@ -98,7 +98,7 @@ fn up(lab: &Lab, disk: &std::path::Path) -> Result<Up> {
 fn pack(lab: &Lab, disk: &std::path::Path) -> Result<()> {
     let settles = || Ok::<_, std::io::Error>(std::fs::read_to_string(lab.log())?.matches(" settle ").count());
     let (before, deadline) = (settles()?, Instant::now() + LIMIT / 4);
-    let up = up(lab, disk)?;
+    let up = start(lab, disk)?;
     lab.settle("web01")?;
     while settles()? == before && Instant::now() < deadline {
         // A rule that is set has history looked at.
@@ -112,7 +112,7 @@ fn pack(lab: &Lab, disk: &std::path::Path) -> Result<()> {
 fn what_is_kept_stays_and_the_rest_goes_whatever_is_killed() -> Result<()> {
     scenario(|lab| {
         let disk = lab.disk("web01.img", pick(4 << 20, 64 << 20), 1)?;
-        let mut up = up(lab, &disk)?;
+        let mut up = start(lab, &disk)?;
         lab.settle("web01")?;
         bookmarks_only(lab)?;
         let writer = Writer::open(&lab.tap("web01"), std::fs::read(&disk)?, 1)?;
@@ -142,7 +142,7 @@ fn what_is_kept_stays_and_the_rest_goes_whatever_is_killed() -> Result<()> {
         for folder in lab.folders("fjall")? {
             std::fs::remove_dir_all(folder)?;
         }
-        let _up = up(lab, &disk)?;
+        let _up = start(lab, &disk)?;
         story.check_kept()
     })
 }
@@ -152,7 +152,7 @@ fn kill_while_it_settles(story: &Story<'_>, up: Up, disk: &std::path::Path, wait
     bookmarks_only(story.lab)?;
     std::thread::park_timeout(Duration::from_millis(wait));
     up.kill()?;
-    let up = up(story.lab, disk)?;
+    let up = start(story.lab, disk)?;
     story.lab.settle("web01")?;
     story.writer.check(&std::fs::read(disk)?)?;
     story.check_kept()?;

@@ -132,7 +132,7 @@ impl Site {
             }
             store.scrub_rate = gateway.scrub_rate.or(store.scrub_rate);
             if let Some(PackAfter(after)) = gateway.pack_after {
-                store.cold = after.map(|after| Cold { after, ..Cold::USUAL });
+                store.cold = after.map(Cold::after);
             }
             let config = GatewayConfig {
                 store,

@@ -210,10 +210,14 @@ impl ImageDevice {
     }
 
     fn read(&self, extent: Extent, ticket: Ticket) {
+        self.read_it(extent, ticket);
         if let Some(ahead) = self.image.ahead_of(extent) {
             let image = Arc::clone(&self.image);
-            self.pool.submit(move || image.fetch(ahead));
+            self.pool.submit_if_idle(move || image.fetch(ahead));
         }
+    }
+
+    fn read_it(&self, extent: Extent, ticket: Ticket) {
         if extent.length() >= LARGE {
             return self.read_elsewhere(extent, ticket);
         }

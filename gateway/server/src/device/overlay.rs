@@ -186,18 +186,21 @@ impl BlockDevice for OverlayDevice {
         if let Err(e) = self.geometry().admit(&op) {
             return ticket.complete(Err(e));
         }
-        if let Op::Read { extent } = &op
-            && let Some(ahead) = self.layers.below.ahead_of(*extent)
-        {
-            let layers = Arc::clone(&self.layers);
-            self.pool.submit(move || layers.below.fetch(ahead));
-        }
+        let ahead = match &op {
+            Op::Read { extent } => self.layers.below.ahead_of(*extent),
+            _ => None,
+        };
         match self.at_once(op) {
             Ok(outcome) => ticket.complete(outcome),
             Err(op) => {
                 let layers = Arc::clone(&self.layers);
                 self.pool.submit(move || ticket.complete(layers.run(&op)));
             }
+        }
+        // Where something was written, what is below is not asked for.
+        if let Some(ahead) = ahead.filter(|ahead| self.layers.read_lock().is_untouched(*ahead)) {
+            let layers = Arc::clone(&self.layers);
+            self.pool.submit_if_idle(move || layers.below.fetch(ahead));
         }
     }
 }

@@ -1,8 +1,14 @@
 //! Passes over a stretch of settled history for its own sake: what has become old and unread since it was written is
 //! packed, and what was offered in place of damaged packs is put in.
 
-use gateway_journal::{Generation, RegionNo, RegionRange, SettledSegment};
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::time::Duration;
+
+use gateway_journal::{Generation, Kept, RegionNo, RegionRange, SettledSegment};
+use tap_block::units::count;
 use tap_block::{VolumeId, WallTime};
+use tracing::warn;
 
 use super::keep::Terms;
 use super::plan::Plan;
@@ -14,19 +20,80 @@ use crate::sync::read;
 
 /// A stretch is rewritten when this share of it, at least, has become cold.
 const WORTH: u64 = 4;
+/// Fewer segments than these are not worth a rewrite, unless they are all of a generation.
+const FEWEST: u64 = 4;
+/// A pass that packs writes no more than this: nothing waits for it.
+const AT_ONCE: u64 = 1 << 30;
+/// A stretch that could not be packed is tried again after this.
+const AGAIN: Duration = Duration::from_secs(24 * 3600);
+
+/// Where packing is.
+#[derive(Debug, Default)]
+pub(super) struct Chilling {
+    /// When a stretch was gone through last.
+    last: Option<WallTime>,
+    /// What could not be packed, and until when it is left alone.
+    failed: Vec<(RegionRange, WallTime)>,
+}
+
+impl Chilling {
+    pub(super) const fn new() -> Self {
+        Self { last: None, failed: Vec::new() }
+    }
+
+    /// The first part of a stretch in which nothing has failed lately; `None` when there is none.
+    fn untried(&self, mut range: RegionRange) -> Option<RegionRange> {
+        while let Some((failed, _)) = self.failed.iter().find(|(failed, _)| failed.holds(range.first)) {
+            range.first = RegionRange::after(failed.last)?;
+        }
+        let next =
+            self.failed.iter().map(|(failed, _)| failed.first).filter(|first| range.holds(*first)).min();
+        range.last = next.and_then(RegionRange::before).unwrap_or(range.last);
+        (range.first <= range.last).then_some(range)
+    }
+}
 
 impl Settler {
-    /// Packs what has become cold, a stretch at a time; `None` when nothing has that is worth it.
+    /// Packs what has become cold, a stretch at a time; `None` when nothing has that is worth it, or one was packed just now.
+    /// What cannot be packed stays as it is.
     pub(super) fn chill(
         &mut self,
         shared: &Shared,
         terms: Terms,
     ) -> Result<Option<SettleReport>, StoreError> {
+        let now = terms.now;
         let Some(cold) = shared.config.cold.filter(|_| terms.strain.pressure == Pressure::None) else {
             return Ok(None);
         };
-        let Some(range) = cold_stretch(shared, cold, terms.now) else { return Ok(None) };
-        self.stretch(shared, range, terms)
+        if self.chilling.last.is_some_and(|last| now.since(last) < cold.pause) {
+            return Ok(None);
+        }
+        self.chilling.failed.retain(|(_, until)| now < *until);
+        let Some(range) = cold_stretch(shared, cold, now, &self.chilling) else { return Ok(None) };
+        let Some(mut plan) = Plan::compaction(shared, range).filter(Plan::is_stretch) else {
+            return Ok(None);
+        };
+        // The log is to have room whatever this does.
+        let half =
+            shared.log_room().map_or(u64::MAX, |left| count(left / 2) * u64::from(shared.config.segment_len));
+        plan.budget = plan.budget.min(AT_ONCE).min(half);
+        plan.binds_first = true;
+        self.chilling.last = Some(now);
+        match self.stretch(shared, plan, terms) {
+            Err(StoreError::Stopped) => Err(StoreError::Stopped),
+            Err(e) => {
+                let one = matches!(e, StoreError::NoSpace(_));
+                let failed = if one { RegionRange { first: range.first, last: range.first } } else { range };
+                warn!(
+                    "history of {}, region {} and behind it is not packed, and left alone for a day: {e}",
+                    range.first.0,
+                    range.first.1.get()
+                );
+                self.chilling.failed.push((failed, now.plus(AGAIN)));
+                Ok(None)
+            }
+            Ok(report) => Ok(Some(report)),
+        }
     }
 
     /// Writes a region anew: contents that were offered for its damaged packs count from then on.
@@ -41,62 +108,83 @@ impl Settler {
     ) -> Result<SettleReport, StoreError> {
         let place = (volume, region);
         let terms = self.terms(shared, Pressure::None);
+        if !read(&shared.published).layout.lost.is_empty() {
+            let text = "something of settled history is missing, and nothing of it is written anew before that is back";
+            return Err(StoreError::Damaged(text.to_owned()));
+        }
+        let range = RegionRange { first: place, last: place };
         let none = || StoreError::NoSpace("there is no room to write the region anew".to_owned());
-        self.stretch(shared, RegionRange { first: place, last: place }, terms)?.ok_or_else(none)
+        let plan = Plan::compaction(shared, range).filter(Plan::is_stretch).ok_or_else(none)?;
+        self.stretch(shared, plan, terms)
     }
 
     /// One pass over a stretch, whatever else is being gone through.
-    fn stretch(
-        &mut self,
-        shared: &Shared,
-        range: RegionRange,
-        terms: Terms,
-    ) -> Result<Option<SettleReport>, StoreError> {
-        let Some(plan) = Plan::compaction(shared, range) else { return Ok(None) };
+    fn stretch(&mut self, shared: &Shared, plan: Plan, terms: Terms) -> Result<SettleReport, StoreError> {
         let under_way = self.own_cycle;
         let outcome = self.pass(shared, plan, terms);
         self.own_cycle = under_way;
-        outcome.map(Some)
+        outcome
     }
 }
 
 /// Neighbouring segments that may be packed, if that is worth it beside what else lies there.
-fn cold_stretch(shared: &Shared, cold: Cold, now: WallTime) -> Option<RegionRange> {
-    let layout = std::sync::Arc::clone(&read(&shared.published).layout);
+fn cold_stretch(shared: &Shared, cold: Cold, now: WallTime, chilling: &Chilling) -> Option<RegionRange> {
+    let layout = Arc::clone(&read(&shared.published).layout);
     let generations = &layout.generations;
+    // Of a volume without a point so old nobody knows what is.
+    let has_old = |kept: &Kept| kept.points.first().is_some_and(|p| now.since(p.received_at) >= cold.after);
+    let old: BTreeSet<VolumeId> = layout.kept.iter().filter(|(_, k)| has_old(k)).map(|(v, _)| *v).collect();
     let is_due = |g: &Generation, s: &SettledSegment| {
         let unread = || now.since(shared.heat.last(s.segment)) >= cold.unread;
-        now.since(g.at) >= cold.after && s.warm > s.end / 2 && unread()
+        let is_old = || old.range(s.first.0..=s.last.0).next().is_some();
+        now.since(g.at) >= cold.after && s.warm > s.end / 2 && is_old() && unread()
     };
-    let most = shared.config.settle_at_once;
-    let runs = generations.iter().flat_map(|g| runs_of(g, most, |s| is_due(g, s)));
-    runs.into_iter().find_map(|(range, bytes)| {
-        let overlaps = |g: &Generation, s: &SettledSegment| {
-            range.first <= s.last.min(g.range.last) && s.first.max(g.range.first) <= range.last
-        };
-        let there: u64 = generations
-            .iter()
-            .flat_map(|g| g.segments.iter().filter(move |s| overlaps(g, s)))
-            .map(|s| u64::from(s.end))
-            .sum();
-        (bytes >= there / WORTH).then_some(range)
-    })
+    let fewest = FEWEST * u64::from(shared.config.segment_len) / 2;
+    generations
+        .iter()
+        .flat_map(|g| {
+            let runs = runs_of(g, AT_ONCE, |s| is_due(g, s));
+            let whole = |run: &Run| run.segments == g.segments.len();
+            runs.into_iter().filter(move |run| run.bytes >= fewest || whole(run))
+        })
+        .find_map(|run| {
+            let range = chilling.untried(run.range)?;
+            let overlaps = |g: &Generation, s: &SettledSegment| {
+                range.first <= s.last.min(g.range.last) && s.first.max(g.range.first) <= range.last
+            };
+            let there: u64 = generations
+                .iter()
+                .flat_map(|g| g.segments.iter().filter(move |s| overlaps(g, s)))
+                .map(|s| u64::from(s.end))
+                .sum();
+            (run.bytes >= there / WORTH).then_some(range)
+        })
 }
 
-/// Runs of neighbouring segments that are due: where they lie, and their warm bytes, `most` of them about.
-fn runs_of(g: &Generation, most: u64, is_due: impl Fn(&SettledSegment) -> bool) -> Vec<(RegionRange, u64)> {
-    let mut runs: Vec<(RegionRange, u64)> = Vec::new();
+/// Neighbouring segments of a generation.
+#[derive(Debug, PartialEq, Eq)]
+struct Run {
+    range: RegionRange,
+    /// Of units that may be packed.
+    bytes: u64,
+    segments: usize,
+}
+
+/// Runs of neighbouring segments that are due, of `most` bytes about.
+fn runs_of(g: &Generation, most: u64, is_due: impl Fn(&SettledSegment) -> bool) -> Vec<Run> {
+    let mut runs: Vec<Run> = Vec::new();
     let mut goes_on = false;
     for segment in &g.segments {
         let due = is_due(segment);
         let range =
             RegionRange { first: segment.first.max(g.range.first), last: segment.last.min(g.range.last) };
-        match runs.last_mut().filter(|(_, bytes)| goes_on && *bytes < most) {
-            Some((run, bytes)) if due => {
-                run.last = range.last;
-                *bytes += u64::from(segment.warm);
+        let bytes = u64::from(segment.warm);
+        match runs.last_mut().filter(|run| goes_on && run.bytes < most) {
+            Some(run) if due => {
+                run.range.last = range.last;
+                (run.bytes, run.segments) = (run.bytes + bytes, run.segments + 1);
             }
-            _ if due && range.first <= range.last => runs.push((range, u64::from(segment.warm))),
+            _ if due && range.first <= range.last => runs.push(Run { range, bytes, segments: 1 }),
             _ => {}
         }
         goes_on = due;
@@ -129,9 +217,28 @@ mod tests {
         let g =
             Generation { settle: 1, range, segments, shares: Vec::new(), at: WallTime::EPOCH, packs: false };
         let runs = runs_of(&g, 150, |s| s.warm > 50);
-        let run = |first, last, bytes| (RegionRange { first: at(first), last: at(last) }, bytes);
-        assert_eq!(runs, [run(5, 19, 170), run(30, 52, 229)]);
+        let run = |first, last, bytes, segments| {
+            let range = RegionRange { first: at(first), last: at(last) };
+            Run { range, bytes, segments }
+        };
+        assert_eq!(runs, [run(5, 19, 170, 2), run(30, 52, 229, 3)]);
         let runs = runs_of(&g, 100, |s| s.warm > 50);
-        assert_eq!(runs, [run(5, 19, 170), run(30, 49, 130), run(50, 52, 99)], "no longer than it has to be");
+        let short = [run(5, 19, 170, 2), run(30, 49, 130, 2), run(50, 52, 99, 1)];
+        assert_eq!(runs, short, "no longer than it has to be");
+    }
+
+    #[test]
+    fn what_could_not_be_packed_is_passed_over() {
+        let range = |first, last| RegionRange { first: at(first), last: at(last) };
+        let failed = vec![
+            (range(3, 3), WallTime::EPOCH),
+            (range(4, 6), WallTime::EPOCH),
+            (range(9, 20), WallTime::EPOCH),
+        ];
+        let chilling = Chilling { last: None, failed };
+        assert_eq!(chilling.untried(range(0, 12)), Some(range(0, 2)));
+        assert_eq!(chilling.untried(range(3, 12)), Some(range(7, 8)));
+        assert_eq!(chilling.untried(range(9, 12)), None);
+        assert_eq!(chilling.untried(range(21, 30)), Some(range(21, 30)));
     }
 }

@@ -8,14 +8,14 @@
 //!     a pack of which all members stay cold: copied   ─┘
 //! ```
 
-use gateway_journal::pack::{MEMBERS, PackHead, Unpacker, pack};
+use gateway_journal::pack::{MEMBERS, PackHead, Unpacker, pack, salvage};
 use gateway_journal::{Location, Place, RegionNo, SegmentId, Version};
 use tap_block::BlockNo;
 use tap_block::stored::{MAX_STORED, UNIT, pack as pack_unit, unpack};
 use tap_block::units::{count, index};
 
 /// Open packs at once: a block of which more versions are kept has the rest of them in units.
-const MOST_OPEN: usize = 32;
+const MOST_OPEN: usize = 256;
 
 /// Versions of a region, and the bytes of their units and packs in the same order. Members of one pack follow each other.
 #[derive(Debug, Default, Clone, PartialEq, Eq)]
@@ -151,9 +151,11 @@ impl Packing<'_> {
         if sound && members == group.len() && group.iter().all(self.judge.is_cold) {
             return self.put(at, group, stored);
         }
-        let mut damaged = Vec::new();
+        let (mut damaged, left) =
+            (Vec::new(), if sound { Vec::new() } else { salvage(self.judge.region, stored) });
         for version in group {
-            match self.content(at, version, stored, sound) {
+            let salvaged = left.iter().find(|(block, _)| *block == version.first).map(|(_, c)| c.clone());
+            match salvaged.or_else(|| self.content(at, version, stored, sound)) {
                 Some(content) => self.member(*version, content),
                 None => damaged.push(*version),
             }

@@ -32,6 +32,8 @@ pub(super) struct Plan {
     pub(super) untouched: Vec<Generation>,
     /// The pass ends before the region with which more bytes would be written.
     pub(super) budget: u64,
+    /// The first region as well.
+    pub(super) binds_first: bool,
     /// What the groups were chosen by.
     pub(super) rules: Rules,
 }
@@ -59,7 +61,16 @@ impl Plan {
         }
         let rules = published.catalogue.rules().clone();
         let range = RegionRange::ALL;
-        Some(Self { groups, merged, range, wanted: range, untouched, budget: u64::MAX, rules })
+        Some(Self {
+            groups,
+            merged,
+            range,
+            wanted: range,
+            untouched,
+            budget: u64::MAX,
+            binds_first: false,
+            rules,
+        })
     }
 
     /// Settled history of these regions, as far as there is room; `None` when there is nothing, or no room.
@@ -75,7 +86,16 @@ impl Plan {
         // A segment on the border of the stretch does not come free, in each generation that lies across it.
         let budget = shared.settle_room(depth(generations)).min(shared.config.settle_at_once);
         if budget > 0 {
-            return Some(Self { groups, merged, range, wanted: range, untouched, budget, rules });
+            return Some(Self {
+                groups,
+                merged,
+                range,
+                wanted: range,
+                untouched,
+                budget,
+                binds_first: false,
+                rules,
+            });
         }
         if range.last != RegionRange::ALL.last {
             return None;
@@ -92,7 +112,16 @@ impl Plan {
         let (untouched, merged) = (old.to_vec(), young.to_vec());
         let range = RegionRange::ALL;
         let (wanted, budget) = (range, u64::MAX);
-        (n > 1).then_some(Self { groups, merged, range, wanted, untouched, budget, rules })
+        (n > 1).then_some(Self {
+            groups,
+            merged,
+            range,
+            wanted,
+            untouched,
+            budget,
+            binds_first: false,
+            rules,
+        })
     }
 
     /// Does it go through a volume's history on its own?

@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use gateway_image::retention::needed;
+use gateway_journal::pack::MEMBERS;
 use gateway_journal::run::{decode_run, encode_run};
 use gateway_journal::settled::SettledLaid;
 use gateway_journal::{
@@ -23,6 +24,8 @@ use tap_disk::{FileNo, SegmentFile};
 use super::cold::{Body, Judge, bring_together, first_group, places, repack};
 use super::plan::Plan;
 use super::trail::Window;
+use crate::chunks::read_what_can_be;
+use crate::config::Cold;
 use crate::error::StoreError;
 use crate::index::{IndexError, IndexStore, Row, Table, keys, remove_settle};
 use crate::segments::Known;
@@ -88,12 +91,21 @@ pub(super) fn merge(
         bring_together(&mut left);
         let old = into.old(points);
         let bytes = into.written_for(&left, old);
-        if merged.last.is_some() && into.bytes() + bytes > plan.budget {
-            return Ok(merged);
+        if into.bytes() + bytes > plan.budget {
+            match merged.last {
+                Some(_) => return Ok(merged),
+                None if plan.binds_first => return Err(too_much_for(plan.budget, bytes)),
+                // It would never get smaller otherwise.
+                None => {}
+            }
         }
         merged = Merged { seen: merged.seen + count(versions.len()), last: Some((volume, region)) };
-        into.add(Region { volume, region, versions: left, old })?;
+        into.add(Region { volume, region, versions: left, old }, bytes)?;
     }
+}
+
+fn too_much_for(budget: u64, bytes: u64) -> StoreError {
+    StoreError::NoSpace(format!("a region of {bytes} bytes is more than the {budget} there is room for"))
 }
 
 /// Walks a generation's rows.
@@ -163,7 +175,8 @@ pub(super) struct Rewriter<'a> {
     stripe_bytes: u64,
     rows: Vec<Row>,
     regions: Vec<(VolumeId, RegionNo)>,
-    unit_bytes: u64,
+    /// What was taken so far comes to, at most, about.
+    taken: u64,
     versions: u64,
     /// Bytes read and written since it last gave way.
     worked: u64,
@@ -229,7 +242,7 @@ impl<'a> Rewriter<'a> {
             stripe_bytes: 0,
             rows: Vec::new(),
             regions: Vec::new(),
-            unit_bytes: 0,
+            taken: 0,
             versions: 0,
             worked: 0,
             now,
@@ -238,9 +251,9 @@ impl<'a> Rewriter<'a> {
         }
     }
 
-    /// Bytes of units taken so far, and what the tables around them take, about.
-    fn bytes(&self) -> u64 {
-        self.unit_bytes + self.stripe_bytes + self.versions * VERSION_BYTES
+    /// Bytes that are written for what was taken so far, at most, about.
+    const fn bytes(&self) -> u64 {
+        self.taken
     }
 
     /// The last of a volume's points, ascending, of which all is old.
@@ -251,10 +264,13 @@ impl<'a> Rewriter<'a> {
     }
 
     fn is_cold(&self, version: &Version, old: Option<Lsn>) -> bool {
-        let (Place::Unit(at), Some(cold)) = (version.place, self.shared.config.cold) else { return false };
+        let Place::Unit(at) = version.place else { return false };
+        if at.is_pack() && self.keep_packs {
+            return true;
+        }
         let old = old.is_some_and(|old| version.position.visible_at(old));
-        let unread = || self.now.since(self.shared.heat.last(at.segment)) >= cold.unread;
-        (at.is_pack() && self.keep_packs) || (old && unread())
+        let is_unread = |cold: Cold| self.now.since(self.shared.heat.last(at.segment)) >= cold.unread;
+        old && self.shared.config.cold.is_some_and(is_unread)
     }
 
     /// What is written for versions, at most, about: what comes out of a pack takes more room.
@@ -266,19 +282,18 @@ impl<'a> Rewriter<'a> {
         stored + apart + count(versions.len()) * VERSION_BYTES
     }
 
-    /// Takes what is left of a region; regions come in order.
-    fn add(&mut self, region: Region) -> Result<(), StoreError> {
+    /// Takes what is left of a region, for which so much is written at most; regions come in order.
+    fn add(&mut self, region: Region, written: u64) -> Result<(), StoreError> {
         if self.shared.settling.is_stopped() {
             return Err(StoreError::Stopped);
         }
         self.versions += count(region.versions.len());
-        let bytes = places(&region.versions).map(|at| u64::from(at.bytes())).sum::<u64>();
-        if bytes > self.shared.config.settle_memory {
+        self.taken += written;
+        if written > self.shared.config.settle_memory {
             self.flush()?;
-            self.unit_bytes += bytes;
             return self.add_large(&region);
         }
-        self.stripe_bytes += bytes;
+        self.stripe_bytes += written;
         self.stripe.push(region);
         if self.stripe_bytes >= self.shared.config.settle_memory {
             self.flush()?;
@@ -291,9 +306,11 @@ impl<'a> Rewriter<'a> {
         let &Region { volume, region, old, .. } = whole;
         let mut rest = whole.versions.as_slice();
         let limit = u32::try_from(self.shared.config.settle_memory).unwrap_or(u32::MAX);
+        // What comes out of packs takes as much memory as units do.
+        let most = index(u64::from(limit)) / MAX_STORED;
         let mut placed = Vec::with_capacity(rest.len());
         while !rest.is_empty() {
-            let (n, _) = piece(rest, limit, usize::MAX);
+            let (n, _) = piece(rest, limit, most.max(MEMBERS));
             let (now, later) = rest.split_at(n);
             let part = vec![Region { volume, region, versions: now.to_vec(), old }];
             let bodies = self.gather(&part)?;
@@ -313,7 +330,7 @@ impl<'a> Rewriter<'a> {
 
     fn flush(&mut self) -> Result<(), StoreError> {
         let stripe = std::mem::take(&mut self.stripe);
-        self.unit_bytes += std::mem::take(&mut self.stripe_bytes);
+        self.stripe_bytes = 0;
         let bodies = self.gather(&stripe)?;
         for (region, bytes) in stripe.into_iter().zip(bodies) {
             let (volume, no) = (region.volume, region.region);
@@ -338,7 +355,9 @@ impl<'a> Rewriter<'a> {
         units.sort_unstable_by_key(|(at, ..)| *at);
         let mut rest = units.as_slice();
         while let Some((first, ..)) = rest.first() {
-            let (run, behind) = rest.split_at(near(rest, *first));
+            let alone = self.shared.offers.has(*first);
+            let n = if alone { 1 } else { near(rest, *first, &|at| self.shared.offers.has(at)) };
+            let (run, behind) = rest.split_at(n);
             let read = self.read(run, &mut bodies)?;
             self.give_way(read);
             rest = behind;
@@ -353,7 +372,14 @@ impl<'a> Rewriter<'a> {
         let file = self.shared.segments.file(first.segment)?;
         let gone = || StoreError::Damaged(format!("{} is missing: settling waits for it", first.segment));
         let mut bytes = vec![0; index(u64::from(end.saturating_sub(first.offset)))];
-        file.ok_or_else(gone)?.read_at(u64::from(first.offset), &mut bytes)?;
+        let file = file.ok_or_else(gone)?;
+        if let Err(e) = file.read_at(u64::from(first.offset), &mut bytes) {
+            // What somebody has offered in place of a pack need not be read for it; all else may be read another time.
+            if !units.iter().all(|(at, ..)| self.shared.offers.has(*at)) {
+                return Err(e.into());
+            }
+            read_what_can_be(&file, u64::from(first.offset), &mut bytes);
+        }
         for (at, region, offset) in units {
             let from = index(u64::from(at.offset.saturating_sub(first.offset)));
             let len = index(u64::from(at.bytes()));
@@ -649,11 +675,12 @@ const fn segment_of(version: &Version) -> Option<SegmentId> {
     }
 }
 
-/// How many of `units`, which are sorted, are read with the first.
-fn near(units: &[(Location, usize, usize)], first: Location) -> usize {
+/// How many of `units`, which are sorted, are read with the first; some are read alone.
+fn near(units: &[(Location, usize, usize)], first: Location, is_alone: &dyn Fn(Location) -> bool) -> usize {
     let mut end = first.end();
     let run = units.iter().take_while(|(at, ..)| {
         let fits = at.segment == first.segment
+            && !is_alone(*at)
             && at.offset <= end.saturating_add(GAP)
             && at.end().saturating_sub(first.offset) <= LONGEST_READ;
         end = end.max(at.end());

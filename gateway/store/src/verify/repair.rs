@@ -19,6 +19,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::judge::versions;
+use crate::chunks::read_what_can_be;
 use crate::error::StoreError;
 use crate::settle::Settler;
 use crate::store::Shared;
@@ -134,15 +135,16 @@ fn mend_packs(
     (content, offered): (&[u8], Offered),
 ) -> Result<usize, StoreError> {
     let Some((region, _)) = RegionNo::holding(block).filter(|_| !packs.is_empty()) else { return Ok(0) };
-    for at in packs {
-        if offered == Offered::Content && !was_member(shared, *at, block, content)? {
-            return Err(StoreError::Invalid("the disk holds another version of the block by now".to_owned()));
-        }
-        if !shared.offers.put(*at, block, content.to_vec()) {
-            return Err(StoreError::Busy);
+    if offered == Offered::Content {
+        for at in packs {
+            if !was_member(shared, *at, block, content)? {
+                let text = "the disk holds another version of the block by now";
+                return Err(StoreError::Invalid(text.to_owned()));
+            }
         }
     }
-    let renewed = settler.renew_region(shared, volume, region);
+    let put = packs.iter().all(|at| shared.offers.put(*at, block, content.to_vec()));
+    let renewed = if put { settler.renew_region(shared, volume, region) } else { Err(StoreError::Busy) };
     packs.iter().for_each(|at| shared.offers.clear(*at, block));
     shared.bookkeeping.settled(&renewed?);
     for at in places(shared, volume, block, position)? {
@@ -157,9 +159,7 @@ fn mend_packs(
 fn was_member(shared: &Shared, at: Location, block: BlockNo, content: &[u8]) -> Result<bool, StoreError> {
     let Some(file) = shared.segments.file(at.segment)? else { return Ok(false) };
     let mut bytes = vec![0; index(u64::from(at.bytes()))];
-    if file.read_at(u64::from(at.offset), &mut bytes).is_err() {
-        return Ok(false);
-    }
+    read_what_can_be(&file, u64::from(at.offset), &mut bytes);
     let within = RegionNo::holding(block).map(|(_, within)| within);
     let members = PackHead::decode(&bytes).map_or_else(|_| Vec::new(), |head| head.members);
     Ok(members.iter().any(|(b, sum)| Some(*b) == within && *sum == content_sum(block, content)))

@@ -84,7 +84,11 @@ impl Disk {
         config.checkpoint_versions = 60;
         config.spare_segments = 0;
         config.settle_each = None;
-        config.cold = Some(Cold { after: Duration::from_secs(500), unread: Duration::from_secs(100) });
+        config.cold = Some(Cold {
+            after: Duration::from_secs(500),
+            unread: Duration::from_secs(100),
+            pause: Duration::ZERO,
+        });
         config.scrub_rate = None;
         config.ledger_each = None;
         config.settle_reserve = 0;

@@ -161,7 +161,7 @@ struct Packing {
 
 /// Opens the store anew as one to which everything is old and unread.
 fn pack_all(dir: &Path, head: Lsn) -> Result<Packing> {
-    let cold = Some(Cold { after: Duration::ZERO, unread: Duration::ZERO });
+    let cold = Some(Cold { after: Duration::ZERO, unread: Duration::ZERO, pause: Duration::ZERO });
     let config = StoreConfig { settle_each: None, cold, ..StoreConfig::new(dir.to_owned()) };
     let store = Store::open(config, Arc::new(RealClock))?;
     let (before, cpu) = (store.status().settled_bytes, Pid::own().cpu()?);

@@ -103,10 +103,10 @@ fn noise_is_not_packed_and_not_tried_again() {
 fn a_damaged_pack_is_copied_and_what_is_offered_comes_out_of_it() {
     let (versions, bytes) = body(&(0..16).map(|n| (n, 5, false)).collect::<Vec<_>>());
     let (versions, mut bytes) = laid(run(versions, bytes, &|_| true));
-    let middle = bytes.len() / 2;
-    bytes[middle] ^= 4;
+    // Nothing is left to tell a member by.
+    bytes[16 + 2 * 16..16 + 10 * 16].fill(0);
     let copied = run(versions.clone(), bytes.clone(), &|_| false);
-    assert_eq!((&copied.bytes, members(&copied)), (&bytes, 16), "still damaged, still refused");
+    assert!(copied.bytes == bytes && members(&copied) == 16, "still damaged, still refused");
     let offered = |_, block| (block == REGION.block(3)).then(|| content(3005, false));
     let judge = Judge { region: REGION, is_cold: &|_| true, offered: &offered };
     let mended = repack(&judge, versions, bytes);
@@ -116,6 +116,27 @@ fn a_damaged_pack_is_copied_and_what_is_offered_comes_out_of_it() {
     let (versions, bytes) = laid(mended);
     let one: Vec<Version> = versions.into_iter().filter(|v| v.first == 3).collect();
     assert_eq!(contents(&one, &bytes), [((3, 5), content(3005, false))].into());
+}
+
+#[test]
+fn what_is_left_of_a_damaged_pack_comes_out_of_it() {
+    let (versions, bytes) = body(&(0..16).map(|n| (n, 5, false)).collect::<Vec<_>>());
+    let (versions, sound) = laid(run(versions, bytes, &|_| true));
+    let mut left = 0;
+    for at in (0..sound.len()).step_by(7) {
+        let mut bytes = sound.clone();
+        bytes[at] ^= 4;
+        let (mended, bytes) = laid(run(versions.clone(), bytes, &|_| false));
+        let units: Vec<Version> = mended.into_iter().filter(|v| pack_of(v).is_none()).collect();
+        left += units.len();
+        for ((block, position), found) in contents(&units, &bytes) {
+            assert!(
+                found == content(u64::from(block) * 1000 + position, false),
+                "block {block} at byte {at}"
+            );
+        }
+    }
+    assert!(left > sound.len() / 7 * 4, "{left} blocks");
 }
 
 proptest! {
