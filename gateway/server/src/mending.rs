@@ -52,11 +52,16 @@ where
                 let store = Arc::clone(store);
                 let put = move || store.repair(volume, block, position, &unit, Offered::Content);
                 let put = tokio::task::spawn_blocking(put).await.ok();
+                let is_busy = matches!(put, None | Some(Err(StoreError::Busy)));
                 let is_final = matches!(put, Some(Ok(_) | Err(StoreError::Invalid(_))));
                 tell(volume, block, put);
-                if !is_final {
-                    // History is being settled, or the disk fails: later.
+                if is_busy {
+                    // History is being settled: later.
                     return;
+                }
+                if !is_final {
+                    // There is no room, or the disk fails just here: the others are mended all the same.
+                    continue;
                 }
             }
             Ok(other) => tracing::warn!(%volume, "the tap answers {other:?} when asked for a block"),
