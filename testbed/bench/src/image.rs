@@ -33,6 +33,42 @@ pub(crate) fn make(path: &Path, size: u64, seed: u64) -> Result<()> {
     Ok(file.set_len(size)?)
 }
 
+/// Makes `path`, `size` bytes of the files below `corpus`, one after the other at whole blocks, again from the first when
+/// they are too few.
+pub(crate) fn make_of(path: &Path, size: u64, corpus: &Path) -> Result<()> {
+    let file = File::create(path).with_context(|| format!("cannot make {}", path.display()))?;
+    let mut files = Vec::new();
+    list(corpus, &mut files)?;
+    ensure!(!files.is_empty(), "there are no files below {}", corpus.display());
+    let mut at = 0;
+    for source in files.iter().cycle() {
+        if at >= size {
+            break;
+        }
+        let bytes = std::fs::read(source).unwrap_or_default();
+        for (n, block) in (0u64..).zip(bytes.chunks(BLOCK)) {
+            file.write_all_at(block, at + n * count(BLOCK))?;
+        }
+        at += count(bytes.len()).next_multiple_of(count(BLOCK));
+    }
+    Ok(file.set_len(size)?)
+}
+
+/// Regular files below a folder that hold something, in the order of their names.
+fn list(folder: &Path, into: &mut Vec<std::path::PathBuf>) -> Result<()> {
+    let mut entries = std::fs::read_dir(folder)?.collect::<Result<Vec<_>, _>>()?;
+    entries.sort_by_key(std::fs::DirEntry::path);
+    for entry in entries {
+        let about = entry.metadata()?;
+        if about.is_dir() {
+            list(&entry.path(), into)?;
+        } else if about.is_file() && about.len() > 0 {
+            into.push(entry.path());
+        }
+    }
+    Ok(())
+}
+
 /// Writes back what the page cache holds of all files in `folder`, so that no round pays for the one before.
 pub(crate) fn write_back(folder: &Path) -> Result<()> {
     let status = Command::new("sync").arg("-f").arg(folder).status().context("cannot run sync")?;

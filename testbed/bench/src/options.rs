@@ -35,6 +35,9 @@ pub(crate) struct Options {
     /// GiB of the volume in `open` (16)
     #[arg(long, value_name = "GIB", default_value_t = 16)]
     pub(crate) volume: u64,
+    /// What the disk of `read` holds instead of made-up content: the files below this folder, one after the other
+    #[arg(long, value_name = "FOLDER")]
+    pub(crate) corpus: Option<PathBuf>,
     /// Minutes of `soak` (60)
     #[arg(long, value_name = "MINUTES", default_value_t = 60)]
     minutes: u32,

@@ -22,7 +22,10 @@ pub(super) fn run(options: &Options, report: &mut Report) -> Result<()> {
     let folder = folder(options)?;
     let size = disk_size(options);
     let (disk, raw) = (folder.path().join("disk.img"), folder.path().join("raw.img"));
-    image::make(&disk, size, SEED)?;
+    match &options.corpus {
+        Some(corpus) => image::make_of(&disk, size, corpus)?,
+        None => image::make(&disk, size, SEED)?,
+    }
     let up = Up::start(&disk, folder.path())?;
     let time = options.load_time(Duration::from_secs(4));
     let scatter = Load {
@@ -34,7 +37,9 @@ pub(super) fn run(options: &Options, report: &mut Report) -> Result<()> {
         time,
         seed: SEED,
     };
-    up.explain(scatter.run(&up.tap()))?;
+    if options.corpus.is_none() {
+        up.explain(scatter.run(&up.tap()))?;
+    }
     let point = up.settle()?.durable;
     std::fs::copy(&disk, &raw)?;
     image::write_back(folder.path())?;
@@ -54,7 +59,9 @@ pub(super) fn run(options: &Options, report: &mut Report) -> Result<()> {
     same_content(&servers, size)?;
     for (block, depth) in [(4 << 10, Depth(1)), (4 << 10, Depth(16)), (1 << 20, Depth(4))] {
         let load = Load { kind: Kind::Read, block, depth, ..scatter };
-        let compared = compare(&servers, &load, options.rounds, "settled", Target::AtLeast(Ratio(0.9)))?;
+        let (what, target) =
+            if options.corpus.is_some() { ("files, settled", 0.7) } else { ("settled", 0.9) };
+        let compared = compare(&servers, &load, options.rounds, what, Target::AtLeast(Ratio(target)))?;
         report.compared(&compared);
     }
     up.stop();
