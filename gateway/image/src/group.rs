@@ -1,11 +1,13 @@
 //! Consistency groups as history knows them: by the marks in their members' streams, and by nothing else.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::iter::Peekable;
+use std::sync::Arc;
 
 use gateway_journal::KeptPoint;
 use tap_block::{Lsn, MarkId, Name, VolumeId, WallTime};
 
-use crate::catalogue::{Catalogue, MarkPoint, Volume};
+use crate::catalogue::{Catalogue, MarkPoint, Membership, Volume};
 
 /// A consistency group.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
@@ -64,30 +66,74 @@ impl Group {
         newer.any(|v| of_newest(v).as_ref() != Some(self))
     }
 
-    /// Marks that every member has where they can be opened, newest first, each with its place in every member's stream.
+    /// Every volume that is or was a member, as far as marks tell: those of this name that members were in, and theirs.
+    #[must_use]
+    pub fn ever_members(&self, catalogue: &Catalogue) -> BTreeSet<VolumeId> {
+        let (mut all, mut fresh) = (BTreeSet::new(), self.members.clone());
+        while let Some(id) = fresh.pop() {
+            if let Some(volume) = catalogue.volume(id).filter(|_| all.insert(id)) {
+                let of_this = volume.marks().memberships().iter().filter(|m| m.group == self.name);
+                fresh.extend(of_this.flat_map(|m| m.members.iter()).copied().filter(|id| !all.contains(id)));
+            }
+        }
+        all
+    }
+
+    /// Marks that every member has where they can be opened, newest first, each with its place in every member's stream. Who
+    /// was a member at a mark, the mark tells: a group goes on when one is added, left out or made anew.
     pub fn points<'a>(
         &self,
         catalogue: &'a Catalogue,
         held: &'a Held<'a>,
         range: TimeRange,
     ) -> impl Iterator<Item = GroupPoint> + 'a {
-        let volumes: Option<Vec<&Volume>> =
-            self.members.iter().map(|id| catalogue.volume(*id).map(|v| &**v)).collect();
-        let volumes = volumes.unwrap_or_default();
-        let mut others: Vec<Cursor<'_>> = volumes.iter().skip(1).map(|volume| Cursor::new(volume)).collect();
-        let opens = |volume: &Volume, lsn: Lsn| held(volume.id(), lsn) && volume.selectable(lsn).is_ok();
-        let first = volumes.into_iter().next();
-        let marks =
-            first.into_iter().flat_map(|first| first.marks().iter().rev().map(move |mark| (first, mark)));
-        let within = marks.filter(move |(first, m)| range.holds(m.at.at) && opens(first, m.at.lsn));
-        within.filter_map(move |(_, mark)| {
+        let volumes = self.ever_members(catalogue).into_iter().filter_map(|id| catalogue.volume(id));
+        let volumes: Vec<&Volume> = volumes.map(|v| &**v).collect();
+        let mut others: HashMap<VolumeId, Cursor<'_>> =
+            volumes.iter().map(|volume| (volume.id(), Cursor::new(volume))).collect();
+        let led = |volume| led_by(volume, self.name.clone(), held, range).peekable();
+        let mut leads: Vec<_> = volumes.into_iter().map(led).collect();
+        let next = move || {
+            let newest =
+                |(n, lead): (usize, &mut Peekable<_>)| lead.peek().map(|led: &Led<'_>| (led.mark.at.at, n));
+            let (_, n) = leads.iter_mut().enumerate().filter_map(newest).max()?;
+            leads.get_mut(n)?.next()
+        };
+        std::iter::from_fn(next).filter_map(move |Led { membership, mark }| {
             let mut lsns = vec![mark.at.lsn];
-            for other in &mut others {
-                lsns.push(other.find(mark).filter(|lsn| opens(other.volume, *lsn))?);
+            for id in membership.members.iter().skip(1) {
+                let other = others.get_mut(id)?;
+                lsns.push(other.find(mark).filter(|lsn| opens(held, other.volume, *lsn))?);
             }
-            Some(GroupPoint { id: mark.id, at: mark.at.at, lsns })
+            Some(GroupPoint { id: mark.id, at: mark.at.at, members: Arc::clone(&membership.members), lsns })
         })
     }
+}
+
+/// A mark, and who was a member at it.
+struct Led<'a> {
+    membership: &'a Membership,
+    mark: &'a MarkPoint,
+}
+
+/// Marks of a group in the stream of a volume that was its first member, newest first.
+fn led_by<'a>(
+    volume: &'a Volume,
+    name: Name,
+    held: &'a Held<'a>,
+    range: TimeRange,
+) -> impl Iterator<Item = Led<'a>> {
+    let marks = volume.marks().iter().rev().filter(move |mark| range.holds(mark.at.at));
+    let led = marks.filter_map(move |mark| {
+        let membership = volume.marks().membership_at(mark.at.lsn)?;
+        let leads = membership.group == name && membership.members.first() == Some(&volume.id());
+        leads.then_some(Led { membership, mark })
+    });
+    led.filter(move |led| opens(held, volume, led.mark.at.lsn))
+}
+
+fn opens(held: &Held<'_>, volume: &Volume, lsn: Lsn) -> bool {
+    held(volume.id(), lsn) && volume.selectable(lsn).is_ok()
 }
 
 /// A walk back through the marks of a member, in step with another's: most are in all of them, in the same order.
@@ -137,7 +183,7 @@ impl<'a> Cursor<'a> {
 
 fn of_newest(volume: &Volume) -> Option<Group> {
     let membership = volume.marks().membership()?;
-    let group = Group { name: membership.group.clone(), members: membership.members.clone() };
+    let group = Group { name: membership.group.clone(), members: membership.members.to_vec() };
     group.members.contains(&volume.id()).then_some(group)
 }
 
@@ -166,6 +212,8 @@ pub struct GroupPoint {
     pub id: MarkId,
     /// When it was made, on the source's clock.
     pub at: WallTime,
+    /// Who was a member then, ascending.
+    pub members: Arc<[VolumeId]>,
     /// Its place in each member's stream, in the order of the members.
     pub lsns: Vec<Lsn>,
 }
@@ -369,6 +417,33 @@ mod tests {
             let found = group.points(&tape.catalogue, &|_, _| true, range).next().unwrap();
             assert_eq!(found.id.get(), *wanted);
         }
+    }
+
+    #[test]
+    fn a_member_that_is_added_or_made_anew_hides_no_earlier_point() {
+        let mut tape = Tape::default();
+        (1..=5).for_each(|n| tape.begin(n));
+        let points = |tape: &Tape| {
+            let group = &Group::named(&tape.catalogue, &"db".parse().unwrap())[0];
+            let points = group.points(&tape.catalogue, &|_, _| true, TimeRange::default());
+            let of = |p: GroupPoint| (p.id.get(), p.members.iter().map(|m| m.get()).collect::<Vec<_>>());
+            points.map(of).collect::<Vec<_>>()
+        };
+        tape.mark(10, "db", &[2, 3], &[2, 3]);
+        tape.mark(15, "other", &[4, 5], &[4, 5]);
+        tape.mark(20, "db", &[2, 3], &[2, 3]);
+        let before = [(20, vec![2, 3]), (10, vec![2, 3])];
+        assert_eq!(points(&tape), before);
+        // One is added whose number is the least of all; another has no mark yet.
+        tape.mark(30, "db", &[1, 2, 3], &[1, 2]);
+        assert_eq!(points(&tape), before, "not all have the news yet");
+        tape.mark(30, "db", &[1, 2, 3], &[3]);
+        assert_eq!(points(&tape), [&[(30, vec![1, 2, 3])][..], &before[..]].concat());
+        // The first and the last are made anew, one after the other.
+        tape.mark(40, "db", &[2, 3, 4], &[2, 3, 4]);
+        tape.mark(50, "db", &[2, 4, 5], &[2, 4, 5]);
+        let now = [(50, vec![2, 4, 5]), (40, vec![2, 3, 4]), (30, vec![1, 2, 3])];
+        assert_eq!(points(&tape), [&now[..], &before[..]].concat());
     }
 
     #[test]

@@ -31,7 +31,7 @@ pub struct Membership {
     /// The group.
     pub group: Name,
     /// Its members, ascending.
-    pub members: Vec<VolumeId>,
+    pub members: Arc<[VolumeId]>,
 }
 
 /// See the module. Ascending in their LSNs.
@@ -99,14 +99,17 @@ impl Marks {
         self.memberships.last()
     }
 
-    pub(super) fn memberships(&self) -> &[Membership] {
+    /// The groups that its marks are of, one after the other.
+    #[must_use]
+    pub fn memberships(&self) -> &[Membership] {
         &self.memberships
     }
 
     pub(super) fn take(&mut self, at: Passed, received_at: WallTime, mark: &BarrierMark) {
-        let same = |m: &Membership| m.group == mark.group && m.members == mark.members;
+        let same = |m: &Membership| m.group == mark.group && *m.members == *mark.members;
         if !self.membership().is_some_and(same) {
-            self.join(Membership { from: at.lsn, group: mark.group.clone(), members: mark.members.clone() });
+            let members = mark.members.as_slice().into();
+            self.join(Membership { from: at.lsn, group: mark.group.clone(), members });
         }
         self.push(MarkPoint { id: mark.id, at, received_at });
     }
