@@ -14,10 +14,12 @@ use tap_block::units::count;
 use tap_block::{Lsn, MarkId, Name, VolumeId, WallTime};
 
 use crate::control::BOOKMARK_GRACE;
+use crate::freshness;
 use crate::gateway::Gateway;
 use crate::http::Answer;
 use crate::points::PATIENCE;
 use crate::problems;
+use crate::skew::Offset;
 
 impl Gateway {
     pub(crate) fn group_views(&self) -> Vec<GroupView> {
@@ -116,7 +118,7 @@ impl Gateway {
             oldest = Some(point);
         }
         let view = |point: Option<&GroupPoint>| point.map(|p| point_view(catalogue, &group.name, p));
-        let now = self.time_of_group(catalogue, group);
+        let age = |at| freshness::age(self.offsets(catalogue, group), self.clock.wall(), at);
         let policies: BTreeSet<String> =
             group.members.iter().map(|v| format!("{:?}", catalogue.rules().policy_of(*v))).collect();
         GroupView {
@@ -125,17 +127,30 @@ impl Gateway {
             point_count: count(point_count),
             oldest: view(oldest.as_ref()),
             newest: view(newest.as_ref()),
-            age_seconds: newest.as_ref().map(|p| now.since(p.at).as_secs_f64()),
+            age_seconds: newest.as_ref().and_then(|p| age(p.at)).map(|age| age.as_secs_f64()),
             one_policy: policies.len() == 1,
         }
     }
 
     /// What the clock of the group's tap shows now, as far as that was measured.
     fn time_of_group(&self, catalogue: &Catalogue, group: &Group) -> WallTime {
-        let stream = |id: &VolumeId| self.streams.get(catalogue.volume(*id)?.stream());
-        let offset = group.members.iter().find_map(|id| stream(id)?.offset());
         let now = self.clock.wall();
-        offset.map_or(now, |offset| offset.tap_time(now))
+        self.offsets(catalogue, group).next().map_or(now, |offset| offset.tap_time(now))
+    }
+
+    /// How far the clock of the group's tap is from ours, as measured in each member's stream.
+    fn offsets(&self, catalogue: &Catalogue, group: &Group) -> impl Iterator<Item = Offset> {
+        let stream = |id: &VolumeId| self.streams.get(catalogue.volume(*id)?.stream());
+        group.members.iter().filter_map(move |id| stream(id)?.offset())
+    }
+
+    /// What is to be said of groups that get no points.
+    pub(crate) fn group_alerts(&self, catalogue: &Catalogue) -> Vec<String> {
+        let durable = |stream| self.store.durable(stream).map(|durable| durable.at);
+        Group::all(catalogue)
+            .iter()
+            .filter_map(|group| freshness::stalled(catalogue, group, durable))
+            .collect()
     }
 
     fn time_meant(&self, catalogue: &Catalogue, group: &Group, point: &Point) -> Answer<WallTime> {
