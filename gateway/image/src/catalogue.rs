@@ -5,6 +5,7 @@
 //! markers again from the start gives the same catalogue.
 
 mod codec;
+mod mark_codec;
 mod marks;
 mod rules;
 #[cfg(test)]

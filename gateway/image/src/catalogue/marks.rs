@@ -4,11 +4,12 @@
 //! they lie in chunks that copies share. A volume has no more than [`MOST_MARKS`], whatever its tap sends.
 
 use std::collections::BTreeSet;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use tap_block::{BarrierMark, Lsn, MarkId, Name, VolumeId, WallTime};
 
 use super::Passed;
+use super::mark_codec::Lists;
 
 /// Marks of a chunk, at most.
 const CHUNK: usize = 512;
@@ -52,7 +53,38 @@ pub struct Marks {
 #[derive(Debug, Clone)]
 struct Chunk {
     before: usize,
-    marks: Arc<Vec<MarkPoint>>,
+    marks: Arc<Coded>,
+}
+
+/// Marks, and once they were asked for, their bytes.
+#[derive(Debug, Clone)]
+struct Coded {
+    marks: Vec<MarkPoint>,
+    /// Of all but the first.
+    lists: OnceLock<Lists>,
+}
+
+impl Coded {
+    const fn new(marks: Vec<MarkPoint>) -> Self {
+        Self { marks, lists: OnceLock::new() }
+    }
+
+    fn lists(&self) -> &Lists {
+        self.lists.get_or_init(|| Lists::behind_first(&self.marks))
+    }
+
+    fn extend(&mut self, more: &[MarkPoint]) {
+        self.marks.extend_from_slice(more);
+        self.lists = OnceLock::new();
+    }
+}
+
+impl std::ops::Deref for Coded {
+    type Target = [MarkPoint];
+
+    fn deref(&self) -> &[MarkPoint] {
+        &self.marks
+    }
 }
 
 impl PartialEq for Marks {
@@ -153,9 +185,20 @@ impl Marks {
             return;
         }
         match self.chunks.last_mut().filter(|chunk| chunk.marks.len() < CHUNK) {
-            Some(chunk) => Arc::make_mut(&mut chunk.marks).push(mark),
-            None => self.chunks.push(Chunk { before: self.len(), marks: Arc::new(vec![mark]) }),
+            Some(chunk) => Arc::make_mut(&mut chunk.marks).extend(&[mark]),
+            None => self.chunks.push(Chunk { before: self.len(), marks: Arc::new(Coded::new(vec![mark])) }),
         }
+    }
+
+    /// As bytes.
+    pub(super) fn lists(&self) -> Lists {
+        let (mut all, mut before) = (Lists::default(), None);
+        for chunk in &self.chunks {
+            chunk.marks.first().into_iter().for_each(|first| all.push(first, before));
+            all.append(chunk.marks.lists());
+            before = chunk.marks.last();
+        }
+        all
     }
 
     /// Marks up to `settled` that are not `kept`.
@@ -217,11 +260,11 @@ impl Marks {
         let mut left: Vec<Chunk> = Vec::with_capacity(self.chunks.len());
         for Chunk { marks, .. } in std::mem::take(&mut self.chunks) {
             let marks = match touched(&marks) {
-                true => Arc::new(marks.iter().filter(|mark| !gone(mark)).copied().collect::<Vec<_>>()),
+                true => Arc::new(Coded::new(marks.iter().filter(|mark| !gone(mark)).copied().collect())),
                 false => marks,
             };
             match left.last_mut().filter(|chunk| chunk.marks.len() + marks.len() <= CHUNK / 2) {
-                Some(chunk) => Arc::make_mut(&mut chunk.marks).extend_from_slice(&marks),
+                Some(chunk) => Arc::make_mut(&mut chunk.marks).extend(&marks),
                 None if marks.is_empty() => {}
                 None => {
                     let before = left.last().map_or(0, |chunk| chunk.before + chunk.marks.len());
@@ -317,6 +360,30 @@ mod tests {
     }
 
     #[test]
+    fn bytes_are_those_of_the_marks_whatever_was_coded_before() {
+        let mut marks = many(1, 5000, &BTreeSet::new());
+        let check = |marks: &Marks| {
+            let Lists(coded) = marks.lists();
+            let back = Lists::decode([&coded[0], &coded[1], &coded[2], &coded[3]]).unwrap();
+            assert!(back.iter().eq(marks.iter()));
+            assert!(Lists::decode([&coded[0], &coded[1], &coded[2][1..], &coded[3]]).is_none());
+            assert!(
+                Lists::decode([&coded[0], &coded[1], &coded[2], &[&coded[3][..], &[0]].concat()]).is_none()
+            );
+        };
+        check(&marks);
+        let shared = marks.clone();
+        for n in 5001..5003 {
+            let (at, mark) = mark(n, &[1, 2]);
+            marks.take(at, at.at, &mark, BTreeSet::new);
+            check(&marks);
+        }
+        marks.forget(&marks.gone(Lsn::new(3000).unwrap(), |lsn| lsn.get().is_multiple_of(7)));
+        check(&marks);
+        check(&shared);
+    }
+
+    #[test]
     fn a_volume_has_no_more_marks_than_most_and_members_keep_the_same_of_them() {
         let all = 4 * MOST_MARKS as u64;
         let spared: BTreeSet<Lsn> = [3, 50_000, 777_777].map(|n| Lsn::new(n).unwrap()).into();
@@ -328,7 +395,8 @@ mod tests {
         assert!(common * 10 > one.len() * 6, "{common} of {} are in both", one.len());
         // There is something of every time, and no less of what is younger.
         let mut of_time = [0usize; 16];
-        one.iter().for_each(|mark| of_time[((mark.at.lsn.get() - 1) * 16 / all) as usize] += 1);
+        one.iter()
+            .for_each(|mark| of_time[usize::try_from((mark.at.lsn.get() - 1) * 16 / all).unwrap()] += 1);
         assert!(of_time.iter().all(|n| *n > 100), "{of_time:?}");
         assert!(of_time.iter().zip(&of_time[1..]).all(|(a, b)| *a < b + b / 10 + 100), "{of_time:?}");
         assert_eq!(of_time[15], MOST_MARKS / 4, "the youngest are all there");

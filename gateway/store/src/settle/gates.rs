@@ -38,16 +38,16 @@ pub(crate) fn at_gates(shared: &Shared) -> Vec<AtGate> {
     if !catalogue.volumes().any(gated) {
         return Vec::new();
     }
-    let marks = shared.common_marks(false);
+    let marks = shared.common_marks(shared.age.now(), false);
     catalogue.volumes().flat_map(|volume| gates_of(shared, &catalogue, volume, &marks)).collect()
 }
 
 /// The gates of one volume, and what waits there.
 pub(crate) fn at_gates_of(shared: &Shared, volume: VolumeId) -> Vec<AtGate> {
     let catalogue = Arc::clone(&read(&shared.published).catalogue);
-    catalogue
-        .volume(volume)
-        .map_or_else(Vec::new, |volume| gates_of(shared, &catalogue, volume, &shared.common_marks(false)))
+    catalogue.volume(volume).map_or_else(Vec::new, |volume| {
+        gates_of(shared, &catalogue, volume, &shared.common_marks(shared.age.now(), false))
+    })
 }
 
 fn gates_of(shared: &Shared, catalogue: &Catalogue, volume: &Volume, marks: &CommonMarks) -> Vec<AtGate> {
