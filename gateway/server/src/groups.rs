@@ -17,7 +17,7 @@ use crate::control::BOOKMARK_GRACE;
 use crate::freshness;
 use crate::gateway::Gateway;
 use crate::http::Answer;
-use crate::points::PATIENCE;
+use crate::points::{LOOK_AGAIN, PATIENCE};
 use crate::problems;
 use crate::skew::Offset;
 
@@ -51,6 +51,42 @@ impl Gateway {
         let mut all = group.points(&catalogue, &held, TimeRange::default()).map(|p| p.at);
         let newest = all.next();
         Err(problems::no_group_point(name, all.last().or(newest), newest))
+    }
+
+    /// Waits until all that members wrote up to `before` is here, as for a volume's point: until then there may be a newer point
+    /// than what is found. Returns the time that is meant. `now` stands for whatever is the newest.
+    pub(crate) async fn known_up_to(&self, name: &Name, before: Point) -> Answer<Point> {
+        let group = known(&self.store.catalogue(), name)?;
+        if before == Point::Now {
+            return Ok(before);
+        }
+        let wanted = self.time_meant(&self.store.catalogue(), &group, &before)?;
+        let deadline = tokio::time::Instant::now() + PATIENCE;
+        let mut progress = self.streams.progress();
+        loop {
+            progress.mark_unchanged();
+            let proven = self.proven_of(&group);
+            if proven.is_none_or(|proven| wanted <= proven) {
+                return Ok(Point::Time(wanted));
+            }
+            if tokio::time::Instant::now() >= deadline {
+                return Err(problems::group_not_yet(name, &before, proven));
+            }
+            let until = deadline.min(tokio::time::Instant::now() + LOOK_AGAIN);
+            // Either way it is time to look again.
+            let _ = tokio::time::timeout_at(until, progress.changed()).await;
+        }
+    }
+
+    /// The time up to which all of every member is here. A member that is being copied has no points behind it that could come.
+    fn proven_of(&self, group: &Group) -> Option<WallTime> {
+        let catalogue = self.store.catalogue();
+        let proven = |id: &VolumeId| {
+            let stream = catalogue.volume(*id)?.stream();
+            let heard = self.streams.get(stream).and_then(|stream| stream.proven());
+            heard.or_else(|| self.store.durable(stream).map(|durable| durable.at))
+        };
+        group.members.iter().filter_map(proven).min()
     }
 
     /// A bookmark in every member, at one barrier.

@@ -181,6 +181,13 @@ fn ways_to_a_point(lab: &Lab, points: &[Value]) -> Result<()> {
     );
     let none = lab.verb_raw(&["group", "point", "db", "--before", "2001-01-01T00:00:00Z"])?;
     ensure!(none.code == 5 && none.stderr.contains("the oldest point of the group is of"), "{}", none.stderr);
+    let early = lab.verb_raw(&["group", "point", "db", "--before", "2200-01-01T00:00:00Z"])?;
+    ensure!(
+        early.code != 0 && early.stderr.contains("may still come"),
+        "what comes is no guess: {}",
+        early.stderr
+    );
+    ensure!(lab.verb_raw(&["group", "point", "db", "--before", "now"])?.code == 0);
     let nobody = lab.verb_raw(&["group", "show", "nobody"])?;
     ensure!(nobody.code == 3 && nobody.stderr.contains("--group NAME=VOLUME"), "{}", nobody.stderr);
     let again = lab.verb_raw(&["bookmark", "create", "--group", "db", "monday"])?;
