@@ -58,7 +58,7 @@ fn gates_of(shared: &Shared, catalogue: &Catalogue, volume: &Volume, marks: &Com
     let (layout, now) = (Arc::clone(&read(&shared.published).layout), shared.age.now());
     let kept = layout.kept.get(&id).cloned().unwrap_or_default();
     let released = released(catalogue.rules(), id, &policy);
-    let special = Special { released, marks: marks.in_stream_of(volume), ..Special::default() };
+    let special = Special { released, marks: marks.in_stream_of(volume.id()), ..Special::default() };
     let gate = |(n, waiting): (usize, Vec<KeptPoint>)| {
         let tier = policy.tiers.get(n)?.clone();
         Some(AtGate { volume: id, mark: catalogue.rules().gate(id, tier.keep), tier, waiting })
