@@ -278,9 +278,10 @@ fn in_stream_of(all: &HashMap<(MarkId, VolumeId), Seen>, volume: &Volume) -> BTr
     volume.marks().iter().filter_map(point).collect()
 }
 
-/// A barrier among those of all groups: taps draw their numbers on their own.
+/// A barrier among those of all groups: taps draw their numbers on their own. One that does not name the volume is none of its.
 fn key(volume: &Volume, mark: &MarkPoint) -> Option<((MarkId, VolumeId), usize)> {
     let members = &volume.marks().membership_at(mark.at.lsn)?.members;
+    members.binary_search(&volume.id()).ok()?;
     Some(((mark.id, *members.first()?), members.len()))
 }
 
@@ -421,6 +422,20 @@ mod tests {
             let found = group.points(&tape.catalogue, &|_, _| true, range).next().unwrap();
             assert_eq!(found.id.get(), *wanted);
         }
+    }
+
+    #[test]
+    fn a_mark_in_a_stream_of_no_member_counts_for_none() {
+        let mut tape = Tape::default();
+        (1..=3).for_each(|n| tape.begin(n));
+        tape.mark(10, "db", &[1, 2], &[1, 3]);
+        let common = |tape: &Tape| {
+            let common = CommonMarks::of(&tape.catalogue, &|_, _| true, WallTime::from_nanos(1_000));
+            (1..=3).map(|n| common.in_stream_of(VolumeId::new(n)).len()).collect::<Vec<_>>()
+        };
+        assert_eq!(common(&tape), [0, 0, 0], "a wrong tap must not make it one of all members");
+        tape.mark(10, "db", &[1, 2], &[2]);
+        assert_eq!(common(&tape), [1, 1, 0]);
     }
 
     #[test]
