@@ -19,7 +19,7 @@ pub struct GroupView {
     pub oldest: Option<GroupPointView>,
     /// The newest of them.
     pub newest: Option<GroupPointView>,
-    /// How long ago that was; null when there is none.
+    /// How long ago that was, never less than it is; null when there is none, or when the tap's clock is not known.
     pub age_seconds: Option<f64>,
     /// The members have one retention policy. With several, fewer of their points are kept in all.
     pub one_policy: bool,

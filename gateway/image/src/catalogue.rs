@@ -5,20 +5,21 @@
 //! markers again from the start gives the same catalogue.
 
 mod codec;
+mod mark_codec;
 mod marks;
 mod rules;
 #[cfg(test)]
 mod tests;
 mod volume;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use gateway_journal::{ImageId, ImageRecord, MetaRecord};
 use tap_block::{Action, Entry, Epoch, Lsn, Marker, Name, RunId, RunStart, StreamId, VolumeId, WallTime};
 
 pub use codec::CatalogueError;
-pub use marks::{MarkPoint, Marks, Membership};
+pub use marks::{MOST_MARKS, MarkPoint, Marks, Membership};
 pub use rules::{GateMark, Rules};
 pub use volume::{BookmarkPoint, Gap, NotSelectable, Run, SyncSpan, Volume, cause_text};
 
@@ -136,11 +137,10 @@ impl Catalogue {
         }
     }
 
-    /// Forgets barrier marks that are thinned out: `kept` tells up to where a volume is settled and which points are left.
-    pub fn forget_marks(&mut self, volume: VolumeId, settled: Lsn, kept: impl Fn(Lsn) -> bool) {
-        let some = self.volumes.get(&volume).is_some_and(|v| !v.marks().is_empty());
-        if some {
-            self.change(volume, |v| v.marks.forget(settled, kept));
+    /// Forgets the barrier marks at these records of a volume's stream.
+    pub fn forget_marks(&mut self, volume: VolumeId, gone: &BTreeSet<Lsn>) {
+        if !gone.is_empty() {
+            self.change(volume, |v| v.marks.forget(gone));
         }
     }
 

@@ -1,11 +1,13 @@
 //! Consistency groups as history knows them: by the marks in their members' streams, and by nothing else.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::iter::Peekable;
+use std::sync::Arc;
 
 use gateway_journal::KeptPoint;
 use tap_block::{Lsn, MarkId, Name, VolumeId, WallTime};
 
-use crate::catalogue::{Catalogue, MarkPoint, Volume};
+use crate::catalogue::{Catalogue, MarkPoint, Membership, Volume};
 
 /// A consistency group.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
@@ -64,30 +66,74 @@ impl Group {
         newer.any(|v| of_newest(v).as_ref() != Some(self))
     }
 
-    /// Marks that every member has where they can be opened, newest first, each with its place in every member's stream.
+    /// Every volume that is or was a member, as far as marks tell: those of this name that members were in, and theirs.
+    #[must_use]
+    pub fn ever_members(&self, catalogue: &Catalogue) -> BTreeSet<VolumeId> {
+        let (mut all, mut fresh) = (BTreeSet::new(), self.members.clone());
+        while let Some(id) = fresh.pop() {
+            if let Some(volume) = catalogue.volume(id).filter(|_| all.insert(id)) {
+                let of_this = volume.marks().memberships().iter().filter(|m| m.group == self.name);
+                fresh.extend(of_this.flat_map(|m| m.members.iter()).copied().filter(|id| !all.contains(id)));
+            }
+        }
+        all
+    }
+
+    /// Marks that every member has where they can be opened, newest first, each with its place in every member's stream. Who
+    /// was a member at a mark, the mark tells: a group goes on when one is added, left out or made anew.
     pub fn points<'a>(
         &self,
         catalogue: &'a Catalogue,
         held: &'a Held<'a>,
         range: TimeRange,
     ) -> impl Iterator<Item = GroupPoint> + 'a {
-        let volumes: Option<Vec<&Volume>> =
-            self.members.iter().map(|id| catalogue.volume(*id).map(|v| &**v)).collect();
-        let volumes = volumes.unwrap_or_default();
-        let mut others: Vec<Cursor<'_>> = volumes.iter().skip(1).map(|volume| Cursor::new(volume)).collect();
-        let opens = |volume: &Volume, lsn: Lsn| held(volume.id(), lsn) && volume.selectable(lsn).is_ok();
-        let first = volumes.into_iter().next();
-        let marks =
-            first.into_iter().flat_map(|first| first.marks().iter().rev().map(move |mark| (first, mark)));
-        let within = marks.filter(move |(first, m)| range.holds(m.at.at) && opens(first, m.at.lsn));
-        within.filter_map(move |(_, mark)| {
+        let volumes = self.ever_members(catalogue).into_iter().filter_map(|id| catalogue.volume(id));
+        let volumes: Vec<&Volume> = volumes.map(|v| &**v).collect();
+        let mut others: HashMap<VolumeId, Cursor<'_>> =
+            volumes.iter().map(|volume| (volume.id(), Cursor::new(volume))).collect();
+        let led = |volume| led_by(volume, self.name.clone(), held, range).peekable();
+        let mut leads: Vec<_> = volumes.into_iter().map(led).collect();
+        let next = move || {
+            let newest =
+                |(n, lead): (usize, &mut Peekable<_>)| lead.peek().map(|led: &Led<'_>| (led.mark.at.at, n));
+            let (_, n) = leads.iter_mut().enumerate().filter_map(newest).max()?;
+            leads.get_mut(n)?.next()
+        };
+        std::iter::from_fn(next).filter_map(move |Led { membership, mark }| {
             let mut lsns = vec![mark.at.lsn];
-            for other in &mut others {
-                lsns.push(other.find(mark).filter(|lsn| opens(other.volume, *lsn))?);
+            for id in membership.members.iter().skip(1) {
+                let other = others.get_mut(id)?;
+                lsns.push(other.find(mark).filter(|lsn| opens(held, other.volume, *lsn))?);
             }
-            Some(GroupPoint { id: mark.id, at: mark.at.at, lsns })
+            Some(GroupPoint { id: mark.id, at: mark.at.at, members: Arc::clone(&membership.members), lsns })
         })
     }
+}
+
+/// A mark, and who was a member at it.
+struct Led<'a> {
+    membership: &'a Membership,
+    mark: &'a MarkPoint,
+}
+
+/// Marks of a group in the stream of a volume that was its first member, newest first.
+fn led_by<'a>(
+    volume: &'a Volume,
+    name: Name,
+    held: &'a Held<'a>,
+    range: TimeRange,
+) -> impl Iterator<Item = Led<'a>> {
+    let marks = volume.marks().iter().rev().filter(move |mark| range.holds(mark.at.at));
+    let led = marks.filter_map(move |mark| {
+        let membership = volume.marks().membership_at(mark.at.lsn)?;
+        let leads = membership.group == name && membership.members.first() == Some(&volume.id());
+        leads.then_some(Led { membership, mark })
+    });
+    led.filter(move |led| opens(held, volume, led.mark.at.lsn))
+}
+
+fn opens(held: &Held<'_>, volume: &Volume, lsn: Lsn) -> bool {
+    held(volume.id(), lsn) && volume.selectable(lsn).is_ok()
 }
 
 /// A walk back through the marks of a member, in step with another's: most are in all of them, in the same order.
@@ -137,7 +183,7 @@ impl<'a> Cursor<'a> {
 
 fn of_newest(volume: &Volume) -> Option<Group> {
     let membership = volume.marks().membership()?;
-    let group = Group { name: membership.group.clone(), members: membership.members.clone() };
+    let group = Group { name: membership.group.clone(), members: membership.members.to_vec() };
     group.members.contains(&volume.id()).then_some(group)
 }
 
@@ -166,6 +212,8 @@ pub struct GroupPoint {
     pub id: MarkId,
     /// When it was made, on the source's clock.
     pub at: WallTime,
+    /// Who was a member then, ascending.
+    pub members: Arc<[VolumeId]>,
     /// Its place in each member's stream, in the order of the members.
     pub lsns: Vec<Lsn>,
 }
@@ -173,7 +221,7 @@ pub struct GroupPoint {
 /// The barriers that can be opened in all of their members: what settling chooses among for a group. The choice depends on
 /// nothing but what is the same in each stream: on the marks' times, and on when the last member's was received.
 #[derive(Debug, Clone, Default)]
-pub struct CommonMarks(HashMap<(MarkId, VolumeId), Seen>);
+pub struct CommonMarks(HashMap<VolumeId, Arc<BTreeMap<Lsn, KeptPoint>>>);
 
 #[derive(Debug, Clone, Copy)]
 struct Seen {
@@ -209,27 +257,31 @@ impl CommonMarks {
             }
         }
         all.retain(|_, seen| seen.members >= seen.wanted);
-        Self(all)
+        let of = |volume: &Arc<Volume>| (volume.id(), Arc::new(in_stream_of(&all, volume)));
+        Self(catalogue.volumes().map(of).filter(|(_, marks)| !marks.is_empty()).collect())
     }
 
-    /// Those in a volume's stream, by their places there. When they were received is the same in each member.
+    /// Those in a volume's stream, by their places there; worked out once, for whoever decides does so under locks and again and
+    /// again. When they were received is the same in each member.
     #[must_use]
-    pub fn in_stream_of(&self, volume: &Volume) -> BTreeMap<Lsn, KeptPoint> {
-        if self.0.is_empty() {
-            return BTreeMap::new();
-        }
-        let point = |mark: &MarkPoint| {
-            let seen = self.0.get(&key(volume, mark)?.0)?;
-            let (lsn, captured_at, received_at) = (mark.at.lsn, mark.at.at, seen.received_at);
-            Some((lsn, KeptPoint { lsn, captured_at, received_at }))
-        };
-        volume.marks().iter().filter_map(point).collect()
+    pub fn in_stream_of(&self, volume: VolumeId) -> Arc<BTreeMap<Lsn, KeptPoint>> {
+        self.0.get(&volume).cloned().unwrap_or_default()
     }
 }
 
-/// A barrier among those of all groups: taps draw their numbers on their own.
+fn in_stream_of(all: &HashMap<(MarkId, VolumeId), Seen>, volume: &Volume) -> BTreeMap<Lsn, KeptPoint> {
+    let point = |mark: &MarkPoint| {
+        let seen = all.get(&key(volume, mark)?.0)?;
+        let (lsn, captured_at, received_at) = (mark.at.lsn, mark.at.at, seen.received_at);
+        Some((lsn, KeptPoint { lsn, captured_at, received_at }))
+    };
+    volume.marks().iter().filter_map(point).collect()
+}
+
+/// A barrier among those of all groups: taps draw their numbers on their own. One that does not name the volume is none of its.
 fn key(volume: &Volume, mark: &MarkPoint) -> Option<((MarkId, VolumeId), usize)> {
     let members = &volume.marks().membership_at(mark.at.lsn)?.members;
+    members.binary_search(&volume.id()).ok()?;
     Some(((mark.id, *members.first()?), members.len()))
 }
 
@@ -329,16 +381,17 @@ mod tests {
         let lsns: Vec<u64> = between[0].lsns.iter().map(|l| l.get()).collect();
         assert_eq!((between.len(), between[0].id.get(), lsns), (1, 20, vec![3, 3]));
         let common = CommonMarks::of(&tape.catalogue, &thinned, WallTime::from_nanos(1_000));
-        let second = tape.catalogue.volume(VolumeId::new(2)).unwrap();
+        let second = VolumeId::new(2);
         let received: Vec<_> = common
             .in_stream_of(second)
-            .into_values()
+            .values()
             .map(|p| (p.captured_at.nanos(), p.received_at.nanos()))
             .collect();
         assert_eq!(received, [(10, 4), (40, 12)]);
         // The first was received as the third record of all, the others later.
         let old = CommonMarks::of(&tape.catalogue, &|_, _| true, WallTime::from_nanos(3));
-        assert_eq!((old.in_stream_of(second).len(), old.0.len()), (1, 1));
+        assert_eq!(old.in_stream_of(second).len(), 1);
+        assert!(Arc::ptr_eq(&old.in_stream_of(second), &old.in_stream_of(second)), "worked out once");
         let none = CommonMarks::of(&tape.catalogue, &|_, _| true, WallTime::from_nanos(2));
         assert!(none.in_stream_of(second).is_empty());
     }
@@ -372,6 +425,47 @@ mod tests {
     }
 
     #[test]
+    fn a_mark_in_a_stream_of_no_member_counts_for_none() {
+        let mut tape = Tape::default();
+        (1..=3).for_each(|n| tape.begin(n));
+        tape.mark(10, "db", &[1, 2], &[1, 3]);
+        let common = |tape: &Tape| {
+            let common = CommonMarks::of(&tape.catalogue, &|_, _| true, WallTime::from_nanos(1_000));
+            (1..=3).map(|n| common.in_stream_of(VolumeId::new(n)).len()).collect::<Vec<_>>()
+        };
+        assert_eq!(common(&tape), [0, 0, 0], "a wrong tap must not make it one of all members");
+        tape.mark(10, "db", &[1, 2], &[2]);
+        assert_eq!(common(&tape), [1, 1, 0]);
+    }
+
+    #[test]
+    fn a_member_that_is_added_or_made_anew_hides_no_earlier_point() {
+        let mut tape = Tape::default();
+        (1..=5).for_each(|n| tape.begin(n));
+        let points = |tape: &Tape| {
+            let group = &Group::named(&tape.catalogue, &"db".parse().unwrap())[0];
+            let points = group.points(&tape.catalogue, &|_, _| true, TimeRange::default());
+            let of = |p: GroupPoint| (p.id.get(), p.members.iter().map(|m| m.get()).collect::<Vec<_>>());
+            points.map(of).collect::<Vec<_>>()
+        };
+        tape.mark(10, "db", &[2, 3], &[2, 3]);
+        tape.mark(15, "other", &[4, 5], &[4, 5]);
+        tape.mark(20, "db", &[2, 3], &[2, 3]);
+        let before = [(20, vec![2, 3]), (10, vec![2, 3])];
+        assert_eq!(points(&tape), before);
+        // One is added whose number is the least of all; another has no mark yet.
+        tape.mark(30, "db", &[1, 2, 3], &[1, 2]);
+        assert_eq!(points(&tape), before, "not all have the news yet");
+        tape.mark(30, "db", &[1, 2, 3], &[3]);
+        assert_eq!(points(&tape), [&[(30, vec![1, 2, 3])][..], &before[..]].concat());
+        // The first and the last are made anew, one after the other.
+        tape.mark(40, "db", &[2, 3, 4], &[2, 3, 4]);
+        tape.mark(50, "db", &[2, 4, 5], &[2, 4, 5]);
+        let now = [(50, vec![2, 4, 5]), (40, vec![2, 3, 4]), (30, vec![1, 2, 3])];
+        assert_eq!(points(&tape), [&now[..], &before[..]].concat());
+    }
+
+    #[test]
     fn a_group_is_what_its_newest_marks_say() {
         let mut tape = Tape::default();
         (1..=5).for_each(|n| tape.begin(n));
@@ -396,7 +490,7 @@ mod tests {
         tape.mark(30, "db", &[1, 2], &[1, 2]);
         assert_eq!(named(&tape), [vec![1, 2], vec![4, 5]], "two taps use it at a time");
         let common = CommonMarks::of(&tape.catalogue, &|_, _| true, WallTime::from_nanos(1_000));
-        let of = |n| common.in_stream_of(tape.catalogue.volume(VolumeId::new(n)).unwrap()).len();
+        let of = |n| common.in_stream_of(VolumeId::new(n)).len();
         assert_eq!((of(1), of(3), of(4)), (3, 1, 1), "of two taps, at the same time by chance");
     }
 }

@@ -10,6 +10,7 @@
 //! whoever asks for 10:00 looks for it.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 use std::time::Duration;
 
 use gateway_journal::{KeptPoint, Place, RetentionPolicy, Tier, Version};
@@ -26,7 +27,7 @@ pub struct Special {
     pub released: Vec<Option<WallTime>>,
     /// Barrier marks that every member of the volume's group has, by their places in its stream, whether they are settled
     /// or not. When they were received is the same in each member: when the last one's was.
-    pub marks: BTreeMap<Lsn, KeptPoint>,
+    pub marks: Arc<BTreeMap<Lsn, KeptPoint>>,
 }
 
 impl Special {
@@ -47,7 +48,7 @@ pub fn waiting(
     kept: &[KeptPoint],
 ) -> Vec<(usize, Vec<KeptPoint>)> {
     let Special { released, marks, .. } = special;
-    let ordinary = |released: Vec<_>| Special { released, marks: marks.clone(), ..Special::default() };
+    let ordinary = |released: Vec<_>| Special { released, marks: Arc::clone(marks), ..Special::default() };
     let thin = |special: &Special| {
         let mut thinner = Thinner::new(policy, special, now, None);
         kept.iter().for_each(|point| thinner.offer(*point));

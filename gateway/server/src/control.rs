@@ -93,6 +93,10 @@ impl Control for Gateway {
         after: Option<Point>,
         before: Option<Point>,
     ) -> Answer<GroupPointView> {
+        let before = match before {
+            Some(before) => Some(self.known_up_to(&name, before).await?),
+            None => None,
+        };
         tokio::task::block_in_place(|| self.group_point_view(&name, after.as_ref(), before.as_ref()))
     }
 

@@ -14,10 +14,12 @@ use tap_block::units::count;
 use tap_block::{Lsn, MarkId, Name, VolumeId, WallTime};
 
 use crate::control::BOOKMARK_GRACE;
+use crate::freshness;
 use crate::gateway::Gateway;
 use crate::http::Answer;
-use crate::points::PATIENCE;
+use crate::points::{LOOK_AGAIN, PATIENCE};
 use crate::problems;
+use crate::skew::Offset;
 
 impl Gateway {
     pub(crate) fn group_views(&self) -> Vec<GroupView> {
@@ -41,21 +43,57 @@ impl Gateway {
         let group = known(&catalogue, name)?;
         let time = |point: Option<&Point>| point.map(|p| self.time_meant(&catalogue, &group, p)).transpose();
         let range = TimeRange { after: time(after)?, before: time(before)? };
-        let kept = self.kept_of(&group);
+        let kept = self.kept_of(&catalogue, &group);
         let held = |volume, lsn| kept.get(&volume).is_none_or(|kept| kept.holds(lsn));
         if let Some(point) = group.points(&catalogue, &held, range).next() {
-            return Ok(point_view(&catalogue, &group, &point));
+            return Ok(point_view(&catalogue, &group.name, &point));
         }
         let mut all = group.points(&catalogue, &held, TimeRange::default()).map(|p| p.at);
         let newest = all.next();
         Err(problems::no_group_point(name, all.last().or(newest), newest))
     }
 
+    /// Waits until all that members wrote up to `before` is here, as for a volume's point: until then there may be a newer point
+    /// than what is found. Returns the time that is meant. `now` stands for whatever is the newest.
+    pub(crate) async fn known_up_to(&self, name: &Name, before: Point) -> Answer<Point> {
+        let group = known(&self.store.catalogue(), name)?;
+        if before == Point::Now {
+            return Ok(before);
+        }
+        let wanted = self.time_meant(&self.store.catalogue(), &group, &before)?;
+        let deadline = tokio::time::Instant::now() + PATIENCE;
+        let mut progress = self.streams.progress();
+        loop {
+            progress.mark_unchanged();
+            let proven = self.proven_of(&group);
+            if proven.is_none_or(|proven| wanted <= proven) {
+                return Ok(Point::Time(wanted));
+            }
+            if tokio::time::Instant::now() >= deadline {
+                return Err(problems::group_not_yet(name, &before, proven));
+            }
+            let until = deadline.min(tokio::time::Instant::now() + LOOK_AGAIN);
+            // Either way it is time to look again.
+            let _ = tokio::time::timeout_at(until, progress.changed()).await;
+        }
+    }
+
+    /// The time up to which all of every member is here. A member that is being copied has no points behind it that could come.
+    fn proven_of(&self, group: &Group) -> Option<WallTime> {
+        let catalogue = self.store.catalogue();
+        let proven = |id: &VolumeId| {
+            let stream = catalogue.volume(*id)?.stream();
+            let heard = self.streams.get(stream).and_then(|stream| stream.proven());
+            heard.or_else(|| self.store.durable(stream).map(|durable| durable.at))
+        };
+        group.members.iter().filter_map(proven).min()
+    }
+
     /// A bookmark in every member, at one barrier.
     pub(crate) async fn bookmark_group(&self, name: Name, request: BookmarkCreate) -> Answer<GroupPointView> {
         let catalogue = self.store.catalogue();
         let group = known(&catalogue, &name)?;
-        let members = members(&catalogue, &group);
+        let members = members(&catalogue, &group.members);
         for member in &members {
             if let Some(there) = member.bookmark_named(&request.name) {
                 let by = format!("a bookmark of {} at lsn:{}", member.name(), there.at.lsn.get());
@@ -90,7 +128,7 @@ impl Gateway {
                 let range = TimeRange { after: Some(at), before: Some(at) };
                 let held = |volume, lsn| self.store.check_kept(volume, lsn).is_ok();
                 if let Some(point) = group.points(&catalogue, &held, range).find(|point| point.id == id) {
-                    return point_view(&catalogue, group, &point);
+                    return point_view(&catalogue, &group.name, &point);
                 }
                 if progress.changed().await.is_err() {
                     std::future::pending::<()>().await;
@@ -100,36 +138,55 @@ impl Gateway {
         tokio::time::timeout(PATIENCE, here).await.map_err(|_| problems::mark_not_here(&group.name, id))
     }
 
-    /// Which points of the members are kept.
-    fn kept_of(&self, group: &Group) -> HashMap<VolumeId, Kept> {
-        group.members.iter().filter_map(|id| Some((*id, self.store.kept(*id)?))).collect()
+    /// Which points of the members are kept, and of those that were members.
+    fn kept_of(&self, catalogue: &Catalogue, group: &Group) -> HashMap<VolumeId, Kept> {
+        let ever = group.ever_members(catalogue);
+        ever.into_iter().filter_map(|id| Some((id, self.store.kept(id)?))).collect()
     }
 
     fn group_view(&self, catalogue: &Arc<Catalogue>, group: &Group) -> GroupView {
-        let kept = self.kept_of(group);
+        let kept = self.kept_of(catalogue, group);
         let held = |volume, lsn| kept.get(&volume).is_none_or(|kept: &Kept| kept.holds(lsn));
-        let points: Vec<GroupPoint> = group.points(catalogue, &held, TimeRange::default()).collect();
-        let view = |point: Option<&GroupPoint>| point.map(|p| point_view(catalogue, group, p));
-        let now = self.time_of_group(catalogue, group);
+        let (mut point_count, mut newest, mut oldest) = (0usize, None, None);
+        for point in group.points(catalogue, &held, TimeRange::default()) {
+            point_count += 1;
+            newest.get_or_insert_with(|| point.clone());
+            oldest = Some(point);
+        }
+        let view = |point: Option<&GroupPoint>| point.map(|p| point_view(catalogue, &group.name, p));
+        let age = |at| freshness::age(self.offsets(catalogue, group), self.clock.wall(), at);
         let policies: BTreeSet<String> =
             group.members.iter().map(|v| format!("{:?}", catalogue.rules().policy_of(*v))).collect();
         GroupView {
             name: group.name.clone(),
             volumes: names(catalogue, group),
-            point_count: count(points.len()),
-            oldest: view(points.last()),
-            newest: view(points.first()),
-            age_seconds: points.first().map(|p| now.since(p.at).as_secs_f64()),
+            point_count: count(point_count),
+            oldest: view(oldest.as_ref()),
+            newest: view(newest.as_ref()),
+            age_seconds: newest.as_ref().and_then(|p| age(p.at)).map(|age| age.as_secs_f64()),
             one_policy: policies.len() == 1,
         }
     }
 
     /// What the clock of the group's tap shows now, as far as that was measured.
     fn time_of_group(&self, catalogue: &Catalogue, group: &Group) -> WallTime {
-        let stream = |id: &VolumeId| self.streams.get(catalogue.volume(*id)?.stream());
-        let offset = group.members.iter().find_map(|id| stream(id)?.offset());
         let now = self.clock.wall();
-        offset.map_or(now, |offset| offset.tap_time(now))
+        self.offsets(catalogue, group).next().map_or(now, |offset| offset.tap_time(now))
+    }
+
+    /// How far the clock of the group's tap is from ours, as measured in each member's stream.
+    fn offsets(&self, catalogue: &Catalogue, group: &Group) -> impl Iterator<Item = Offset> {
+        let stream = |id: &VolumeId| self.streams.get(catalogue.volume(*id)?.stream());
+        group.members.iter().filter_map(move |id| stream(id)?.offset())
+    }
+
+    /// What is to be said of groups that get no points.
+    pub(crate) fn group_alerts(&self, catalogue: &Catalogue) -> Vec<String> {
+        let durable = |stream| self.store.durable(stream).map(|durable| durable.at);
+        Group::all(catalogue)
+            .iter()
+            .filter_map(|group| freshness::stalled(catalogue, group, durable))
+            .collect()
     }
 
     fn time_meant(&self, catalogue: &Catalogue, group: &Group, point: &Point) -> Answer<WallTime> {
@@ -156,8 +213,8 @@ fn known(catalogue: &Catalogue, name: &Name) -> Answer<Group> {
     }
 }
 
-fn members(catalogue: &Catalogue, group: &Group) -> Vec<Arc<Volume>> {
-    group.members.iter().filter_map(|id| catalogue.volume(*id).cloned()).collect()
+fn members(catalogue: &Catalogue, members: &[VolumeId]) -> Vec<Arc<Volume>> {
+    members.iter().filter_map(|id| catalogue.volume(*id).cloned()).collect()
 }
 
 /// The members' names, sorted.
@@ -167,9 +224,9 @@ fn names(catalogue: &Catalogue, group: &Group) -> Vec<String> {
     names.into_iter().collect()
 }
 
-/// With the members sorted by name.
-fn point_view(catalogue: &Catalogue, group: &Group, point: &GroupPoint) -> GroupPointView {
-    let volumes = members(catalogue, group);
+/// With those sorted by name that were members then.
+fn point_view(catalogue: &Catalogue, group: &Name, point: &GroupPoint) -> GroupPointView {
+    let volumes = members(catalogue, &point.members);
     let first = volumes.first().zip(point.lsns.first());
     let bookmark = first.and_then(|(volume, lsn)| volume.bookmarks().find(|(_, b)| b.at.lsn == *lsn));
     let member = |(volume, &lsn): (&Arc<Volume>, &Lsn)| MemberPointView {
@@ -180,7 +237,7 @@ fn point_view(catalogue: &Catalogue, group: &Group, point: &GroupPoint) -> Group
     let mut members: Vec<MemberPointView> = volumes.iter().zip(&point.lsns).map(member).collect();
     members.sort_by(|a, b| a.volume.cmp(&b.volume));
     GroupPointView {
-        group: group.name.clone(),
+        group: group.clone(),
         point: point.id.to_string(),
         time: point.at,
         bookmark: bookmark.map(|(name, _)| name.clone()),

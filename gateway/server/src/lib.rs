@@ -14,6 +14,7 @@ mod committed;
 mod control;
 mod device;
 mod exports;
+mod freshness;
 mod gates;
 mod gateway;
 mod groups;

@@ -18,7 +18,7 @@ use crate::streams::Streams;
 /// How long to wait for a point that is not durable yet.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(10);
 /// How often to look again when nothing ticks: heartbeats tick each second.
-const LOOK_AGAIN: Duration = Duration::from_secs(1);
+pub(crate) const LOOK_AGAIN: Duration = Duration::from_secs(1);
 
 /// A point, resolved: it never moves again.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -121,6 +121,17 @@ pub(crate) fn mark_not_here(name: &Name, id: MarkId) -> Problem {
         .fix("look for it later with `chronogate group show`")
 }
 
+/// A newer point of that time may still come.
+pub(crate) fn group_not_yet(name: &Name, before: &Point, proven: Option<WallTime>) -> Problem {
+    let until = proven.map_or_else(|| "nothing".to_owned(), |at| format!("all up to {at}"));
+    Problem::new(
+        Code::NotYetDurable,
+        format!("what was the newest point of {name} before {before} is not known yet"),
+    )
+    .because(format!("{until} is here of every member: a newer point of that time may still come"))
+    .fix("try again later, name an earlier time, or leave --before out for the newest point there is")
+}
+
 /// Waited for it, and it did not come.
 pub(crate) fn not_yet(volume: &Name, point: &Point, durable: Lsn, proven: Option<WallTime>) -> Problem {
     let until = proven.map_or_else(String::new, |at| format!(", and all up to {at} is known"));

@@ -408,6 +408,7 @@ impl Committer {
     }
 
     fn publish(&mut self, group: &Group, members: &mut [Member], end: (SegmentId, Start)) {
+        self.forget_some_marks();
         let mut published = write(&self.shared.published);
         let durable = members.iter_mut().filter(|m| m.work.is_some());
         for (laid, member) in group.frames().iter().zip(durable) {
@@ -425,6 +426,12 @@ impl Committer {
             drop(lock(&self.shared.ingest));
             self.shared.ingest_changed.notify_all();
         }
+    }
+
+    /// Those of one volume at a time, and with nothing locked: no commit is late for them.
+    fn forget_some_marks(&mut self) {
+        let Some((volume, gone)) = lock(&self.shared.gone_marks).pop_first() else { return };
+        self.history.forget_marks(&[(volume, gone)].into());
     }
 
     /// What was written last is not durable, and what is on the disk of it nobody knows: it is refused, and nothing

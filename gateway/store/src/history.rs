@@ -2,7 +2,7 @@
 //!
 //! The commit thread owns it, recovery feeds it the same way; so what is rebuilt is what was.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
 use gateway_image::{Catalogue, Origin, Passed};
@@ -37,6 +37,18 @@ pub(crate) struct PlacedFrame<'a> {
     pub(crate) header: &'a FrameHeader,
     pub(crate) entries: &'a [Entry],
     pub(crate) lens: &'a [StoredLen],
+}
+
+/// Barrier marks of volumes that are thinned out; of none without any.
+pub(crate) type GoneMarks = BTreeMap<VolumeId, BTreeSet<Lsn>>;
+
+/// Those that a catalogue still has. It looks at every mark of what is settled.
+pub(crate) fn gone_marks(catalogue: &Catalogue, kept: &BTreeMap<VolumeId, Kept>) -> GoneMarks {
+    let gone = |(id, kept): (&VolumeId, &Kept)| {
+        let gone = catalogue.volume(*id)?.marks().gone(kept.settled, |lsn| kept.holds(lsn));
+        (!gone.is_empty()).then_some((*id, gone))
+    };
+    kept.iter().filter_map(gone).collect()
 }
 
 impl History {
@@ -175,7 +187,6 @@ impl History {
 
     /// Closes the active group; what is true now goes with it.
     pub(crate) fn freeze(&mut self, published: &mut Published, through: (SegmentId, Start)) {
-        self.forget_marks(&published.layout.kept);
         let next = Group::new(published.active.no.next());
         let group = std::mem::replace(&mut published.active, next);
         self.begin_rows();
@@ -183,14 +194,10 @@ impl History {
     }
 
     /// Barrier marks that were thinned out need not be known any more.
-    pub(crate) fn forget_marks(&mut self, kept: &BTreeMap<VolumeId, Kept>) {
-        let some = |id: &VolumeId| self.catalogue.volume(*id).is_some_and(|v| !v.marks().is_empty());
-        if !kept.keys().any(some) {
-            return;
-        }
-        let catalogue = Arc::make_mut(&mut self.catalogue);
-        for (volume, kept) in kept {
-            catalogue.forget_marks(*volume, kept.settled, |lsn| kept.holds(lsn));
+    pub(crate) fn forget_marks(&mut self, gone: &GoneMarks) {
+        if !gone.is_empty() {
+            let catalogue = Arc::make_mut(&mut self.catalogue);
+            gone.iter().for_each(|(volume, gone)| catalogue.forget_marks(*volume, gone));
         }
     }
 

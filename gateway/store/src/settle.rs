@@ -381,7 +381,7 @@ const GLANCE: Duration = Duration::from_millis(20);
 impl Shared {
     /// The barrier marks of groups that can be opened in every member; without those of a time of which every volume keeps every
     /// write, unless room is needed: then no time is such.
-    fn common_marks(&self, strained: bool) -> CommonMarks {
+    fn common_marks(&self, now: WallTime, strained: bool) -> CommonMarks {
         let (catalogue, layout) = {
             let published = read(&self.published);
             (Arc::clone(&published.catalogue), Arc::clone(&published.layout))
@@ -390,7 +390,7 @@ impl Shared {
         let whole = catalogue.volumes().map(|v| catalogue.rules().policy_of(v.id()).every_write).min();
         let whole = whole.filter(|_| !strained).unwrap_or_default();
         let held = |volume, lsn| kept.get(&volume).is_none_or(|k: &Kept| k.holds(lsn));
-        CommonMarks::of(&catalogue, &held, self.age.now().minus(whole))
+        CommonMarks::of(&catalogue, &held, now.minus(whole))
     }
 }
 

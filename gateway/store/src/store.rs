@@ -17,6 +17,7 @@ use crate::commit::Committer;
 use crate::config::StoreConfig;
 use crate::error::{Damage, ReadError, StoreError};
 use crate::heat::Heat;
+use crate::history::GoneMarks;
 use crate::index::{FjallOpener, HealingIndex, IndexOpener};
 use crate::ingest::{IngestState, Ingester};
 use crate::keeper::Keeper;
@@ -64,6 +65,8 @@ pub(crate) struct Shared {
     /// Held from when a settle looks at the holds until readers see what it left.
     pub(crate) counting: Mutex<()>,
     pub(crate) points: Points,
+    /// Barrier marks that are thinned out, which the commit thread has not forgotten yet.
+    pub(crate) gone_marks: Mutex<GoneMarks>,
     pub(crate) age: Age,
     /// Where a copy of the manifest is kept.
     pub(crate) manifests: Box<dyn MarkStore>,
@@ -246,6 +249,7 @@ impl Store {
             index_turn: Mutex::default(),
             counting: Mutex::default(),
             points: Points::default(),
+            gone_marks: Mutex::default(),
             manifests: parts.manifest,
             settling: Settling::new(found.settler),
             limits: RwLock::default(),

@@ -12,6 +12,7 @@
 mod common;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 use std::time::Duration;
 
 use common::lab::{Lab, cut, policy};
@@ -216,6 +217,37 @@ fn restarted(site: &mut Site) {
     site.check_of(&lost_power, 5);
     let most = known(site).into_iter().max().unwrap();
     assert!(most < site.marks.len(), "marks that are thinned out are forgotten: {most} are known");
+}
+
+/// What was settled is looked through by the thread that settles: the one that commits copies no volume for its marks when
+/// none of them goes.
+#[test]
+fn committing_leaves_the_marks_alone_of_which_none_goes() {
+    let mut site = Site::new(5, tiers());
+    site.go_on(60);
+    (0..3).for_each(|member| site.arrive(member));
+    site.lab.clock.advance(Duration::from_secs(500));
+    site.lab.settle();
+    let others = site.members().split_off(1);
+    let volumes = |site: &Site| {
+        let catalogue = site.lab.store().catalogue();
+        others.iter().map(|v| Arc::clone(catalogue.volume(*v).unwrap())).collect::<Vec<_>>()
+    };
+    let write = |site: &mut Site| {
+        let batch = site.lab.workload.batch(40);
+        site.lab.append(&batch);
+        site.lab.wait_for_index();
+    };
+    // What that settle thinned out is forgotten with the next commits.
+    let all = site.marks.len();
+    (0..4).for_each(|_| write(&mut site));
+    let before = volumes(&site);
+    let known = before[0].marks().len();
+    assert!(known > 0 && known < all, "{known} of {all} are known");
+    let groups = site.lab.store().status().groups;
+    (0..40).for_each(|_| write(&mut site));
+    assert!(site.lab.store().status().groups >= groups + 2, "no group has ended");
+    assert!(before.iter().zip(&volumes(&site)).all(|(a, b)| Arc::ptr_eq(a, b)), "a volume was copied");
 }
 
 #[test]

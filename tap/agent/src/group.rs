@@ -7,7 +7,6 @@
 //!   C      │ w w w w        answered without an LSN, and no longer than 20 ms (tap_splitter::attempt).
 //! ```
 
-use std::collections::VecDeque;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
@@ -18,14 +17,11 @@ use tap_disk::RealClock;
 use tap_splitter::attempt::{Attempt, Missed, Step};
 use tap_splitter::{Event, Progress};
 
-use crate::volume::{BookmarkReply, Locked, Volume, now, together, too_early};
+use crate::volume::{BookmarkReply, Locked, Volume, describe, now, together, too_early};
+use crate::waiting::{MOST_WANTED, Turn, Waiting, Wanted};
 
-/// A barrier that was missed is tried again after this, when somebody waits for it.
-const AGAIN: Duration = Duration::from_millis(50);
 /// Whoever asks for a bookmark of a group waits for so many tries at least.
 const LEAST_PATIENCE: Duration = Duration::from_secs(1);
-/// Bookmarks that may wait for their barriers; more are refused.
-const MOST_WANTED: usize = 64;
 
 /// A group as it was given: its name and the names of its members.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -60,20 +56,11 @@ pub(crate) struct Group {
 
 #[derive(Default)]
 struct State {
-    wanted: VecDeque<Wanted>,
+    waiting: Waiting,
     barriers: Barriers,
-    /// The last barrier was late.
-    late: bool,
+    /// Why barriers are not made at the moment; said once for as long as that goes on.
+    said: Option<Missed>,
     stopped: bool,
-}
-
-/// A bookmark that somebody waits for.
-struct Wanted {
-    bookmark: Bookmark,
-    /// The member that was asked.
-    asked: VolumeId,
-    deadline: Monotonic,
-    reply: BookmarkReply,
 }
 
 /// A mark in every stream.
@@ -84,15 +71,21 @@ struct Made {
 }
 
 /// What came of a step.
-enum Turn {
+enum Go {
     Over(Result<Made, Why>),
     Wait { until: Monotonic },
 }
 
 /// Why a barrier was not made.
+#[derive(Clone)]
 struct Why {
     missed: Missed,
-    sync: Option<Progress>,
+    /// What is being copied, and of which member.
+    sync: Option<(Name, Progress)>,
+}
+
+impl Why {
+    const LATE: Self = Self { missed: Missed::Late, sync: None };
 }
 
 impl Group {
@@ -137,114 +130,131 @@ impl Group {
         let deadline = RealClock.monotonic().plus(wait.max(LEAST_PATIENCE));
         let mut state = self.lock();
         let refused = if state.stopped {
-            Some(self.stopping())
+            Err((reply, self.stopping()))
         } else {
-            (state.wanted.len() >= MOST_WANTED).then(|| self.crowded())
+            let wanted = Wanted { bookmark, asked, deadline, reply };
+            state.waiting.push(wanted).map_err(|wanted| (wanted.reply, self.crowded()))
         };
-        if let Some(refused) = refused {
-            drop(state);
-            return reply(Err(refused));
-        }
-        state.wanted.push_back(Wanted { bookmark, asked, deadline, reply });
         drop(state);
-        self.changed.notify_all();
+        match refused {
+            Ok(()) => self.changed.notify_all(),
+            Err((reply, why)) => reply(Err(why)),
+        }
     }
 
     fn run(&self) {
-        let mut marked: Option<Vec<Lsn>> = None;
+        let (mut marked, mut why): (Option<Vec<Lsn>>, Option<Why>) = (None, None);
         let mut due = RealClock.monotonic().plus(self.interval);
-        while let Some(wanted) = self.next(due) {
+        while let Some(turn) = self.next(due) {
+            let outcome = match turn {
+                Turn::Over(over) => {
+                    let told = |wanted: Wanted| {
+                        (wanted.reply)(Err(self.missed(why.as_ref().unwrap_or(&Why::LATE))));
+                    };
+                    over.into_iter().for_each(told);
+                    continue;
+                }
+                Turn::Bookmark { bookmark, again } => self.bookmark_now(bookmark, again),
+                Turn::Due if marked.as_ref() == Some(&self.heads()) => Err(None),
+                Turn::Due | Turn::Wait(_) => self.barrier(None, false).map_err(Some),
+            };
             due = RealClock.monotonic().plus(self.interval);
-            if let Some(wanted) = wanted {
-                marked = self.bookmark_now(wanted).or(marked);
-            } else if marked.as_ref() != Some(&self.heads())
-                && let Ok(made) = self.barrier(None)
-            {
-                marked = Some(made.heads);
+            match outcome {
+                Ok(made) => marked = Some(made.heads),
+                Err(missed) => why = missed.or(why),
             }
         }
-        for wanted in std::mem::take(&mut self.lock().wanted) {
-            (wanted.reply)(Err(self.stopping()));
-        }
+        let wanted = self.lock().waiting.end();
+        wanted.into_iter().for_each(|wanted| (wanted.reply)(Err(self.stopping())));
     }
 
-    /// Waits for the next bookmark, or until `due`; `None` once it is stopped.
-    fn next(&self, due: Monotonic) -> Option<Option<Wanted>> {
+    /// The next turn, once it is there; `None` once it is stopped.
+    fn next(&self, due: Monotonic) -> Option<Turn> {
         let mut state = self.lock();
-        loop {
-            if state.stopped {
-                return None;
+        while !state.stopped {
+            let now = RealClock.monotonic();
+            match state.waiting.next(now, due) {
+                Turn::Wait(until) => {
+                    let waited = self.changed.wait_timeout(state, until.since(now));
+                    (state, _) = waited.unwrap_or_else(PoisonError::into_inner);
+                }
+                turn => return Some(turn),
             }
-            if let Some(wanted) = state.wanted.pop_front() {
-                return Some(Some(wanted));
-            }
-            let left = due.since(RealClock.monotonic());
-            if left == Duration::ZERO {
-                return Some(None);
-            }
-            (state, _) = self.changed.wait_timeout(state, left).unwrap_or_else(PoisonError::into_inner);
         }
+        None
     }
 
-    /// Tries until there is a barrier or it is too late; what was marked.
-    fn bookmark_now(&self, wanted: Wanted) -> Option<Vec<Lsn>> {
-        let Wanted { bookmark, asked, deadline, reply } = wanted;
-        loop {
-            match self.barrier(Some(bookmark.clone())) {
-                Ok(made) => {
-                    let own = self.ids.iter().zip(&made.heads).find(|(id, _)| **id == asked);
-                    reply(own.map(|(_, lsn)| (*lsn, made.at)).ok_or_else(|| self.stopping()));
-                    return Some(made.heads);
-                }
-                Err(why) if RealClock.monotonic() >= deadline => {
-                    reply(Err(self.missed(&why)));
-                    return None;
-                }
-                Err(_) => {}
+    /// One try for the bookmark that is first; who asked for it is told its own place.
+    fn bookmark_now(&self, bookmark: Bookmark, again: bool) -> Result<Made, Option<Why>> {
+        let made = match self.barrier(Some(bookmark), again) {
+            Ok(made) => made,
+            Err(why) => {
+                self.lock().waiting.missed(RealClock.monotonic());
+                return Err(Some(why));
             }
-            let state = self.lock();
-            if state.stopped {
-                drop(state);
-                reply(Err(self.stopping()));
-                return None;
-            }
-            drop(self.changed.wait_timeout(state, AGAIN).unwrap_or_else(PoisonError::into_inner));
+        };
+        let wanted = self.lock().waiting.made();
+        if let Some(Wanted { asked, reply, .. }) = wanted {
+            let own = self.ids.iter().zip(&made.heads).find(|(id, _)| **id == asked);
+            reply(own.map(|(_, lsn)| (*lsn, made.at)).ok_or_else(|| self.stopping()));
         }
+        Ok(made)
     }
 
     fn heads(&self) -> Vec<Lsn> {
         self.members.iter().map(|volume| volume.snapshot().head).collect()
     }
 
-    /// One attempt.
-    fn barrier(&self, bookmark: Option<Bookmark>) -> Result<Made, Why> {
+    /// One attempt; one that is made `again` for somebody who waits is not counted again.
+    fn barrier(&self, bookmark: Option<Bookmark>, again: bool) -> Result<Made, Why> {
         let outcome = self.attempt(bookmark);
         let mut state = self.lock();
-        let late = matches!(&outcome, Err(Why { missed: Missed::Late, .. }));
+        let missed = outcome.as_ref().err().map(|why| why.missed);
+        match missed {
+            None => state.barriers.made += 1,
+            Some(_) if again => {}
+            Some(Missed::Late) => state.barriers.late += 1,
+            Some(Missed::Refused) => state.barriers.refused += 1,
+        }
+        let (before, barriers) = (std::mem::replace(&mut state.said, missed), state.barriers);
+        drop(state);
         match &outcome {
-            Ok(_) => state.barriers.made += 1,
-            Err(_) if late => state.barriers.late += 1,
-            Err(_) => state.barriers.refused += 1,
+            Ok(_) if before.is_some() => tracing::info!(group = %self.name, "barriers are made again"),
+            Err(why) if before != missed => self.say(why, barriers),
+            _ => {}
         }
-        // Said once for as long as it goes on.
-        if late && !std::mem::replace(&mut state.late, late) {
-            let Barriers { made, late, .. } = state.barriers;
-            tracing::warn!(
-                group = %self.name, made, late,
-                "no barrier could be made within 20 ms: a member's disk is slow; it is tried again and again"
-            );
-        }
-        state.late = late;
         outcome
+    }
+
+    /// Said once for as long as it goes on.
+    fn say(&self, why: &Why, Barriers { made, late, refused }: Barriers) {
+        let text = match &why.sync {
+            Some((volume, sync)) => format!(
+                "no barrier is made while {} of {volume} is under way ({} of {} bytes done): the group has no new points until \
+                 its end",
+                describe(sync.cause),
+                sync.done,
+                sync.total
+            ),
+            None if why.missed == Missed::Refused => {
+                "no barrier was made, for a sync of a member has only just ended; it is tried again"
+                    .to_owned()
+            }
+            None => {
+                "no barrier could be made within 20 ms: a member's disk is slow; it is tried again and again"
+                    .to_owned()
+            }
+        };
+        tracing::warn!(group = %self.name, made, late, refused, "{text}");
     }
 
     fn attempt(&self, bookmark: Option<Bookmark>) -> Result<Made, Why> {
         let (mut attempt, mut held) = (Attempt::default(), None);
         loop {
-            let turn = together(&self.members, |members| self.turn(&mut attempt, members, &bookmark));
-            match turn {
-                Turn::Over(outcome) => return outcome,
-                Turn::Wait { until } => {
+            let go = together(&self.members, |members| self.turn(&mut attempt, members, &bookmark));
+            match go {
+                Go::Over(outcome) => return outcome,
+                Go::Wait { until } => {
                     // From here on it is let go on every way out.
                     held.get_or_insert_with(|| Holding(&self.members));
                     self.members.iter().for_each(|volume| volume.wait_caught_up(until));
@@ -254,23 +264,25 @@ impl Group {
     }
 
     /// One step of it, with all members locked.
-    fn turn(&self, attempt: &mut Attempt, members: &mut [Locked<'_>], bookmark: &Option<Bookmark>) -> Turn {
+    fn turn(&self, attempt: &mut Attempt, members: &mut [Locked<'_>], bookmark: &Option<Bookmark>) -> Go {
         let now = now(&RealClock);
         match attempt.next(members.iter().map(|m| m.standing()), now.monotonic) {
             Step::Mark => {
                 let at = members.iter().map(|m| m.earliest_mark(now)).max().unwrap_or(now.wall);
                 let mark = self.mark(at, bookmark.clone());
                 let heads = members.iter_mut().map(|m| m.put(mark.clone(), at)).collect();
-                Turn::Over(Ok(Made { at, heads }))
+                Go::Over(Ok(Made { at, heads }))
             }
             Step::GiveUp(missed) => {
-                Turn::Over(Err(Why { missed, sync: members.iter().find_map(|m| m.sync()) }))
+                let named = members.iter().zip(&self.members);
+                let sync = named.into_iter().find_map(|(m, volume)| Some((volume.name().clone(), m.sync()?)));
+                Go::Over(Err(Why { missed, sync }))
             }
             Step::Hold { until } => {
                 members.iter_mut().for_each(|m| m.tell(Event::Hold));
-                Turn::Wait { until }
+                Go::Wait { until }
             }
-            Step::Wait { until } => Turn::Wait { until },
+            Step::Wait { until } => Go::Wait { until },
         }
     }
 
@@ -281,7 +293,7 @@ impl Group {
 
     fn missed(&self, why: &Why) -> AskError {
         if why.missed == Missed::Refused {
-            return too_early(why.sync);
+            return too_early(why.sync.as_ref().map(|(_, sync)| *sync));
         }
         let text = "no barrier over the group could be made within 20 ms, again and again: its disks answer too slowly; try \
                     again when there is less to write";

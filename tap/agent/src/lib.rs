@@ -21,6 +21,7 @@ mod state;
 mod tap;
 mod upstream;
 mod volume;
+mod waiting;
 mod workers;
 
 use std::path::PathBuf;

@@ -109,7 +109,7 @@ impl Tap {
         let front = Front::start(&config.listen, Arc::clone(&disks) as _, gateway_front::Limits::default())?;
         let groups: Vec<Arc<Group>> =
             config.groups.iter().map(|group| form(group, &volumes, config.group_interval)).collect();
-        let barriers = groups.iter().map(put_barriers).collect::<Result<_, _>>()?;
+        let barriers = put_barriers(&groups)?;
         let (volumes, front) = (Mutex::new(Some(volumes)), Arc::new(front));
         Ok(Self { volumes, disks, front, dir, limits, upward, groups, barriers: Mutex::new(barriers) })
     }
@@ -212,8 +212,20 @@ fn form(of: &GroupOf, volumes: &[Protected], interval: Duration) -> Arc<Group> {
     Group::new(of.name.clone(), members, interval)
 }
 
-fn put_barriers(group: &Arc<Group>) -> Result<JoinHandle<()>, StartError> {
-    group.spawn().map_err(|e| StartError::Group { name: group.name().clone(), why: e.to_string() })
+/// A thread for each group, or for none.
+fn put_barriers(groups: &[Arc<Group>]) -> Result<Vec<JoinHandle<()>>, StartError> {
+    let mut threads = Vec::with_capacity(groups.len());
+    for group in groups {
+        match group.spawn() {
+            Ok(thread) => threads.push(thread),
+            Err(e) => {
+                groups.iter().for_each(|group| group.stop());
+                threads.into_iter().for_each(|thread: JoinHandle<()>| drop(thread.join()));
+                return Err(StartError::Group { name: group.name().clone(), why: e.to_string() });
+            }
+        }
+    }
+    Ok(threads)
 }
 
 fn refuse_doubles(protect: &[Protect]) -> Result<(), StartError> {

@@ -22,7 +22,7 @@ struct Disks {
 impl Disks {
     fn up(&self, lab: &Lab) -> Result<Up> {
         let disks = [("data01", self.data.as_path()), ("log01", self.log.as_path())];
-        let up = lab.up_with(&disks, &["--group", "db=data01,log01", "--group-interval", "50ms"])?;
+        let up = lab.up_with(&disks, &["--group", "db=data01,log01", "--group-interval", "100ms"])?;
         lab.settle("data01")?;
         lab.settle("log01")?;
         Ok(up)
@@ -181,6 +181,13 @@ fn ways_to_a_point(lab: &Lab, points: &[Value]) -> Result<()> {
     );
     let none = lab.verb_raw(&["group", "point", "db", "--before", "2001-01-01T00:00:00Z"])?;
     ensure!(none.code == 5 && none.stderr.contains("the oldest point of the group is of"), "{}", none.stderr);
+    let early = lab.verb_raw(&["group", "point", "db", "--before", "2200-01-01T00:00:00Z"])?;
+    ensure!(
+        early.code != 0 && early.stderr.contains("may still come"),
+        "what comes is no guess: {}",
+        early.stderr
+    );
+    ensure!(lab.verb_raw(&["group", "point", "db", "--before", "now"])?.code == 0);
     let nobody = lab.verb_raw(&["group", "show", "nobody"])?;
     ensure!(nobody.code == 3 && nobody.stderr.contains("--group NAME=VOLUME"), "{}", nobody.stderr);
     let again = lab.verb_raw(&["bookmark", "create", "--group", "db", "monday"])?;
@@ -218,7 +225,7 @@ fn three_programs_on_tcp_know_a_group_too() -> Result<()> {
         let _gateway = lab.gateway_alone(link)?;
         let _cx = lab.cx_alone(listen, &[link])?;
         let disks = [("data01", data.as_path()), ("log01", log.as_path())];
-        let words = ["--group", "db=data01,log01", "--group-interval", "20ms"];
+        let words = ["--group", "db=data01,log01", "--group-interval", "100ms"];
         let _tap = lab.tap_alone_with(&disks, listen, &words)?;
         let [mut first, mut second] =
             [Client::connect(&lab.tap("data01"))?, Client::connect(&lab.tap("log01"))?];

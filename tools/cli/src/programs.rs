@@ -318,8 +318,13 @@ fn parse_group(text: &str) -> Result<GroupOf, String> {
 /// A barrier costs a record in each member's stream.
 fn parse_interval(text: &str) -> Result<Duration, String> {
     let interval = crate::verbs::parse_duration(text)?;
-    let least = Duration::from_millis(10);
-    if interval < least { Err("give 10ms or more".to_owned()) } else { Ok(interval) }
+    let least = Duration::from_millis(100);
+    if interval < least {
+        Err("give 100ms or more: each barrier costs a record in every member and a mark that gateways keep"
+            .to_owned())
+    } else {
+        Ok(interval)
+    }
 }
 
 fn parse_gateway(text: &str) -> Result<(String, Address), String> {
@@ -349,7 +354,7 @@ mod tests {
             assert!(parse_group(bad).is_err(), "{bad}");
         }
         assert_eq!(parse_interval("250ms"), Ok(Duration::from_millis(250)));
-        assert!(parse_interval("1ms").is_err());
+        assert!(parse_interval("99ms").is_err() && parse_interval("100ms").is_ok());
     }
 
     #[test]

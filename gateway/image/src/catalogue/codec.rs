@@ -6,10 +6,11 @@ use std::sync::Arc;
 
 use gateway_journal::{ImageId, ImageRecord, MetaRecord};
 use prost::Message;
-use tap_block::{Consistency, Epoch, Lsn, MarkId, Name, RunId, StreamId, SyncCause, VolumeId, WallTime};
+use tap_block::{Consistency, Epoch, Lsn, Name, RunId, StreamId, SyncCause, VolumeId, WallTime};
 use thiserror::Error;
 
-use super::{BookmarkPoint, Catalogue, MarkPoint, Marks, Membership, Passed, Run, SyncSpan, Volume};
+use super::mark_codec::Lists;
+use super::{BookmarkPoint, Catalogue, Marks, Membership, Passed, Run, SyncSpan, Volume};
 
 /// 2 has barrier marks; what has none is written as 1.
 const VERSION: u32 = 2;
@@ -70,18 +71,18 @@ struct PVolume {
     marks: Option<PMarks>,
 }
 
-/// Marks as differences to the one before: a long list is short.
+/// The fields 1 to 4 are packed lists of numbers, which are bytes like any: see [`Lists`].
 #[derive(Clone, PartialEq, Message)]
 struct PMarks {
-    #[prost(uint64, repeated, tag = "1")]
-    lsns: Vec<u64>,
-    #[prost(sint64, repeated, tag = "2")]
-    ats: Vec<i64>,
+    #[prost(bytes = "vec", tag = "1")]
+    lsns: Vec<u8>,
+    #[prost(bytes = "vec", tag = "2")]
+    ats: Vec<u8>,
     /// Each from its own time.
-    #[prost(sint64, repeated, tag = "3")]
-    ids: Vec<i64>,
-    #[prost(sint64, repeated, tag = "4")]
-    received: Vec<i64>,
+    #[prost(bytes = "vec", tag = "3")]
+    ids: Vec<u8>,
+    #[prost(bytes = "vec", tag = "4")]
+    received: Vec<u8>,
     #[prost(message, repeated, tag = "5")]
     memberships: Vec<PMembership>,
 }
@@ -294,17 +295,8 @@ fn marks_out(marks: &Marks) -> PMarks {
         members: m.members.iter().map(|v| v.get()).collect(),
     };
     let memberships = marks.memberships().iter().map(membership).collect();
-    let mut twin = PMarks { memberships, ..PMarks::default() };
-    let (mut lsn, mut at, mut received) = (0, 0, 0);
-    let step = |to: u64, from: u64| to.wrapping_sub(from).cast_signed();
-    for mark in marks.iter() {
-        twin.lsns.push(mark.at.lsn.get().wrapping_sub(lsn));
-        twin.ats.push(step(mark.at.at.nanos(), at));
-        twin.ids.push(step(mark.id.get(), mark.at.at.nanos()));
-        twin.received.push(step(mark.received_at.nanos(), received));
-        (lsn, at, received) = (mark.at.lsn.get(), mark.at.at.nanos(), mark.received_at.nanos());
-    }
-    twin
+    let Lists([lsns, ats, ids, received]) = marks.lists();
+    PMarks { lsns, ats, ids, received, memberships }
 }
 
 fn marks_in(twin: PMarks) -> Result<Marks, CatalogueError> {
@@ -314,21 +306,10 @@ fn marks_in(twin: PMarks) -> Result<Marks, CatalogueError> {
         let members = membership.members.into_iter().map(VolumeId::new).collect();
         marks.join(Membership { from, group, members });
     }
-    let count = twin.lsns.len();
-    if [twin.ats.len(), twin.ids.len(), twin.received.len()] != [count; 3] {
-        return Err(malformed("the lists of marks differ in length"));
-    }
-    let (mut lsn, mut at, mut received) = (0u64, 0u64, 0u64);
-    let fields = twin.lsns.iter().zip(&twin.ats).zip(&twin.ids).zip(&twin.received);
-    for (((&l, &a), &i), &r) in fields {
-        lsn = lsn.checked_add(l).ok_or_else(|| malformed("a mark out of range"))?;
-        (at, received) = (at.wrapping_add(a.cast_unsigned()), received.wrapping_add(r.cast_unsigned()));
-        marks.push(MarkPoint {
-            id: MarkId::new(at.wrapping_add(i.cast_unsigned())),
-            at: Passed { lsn: lsn_in(lsn)?, at: WallTime::from_nanos(at) },
-            received_at: WallTime::from_nanos(received),
-        });
-    }
+    let lists = [&twin.lsns[..], &twin.ats[..], &twin.ids[..], &twin.received[..]];
+    let all =
+        Lists::decode(lists).ok_or_else(|| malformed("the lists of marks differ in length, or are none"))?;
+    all.into_iter().for_each(|mark| marks.push(mark));
     Ok(marks)
 }
 

@@ -1,16 +1,24 @@
 //! Barrier marks in a volume's stream: where each stands, and of which group.
 //!
 //! There may be one a second for as long as every write is kept, and a catalogue is copied with each marker it takes in; so
-//! they lie in chunks that copies share.
+//! they lie in chunks that copies share. A volume has no more than [`MOST_MARKS`], whatever its tap sends.
 
-use std::sync::Arc;
+use std::collections::BTreeSet;
+use std::sync::{Arc, OnceLock};
 
 use tap_block::{BarrierMark, Lsn, MarkId, Name, VolumeId, WallTime};
 
 use super::Passed;
+use super::mark_codec::Lists;
 
-/// Marks of a chunk.
+/// Marks of a chunk, at most.
 const CHUNK: usize = 512;
+/// Marks of a volume, at most: three days of one a second. What more there is makes the older half thinner.
+pub const MOST_MARKS: usize = 1 << 18;
+/// So many are left of [`MOST_MARKS`] then, at most.
+const LEFT: usize = MOST_MARKS / 8 * 7;
+/// Times that a volume may have changed its group; the marks of what it was before are let go.
+const MOST_MEMBERSHIPS: usize = 1024;
 
 /// A barrier's mark in one stream.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -31,14 +39,52 @@ pub struct Membership {
     /// The group.
     pub group: Name,
     /// Its members, ascending.
-    pub members: Vec<VolumeId>,
+    pub members: Arc<[VolumeId]>,
 }
 
 /// See the module. Ascending in their LSNs.
 #[derive(Debug, Clone, Default)]
 pub struct Marks {
-    chunks: Vec<Arc<Vec<MarkPoint>>>,
+    chunks: Vec<Chunk>,
     memberships: Vec<Membership>,
+}
+
+/// Some marks, never none, and how many there are before them.
+#[derive(Debug, Clone)]
+struct Chunk {
+    before: usize,
+    marks: Arc<Coded>,
+}
+
+/// Marks, and once they were asked for, their bytes.
+#[derive(Debug, Clone)]
+struct Coded {
+    marks: Vec<MarkPoint>,
+    /// Of all but the first.
+    lists: OnceLock<Lists>,
+}
+
+impl Coded {
+    const fn new(marks: Vec<MarkPoint>) -> Self {
+        Self { marks, lists: OnceLock::new() }
+    }
+
+    fn lists(&self) -> &Lists {
+        self.lists.get_or_init(|| Lists::behind_first(&self.marks))
+    }
+
+    fn extend(&mut self, more: &[MarkPoint]) {
+        self.marks.extend_from_slice(more);
+        self.lists = OnceLock::new();
+    }
+}
+
+impl std::ops::Deref for Coded {
+    type Target = [MarkPoint];
+
+    fn deref(&self) -> &[MarkPoint] {
+        &self.marks
+    }
 }
 
 impl PartialEq for Marks {
@@ -52,21 +98,21 @@ impl Eq for Marks {}
 impl Marks {
     /// Oldest first.
     pub fn iter(&self) -> impl DoubleEndedIterator<Item = &MarkPoint> {
-        self.chunks.iter().flat_map(|chunk| chunk.iter())
+        self.chunks.iter().flat_map(|chunk| chunk.marks.iter())
     }
 
     /// How many there are.
     #[must_use]
     pub fn len(&self) -> usize {
-        let last = self.chunks.last().map_or(0, |chunk| chunk.len());
-        // All but the last are full.
-        self.chunks.len().saturating_sub(1) * CHUNK + last
+        self.chunks.last().map_or(0, |chunk| chunk.before + chunk.marks.len())
     }
 
     /// The one with so many before it.
     #[must_use]
     pub fn get(&self, n: usize) -> Option<&MarkPoint> {
-        self.chunks.get(n / CHUNK)?.get(n % CHUNK)
+        let at = self.chunks.partition_point(|chunk| chunk.before <= n).checked_sub(1)?;
+        let chunk = self.chunks.get(at)?;
+        chunk.marks.get(n.checked_sub(chunk.before)?)
     }
 
     /// Is there none?
@@ -78,7 +124,7 @@ impl Marks {
     /// The newest.
     #[must_use]
     pub fn last(&self) -> Option<&MarkPoint> {
-        self.chunks.last()?.last()
+        self.chunks.last()?.marks.last()
     }
 
     /// The one of this barrier.
@@ -99,46 +145,144 @@ impl Marks {
         self.memberships.last()
     }
 
-    pub(super) fn memberships(&self) -> &[Membership] {
+    /// The groups that its marks are of, one after the other.
+    #[must_use]
+    pub fn memberships(&self) -> &[Membership] {
         &self.memberships
     }
 
-    pub(super) fn take(&mut self, at: Passed, received_at: WallTime, mark: &BarrierMark) {
-        let same = |m: &Membership| m.group == mark.group && m.members == mark.members;
+    /// One that is not behind all others is ignored: they come in the order of their stream. Those that are `spared` (in older
+    /// history: the bookmarks) are the last to go when there are too many.
+    pub(super) fn take(
+        &mut self,
+        at: Passed,
+        received_at: WallTime,
+        mark: &BarrierMark,
+        spared: impl Fn() -> BTreeSet<Lsn>,
+    ) {
+        if self.last().is_some_and(|last| at.lsn <= last.at.lsn) {
+            return;
+        }
+        let same = |m: &Membership| m.group == mark.group && *m.members == *mark.members;
         if !self.membership().is_some_and(same) {
-            self.join(Membership { from: at.lsn, group: mark.group.clone(), members: mark.members.clone() });
+            let members = mark.members.as_slice().into();
+            self.join(Membership { from: at.lsn, group: mark.group.clone(), members });
+            self.leave_oldest();
         }
         self.push(MarkPoint { id: mark.id, at, received_at });
+        if self.len() > MOST_MARKS {
+            self.thin(&spared());
+        }
     }
 
     pub(super) fn join(&mut self, membership: Membership) {
         self.memberships.push(membership);
     }
 
-    /// One that is not behind all others is ignored: they come in the order of their stream.
+    /// As [`Marks::take`], of a group that is known, and however many there are.
     pub(super) fn push(&mut self, mark: MarkPoint) {
         if self.last().is_some_and(|last| mark.at.lsn <= last.at.lsn) {
             return;
         }
-        match self.chunks.last_mut().filter(|chunk| chunk.len() < CHUNK) {
-            Some(chunk) => Arc::make_mut(chunk).push(mark),
-            None => self.chunks.push(Arc::new(vec![mark])),
+        match self.chunks.last_mut().filter(|chunk| chunk.marks.len() < CHUNK) {
+            Some(chunk) => Arc::make_mut(&mut chunk.marks).extend(&[mark]),
+            None => self.chunks.push(Chunk { before: self.len(), marks: Arc::new(Coded::new(vec![mark])) }),
         }
     }
 
-    /// Forgets marks up to `settled` that are not `kept`.
-    pub(super) fn forget(&mut self, settled: Lsn, kept: impl Fn(Lsn) -> bool) {
-        let gone = |mark: &MarkPoint| mark.at.lsn <= settled && !kept(mark.at.lsn);
-        if !self.iter().take_while(|mark| mark.at.lsn <= settled).any(gone) {
-            return;
+    /// As bytes.
+    pub(super) fn lists(&self) -> Lists {
+        let (mut all, mut before) = (Lists::default(), None);
+        for chunk in &self.chunks {
+            chunk.marks.first().into_iter().for_each(|first| all.push(first, before));
+            all.append(chunk.marks.lists());
+            before = chunk.marks.last();
         }
-        let left: Vec<MarkPoint> = self.iter().filter(|mark| !gone(mark)).copied().collect();
-        self.chunks = left.chunks(CHUNK).map(|chunk| Arc::new(chunk.to_vec())).collect();
+        all
+    }
+
+    /// Marks up to `settled` that are not `kept`.
+    #[must_use]
+    pub fn gone(&self, settled: Lsn, kept: impl Fn(Lsn) -> bool) -> BTreeSet<Lsn> {
+        let decided = self.iter().map(|mark| mark.at.lsn).take_while(|lsn| *lsn <= settled);
+        decided.filter(|lsn| !kept(*lsn)).collect()
+    }
+
+    /// Forgets the marks at these records.
+    pub(super) fn forget(&mut self, gone: &BTreeSet<Lsn>) {
+        self.drop_marks(
+            |first, last| gone.range(first.at.lsn..=last.at.lsn).next().is_some(),
+            |mark| gone.contains(&mark.at.lsn),
+        );
+    }
+
+    /// The older half is made thinner, evenly: which marks go depends on their numbers alone, so those that are left are the same
+    /// in each member.
+    fn thin(&mut self, spared: &BTreeSet<Lsn>) {
+        let Some(young) = self.get(self.len() / 2).map(|mark| mark.at.lsn) else { return };
+        let may_go = |mark: &MarkPoint| mark.at.lsn < young && !spared.contains(&mark.at.lsn);
+        let mut of_rank = [0; 65];
+        for rank in self.iter().take_while(|mark| mark.at.lsn < young).filter(|m| may_go(m)).map(rank) {
+            of_rank.get_mut(rank).into_iter().for_each(|n| *n += 1);
+        }
+        let excess = self.len().saturating_sub(LEFT);
+        let goes_with = |(gone, _): &mut (usize, usize), (rank, n): (usize, &usize)| {
+            *gone += n;
+            (*gone, rank)
+        };
+        let mut sums = of_rank.iter().enumerate().scan((0, 0), |sum, next| Some(goes_with(sum, next)));
+        let highest = sums.find(|(gone, _)| *gone >= excess).map_or(of_rank.len(), |(_, rank)| rank);
+        self.drop_marks(|first, _| first.at.lsn < young, |mark| may_go(mark) && rank(mark) <= highest);
+        if let Some(first) = self.len().checked_sub(LEFT).and_then(|over| self.get(over)).map(|m| m.at.lsn) {
+            self.drop_marks(|oldest, _| oldest.at.lsn < first, |mark| mark.at.lsn < first);
+        }
+    }
+
+    /// Lets go what is of the oldest of too many groups.
+    fn leave_oldest(&mut self) {
+        let over = self.memberships.len().saturating_sub(MOST_MEMBERSHIPS);
+        if over > 0
+            && let Some(from) = self.memberships.get(over).map(|m| m.from)
+        {
+            self.memberships.drain(..over);
+            self.drop_marks(|first, _| first.at.lsn < from, |mark| mark.at.lsn < from);
+        }
+    }
+
+    /// Drops marks that are `gone`, of chunks that are `touched`, told by their ends; copies go on sharing the others.
+    fn drop_marks(
+        &mut self,
+        touched: impl Fn(&MarkPoint, &MarkPoint) -> bool,
+        gone: impl Fn(&MarkPoint) -> bool,
+    ) {
+        let touched =
+            |marks: &[MarkPoint]| marks.first().zip(marks.last()).is_some_and(|(a, b)| touched(a, b));
+        let mut left: Vec<Chunk> = Vec::with_capacity(self.chunks.len());
+        for Chunk { marks, .. } in std::mem::take(&mut self.chunks) {
+            let marks = match touched(&marks) {
+                true => Arc::new(Coded::new(marks.iter().filter(|mark| !gone(mark)).copied().collect())),
+                false => marks,
+            };
+            match left.last_mut().filter(|chunk| chunk.marks.len() + marks.len() <= CHUNK / 2) {
+                Some(chunk) => Arc::make_mut(&mut chunk.marks).extend(&marks),
+                None if marks.is_empty() => {}
+                None => {
+                    let before = left.last().map_or(0, |chunk| chunk.before + chunk.marks.len());
+                    left.push(Chunk { before, marks });
+                }
+            }
+        }
+        self.chunks = left;
         let first = self.iter().next().map(|mark| mark.at.lsn);
         let counts = first.and_then(|first| self.memberships.iter().rposition(|m| m.from <= first));
         let newest = self.memberships.len().saturating_sub(1);
         self.memberships.drain(..counts.unwrap_or(newest).min(newest));
     }
+}
+
+/// Half of all marks have none, a quarter 1, and so on.
+fn rank(mark: &MarkPoint) -> usize {
+    mark.id.get().wrapping_mul(0x9E37_79B9_7F4A_7C15).leading_zeros() as usize
 }
 
 #[cfg(test)]
@@ -157,26 +301,121 @@ mod tests {
         let mut marks = Marks::default();
         for n in 1..=2000 {
             let (at, mark) = mark(n, if n <= 1500 { &[1, 2] } else { &[1, 2, 3] });
-            marks.take(at, at.at, &mark);
+            marks.take(at, at.at, &mark, BTreeSet::new);
         }
         let (again, mark) = mark(1999, &[1, 2, 3]);
-        marks.take(again, again.at, &mark);
+        marks.take(again, again.at, &mark, BTreeSet::new);
         assert_eq!((marks.iter().count(), marks.memberships().len()), (2000, 2));
         assert!(
             marks.iter().eq((0..marks.len()).map(|n| marks.get(n).unwrap())) && marks.get(2000).is_none()
         );
+        assert!((0..2000).all(|n| marks.get(n).unwrap().at.lsn.get() == n as u64 + 1));
         let before = marks.clone();
-        marks.forget(Lsn::new(1600).unwrap(), |lsn| lsn.get().is_multiple_of(100));
+        marks.forget(&marks.gone(Lsn::new(1600).unwrap(), |lsn| lsn.get().is_multiple_of(100)));
         assert_eq!((marks.iter().count(), marks.len()), (16 + 400, 16 + 400));
         assert!(marks.iter().is_sorted_by_key(|m| m.at.lsn));
         assert_eq!(marks.membership_at(Lsn::new(1500).unwrap()).unwrap().members.len(), 2);
         assert_eq!(marks.membership_at(Lsn::new(1600).unwrap()).unwrap().members.len(), 3);
         assert_eq!(marks.find(MarkId::new(16_000)).unwrap().at.lsn.get(), 1600);
         assert_eq!(marks.find(MarkId::new(15_990)), None);
-        marks.forget(Lsn::new(1600).unwrap(), |_| false);
+        marks.forget(&marks.gone(Lsn::new(1600).unwrap(), |_| false));
         assert_eq!((marks.iter().count(), marks.memberships().len()), (400, 1));
-        marks.forget(Lsn::new(2000).unwrap(), |_| false);
+        marks.forget(&marks.gone(Lsn::new(2000).unwrap(), |_| false));
         assert_eq!((marks.is_empty(), marks.memberships().len()), (true, 1), "its group stays known");
         assert_eq!(before.iter().count(), 2000, "who holds a copy sees what was");
+    }
+
+    /// So many marks of group `db`, each a second after the one before, from `first` on.
+    fn many(first: u64, to: u64, spared: &BTreeSet<Lsn>) -> Marks {
+        let mut marks = Marks::default();
+        let mut like = mark(1, &[1, 2]).1;
+        for n in first..=to {
+            let at =
+                Passed { lsn: Lsn::new(n).unwrap(), at: WallTime::from_nanos(n * 1_000_000_000 + n % 997) };
+            like.id = MarkId::new(at.at.nanos());
+            marks.take(at, at.at, &like, || spared.clone());
+            assert!(marks.len() <= MOST_MARKS);
+        }
+        marks
+    }
+
+    #[test]
+    fn what_is_forgotten_leaves_the_chunks_alone_that_it_is_not_in() {
+        let mut marks = many(1, 100 * CHUNK as u64, &BTreeSet::new());
+        let shared = |a: &Marks, b: &Marks| {
+            let of =
+                |marks: &Marks| marks.chunks.iter().map(|c| Arc::as_ptr(&c.marks)).collect::<BTreeSet<_>>();
+            of(a).intersection(&of(b)).count()
+        };
+        let before = marks.clone();
+        marks.forget(&BTreeSet::new());
+        assert_eq!(shared(&before, &marks), 100);
+        marks.forget(&[5, 6, 700, 40_000].map(|n| Lsn::new(n).unwrap()).into());
+        assert_eq!((shared(&before, &marks), marks.len()), (97, 100 * CHUNK - 4));
+        assert!(marks.iter().eq((0..marks.len()).map(|n| marks.get(n).unwrap())));
+        // What is nearly gone does not keep a chunk for each few.
+        marks.forget(&marks.gone(Lsn::new(40_000).unwrap(), |lsn| lsn.get().is_multiple_of(1000)));
+        assert!(marks.chunks.len() < 30, "{}", marks.chunks.len());
+        assert!(marks.iter().eq((0..marks.len()).map(|n| marks.get(n).unwrap())));
+    }
+
+    #[test]
+    fn bytes_are_those_of_the_marks_whatever_was_coded_before() {
+        let mut marks = many(1, 5000, &BTreeSet::new());
+        let check = |marks: &Marks| {
+            let Lists(coded) = marks.lists();
+            let back = Lists::decode([&coded[0], &coded[1], &coded[2], &coded[3]]).unwrap();
+            assert!(back.iter().eq(marks.iter()));
+            assert!(Lists::decode([&coded[0], &coded[1], &coded[2][1..], &coded[3]]).is_none());
+            assert!(
+                Lists::decode([&coded[0], &coded[1], &coded[2], &[&coded[3][..], &[0]].concat()]).is_none()
+            );
+        };
+        check(&marks);
+        let shared = marks.clone();
+        for n in 5001..5003 {
+            let (at, mark) = mark(n, &[1, 2]);
+            marks.take(at, at.at, &mark, BTreeSet::new);
+            check(&marks);
+        }
+        marks.forget(&marks.gone(Lsn::new(3000).unwrap(), |lsn| lsn.get().is_multiple_of(7)));
+        check(&marks);
+        check(&shared);
+    }
+
+    #[test]
+    fn a_volume_has_no_more_marks_than_most_and_members_keep_the_same_of_them() {
+        let all = 4 * MOST_MARKS as u64;
+        let spared: BTreeSet<Lsn> = [3, 50_000, 777_777].map(|n| Lsn::new(n).unwrap()).into();
+        let (one, other) = (many(1, all, &spared), many(1, all + 5000, &spared));
+        assert!(one.len() > LEFT / 2, "{}", one.len());
+        assert!(spared.iter().all(|lsn| one.iter().any(|mark| mark.at.lsn == *lsn)));
+        let ids = |marks: &Marks| marks.iter().map(|mark| mark.id).collect::<BTreeSet<_>>();
+        let common = ids(&one).intersection(&ids(&other)).count();
+        assert!(common * 10 > one.len() * 6, "{common} of {} are in both", one.len());
+        // There is something of every time, and no less of what is younger.
+        let mut of_time = [0usize; 16];
+        one.iter()
+            .for_each(|mark| of_time[usize::try_from((mark.at.lsn.get() - 1) * 16 / all).unwrap()] += 1);
+        assert!(of_time.iter().all(|n| *n > 100), "{of_time:?}");
+        assert!(of_time.iter().zip(&of_time[1..]).all(|(a, b)| *a < b + b / 10 + 100), "{of_time:?}");
+        assert_eq!(of_time[15], MOST_MARKS / 4, "the youngest are all there");
+        // Nor is there no end when none may go.
+        let all = (1..=MOST_MARKS as u64 + 1).map(|n| Lsn::new(n).unwrap()).collect();
+        assert_eq!(many(1, MOST_MARKS as u64 + 1, &all).len(), LEFT);
+    }
+
+    #[test]
+    fn a_tap_that_changes_its_mind_with_each_mark_costs_no_more_than_the_last_of_them() {
+        let mut marks = Marks::default();
+        for n in 1..=3000 {
+            let (at, mark) = mark(n, &[1, 2 + n % 2]);
+            marks.take(at, at.at, &mark, BTreeSet::new);
+            // One that came before says nothing.
+            let (late, mark) = (Passed { lsn: at.lsn, at: at.at }, BarrierMark { members: vec![], ..mark });
+            marks.take(late, late.at, &mark, BTreeSet::new);
+        }
+        assert_eq!((marks.memberships().len(), marks.len()), (MOST_MEMBERSHIPS, MOST_MEMBERSHIPS));
+        assert_eq!(marks.membership().unwrap().from.get(), 3000);
     }
 }

@@ -282,10 +282,11 @@ impl Volume {
     }
 
     pub(super) fn barrier(&mut self, at: Passed, received_at: WallTime, mark: &BarrierMark) {
-        self.marks.take(at, received_at, mark);
         if let Some(bookmark) = &mark.bookmark {
             self.bookmark(at, bookmark);
         }
+        let bookmarks = &self.bookmarks;
+        self.marks.take(at, received_at, mark, || bookmarks.values().map(|b| b.at.lsn).collect());
     }
 
     /// A sync that starts while one of the same cause is open goes on with that one.

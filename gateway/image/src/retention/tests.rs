@@ -159,7 +159,7 @@ fn what_came_in_one_go_waits_in_one_go() {
 /// Barrier marks at these seconds, received in the last member so much later.
 fn marked(seconds: &[u64], later: u64) -> Special {
     let mark = |&s: &u64| (lsn(s + 1), KeptPoint { received_at: time(s + later), ..point(s + 1, s) });
-    Special { marks: seconds.iter().map(mark).collect(), ..Special::default() }
+    Special { marks: Arc::new(seconds.iter().map(mark).collect()), ..Special::default() }
 }
 
 #[test]

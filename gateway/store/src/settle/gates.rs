@@ -38,16 +38,16 @@ pub(crate) fn at_gates(shared: &Shared) -> Vec<AtGate> {
     if !catalogue.volumes().any(gated) {
         return Vec::new();
     }
-    let marks = shared.common_marks(false);
+    let marks = shared.common_marks(shared.age.now(), false);
     catalogue.volumes().flat_map(|volume| gates_of(shared, &catalogue, volume, &marks)).collect()
 }
 
 /// The gates of one volume, and what waits there.
 pub(crate) fn at_gates_of(shared: &Shared, volume: VolumeId) -> Vec<AtGate> {
     let catalogue = Arc::clone(&read(&shared.published).catalogue);
-    catalogue
-        .volume(volume)
-        .map_or_else(Vec::new, |volume| gates_of(shared, &catalogue, volume, &shared.common_marks(false)))
+    catalogue.volume(volume).map_or_else(Vec::new, |volume| {
+        gates_of(shared, &catalogue, volume, &shared.common_marks(shared.age.now(), false))
+    })
 }
 
 fn gates_of(shared: &Shared, catalogue: &Catalogue, volume: &Volume, marks: &CommonMarks) -> Vec<AtGate> {
@@ -58,7 +58,7 @@ fn gates_of(shared: &Shared, catalogue: &Catalogue, volume: &Volume, marks: &Com
     let (layout, now) = (Arc::clone(&read(&shared.published).layout), shared.age.now());
     let kept = layout.kept.get(&id).cloned().unwrap_or_default();
     let released = released(catalogue.rules(), id, &policy);
-    let special = Special { released, marks: marks.in_stream_of(volume), ..Special::default() };
+    let special = Special { released, marks: marks.in_stream_of(volume.id()), ..Special::default() };
     let gate = |(n, waiting): (usize, Vec<KeptPoint>)| {
         let tier = policy.tiers.get(n)?.clone();
         Some(AtGate { volume: id, mark: catalogue.rules().gate(id, tier.keep), tier, waiting })

@@ -87,7 +87,7 @@ pub(super) fn thinned(
 ) -> Kept {
     let (policy, floor) = terms.of(volume.id(), catalogue.rules().policy_of(volume.id()));
     let special = Special {
-        marks: terms.marks.in_stream_of(volume),
+        marks: terms.marks.in_stream_of(volume.id()),
         ..special(catalogue, volume, &policy, before, fresh, open, terms.now)
     };
     let mut thinner = Thinner::new(&policy, &special, terms.now, floor);
@@ -112,7 +112,7 @@ pub(super) fn special(
 ) -> Special {
     let (id, settled, rules) = (volume.id(), before.settled, catalogue.rules());
     let released = released(rules, id, policy);
-    let (bookmarks, marks) = (BTreeSet::new(), BTreeMap::new());
+    let (bookmarks, marks) = (BTreeSet::new(), Arc::default());
     let mut special = Special { always: open, bookmarks, released, marks };
     special.always.extend(rules.pinned(id));
     special.always.extend(catalogue.images().filter(|i| i.volume == id).map(|i| i.point));

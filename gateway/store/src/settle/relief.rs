@@ -29,8 +29,10 @@ impl Settler {
         let own: BTreeMap<VolumeId, Strain> = strained.into_iter().map(strain).collect();
         let strain = Strain { pressure, floor: self.floor };
         let strained = pressure > Pressure::None || !own.is_empty();
-        let marks = Arc::new(shared.common_marks(strained));
-        Terms { now: shared.age.now(), strain, own, marks }
+        // One look at the clock: else a mark may be too old for one of the two and too young for the other.
+        let now = shared.age.now();
+        let marks = Arc::new(shared.common_marks(now, strained));
+        Terms { now, strain, own, marks }
     }
 
     /// Goes on through the settled history of a full volume, or begins to; `None` when that would change nothing.

@@ -17,7 +17,7 @@ use tap_disk::SegmentFile;
 
 use crate::chunks::ChunkReader;
 use crate::error::{Damage, StoreError};
-use crate::history::{History, PlacedFrame};
+use crate::history::{History, PlacedFrame, gone_marks};
 use crate::index::{IndexError, IndexStore as _, Table, keys};
 use crate::state::{self, IndexState};
 use crate::store::Shared;
@@ -83,7 +83,8 @@ impl Trail {
 
     /// Barrier marks that are thinned out are not written down.
     pub(super) fn forget_marks(&mut self, kept: &BTreeMap<VolumeId, Kept>) {
-        self.history.forget_marks(kept);
+        let gone = gone_marks(&self.history.catalogue, kept);
+        self.history.forget_marks(&gone);
     }
 
     pub(super) fn catalogue(&self) -> &Catalogue {
