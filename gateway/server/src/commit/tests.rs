@@ -106,6 +106,7 @@ impl Site {
         let start = Instant::now();
         while !is() {
             assert!(start.elapsed() < LIMIT, "not in time: {what}");
+            // Between two looks the commit has to get on: each look opens the image, and it waits for nobody to have it open.
             tokio::time::sleep(Duration::from_millis(1)).await;
         }
     }

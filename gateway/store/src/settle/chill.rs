@@ -28,7 +28,7 @@ const AT_ONCE: u64 = 1 << 30;
 const AGAIN: Duration = Duration::from_secs(24 * 3600);
 
 /// Where packing is.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Chilling {
     /// When a stretch was gone through last.
     last: Option<WallTime>,
@@ -82,7 +82,8 @@ impl Settler {
         match self.stretch(shared, plan, terms) {
             Err(StoreError::Stopped) => Err(StoreError::Stopped),
             Err(e) => {
-                let one = matches!(e, StoreError::NoSpace(_));
+                // What lies behind a region that is too large can be packed all the same.
+                let one = matches!(e, StoreError::TooLarge { .. });
                 let failed = if one { RegionRange { first: range.first, last: range.first } } else { range };
                 warn!(
                     "history of {}, region {} and behind it is not packed, and left alone for a day: {e}",

@@ -94,7 +94,9 @@ pub(super) fn merge(
         if into.bytes() + bytes > plan.budget {
             match merged.last {
                 Some(_) => return Ok(merged),
-                None if plan.binds_first => return Err(too_much_for(plan.budget, bytes)),
+                None if plan.binds_first => {
+                    return Err(StoreError::TooLarge { bytes, limit: plan.budget });
+                }
                 // It would never get smaller otherwise.
                 None => {}
             }
@@ -102,10 +104,6 @@ pub(super) fn merge(
         merged = Merged { seen: merged.seen + count(versions.len()), last: Some((volume, region)) };
         into.add(Region { volume, region, versions: left, old }, bytes)?;
     }
-}
-
-fn too_much_for(budget: u64, bytes: u64) -> StoreError {
-    StoreError::NoSpace(format!("a region of {bytes} bytes is more than the {budget} there is room for"))
 }
 
 /// Walks a generation's rows.
@@ -626,6 +624,7 @@ impl Written<'_> {
         let open = r.open.as_ref().map(|o| o.writer.segment());
         for segment in r.done.iter().map(|d| d.segment.segment).chain(open) {
             r.shared.segments.forget_settled(segment);
+            r.shared.heat.forget(std::iter::once(segment));
         }
     }
 
