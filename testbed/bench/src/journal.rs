@@ -12,6 +12,9 @@ use tap_block::{
     Action, BLOCK_SIZE, Batch, BlockNo, Entry, Epoch, Extent, Lsn, Marker, Name, Position, RunId, RunStart,
     StreamId, SyncCause, VolumeId, WallTime,
 };
+use testbed_model::Random;
+
+use crate::payload::{Mix, Payload};
 
 /// A commit that takes longer is a broken disk, not a slow one.
 const PATIENCE: Duration = Duration::from_secs(120);
@@ -23,6 +26,8 @@ pub(crate) const STREAM: StreamId = StreamId::new(0xbe_7c4);
 /// See [`STREAM`].
 pub(crate) const VOLUME: VolumeId = VolumeId::new(0xd15c);
 const RUN: RunId = RunId::new(1);
+/// Records of a batch.
+const BATCH_RECORDS: u64 = 64;
 /// The volume's name.
 pub(crate) const NAME: &str = "bench";
 
@@ -86,6 +91,22 @@ impl Packed {
     pub(crate) fn stored(&self) -> u64 {
         count(self.body.len())
     }
+}
+
+/// Enough half-compressible records, one block each at random offsets of a volume, to be written again and again.
+pub(crate) fn random_batches(volume_size: u64) -> Vec<Packed> {
+    let (mut payload, mut random, mut packer) =
+        (Payload::new(Mix::Half, 3), Random::new(4), Packer::default());
+    let mut batch = || {
+        while packer.len() < BATCH_RECORDS {
+            let block = BlockNo::new(random.below(volume_size / BLOCK_SIZE));
+            let mut content = [0; UNIT];
+            payload.fill(block.offset(), &mut content);
+            packer.add(block, &content);
+        }
+        packer.take()
+    };
+    (0..2048).map(|_| batch()).collect()
 }
 
 /// Appends with so many bytes in flight, and knows when each became durable.

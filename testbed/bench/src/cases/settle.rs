@@ -19,16 +19,14 @@ use testbed_model::Random;
 
 use super::{folder, millis};
 use crate::image;
-use crate::journal::{Feeder, Packed, Packer, VOLUME};
+use crate::journal::{Feeder, Packed, VOLUME, random_batches};
 use crate::options::{Case, Options};
-use crate::payload::{Mix, Payload};
 use crate::process::Pid;
 use crate::report::{Figure, Report, Target};
 use crate::sample::{Latency, Ratio, Spread, to_float};
 
 /// The volume that the records' offsets are drawn from.
 const VOLUME_SIZE: u64 = 1 << 30;
-const BATCH_RECORDS: u64 = 64;
 const MIB: u64 = 1 << 20;
 
 /// What one round gave.
@@ -100,7 +98,7 @@ pub(super) fn run(options: &Options, report: &mut Report) -> Result<()> {
 fn round(dir: &Path, records: u64) -> Result<Round> {
     let config = StoreConfig { settle_each: None, ..StoreConfig::new(dir.to_owned()) };
     let store = Store::open(config, Arc::new(RealClock))?;
-    let batches = batches();
+    let batches = random_batches(VOLUME_SIZE);
     let mut feeder = Feeder::begin(&store, VOLUME_SIZE, 4 << 20)?;
     feed(&mut feeder, &batches, records)?;
     let head = feeder.next().previous();
@@ -256,19 +254,4 @@ fn read(store: &Store, point: Lsn, offset: u64, out: &mut [u8]) -> Result<u64> {
     }
     ensure!(store.read_units(&units, ReadMode::Blocking, out)?, "a blocking read did not block");
     Ok(count(units.len()))
-}
-
-fn batches() -> Vec<Packed> {
-    let (mut payload, mut random, mut packer) =
-        (Payload::new(Mix::Half, 3), Random::new(4), Packer::default());
-    let mut batch = || {
-        while packer.len() < BATCH_RECORDS {
-            let block = BlockNo::new(random.below(VOLUME_SIZE / BLOCK_SIZE));
-            let mut content = [0; UNIT];
-            payload.fill(block.offset(), &mut content);
-            packer.add(block, &content);
-        }
-        packer.take()
-    };
-    (0..2048).map(|_| batch()).collect()
 }

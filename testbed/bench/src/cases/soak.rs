@@ -8,21 +8,16 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, ensure};
 use gateway_journal::{MetaRecord, RetentionPolicy, Tier};
 use gateway_store::{Store, StoreConfig};
-use tap_block::stored::UNIT;
-use tap_block::{BLOCK_SIZE, BlockNo};
 use tap_disk::RealClock;
-use testbed_model::Random;
 
 use super::{folder, millis};
-use crate::journal::{Feeder, Packed, Packer};
+use crate::journal::{Feeder, random_batches};
 use crate::options::{Case, Options};
-use crate::payload::{Mix, Payload};
 use crate::process::Pid;
 use crate::report::{Figure, Report, Target};
 use crate::sample::{Latency, Ratio, Spread};
 
 const VOLUME_SIZE: u64 = 4 << 30;
-const BATCH_RECORDS: u64 = 64;
 /// 20 MiB of records each second.
 const BATCHES_PER_SECOND: u32 = 80;
 
@@ -80,7 +75,7 @@ fn keep(store: &Store, whole: Duration) -> Result<()> {
 /// Writes for so long; how much of what was due was written. A batch waits from when it was due, not from when there was
 /// room for it.
 fn feed(feeder: &mut Feeder<'_>, time: Duration) -> Result<f64> {
-    let batches = batches();
+    let batches = random_batches(VOLUME_SIZE);
     let (begun, mut sent) = (Instant::now(), 0u32);
     for batch in batches.iter().cycle() {
         let due = begun + Duration::from_secs(1) * sent / BATCHES_PER_SECOND;
@@ -93,19 +88,4 @@ fn feed(feeder: &mut Feeder<'_>, time: Duration) -> Result<f64> {
     }
     feeder.drain()?;
     Ok(time.as_secs_f64() / begun.elapsed().as_secs_f64().max(time.as_secs_f64()))
-}
-
-fn batches() -> Vec<Packed> {
-    let (mut payload, mut random, mut packer) =
-        (Payload::new(Mix::Half, 3), Random::new(4), Packer::default());
-    let mut batch = || {
-        while packer.len() < BATCH_RECORDS {
-            let block = BlockNo::new(random.below(VOLUME_SIZE / BLOCK_SIZE));
-            let mut content = [0; UNIT];
-            payload.fill(block.offset(), &mut content);
-            packer.add(block, &content);
-        }
-        packer.take()
-    };
-    (0..2048).map(|_| batch()).collect()
 }
