@@ -60,9 +60,10 @@ impl Group {
     /// Has a member of this group a newer mark that says something else of it? Then the volume, whose last mark is of the
     /// group as it was, was left out or has not got the next mark yet.
     fn is_left_by(&self, catalogue: &Catalogue, volume: &Volume) -> bool {
-        let last = volume.marks().last().map(|mark| mark.received_at);
+        // By the clock of their tap: a member that lags may be heard of last.
+        let last = |volume: &Volume| volume.marks().last().map(|mark| mark.at.at);
         let others = self.members.iter().filter_map(|id| catalogue.volume(*id));
-        let mut newer = others.filter(|v| v.marks().last().map(|mark| mark.received_at) > last);
+        let mut newer = others.filter(|v| last(v) > last(volume));
         newer.any(|v| of_newest(v).as_ref() != Some(self))
     }
 
@@ -218,16 +219,36 @@ pub struct GroupPoint {
     pub lsns: Vec<Lsn>,
 }
 
-/// The barriers that can be opened in all of their members: what settling chooses among for a group. The choice depends on
-/// nothing but what is the same in each stream: on the marks' times, and on when the last member's was received.
+/// The barriers that can be opened in all of their members, or still may be: what settling chooses among for a group. The
+/// choice depends on nothing but what is the same in each stream: on the marks' times, and on when the last member's was received.
 #[derive(Debug, Clone, Default)]
-pub struct CommonMarks(HashMap<VolumeId, Arc<BTreeMap<Lsn, KeptPoint>>>);
+pub struct CommonMarks(HashMap<VolumeId, Arc<BTreeMap<Lsn, StreamMark>>>);
 
+/// A barrier that a group's points are chosen from, in the stream of one member.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct StreamMark {
+    /// Its place there. When it was received is the same in each member: when the last one's was.
+    pub point: KeptPoint,
+    /// Can it be opened in every member? If not, those who lack it have not come that far yet: what waits in a spool for days
+    /// must find the others' marks when it arrives.
+    pub whole: bool,
+}
+
+/// What is known of a barrier, over all streams.
 #[derive(Debug, Clone, Copy)]
-struct Seen {
-    members: usize,
-    wanted: usize,
+struct Seen<'a> {
+    members: &'a [VolumeId],
+    /// Members that have it where it can be opened.
+    there: usize,
+    at: WallTime,
     received_at: WallTime,
+}
+
+impl Seen<'_> {
+    /// How many members have no mark of its time yet, so that it still may come.
+    fn awaited(&self, newest: &HashMap<VolumeId, WallTime>) -> usize {
+        self.members.iter().filter(|id| newest.get(id).is_none_or(|newest| *newest < self.at)).count()
+    }
 }
 
 impl CommonMarks {
@@ -243,46 +264,52 @@ impl CommonMarks {
         let Some(latest) = catalogue.volumes().filter_map(|volume| old(volume)).max() else {
             return Self::default();
         };
-        let mut all: HashMap<(MarkId, VolumeId), Seen> = HashMap::new();
+        let mut all: HashMap<(MarkId, VolumeId), Seen<'_>> = HashMap::new();
         for volume in catalogue.volumes() {
             let there = |m: &&MarkPoint| {
                 m.at.at <= latest && held(volume.id(), m.at.lsn) && volume.selectable(m.at.lsn).is_ok()
             };
             for mark in volume.marks().iter().filter(there) {
-                let Some((key, wanted)) = key(volume, mark) else { continue };
-                let fresh = Seen { members: 0, wanted, received_at: mark.received_at };
+                let Some((key, members)) = key(volume, mark) else { continue };
+                let fresh = Seen { members, there: 0, at: mark.at.at, received_at: mark.received_at };
                 let seen = all.entry(key).or_insert(fresh);
-                seen.members += 1;
+                seen.there += 1;
                 seen.received_at = seen.received_at.max(mark.received_at);
             }
         }
-        all.retain(|_, seen| seen.members >= seen.wanted);
+        let newest = |volume: &Arc<Volume>| Some((volume.id(), volume.marks().last()?.at.at));
+        let newest = catalogue.volumes().filter_map(newest).collect();
+        all.retain(|_, seen| {
+            seen.there >= seen.members.len() || seen.there + seen.awaited(&newest) >= seen.members.len()
+        });
         let of = |volume: &Arc<Volume>| (volume.id(), Arc::new(in_stream_of(&all, volume)));
         Self(catalogue.volumes().map(of).filter(|(_, marks)| !marks.is_empty()).collect())
     }
 
     /// Those in a volume's stream, by their places there; worked out once, for whoever decides does so under locks and again and
-    /// again. When they were received is the same in each member.
+    /// again.
     #[must_use]
-    pub fn in_stream_of(&self, volume: VolumeId) -> Arc<BTreeMap<Lsn, KeptPoint>> {
+    pub fn in_stream_of(&self, volume: VolumeId) -> Arc<BTreeMap<Lsn, StreamMark>> {
         self.0.get(&volume).cloned().unwrap_or_default()
     }
 }
 
-fn in_stream_of(all: &HashMap<(MarkId, VolumeId), Seen>, volume: &Volume) -> BTreeMap<Lsn, KeptPoint> {
-    let point = |mark: &MarkPoint| {
+fn in_stream_of(all: &HashMap<(MarkId, VolumeId), Seen<'_>>, volume: &Volume) -> BTreeMap<Lsn, StreamMark> {
+    let marked = |mark: &MarkPoint| {
         let seen = all.get(&key(volume, mark)?.0)?;
         let (lsn, captured_at, received_at) = (mark.at.lsn, mark.at.at, seen.received_at);
-        Some((lsn, KeptPoint { lsn, captured_at, received_at }))
+        let point = KeptPoint { lsn, captured_at, received_at };
+        Some((lsn, StreamMark { point, whole: seen.there >= seen.members.len() }))
     };
-    volume.marks().iter().filter_map(point).collect()
+    volume.marks().iter().filter_map(marked).collect()
 }
 
-/// A barrier among those of all groups: taps draw their numbers on their own. One that does not name the volume is none of its.
-fn key(volume: &Volume, mark: &MarkPoint) -> Option<((MarkId, VolumeId), usize)> {
+/// A barrier among those of all groups, for taps draw their numbers on their own, and its members. One that does not name the
+/// volume is none of its.
+fn key<'a>(volume: &'a Volume, mark: &MarkPoint) -> Option<((MarkId, VolumeId), &'a [VolumeId])> {
     let members = &volume.marks().membership_at(mark.at.lsn)?.members;
     members.binary_search(&volume.id()).ok()?;
-    Some(((mark.id, *members.first()?), members.len()))
+    Some(((mark.id, *members.first()?), members))
 }
 
 #[cfg(test)]
@@ -385,9 +412,9 @@ mod tests {
         let received: Vec<_> = common
             .in_stream_of(second)
             .values()
-            .map(|p| (p.captured_at.nanos(), p.received_at.nanos()))
+            .map(|m| (m.point.captured_at.nanos(), m.point.received_at.nanos(), m.whole))
             .collect();
-        assert_eq!(received, [(10, 4), (40, 12)]);
+        assert_eq!(received, [(10, 4, true), (40, 12, true)]);
         // The first was received as the third record of all, the others later.
         let old = CommonMarks::of(&tape.catalogue, &|_, _| true, WallTime::from_nanos(3));
         assert_eq!(old.in_stream_of(second).len(), 1);
@@ -431,11 +458,30 @@ mod tests {
         tape.mark(10, "db", &[1, 2], &[1, 3]);
         let common = |tape: &Tape| {
             let common = CommonMarks::of(&tape.catalogue, &|_, _| true, WallTime::from_nanos(1_000));
-            (1..=3).map(|n| common.in_stream_of(VolumeId::new(n)).len()).collect::<Vec<_>>()
+            let whole = |n| common.in_stream_of(VolumeId::new(n)).values().filter(|m| m.whole).count();
+            (1..=3).map(whole).collect::<Vec<_>>()
         };
         assert_eq!(common(&tape), [0, 0, 0], "a wrong tap must not make it one of all members");
         tape.mark(10, "db", &[1, 2], &[2]);
         assert_eq!(common(&tape), [1, 1, 0]);
+    }
+
+    #[test]
+    fn a_mark_counts_until_the_member_that_lacks_it_has_come_past_its_time() {
+        let mut tape = Tape::default();
+        (1..=2).for_each(|n| tape.begin(n));
+        let of_first = |tape: &Tape| -> Vec<(u64, bool)> {
+            let common = CommonMarks::of(&tape.catalogue, &|_, _| true, WallTime::from_nanos(1_000));
+            let marks = common.in_stream_of(VolumeId::new(1));
+            marks.values().map(|m| (m.point.captured_at.nanos(), m.whole)).collect()
+        };
+        tape.mark(10, "db", &[1, 2], &[1]);
+        assert_eq!(of_first(&tape), [(10, false)], "a new member may have a baseline to send");
+        tape.mark(10, "db", &[1, 2], &[2]);
+        [20, 30].into_iter().for_each(|at| tape.mark(at, "db", &[1, 2], &[1]));
+        assert_eq!(of_first(&tape), [(10, true), (20, false), (30, false)]);
+        tape.mark(30, "db", &[1, 2], &[2]);
+        assert_eq!(of_first(&tape), [(10, true), (30, true)], "the one at 20 does not come any more");
     }
 
     #[test]
@@ -477,6 +523,8 @@ mod tests {
         tape.mark(20, "db", &[1, 2], &[2]);
         assert_eq!(tape.groups(), [("db".to_owned(), vec![1, 2])]);
         assert_eq!(Group::of(&tape.catalogue, VolumeId::new(3)), None);
+        tape.mark(15, "db", &[1, 2, 3], &[3]);
+        assert_eq!(tape.groups(), [("db".to_owned(), vec![1, 2])], "what comes late says nothing new");
         tape.mark(20, "db", &[4, 5], &[4, 5]);
         assert_eq!(tape.groups(), [("db".to_owned(), vec![1, 2]), ("db".to_owned(), vec![4, 5])]);
         let named = |tape: &Tape| {

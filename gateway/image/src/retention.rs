@@ -16,6 +16,8 @@ use std::time::Duration;
 use gateway_journal::{KeptPoint, Place, RetentionPolicy, Tier, Version};
 use tap_block::{Lsn, Position, WallTime};
 
+use crate::group::StreamMark;
+
 /// Points that stay whatever their age, and bookmarks.
 #[derive(Debug, Clone, Default)]
 pub struct Special {
@@ -25,9 +27,9 @@ pub struct Special {
     pub bookmarks: BTreeSet<Lsn>,
     /// For each tier with a gate: points received up to then it lets go, others stay in it whatever their age.
     pub released: Vec<Option<WallTime>>,
-    /// Barrier marks that every member of the volume's group has, by their places in its stream, whether they are settled
-    /// or not. When they were received is the same in each member: when the last one's was.
-    pub marks: Arc<BTreeMap<Lsn, KeptPoint>>,
+    /// Barrier marks that every member of the volume's group has or still may get, by their places in its stream, whether they
+    /// are settled or not.
+    pub marks: Arc<BTreeMap<Lsn, StreamMark>>,
 }
 
 impl Special {
@@ -77,7 +79,9 @@ pub fn waiting(
 ///
 /// Where a group's barrier marks are, a tier keeps the last of them in each interval, and none of the stream's own points
 /// beside it. Which that is depends on nothing but the marks, so it is the same one in each member's stream, however far each
-/// is settled. An interval without a mark keeps the stream's own last point, as for a volume that is in no group.
+/// is settled. An interval without a mark keeps the stream's own last point, as for a volume that is in no group. While some
+/// member has not come as far, the last mark of those that it may still get stays beside the last that all have: either may be
+/// the one that counts in the end.
 #[derive(Debug)]
 pub struct Thinner<'a> {
     policy: &'a RetentionPolicy,
@@ -119,12 +123,16 @@ impl<'a> Thinner<'a> {
     /// Which marks stand for their intervals. What else a volume keeps (pins, images) has no say in it: other members may not
     /// keep that.
     fn choose(&mut self) {
-        let mut chosen: Vec<(Lsn, Cell)> = Vec::new();
-        for mark in self.special.marks.values() {
-            let Some(cell) = self.cell(mark, self.now.since(mark.received_at)) else { continue };
-            chosen.pop_if(|(_, last)| *last == cell);
-            chosen.push((mark.lsn, cell));
-        }
+        let last_of_each = |whole: bool| {
+            let mut chosen: Vec<(Lsn, Cell)> = Vec::new();
+            for StreamMark { point, .. } in self.special.marks.values().filter(|mark| mark.whole == whole) {
+                let Some(cell) = self.cell(point, self.now.since(point.received_at)) else { continue };
+                chosen.pop_if(|(_, last)| *last == cell);
+                chosen.push((point.lsn, cell));
+            }
+            chosen
+        };
+        let chosen = [last_of_each(true), last_of_each(false)].concat();
         self.chosen = chosen.iter().map(|(lsn, _)| *lsn).collect();
         self.marked = chosen.into_iter().map(|(_, cell)| cell).filter(|cell| cell.each > 0).collect();
     }

@@ -196,6 +196,40 @@ fn every_member_keeps_the_same_marks_and_each_is_one_moment_of_all() {
     }
 }
 
+/// One member's history waits in a spool for longer than the others keep every write: it finds their marks when it comes.
+#[test]
+fn a_member_that_comes_late_finds_the_points_of_its_group() {
+    let mut site = Site::new(11, tiers());
+    site.go_on(40);
+    let (others, late) = ([0, 1], 2);
+    for _ in 0..4 {
+        for _ in 0..40 {
+            for member in others {
+                let batch = site.workload(member).batch(2);
+                site.waiting[member].push(batch);
+            }
+            site.barrier();
+            others.into_iter().for_each(|member| site.arrive(member));
+        }
+        site.lab.clock.advance(Duration::from_secs(200));
+        site.lab.wait_for_index();
+        site.lab.settle();
+    }
+    let before = site.points(site.lab.store()).len();
+    site.arrive(late);
+    let points = site.points(site.lab.store());
+    let cells: BTreeSet<u64> = site.marks.keys().map(|id| id.get() / 40_000_000).collect();
+    let found: BTreeSet<u64> = points.iter().map(|point| point.id.get() / 40_000_000).collect();
+    assert!(
+        found.len() + 1 >= cells.len(),
+        "{before}: {} of {} intervals have a point",
+        found.len(),
+        cells.len()
+    );
+    assert!(points.len() < site.marks.len(), "nothing was thinned out");
+    site.check(3);
+}
+
 /// The same over a restart, and with the index gone.
 fn restarted(site: &mut Site) {
     let (left, points) = (site.left(), site.points(site.lab.store()));

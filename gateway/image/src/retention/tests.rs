@@ -158,7 +158,10 @@ fn what_came_in_one_go_waits_in_one_go() {
 
 /// Barrier marks at these seconds, received in the last member so much later.
 fn marked(seconds: &[u64], later: u64) -> Special {
-    let mark = |&s: &u64| (lsn(s + 1), KeptPoint { received_at: time(s + later), ..point(s + 1, s) });
+    let mark = |&s: &u64| {
+        let point = KeptPoint { received_at: time(s + later), ..point(s + 1, s) };
+        (lsn(s + 1), StreamMark { point, whole: true })
+    };
     Special { marks: Arc::new(seconds.iter().map(mark).collect()), ..Special::default() }
 }
 
@@ -213,6 +216,26 @@ fn which_marks_stay_is_the_same_for_members_that_were_written_to_and_received_di
     assert!(with_pin.contains(&marks[3]) && !busy.contains(&marks[3]));
     with_pin.retain(|s| *s != marks[3]);
     assert_eq!(with_pin, busy);
+}
+
+#[test]
+fn a_mark_that_may_still_come_stays_beside_the_last_that_all_have() {
+    let marks: Vec<u64> = (0..700).filter(|s| s % 7 == 3).collect();
+    let with_last = |last: u64| {
+        let mut special = marked(&marks, 0);
+        let all = Arc::make_mut(&mut special.marks).values_mut();
+        all.for_each(|mark| mark.whole = mark.point.captured_at <= time(last));
+        thinned(700, 699, &special, None)
+    };
+    let of_minute = |kept: &[u64], no: u64| -> Vec<u64> {
+        kept.iter().copied().filter(|s| (no * 60..no * 60 + 60).contains(s)).collect()
+    };
+    // One member has come as far as 330, in the middle of a minute.
+    let kept = with_last(330);
+    assert_eq!(of_minute(&kept, 5), [325, 353], "either may be the point of this minute in the end");
+    assert_eq!(of_minute(&kept, 4).len(), 1);
+    assert_eq!(of_minute(&kept, 6), [marks.iter().copied().rfind(|s| *s < 420).unwrap()]);
+    assert_eq!(of_minute(&with_last(700), 5), [353], "the member has come");
 }
 
 fn versions() -> impl Strategy<Value = Vec<Version>> {
