@@ -31,51 +31,57 @@ const BATCH_RECORDS: u64 = 64;
 /// The volume's name.
 pub(crate) const NAME: &str = "bench";
 
-/// Blocks written, in the form in which they arrive: packed and checksummed.
+/// Writes, in the form in which they arrive: packed and checksummed.
 #[derive(Debug, Clone)]
 pub(crate) struct Packed {
-    blocks: Vec<BlockNo>,
+    extents: Vec<Extent>,
     lens: Vec<StoredLen>,
     body: Bytes,
 }
 
-/// Collects blocks.
+/// Collects writes.
 #[derive(Debug, Default)]
 pub(crate) struct Packer {
-    blocks: Vec<BlockNo>,
+    extents: Vec<Extent>,
     lens: Vec<StoredLen>,
     body: Vec<u8>,
 }
 
 impl Packer {
-    /// Adds a block and its content.
+    /// Adds a write of one block.
     pub(crate) fn add(&mut self, no: BlockNo, content: &[u8; UNIT]) {
-        self.lens.push(pack(no, content, &mut self.body));
-        self.blocks.push(no);
+        self.add_write(no, std::slice::from_ref(content));
     }
 
-    /// How many there are.
-    pub(crate) fn len(&self) -> u64 {
-        count(self.blocks.len())
+    /// Adds a write of whole blocks, from `first` on.
+    pub(crate) fn add_write(&mut self, first: BlockNo, contents: &[[u8; UNIT]]) {
+        for (n, content) in (first.get()..).zip(contents) {
+            self.lens.push(pack(BlockNo::new(n), content, &mut self.body));
+        }
+        let from = first.offset();
+        self.extents.push(Extent::between(from, from + count(contents.len()) * BLOCK_SIZE));
+    }
+
+    /// How many blocks there are.
+    pub(crate) fn blocks(&self) -> u64 {
+        count(self.lens.len())
     }
 
     /// What was collected; begins anew.
     pub(crate) fn take(&mut self) -> Packed {
         let body = Bytes::from(std::mem::take(&mut self.body));
-        Packed { blocks: std::mem::take(&mut self.blocks), lens: std::mem::take(&mut self.lens), body }
+        Packed { extents: std::mem::take(&mut self.extents), lens: std::mem::take(&mut self.lens), body }
     }
 }
 
 impl Packed {
-    /// The blocks as writes, one record each, from `first` on.
+    /// One record for each write, from `first` on.
     fn batch(&self, first: Lsn) -> Batch {
-        let record = |(n, block): (u64, &BlockNo)| {
-            let lsn = first.plus(n);
-            let extent = Extent::between(block.offset(), block.offset() + BLOCK_SIZE);
-            entry(lsn, Action::Write { volume: VOLUME, extent })
+        let record = |(n, extent): (u64, &Extent)| {
+            entry(first.plus(n), Action::Write { volume: VOLUME, extent: *extent })
         };
         Batch {
-            entries: (0u64..).zip(&self.blocks).map(record).collect(),
+            entries: (0u64..).zip(&self.extents).map(record).collect(),
             lens: self.lens.clone(),
             body: self.body.clone(),
             ..empty(first)
@@ -84,7 +90,7 @@ impl Packed {
 
     /// How many records.
     pub(crate) fn records(&self) -> u64 {
-        count(self.blocks.len())
+        count(self.extents.len())
     }
 
     /// Bytes as they lie in a segment, without the frame around them.
@@ -98,7 +104,7 @@ pub(crate) fn random_batches(volume_size: u64) -> Vec<Packed> {
     let (mut payload, mut random, mut packer) =
         (Payload::new(Mix::Half, 3), Random::new(4), Packer::default());
     let mut batch = || {
-        while packer.len() < BATCH_RECORDS {
+        while packer.blocks() < BATCH_RECORDS {
             let block = BlockNo::new(random.below(volume_size / BLOCK_SIZE));
             let mut content = [0; UNIT];
             payload.fill(block.offset(), &mut content);

@@ -23,10 +23,20 @@ pub(crate) enum Kind {
     Write,
 }
 
-/// What to do. Offsets are uniformly random multiples of `block` below `span`.
+/// In which order blocks are taken.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Order {
+    /// Uniformly random, until the time is over.
+    Random,
+    /// One after the other, once from the first to the last, if there is time for all.
+    Sequential,
+}
+
+/// What to do. Offsets are multiples of `block` below `span`.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Load {
     pub(crate) kind: Kind,
+    pub(crate) order: Order,
     pub(crate) block: usize,
     pub(crate) depth: Depth,
     pub(crate) connections: u32,
@@ -47,9 +57,11 @@ pub(crate) struct Done {
 impl Load {
     /// In words.
     pub(crate) fn describe(&self) -> String {
-        let kind = match self.kind {
-            Kind::Read => "random reads",
-            Kind::Write => "random writes",
+        let kind = match (self.order, self.kind) {
+            (Order::Random, Kind::Read) => "random reads",
+            (Order::Random, Kind::Write) => "random writes",
+            (Order::Sequential, Kind::Read) => "sequential reads",
+            (Order::Sequential, Kind::Write) => "sequential writes",
         };
         format!(
             "{kind} of {} KiB, depth {} on {} connection(s), {:.1} s over {} MiB",
@@ -84,6 +96,7 @@ impl Load {
             load: *self,
             client,
             blocks,
+            next: 0,
             random: Random::new(self.seed.wrapping_add(number).wrapping_mul(7919)),
             payload: Payload::new(Mix::Half, self.seed ^ number),
             slots: vec![None; self.depth.0],
@@ -101,6 +114,8 @@ struct Connection {
     load: Load,
     client: Client,
     blocks: u64,
+    /// The next in order, of sequential ones.
+    next: u64,
     random: Random,
     payload: Payload,
     /// When the request with this cookie was sent; `None` for a free one.
@@ -115,7 +130,7 @@ impl Connection {
     fn run(mut self) -> Result<Vec<Duration>> {
         let end = Instant::now() + self.load.time;
         loop {
-            if Instant::now() < end {
+            if Instant::now() < end && self.next < self.blocks {
                 self.send()?;
             } else if self.slots.iter().all(Option::is_none) {
                 break;
@@ -131,15 +146,27 @@ impl Connection {
     fn send(&mut self) -> Result<()> {
         self.out.clear();
         for slot in 0..self.slots.len() {
-            if self.slots.get(slot).is_some_and(Option::is_none) {
-                self.add_request(slot)?;
+            if self.slots.get(slot).is_some_and(Option::is_none)
+                && let Some(block) = self.next_block()
+            {
+                self.add_request(slot, block * count(self.load.block))?;
             }
         }
         Ok(self.client.stream.write_all(&self.out)?)
     }
 
-    fn add_request(&mut self, slot: usize) -> Result<()> {
-        let offset = self.random.below(self.blocks) * count(self.load.block);
+    fn next_block(&mut self) -> Option<u64> {
+        match self.load.order {
+            Order::Random => Some(self.random.below(self.blocks)),
+            Order::Sequential => {
+                let next = (self.next < self.blocks).then_some(self.next)?;
+                self.next += 1;
+                Some(next)
+            }
+        }
+    }
+
+    fn add_request(&mut self, slot: usize, offset: u64) -> Result<()> {
         let command = match self.load.kind {
             Kind::Read => Command::Read,
             Kind::Write => Command::Write,

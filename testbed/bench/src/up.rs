@@ -27,6 +27,13 @@ pub(crate) struct Up {
     api: String,
 }
 
+/// A tap alone: the CX that it is told of is not there.
+#[derive(Debug)]
+pub(crate) struct LoneTap {
+    server: Server,
+    socket: PathBuf,
+}
+
 /// A gateway alone, over data that lie there already.
 #[derive(Debug)]
 pub(crate) struct Gateway {
@@ -75,6 +82,11 @@ impl Up {
     /// The tap's export: what the guest writes to.
     pub(crate) fn tap(&self) -> Export {
         Export { socket: self.folder.join("tap.sock"), name: VOLUME.to_owned() }
+    }
+
+    /// The disk as it is now, from history.
+    pub(crate) fn head(&self) -> Export {
+        Export { socket: self.folder.join("gateway.sock"), name: VOLUME.to_owned() }
     }
 
     /// The image at `lsn`.
@@ -137,6 +149,35 @@ impl Up {
     /// Ends it in order.
     pub(crate) fn stop(mut self) {
         self.server.stop();
+    }
+}
+
+impl LoneTap {
+    /// Serves `disk` and keeps what it would send, as far as it has room.
+    pub(crate) fn start(disk: &Path, folder: &Path) -> Result<Self> {
+        let socket = folder.join("alone.sock");
+        let mut command = Command::new(program()?);
+        command.arg("tap").arg("--data").arg(folder.join("alone")).args(["--cx", &free_address()?]);
+        command.arg("--protect").arg(format!("{VOLUME}={}", disk.display()));
+        command.arg("--tap-nbd").arg(format!("unix:{}", socket.display()));
+        let mut server = Server::start(&mut command, folder.join("alone.log"))?;
+        server.wait_listening(&socket)?;
+        Ok(Self { server, socket })
+    }
+
+    /// What the guest writes to.
+    pub(crate) fn export(&self) -> Export {
+        Export { socket: self.socket.clone(), name: VOLUME.to_owned() }
+    }
+
+    /// Its process.
+    pub(crate) fn pid(&self) -> Pid {
+        self.server.pid()
+    }
+
+    /// What was typed.
+    pub(crate) fn command(&self) -> &str {
+        self.server.command()
     }
 }
 

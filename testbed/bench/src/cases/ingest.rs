@@ -27,13 +27,13 @@ use crate::options::{Case, Options};
 use crate::payload::{Mix, Payload};
 use crate::process::{Pid, Watch, thread_cpu};
 use crate::report::{Comparison, Contestant, Report, Target};
-use crate::sample::{Bytes, Latency, Ratio, Sample};
+use crate::sample::{Bytes, Latency, Ratio, Sample, to_float};
 
 const SEGMENT: u64 = 64 << 20;
 /// The volume that the records' offsets are drawn from.
 const VOLUME_SIZE: u64 = 4 << 30;
-/// Records of a batch, as a tap under load sends them.
-const BATCH_RECORDS: u64 = 64;
+/// Blocks of a batch, as a tap under load sends them.
+const BATCH_BLOCKS: u64 = 64;
 /// Different batches, used in turn.
 const BATCHES: usize = 256;
 
@@ -45,6 +45,34 @@ enum Files {
     New,
 }
 
+/// What the guest writes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Writes {
+    /// 4 KiB at random offsets.
+    Small,
+    /// 64 KiB at random offsets.
+    Large,
+    /// 64 KiB, each behind the one before.
+    Sequential,
+}
+
+impl Writes {
+    const fn blocks(self) -> u64 {
+        match self {
+            Self::Small => 1,
+            Self::Large | Self::Sequential => 16,
+        }
+    }
+
+    const fn name(self) -> &'static str {
+        match self {
+            Self::Small => "4 KiB random",
+            Self::Large => "64 KiB random",
+            Self::Sequential => "64 KiB sequential",
+        }
+    }
+}
+
 const PAGE: u64 = 4096;
 /// Different bytes that the raw loop has to write.
 const SOURCE: u64 = 16 << 20;
@@ -53,6 +81,7 @@ const SOURCE: u64 = 16 << 20;
 #[derive(Debug, Clone, Copy)]
 struct Setting {
     mix: Mix,
+    writes: Writes,
     /// The most that waits for one sync.
     interval: Bytes,
     files: Files,
@@ -78,29 +107,45 @@ struct Bench {
 
 pub(super) fn run(options: &Options, report: &mut Report) -> Result<()> {
     let folder = folder(options)?;
-    let goal = Target::AtLeast(Ratio(0.8));
-    let setting = |mix, interval, files, target| Setting { mix, interval: Bytes(interval), files, target };
-    let mut settings = vec![
-        setting(Mix::Half, 1 << 20, Files::Recycled, goal),
-        setting(Mix::Noise, 1 << 20, Files::Recycled, goal),
-    ];
-    if !options.quick {
-        settings.push(setting(Mix::Half, 4 << 20, Files::Recycled, goal));
-        settings.push(setting(Mix::Noise, 4 << 20, Files::Recycled, goal));
-        settings.push(setting(Mix::Half, 1 << 20, Files::New, Target::None));
-    }
+    let settings = settings(options.quick);
     let volume = Bytes(options.pick(512 << 20, 40 << 20));
     let files = volume.0 / SEGMENT + 3;
     let raw = (0..files).map(|n| spare(folder.path(), "raw", n)).collect::<Result<_>>()?;
     let mut bench = Bench { root: folder.path().to_owned(), batches: Vec::new(), volume, raw };
-    let mut mix = None;
+    let mut made = None;
     for setting in settings {
-        if mix.replace(setting.mix) != Some(setting.mix) {
-            bench.batches = make_batches(setting.mix);
+        if made.replace((setting.mix, setting.writes)) != Some((setting.mix, setting.writes)) {
+            bench.batches = make_batches(setting.mix, setting.writes);
         }
         report.compared(&bench.compare(setting, options.rounds)?);
     }
     Ok(())
+}
+
+fn settings(quick: bool) -> Vec<Setting> {
+    const MIB: u64 = 1 << 20;
+    let setting = |mix, writes, interval| {
+        let (interval, target) = (Bytes(interval), Target::AtLeast(goal(mix)));
+        Setting { mix, writes, interval, files: Files::Recycled, target }
+    };
+    let mut settings = vec![setting(Mix::Half, Writes::Small, MIB), setting(Mix::Noise, Writes::Small, MIB)];
+    if !quick {
+        settings.push(setting(Mix::Noise, Writes::Small, 4 * MIB));
+        settings.push(setting(Mix::Half, Writes::Small, 4 * MIB));
+        let first = setting(Mix::Half, Writes::Small, MIB);
+        settings.push(Setting { files: Files::New, target: Target::None, ..first });
+        settings.push(setting(Mix::Half, Writes::Large, MIB));
+        settings.push(setting(Mix::Half, Writes::Sequential, MIB));
+    }
+    settings
+}
+
+/// Compression is to pay for the index where there is something to compress.
+const fn goal(mix: Mix) -> Ratio {
+    match mix {
+        Mix::Half => Ratio(1.0),
+        Mix::Noise => Ratio(0.85),
+    }
 }
 
 impl Bench {
@@ -123,20 +168,24 @@ impl Bench {
             }
         }
         let shape = written.context("no rounds")?;
+        let mib =
+            |sample: &Sample| sample.rate() * to_float(setting.writes.blocks() * PAGE) / to_float(1 << 20);
         Ok(Comparison {
             case: Case::Ingest,
             name: format!(
-                "ingest, {}, a sync each {} KiB{}",
+                "ingest, {} writes, {}, a sync each {} KiB{}",
+                setting.writes.name(),
                 setting.mix.name(),
                 (shape.bytes / shape.commits.max(1)) >> 10,
                 if setting.files == Files::New { ", files not recycled" } else { "" }
             ),
             how: format!(
-                "{} records of 4 KiB at random offsets, {} MiB into segments in {} commits; an op is a record, \
-                 a wait is from append to durable for the store and a commit for raw",
+                "{} records, {} MiB into segments in {} commits; an op is a record, a wait is from append to durable \
+                 for the store and a commit for raw; the store takes {:.0} MiB/s of what guests write",
                 shape.records,
                 shape.bytes >> 20,
-                shape.commits
+                shape.commits,
+                store.over(mib).median
             ),
             contestants: vec![store, raw],
             target: setting.target,
@@ -264,16 +313,22 @@ fn spare(root: &Path, dir: &str, n: u64) -> Result<SegmentFile> {
     Ok(file)
 }
 
-fn make_batches(mix: Mix) -> Vec<Packed> {
+fn make_batches(mix: Mix, writes: Writes) -> Vec<Packed> {
     let mut payload = Payload::new(mix, 3);
     let mut random = Random::new(4);
     let mut packer = Packer::default();
+    let places = VOLUME_SIZE / (PAGE * writes.blocks());
+    let mut sequence = (0..places).cycle();
     let mut batch = || {
-        while packer.len() < BATCH_RECORDS {
-            let block = BlockNo::new(random.below(VOLUME_SIZE / count(UNIT)));
-            let mut content = [0; UNIT];
-            payload.fill(block.offset(), &mut content);
-            packer.add(block, &content);
+        while packer.blocks() < BATCH_BLOCKS {
+            let place = match writes {
+                Writes::Sequential => sequence.next().unwrap_or(0),
+                Writes::Small | Writes::Large => random.below(places),
+            };
+            let first = BlockNo::new(place * writes.blocks());
+            let mut contents = vec![[0; UNIT]; index(writes.blocks())];
+            payload.fill(first.offset(), contents.as_flattened_mut());
+            packer.add_write(first, &contents);
         }
         packer.take()
     };

@@ -6,7 +6,7 @@ use anyhow::Result;
 
 use super::{disk_size, folder};
 use crate::image;
-use crate::load::{Depth, Kind, Load};
+use crate::load::{Depth, Kind, Load, Order};
 use crate::options::{Case, Options};
 use crate::report::{Figure, Report, Target};
 use crate::sample::{Spread, to_float};
@@ -23,6 +23,7 @@ pub(super) fn run(options: &Options, report: &mut Report) -> Result<()> {
     let baseline = up.pid().memory()?.peak;
     let load = Load {
         kind: Kind::Write,
+        order: Order::Random,
         block: 4096,
         depth: Depth(64),
         connections: 4,

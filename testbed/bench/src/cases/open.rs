@@ -94,7 +94,7 @@ fn make(dir: &Path, records: u64, size: u64) -> Result<History> {
             hot.push((lsn, block));
         }
         packer.add(block, &content(lsn));
-        if packer.len() == BATCH_RECORDS || n + 1 == records {
+        if packer.blocks() == BATCH_RECORDS || n + 1 == records {
             feeder.write(&packer.take())?;
         }
     }
