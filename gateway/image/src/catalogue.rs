@@ -28,10 +28,11 @@ pub use volume::{BookmarkPoint, Gap, NotSelectable, Run, SyncSpan, Volume, cause
 pub struct Catalogue {
     volumes: BTreeMap<VolumeId, Arc<Volume>>,
     streams: BTreeMap<StreamId, Epoch>,
-    images: BTreeMap<ImageId, ImageRecord>,
+    /// Shared as volumes are: what is copied with each change is small.
+    images: Arc<BTreeMap<ImageId, ImageRecord>>,
     /// The greatest number an image ever had.
     last_image: u64,
-    rules: Rules,
+    rules: Arc<Rules>,
 }
 
 /// Where a record comes from, and what stood before it.
@@ -123,17 +124,17 @@ impl Catalogue {
         match record {
             MetaRecord::ImageCreated(image) => {
                 self.last_image = self.last_image.max(image.id.get());
-                self.images.insert(image.id, image.clone());
+                Arc::make_mut(&mut self.images).insert(image.id, image.clone());
             }
             MetaRecord::ImageRemoved { id } => {
                 self.last_image = self.last_image.max(id.get());
-                self.images.remove(id);
+                Arc::make_mut(&mut self.images).remove(id);
             }
             MetaRecord::PolicySet { .. }
             | MetaRecord::Pinned { .. }
             | MetaRecord::Unpinned { .. }
             | MetaRecord::Held(_)
-            | MetaRecord::GateMoved(_) => self.rules.apply(record),
+            | MetaRecord::GateMoved(_) => Arc::make_mut(&mut self.rules).apply(record),
         }
     }
 
@@ -146,7 +147,7 @@ impl Catalogue {
 
     /// What operators said about keeping history.
     #[must_use]
-    pub const fn rules(&self) -> &Rules {
+    pub fn rules(&self) -> &Rules {
         &self.rules
     }
 

@@ -228,10 +228,12 @@ impl Catalogue {
             let volume = volume_in(volume)?;
             catalogue.volumes.insert(volume.id, Arc::new(volume));
         }
+        let mut images = BTreeMap::new();
         for image in twin.images {
             let image = image_in(&image)?;
-            catalogue.images.insert(image.id, image);
+            images.insert(image.id, image);
         }
+        catalogue.images = Arc::new(images);
         for record in twin.rules {
             catalogue.apply_meta(&MetaRecord::decode(&record).map_err(malformed)?);
         }
@@ -282,7 +284,8 @@ fn volume_in(twin: PVolume) -> Result<Volume, CatalogueError> {
         volume.sizes.insert(lsn_in(size.from)?, size.size);
     }
     volume.runs = twin.runs.into_iter().map(run_in).collect::<Result<_, _>>()?;
-    volume.bookmarks = twin.bookmarks.into_iter().map(bookmark_in).collect::<Result<BTreeMap<_, _>, _>>()?;
+    let bookmarks = twin.bookmarks.into_iter().map(bookmark_in);
+    volume.bookmarks = Arc::new(bookmarks.collect::<Result<BTreeMap<_, _>, _>>()?);
     volume.syncs = twin.syncs.into_iter().map(sync_in).collect::<Result<_, _>>()?;
     volume.marks = twin.marks.map(marks_in).transpose()?.unwrap_or_default();
     Ok(volume)

@@ -237,14 +237,35 @@ fn a_catalogue_survives_its_bytes_and_refuses_others() {
     assert!(Catalogue::decode(&[0xff; 40]).is_err());
 }
 
+fn barrier(id: u64, members: &[u64], bookmark: Option<Bookmark>) -> Marker {
+    let members = members.iter().map(|&m| VolumeId::new(m)).collect();
+    Marker::Barrier(BarrierMark { id: MarkId::new(id), group: name("db"), members, bookmark })
+}
+
+/// A group puts a mark into each member each second, and the thread that commits takes them in.
+#[test]
+fn a_mark_copies_neither_bookmarks_nor_images_nor_rules() {
+    let mut tape = Tape::default();
+    tape.run(1, None).mark(2, gold());
+    tape.catalogue.apply_meta(&MetaRecord::ImageCreated(image(1)));
+    let before = tape.catalogue.clone();
+    tape.mark(3, barrier(3000, &[4, 9], None));
+    let bookmarks = |catalogue: &Catalogue| Arc::clone(&catalogue.volume(VOLUME).unwrap().bookmarks);
+    assert!(Arc::ptr_eq(&bookmarks(&before), &bookmarks(&tape.catalogue)));
+    assert!(Arc::ptr_eq(&before.images, &tape.catalogue.images));
+    assert!(Arc::ptr_eq(&before.rules, &tape.catalogue.rules));
+    assert_eq!((bookmarks(&before).len(), before.images.len()), (1, 1));
+}
+
+fn gold() -> Marker {
+    let consistency = Consistency::Crash;
+    Marker::Bookmark(Bookmark { name: name("gold"), consistency, note: String::new() })
+}
+
 #[test]
 fn barrier_marks_survive_their_bytes() {
     let mut tape = Tape::default();
     tape.run(1, None);
-    let barrier = |id, members: &[u64], bookmark| {
-        let members = members.iter().map(|&m| VolumeId::new(m)).collect();
-        Marker::Barrier(BarrierMark { id: MarkId::new(id), group: name("db"), members, bookmark })
-    };
     tape.mark(5, barrier(5000, &[4, 9], None)).write(6).mark(7, barrier(7000, &[4, 9], None));
     let gold = Bookmark { name: name("gold"), consistency: Consistency::Crash, note: String::new() };
     tape.mark(8, barrier(8123, &[4, 9, 11], Some(gold)));

@@ -1,6 +1,7 @@
 //! One volume's history as seen from above: which points exist and which of them are sound.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use tap_block::{
     BarrierMark, Bookmark, Consistency, Epoch, Lsn, Name, RunId, RunStart, StreamId, SyncCause, VolumeId,
@@ -19,7 +20,8 @@ pub struct Volume {
     /// The size from each LSN on.
     pub(super) sizes: BTreeMap<Lsn, u64>,
     pub(super) runs: Vec<Run>,
-    pub(super) bookmarks: BTreeMap<Name, BookmarkPoint>,
+    /// Shared: a mark each second changes the rest of a volume, and there may be a year of these.
+    pub(super) bookmarks: Arc<BTreeMap<Name, BookmarkPoint>>,
     pub(super) syncs: Vec<SyncSpan>,
     pub(super) marks: Marks,
 }
@@ -121,7 +123,7 @@ impl Volume {
             stream,
             sizes: BTreeMap::new(),
             runs: Vec::new(),
-            bookmarks: BTreeMap::new(),
+            bookmarks: Arc::default(),
             syncs: Vec::new(),
             marks: Marks::default(),
         }
@@ -274,7 +276,7 @@ impl Volume {
 
     /// A name given twice keeps its first place: points never move.
     pub(super) fn bookmark(&mut self, at: Passed, mark: &Bookmark) {
-        self.bookmarks.entry(mark.name.clone()).or_insert_with(|| BookmarkPoint {
+        Arc::make_mut(&mut self.bookmarks).entry(mark.name.clone()).or_insert_with(|| BookmarkPoint {
             at,
             consistency: mark.consistency,
             note: mark.note.clone(),
