@@ -196,7 +196,17 @@ impl Gateway {
             Point::Ago(ago) => Ok(now().minus(*ago)),
             Point::Time(time) => Ok(*time),
             Point::Mark(id) => Ok(WallTime::from_nanos(id.get())),
-            Point::Lsn(_) | Point::Bookmark(_) => Err(problems::no_time_of_group(point)),
+            Point::Bookmark(name) => {
+                // A bookmark of one member alone is no point of the group.
+                let marked = |volume: &Arc<Volume>| {
+                    let at = volume.bookmark_named(name)?.at;
+                    volume.marks().iter().rev().any(|mark| mark.at == at).then_some(at.at)
+                };
+                let volumes = members(catalogue, &group.members);
+                let at = volumes.iter().find_map(marked);
+                at.ok_or_else(|| problems::no_bookmark(&group.name, name, &[]))
+            }
+            Point::Lsn(_) => Err(problems::no_time_of_group(point)),
         }
     }
 }

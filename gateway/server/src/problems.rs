@@ -111,7 +111,7 @@ pub(crate) fn no_group_point(name: &Name, oldest: Option<WallTime>, newest: Opti
 pub(crate) fn no_time_of_group(point: &Point) -> Problem {
     Problem::new(Code::Invalid, format!("{point} is no time"))
         .because("points of a group are looked for by time")
-        .fix("give an RFC 3339 time, or a time ago such as -10m")
+        .fix("give an RFC 3339 time, a time ago such as -10m, a mark:N or a bookmark of the group")
 }
 
 /// The barrier was made, and not every member's part of it has arrived.

@@ -192,6 +192,24 @@ fn ways_to_a_point(lab: &Lab, points: &[Value]) -> Result<()> {
     ensure!(nobody.code == 3 && nobody.stderr.contains("--group NAME=VOLUME"), "{}", nobody.stderr);
     let again = lab.verb_raw(&["bookmark", "create", "--group", "db", "monday"])?;
     ensure!(again.code == 5 && again.stderr.contains("is taken"), "{}", again.stderr);
+    pinned_by_its_bookmark(lab)
+}
+
+fn pinned_by_its_bookmark(lab: &Lab) -> Result<()> {
+    let at = ["--group", "db", "--at", "monday"];
+    let pinned = lab.verb(&[&["point", "pin"][..], &at].concat())?;
+    ensure!(
+        pinned["bookmark"] == "monday"
+            && lab.verb(&["group", "point", "db", "--before", "monday"])? == pinned
+    );
+    let unpinned = lab.verb(&[&["point", "unpin"][..], &at].concat())?;
+    ensure!(unpinned["point"] == pinned["point"], "{unpinned}");
+    let again = lab.verb_raw(&[&["point", "unpin"][..], &at].concat())?;
+    ensure!(again.code != 0 && again.stderr.contains("is not pinned"), "{}", again.stderr);
+    let alone = lab.verb_raw(&["bookmark", "create", "log01", "alone"])?;
+    ensure!(alone.code == 0, "{}", alone.stderr);
+    let alone = lab.verb_raw(&["point", "pin", "--group", "db", "--at", "alone"])?;
+    ensure!(alone.code == 3 && alone.stderr.contains("db has no bookmark alone"), "{}", alone.stderr);
     Ok(())
 }
 

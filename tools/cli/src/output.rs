@@ -66,6 +66,17 @@ impl Failure {
         self
     }
 
+    /// With what was done before it, of an act on several things: `text` is what would have been printed.
+    #[must_use]
+    pub(crate) fn after(mut self, text: &str) -> Self {
+        if !text.is_empty() {
+            self.what = format!("not all of it was done: {}", self.what);
+            let done = format!("done before it: {}", text.trim_end().replace('\n', ", "));
+            self.why = [self.why, done].into_iter().filter(|s| !s.is_empty()).collect::<Vec<_>>().join("; ");
+        }
+        self
+    }
+
     /// The lines for standard error.
     #[must_use]
     pub(crate) fn lines(&self) -> String {
@@ -262,6 +273,15 @@ fn bar(what: &str) -> ProgressBar {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_was_done_before_a_failure_is_told() {
+        let failure = Failure::new(ExitStatus::Error, "b is gone").because("it was removed");
+        let said = failure.clone().after("a is held\nc is held\n").lines();
+        assert!(said.starts_with("error: not all of it was done: b is gone\n"), "{said}");
+        assert!(said.contains("why: it was removed; done before it: a is held, c is held\n"), "{said}");
+        assert_eq!(failure.clone().after(""), failure);
+    }
 
     #[test]
     fn sizes_and_times_for_people() {

@@ -232,7 +232,8 @@ pub(super) async fn hold(args: HoldArgs) -> Result<()> {
     };
     let (mut holds, mut text) = (Vec::new(), String::new());
     for volume in volumes {
-        let hold: HoldView = context.client.post(&paths::holds(volume.as_str()), &body).await?;
+        let made = context.client.post(&paths::holds(volume.as_str()), &body).await;
+        let hold: HoldView = made.map_err(|e: Failure| e.after(&text))?;
         text += &format!("{volume} is held from {} to {} until {}\n", hold.from, hold.to, hold.until);
         holds.push(hold);
     }

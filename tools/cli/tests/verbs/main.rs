@@ -257,6 +257,12 @@ async fn a_group_is_listed_shown_searched_bookmarked_and_kept_alike() {
     assert_eq!(every, [(&"data01".into(), &"1h".into()), (&"log01".into(), &"2h".into())]);
     let pinned = text(&server, &["point", "pin", "--group", "db", "--at", "-1h", "--note", "why"]);
     assert!(pinned.starts_with("pinned in every member: db@mark:1795341600250000000 "), "{pinned}");
+    for at in ["before-upgrade", "mark:1795341600250000000"] {
+        let unpinned = text(&server, &["point", "unpin", "--group", "db", "--at", at]);
+        assert!(unpinned.starts_with("pinned no more in every member: db@mark:1795341600250"), "{unpinned}");
+    }
+    let (exit, said) = failure(&server.url(), &["point", "unpin", "--group", "db", "--at", "-1h"]);
+    assert!(exit == Some(2) && said.contains("the one before it is mark:1795341600250000000"), "{said}");
     let until = ["hold", "create", "--group", "db", "--until", "2027-12-31T00:00:00Z"];
     let held = text(&server, &until);
     assert!(held.contains("data01 is held from ") && held.contains("log01 is held from "), "{held}");
@@ -264,12 +270,15 @@ async fn a_group_is_listed_shown_searched_bookmarked_and_kept_alike() {
     let asked = server.gateway.asked.lock().unwrap().clone();
     let pins = asked.iter().filter(|asked| *asked == "pin mark:1795341600250000000 why");
     assert_eq!(pins.count(), 2, "one for each member: {asked:?}");
+    let unpins = asked.iter().filter(|asked| *asked == "unpin mark:1795341600250000000");
+    assert_eq!(unpins.count(), 4, "one for each member and time: {asked:?}");
     assert!(asked.contains(&"group bookmark monday 5".to_owned()), "{asked:?}");
     for (exit, words) in [
         (2, &["bookmark", "create", "monday"][..]),
         (2, &["bookmark", "create", "web01", "monday", "--group", "db"]),
         (2, &["group", "point"]),
         (2, &["point", "pin", "--at", "now"]),
+        (2, &["point", "unpin", "--at", "now"]),
         (2, &["hold", "create", "--until", "2027-12-31T00:00:00Z"]),
     ] {
         assert_eq!(failure(&server.url(), words).0, Some(exit), "{words:?}");
