@@ -16,6 +16,7 @@ pub mod mount;
 pub mod nbd;
 pub mod poll;
 pub mod scale;
+pub mod vm;
 pub mod volume;
 pub mod writer;
 

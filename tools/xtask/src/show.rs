@@ -19,6 +19,11 @@ const SCENARIOS: &[(&str, &str, &str)] = &[
     ("branch", "branch", "an image becomes a volume of its own, also by a gateway alone"),
     ("clients", "clients", "nbdinfo, nbdcopy, qemu-io, fio and hostile requests against tap and images"),
     ("filesystem", "filesystem", "ext4 through the tap; yesterday's file comes back; e2fsck is content"),
+    (
+        "kernel",
+        "kernel",
+        "a Linux kernel as the client: ext4 through the tap, in a past image, on a read/write one",
+    ),
     ("postgres", "postgres", "PostgreSQL under pgbench: an image at a random moment recovers and adds up"),
     (
         "bad-input",
