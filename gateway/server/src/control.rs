@@ -158,19 +158,23 @@ impl Control for Gateway {
         let image = self.images.image(at.volume, at.lsn)?;
         let task = Task { kind: JobKind::Restore, volume, lsn: at.lsn, path: path.clone(), total: at.size };
         let note = Note { volume: at.volume, lsn: at.lsn, size: at.size, done: 0 };
-        let job = self.jobs.add(task, self.clock.wall())?;
         let mut forbidden = self.forbidden.clone();
         let committed = self.committed.disks().map_err(problems::internal)?;
         forbidden.files.extend(committed.into_iter().map(|(_, path)| path));
+        let job = self.jobs.add(task, self.clock.wall())?;
         let (clock, worker) = (Arc::clone(&self.clock), Arc::clone(&job));
         let (checked, prepared) = tokio::sync::oneshot::channel();
-        let work = move || {
-            let ready = Restore::prepare(image, note, &path, &forbidden);
-            let problem = ready.as_ref().err().cloned();
-            // Nobody waits when the client has gone; the restore goes on.
-            let _ = checked.send(problem);
-            let result = ready.and_then(|restore| restore.run(&worker));
-            worker.finish(result, clock.wall());
+        // Nobody waits for what is sent when the client has gone; the restore goes on.
+        let work = move || match Restore::prepare(image, note, &path, &forbidden) {
+            Ok(restore) => {
+                let _ = checked.send(None);
+                worker.finish(restore.run(&worker), clock.wall());
+            }
+            Err(problem) => {
+                // Over before that is said: the client may try again at once.
+                worker.finish(Err(problem.clone()), clock.wall());
+                let _ = checked.send(Some(problem));
+            }
         };
         self.spawn_job(&job, work)?;
         match prepared.await.map_err(problems::internal)? {
