@@ -7,7 +7,7 @@ use cx_api::{
     RepairCreate, RepairView, UnitView, VerificationCreate, VerificationView, VolumeView,
 };
 use gateway_image::catalogue::Volume;
-use gateway_store::{Anchor, Finding, Offered, Proof, Scope, Store, StoreError};
+use gateway_store::{Anchor, Finding, Offered, Proof, Repair, Scope, Store, StoreError};
 use tap_block::units::count;
 use tap_block::{BlockNo, Lsn, Name, Position};
 use tokio::runtime::Handle;
@@ -114,14 +114,15 @@ impl Gateway {
         }
         let (position, unit) = (position(wanted.version)?, from_hex(&wanted.unit)?);
         let block = BlockNo::holding(wanted.offset);
-        let places = self.store.repair(volume.id(), block, position, &unit, Offered::Version).map_err(
-            |e| match e {
-                StoreError::Invalid(why) => {
-                    Problem::new(Code::Invalid, "the block cannot be put right with this").because(why)
-                }
-                e => problems::stored(&e),
-            },
-        )?;
+        let repairs = [Repair { block, position, unit }];
+        let put = self.store.repair(volume.id(), &repairs, Offered::Version);
+        let places = put.and_then(|of_each| of_each.into_iter().sum::<Result<usize, _>>());
+        let places = places.map_err(|e| match e {
+            StoreError::Invalid(why) => {
+                Problem::new(Code::Invalid, "the block cannot be put right with this").because(why)
+            }
+            e => problems::stored(&e),
+        })?;
         Ok(RepairView { places: count(places) })
     }
 

@@ -58,5 +58,7 @@ pub use settle::{AtGate, LimitState, SettleReport, VolumeLimit};
 pub use store::{FreeSpace, Parts, Store, StoreStatus};
 pub use tail::Durable;
 pub use usage::VolumeBytes;
-pub use verify::{Finding, FindingKind, MOST_FINDINGS, Offered, Progress, Proof, Scope, VerifyReport, Watch};
+pub use verify::{
+    Finding, FindingKind, MOST_FINDINGS, Offered, Progress, Proof, Repair, Scope, VerifyReport, Watch,
+};
 pub use wait::Waiting;

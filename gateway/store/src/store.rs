@@ -35,7 +35,7 @@ use crate::sync::{lock, read};
 use crate::tail::{Durable, Published};
 use crate::usage::{self, VolumeBytes};
 use crate::verify::{
-    self, Finding, Offered, Progress, Proof, Proving, Scope, Scrubbing, VerifyReport, Watch,
+    self, Finding, Offered, Progress, Proof, Proving, Repair, Scope, Scrubbing, VerifyReport, Watch,
 };
 use crate::wait::{Waiters, Waiting};
 use crate::{changes, recover, times};
@@ -545,19 +545,19 @@ impl Store {
         verify::stored_unit(&self.shared, volume, block, position)
     }
 
-    /// Puts a damaged version of a block right with its stored form from elsewhere; in how many places.
+    /// Puts damaged versions of blocks right with their stored forms from elsewhere; for each, in how many places. Those of
+    /// one region together cost little more than one of them when they lie in packs.
     ///
     /// # Errors
-    /// [`StoreError::Invalid`] when `unit` is not its stored form, and when it cannot be written.
+    /// [`StoreError::Busy`] for all of them; [`StoreError::Invalid`] for one that is not the stored form of that version; and for
+    /// one that cannot be written.
     pub fn repair(
         &self,
         volume: VolumeId,
-        block: BlockNo,
-        position: Position,
-        unit: &[u8],
+        repairs: &[Repair],
         offered: Offered,
-    ) -> Result<usize, StoreError> {
-        verify::repair(&self.shared, volume, block, position, (unit, offered))
+    ) -> Result<Vec<Result<usize, StoreError>>, StoreError> {
+        verify::repair(&self.shared, volume, repairs, offered)
     }
 
     /// Enters into the ledger what is due; how many segments were hashed. Blocks for as long as that takes.

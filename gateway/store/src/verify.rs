@@ -34,7 +34,7 @@ use crate::sync::read;
 
 pub use proofs::Proof;
 pub(crate) use proofs::Proving;
-pub use repair::Offered;
+pub use repair::{Offered, Repair};
 pub(crate) use repair::{repair, stored_unit};
 pub(crate) use scrub::Scrubbing;
 pub(crate) use sound::is_sound;

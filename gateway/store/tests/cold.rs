@@ -10,12 +10,13 @@
 
 mod common;
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
-use common::image;
 use common::lab::{Lab, cut, policy};
-use gateway_journal::{Manifest, RegionNo, SettledHeader};
-use gateway_store::{Finding, FindingKind, MarkStore, MemoryIndex, Offered, Scope, Store};
+use common::{image, repair_one};
+use gateway_journal::{Location, Manifest, RegionNo, SettledHeader};
+use gateway_store::{Finding, FindingKind, MarkStore, MemoryIndex, Offered, Repair, Scope, Store};
 use tap_block::stored::pack;
 use tap_block::{BlockNo, Lsn};
 use tap_disk::SegmentDir;
@@ -105,10 +106,19 @@ fn nothing_is_packed_where_that_is_switched_off() {
 
 /// Flips a bit of the body of a pack of the head's; which block it was found by.
 fn rot(lab: &Lab, store: &Store) -> BlockNo {
-    let (head, region) = (lab.oracle.lsns().pop().unwrap(), RegionNo::new(0));
-    let map = store.region_map(lab.volume(), region, head).unwrap();
-    let (within, at) =
-        (0..200).filter_map(|n| Some((n, map.unit(n)?))).find(|(_, at)| at.is_pack()).expect("a pack");
+    let (within, at) = packs_of_head(lab, store).next().expect("a pack");
+    flip(lab, at);
+    RegionNo::new(0).block(within)
+}
+
+/// Where blocks of the first region lie in packs.
+fn packs_of_head(lab: &Lab, store: &Store) -> impl Iterator<Item = (u16, Location)> {
+    let head = lab.oracle.lsns().pop().unwrap();
+    let map = store.region_map(lab.volume(), RegionNo::new(0), head).unwrap();
+    (0..200).filter_map(move |n| Some((n, map.unit(n)?))).filter(|(_, at)| at.is_pack())
+}
+
+fn flip(lab: &Lab, at: Location) {
     for name in lab.disk.dir.list().unwrap() {
         let (file, mut header) = (lab.disk.dir.open(name).unwrap(), [0; 128]);
         file.read_at(0, &mut header).unwrap();
@@ -118,7 +128,45 @@ fn rot(lab: &Lab, store: &Store) -> BlockNo {
             file.write_at(place, &[std::io::IoSlice::new(&[byte[0] ^ 8])]).unwrap();
         }
     }
-    region.block(within)
+}
+
+/// A bad stretch of a disk hits many packs: each being put right by a pass of its own would fill the store.
+#[test]
+fn all_that_rots_of_a_region_is_put_right_by_one_pass() {
+    let lab = settled(9);
+    later(&lab, 600);
+    let sound = cut(&lab.disk, &mut Random::new(1)).open();
+    let store = lab.store();
+    let packs: BTreeSet<Location> = packs_of_head(&lab, store).map(|(_, at)| at).collect();
+    assert!(packs.len() > 2, "{packs:?}");
+    packs.iter().for_each(|at| flip(&lab, *at));
+    store.verify(Scope::default(), &mut |_| true).unwrap();
+    let open = || {
+        let found = store.findings(lab.volume()).into_iter();
+        found.filter(|f| f.kind == FindingKind::Block && f.over_at.is_none()).collect::<Vec<_>>()
+    };
+    let found = open();
+    assert!(found.len() > packs.len());
+    let repair = |finding: &Finding| {
+        let (block, position) =
+            (BlockNo::holding(finding.extent.unwrap().offset()), finding.position.unwrap());
+        let unit = sound.stored_unit(lab.volume(), block, position).unwrap().unwrap();
+        Repair { block, position, unit }
+    };
+    let mut repairs: Vec<Repair> = found.iter().map(repair).collect();
+    let mut other = Vec::new();
+    pack(repairs[1].block, &[9; 3000], &mut other);
+    repairs[1].unit = other;
+    let before = store.status().settles;
+    let outcomes = store.repair(lab.volume(), &repairs, Offered::Content).unwrap();
+    assert_eq!(store.status().settles, before + 1, "one pass for all");
+    let failed: Vec<usize> = (0..outcomes.len()).filter(|n| outcomes[*n].is_err()).collect();
+    assert_eq!(failed, [1], "{outcomes:?}: what is not what stood there stops no other");
+    assert_eq!(open().len(), 1);
+    let last = repair(&found[1]);
+    assert_eq!(store.repair(lab.volume(), &[last], Offered::Content).unwrap()[0], Ok(1));
+    assert_eq!(store.verify(Scope { fresh: true, ..Scope::default() }, &mut |_| true).unwrap().findings, []);
+    lab.check(1);
 }
 
 #[test]
@@ -142,7 +190,7 @@ fn a_pack_that_rots_is_named_by_every_member_and_put_right_block_by_block() {
         let unit = sound.stored_unit(lab.volume(), block, position).unwrap().unwrap();
         let mut other = Vec::new();
         pack(block, &[9; 3000], &mut other);
-        let offer = |unit: &[u8], offered| store.repair(lab.volume(), block, position, unit, offered);
+        let offer = |unit: &[u8], offered| repair_one(store, lab.volume(), (block, position), unit, offered);
         assert!(offer(&other, Offered::Content).is_err(), "the pack's head says what its members were");
         let offered = if n % 2 == 0 { Offered::Content } else { Offered::Version };
         assert_eq!(offer(&unit, offered).unwrap(), 1);

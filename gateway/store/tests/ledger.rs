@@ -14,8 +14,8 @@ mod common;
 use std::io::IoSlice;
 use std::time::Duration;
 
-use common::Disk;
 use common::lab::{Lab, cut, tiers};
+use common::{Disk, repair_one};
 use gateway_journal::ledger::{Entry, Event, Hashed, Settled, Why, read};
 use gateway_journal::{Digest, EntryNo, Head, Ledger, SEGMENT_HEADER, SegmentHeader, StoreId};
 use gateway_store::{Finding, FindingKind, LedgerStore, MemoryLedger, Offered, Scope, Store, VerifyReport};
@@ -658,7 +658,7 @@ proptest! {
         for finding in report.findings.iter().filter(|f| f.kind == FindingKind::Block) {
             let (block, position) = (BlockNo::holding(finding.extent.unwrap().offset()), finding.position.unwrap());
             let unit = sound.stored_unit(finding.volume.unwrap(), block, position).unwrap().unwrap();
-            lab.store().repair(finding.volume.unwrap(), block, position, &unit, Offered::Version).unwrap();
+            repair_one(lab.store(), finding.volume.unwrap(), (block, position), &unit, Offered::Version).unwrap();
         }
         let found = verify(lab.store());
         if before {

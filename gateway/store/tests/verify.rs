@@ -14,7 +14,7 @@ mod common;
 use std::sync::Arc;
 
 use common::lab::{Lab, cut, tiers};
-use common::{Disk, try_image};
+use common::{Disk, repair_one, try_image};
 use gateway_journal::SEGMENT_HEADER;
 use gateway_store::{Finding, FindingKind, MemoryIndex, Offered, Scope, Store, StoreError, VerifyReport};
 use proptest::prelude::*;
@@ -122,8 +122,8 @@ proptest! {
         for finding in &found {
             let (block, position) = (BlockNo::holding(finding.extent.unwrap().offset()), finding.position.unwrap());
             let unit = sound.stored_unit(lab.volume(), block, position).unwrap().unwrap();
-            prop_assert!(store.repair(lab.volume(), block, position, &unit[1..], Offered::Version).is_err());
-            let offer = |unit: &[u8], offered| store.repair(lab.volume(), block, position, unit, offered);
+            prop_assert!(repair_one(&store, lab.volume(), (block, position), &unit[1..], Offered::Version).is_err());
+            let offer = |unit: &[u8], offered| repair_one(&store, lab.volume(), (block, position), unit, offered);
             let mut other = Vec::new();
             pack(block, &[seed as u8 | 1; 3000], &mut other);
             prop_assert!(offer(&other, Offered::Content).is_err(), "the disk may hold anything by now");

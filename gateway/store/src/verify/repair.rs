@@ -13,7 +13,7 @@ use tap_block::units::index;
 use tap_block::{BlockNo, Position, VolumeId};
 use tap_disk::SegmentFile;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::IoSlice;
 use std::sync::Arc;
 use std::time::Duration;
@@ -60,22 +60,77 @@ pub(crate) fn stored_unit(
     bad.map_or(Ok(None), |why| Err(StoreError::Damaged(format!("block {}: {why}", block.get()))))
 }
 
-/// Writes `unit` wherever this version lies and is damaged; how many places that were.
+/// A version of a block from elsewhere.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Repair {
+    /// The block.
+    pub block: BlockNo,
+    /// Which version.
+    pub position: Position,
+    /// Its stored form.
+    pub unit: Vec<u8>,
+}
+
+/// What a repair comes to: in how many places it was put.
+type Outcome = Result<usize, StoreError>;
+
+/// A version that is left to be put right with its region: where it lies in packs, and what it holds.
+struct Packed {
+    /// Which of the repairs.
+    no: usize,
+    places: Vec<Location>,
+    content: Vec<u8>,
+}
+
+/// Writes each unit wherever its version lies and is damaged. A region with damaged packs is written anew once for all of them.
 ///
 /// # Errors
-/// When it is not the stored form of that version, or cannot be written.
+/// [`StoreError::Busy`] when history is being settled for too long. The others are each repair's own: it is not the stored form of
+/// that version, or cannot be written.
 pub(crate) fn repair(
     shared: &Shared,
     volume: VolumeId,
-    block: BlockNo,
-    position: Position,
-    (unit, offered): (&[u8], Offered),
-) -> Result<usize, StoreError> {
+    repairs: &[Repair],
+    offered: Offered,
+) -> Result<Vec<Outcome>, StoreError> {
+    // As long as no pass is made no file is given back.
+    let mut still = shared.settling.still(PATIENCE).ok_or(StoreError::Busy)?;
+    let (mut outcomes, mut of_region) = (Vec::new(), BTreeMap::<RegionNo, Vec<Packed>>::new());
+    for (no, repair) in repairs.iter().enumerate() {
+        outcomes.push(mend_units(shared, volume, repair, offered).map(|(put, places, content)| {
+            let region = RegionNo::holding(repair.block).filter(|_| !places.is_empty());
+            if let Some((region, _)) = region {
+                of_region.entry(region).or_default().push(Packed { no, places, content });
+            }
+            put
+        }));
+    }
+    for (region, packed) in of_region {
+        for (no, outcome) in mend_packs(shared, &mut still, (volume, region), repairs, packed) {
+            if let Some(of_all) = outcomes.get_mut(no) {
+                *of_all = outcome.and_then(|put| of_all.clone().map(|units| units + put));
+            }
+        }
+    }
+    for (repair, outcome) in repairs.iter().zip(&outcomes) {
+        if outcome.is_ok() {
+            shared.proving.repaired(volume, repair.block, repair.position, shared.age.now());
+        }
+    }
+    Ok(outcomes)
+}
+
+/// Puts a version right where it lies by itself; in how many places, and where it lies in damaged packs.
+fn mend_units(
+    shared: &Shared,
+    volume: VolumeId,
+    Repair { block, position, unit }: &Repair,
+    offered: Offered,
+) -> Result<(usize, Vec<Location>, Vec<u8>), StoreError> {
+    let (block, position) = (*block, *position);
     let mut content = vec![0; UNIT];
     unpack(block, unit, &mut content)
         .map_err(|e| StoreError::Invalid(format!("the block offered is not sound: {e}")))?;
-    // As long as no pass is made no file is given back.
-    let mut still = shared.settling.still(PATIENCE).ok_or(StoreError::Busy)?;
     let places = places(shared, volume, block, position)?;
     if places.is_empty() {
         return Err(StoreError::Invalid(format!(
@@ -91,12 +146,13 @@ pub(crate) fn repair(
             continue;
         }
         if at.is_pack() {
-            packs.push(at);
+            let known = offered == Offered::Version || was_member(shared, at, block, &content)?;
+            packs.push(known.then_some(at).ok_or_else(another_version)?);
             continue;
         }
         check_length(unit, at)?;
         if offered == Offered::Content && !is_what_stood(&file, at, unit) {
-            return Err(StoreError::Invalid("the disk holds another version of the block by now".to_owned()));
+            return Err(another_version());
         }
         shared.bookkeeping.before_repair();
         let put = put(&file, block, at, unit);
@@ -104,10 +160,11 @@ pub(crate) fn repair(
         put?;
         repaired += 1;
     }
-    let which = (volume, block, position);
-    repaired += mend_packs(shared, &mut still, which, &packs, (&content, offered))?;
-    shared.proving.repaired(volume, block, position, shared.age.now());
-    Ok(repaired)
+    Ok((repaired, packs, content))
+}
+
+fn another_version() -> StoreError {
+    StoreError::Invalid("the disk holds another version of the block by now".to_owned())
 }
 
 fn places(
@@ -126,33 +183,45 @@ fn places(
     Ok(units.collect())
 }
 
-/// A pack is compressed as a whole, so the region is written anew with what is offered in place of the damaged member.
+/// A pack is compressed as a whole, so the region is written anew with what is offered in place of the damaged members.
 fn mend_packs(
     shared: &Shared,
     settler: &mut Settler,
-    (volume, block, position): (VolumeId, BlockNo, Position),
-    packs: &[Location],
-    (content, offered): (&[u8], Offered),
-) -> Result<usize, StoreError> {
-    let Some((region, _)) = RegionNo::holding(block).filter(|_| !packs.is_empty()) else { return Ok(0) };
-    if offered == Offered::Content {
-        for at in packs {
-            if !was_member(shared, *at, block, content)? {
-                let text = "the disk holds another version of the block by now";
-                return Err(StoreError::Invalid(text.to_owned()));
-            }
-        }
-    }
-    let put = packs.iter().all(|at| shared.offers.put(*at, block, content.to_vec()));
+    (volume, region): (VolumeId, RegionNo),
+    repairs: &[Repair],
+    packed: Vec<Packed>,
+) -> Vec<(usize, Outcome)> {
+    let with_repair = |packed: Packed| Some((repairs.get(packed.no)?, packed));
+    let packed: Vec<(&Repair, Packed)> = packed.into_iter().filter_map(with_repair).collect();
+    let put = packed.iter().all(|(repair, Packed { places, content, .. })| {
+        places.iter().all(|at| shared.offers.put(*at, repair.block, content.clone()))
+    });
     let renewed = if put { settler.renew_region(shared, volume, region) } else { Err(StoreError::Busy) };
-    packs.iter().for_each(|at| shared.offers.clear(*at, block));
-    shared.bookkeeping.settled(&renewed?);
-    for at in places(shared, volume, block, position)? {
-        let Some(file) = shared.segments.file(at.segment)? else { continue };
-        sound(&file, block, at)?
-            .map_err(|why| StoreError::Io(format!("block {} cannot be put right: {why}", block.get())))?;
+    for (repair, Packed { places, .. }) in &packed {
+        places.iter().for_each(|at| shared.offers.clear(*at, repair.block));
     }
-    Ok(packs.len())
+    if let Ok(report) = &renewed {
+        shared.bookkeeping.settled(report);
+    }
+    let outcome = |(repair, Packed { no, places, .. }): (&Repair, Packed)| {
+        let outcome = match &renewed {
+            Ok(_) => check_whole(shared, volume, repair).map(|()| places.len()),
+            Err(e) => Err(e.clone()),
+        };
+        (no, outcome)
+    };
+    packed.into_iter().map(outcome).collect()
+}
+
+/// Is the version sound wherever it lies now?
+fn check_whole(shared: &Shared, volume: VolumeId, repair: &Repair) -> Result<(), StoreError> {
+    for at in places(shared, volume, repair.block, repair.position)? {
+        let Some(file) = shared.segments.file(at.segment)? else { continue };
+        sound(&file, repair.block, at)?.map_err(|why| {
+            StoreError::Io(format!("block {} cannot be put right: {why}", repair.block.get()))
+        })?;
+    }
+    Ok(())
 }
 
 /// Does what is left of the pack say that this was the block's content?

@@ -20,10 +20,11 @@ use std::time::Duration;
 
 use gateway_journal::RegionNo;
 use gateway_store::{
-    Cold, MemoryIndex, MemoryLedger, MemoryMark, Parts, ReadMode, Store, StoreConfig, StoreError, UnitRead,
+    Cold, MemoryIndex, MemoryLedger, MemoryMark, Offered, Parts, ReadMode, Repair, Store, StoreConfig,
+    StoreError, UnitRead,
 };
 use tap_block::stored::UNIT;
-use tap_block::{Batch, Clock, Lsn, Monotonic, VolumeId, WallTime};
+use tap_block::{Batch, BlockNo, Clock, Lsn, Monotonic, Position, VolumeId, WallTime};
 use tap_disk::{MemoryDir, PoolOptions, SegmentPool};
 
 /// A clock that moves a millisecond each time it is asked.
@@ -144,6 +145,18 @@ pub fn append_all(store: &Store, batches: &[Batch]) {
     for waiting in waiting {
         outcome(&waiting).unwrap();
     }
+}
+
+/// One block put right; in how many places.
+pub fn repair_one(
+    store: &Store,
+    volume: VolumeId,
+    (block, position): (BlockNo, Position),
+    unit: &[u8],
+    offered: Offered,
+) -> Result<usize, StoreError> {
+    let repairs = [Repair { block, position, unit: unit.to_vec() }];
+    store.repair(volume, &repairs, offered)?.pop().unwrap()
 }
 
 /// The volume at `point`, block by block as an image reads it.
