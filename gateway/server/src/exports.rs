@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use cx_api::{Code, Problem};
-use gateway_front::{ClientId, Export, ExportEntry, Exports, OpenError};
+use gateway_front::{Access, ClientId, Export, ExportEntry, Exports, OpenError};
 use gateway_image::catalogue::Volume;
 use gateway_image::{Point, VolumePoint};
 use gateway_journal::ImageRecord;
@@ -32,7 +32,7 @@ pub(crate) struct GatewayExports {
 }
 
 impl Exports for GatewayExports {
-    fn list(&self) -> Vec<ExportEntry> {
+    fn list(&self, access: &Access) -> Vec<ExportEntry> {
         let catalogue = self.store.catalogue();
         let mut volumes: Vec<&Arc<Volume>> = catalogue.volumes().collect();
         volumes.sort_by_key(|v| v.name());
@@ -44,7 +44,8 @@ impl Exports for GatewayExports {
             name: image.name.to_string(),
             description: describe(image, catalogue.volume(image.volume).map(|v| v.name())),
         });
-        heads.chain(images).chain(newest_bookmarks(&volumes)).collect()
+        let all = heads.chain(images).chain(newest_bookmarks(&volumes));
+        all.filter(|entry| access.allows(&entry.name)).collect()
     }
 
     fn open(&self, name: &str, client: &ClientId) -> Result<Export, OpenError> {
