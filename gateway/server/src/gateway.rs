@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use cx_link::{Address, Downlink, Hub, Listener};
-use gateway_front::{Front, FrontHandle, Limits, ListenAddress, ListenError};
+use gateway_front::{Front, FrontHandle, Limits, ListenAddress, ListenError, Security};
 use gateway_image::catalogue::Volume;
 use gateway_store::{Store, StoreConfig, StoreError};
 use tap_block::{Clock, Name, WallTime};
@@ -52,6 +52,10 @@ pub struct GatewayConfig {
     pub links: Vec<Address>,
     /// Where NBD clients connect to.
     pub nbd: Vec<ListenAddress>,
+    /// What NBD clients may cost.
+    pub nbd_limits: Limits,
+    /// TLS of NBD clients.
+    pub security: Security,
     /// Where the HTTP API is.
     pub api: Option<http::ApiConfig>,
     /// The switchboard of links within the process.
@@ -76,6 +80,8 @@ impl GatewayConfig {
             data,
             links: Vec::new(),
             nbd: Vec::new(),
+            nbd_limits: Limits::default(),
+            security: Security::default(),
             api: None,
             hub: Hub::new(),
             protected: Vec::new(),
@@ -164,7 +170,7 @@ impl Gateway {
         let setup = config.clone();
         let (gateway, lock) = tokio::task::spawn_blocking(move || Self::open(&setup)).await??;
         gateway.go_on_materializing();
-        let front = gateway.start_front(&config.nbd).await?;
+        let front = gateway.start_front(&config).await?;
         let downlink = Downlink::new(Arc::clone(&gateway.streams) as _);
         let links = listen(&downlink, &config.links, &config.hub).await?;
         let api = match &config.api {
@@ -218,7 +224,7 @@ impl Gateway {
         Ok((Arc::new(gateway), lock))
     }
 
-    async fn start_front(&self, addresses: &[ListenAddress]) -> Result<Arc<FrontHandle>, StartError> {
+    async fn start_front(&self, config: &GatewayConfig) -> Result<Arc<FrontHandle>, StartError> {
         let exports = Arc::new(GatewayExports {
             store: Arc::clone(&self.store),
             points: self.points.clone(),
@@ -227,8 +233,8 @@ impl Gateway {
             leases: Arc::clone(&self.leases),
             runtime: Handle::current(),
         });
-        let addresses = addresses.to_vec();
-        let start = move || Front::start(&addresses, exports, Limits::default());
+        let GatewayConfig { nbd, nbd_limits, security, .. } = config.clone();
+        let start = move || Front::start_secured(&nbd, exports, nbd_limits, security);
         let front = Arc::new(tokio::task::spawn_blocking(start).await??);
         *self.front.lock().unwrap_or_else(PoisonError::into_inner) = Some(Arc::clone(&front));
         Ok(front)
