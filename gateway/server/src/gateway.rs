@@ -3,7 +3,7 @@
 use std::io;
 use std::net::SocketAddr;
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Duration;
 
 use cx_link::{Address, Downlink, Hub, Listener};
@@ -146,6 +146,11 @@ pub struct Gateway {
     leases: Arc<LeaseFile>,
     pub(crate) started: WallTime,
     front: Mutex<Option<Arc<FrontHandle>>>,
+    /// That of a tap in the same process.
+    pub(crate) tap_front: Mutex<Weak<FrontHandle>>,
+    /// One image is taken out of use at a time, so that of two who take it away both are right.
+    pub(crate) removing: tokio::sync::Mutex<()>,
+    pub(crate) me: Weak<Self>,
 }
 
 /// A gateway at work.
@@ -202,7 +207,7 @@ impl Gateway {
         let disks = std::path::absolute(config.data.join("volumes")).map_err(failed)?;
         let committed = Committed::open(disks, Arc::clone(&names), &store.catalogue()).map_err(failed)?;
         let streams = Arc::new(Streams::new(Arc::clone(&store), Arc::clone(&clock), Arc::clone(&names)));
-        let gateway = Self {
+        let gateway = Arc::new_cyclic(|me| Self {
             points: Points {
                 store: Arc::clone(&store),
                 streams: Arc::clone(&streams),
@@ -217,11 +222,14 @@ impl Gateway {
             leases: Arc::new(LeaseFile::open(config.data.join("leases.json"), &*clock)),
             started: clock.wall(),
             front: Mutex::new(None),
+            tap_front: Mutex::default(),
+            removing: tokio::sync::Mutex::default(),
+            me: Weak::clone(me),
             store,
             clock,
             streams,
-        };
-        Ok((Arc::new(gateway), lock))
+        });
+        Ok((gateway, lock))
     }
 
     async fn start_front(&self, config: &GatewayConfig) -> Result<Arc<FrontHandle>, StartError> {

@@ -143,6 +143,12 @@ impl Tap {
         Ok(status)
     }
 
+    /// Where guests connect.
+    #[must_use]
+    pub const fn front(&self) -> &Arc<FrontHandle> {
+        &self.front
+    }
+
     /// The volumes, in the order in which they were given.
     #[must_use]
     pub fn volumes(&self) -> Vec<VolumeStatus> {

@@ -195,6 +195,7 @@ impl Site {
         let started = tokio::task::block_in_place(|| Tap::start(config));
         let tap = Arc::new(started.map_err(|e| cannot_start("the tap", &e))?);
         if let Some(gateway) = &self.gateway {
+            gateway.gateway().list_clients_of(tap.front());
             gateway.gateway().protect_with(protector(&tap));
             let protected = tokio::task::block_in_place(|| gateway.gateway().protect_committed());
             protected.map_err(|e| cannot_start("the tap", &e))?;
