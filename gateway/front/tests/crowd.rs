@@ -132,7 +132,10 @@ fn honest_clients_are_all_answered_among_hostile_ones() {
         let slowest = done.iter().map(|(_, slowest)| *slowest).max().unwrap();
         (done.iter().map(|(right, _)| right).sum::<usize>(), slowest, most)
     });
-    eprintln!("{right} answers, the slowest after {slowest:?}; {} MiB more at most", most.saturating_sub(before) >> 20);
+    eprintln!(
+        "{right} answers, the slowest after {slowest:?}; {} MiB more at most",
+        most.saturating_sub(before) >> 20
+    );
     assert_eq!(right, HONEST * ROUNDS);
     // Each may hold its limit, or one larger request; each of those that read nothing asks for 8 MiB at once.
     let bound = (HONEST + HOSTILE) as u64 * (2 << 20) + (HOSTILE as u64 / 5 + 1) * SIZE * 2;
