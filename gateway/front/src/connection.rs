@@ -27,6 +27,7 @@ use crate::front::{Limits, Place, Shared};
 use crate::mailbox::{Mailbox, Stop};
 use crate::patience::Patience;
 use crate::sessions::Session;
+use crate::tls::Security;
 
 /// The receive buffer, as long as no larger request comes.
 const RECEIVE: usize = 256 << 10;
@@ -56,6 +57,7 @@ pub(crate) struct Connection<S> {
     done: Vec<(u64, Outcome)>,
     exports: Arc<dyn Exports>,
     shared: Arc<Shared>,
+    security: Arc<Security>,
     session: Arc<Session>,
     client: ClientId,
     access: Access,
@@ -123,10 +125,9 @@ enum Lookup {
 impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
     pub(crate) fn new(stream: S, client: ClientId, tls: Tls, place: &Place) -> Self {
         let Place { shared, session } = place;
-        let limits = shared.limits;
+        let (limits, security) = (shared.limits, shared.security());
         // At a listener without TLS whoever can connect is trusted.
-        let access =
-            if tls == Tls::Off { Access::all() } else { shared.security.clients.access_of_unknown() };
+        let access = if tls == Tls::Off { Access::all() } else { security.clients.access_of_unknown() };
         Self {
             stream: Channel::Open(stream),
             server: Server::with_tls(limits.protocol, tls),
@@ -136,6 +137,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
             done: Vec::new(),
             exports: Arc::clone(&shared.exports),
             shared: Arc::clone(shared),
+            security,
             session: Arc::clone(session),
             client,
             access,
@@ -283,7 +285,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
         if !self.starting_tls || !self.server.output().is_empty() {
             return Ok(false);
         }
-        if let (Channel::Open(_), Some(acceptor)) = (&self.stream, self.shared.security.acceptor()) {
+        if let (Channel::Open(_), Some(acceptor)) = (&self.stream, self.security.acceptor()) {
             self.stream.start(&acceptor);
         }
         let secured = match self.stream.poll_start(cx) {
@@ -293,7 +295,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
         // Whatever the client was told in the open, it may not be the same client.
         (self.starting_tls, self.opened) = (false, None);
         if let Some(names) = &secured.names {
-            self.access = self.shared.security.clients.access_of(names);
+            self.access = self.security.clients.access_of(names);
         }
         if let Some(client) = self.session.note_tls(&secured) {
             self.client = client;

@@ -65,7 +65,8 @@ pub struct Drained {
 pub(crate) struct Shared {
     pub(crate) exports: Arc<dyn Exports>,
     pub(crate) limits: Limits,
-    pub(crate) security: Security,
+    /// Each connection keeps what it began with.
+    security: Mutex<Arc<Security>>,
     pub(crate) sessions: Sessions,
     stop_accepting: Notify,
 }
@@ -161,6 +162,13 @@ impl FrontHandle {
         self.shared.sessions.infos()
     }
 
+    /// From here on new connections find these certificates and this list of clients; listeners keep their modes, connections what
+    /// they began with.
+    pub fn secure_anew(&self, security: Security) {
+        let security = Arc::new(security);
+        *self.shared.security.lock().unwrap_or_else(PoisonError::into_inner) = security;
+    }
+
     /// Cuts off these sessions; what they have sent and was not answered yet may be done or not. Blocks until they have ended, for
     /// at most a second; how many have not by then. One that is not there has ended.
     pub fn end_sessions(&self, ids: &[u64]) -> usize {
@@ -205,7 +213,12 @@ impl Drop for FrontHandle {
 impl Shared {
     fn new(exports: Arc<dyn Exports>, limits: Limits, security: Security) -> Self {
         let (sessions, stop_accepting) = (Sessions::default(), Notify::new());
+        let security = Mutex::new(Arc::new(security));
         Self { exports, limits, security, sessions, stop_accepting }
+    }
+
+    pub(crate) fn security(&self) -> Arc<Security> {
+        Arc::clone(&self.security.lock().unwrap_or_else(PoisonError::into_inner))
     }
 }
 

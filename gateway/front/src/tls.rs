@@ -83,7 +83,7 @@ pub enum TlsError {
 
 impl Security {
     /// TLS with the files in `dir`: `ca-cert.pem` (for clients' certificates), `server-cert.pem`, `server-key.pem`, and
-    /// `ca-crl.pem` if there is one. They are read now and not again.
+    /// `ca-crl.pem` if there is one. They are read now and not again: see [`FrontHandle::secure_anew`](crate::FrontHandle::secure_anew).
     ///
     /// # Errors
     /// [`TlsError`].

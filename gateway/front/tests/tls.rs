@@ -296,6 +296,30 @@ fn a_listener_may_have_a_mode_of_its_own() {
 }
 
 #[test]
+fn new_certificates_and_clients_count_for_those_that_come_later() {
+    let (before, after) = (Authority::new(), Authority::new());
+    let rig = before.front(Tls::Required, listed());
+    let old = before.config(Some(before.client("backup", &[])));
+    let mut there = connect_tcp(&rig.front);
+    there.greet();
+    let mut there = secure(there, &old);
+    there.choose(GO, "web01").unwrap();
+    let all = Grant { certificate: "new".into(), exports: vec!["*".into()] };
+    let anew = Security::load(after.dir(), Tls::Required, Clients::Listed([all].into())).unwrap();
+    rig.front.secure_anew(anew);
+    let mut client = connect_tcp(&rig.front);
+    client.greet();
+    let mut client = secure(client, &after.config(Some(after.client("new", &[]))));
+    assert_eq!(client.list().len(), 4);
+    let mut stale = connect_tcp(&rig.front);
+    stale.greet();
+    let mut stale = secure(stale, &old);
+    let _ = stale.0.write_all(b"IHAVEOPT\0\0\0\x03\0\0\0\0");
+    assert!(stale.0.read_exact(&mut [0; 20]).is_err());
+    assert_eq!(there.read(0, 512), [0; 512]);
+}
+
+#[test]
 fn a_client_that_dawdles_over_tls_is_hung_up_on_and_holds_up_nobody() {
     let authority = Authority::new();
     let limits = Limits { handshake: Duration::from_millis(200), ..Limits::default() };

@@ -317,6 +317,11 @@ impl GatewayHandle {
         self.front.uris("")
     }
 
+    /// Certificates and the list of NBD clients, anew: for whoever connects from here on.
+    pub fn secure_anew(&self, security: Security) {
+        self.front.secure_anew(security);
+    }
+
     /// Ends it in order: no new requests, connections drained for up to `grace` each, everything received made
     /// durable.
     pub async fn stop(self, grace: Duration) {

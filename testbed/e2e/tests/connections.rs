@@ -7,9 +7,10 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 
 use anyhow::{Context as _, Result, ensure};
+use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 use testbed_e2e::nbd::{Client, Request};
-use testbed_e2e::{Finished, Lab, command, difference, run, scenario, skipped, tool};
+use testbed_e2e::{Finished, Lab, Up, command, difference, poll, run, scenario, skipped, tool};
 
 const SIZE: usize = 8 << 20;
 
@@ -118,6 +119,28 @@ fn with_qemu(lab: &Lab, pki: &Path, disk: &Path) -> Result<()> {
     Ok(())
 }
 
+/// The list of clients is read again when the program is told to, if it is one.
+fn with_another_list(lab: &Lab, pki: &Path, list: &Path, up: &Up) -> Result<()> {
+    let uri = |client: &str| {
+        let dir = pki.join(client);
+        format!("nbds://localhost:{}/web01?tls-certificates={}", lab.nbd_port(), dir.display())
+    };
+    let change = |text: &str, said: &str| -> Result<()> {
+        std::fs::write(list, text)?;
+        let pid = Pid::from_raw(i32::try_from(up.pid())?).context("a pid")?;
+        kill_process(pid, Signal::HUP)?;
+        poll::until(said, command::LIMIT, || {
+            Ok(std::fs::read_to_string(lab.log())?.contains(said).then_some(()))
+        })
+    };
+    change("[[client]]\ncertificate = \"stranger\"\ngateway = [\"*\"]\n", "are read anew")?;
+    tool("nbdinfo", [uri("stranger")])?;
+    fails("nbdinfo", [uri("backup")])?;
+    change("[[client]]\n", "what was read before stays in force")?;
+    tool("nbdinfo", [uri("stranger")])?;
+    Ok(())
+}
+
 #[test]
 fn stock_clients_come_under_tls_and_open_what_their_certificates_may() -> Result<()> {
     const NAME: &str = "stock_clients_come_under_tls_and_open_what_their_certificates_may";
@@ -146,6 +169,7 @@ fn stock_clients_come_under_tls_and_open_what_their_certificates_may() -> Result
         lab.verb(&["mount", "web01@first", "--rw", "--name", "test"])?;
         with_libnbd(lab, &pki, &foreign, &content)?;
         with_qemu(lab, &pki, &disk)?;
+        with_another_list(lab, &pki, &list, &up)?;
         up.still_running()
     })
 }

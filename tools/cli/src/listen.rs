@@ -12,7 +12,7 @@ use serde::Deserialize;
 use crate::output::Failure;
 
 /// What every program with an NBD listener takes.
-#[derive(Debug, Default, Args)]
+#[derive(Debug, Clone, Default, Args)]
 #[command(next_help_heading = "NBD clients")]
 pub(crate) struct NbdArgs {
     /// Whether NBD clients speak TLS: off, optional or required [default: required with --nbd-tls-dir, else off]
@@ -35,6 +35,14 @@ pub(crate) struct NbdArgs {
 pub(crate) struct Listen {
     pub(crate) address: ListenAddress,
     tls: Option<Tls>,
+}
+
+/// What the doors are made of, to make them anew when the files have changed.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct DoorPlan {
+    pub(crate) args: NbdArgs,
+    pub(crate) gateway: Vec<Listen>,
+    pub(crate) tap: Vec<Listen>,
 }
 
 /// What a front is started with.
@@ -66,11 +74,18 @@ struct Client {
     tap: Vec<String>,
 }
 
-impl NbdArgs {
+impl DoorPlan {
     /// The gateway's door and the tap's.
-    pub(crate) fn doors(&self, gateway: &[Listen], tap: &[Listen]) -> Result<(Door, Door), Failure> {
-        let (of_gateway, of_tap) = self.clients()?;
-        Ok((self.door(gateway, of_gateway)?, self.door(tap, of_tap)?))
+    pub(crate) fn doors(&self) -> Result<(Door, Door), Failure> {
+        let (of_gateway, of_tap) = self.args.clients()?;
+        Ok((self.args.door(&self.gateway, of_gateway)?, self.args.door(&self.tap, of_tap)?))
+    }
+}
+
+impl NbdArgs {
+    /// Are there files that may change?
+    pub(crate) const fn has_files(&self) -> bool {
+        self.nbd_tls_dir.is_some()
     }
 
     fn door(&self, listen: &[Listen], clients: Clients) -> Result<Door, Failure> {
@@ -192,10 +207,10 @@ mod tests {
     #[test]
     fn tls_needs_certificates() {
         let listen: Listen = "127.0.0.1:1,tls=required".parse().unwrap();
-        let none = NbdArgs::default();
-        assert_eq!(none.doors(&[listen], &[]).unwrap_err().exit, ExitStatus::Usage);
-        let nowhere = NbdArgs { nbd_tls_dir: Some("/nonexistent".into()), ..NbdArgs::default() };
-        let failure = nowhere.doors(&[], &[]).unwrap_err();
+        let none = DoorPlan { gateway: vec![listen], ..DoorPlan::default() };
+        assert_eq!(none.doors().unwrap_err().exit, ExitStatus::Usage);
+        let args = NbdArgs { nbd_tls_dir: Some("/nonexistent".into()), ..NbdArgs::default() };
+        let failure = DoorPlan { args, ..DoorPlan::default() }.doors().unwrap_err();
         assert!(failure.lines().contains("/nonexistent/server-cert.pem"), "{}", failure.lines());
     }
 }

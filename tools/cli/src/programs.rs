@@ -218,6 +218,7 @@ pub(crate) fn run(plan: Plan) -> Result<(), Failure> {
     raise_open_files();
     runtime()?.block_on(async {
         let mut signals = Signals::new()?;
+        let mut hangups = Hangups::new(&plan.nbd)?;
         let ready_file = plan.ready_file.clone();
         let (site, ready) = Site::start(plan).await?;
         if let Some(path) = &ready_file
@@ -227,7 +228,11 @@ pub(crate) fn run(plan: Plan) -> Result<(), Failure> {
             return Err(failure);
         }
         say(&described(&ready));
-        signals.stop_at_next(site.stop()).await
+        tokio::select! {
+            () = hangups.each(|| site.secure_anew()) => {}
+            () = signals.next() => {}
+        }
+        signals.stop(site.stop()).await
     })
 }
 
@@ -286,12 +291,39 @@ impl Signals {
     /// Waits for one, then stops; another one meanwhile ends the process at once, which loses nothing acknowledged.
     pub(crate) async fn stop_at_next(&mut self, stop: impl Future<Output = ()>) -> Result<(), Failure> {
         self.next().await;
+        self.stop(stop).await
+    }
+
+    async fn stop(&mut self, stop: impl Future<Output = ()>) -> Result<(), Failure> {
         say("stopping: draining what is under way; once more to end at once\n");
         tokio::select! {
             () = stop => Ok(()),
             () = self.next() => Err(Failure::new(ExitStatus::Error, "ended before everything was drained")
                 .because("a second signal came")
                 .fix("the next start copies what was under way again")),
+        }
+    }
+}
+
+/// SIGHUP, which says that certificates have changed; where there are none it ends the process as ever.
+struct Hangups(Option<tokio::signal::unix::Signal>);
+
+impl Hangups {
+    fn new(nbd: &NbdArgs) -> Result<Self, Failure> {
+        let listen = || signal(SignalKind::hangup());
+        let caught = nbd.has_files().then(listen).transpose();
+        caught.map(Self).map_err(|e| Failure::internal(format!("signals cannot be caught: {e}")))
+    }
+
+    /// Does this at each, for ever.
+    async fn each(&mut self, renew: impl Fn()) {
+        match &mut self.0 {
+            Some(hangups) => {
+                while hangups.recv().await.is_some() {
+                    tokio::task::block_in_place(&renew);
+                }
+            }
+            None => std::future::pending().await,
         }
     }
 }

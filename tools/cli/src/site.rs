@@ -17,7 +17,7 @@ use serde::Serialize;
 use tap_agent::{GroupOf, Limits, Protect, Tap, TapConfig};
 use tap_disk::{DirLock, LockError};
 
-use crate::listen::{Door, Listen, NbdArgs};
+use crate::listen::{Door, DoorPlan, Listen, NbdArgs};
 use crate::output::Failure;
 use crate::verbs::PackAfter;
 
@@ -76,6 +76,7 @@ pub(crate) struct Site {
     tap: Option<Arc<Tap>>,
     cx: Option<CxHandle>,
     gateway: Option<GatewayHandle>,
+    doors: DoorPlan,
     /// The in-memory transport lives as long as anybody may use it.
     _hub: Hub,
     _lock: DirLock,
@@ -103,7 +104,8 @@ pub(crate) struct ReadyVolume {
 impl Site {
     /// Starts everything the plan names, from the bottom up; must be called inside a multi-thread runtime.
     pub(crate) async fn start(plan: Plan) -> Result<(Self, Ready), Failure> {
-        let doors = plan.doors()?;
+        let door_plan = plan.door_plan();
+        let doors = door_plan.doors()?;
         plan.refuse_open_listeners(&doors)?;
         if let Some(path) = &plan.ready_file {
             remove_stale(path)?;
@@ -111,7 +113,8 @@ impl Site {
         let lock = lock(&plan.data)?;
         let hub = Hub::new();
         let protected = plan.tap.iter().flat_map(|t| t.protect.iter().map(|p| p.path.clone())).collect();
-        let mut site = Self { tap: None, cx: None, gateway: None, _hub: hub.clone(), _lock: lock };
+        let mut site =
+            Self { tap: None, cx: None, gateway: None, doors: door_plan, _hub: hub.clone(), _lock: lock };
         let mut links = Vec::new();
         if let Err(failure) = site.start_parts(plan, doors, &hub, protected, &mut links).await {
             site.stop().await;
@@ -238,9 +241,28 @@ impl Site {
         }
     }
 
+    /// Reads certificates and the list of NBD clients again, for whoever connects from here on. When they cannot be used, those
+    /// that were read before stay.
+    pub(crate) fn secure_anew(&self) {
+        match self.doors.doors() {
+            Ok((of_gateway, of_tap)) => {
+                if let Some(gateway) = &self.gateway {
+                    gateway.secure_anew(of_gateway.security);
+                }
+                if let Some(tap) = &self.tap {
+                    tap.front().secure_anew(of_tap.security);
+                }
+                tracing::info!("certificates and the list of NBD clients are read anew");
+            }
+            Err(failure) => {
+                tracing::error!("what was read before stays in force: {}: {}", failure.what, failure.why);
+            }
+        }
+    }
+
     /// Stops everything, from the top down, so that what was captured still gets through.
     pub(crate) async fn stop(self) {
-        let Self { tap, cx, gateway, _hub, _lock } = self;
+        let Self { tap, cx, gateway, doors: _, _hub, _lock } = self;
         if let Some(tap) = tap
             && !tap.stop(TAP_STOP).await
         {
@@ -258,10 +280,10 @@ impl Site {
 }
 
 impl Plan {
-    fn doors(&self) -> Result<(Door, Door), Failure> {
-        let gateway = self.gateway.as_ref().map_or(&[][..], |g| &g.nbd);
-        let tap = self.tap.as_ref().map_or(&[][..], |t| &t.nbd);
-        self.nbd.doors(gateway, tap)
+    fn door_plan(&self) -> DoorPlan {
+        let gateway = self.gateway.as_ref().map_or_else(Vec::new, |g| g.nbd.clone());
+        let tap = self.tap.as_ref().map_or_else(Vec::new, |t| t.nbd.clone());
+        DoorPlan { args: self.nbd.clone(), gateway, tap }
     }
 
     /// Where nobody has to show a certificate, whoever reaches a listener can read and write everything.
