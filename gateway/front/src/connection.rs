@@ -44,6 +44,8 @@ const BATCH_BYTES: u64 = 256 << 10;
 const SLICES: usize = 64;
 /// What is still read of a client when the front stops: what it has sent already, but no endless stream.
 const LAST_INPUT: usize = 1 << 20;
+/// A client gets on with it when it takes so much of what waits for it, or all.
+const PROGRESS: usize = 64 << 10;
 /// How long a client has to hang up after the last reply, so that closing does not cut the reply off.
 const LINGER: Duration = Duration::from_millis(500);
 
@@ -68,6 +70,8 @@ pub(crate) struct Connection<S> {
     unflushed: bool,
     /// For a client that takes no reply.
     stalled: Patience,
+    /// What it has taken meanwhile.
+    taken: usize,
     /// For a client that asks for nothing.
     idle: Option<Patience>,
     lookup: Option<Lookup>,
@@ -93,7 +97,7 @@ pub(crate) enum Ended {
     #[error("the front is stopping, or the session was ended by hand")]
     Stopped,
     /// A client that takes none of its replies.
-    #[error("the client took no byte of its replies for too long")]
+    #[error("the client took next to nothing of its replies for too long")]
     Stalled,
     /// A client that asks for nothing.
     #[error("the client asked for nothing for too long")]
@@ -144,7 +148,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
             limits,
             starting_tls: false,
             unflushed: false,
-            stalled: Patience::new(limits.stall),
+            stalled: Patience::new(limits.stall).or_less(limits.stall_in_need),
+            taken: 0,
             idle: limits.idle.map(Patience::new),
             lookup: None,
             opened: None,
@@ -197,12 +202,15 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
             busy = self.poll_read(cx)?;
         }
         self.session.note_in_flight(self.server.in_flight());
+        let held = self.server.output().len() + self.input.capacity().saturating_sub(RECEIVE);
+        self.shared.sessions.note_held(&self.session, count(held));
         Ok(busy)
     }
 
     /// Nothing to do: is the connection over, or too slow?
     fn rest(&mut self, cx: &mut Context<'_>) -> Option<Ended> {
-        if self.stalled.is_over(cx) {
+        let (sessions, most) = (&self.shared.sessions, self.limits.memory);
+        if self.stalled.is_over(cx, || sessions.held() > most) {
             return Some(Ended::Stalled);
         }
         if self.server.in_flight() == 0 && self.server.output().is_empty() && !self.unflushed {
@@ -406,7 +414,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
             return false;
         }
         idle.begin();
-        idle.is_over(cx)
+        idle.is_over(cx, || false)
     }
 
     /// After a lookup, which was not the client's time: a fresh limit for a handshake that goes on.
@@ -435,10 +443,19 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
                     return Ok(busy);
                 }
                 Poll::Ready(0) => return Err(io::ErrorKind::WriteZero.into()),
-                Poll::Ready(n) => self.server.output_mut().advance(n),
+                Poll::Ready(n) => {
+                    self.server.output_mut().advance(n);
+                    self.taken += n;
+                }
             }
-            self.stalled.end();
+            if self.taken >= PROGRESS {
+                self.taken = 0;
+                self.stalled.end();
+            }
             (busy, self.unflushed) = (true, self.stream.is_secure());
+        }
+        if !self.unflushed {
+            self.stalled.end();
         }
         self.poll_flush(cx)?;
         Ok(busy)

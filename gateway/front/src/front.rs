@@ -35,8 +35,12 @@ pub struct Limits {
     pub per_export: usize,
     /// How long a client may take from connecting to choosing its export, TLS included, lookups not counted.
     pub handshake: Duration,
-    /// How long a client may take no byte of a reply that waits for it; then it is hung up on.
+    /// How long a client may take next to nothing of a reply that waits for it; then it is hung up on.
     pub stall: Duration,
+    /// Bytes of requests and replies that all connections may hold before patience with such clients gets shorter.
+    pub memory: u64,
+    /// How long it lasts then.
+    pub stall_in_need: Duration,
     /// How long a client may ask for nothing; then it is hung up on. `None`: for ever.
     pub idle: Option<Duration>,
     /// What each connection may hold.
@@ -84,6 +88,8 @@ impl Default for Limits {
             per_export: 512,
             handshake: Duration::from_secs(10),
             stall: Duration::from_secs(120),
+            memory: 1 << 30,
+            stall_in_need: Duration::from_secs(5),
             idle: None,
             protocol: gateway_nbd::Limits::default(),
         }

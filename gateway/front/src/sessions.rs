@@ -13,6 +13,9 @@ use crate::mailbox::{Mailbox, Stop};
 /// Connections beyond the limit that are served for as long as it takes to tell them so; further ones are hung up on.
 const TOLD_FULL: usize = 16;
 
+/// What a connection holds is noted when it has changed by so much: small requests never touch what all connections share.
+const NOTED: u64 = 64 << 10;
+
 /// Numbers are unique in the process, so that a session is meant whichever front it is at.
 static NEXT: AtomicU64 = AtomicU64::new(1);
 
@@ -61,6 +64,8 @@ struct Counts {
     written: AtomicU64,
     requests: AtomicU64,
     in_flight: AtomicUsize,
+    /// Bytes it holds, as last noted.
+    held: AtomicU64,
 }
 
 #[derive(Debug, Default)]
@@ -74,6 +79,8 @@ struct Details {
 #[derive(Debug, Default)]
 pub(crate) struct Sessions {
     table: Mutex<Table>,
+    /// Bytes that all of them hold.
+    held: AtomicU64,
     /// Signalled when a connection ends.
     ended: Condvar,
 }
@@ -177,8 +184,25 @@ impl Sessions {
         Ok(())
     }
 
+    /// The session holds so many bytes of requests and replies now.
+    pub(crate) fn note_held(&self, session: &Session, bytes: u64) {
+        let before = session.counts.held.load(Ordering::Relaxed);
+        if bytes.abs_diff(before) >= NOTED {
+            session.counts.held.store(bytes, Ordering::Relaxed);
+            self.held.fetch_add(bytes, Ordering::Relaxed);
+            self.held.fetch_sub(before, Ordering::Relaxed);
+        }
+    }
+
+    /// Bytes that all of them hold, about.
+    pub(crate) fn held(&self) -> u64 {
+        self.held.load(Ordering::Relaxed)
+    }
+
     pub(crate) fn forget(&self, id: u64) {
-        self.lock().all.remove(&id);
+        if let Some(session) = self.lock().all.remove(&id) {
+            self.held.fetch_sub(session.counts.held.load(Ordering::Relaxed), Ordering::Relaxed);
+        }
         self.ended.notify_all();
     }
 

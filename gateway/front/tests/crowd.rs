@@ -172,6 +172,35 @@ fn a_client_that_takes_no_reply_is_hung_up_on_and_one_that_is_slow_is_not() {
 }
 
 #[test]
+fn when_memory_gets_short_those_go_first_that_take_next_to_nothing() {
+    let in_need = Duration::from_millis(300);
+    let front = front(Limits { memory: 10 << 20, stall_in_need: in_need, ..Limits::default() });
+    let mut good = opened(&front, "a");
+    let greedy = |requests: u64| {
+        let mut client = opened(&front, "b");
+        (0..requests).for_each(|cookie| client.request(0, cookie, 0, &[], SIZE as u32).unwrap());
+        client
+    };
+    // Less than there is: it may take its time.
+    let mut slow = greedy(1);
+    let since = Instant::now();
+    while since.elapsed() < 3 * in_need {
+        assert_eq!(good.read(0, 512), [0; 512]);
+    }
+    assert_eq!(front.connections(), 2);
+    // Now it is more, and somebody takes a byte now and then.
+    let mut trickling = greedy(4);
+    let since = Instant::now();
+    while front.connections() > 1 {
+        assert!(since.elapsed() < PATIENCE, "they are all still there");
+        let _ = trickling.0.read(&mut [0; 1]);
+        assert_eq!(good.read(0, 512), [0; 512]);
+    }
+    slow.assert_closed();
+    trickling.assert_closed();
+}
+
+#[test]
 fn a_client_that_asks_for_nothing_is_hung_up_on_where_that_is_wanted() {
     let front = front(Limits { idle: Some(Duration::from_millis(300)), ..Limits::default() });
     let (mut idle, mut busy) = (opened(&front, "a"), opened(&front, "a"));
