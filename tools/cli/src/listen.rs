@@ -16,7 +16,7 @@ use crate::output::Failure;
 #[command(next_help_heading = "NBD clients")]
 pub(crate) struct NbdArgs {
     /// Whether NBD clients speak TLS: off, optional or required [default: required with --nbd-tls-dir, else off]
-    #[arg(long, value_name = "MODE", value_parser = mode, requires = "nbd_tls_dir")]
+    #[arg(long, value_name = "MODE", value_parser = mode)]
     nbd_tls: Option<Tls>,
     /// The folder with ca-cert.pem, server-cert.pem and server-key.pem, as QEMU and libnbd name them; ca-crl.pem if there is one
     #[arg(long, value_name = "DIR")]
@@ -92,7 +92,9 @@ impl NbdArgs {
         let limits = Limits { idle: self.nbd_idle, ..Limits::default() };
         let own = listen.iter().filter_map(|l| l.tls.map(|tls| (l, tls)));
         let Some(dir) = &self.nbd_tls_dir else {
-            return match own.clone().find(|(_, tls)| *tls != Tls::Off) {
+            let wanted = listen.iter().map(|l| (l, l.tls.or(self.nbd_tls).unwrap_or_default()));
+            let mut wanted = wanted.filter(|(_, tls)| *tls != Tls::Off);
+            return match wanted.next() {
                 None => Ok(Door { limits, ..Door::default() }),
                 Some((listen, _)) => {
                     Err(Failure::usage(format!("{} is to have TLS, without certificates", listen.address))
@@ -129,7 +131,7 @@ fn read(path: &Path) -> Result<(Clients, Clients), Failure> {
 }
 
 fn parse(text: &str) -> Result<(Clients, Clients), String> {
-    let file: ClientFile = toml::from_str(text).map_err(|e| e.to_string())?;
+    let file: ClientFile = toml::from_str(text).map_err(|e| e.message().to_owned())?;
     let listed = |exports: fn(&Client) -> &Vec<String>| {
         let grant = |client: &Client| Grant {
             certificate: Pattern::from(client.certificate.as_str()),
@@ -209,6 +211,11 @@ mod tests {
         let listen: Listen = "127.0.0.1:1,tls=required".parse().unwrap();
         let none = DoorPlan { gateway: vec![listen], ..DoorPlan::default() };
         assert_eq!(none.doors().unwrap_err().exit, ExitStatus::Usage);
+        for (tls, is_right) in [(Tls::Off, true), (Tls::Optional, false)] {
+            let args = NbdArgs { nbd_tls: Some(tls), ..NbdArgs::default() };
+            let plan = DoorPlan { args, tap: vec!["unix:/s".parse().unwrap()], ..DoorPlan::default() };
+            assert_eq!(plan.doors().is_ok(), is_right, "{tls:?}");
+        }
         let args = NbdArgs { nbd_tls_dir: Some("/nonexistent".into()), ..NbdArgs::default() };
         let failure = DoorPlan { args, ..DoorPlan::default() }.doors().unwrap_err();
         assert!(failure.lines().contains("/nonexistent/server-cert.pem"), "{}", failure.lines());
