@@ -28,6 +28,12 @@ pub(crate) struct NbdArgs {
     /// How long an NBD client may ask for nothing before it is hung up on [default: for ever]
     #[arg(long, value_name = "TIME", value_parser = crate::verbs::parse_duration)]
     nbd_idle: Option<Duration>,
+    /// How many NBD clients may be connected at once, at the gateway and at the tap each [default: 1024]
+    #[arg(long, value_name = "N", value_parser = some)]
+    nbd_connections: Option<usize>,
+    /// How many of them to one export [default: 512]
+    #[arg(long, value_name = "N", value_parser = some)]
+    nbd_export_connections: Option<usize>,
 }
 
 /// An address to listen on, `,tls=MODE` behind it when it has a mode of its own.
@@ -88,8 +94,15 @@ impl NbdArgs {
         self.nbd_tls_dir.is_some()
     }
 
+    fn limits(&self) -> Limits {
+        let usual = Limits::default();
+        let connections = self.nbd_connections.unwrap_or(usual.connections);
+        let per_export = self.nbd_export_connections.unwrap_or(usual.per_export);
+        Limits { idle: self.nbd_idle, connections, per_export, ..usual }
+    }
+
     fn door(&self, listen: &[Listen], clients: Clients) -> Result<Door, Failure> {
-        let limits = Limits { idle: self.nbd_idle, ..Limits::default() };
+        let limits = self.limits();
         let own = listen.iter().filter_map(|l| l.tls.map(|tls| (l, tls)));
         let Some(dir) = &self.nbd_tls_dir else {
             let wanted = listen.iter().map(|l| (l, l.tls.or(self.nbd_tls).unwrap_or_default()));
@@ -140,6 +153,10 @@ fn parse(text: &str) -> Result<(Clients, Clients), String> {
         Clients::Listed(file.client.iter().map(grant).collect())
     };
     Ok((listed(|client| &client.gateway), listed(|client| &client.tap)))
+}
+
+fn some(text: &str) -> Result<usize, String> {
+    text.parse().ok().filter(|n| *n > 0).ok_or_else(|| "give a whole number, 1 or more".to_owned())
 }
 
 fn mode(text: &str) -> Result<Tls, String> {
@@ -204,6 +221,16 @@ mod tests {
         for bad in ["[[client]]", "[[client]]\ncertificate = \"a\"\nexports = [\"b\"]", "clients = []", "["] {
             assert!(parse(bad).is_err(), "{bad}");
         }
+    }
+
+    #[test]
+    fn limits_are_what_is_usual_unless_it_is_said() {
+        let usual = NbdArgs::default().limits();
+        assert_eq!((usual.connections, usual.per_export, usual.idle), (1024, 512, None));
+        let args =
+            NbdArgs { nbd_connections: Some(7), nbd_export_connections: Some(3), ..NbdArgs::default() };
+        assert_eq!((args.limits().connections, args.limits().per_export), (7, 3));
+        assert!(some("0").is_err() && some("many").is_err());
     }
 
     #[test]
