@@ -20,6 +20,7 @@ pub mod paths;
 pub mod point;
 pub mod problem;
 pub mod retention;
+pub mod session;
 pub mod status;
 pub mod verification;
 pub mod volume;
@@ -35,6 +36,7 @@ pub use retention::{
     HoldCreate, HoldView, KeptView, PinCreate, PinView, PolicySet, PolicySource, PolicyView, Retention, Size,
     Span, TierView, TimelineView, WhenFull,
 };
+pub use session::SessionView;
 pub use status::{Health, HealthView, JournalView, StatusView, VolumeHealth};
 pub use verification::{
     AnchorView, FindingKind, FindingView, ProofView, RepairCreate, RepairView, UnitView, VerificationCreate,

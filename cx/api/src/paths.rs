@@ -18,6 +18,8 @@ pub const POLICIES: &str = "/api/v1/policies";
 pub const VERIFICATIONS: &str = "/api/v1/verifications";
 /// Jobs (GET).
 pub const JOBS: &str = "/api/v1/jobs";
+/// NBD clients that are connected (GET).
+pub const SESSIONS: &str = "/api/v1/sessions";
 /// The whole at a glance (GET).
 pub const STATUS: &str = "/api/v1/status";
 /// The description of this API (GET).
@@ -149,6 +151,12 @@ pub fn image(id_or_name: &str) -> String {
     format!("{IMAGES}/{}", escape(id_or_name))
 }
 
+/// The same, where it is taken away from whoever has it open (DELETE).
+#[must_use]
+pub fn image_forced(id_or_name: &str) -> String {
+    format!("{}?force=true", image(id_or_name))
+}
+
 /// Images of an image (POST).
 #[must_use]
 pub fn clones(id_or_name: &str) -> String {
@@ -165,6 +173,12 @@ pub fn materialization(id_or_name: &str) -> String {
 #[must_use]
 pub fn commit(id_or_name: &str) -> String {
     format!("{}/commit", image(id_or_name))
+}
+
+/// A client's connection (DELETE).
+#[must_use]
+pub fn session(id: u64) -> String {
+    format!("{SESSIONS}/{id}")
 }
 
 /// One job (GET).

@@ -8,8 +8,8 @@ use cx_api::{
     FindingView, ForecastView, GapView, GateOutcome, GateState, GateView, GroupPointView, GroupView, Health,
     HealthView, HistoryView, HoldView, ImageCreate, ImageView, JobId, JobKind, JobState, JobView,
     JournalView, KeptView, LimitState, LimitView, MemberPointView, Page, PinView, PointView, PolicySource,
-    PolicyView, Problem, ProofView, RestoreCreate, Retention, Size, Span, StatusView, SyncView, TierView,
-    TimelineView, VerificationView, VolumeState, VolumeView, WhenFull,
+    PolicyView, Problem, ProofView, RestoreCreate, Retention, SessionView, Size, Span, StatusView, SyncView,
+    TierView, TimelineView, VerificationView, VolumeState, VolumeView, WhenFull,
 };
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -166,6 +166,24 @@ fn jobs() {
         error: Some(Problem::new(Code::NoSpace, "no space left on /srv").fix("free 4 KiB and repeat")),
     };
     golden(&job, include_str!("golden/job.json"));
+}
+
+#[test]
+fn sessions() {
+    let session = SessionView {
+        id: 7,
+        at: "gateway".into(),
+        client: "10.0.0.7:51112".into(),
+        certificate: Some("backup.example".into()),
+        tls: Some("1.3".into()),
+        export: Some("web01@-10m".into()),
+        since: at("2026-11-22T12:00:00Z"),
+        bytes_read: 8192,
+        bytes_written: 0,
+        requests: 3,
+        in_flight: 1,
+    };
+    golden(&session, include_str!("golden/session.json"));
 }
 
 #[test]

@@ -9,14 +9,14 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use gateway_front::{ClientId, Export, ExportEntry, Exports, Front, Limits, OpenError};
+use gateway_front::{Access, ClientId, Export, ExportEntry, Exports, Front, Limits, OpenError};
 use tap_disk::{FileDevice, FileOptions};
 
 struct Files(BTreeMap<String, Arc<FileDevice>>);
 
 impl Exports for Files {
-    fn list(&self) -> Vec<ExportEntry> {
-        let names = self.0.keys().cloned();
+    fn list(&self, access: &Access) -> Vec<ExportEntry> {
+        let names = self.0.keys().filter(|name| access.allows(name)).cloned();
         names.map(|name| ExportEntry { name, description: "a file".to_owned() }).collect()
     }
 

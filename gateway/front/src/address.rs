@@ -49,15 +49,18 @@ impl fmt::Display for ListenAddress {
     }
 }
 
-/// `nbd+unix:///EXPORT?socket=PATH` ("NBD URI socket parameter" of the NBD project's `doc/uri.md`).
-pub(crate) fn unix_uri(socket: &Path, export: &str) -> String {
+/// `nbd+unix:///EXPORT?socket=PATH` ("NBD URI socket parameter" of the NBD project's `doc/uri.md`), `nbds+unix:` where TLS is
+/// required.
+pub(crate) fn unix_uri(socket: &Path, export: &str, tls: bool) -> String {
     let path = socket.to_string_lossy();
-    format!("nbd+unix:///{}?socket={}", encoded(export, b"@:"), encoded(&path, b"/"))
+    let scheme = if tls { "nbds+unix" } else { "nbd+unix" };
+    format!("{scheme}:///{}?socket={}", encoded(export, b"@:"), encoded(&path, b"/"))
 }
 
-/// `nbd://HOST:PORT/EXPORT`.
-pub(crate) fn tcp_uri(address: SocketAddr, export: &str) -> String {
-    format!("nbd://{}/{}", reachable(address), encoded(export, b"@:"))
+/// `nbd://HOST:PORT/EXPORT`, `nbds:` where TLS is required.
+pub(crate) fn tcp_uri(address: SocketAddr, export: &str, tls: bool) -> String {
+    let scheme = if tls { "nbds" } else { "nbd" };
+    format!("{scheme}://{}/{}", reachable(address), encoded(export, b"@:"))
 }
 
 /// "Any address" is nothing a client can connect to; on this machine, loopback is.
@@ -99,9 +102,11 @@ mod tests {
 
     #[test]
     fn uris_are_percent_encoded() {
-        let uri = unix_uri(Path::new("/tmp/a b/gw.sock"), "web01@2026-11-22T10:00:00+02:00");
+        let uri = unix_uri(Path::new("/tmp/a b/gw.sock"), "web01@2026-11-22T10:00:00+02:00", false);
         assert_eq!(uri, "nbd+unix:///web01@2026-11-22T10:00:00%2B02:00?socket=/tmp/a%20b/gw.sock");
-        assert_eq!(tcp_uri("0.0.0.0:7".parse().unwrap(), ""), "nbd://127.0.0.1:7/");
-        assert_eq!(tcp_uri("[::]:7".parse().unwrap(), "a/b?"), "nbd://[::1]:7/a%2Fb%3F");
+        assert_eq!(tcp_uri("0.0.0.0:7".parse().unwrap(), "", false), "nbd://127.0.0.1:7/");
+        assert_eq!(tcp_uri("[::]:7".parse().unwrap(), "a/b?", false), "nbd://[::1]:7/a%2Fb%3F");
+        assert_eq!(tcp_uri("10.0.0.1:7".parse().unwrap(), "a", true), "nbds://10.0.0.1:7/a");
+        assert_eq!(unix_uri(Path::new("/s"), "a", true), "nbds+unix:///a?socket=/s");
     }
 }

@@ -12,7 +12,7 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::BytesMut;
-use gateway_nbd::{Action, CloseReason, ExportInfo, ListEntry, Refusal, Server, Tag, Wants};
+use gateway_nbd::{Action, CloseReason, ExportInfo, ListEntry, Refusal, Server, Tag, Tls, Wants};
 use tap_block::units::count;
 use tap_block::{Op, Outcome, Ticket};
 use thiserror::Error;
@@ -20,9 +20,14 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, Sleep};
 
+use crate::access::Access;
+use crate::channel::Channel;
 use crate::exports::{ClientId, Export, Exports, OpenError};
-use crate::front::Limits;
+use crate::front::{Limits, Place, Shared};
 use crate::mailbox::{Mailbox, Stop};
+use crate::patience::Patience;
+use crate::sessions::Session;
+use crate::tls::Security;
 
 /// The receive buffer, as long as no larger request comes.
 const RECEIVE: usize = 256 << 10;
@@ -39,20 +44,36 @@ const BATCH_BYTES: u64 = 256 << 10;
 const SLICES: usize = 64;
 /// What is still read of a client when the front stops: what it has sent already, but no endless stream.
 const LAST_INPUT: usize = 1 << 20;
+/// A client gets on with it when it takes so much of what waits for it, or all.
+const PROGRESS: usize = 64 << 10;
 /// How long a client has to hang up after the last reply, so that closing does not cut the reply off.
 const LINGER: Duration = Duration::from_millis(500);
 
 /// A client's connection.
 pub(crate) struct Connection<S> {
-    stream: S,
+    stream: Channel<S>,
     server: Server,
     input: BytesMut,
     has_large_buffer: bool,
     mailbox: Arc<Mailbox>,
     done: Vec<(u64, Outcome)>,
     exports: Arc<dyn Exports>,
+    shared: Arc<Shared>,
+    security: Arc<Security>,
+    session: Arc<Session>,
     client: ClientId,
+    access: Access,
     limits: Limits,
+    /// TLS begins when what waits to be written is written.
+    starting_tls: bool,
+    /// What was written may still lie in the buffers of TLS.
+    unflushed: bool,
+    /// For a client that takes no reply.
+    stalled: Patience,
+    /// What it has taken meanwhile.
+    taken: usize,
+    /// For a client that asks for nothing.
+    idle: Option<Patience>,
     lookup: Option<Lookup>,
     opened: Option<Opened>,
     /// For the handshake and for the last bytes of a connection that is being closed.
@@ -73,14 +94,23 @@ pub(crate) enum Ended {
     #[error("the client hung up")]
     HungUp,
     /// The front is stopping.
-    #[error("the front is stopping")]
+    #[error("the front is stopping, or the session was ended by hand")]
     Stopped,
+    /// A client that takes none of its replies.
+    #[error("the client took next to nothing of its replies for too long")]
+    Stalled,
+    /// A client that asks for nothing.
+    #[error("the client asked for nothing for too long")]
+    Idle,
+    /// No TLS, or a certificate that is none of ours.
+    #[error("TLS could not be started: {0}")]
+    Tls(io::Error),
     /// A client that does not get on with it.
     #[error("the client took too long over its handshake or its last replies")]
     TooSlow,
     /// The socket failed.
     #[error("the socket failed: {0}")]
-    Socket(#[from] io::Error),
+    Socket(io::Error),
 }
 
 /// An export looked up, with what the client was told of it.
@@ -97,23 +127,30 @@ enum Lookup {
 }
 
 impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
-    pub(crate) fn new(
-        stream: S,
-        client: ClientId,
-        exports: Arc<dyn Exports>,
-        limits: Limits,
-        mailbox: Arc<Mailbox>,
-    ) -> Self {
+    pub(crate) fn new(stream: S, client: ClientId, tls: Tls, place: &Place) -> Self {
+        let Place { shared, session } = place;
+        let (limits, security) = (shared.limits, shared.security());
+        // At a listener without TLS whoever can connect is trusted.
+        let access = if tls == Tls::Off { Access::all() } else { security.clients.access_of_unknown() };
         Self {
-            stream,
-            server: Server::new(limits.protocol),
+            stream: Channel::Open(stream),
+            server: Server::with_tls(limits.protocol, tls),
             input: BytesMut::with_capacity(RECEIVE),
             has_large_buffer: false,
-            mailbox,
+            mailbox: Arc::clone(&session.mailbox),
             done: Vec::new(),
-            exports,
+            exports: Arc::clone(&shared.exports),
+            shared: Arc::clone(shared),
+            security,
+            session: Arc::clone(session),
             client,
+            access,
             limits,
+            starting_tls: false,
+            unflushed: false,
+            stalled: Patience::new(limits.stall).or_less(limits.stall_in_need),
+            taken: 0,
+            idle: limits.idle.map(Patience::new),
             lookup: None,
             opened: None,
             deadline: None,
@@ -127,7 +164,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
     pub(crate) async fn serve(mut self) -> Ended {
         self.limit_time();
         let ended = std::future::poll_fn(|cx| self.poll(cx)).await;
-        if matches!(ended, Ended::Stopped) && self.stop != Stop::Abort {
+        let in_order = matches!(ended, Ended::Stopped) || self.stream.is_secure() && ended.is_mutual();
+        if in_order && self.stop != Stop::Abort {
             self.linger().await;
         }
         ended
@@ -144,15 +182,16 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
                     None if self.mailbox.sleep(self.stop, cx.waker()) => return Poll::Pending,
                     None => {}
                 },
-                Err(error) => return Poll::Ready(Ended::Socket(error)),
+                Err(ended) => return Poll::Ready(ended),
             }
         }
     }
 
     /// Does whatever can be done; was there anything?
-    fn turn(&mut self, cx: &mut Context<'_>) -> io::Result<bool> {
+    fn turn(&mut self, cx: &mut Context<'_>) -> Result<bool, Ended> {
         let mut busy = self.take_letters();
         busy |= self.poll_lookup(cx);
+        busy |= self.poll_tls(cx)?;
         if self.act() {
             // Operations that completed on the spot are answered in this very turn.
             self.take_letters();
@@ -162,12 +201,19 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
         if !busy {
             busy = self.poll_read(cx)?;
         }
+        self.session.note_in_flight(self.server.in_flight());
+        let held = self.server.output().len() + self.input.capacity().saturating_sub(RECEIVE);
+        self.shared.sessions.note_held(&self.session, count(held));
         Ok(busy)
     }
 
     /// Nothing to do: is the connection over, or too slow?
     fn rest(&mut self, cx: &mut Context<'_>) -> Option<Ended> {
-        if self.server.in_flight() == 0 && self.server.output().is_empty() {
+        let (sessions, most) = (&self.shared.sessions, self.limits.memory);
+        if self.stalled.is_over(cx, || sessions.held() > most) {
+            return Some(Ended::Stalled);
+        }
+        if self.server.in_flight() == 0 && self.server.output().is_empty() && !self.unflushed {
             if let Some(reason) = self.closing.take() {
                 return Some(Ended::Closed(reason));
             }
@@ -175,19 +221,22 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
                 return Some(if self.stop == Stop::Drain { Ended::Stopped } else { Ended::HungUp });
             }
         }
-        let timer = self.deadline.as_mut()?;
-        timer.as_mut().poll(cx).is_ready().then_some(Ended::TooSlow)
+        if let Some(timer) = &mut self.deadline {
+            return timer.as_mut().poll(cx).is_ready().then_some(Ended::TooSlow);
+        }
+        self.has_idled(cx).then_some(Ended::Idle)
     }
 
     fn take_letters(&mut self) -> bool {
         let stop = self.mailbox.take(&mut self.done);
         let busy = !self.done.is_empty() || stop != self.stop;
         for (tag, outcome) in self.done.drain(..) {
+            self.session.count_read(outcome.as_ref().map_or(0, |data| count(data.len())));
             self.server.handle_completion(Tag::new(tag), outcome);
         }
         if stop != self.stop {
             self.stop = stop;
-            let last = if self.lookup.is_some() { 0 } else { LAST_INPUT };
+            let last = if self.lookup.is_some() || self.starting_tls { 0 } else { LAST_INPUT };
             self.input_left = Some(self.input_left.unwrap_or(last));
             if self.server.is_handshaking() {
                 self.server.begin_shutdown();
@@ -213,6 +262,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
             Action::Submit { tag, op } => return self.submit(tag, op),
             Action::Resolve { name } => self.resolve(name),
             Action::List => self.list(),
+            Action::StartTls => self.starting_tls = true,
             Action::Close(reason) => {
                 self.closing = Some(reason);
                 self.limit_time();
@@ -222,11 +272,15 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
     }
 
     fn submit(&mut self, tag: Tag, op: Op) -> u64 {
-        let bytes = match &op {
-            Op::Read { extent } => extent.length(),
-            Op::Write { data, .. } => count(data.len()),
-            _ => 0,
+        let (bytes, written) = match &op {
+            Op::Read { extent } => (extent.length(), 0),
+            Op::Write { data, .. } => (count(data.len()), count(data.len())),
+            _ => (0, 0),
         };
+        self.session.count_request(written);
+        if let Some(idle) = &mut self.idle {
+            idle.end();
+        }
         let ticket = Ticket::new(tag.get(), self.mailbox.clone());
         if let Some(opened) = &self.opened {
             opened.export.device.submit(op, ticket);
@@ -234,25 +288,71 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
         bytes
     }
 
+    /// Begins TLS when it is time, and sees it through.
+    fn poll_tls(&mut self, cx: &mut Context<'_>) -> Result<bool, Ended> {
+        if !self.starting_tls || !self.server.output().is_empty() {
+            return Ok(false);
+        }
+        if let (Channel::Open(_), Some(acceptor)) = (&self.stream, self.security.acceptor()) {
+            self.stream.start(&acceptor);
+        }
+        let secured = match self.stream.poll_start(cx) {
+            Poll::Pending => return Ok(false),
+            Poll::Ready(secured) => secured.map_err(Ended::Tls)?,
+        };
+        // Whatever the client was told in the open, it may not be the same client.
+        (self.starting_tls, self.opened) = (false, None);
+        if let Some(names) = &secured.names {
+            self.access = self.security.clients.access_of(names);
+        }
+        if let Some(client) = self.session.note_tls(&secured) {
+            self.client = client;
+        }
+        self.server.handle_tls_started();
+        Ok(true)
+    }
+
     fn list(&mut self) {
-        let exports = self.exports.clone();
+        if self.session.one_too_many {
+            return self.server.handle_list(&[]);
+        }
+        let (exports, access) = (self.exports.clone(), self.access.clone());
         self.deadline = None;
         self.lookup = Some(Lookup::List(tokio::task::spawn_blocking(move || {
-            let entries = exports.list().into_iter();
+            let entries = exports.list(&access).into_iter();
             entries.map(|e| ListEntry { name: e.name, description: e.description }).collect()
         })));
     }
 
+    /// What a client is told that may not open anything, or not this.
+    fn refusal_of(&self, name: &str) -> Option<String> {
+        let limit = self.limits.connections;
+        if self.session.one_too_many {
+            return Some(format!(
+                "there are {limit} connections already, which is the limit: try again when one has ended"
+            ));
+        }
+        // Which export the empty name means is known later.
+        (!name.is_empty() && !self.access.allows(name)).then(|| not_for(&self.client, name))
+    }
+
     fn resolve(&mut self, name: String) {
+        if let Some(text) = self.refusal_of(&name) {
+            return self.server.handle_resolved(Err(Refusal::Policy(text)));
+        }
         // `NBD_OPT_GO` right after `NBD_OPT_INFO` must be told the same, so the export is kept.
         if let Some(opened) = self.opened.as_ref().filter(|opened| opened.asked == name) {
             self.server.handle_resolved(Ok(opened.info.clone()));
             return self.settle_time();
         }
         let (exports, client, asked) = (self.exports.clone(), self.client.clone(), name.clone());
+        let access = self.access.clone();
         self.deadline = None;
         let answer = tokio::task::spawn_blocking(move || {
             let export = exports.open(&name, &client)?;
+            if name.is_empty() && !access.allows(&export.name) {
+                return Err(OpenError::Refused(not_for(&client, "the default export")));
+            }
             let info = ExportInfo {
                 name: export.name.clone(),
                 description: export.description.clone(),
@@ -273,9 +373,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
             Some(Lookup::Open { asked, answer }) => match Pin::new(answer).poll(cx) {
                 Poll::Pending => return false,
                 Poll::Ready(Ok(Ok((export, info)))) => {
-                    let asked = std::mem::take(asked);
-                    self.server.handle_resolved(Ok(info.clone()));
-                    self.opened = Some(Opened { asked, export, info });
+                    let opened = Opened { asked: std::mem::take(asked), export, info };
+                    self.lookup = None;
+                    self.take_up(opened);
                 }
                 Poll::Ready(Ok(Err(error))) => self.server.handle_resolved(Err(refusal(error))),
                 Poll::Ready(Err(_)) => {
@@ -287,6 +387,34 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
         self.lookup = None;
         self.settle_time();
         true
+    }
+
+    /// The client has its export, if there is a place left at it.
+    fn take_up(&mut self, opened: Opened) {
+        let name = &opened.export.name;
+        match self.shared.sessions.open(&self.session, name, &self.limits) {
+            Ok(()) => {
+                self.server.handle_resolved(Ok(opened.info.clone()));
+                self.opened = Some(opened);
+            }
+            Err(others) => {
+                let text = format!(
+                    "{name} has {others} connections already, which is the limit: try again when one has ended"
+                );
+                self.server.handle_resolved(Err(Refusal::Policy(text)));
+            }
+        }
+    }
+
+    /// Has the client asked for nothing, for too long?
+    fn has_idled(&mut self, cx: &mut Context<'_>) -> bool {
+        let Some(idle) = &mut self.idle else { return false };
+        if self.server.in_flight() > 0 {
+            idle.end();
+            return false;
+        }
+        idle.begin();
+        idle.is_over(cx, || false)
     }
 
     /// After a lookup, which was not the client's time: a fresh limit for a handshake that goes on.
@@ -310,13 +438,41 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
             let used = self.server.output().slices(&mut slices);
             let pieces = slices.get(..used).unwrap_or_default();
             match Pin::new(&mut self.stream).poll_write_vectored(cx, pieces)? {
-                Poll::Pending => break,
+                Poll::Pending => {
+                    self.stalled.begin();
+                    return Ok(busy);
+                }
                 Poll::Ready(0) => return Err(io::ErrorKind::WriteZero.into()),
-                Poll::Ready(n) => self.server.output_mut().advance(n),
+                Poll::Ready(n) => {
+                    self.server.output_mut().advance(n);
+                    self.taken += n;
+                }
             }
-            busy = true;
+            if self.taken >= PROGRESS {
+                self.taken = 0;
+                self.stalled.end();
+            }
+            (busy, self.unflushed) = (true, self.stream.is_secure());
         }
+        if !self.unflushed {
+            self.stalled.end();
+        }
+        self.poll_flush(cx)?;
         Ok(busy)
+    }
+
+    /// TLS takes bytes that it has not written yet.
+    fn poll_flush(&mut self, cx: &mut Context<'_>) -> io::Result<()> {
+        if self.unflushed {
+            match Pin::new(&mut self.stream).poll_flush(cx)? {
+                Poll::Pending => self.stalled.begin(),
+                Poll::Ready(()) => {
+                    self.stalled.end();
+                    self.unflushed = false;
+                }
+            }
+        }
+        Ok(())
     }
 
     fn poll_read(&mut self, cx: &mut Context<'_>) -> io::Result<bool> {
@@ -362,6 +518,24 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
         // A client that lingers on, or has gone already, has got its replies or never will.
         let _ = tokio::time::timeout(LINGER, goodbye).await;
     }
+}
+
+impl Ended {
+    /// Do both ends know that it is over?
+    const fn is_mutual(&self) -> bool {
+        matches!(self, Self::Closed(CloseReason::Disconnected))
+    }
+}
+
+impl From<io::Error> for Ended {
+    fn from(error: io::Error) -> Self {
+        Self::Socket(error)
+    }
+}
+
+/// Whether there is such an export is not said.
+fn not_for(client: &ClientId, name: &str) -> String {
+    format!("{client} may not open {name} here: ask whoever keeps this server's list of clients")
 }
 
 fn refusal(error: OpenError) -> Refusal {

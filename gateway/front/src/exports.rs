@@ -7,10 +7,12 @@ use std::sync::Arc;
 use tap_block::BlockDevice;
 use thiserror::Error;
 
+use crate::access::Access;
+
 /// The disks behind a front. Both methods may block: they run on a thread of their own.
 pub trait Exports: Send + Sync {
-    /// All exports a client may see, for `NBD_OPT_LIST`.
-    fn list(&self) -> Vec<ExportEntry>;
+    /// The exports that a client may see, for `NBD_OPT_LIST`: none that `access` does not allow.
+    fn list(&self, access: &Access) -> Vec<ExportEntry>;
 
     /// Opens the export a client asks for by `name`; the empty name is the default export.
     ///
@@ -64,6 +66,8 @@ pub enum ClientId {
     },
     /// A machine.
     Tcp(IpAddr),
+    /// Whoever has a certificate with this name, verified.
+    Certificate(String),
 }
 
 impl fmt::Display for ClientId {
@@ -72,6 +76,7 @@ impl fmt::Display for ClientId {
             Self::Unix { pid: Some(pid), uid } => write!(f, "process {pid} of user {uid}"),
             Self::Unix { pid: None, uid } => write!(f, "a process of user {uid}"),
             Self::Tcp(ip) => write!(f, "{ip}"),
+            Self::Certificate(name) => write!(f, "the certificate of {name}"),
         }
     }
 }

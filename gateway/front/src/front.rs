@@ -1,13 +1,13 @@
 //! The front as a whole: what listens, which connections there are, and how all of it ends.
 
-use std::collections::HashMap;
 use std::io;
 use std::net::TcpStream as StdTcpStream;
 use std::os::unix::net::UnixStream as StdUnixStream;
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+use gateway_nbd::Tls;
 use rustix::net::sockopt;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
@@ -17,7 +17,9 @@ use crate::address::ListenAddress;
 use crate::connection::{Connection, Ended};
 use crate::exports::{ClientId, Exports};
 use crate::listener::{Bound, ListenError, Listener};
-use crate::mailbox::{Mailbox, Stop};
+use crate::mailbox::Stop;
+use crate::sessions::{Session, SessionInfo, Sessions};
+use crate::tls::Security;
 
 /// How long a connection may take to notice that it is to end at once.
 const ABORT: Duration = Duration::from_secs(1);
@@ -27,10 +29,20 @@ const REST: Duration = Duration::from_millis(50);
 /// The bounds of what clients may cost.
 #[derive(Debug, Clone, Copy)]
 pub struct Limits {
-    /// Connections at a time. One more is hung up on.
+    /// Connections at a time. The next ones are told that there is no place, and when they are too many for that, hung up on.
     pub connections: usize,
-    /// How long a client may take from connecting to choosing its export, lookups not counted.
+    /// Connections to one export at a time. One more is refused it.
+    pub per_export: usize,
+    /// How long a client may take from connecting to choosing its export, TLS included, lookups not counted.
     pub handshake: Duration,
+    /// How long a client may take next to nothing of a reply that waits for it; then it is hung up on.
+    pub stall: Duration,
+    /// Bytes of requests and replies that all connections may hold before patience with such clients gets shorter.
+    pub memory: u64,
+    /// How long it lasts then.
+    pub stall_in_need: Duration,
+    /// How long a client may ask for nothing; then it is hung up on. `None`: for ever.
+    pub idle: Option<Duration>,
     /// What each connection may hold.
     pub protocol: gateway_nbd::Limits,
 }
@@ -42,7 +54,7 @@ pub struct Front;
 /// A running front. Dropping it ends it at once; [`drain_and_stop`](Self::drain_and_stop) ends it well.
 pub struct FrontHandle {
     shared: Arc<Shared>,
-    bound: Vec<Bound>,
+    bound: Vec<(Bound, Tls)>,
     acceptor: Mutex<Option<JoinHandle<()>>>,
 }
 
@@ -53,21 +65,14 @@ pub struct Drained {
     pub cut_off: usize,
 }
 
-struct Shared {
-    exports: Arc<dyn Exports>,
-    limits: Limits,
-    connections: Mutex<Connections>,
-    /// Signalled when a connection ends.
-    ended: Condvar,
+/// What the connections of a front have in common.
+pub(crate) struct Shared {
+    pub(crate) exports: Arc<dyn Exports>,
+    pub(crate) limits: Limits,
+    /// Each connection keeps what it began with.
+    security: Mutex<Arc<Security>>,
+    pub(crate) sessions: Sessions,
     stop_accepting: Notify,
-}
-
-#[derive(Default)]
-struct Connections {
-    mailboxes: HashMap<u64, Arc<Mailbox>>,
-    next: u64,
-    /// The front was full and said so already.
-    told_full: bool,
 }
 
 /// A socket just accepted, on its way to its own thread.
@@ -79,8 +84,13 @@ enum Socket {
 impl Default for Limits {
     fn default() -> Self {
         Self {
-            connections: 256,
+            connections: 1024,
+            per_export: 512,
             handshake: Duration::from_secs(10),
+            stall: Duration::from_secs(120),
+            memory: 1 << 30,
+            stall_in_need: Duration::from_secs(5),
+            idle: None,
             protocol: gateway_nbd::Limits::default(),
         }
     }
@@ -96,22 +106,36 @@ impl Front {
         exports: Arc<dyn Exports>,
         limits: Limits,
     ) -> Result<FrontHandle, ListenError> {
+        Self::start_secured(addresses, exports, limits, Security::default())
+    }
+
+    /// The same, secured.
+    ///
+    /// # Errors
+    /// As [`Front::start`].
+    pub fn start_secured(
+        addresses: &[ListenAddress],
+        exports: Arc<dyn Exports>,
+        limits: Limits,
+        security: Security,
+    ) -> Result<FrontHandle, ListenError> {
         let (mut listeners, mut bound) = (Vec::new(), Vec::new());
         for address in addresses {
             match Listener::bind(address) {
                 Ok((listener, at)) => {
-                    listeners.push(listener);
-                    bound.push(at);
+                    let tls = security.mode_at(address);
+                    listeners.push((listener, tls));
+                    bound.push((at, tls));
                 }
                 Err(error) => {
-                    bound.iter().for_each(Bound::remove);
+                    bound.iter().for_each(|(bound, _)| bound.remove());
                     return Err(error);
                 }
             }
         }
-        let shared = Arc::new(Shared::new(exports, limits));
+        let shared = Arc::new(Shared::new(exports, limits, security));
         let acceptor = start_acceptor(listeners, shared.clone()).map_err(|source| {
-            bound.iter().for_each(Bound::remove);
+            bound.iter().for_each(|(bound, _)| bound.remove());
             let address = addresses.first().cloned().unwrap_or(ListenAddress::Tcp(String::new()));
             ListenError::Io { address, source }
         })?;
@@ -123,19 +147,39 @@ impl FrontHandle {
     /// The URIs under which clients reach `export`; that of the front itself for an empty name.
     #[must_use]
     pub fn uris(&self, export: &str) -> Vec<String> {
-        self.bound.iter().map(|bound| bound.uri(export)).collect()
+        self.bound.iter().map(|(bound, tls)| bound.uri(export, *tls == Tls::Required)).collect()
     }
 
     /// Where it listens: paths absolute, ports as the system chose them.
     #[must_use]
     pub fn addresses(&self) -> Vec<ListenAddress> {
-        self.bound.iter().map(Bound::address).collect()
+        self.bound.iter().map(|(bound, _)| bound.address()).collect()
     }
 
     /// How many clients are connected.
     #[must_use]
     pub fn connections(&self) -> usize {
-        self.shared.lock().mailboxes.len()
+        self.shared.sessions.count()
+    }
+
+    /// The connections, the oldest first.
+    #[must_use]
+    pub fn sessions(&self) -> Vec<SessionInfo> {
+        self.shared.sessions.infos()
+    }
+
+    /// From here on new connections find these certificates and this list of clients; listeners keep their modes, connections what
+    /// they began with.
+    pub fn secure_anew(&self, security: Security) {
+        let security = Arc::new(security);
+        *self.shared.security.lock().unwrap_or_else(PoisonError::into_inner) = security;
+    }
+
+    /// Cuts off these sessions; what they have sent and was not answered yet may be done or not. Blocks until they have ended, for
+    /// at most a second; how many have not by then. One that is not there has ended.
+    pub fn end_sessions(&self, ids: &[u64]) -> usize {
+        self.shared.sessions.abort(ids);
+        self.shared.sessions.wait(Some(ids), Instant::now() + ABORT)
     }
 
     /// Accepts nobody any more, answers what clients have sent, hangs up. Blocks the calling thread for at
@@ -143,12 +187,12 @@ impl FrontHandle {
     pub fn drain_and_stop(&self, timeout: Duration) -> Drained {
         let deadline = Instant::now() + timeout;
         self.stop_accepting();
-        self.shared.stop_connections(Stop::Drain);
-        let cut_off = self.shared.wait_for_connections(deadline);
+        self.shared.sessions.stop_all(Stop::Drain);
+        let cut_off = self.shared.sessions.wait(None, deadline);
         if cut_off > 0 {
             tracing::warn!(cut_off, "connections were not done when the time to stop was up");
-            self.shared.stop_connections(Stop::Abort);
-            self.shared.wait_for_connections(Instant::now() + ABORT);
+            self.shared.sessions.stop_all(Stop::Abort);
+            self.shared.sessions.wait(None, Instant::now() + ABORT);
         }
         Drained { cut_off }
     }
@@ -160,7 +204,7 @@ impl FrontHandle {
             if thread.join().is_err() {
                 tracing::error!("the thread that accepts NBD connections had failed");
             }
-            self.bound.iter().for_each(Bound::remove);
+            self.bound.iter().for_each(|(bound, _)| bound.remove());
         }
     }
 }
@@ -168,70 +212,30 @@ impl FrontHandle {
 impl Drop for FrontHandle {
     fn drop(&mut self) {
         self.stop_accepting();
-        self.shared.stop_connections(Stop::Abort);
+        self.shared.sessions.stop_all(Stop::Abort);
     }
 }
 
 impl Shared {
-    fn new(exports: Arc<dyn Exports>, limits: Limits) -> Self {
-        Self {
-            exports,
-            limits,
-            connections: Mutex::default(),
-            ended: Condvar::new(),
-            stop_accepting: Notify::new(),
-        }
+    fn new(exports: Arc<dyn Exports>, limits: Limits, security: Security) -> Self {
+        let (sessions, stop_accepting) = (Sessions::default(), Notify::new());
+        let security = Mutex::new(Arc::new(security));
+        Self { exports, limits, security, sessions, stop_accepting }
     }
 
-    fn stop_connections(&self, stop: Stop) {
-        for mailbox in self.lock().mailboxes.values() {
-            mailbox.stop(stop);
-        }
-    }
-
-    /// Waits for all connections to end; how many have not by `deadline`.
-    fn wait_for_connections(&self, deadline: Instant) -> usize {
-        let left = deadline.saturating_duration_since(Instant::now());
-        let waited = self.ended.wait_timeout_while(self.lock(), left, |c| !c.mailboxes.is_empty());
-        waited.unwrap_or_else(PoisonError::into_inner).0.mailboxes.len()
-    }
-
-    /// A place for one more connection; `None` when the front is full.
-    fn admit(&self) -> Option<(u64, Arc<Mailbox>)> {
-        let mut connections = self.lock();
-        if connections.mailboxes.len() >= self.limits.connections {
-            if !connections.told_full {
-                connections.told_full = true;
-                tracing::warn!(
-                    limit = self.limits.connections,
-                    "no room for another NBD connection; further ones are hung up on"
-                );
-            }
-            return None;
-        }
-        connections.told_full = false;
-        let id = connections.next;
-        connections.next += 1;
-        let mailbox = Arc::new(Mailbox::default());
-        connections.mailboxes.insert(id, mailbox.clone());
-        Some((id, mailbox))
-    }
-
-    fn forget(&self, id: u64) {
-        self.lock().mailboxes.remove(&id);
-        self.ended.notify_all();
-    }
-
-    fn lock(&self) -> MutexGuard<'_, Connections> {
-        self.connections.lock().unwrap_or_else(PoisonError::into_inner)
+    pub(crate) fn security(&self) -> Arc<Security> {
+        Arc::clone(&self.security.lock().unwrap_or_else(PoisonError::into_inner))
     }
 }
 
-fn start_acceptor(listeners: Vec<Listener>, shared: Arc<Shared>) -> io::Result<JoinHandle<()>> {
+fn start_acceptor(listeners: Vec<(Listener, Tls)>, shared: Arc<Shared>) -> io::Result<JoinHandle<()>> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let listeners = {
         let _inside = runtime.enter();
-        listeners.into_iter().map(AsyncListener::new).collect::<io::Result<Vec<_>>>()?
+        listeners
+            .into_iter()
+            .map(|(listener, tls)| AsyncListener::new(listener, tls))
+            .collect::<io::Result<Vec<_>>>()?
     };
     std::thread::Builder::new().name("nbd-accept".to_owned()).spawn(move || {
         runtime.block_on(async {
@@ -251,24 +255,39 @@ fn start_acceptor(listeners: Vec<Listener>, shared: Arc<Shared>) -> io::Result<J
     })
 }
 
-enum AsyncListener {
+struct AsyncListener {
+    socket: AsyncSocket,
+    tls: Tls,
+}
+
+enum AsyncSocket {
     Unix(UnixListener),
     Tcp(TcpListener),
 }
 
+/// Who has connected.
+struct Guest {
+    socket: Socket,
+    client: ClientId,
+    /// Where from, port included.
+    peer: String,
+    tls: Tls,
+}
+
 impl AsyncListener {
-    fn new(listener: Listener) -> io::Result<Self> {
-        Ok(match listener {
-            Listener::Unix(listener) => Self::Unix(UnixListener::from_std(listener)?),
-            Listener::Tcp(listener) => Self::Tcp(TcpListener::from_std(listener)?),
-        })
+    fn new(listener: Listener, tls: Tls) -> io::Result<Self> {
+        let socket = match listener {
+            Listener::Unix(listener) => AsyncSocket::Unix(UnixListener::from_std(listener)?),
+            Listener::Tcp(listener) => AsyncSocket::Tcp(TcpListener::from_std(listener)?),
+        };
+        Ok(Self { socket, tls })
     }
 
     /// Accepts for ever.
     async fn accept_all(&self, shared: &Arc<Shared>) {
         loop {
             match self.accept().await {
-                Ok((socket, client)) => welcome(socket, client, shared),
+                Ok(guest) => welcome(guest, shared),
                 // One that was gone before it was accepted.
                 Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => {}
                 Err(error) => {
@@ -279,20 +298,23 @@ impl AsyncListener {
         }
     }
 
-    async fn accept(&self) -> io::Result<(Socket, ClientId)> {
-        match self {
-            Self::Unix(listener) => {
+    async fn accept(&self) -> io::Result<Guest> {
+        let tls = self.tls;
+        match &self.socket {
+            AsyncSocket::Unix(listener) => {
                 let (stream, _) = listener.accept().await?;
                 let peer = stream.peer_cred()?;
                 let client = ClientId::Unix { pid: peer.pid(), uid: peer.uid() };
-                Ok((Socket::Unix(stream.into_std()?), client))
+                let peer = client.to_string();
+                Ok(Guest { socket: Socket::Unix(stream.into_std()?), client, peer, tls })
             }
-            Self::Tcp(listener) => {
+            AsyncSocket::Tcp(listener) => {
                 let (stream, from) = listener.accept().await?;
                 if let Err(error) = tune(&stream) {
                     tracing::debug!(%error, "a TCP option could not be set");
                 }
-                Ok((Socket::Tcp(stream.into_std()?), ClientId::Tcp(from.ip())))
+                let client = ClientId::Tcp(from.ip());
+                Ok(Guest { socket: Socket::Tcp(stream.into_std()?), client, peer: from.to_string(), tls })
             }
         }
     }
@@ -311,42 +333,46 @@ fn tune(stream: &TcpStream) -> io::Result<()> {
 }
 
 /// Gives a connection its thread. Without a place or a thread for it, the socket is closed.
-fn welcome(socket: Socket, client: ClientId, shared: &Arc<Shared>) {
-    let Some((id, mailbox)) = shared.admit() else { return };
-    let there = shared.clone();
+fn welcome(guest: Guest, shared: &Arc<Shared>) {
+    let Some(session) = shared.sessions.admit(guest.peer.clone(), &shared.limits) else { return };
+    let (id, there) = (session.id, shared.clone());
     let spawned = std::thread::Builder::new().name(format!("nbd-{id}")).spawn(move || {
-        let place = Place { id, shared: there };
-        let name = client.to_string();
-        let ended = run(socket, client, &place.shared, mailbox);
-        tracing::debug!(connection = id, client = name, %ended, "an NBD connection is over");
+        let place = Place { session, shared: there };
+        let ended = run(guest, &place);
+        let (client, session) = (place.session.peer(), id);
+        match ended {
+            Ended::Tls(_) => tracing::info!(session, client, %ended, "an NBD client is not let in"),
+            _ => tracing::debug!(session, client, %ended, "an NBD connection is over"),
+        }
     });
     if let Err(error) = spawned {
         tracing::warn!(%error, "no thread for an NBD connection; it is hung up on");
-        shared.forget(id);
+        shared.sessions.forget(id);
     }
 }
 
 /// A connection's place among the others, given back however its thread ends.
-struct Place {
-    id: u64,
-    shared: Arc<Shared>,
+pub(crate) struct Place {
+    pub(crate) session: Arc<Session>,
+    pub(crate) shared: Arc<Shared>,
 }
 
 impl Drop for Place {
     fn drop(&mut self) {
-        self.shared.forget(self.id);
+        self.shared.sessions.forget(self.session.id);
     }
 }
 
-fn run(socket: Socket, client: ClientId, shared: &Shared, mailbox: Arc<Mailbox>) -> Ended {
+fn run(guest: Guest, place: &Place) -> Ended {
     let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => return Ended::Socket(error),
     };
+    let Guest { socket, client, tls, .. } = guest;
     let ended = runtime.block_on(async {
         match socket {
-            Socket::Unix(stream) => serve(UnixStream::from_std(stream), client, shared, mailbox).await,
-            Socket::Tcp(stream) => serve(TcpStream::from_std(stream), client, shared, mailbox).await,
+            Socket::Unix(stream) => serve(UnixStream::from_std(stream), client, tls, place).await,
+            Socket::Tcp(stream) => serve(TcpStream::from_std(stream), client, tls, place).await,
         }
     });
     // A lookup may still block on its own thread; nobody waits for it any more.
@@ -357,13 +383,11 @@ fn run(socket: Socket, client: ClientId, shared: &Shared, mailbox: Arc<Mailbox>)
 async fn serve<S: AsyncRead + AsyncWrite + Unpin>(
     stream: io::Result<S>,
     client: ClientId,
-    shared: &Shared,
-    mailbox: Arc<Mailbox>,
+    tls: Tls,
+    place: &Place,
 ) -> Ended {
     match stream {
-        Ok(stream) => {
-            Connection::new(stream, client, shared.exports.clone(), shared.limits, mailbox).serve().await
-        }
+        Ok(stream) => Connection::new(stream, client, tls, place).serve().await,
         Err(error) => Ended::Socket(error),
     }
 }

@@ -13,14 +13,23 @@
 //! Architecture invariant: what a client can make the front hold is bounded by [`Limits`], and no client,
 //! slow or hostile, is waited for by another.
 
+mod access;
 mod address;
+mod channel;
 mod connection;
 mod exports;
 mod front;
 mod listener;
 mod mailbox;
+mod patience;
+mod sessions;
+mod tls;
 
+pub use access::{Access, Clients, Grant, Pattern};
 pub use address::{AddressError, ListenAddress};
 pub use exports::{ClientId, Export, ExportEntry, Exports, OpenError};
 pub use front::{Drained, Front, FrontHandle, Limits};
+pub use gateway_nbd::Tls;
 pub use listener::ListenError;
+pub use sessions::SessionInfo;
+pub use tls::{Security, TlsError};

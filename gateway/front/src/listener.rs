@@ -96,11 +96,11 @@ fn bind_unix(path: &Path, address: &ListenAddress) -> Result<StdUnixListener, Li
 }
 
 impl Bound {
-    /// The URI of an export here.
-    pub(crate) fn uri(&self, export: &str) -> String {
+    /// The URI of an export here; one for TLS, where that is required.
+    pub(crate) fn uri(&self, export: &str, tls: bool) -> String {
         match self {
-            Self::Unix { path, .. } => unix_uri(path, export),
-            Self::Tcp(address) => tcp_uri(*address, export),
+            Self::Unix { path, .. } => unix_uri(path, export, tls),
+            Self::Tcp(address) => tcp_uri(*address, export, tls),
         }
     }
 

@@ -18,7 +18,8 @@ use std::sync::{Arc, Condvar, Mutex};
 use std::time::{Duration, Instant};
 
 use gateway_front::{
-    ClientId, Export, ExportEntry, Exports, Front, FrontHandle, Limits, ListenAddress, ListenError, OpenError,
+    Access, ClientId, Export, ExportEntry, Exports, Front, FrontHandle, Limits, ListenAddress, ListenError,
+    OpenError,
 };
 use tap_block::memory::MemoryDevice;
 use tap_block::{BlockDevice, Geometry, Op, Ticket};
@@ -73,8 +74,8 @@ struct Disks {
 }
 
 impl Exports for Disks {
-    fn list(&self) -> Vec<ExportEntry> {
-        let names = self.devices.keys().cloned();
+    fn list(&self, access: &Access) -> Vec<ExportEntry> {
+        let names = self.devices.keys().filter(|name| access.allows(name)).cloned();
         names.map(|name| ExportEntry { name, description: String::new() }).collect()
     }
 
@@ -410,11 +411,24 @@ fn noise_at_every_port_disturbs_nobody() {
 }
 
 #[test]
-fn a_full_front_hangs_up_on_one_more() {
+fn a_full_front_tells_one_more_and_hangs_up_on_a_crowd() {
     let rig = Rig::with(Limits { connections: 2, ..Limits::default() });
     let (first, mut second) = (rig.open("disk"), rig.open("disk"));
+    let mut told = rig.connect();
+    told.greet();
+    told.send_go("disk");
+    let mut header = [0; 20];
+    told.0.read_exact(&mut header).unwrap();
+    let policy = 0x8000_0002_u32.to_be_bytes();
+    let (kind, length) = (&header[12..16], u32::from_be_bytes(header[16..].try_into().unwrap()));
+    assert_eq!(kind, policy);
+    let mut text = vec![0; length as usize];
+    told.0.read_exact(&mut text).unwrap();
+    assert!(String::from_utf8(text).unwrap().starts_with("there are 2 connections already"));
+    let crowd: Vec<_> = (0..15).map(|_| rig.connect()).collect();
+    rig.wait_for_connections(18);
     rig.connect().assert_closed();
-    drop(first);
+    drop((first, told, crowd));
     rig.wait_for_connections(1);
     assert_eq!(second.read(0, 512), [0; 512]);
     rig.open("disk").write(0, b"in");

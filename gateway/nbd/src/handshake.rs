@@ -11,7 +11,7 @@ use crate::proto::{
     INIT_MAGIC, MAX_STRING, MIN_BLOCK, OFFERED_PAYLOAD, OPTION_MAGIC, OPTION_REPLY_MAGIC, PREFERRED_BLOCK,
     export_flag, handshake_flag, info, option, reply,
 };
-use crate::server::{Action, CloseReason, ExportInfo, ListEntry, Refusal, Step, Wants};
+use crate::server::{Action, CloseReason, ExportInfo, ListEntry, Refusal, Step, Tls, Wants};
 
 /// Magic, option, length.
 const OPTION_HEADER: usize = 16;
@@ -36,6 +36,11 @@ pub(crate) struct Handshake {
     stage: Stage,
     no_zeroes: bool,
     options: u32,
+    tls: Tls,
+    /// TLS is at work.
+    secure: bool,
+    /// The client knows errors, without which TLS must not be offered to it.
+    fixed: bool,
 }
 
 #[derive(Debug)]
@@ -49,6 +54,8 @@ enum Stage {
         error: u32,
         text: &'static str,
     },
+    /// The caller is starting TLS.
+    StartingTls,
     /// The caller is listing the exports.
     Listing,
     /// The caller is looking up the export.
@@ -76,11 +83,25 @@ struct Header {
 
 impl Handshake {
     /// "Newstyle negotiation": the server speaks first.
-    pub(crate) fn new(output: &mut Output) -> Self {
+    pub(crate) fn new(output: &mut Output, tls: Tls) -> Self {
         output.push(&INIT_MAGIC.to_be_bytes());
         output.push(&OPTION_MAGIC.to_be_bytes());
         output.push(&(handshake_flag::FIXED_NEWSTYLE | handshake_flag::NO_ZEROES).to_be_bytes());
-        Self { stage: Stage::ClientFlags, no_zeroes: false, options: 0 }
+        Self::fresh(tls)
+    }
+
+    fn fresh(tls: Tls) -> Self {
+        Self { stage: Stage::ClientFlags, no_zeroes: false, options: 0, tls, secure: false, fixed: false }
+    }
+
+    /// "TLS support": what was negotiated in the open is forgotten; only the client's flags, which it does not send again, and
+    /// how much it has haggled are kept.
+    pub(crate) fn handle_tls_started(&mut self) {
+        if matches!(self.stage, Stage::StartingTls) {
+            let Self { no_zeroes, options, fixed, tls, .. } = *self;
+            *self =
+                Self { stage: Stage::Option, no_zeroes, options, fixed, secure: true, ..Self::fresh(tls) };
+        }
     }
 
     pub(crate) fn step(&mut self, input: &mut BytesMut, output: &mut Output, stopping: bool) -> Step {
@@ -88,7 +109,7 @@ impl Handshake {
             Stage::ClientFlags => self.client_flags(input),
             Stage::Option => self.option(input, output, stopping),
             Stage::Skip { .. } => self.skip(input, output),
-            Stage::Listing | Stage::Resolving(_) => Step::Wait,
+            Stage::StartingTls | Stage::Listing | Stage::Resolving(_) => Step::Wait,
             Stage::Chosen(geometry) => Step::Enter(Session { geometry: *geometry }),
             Stage::Over(reason) => Step::Act(Action::Close(reason.clone())),
         }
@@ -123,6 +144,7 @@ impl Handshake {
         }
         // A client without C_FIXED_NEWSTYLE is served all the same: "Servers MAY choose to honour".
         self.no_zeroes = flags & u32::from(handshake_flag::NO_ZEROES) != 0;
+        self.fixed = flags & u32::from(handshake_flag::FIXED_NEWSTYLE) != 0;
         self.stage = Stage::Option;
         Step::Again
     }
@@ -145,6 +167,9 @@ impl Handshake {
         }
         self.options += 1;
         let message = input.split_to(whole);
+        if header.option == option::STARTTLS {
+            return self.start_tls(input, output);
+        }
         self.answer(header.option, message.get(OPTION_HEADER..).unwrap_or_default(), output)
     }
 
@@ -162,6 +187,10 @@ impl Handshake {
             option::ABORT => return None,
             // "Termination of the session during option haggling".
             _ if stopping => (reply::ERR_SHUTDOWN, "the server is shutting down"),
+            option::STARTTLS => self.refuse_tls(header.length)?,
+            // "FORCEDTLS mode".
+            option::EXPORT_NAME if self.is_open() => return Some(self.over(CloseReason::TlsRequired)),
+            _ if self.is_open() => (reply::ERR_TLS_REQD, "this server speaks to nobody without TLS"),
             option::EXPORT_NAME if header.length as usize > MAX_STRING => {
                 return Some(self.over(CloseReason::ExportRefused("the name is too long".to_owned())));
             }
@@ -180,6 +209,33 @@ impl Handshake {
         input.advance(OPTION_HEADER);
         self.stage = Stage::Skip { left: header.length, option: header.option, error, text };
         Some(Step::Again)
+    }
+
+    /// Must the client start TLS before anything else?
+    fn is_open(&self) -> bool {
+        self.tls == Tls::Required && !self.secure
+    }
+
+    /// Why TLS cannot be started, if it cannot.
+    fn refuse_tls(&self, length: u32) -> Option<(u32, &'static str)> {
+        if self.tls == Tls::Off || !self.fixed {
+            return Some((reply::ERR_POLICY, "TLS is not switched on here"));
+        }
+        if self.secure {
+            return Some((reply::ERR_INVALID, "TLS is at work already"));
+        }
+        (length > 0).then_some((reply::ERR_INVALID, "NBD_OPT_STARTTLS takes no data"))
+    }
+
+    /// What a client has sent behind this option was sent before TLS began, by it or by somebody between: it must never pass for
+    /// something said under TLS.
+    fn start_tls(&mut self, input: &BytesMut, output: &mut Output) -> Step {
+        if !input.is_empty() {
+            return self.over(CloseReason::BehindStartTls);
+        }
+        push_reply(output, option::STARTTLS, reply::ACK, &[]);
+        self.stage = Stage::StartingTls;
+        Step::Act(Action::StartTls)
     }
 
     fn skip(&mut self, input: &mut BytesMut, output: &mut Output) -> Step {

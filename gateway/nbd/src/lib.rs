@@ -15,8 +15,8 @@
 //! an answer or to [`Action::Close`], never to a panic, and holds no more memory than [`Limits`] says.
 //!
 //! The later parts of the protocol have their places: structured replies and extended headers are another
-//! encoding in `transmission.rs`' one reply function, contexts one more [`Action`], TLS an action between
-//! two options after which the handshake starts afresh.
+//! encoding in `transmission.rs`' one reply function, contexts one more [`Action`]. TLS is an action between
+//! two options after which the handshake starts afresh; its bytes are the driver's affair.
 
 mod handshake;
 mod output;
@@ -25,4 +25,4 @@ mod server;
 mod transmission;
 
 pub use output::Output;
-pub use server::{Action, CloseReason, ExportInfo, Limits, ListEntry, Refusal, Server, Tag, Wants};
+pub use server::{Action, CloseReason, ExportInfo, Limits, ListEntry, Refusal, Server, Tag, Tls, Wants};

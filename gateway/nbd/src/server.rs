@@ -32,6 +32,18 @@ pub struct Limits {
     pub in_flight: u64,
 }
 
+/// May, or must, a client of this connection start TLS?
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+pub enum Tls {
+    /// It cannot.
+    #[default]
+    Off,
+    /// As it likes.
+    Optional,
+    /// Before it is told or given anything.
+    Required,
+}
+
 /// What a caller has to do next.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Action {
@@ -42,6 +54,10 @@ pub enum Action {
     },
     /// Give all exports to [`Server::handle_list`]. Until then no input is used.
     List,
+    /// Write what is left of the output, start TLS as its server, and say so to [`Server::handle_tls_started`]. From here on
+    /// nothing may be read or written but through it, and whatever was looked up in the open is to be forgotten. When TLS cannot
+    /// be started the connection is to be closed.
+    StartTls,
     /// Hand `op` to the device of the export resolved last; its outcome goes to
     /// [`Server::handle_completion`].
     Submit {
@@ -122,6 +138,12 @@ pub enum CloseReason {
     /// Haggling without end.
     #[error("the client sent too many options")]
     TooManyOptions,
+    /// `NBD_OPT_EXPORT_NAME` in the open, which cannot be answered with an error.
+    #[error("the client asked for an export without TLS, which this server requires")]
+    TlsRequired,
+    /// Bytes that cannot have been sent under TLS.
+    #[error("the client sent more behind its request for TLS")]
+    BehindStartTls,
     /// `NBD_OPT_EXPORT_NAME` knows no error reply.
     #[error("the export asked for by its name alone was refused: {0}")]
     ExportRefused(String),
@@ -165,8 +187,14 @@ impl Server {
     /// A connection just accepted; the greeting waits in the output.
     #[must_use]
     pub fn new(limits: Limits) -> Self {
+        Self::with_tls(limits, Tls::Off)
+    }
+
+    /// The same, where clients may or must start TLS.
+    #[must_use]
+    pub fn with_tls(limits: Limits, tls: Tls) -> Self {
         let mut output = Output::default();
-        let phase = Phase::Handshake(Handshake::new(&mut output));
+        let phase = Phase::Handshake(Handshake::new(&mut output, tls));
         Self { phase, limits, output, stopping: false, closed: false }
     }
 
@@ -201,6 +229,13 @@ impl Server {
     pub fn handle_resolved(&mut self, resolved: Result<ExportInfo, Refusal>) {
         if let Phase::Handshake(handshake) = &mut self.phase {
             handshake.handle_resolved(resolved, &mut self.output);
+        }
+    }
+
+    /// TLS was started, as [`Action::StartTls`] asked.
+    pub fn handle_tls_started(&mut self) {
+        if let Phase::Handshake(handshake) = &mut self.phase {
+            handshake.handle_tls_started();
         }
     }
 

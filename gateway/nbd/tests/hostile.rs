@@ -14,7 +14,7 @@ mod common;
 use std::path::Path;
 
 use common::*;
-use gateway_nbd::{Limits, Wants};
+use gateway_nbd::{Limits, Tls, Wants};
 use tap_block::Geometry;
 
 /// What a corpus file says of the connection at its end.
@@ -76,4 +76,26 @@ fn the_corpus_is_survived() {
         seen += 1;
     }
     assert!(seen >= 12, "the corpus is not where it should be");
+}
+
+/// The same streams where clients may or must start TLS: nobody is served in the open that must not be.
+#[test]
+fn the_corpus_is_survived_where_there_is_tls() {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/corpus");
+    for entry in std::fs::read_dir(folder).unwrap() {
+        let (stream, _) = parse(&std::fs::read_to_string(entry.unwrap().path()).unwrap());
+        for (tls, chunk) in [(Tls::Optional, 1), (Tls::Optional, 28), (Tls::Required, 1), (Tls::Required, 28)]
+        {
+            let mut rig = Rig::with_tls(tls);
+            rig.inline = Some(device());
+            for piece in stream.chunks(chunk) {
+                rig.send(piece);
+                assert!(tls == Tls::Optional || rig.done.is_empty() && rig.server.is_handshaking());
+                // As a driver that goes on in the open would have it, which none does.
+                if std::mem::take(&mut rig.starting_tls) && tls == Tls::Optional {
+                    rig.server.handle_tls_started();
+                }
+            }
+        }
+    }
 }

@@ -12,7 +12,7 @@ mod common;
 
 use bytes::{Buf, Bytes};
 use common::*;
-use gateway_nbd::{CloseReason, Limits, Tag, Wants};
+use gateway_nbd::{CloseReason, Limits, Tag, Tls, Wants};
 use tap_block::memory::MemoryDevice;
 use tap_block::{BlockDevice, DeviceError, Extent, Geometry, Op};
 
@@ -22,6 +22,7 @@ const INFO: u32 = 3;
 const ERR_UNSUP: u32 = 0x8000_0001;
 const ERR_POLICY: u32 = 0x8000_0002;
 const ERR_INVALID: u32 = 0x8000_0003;
+const ERR_TLS_REQD: u32 = 0x8000_0005;
 const ERR_UNKNOWN: u32 = 0x8000_0006;
 const ERR_SHUTDOWN: u32 = 0x8000_0007;
 const ERR_TOO_BIG: u32 = 0x8000_0009;
@@ -153,8 +154,7 @@ fn malformed_choices_are_refused_in_step() {
 
 #[test]
 fn unknown_options_of_any_length_are_answered_in_step() {
-    for (number, length) in [(5, 0), (8, 0), (10, 40), (11, 0), (4, 7), (0, 0), (99, 1 << 20), (u32::MAX, 3)]
-    {
+    for (number, length) in [(8, 0), (10, 40), (11, 0), (4, 7), (0, 0), (99, 1 << 20), (u32::MAX, 3)] {
         let mut rig = haggling();
         rig.send(&option(number, &vec![7; length]));
         let (echoed, kind, _) = rig.option_reply();
@@ -193,6 +193,115 @@ fn haggling_has_an_end() {
         rig.send(piece);
     }
     assert_eq!(rig.closed, Some(CloseReason::TooManyOptions));
+}
+
+/// A client that has sent its flags and nothing else.
+fn may_start_tls(tls: Tls) -> Rig {
+    let mut rig = Rig::with_tls(tls);
+    rig.send(&client_flags(3));
+    rig.skip_greeting();
+    rig
+}
+
+fn start_tls(rig: &mut Rig) {
+    rig.send(&option(5, b""));
+    assert_eq!(rig.option_reply(), (5, ACK, Bytes::new()));
+    assert!(rig.starting_tls);
+    rig.server.handle_tls_started();
+}
+
+#[test]
+fn tls_that_is_not_switched_on_is_refused_in_step() {
+    let mut rig = haggling();
+    rig.send(&option(5, b""));
+    assert_eq!(rig.option_reply().1, ERR_POLICY);
+    rig.send(&go("disk", &[]));
+    assert!(!rig.server.is_handshaking());
+    // A client that knows no errors must not be offered it either.
+    let mut rig = Rig::with_tls(Tls::Optional);
+    rig.send(&client_flags(0));
+    rig.skip_greeting();
+    rig.send(&option(5, b""));
+    assert_eq!(rig.option_reply().1, ERR_POLICY);
+    assert!(!rig.starting_tls);
+}
+
+#[test]
+fn without_the_tls_it_must_start_a_client_gets_nothing() {
+    for data in [
+        option(3, b""),
+        option(6, &choice("disk", &[])),
+        go("disk", &[]),
+        option(8, b""),
+        option(99, &[7; 99]),
+    ] {
+        let mut rig = may_start_tls(Tls::Required);
+        rig.send(&data);
+        assert_eq!(rig.option_reply().1, ERR_TLS_REQD);
+        assert!(rig.received.is_empty() && rig.server.is_handshaking());
+        start_tls(&mut rig);
+        rig.send(&go("disk", &[]));
+        assert!(!rig.server.is_handshaking());
+    }
+    let mut rig = may_start_tls(Tls::Required);
+    rig.send(&option(1, b"disk"));
+    assert_eq!(rig.closed, Some(CloseReason::TlsRequired));
+    assert!(rig.received.is_empty());
+    let mut rig = may_start_tls(Tls::Required);
+    rig.send(&option(2, b""));
+    assert_eq!(rig.option_reply().1, ACK);
+    assert_eq!(rig.closed, Some(CloseReason::Disconnected));
+}
+
+#[test]
+fn optional_tls_is_the_clients_choice() {
+    let mut rig = may_start_tls(Tls::Optional);
+    rig.send(&go("disk", &[]));
+    assert!(!rig.server.is_handshaking());
+    let mut rig = may_start_tls(Tls::Optional);
+    rig.send(&option(3, b""));
+    rig.received.clear();
+    start_tls(&mut rig);
+    rig.send(&option(1, b"disk"));
+    assert_eq!(rig.received.len(), 10, "the client's flags still hold");
+}
+
+#[test]
+fn tls_is_started_once_and_without_data() {
+    let mut rig = may_start_tls(Tls::Required);
+    rig.send(&option(5, b"x"));
+    assert_eq!(rig.option_reply().1, ERR_INVALID);
+    start_tls(&mut rig);
+    rig.send(&option(5, b""));
+    assert_eq!(rig.option_reply().1, ERR_INVALID);
+    rig.send(&option(3, b""));
+    assert_eq!(rig.option_reply().1, SERVER);
+}
+
+#[test]
+fn what_is_sent_behind_the_request_for_tls_is_never_used() {
+    for behind in [option(3, b""), go("disk", &[]), vec![0x16], b"IHAVE".to_vec()] {
+        let mut rig = may_start_tls(Tls::Optional);
+        rig.send(&[option(5, b""), behind].concat());
+        assert_eq!(rig.closed, Some(CloseReason::BehindStartTls));
+        assert!(rig.received.is_empty() && !rig.starting_tls);
+    }
+    // Nor is anything looked at before TLS is there, should a driver go on reading.
+    let mut rig = may_start_tls(Tls::Required);
+    rig.send(&option(5, b""));
+    assert_eq!(rig.server.wants(&rig.input), Wants::Nothing);
+    rig.received.clear();
+    rig.send(&option(3, b""));
+    assert!(rig.received.is_empty());
+}
+
+#[test]
+fn a_server_that_stops_starts_no_tls() {
+    let mut rig = may_start_tls(Tls::Required);
+    rig.server.begin_shutdown();
+    rig.send(&option(5, b""));
+    assert_eq!(rig.option_reply().1, ERR_SHUTDOWN);
+    assert!(!rig.starting_tls);
 }
 
 #[test]

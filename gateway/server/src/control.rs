@@ -7,8 +7,8 @@ use std::time::Duration;
 use cx_api::{
     BookmarkCreate, BookmarkView, Code, DiffView, GroupPointView, GroupView, HoldCreate, HoldView,
     ImageClone, ImageCommit, ImageCreate, ImageView, JobId, JobKind, JobView, PinView, PointView, PolicySet,
-    PolicyView, Problem, RepairCreate, RepairView, StatusView, TimelineView, UnitView, VerificationCreate,
-    VerificationView, VolumeView,
+    PolicyView, Problem, RepairCreate, RepairView, SessionView, StatusView, TimelineView, UnitView,
+    VerificationCreate, VerificationView, VolumeView,
 };
 use cx_wire::{Question, Reply};
 use gateway_image::Point;
@@ -141,15 +141,10 @@ impl Control for Gateway {
         self.start_commit(&which, wanted.name)
     }
 
-    async fn image_remove(&self, which: ImageKey) -> Answer<()> {
+    async fn image_remove(&self, which: ImageKey, force: bool) -> Answer<()> {
         // On a task of its own: a client that goes away does not leave it half done.
-        let (images, committed) = (Arc::clone(&self.images), Arc::clone(&self.committed));
-        let removed = tokio::spawn(async move {
-            let id = images.find(&which)?.id;
-            images.remove(&which).await?;
-            // What a commit of it left half done is nothing any more.
-            committed.forget_unfinished(id).map_err(problems::internal)
-        });
+        let gateway = self.me.upgrade().ok_or_else(|| problems::internal("the gateway is stopping"))?;
+        let removed = tokio::spawn(async move { gateway.remove_image(&which, force).await });
         removed.await.map_err(problems::internal)?
     }
 
@@ -253,6 +248,14 @@ impl Control for Gateway {
             .fix("wait for it to end"));
         }
         Ok(job.view())
+    }
+
+    async fn sessions(&self) -> Answer<Vec<SessionView>> {
+        Ok(self.session_views())
+    }
+
+    async fn session_end(&self, id: u64) -> Answer<()> {
+        self.end_session(id).await
     }
 
     async fn status(&self) -> Answer<StatusView> {

@@ -3,10 +3,8 @@
 use std::sync::Arc;
 
 use cx_api::{Code, Problem};
-use gateway_front::{ClientId, Export, ExportEntry, Exports, OpenError};
-use gateway_image::catalogue::Volume;
+use gateway_front::{Access, ClientId, Export, ExportEntry, Exports, OpenError};
 use gateway_image::{Point, VolumePoint};
-use gateway_journal::ImageRecord;
 use gateway_store::Store;
 use tap_block::{BlockDevice, Clock, Name};
 use tokio::runtime::Handle;
@@ -16,10 +14,9 @@ use crate::http::Answer;
 use crate::images::Images;
 use crate::lease_file::LeaseFile;
 use crate::leases::{Frozen, LeaseKey};
+use crate::listing;
 use crate::points::Points;
-
-/// Bookmarks in a list, the newest of all volumes.
-const LISTED_BOOKMARKS: usize = 1000;
+use crate::problems;
 
 /// The gateway's exports.
 pub(crate) struct GatewayExports {
@@ -32,19 +29,8 @@ pub(crate) struct GatewayExports {
 }
 
 impl Exports for GatewayExports {
-    fn list(&self) -> Vec<ExportEntry> {
-        let catalogue = self.store.catalogue();
-        let mut volumes: Vec<&Arc<Volume>> = catalogue.volumes().collect();
-        volumes.sort_by_key(|v| v.name());
-        let heads = volumes.iter().map(|v| ExportEntry {
-            name: v.name().to_string(),
-            description: format!("{} at its newest durable point, read-only", v.name()),
-        });
-        let images = catalogue.images().map(|image| ExportEntry {
-            name: image.name.to_string(),
-            description: describe(image, catalogue.volume(image.volume).map(|v| v.name())),
-        });
-        heads.chain(images).chain(newest_bookmarks(&volumes)).collect()
+    fn list(&self, access: &Access) -> Vec<ExportEntry> {
+        listing::entries(&self.points, access)
     }
 
     fn open(&self, name: &str, client: &ClientId) -> Result<Export, OpenError> {
@@ -58,7 +44,7 @@ impl GatewayExports {
         if let Some(image) =
             name.parse().ok().and_then(|n: Name| self.store.catalogue().image_named(&n).cloned())
         {
-            let description = describe(&image, None);
+            let description = listing::image(&self.points, &self.store.catalogue(), &image);
             return Ok(Export { name, description, device: self.images.open(&image)? });
         }
         let wanted = if name.contains('@') {
@@ -69,7 +55,9 @@ impl GatewayExports {
             VolumePoint { volume, point: Point::Now }
         };
         let (frozen, device) = self.open_point(&wanted, &name, client)?;
-        let description = format!("{} at lsn:{}, read-only", wanted.volume, frozen.point.get());
+        let catalogue = self.store.catalogue();
+        let volume = catalogue.volume(frozen.volume).ok_or_else(|| problems::no_volume(&wanted.volume))?;
+        let description = listing::point(&self.points, volume, frozen.point);
         Ok(Export { name, description, device })
     }
 
@@ -129,25 +117,9 @@ impl Drop for Held {
     }
 }
 
-/// All connections of one process are one client, and all of one machine over TCP.
+/// All connections of one process are one client, all of one machine over TCP, all with the same certificate.
 fn client_key(client: &ClientId) -> String {
     client.to_string()
-}
-
-fn newest_bookmarks(volumes: &[&Arc<Volume>]) -> Vec<ExportEntry> {
-    let all = volumes.iter().flat_map(|v| v.bookmarks().map(move |(name, at)| (v, name, at)));
-    let mut all: Vec<_> = all.filter(|(v, _, at)| v.selectable(at.at.lsn).is_ok()).collect();
-    all.sort_by_key(|(_, _, at)| std::cmp::Reverse(at.at.at));
-    let entry = |(volume, name, at): &(&&Arc<Volume>, &Name, &gateway_image::catalogue::BookmarkPoint)| {
-        ExportEntry { name: format!("{}@{name}", volume.name()), description: at.note.clone() }
-    };
-    all.iter().take(LISTED_BOOKMARKS).map(entry).collect()
-}
-
-fn describe(image: &ImageRecord, volume: Option<&Name>) -> String {
-    let way = if image.writable { "read/write" } else { "read-only" };
-    let of = volume.map_or_else(String::new, |v| format!(" of {v}"));
-    format!("image{of} at lsn:{}, {way}", image.point.get())
 }
 
 fn refusal(problem: &Problem) -> OpenError {

@@ -3,11 +3,11 @@
 use std::io;
 use std::net::SocketAddr;
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Duration;
 
 use cx_link::{Address, Downlink, Hub, Listener};
-use gateway_front::{Front, FrontHandle, Limits, ListenAddress, ListenError};
+use gateway_front::{Front, FrontHandle, Limits, ListenAddress, ListenError, Security};
 use gateway_image::catalogue::Volume;
 use gateway_store::{Store, StoreConfig, StoreError};
 use tap_block::{Clock, Name, WallTime};
@@ -52,6 +52,10 @@ pub struct GatewayConfig {
     pub links: Vec<Address>,
     /// Where NBD clients connect to.
     pub nbd: Vec<ListenAddress>,
+    /// What NBD clients may cost.
+    pub nbd_limits: Limits,
+    /// TLS of NBD clients.
+    pub security: Security,
     /// Where the HTTP API is.
     pub api: Option<http::ApiConfig>,
     /// The switchboard of links within the process.
@@ -76,6 +80,8 @@ impl GatewayConfig {
             data,
             links: Vec::new(),
             nbd: Vec::new(),
+            nbd_limits: Limits::default(),
+            security: Security::default(),
             api: None,
             hub: Hub::new(),
             protected: Vec::new(),
@@ -140,6 +146,11 @@ pub struct Gateway {
     leases: Arc<LeaseFile>,
     pub(crate) started: WallTime,
     front: Mutex<Option<Arc<FrontHandle>>>,
+    /// That of a tap in the same process.
+    pub(crate) tap_front: Mutex<Weak<FrontHandle>>,
+    /// One image is taken out of use at a time, so that of two who take it away both are right.
+    pub(crate) removing: tokio::sync::Mutex<()>,
+    pub(crate) me: Weak<Self>,
 }
 
 /// A gateway at work.
@@ -164,7 +175,7 @@ impl Gateway {
         let setup = config.clone();
         let (gateway, lock) = tokio::task::spawn_blocking(move || Self::open(&setup)).await??;
         gateway.go_on_materializing();
-        let front = gateway.start_front(&config.nbd).await?;
+        let front = gateway.start_front(&config).await?;
         let downlink = Downlink::new(Arc::clone(&gateway.streams) as _);
         let links = listen(&downlink, &config.links, &config.hub).await?;
         let api = match &config.api {
@@ -196,7 +207,7 @@ impl Gateway {
         let disks = std::path::absolute(config.data.join("volumes")).map_err(failed)?;
         let committed = Committed::open(disks, Arc::clone(&names), &store.catalogue()).map_err(failed)?;
         let streams = Arc::new(Streams::new(Arc::clone(&store), Arc::clone(&clock), Arc::clone(&names)));
-        let gateway = Self {
+        let gateway = Arc::new_cyclic(|me| Self {
             points: Points {
                 store: Arc::clone(&store),
                 streams: Arc::clone(&streams),
@@ -211,14 +222,17 @@ impl Gateway {
             leases: Arc::new(LeaseFile::open(config.data.join("leases.json"), &*clock)),
             started: clock.wall(),
             front: Mutex::new(None),
+            tap_front: Mutex::default(),
+            removing: tokio::sync::Mutex::default(),
+            me: Weak::clone(me),
             store,
             clock,
             streams,
-        };
-        Ok((Arc::new(gateway), lock))
+        });
+        Ok((gateway, lock))
     }
 
-    async fn start_front(&self, addresses: &[ListenAddress]) -> Result<Arc<FrontHandle>, StartError> {
+    async fn start_front(&self, config: &GatewayConfig) -> Result<Arc<FrontHandle>, StartError> {
         let exports = Arc::new(GatewayExports {
             store: Arc::clone(&self.store),
             points: self.points.clone(),
@@ -227,8 +241,8 @@ impl Gateway {
             leases: Arc::clone(&self.leases),
             runtime: Handle::current(),
         });
-        let addresses = addresses.to_vec();
-        let start = move || Front::start(&addresses, exports, Limits::default());
+        let GatewayConfig { nbd, nbd_limits, security, .. } = config.clone();
+        let start = move || Front::start_secured(&nbd, exports, nbd_limits, security);
         let front = Arc::new(tokio::task::spawn_blocking(start).await??);
         *self.front.lock().unwrap_or_else(PoisonError::into_inner) = Some(Arc::clone(&front));
         Ok(front)
@@ -301,6 +315,11 @@ impl GatewayHandle {
     #[must_use]
     pub fn nbd_uris(&self) -> Vec<String> {
         self.front.uris("")
+    }
+
+    /// Certificates and the list of NBD clients, anew: for whoever connects from here on.
+    pub fn secure_anew(&self, security: Security) {
+        self.front.secure_anew(security);
     }
 
     /// Ends it in order: no new requests, connections drained for up to `grace` each, everything received made

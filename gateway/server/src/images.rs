@@ -59,6 +59,13 @@ pub(crate) struct Frozen<'a> {
     record: ImageRecord,
 }
 
+impl Frozen<'_> {
+    /// How many connections still have it open.
+    pub(crate) fn users(&self) -> usize {
+        self.images.table().users(self.record.id)
+    }
+}
+
 impl Drop for Frozen<'_> {
     fn drop(&mut self) {
         self.images.table().frozen.remove(&self.record.id);
@@ -223,6 +230,20 @@ impl Images {
         table.frozen.insert(record.id);
         drop(table);
         Ok((Frozen { images: self, record }, overlay))
+    }
+
+    /// From here on nobody can open the image, as with [`Images::freeze`]; who has it open has it still.
+    ///
+    /// # Errors
+    /// When somebody else is at it.
+    pub(crate) async fn freeze_in_use(&self, record: &ImageRecord) -> Answer<Frozen<'_>> {
+        let _one_at_a_time = self.changing.lock().await;
+        let record = self.find(&ImageKey::Id(record.id.get()))?;
+        let mut table = self.table();
+        table.check_idle(&record, None)?;
+        table.frozen.insert(record.id);
+        drop(table);
+        Ok(Frozen { images: self, record })
     }
 
     /// Takes a frozen image out of use for good. When `hand_over`, which is quick, has succeeded the image is gone.
@@ -419,7 +440,23 @@ impl Table {
         Ok(())
     }
 
+    fn users(&self, id: ImageId) -> usize {
+        self.open.get(&id).map_or(0, |open| Arc::strong_count(&open.users) - 1)
+    }
+
     fn check_unused(&self, record: &ImageRecord, by: Option<&Arc<Job>>) -> Answer<()> {
+        self.check_idle(record, by)?;
+        match self.users(record.id) {
+            0 => Ok(()),
+            connections => {
+                let text = format!("image {} is open ({connections} connections)", record.name);
+                Err(Problem::new(Code::Conflict, text).fix("close what uses it, then try again"))
+            }
+        }
+    }
+
+    /// No job is at it.
+    fn check_idle(&self, record: &ImageRecord, by: Option<&Arc<Job>>) -> Answer<()> {
         if self.frozen.contains(&record.id) {
             let text = format!("image {} is being removed or committed", record.name);
             return Err(
@@ -433,13 +470,7 @@ impl Table {
             return Err(Problem::new(Code::Conflict, text)
                 .fix(format!("wait for it, or cancel it: chronogate job cancel {}", job.id())));
         }
-        match Arc::strong_count(&open.users) - 1 {
-            0 => Ok(()),
-            connections => {
-                let text = format!("image {} is open ({connections} connections)", record.name);
-                Err(Problem::new(Code::Conflict, text).fix("close what uses it, then try again"))
-            }
-        }
+        Ok(())
     }
 }
 

@@ -83,6 +83,18 @@ impl Points {
         }
     }
 
+    /// The latest that it may be now by the clock of the volume's source, so that a point is never shown newer than it is.
+    pub(crate) fn source_now(&self, volume: &Name) -> WallTime {
+        let now = self.clock.wall();
+        self.offset(volume).map_or(now, |offset| offset.latest(now))
+    }
+
+    /// When the record at `lsn` was captured, where that is known. May block.
+    pub(crate) fn time_at(&self, volume: &Volume, lsn: Lsn) -> Option<WallTime> {
+        let durable = self.store.durable(volume.stream())?;
+        self.time_of(volume, &durable, lsn).ok().flatten()
+    }
+
     fn offset(&self, volume: &Name) -> Option<Offset> {
         let stream = self.store.catalogue().volume_named(volume)?.stream();
         self.streams.get(stream)?.offset()

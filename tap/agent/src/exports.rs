@@ -2,7 +2,7 @@
 
 use std::sync::{Arc, PoisonError, RwLock};
 
-use gateway_front::{ClientId, Export, ExportEntry, Exports, OpenError};
+use gateway_front::{Access, ClientId, Export, ExportEntry, Exports, OpenError};
 
 use crate::volume::Volume;
 
@@ -21,9 +21,9 @@ impl Disks {
 }
 
 impl Exports for Disks {
-    fn list(&self) -> Vec<ExportEntry> {
+    fn list(&self, access: &Access) -> Vec<ExportEntry> {
         let entry = |v: &Arc<Volume>| ExportEntry { name: v.name().to_string(), description: describe(v) };
-        self.all().iter().map(entry).collect()
+        self.all().iter().filter(|v| access.allows(v.name().as_str())).map(entry).collect()
     }
 
     fn open(&self, name: &str, _client: &ClientId) -> Result<Export, OpenError> {

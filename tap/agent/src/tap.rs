@@ -6,7 +6,7 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use cx_link::{Address, Hub};
-use gateway_front::{Front, FrontHandle, ListenAddress, ListenError};
+use gateway_front::{Front, FrontHandle, ListenAddress, ListenError, Security};
 use tap_block::{MAX_MEMBERS, Name, StreamId};
 use thiserror::Error;
 
@@ -26,6 +26,10 @@ pub struct TapConfig {
     pub protect: Vec<Protect>,
     /// Where guests connect.
     pub listen: Vec<ListenAddress>,
+    /// What guests may cost.
+    pub nbd_limits: gateway_front::Limits,
+    /// TLS of guests.
+    pub security: Security,
     /// The CX.
     pub cx: Address,
     /// The switchboard for in-memory addresses.
@@ -106,7 +110,8 @@ impl Tap {
             disks.add(Arc::clone(&protected.volume));
             volumes.push(protected);
         }
-        let front = Front::start(&config.listen, Arc::clone(&disks) as _, gateway_front::Limits::default())?;
+        let exports = Arc::clone(&disks) as _;
+        let front = Front::start_secured(&config.listen, exports, config.nbd_limits, config.security)?;
         let groups: Vec<Arc<Group>> =
             config.groups.iter().map(|group| form(group, &volumes, config.group_interval)).collect();
         let barriers = put_barriers(&groups)?;
@@ -136,6 +141,12 @@ impl Tap {
         let status = self.status(&protected);
         volumes.push(protected);
         Ok(status)
+    }
+
+    /// Where guests connect.
+    #[must_use]
+    pub const fn front(&self) -> &Arc<FrontHandle> {
+        &self.front
     }
 
     /// The volumes, in the order in which they were given.

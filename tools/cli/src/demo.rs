@@ -15,6 +15,7 @@ use tap_agent::Protect;
 use tap_block::{Consistency, Name};
 
 use crate::client::Client;
+use crate::listen::NbdArgs;
 use crate::output::{Failure, print};
 use crate::programs::{Signals, log_to_stderr, runtime};
 use crate::site::{CxPlan, GatewayPlan, Plan, Ready, Site, TapPlan};
@@ -103,7 +104,7 @@ fn plan(dir: &Path, disk: PathBuf) -> Result<Plan, Failure> {
     let name: Name = VOLUME.parse().map_err(|e: tap_block::NameError| Failure::internal(e.to_string()))?;
     let (to_cx, to_gateway) = (Address::Memory("cx".to_owned()), Address::Memory("gateway".to_owned()));
     let unix = |file: &str| ListenAddress::Unix(dir.join(file));
-    let nbd = vec![unix("nbd.sock"), ListenAddress::Tcp(free_or_any(10_809).to_string())];
+    let nbd = vec![unix("nbd.sock").into(), ListenAddress::Tcp(free_or_any(10_809).to_string()).into()];
     Ok(Plan {
         data: dir.join("data"),
         gateway: Some(GatewayPlan {
@@ -118,12 +119,13 @@ fn plan(dir: &Path, disk: PathBuf) -> Result<Plan, Failure> {
         cx: Some(CxPlan { listen: vec![to_cx.clone()], gateways: vec![("local".to_owned(), to_gateway)] }),
         tap: Some(TapPlan {
             cx: to_cx,
-            nbd: vec![unix("tap.sock")],
+            nbd: vec![unix("tap.sock").into()],
             protect: vec![Protect { name, path: disk }],
             groups: Vec::new(),
             group_interval: crate::programs::EACH_SECOND,
         }),
         ready_file: None,
+        nbd: NbdArgs::default(),
         insecure: false,
     })
 }

@@ -3,6 +3,7 @@
 
 mod client;
 mod demo;
+mod listen;
 mod output;
 mod programs;
 mod site;

@@ -13,6 +13,7 @@ use tap_agent::{GroupOf, Protect};
 use tap_block::Name;
 use tokio::signal::unix::{SignalKind, signal};
 
+use crate::listen::{Listen, NbdArgs};
 use crate::output::{Failure, say};
 use crate::site::{CxPlan, GatewayPlan, Plan, Ready, Site, TapPlan};
 
@@ -28,7 +29,8 @@ struct Common {
     /// Written, as JSON, once everything listens
     #[arg(long, value_name = "FILE")]
     ready_file: Option<PathBuf>,
-    /// Allow listeners that other machines can reach: there is no authentication yet
+    /// Allow listeners that other machines can reach and where nobody has to say who he is: the API, links, and NBD without TLS and
+    /// clients' certificates
     #[arg(long)]
     insecure: bool,
 }
@@ -42,6 +44,8 @@ pub(crate) struct UpArgs {
     disks: Disks,
     #[command(flatten)]
     images: Images,
+    #[command(flatten)]
+    nbd: NbdArgs,
 }
 
 /// What a tap serves.
@@ -50,9 +54,10 @@ struct Disks {
     /// A file or block device to protect, under a name (repeatable)
     #[arg(long, value_name = "NAME=PATH", value_parser = parse_protect, required = true)]
     protect: Vec<Protect>,
-    /// Where guests open the protected disks: unix:PATH or HOST:PORT (repeatable) [default: unix:DATA/tap.sock]
-    #[arg(long, value_name = "ADDRESS", value_parser = ListenAddress::from_str)]
-    tap_nbd: Vec<ListenAddress>,
+    /// Where guests open the protected disks: unix:PATH or HOST:PORT, `,tls=MODE` behind it if it has its own (repeatable)
+    /// [default: unix:DATA/tap.sock]
+    #[arg(long, value_name = "ADDRESS", value_parser = Listen::from_str)]
+    tap_nbd: Vec<Listen>,
     /// Protected disks that belong together, under a name: points of the group show all of them at one moment (repeatable)
     #[arg(long, value_name = "NAME=VOLUME,VOLUME", value_parser = parse_group)]
     group: Vec<GroupOf>,
@@ -64,10 +69,10 @@ struct Disks {
 /// What a gateway serves.
 #[derive(Debug, Args)]
 struct Images {
-    /// Where history is served over NBD: unix:PATH or HOST:PORT (repeatable) [default: unix:DATA/nbd.sock and
-    /// 127.0.0.1:10809]
-    #[arg(long, value_name = "ADDRESS", value_parser = ListenAddress::from_str)]
-    nbd: Vec<ListenAddress>,
+    /// Where history is served over NBD: unix:PATH or HOST:PORT, `,tls=MODE` behind it if it has its own (repeatable)
+    /// [default: unix:DATA/nbd.sock and 127.0.0.1:10809]
+    #[arg(long, value_name = "ADDRESS", value_parser = Listen::from_str)]
+    nbd: Vec<Listen>,
     /// Where the HTTP API listens
     #[arg(long, value_name = "HOST:PORT", default_value = "127.0.0.1:7070")]
     api: SocketAddr,
@@ -96,6 +101,8 @@ pub(crate) struct TapArgs {
     cx: Address,
     #[command(flatten)]
     disks: Disks,
+    #[command(flatten)]
+    nbd: NbdArgs,
 }
 
 /// Of `cx`.
@@ -120,10 +127,12 @@ pub(crate) struct GatewayArgs {
     #[arg(long, value_name = "HOST:PORT", value_parser = Address::from_str, default_value = "127.0.0.1:7072")]
     listen: Vec<Address>,
     /// Where volumes that images were committed to are used: unix:PATH or HOST:PORT (repeatable) [default: unix:DATA/tap.sock]
-    #[arg(long, value_name = "ADDRESS", value_parser = ListenAddress::from_str)]
-    tap_nbd: Vec<ListenAddress>,
+    #[arg(long, value_name = "ADDRESS", value_parser = Listen::from_str)]
+    tap_nbd: Vec<Listen>,
     #[command(flatten)]
     images: Images,
+    #[command(flatten)]
+    nbd: NbdArgs,
 }
 
 impl UpArgs {
@@ -136,6 +145,7 @@ impl UpArgs {
             gateway: Some(self.images.into_plan(data, vec![to_gateway])),
             cx: Some(cx),
             tap: Some(self.disks.into_plan(data, to_cx)),
+            nbd: self.nbd,
             ..self.common.into_plan()
         }
     }
@@ -143,7 +153,8 @@ impl UpArgs {
 
 impl TapArgs {
     pub(crate) fn into_plan(self) -> Plan {
-        Plan { tap: Some(self.disks.into_plan(&self.common.data, self.cx)), ..self.common.into_plan() }
+        let tap = Some(self.disks.into_plan(&self.common.data, self.cx));
+        Plan { tap, nbd: self.nbd, ..self.common.into_plan() }
     }
 }
 
@@ -165,6 +176,7 @@ impl GatewayArgs {
         Plan {
             gateway: Some(self.images.into_plan(data, links)),
             tap: Some(disks.into_plan(data, own)),
+            nbd: self.nbd,
             ..self.common.into_plan()
         }
     }
@@ -179,7 +191,7 @@ impl Common {
 impl Disks {
     fn into_plan(self, data: &std::path::Path, cx: Address) -> TapPlan {
         let nbd = match self.tap_nbd.is_empty() {
-            true => vec![ListenAddress::Unix(data.join("tap.sock"))],
+            true => vec![ListenAddress::Unix(data.join("tap.sock")).into()],
             false => self.tap_nbd,
         };
         TapPlan { cx, nbd, protect: self.protect, groups: self.group, group_interval: self.group_interval }
@@ -190,8 +202,8 @@ impl Images {
     fn into_plan(self, data: &std::path::Path, links: Vec<Address>) -> GatewayPlan {
         let nbd = match self.nbd.is_empty() {
             true => vec![
-                ListenAddress::Unix(data.join("nbd.sock")),
-                ListenAddress::Tcp("127.0.0.1:10809".to_owned()),
+                ListenAddress::Unix(data.join("nbd.sock")).into(),
+                ListenAddress::Tcp("127.0.0.1:10809".to_owned()).into(),
             ],
             false => self.nbd,
         };
@@ -203,8 +215,10 @@ impl Images {
 /// Runs what the plan says until SIGTERM or SIGINT, then drains. A second signal ends at once.
 pub(crate) fn run(plan: Plan) -> Result<(), Failure> {
     log_to_stderr();
+    raise_open_files();
     runtime()?.block_on(async {
         let mut signals = Signals::new()?;
+        let mut hangups = Hangups::new(&plan.nbd)?;
         let ready_file = plan.ready_file.clone();
         let (site, ready) = Site::start(plan).await?;
         if let Some(path) = &ready_file
@@ -214,8 +228,22 @@ pub(crate) fn run(plan: Plan) -> Result<(), Failure> {
             return Err(failure);
         }
         say(&described(&ready));
-        signals.stop_at_next(site.stop()).await
+        tokio::select! {
+            () = hangups.each(|| site.secure_anew()) => {}
+            () = signals.next() => {}
+        }
+        signals.stop(site.stop()).await
     })
+}
+
+/// Each NBD connection takes a few open files, and what a shell allows at first is less than the connections that we do.
+fn raise_open_files() {
+    use rustix::process::{Resource, getrlimit, setrlimit};
+    let limit = getrlimit(Resource::Nofile);
+    let raised = rustix::process::Rlimit { current: limit.maximum, ..limit };
+    if let Err(error) = setrlimit(Resource::Nofile, raised) {
+        tracing::warn!(%error, "no more files can be opened than {:?}", limit.current);
+    }
 }
 
 /// The runtime of a program with parts in it.
@@ -263,12 +291,39 @@ impl Signals {
     /// Waits for one, then stops; another one meanwhile ends the process at once, which loses nothing acknowledged.
     pub(crate) async fn stop_at_next(&mut self, stop: impl Future<Output = ()>) -> Result<(), Failure> {
         self.next().await;
+        self.stop(stop).await
+    }
+
+    async fn stop(&mut self, stop: impl Future<Output = ()>) -> Result<(), Failure> {
         say("stopping: draining what is under way; once more to end at once\n");
         tokio::select! {
             () = stop => Ok(()),
             () = self.next() => Err(Failure::new(ExitStatus::Error, "ended before everything was drained")
                 .because("a second signal came")
                 .fix("the next start copies what was under way again")),
+        }
+    }
+}
+
+/// SIGHUP, which says that certificates have changed; where there are none it ends the process as ever.
+struct Hangups(Option<tokio::signal::unix::Signal>);
+
+impl Hangups {
+    fn new(nbd: &NbdArgs) -> Result<Self, Failure> {
+        let listen = || signal(SignalKind::hangup());
+        let caught = nbd.has_files().then(listen).transpose();
+        caught.map(Self).map_err(|e| Failure::internal(format!("signals cannot be caught: {e}")))
+    }
+
+    /// Does this at each, for ever.
+    async fn each(&mut self, renew: impl Fn()) {
+        match &mut self.0 {
+            Some(hangups) => {
+                while hangups.recv().await.is_some() {
+                    tokio::task::block_in_place(&renew);
+                }
+            }
+            None => std::future::pending().await,
         }
     }
 }

@@ -17,6 +17,7 @@ use serde::Serialize;
 use tap_agent::{GroupOf, Limits, Protect, Tap, TapConfig};
 use tap_disk::{DirLock, LockError};
 
+use crate::listen::{Door, DoorPlan, Listen, NbdArgs};
 use crate::output::Failure;
 use crate::verbs::PackAfter;
 
@@ -36,13 +37,15 @@ pub(crate) struct Plan {
     pub(crate) cx: Option<CxPlan>,
     pub(crate) tap: Option<TapPlan>,
     pub(crate) ready_file: Option<PathBuf>,
+    /// How NBD clients are let in.
+    pub(crate) nbd: NbdArgs,
     /// Listeners beyond loopback are allowed.
     pub(crate) insecure: bool,
 }
 
 pub(crate) struct GatewayPlan {
     pub(crate) links: Vec<Address>,
-    pub(crate) nbd: Vec<ListenAddress>,
+    pub(crate) nbd: Vec<Listen>,
     pub(crate) api: Option<SocketAddr>,
     /// Bytes the journal may take; `None`: what the file system has.
     pub(crate) journal_limit: Option<u64>,
@@ -62,7 +65,7 @@ pub(crate) struct CxPlan {
 
 pub(crate) struct TapPlan {
     pub(crate) cx: Address,
-    pub(crate) nbd: Vec<ListenAddress>,
+    pub(crate) nbd: Vec<Listen>,
     pub(crate) protect: Vec<Protect>,
     pub(crate) groups: Vec<GroupOf>,
     pub(crate) group_interval: Duration,
@@ -73,6 +76,7 @@ pub(crate) struct Site {
     tap: Option<Arc<Tap>>,
     cx: Option<CxHandle>,
     gateway: Option<GatewayHandle>,
+    doors: DoorPlan,
     /// The in-memory transport lives as long as anybody may use it.
     _hub: Hub,
     _lock: DirLock,
@@ -100,16 +104,19 @@ pub(crate) struct ReadyVolume {
 impl Site {
     /// Starts everything the plan names, from the bottom up; must be called inside a multi-thread runtime.
     pub(crate) async fn start(plan: Plan) -> Result<(Self, Ready), Failure> {
-        plan.refuse_open_listeners()?;
+        let door_plan = plan.door_plan();
+        let doors = door_plan.doors()?;
+        plan.refuse_open_listeners(&doors)?;
         if let Some(path) = &plan.ready_file {
             remove_stale(path)?;
         }
         let lock = lock(&plan.data)?;
         let hub = Hub::new();
         let protected = plan.tap.iter().flat_map(|t| t.protect.iter().map(|p| p.path.clone())).collect();
-        let mut site = Self { tap: None, cx: None, gateway: None, _hub: hub.clone(), _lock: lock };
+        let mut site =
+            Self { tap: None, cx: None, gateway: None, doors: door_plan, _hub: hub.clone(), _lock: lock };
         let mut links = Vec::new();
-        if let Err(failure) = site.start_parts(plan, &hub, protected, &mut links).await {
+        if let Err(failure) = site.start_parts(plan, doors, &hub, protected, &mut links).await {
             site.stop().await;
             return Err(failure);
         }
@@ -120,6 +127,7 @@ impl Site {
     async fn start_parts(
         &mut self,
         plan: Plan,
+        (of_gateway, of_tap): (Door, Door),
         hub: &Hub,
         protected: Vec<PathBuf>,
         links: &mut Vec<String>,
@@ -138,7 +146,9 @@ impl Site {
                 store,
                 hooks: gateway.hooks.unwrap_or(usual.hooks),
                 links: gateway.links,
-                nbd: gateway.nbd,
+                nbd: addresses(gateway.nbd),
+                nbd_limits: of_gateway.limits,
+                security: of_gateway.security,
                 api: gateway.api.map(|listen| ApiConfig { listen, insecure: plan.insecure }),
                 hub: hub.clone(),
                 protected,
@@ -161,7 +171,7 @@ impl Site {
             self.cx = Some(handle);
         }
         if let Some(tap) = plan.tap {
-            self.start_tap(tap, plan.data, hub)?;
+            self.start_tap(tap, of_tap, plan.data, hub)?;
         }
         links.retain(|l| !l.starts_with("mem:"));
         self.wait_until_known().await;
@@ -169,13 +179,26 @@ impl Site {
     }
 
     /// Beside a gateway the tap also protects the disks that images were committed to, and those that will be.
-    fn start_tap(&mut self, plan: TapPlan, data: PathBuf, hub: &Hub) -> Result<(), Failure> {
+    fn start_tap(&mut self, plan: TapPlan, door: Door, data: PathBuf, hub: &Hub) -> Result<(), Failure> {
         let TapPlan { cx, nbd: listen, protect, groups, group_interval } = plan;
-        let (hub, limits) = (hub.clone(), Limits::default());
-        let config = TapConfig { data, protect, listen, cx, hub, limits, groups, group_interval };
+        let (hub, limits, listen) = (hub.clone(), Limits::default(), addresses(listen));
+        let Door { limits: nbd_limits, security } = door;
+        let config = TapConfig {
+            data,
+            protect,
+            listen,
+            nbd_limits,
+            security,
+            cx,
+            hub,
+            limits,
+            groups,
+            group_interval,
+        };
         let started = tokio::task::block_in_place(|| Tap::start(config));
         let tap = Arc::new(started.map_err(|e| cannot_start("the tap", &e))?);
         if let Some(gateway) = &self.gateway {
+            gateway.gateway().list_clients_of(tap.front());
             gateway.gateway().protect_with(protector(&tap));
             let protected = tokio::task::block_in_place(|| gateway.gateway().protect_committed());
             protected.map_err(|e| cannot_start("the tap", &e))?;
@@ -218,9 +241,28 @@ impl Site {
         }
     }
 
+    /// Reads certificates and the list of NBD clients again, for whoever connects from here on. When they cannot be used, those
+    /// that were read before stay.
+    pub(crate) fn secure_anew(&self) {
+        match self.doors.doors() {
+            Ok((of_gateway, of_tap)) => {
+                if let Some(gateway) = &self.gateway {
+                    gateway.secure_anew(of_gateway.security);
+                }
+                if let Some(tap) = &self.tap {
+                    tap.front().secure_anew(of_tap.security);
+                }
+                tracing::info!("certificates and the list of NBD clients are read anew");
+            }
+            Err(failure) => {
+                tracing::error!("what was read before stays in force: {}: {}", failure.what, failure.why);
+            }
+        }
+    }
+
     /// Stops everything, from the top down, so that what was captured still gets through.
     pub(crate) async fn stop(self) {
-        let Self { tap, cx, gateway, _hub, _lock } = self;
+        let Self { tap, cx, gateway, doors: _, _hub, _lock } = self;
         if let Some(tap) = tap
             && !tap.stop(TAP_STOP).await
         {
@@ -238,14 +280,20 @@ impl Site {
 }
 
 impl Plan {
-    /// Until tokens and TLS exist, whoever reaches a listener can read and write everything.
-    fn refuse_open_listeners(&self) -> Result<(), Failure> {
+    fn door_plan(&self) -> DoorPlan {
+        let gateway = self.gateway.as_ref().map_or_else(Vec::new, |g| g.nbd.clone());
+        let tap = self.tap.as_ref().map_or_else(Vec::new, |t| t.nbd.clone());
+        DoorPlan { args: self.nbd.clone(), gateway, tap }
+    }
+
+    /// Where nobody has to show a certificate, whoever reaches a listener can read and write everything.
+    fn refuse_open_listeners(&self, (gateway, tap): &(Door, Door)) -> Result<(), Failure> {
         if self.insecure {
             return Ok(());
         }
-        let tcp = |a: &ListenAddress| match a {
-            ListenAddress::Tcp(text) => Some(text.clone()),
-            ListenAddress::Unix(_) => None,
+        let tcp = |listen: &Listen, door: &Door| match &listen.address {
+            ListenAddress::Tcp(text) if !door.security.is_guarded(&listen.address) => Some(text.clone()),
+            _ => None,
         };
         let link = |a: &Address| match a {
             Address::Tcp(text) => Some(text.clone()),
@@ -253,16 +301,17 @@ impl Plan {
         };
         let mut open: Vec<String> = Vec::new();
         if let Some(g) = &self.gateway {
-            open.extend(g.nbd.iter().filter_map(tcp).chain(g.links.iter().filter_map(link)));
+            let nbd = g.nbd.iter().filter_map(|listen| tcp(listen, gateway));
+            open.extend(nbd.chain(g.links.iter().filter_map(link)));
             open.extend(g.api.map(|a| a.to_string()));
         }
         open.extend(self.cx.iter().flat_map(|c| c.listen.iter().filter_map(link)));
-        open.extend(self.tap.iter().flat_map(|t| t.nbd.iter().filter_map(tcp)));
+        open.extend(self.tap.iter().flat_map(|t| t.nbd.iter().filter_map(|listen| tcp(listen, tap))));
         match open.iter().find(|a| !is_loopback(a)) {
             None => Ok(()),
             Some(address) => Err(Failure::usage(format!("{address} can be reached from other machines"))
-                .because("there is no authentication and no encryption yet, so anybody there could read and write your disks")
-                .fix("listen on 127.0.0.1 or a unix socket, or say --insecure if the network is yours alone")),
+                .because("there nobody has to say who he is, so anybody could read and write your disks")
+                .fix("listen on 127.0.0.1 or a unix socket, require TLS of NBD clients (--nbd-tls-dir), or say --insecure if the network is yours alone")),
         }
     }
 }
@@ -276,6 +325,10 @@ fn protector(tap: &Arc<Tap>) -> ProtectDisk {
         let what = Protect { name: name.clone(), path: path.to_owned() };
         tap.protect_as(&what, told).map(|volume| volume.uris).map_err(|e| e.to_string())
     })
+}
+
+fn addresses(listen: Vec<Listen>) -> Vec<ListenAddress> {
+    listen.into_iter().map(|listen| listen.address).collect()
 }
 
 fn is_loopback(address: &str) -> bool {

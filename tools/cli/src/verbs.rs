@@ -10,6 +10,7 @@ mod parse;
 mod point;
 mod policy;
 mod restore;
+mod session;
 mod status;
 mod verify;
 mod volume;
@@ -79,6 +80,8 @@ pub(crate) enum Verb {
     Verify(verify::VerifyArgs),
     /// Long work: list, watch, cancel
     Job(job::JobArgs),
+    /// NBD clients that are connected: list, end
+    Session(session::SessionArgs),
     /// The gateway at a glance
     Status(status::StatusArgs),
 }
@@ -135,6 +138,7 @@ async fn perform(verb: Verb) -> Result<()> {
         Verb::Restore(args) => restore::run(args).await,
         Verb::Verify(args) => verify::run(args).await,
         Verb::Job(args) => job::run(args).await,
+        Verb::Session(args) => session::run(args).await,
         Verb::Status(args) => status::run(args).await,
     }
 }

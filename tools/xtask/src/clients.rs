@@ -16,6 +16,8 @@ const CLIENTS: &[(&str, &str)] = &[
     ("nbdkit", "nbdkit"),
     ("fio", "fio"),
     ("qemu-io", "qemu-utils"),
+    ("qemu-img", "qemu-utils"),
+    ("openssl", "openssl"),
     ("mkfs.ext4", "e2fsprogs"),
     ("fusermount3", "fuse3"),
     ("fsfreeze", "util-linux"),

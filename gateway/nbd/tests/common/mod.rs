@@ -11,7 +11,7 @@
 )]
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
-use gateway_nbd::{Action, CloseReason, ExportInfo, Limits, ListEntry, Refusal, Server, Tag, Wants};
+use gateway_nbd::{Action, CloseReason, ExportInfo, Limits, ListEntry, Refusal, Server, Tag, Tls, Wants};
 use tap_block::memory::MemoryDevice;
 use tap_block::{BlockDevice, Geometry, Op};
 
@@ -47,6 +47,8 @@ pub(crate) struct Rig {
     pub(crate) inline: Option<MemoryDevice>,
     /// What completed there.
     pub(crate) done: Vec<Op>,
+    /// TLS was asked for; a test says when it has started.
+    pub(crate) starting_tls: bool,
 }
 
 impl Rig {
@@ -68,7 +70,13 @@ impl Rig {
             geometry,
             inline: None,
             done: Vec::new(),
+            starting_tls: false,
         }
+    }
+
+    /// A server where clients may or must start TLS, which is only pretended.
+    pub(crate) fn with_tls(tls: Tls) -> Self {
+        Self { server: Server::with_tls(Limits::default(), tls), ..Self::new() }
     }
 
     /// A rig in the transmission phase, its handshake behind it.
@@ -101,6 +109,7 @@ impl Rig {
                     }
                     None => self.ops.push((tag, op)),
                 },
+                Action::StartTls => self.starting_tls = true,
                 Action::Close(reason) => self.closed = Some(reason),
             }
         }

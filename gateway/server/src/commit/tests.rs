@@ -157,7 +157,7 @@ async fn other_images_are_made_while_a_commit_puts_the_writes_onto_the_copy() {
     let again = site.gateway().start_commit(&key(&image), name("web03")).unwrap_err();
     assert_eq!(again.code, Code::Conflict);
     assert!(site.gateway().committed.disk_of(&name("web02")).parent().unwrap().exists(), "the first goes on");
-    let removed = site.gateway().image_remove(key(&image)).await.unwrap_err();
+    let removed = site.gateway().image_remove(key(&image), false).await.unwrap_err();
     assert_eq!(removed.code, Code::Conflict, "the commit is at it");
     drop(held);
     drop(overlay);

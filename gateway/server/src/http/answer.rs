@@ -104,7 +104,7 @@ async fn perform<C: Control>(
         Operation::ImageClone => image_clone(control, segment, request).await,
         Operation::ImageMaterialize => materialize(control, segment).await,
         Operation::ImageCommit => commit(control, segment, request).await,
-        Operation::ImageRemove => control.image_remove(image_key(segment)?).await.map(|()| Reply::nothing()),
+        Operation::ImageRemove => image_remove(control, segment, request).await,
         Operation::Policies => Ok(Reply::json(&Page::whole(control.policies().await?))),
         Operation::PolicySet => Ok(Reply::json(&control.policy_set(request.json()?).await?)),
         Operation::Timeline => Ok(Reply::json(&control.timeline(volume_name(segment)?).await?)),
@@ -123,6 +123,8 @@ async fn perform<C: Control>(
         Operation::JobCancel => {
             Ok(Reply::json(&control.job_cancel(job_id(segment)?).await?).with_status(202))
         }
+        Operation::Sessions => Ok(Reply::json(&Page::whole(control.sessions().await?))),
+        Operation::SessionEnd => control.session_end(session_id(segment)?).await.map(|()| Reply::nothing()),
         Operation::Status => Ok(Reply::json(&control.status().await?)),
         Operation::OpenApi => Ok(Reply::text("application/json", openapi::DOCUMENT)),
         Operation::Health => Ok(health(control).await),
@@ -235,6 +237,15 @@ async fn image_clone<C: Control>(control: &C, segment: &str, request: &Request) 
     Ok(created(&control.image_clone(which, body).await?))
 }
 
+async fn image_remove<C: Control>(control: &C, segment: &str, request: &Request) -> Handled {
+    let force = match request.param("force")?.as_deref() {
+        None | Some("false") => false,
+        Some("true") => true,
+        Some(other) => return Err(invalid(format!("?force={other} is neither true nor false"))),
+    };
+    control.image_remove(image_key(segment)?, force).await.map(|()| Reply::nothing())
+}
+
 fn check_image(name: Option<&Name>, writable: bool, quota: Option<u64>) -> Result<(), Problem> {
     if let Some(digits) = name.filter(|n| is_number(n.as_str())) {
         return Err(invalid(format!("an image cannot be named {digits}"))
@@ -337,6 +348,13 @@ fn job_id(segment: &str) -> Result<JobId, Problem> {
     segment.parse().map_err(|_| {
         Problem::new(Code::NotFound, format!("there is no job {segment:?}"))
             .fix("list the jobs: chronogate job ls")
+    })
+}
+
+fn session_id(segment: &str) -> Result<u64, Problem> {
+    segment.parse().map_err(|_| {
+        Problem::new(Code::NotFound, format!("there is no session {segment:?}"))
+            .fix("list the sessions: chronogate session ls")
     })
 }
 

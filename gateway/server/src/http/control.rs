@@ -6,8 +6,8 @@ use std::path::PathBuf;
 use cx_api::{
     BookmarkCreate, BookmarkView, DiffView, GroupPointView, GroupView, HoldCreate, HoldView, ImageClone,
     ImageCommit, ImageCreate, ImageView, JobId, JobView, PinView, PointView, PolicySet, PolicyView, Problem,
-    RepairCreate, RepairView, StatusView, TimelineView, UnitView, VerificationCreate, VerificationView,
-    VolumeView,
+    RepairCreate, RepairView, SessionView, StatusView, TimelineView, UnitView, VerificationCreate,
+    VerificationView, VolumeView,
 };
 use gateway_image::Point;
 use tap_block::{Lsn, Name};
@@ -96,8 +96,9 @@ pub trait Control: Send + Sync + 'static {
         wanted: ImageCommit,
     ) -> impl Future<Output = Answer<JobView>> + Send;
 
-    /// Removes an image; refused while it is open.
-    fn image_remove(&self, which: ImageKey) -> impl Future<Output = Answer<()>> + Send;
+    /// Removes an image; refused while it is open. With `force` it is taken away from who has it open, and one that is gone already
+    /// is removed.
+    fn image_remove(&self, which: ImageKey, force: bool) -> impl Future<Output = Answer<()>> + Send;
 
     /// Starts (or goes on with) a restore to `path`.
     fn restore(
@@ -165,6 +166,12 @@ pub trait Control: Send + Sync + 'static {
 
     /// Asks a job to end; it may still be `cancelling` in the answer.
     fn job_cancel(&self, id: JobId) -> impl Future<Output = Answer<JobView>> + Send;
+
+    /// Every NBD client that is connected, oldest first.
+    fn sessions(&self) -> impl Future<Output = Answer<Vec<SessionView>>> + Send;
+
+    /// Ends a client's connection.
+    fn session_end(&self, id: u64) -> impl Future<Output = Answer<()>> + Send;
 
     /// The gateway as a whole; never waits for a tap.
     fn status(&self) -> impl Future<Output = Answer<StatusView>> + Send;

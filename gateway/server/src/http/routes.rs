@@ -64,6 +64,8 @@ pub(crate) enum Operation {
     Jobs,
     Job,
     JobCancel,
+    Sessions,
+    SessionEnd,
     Status,
     OpenApi,
     Health,
@@ -84,7 +86,7 @@ const fn route(method: Method, template: &'static str, operation: Operation) -> 
     Route { method, template, operation }
 }
 
-static ROUTES: [Route; 36] = [
+static ROUTES: [Route; 38] = [
     route(Method::Get, "/api/v1/volumes", Operation::Volumes),
     route(Method::Get, "/api/v1/volumes/{volume}", Operation::Volume),
     route(Method::Get, "/api/v1/volumes/{volume}/point", Operation::Point),
@@ -117,6 +119,8 @@ static ROUTES: [Route; 36] = [
     route(Method::Get, "/api/v1/jobs", Operation::Jobs),
     route(Method::Get, "/api/v1/jobs/{job}", Operation::Job),
     route(Method::Post, "/api/v1/jobs/{job}/cancel", Operation::JobCancel),
+    route(Method::Get, "/api/v1/sessions", Operation::Sessions),
+    route(Method::Delete, "/api/v1/sessions/{session}", Operation::SessionEnd),
     route(Method::Get, "/api/v1/status", Operation::Status),
     route(Method::Get, "/api/v1/openapi.json", Operation::OpenApi),
     route(Method::Get, "/healthz", Operation::Health),
@@ -222,6 +226,9 @@ mod tests {
             ("GET", paths::JOBS.to_owned()),
             ("GET", paths::job(seven)),
             ("POST", paths::job_cancel(seven)),
+            ("GET", paths::SESSIONS.to_owned()),
+            ("DELETE", paths::session(7)),
+            ("DELETE", paths::image_forced("img").split('?').next().unwrap().to_owned()),
             ("GET", paths::STATUS.to_owned()),
             ("GET", paths::OPENAPI.to_owned()),
             ("GET", paths::HEALTH.to_owned()),

@@ -3,7 +3,7 @@
 use super::*;
 
 /// Writes on the image `test` as a foreign client does, and flushes; the client, which has it open still.
-async fn written(site: &Site, writes: Vec<(u64, Vec<u8>)>) -> NbdClient<UnixStream> {
+pub(super) async fn written(site: &Site, writes: Vec<(u64, Vec<u8>)>) -> NbdClient<UnixStream> {
     let socket = site.path("nbd.sock");
     let write = move || {
         let (mut client, _) = open(&socket, "test").unwrap();
@@ -20,7 +20,7 @@ async fn written(site: &Site, writes: Vec<(u64, Vec<u8>)>) -> NbdClient<UnixStre
 /// Removes the image once nobody has it open any more.
 async fn removed(site: &Site, key: ImageKey) {
     let start = Instant::now();
-    while let Err(e) = site.gateway().image_remove(key.clone()).await {
+    while let Err(e) = site.gateway().image_remove(key.clone(), false).await {
         assert!(e.code == Code::Conflict && start.elapsed() < LIMIT, "{e:?}");
         tokio::task::yield_now().await;
     }
@@ -261,7 +261,7 @@ async fn an_image_in_use_is_not_removed() {
     let opened = image.name.to_string();
     let client = tokio::task::spawn_blocking(move || open(&socket, &opened).unwrap()).await.unwrap();
     let which = ImageKey::Name(image.name.clone());
-    assert_eq!(site.gateway().image_remove(which.clone()).await.unwrap_err().code, Code::Conflict);
+    assert_eq!(site.gateway().image_remove(which.clone(), false).await.unwrap_err().code, Code::Conflict);
     drop(client);
     removed(&site, which.clone()).await;
     assert_eq!(site.gateway().image(ImageKey::Id(image.id)).await.unwrap_err().code, Code::NotFound);

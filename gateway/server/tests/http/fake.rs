@@ -6,8 +6,9 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use cx_api::{
     BookmarkCreate, BookmarkView, Code, DiffView, ExtentView, GapView, GroupPointView, GroupView, Health,
     HoldCreate, HoldView, ImageClone, ImageCommit, ImageCreate, ImageView, JobId, JobKind, JobState, JobView,
-    JournalView, PinView, PointView, PolicySet, PolicyView, Problem, RepairCreate, RepairView, StatusView,
-    SyncView, TimelineView, UnitView, VerificationCreate, VerificationView, VolumeState, VolumeView,
+    JournalView, PinView, PointView, PolicySet, PolicyView, Problem, RepairCreate, RepairView, SessionView,
+    StatusView, SyncView, TimelineView, UnitView, VerificationCreate, VerificationView, VolumeState,
+    VolumeView,
 };
 use gateway_image::Point;
 use gateway_server::http::{Answer, Control, ImageKey, Points};
@@ -219,7 +220,10 @@ impl Control for Fake {
         Ok(job(""))
     }
 
-    async fn image_remove(&self, _: ImageKey) -> Answer<()> {
+    async fn image_remove(&self, _: ImageKey, force: bool) -> Answer<()> {
+        if force {
+            return Ok(());
+        }
         Err(Problem::new(Code::Conflict, "the image is open").fix("disconnect its clients"))
     }
 
@@ -304,6 +308,14 @@ impl Control for Fake {
 
     async fn job_cancel(&self, id: JobId) -> Answer<JobView> {
         self.job(id).await
+    }
+
+    async fn sessions(&self) -> Answer<Vec<SessionView>> {
+        Ok(vec![serde_json::from_str(include_str!("../../../../cx/api/tests/golden/session.json")).unwrap()])
+    }
+
+    async fn session_end(&self, id: u64) -> Answer<()> {
+        if id == 7 { Ok(()) } else { Err(Problem::new(Code::NotFound, format!("there is no session {id}"))) }
     }
 
     async fn status(&self) -> Answer<StatusView> {

@@ -213,6 +213,17 @@ async fn bookmarks_come_page_by_page() {
 }
 
 #[tokio::test]
+async fn sessions_are_listed_and_ended() {
+    let server = Server::new().await;
+    let list: serde_json::Value = server.get(paths::SESSIONS).await.json();
+    assert_eq!((&list["items"][0]["id"], &list["next"]), (&7.into(), &serde_json::Value::Null));
+    assert_eq!(server.ask("DELETE", &paths::session(7), &[], "").await.status, 204);
+    server.ask("DELETE", &paths::session(8), &[], "").await.problem(Code::NotFound);
+    server.ask("DELETE", "/api/v1/sessions/seven", &[], "").await.problem(Code::NotFound);
+    assert_eq!(server.get(&paths::session(7)).await.status, 405);
+}
+
+#[tokio::test]
 async fn images_and_restores() {
     let server = Server::new().await;
     let made = server.post(paths::IMAGES, &[], r#"{"volume": "web01", "at": "lsn:7"}"#).await;
@@ -229,6 +240,10 @@ async fn images_and_restores() {
         server.post(paths::IMAGES, &[], bad).await.problem(Code::Invalid);
     }
     server.ask("DELETE", &paths::image("3"), &[], "").await.problem(Code::Conflict);
+    assert_eq!(server.ask("DELETE", &paths::image_forced("3"), &[], "").await.status, 204);
+    let path = |force| format!("{}?force={force}", paths::image("3"));
+    server.ask("DELETE", &path("false"), &[], "").await.problem(Code::Conflict);
+    server.ask("DELETE", &path("yes"), &[], "").await.problem(Code::Invalid);
 
     let body = |path| format!(r#"{{"volume": "web01", "at": "now", "path": "{path}"}}"#);
     let job = server.post(paths::RESTORES, &[], &body("/srv/x")).await;

@@ -58,6 +58,7 @@ async fn schemas_have_the_fields_of_the_types() {
         ("Diff", include_str!("../../../../cx/api/tests/golden/diff.json")),
         ("Verification", include_str!("../../../../cx/api/tests/golden/verification.json")),
         ("Job", include_str!("../../../../cx/api/tests/golden/job.json")),
+        ("Session", include_str!("../../../../cx/api/tests/golden/session.json")),
         ("Status", include_str!("../../../../cx/api/tests/golden/status.json")),
         ("Health", include_str!("../../../../cx/api/tests/golden/health.json")),
         ("Problem", include_str!("../../../../cx/api/tests/golden/problem.json")),

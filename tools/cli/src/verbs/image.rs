@@ -46,6 +46,9 @@ enum ImageCommand {
     Rm {
         /// Its id or name
         image: String,
+        /// Take it away from whoever has it open; one that is gone already is no error then
+        #[arg(long)]
+        force: bool,
     },
 }
 
@@ -116,8 +119,9 @@ pub(super) async fn run(args: ImageArgs) -> Result<()> {
             let images: Vec<ImageView> = context.all(paths::IMAGES).await?;
             if context.json() { print_json(&images) } else { print(&list(&images)) }
         }
-        ImageCommand::Rm { image } => {
-            context.client.delete(&paths::image(&image)).await?;
+        ImageCommand::Rm { image, force } => {
+            let path = if force { paths::image_forced(&image) } else { paths::image(&image) };
+            context.client.delete(&path).await?;
             if context.json() {
                 return print_json(&json!({ "removed": image }));
             }

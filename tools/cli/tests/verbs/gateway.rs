@@ -7,8 +7,9 @@ use std::sync::{Arc, Mutex};
 use cx_api::{
     BookmarkCreate, BookmarkView, Code, DiffView, ExtentView, GroupPointView, GroupView, Health, HoldCreate,
     HoldView, ImageClone, ImageCommit, ImageCreate, ImageView, JobId, JobKind, JobState, JobView,
-    JournalView, PinView, PointView, PolicySet, PolicyView, Problem, RepairCreate, RepairView, StatusView,
-    SyncView, TimelineView, UnitView, VerificationCreate, VerificationView, VolumeState, VolumeView,
+    JournalView, PinView, PointView, PolicySet, PolicyView, Problem, RepairCreate, RepairView, SessionView,
+    StatusView, SyncView, TimelineView, UnitView, VerificationCreate, VerificationView, VolumeState,
+    VolumeView,
 };
 use gateway_server::http::{Answer, ApiConfig, ApiHandle, Control, ImageKey, Point, Points, start};
 use tap_block::{Consistency, Lsn, Name, SyncCause, VolumeId, WallTime};
@@ -285,9 +286,10 @@ impl Control for Gateway {
         Ok(self.job.lock().unwrap().insert(JobView { uris, ..job }).clone())
     }
 
-    async fn image_remove(&self, which: ImageKey) -> Answer<()> {
+    async fn image_remove(&self, which: ImageKey, force: bool) -> Answer<()> {
         match which {
             ImageKey::Id(1) => Ok(()),
+            _ if force => Ok(()),
             _ => Err(Problem::new(Code::Conflict, "the image is open").fix("disconnect its clients")),
         }
     }
@@ -391,6 +393,14 @@ impl Control for Gateway {
             job.as_mut().ok_or_else(|| Problem::new(Code::NotFound, format!("there is no job {id}")))?;
         job.state = JobState::Cancelling;
         Ok(job.clone())
+    }
+
+    async fn sessions(&self) -> Answer<Vec<SessionView>> {
+        Ok(vec![serde_json::from_str(include_str!("../../../../cx/api/tests/golden/session.json")).unwrap()])
+    }
+
+    async fn session_end(&self, id: u64) -> Answer<()> {
+        if id == 7 { Ok(()) } else { Err(Problem::new(Code::NotFound, format!("there is no session {id}"))) }
     }
 
     async fn status(&self) -> Answer<StatusView> {

@@ -110,6 +110,10 @@ async fn scripts_get_the_fields_they_rely_on() {
     assert_eq!(json(&server, &["volume", "ls"])[0], volume);
     assert_eq!(json(&server, &["image", "ls"]), Value::Array(Vec::new()));
     assert_eq!(json(&server, &["image", "rm", "1"])["removed"], "1");
+    assert_eq!(json(&server, &["image", "rm", "2", "--force"])["removed"], "2");
+    assert_eq!(json(&server, &["session", "ls"])[0]["certificate"], "backup.example");
+    assert!(text(&server, &["session", "ls"]).contains("web01@-10m"));
+    assert_eq!(json(&server, &["session", "kick", "7"])["ended"], 7);
     assert_eq!(json(&server, &["status"])["health"], "ok");
 }
 
@@ -159,6 +163,7 @@ async fn every_failure_has_its_exit_code_and_says_what_to_do() {
         (3, &["job", "show", "4"]),
         (5, &["point", "resolve", "web01", "--at", "lsn:9"]),
         (5, &["image", "rm", "2"]),
+        (3, &["session", "kick", "8"]),
         (6, &["bookmark", "create", "away", "b"]),
     ] {
         let (exit, said) = failure(&url, words);
