@@ -14,7 +14,7 @@ use std::time::Duration;
 use bytes::BytesMut;
 use gateway_nbd::{Action, CloseReason, ExportInfo, ListEntry, Refusal, Server, Tag, Wants};
 use tap_block::units::count;
-use tap_block::{Op, Outcome, Ticket};
+use tap_block::{Answered, BlockDevice, Name, Op, Ticket};
 use thiserror::Error;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::task::JoinHandle;
@@ -49,7 +49,7 @@ pub(crate) struct Connection<S> {
     input: BytesMut,
     has_large_buffer: bool,
     mailbox: Arc<Mailbox>,
-    done: Vec<(u64, Outcome)>,
+    done: Vec<(u64, Answered)>,
     exports: Arc<dyn Exports>,
     client: ClientId,
     limits: Limits,
@@ -94,6 +94,7 @@ struct Opened {
 enum Lookup {
     List(JoinHandle<Vec<ListEntry>>),
     Open { asked: String, answer: JoinHandle<Result<(Export, ExportInfo), OpenError>> },
+    Bookmarks(JoinHandle<Vec<Name>>),
 }
 
 impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
@@ -182,8 +183,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
     fn take_letters(&mut self) -> bool {
         let stop = self.mailbox.take(&mut self.done);
         let busy = !self.done.is_empty() || stop != self.stop;
-        for (tag, outcome) in self.done.drain(..) {
-            self.server.handle_completion(Tag::new(tag), outcome);
+        for (tag, answered) in self.done.drain(..) {
+            self.server.handle_completion(Tag::new(tag), answered);
         }
         if stop != self.stop {
             self.stop = stop;
@@ -213,6 +214,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
             Action::Submit { tag, op } => return self.submit(tag, op),
             Action::Resolve { name } => self.resolve(name),
             Action::List => self.list(),
+            Action::Bookmarks { named, newest } => self.look_for_bookmarks(named, newest),
             Action::Close(reason) => {
                 self.closing = Some(reason);
                 self.limit_time();
@@ -263,12 +265,25 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
         self.lookup = Some(Lookup::Open { asked, answer });
     }
 
+    fn look_for_bookmarks(&mut self, named: Vec<Name>, newest: usize) {
+        let Some(device) = self.opened.as_ref().map(|opened| Arc::clone(&opened.export.device)) else {
+            return self.server.handle_bookmarks(&[]);
+        };
+        self.deadline = None;
+        let found = tokio::task::spawn_blocking(move || bookmarks_of(&*device, named, newest));
+        self.lookup = Some(Lookup::Bookmarks(found));
+    }
+
     fn poll_lookup(&mut self, cx: &mut Context<'_>) -> bool {
         match &mut self.lookup {
             None => return false,
             Some(Lookup::List(answer)) => match Pin::new(answer).poll(cx) {
                 Poll::Pending => return false,
                 Poll::Ready(entries) => self.server.handle_list(&entries.unwrap_or_default()),
+            },
+            Some(Lookup::Bookmarks(answer)) => match Pin::new(answer).poll(cx) {
+                Poll::Pending => return false,
+                Poll::Ready(found) => self.server.handle_bookmarks(&found.unwrap_or_default()),
             },
             Some(Lookup::Open { asked, answer }) => match Pin::new(answer).poll(cx) {
                 Poll::Pending => return false,
@@ -362,6 +377,12 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
         // A client that lingers on, or has gone already, has got its replies or never will.
         let _ = tokio::time::timeout(LINGER, goodbye).await;
     }
+}
+
+fn bookmarks_of(device: &dyn BlockDevice, named: Vec<Name>, newest: usize) -> Vec<Name> {
+    let mut found = if newest > 0 { device.newest_bookmarks(newest) } else { Vec::new() };
+    found.extend(named.into_iter().filter(|name| device.has_bookmark(name)));
+    found
 }
 
 fn refusal(error: OpenError) -> Refusal {

@@ -129,7 +129,7 @@ fn step(random: &mut Random, device: &OverlayDevice, model: &mut [u8]) {
     let range = index(extent.offset())..index(extent.end());
     match random.below(6) {
         0 => {
-            run(device, Op::Zero { extent, fua: random.below(2) == 0, may_trim: true }).unwrap();
+            run(device, Op::Zero { extent, fua: random.below(2) == 0, may_trim: true, fast: false }).unwrap();
             model[range].fill(0);
         }
         1 => {

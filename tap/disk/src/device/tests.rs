@@ -40,10 +40,10 @@ fn read(from: u64, to: u64) -> Op {
 }
 
 fn punch(from: u64, to: u64) -> Op {
-    Op::Zero { extent: Extent::between(from, to), fua: false, may_trim: true }
+    Op::Zero { extent: Extent::between(from, to), fua: false, may_trim: true, fast: false }
 }
 
-fn io_text(outcome: Outcome) -> String {
+fn io_text(outcome: tap_block::Outcome) -> String {
     match outcome {
         Err(DeviceError::Io(text)) => text,
         other => panic!("{other:?}"),
@@ -144,12 +144,15 @@ fn zeroes_with_may_trim_give_the_space_back() {
     let disk = open(&path);
     run(&*disk, Op::Flush).unwrap();
     let before = fs::metadata(&path).unwrap().blocks();
-    let keep = Op::Zero { extent: Extent::between(0, MIB), fua: true, may_trim: false };
+    let keep = Op::Zero { extent: Extent::between(0, MIB), fua: true, may_trim: false, fast: false };
     run(&*disk, keep).unwrap();
     assert_eq!(fs::metadata(&path).unwrap().blocks(), before, "the space is kept");
     // Large enough for the pool, and not on block boundaries.
-    run(&*disk, Op::Zero { extent: Extent::between(MIB + 7, 3 * MIB + 9), fua: true, may_trim: true })
-        .unwrap();
+    run(
+        &*disk,
+        Op::Zero { extent: Extent::between(MIB + 7, 3 * MIB + 9), fua: true, may_trim: true, fast: false },
+    )
+    .unwrap();
     assert!(fs::metadata(&path).unwrap().blocks() < before, "the space is given back");
     let got = run(&*disk, read(0, 4 * MIB)).unwrap();
     let zero =
@@ -184,7 +187,7 @@ fn zeroes_are_written_where_the_file_system_has_none() {
     let Some(small) = SmallDisk::new(16 * MIB) else { return };
     let path = full(small.path(), 4 * MIB);
     let disk = open(&path);
-    let keep = Op::Zero { extent: Extent::between(100, 3 * MIB), fua: true, may_trim: false };
+    let keep = Op::Zero { extent: Extent::between(100, 3 * MIB), fua: true, may_trim: false, fast: false };
     run(&*disk, keep).unwrap();
     let got = run(&*disk, read(0, 4 * MIB)).unwrap();
     assert!(got[100..index(3 * MIB)].iter().all(|b| *b == 0));
@@ -366,7 +369,11 @@ fn a_block_device_is_a_disk_too() {
     assert!(disk.data_extents(0).unwrap().unwrap().contains(Extent::between(0, 4096)));
     run(&*disk, write(4 * MIB - 5, b"tail!")).unwrap();
     run(&*disk, punch(1000, MIB + 1000)).unwrap();
-    run(&*disk, Op::Zero { extent: Extent::between(2 * MIB, 3 * MIB), fua: true, may_trim: false }).unwrap();
+    run(
+        &*disk,
+        Op::Zero { extent: Extent::between(2 * MIB, 3 * MIB), fua: true, may_trim: false, fast: false },
+    )
+    .unwrap();
     run(&*disk, Op::Flush).unwrap();
     let got = run(&*disk, read(0, 4 * MIB)).unwrap();
     assert!(got[1000..index(MIB) + 1000].iter().all(|b| *b == 0));
