@@ -145,12 +145,21 @@ fn payloads_nobody_expects_are_dropped_in_step() {
         rig.send(&[9]);
         assert_eq!(rig.extended_chunk(0).error().0, EINVAL, "{command}");
     }
-    // A write without the flag has no payload.
-    rig.send(&extended_request(0, WRITE, 2, 0, 512));
-    assert_eq!(rig.extended_chunk(0).error().0, EINVAL);
     rig.inline = Some(device());
     rig.send(&extended_request(0, READ, 3, 0, 512));
     assert_eq!(rig.extended_chunk(0).kind, DATA_CHUNK);
+}
+
+/// As QEMU's client sends it, against the specification.
+#[test]
+fn a_write_that_does_not_say_so_has_its_payload_all_the_same() {
+    let mut rig = Rig::new().extended(&[]);
+    rig.inline = Some(device());
+    rig.send(&extended_request(FUA, WRITE, 1, 4096, 512));
+    rig.send(&[8; 512]);
+    assert_eq!(rig.extended_chunk(4096).kind, NONE_CHUNK);
+    rig.send(&extended_request(0, READ, 2, 4096, 512));
+    assert_eq!(rig.extended_chunk(4096).data[8..], [8; 512]);
 }
 
 #[test]

@@ -15,6 +15,8 @@ use super::flat::{FlatDir, FlatRead, FlatSlot};
 use super::overlay::OverlayDir;
 use super::{Image, ImageDevice, OverlayDevice};
 
+mod maps;
+
 const QUOTA: u64 = 1 << 20;
 
 /// A store with a history in it, and the oracle that knows it too.
