@@ -8,7 +8,7 @@ use std::path::Path;
 
 use anyhow::{Context, Result, ensure};
 use serde_json::Value;
-use testbed_e2e::{Lab, Writer, command, difference, scenario, skipped, tool};
+use testbed_e2e::{Lab, Writer, command, difference, pick, run, say, scenario, skipped, tool};
 
 const CLIENTS: &[&str] = &["nbdinfo", "nbdcopy", "qemu-io", "qemu-img"];
 const SIZE: u64 = 24 << 20;
@@ -272,6 +272,30 @@ fn only_what_came_before_an_image_is_a_bitmap_and_what_is_written_on_it_is_dirty
             |at: u64| depth.iter().find(|told| (told.offset..told.offset + told.length).contains(&at));
         for (at, kind) in [(22 * MIB, 1), (23 * MIB, 1), (20 * MIB, 2), (8 * MIB, 0)] {
             ensure!(layer(at).is_some_and(|told| told.kind == kind), "{at}: {depth:?}");
+        }
+        up.still_running()
+    })
+}
+
+/// libnbd, over a connection with structured replies and one without, agrees with a model of the disk.
+#[test]
+fn another_client_agrees_with_a_model_request_by_request() -> Result<()> {
+    const NAME: &str = "another_client_agrees_with_a_model_request_by_request";
+    if !Path::new("/usr/lib/python3/dist-packages/nbd.py").exists() {
+        return skipped(NAME, "python3-libnbd is not installed");
+    }
+    scenario(|lab| {
+        let disk = sparse_disk(lab)?;
+        let mut up = lab.up(&[("web01", &disk)])?;
+        lab.bookmark("web01", "monday")?;
+        qemu_io(&lab.tap("web01"), &[], &["write -P 77 6M 1M"])?;
+        lab.bookmark("web01", "tuesday")?;
+        let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("clients/nbd_differential.py");
+        for seed in 0..pick(2, 40) {
+            let writable = lab.mount("web01@tuesday", true)?;
+            let mut python = std::process::Command::new("/usr/bin/python3");
+            python.arg(&script).args([&writable, "tuesday", &seed.to_string(), "300"]);
+            say(&run(&mut python, command::LIMIT)?.ok()?.text());
         }
         up.still_running()
     })

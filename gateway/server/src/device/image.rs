@@ -204,7 +204,7 @@ impl Image {
         Ok(Some(plan_read(extent, self.size, known)))
     }
 
-    pub(super) fn map(&self, region: RegionNo, mode: ReadMode) -> Result<Option<Arc<RegionMap>>, StoreError> {
+    fn map(&self, region: RegionNo, mode: ReadMode) -> Result<Option<Arc<RegionMap>>, StoreError> {
         match mode {
             ReadMode::Cached => Ok(self.store.region_map_cached(self.volume, region, self.point)),
             ReadMode::Blocking => self.store.region_map(self.volume, region, self.point).map(Some),

@@ -5,9 +5,8 @@
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use gateway_image::plan::regions;
+use gateway_image::{RegionMap, regions};
 use gateway_journal::{REGION_BYTES, RegionNo};
-use gateway_store::ReadMode;
 use tap_block::units::index;
 use tap_block::{
     Answer, Answered, BLOCK_SIZE, BlockNo, DeviceError, Extent, ExtentSet, Lsn, Map, Name, State, Stretch,
@@ -88,18 +87,14 @@ impl Image {
                 return Ok(false);
             }
             walk.maps -= 1;
-            let known = match self.map(region, ReadMode::Blocking) {
-                Ok(known) => known,
+            let known = match self.store().region_map_in_passing(self.volume(), region, self.point()) {
+                Ok(known) => Some(known),
                 // The journal may have lost what the flat copy still has.
                 Err(_) if self.has_whole_copy() => None,
                 Err(e) => return Err(super::image::unreadable(part, &e)),
             };
-            for piece in part.split_at_multiples(BLOCK_SIZE) {
-                let within = RegionNo::holding(BlockNo::holding(piece.offset())).map(|(_, within)| within);
-                let stored = known.as_ref().is_none_or(|known| within.and_then(|n| known.unit(n)).is_some());
-                if !each(piece.length(), map.plain(stored)) {
-                    return Ok(false);
-                }
+            if !describe_region(part, known.as_deref(), map, each) {
+                return Ok(false);
             }
         }
         Ok(true)
@@ -169,6 +164,19 @@ impl Layers {
             at = run.end();
         }
         Ok(())
+    }
+}
+
+/// Tells what a region's map says of `part` of it; without a map, that it is data.
+fn describe_region(part: Extent, known: Option<&RegionMap>, map: &Map, each: Each<'_>) -> bool {
+    match known {
+        None => each(part.length(), map.plain(true)),
+        Some(known) if known.stored_blocks() == 0 => each(part.length(), map.plain(false)),
+        Some(known) => part.split_at_multiples(BLOCK_SIZE).all(|piece| {
+            let within = RegionNo::holding(BlockNo::holding(piece.offset())).map(|(_, within)| within);
+            let stored = within.and_then(|within| known.unit(within));
+            each(piece.length(), map.plain(stored.is_some()))
+        }),
     }
 }
 
