@@ -248,6 +248,24 @@ fn every_command_does_its_work() {
 }
 
 #[test]
+fn fua_reaches_each_kind_of_write() {
+    let mut rig = Rig::new().ready();
+    for (flags, fua) in [(FUA, true), (0, false)] {
+        rig.send(&write(flags, 1, 0, &[5; 512]));
+        rig.send(&request(flags, TRIM, 2, 0, 512));
+        rig.send(&request(flags, WRITE_ZEROES, 3, 0, 512));
+        rig.send(&request(flags | NO_HOLE | FAST_ZERO, WRITE_ZEROES, 4, 0, 512));
+        for (_, op) in rig.ops.drain(..) {
+            let asked = match op {
+                Op::Write { fua, .. } | Op::Trim { fua, .. } | Op::Zero { fua, .. } => fua,
+                other => panic!("{other:?}"),
+            };
+            assert_eq!(asked, fua);
+        }
+    }
+}
+
+#[test]
 fn replies_come_in_the_order_of_completion() {
     let mut rig = Rig::new().ready();
     let disk = device();

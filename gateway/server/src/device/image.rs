@@ -85,6 +85,13 @@ impl Image {
         self.flat.get().is_none().then_some(ahead)
     }
 
+    /// What of `extent`, which somebody says will be read soon, is to be fetched now. Flat copies are left to the kernel.
+    pub(super) fn wanted_soon(&self, extent: Extent) -> Option<Extent> {
+        let first =
+            Extent::between(extent.offset(), extent.end().min(extent.offset().saturating_add(FETCHED)));
+        self.flat.get().is_none().then_some(first)
+    }
+
     /// Brings `extent` into the page cache, without waiting for the disk. What fails is met when it is read.
     pub(super) fn fetch(&self, extent: Extent) {
         let Ok(Some(pieces)) = self.plan(extent.to_blocks(), ReadMode::Blocking) else { return };
@@ -271,7 +278,7 @@ pub(super) const HOLE: u64 = 16 << 10;
 /// A read of a flat copy that is at least so long may be all zeroes without being looked at.
 const HOLE_IN_COPY: u64 = 64 << 10;
 /// Fetched at most when a client says that it will read.
-pub(super) const FETCHED: u64 = 32 << 20;
+const FETCHED: u64 = 32 << 20;
 
 /// From here on a read is worth a hop to another thread even if all of it is at hand: checking and decoding a megabyte takes
 /// longer than sending it, so the connection's own thread would be what limits it.
@@ -316,10 +323,9 @@ impl ImageDevice {
     }
 
     fn fetch(&self, extent: Extent) {
-        if self.image.flat.get().is_none() {
+        if let Some(soon) = self.image.wanted_soon(extent) {
             let image = Arc::clone(&self.image);
-            let extent = Extent::between(extent.offset(), extent.end().min(extent.offset() + FETCHED));
-            self.workers.reads.submit_if_idle(move || image.fetch(extent));
+            self.workers.reads.submit_if_idle(move || image.fetch(soon));
         }
     }
 }

@@ -20,7 +20,7 @@ use tap_block::{
 };
 use tap_disk::{FileDevice, FileOptions, ensure_dir, small_file};
 
-use super::image::{FETCHED, HOLE, Image, unread};
+use super::image::{HOLE, Image, unread};
 use super::overlay_log::OverlayLog;
 use super::workers::Workers;
 
@@ -195,9 +195,7 @@ impl BlockDevice for OverlayDevice {
         }
         let ahead = match &op {
             Op::Read { extent } => self.layers.below.ahead_of(*extent),
-            Op::Cache { extent } => {
-                Some(Extent::between(extent.offset(), extent.end().min(extent.offset() + FETCHED)))
-            }
+            Op::Cache { extent } => self.layers.below.wanted_soon(*extent),
             _ => None,
         };
         match self.at_once(op) {
