@@ -1,6 +1,6 @@
 //! Replies of the transmission phase, in the one form that the handshake settled.
 
-use bytes::Bytes;
+use bytes::{BufMut, Bytes};
 use tap_block::units::{count, index};
 use tap_block::{Answer, Part, State, Stretch};
 
@@ -30,6 +30,9 @@ pub(crate) struct To {
     pub(crate) cookie: u64,
     pub(crate) offset: u64,
 }
+
+/// The longer one of the headers of a chunk.
+const EXTENDED_HEADER: usize = 32;
 
 /// Zeroes that are sent as they are, to clients that know no holes.
 static ZEROES: [u8; 256 << 10] = [0; 256 << 10];
@@ -149,18 +152,21 @@ impl To {
 
     /// "Structured reply chunk message" and "Extended reply chunk message": everything before the payload.
     fn chunk(self, output: &mut Output, flags: u16, kind: u16, length: u64) {
+        let mut header = [0; EXTENDED_HEADER];
+        let mut rest = &mut header[..];
         let is_extended = self.style == Style::Extended;
-        let magic = if is_extended { EXTENDED_REPLY_MAGIC } else { STRUCTURED_REPLY_MAGIC };
-        output.push(&magic.to_be_bytes());
-        output.push(&flags.to_be_bytes());
-        output.push(&kind.to_be_bytes());
-        output.push(&self.cookie.to_be_bytes());
+        rest.put_u32(if is_extended { EXTENDED_REPLY_MAGIC } else { STRUCTURED_REPLY_MAGIC });
+        rest.put_u16(flags);
+        rest.put_u16(kind);
+        rest.put_u64(self.cookie);
         if is_extended {
-            output.push(&self.offset.to_be_bytes());
-            output.push(&length.to_be_bytes());
+            rest.put_u64(self.offset);
+            rest.put_u64(length);
         } else {
-            output.push(&u32::try_from(length).unwrap_or(u32::MAX).to_be_bytes());
+            rest.put_u32(u32::try_from(length).unwrap_or(u32::MAX));
         }
+        let unused = rest.len();
+        output.push(header.get(..EXTENDED_HEADER - unused).unwrap_or_default());
     }
 }
 

@@ -20,8 +20,9 @@ use super::overlay::Layers;
 const MAPS: usize = 256;
 /// Regions of which is told block by block what changed: 64 GiB of a volume.
 const CHANGED_REGIONS: usize = 4096;
-/// Changes since a bookmark that an image remembers, of so many bookmarks.
-const REMEMBERED: usize = 4;
+/// Changes since a bookmark that an image remembers, of so many bookmarks: as many as one connection may ask for. They take 512
+/// bytes for each region with any.
+const REMEMBERED: usize = 16;
 
 /// What may still be looked at for one question.
 #[derive(Debug)]
@@ -230,11 +231,13 @@ impl ChangedSince {
 impl Changed {
     fn of(changed: &ExtentSet) -> Self {
         let mut regions: BTreeMap<u64, Box<[u64; WORDS]>> = BTreeMap::new();
-        for block in changed.iter().flat_map(Extent::blocks) {
-            let (region, within) = (block.get() / REGION_BLOCKS, block.get() % REGION_BLOCKS);
+        for part in changed.iter().flat_map(|extent| extent.split_at_multiples(REGION_BYTES)) {
+            let region = part.offset() / REGION_BYTES;
             let bits = regions.entry(region).or_insert_with(|| Box::new([0; WORDS]));
-            if let Some(word) = bits.get_mut(index(within / 64)) {
-                *word |= 1 << (within % 64);
+            for within in part.blocks().map(|block| block.get() % REGION_BLOCKS) {
+                if let Some(word) = bits.get_mut(index(within / 64)) {
+                    *word |= 1 << (within % 64);
+                }
             }
         }
         Self(regions)
