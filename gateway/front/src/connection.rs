@@ -14,7 +14,7 @@ use std::time::Duration;
 use bytes::BytesMut;
 use gateway_nbd::{Action, CloseReason, ExportInfo, ListEntry, Refusal, Server, Tag, Tls, Wants};
 use tap_block::units::count;
-use tap_block::{Op, Outcome, Ticket};
+use tap_block::{Answer, Answered, BlockDevice, Name, Op, Ticket};
 use thiserror::Error;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::task::JoinHandle;
@@ -56,7 +56,7 @@ pub(crate) struct Connection<S> {
     input: BytesMut,
     has_large_buffer: bool,
     mailbox: Arc<Mailbox>,
-    done: Vec<(u64, Outcome)>,
+    done: Vec<(u64, Answered)>,
     exports: Arc<dyn Exports>,
     shared: Arc<Shared>,
     security: Arc<Security>,
@@ -124,6 +124,7 @@ struct Opened {
 enum Lookup {
     List(JoinHandle<Vec<ListEntry>>),
     Open { asked: String, answer: JoinHandle<Result<(Export, ExportInfo), OpenError>> },
+    Bookmarks(JoinHandle<Vec<Name>>),
 }
 
 impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
@@ -230,9 +231,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
     fn take_letters(&mut self) -> bool {
         let stop = self.mailbox.take(&mut self.done);
         let busy = !self.done.is_empty() || stop != self.stop;
-        for (tag, outcome) in self.done.drain(..) {
-            self.session.count_read(outcome.as_ref().map_or(0, |data| count(data.len())));
-            self.server.handle_completion(Tag::new(tag), outcome);
+        for (tag, answered) in self.done.drain(..) {
+            self.session.count_read(answered.as_ref().map_or(0, Answer::length));
+            self.server.handle_completion(Tag::new(tag), answered);
         }
         if stop != self.stop {
             self.stop = stop;
@@ -263,6 +264,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
             Action::Resolve { name } => self.resolve(name),
             Action::List => self.list(),
             Action::StartTls => self.starting_tls = true,
+            Action::Bookmarks { named, newest } => self.look_for_bookmarks(named, newest),
             Action::Close(reason) => {
                 self.closing = Some(reason);
                 self.limit_time();
@@ -363,12 +365,25 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
         self.lookup = Some(Lookup::Open { asked, answer });
     }
 
+    fn look_for_bookmarks(&mut self, named: Vec<Name>, newest: usize) {
+        let Some(device) = self.opened.as_ref().map(|opened| Arc::clone(&opened.export.device)) else {
+            return self.server.handle_bookmarks(&[]);
+        };
+        self.deadline = None;
+        let found = tokio::task::spawn_blocking(move || bookmarks_of(&*device, named, newest));
+        self.lookup = Some(Lookup::Bookmarks(found));
+    }
+
     fn poll_lookup(&mut self, cx: &mut Context<'_>) -> bool {
         match &mut self.lookup {
             None => return false,
             Some(Lookup::List(answer)) => match Pin::new(answer).poll(cx) {
                 Poll::Pending => return false,
                 Poll::Ready(entries) => self.server.handle_list(&entries.unwrap_or_default()),
+            },
+            Some(Lookup::Bookmarks(answer)) => match Pin::new(answer).poll(cx) {
+                Poll::Pending => return false,
+                Poll::Ready(found) => self.server.handle_bookmarks(&found.unwrap_or_default()),
             },
             Some(Lookup::Open { asked, answer }) => match Pin::new(answer).poll(cx) {
                 Poll::Pending => return false,
@@ -536,6 +551,12 @@ impl From<io::Error> for Ended {
 /// Whether there is such an export is not said.
 fn not_for(client: &ClientId, name: &str) -> String {
     format!("{client} may not open {name} here: ask whoever keeps this server's list of clients")
+}
+
+fn bookmarks_of(device: &dyn BlockDevice, named: Vec<Name>, newest: usize) -> Vec<Name> {
+    let mut found = if newest > 0 { device.newest_bookmarks(newest) } else { Vec::new() };
+    found.extend(named.into_iter().filter(|name| device.has_bookmark(name)));
+    found
 }
 
 fn refusal(error: OpenError) -> Refusal {

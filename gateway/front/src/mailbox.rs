@@ -7,7 +7,7 @@ use std::mem;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::task::Waker;
 
-use tap_block::{CompletionQueue, Outcome};
+use tap_block::{Answered, CompletionQueue};
 
 /// Whether, and how, a connection should end.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
@@ -29,7 +29,7 @@ pub(crate) struct Mailbox {
 
 #[derive(Debug, Default)]
 struct Letters {
-    done: Vec<(u64, Outcome)>,
+    done: Vec<(u64, Answered)>,
     stop: Stop,
     /// There only while the connection sleeps.
     sleeper: Option<Waker>,
@@ -37,7 +37,7 @@ struct Letters {
 
 impl Mailbox {
     /// Moves the completions there are into `done`, which must be empty, and says whether to stop.
-    pub(crate) fn take(&self, done: &mut Vec<(u64, Outcome)>) -> Stop {
+    pub(crate) fn take(&self, done: &mut Vec<(u64, Answered)>) -> Stop {
         let mut letters = self.lock();
         mem::swap(&mut letters.done, done);
         letters.stop
@@ -74,9 +74,9 @@ impl Mailbox {
 }
 
 impl CompletionQueue for Mailbox {
-    fn complete(&self, tag: u64, outcome: Outcome) {
+    fn complete(&self, tag: u64, answered: Answered) {
         let mut letters = self.lock();
-        letters.done.push((tag, outcome));
+        letters.done.push((tag, answered));
         wake(letters);
     }
 }

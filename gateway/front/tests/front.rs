@@ -22,7 +22,7 @@ use gateway_front::{
     OpenError,
 };
 use tap_block::memory::MemoryDevice;
-use tap_block::{BlockDevice, Geometry, Op, Ticket};
+use tap_block::{Answer, BlockDevice, Geometry, Map, Name, Op, State, Stretch, Ticket};
 
 const SIZE: u64 = 8 << 20;
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -63,6 +63,36 @@ impl BlockDevice for Gated {
     fn submit(&self, op: Op, ticket: Ticket) {
         self.waiting.lock().unwrap().push((op, ticket));
         self.came.notify_all();
+    }
+}
+
+/// A disk with one bookmark, which looks it up and tells what changed on threads of its own.
+struct Marked(Arc<MemoryDevice>);
+
+impl BlockDevice for Marked {
+    fn geometry(&self) -> Geometry {
+        self.0.geometry()
+    }
+
+    fn submit(&self, op: Op, ticket: Ticket) {
+        let disk = self.0.clone();
+        std::thread::spawn(move || match op {
+            Op::Status { extent, maps, .. } if matches!(maps[..], [Map::ChangedSince(_)]) => {
+                let stretch = |length, state| Stretch { length, state };
+                let rest = extent.length() - 4096;
+                let told = vec![stretch(4096, State::Changed), stretch(rest, State::Same)];
+                ticket.answer(Ok(Answer::Status(vec![told])));
+            }
+            op => disk.submit(op, ticket),
+        });
+    }
+
+    fn has_bookmark(&self, name: &Name) -> bool {
+        name.as_str() == "monday"
+    }
+
+    fn newest_bookmarks(&self, _: usize) -> Vec<Name> {
+        vec!["monday".parse().unwrap()]
     }
 }
 
@@ -111,6 +141,7 @@ impl Rig {
         devices.insert("disk".to_owned(), Arc::new(MemoryDevice::new(SIZE)));
         devices.insert("slow".to_owned(), Arc::new(MemoryDevice::new(SIZE)));
         devices.insert("gated".to_owned(), gated.clone());
+        devices.insert("marked".to_owned(), Arc::new(Marked(Arc::new(MemoryDevice::new(SIZE)))));
         let (open_slow, slow) = channel();
         let disks = Arc::new(Disks { devices, opened_by: Mutex::default(), slow: Mutex::new(Some(slow)) });
         let addresses = [ListenAddress::Unix(folder.path().join("nbd.sock")), "127.0.0.1:0".parse().unwrap()];
@@ -169,6 +200,37 @@ impl<S: Read + Write> Client<S> {
         let mut replies = [0; 20 + 12 + 20];
         self.0.read_exact(&mut replies).unwrap();
         assert_eq!(replies[32 + 15], 1, "acknowledged");
+    }
+
+    /// Sends an option; the replies to it up to the last, as type and data.
+    fn option(&mut self, option: u32, data: &[u8]) -> Vec<(u32, Vec<u8>)> {
+        let mut bytes = b"IHAVEOPT".to_vec();
+        bytes.extend(option.to_be_bytes());
+        bytes.extend((data.len() as u32).to_be_bytes());
+        bytes.extend(data);
+        self.0.write_all(&bytes).unwrap();
+        let mut replies = Vec::new();
+        loop {
+            let mut header = [0; 20];
+            self.0.read_exact(&mut header).unwrap();
+            let word = |at: usize| u32::from_be_bytes(header[at..at + 4].try_into().unwrap());
+            let mut data = vec![0; word(16) as usize];
+            self.0.read_exact(&mut data).unwrap();
+            replies.push((word(12), data));
+            if word(12) == 1 || word(12) >> 31 == 1 {
+                return replies;
+            }
+        }
+    }
+
+    /// The next chunk of a structured reply: type and payload.
+    fn chunk(&mut self) -> (u16, Vec<u8>) {
+        let mut header = [0; 20];
+        self.0.read_exact(&mut header).unwrap();
+        assert_eq!(header[..4], [0x66, 0x8e, 0x33, 0xef]);
+        let mut data = vec![0; u32::from_be_bytes(header[16..].try_into().unwrap()) as usize];
+        self.0.read_exact(&mut data).unwrap();
+        (u16::from_be_bytes([header[6], header[7]]), data)
     }
 
     fn request(&mut self, command: u16, cookie: u64, offset: u64, length: u32, payload: &[u8]) {
@@ -477,4 +539,64 @@ fn a_port_can_be_had_again_at_once_and_not_twice() {
     first.drain_and_stop(PATIENCE);
     let again = start(address).unwrap();
     assert_eq!(again.connections(), 0);
+}
+
+/// `NBD_OPT_SET_META_CONTEXT` or `NBD_OPT_LIST_META_CONTEXT` of one query.
+fn context(export: &str, query: &str) -> Vec<u8> {
+    let mut data = (export.len() as u32).to_be_bytes().to_vec();
+    data.extend(export.as_bytes());
+    data.extend(1_u32.to_be_bytes());
+    data.extend((query.len() as u32).to_be_bytes());
+    data.extend(query.as_bytes());
+    data
+}
+
+#[test]
+fn bookmarks_are_looked_up_and_what_changed_is_told() {
+    let rig = Rig::new();
+    let mut client = rig.connect();
+    client.greet();
+    assert_eq!(client.option(8, b""), [(1, vec![])]);
+    let listed = client.option(9, &context("marked", "qemu:dirty-bitmap:"));
+    assert_eq!(listed, [(4, b"\0\0\0\0qemu:dirty-bitmap:monday".to_vec()), (1, vec![])]);
+    assert_eq!(client.option(9, &context("disk", "qemu:dirty-bitmap:")), [(1, vec![])]);
+    assert_eq!(client.option(10, &context("marked", "qemu:dirty-bitmap:tuesday")), [(1, vec![])]);
+    let set = client.option(10, &context("marked", "qemu:dirty-bitmap:monday"));
+    assert_eq!(set, [(4, b"\0\0\0\0qemu:dirty-bitmap:monday".to_vec()), (1, vec![])]);
+    client.go("marked");
+    for _ in 0..20 {
+        client.request(7, 5, 8192, 12288, &[]);
+    }
+    for _ in 0..20 {
+        let (kind, data) = client.chunk();
+        assert_eq!(kind, 5);
+        assert_eq!(data[4..], [0, 0, 16, 0, 0, 0, 0, 1, 0, 0, 32, 0, 0, 0, 0, 0]);
+    }
+    client.request(0, 6, 0, 512, &[]);
+    assert_eq!(client.chunk(), (1, vec![0; 520]));
+}
+
+#[test]
+fn a_client_that_asks_for_maps_only_keeps_nobody_waiting() {
+    let rig = Rig::new();
+    let mut greedy = rig.connect();
+    greedy.greet();
+    greedy.option(8, b"");
+    greedy.option(10, &context("gated", "base:allocation"));
+    greedy.go("gated");
+    for _ in 0..100 {
+        greedy.request(7, 1, 0, 4096, &[]);
+    }
+    rig.gated.wait_for(8);
+    // No more of them are under way before one is answered, and the others are served meanwhile.
+    let mut honest = rig.open("disk");
+    honest.write(0, b"served");
+    assert_eq!(honest.read(0, 6), b"served");
+    assert_eq!(rig.gated.waiting.lock().unwrap().len(), 8);
+    let mut answered = 0;
+    while answered < 100 {
+        rig.gated.open();
+        assert_eq!(greedy.chunk().0, 5);
+        answered += 1;
+    }
 }

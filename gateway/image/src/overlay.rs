@@ -205,6 +205,18 @@ impl Overlay {
         !self.zeroes.overlaps(blocks) && self.slots_within(blocks).next().is_none()
     }
 
+    /// What was written within `extent`, in order, block by block and zeroes by the stretch: are they zeroes?
+    pub fn written(&self, extent: Extent) -> impl Iterator<Item = (Extent, bool)> {
+        let mut slots = self.slots_within(extent.to_blocks()).map(|(&block, _)| extent_of(block)).peekable();
+        let mut zeroes = self.zeroes.within(extent).peekable();
+        let both = std::iter::from_fn(move || match (slots.peek(), zeroes.peek()) {
+            (Some(slot), Some(zero)) if zero.offset() < slot.offset() => zeroes.next().map(|e| (e, true)),
+            (Some(_), _) => slots.next().map(|e| (e, false)),
+            (None, _) => zeroes.next().map(|e| (e, true)),
+        });
+        both.filter_map(move |(e, is_zero)| Some((e.intersection(extent)?, is_zero)))
+    }
+
     /// Is there room to write all of `extent`?
     ///
     /// # Errors

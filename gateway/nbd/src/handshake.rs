@@ -3,14 +3,18 @@
 //! Whatever the client asks for gets an answer and leaves the stream in step ("Baseline": a server must not
 //! fail to parse the message after one it does not implement).
 
-use bytes::{Buf, BufMut, BytesMut};
-use tap_block::Geometry;
+use std::sync::Arc;
 
+use bytes::{Buf, BufMut, BytesMut};
+use tap_block::{Geometry, Map, Name};
+
+use crate::contexts::{Inquiry, MAX_CONTEXTS, name_of};
 use crate::output::Output;
 use crate::proto::{
     INIT_MAGIC, MAX_STRING, MIN_BLOCK, OFFERED_PAYLOAD, OPTION_MAGIC, OPTION_REPLY_MAGIC, PREFERRED_BLOCK,
     export_flag, handshake_flag, info, option, reply,
 };
+use crate::reply::{Style, shortened};
 use crate::server::{Action, CloseReason, ExportInfo, ListEntry, Refusal, Step, Tls, Wants};
 
 /// Magic, option, length.
@@ -25,9 +29,18 @@ const MAX_OPTIONS: u32 = 10_000;
 const MAX_OUTPUT: usize = 64 << 10;
 
 /// What the handshake settled.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(crate) struct Session {
     pub(crate) geometry: Geometry,
+    pub(crate) style: Style,
+    pub(crate) contexts: Arc<[Map]>,
+}
+
+/// The contexts that the client has set, and the export it did so for.
+#[derive(Debug)]
+struct Selected {
+    export: String,
+    contexts: Arc<[Map]>,
 }
 
 /// The handshake so far.
@@ -41,6 +54,8 @@ pub(crate) struct Handshake {
     secure: bool,
     /// The client knows errors, without which TLS must not be offered to it.
     fixed: bool,
+    style: Style,
+    selected: Option<Selected>,
 }
 
 #[derive(Debug)]
@@ -60,8 +75,16 @@ enum Stage {
     Listing,
     /// The caller is looking up the export.
     Resolving(Choice),
+    /// The same, to be told of its contexts.
+    Inquiring(Inquiry),
+    /// The caller is to be asked for this export's bookmarks, or has been.
+    Bookmarks {
+        inquiry: Inquiry,
+        export: String,
+        asked: bool,
+    },
     /// The caller's answer ended the handshake.
-    Chosen(Geometry),
+    Chosen(Session),
     /// The connection ends.
     Over(CloseReason),
 }
@@ -90,8 +113,17 @@ impl Handshake {
         Self::fresh(tls)
     }
 
-    fn fresh(tls: Tls) -> Self {
-        Self { stage: Stage::ClientFlags, no_zeroes: false, options: 0, tls, secure: false, fixed: false }
+    const fn fresh(tls: Tls) -> Self {
+        Self {
+            stage: Stage::ClientFlags,
+            no_zeroes: false,
+            options: 0,
+            tls,
+            secure: false,
+            fixed: false,
+            style: Style::Simple,
+            selected: None,
+        }
     }
 
     /// "TLS support": what was negotiated in the open is forgotten; only the client's flags, which it does not send again, and
@@ -105,12 +137,21 @@ impl Handshake {
     }
 
     pub(crate) fn step(&mut self, input: &mut BytesMut, output: &mut Output, stopping: bool) -> Step {
-        match &self.stage {
+        match &mut self.stage {
             Stage::ClientFlags => self.client_flags(input),
             Stage::Option => self.option(input, output, stopping),
             Stage::Skip { .. } => self.skip(input, output),
-            Stage::StartingTls | Stage::Listing | Stage::Resolving(_) => Step::Wait,
-            Stage::Chosen(geometry) => Step::Enter(Session { geometry: *geometry }),
+            Stage::Bookmarks { inquiry, asked, .. } if !*asked => {
+                *asked = true;
+                let (named, newest) = inquiry.bookmarks().unwrap_or_default();
+                Step::Act(Action::Bookmarks { named, newest })
+            }
+            Stage::StartingTls
+            | Stage::Listing
+            | Stage::Resolving(_)
+            | Stage::Inquiring(_)
+            | Stage::Bookmarks { .. } => Step::Wait,
+            Stage::Chosen(session) => Step::Enter(session.clone()),
             Stage::Over(reason) => Step::Act(Action::Close(reason.clone())),
         }
     }
@@ -194,7 +235,18 @@ impl Handshake {
             option::EXPORT_NAME if header.length as usize > MAX_STRING => {
                 return Some(self.over(CloseReason::ExportRefused("the name is too long".to_owned())));
             }
-            option::EXPORT_NAME | option::LIST | option::INFO | option::GO => {
+            option::EXPORT_NAME if self.style == Style::Extended => {
+                let text = "with extended headers an export is opened by NBD_OPT_GO";
+                return Some(self.over(CloseReason::ExportRefused(text.to_owned())));
+            }
+            option::EXPORT_NAME
+            | option::LIST
+            | option::INFO
+            | option::GO
+            | option::STRUCTURED_REPLY
+            | option::LIST_META_CONTEXT
+            | option::SET_META_CONTEXT
+            | option::EXTENDED_HEADERS => {
                 if header.length <= MAX_OPTION {
                     return None;
                 }
@@ -269,6 +321,11 @@ impl Handshake {
                 Ok(name) => self.resolve(Choice::by_name_alone(), name),
                 Err(text) => self.over(CloseReason::ExportRefused(text.to_owned())),
             },
+            option::STRUCTURED_REPLY | option::EXTENDED_HEADERS => {
+                self.change_style(option, data, output);
+                Step::Again
+            }
+            option::LIST_META_CONTEXT | option::SET_META_CONTEXT => self.inquire(option, data, output),
             _ => match Choice::parse(option, data) {
                 Ok((choice, name)) => self.resolve(choice, name),
                 Err(text) => {
@@ -276,6 +333,51 @@ impl Handshake {
                     Step::Again
                 }
             },
+        }
+    }
+
+    /// `NBD_OPT_STRUCTURED_REPLY` and `NBD_OPT_EXTENDED_HEADERS`, which takes precedence over it.
+    fn change_style(&mut self, option: u32, data: &[u8], output: &mut Output) {
+        let refused: Option<(u32, &str)> = match (option, self.style) {
+            _ if !data.is_empty() => Some((reply::ERR_INVALID, "the option takes no data")),
+            (option::STRUCTURED_REPLY, Style::Extended) => {
+                Some((reply::ERR_EXT_HEADER_REQD, "extended headers are in use already"))
+            }
+            (option::STRUCTURED_REPLY, Style::Structured) | (option::EXTENDED_HEADERS, Style::Extended) => {
+                Some((reply::ERR_INVALID, "that is in use already"))
+            }
+            _ => None,
+        };
+        if let Some((error, text)) = refused {
+            return push_reply(output, option, error, text.as_bytes());
+        }
+        self.style = if option == option::EXTENDED_HEADERS { Style::Extended } else { Style::Structured };
+        push_reply(output, option, reply::ACK, &[]);
+    }
+
+    /// `NBD_OPT_LIST_META_CONTEXT` and `NBD_OPT_SET_META_CONTEXT`.
+    fn inquire(&mut self, option: u32, data: &[u8], output: &mut Output) -> Step {
+        if option == option::SET_META_CONTEXT {
+            // "Issuing this command replaces all previously-set metadata contexts (including when it fails)".
+            self.selected = None;
+        }
+        let parsed = match self.style {
+            Style::Simple => Err((reply::ERR_INVALID, "structured replies must be negotiated first")),
+            _ => Inquiry::parse(option, data),
+        };
+        let parsed = parsed.and_then(|(inquiry, bytes)| match name(bytes) {
+            Ok(name) => Ok((inquiry, name)),
+            Err(text) => Err((reply::ERR_INVALID, text)),
+        });
+        match parsed {
+            Ok((inquiry, name)) => {
+                self.stage = Stage::Inquiring(inquiry);
+                Step::Act(Action::Resolve { name })
+            }
+            Err((error, text)) => {
+                push_reply(output, option, error, text.as_bytes());
+                Step::Again
+            }
         }
     }
 
@@ -310,30 +412,104 @@ impl Handshake {
     }
 
     pub(crate) fn handle_resolved(&mut self, resolved: Result<ExportInfo, Refusal>, output: &mut Output) {
-        let Stage::Resolving(choice) = &self.stage else { return };
-        self.stage = match (resolved, choice.option) {
+        self.stage = match std::mem::replace(&mut self.stage, Stage::Option) {
+            Stage::Resolving(choice) => self.choose(&choice, resolved, output),
+            Stage::Inquiring(inquiry) => match resolved {
+                Ok(export) if inquiry.bookmarks().is_some() => {
+                    Stage::Bookmarks { inquiry, export: export.name, asked: false }
+                }
+                Ok(export) => {
+                    self.answer_inquiry(&inquiry, export.name, &[], output);
+                    Stage::Option
+                }
+                Err(refusal) => {
+                    push_refusal(output, inquiry.option(), &refusal);
+                    Stage::Option
+                }
+            },
+            other => other,
+        };
+    }
+
+    fn choose(&self, choice: &Choice, resolved: Result<ExportInfo, Refusal>, output: &mut Output) -> Stage {
+        match (resolved, choice.option) {
             (Ok(export), option::EXPORT_NAME) => {
-                push_export(output, &export, self.no_zeroes);
-                Stage::Chosen(export.geometry)
+                let session = self.session(&export);
+                push_export(output, &export, session.flags(), self.no_zeroes);
+                Stage::Chosen(session)
             }
             (Ok(export), option) => {
-                choice.push_infos(&export, output);
+                let session = self.session(&export);
+                choice.push_infos(&export, session.flags(), output);
                 push_reply(output, option, reply::ACK, &[]);
-                if option == option::GO { Stage::Chosen(export.geometry) } else { Stage::Option }
+                if option == option::GO { Stage::Chosen(session) } else { Stage::Option }
             }
             // "If the server is unwilling to allow the export, it MUST terminate the session."
             (Err(Refusal::Unknown(text) | Refusal::Policy(text)), option::EXPORT_NAME) => {
                 Stage::Over(CloseReason::ExportRefused(text))
             }
             (Err(refusal), option) => {
-                let (error, text) = match &refusal {
-                    Refusal::Unknown(text) => (reply::ERR_UNKNOWN, text),
-                    Refusal::Policy(text) => (reply::ERR_POLICY, text),
-                };
-                push_reply(output, option, error, shortened(text).as_bytes());
+                push_refusal(output, option, &refusal);
                 Stage::Option
             }
+        }
+    }
+
+    /// What the client would enter with this export. Contexts set for another one are not in use.
+    fn session(&self, export: &ExportInfo) -> Session {
+        let selected = self.selected.as_ref().filter(|selected| selected.export == export.name);
+        let contexts = selected.map(|selected| Arc::clone(&selected.contexts)).unwrap_or_default();
+        Session { geometry: export.geometry, style: self.style, contexts }
+    }
+
+    pub(crate) fn handle_bookmarks(&mut self, found: &[Name], output: &mut Output) {
+        match std::mem::replace(&mut self.stage, Stage::Option) {
+            Stage::Bookmarks { inquiry, export, asked: true } => {
+                self.answer_inquiry(&inquiry, export, found, output);
+            }
+            other => self.stage = other,
+        }
+    }
+
+    /// An `NBD_REP_META_CONTEXT` for each context, then `NBD_REP_ACK`.
+    fn answer_inquiry(&mut self, inquiry: &Inquiry, export: String, found: &[Name], output: &mut Output) {
+        let (option, contexts) = (inquiry.option(), inquiry.select(found));
+        if !inquiry.lists() && contexts.len() > MAX_CONTEXTS {
+            let text = "more than 16 contexts are selected at once";
+            return push_reply(output, option, reply::ERR_TOO_BIG, text.as_bytes());
+        }
+        for (number, context) in (0_u32..).zip(&contexts) {
+            let mut data = BytesMut::new();
+            // "The metadata context ID in these replies is reserved" when they are only listed.
+            data.put_u32(if inquiry.lists() { 0 } else { number });
+            data.put_slice(name_of(context).as_bytes());
+            push_reply(output, option, reply::META_CONTEXT, &data);
+        }
+        push_reply(output, option, reply::ACK, &[]);
+        if !inquiry.lists() {
+            self.selected = Some(Selected { export, contexts: contexts.into() });
+        }
+    }
+}
+
+impl Session {
+    /// "Transmission flags": what a device of this kind can do with what was negotiated, and nothing else.
+    ///
+    /// `CAN_MULTI_CONN` holds for every [`tap_block::BlockDevice`]: a flush covers what had completed for any client.
+    fn flags(&self) -> u16 {
+        use export_flag as f;
+        let mut flags = f::HAS_FLAGS | f::SEND_FLUSH | f::CAN_MULTI_CONN | f::SEND_CACHE;
+        flags |= match self.geometry.read_only {
+            true => f::READ_ONLY,
+            false => f::SEND_FUA | f::SEND_TRIM | f::SEND_WRITE_ZEROES | f::SEND_FAST_ZERO,
         };
+        if self.style != Style::Simple {
+            flags |= f::SEND_DF;
+        }
+        if self.style == Style::Extended && !self.contexts.is_empty() {
+            flags |= f::BLOCK_STATUS_PAYLOAD;
+        }
+        flags
     }
 }
 
@@ -371,10 +547,10 @@ impl Choice {
     }
 
     /// `NBD_REP_INFO`: the export always, the others as asked for.
-    fn push_infos(&self, export: &ExportInfo, output: &mut Output) {
+    fn push_infos(&self, export: &ExportInfo, flags: u16, output: &mut Output) {
         let mut data = BytesMut::new();
         data.put_u64(export.geometry.size);
-        data.put_u16(transmission_flags(export.geometry));
+        data.put_u16(flags);
         push_info(output, self.option, info::EXPORT, &data);
         if self.wants_name {
             push_info(output, self.option, info::NAME, shortened(&export.name).as_bytes());
@@ -392,26 +568,21 @@ impl Choice {
     }
 }
 
-/// "Transmission flags": what a device of this kind can do, and nothing else.
-///
-/// `CAN_MULTI_CONN` holds for every [`tap_block::BlockDevice`]: a flush covers what had completed for any client.
-const fn transmission_flags(geometry: Geometry) -> u16 {
-    use export_flag as f;
-    let all = f::HAS_FLAGS | f::SEND_FLUSH | f::CAN_MULTI_CONN;
-    if geometry.read_only {
-        all | f::READ_ONLY
-    } else {
-        all | f::SEND_FUA | f::SEND_TRIM | f::SEND_WRITE_ZEROES
-    }
-}
-
 /// The answer to `NBD_OPT_EXPORT_NAME`.
-fn push_export(output: &mut Output, export: &ExportInfo, no_zeroes: bool) {
+fn push_export(output: &mut Output, export: &ExportInfo, flags: u16, no_zeroes: bool) {
     output.push(&export.geometry.size.to_be_bytes());
-    output.push(&transmission_flags(export.geometry).to_be_bytes());
+    output.push(&flags.to_be_bytes());
     if !no_zeroes {
         output.push(&[0; 124]);
     }
+}
+
+fn push_refusal(output: &mut Output, option: u32, refusal: &Refusal) {
+    let (error, text) = match refusal {
+        Refusal::Unknown(text) => (reply::ERR_UNKNOWN, text),
+        Refusal::Policy(text) => (reply::ERR_POLICY, text),
+    };
+    push_reply(output, option, error, shortened(text).as_bytes());
 }
 
 fn push_info(output: &mut Output, option: u32, kind: u16, payload: &[u8]) {
@@ -451,11 +622,6 @@ fn name(bytes: &[u8]) -> Result<String, &'static str> {
         Ok(name) if !name.contains('\0') => Ok(name.to_owned()),
         _ => Err("the export's name is not UTF-8 text without NUL"),
     }
-}
-
-/// As much of `text` as a string of the protocol may hold.
-fn shortened(text: &str) -> &str {
-    text.get(..text.floor_char_boundary(MAX_STRING)).unwrap_or_default()
 }
 
 /// Drops up to `limit` bytes of `input`; how many it dropped.

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!   socket ──► BytesMut ──► Server::poll_action ──► Resolve, List ──► handle_resolved, handle_list
-//!                                   │
+//!                                   │               Bookmarks ──────► handle_bookmarks
 //!                                   ├──► Submit(tag, Op) ──► the device ──► handle_completion
 //!                                   └──► Close
 //!   socket ◄── writev ◄──── Server::output (headers gathered, read data by reference)
@@ -14,13 +14,18 @@
 //! Architecture invariant: no socket, clock, thread or random number in here; any sequence of bytes leads to
 //! an answer or to [`Action::Close`], never to a panic, and holds no more memory than [`Limits`] says.
 //!
-//! The later parts of the protocol have their places: structured replies and extended headers are another
-//! encoding in `transmission.rs`' one reply function, contexts one more [`Action`]. TLS is an action between
-//! two options after which the handshake starts afresh; its bytes are the driver's affair.
+//! Simple, structured and extended replies are three encodings in `reply.rs`, of which the handshake settles one for the
+//! whole connection. Extended headers are the specification's extension of that name; the contexts of QEMU are in
+//! `contexts.rs`. TLS is an action between two options after which the handshake starts
+//! afresh; its bytes are the driver's affair.
 
+mod contexts;
 mod handshake;
 mod output;
+mod pending;
 mod proto;
+mod reply;
+mod request;
 mod server;
 mod transmission;
 

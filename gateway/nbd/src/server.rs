@@ -1,7 +1,7 @@
 //! The connection as a whole: what callers see, and which half of the protocol gets the next bytes.
 
 use bytes::BytesMut;
-use tap_block::{Geometry, Op, Outcome};
+use tap_block::{Answered, Geometry, Name, Op};
 use thiserror::Error;
 
 use crate::handshake::{Handshake, Session};
@@ -58,6 +58,15 @@ pub enum Action {
     /// nothing may be read or written but through it, and whatever was looked up in the open is to be forgotten. When TLS cannot
     /// be started the connection is to be closed.
     StartTls,
+    /// Say which bookmarks the device of the export resolved last has
+    /// ([`tap_block::BlockDevice::has_bookmark`], [`tap_block::BlockDevice::newest_bookmarks`]), with
+    /// [`Server::handle_bookmarks`]. Until then no input is used.
+    Bookmarks {
+        /// Those of these names.
+        named: Vec<Name>,
+        /// And so many of the newest.
+        newest: usize,
+    },
     /// Hand `op` to the device of the export resolved last; its outcome goes to
     /// [`Server::handle_completion`].
     Submit {
@@ -135,6 +144,9 @@ pub enum CloseReason {
     /// An option longer than any sane one.
     #[error("the client announced an option of {0} bytes")]
     AbsurdOption(u32),
+    /// A request that announces more bytes than any that could be refused politely.
+    #[error("the client announced a payload of {0} bytes")]
+    AbsurdPayload(u64),
     /// Haggling without end.
     #[error("the client sent too many options")]
     TooManyOptions,
@@ -246,10 +258,17 @@ impl Server {
         }
     }
 
-    /// The outcome of the operation submitted with `tag`. An unknown tag changes nothing.
-    pub fn handle_completion(&mut self, tag: Tag, outcome: Outcome) {
+    /// The answer to [`Action::Bookmarks`]: those there are, in any order.
+    pub fn handle_bookmarks(&mut self, found: &[Name]) {
+        if let Phase::Handshake(handshake) = &mut self.phase {
+            handshake.handle_bookmarks(found, &mut self.output);
+        }
+    }
+
+    /// What came of the operation submitted with `tag`. An unknown tag changes nothing.
+    pub fn handle_completion(&mut self, tag: Tag, answered: Answered) {
         if let Phase::Transmission(transmission) = &mut self.phase {
-            transmission.handle_completion(tag, outcome, &mut self.output);
+            transmission.handle_completion(tag, answered, &mut self.output);
         }
     }
 

@@ -1,23 +1,26 @@
 //! The transmission phase: requests in, operations out, replies in the order of completion.
 
+use std::sync::Arc;
+
 use bytes::{Buf, BytesMut};
-use tap_block::units::count;
-use tap_block::{DeviceError, Extent, Geometry, Op, Outcome};
+use tap_block::units::{count, index};
+use tap_block::{Answer, Answered, DeviceError, Map, Op, Stretch};
 
 use crate::handshake::{Session, drop_front};
 use crate::output::Output;
-use crate::proto::{Errno, REQUEST_MAGIC, SIMPLE_REPLY_MAGIC, command, command_flag};
+use crate::pending::{Kind, Pending, PendingTable};
+use crate::proto::{Errno, command};
+use crate::reply::To;
+use crate::request::{Refused, Request, Served};
 use crate::server::{Action, CloseReason, Limits, Step, Tag, Wants};
 
-/// Magic, flags, type, cookie, offset, length.
-const REQUEST_HEADER: usize = 28;
-/// What a request costs beside its payload, so that tiny ones are bounded too.
-const REQUEST_COST: u64 = 512;
+/// No longer payload is followed to its end, to refuse the request.
+const MAX_SKIPPED: u64 = u32::MAX as u64;
 
 /// The transmission phase of one connection.
 #[derive(Debug)]
 pub(crate) struct Transmission {
-    geometry: Geometry,
+    served: Served,
     stage: Stage,
     pending: PendingTable,
 }
@@ -25,48 +28,21 @@ pub(crate) struct Transmission {
 #[derive(Debug)]
 enum Stage {
     Request,
-    /// Dropping the payload of a write that is refused, then saying so.
+    /// Dropping the payload of a request that is refused, then saying so.
     Skip {
-        left: u32,
-        cookie: u64,
-        error: Errno,
+        left: u64,
+        to: To,
+        refused: Refused,
     },
     /// No further request is read; closes when the last one under way is answered.
     Leaving(CloseReason),
 }
 
-/// "Request message".
-#[derive(Debug, Clone, Copy)]
-struct Request {
-    flags: u16,
-    command: u16,
-    cookie: u64,
-    offset: u64,
-    length: u32,
-}
-
-/// A request under way.
-#[derive(Debug, Clone, Copy)]
-struct Pending {
-    cookie: u64,
-    cost: u64,
-    kind: Kind,
-}
-
-/// What the reply depends on.
-#[derive(Debug, Clone, Copy)]
-enum Kind {
-    Read {
-        length: u32,
-    },
-    /// A write or the writing of zeroes, for which being out of range has its own error.
-    Write,
-    Other,
-}
-
 impl Transmission {
     pub(crate) fn new(session: Session) -> Self {
-        Self { geometry: session.geometry, stage: Stage::Request, pending: PendingTable::default() }
+        let Session { geometry, style, contexts } = session;
+        let served = Served { geometry, style, contexts };
+        Self { served, stage: Stage::Request, pending: PendingTable::default() }
     }
 
     pub(crate) fn in_flight(&self) -> usize {
@@ -89,18 +65,15 @@ impl Transmission {
     }
 
     pub(crate) fn wants(&self, input: &[u8], output: &Output, limits: &Limits) -> Wants {
+        let header = self.served.header();
         match &self.stage {
             Stage::Leaving(_) => Wants::Nothing,
             Stage::Skip { .. } => Wants::Input(1),
-            Stage::Request => match peek_request(input) {
+            Stage::Request => match self.served.peek(input) {
                 _ if !self.has_room(0, output, limits) => Wants::Nothing,
-                Some(Ok(request)) if !self.has_room(request.payload_length(), output, limits) => {
-                    Wants::Nothing
-                }
-                Some(Ok(request)) if request.command == command::WRITE => {
-                    Wants::Input(REQUEST_HEADER + request.length as usize)
-                }
-                _ => Wants::Input(REQUEST_HEADER),
+                Some(Ok(request)) if !self.has_room(request.cost(), output, limits) => Wants::Nothing,
+                Some(Ok(request)) => Wants::Input(header.saturating_add(index(request.payload()))),
+                _ => Wants::Input(header),
             },
         }
     }
@@ -115,7 +88,7 @@ impl Transmission {
         if !self.has_room(0, output, limits) {
             return Step::Wait;
         }
-        let request = match peek_request(input) {
+        let request = match self.served.peek(input) {
             None => return Step::Wait,
             Some(Err(magic)) => return self.leave(CloseReason::BadRequestMagic(magic)),
             Some(Ok(request)) => request,
@@ -124,60 +97,89 @@ impl Transmission {
         if request.command == command::DISC {
             return self.leave(CloseReason::Disconnected);
         }
-        match request.admit(self.geometry, limits, stopping) {
-            Err(error) => self.refuse(request, error, input, output),
-            Ok(()) if request.length == 0 && request.command != command::FLUSH => {
-                input.advance(REQUEST_HEADER);
-                push_reply(output, request.cookie, Errno::None);
+        match request.admit(&self.served, limits, stopping) {
+            // "A server SHOULD initiate hard disconnect" rather than follow such a payload.
+            Err(_) if request.payload() > MAX_SKIPPED => {
+                self.leave(CloseReason::AbsurdPayload(request.payload()))
+            }
+            Err(refused) => self.refuse(&request, refused, input),
+            Ok(()) if request.length() == 0 && request.command != command::FLUSH => {
+                input.advance(self.served.header());
+                request.to().done(output);
                 Step::Again
             }
-            Ok(()) if !self.has_room(request.payload_length(), output, limits) => Step::Wait,
-            Ok(()) => self.start(request, input),
+            Ok(()) if !self.has_room(request.cost(), output, limits) => Step::Wait,
+            Ok(()) => self.start(request, input, output),
         }
     }
 
-    /// Is there room for a request with this much payload? One is always served when there is nothing else.
-    fn has_room(&self, payload: u64, output: &Output, limits: &Limits) -> bool {
-        let used = self.pending.cost + count(output.len());
-        used == 0 || used + payload + REQUEST_COST <= limits.in_flight
+    /// Is there room for a request that costs so much? One is always served when there is nothing else.
+    fn has_room(&self, cost: u64, output: &Output, limits: &Limits) -> bool {
+        let used = self.pending.cost() + count(output.len());
+        used == 0 || used.saturating_add(cost.max(512)) <= limits.in_flight
     }
 
-    fn start(&mut self, request: Request, input: &mut BytesMut) -> Step {
-        let whole = REQUEST_HEADER + request.incoming();
-        if input.len() < whole {
+    fn start(&mut self, request: Request, input: &mut BytesMut, output: &mut Output) -> Step {
+        if input.len() < self.served.header() + index(request.payload()) {
             return Step::Wait;
         }
-        input.advance(REQUEST_HEADER);
+        input.advance(self.served.header());
+        if request.command == command::BLOCK_STATUS {
+            return self.start_status(request, input, output);
+        }
+        let (to, cost) = (request.to(), request.cost());
+        let (length, whole) = (request.length(), request.is_whole());
         let Some(op) = request.into_op(input) else {
             return Step::Again;
         };
         let kind = match &op {
-            Op::Read { .. } => Kind::Read { length: request.length },
+            Op::Read { .. } => Kind::Read { length, whole },
             Op::Write { .. } | Op::Zero { .. } => Kind::Write,
-            Op::Trim { .. } | Op::Flush => Kind::Other,
+            _ => Kind::Other,
         };
-        let cost = request.payload_length() + REQUEST_COST;
-        let tag = self.pending.insert(Pending { cookie: request.cookie, cost, kind });
+        let tag = self.pending.insert(Pending { to, cost, kind });
         Step::Act(Action::Submit { tag, op })
     }
 
-    fn refuse(&mut self, request: Request, error: Errno, input: &mut BytesMut, output: &mut Output) -> Step {
-        input.advance(REQUEST_HEADER);
-        if request.command == command::WRITE {
-            self.stage = Stage::Skip { left: request.length, cookie: request.cookie, error };
+    /// "NBD_CMD_BLOCK_STATUS": of all contexts, or of those that the payload names.
+    fn start_status(&mut self, mut request: Request, input: &mut BytesMut, output: &mut Output) -> Step {
+        let chosen = if request.has_filter() {
+            let payload = input.split_to(index(request.payload()));
+            request.filtered(&self.served, &payload)
         } else {
-            push_reply(output, request.cookie, error);
-        }
+            Ok(self.all_contexts())
+        };
+        let (contexts, maps) = match chosen {
+            Ok(chosen) => chosen,
+            Err((error, text)) => {
+                request.to().error(output, error, text, None);
+                return Step::Again;
+            }
+        };
+        let Some(op) = request.status(maps) else { return Step::Again };
+        let kind = Kind::Status { length: request.length(), contexts };
+        let tag = self.pending.insert(Pending { to: request.to(), cost: request.cost(), kind });
+        Step::Act(Action::Submit { tag, op })
+    }
+
+    fn all_contexts(&self) -> (Vec<u32>, Arc<[Map]>) {
+        let numbers = (0..).zip(self.served.contexts.iter()).map(|(number, _)| number);
+        (numbers.collect(), Arc::clone(&self.served.contexts))
+    }
+
+    fn refuse(&mut self, request: &Request, refused: Refused, input: &mut BytesMut) -> Step {
+        input.advance(self.served.header());
+        self.stage = Stage::Skip { left: request.payload(), to: request.to(), refused };
         Step::Again
     }
 
     fn skip(&mut self, input: &mut BytesMut, output: &mut Output) -> Step {
-        if let Stage::Skip { left, cookie, error } = &mut self.stage {
-            *left -= drop_front(input, *left);
+        if let Stage::Skip { left, to, refused: (error, text) } = &mut self.stage {
+            *left -= u64::from(drop_front(input, u32::try_from(*left).unwrap_or(u32::MAX)));
             if *left > 0 {
                 return Step::Wait;
             }
-            push_reply(output, *cookie, *error);
+            to.error(output, *error, text, None);
             self.stage = Stage::Request;
         }
         Step::Again
@@ -188,188 +190,54 @@ impl Transmission {
         Step::Again
     }
 
-    pub(crate) fn handle_completion(&mut self, tag: Tag, outcome: Outcome, output: &mut Output) {
-        let Some(pending) = self.pending.remove(tag) else { return };
-        match (outcome, pending.kind) {
-            // A device that answers with another length has broken its contract; its bytes go nowhere.
-            (Ok(data), Kind::Read { length }) if count(data.len()) != u64::from(length) => {
-                push_reply(output, pending.cookie, Errno::Io);
+    pub(crate) fn handle_completion(&mut self, tag: Tag, answered: Answered, output: &mut Output) {
+        let Some(Pending { to, kind, .. }) = self.pending.remove(tag) else { return };
+        match (answered, kind) {
+            (Ok(answer), Kind::Read { length, whole }) if answer.length() == length => {
+                to.content(output, answer, whole);
             }
-            (Ok(data), Kind::Read { .. }) => {
-                push_reply(output, pending.cookie, Errno::None);
-                output.push_payload(data);
+            (Ok(Answer::Status(maps)), Kind::Status { length, contexts })
+                if maps.len() == contexts.len() && maps.iter().all(|map| is_sound(map, length)) =>
+            {
+                to.status(output, &contexts, &maps);
             }
-            (Ok(_), _) => push_reply(output, pending.cookie, Errno::None),
-            (Err(error), kind) => push_reply(output, pending.cookie, errno_of(&error, kind)),
+            // A device that answers with something else has broken its contract; its bytes go nowhere.
+            (Ok(_), Kind::Read { .. } | Kind::Status { .. }) => {
+                to.error(output, Errno::Io, "the device gave something else than what was asked for", None);
+            }
+            (Ok(_), _) => to.done(output),
+            (Err(error), kind) => refused_by_device(to, &error, &kind, output),
         }
     }
 }
 
-impl Request {
-    /// The checks before anything is started; the error that a request which fails them is answered with.
-    fn admit(self, geometry: Geometry, limits: &Limits, stopping: bool) -> Result<(), Errno> {
-        // "Error values": an unknown command, or a flag not documented for it, is NBD_EINVAL.
-        if self.flags & !self.allowed_flags(geometry).ok_or(Errno::Invalid)? != 0 {
-            return Err(Errno::Invalid);
-        }
-        // "Terminating the transmission phase": requests received from now on.
-        if stopping {
-            return Err(Errno::Shutdown);
-        }
-        if self.command == command::FLUSH {
-            // "NBD_CMD_FLUSH": length and offset are reserved and must be zero.
-            return if self.length == 0 && self.offset == 0 { Ok(()) } else { Err(Errno::Invalid) };
-        }
-        if self.is_write() && geometry.read_only {
-            return Err(Errno::Perm);
-        }
-        self.check_range(geometry)?;
-        // "Size constraints": a payload beyond the maximum.
-        if self.payload_length() > u64::from(limits.max_payload) {
-            return Err(Errno::Invalid);
-        }
-        Ok(())
-    }
-
-    /// The flags its command may carry; `None` for a command that is not served.
-    ///
-    /// "Command flags": FUA is valid for all commands once it is offered. NBD_CMD_CACHE, BLOCK_STATUS and the
-    /// flags DF and FAST_ZERO are not offered, so they are refused like unknown ones.
-    fn allowed_flags(self, geometry: Geometry) -> Option<u16> {
-        let fua = if geometry.read_only { 0 } else { command_flag::FUA };
-        match self.command {
-            command::READ | command::FLUSH => Some(fua),
-            // Refused for the export being read-only, which says more than a complaint about the flag.
-            command::WRITE | command::TRIM => Some(command_flag::FUA),
-            command::WRITE_ZEROES => Some(command_flag::FUA | command_flag::NO_HOLE),
-            _ => None,
-        }
-    }
-
-    /// "Error values": NBD_ENOSPC for writes beyond the end, NBD_EINVAL for reads and trims.
-    fn check_range(self, geometry: Geometry) -> Result<(), Errno> {
-        match self.offset.checked_add(u64::from(self.length)) {
-            Some(end) if end <= geometry.size => Ok(()),
-            _ if matches!(self.command, command::WRITE | command::WRITE_ZEROES) => Err(Errno::NoSpace),
-            _ => Err(Errno::Invalid),
-        }
-    }
-
-    fn is_write(self) -> bool {
-        matches!(self.command, command::WRITE | command::WRITE_ZEROES | command::TRIM)
-    }
-
-    /// The bytes it moves in either direction.
-    fn payload_length(self) -> u64 {
-        match self.command {
-            command::READ | command::WRITE => u64::from(self.length),
-            _ => 0,
-        }
-    }
-
-    /// The bytes that follow its header.
-    fn incoming(self) -> usize {
-        if self.command == command::WRITE { self.length as usize } else { 0 }
-    }
-
-    /// The operation, its payload split off the input without a copy.
-    fn into_op(self, input: &mut BytesMut) -> Option<Op> {
-        let fua = self.flags & command_flag::FUA != 0;
-        let extent = Extent::new(self.offset, u64::from(self.length))?;
-        Some(match self.command {
-            command::READ => Op::Read { extent },
-            command::WRITE => {
-                Op::Write { offset: self.offset, data: input.split_to(self.incoming()).freeze(), fua }
-            }
-            command::TRIM => Op::Trim { extent, fua },
-            command::WRITE_ZEROES => {
-                Op::Zero { extent, fua, may_trim: self.flags & command_flag::NO_HOLE == 0 }
-            }
-            _ => Op::Flush,
-        })
-    }
+/// "The server MUST return at least one status descriptor", of a length that is not zero, of what was asked for.
+fn is_sound(map: &[Stretch], length: u64) -> bool {
+    let told = map.iter().try_fold(0_u64, |sum, stretch| sum.checked_add(stretch.length));
+    !map.is_empty() && map.iter().all(|stretch| stretch.length > 0) && told.is_some_and(|sum| sum <= length)
 }
 
-/// "Simple reply message". The one place replies are encoded in.
-fn push_reply(output: &mut Output, cookie: u64, error: Errno) {
-    let [a, b, c, d] = SIMPLE_REPLY_MAGIC.to_be_bytes();
-    let [e, f, g, h] = error.wire().to_be_bytes();
-    let [i, j, k, l, m, n, o, p] = cookie.to_be_bytes();
-    output.push(&[a, b, c, d, e, f, g, h, i, j, k, l, m, n, o, p]);
+fn refused_by_device(to: To, error: &DeviceError, kind: &Kind, output: &mut Output) {
+    let text = error.to_string();
+    // "NBD_REPLY_TYPE_ERROR_OFFSET": the offset lies within the request.
+    let at = match (error, kind) {
+        (DeviceError::Damaged { extent, .. }, Kind::Read { length, .. }) => {
+            let end = to.offset.saturating_add(*length);
+            Some(extent.offset().max(to.offset)).filter(|at| *at < end)
+        }
+        _ => None,
+    };
+    to.error(output, errno_of(error, kind), &text, at);
 }
 
 /// "Error values".
-fn errno_of(error: &DeviceError, kind: Kind) -> Errno {
+fn errno_of(error: &DeviceError, kind: &Kind) -> Errno {
     match (error, kind) {
         (DeviceError::ReadOnly, _) => Errno::Perm,
         (DeviceError::OutOfRange { .. }, Kind::Write) | (DeviceError::NoSpace(_), _) => Errno::NoSpace,
         (DeviceError::OutOfRange { .. }, _) => Errno::Invalid,
         (DeviceError::Damaged { .. } | DeviceError::Io(_), _) => Errno::Io,
+        (DeviceError::Unsupported(_), _) => Errno::NotSupported,
         (DeviceError::Stopped, _) => Errno::Shutdown,
-    }
-}
-
-/// The next request's header, left in place; the magic number when it is a wrong one.
-fn peek_request(mut input: &[u8]) -> Option<Result<Request, u32>> {
-    let magic = input.try_get_u32().ok()?;
-    if magic != REQUEST_MAGIC {
-        return Some(Err(magic));
-    }
-    Some(Ok(Request {
-        flags: input.try_get_u16().ok()?,
-        command: input.try_get_u16().ok()?,
-        cookie: input.try_get_u64().ok()?,
-        offset: input.try_get_u64().ok()?,
-        length: input.try_get_u32().ok()?,
-    }))
-}
-
-/// The requests under way by tag: slots used again, each use with another generation in the tag, so that a
-/// completion that comes twice cannot answer somebody else's request.
-#[derive(Debug, Default)]
-struct PendingTable {
-    slots: Vec<Slot>,
-    free: Vec<u32>,
-    cost: u64,
-}
-
-#[derive(Debug, Default)]
-struct Slot {
-    generation: u32,
-    pending: Option<Pending>,
-}
-
-impl PendingTable {
-    fn len(&self) -> usize {
-        self.slots.len() - self.free.len()
-    }
-
-    fn insert(&mut self, pending: Pending) -> Tag {
-        self.cost += pending.cost;
-        let no = self.free.pop().unwrap_or_else(|| {
-            self.slots.push(Slot::default());
-            u32::try_from(self.slots.len() - 1).unwrap_or(u32::MAX)
-        });
-        let generation = match self.slots.get_mut(no as usize) {
-            Some(slot) => {
-                slot.pending = Some(pending);
-                slot.generation
-            }
-            None => 0,
-        };
-        Tag::new(u64::from(generation) << 32 | u64::from(no))
-    }
-
-    fn remove(&mut self, tag: Tag) -> Option<Pending> {
-        let no = u32::try_from(tag.get() & u64::from(u32::MAX)).ok()?;
-        let slot = self.slots.get_mut(no as usize)?;
-        if u64::from(slot.generation) != tag.get() >> 32 {
-            return None;
-        }
-        let pending = slot.pending.take()?;
-        slot.generation = slot.generation.wrapping_add(1);
-        self.free.push(no);
-        self.cost -= pending.cost;
-        Some(pending)
     }
 }

@@ -27,7 +27,8 @@ const ERR_UNKNOWN: u32 = 0x8000_0006;
 const ERR_SHUTDOWN: u32 = 0x8000_0007;
 const ERR_TOO_BIG: u32 = 0x8000_0009;
 
-const WRITABLE: u16 = 1 | 1 << 2 | 1 << 3 | 1 << 5 | 1 << 6 | 1 << 8;
+const READ_ONLY: u16 = 1 | 1 << 1 | 1 << 2 | 1 << 8 | 1 << 10;
+const WRITABLE: u16 = 1 | 1 << 2 | 1 << 3 | 1 << 5 | 1 << 6 | 1 << 8 | 1 << 10 | 1 << 11;
 
 fn haggling() -> Rig {
     let mut rig = Rig::new();
@@ -154,7 +155,7 @@ fn malformed_choices_are_refused_in_step() {
 
 #[test]
 fn unknown_options_of_any_length_are_answered_in_step() {
-    for (number, length) in [(8, 0), (10, 40), (11, 0), (4, 7), (0, 0), (99, 1 << 20), (u32::MAX, 3)] {
+    for (number, length) in [(4, 7), (0, 0), (12, 0), (99, 1 << 20), (u32::MAX, 3)] {
         let mut rig = haggling();
         rig.send(&option(number, &vec![7; length]));
         let (echoed, kind, _) = rig.option_reply();
@@ -166,7 +167,7 @@ fn unknown_options_of_any_length_are_answered_in_step() {
 
 #[test]
 fn known_options_that_are_too_long_are_refused_in_step() {
-    for number in [3, 6, 7] {
+    for number in [3, 6, 7, 8, 9, 10, 11] {
         let mut rig = haggling();
         rig.send(&option(number, &vec![0; 20 << 10]));
         assert_eq!(rig.option_reply().1, ERR_TOO_BIG);
@@ -331,7 +332,8 @@ fn every_command_does_its_work() {
     rig.send(&request(FUA, FLUSH, 2, 0, 0));
     rig.send(&request(0, TRIM, 3, 8192, 4096));
     rig.send(&request(NO_HOLE, WRITE_ZEROES, 4, 16384, 512));
-    rig.send(&request(0, WRITE_ZEROES, 5, 20480, 512));
+    rig.send(&request(FAST_ZERO, WRITE_ZEROES, 5, 20480, 512));
+    rig.send(&request(0, CACHE, 6, 0, 8192));
     let extent = |offset, length| Extent::new(offset, length).unwrap();
     let ops: Vec<Op> = rig.ops.iter().map(|(_, op)| op.clone()).collect();
     assert_eq!(
@@ -340,18 +342,37 @@ fn every_command_does_its_work() {
             Op::Write { offset: 4096, data: vec![5; 4096].into(), fua: true },
             Op::Flush,
             Op::Trim { extent: extent(8192, 4096), fua: false },
-            Op::Zero { extent: extent(16384, 512), fua: false, may_trim: false },
-            Op::Zero { extent: extent(20480, 512), fua: false, may_trim: true },
+            Op::Zero { extent: extent(16384, 512), fua: false, may_trim: false, fast: false },
+            Op::Zero { extent: extent(20480, 512), fua: false, may_trim: true, fast: true },
+            Op::Cache { extent: extent(0, 8192) },
         ]
     );
     rig.complete_all(&disk);
-    for cookie in 1..=5 {
+    for cookie in 1..=6 {
         assert_eq!(rig.reply(), (OK, cookie));
     }
-    rig.send(&request(0, READ, 6, 4000, 4288));
+    rig.send(&request(0, READ, 7, 4000, 4288));
     rig.complete_all(&disk);
-    assert_eq!(rig.reply(), (OK, 6));
+    assert_eq!(rig.reply(), (OK, 7));
     assert_eq!(&rig.received[..], &disk.content()[4000..8288]);
+}
+
+#[test]
+fn fua_reaches_each_kind_of_write() {
+    let mut rig = Rig::new().ready();
+    for (flags, fua) in [(FUA, true), (0, false)] {
+        rig.send(&write(flags, 1, 0, &[5; 512]));
+        rig.send(&request(flags, TRIM, 2, 0, 512));
+        rig.send(&request(flags, WRITE_ZEROES, 3, 0, 512));
+        rig.send(&request(flags | NO_HOLE | FAST_ZERO, WRITE_ZEROES, 4, 0, 512));
+        for (_, op) in rig.ops.drain(..) {
+            let asked = match op {
+                Op::Write { fua, .. } | Op::Trim { fua, .. } | Op::Zero { fua, .. } => fua,
+                other => panic!("{other:?}"),
+            };
+            assert_eq!(asked, fua);
+        }
+    }
 }
 
 #[test]
@@ -378,6 +399,7 @@ fn requests_out_of_range_are_answered_and_the_connection_lives() {
         (READ, SIZE - 512, 1024, EINVAL),
         (READ, u64::MAX, u32::MAX, EINVAL),
         (TRIM, SIZE, 512, EINVAL),
+        (CACHE, SIZE - 1, 2, EINVAL),
         (WRITE_ZEROES, SIZE - 1, 2, ENOSPC),
         (READ, SIZE + 1, 0, EINVAL),
     ];
@@ -404,15 +426,17 @@ fn still_alive(rig: &mut Rig) {
 fn unknown_commands_and_flags_are_answered() {
     let mut rig = Rig::new().ready();
     let cases = [
-        (0, CACHE),
-        (0, 7),
+        (0, BLOCK_STATUS),
         (0, 8),
         (0, 999),
         (0x8000, READ),
-        (4, READ),
+        (DF, READ),
         (NO_HOLE, TRIM),
-        (FAST_ZERO, WRITE_ZEROES),
-        (32, READ),
+        (FAST_ZERO, TRIM),
+        (REQ_ONE, WRITE_ZEROES),
+        (NO_HOLE, CACHE),
+        (PAYLOAD_LEN, READ),
+        (PAYLOAD_LEN, TRIM),
     ];
     for (flags, command) in cases {
         rig.send(&request(flags, command, 5, 0, 512));
@@ -428,7 +452,7 @@ fn unknown_commands_and_flags_are_answered() {
 #[test]
 fn requests_of_no_length_succeed_at_once() {
     let mut rig = Rig::new().ready();
-    for command in [READ, WRITE, TRIM, WRITE_ZEROES] {
+    for command in [READ, WRITE, TRIM, CACHE, WRITE_ZEROES] {
         for offset in [0, 7, SIZE] {
             rig.send(&request(0, command, 3, offset, 0));
             assert_eq!(rig.reply(), (OK, 3));
@@ -444,7 +468,7 @@ fn a_read_only_export_says_so_and_refuses_writes() {
     rig.skip_greeting();
     rig.send(&go("disk", &[]));
     let mut export = rig.option_reply().2;
-    assert_eq!((export.get_u16(), export.get_u64(), export.get_u16()), (0, SIZE, 1 | 2 | 1 << 2 | 1 << 8));
+    assert_eq!((export.get_u16(), export.get_u64(), export.get_u16()), (0, SIZE, READ_ONLY));
     rig.option_reply();
     rig.send(&write(0, 1, 0, &[0; 512]));
     rig.send(&request(FUA, TRIM, 2, 0, 512));
@@ -495,6 +519,7 @@ fn device_errors_have_their_codes() {
         (DeviceError::NoSpace("full".to_owned()), ENOSPC),
         (DeviceError::Damaged { extent, detail: String::new() }, EIO),
         (DeviceError::Io("gone".to_owned()), EIO),
+        (DeviceError::Unsupported("slow".to_owned()), ENOTSUP),
         (DeviceError::Stopped, ESHUTDOWN),
     ];
     let mut rig = Rig::new().ready();
@@ -512,9 +537,9 @@ fn a_device_that_answers_short_is_an_io_error() {
     let mut rig = Rig::new().ready();
     rig.send(&request(0, READ, 1, 0, 512));
     let (tag, _) = rig.ops.remove(0);
-    rig.server.handle_completion(tag, Ok(Bytes::from_static(b"short")));
-    rig.server.handle_completion(tag, Ok(Bytes::from(vec![0; 512])));
-    rig.server.handle_completion(Tag::new(12345), Ok(Bytes::new()));
+    rig.server.handle_completion(tag, Ok(Bytes::from_static(b"short").into()));
+    rig.server.handle_completion(tag, Ok(Bytes::from(vec![0; 512]).into()));
+    rig.server.handle_completion(Tag::new(12345), Ok(Bytes::new().into()));
     rig.pump();
     assert_eq!(rig.reply(), (EIO, 1));
     assert!(rig.received.is_empty());

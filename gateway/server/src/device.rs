@@ -7,9 +7,12 @@ mod guarded;
 pub(crate) mod image;
 pub(crate) mod overlay;
 mod overlay_log;
+mod status;
 #[cfg(test)]
 mod tests;
+mod workers;
 
 pub(crate) use guarded::Guarded;
 pub(crate) use image::{Image, ImageDevice, read_blocking};
 pub(crate) use overlay::OverlayDevice;
+pub(crate) use workers::Workers;

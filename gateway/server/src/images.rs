@@ -13,7 +13,7 @@ use tokio::sync::oneshot;
 
 use crate::device::flat::{FlatDir, FlatSlot};
 use crate::device::overlay::OverlayDir;
-use crate::device::{Guarded, Image, ImageDevice, OverlayDevice};
+use crate::device::{Guarded, Image, ImageDevice, OverlayDevice, Workers};
 use crate::http::{Answer, ImageKey};
 use crate::jobs::Job;
 use crate::names::{Holder, Names, Reserved};
@@ -24,7 +24,7 @@ use crate::problems;
 pub(crate) struct Images {
     store: Arc<Store>,
     clock: Arc<dyn Clock>,
-    pool: Arc<Pool>,
+    workers: Workers,
     dir: OverlayDir,
     pub(crate) flats: FlatDir,
     default_quota: u64,
@@ -112,7 +112,8 @@ impl Images {
             }
         }
         let (changing, table) = (tokio::sync::Mutex::new(()), Mutex::new(table));
-        Ok(Self { store, clock, pool, dir, flats, default_quota, names, changing, table })
+        let workers = Workers::from(pool);
+        Ok(Self { store, clock, workers, dir, flats, default_quota, names, changing, table })
     }
 
     /// Makes an image.
@@ -315,7 +316,7 @@ impl Images {
             let below = self.image(record.volume, record.point)?.with_flat(Arc::clone(&entry.flat));
             let below = Arc::new(below);
             let quota = record.writable.then_some(record.quota);
-            let opened = self.dir.open(record.id.get(), quota, below, Arc::clone(&self.pool));
+            let opened = self.dir.open(record.id.get(), quota, below, self.workers.clone());
             entry.overlay = Some(Arc::new(opened.map_err(problems::internal)?));
         }
         Ok(entry.overlay.clone())
@@ -346,7 +347,7 @@ impl Images {
     }
 
     fn device(&self, image: Image) -> Arc<dyn BlockDevice> {
-        Arc::new(ImageDevice::new(Arc::new(image), Arc::clone(&self.pool)))
+        Arc::new(ImageDevice::new(Arc::new(image), self.workers.clone()))
     }
 
     /// The same, for programs of our own.

@@ -117,7 +117,7 @@ impl Restore {
         if self.target.is_zero_already() {
             return Ok(());
         }
-        run(self.target.device(), Op::Zero { extent, fua: false, may_trim: true }).map(drop)
+        run(self.target.device(), Op::Zero { extent, fua: false, may_trim: true, fast: false }).map(drop)
     }
 }
 

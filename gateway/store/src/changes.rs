@@ -55,8 +55,8 @@ fn in_settled(
     changed: &mut ExtentSet,
 ) -> Result<(), StoreError> {
     for region in regions(shared, layout, volume)? {
-        let (before, after) =
-            (shared.region_map(volume, region, from)?, shared.region_map(volume, region, to)?);
+        let map = |point| shared.gathered_map(volume, region, point, false);
+        let (before, after) = (map(from)?, map(to)?);
         let mut since = None;
         for block in 0..=REGION_BLOCKS {
             let differs = block < REGION_BLOCKS && before.unit(block) != after.unit(block);

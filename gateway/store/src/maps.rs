@@ -93,6 +93,17 @@ impl Shared {
         region: RegionNo,
         point: Lsn,
     ) -> Result<Arc<RegionMap>, StoreError> {
+        self.gathered_map(volume, region, point, true)
+    }
+
+    /// The same; unless it is to be kept, it takes no place from maps that somebody reads by.
+    pub(crate) fn gathered_map(
+        &self,
+        volume: VolumeId,
+        region: RegionNo,
+        point: Lsn,
+        keep: bool,
+    ) -> Result<Arc<RegionMap>, StoreError> {
         if let Some(map) = self.cached_map(volume, region, point) {
             return Ok(map);
         }
@@ -106,7 +117,7 @@ impl Shared {
                 continue;
             }
             let map = Arc::new(built?);
-            if snapshot.lasting {
+            if keep && snapshot.lasting {
                 maps.put((volume, region, point), Arc::clone(&map));
             }
             return Ok(map);

@@ -374,6 +374,19 @@ impl Store {
         self.shared.region_map(volume, region, point)
     }
 
+    /// The same, for whoever wants to know only what is stored and passes on: it takes no place in the cache.
+    ///
+    /// # Errors
+    /// As [`region_map`](Self::region_map).
+    pub fn region_map_in_passing(
+        &self,
+        volume: VolumeId,
+        region: RegionNo,
+        point: Lsn,
+    ) -> Result<Arc<RegionMap>, StoreError> {
+        self.shared.gathered_map(volume, region, point, false)
+    }
+
     /// The map if it is at hand. Never blocks on a disk.
     #[must_use]
     pub fn region_map_cached(

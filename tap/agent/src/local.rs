@@ -63,7 +63,7 @@ mod tests {
     use std::sync::atomic::{AtomicU64, Ordering};
 
     use tap_block::memory::MemoryDevice;
-    use tap_block::{CompletionQueue, Extent, Outcome};
+    use tap_block::{Answered, CompletionQueue, Extent};
 
     use super::*;
 
@@ -74,7 +74,7 @@ mod tests {
     }
 
     impl CompletionQueue for Chain {
-        fn complete(&self, tag: u64, _: Outcome) {
+        fn complete(&self, tag: u64, _: Answered) {
             if self.left.fetch_sub(1, Ordering::Relaxed) > 1 {
                 let next = Arc::new(Self {
                     disk: Arc::clone(&self.disk),

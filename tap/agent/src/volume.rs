@@ -11,8 +11,8 @@ use std::time::Duration;
 use bytes::Bytes;
 use cx_wire::{AskCode, AskError, Hashes};
 use tap_block::{
-    BLOCK_SIZE, BlockDevice, Bookmark, Clock, CompletionQueue, Extent, ExtentSet, Geometry, Lsn, Monotonic,
-    Name, Op, Outcome, Ticket, WallTime,
+    Answer, Answered, BLOCK_SIZE, BlockDevice, Bookmark, Clock, CompletionQueue, DeviceError, Extent,
+    ExtentSet, Geometry, Lsn, Monotonic, Name, Op, Outcome, Ticket, WallTime,
 };
 use tap_disk::{FileDevice, RealClock};
 use tap_splitter::{
@@ -506,7 +506,8 @@ impl Core {
 }
 
 impl CompletionQueue for Volume {
-    fn complete(&self, tag: u64, outcome: Outcome) {
+    fn complete(&self, tag: u64, answered: Answered) {
+        let outcome = answered.map(Answer::into_bytes);
         let what = self.lock().running.remove(&tag);
         match what {
             Some(Running::Guest(id)) => self.guest_done(id, outcome),
@@ -530,7 +531,9 @@ impl BlockDevice for Volume {
             return ticket.complete(Err(refused));
         }
         match op {
-            Op::Read { .. } | Op::Flush => self.disk.submit(op, ticket),
+            Op::Read { .. } | Op::Cache { .. } | Op::Status { .. } | Op::Flush => {
+                self.disk.submit(op, ticket);
+            }
             Op::Write { ref data, .. } if data.is_empty() => ticket.complete(Ok(Bytes::new())),
             Op::Write { offset, ref data, .. } => {
                 let (extent, data) =
@@ -538,10 +541,17 @@ impl BlockDevice for Volume {
                 self.submit_change(extent, Change::Write(data), op, ticket);
             }
             Op::Zero { extent, .. } if extent.is_empty() => ticket.complete(Ok(Bytes::new())),
-            Op::Zero { extent, .. } => self.submit_change(extent, Change::Zero, op, ticket),
+            // Refused before it starts: what failed on the disk would be read again as a whole.
+            Op::Zero { may_trim, fast: true, .. } if !self.disk.zeroes_fast(may_trim) => {
+                ticket.complete(Err(DeviceError::Unsupported("the disk cannot make zeroes fast".to_owned())));
+            }
+            Op::Zero { extent, fua, may_trim, .. } => {
+                let op = Op::Zero { extent, fua, may_trim, fast: false };
+                self.submit_change(extent, Change::Zero, op, ticket);
+            }
             Op::Trim { extent, fua } => match self.trimmable(extent) {
                 Some(extent) => {
-                    let op = Op::Zero { extent, fua, may_trim: true };
+                    let op = Op::Zero { extent, fua, may_trim: true, fast: false };
                     self.submit_change(extent, Change::Zero, op, ticket);
                 }
                 None => ticket.complete(Ok(Bytes::new())),

@@ -5,12 +5,16 @@
 //! device all fit, and a device that has the answer at hand completes before `submit` returns.
 
 use std::fmt;
+use std::ops::Range;
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use thiserror::Error;
 
 use crate::extent::Extent;
+use crate::name::Name;
+use crate::status::{Map, Stretch};
+use crate::units::{count, index};
 
 /// A disk.
 ///
@@ -25,6 +29,16 @@ pub trait BlockDevice: Send + Sync {
     /// Extents outside the device are answered with [`DeviceError::OutOfRange`], writes to a read-only one
     /// with [`DeviceError::ReadOnly`].
     fn submit(&self, op: Op, ticket: Ticket);
+
+    /// Can it tell what changed since the bookmark `name` ([`Map::ChangedSince`])? May block.
+    fn has_bookmark(&self, _name: &Name) -> bool {
+        false
+    }
+
+    /// The newest bookmarks of which it can tell that, at most so many, the newest first. May block.
+    fn newest_bookmarks(&self, _most: usize) -> Vec<Name> {
+        Vec::new()
+    }
 }
 
 /// What a device is like.
@@ -61,6 +75,8 @@ pub enum Op {
         fua: bool,
         /// The space need not stay allocated.
         may_trim: bool,
+        /// At once, whatever its length, or not at all: then [`DeviceError::Unsupported`], and nothing is changed.
+        fast: bool,
     },
     /// The client has no use for the extent's content any more. A device either makes it zeroes or leaves it.
     Trim {
@@ -69,12 +85,54 @@ pub enum Op {
         /// Durable before it completes.
         fua: bool,
     },
+    /// The client will read this soon. A device may begin to fetch it or do nothing; it completes at once.
+    Cache {
+        /// Where.
+        extent: Extent,
+    },
+    /// What its maps say of the extent; changes nothing. Answered with [`Answer::Status`].
+    ///
+    /// A device bounds what it looks at for one operation: the answer covers the extent from its start on, not
+    /// always to its end, and at least one byte of it.
+    Status {
+        /// Where; not empty.
+        extent: Extent,
+        /// Which maps.
+        maps: Arc<[Map]>,
+        /// Stretches of each map at most.
+        most: usize,
+    },
     /// See [`BlockDevice`].
     Flush,
 }
 
-/// What came of an operation: the data of a read, nothing for the others.
+/// What came of an operation, where the content of a read is wanted as one run of bytes: nothing for the others.
 pub type Outcome = Result<Bytes, DeviceError>;
+
+/// What came of an operation, as it reaches a [`CompletionQueue`].
+pub type Answered = Result<Answer, DeviceError>;
+
+/// What an operation gave. A read may be answered in any of the first three ways, of exactly the extent's length.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Answer {
+    /// The content of a read; nothing for what is neither read nor status.
+    Data(Bytes),
+    /// All of what is read is zeroes, so many bytes of them.
+    Zeroes(u64),
+    /// The content of a read in order, for long zeroes in between.
+    Parts(Vec<Part>),
+    /// For each map asked for, in that order, its stretches from the extent's start on.
+    Status(Vec<Vec<Stretch>>),
+}
+
+/// A part of what is read; not empty.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Part {
+    /// These bytes.
+    Data(Bytes),
+    /// So many zeroes.
+    Zeroes(u64),
+}
 
 /// Why an operation failed. Protocol fronts map these to their own codes.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
@@ -104,9 +162,86 @@ pub enum DeviceError {
     /// The operating system refused.
     #[error("I/O error: {0}")]
     Io(String),
+    /// Not as it was asked for (see [`Op::Zero`]'s `fast`).
+    #[error("not supported: {0}")]
+    Unsupported(String),
     /// The device is being closed.
     #[error("the device is shut down")]
     Stopped,
+}
+
+impl Part {
+    /// Bytes.
+    #[must_use]
+    pub const fn length(&self) -> u64 {
+        match self {
+            Self::Data(data) => count(data.len()),
+            Self::Zeroes(length) => *length,
+        }
+    }
+}
+
+impl Answer {
+    /// Bytes of content.
+    #[must_use]
+    pub fn length(&self) -> u64 {
+        match self {
+            Self::Data(data) => count(data.len()),
+            Self::Zeroes(length) => *length,
+            Self::Parts(parts) => parts.iter().map(Part::length).fold(0, u64::saturating_add),
+            Self::Status(_) => 0,
+        }
+    }
+
+    /// The content as one run of bytes: as it is where it came so, else copied together.
+    #[must_use]
+    pub fn into_bytes(self) -> Bytes {
+        match self {
+            Self::Data(data) => data,
+            Self::Zeroes(length) => BytesMut::zeroed(index(length)).freeze(),
+            Self::Parts(parts) => {
+                let length = parts.iter().map(Part::length).fold(0, u64::saturating_add);
+                let mut all = BytesMut::with_capacity(index(length));
+                for part in parts {
+                    match part {
+                        Part::Data(data) => all.extend_from_slice(&data),
+                        Part::Zeroes(zeroes) => all.resize(all.len() + index(zeroes), 0),
+                    }
+                }
+                all.freeze()
+            }
+            Self::Status(_) => Bytes::new(),
+        }
+    }
+
+    /// `data`, of which the stretches `holes` (within it, in order) are zeroes: those are left out.
+    #[must_use]
+    pub fn without_holes(data: Bytes, holes: impl IntoIterator<Item = Range<usize>>) -> Self {
+        let (length, mut at, mut parts) = (data.len(), 0, Vec::new());
+        for hole in holes {
+            if hole.len() == length {
+                return Self::Zeroes(count(length));
+            }
+            if at < hole.start {
+                parts.push(Part::Data(data.slice(at..hole.start)));
+            }
+            parts.push(Part::Zeroes(count(hole.len())));
+            at = hole.end;
+        }
+        if parts.is_empty() {
+            return Self::Data(data);
+        }
+        if at < length {
+            parts.push(Part::Data(data.slice(at..)));
+        }
+        Self::Parts(parts)
+    }
+}
+
+impl From<Bytes> for Answer {
+    fn from(data: Bytes) -> Self {
+        Self::Data(data)
+    }
 }
 
 impl Op {
@@ -114,8 +249,12 @@ impl Op {
     #[must_use]
     pub fn extent(&self) -> Option<Extent> {
         match self {
-            Self::Read { extent } | Self::Zero { extent, .. } | Self::Trim { extent, .. } => Some(*extent),
-            Self::Write { offset, data, .. } => Extent::new(*offset, crate::units::count(data.len())),
+            Self::Read { extent }
+            | Self::Zero { extent, .. }
+            | Self::Trim { extent, .. }
+            | Self::Cache { extent }
+            | Self::Status { extent, .. } => Some(*extent),
+            Self::Write { offset, data, .. } => Extent::new(*offset, count(data.len())),
             Self::Flush => None,
         }
     }
@@ -152,7 +291,7 @@ impl Geometry {
 /// Where outcomes go. Implementations must not block and must not call back into a device.
 pub trait CompletionQueue: Send + Sync {
     /// The operation submitted with `tag` is over.
-    fn complete(&self, tag: u64, outcome: Outcome);
+    fn complete(&self, tag: u64, answered: Answered);
 }
 
 /// The right, and duty, to complete one operation. One that is dropped completes with
@@ -170,9 +309,14 @@ impl Ticket {
     }
 
     /// Hands over the outcome.
-    pub fn complete(mut self, outcome: Outcome) {
+    pub fn complete(self, outcome: Outcome) {
+        self.answer(outcome.map(Answer::Data));
+    }
+
+    /// Hands over what came of it, in whatever form.
+    pub fn answer(mut self, answered: Answered) {
         if let Some(queue) = self.queue.take() {
-            queue.complete(self.tag, outcome);
+            queue.complete(self.tag, answered);
         }
     }
 }
@@ -191,16 +335,21 @@ impl fmt::Debug for Ticket {
     }
 }
 
-/// Runs one operation and blocks the calling thread until it is over. For tools, tests and worker threads;
-/// never on a thread that the device needs to make progress.
+/// Runs one operation and blocks the calling thread until it is over; what was read comes as one run of bytes. For tools,
+/// tests and worker threads; never on a thread that the device needs to make progress.
 pub fn run(device: &dyn BlockDevice, op: Op) -> Outcome {
+    ask(device, op).map(Answer::into_bytes)
+}
+
+/// The same, with the answer as the device gave it.
+pub fn ask(device: &dyn BlockDevice, op: Op) -> Answered {
     #[derive(Default)]
     struct Slot {
-        outcome: Mutex<Option<Outcome>>,
+        outcome: Mutex<Option<Answered>>,
         there: Condvar,
     }
     impl CompletionQueue for Slot {
-        fn complete(&self, _: u64, outcome: Outcome) {
+        fn complete(&self, _: u64, outcome: Answered) {
             *self.outcome.lock().unwrap_or_else(PoisonError::into_inner) = Some(outcome);
             self.there.notify_one();
         }
@@ -213,5 +362,26 @@ pub fn run(device: &dyn BlockDevice, op: Op) -> Outcome {
             Some(done) => return done,
             None => outcome = slot.there.wait(outcome).unwrap_or_else(PoisonError::into_inner),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn holes_are_left_out_and_read_as_zeroes_all_the_same() {
+        let data = Bytes::from_static(b"\0\0ab\0\0\0cd");
+        let answer = |holes: &[Range<usize>]| Answer::without_holes(data.clone(), holes.iter().cloned());
+        assert_eq!(answer(&[]), Answer::Data(data.clone()));
+        let cut = answer(&[0..2, 4..7]);
+        let Answer::Parts(parts) = &cut else { panic!("{cut:?}") };
+        assert_eq!(parts.iter().map(Part::length).collect::<Vec<_>>(), [2, 2, 3, 2]);
+        assert_eq!((cut.length(), cut.into_bytes()), (9, data.clone()));
+        assert_eq!(
+            Answer::without_holes(Bytes::from_static(&[0; 5]), std::iter::once(0..5)),
+            Answer::Zeroes(5)
+        );
+        assert_eq!(Answer::Zeroes(5).into_bytes(), [0; 5][..]);
     }
 }

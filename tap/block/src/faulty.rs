@@ -4,6 +4,7 @@ use std::collections::VecDeque;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use crate::device::{BlockDevice, DeviceError, Geometry, Op, Ticket};
+use crate::name::Name;
 
 /// What to do with an operation.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -67,5 +68,13 @@ impl<D: BlockDevice, F: Fn(&Op) -> Fault + Send + Sync> BlockDevice for FaultyDe
             Fault::Fail(error) => ticket.complete(Err(error)),
             Fault::Hold => self.queue().push_back((op, ticket)),
         }
+    }
+
+    fn has_bookmark(&self, name: &Name) -> bool {
+        self.inner.has_bookmark(name)
+    }
+
+    fn newest_bookmarks(&self, most: usize) -> Vec<Name> {
+        self.inner.newest_bookmarks(most)
     }
 }

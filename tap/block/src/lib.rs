@@ -17,6 +17,7 @@ pub mod extent_map;
 pub mod faulty;
 pub mod memory;
 pub mod name;
+pub mod status;
 pub mod stored;
 pub mod time;
 pub mod units;
@@ -25,9 +26,12 @@ pub use batch::{
     Action, BarrierMark, Batch, BatchError, Bookmark, Consistency, Entry, MAX_MEMBERS, Marker, RunStart,
     SyncCause,
 };
-pub use device::{BlockDevice, CompletionQueue, DeviceError, Geometry, Op, Outcome, Ticket};
+pub use device::{
+    Answer, Answered, BlockDevice, CompletionQueue, DeviceError, Geometry, Op, Outcome, Part, Ticket,
+};
 pub use extent::Extent;
 pub use extent_map::{ExtentMap, ExtentSet};
 pub use name::{Name, NameError};
+pub use status::{Map, State, Stretch, Stretches};
 pub use time::{Clock, Monotonic, WallTime};
 pub use units::{BLOCK_SIZE, BlockNo, Epoch, Lsn, MarkId, Position, RunId, StreamId, VolumeId};

@@ -4,8 +4,9 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
 
-use crate::device::{BlockDevice, DeviceError, Geometry, Op, Outcome, Ticket};
+use crate::device::{Answer, Answered, BlockDevice, DeviceError, Geometry, Op, Ticket};
 use crate::extent::Extent;
+use crate::status;
 use crate::units::index;
 
 /// A disk whose content is a vector of bytes. Every operation completes before `submit` returns.
@@ -44,21 +45,25 @@ impl MemoryDevice {
         self.content.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn run(&self, op: &Op) -> Outcome {
+    fn run(&self, op: &Op) -> Answered {
         self.geometry().admit(op)?;
         let mut content = self.lock();
         match op {
-            Op::Read { extent } => Ok(Bytes::copy_from_slice(part(&mut content, *extent)?)),
+            Op::Read { extent } => Ok(Bytes::copy_from_slice(part(&mut content, *extent)?).into()),
             Op::Write { offset, data, .. } => {
                 let extent = Extent::between(*offset, offset + crate::units::count(data.len()));
                 part(&mut content, extent)?.copy_from_slice(data);
-                Ok(Bytes::new())
+                Ok(Bytes::new().into())
             }
             Op::Zero { extent, .. } | Op::Trim { extent, .. } => {
                 part(&mut content, *extent)?.fill(0);
-                Ok(Bytes::new())
+                Ok(Bytes::new().into())
             }
-            Op::Flush => Ok(Bytes::new()),
+            Op::Status { extent, maps, most } => {
+                let content = part(&mut content, *extent)?;
+                Ok(Answer::Status(status::of_content(*extent, content, maps, *most)))
+            }
+            Op::Cache { .. } | Op::Flush => Ok(Bytes::new().into()),
         }
     }
 }
@@ -76,7 +81,7 @@ impl BlockDevice for MemoryDevice {
     }
 
     fn submit(&self, op: Op, ticket: Ticket) {
-        ticket.complete(self.run(&op));
+        ticket.answer(self.run(&op));
     }
 }
 
@@ -101,7 +106,7 @@ mod tests {
         let extent = Extent::between(0, 512);
         for op in [
             Op::Write { offset: 0, data: Bytes::from_static(b"x"), fua: false },
-            Op::Zero { extent, fua: false, may_trim: true },
+            Op::Zero { extent, fua: false, may_trim: true, fast: false },
             Op::Trim { extent, fua: false },
         ] {
             assert_eq!(run(&disk, op), Err(DeviceError::ReadOnly));

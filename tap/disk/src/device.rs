@@ -6,6 +6,7 @@
 
 mod flush;
 mod open;
+mod status;
 mod zero;
 
 use std::fs::File;
@@ -16,10 +17,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use bytes::Bytes;
-use rustix::fs::SeekFrom;
 use rustix::io::Errno;
 use tap_block::units::{count, index};
-use tap_block::{BlockDevice, DeviceError, Extent, Geometry, Op, Outcome, Ticket};
+use tap_block::{Answer, Answered, BlockDevice, DeviceError, Extent, Geometry, Op, Ticket};
 
 use crate::pool::Pool;
 use crate::raw;
@@ -53,6 +53,8 @@ struct Disk {
     geometry: Geometry,
     is_block_device: bool,
     trims: bool,
+    /// The file system makes zeroes that stay allocated without writing them.
+    zeroes_in_place: bool,
     /// The file system knows non-blocking reads.
     nowait: AtomicBool,
     shrunk: AtomicBool,
@@ -73,26 +75,19 @@ impl FileDevice {
         self.disk.trims
     }
 
+    /// Can it make zeroes of any length at once ([`Op::Zero`]'s `fast`)? Fixed while the device is open.
+    #[must_use]
+    pub fn zeroes_fast(&self, may_trim: bool) -> bool {
+        if may_trim { self.disk.trims } else { self.disk.zeroes_in_place }
+    }
+
     /// The next stretch at or after `from` that holds data, as far as the file system knows; all between
     /// reads as zeroes. `None` when only a hole follows. Where holes are unknown, all is data.
     ///
     /// # Errors
     /// What the operating system says.
     pub fn data_extents(&self, from: u64) -> io::Result<Option<Extent>> {
-        let (disk, size) = (&self.disk, self.disk.geometry.size);
-        if from >= size {
-            return Ok(None);
-        }
-        let rest = Extent::between(from, size);
-        let start = match rustix::fs::seek(&disk.file, SeekFrom::Data(from)) {
-            Ok(start) if start >= size => return Ok(None),
-            Ok(start) => start,
-            Err(Errno::NXIO) => return disk.check_size().map(|()| None),
-            Err(Errno::INVAL | Errno::OPNOTSUPP) => return Ok(Some(rest)),
-            Err(e) => return Err(e.into()),
-        };
-        let end = rustix::fs::seek(&disk.file, SeekFrom::Hole(start))?;
-        Ok(Some(Extent::between(start, end.min(size))))
+        self.disk.data_extents(from)
     }
 
     /// What tells this disk from another, and a changed one from the same.
@@ -110,7 +105,7 @@ impl FileDevice {
             return ticket.complete(Ok(Bytes::from(reading.buffer)));
         }
         let disk = Arc::clone(&self.disk);
-        self.pool.submit(move || ticket.complete(disk.read_rest(reading)));
+        self.pool.submit(move || ticket.answer(disk.read_rest(reading)));
     }
 
     fn flush(&self, ticket: Ticket) {
@@ -128,7 +123,16 @@ impl FileDevice {
         }
     }
 
-    fn zero(&self, extent: Extent, way: Zeroing, fua: bool, ticket: Ticket) {
+    fn zero(&self, op: &Op, ticket: Ticket) {
+        let (extent, way, fua) = match *op {
+            Op::Zero { may_trim, fast: true, .. } if !self.zeroes_fast(may_trim) => {
+                return ticket.complete(Err(self.disk.no_fast_zeroes()));
+            }
+            Op::Zero { extent, fua, may_trim: false, fast } => (extent, Zeroing::Keep { fast }, fua),
+            Op::Zero { extent, fua, may_trim: true, fast } => (extent, Zeroing::Punch { fast }, fua),
+            Op::Trim { extent, fua } => (extent, Zeroing::Punch { fast: false }, fua),
+            _ => return,
+        };
         if extent.length() <= ZERO_INLINE {
             return self.conclude(self.disk.zero(extent, way), fua, ticket);
         }
@@ -148,10 +152,17 @@ impl FileDevice {
         match op {
             Op::Read { extent } => self.read(extent, ticket),
             Op::Write { offset, data, fua } => self.conclude(self.disk.write(offset, &data), fua, ticket),
-            Op::Zero { extent, fua, may_trim: true } => self.zero(extent, Zeroing::Punch, fua, ticket),
-            Op::Zero { extent, fua, may_trim: false } => self.zero(extent, Zeroing::Keep, fua, ticket),
-            Op::Trim { extent, fua } if self.disk.trims => self.zero(extent, Zeroing::Punch, fua, ticket),
-            Op::Trim { fua, .. } => self.conclude(Ok(()), fua, ticket),
+            Op::Trim { fua, .. } if !self.disk.trims => self.conclude(Ok(()), fua, ticket),
+            Op::Zero { .. } | Op::Trim { .. } => self.zero(&op, ticket),
+            Op::Cache { extent } => {
+                let disk = Arc::clone(&self.disk);
+                self.pool.submit_if_idle(move || disk.fetch(extent));
+                ticket.complete(Ok(Bytes::new()));
+            }
+            Op::Status { extent, maps, most } => {
+                let disk = Arc::clone(&self.disk);
+                self.pool.submit(move || ticket.answer(disk.status(extent, &maps, most)));
+            }
             Op::Flush => self.flush(ticket),
         }
     }
@@ -191,11 +202,16 @@ impl Disk {
         }
     }
 
-    fn read_rest(&self, mut reading: Reading) -> Outcome {
+    fn read_rest(&self, mut reading: Reading) -> Answered {
+        if reading.filled == 0
+            && let Some(sparse) = self.read_around_holes(reading.extent)
+        {
+            return Ok(sparse);
+        }
         let from = reading.extent.offset() + count(reading.filled);
         let rest = reading.buffer.get_mut(reading.filled..).unwrap_or_default();
         match self.file.read_exact_at(rest, from) {
-            Ok(()) => Ok(Bytes::from(reading.buffer)),
+            Ok(()) => Ok(Answer::Data(Bytes::from(reading.buffer))),
             Err(e) if e.kind() == io::ErrorKind::UnexpectedEof => Err(self.ended_early(reading.extent)),
             Err(e) => Err(self.failed("read", &e)),
         }

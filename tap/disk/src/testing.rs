@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, mpsc};
 use std::thread::ThreadId;
 use std::time::Duration;
 
-use tap_block::{BlockDevice, CompletionQueue, Op, Outcome, Ticket};
+use tap_block::{Answer, Answered, BlockDevice, CompletionQueue, Op, Outcome, Ticket};
 
 /// Longer than anything here takes, short enough to notice a hang.
 pub(crate) const SOON: Duration = Duration::from_secs(20);
@@ -52,7 +52,8 @@ struct Queue {
 }
 
 impl CompletionQueue for Queue {
-    fn complete(&self, tag: u64, outcome: Outcome) {
+    fn complete(&self, tag: u64, answered: Answered) {
+        let outcome = answered.map(Answer::into_bytes);
         let _ = self.sender.lock().unwrap().send((tag, outcome, std::thread::current().id()));
     }
 }

@@ -29,7 +29,8 @@ fn operations() -> impl Strategy<Value = Op> {
         (extents(), any::<bool>(), any::<bool>()).prop_map(|(extent, fua, may_trim)| Op::Zero {
             extent,
             fua,
-            may_trim
+            may_trim,
+            fast: false
         }),
         (extents(), any::<bool>()).prop_map(|(extent, fua)| Op::Trim { extent, fua }),
         Just(Op::Flush),

@@ -3,7 +3,7 @@
 use std::any::Any;
 use std::sync::Arc;
 
-use tap_block::{BlockDevice, Geometry, Op, Ticket};
+use tap_block::{BlockDevice, Geometry, Name, Op, Ticket};
 
 /// A device and what its user holds by using it; dropping it gives that back.
 pub(crate) struct Guarded {
@@ -24,5 +24,13 @@ impl BlockDevice for Guarded {
 
     fn submit(&self, op: Op, ticket: Ticket) {
         self.device.submit(op, ticket);
+    }
+
+    fn has_bookmark(&self, name: &Name) -> bool {
+        self.device.has_bookmark(name)
+    }
+
+    fn newest_bookmarks(&self, most: usize) -> Vec<Name> {
+        self.device.newest_bookmarks(most)
     }
 }

@@ -10,12 +10,15 @@ use gateway_image::{Piece, RegionMap, Source, plan_read, regions};
 use gateway_journal::RegionNo;
 use gateway_store::{OpenPoint, ReadError, ReadMode, Store, StoreError, UnitRead};
 use tap_block::units::index;
-use tap_block::{BLOCK_SIZE, BlockDevice, DeviceError, Extent, Geometry, Lsn, Op, Ticket, VolumeId};
-use tap_disk::Pool;
+use tap_block::{
+    Answer, BLOCK_SIZE, BlockDevice, DeviceError, Extent, Geometry, Lsn, Name, Op, Ticket, VolumeId,
+};
 
 use super::ahead::Ahead;
 use super::buffers::Buffer;
 use super::flat::{Flat, FlatRead, FlatSlot};
+use super::status::ChangedSince;
+use super::workers::Workers;
 
 /// A volume at one point. Its content never changes.
 pub(crate) struct Image {
@@ -25,6 +28,7 @@ pub(crate) struct Image {
     size: u64,
     flat: Arc<FlatSlot>,
     ahead: Mutex<Ahead>,
+    pub(super) changed: ChangedSince,
     /// Settling leaves the point alone as long as this is held.
     _held: OpenPoint,
 }
@@ -44,8 +48,8 @@ impl Image {
         size: u64,
     ) -> Result<Self, StoreError> {
         let held = store.open_point(volume, point)?;
-        let (flat, ahead) = (Arc::default(), Mutex::default());
-        Ok(Self { store, volume, point, size, flat, ahead, _held: held })
+        let (flat, ahead, changed) = (Arc::default(), Mutex::default(), ChangedSince::default());
+        Ok(Self { store, volume, point, size, flat, ahead, changed, _held: held })
     }
 
     /// The same, with a place for a flat copy.
@@ -57,11 +61,35 @@ impl Image {
         self.size
     }
 
+    pub(super) const fn volume(&self) -> VolumeId {
+        self.volume
+    }
+
+    pub(super) const fn point(&self) -> Lsn {
+        self.point
+    }
+
+    pub(super) fn store(&self) -> &Store {
+        &self.store
+    }
+
+    /// Does a flat copy have all of it?
+    pub(super) fn has_whole_copy(&self) -> bool {
+        self.flat.get().is_some_and(|flat| flat.is_whole())
+    }
+
     /// What somebody who reads `extent` will ask for next, if it is to be fetched now. Flat copies are left to the kernel.
     pub(super) fn ahead_of(&self, extent: Extent) -> Option<Extent> {
         // Whoever is in the way is noting a read just now: one of two is enough.
         let ahead = self.ahead.try_lock().ok()?.note(extent, self.size)?;
         self.flat.get().is_none().then_some(ahead)
+    }
+
+    /// What of `extent`, which somebody says will be read soon, is to be fetched now. Flat copies are left to the kernel.
+    pub(super) fn wanted_soon(&self, extent: Extent) -> Option<Extent> {
+        let first =
+            Extent::between(extent.offset(), extent.end().min(extent.offset().saturating_add(FETCHED)));
+        self.flat.get().is_none().then_some(first)
     }
 
     /// Brings `extent` into the page cache, without waiting for the disk. What fails is met when it is read.
@@ -72,6 +100,38 @@ impl Image {
             Source::Zero => None,
         });
         self.store.will_need(units.collect());
+    }
+
+    /// The content of `extent`, which is within the image: long zeroes are left out where the journal knows of them.
+    /// `None`: not all of it can be had without waiting.
+    pub(super) fn answer(&self, extent: Extent, mode: ReadMode) -> Result<Option<Answer>, DeviceError> {
+        if self.flat.get().is_none() {
+            return self.answer_from_journal(extent, mode);
+        }
+        // What a copy does not say its map does, if that is at hand.
+        if extent.length() >= HOLE_IN_COPY
+            && let Ok(Some(pieces)) = self.plan(extent, ReadMode::Cached)
+            && pieces.iter().all(|piece| piece.source == Source::Zero)
+        {
+            return Ok(Some(Answer::Zeroes(extent.length())));
+        }
+        Ok(self.read(extent, mode)?.map(Answer::Data))
+    }
+
+    fn answer_from_journal(&self, extent: Extent, mode: ReadMode) -> Result<Option<Answer>, DeviceError> {
+        let blocks = extent.to_blocks();
+        self.look(blocks, mode, |pieces| {
+            if pieces.iter().all(|piece| piece.source == Source::Zero) {
+                return Ok(Some(Answer::Zeroes(extent.length())));
+            }
+            let mut out = Buffer::take(index(blocks.length()));
+            if !self.fill(pieces, blocks, mode, out.bytes())? {
+                return Ok(None);
+            }
+            let from = index(extent.offset() - blocks.offset());
+            let data = Bytes::from_owner(out).slice(from..from + index(extent.length()));
+            Ok(Some(Answer::without_holes(data, holes(pieces, extent))))
+        })
     }
 
     /// The bytes of `extent`; those past the end are zeroes. `None`: not all of it can be had without waiting.
@@ -115,16 +175,27 @@ impl Image {
         mode: ReadMode,
         out: &mut [u8],
     ) -> Result<bool, DeviceError> {
+        let read = |pieces: &[Piece]| Ok(self.fill(pieces, blocks, mode, out)?.then_some(()));
+        Ok(self.look(blocks, mode, read)?.is_some())
+    }
+
+    /// Reads by the plan for `blocks`, and by another one when what it names has gone. `None`: it would have to wait.
+    fn look<T>(
+        &self,
+        blocks: Extent,
+        mode: ReadMode,
+        mut read: impl FnMut(&[Piece]) -> Result<Option<T>, ReadError>,
+    ) -> Result<Option<T>, DeviceError> {
         for look in 1.. {
-            let Some(pieces) = self.plan(blocks, mode)? else { return Ok(false) };
-            match self.fill(&pieces, blocks, mode, out) {
+            let Some(pieces) = self.plan(blocks, mode)? else { return Ok(None) };
+            match read(&pieces) {
                 Ok(read) => return Ok(read),
                 // A settle moved it: the next map says where to.
                 Err(ReadError::Gone(_)) if look < LOOKS => {}
                 Err(e) => return Err(damaged(blocks, &e)),
             }
         }
-        Ok(false)
+        Ok(None)
     }
 
     /// What `extent` is made of. `None`: a map would have to be gathered first.
@@ -174,7 +245,15 @@ impl Image {
     }
 }
 
-fn unreadable(extent: Extent, error: &StoreError) -> DeviceError {
+/// The long zeroes of a plan, as places in the content of `extent`.
+fn holes(pieces: &[Piece], extent: Extent) -> impl Iterator<Item = std::ops::Range<usize>> {
+    let zeroes = pieces.iter().filter(|piece| piece.source == Source::Zero);
+    let within = zeroes.filter_map(move |piece| piece.extent.intersection(extent));
+    let long = within.filter(|hole| hole.length() >= HOLE);
+    long.map(move |hole| index(hole.offset() - extent.offset())..index(hole.end() - extent.offset()))
+}
+
+pub(super) fn unreadable(extent: Extent, error: &StoreError) -> DeviceError {
     match error {
         StoreError::Damaged(_) | StoreError::Thinned { .. } => {
             DeviceError::Damaged { extent, detail: error.to_string() }
@@ -194,6 +273,13 @@ fn damaged(blocks: Extent, error: &ReadError) -> DeviceError {
     }
 }
 
+/// Shorter zeroes within a read are sent as they are: a piece of its own would cost more.
+pub(super) const HOLE: u64 = 16 << 10;
+/// A read of a flat copy that is at least so long may be all zeroes without being looked at.
+const HOLE_IN_COPY: u64 = 64 << 10;
+/// Fetched at most when a client says that it will read.
+const FETCHED: u64 = 32 << 20;
+
 /// From here on a read is worth a hop to another thread even if all of it is at hand: checking and decoding a megabyte takes
 /// longer than sending it, so the connection's own thread would be what limits it.
 const LARGE: u64 = 256 << 10;
@@ -201,19 +287,19 @@ const LARGE: u64 = 256 << 10;
 /// An [`Image`] as a read-only disk.
 pub(crate) struct ImageDevice {
     image: Arc<Image>,
-    pool: Arc<Pool>,
+    workers: Workers,
 }
 
 impl ImageDevice {
-    pub(crate) const fn new(image: Arc<Image>, pool: Arc<Pool>) -> Self {
-        Self { image, pool }
+    pub(crate) fn new(image: Arc<Image>, workers: impl Into<Workers>) -> Self {
+        Self { image, workers: workers.into() }
     }
 
     fn read(&self, extent: Extent, ticket: Ticket) {
         self.read_it(extent, ticket);
         if let Some(ahead) = self.image.ahead_of(extent) {
             let image = Arc::clone(&self.image);
-            self.pool.submit_if_idle(move || image.fetch(ahead));
+            self.workers.reads.submit_if_idle(move || image.fetch(ahead));
         }
     }
 
@@ -221,8 +307,8 @@ impl ImageDevice {
         if extent.length() >= LARGE {
             return self.read_elsewhere(extent, ticket);
         }
-        match self.image.read(extent, ReadMode::Cached) {
-            Ok(Some(data)) => ticket.complete(Ok(data)),
+        match self.image.answer(extent, ReadMode::Cached) {
+            Ok(Some(answer)) => ticket.answer(Ok(answer)),
             Ok(None) => self.read_elsewhere(extent, ticket),
             Err(e) => ticket.complete(Err(e)),
         }
@@ -230,14 +316,28 @@ impl ImageDevice {
 
     fn read_elsewhere(&self, extent: Extent, ticket: Ticket) {
         let image = Arc::clone(&self.image);
-        self.pool.submit(move || ticket.complete(read_blocking(&image, extent)));
+        self.workers.reads.submit(move || {
+            let read = image.answer(extent, ReadMode::Blocking);
+            ticket.answer(read.and_then(|answer| answer.ok_or_else(|| unread(extent))));
+        });
+    }
+
+    fn fetch(&self, extent: Extent) {
+        if let Some(soon) = self.image.wanted_soon(extent) {
+            let image = Arc::clone(&self.image);
+            self.workers.reads.submit_if_idle(move || image.fetch(soon));
+        }
     }
 }
 
 /// Reads, however long it takes.
 pub(crate) fn read_blocking(image: &Image, extent: Extent) -> Result<Bytes, DeviceError> {
     let data = image.read(extent, ReadMode::Blocking)?;
-    data.ok_or_else(|| DeviceError::Io(format!("{extent} could not be read; try again")))
+    data.ok_or_else(|| unread(extent))
+}
+
+pub(super) fn unread(extent: Extent) -> DeviceError {
+    DeviceError::Io(format!("{extent} could not be read; try again"))
 }
 
 impl BlockDevice for ImageDevice {
@@ -249,7 +349,24 @@ impl BlockDevice for ImageDevice {
         match (self.geometry().admit(&op), op) {
             (Err(e), _) => ticket.complete(Err(e)),
             (Ok(()), Op::Read { extent }) => self.read(extent, ticket),
-            (Ok(()), _) => ticket.complete(Ok(Bytes::new())),
+            (Ok(()), Op::Status { extent, maps, most }) => {
+                let image = Arc::clone(&self.image);
+                self.workers.maps.submit(move || ticket.answer(image.status(extent, &maps, most)));
+            }
+            (Ok(()), op) => {
+                if let Op::Cache { extent } = op {
+                    self.fetch(extent);
+                }
+                ticket.complete(Ok(Bytes::new()));
+            }
         }
+    }
+
+    fn has_bookmark(&self, name: &Name) -> bool {
+        self.image.has_bookmark(name)
+    }
+
+    fn newest_bookmarks(&self, most: usize) -> Vec<Name> {
+        self.image.newest_bookmarks(most)
     }
 }

@@ -14,27 +14,33 @@ use gateway_store::ReadMode;
 use tap_block::device::run;
 use tap_block::stored::is_zero;
 use tap_block::units::{count, index};
-use tap_block::{BLOCK_SIZE, BlockDevice, BlockNo, DeviceError, Extent, Geometry, Op, Outcome, Ticket};
-use tap_disk::{FileDevice, FileOptions, Pool, ensure_dir, small_file};
+use tap_block::{
+    Answer, Answered, BLOCK_SIZE, BlockDevice, BlockNo, DeviceError, Extent, ExtentSet, Geometry, Name, Op,
+    Outcome, Part, Ticket,
+};
+use tap_disk::{FileDevice, FileOptions, ensure_dir, small_file};
 
-use super::image::Image;
+use super::image::{HOLE, Image, unread};
 use super::overlay_log::OverlayLog;
+use super::workers::Workers;
 
 /// Room in the data file for content that was replaced and waits for the next flush. Half of it used up makes
 /// one happen.
 const SLACK: u64 = 256 << 20;
 /// Zeroed on a disk between two looks at whether that is still wanted.
 const ZEROED_AT_ONCE: u64 = 64 << 20;
+/// Changed blocks looked at for one question of what is written.
+const MOST_WRITTEN: usize = 1 << 20;
 const DATA: &str = "data";
 
 /// A read/write image as a disk.
 pub(crate) struct OverlayDevice {
     layers: Arc<Layers>,
-    pool: Arc<Pool>,
+    workers: Workers,
     read_only: bool,
 }
 
-struct Layers {
+pub(super) struct Layers {
     below: Arc<Image>,
     /// Readers hold it while they read slots, writers while they write them: nobody reads half a block.
     overlay: RwLock<Overlay>,
@@ -117,14 +123,14 @@ impl OverlayDir {
         image: u64,
         quota: Option<u64>,
         below: Arc<Image>,
-        pool: Arc<Pool>,
+        workers: impl Into<Workers>,
     ) -> io::Result<OverlayDevice> {
         let (dir, read_only, quota) = (self.of(image), quota.is_none(), quota.unwrap_or(0));
         let (log, changes) = OverlayLog::open(&dir, image)?;
         let data = FileDevice::open(&dir.join(DATA), FileOptions::default()).map_err(io::Error::other)?;
         let overlay = RwLock::new(Overlay::restore(quota, changes));
         let layers = Layers { below, overlay, data, log: Mutex::new(log) };
-        Ok(OverlayDevice { layers: Arc::new(layers), pool, read_only })
+        Ok(OverlayDevice { layers: Arc::new(layers), workers: workers.into(), read_only })
     }
 }
 
@@ -159,7 +165,7 @@ impl OverlayDevice {
     }
 
     /// Does `op` on this thread if nothing in it waits for the disk; else gives it back.
-    fn at_once(&self, op: Op) -> Result<Outcome, Op> {
+    fn at_once(&self, op: Op) -> Result<Answered, Op> {
         match &op {
             Op::Read { extent } => match self.layers.read(*extent, ReadMode::Cached) {
                 Ok(None) => Err(op),
@@ -169,9 +175,10 @@ impl OverlayDevice {
             Op::Write { offset, data, fua: false } if !self.layers.is_slack() => {
                 match self.layers.write(*offset, data, ReadMode::Cached) {
                     Ok(false) => Err(op),
-                    done => Ok(done.map(|_| Bytes::new())),
+                    done => Ok(done.map(|_| Bytes::new().into())),
                 }
             }
+            Op::Cache { .. } => Ok(Ok(Bytes::new().into())),
             _ => Err(op),
         }
     }
@@ -188,28 +195,41 @@ impl BlockDevice for OverlayDevice {
         }
         let ahead = match &op {
             Op::Read { extent } => self.layers.below.ahead_of(*extent),
+            Op::Cache { extent } => self.layers.below.wanted_soon(*extent),
             _ => None,
         };
         match self.at_once(op) {
-            Ok(outcome) => ticket.complete(outcome),
+            Ok(answered) => ticket.answer(answered),
             Err(op) => {
                 let layers = Arc::clone(&self.layers);
-                self.pool.submit(move || ticket.complete(layers.run(&op)));
+                let is_status = matches!(op, Op::Status { .. });
+                let pool = if is_status { &self.workers.maps } else { &self.workers.reads };
+                pool.submit(move || ticket.answer(layers.run(&op)));
             }
         }
         // Where something was written, what is below is not asked for.
         if let Some(ahead) = ahead.filter(|ahead| self.layers.read_lock().is_untouched(*ahead)) {
             let layers = Arc::clone(&self.layers);
-            self.pool.submit_if_idle(move || layers.below.fetch(ahead));
+            self.workers.reads.submit_if_idle(move || layers.below.fetch(ahead));
         }
+    }
+
+    fn has_bookmark(&self, name: &Name) -> bool {
+        self.layers.below.has_bookmark(name)
+    }
+
+    fn newest_bookmarks(&self, most: usize) -> Vec<Name> {
+        self.layers.below.newest_bookmarks(most)
     }
 }
 
 impl Layers {
     /// Does `op`, however long it takes.
-    fn run(&self, op: &Op) -> Outcome {
+    fn run(&self, op: &Op) -> Answered {
         let fua = match op {
             Op::Read { extent } => return self.read_blocking(*extent),
+            Op::Status { extent, maps, most } => return self.status(*extent, maps, *most),
+            Op::Cache { .. } => false,
             Op::Flush => true,
             Op::Write { offset, data, fua } => {
                 self.write(*offset, data, ReadMode::Blocking)?;
@@ -223,7 +243,30 @@ impl Layers {
         if fua || self.is_slack() {
             self.flush()?;
         }
-        Ok(Bytes::new())
+        Ok(Bytes::new().into())
+    }
+
+    pub(super) fn below(&self) -> &Image {
+        &self.below
+    }
+
+    /// What is written within `extent`, merged, and how much of it this is about: so many runs at most.
+    pub(super) fn written(&self, extent: Extent, most: usize) -> (Vec<(Extent, bool)>, Extent) {
+        let mut runs: Vec<(Extent, bool)> = Vec::new();
+        let overlay = self.read_lock();
+        for (n, (run, is_zero)) in overlay.written(extent).enumerate() {
+            let is_full = runs.len() > most || n >= MOST_WRITTEN;
+            match runs.last_mut() {
+                Some((last, of)) if last.end() == run.offset() && *of == is_zero && n < MOST_WRITTEN => {
+                    *last = Extent::between(last.offset(), run.end());
+                }
+                _ if is_full => {
+                    return (runs, Extent::between(extent.offset(), run.offset()));
+                }
+                _ => runs.push((run, is_zero)),
+            }
+        }
+        (runs, extent)
     }
 
     /// Has so much been replaced since the last flush that the next write has to make one?
@@ -231,34 +274,36 @@ impl Layers {
         self.read_lock().replaced() >= SLACK / 2
     }
 
-    fn read_blocking(&self, extent: Extent) -> Outcome {
-        let data = self.read(extent, ReadMode::Blocking)?;
-        data.ok_or_else(|| DeviceError::Io(format!("{extent} could not be read; try again")))
+    fn read_blocking(&self, extent: Extent) -> Answered {
+        self.read(extent, ReadMode::Blocking)?.ok_or_else(|| unread(extent))
     }
 
-    fn read(&self, extent: Extent, mode: ReadMode) -> Result<Option<Bytes>, DeviceError> {
+    fn read(&self, extent: Extent, mode: ReadMode) -> Result<Option<Answer>, DeviceError> {
         if self.read_lock().is_untouched(extent) {
-            return self.below.read(extent, mode);
+            return self.below.answer(extent, mode);
         }
         let blocks = extent.to_blocks();
         let mut out = BytesMut::zeroed(index(blocks.length()));
-        let untouched = self.read_changed(blocks, &mut out)?;
+        let (untouched, mut zeroes) = self.read_changed(blocks, &mut out)?;
         for part in untouched {
-            let Some(data) = self.below.read(part, mode)? else { return Ok(None) };
-            put(&mut out, part.offset() - blocks.offset(), &data);
+            let Some(answer) = self.below.answer(part, mode)? else { return Ok(None) };
+            put_answer(&mut out, part, blocks, answer, &mut zeroes);
         }
         let from = index(extent.offset() - blocks.offset());
-        Ok(Some(out.freeze().slice(from..from + index(extent.length()))))
+        let data = out.freeze().slice(from..from + index(extent.length()));
+        let holes = zeroes.within(extent).filter(|hole| hole.length() >= HOLE || *hole == extent);
+        let at = |offset| index(offset - extent.offset());
+        Ok(Some(Answer::without_holes(data, holes.map(|hole| at(hole.offset())..at(hole.end())))))
     }
 
-    /// Fills in what the overlay has of `blocks` and returns the parts it has not.
-    fn read_changed(&self, blocks: Extent, out: &mut [u8]) -> Result<Vec<Extent>, DeviceError> {
+    /// Fills in what the overlay has of `blocks` and returns the parts it has not, and what it knows to be zeroes.
+    fn read_changed(&self, blocks: Extent, out: &mut [u8]) -> Result<(Vec<Extent>, ExtentSet), DeviceError> {
         let overlay = self.read_lock();
-        let mut untouched: Vec<Extent> = Vec::new();
+        let (mut untouched, mut zeroes): (Vec<Extent>, _) = (Vec::new(), ExtentSet::new());
         for block in blocks.blocks() {
             let extent = extent_of(block);
             match (overlay.content(block), untouched.last_mut()) {
-                (Content::Zero, _) => {}
+                (Content::Zero, _) => zeroes.insert(extent),
                 (Content::Slot(slot, sum), _) => {
                     let data = self.read_slot(block, slot, sum)?;
                     put(out, extent.offset() - blocks.offset(), &data);
@@ -269,7 +314,7 @@ impl Layers {
                 (Content::Image, _) => untouched.push(extent),
             }
         }
-        Ok(untouched)
+        Ok((untouched, zeroes))
     }
 
     fn read_slot(&self, block: BlockNo, slot: SlotNo, sum: ContentSum) -> Outcome {
@@ -480,7 +525,7 @@ impl Layers {
 /// Zeroes are not counted; they may be many all the same.
 fn zero_on(disk: &FileDevice, extent: Extent, going: &mut dyn FnMut() -> bool) -> io::Result<bool> {
     for extent in extent.split_at_multiples(ZEROED_AT_ONCE) {
-        run(disk, Op::Zero { extent, fua: false, may_trim: true }).map_err(io::Error::other)?;
+        run(disk, Op::Zero { extent, fua: false, may_trim: true, fast: false }).map_err(io::Error::other)?;
         if !going() {
             return Ok(false);
         }
@@ -490,6 +535,25 @@ fn zero_on(disk: &FileDevice, extent: Extent, going: &mut dyn FnMut() -> bool) -
 
 fn extent_of(block: BlockNo) -> Extent {
     Extent::between(block.offset(), block.offset().saturating_add(BLOCK_SIZE))
+}
+
+/// Copies what the image below has at `part` into `out`, the content of `blocks`; `zeroes` gathers what is none.
+fn put_answer(out: &mut [u8], part: Extent, blocks: Extent, answer: Answer, zeroes: &mut ExtentSet) {
+    let mut at = part.offset();
+    let parts = match answer {
+        Answer::Data(data) => vec![Part::Data(data)],
+        Answer::Zeroes(length) => vec![Part::Zeroes(length)],
+        Answer::Parts(parts) => parts,
+        Answer::Status(_) => Vec::new(),
+    };
+    for piece in parts {
+        let end = at + piece.length();
+        match piece {
+            Part::Data(data) => put(out, at - blocks.offset(), &data),
+            Part::Zeroes(_) => zeroes.insert(Extent::between(at, end)),
+        }
+        at = end;
+    }
 }
 
 /// Copies `data` to `at` in `out`, as far as it fits.

@@ -15,6 +15,8 @@ use super::flat::{FlatDir, FlatRead, FlatSlot};
 use super::overlay::OverlayDir;
 use super::{Image, ImageDevice, OverlayDevice};
 
+mod maps;
+
 const QUOTA: u64 = 1 << 20;
 
 /// A store with a history in it, and the oracle that knows it too.
@@ -129,7 +131,7 @@ fn step(random: &mut Random, device: &OverlayDevice, model: &mut [u8]) {
     let range = index(extent.offset())..index(extent.end());
     match random.below(6) {
         0 => {
-            run(device, Op::Zero { extent, fua: random.below(2) == 0, may_trim: true }).unwrap();
+            run(device, Op::Zero { extent, fua: random.below(2) == 0, may_trim: true, fast: false }).unwrap();
             model[range].fill(0);
         }
         1 => {

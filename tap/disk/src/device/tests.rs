@@ -7,7 +7,8 @@ use std::process::Command;
 use std::thread;
 
 use rustix::fs::{Advice, fadvise};
-use tap_block::device::run;
+use tap_block::device::{ask, run};
+use tap_block::{Map, State, Stretch};
 
 use super::*;
 use crate::testing::{Completions, SmallDisk};
@@ -40,10 +41,10 @@ fn read(from: u64, to: u64) -> Op {
 }
 
 fn punch(from: u64, to: u64) -> Op {
-    Op::Zero { extent: Extent::between(from, to), fua: false, may_trim: true }
+    Op::Zero { extent: Extent::between(from, to), fua: false, may_trim: true, fast: false }
 }
 
-fn io_text(outcome: Outcome) -> String {
+fn io_text(outcome: tap_block::Outcome) -> String {
     match outcome {
         Err(DeviceError::Io(text)) => text,
         other => panic!("{other:?}"),
@@ -60,6 +61,61 @@ fn a_write_is_done_when_submit_returns_and_a_cached_read_too() {
     done.submit(&*disk, 2, read(5000, 5005));
     let cached = Some((2, Ok(Bytes::from_static(b"hello")), thread::current().id()));
     assert_eq!(done.at_once(), cached);
+}
+
+fn zero(extent: Extent, may_trim: bool, fast: bool) -> Op {
+    Op::Zero { extent, fua: false, may_trim, fast }
+}
+
+fn status(disk: &FileDevice, map: Map, extent: Extent, most: usize) -> Vec<Stretch> {
+    match ask(disk, Op::Status { extent, maps: [map].into(), most }).unwrap() {
+        Answer::Status(mut told) => told.remove(0),
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn holes_are_told_and_read_as_such() {
+    let tmp = tempfile::tempdir().unwrap();
+    let disk = open(&sparse(tmp.path(), 8 * MIB));
+    run(&*disk, write(2 * MIB, &[7; 4096])).unwrap();
+    run(&*disk, write(5 * MIB, &[8; 64 << 10])).unwrap();
+    let all = Extent::between(0, 8 * MIB);
+    let told = status(&disk, Map::Allocation, all, 100);
+    let (hole, data) = (State::Zeroes, State::Data);
+    assert_eq!(told.iter().map(|s| s.state).collect::<Vec<_>>(), [hole, data, hole, data, hole]);
+    assert_eq!(told.iter().map(|s| s.length).sum::<u64>(), all.length());
+    assert_eq!(told[0], Stretch { length: 2 * MIB, state: hole });
+    assert_eq!(status(&disk, Map::Allocation, all, 2), told[..2]);
+    let depth = status(&disk, Map::Depth, Extent::between(2 * MIB, 2 * MIB + 1), 100);
+    assert_eq!(depth, [Stretch { length: 1, state: State::Layer(1) }]);
+    // What the page cache does not hold is read around its holes.
+    disk.disk.nowait.store(false, Ordering::Relaxed);
+    let whole = ask(&*disk, read(0, 8 * MIB)).unwrap();
+    let Answer::Parts(parts) = &whole else { panic!("{} bytes in one", whole.length()) };
+    assert_eq!(parts.len(), 5);
+    assert!(whole.into_bytes() == fs::read(tmp.path().join("disk.img")).unwrap());
+    assert_eq!(ask(&*disk, read(3 * MIB, 4 * MIB)), Ok(Answer::Zeroes(MIB)));
+    assert!(matches!(ask(&*disk, read(3 * MIB, 3 * MIB + 4096)), Ok(Answer::Data(_))), "too short to look");
+    let fetched = run(&*disk, Op::Cache { extent: all });
+    assert_eq!(fetched, Ok(Bytes::new()));
+}
+
+#[test]
+fn fast_zeroes_are_fast_or_refused() {
+    let tmp = tempfile::tempdir().unwrap();
+    let disk = open(&full(tmp.path(), 4 * MIB));
+    for may_trim in [true, false] {
+        let extent = Extent::between(MIB + 1, 3 * MIB + 5);
+        run(&*disk, write(2 * MIB, b"there")).unwrap();
+        let done = run(&*disk, zero(extent, may_trim, true));
+        let zeroed = run(&*disk, read(2 * MIB, 2 * MIB + 5)).unwrap() == [0; 5][..];
+        assert_eq!(done.is_ok(), disk.zeroes_fast(may_trim));
+        assert_eq!(done.is_ok(), zeroed, "nothing is changed by what is refused");
+        assert!(done.is_ok() || matches!(done, Err(DeviceError::Unsupported(_))), "{done:?}");
+        run(&*disk, zero(extent, may_trim, false)).unwrap();
+        assert_eq!(run(&*disk, read(2 * MIB, 2 * MIB + 5)).unwrap(), [0; 5][..]);
+    }
 }
 
 #[test]
@@ -144,12 +200,15 @@ fn zeroes_with_may_trim_give_the_space_back() {
     let disk = open(&path);
     run(&*disk, Op::Flush).unwrap();
     let before = fs::metadata(&path).unwrap().blocks();
-    let keep = Op::Zero { extent: Extent::between(0, MIB), fua: true, may_trim: false };
+    let keep = Op::Zero { extent: Extent::between(0, MIB), fua: true, may_trim: false, fast: false };
     run(&*disk, keep).unwrap();
     assert_eq!(fs::metadata(&path).unwrap().blocks(), before, "the space is kept");
     // Large enough for the pool, and not on block boundaries.
-    run(&*disk, Op::Zero { extent: Extent::between(MIB + 7, 3 * MIB + 9), fua: true, may_trim: true })
-        .unwrap();
+    run(
+        &*disk,
+        Op::Zero { extent: Extent::between(MIB + 7, 3 * MIB + 9), fua: true, may_trim: true, fast: false },
+    )
+    .unwrap();
     assert!(fs::metadata(&path).unwrap().blocks() < before, "the space is given back");
     let got = run(&*disk, read(0, 4 * MIB)).unwrap();
     let zero =
@@ -184,7 +243,7 @@ fn zeroes_are_written_where_the_file_system_has_none() {
     let Some(small) = SmallDisk::new(16 * MIB) else { return };
     let path = full(small.path(), 4 * MIB);
     let disk = open(&path);
-    let keep = Op::Zero { extent: Extent::between(100, 3 * MIB), fua: true, may_trim: false };
+    let keep = Op::Zero { extent: Extent::between(100, 3 * MIB), fua: true, may_trim: false, fast: false };
     run(&*disk, keep).unwrap();
     let got = run(&*disk, read(0, 4 * MIB)).unwrap();
     assert!(got[100..index(3 * MIB)].iter().all(|b| *b == 0));
@@ -366,7 +425,11 @@ fn a_block_device_is_a_disk_too() {
     assert!(disk.data_extents(0).unwrap().unwrap().contains(Extent::between(0, 4096)));
     run(&*disk, write(4 * MIB - 5, b"tail!")).unwrap();
     run(&*disk, punch(1000, MIB + 1000)).unwrap();
-    run(&*disk, Op::Zero { extent: Extent::between(2 * MIB, 3 * MIB), fua: true, may_trim: false }).unwrap();
+    run(
+        &*disk,
+        Op::Zero { extent: Extent::between(2 * MIB, 3 * MIB), fua: true, may_trim: false, fast: false },
+    )
+    .unwrap();
     run(&*disk, Op::Flush).unwrap();
     let got = run(&*disk, read(0, 4 * MIB)).unwrap();
     assert!(got[1000..index(MIB) + 1000].iter().all(|b| *b == 0));

@@ -7,13 +7,19 @@ use tap_block::{BLOCK_SIZE, DeviceError, Extent};
 use super::Disk;
 use crate::raw;
 
-/// What becomes of the space.
+/// What becomes of the space, and whether it may take as long as writing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Zeroing {
     /// Given back to the file system.
-    Punch,
+    Punch { fast: bool },
     /// Kept allocated.
-    Keep,
+    Keep { fast: bool },
+}
+
+impl Zeroing {
+    const fn must_be_fast(self) -> bool {
+        matches!(self, Self::Punch { fast: true } | Self::Keep { fast: true })
+    }
 }
 
 impl Disk {
@@ -25,11 +31,19 @@ impl Disk {
         }
         match self.deallocate(extent, way) {
             Ok(()) => Ok(()),
+            Err(Errno::INVAL | Errno::OPNOTSUPP | Errno::NOSYS) if way.must_be_fast() => {
+                Err(self.no_fast_zeroes())
+            }
             // A block device takes whole sectors only.
             Err(Errno::INVAL) if !extent.is_block_aligned() => self.zero_in_parts(extent, way),
             Err(Errno::INVAL | Errno::OPNOTSUPP | Errno::NOSYS) => self.write_zeroes(extent),
             Err(e) => Err(self.failed("zero a part of", &e.into())),
         }
+    }
+
+    /// The answer to what is to be fast or not at all.
+    pub(super) fn no_fast_zeroes(&self) -> DeviceError {
+        DeviceError::Unsupported(format!("{} cannot make zeroes without writing them", self.path.display()))
     }
 
     fn zero_in_parts(&self, extent: Extent, way: Zeroing) -> Result<(), DeviceError> {
@@ -48,8 +62,8 @@ impl Disk {
 
     fn deallocate(&self, extent: Extent, way: Zeroing) -> rustix::io::Result<()> {
         let flags = match way {
-            Zeroing::Punch => FallocateFlags::PUNCH_HOLE,
-            Zeroing::Keep => FallocateFlags::ZERO_RANGE,
+            Zeroing::Punch { .. } => FallocateFlags::PUNCH_HOLE,
+            Zeroing::Keep { .. } => FallocateFlags::ZERO_RANGE,
         };
         let flags = flags | FallocateFlags::KEEP_SIZE;
         retry_on_intr(|| fallocate(&self.file, flags, extent.offset(), extent.length()))
