@@ -108,20 +108,20 @@ impl Image {
         if self.flat.get().is_none() {
             return self.answer_from_journal(extent, mode);
         }
-        // What a copy does not say its map does, if that is at hand.
-        if extent.length() >= HOLE_IN_COPY
-            && let Ok(Some(pieces)) = self.plan(extent, ReadMode::Cached)
-            && pieces.iter().all(|piece| piece.source == Source::Zero)
-        {
+        // What the copy does not say its map does; should that be lost, the copy is read as it is.
+        let is_long = extent.length() >= HOLE_IN_COPY;
+        let pieces = if is_long { self.plan(extent, mode).ok().flatten() } else { None }.unwrap_or_default();
+        if !pieces.is_empty() && all_zeroes(&pieces) {
             return Ok(Some(Answer::Zeroes(extent.length())));
         }
-        Ok(self.read(extent, mode)?.map(Answer::Data))
+        let read = self.read(extent, mode)?;
+        Ok(read.map(|data| Answer::without_holes(data, holes(&pieces, extent))))
     }
 
     fn answer_from_journal(&self, extent: Extent, mode: ReadMode) -> Result<Option<Answer>, DeviceError> {
         let blocks = extent.to_blocks();
         self.look(blocks, mode, |pieces| {
-            if pieces.iter().all(|piece| piece.source == Source::Zero) {
+            if all_zeroes(pieces) {
                 return Ok(Some(Answer::Zeroes(extent.length())));
             }
             let mut out = Buffer::take(index(blocks.length()));
@@ -245,6 +245,10 @@ impl Image {
     }
 }
 
+fn all_zeroes(pieces: &[Piece]) -> bool {
+    pieces.iter().all(|piece| piece.source == Source::Zero)
+}
+
 /// The long zeroes of a plan, as places in the content of `extent`.
 fn holes(pieces: &[Piece], extent: Extent) -> impl Iterator<Item = std::ops::Range<usize>> {
     let zeroes = pieces.iter().filter(|piece| piece.source == Source::Zero);
@@ -275,7 +279,7 @@ fn damaged(blocks: Extent, error: &ReadError) -> DeviceError {
 
 /// Shorter zeroes within a read are sent as they are: a piece of its own would cost more.
 pub(super) const HOLE: u64 = 16 << 10;
-/// A read of a flat copy that is at least so long may be all zeroes without being looked at.
+/// A read of a flat copy that is at least so long is worth a look at the map.
 const HOLE_IN_COPY: u64 = 64 << 10;
 /// Fetched at most when a client says that it will read.
 const FETCHED: u64 = 32 << 20;

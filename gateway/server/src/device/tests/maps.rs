@@ -87,7 +87,10 @@ fn zeroes_are_left_out_of_reads() {
     model[index(zeroed.offset())..index(zeroed.end())].fill(0);
     let whole = Extent::between(zeroed.offset() + 5, zeroed.end() - 7);
     assert_eq!(ask(&overlay, Op::Read { extent: whole }), Ok(Answer::Zeroes(whole.length())));
-    for (device, expected) in [(&device as &dyn BlockDevice, &expected), (&overlay, &model)] {
+    let (image, ..) = flat_image(&rig, expected.len() as u64);
+    let flat = ImageDevice::new(image, Arc::clone(&rig.pool));
+    let devices = [(&device as &dyn BlockDevice, &expected), (&overlay, &model), (&flat, &expected)];
+    for (device, expected) in devices {
         let all = Extent::between(0, expected.len() as u64);
         let answer = ask(device, Op::Read { extent: all }).unwrap();
         assert!(matches!(answer, Answer::Parts(_)), "the disk is mostly empty");
