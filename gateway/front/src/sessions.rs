@@ -106,12 +106,12 @@ impl Session {
     }
 
     pub(crate) fn count_request(&self, written: u64) {
-        self.counts.requests.fetch_add(1, Ordering::Relaxed);
-        self.counts.written.fetch_add(written, Ordering::Relaxed);
+        add(&self.counts.requests, 1);
+        add(&self.counts.written, written);
     }
 
     pub(crate) fn count_read(&self, bytes: u64) {
-        self.counts.read.fetch_add(bytes, Ordering::Relaxed);
+        add(&self.counts.read, bytes);
     }
 
     pub(crate) fn note_in_flight(&self, requests: usize) {
@@ -149,6 +149,11 @@ impl Session {
     fn lock(&self) -> MutexGuard<'_, Details> {
         self.details.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// With one thread that writes it, no read-modify-write is needed.
+fn add(count: &AtomicU64, more: u64) {
+    count.store(count.load(Ordering::Relaxed).wrapping_add(more), Ordering::Relaxed);
 }
 
 impl Sessions {
