@@ -69,6 +69,9 @@ pub(crate) enum Ended {
     /// As the protocol has it.
     #[error("{0}")]
     Closed(CloseReason),
+    /// As iSCSI has it.
+    #[error("{0}")]
+    IscsiClosed(gateway_iscsi::CloseReason),
     /// The client hung up without a word.
     #[error("the client hung up")]
     HungUp,

@@ -16,6 +16,7 @@ use tokio::sync::Notify;
 use crate::address::ListenAddress;
 use crate::connection::{Connection, Ended};
 use crate::exports::{ClientId, Exports};
+use crate::iscsi::{IscsiConnection, IscsiLimits, Targets};
 use crate::listener::{Bound, ListenError, Listener};
 use crate::mailbox::{Mailbox, Stop};
 
@@ -54,8 +55,9 @@ pub struct Drained {
 }
 
 struct Shared {
-    exports: Arc<dyn Exports>,
-    limits: Limits,
+    service: Service,
+    /// Connections at a time.
+    limit: usize,
     connections: Mutex<Connections>,
     /// Signalled when a connection ends.
     ended: Condvar,
@@ -68,6 +70,12 @@ struct Connections {
     next: u64,
     /// The front was full and said so already.
     told_full: bool,
+}
+
+/// What connections are served.
+enum Service {
+    Nbd { exports: Arc<dyn Exports>, limits: Limits },
+    Iscsi { targets: Arc<dyn Targets>, limits: IscsiLimits },
 }
 
 /// A socket just accepted, on its way to its own thread.
@@ -86,6 +94,15 @@ impl Default for Limits {
     }
 }
 
+impl Service {
+    fn name(&self) -> &'static str {
+        match self {
+            Self::Nbd { .. } => "nbd",
+            Self::Iscsi { .. } => "iscsi",
+        }
+    }
+}
+
 impl Front {
     /// Listens on all `addresses` and serves `exports` to whoever connects. Needs no runtime around it.
     ///
@@ -96,27 +113,43 @@ impl Front {
         exports: Arc<dyn Exports>,
         limits: Limits,
     ) -> Result<FrontHandle, ListenError> {
-        let (mut listeners, mut bound) = (Vec::new(), Vec::new());
-        for address in addresses {
-            match Listener::bind(address) {
-                Ok((listener, at)) => {
-                    listeners.push(listener);
-                    bound.push(at);
-                }
-                Err(error) => {
-                    bound.iter().for_each(Bound::remove);
-                    return Err(error);
-                }
+        start(addresses, Service::Nbd { exports, limits }, limits.connections)
+    }
+
+    /// The same over iSCSI: serves `targets` to whoever logs in.
+    ///
+    /// # Errors
+    /// As [`start`](Self::start).
+    pub fn start_iscsi(
+        addresses: &[ListenAddress],
+        targets: Arc<dyn Targets>,
+        limits: IscsiLimits,
+    ) -> Result<FrontHandle, ListenError> {
+        start(addresses, Service::Iscsi { targets, limits }, limits.connections)
+    }
+}
+
+fn start(addresses: &[ListenAddress], service: Service, limit: usize) -> Result<FrontHandle, ListenError> {
+    let (mut listeners, mut bound) = (Vec::new(), Vec::new());
+    for address in addresses {
+        match Listener::bind(address) {
+            Ok((listener, at)) => {
+                listeners.push(listener);
+                bound.push(at);
+            }
+            Err(error) => {
+                bound.iter().for_each(Bound::remove);
+                return Err(error);
             }
         }
-        let shared = Arc::new(Shared::new(exports, limits));
-        let acceptor = start_acceptor(listeners, shared.clone()).map_err(|source| {
-            bound.iter().for_each(Bound::remove);
-            let address = addresses.first().cloned().unwrap_or(ListenAddress::Tcp(String::new()));
-            ListenError::Io { address, source }
-        })?;
-        Ok(FrontHandle { shared, bound, acceptor: Mutex::new(Some(acceptor)) })
     }
+    let shared = Arc::new(Shared::new(service, limit));
+    let acceptor = start_acceptor(listeners, shared.clone()).map_err(|source| {
+        bound.iter().for_each(Bound::remove);
+        let address = addresses.first().cloned().unwrap_or(ListenAddress::Tcp(String::new()));
+        ListenError::Io { address, source }
+    })?;
+    Ok(FrontHandle { shared, bound, acceptor: Mutex::new(Some(acceptor)) })
 }
 
 impl FrontHandle {
@@ -124,6 +157,12 @@ impl FrontHandle {
     #[must_use]
     pub fn uris(&self, export: &str) -> Vec<String> {
         self.bound.iter().map(|bound| bound.uri(export)).collect()
+    }
+
+    /// The URIs under which initiators reach a unit of a target, for a front that speaks iSCSI.
+    #[must_use]
+    pub fn iscsi_uris(&self, target: &str, lun: u16) -> Vec<String> {
+        self.bound.iter().filter_map(|bound| bound.iscsi_uri(target, lun)).collect()
     }
 
     /// Where it listens: paths absolute, ports as the system chose them.
@@ -173,10 +212,10 @@ impl Drop for FrontHandle {
 }
 
 impl Shared {
-    fn new(exports: Arc<dyn Exports>, limits: Limits) -> Self {
+    fn new(service: Service, limit: usize) -> Self {
         Self {
-            exports,
-            limits,
+            service,
+            limit,
             connections: Mutex::default(),
             ended: Condvar::new(),
             stop_accepting: Notify::new(),
@@ -199,11 +238,11 @@ impl Shared {
     /// A place for one more connection; `None` when the front is full.
     fn admit(&self) -> Option<(u64, Arc<Mailbox>)> {
         let mut connections = self.lock();
-        if connections.mailboxes.len() >= self.limits.connections {
+        if connections.mailboxes.len() >= self.limit {
             if !connections.told_full {
                 connections.told_full = true;
                 tracing::warn!(
-                    limit = self.limits.connections,
+                    limit = self.limit,
                     "no room for another NBD connection; further ones are hung up on"
                 );
             }
@@ -314,7 +353,7 @@ fn tune(stream: &TcpStream) -> io::Result<()> {
 fn welcome(socket: Socket, client: ClientId, shared: &Arc<Shared>) {
     let Some((id, mailbox)) = shared.admit() else { return };
     let there = shared.clone();
-    let spawned = std::thread::Builder::new().name(format!("nbd-{id}")).spawn(move || {
+    let spawned = std::thread::Builder::new().name(format!("{}-{id}", shared.service.name())).spawn(move || {
         let place = Place { id, shared: there };
         let name = client.to_string();
         let ended = run(socket, client, &place.shared, mailbox);
@@ -345,8 +384,13 @@ fn run(socket: Socket, client: ClientId, shared: &Shared, mailbox: Arc<Mailbox>)
     };
     let ended = runtime.block_on(async {
         match socket {
-            Socket::Unix(stream) => serve(UnixStream::from_std(stream), client, shared, mailbox).await,
-            Socket::Tcp(stream) => serve(TcpStream::from_std(stream), client, shared, mailbox).await,
+            Socket::Unix(stream) => {
+                serve(UnixStream::from_std(stream), String::new(), client, shared, mailbox).await
+            }
+            Socket::Tcp(stream) => {
+                let portal = stream.local_addr().map(|address| address.to_string()).unwrap_or_default();
+                serve(TcpStream::from_std(stream), portal, client, shared, mailbox).await
+            }
         }
     });
     // A lookup may still block on its own thread; nobody waits for it any more.
@@ -356,14 +400,20 @@ fn run(socket: Socket, client: ClientId, shared: &Shared, mailbox: Arc<Mailbox>)
 
 async fn serve<S: AsyncRead + AsyncWrite + Unpin>(
     stream: io::Result<S>,
+    portal: String,
     client: ClientId,
     shared: &Shared,
     mailbox: Arc<Mailbox>,
 ) -> Ended {
     match stream {
-        Ok(stream) => {
-            Connection::new(stream, client, shared.exports.clone(), shared.limits, mailbox).serve().await
-        }
+        Ok(stream) => match &shared.service {
+            Service::Nbd { exports, limits } => {
+                Connection::new(stream, client, exports.clone(), *limits, mailbox).serve().await
+            }
+            Service::Iscsi { targets, limits } => {
+                IscsiConnection::new(stream, portal, targets.clone(), *limits, mailbox).serve().await
+            }
+        },
         Err(error) => Ended::Socket(error),
     }
 }

@@ -1,5 +1,5 @@
-//! Listeners that serve any [`BlockDevice`](tap_block::BlockDevice) over NBD; the tap's front door and the
-//! gateway's.
+//! Listeners that serve any [`BlockDevice`](tap_block::BlockDevice) over NBD or iSCSI; the tap's front door
+//! and the gateway's.
 //!
 //! ```text
 //!   Front ── acceptor thread ──► one thread a connection: socket ◄─► gateway_nbd::Server ──► BlockDevice
@@ -17,10 +17,12 @@ mod address;
 mod connection;
 mod exports;
 mod front;
+mod iscsi;
 mod listener;
 mod mailbox;
 
 pub use address::{AddressError, ListenAddress};
 pub use exports::{ClientId, Export, ExportEntry, Exports, OpenError};
 pub use front::{Drained, Front, FrontHandle, Limits};
+pub use iscsi::{IscsiLimits, Targets};
 pub use listener::ListenError;
