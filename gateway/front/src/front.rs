@@ -353,12 +353,13 @@ fn tune(stream: &TcpStream) -> io::Result<()> {
 fn welcome(socket: Socket, client: ClientId, shared: &Arc<Shared>) {
     let Some((id, mailbox)) = shared.admit() else { return };
     let there = shared.clone();
-    let spawned = std::thread::Builder::new().name(format!("{}-{id}", shared.service.name())).spawn(move || {
-        let place = Place { id, shared: there };
-        let name = client.to_string();
-        let ended = run(socket, client, &place.shared, mailbox);
-        tracing::debug!(connection = id, client = name, %ended, "an NBD connection is over");
-    });
+    let spawned =
+        std::thread::Builder::new().name(format!("{}-{id}", shared.service.name())).spawn(move || {
+            let place = Place { id, shared: there };
+            let name = client.to_string();
+            let ended = run(socket, client, &place.shared, mailbox);
+            tracing::debug!(connection = id, client = name, %ended, "an NBD connection is over");
+        });
     if let Err(error) = spawned {
         tracing::warn!(%error, "no thread for an NBD connection; it is hung up on");
         shared.forget(id);

@@ -11,7 +11,7 @@ use crate::login::chap::{Access, Challenge};
 use crate::login::status::LoginStatus;
 use crate::login::{Ended, Login, LoginStep, Portal, failure};
 use crate::output::Output;
-use crate::pdu::{self, Digests, FramingError, Framed, HEADER, Header, Pdu};
+use crate::pdu::{self, Digests, Framed, FramingError, HEADER, Header, Pdu};
 use crate::session::Session;
 use crate::target::Target;
 
@@ -124,7 +124,9 @@ pub enum CloseReason {
     #[error("a data digest is wrong")]
     DataDigest,
     /// The same initiator logged in again, or an operator ended the session.
-    #[error("the session was ended from elsewhere: a new login of the same initiator, a reset, or an operator")]
+    #[error(
+        "the session was ended from elsewhere: a new login of the same initiator, a reset, or an operator"
+    )]
     Kicked,
     /// No answer to a NOP-In.
     #[error("the initiator does not answer any more")]

@@ -188,6 +188,10 @@ pub(crate) fn take(input: &mut BytesMut, digests: Digests, limit: u32) -> Result
         return Ok(Framed::Short(HEADER));
     };
     let header = Header(*first);
+    let length = header.data_length();
+    if length > limit {
+        return Err(FramingError::TooLong { length, limit });
+    }
     let ahs = header.ahs_length();
     let head = HEADER + ahs;
     let data_at = head + if digests.header { 4 } else { 0 };
@@ -196,10 +200,6 @@ pub(crate) fn take(input: &mut BytesMut, digests: Digests, limit: u32) -> Result
     }
     if digests.header && !matches(input.get(..head), input.get(head..data_at)) {
         return Err(FramingError::HeaderDigest);
-    }
-    let length = header.data_length();
-    if length > limit {
-        return Err(FramingError::TooLong { length, limit });
     }
     let length = usize::try_from(length).unwrap_or(0);
     let padded = length + padding(length);

@@ -132,7 +132,8 @@ impl Target {
     ) -> Result<Membership, LoginStatus> {
         let mut sessions = self.lock();
         let at = sessions.list.iter().position(|entry| entry.port == *port);
-        if tsih != 0 && !at.is_some_and(|at| sessions.list.get(at).is_some_and(|e| e.tsih == tsih)) {
+        let before = at.and_then(|at| sessions.list.get(at));
+        if tsih != 0 && before.is_none_or(|entry| entry.tsih != tsih) {
             return Err(LoginStatus::NoSuchSession);
         }
         if at.is_none() && sessions.list.len() >= MAX_SESSIONS {

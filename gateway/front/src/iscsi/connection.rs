@@ -203,7 +203,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin> IscsiConnection<S> {
                 device.submit(op, ticket);
                 return bytes;
             }
-            Action::Keep { target, lun, reservations, ticket } => self.keep(&target, lun, reservations, ticket),
+            Action::Keep { target, lun, reservations, ticket } => {
+                self.keep(&target, lun, reservations, ticket)
+            }
             Action::Resolve { target, initiator } => {
                 let targets = self.targets.clone();
                 self.deadline = None;

@@ -46,10 +46,6 @@ pub struct IscsiLimits {
 
 impl Default for IscsiLimits {
     fn default() -> Self {
-        Self {
-            connections: 256,
-            login: Duration::from_secs(10),
-            protocol: gateway_iscsi::Limits::default(),
-        }
+        Self { connections: 256, login: Duration::from_secs(10), protocol: gateway_iscsi::Limits::default() }
     }
 }

@@ -216,8 +216,14 @@ mod tests {
         let hex = |a: Algorithm| encode_binary(&a.response(9, b"secret", b"challenge"));
         assert_eq!(hex(Algorithm::Md5), "0x1f8d5fada0ce0b72a02af93d430026f7");
         assert_eq!(hex(Algorithm::Sha1), "0xc976d8f457812e6c60fefe0fd29ba7b4ca9ef864");
-        assert_eq!(hex(Algorithm::Sha256), "0x6810eb6748d2c2b0531a4a5cb1974ae07cba5dfd6793aca7e4d666dbec406abd");
-        assert_eq!(hex(Algorithm::Sha3_256), "0xb3af1eb4c867aa1cf676ce7f94cc3d196ca6a828cf1f86778b30e0d02f0ff399");
+        assert_eq!(
+            hex(Algorithm::Sha256),
+            "0x6810eb6748d2c2b0531a4a5cb1974ae07cba5dfd6793aca7e4d666dbec406abd"
+        );
+        assert_eq!(
+            hex(Algorithm::Sha3_256),
+            "0xb3af1eb4c867aa1cf676ce7f94cc3d196ca6a828cf1f86778b30e0d02f0ff399"
+        );
     }
 
     #[test]

@@ -105,11 +105,6 @@ impl Login {
         }
     }
 
-    /// The name of the initiator, as far as it is known.
-    pub(crate) fn initiator(&self) -> &str {
-        &self.initiator
-    }
-
     /// The answer to [`LoginStep::Resolve`].
     pub(crate) fn handle_resolved(&mut self, target: Arc<Target>) {
         self.target = Some(target);

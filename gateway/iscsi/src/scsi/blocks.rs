@@ -52,6 +52,13 @@ impl Disk {
         if extent.length() > MAX_TRANSFER { Err(Sense::invalid_field(at)) } else { Ok(extent) }
     }
 
+    /// A stretch of bytes from an offset into a block.
+    pub(crate) fn stretch(self, lba: u64, offset: u64, length: u64) -> Option<Extent> {
+        let start = lba.checked_mul(self.block)?.checked_add(offset)?;
+        let extent = Extent::new(start, length)?;
+        (extent.end() <= self.blocks * self.block).then_some(extent)
+    }
+
     /// A stretch named in a parameter list.
     pub(crate) fn listed(self, lba: u64, count: u64) -> Result<Extent, Sense> {
         self.extent(Range { lba, count })

@@ -1,15 +1,16 @@
 //! INQUIRY and its vital product data pages (SPC-4 sections 6.6 and 7.8, SBC-3 section 6.6).
 
-use crate::field::{be16, len16, len8, put};
+use crate::field::{be16, len8, len16, put};
+use crate::scsi::copy;
 use crate::scsi::sense::{Reply, Sense};
 use crate::scsi::unit::Identity;
 
 /// Blocks in the largest COMPARE AND WRITE.
 pub(crate) const MAX_COMPARE: u8 = 255;
 /// Bytes that one command may move.
-pub(crate) const MAX_TRANSFER: u64 = 16 << 20;
+pub(crate) const MAX_TRANSFER: u64 = 32 << 20;
 /// Bytes that one WRITE SAME may write.
-pub(crate) const MAX_WRITE_SAME: u64 = 2 << 30;
+pub(crate) const MAX_WRITE_SAME: u64 = 128 << 20;
 /// Descriptors in one UNMAP.
 pub(crate) const MAX_UNMAP_DESCRIPTORS: u32 = 256;
 /// Bytes worth moving at a time.
@@ -30,13 +31,18 @@ pub(crate) fn inquiry(facts: &Facts<'_>, cdb: &[u8; 16]) -> Result<Reply, Sense>
     let allotted = usize::from(be16(cdb, 3));
     let page = cdb[2];
     if cdb[1] & 1 == 0 {
-        return if page == 0 { Ok(Reply::data(standard(facts.identity), allotted)) } else { Err(Sense::invalid_field(2)) };
+        return if page == 0 {
+            Ok(Reply::data(standard(facts.identity), allotted))
+        } else {
+            Err(Sense::invalid_field(2))
+        };
     }
     let body = match page {
-        0x00 => vec![0x00, 0x80, 0x83, 0x86, 0xb0, 0xb1, 0xb2],
+        0x00 => vec![0x00, 0x80, 0x83, 0x86, 0x8f, 0xb0, 0xb1, 0xb2],
         0x80 => facts.identity.serial.as_bytes().to_vec(),
         0x83 => identification(facts),
         0x86 => extended(),
+        0x8f => copy::page(),
         0xb0 => limits(facts.identity),
         0xb1 => characteristics(),
         0xb2 => provisioning(),
@@ -57,8 +63,8 @@ pub(crate) fn absent(cdb: &[u8; 16]) -> Reply {
 
 fn standard(identity: &Identity) -> Vec<u8> {
     let mut data = vec![0; 96];
-    // SPC-4; HISUP and response format 2; TPGS implicit, 3PC off; CmdQue.
-    put(&mut data, 0, &[0, 0, 6, 0x12, 91, 0x10, 0, 0x02]);
+    // SPC-4; HISUP and response format 2; TPGS implicit, 3PC; CmdQue.
+    put(&mut data, 0, &[0, 0, 6, 0x12, 91, 0x18, 0, 0x02]);
     put(&mut data, 8, &padded::<8>(&identity.vendor));
     put(&mut data, 16, &padded::<16>(&identity.product));
     put(&mut data, 32, &padded::<4>(&identity.revision));

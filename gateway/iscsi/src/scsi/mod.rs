@@ -1,6 +1,7 @@
 //! A SCSI disk (SPC-4, SBC-3) over a block device: from a CDB to an answer, or to the work it takes.
 
 pub(crate) mod blocks;
+pub(crate) mod copy;
 pub(crate) mod inquiry;
 pub(crate) mod mode;
 pub(crate) mod opcodes;
@@ -53,7 +54,7 @@ pub(crate) fn begin_absent(cdb: &[u8; 16], luns: &[u16]) -> Reply {
 
 fn dispatch(nexus: &Nexus, cdb: &[u8; 16], luns: &[u16]) -> Result<Begun, Sense> {
     let unit = &nexus.unit;
-    let disk = Disk { block: unit.identity().block.bytes(), blocks: unit.blocks() };
+    let disk = nexus.disk();
     if let Some(work) = blocks::work(disk, cdb)? {
         return Ok(Begun::Work(work));
     }
@@ -71,7 +72,9 @@ fn dispatch(nexus: &Nexus, cdb: &[u8; 16], luns: &[u16]) -> Result<Begun, Sense>
         0x25 => read_capacity_10(disk),
         0x37 | 0xb7 => read_defects(cdb),
         0x5e => persistent_in(nexus, cdb)?,
-        0x5f => return Ok(Begun::Work(Work::reserve(*cdb))),
+        0x5f => return Ok(Begun::Work(Work::reserve(*cdb)?)),
+        0x83 => return Ok(Begun::Work(Work::copy(cdb)?)),
+        0x84 => copy_results(nexus, cdb)?,
         0x9e if cdb[1] & 0x1f == 0x10 => read_capacity_16(nexus, disk, cdb),
         0x9e => get_lba_status(disk, cdb)?,
         0xa0 => report_luns(cdb, luns)?,
@@ -150,6 +153,15 @@ fn get_lba_status(disk: Disk, cdb: &[u8; 16]) -> Result<Reply, Sense> {
 fn persistent_in(nexus: &Nexus, cdb: &[u8; 16]) -> Result<Reply, Sense> {
     let data = nexus.report_reservations(cdb[1] & 0x1f).ok_or(Sense::invalid_field(1))?;
     Ok(Reply::data(data, usize::from(be16(cdb, 7))))
+}
+
+fn copy_results(nexus: &Nexus, cdb: &[u8; 16]) -> Result<Reply, Sense> {
+    let data = if cdb[1] & 0x1f == 3 {
+        copy::operating_parameters()
+    } else {
+        copy::status(nexus.take_copy(cdb[2]).ok_or(Sense::invalid_field(2))?)
+    };
+    Ok(Reply::data(data, allotted(cdb, 10)))
 }
 
 /// SPC-4 section 6.33.

@@ -1,7 +1,7 @@
 //! MODE SENSE and MODE SELECT (SPC-4 sections 6.9 to 6.14, 7.5; SBC-3 section 6.5): the caching, control and
 //! informational exceptions pages. D_SENSE and SWP can be changed; both are shared by all initiators.
 
-use crate::field::{be16, byte, len16, len8, put};
+use crate::field::{be16, byte, len8, len16, put};
 use crate::scsi::sense::{Reply, Sense};
 
 /// What initiators can change, and what a page shows of the unit.

@@ -196,12 +196,7 @@ impl Reservations {
     }
 
     /// Section 5.9.7: REGISTER, REGISTER AND IGNORE EXISTING KEY.
-    fn register(
-        &mut self,
-        port: &InitiatorPort,
-        out: &Out<'_>,
-        ignore: bool,
-    ) -> Result<Effects, Reply> {
+    fn register(&mut self, port: &InitiatorPort, out: &Out<'_>, ignore: bool) -> Result<Effects, Reply> {
         if out.list.len() < 24 {
             return Err(Sense::PARAMETER_LENGTH.into());
         }

@@ -160,10 +160,7 @@ mod tests {
         let fixed = sense.encode(false);
         assert_eq!(fixed, [0xf0, 0, 0xe, 0, 0, 1, 2, 10, 0, 0, 0, 0, 0x1d, 0, 0, 0, 0, 0]);
         let descriptors = sense.encode(true);
-        assert_eq!(
-            descriptors,
-            [0x72, 0xe, 0x1d, 0, 0, 0, 0, 12, 0, 10, 0x80, 0, 0, 0, 0, 0, 0, 0, 1, 2]
-        );
+        assert_eq!(descriptors, [0x72, 0xe, 0x1d, 0, 0, 0, 0, 12, 0, 10, 0x80, 0, 0, 0, 0, 0, 0, 0, 1, 2]);
         assert_eq!(Sense::invalid_field(7).encode(false)[15..], [0xc0, 0, 7]);
         assert_eq!(Sense::invalid_parameter(7).encode(true)[8..], [2, 6, 0, 0, 0x80, 0, 7, 0]);
     }

@@ -12,6 +12,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use bytes::Bytes;
 use tap_block::{BlockDevice, Extent, Ticket};
 
+use crate::scsi::blocks::Disk;
+use crate::scsi::copy::Copied;
 use crate::scsi::mode::{Medium, Modes};
 use crate::scsi::opcodes::{Class, Row};
 use crate::scsi::reservation::{Effects, InitiatorPort, Out, Reservations};
@@ -19,6 +21,8 @@ use crate::scsi::sense::{Reply, Sense};
 
 /// Attentions that wait for one session; further ones are merged into the last.
 const MAX_ATTENTIONS: usize = 8;
+/// Ended copies that one session may still ask for.
+const MAX_COPIES: usize = 16;
 /// Ports remembered as having been here.
 const MAX_KNOWN: usize = 1024;
 
@@ -79,6 +83,7 @@ struct State {
 struct Joined {
     port: InitiatorPort,
     attentions: VecDeque<Sense>,
+    copies: VecDeque<Copied>,
     /// Raised when the session's tasks are aborted by somebody else.
     epoch: Arc<AtomicU64>,
 }
@@ -150,11 +155,6 @@ impl LogicalUnit {
         self.lock().reservations.encode().into()
     }
 
-    /// Whole logical blocks.
-    pub(crate) fn blocks(&self) -> u64 {
-        self.device.geometry().size / self.identity.block.bytes()
-    }
-
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -179,7 +179,10 @@ impl LogicalUnit {
             state.known.pop_front();
         }
         let attentions = VecDeque::from([first]);
-        state.sessions.insert(session, Joined { port: port.clone(), attentions, epoch: epoch.clone() });
+        let copies = VecDeque::new();
+        state
+            .sessions
+            .insert(session, Joined { port: port.clone(), attentions, copies, epoch: epoch.clone() });
         Nexus { unit: self.clone(), lun, target, session, port: port.clone(), epoch }
     }
 
@@ -320,6 +323,31 @@ impl Drop for Hold {
 }
 
 impl Nexus {
+    /// What CDBs are checked against.
+    pub(crate) fn disk(&self) -> Disk {
+        let block = self.unit.identity.block.bytes();
+        Disk { block, blocks: self.unit.device.geometry().size / block }
+    }
+
+    /// A copy has ended.
+    pub(crate) fn note_copy(&self, copied: Copied) {
+        let mut state = self.unit.lock();
+        let Some(joined) = state.sessions.get_mut(&self.session) else { return };
+        joined.copies.retain(|known| known.list != copied.list);
+        if joined.copies.len() >= MAX_COPIES {
+            joined.copies.pop_front();
+        }
+        joined.copies.push_back(copied);
+    }
+
+    /// How a copy ended; told once.
+    pub(crate) fn take_copy(&self, list: u8) -> Option<Copied> {
+        let mut state = self.unit.lock();
+        let copies = &mut state.sessions.get_mut(&self.session)?.copies;
+        let at = copies.iter().position(|known| known.list == list)?;
+        copies.remove(at)
+    }
+
     /// The tasks that are aborted from outside are those of an older epoch than this.
     pub(crate) fn epoch(&self) -> u64 {
         self.epoch.load(Ordering::Acquire)

@@ -9,6 +9,7 @@ use tap_block::{DeviceError, Extent, Op, Outcome};
 
 use crate::field::{be16, be32, be64};
 use crate::scsi::blocks::Disk;
+use crate::scsi::copy::{Copy, MAX_LIST};
 use crate::scsi::inquiry::MAX_UNMAP_DESCRIPTORS;
 use crate::scsi::mode;
 use crate::scsi::reservation::Out;
@@ -62,8 +63,9 @@ enum Kind {
     OrWrite { fua: bool, read: bool },
     WriteSame { unmap: bool, done: u64 },
     Unmap { disk: Disk, left: Option<VecDeque<Extent>> },
+    Copy { copy: Option<Copy>, read: bool },
     ModeSelect { cdb: [u8; 16] },
-    Reserve { cdb: [u8; 16], kept: bool },
+    Reserve { cdb: [u8; 16] },
 }
 
 impl Work {
@@ -122,9 +124,14 @@ impl Work {
         Self::new(Kind::ModeSelect { cdb }, Extent::between(0, 0), list)
     }
 
-    pub(crate) fn reserve(cdb: [u8; 16]) -> Self {
-        let list = u64::from(be32(&cdb, 5));
-        Self::new(Kind::Reserve { cdb, kept: false }, Extent::between(0, 0), list)
+    pub(crate) fn reserve(cdb: [u8; 16]) -> Result<Self, Sense> {
+        let list = listed(be32(&cdb, 5))?;
+        Ok(Self::new(Kind::Reserve { cdb }, Extent::between(0, 0), list))
+    }
+
+    pub(crate) fn copy(cdb: &[u8; 16]) -> Result<Self, Sense> {
+        let list = listed(be32(cdb, 10))?;
+        Ok(Self::new(Kind::Copy { copy: None, read: false }, Extent::between(0, 0), list))
     }
 
     /// The bytes of Data-Out that the CDB speaks of.
@@ -141,7 +148,11 @@ impl Work {
     pub(crate) fn is_exact(&self) -> bool {
         matches!(
             self.kind,
-            Kind::CompareAndWrite { .. } | Kind::OrWrite { .. } | Kind::WriteSame { .. } | Kind::Reserve { .. }
+            Kind::CompareAndWrite { .. }
+                | Kind::OrWrite { .. }
+                | Kind::WriteSame { .. }
+                | Kind::Reserve { .. }
+                | Kind::Copy { .. }
         )
     }
 
@@ -158,6 +169,7 @@ impl Work {
                 let end = left.iter().map(|e| e.end()).max()?;
                 Some((Extent::between(start, end), false))
             }
+            Kind::Copy { copy: Some(copy), .. } => copy.target().map(|extent| (extent, false)),
             _ => None,
         }
     }
@@ -166,8 +178,11 @@ impl Work {
     ///
     /// # Errors
     /// The answer, when the data makes no sense.
-    pub(crate) fn give(&mut self, data: Bytes) -> Result<(), Sense> {
+    pub(crate) fn give(&mut self, nexus: &Nexus, data: Bytes) -> Result<(), Sense> {
         self.data = data;
+        if let Kind::Copy { copy, .. } = &mut self.kind {
+            *copy = Some(Copy::parse(nexus.unit.identity(), nexus.disk(), &self.data)?);
+        }
         if let Kind::Unmap { disk, left } = &mut self.kind {
             *left = Some(unmap_list(*disk, &self.data)?);
         }
@@ -179,19 +194,28 @@ impl Work {
         if let Kind::ModeSelect { cdb } = &self.kind {
             return mode_select(nexus, cdb, &self.data);
         }
-        if let Kind::Reserve { cdb, kept } = &mut self.kind {
-            *kept = true;
+        if let Kind::Reserve { cdb } = &self.kind {
             return reserve(nexus, cdb, &self.data);
         }
-        self.next()
+        let step = self.next();
+        self.noted(nexus, step)
     }
 
     /// The step after an operation.
-    pub(crate) fn go_on(&mut self, outcome: Outcome) -> Step {
-        match outcome {
+    pub(crate) fn go_on(&mut self, nexus: &Nexus, outcome: Outcome) -> Step {
+        let step = match outcome {
             Ok(data) => self.took(data),
             Err(error) => Step::Done(failure(&error, self.writes()).into()),
+        };
+        self.noted(nexus, step)
+    }
+
+    /// How a copy ended can be asked for later.
+    fn noted(&self, nexus: &Nexus, step: Step) -> Step {
+        if let (Kind::Copy { copy: Some(copy), .. }, Step::Done(_)) = (&self.kind, &step) {
+            copy.result().into_iter().for_each(|copied| nexus.note_copy(copied));
         }
+        step
     }
 
     fn writes(&self) -> bool {
@@ -208,10 +232,14 @@ impl Work {
                 Some(extent) => Step::Submit(Op::Zero { extent, fua: false, may_trim: true }),
                 None => Step::Done(Reply::good()),
             },
-            _ if extent.is_empty() => Step::Done(Reply::good()),
-            Kind::Read | Kind::OrWrite { read: false, .. } | Kind::CompareAndWrite { compared: false, .. } => {
-                Step::Submit(Op::Read { extent })
+            Kind::Copy { copy, read } => {
+                *read = true;
+                copy.as_ref().and_then(Copy::read).map_or_else(|| Step::Done(Reply::good()), Step::Submit)
             }
+            _ if extent.is_empty() => Step::Done(Reply::good()),
+            Kind::Read
+            | Kind::OrWrite { read: false, .. }
+            | Kind::CompareAndWrite { compared: false, .. } => Step::Submit(Op::Read { extent }),
             Kind::Write { fua } => write(extent, self.data.clone(), *fua),
             Kind::WriteAndVerify { written: false } => write(extent, self.data.clone(), true),
             Kind::WriteAndVerify { .. } => Step::Submit(Op::Read { extent }),
@@ -266,9 +294,22 @@ impl Work {
                 self.next()
             }
             Kind::Unmap { .. } => self.next(),
+            Kind::Copy { copy: Some(copy), read: read @ true } => {
+                *read = false;
+                copy.write(data).map_or_else(|| Step::Done(Reply::good()), Step::Submit)
+            }
+            Kind::Copy { copy: Some(copy), .. } => {
+                copy.wrote();
+                self.next()
+            }
             _ => Step::Done(Reply::good()),
         }
     }
+}
+
+/// The length of a parameter list, which is no transfer of data.
+fn listed(length: u32) -> Result<u64, Sense> {
+    if length > MAX_LIST { Err(Sense::PARAMETER_LENGTH) } else { Ok(u64::from(length)) }
 }
 
 fn write(extent: Extent, data: Bytes, fua: bool) -> Step {

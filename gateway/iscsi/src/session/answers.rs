@@ -65,7 +65,13 @@ impl Session {
     }
 
     /// Sends Data-In units, the last of them with the status if `ending` is given; how many.
-    fn data_in(&mut self, task: &Task, mut data: Bytes, ending: Option<Residual>, output: &mut Output) -> u32 {
+    fn data_in(
+        &mut self,
+        task: &Task,
+        mut data: Bytes,
+        ending: Option<Residual>,
+        output: &mut Output,
+    ) -> u32 {
         let (piece, burst) = (self.params.max_send, self.params.max_burst);
         let (mut offset, mut number) = (0_u32, 0_u32);
         while !data.is_empty() {

@@ -1,8 +1,8 @@
 //! SCSI commands in a session: admission, their data, the disk, the answer.
 
 use bytes::Bytes;
-use tap_block::{CompletionQueue, Op, Outcome, Ticket};
 use std::sync::Arc;
+use tap_block::{CompletionQueue, Op, Outcome, Ticket};
 
 use super::task::{DataOut, Stage, Task};
 use super::{IMMEDIATE, Session, reason};
@@ -15,8 +15,8 @@ use crate::scsi::unit::Hold;
 use crate::scsi::work::{Step, Work};
 use crate::scsi::{self, Begun};
 
-/// INVALID FIELD IN COMMAND INFORMATION UNIT: what the initiator sends is not what its CDB speaks of.
-const WRONG_LENGTH: Sense = Sense::new(5, 0x0e03);
+/// What the initiator has to send is not what its CDB speaks of, where that would make it something else.
+const WRONG_LENGTH: Sense = Sense::new(5, 0x2400);
 
 /// Keeps a command's claim on its blocks until its operation is over, whatever became of the session.
 struct Landing {
@@ -197,7 +197,9 @@ impl Session {
         let most = usize::try_from(self.params.max_outstanding_r2t).unwrap_or(1);
         loop {
             let ttt = self.transfer_tag();
-            let Some(task) = self.tasks.get_mut(&itt).filter(|task| task.out.r2ts.len() < most) else { return };
+            let Some(task) = self.tasks.get_mut(&itt).filter(|task| task.out.r2ts.len() < most) else {
+                return;
+            };
             let Some(r2t) = task.out.ask(ttt, self.params.max_burst) else { return };
             let header = Header::new(opcode::R2T)
                 .with_flags(FINAL)
@@ -219,12 +221,11 @@ impl Session {
         let queue = self.queue.clone();
         let Some(task) = self.tasks.get_mut(&itt) else { return };
         let Some(work) = &mut task.work else { return };
-        let data = task.out.take();
-        if let Err(sense) = work.give(data) {
-            return self.finish(itt, sense.into(), output);
-        }
         let nexuses = self.membership.as_ref().map_or(&[][..], |m| &m.nexuses);
         let Some(nexus) = task.nexus.and_then(|n| nexuses.get(n)) else { return };
+        if let Err(sense) = work.give(nexus, task.out.take()) {
+            return self.finish(itt, sense.into(), output);
+        }
         if let Some((extent, exclusive)) = work.claims() {
             let (hold, free) = nexus.claim(extent, exclusive, || Ticket::new(tag, queue));
             task.hold = Some(hold);
@@ -260,8 +261,10 @@ impl Session {
         if task.stage == Stage::Claiming {
             return self.start(itt, output);
         }
-        let Some(work) = &mut task.work else { return };
-        let step = work.go_on(outcome);
+        let nexuses = self.membership.as_ref().map_or(&[][..], |m| &m.nexuses);
+        let nexus = task.nexus.and_then(|n| nexuses.get(n));
+        let (Some(nexus), Some(work)) = (nexus, &mut task.work) else { return };
+        let step = work.go_on(nexus, outcome);
         self.do_step(itt, step, output);
     }
 

@@ -7,7 +7,7 @@ mod numbers;
 mod task;
 mod texts;
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -66,6 +66,9 @@ pub(crate) struct Session {
     actions: VecDeque<Action>,
     heard: Monotonic,
     now: Monotonic,
+    /// Writes that were under way when the session began, perhaps of the same initiator's session before: its
+    /// commands wait for them, or for this long.
+    barred: (BTreeSet<u64>, Monotonic),
     /// When our NOP-In went out, and its tag.
     ping: Option<(Monotonic, u32)>,
     ended: bool,
@@ -81,7 +84,7 @@ impl Session {
         now: Monotonic,
     ) -> Self {
         let epochs = membership.iter().flat_map(|m| m.nexuses.iter().map(Nexus::epoch)).collect();
-        Self {
+        let mut session = Self {
             params: ended.params,
             limits,
             cid: ended.cid,
@@ -102,8 +105,21 @@ impl Session {
             actions: VecDeque::new(),
             heard: now,
             now,
+            barred: (BTreeSet::new(), now.plus(limits.management)),
             ping: None,
             ended: false,
+        };
+        session.bar();
+        session
+    }
+
+    fn bar(&mut self) {
+        for at in 0..self.nexuses().len() {
+            let (tag, ticket) = self.ticket();
+            self.barred.0.insert(tag);
+            if let Some(nexus) = self.nexuses().get(at) {
+                nexus.unit.drain(ticket);
+            }
         }
     }
 
@@ -115,9 +131,9 @@ impl Session {
         self.tasks.len() + self.management.len()
     }
 
-    /// Does it wait for a lookup?
+    /// Does it wait for something before it takes any more?
     pub(crate) fn is_choked(&self) -> bool {
-        self.ended || self.texts.is_listing()
+        self.ended || self.texts.is_listing() || !self.barred.0.is_empty()
     }
 
     /// What a caller has to do next.
@@ -237,8 +253,7 @@ impl Session {
 
     /// Section 11.17.
     pub(crate) fn reject(&mut self, offending: &Header, reason: u8, output: &mut Output) {
-        let header =
-            Header::new(opcode::REJECT).with_flags(FINAL).with(2, &[reason]).with_itt(NO_TAG);
+        let header = Header::new(opcode::REJECT).with_flags(FINAL).with(2, &[reason]).with_itt(NO_TAG);
         let data = Bytes::copy_from_slice(offending.bytes());
         self.send_status(header, data, output);
     }
@@ -276,6 +291,7 @@ impl Session {
 
     /// An outcome came.
     pub(crate) fn handle_completion(&mut self, tag: u64, outcome: Outcome, output: &mut Output) {
+        self.barred.0.remove(&tag);
         if let Some(itt) = self.tags.remove(&tag) {
             self.resume(itt, outcome, output);
         }
@@ -286,6 +302,9 @@ impl Session {
     pub(crate) fn handle_time(&mut self, now: Monotonic, output: &mut Output) {
         self.now = now;
         self.manage_late(now, output);
+        if self.barred.1 <= now {
+            self.barred.0.clear();
+        }
         match self.ping {
             Some((sent, _)) if now.since(sent) >= self.limits.ping => {
                 self.actions.push_back(Action::Close(CloseReason::Silent));
@@ -293,8 +312,7 @@ impl Session {
             None if now.since(self.heard) >= self.limits.idle => {
                 let ttt = self.transfer_tag();
                 self.ping = Some((now, ttt));
-                let header =
-                    Header::new(opcode::NOP_IN).with_flags(FINAL).with_itt(NO_TAG).with_ttt(ttt);
+                let header = Header::new(opcode::NOP_IN).with_flags(FINAL).with_itt(NO_TAG).with_ttt(ttt);
                 let header = self.numbers.next_status(header);
                 output.push_pdu(header, Bytes::new(), self.params.digests);
             }
@@ -307,7 +325,8 @@ impl Session {
             Some((sent, _)) => sent.plus(self.limits.ping),
             None => self.heard.plus(self.limits.idle),
         };
-        let late = self.management.iter().map(|m| m.deadline).min();
-        late.map_or(silent, |late| late.min(silent))
+        let late = self.management.iter().map(|m| m.deadline);
+        let barred = (!self.barred.0.is_empty()).then_some(self.barred.1);
+        late.chain(barred).fold(silent, Monotonic::min)
     }
 }

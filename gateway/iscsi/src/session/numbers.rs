@@ -93,7 +93,10 @@ mod tests {
         assert_eq!(numbers.place(2), Place::Outside, "the window is used up");
         numbers.open(0);
         numbers.open(2);
-        assert_eq!((numbers.place(2), numbers.place(3), numbers.place(4)), (Place::Next, Place::Later, Place::Outside));
+        assert_eq!(
+            (numbers.place(2), numbers.place(3), numbers.place(4)),
+            (Place::Next, Place::Later, Place::Outside)
+        );
         numbers.open(1);
         assert_eq!(numbers.place(3), Place::Later);
     }

@@ -11,6 +11,9 @@ use crate::scsi::sense::Reply;
 use crate::scsi::unit::Hold;
 use crate::scsi::work::Work;
 
+/// Room for data in pieces at first; it grows as data comes, not as it is announced.
+const FIRST_ROOM: usize = 1 << 20;
+
 /// A command under way.
 #[derive(Debug)]
 pub(crate) struct Task {
@@ -177,7 +180,10 @@ impl R2t {
     /// DataPDUInOrder is always agreed on (section 13.18).
     fn put(&mut self, offset: u32, data_sn: u32, length: u32, last: bool) -> Result<(), BadData> {
         let end = self.received.checked_add(length).filter(|&end| end <= self.length).ok_or(BadData)?;
-        if data_sn != self.next_data_sn || offset != self.offset + self.received || last != (end == self.length) {
+        if data_sn != self.next_data_sn
+            || offset != self.offset + self.received
+            || last != (end == self.length)
+        {
             return Err(BadData);
         }
         self.received = end;
@@ -196,7 +202,8 @@ impl Data {
         *self = match std::mem::take(self) {
             Self::None => Self::One(piece),
             Self::One(first) => {
-                let mut all = BytesMut::with_capacity(usize::try_from(wanted).unwrap_or(0));
+                let capacity = usize::try_from(wanted).unwrap_or(0).min(FIRST_ROOM);
+                let mut all = BytesMut::with_capacity(capacity);
                 all.extend_from_slice(&first);
                 all.extend_from_slice(&piece);
                 Self::Many(all)
