@@ -16,6 +16,7 @@ const CLIENTS: &[(&str, &str)] = &[
     ("nbdkit", "nbdkit"),
     ("fio", "fio"),
     ("qemu-io", "qemu-utils"),
+    ("iscsi-test-cu", "libiscsi-bin"),
     ("mkfs.ext4", "e2fsprogs"),
     ("fusermount3", "fuse3"),
     ("fsfreeze", "util-linux"),
