@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use cx_link::{Address, Downlink, Hub, Listener};
-use gateway_front::{Front, FrontHandle, Limits, ListenAddress, ListenError};
+use gateway_front::{Front, FrontHandle, IscsiLimits, Limits, ListenAddress, ListenError};
 use gateway_image::catalogue::Volume;
 use gateway_store::{Store, StoreConfig, StoreError};
 use tap_block::{Clock, Name, WallTime};
@@ -32,6 +32,7 @@ use crate::points::Points;
 use crate::problems;
 use crate::restore::Forbidden;
 use crate::streams::Streams;
+use crate::targets::{GatewayTargets, LUN, target_name};
 
 /// Threads for reads that the page cache cannot answer.
 const READERS: usize = 16;
@@ -52,6 +53,8 @@ pub struct GatewayConfig {
     pub links: Vec<Address>,
     /// Where NBD clients connect to.
     pub nbd: Vec<ListenAddress>,
+    /// Where iSCSI initiators connect to: the portals.
+    pub iscsi: Vec<ListenAddress>,
     /// Where the HTTP API is.
     pub api: Option<http::ApiConfig>,
     /// The switchboard of links within the process.
@@ -76,6 +79,7 @@ impl GatewayConfig {
             data,
             links: Vec::new(),
             nbd: Vec::new(),
+            iscsi: Vec::new(),
             api: None,
             hub: Hub::new(),
             protected: Vec::new(),
@@ -114,7 +118,7 @@ pub enum StartError {
         /// Why.
         source: io::Error,
     },
-    /// An NBD address cannot be had.
+    /// An NBD or iSCSI address cannot be had.
     #[error(transparent)]
     Nbd(#[from] ListenError),
     /// The API cannot listen.
@@ -139,7 +143,15 @@ pub struct Gateway {
     pub(crate) forbidden: Forbidden,
     leases: Arc<LeaseFile>,
     pub(crate) started: WallTime,
-    front: Mutex<Option<Arc<FrontHandle>>>,
+    fronts: Mutex<Fronts>,
+}
+
+/// What listens for clients, while it does.
+#[derive(Clone, Default)]
+pub(crate) struct Fronts {
+    pub(crate) nbd: Option<Arc<FrontHandle>>,
+    /// There when there are portals.
+    pub(crate) iscsi: Option<Arc<FrontHandle>>,
 }
 
 /// A gateway at work.
@@ -148,7 +160,7 @@ pub struct GatewayHandle {
     api: Option<http::ApiHandle>,
     downlink: Downlink,
     links: Vec<Address>,
-    front: Arc<FrontHandle>,
+    fronts: Fronts,
     gates: JoinHandle<()>,
     end_gates: watch::Sender<bool>,
     /// Given back when everything else has ended.
@@ -164,7 +176,7 @@ impl Gateway {
         let setup = config.clone();
         let (gateway, lock) = tokio::task::spawn_blocking(move || Self::open(&setup)).await??;
         gateway.go_on_materializing();
-        let front = gateway.start_front(&config.nbd).await?;
+        let fronts = gateway.start_fronts(&config).await?;
         let downlink = Downlink::new(Arc::clone(&gateway.streams) as _);
         let links = listen(&downlink, &config.links, &config.hub).await?;
         let api = match &config.api {
@@ -173,7 +185,7 @@ impl Gateway {
         };
         let (end_gates, ended) = watch::channel(false);
         let gates = tokio::spawn(gates::follow(Arc::clone(&gateway), ended));
-        Ok(GatewayHandle { gateway, api, downlink, links, front, gates, end_gates, lock })
+        Ok(GatewayHandle { gateway, api, downlink, links, fronts, gates, end_gates, lock })
     }
 
     fn open(config: &GatewayConfig) -> Result<(Arc<Self>, DirLock), StartError> {
@@ -210,7 +222,7 @@ impl Gateway {
             forbidden: Forbidden { files: config.protected.clone(), data: config.data.clone() },
             leases: Arc::new(LeaseFile::open(config.data.join("leases.json"), &*clock)),
             started: clock.wall(),
-            front: Mutex::new(None),
+            fronts: Mutex::default(),
             store,
             clock,
             streams,
@@ -218,7 +230,7 @@ impl Gateway {
         Ok((Arc::new(gateway), lock))
     }
 
-    async fn start_front(&self, addresses: &[ListenAddress]) -> Result<Arc<FrontHandle>, StartError> {
+    async fn start_fronts(&self, config: &GatewayConfig) -> Result<Fronts, StartError> {
         let exports = Arc::new(GatewayExports {
             store: Arc::clone(&self.store),
             points: self.points.clone(),
@@ -227,16 +239,28 @@ impl Gateway {
             leases: Arc::clone(&self.leases),
             runtime: Handle::current(),
         });
-        let addresses = addresses.to_vec();
-        let start = move || Front::start(&addresses, exports, Limits::default());
-        let front = Arc::new(tokio::task::spawn_blocking(start).await??);
-        *self.front.lock().unwrap_or_else(PoisonError::into_inner) = Some(Arc::clone(&front));
-        Ok(front)
+        let targets = Arc::new(GatewayTargets::new(Arc::clone(&exports), config.data.join("iscsi")));
+        let (addresses, portals) = (config.nbd.clone(), config.iscsi.clone());
+        let start = move || {
+            let nbd = Front::start(&addresses, exports, Limits::default())?;
+            let iscsi = match portals.is_empty() {
+                true => None,
+                false => Some(Front::start_iscsi(&portals, targets, IscsiLimits::default())?),
+            };
+            Ok::<_, ListenError>(Fronts { nbd: Some(Arc::new(nbd)), iscsi: iscsi.map(Arc::new) })
+        };
+        let fronts = tokio::task::spawn_blocking(start).await??;
+        *self.fronts.lock().unwrap_or_else(PoisonError::into_inner) = fronts.clone();
+        Ok(fronts)
     }
 
     /// The NBD front, while there is one.
     pub(crate) fn front(&self) -> Option<Arc<FrontHandle>> {
-        self.front.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.fronts().nbd
+    }
+
+    pub(crate) fn fronts(&self) -> Fronts {
+        self.fronts.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// The disks that images were committed to, and where they lie: they want to be protected.
@@ -264,6 +288,24 @@ impl Gateway {
     /// The volume of this name.
     pub(crate) fn known(&self, name: &Name) -> Answer<Arc<Volume>> {
         self.store.catalogue().volume_named(name).cloned().ok_or_else(|| problems::no_volume(name))
+    }
+}
+
+impl Fronts {
+    /// Ends both at the same time.
+    fn drain(&self, grace: Duration) {
+        std::thread::scope(|scope| {
+            for front in [&self.nbd, &self.iscsi].into_iter().flatten() {
+                scope.spawn(move || front.drain_and_stop(grace));
+            }
+        });
+    }
+
+    /// Where an image is opened.
+    pub(crate) fn uris(&self, name: &str) -> Vec<String> {
+        let nbd = self.nbd.iter().flat_map(|front| front.uris(name));
+        let iscsi = self.iscsi.iter().flat_map(|front| front.iscsi_uris(&target_name(name), LUN));
+        nbd.chain(iscsi).collect()
     }
 }
 
@@ -300,7 +342,14 @@ impl GatewayHandle {
     /// The URIs of the NBD front itself.
     #[must_use]
     pub fn nbd_uris(&self) -> Vec<String> {
-        self.front.uris("")
+        self.fronts.nbd.as_ref().map(|front| front.uris("")).unwrap_or_default()
+    }
+
+    /// The iSCSI portals, as discovery takes them.
+    #[must_use]
+    pub fn iscsi_portals(&self) -> Vec<String> {
+        let front = self.fronts.iscsi.as_ref();
+        front.map(|front| front.addresses().iter().map(ToString::to_string).collect()).unwrap_or_default()
     }
 
     /// Ends it in order: no new requests, connections drained for up to `grace` each, everything received made
@@ -315,9 +364,9 @@ impl GatewayHandle {
         if let Err(e) = self.gates.await {
             tracing::error!("the gates did not end in order: {e}");
         }
-        let (gateway, front) = (self.gateway, self.front);
+        let (gateway, fronts) = (self.gateway, self.fronts);
         let end = move || {
-            front.drain_and_stop(grace);
+            fronts.drain(grace);
             gateway.interrupt_jobs(grace);
             gateway.images.flush_all();
             gateway.store.stop();

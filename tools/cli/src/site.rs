@@ -43,6 +43,7 @@ pub(crate) struct Plan {
 pub(crate) struct GatewayPlan {
     pub(crate) links: Vec<Address>,
     pub(crate) nbd: Vec<ListenAddress>,
+    pub(crate) iscsi: Vec<ListenAddress>,
     pub(crate) api: Option<SocketAddr>,
     /// Bytes the journal may take; `None`: what the file system has.
     pub(crate) journal_limit: Option<u64>,
@@ -86,6 +87,9 @@ pub(crate) struct Ready {
     pub(crate) volumes: BTreeMap<String, ReadyVolume>,
     /// The gateway's NBD listeners, without an export name.
     pub(crate) nbd: Vec<String>,
+    /// The gateway's iSCSI portals.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub(crate) iscsi: Vec<String>,
     /// Where the part above connects: the tap to a CX, the CX to a gateway.
     pub(crate) links: Vec<String>,
     pub(crate) pid: u32,
@@ -139,6 +143,7 @@ impl Site {
                 hooks: gateway.hooks.unwrap_or(usual.hooks),
                 links: gateway.links,
                 nbd: gateway.nbd,
+                iscsi: gateway.iscsi,
                 api: gateway.api.map(|listen| ApiConfig { listen, insecure: plan.insecure }),
                 hub: hub.clone(),
                 protected,
@@ -213,6 +218,7 @@ impl Site {
                 })
                 .collect(),
             nbd: self.gateway.as_ref().map(GatewayHandle::nbd_uris).unwrap_or_default(),
+            iscsi: self.gateway.as_ref().map(GatewayHandle::iscsi_portals).unwrap_or_default(),
             links,
             pid: std::process::id(),
         }
@@ -253,7 +259,7 @@ impl Plan {
         };
         let mut open: Vec<String> = Vec::new();
         if let Some(g) = &self.gateway {
-            open.extend(g.nbd.iter().filter_map(tcp).chain(g.links.iter().filter_map(link)));
+            open.extend(g.nbd.iter().chain(&g.iscsi).filter_map(tcp).chain(g.links.iter().filter_map(link)));
             open.extend(g.api.map(|a| a.to_string()));
         }
         open.extend(self.cx.iter().flat_map(|c| c.listen.iter().filter_map(link)));
