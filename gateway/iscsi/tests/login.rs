@@ -196,6 +196,21 @@ fn chap_cannot_be_walked_around() {
 }
 
 #[test]
+fn who_has_proved_who_it_is_stays_that() {
+    let (_, _, target) = disk();
+    let name = format!("InitiatorName={US}");
+    let wanted = format!("TargetName={NAME}");
+    for other in ["InitiatorName=iqn.2026-01.example:other", "TargetName=iqn.x", "SessionType=Discovery"] {
+        let mut rig = Rig::new(&target);
+        rig.login_request(1, 0x81, &[&name, &wanted, "AuthMethod=None"]);
+        assert_eq!(rig.answer().login_status(), [0, 0]);
+        rig.login_request(1, 0x87, &[other]);
+        assert_eq!(rig.answer().login_status(), [2, 0], "{other}");
+    }
+    assert!(target.sessions().is_empty());
+}
+
+#[test]
 fn a_new_login_of_the_same_port_ends_the_session_before() {
     let (_, _, target) = disk();
     let mut first = Rig::ready(&target, 1);

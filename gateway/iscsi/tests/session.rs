@@ -135,7 +135,9 @@ fn residuals_say_what_was_not_moved() {
     assert_eq!(under(rig.command(&cdb10(0x28, 0, 0, 2), 0, 0, b"")), (GOOD, 0, (4, 1024)));
     assert_eq!(under(rig.command(&cdb10(0x2a, 0, 0, 1), WRITE, 1024, &[7; 1024])), (GOOD, 0, (2, 512)));
     assert_eq!(under(rig.command(&cdb10(0x2a, 0, 8, 2), WRITE, 512, &[8; 512])), (GOOD, 0, (4, 512)));
+    assert_eq!(under(rig.command(&cdb10(0x2a, 0, 16, 2), WRITE, 700, &[9; 700])), (GOOD, 0, (4, 324)));
     let content = device.content();
+    assert!(content[16 * 512..17 * 512].iter().all(|&b| b == 9) && content[17 * 512] == 0, "whole blocks");
     assert!(content[..512].iter().all(|&b| b == 7) && content[512..1024].iter().all(|&b| b == 0));
     assert!(content[4096..4608].iter().all(|&b| b == 8) && content[4608..5120].iter().all(|&b| b == 0));
 }
@@ -263,6 +265,34 @@ fn a_reset_by_one_ends_the_tasks_of_all_and_they_are_told() {
     one.pump();
     two.pump();
     assert_eq!((one.closed, two.closed), (Some(CloseReason::Kicked), Some(CloseReason::Kicked)));
+}
+
+#[test]
+fn a_session_that_was_replaced_writes_nothing_any_more() {
+    let (device, _, target) = disk();
+    let mut old = Rig::ready_with(&target, 1, &["InitialR2T=Yes", "ImmediateData=No"]);
+    // One waits for its data, one is at the disk.
+    let waiting = old.start(&cdb10(0x2a, 0, 0, 1), WRITE, 512, b"");
+    let ttt = old.answer().word(20);
+    let mut busy = Rig::ready(&target, 2);
+    busy.held = true;
+    busy.start(&cdb10(0x2a, 0, 8, 1), WRITE, 512, &[8; 512]);
+    let mut new = Rig::new(&target);
+    assert_eq!(new.log_in(1, &[]).login_status(), [0, 0]);
+    let first = new.start(&[0; 6], 0, 0, b"");
+    assert!(new.try_answer().is_none(), "a write from before is still at the disk");
+    // The old session's thread has not noticed yet: what it was sent comes to nothing.
+    let noticed = std::mem::take(&mut *old.queue.0.lock().unwrap());
+    old.data_out(waiting, ttt, 0, 0, &[6; 512], true);
+    old.start(&cdb10(0x2a, 0, 16, 1), WRITE, 0, b"");
+    old.queue.0.lock().unwrap().extend(noticed);
+    old.pump();
+    assert_eq!(old.closed, Some(CloseReason::Kicked));
+    busy.release_all();
+    new.pump();
+    assert_eq!(new.done(first).status, CHECK, "told of the login");
+    let content = device.content();
+    assert_eq!([content[0], content[8 * 512], content[16 * 512]], [0, 8, 0]);
 }
 
 #[test]

@@ -20,6 +20,9 @@ use status::LoginStatus;
 /// Login requests before an initiator has to be done.
 const MAX_REQUESTS: u32 = 64;
 
+/// The longest iSCSI name (section 4.2.7.2).
+const MAX_NAME: usize = 223;
+
 /// Current and next stage (section 11.12.3).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 enum Stage {
@@ -37,9 +40,7 @@ pub(crate) struct Login {
     first: Option<Header>,
     requests: u32,
     text: BytesMut,
-    initiator: String,
-    wanted: Option<String>,
-    discovery: bool,
+    named: Option<Named>,
     target: Option<Arc<Target>>,
     chap: Option<Chap>,
     authenticated: bool,
@@ -47,6 +48,14 @@ pub(crate) struct Login {
     negotiated: Vec<Pair>,
     told_group: bool,
     told_length: bool,
+}
+
+/// Who wants what.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+struct Named {
+    initiator: String,
+    target: Option<String>,
+    discovery: bool,
 }
 
 /// What the driver knows of where the connection came in.
@@ -92,9 +101,7 @@ impl Login {
             first: None,
             requests: 0,
             text: BytesMut::new(),
-            initiator: String::new(),
-            wanted: None,
-            discovery: false,
+            named: None,
             target: None,
             chap: None,
             authenticated: false,
@@ -134,17 +141,26 @@ impl Login {
         }
         let pairs = text::parse(&self.text).map_err(|_| LoginStatus::InitiatorError)?;
         self.name(&pairs)?;
-        if let (Some(name), None, false) = (&self.wanted, &self.target, self.discovery) {
-            let (name, initiator) = (name.clone(), self.initiator.clone());
+        if let Some(resolve) = self.unresolved() {
             // The same request is looked at again.
             let again = self.text.len() - pdu.data.len();
             self.text.truncate(again);
-            return Ok(LoginStep::Resolve(name, initiator));
+            return Ok(resolve);
         }
         self.text.clear();
         self.authorize()?;
         let answers = self.negotiate(&pairs)?;
         self.transit(&header, &answers)
+    }
+
+    /// The target that has to be looked up first.
+    fn unresolved(&self) -> Option<LoginStep> {
+        let named = self.named.as_ref().filter(|named| self.target.is_none() && !named.discovery)?;
+        Some(LoginStep::Resolve(named.target.clone()?, named.initiator.clone()))
+    }
+
+    fn initiator(&self) -> &str {
+        self.named.as_ref().map_or("", |named| &named.initiator)
     }
 
     /// The header against those before it (section 11.12).
@@ -175,26 +191,32 @@ impl Login {
         Ok(())
     }
 
-    /// The keys that say who wants what; all of them come with the first request (section 6.3).
+    /// The keys that say who wants what; all of them come with the first request (section 6.3), and none of
+    /// them changes afterwards: what was proved would be proved for somebody else.
     fn name(&mut self, pairs: &[Pair]) -> Result<(), LoginStatus> {
+        let mut named = self.named.clone().unwrap_or_default();
         for (key, value) in pairs {
             match key.as_str() {
-                "InitiatorName" => self.initiator = value.clone(),
-                "TargetName" => self.wanted = Some(value.clone()),
+                "InitiatorName" => named.initiator.clone_from(value),
+                "TargetName" => named.target = Some(value.clone()),
                 "SessionType" => match value.as_str() {
-                    "Discovery" => self.discovery = true,
-                    "Normal" => self.discovery = false,
+                    "Discovery" => named.discovery = true,
+                    "Normal" => named.discovery = false,
                     _ => return Err(LoginStatus::SessionType),
                 },
                 _ => {}
             }
         }
-        if self.initiator.is_empty() || self.initiator.len() > 223 {
+        if self.named.as_ref().is_some_and(|before| *before != named) {
+            return Err(LoginStatus::InitiatorError);
+        }
+        if named.initiator.is_empty() || named.initiator.len() > MAX_NAME {
             return Err(LoginStatus::MissingParameter);
         }
-        if self.wanted.is_none() && !self.discovery {
+        if named.target.is_none() && !named.discovery {
             return Err(LoginStatus::MissingParameter);
         }
+        self.named = Some(named);
         Ok(())
     }
 
@@ -204,7 +226,7 @@ impl Login {
             return Ok(());
         }
         let access = match &self.target {
-            Some(target) if !target.admits(&self.initiator) => return Err(LoginStatus::NotAuthorized),
+            Some(target) if !target.admits(self.initiator()) => return Err(LoginStatus::NotAuthorized),
             Some(target) => target.access(),
             None => &self.portal.discovery,
         };
@@ -327,8 +349,8 @@ impl Login {
         self.params.settle();
         Ended {
             params: self.params,
-            port: InitiatorPort { name: self.initiator.clone(), isid: [a, b, c, d, e, f] },
-            target: if self.discovery { None } else { self.target.clone() },
+            port: InitiatorPort { name: self.initiator().to_owned(), isid: [a, b, c, d, e, f] },
+            target: self.target.clone(),
             tsih: u16::from_be_bytes([g, h]),
             cid: u16::from_be_bytes([first.byte(20), first.byte(21)]),
             cmd_sn: first.word(24),

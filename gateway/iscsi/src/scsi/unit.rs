@@ -227,20 +227,27 @@ impl LogicalUnit {
         state.drain(drained);
     }
 
+    /// `None` when `is_current` says that the task was aborted: after a drain has begun, nothing of what it
+    /// waits for comes in any more.
     fn claim(
         self: &Arc<Self>,
         extent: Extent,
         exclusive: bool,
+        is_current: impl FnOnce() -> bool,
         ticket: impl FnOnce() -> Ticket,
-    ) -> (Hold, bool) {
+    ) -> Option<(Hold, bool)> {
         let mut state = self.lock();
+        if !is_current() {
+            return None;
+        }
         let id = state.next_hold;
         state.next_hold += 1;
         state.exclusive += usize::from(exclusive);
         let free = state.exclusive == 0 || !state.holds.iter().any(|c| c.excludes(extent, exclusive));
         let ticket = (!free).then(ticket);
         state.holds.push_back(Claim { id, extent, exclusive, ticket });
-        (Hold { unit: self.clone(), id }, free)
+        drop(state);
+        Some((Hold { unit: self.clone(), id }, free))
     }
 
     fn unclaim(&self, id: u64) {
@@ -358,6 +365,10 @@ impl Nexus {
     pub(crate) fn admit(&self, row: Result<&Row, Sense>) -> Result<(), Reply> {
         let geometry = self.unit.device.geometry();
         let mut state = self.unit.lock();
+        // Ended from elsewhere, which its connection has not noticed yet.
+        if !state.sessions.contains_key(&self.session) {
+            return Err(Sense::NOT_READY.into());
+        }
         if geometry.size != state.size {
             state.size = geometry.size;
             state.attend_all(SessionId(u64::MAX), Sense::CAPACITY_CHANGED);
@@ -380,9 +391,7 @@ impl Nexus {
         let conflict = match class {
             Class::Inquiring => false,
             // SPC-2's RESERVE lets nobody else do anything but ask; RELEASE of others is ignored.
-            Class::OldReservation => {
-                state.reservations.in_use() && !state.reservations.is_registered(&self.port)
-            }
+            Class::OldReservation => state.reservations.in_use(),
             Class::Free | Class::Persistent => elsewhere && class == Class::Persistent,
             Class::Wants(wants) => elsewhere || !state.reservations.admits(&self.port, wants),
         };
@@ -405,10 +414,7 @@ impl Nexus {
         if state.reserved.is_some_and(|holder| holder != self.session) {
             return Reply::conflict();
         }
-        // Compatible reservation handling: a registrant already has what it asks for (SPC-4 section 5.9.3).
-        if !state.reservations.in_use() {
-            state.reserved = Some(self.session);
-        }
+        state.reserved = Some(self.session);
         Reply::good()
     }
 
@@ -429,6 +435,9 @@ impl Nexus {
     /// PERSISTENT RESERVE OUT; what the driver must keep before it is answered, if anything changed there.
     pub(crate) fn change_reservations(&self, out: &Out<'_>) -> Result<Option<Bytes>, Reply> {
         let mut state = self.unit.lock();
+        if !state.sessions.contains_key(&self.session) {
+            return Err(Sense::NOT_READY.into());
+        }
         let effects = state.reservations.apply(&self.port, out)?;
         let Effects { attentions, aborted, changed } = effects;
         for joined in state.sessions.values_mut() {
@@ -469,16 +478,16 @@ impl Nexus {
         }
     }
 
-    /// Claims a stretch for a command that changes it; `false` when `ticket`, which is then taken, has to be
-    /// waited for first.
+    /// Claims a stretch for a command of this epoch that changes it; `false` when `ticket`, which is then
+    /// taken, has to be waited for first. `None`: it was aborted.
     pub(crate) fn claim(
         &self,
-        extent: Extent,
-        exclusive: bool,
+        (extent, exclusive): (Extent, bool),
+        epoch: u64,
         ticket: impl FnOnce() -> Ticket,
-    ) -> (Arc<Hold>, bool) {
-        let (hold, free) = self.unit.claim(extent, exclusive, ticket);
-        (Arc::new(hold), free)
+    ) -> Option<(Arc<Hold>, bool)> {
+        let claimed = self.unit.claim(extent, exclusive, || self.epoch() == epoch, ticket);
+        claimed.map(|(hold, free)| (Arc::new(hold), free))
     }
 }
 

@@ -180,6 +180,11 @@ impl Work {
     /// The answer, when the data makes no sense.
     pub(crate) fn give(&mut self, nexus: &Nexus, data: Bytes) -> Result<(), Sense> {
         self.data = data;
+        if matches!(self.kind, Kind::Write { .. } | Kind::WriteAndVerify { .. }) {
+            // An initiator that has less than its CDB speaks of: whole blocks are written.
+            let whole = count(self.data.len()) / nexus.disk().block * nexus.disk().block;
+            self.data.truncate(index(whole));
+        }
         if let Kind::Copy { copy, .. } = &mut self.kind {
             *copy = Some(Copy::parse(nexus.unit.identity(), nexus.disk(), &self.data)?);
         }

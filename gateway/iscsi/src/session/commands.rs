@@ -11,7 +11,7 @@ use crate::field::len32;
 use crate::output::Output;
 use crate::pdu::{FINAL, Header, Pdu, opcode};
 use crate::scsi::sense::{Reply, Sense};
-use crate::scsi::unit::Hold;
+use crate::scsi::unit::{Hold, Nexus};
 use crate::scsi::work::{Step, Work};
 use crate::scsi::{self, Begun};
 
@@ -109,10 +109,10 @@ impl Session {
 
     /// Forgets tasks that were aborted from elsewhere: nobody is answered (SAM-5 section 5.3, TAS is zero).
     fn sweep(&mut self) {
-        let now: Vec<u64> = self.nexuses().iter().map(|nexus| nexus.epoch()).collect();
-        if now == self.epochs {
+        if self.nexuses().iter().map(Nexus::epoch).eq(self.epochs.iter().copied()) {
             return;
         }
+        let now: Vec<u64> = self.nexuses().iter().map(Nexus::epoch).collect();
         let stale = |task: &Task| task.nexus.and_then(|n| now.get(n)).is_some_and(|&e| e != task.epoch);
         let gone: Vec<u32> = self.tasks.iter().filter(|(_, task)| stale(task)).map(|(itt, _)| *itt).collect();
         gone.into_iter().for_each(|itt| drop(self.forget(itt)));
@@ -226,8 +226,12 @@ impl Session {
         if let Err(sense) = work.give(nexus, task.out.take()) {
             return self.finish(itt, sense.into(), output);
         }
-        if let Some((extent, exclusive)) = work.claims() {
-            let (hold, free) = nexus.claim(extent, exclusive, || Ticket::new(tag, queue));
+        if let Some(claims) = work.claims() {
+            let claimed = nexus.claim(claims, task.epoch, || Ticket::new(tag, queue));
+            let Some((hold, free)) = claimed else {
+                self.forget(itt);
+                return;
+            };
             task.hold = Some(hold);
             if !free {
                 task.stage = Stage::Claiming;

@@ -89,17 +89,19 @@ impl Session {
     /// The names of all targets that this initiator may see.
     pub(crate) fn handle_list(&mut self, names: &[String], portal: &str, output: &mut Output) {
         let Some((header, mut answers, asked)) = self.texts.listing.take() else { return };
-        let ours = self.membership.as_ref().map(|membership| membership.target.name());
-        for name in names {
-            // Appendix C: all of them in discovery; in a normal session its own target only.
-            let told = match ours {
-                None => asked == "All" || asked == *name,
-                Some(ours) => ours == name && (asked.is_empty() || asked == *name),
-            };
-            if told {
-                answers.push(("TargetName".to_owned(), name.clone()));
-                answers.push(("TargetAddress".to_owned(), format!("{portal},1")));
+        // Appendix C: all of them in discovery; in a normal session its own target only, listed or not.
+        let told: Vec<&str> = match &self.membership {
+            None => {
+                names.iter().map(String::as_str).filter(|name| asked == "All" || asked == *name).collect()
             }
+            Some(membership) => {
+                let ours = membership.target.name();
+                (asked.is_empty() || asked == ours).then_some(ours).into_iter().collect()
+            }
+        };
+        for name in told {
+            answers.push(("TargetName".to_owned(), name.to_owned()));
+            answers.push(("TargetAddress".to_owned(), format!("{portal},1")));
         }
         self.text_done(&header, &answers, output);
     }

@@ -34,7 +34,7 @@ pub(crate) const NO_TAG: u32 = 0xffff_ffff;
 
 /// Where outcomes wait for the connection they belong to.
 #[derive(Default)]
-pub(crate) struct Queue(Mutex<Vec<(u64, Outcome)>>);
+pub(crate) struct Queue(pub(crate) Mutex<Vec<(u64, Outcome)>>);
 
 impl CompletionQueue for Queue {
     fn complete(&self, tag: u64, outcome: Outcome) {
