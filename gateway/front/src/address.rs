@@ -63,6 +63,11 @@ pub(crate) fn tcp_uri(address: SocketAddr, export: &str, tls: bool) -> String {
     format!("{scheme}://{}/{}", reachable(address), encoded(export, b"@:"))
 }
 
+/// `iscsi://HOST:PORT/IQN/LUN`, as libiscsi and QEMU take it.
+pub(crate) fn iscsi_uri(address: SocketAddr, target: &str, lun: u16) -> String {
+    format!("iscsi://{}/{}/{lun}", reachable(address), encoded(target, b":"))
+}
+
 /// "Any address" is nothing a client can connect to; on this machine, loopback is.
 fn reachable(address: SocketAddr) -> SocketAddr {
     let ip = match address.ip() {

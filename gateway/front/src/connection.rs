@@ -90,6 +90,9 @@ pub(crate) enum Ended {
     /// As the protocol has it.
     #[error("{0}")]
     Closed(CloseReason),
+    /// As iSCSI has it.
+    #[error("{0}")]
+    IscsiClosed(gateway_iscsi::CloseReason),
     /// The client hung up without a word.
     #[error("the client hung up")]
     HungUp,
@@ -128,7 +131,13 @@ enum Lookup {
 }
 
 impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
-    pub(crate) fn new(stream: S, client: ClientId, tls: Tls, place: &Place) -> Self {
+    pub(crate) fn new(
+        stream: S,
+        client: ClientId,
+        tls: Tls,
+        exports: Arc<dyn Exports>,
+        place: &Place,
+    ) -> Self {
         let Place { shared, session } = place;
         let (limits, security) = (shared.limits, shared.security());
         // At a listener without TLS whoever can connect is trusted.
@@ -140,7 +149,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
             has_large_buffer: false,
             mailbox: Arc::clone(&session.mailbox),
             done: Vec::new(),
-            exports: Arc::clone(&shared.exports),
+            exports,
             shared: Arc::clone(shared),
             security,
             session: Arc::clone(session),

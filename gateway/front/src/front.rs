@@ -16,6 +16,7 @@ use tokio::sync::Notify;
 use crate::address::ListenAddress;
 use crate::connection::{Connection, Ended};
 use crate::exports::{ClientId, Exports};
+use crate::iscsi::{IscsiConnection, IscsiLimits, Targets};
 use crate::listener::{Bound, ListenError, Listener};
 use crate::mailbox::Stop;
 use crate::sessions::{Session, SessionInfo, Sessions};
@@ -25,6 +26,9 @@ use crate::tls::Security;
 const ABORT: Duration = Duration::from_secs(1);
 /// How long accepting rests after it failed, for instance because there are too many open files.
 const REST: Duration = Duration::from_millis(50);
+
+/// Connections beyond the limit that are served for as long as it takes to tell them so; further ones are hung up on.
+const TOLD_FULL: usize = 16;
 
 /// The bounds of what clients may cost.
 #[derive(Debug, Clone, Copy)]
@@ -67,12 +71,18 @@ pub struct Drained {
 
 /// What the connections of a front have in common.
 pub(crate) struct Shared {
-    pub(crate) exports: Arc<dyn Exports>,
+    service: Service,
     pub(crate) limits: Limits,
     /// Each connection keeps what it began with.
     security: Mutex<Arc<Security>>,
     pub(crate) sessions: Sessions,
     stop_accepting: Notify,
+}
+
+/// What connections are served.
+enum Service {
+    Nbd(Arc<dyn Exports>),
+    Iscsi(Arc<dyn Targets>, IscsiLimits),
 }
 
 /// A socket just accepted, on its way to its own thread.
@@ -92,6 +102,23 @@ impl Default for Limits {
             stall_in_need: Duration::from_secs(5),
             idle: None,
             protocol: gateway_nbd::Limits::default(),
+        }
+    }
+}
+
+impl Service {
+    const fn name(&self) -> &'static str {
+        match self {
+            Self::Nbd(..) => "nbd",
+            Self::Iscsi(..) => "iscsi",
+        }
+    }
+
+    /// So many for whom there is no place are told so; an initiator has no way to hear it before it has logged in.
+    const fn told_full(&self) -> usize {
+        match self {
+            Self::Nbd(..) => TOLD_FULL,
+            Self::Iscsi(..) => 0,
         }
     }
 }
@@ -119,28 +146,50 @@ impl Front {
         limits: Limits,
         security: Security,
     ) -> Result<FrontHandle, ListenError> {
-        let (mut listeners, mut bound) = (Vec::new(), Vec::new());
-        for address in addresses {
-            match Listener::bind(address) {
-                Ok((listener, at)) => {
-                    let tls = security.mode_at(address);
-                    listeners.push((listener, tls));
-                    bound.push((at, tls));
-                }
-                Err(error) => {
-                    bound.iter().for_each(|(bound, _)| bound.remove());
-                    return Err(error);
-                }
+        start(addresses, Service::Nbd(exports), limits, security)
+    }
+
+    /// The same over iSCSI: serves `targets` to whoever logs in.
+    ///
+    /// # Errors
+    /// As [`start`](Self::start).
+    pub fn start_iscsi(
+        addresses: &[ListenAddress],
+        targets: Arc<dyn Targets>,
+        limits: IscsiLimits,
+    ) -> Result<FrontHandle, ListenError> {
+        let shared = Limits { connections: limits.connections, ..Limits::default() };
+        start(addresses, Service::Iscsi(targets, limits), shared, Security::default())
+    }
+}
+
+fn start(
+    addresses: &[ListenAddress],
+    service: Service,
+    limits: Limits,
+    security: Security,
+) -> Result<FrontHandle, ListenError> {
+    let (mut listeners, mut bound) = (Vec::new(), Vec::new());
+    for address in addresses {
+        match Listener::bind(address) {
+            Ok((listener, at)) => {
+                let tls = security.mode_at(address);
+                listeners.push((listener, tls));
+                bound.push((at, tls));
+            }
+            Err(error) => {
+                bound.iter().for_each(|(bound, _)| bound.remove());
+                return Err(error);
             }
         }
-        let shared = Arc::new(Shared::new(exports, limits, security));
-        let acceptor = start_acceptor(listeners, shared.clone()).map_err(|source| {
-            bound.iter().for_each(|(bound, _)| bound.remove());
-            let address = addresses.first().cloned().unwrap_or(ListenAddress::Tcp(String::new()));
-            ListenError::Io { address, source }
-        })?;
-        Ok(FrontHandle { shared, bound, acceptor: Mutex::new(Some(acceptor)) })
     }
+    let shared = Arc::new(Shared::new(service, limits, security));
+    let acceptor = start_acceptor(listeners, shared.clone()).map_err(|source| {
+        bound.iter().for_each(|(bound, _)| bound.remove());
+        let address = addresses.first().cloned().unwrap_or(ListenAddress::Tcp(String::new()));
+        ListenError::Io { address, source }
+    })?;
+    Ok(FrontHandle { shared, bound, acceptor: Mutex::new(Some(acceptor)) })
 }
 
 impl FrontHandle {
@@ -148,6 +197,12 @@ impl FrontHandle {
     #[must_use]
     pub fn uris(&self, export: &str) -> Vec<String> {
         self.bound.iter().map(|(bound, tls)| bound.uri(export, *tls == Tls::Required)).collect()
+    }
+
+    /// The URIs under which initiators reach a unit of a target, for a front that speaks iSCSI.
+    #[must_use]
+    pub fn iscsi_uris(&self, target: &str, lun: u16) -> Vec<String> {
+        self.bound.iter().filter_map(|(bound, _)| bound.iscsi_uri(target, lun)).collect()
     }
 
     /// Where it listens: paths absolute, ports as the system chose them.
@@ -217,10 +272,10 @@ impl Drop for FrontHandle {
 }
 
 impl Shared {
-    fn new(exports: Arc<dyn Exports>, limits: Limits, security: Security) -> Self {
+    fn new(service: Service, limits: Limits, security: Security) -> Self {
         let (sessions, stop_accepting) = (Sessions::default(), Notify::new());
         let security = Mutex::new(Arc::new(security));
-        Self { exports, limits, security, sessions, stop_accepting }
+        Self { service, limits, security, sessions, stop_accepting }
     }
 
     pub(crate) fn security(&self) -> Arc<Security> {
@@ -334,15 +389,16 @@ fn tune(stream: &TcpStream) -> io::Result<()> {
 
 /// Gives a connection its thread. Without a place or a thread for it, the socket is closed.
 fn welcome(guest: Guest, shared: &Arc<Shared>) {
-    let Some(session) = shared.sessions.admit(guest.peer.clone(), &shared.limits) else { return };
-    let (id, there) = (session.id, shared.clone());
-    let spawned = std::thread::Builder::new().name(format!("nbd-{id}")).spawn(move || {
+    let told = shared.service.told_full();
+    let Some(session) = shared.sessions.admit(guest.peer.clone(), &shared.limits, told) else { return };
+    let (id, there, name) = (session.id, shared.clone(), shared.service.name());
+    let spawned = std::thread::Builder::new().name(format!("{name}-{id}")).spawn(move || {
         let place = Place { session, shared: there };
         let ended = run(guest, &place);
         let (client, session) = (place.session.peer(), id);
         match ended {
-            Ended::Tls(_) => tracing::info!(session, client, %ended, "an NBD client is not let in"),
-            _ => tracing::debug!(session, client, %ended, "an NBD connection is over"),
+            Ended::Tls(_) => tracing::info!(session, client, %ended, "a client is not let in"),
+            _ => tracing::debug!(session, client, %ended, "a connection is over"),
         }
     });
     if let Err(error) = spawned {
@@ -371,8 +427,13 @@ fn run(guest: Guest, place: &Place) -> Ended {
     let Guest { socket, client, tls, .. } = guest;
     let ended = runtime.block_on(async {
         match socket {
-            Socket::Unix(stream) => serve(UnixStream::from_std(stream), client, tls, place).await,
-            Socket::Tcp(stream) => serve(TcpStream::from_std(stream), client, tls, place).await,
+            Socket::Unix(stream) => {
+                serve(UnixStream::from_std(stream), String::new(), client, tls, place).await
+            }
+            Socket::Tcp(stream) => {
+                let portal = stream.local_addr().map(|address| address.to_string()).unwrap_or_default();
+                serve(TcpStream::from_std(stream), portal, client, tls, place).await
+            }
         }
     });
     // A lookup may still block on its own thread; nobody waits for it any more.
@@ -382,12 +443,21 @@ fn run(guest: Guest, place: &Place) -> Ended {
 
 async fn serve<S: AsyncRead + AsyncWrite + Unpin>(
     stream: io::Result<S>,
+    portal: String,
     client: ClientId,
     tls: Tls,
     place: &Place,
 ) -> Ended {
     match stream {
-        Ok(stream) => Connection::new(stream, client, tls, place).serve().await,
+        Ok(stream) => match &place.shared.service {
+            Service::Nbd(exports) => {
+                Connection::new(stream, client, tls, Arc::clone(exports), place).serve().await
+            }
+            Service::Iscsi(targets, limits) => {
+                let mailbox = Arc::clone(&place.session.mailbox);
+                IscsiConnection::new(stream, portal, Arc::clone(targets), *limits, mailbox).serve().await
+            }
+        },
         Err(error) => Ended::Socket(error),
     }
 }

@@ -1,5 +1,5 @@
-//! Listeners that serve any [`BlockDevice`](tap_block::BlockDevice) over NBD; the tap's front door and the
-//! gateway's.
+//! Listeners that serve any [`BlockDevice`](tap_block::BlockDevice) over NBD or iSCSI; the tap's front door
+//! and the gateway's.
 //!
 //! ```text
 //!   Front ── acceptor thread ──► one thread a connection: socket ◄─► gateway_nbd::Server ──► BlockDevice
@@ -19,6 +19,7 @@ mod channel;
 mod connection;
 mod exports;
 mod front;
+mod iscsi;
 mod listener;
 mod mailbox;
 mod patience;
@@ -30,6 +31,7 @@ pub use address::{AddressError, ListenAddress};
 pub use exports::{ClientId, Export, ExportEntry, Exports, OpenError};
 pub use front::{Drained, Front, FrontHandle, Limits};
 pub use gateway_nbd::Tls;
+pub use iscsi::{IscsiLimits, Targets};
 pub use listener::ListenError;
 pub use sessions::SessionInfo;
 pub use tls::{Security, TlsError};

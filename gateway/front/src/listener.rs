@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 
 use thiserror::Error;
 
-use crate::address::{ListenAddress, tcp_uri, unix_uri};
+use crate::address::{ListenAddress, iscsi_uri, tcp_uri, unix_uri};
 
 /// A socket that listens.
 #[derive(Debug)]
@@ -101,6 +101,14 @@ impl Bound {
         match self {
             Self::Unix { path, .. } => unix_uri(path, export, tls),
             Self::Tcp(address) => tcp_uri(*address, export, tls),
+        }
+    }
+
+    /// The URI of a unit of a target here; iSCSI speaks TCP only.
+    pub(crate) fn iscsi_uri(&self, target: &str, lun: u16) -> Option<String> {
+        match self {
+            Self::Unix { .. } => None,
+            Self::Tcp(address) => Some(iscsi_uri(*address, target, lun)),
         }
     }
 

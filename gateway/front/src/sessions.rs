@@ -10,9 +10,6 @@ use crate::exports::ClientId;
 use crate::front::Limits;
 use crate::mailbox::{Mailbox, Stop};
 
-/// Connections beyond the limit that are served for as long as it takes to tell them so; further ones are hung up on.
-const TOLD_FULL: usize = 16;
-
 /// What a connection holds is noted when it has changed by so much: small requests never touch what all connections share.
 const NOTED: u64 = 64 << 10;
 
@@ -157,19 +154,19 @@ fn add(count: &AtomicU64, more: u64) {
 }
 
 impl Sessions {
-    /// A place for one more connection; `None` when it is to be hung up on.
-    pub(crate) fn admit(&self, peer: String, limits: &Limits) -> Option<Arc<Session>> {
+    /// A place for one more connection; `None` when it is to be hung up on. So many beyond the limit are `told` that there is none.
+    pub(crate) fn admit(&self, peer: String, limits: &Limits, told: usize) -> Option<Arc<Session>> {
         let mut table = self.lock();
         let there = table.all.len();
         let full = there >= limits.connections;
         if full && !table.told_full {
             tracing::warn!(
                 limit = limits.connections,
-                "no room for another NBD connection; further ones are told so and hung up on"
+                "no room for another connection; further ones are hung up on"
             );
         }
         table.told_full = full;
-        if there >= limits.connections.saturating_add(TOLD_FULL) {
+        if there >= limits.connections.saturating_add(told) {
             return None;
         }
         let session = Arc::new(Session::new(peer, full));

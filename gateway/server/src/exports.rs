@@ -5,8 +5,9 @@ use std::sync::Arc;
 use cx_api::{Code, Problem};
 use gateway_front::{Access, ClientId, Export, ExportEntry, Exports, OpenError};
 use gateway_image::{Point, VolumePoint};
+use gateway_journal::ImageId;
 use gateway_store::Store;
-use tap_block::{BlockDevice, Clock, Name};
+use tap_block::{BlockDevice, Clock, Lsn, Name, VolumeId, WallTime};
 use tokio::runtime::Handle;
 
 use crate::device::Guarded;
@@ -35,17 +36,28 @@ impl Exports for GatewayExports {
 
     fn open(&self, name: &str, client: &ClientId) -> Result<Export, OpenError> {
         let opened = if name.is_empty() { self.only_volume() } else { Ok(name.to_owned()) };
-        opened.and_then(|name| self.open_named(name, client)).map_err(|problem| refusal(&problem))
+        let opened = opened.and_then(|name| self.open_named(name, &client_key(client)));
+        opened.map(|(export, _)| export).map_err(|problem| refusal(&problem))
     }
 }
 
+/// What an export shows, whatever it is called.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Shown {
+    /// Its number and when it was made; numbers are of one store.
+    Image(ImageId, VolumeId, WallTime),
+    Moment(VolumeId, Lsn),
+}
+
 impl GatewayExports {
-    fn open_named(&self, name: String, client: &ClientId) -> Answer<Export> {
+    /// `client` is whoever keeps seeing the same moment under a moving name.
+    pub(crate) fn open_named(&self, name: String, client: &str) -> Answer<(Export, Shown)> {
         if let Some(image) =
             name.parse().ok().and_then(|n: Name| self.store.catalogue().image_named(&n).cloned())
         {
             let description = listing::image(&self.points, &self.store.catalogue(), &image);
-            return Ok(Export { name, description, device: self.images.open(&image)? });
+            let export = Export { name, description, device: self.images.open(&image)? };
+            return Ok((export, Shown::Image(image.id, image.volume, image.created_at)));
         }
         let wanted = if name.contains('@') {
             name.parse::<VolumePoint>().map_err(|e| Problem::new(Code::Invalid, e.to_string()))?
@@ -58,20 +70,20 @@ impl GatewayExports {
         let catalogue = self.store.catalogue();
         let volume = catalogue.volume(frozen.volume).ok_or_else(|| problems::no_volume(&wanted.volume))?;
         let description = listing::point(&self.points, volume, frozen.point);
-        Ok(Export { name, description, device })
+        Ok((Export { name, description, device }, Shown::Moment(frozen.volume, frozen.point)))
     }
 
     fn open_point(
         &self,
         wanted: &VolumePoint,
         name: &str,
-        client: &ClientId,
+        client: &str,
     ) -> Answer<(Frozen, Arc<dyn BlockDevice>)> {
         if !wanted.point.is_moving() {
             let frozen = self.resolve(wanted)?;
             return Ok((frozen, self.images.moment(frozen.volume, frozen.point)?));
         }
-        let key = LeaseKey { client: client_key(client), name: name.to_owned() };
+        let key = LeaseKey { client: client.to_owned(), name: name.to_owned() };
         let known = self.leases.lock().get(&key, self.clock.monotonic());
         let resolved = match known {
             Some(frozen) => frozen,

@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Duration;
 
 use cx_link::{Address, Downlink, Hub, Listener};
-use gateway_front::{Front, FrontHandle, Limits, ListenAddress, ListenError, Security};
+use gateway_front::{Front, FrontHandle, IscsiLimits, Limits, ListenAddress, ListenError, Security};
 use gateway_image::catalogue::Volume;
 use gateway_store::{Store, StoreConfig, StoreError};
 use tap_block::{Clock, Name, WallTime};
@@ -32,6 +32,7 @@ use crate::points::Points;
 use crate::problems;
 use crate::restore::Forbidden;
 use crate::streams::Streams;
+use crate::targets::{GatewayTargets, LUN, target_name};
 
 /// Threads for reads that the page cache cannot answer.
 const READERS: usize = 16;
@@ -56,6 +57,8 @@ pub struct GatewayConfig {
     pub nbd_limits: Limits,
     /// TLS of NBD clients.
     pub security: Security,
+    /// Where iSCSI initiators connect to: the portals.
+    pub iscsi: Vec<ListenAddress>,
     /// Where the HTTP API is.
     pub api: Option<http::ApiConfig>,
     /// The switchboard of links within the process.
@@ -82,6 +85,7 @@ impl GatewayConfig {
             nbd: Vec::new(),
             nbd_limits: Limits::default(),
             security: Security::default(),
+            iscsi: Vec::new(),
             api: None,
             hub: Hub::new(),
             protected: Vec::new(),
@@ -120,7 +124,7 @@ pub enum StartError {
         /// Why.
         source: io::Error,
     },
-    /// An NBD address cannot be had.
+    /// An NBD or iSCSI address cannot be had.
     #[error(transparent)]
     Nbd(#[from] ListenError),
     /// The API cannot listen.
@@ -145,12 +149,20 @@ pub struct Gateway {
     pub(crate) forbidden: Forbidden,
     leases: Arc<LeaseFile>,
     pub(crate) started: WallTime,
-    front: Mutex<Option<Arc<FrontHandle>>>,
+    fronts: Mutex<Fronts>,
     /// That of a tap in the same process.
     pub(crate) tap_front: Mutex<Weak<FrontHandle>>,
     /// One image is taken out of use at a time, so that of two who take it away both are right.
     pub(crate) removing: tokio::sync::Mutex<()>,
     pub(crate) me: Weak<Self>,
+}
+
+/// What listens for clients, while it does.
+#[derive(Clone, Default)]
+pub(crate) struct Fronts {
+    pub(crate) nbd: Option<Arc<FrontHandle>>,
+    /// There when there are portals.
+    pub(crate) iscsi: Option<Arc<FrontHandle>>,
 }
 
 /// A gateway at work.
@@ -159,7 +171,7 @@ pub struct GatewayHandle {
     api: Option<http::ApiHandle>,
     downlink: Downlink,
     links: Vec<Address>,
-    front: Arc<FrontHandle>,
+    fronts: Fronts,
     gates: JoinHandle<()>,
     end_gates: watch::Sender<bool>,
     /// Given back when everything else has ended.
@@ -175,7 +187,7 @@ impl Gateway {
         let setup = config.clone();
         let (gateway, lock) = tokio::task::spawn_blocking(move || Self::open(&setup)).await??;
         gateway.go_on_materializing();
-        let front = gateway.start_front(&config).await?;
+        let fronts = gateway.start_fronts(&config).await?;
         let downlink = Downlink::new(Arc::clone(&gateway.streams) as _);
         let links = listen(&downlink, &config.links, &config.hub).await?;
         let api = match &config.api {
@@ -184,7 +196,7 @@ impl Gateway {
         };
         let (end_gates, ended) = watch::channel(false);
         let gates = tokio::spawn(gates::follow(Arc::clone(&gateway), ended));
-        Ok(GatewayHandle { gateway, api, downlink, links, front, gates, end_gates, lock })
+        Ok(GatewayHandle { gateway, api, downlink, links, fronts, gates, end_gates, lock })
     }
 
     fn open(config: &GatewayConfig) -> Result<(Arc<Self>, DirLock), StartError> {
@@ -221,7 +233,7 @@ impl Gateway {
             forbidden: Forbidden { files: config.protected.clone(), data: config.data.clone() },
             leases: Arc::new(LeaseFile::open(config.data.join("leases.json"), &*clock)),
             started: clock.wall(),
-            front: Mutex::new(None),
+            fronts: Mutex::default(),
             tap_front: Mutex::default(),
             removing: tokio::sync::Mutex::default(),
             me: Weak::clone(me),
@@ -232,7 +244,7 @@ impl Gateway {
         Ok((gateway, lock))
     }
 
-    async fn start_front(&self, config: &GatewayConfig) -> Result<Arc<FrontHandle>, StartError> {
+    async fn start_fronts(&self, config: &GatewayConfig) -> Result<Fronts, StartError> {
         let exports = Arc::new(GatewayExports {
             store: Arc::clone(&self.store),
             points: self.points.clone(),
@@ -241,16 +253,28 @@ impl Gateway {
             leases: Arc::clone(&self.leases),
             runtime: Handle::current(),
         });
-        let GatewayConfig { nbd, nbd_limits, security, .. } = config.clone();
-        let start = move || Front::start_secured(&nbd, exports, nbd_limits, security);
-        let front = Arc::new(tokio::task::spawn_blocking(start).await??);
-        *self.front.lock().unwrap_or_else(PoisonError::into_inner) = Some(Arc::clone(&front));
-        Ok(front)
+        let targets = Arc::new(GatewayTargets::new(Arc::clone(&exports), config.data.join("iscsi")));
+        let GatewayConfig { nbd, nbd_limits, security, iscsi: portals, .. } = config.clone();
+        let start = move || {
+            let nbd = Front::start_secured(&nbd, exports, nbd_limits, security)?;
+            let iscsi = match portals.is_empty() {
+                true => None,
+                false => Some(Front::start_iscsi(&portals, targets, IscsiLimits::default())?),
+            };
+            Ok::<_, ListenError>(Fronts { nbd: Some(Arc::new(nbd)), iscsi: iscsi.map(Arc::new) })
+        };
+        let fronts = tokio::task::spawn_blocking(start).await??;
+        *self.fronts.lock().unwrap_or_else(PoisonError::into_inner) = fronts.clone();
+        Ok(fronts)
     }
 
     /// The NBD front, while there is one.
     pub(crate) fn front(&self) -> Option<Arc<FrontHandle>> {
-        self.front.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.fronts().nbd
+    }
+
+    pub(crate) fn fronts(&self) -> Fronts {
+        self.fronts.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// The disks that images were committed to, and where they lie: they want to be protected.
@@ -278,6 +302,24 @@ impl Gateway {
     /// The volume of this name.
     pub(crate) fn known(&self, name: &Name) -> Answer<Arc<Volume>> {
         self.store.catalogue().volume_named(name).cloned().ok_or_else(|| problems::no_volume(name))
+    }
+}
+
+impl Fronts {
+    /// Ends both at the same time.
+    fn drain(&self, grace: Duration) {
+        std::thread::scope(|scope| {
+            for front in [&self.nbd, &self.iscsi].into_iter().flatten() {
+                scope.spawn(move || front.drain_and_stop(grace));
+            }
+        });
+    }
+
+    /// Where an image is opened.
+    pub(crate) fn uris(&self, name: &str) -> Vec<String> {
+        let nbd = self.nbd.iter().flat_map(|front| front.uris(name));
+        let iscsi = self.iscsi.iter().flat_map(|front| front.iscsi_uris(&target_name(name), LUN));
+        nbd.chain(iscsi).collect()
     }
 }
 
@@ -314,12 +356,21 @@ impl GatewayHandle {
     /// The URIs of the NBD front itself.
     #[must_use]
     pub fn nbd_uris(&self) -> Vec<String> {
-        self.front.uris("")
+        self.fronts.nbd.as_ref().map(|front| front.uris("")).unwrap_or_default()
+    }
+
+    /// The iSCSI portals, as discovery takes them.
+    #[must_use]
+    pub fn iscsi_portals(&self) -> Vec<String> {
+        let front = self.fronts.iscsi.as_ref();
+        front.map(|front| front.addresses().iter().map(ToString::to_string).collect()).unwrap_or_default()
     }
 
     /// Certificates and the list of NBD clients, anew: for whoever connects from here on.
     pub fn secure_anew(&self, security: Security) {
-        self.front.secure_anew(security);
+        if let Some(nbd) = &self.fronts.nbd {
+            nbd.secure_anew(security);
+        }
     }
 
     /// Ends it in order: no new requests, connections drained for up to `grace` each, everything received made
@@ -334,9 +385,9 @@ impl GatewayHandle {
         if let Err(e) = self.gates.await {
             tracing::error!("the gates did not end in order: {e}");
         }
-        let (gateway, front) = (self.gateway, self.front);
+        let (gateway, fronts) = (self.gateway, self.fronts);
         let end = move || {
-            front.drain_and_stop(grace);
+            fronts.drain(grace);
             gateway.interrupt_jobs(grace);
             gateway.images.flush_all();
             gateway.store.stop();

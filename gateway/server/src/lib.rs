@@ -1,7 +1,7 @@
 //! The gateway: takes streams into the journal, and serves any moment of them as a disk.
 //!
 //! ```text
-//!   CX ─► cx-link ─► streams ─► gateway-store ─► images (moments, overlays) ─► exports ─► gateway-front ─► NBD
+//!   CX ─► cx-link ─► streams ─► gateway-store ─► images (moments, overlays) ─► exports ─► gateway-front ─► NBD, iSCSI
 //!                      ▲ pulse                     ▲ points                      ▲ leases
 //!                      └─ questions to the tap     └──────── http (Control) ─────┘ restore (jobs)
 //! ```
@@ -40,6 +40,7 @@ mod sessions;
 mod skew;
 mod status;
 mod streams;
+mod targets;
 mod verification;
 mod views;
 

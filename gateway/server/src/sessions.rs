@@ -7,7 +7,7 @@ use cx_api::{Code, Problem, SessionView};
 use gateway_front::{FrontHandle, SessionInfo};
 use tap_block::Name;
 
-use crate::gateway::Gateway;
+use crate::gateway::{Fronts, Gateway};
 use crate::http::{Answer, ImageKey};
 use crate::problems;
 
@@ -37,8 +37,8 @@ impl Gateway {
             requests: info.requests,
             in_flight: info.in_flight,
         };
-        let fronts = self.fronts().into_iter();
-        let all = fronts.flat_map(|(at, front)| front.sessions().into_iter().map(move |info| (at, info)));
+        let doors = self.doors().into_iter();
+        let all = doors.flat_map(|(at, front)| front.sessions().into_iter().map(move |info| (at, info)));
         let mut views: Vec<_> = all.map(|(at, info)| view(at, info)).collect();
         views.sort_by_key(|view| view.id);
         views
@@ -46,7 +46,7 @@ impl Gateway {
 
     pub(crate) async fn end_session(&self, id: u64) -> Answer<()> {
         let there = |(_, front): &(&str, Arc<FrontHandle>)| front.sessions().iter().any(|info| info.id == id);
-        let Some((_, front)) = self.fronts().into_iter().find(there) else {
+        let Some((_, front)) = self.doors().into_iter().find(there) else {
             return Err(Problem::new(Code::NotFound, format!("there is no session {id}"))
                 .because("it has ended, or never was")
                 .fix("list the sessions: chronogate session ls"));
@@ -117,9 +117,11 @@ impl Gateway {
     }
 
     /// Where clients connect, by the name that the API has for it.
-    fn fronts(&self) -> Vec<(&'static str, Arc<FrontHandle>)> {
+    fn doors(&self) -> Vec<(&'static str, Arc<FrontHandle>)> {
         let tap = self.tap_front.lock().unwrap_or_else(PoisonError::into_inner).upgrade();
-        self.front().map(|front| ("gateway", front)).into_iter().chain(tap.map(|tap| ("tap", tap))).collect()
+        let Fronts { nbd, iscsi } = self.fronts();
+        let named = [("gateway", nbd), ("iscsi", iscsi), ("tap", tap)];
+        named.into_iter().filter_map(|(name, front)| Some((name, front?))).collect()
     }
 }
 

@@ -103,7 +103,7 @@ impl Gateway {
         let flat = images.flat(record.id).get();
         let used =
             tokio::task::spawn_blocking(move || images.used(&asked)).await.map_err(problems::internal)?;
-        let uris = self.front().map(|front| front.uris(record.name.as_str())).unwrap_or_default();
+        let uris = self.fronts().uris(record.name.as_str());
         Ok(ImageView {
             id: record.id.get(),
             volume: volume.name().clone(),

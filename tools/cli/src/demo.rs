@@ -110,6 +110,7 @@ fn plan(dir: &Path, disk: PathBuf) -> Result<Plan, Failure> {
         gateway: Some(GatewayPlan {
             links: vec![to_gateway.clone()],
             nbd,
+            iscsi: Vec::new(),
             api: Some(free_or_any(7070)),
             journal_limit: None,
             scrub_rate: None,

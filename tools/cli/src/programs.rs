@@ -73,6 +73,9 @@ struct Images {
     /// [default: unix:DATA/nbd.sock and 127.0.0.1:10809]
     #[arg(long, value_name = "ADDRESS", value_parser = Listen::from_str)]
     nbd: Vec<Listen>,
+    /// Where history is served over iSCSI, on loopback (repeatable) [default: nowhere]
+    #[arg(long, value_name = "HOST:PORT", value_parser = parse_portal)]
+    iscsi: Vec<ListenAddress>,
     /// Where the HTTP API listens
     #[arg(long, value_name = "HOST:PORT", default_value = "127.0.0.1:7070")]
     api: SocketAddr,
@@ -207,8 +210,8 @@ impl Images {
             ],
             false => self.nbd,
         };
-        let Self { journal_limit, scrub_rate, pack_after, hooks, .. } = self;
-        GatewayPlan { links, nbd, api: Some(self.api), journal_limit, scrub_rate, pack_after, hooks }
+        let Self { iscsi, journal_limit, scrub_rate, pack_after, hooks, .. } = self;
+        GatewayPlan { links, nbd, iscsi, api: Some(self.api), journal_limit, scrub_rate, pack_after, hooks }
     }
 }
 
@@ -344,6 +347,9 @@ fn described(ready: &Ready) -> String {
     for uri in &ready.nbd {
         text += &format!("  history is served at          {uri}\n");
     }
+    for portal in &ready.iscsi {
+        text += &format!("  iSCSI portal                  {portal}\n");
+    }
     for link in &ready.links {
         text += &format!("  link                          {link}\n");
     }
@@ -360,6 +366,14 @@ fn parse_protect(text: &str) -> Result<Protect, String> {
         return Err("the path is missing: give NAME=PATH".to_owned());
     }
     Ok(Protect { name, path: path.into() })
+}
+
+/// iSCSI speaks TCP only.
+fn parse_portal(text: &str) -> Result<ListenAddress, String> {
+    match text.parse().map_err(|e: gateway_front::AddressError| e.to_string())? {
+        ListenAddress::Unix(_) => Err("iSCSI needs HOST:PORT, for example 127.0.0.1:3260".to_owned()),
+        portal => Ok(portal),
+    }
 }
 
 fn parse_group(text: &str) -> Result<GroupOf, String> {

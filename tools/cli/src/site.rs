@@ -46,6 +46,7 @@ pub(crate) struct Plan {
 pub(crate) struct GatewayPlan {
     pub(crate) links: Vec<Address>,
     pub(crate) nbd: Vec<Listen>,
+    pub(crate) iscsi: Vec<ListenAddress>,
     pub(crate) api: Option<SocketAddr>,
     /// Bytes the journal may take; `None`: what the file system has.
     pub(crate) journal_limit: Option<u64>,
@@ -90,6 +91,9 @@ pub(crate) struct Ready {
     pub(crate) volumes: BTreeMap<String, ReadyVolume>,
     /// The gateway's NBD listeners, without an export name.
     pub(crate) nbd: Vec<String>,
+    /// The gateway's iSCSI portals.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub(crate) iscsi: Vec<String>,
     /// Where the part above connects: the tap to a CX, the CX to a gateway.
     pub(crate) links: Vec<String>,
     pub(crate) pid: u32,
@@ -149,6 +153,7 @@ impl Site {
                 nbd: addresses(gateway.nbd),
                 nbd_limits: of_gateway.limits,
                 security: of_gateway.security,
+                iscsi: gateway.iscsi,
                 api: gateway.api.map(|listen| ApiConfig { listen, insecure: plan.insecure }),
                 hub: hub.clone(),
                 protected,
@@ -236,6 +241,7 @@ impl Site {
                 })
                 .collect(),
             nbd: self.gateway.as_ref().map(GatewayHandle::nbd_uris).unwrap_or_default(),
+            iscsi: self.gateway.as_ref().map(GatewayHandle::iscsi_portals).unwrap_or_default(),
             links,
             pid: std::process::id(),
         }
@@ -295,6 +301,10 @@ impl Plan {
             ListenAddress::Tcp(text) if !door.security.is_guarded(&listen.address) => Some(text.clone()),
             _ => None,
         };
+        let portal = |address: &ListenAddress| match address {
+            ListenAddress::Tcp(text) => Some(text.clone()),
+            ListenAddress::Unix(_) => None,
+        };
         let link = |a: &Address| match a {
             Address::Tcp(text) => Some(text.clone()),
             Address::Memory(_) => None,
@@ -302,7 +312,7 @@ impl Plan {
         let mut open: Vec<String> = Vec::new();
         if let Some(g) = &self.gateway {
             let nbd = g.nbd.iter().filter_map(|listen| tcp(listen, gateway));
-            open.extend(nbd.chain(g.links.iter().filter_map(link)));
+            open.extend(nbd.chain(g.iscsi.iter().filter_map(portal)).chain(g.links.iter().filter_map(link)));
             open.extend(g.api.map(|a| a.to_string()));
         }
         open.extend(self.cx.iter().flat_map(|c| c.listen.iter().filter_map(link)));

@@ -18,6 +18,7 @@ const CLIENTS: &[(&str, &str)] = &[
     ("qemu-io", "qemu-utils"),
     ("qemu-img", "qemu-utils"),
     ("openssl", "openssl"),
+    ("iscsi-test-cu", "libiscsi-bin"),
     ("mkfs.ext4", "e2fsprogs"),
     ("fusermount3", "fuse3"),
     ("fsfreeze", "util-linux"),

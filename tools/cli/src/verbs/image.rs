@@ -93,6 +93,9 @@ pub(crate) struct MountArgs {
     /// The volume and the moment, for example web01@-10m
     #[arg(value_name = "VOLUME@POINT")]
     what: VolumePoint,
+    /// Say where it is over iSCSI, not over NBD
+    #[arg(long)]
+    iscsi: bool,
     #[command(flatten)]
     options: Options,
     #[command(flatten)]
@@ -133,14 +136,22 @@ pub(super) async fn run(args: ImageArgs) -> Result<()> {
 pub(super) async fn mount(args: MountArgs) -> Result<()> {
     let context = Context::new(&args.globals)?;
     let VolumePoint { volume, point } = args.what;
-    let image = create(&context, volume, point, args.options).await?;
+    let mut image = create(&context, volume, point, args.options).await?;
+    if args.iscsi {
+        let uri = image.uris.iter().find(|uri| uri.starts_with("iscsi://"));
+        image.uri = uri.cloned().unwrap_or_default();
+    }
     if context.json() {
         return print_json(&image);
     }
     if image.uri.is_empty() {
+        let (cause, cure) = match args.iscsi {
+            true => ("the gateway has no iSCSI portal", "start it with --iscsi HOST:PORT"),
+            false => ("the gateway has no NBD listener", "start it with --nbd unix:PATH or --nbd HOST:PORT"),
+        };
         return Err(Failure::new(ExitStatus::Error, format!("image {} is served nowhere", image.name))
-            .because("the gateway has no NBD listener")
-            .fix("start it with --nbd unix:PATH or --nbd HOST:PORT"));
+            .because(cause)
+            .fix(cure));
     }
     if std::io::stderr().is_terminal() {
         let (name, lsn) = (&image.name, image.lsn.get());

@@ -241,6 +241,7 @@ impl Control for Gateway {
         self.ask(format!("image {point} rw {} quota {:?}", request.writable, request.quota_bytes));
         let export = request.name.unwrap_or_else(|| name("web01-1"));
         let uri = format!("nbd+unix:///{export}?socket=/run/gw.sock");
+        let iscsi = format!("iscsi://127.0.0.1:3260/iqn.2026-01.example.chronogate:{export}/1");
         Ok(ImageView {
             id: 1,
             name: export,
@@ -253,7 +254,7 @@ impl Control for Gateway {
             used_bytes: request.writable.then_some(0),
             materialized_bytes: None,
             created: noon(),
-            uris: vec![uri.clone()],
+            uris: vec![uri.clone(), iscsi],
             uri,
         })
     }

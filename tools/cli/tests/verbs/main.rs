@@ -122,6 +122,10 @@ async fn people_get_tables_and_a_mount_prints_its_uri_alone() {
     let server = Server::new().await;
     let uri = "nbd+unix:///test?socket=/run/gw.sock\n";
     assert_eq!(text(&server, &["mount", "web01@now", "--name", "test"]), uri);
+    let target = "iscsi://127.0.0.1:3260/iqn.2026-01.example.chronogate:test/1";
+    let words = ["mount", "web01@now", "--name", "test", "--iscsi"];
+    assert_eq!(text(&server, &words), format!("{target}\n"));
+    assert_eq!(json(&server, &words)["uri"], target);
     assert!(text(&server, &["volume", "ls"]).starts_with("NAME   STATE      SIZE "));
     assert!(text(&server, &["volume", "show", "web01"]).contains("head lsn      8\n"));
     assert!(text(&server, &["status"]).starts_with("gateway  ok, version 0.1.0"));

@@ -1,0 +1,335 @@
+//! One iSCSI connection: moves bytes between a socket and the protocol's state machine, operations between
+//! that and the disks. Each turn is the same as an NBD connection's.
+
+use std::future::Future;
+use std::io::{self, IoSlice};
+use std::pin::{Pin, pin};
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use bytes::{Bytes, BytesMut};
+use gateway_iscsi::{Action, Challenge, CloseReason, Connection, Refusal, Setup, Target, Wants};
+use tap_block::units::count;
+use tap_block::{Answer, Answered, DeviceError, Monotonic, Op, Ticket};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::task::JoinHandle;
+use tokio::time::{Instant, Sleep};
+
+use super::{IscsiLimits, Targets};
+use crate::connection::Ended;
+use crate::mailbox::{Mailbox, Stop};
+
+/// The receive buffer.
+const RECEIVE: usize = 512 << 10;
+/// A read with less room than this is not worth its system call.
+const LEAST_ROOM: usize = 32 << 10;
+/// Actions done before answers are written.
+const BATCH: usize = 8;
+/// The same for large ones: payload beyond this ends a batch.
+const BATCH_BYTES: u64 = 256 << 10;
+/// Pieces to one vectored write.
+const SLICES: usize = 64;
+/// How long an initiator has to hang up after the last answer, so that closing does not cut it off.
+const LINGER: Duration = Duration::from_millis(500);
+/// How long an initiator has to log out when the front stops (the protocol tells it so).
+const LOGOUT: Duration = Duration::from_secs(5);
+
+/// An initiator's connection.
+pub(crate) struct IscsiConnection<S> {
+    stream: S,
+    protocol: Connection,
+    input: BytesMut,
+    mailbox: Arc<Mailbox>,
+    done: Vec<(u64, Answered)>,
+    targets: Arc<dyn Targets>,
+    lookup: Option<Lookup>,
+    began: Instant,
+    timer: Pin<Box<Sleep>>,
+    /// The login, the last answers or the logout have to be over by then.
+    deadline: Option<Instant>,
+    login: Duration,
+    closing: Option<CloseReason>,
+    hung_up: bool,
+    stop: Stop,
+}
+
+/// A question to [`Targets`] under way on another thread.
+enum Lookup {
+    List(JoinHandle<Vec<String>>),
+    Open(JoinHandle<Result<Arc<Target>, Refusal>>),
+}
+
+impl<S: AsyncRead + AsyncWrite + Unpin> IscsiConnection<S> {
+    pub(crate) fn new(
+        stream: S,
+        portal: String,
+        targets: Arc<dyn Targets>,
+        limits: IscsiLimits,
+        mailbox: Arc<Mailbox>,
+    ) -> Self {
+        let setup = Setup {
+            limits: limits.protocol,
+            discovery: targets.discovery(),
+            portal,
+            challenge: challenge(),
+            queue: mailbox.clone(),
+        };
+        let began = Instant::now();
+        Self {
+            stream,
+            protocol: Connection::new(setup),
+            input: BytesMut::with_capacity(RECEIVE),
+            mailbox,
+            done: Vec::new(),
+            targets,
+            lookup: None,
+            began,
+            timer: Box::pin(tokio::time::sleep_until(began)),
+            deadline: Some(began + limits.login),
+            login: limits.login,
+            closing: None,
+            hung_up: false,
+            stop: Stop::Run,
+        }
+    }
+
+    /// Serves the initiator until either side ends it.
+    pub(crate) async fn serve(mut self) -> Ended {
+        let ended = std::future::poll_fn(|cx| self.poll(cx)).await;
+        if matches!(ended, Ended::Stopped | Ended::IscsiClosed(_)) && self.stop != Stop::Abort {
+            self.linger().await;
+        }
+        ended
+    }
+
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Ended> {
+        self.mailbox.awake();
+        loop {
+            match self.turn(cx) {
+                Ok(_) if self.stop == Stop::Abort => return Poll::Ready(Ended::Stopped),
+                Ok(true) => {}
+                Ok(false) => match self.rest(cx) {
+                    Some(ended) => return Poll::Ready(ended),
+                    None if self.mailbox.sleep(self.stop, cx.waker()) => return Poll::Pending,
+                    None => {}
+                },
+                Err(error) => return Poll::Ready(Ended::Socket(error)),
+            }
+        }
+    }
+
+    /// Does whatever can be done; was there anything?
+    fn turn(&mut self, cx: &mut Context<'_>) -> io::Result<bool> {
+        self.protocol.handle_time(self.now());
+        let mut busy = self.take_letters();
+        busy |= self.poll_lookup(cx);
+        if self.act() {
+            // Operations that completed on the spot are answered in this very turn.
+            self.take_letters();
+            busy = true;
+        }
+        busy |= self.poll_write(cx)?;
+        if !busy {
+            busy = self.poll_read(cx)?;
+        }
+        Ok(busy)
+    }
+
+    fn now(&self) -> Monotonic {
+        let nanos = self.began.elapsed().as_nanos();
+        Monotonic::from_nanos(u64::try_from(nanos).unwrap_or(u64::MAX))
+    }
+
+    /// Nothing to do: is the connection over, or too slow?
+    fn rest(&mut self, cx: &mut Context<'_>) -> Option<Ended> {
+        if self.protocol.output().is_empty() {
+            if let Some(reason) = self.closing.take() {
+                return Some(Ended::IscsiClosed(reason));
+            }
+            if self.hung_up {
+                return Some(Ended::HungUp);
+            }
+        }
+        let protocol = self.protocol.next_deadline();
+        let protocol = protocol.map(|at| self.began + Duration::from_nanos(at.nanos()));
+        let next = [self.deadline, protocol].into_iter().flatten().min()?;
+        self.timer.as_mut().reset(next);
+        if self.timer.as_mut().poll(cx).is_pending() {
+            return None;
+        }
+        if self.deadline.is_some_and(|deadline| deadline <= Instant::now()) {
+            return Some(if self.stop == Stop::Drain { Ended::Stopped } else { Ended::TooSlow });
+        }
+        // The protocol's own time is up: another turn.
+        cx.waker().wake_by_ref();
+        None
+    }
+
+    fn take_letters(&mut self) -> bool {
+        let stop = self.mailbox.take(&mut self.done);
+        let busy = !self.done.is_empty() || stop != self.stop;
+        for (tag, outcome) in self.done.drain(..) {
+            self.protocol.handle_completion(tag, outcome.map(Answer::into_bytes));
+        }
+        if stop != self.stop {
+            self.stop = stop;
+            self.protocol.begin_shutdown();
+            self.deadline = Some(Instant::now() + LOGOUT);
+        }
+        busy
+    }
+
+    /// Does actions until the batch is full or there are no more; was there any?
+    fn act(&mut self) -> bool {
+        let (mut started, mut bytes) = (0, 0);
+        while started < BATCH && bytes < BATCH_BYTES && self.closing.is_none() {
+            let Some(action) = self.protocol.poll_action(&mut self.input) else { break };
+            bytes += self.perform(action);
+            started += 1;
+        }
+        started > 0
+    }
+
+    /// Does what the protocol asks for; how much payload it moves.
+    fn perform(&mut self, action: Action) -> u64 {
+        match action {
+            Action::Submit { device, op, ticket } => {
+                let bytes = match &op {
+                    Op::Read { extent } => extent.length(),
+                    Op::Write { data, .. } => count(data.len()),
+                    _ => 0,
+                };
+                device.submit(op, ticket);
+                return bytes;
+            }
+            Action::Keep { target, lun, reservations, ticket } => {
+                self.keep(&target, lun, reservations, ticket)
+            }
+            Action::Resolve { target, initiator } => {
+                let targets = self.targets.clone();
+                self.deadline = None;
+                let answer = tokio::task::spawn_blocking(move || targets.open(&target, &initiator));
+                self.lookup = Some(Lookup::Open(answer));
+            }
+            Action::List { initiator } => {
+                let targets = self.targets.clone();
+                let answer = tokio::task::spawn_blocking(move || targets.list(&initiator));
+                self.lookup = Some(Lookup::List(answer));
+            }
+            Action::Close(reason) => self.close(reason),
+        }
+        0
+    }
+
+    fn close(&mut self, reason: CloseReason) {
+        self.closing = Some(reason);
+        self.deadline = Some(Instant::now() + self.login);
+    }
+
+    /// On a thread of its own, which completes the ticket.
+    fn keep(&self, target: &Arc<Target>, lun: u16, reservations: Bytes, ticket: Ticket) {
+        let (targets, target) = (self.targets.clone(), target.clone());
+        drop(tokio::task::spawn_blocking(move || {
+            let kept = targets.keep(target.name(), lun, &reservations);
+            if let Err(error) = &kept {
+                tracing::error!(target = target.name(), lun, error, "reservations could not be kept");
+            }
+            ticket.complete(kept.map(|()| Bytes::new()).map_err(DeviceError::Io));
+        }));
+    }
+
+    fn poll_lookup(&mut self, cx: &mut Context<'_>) -> bool {
+        let then = match &mut self.lookup {
+            None => return false,
+            Some(Lookup::List(answer)) => match Pin::new(answer).poll(cx) {
+                Poll::Pending => return false,
+                Poll::Ready(names) => {
+                    self.protocol.handle_list(&names.unwrap_or_default());
+                    None
+                }
+            },
+            Some(Lookup::Open(answer)) => match Pin::new(answer).poll(cx) {
+                Poll::Pending => return false,
+                Poll::Ready(answer) => {
+                    self.protocol.handle_resolved(answer.unwrap_or(Err(Refusal::Unavailable)))
+                }
+            },
+        };
+        self.lookup = None;
+        if let Some(action) = then {
+            self.perform(action);
+        }
+        self.settle_time();
+        true
+    }
+
+    /// A fresh limit for a login that goes on, none for one that is over.
+    fn settle_time(&mut self) {
+        if self.closing.is_none() && self.stop == Stop::Run {
+            self.deadline = self.protocol.is_logging_in().then(|| Instant::now() + self.login);
+        }
+    }
+
+    fn poll_write(&mut self, cx: &mut Context<'_>) -> io::Result<bool> {
+        let mut busy = false;
+        while !self.protocol.output().is_empty() {
+            let mut slices = [IoSlice::new(&[]); SLICES];
+            let used = self.protocol.output().slices(&mut slices);
+            let pieces = slices.get(..used).unwrap_or_default();
+            match Pin::new(&mut self.stream).poll_write_vectored(cx, pieces)? {
+                Poll::Pending => break,
+                Poll::Ready(0) => return Err(io::ErrorKind::WriteZero.into()),
+                Poll::Ready(n) => self.protocol.output_mut().advance(n),
+            }
+            busy = true;
+        }
+        Ok(busy)
+    }
+
+    fn poll_read(&mut self, cx: &mut Context<'_>) -> io::Result<bool> {
+        let Wants::Input(wanted) = self.protocol.wants(&self.input) else { return Ok(false) };
+        if self.hung_up || self.closing.is_some() {
+            return Ok(false);
+        }
+        let missing = wanted.saturating_sub(self.input.len()).max(LEAST_ROOM);
+        if self.input.capacity() - self.input.len() < missing {
+            self.input.reserve(RECEIVE.max(missing));
+        }
+        match pin!(self.stream.read_buf(&mut self.input)).poll(cx)? {
+            Poll::Pending => return Ok(false),
+            Poll::Ready(0) => self.hung_up = true,
+            Poll::Ready(_) if self.deadline.is_some() => {
+                // The login may have ended with what has come.
+                if !self.protocol.is_logging_in() {
+                    self.settle_time();
+                }
+            }
+            Poll::Ready(_) => {}
+        }
+        Ok(true)
+    }
+
+    /// Tells the initiator that nothing more comes and waits a little for it to hang up.
+    async fn linger(&mut self) {
+        let goodbye = async {
+            self.stream.shutdown().await?;
+            while self.stream.read_buf(&mut self.input).await? > 0 {
+                self.input.clear();
+            }
+            io::Result::Ok(())
+        };
+        // One that lingers on, or has gone already, has got its answers or never will.
+        let _ = tokio::time::timeout(LINGER, goodbye).await;
+    }
+}
+
+/// Without random numbers nobody may believe a response, so there is no going on.
+fn challenge() -> Challenge {
+    let mut bytes = [0; 33];
+    if let Err(error) = getrandom::fill(&mut bytes) {
+        tracing::error!(%error, "the system gives no random numbers; CHAP is not safe");
+    }
+    let [identifier, bytes @ ..] = bytes;
+    Challenge { identifier, bytes }
+}

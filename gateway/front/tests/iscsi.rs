@@ -1,0 +1,260 @@
+//! An iSCSI front over real sockets: an initiator by hand, hostile and slow ones, and libiscsi's tools.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    clippy::cast_possible_truncation,
+    reason = "tests"
+)]
+
+use std::io::{ErrorKind, Read, Write};
+use std::net::TcpStream;
+use std::process::Command;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use gateway_front::{Front, FrontHandle, IscsiLimits, Targets};
+use gateway_iscsi::{Access, BlockLength, Identity, LogicalUnit, Refusal, Target, TargetConfig};
+use tap_block::memory::MemoryDevice;
+
+const NAME: &str = "iqn.2026-01.example:disk";
+const SIZE: u64 = 64 << 20;
+const PATIENCE: Duration = Duration::from_secs(20);
+
+struct Disk {
+    target: Arc<Target>,
+    kept: Mutex<Vec<Vec<u8>>>,
+}
+
+impl Targets for Disk {
+    fn list(&self, _: &str) -> Vec<String> {
+        vec![NAME.to_owned()]
+    }
+
+    fn open(&self, name: &str, _: &str) -> Result<Arc<Target>, Refusal> {
+        if name == NAME { Ok(self.target.clone()) } else { Err(Refusal::Unknown) }
+    }
+
+    fn keep(&self, _: &str, _: u16, reservations: &[u8]) -> Result<(), String> {
+        self.kept.lock().unwrap().push(reservations.to_vec());
+        Ok(())
+    }
+}
+
+struct Rig {
+    front: FrontHandle,
+    device: Arc<MemoryDevice>,
+    disk: Arc<Disk>,
+}
+
+impl Rig {
+    fn new(limits: IscsiLimits) -> Self {
+        let device = Arc::new(MemoryDevice::new(SIZE));
+        let identity = Identity {
+            vendor: "CHRONOGT".to_owned(),
+            product: "TEST".to_owned(),
+            revision: "0001".to_owned(),
+            serial: "front-test".to_owned(),
+            naa: 0x6 << 124,
+            block: BlockLength::Short,
+            emulated: false,
+        };
+        let unit = LogicalUnit::new(identity, device.clone(), &[]).unwrap();
+        let target = Target::new(TargetConfig {
+            name: NAME.to_owned(),
+            alias: String::new(),
+            access: Access::Open,
+            initiators: None,
+            units: vec![(1, unit)],
+        });
+        let disk = Arc::new(Disk { target, kept: Mutex::default() });
+        let front = Front::start_iscsi(&["127.0.0.1:0".parse().unwrap()], disk.clone(), limits).unwrap();
+        Self { front, device, disk }
+    }
+
+    fn connect(&self) -> TcpStream {
+        let socket = TcpStream::connect(self.front.addresses()[0].to_string()).unwrap();
+        socket.set_read_timeout(Some(PATIENCE)).unwrap();
+        socket
+    }
+
+    fn log_in(&self) -> Initiator {
+        let mut initiator = Initiator { socket: self.connect(), cmd_sn: 1 };
+        let text =
+            format!("InitiatorName=iqn.2026-01.example:test\0TargetName={NAME}\0FirstBurstLength=262144\0");
+        let mut header = [0; 48];
+        (header[0], header[1], header[8], header[27]) = (0x43, 0x87, 0x80, 1);
+        initiator.send(header, text.as_bytes());
+        assert_eq!(initiator.unit().0[36..38], [0, 0]);
+        // The first command is told that there was a power on.
+        assert_eq!(initiator.command(&[0; 6], 0, 0, b"").0, 2);
+        initiator
+    }
+}
+
+/// An initiator by hand: one command at a time.
+struct Initiator {
+    socket: TcpStream,
+    cmd_sn: u32,
+}
+
+impl Initiator {
+    fn send(&mut self, mut header: [u8; 48], data: &[u8]) {
+        header[5..8].copy_from_slice(&(data.len() as u32).to_be_bytes()[1..]);
+        let mut bytes = [&header[..], data].concat();
+        bytes.resize(bytes.len().next_multiple_of(4), 0);
+        self.socket.write_all(&bytes).unwrap();
+    }
+
+    fn unit(&mut self) -> ([u8; 48], Vec<u8>) {
+        let mut header = [0; 48];
+        self.socket.read_exact(&mut header).unwrap();
+        let length = u32::from_be_bytes([0, header[5], header[6], header[7]]) as usize;
+        let mut data = vec![0; length.next_multiple_of(4)];
+        self.socket.read_exact(&mut data).unwrap();
+        data.truncate(length);
+        (header, data)
+    }
+
+    /// Status and data.
+    fn command(&mut self, cdb: &[u8], flags: u8, expected: u32, data: &[u8]) -> (u8, Vec<u8>) {
+        let mut header = [0; 48];
+        (header[0], header[1], header[9]) = (0x01, 0x80 | flags, 1);
+        header[16..20].copy_from_slice(&self.cmd_sn.to_be_bytes());
+        header[20..24].copy_from_slice(&expected.to_be_bytes());
+        header[24..28].copy_from_slice(&self.cmd_sn.to_be_bytes());
+        header[32..32 + cdb.len()].copy_from_slice(cdb);
+        self.cmd_sn += 1;
+        self.send(header, data);
+        let mut all = Vec::new();
+        loop {
+            let (header, data) = self.unit();
+            if header[0] == 0x25 {
+                all.extend(data);
+            }
+            if header[0] == 0x21 || header[1] & 1 != 0 {
+                return (header[3], all);
+            }
+        }
+    }
+}
+
+fn ends(socket: &mut TcpStream) -> bool {
+    let mut rest = Vec::new();
+    match socket.read_to_end(&mut rest) {
+        Ok(_) => true,
+        Err(e) => e.kind() == ErrorKind::ConnectionReset,
+    }
+}
+
+#[test]
+fn what_is_written_is_there_and_reservations_are_kept() {
+    let rig = Rig::new(IscsiLimits::default());
+    let mut initiator = rig.log_in();
+    let data: Vec<u8> = (0..200 * 512_u32).map(|n| (n / 3).to_le_bytes()[0]).collect();
+    assert_eq!(initiator.command(&[0x2a, 0, 0, 0, 0, 9, 0, 0, 200, 0], 0x20, 102_400, &data).0, 0);
+    assert_eq!(rig.device.content()[9 * 512..209 * 512], data);
+    let read = initiator.command(&[0x28, 0, 0, 0, 0, 9, 0, 0, 200, 0], 0x40, 102_400, b"");
+    assert_eq!(read, (0, data));
+    let mut list = [0; 24];
+    (list[15], list[20]) = (7, 1);
+    assert_eq!(initiator.command(&[0x5f, 0, 0, 0, 0, 0, 0, 0, 24, 0], 0x20, 24, &list).0, 0);
+    assert_eq!(rig.disk.kept.lock().unwrap().len(), 1, "before it was answered");
+    assert_eq!(rig.front.iscsi_uris(NAME, 1).len(), 1);
+}
+
+#[test]
+fn noise_and_slow_logins_are_hung_up_on_and_disturb_nobody() {
+    let limits = IscsiLimits { login: Duration::from_millis(300), ..IscsiLimits::default() };
+    let rig = Rig::new(limits);
+    let mut initiator = rig.log_in();
+    let mut slow = rig.connect();
+    let mut noisy = rig.connect();
+    noisy.write_all(&[0x5a; 4096]).unwrap();
+    assert!(ends(&mut noisy) && ends(&mut slow));
+    assert_eq!(initiator.command(&[0; 6], 0, 0, b"").0, 0, "who is logged in may take its time");
+}
+
+#[test]
+fn a_front_that_stops_asks_for_a_logout_first() {
+    let rig = Rig::new(IscsiLimits::default());
+    let mut initiator = rig.log_in();
+    let Rig { front, .. } = rig;
+    std::thread::scope(|scope| {
+        let stopped = scope.spawn(|| front.drain_and_stop(PATIENCE));
+        let (header, _) = initiator.unit();
+        assert_eq!((header[0], header[36]), (0x32, 1), "please log out");
+        let mut logout = [0; 48];
+        (logout[0], logout[1]) = (0x46, 0x80);
+        initiator.send(logout, b"");
+        assert_eq!(initiator.unit().0[0], 0x26);
+        assert!(ends(&mut initiator.socket));
+        drop(initiator);
+        assert_eq!(stopped.join().unwrap().cut_off, 0);
+    });
+}
+
+#[test]
+fn a_full_front_hangs_up_on_one_more() {
+    let rig = Rig::new(IscsiLimits { connections: 1, ..IscsiLimits::default() });
+    let mut initiator = rig.log_in();
+    assert!(ends(&mut rig.connect()));
+    assert_eq!(initiator.command(&[0; 6], 0, 0, b"").0, 0);
+}
+
+/// Suites of `iscsi-test-cu` that take no time; all of them are run by hand (docs/protocol-support.md).
+const SUITES: &[&str] = &[
+    // First, for it takes it that a block which it did not write is zero.
+    "MultipathIO.CompareAndWrite",
+    "CompareAndWrite.Simple",
+    "ExtendedCopy.Simple",
+    "Inquiry.BlockLimits",
+    "Inquiry.MandatoryVPDSBC",
+    "ModeSense6.Control-SWP",
+    "MultipathIO.Simple",
+    "OrWrite.Simple",
+    "ProutPreempt.RemoveRegistration",
+    "ProutReserve.AccessEARO",
+    "Read16.DpoFua",
+    "ReportSupportedOpcodes.RCTD",
+    "Unmap.Simple",
+    "Verify16.Mismatch",
+    "WriteSame16.Check",
+    "WriteVerify12.Simple",
+    "iSCSIcmdsn.iSCSICmdSnTooHigh",
+    "iSCSIResiduals.Write16Residuals",
+    "iSCSITMF.AbortTaskSimpleAsync",
+];
+
+fn tool(program: &str, arguments: &[&str]) -> String {
+    let out = Command::new(program).args(arguments).output().unwrap();
+    let text = format!("{}{}", String::from_utf8_lossy(&out.stdout), String::from_utf8_lossy(&out.stderr));
+    assert!(out.status.success(), "{program} {arguments:?}: {text}");
+    text
+}
+
+#[test]
+fn libiscsi_and_its_conformance_suite_agree() {
+    if Command::new("iscsi-test-cu").arg("-l").output().is_err() {
+        let why = "SKIPPED libiscsi_and_its_conformance_suite_agree: no iscsi-test-cu; install libiscsi-bin";
+        writeln!(std::io::stderr(), "\n{why}\n").unwrap();
+        assert!(!std::env::var("CI").is_ok_and(|v| v == "true" || v == "1"), "{why} (and CI skips nothing)");
+        return;
+    }
+    let rig = Rig::new(IscsiLimits::default());
+    let uri = rig.front.iscsi_uris(NAME, 1).remove(0);
+    let (portal, _) = uri.split_at(uri.find("iqn.").unwrap());
+    assert!(tool("iscsi-ls", &["-s", portal]).contains("Lun:1"));
+    assert!(tool("iscsi-inq", &[&uri]).contains("CHRONOGT"));
+    assert!(tool("iscsi-readcapacity16", &[&uri]).contains("67108864"));
+    for suite in SUITES {
+        let text = tool("iscsi-test-cu", &["-d", "-S", "-t", &format!("ALL.{suite}"), &uri, &uri]);
+        let ran = text.split("Suite:").nth(1).unwrap_or_default();
+        assert!(ran.contains("passed") && !ran.contains("SKIPPED"), "{suite}: {text}");
+        // The program succeeds whatever its tests do: the line of its table has to say that none failed.
+        let tests = ran.lines().find(|line| line.trim_start().starts_with("tests ")).unwrap();
+        let counts: Vec<&str> = tests.split_whitespace().collect();
+        assert_eq!(counts[1..5], ["1", "1", "1", "0"], "{suite}: {text}");
+    }
+}

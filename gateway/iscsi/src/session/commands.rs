@@ -1,0 +1,316 @@
+//! SCSI commands in a session: admission, their data, the disk, the answer.
+
+use bytes::Bytes;
+use std::sync::Arc;
+use tap_block::{Answered, CompletionQueue, Op, Outcome, Ticket};
+
+use super::task::{DataOut, Stage, Task};
+use super::{IMMEDIATE, Session, reason};
+use crate::connection::Action;
+use crate::field::len32;
+use crate::output::Output;
+use crate::pdu::{FINAL, Header, Pdu, opcode};
+use crate::scsi::sense::{Reply, Sense};
+use crate::scsi::unit::{Hold, Nexus};
+use crate::scsi::work::{Step, Work};
+use crate::scsi::{self, Begun};
+
+/// What the initiator has to send is not what its CDB speaks of, where that would make it something else.
+const WRONG_LENGTH: Sense = Sense::new(5, 0x2400);
+
+/// Keeps a command's claim on its blocks until its operation is over, whatever became of the session.
+struct Landing {
+    queue: Arc<dyn CompletionQueue>,
+    _hold: Arc<Hold>,
+}
+
+impl CompletionQueue for Landing {
+    fn complete(&self, tag: u64, answered: Answered) {
+        self.queue.complete(tag, answered);
+    }
+}
+
+impl Session {
+    /// A SCSI command (RFC 7143 section 11.3).
+    pub(super) fn command(&mut self, pdu: Pdu, output: &mut Output) {
+        self.sweep();
+        let Pdu { header, data } = pdu;
+        if let Err(reason) = self.check_command(&header, &data) {
+            return self.reject(&header, reason, output);
+        }
+        let nexus = self.nexus_of(header.lun());
+        let begun = self.begin(nexus, &header);
+        let writes = header.flags() & 0x20 != 0;
+        let available = if writes { header.word(20) } else { 0 };
+        let (work, verdict) = match begun {
+            Begun::Reply(reply) => (None, Some(reply)),
+            Begun::Work(work) if work.is_exact() && work.wanted() != u64::from(available) => {
+                (None, Some(WRONG_LENGTH.into()))
+            }
+            Begun::Work(work) => (Some(work), None),
+        };
+        let wanted = work.as_ref().map_or(0, Work::wanted).min(u64::from(available));
+        let wanted = u32::try_from(wanted).unwrap_or(available);
+        let unsolicited = (writes && !header.is_final()).then(|| self.params.first_burst.min(available));
+        let task = Task {
+            header,
+            nexus,
+            epoch: nexus.and_then(|n| self.nexuses().get(n)).map_or(0, |nexus| nexus.epoch()),
+            work,
+            hold: None,
+            stage: Stage::Receiving,
+            tag: None,
+            reserved: 0,
+            out: DataOut::new(wanted, data, unsolicited),
+            verdict,
+            data_units: 0,
+        };
+        self.tasks.insert(header.itt(), task);
+        self.proceed(header.itt(), output);
+    }
+
+    fn check_command(&mut self, header: &Header, data: &Bytes) -> Result<(), u8> {
+        if self.membership.is_none() {
+            return Err(reason::PROTOCOL);
+        }
+        if self.tasks.contains_key(&header.itt()) {
+            return Err(reason::IN_PROGRESS);
+        }
+        let most = usize::try_from(self.limits.commands).unwrap_or(0) + IMMEDIATE;
+        if self.tasks.len() >= most {
+            return Err(reason::IMMEDIATE);
+        }
+        let writes = header.flags() & 0x20 != 0;
+        let limit = self.params.first_burst.min(header.word(20));
+        let unasked = !header.is_final() || !data.is_empty();
+        // Sections 4.2.5.2 and 11.3.4: data comes unasked only if it was agreed to, and only so much.
+        if unasked && !writes
+            || !data.is_empty() && !self.params.immediate_data
+            || !header.is_final() && self.params.initial_r2t
+            || len32(data.len()) > limit
+        {
+            return Err(reason::PROTOCOL);
+        }
+        Ok(())
+    }
+
+    fn nexus_of(&self, lun: u64) -> Option<usize> {
+        let lun = scsi::decode_lun(lun)?;
+        self.nexuses().iter().position(|nexus| nexus.lun == lun)
+    }
+
+    fn begin(&self, nexus: Option<usize>, header: &Header) -> Begun {
+        let luns = self.membership.as_ref().map_or(&[][..], |m| m.target.luns());
+        match nexus.and_then(|n| self.nexuses().get(n)) {
+            Some(nexus) => scsi::begin(nexus, &header.cdb(), luns),
+            None => Begun::Reply(scsi::begin_absent(&header.cdb(), luns)),
+        }
+    }
+
+    /// Forgets tasks that were aborted from elsewhere: nobody is answered (SAM-5 section 5.3, TAS is zero).
+    fn sweep(&mut self) {
+        if self.nexuses().iter().map(Nexus::epoch).eq(self.epochs.iter().copied()) {
+            return;
+        }
+        let now: Vec<u64> = self.nexuses().iter().map(Nexus::epoch).collect();
+        let stale = |task: &Task| task.nexus.and_then(|n| now.get(n)).is_some_and(|&e| e != task.epoch);
+        let gone: Vec<u32> = self.tasks.iter().filter(|(_, task)| stale(task)).map(|(itt, _)| *itt).collect();
+        gone.into_iter().for_each(|itt| drop(self.forget(itt)));
+        self.epochs = now;
+    }
+
+    fn is_stale(&self, task: &Task) -> bool {
+        task.nexus.and_then(|n| self.nexuses().get(n)).is_some_and(|nexus| nexus.epoch() != task.epoch)
+    }
+
+    /// Takes a task out. An operation of it under way goes on; its outcome goes nowhere.
+    pub(super) fn forget(&mut self, itt: u32) -> Option<Task> {
+        let task = self.tasks.remove(&itt)?;
+        self.reserved -= task.reserved;
+        if let Some(tag) = task.tag {
+            self.tags.remove(&tag);
+        }
+        Some(task)
+    }
+
+    /// A Data-Out unit (section 11.7). One for no task belongs to one that ended early.
+    pub(super) fn data_out(&mut self, pdu: Pdu, output: &mut Output) {
+        let header = pdu.header;
+        let itt = header.itt();
+        let Some(task) = self.tasks.get_mut(&itt) else { return };
+        match task.out.put(pdu) {
+            Ok(()) => self.proceed(itt, output),
+            Err(_) => {
+                self.reject(&header, reason::PROTOCOL, output);
+                self.finish(itt, Sense::SHORT_DATA.into(), output);
+            }
+        }
+    }
+
+    /// A task has got something: what now?
+    fn proceed(&mut self, itt: u32, output: &mut Output) {
+        let Some(task) = self.tasks.get_mut(&itt) else { return };
+        if task.stage != Stage::Receiving || task.out.unsolicited {
+            return;
+        }
+        if let Some(reply) = task.verdict.take() {
+            return self.finish(itt, reply, output);
+        }
+        if task.reserved > 0 && !task.out.is_whole() {
+            return self.ask(itt, output);
+        }
+        let gives = task.work.as_ref().map_or(0, Work::gives);
+        if task.out.is_whole() && gives == 0 {
+            return self.run(itt, output);
+        }
+        task.stage = Stage::Queued;
+        self.queued.push_back(itt);
+        self.admit_queued(output);
+    }
+
+    /// Lets tasks go on that wait for room, first come first served.
+    pub(super) fn admit_queued(&mut self, output: &mut Output) {
+        while let Some(&itt) = self.queued.front() {
+            let Some(task) = self.tasks.get_mut(&itt).filter(|task| task.stage == Stage::Queued) else {
+                self.queued.pop_front();
+                continue;
+            };
+            let size = task.work.as_ref().map_or(0, Work::gives) + u64::from(task.out.wanted);
+            let used = self.reserved + u64::try_from(output.len()).unwrap_or(u64::MAX);
+            if used > 0 && used + size > self.limits.in_flight {
+                return;
+            }
+            task.reserved = size;
+            self.reserved += size;
+            self.queued.pop_front();
+            if task.out.is_whole() {
+                self.run(itt, output);
+            } else {
+                task.stage = Stage::Receiving;
+                self.ask(itt, output);
+            }
+        }
+    }
+
+    /// Asks for data as far as was agreed (section 11.8).
+    fn ask(&mut self, itt: u32, output: &mut Output) {
+        let most = usize::try_from(self.params.max_outstanding_r2t).unwrap_or(1);
+        loop {
+            let ttt = self.transfer_tag();
+            let Some(task) = self.tasks.get_mut(&itt).filter(|task| task.out.r2ts.len() < most) else {
+                return;
+            };
+            let Some(r2t) = task.out.ask(ttt, self.params.max_burst) else { return };
+            let header = Header::new(opcode::R2T)
+                .with_flags(FINAL)
+                .with(8, &task.header.lun().to_be_bytes())
+                .with_itt(itt)
+                .with_ttt(ttt)
+                .with_word(36, task.data_units)
+                .with_word(40, r2t.offset)
+                .with_word(44, r2t.length);
+            task.data_units += 1;
+            let header = self.numbers.next_status(header);
+            output.push_pdu(header, Bytes::new(), self.params.digests);
+        }
+    }
+
+    /// All data is there.
+    fn run(&mut self, itt: u32, output: &mut Output) {
+        let tag = self.tag();
+        let queue = self.queue.clone();
+        let Some(task) = self.tasks.get_mut(&itt) else { return };
+        let Some(work) = &mut task.work else { return };
+        let nexuses = self.membership.as_ref().map_or(&[][..], |m| &m.nexuses);
+        let Some(nexus) = task.nexus.and_then(|n| nexuses.get(n)) else { return };
+        if let Err(sense) = work.give(nexus, task.out.take()) {
+            return self.finish(itt, sense.into(), output);
+        }
+        if let Some(claims) = work.claims() {
+            let claimed = nexus.claim(claims, task.epoch, || Ticket::new(tag, queue));
+            let Some((hold, free)) = claimed else {
+                self.forget(itt);
+                return;
+            };
+            task.hold = Some(hold);
+            if !free {
+                task.stage = Stage::Claiming;
+                task.tag = Some(tag);
+                self.tags.insert(tag, itt);
+                return;
+            }
+        }
+        self.start(itt, output);
+    }
+
+    fn start(&mut self, itt: u32, output: &mut Output) {
+        let Some(task) = self.tasks.get_mut(&itt) else { return };
+        task.stage = Stage::Running;
+        let nexuses = self.membership.as_ref().map_or(&[][..], |m| &m.nexuses);
+        let nexus = task.nexus.and_then(|n| nexuses.get(n));
+        let (Some(nexus), Some(work)) = (nexus, &mut task.work) else { return };
+        let step = work.start(nexus);
+        self.do_step(itt, step, output);
+    }
+
+    /// What a task waited for has come.
+    pub(super) fn resume(&mut self, itt: u32, outcome: Outcome, output: &mut Output) {
+        let Some(task) = self.tasks.get_mut(&itt) else { return };
+        task.tag = None;
+        if self.tasks.get(&itt).is_some_and(|task| self.is_stale(task)) {
+            self.forget(itt);
+            return;
+        }
+        let Some(task) = self.tasks.get_mut(&itt) else { return };
+        if task.stage == Stage::Claiming {
+            return self.start(itt, output);
+        }
+        let nexuses = self.membership.as_ref().map_or(&[][..], |m| &m.nexuses);
+        let nexus = task.nexus.and_then(|n| nexuses.get(n));
+        let (Some(nexus), Some(work)) = (nexus, &mut task.work) else { return };
+        let step = work.go_on(nexus, outcome);
+        self.do_step(itt, step, output);
+    }
+
+    fn do_step(&mut self, itt: u32, step: Step, output: &mut Output) {
+        match step {
+            Step::Done(reply) => self.finish(itt, reply, output),
+            Step::Submit(op) => self.submit(itt, op),
+            Step::Keep(reservations) => self.keep(itt, reservations),
+        }
+    }
+
+    fn submit(&mut self, itt: u32, op: Op) {
+        let tag = self.tag();
+        let nexuses = self.membership.as_ref().map_or(&[][..], |m| &m.nexuses);
+        let Some(task) = self.tasks.get_mut(&itt) else { return };
+        let Some(nexus) = task.nexus.and_then(|n| nexuses.get(n)) else { return };
+        let device = nexus.unit.device().clone();
+        let queue: Arc<dyn CompletionQueue> = match &task.hold {
+            Some(hold) => Arc::new(Landing { queue: self.queue.clone(), _hold: hold.clone() }),
+            None => self.queue.clone(),
+        };
+        task.tag = Some(tag);
+        self.tags.insert(tag, itt);
+        self.actions.push_back(Action::Submit { device, op, ticket: Ticket::new(tag, queue) });
+    }
+
+    fn keep(&mut self, itt: u32, reservations: Bytes) {
+        let (tag, ticket) = self.ticket();
+        let Some(membership) = &self.membership else { return };
+        let Some(task) = self.tasks.get_mut(&itt) else { return };
+        let Some(nexus) = task.nexus.and_then(|n| membership.nexuses.get(n)) else { return };
+        task.tag = Some(tag);
+        self.tags.insert(tag, itt);
+        let target = membership.target.clone();
+        self.actions.push_back(Action::Keep { target, lun: nexus.lun, reservations, ticket });
+    }
+
+    /// A task ends with `reply`.
+    pub(super) fn finish(&mut self, itt: u32, reply: Reply, output: &mut Output) {
+        let Some(task) = self.forget(itt) else { return };
+        if !self.is_stale(&task) {
+            self.answer(&task, reply, output);
+        }
+    }
+}

@@ -1,0 +1,221 @@
+//! A SCSI command under way in a session, and the data that an initiator sends for it (RFC 7143 sections
+//! 4.2.5 and 11.7).
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use bytes::{Bytes, BytesMut};
+
+use crate::pdu::{Header, NO_TAG, Pdu};
+use crate::scsi::sense::Reply;
+use crate::scsi::unit::Hold;
+use crate::scsi::work::Work;
+
+/// Room for data in pieces at first; it grows as data comes, not as it is announced.
+const FIRST_ROOM: usize = 1 << 20;
+
+/// A command under way.
+#[derive(Debug)]
+pub(crate) struct Task {
+    pub(crate) header: Header,
+    /// The nexus it is for, by its place among the session's; `None` for an absent LUN.
+    pub(crate) nexus: Option<usize>,
+    /// The nexus' epoch when it came.
+    pub(crate) epoch: u64,
+    pub(crate) work: Option<Work>,
+    pub(crate) hold: Option<Arc<Hold>>,
+    pub(crate) stage: Stage,
+    /// Of what it waits for.
+    pub(crate) tag: Option<u64>,
+    /// Bytes set aside for it.
+    pub(crate) reserved: u64,
+    pub(crate) out: DataOut,
+    /// An answer decided before all data was there.
+    pub(crate) verdict: Option<Reply>,
+    /// R2T and Data-In units so far.
+    pub(crate) data_units: u32,
+}
+
+/// How far it has come.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Stage {
+    /// Its data is on the way.
+    Receiving,
+    /// It waits for room.
+    Queued,
+    /// It waits for its turn on its blocks.
+    Claiming,
+    /// An operation is under way.
+    Running,
+}
+
+/// The data of a write, as far as it has come.
+#[derive(Debug, Default)]
+pub(crate) struct DataOut {
+    /// What the command takes: the lesser of what it speaks of and what the initiator has.
+    pub(crate) wanted: u32,
+    /// Bytes that came, those that nobody wants included.
+    received: u32,
+    /// Bytes asked for, or coming unasked.
+    requested: u32,
+    data: Data,
+    /// More comes unasked.
+    pub(crate) unsolicited: bool,
+    /// The most that may come unasked.
+    unsolicited_limit: u32,
+    next_data_sn: u32,
+    pub(crate) r2ts: VecDeque<R2t>,
+}
+
+/// The first piece is kept as it is; only a second one makes it a buffer.
+#[derive(Debug, Default)]
+enum Data {
+    #[default]
+    None,
+    One(Bytes),
+    Many(BytesMut),
+}
+
+/// A request for data under way.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct R2t {
+    ttt: u32,
+    pub(crate) offset: u32,
+    pub(crate) length: u32,
+    received: u32,
+    next_data_sn: u32,
+}
+
+/// Data out of order, too much of it, or for nothing: a protocol error (section 7.7).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct BadData;
+
+impl Task {
+    pub(crate) fn reads(&self) -> bool {
+        self.header.flags() & 0x40 != 0
+    }
+
+    pub(crate) fn writes(&self) -> bool {
+        self.header.flags() & 0x20 != 0
+    }
+
+    /// Expected data transfer length.
+    pub(crate) fn expected(&self) -> u32 {
+        self.header.word(20)
+    }
+}
+
+impl DataOut {
+    /// Begins with what came with the command.
+    pub(crate) fn new(wanted: u32, immediate: Bytes, unsolicited: Option<u32>) -> Self {
+        let received = length(&immediate);
+        let mut out = Self {
+            wanted,
+            received,
+            requested: received,
+            unsolicited: unsolicited.is_some(),
+            unsolicited_limit: unsolicited.unwrap_or(0),
+            ..Self::default()
+        };
+        out.data.add(immediate, wanted, 0);
+        out
+    }
+
+    /// Is there all that is wanted?
+    pub(crate) fn is_whole(&self) -> bool {
+        self.received >= self.wanted && !self.unsolicited
+    }
+
+    /// Takes what there is.
+    pub(crate) fn take(&mut self) -> Bytes {
+        match std::mem::take(&mut self.data) {
+            Data::None => Bytes::new(),
+            Data::One(bytes) => bytes,
+            Data::Many(bytes) => bytes.freeze(),
+        }
+    }
+
+    /// What to ask for next, `None` when all is asked for (section 11.8).
+    pub(crate) fn ask(&mut self, ttt: u32, burst: u32) -> Option<R2t> {
+        let offset = self.requested.max(self.received);
+        let length = self.wanted.saturating_sub(offset).min(burst);
+        if length == 0 {
+            return None;
+        }
+        let r2t = R2t { ttt, offset, length, received: 0, next_data_sn: 0 };
+        self.requested = offset + length;
+        self.r2ts.push_back(r2t);
+        Some(r2t)
+    }
+
+    /// A Data-Out unit.
+    pub(crate) fn put(&mut self, pdu: Pdu) -> Result<(), BadData> {
+        let header = pdu.header;
+        let (offset, data_sn) = (header.word(40), header.word(36));
+        if header.ttt() == NO_TAG {
+            let end = offset.checked_add(length(&pdu.data)).ok_or(BadData)?;
+            if !self.unsolicited
+                || data_sn != self.next_data_sn
+                || offset != self.received
+                || end > self.unsolicited_limit
+            {
+                return Err(BadData);
+            }
+            self.next_data_sn += 1;
+            self.unsolicited = !header.is_final();
+        } else {
+            let r2t = self.r2ts.front_mut().filter(|r2t| r2t.ttt == header.ttt()).ok_or(BadData)?;
+            r2t.put(offset, data_sn, length(&pdu.data), header.is_final())?;
+            if r2t.received == r2t.length {
+                self.r2ts.pop_front();
+            }
+        }
+        self.received = self.received.saturating_add(length(&pdu.data));
+        self.data.add(pdu.data, self.wanted, offset);
+        Ok(())
+    }
+}
+
+impl R2t {
+    /// DataPDUInOrder is always agreed on (section 13.18).
+    fn put(&mut self, offset: u32, data_sn: u32, length: u32, last: bool) -> Result<(), BadData> {
+        let end = self.received.checked_add(length).filter(|&end| end <= self.length).ok_or(BadData)?;
+        if data_sn != self.next_data_sn
+            || offset != self.offset + self.received
+            || last != (end == self.length)
+        {
+            return Err(BadData);
+        }
+        self.received = end;
+        self.next_data_sn += 1;
+        Ok(())
+    }
+}
+
+impl Data {
+    /// Adds what is wanted of a piece that begins at `offset`.
+    fn add(&mut self, mut piece: Bytes, wanted: u32, offset: u32) {
+        piece.truncate(usize::try_from(wanted.saturating_sub(offset)).unwrap_or(0));
+        if piece.is_empty() {
+            return;
+        }
+        *self = match std::mem::take(self) {
+            Self::None => Self::One(piece),
+            Self::One(first) => {
+                let capacity = usize::try_from(wanted).unwrap_or(0).min(FIRST_ROOM);
+                let mut all = BytesMut::with_capacity(capacity);
+                all.extend_from_slice(&first);
+                all.extend_from_slice(&piece);
+                Self::Many(all)
+            }
+            Self::Many(mut all) => {
+                all.extend_from_slice(&piece);
+                Self::Many(all)
+            }
+        };
+    }
+}
+
+fn length(bytes: &Bytes) -> u32 {
+    crate::field::len32(bytes.len())
+}

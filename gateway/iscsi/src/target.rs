@@ -1,0 +1,194 @@
+//! A target: its units, who may log in, and the sessions there are. Shared by all connections; what changes
+//! has one owner, the mutex in [`Target`].
+
+use std::fmt;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use bytes::Bytes;
+use tap_block::Ticket;
+
+use crate::login::chap::Access;
+use crate::login::status::LoginStatus;
+use crate::scsi::reservation::InitiatorPort;
+use crate::scsi::unit::{LogicalUnit, Nexus, SessionId};
+
+/// Sessions of one target.
+const MAX_SESSIONS: usize = 64;
+
+/// What a target is made of.
+#[derive(Debug)]
+pub struct TargetConfig {
+    /// Its iSCSI name.
+    pub name: String,
+    /// For people; may be empty.
+    pub alias: String,
+    /// Who may log in.
+    pub access: Access,
+    /// The names of the initiators that may log in; `None` for all.
+    pub initiators: Option<Vec<String>>,
+    /// Its disks by LUN.
+    pub units: Vec<(u16, Arc<LogicalUnit>)>,
+}
+
+/// A target that can be logged in to.
+pub struct Target {
+    config: TargetConfig,
+    name: Arc<str>,
+    luns: Vec<u16>,
+    sessions: Mutex<Sessions>,
+}
+
+#[derive(Default)]
+struct Sessions {
+    list: Vec<Entry>,
+    next: u64,
+    next_tsih: u16,
+}
+
+struct Entry {
+    session: SessionId,
+    tsih: u16,
+    port: InitiatorPort,
+    /// Completed when the session has to end.
+    kick: Ticket,
+}
+
+/// A session as people are told of it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SessionInfo {
+    /// The initiator's port.
+    pub port: InitiatorPort,
+    /// The target's number for it.
+    pub tsih: u16,
+}
+
+/// A session's place in its target, given back when dropped.
+#[derive(Debug)]
+pub(crate) struct Membership {
+    pub(crate) target: Arc<Target>,
+    pub(crate) tsih: u16,
+    pub(crate) nexuses: Vec<Nexus>,
+    session: SessionId,
+}
+
+impl Target {
+    /// A target.
+    #[must_use]
+    pub fn new(config: TargetConfig) -> Arc<Self> {
+        let mut luns: Vec<u16> = config.units.iter().map(|(lun, _)| *lun).collect();
+        luns.sort_unstable();
+        let name = config.name.as_str().into();
+        Arc::new(Self { config, name, luns, sessions: Mutex::default() })
+    }
+
+    /// Its iSCSI name.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// The sessions there are.
+    #[must_use]
+    pub fn sessions(&self) -> Vec<SessionInfo> {
+        let sessions = self.lock();
+        let all = sessions.list.iter();
+        all.map(|entry| SessionInfo { port: entry.port.clone(), tsih: entry.tsih }).collect()
+    }
+
+    /// Ends all sessions.
+    pub fn kick(&self) {
+        let ended = std::mem::take(&mut self.lock().list);
+        self.end(ended);
+    }
+
+    pub(crate) fn alias(&self) -> &str {
+        &self.config.alias
+    }
+
+    /// Who may log in.
+    #[must_use]
+    pub fn access(&self) -> &Access {
+        &self.config.access
+    }
+
+    pub(crate) fn luns(&self) -> &[u16] {
+        &self.luns
+    }
+
+    /// Is this initiator on the list?
+    pub(crate) fn admits(&self, initiator: &str) -> bool {
+        match &self.config.initiators {
+            None => true,
+            Some(names) => names.iter().any(|name| name.eq_ignore_ascii_case(initiator)),
+        }
+    }
+
+    /// A session begins (RFC 7143 section 6.3.5): one of the same port before it ends.
+    pub(crate) fn enter(
+        self: &Arc<Self>,
+        port: &InitiatorPort,
+        tsih: u16,
+        kick: Ticket,
+    ) -> Result<Membership, LoginStatus> {
+        let mut sessions = self.lock();
+        let at = sessions.list.iter().position(|entry| entry.port == *port);
+        let before = at.and_then(|at| sessions.list.get(at));
+        if tsih != 0 && before.is_none_or(|entry| entry.tsih != tsih) {
+            return Err(LoginStatus::NoSuchSession);
+        }
+        if at.is_none() && sessions.list.len() >= MAX_SESSIONS {
+            return Err(LoginStatus::OutOfResources);
+        }
+        let before = at.map(|at| sessions.list.remove(at));
+        let (session, tsih) = sessions.add(port, kick);
+        drop(sessions);
+        self.end(before);
+        let join = |(lun, unit): &(u16, Arc<LogicalUnit>)| unit.join(*lun, self.name.clone(), session, port);
+        let nexuses = self.config.units.iter().map(join).collect();
+        Ok(Membership { target: self.clone(), tsih, nexuses, session })
+    }
+
+    /// What they held is given up here, so that whoever comes next need not wait for their threads.
+    fn end(&self, sessions: impl IntoIterator<Item = Entry>) {
+        for entry in sessions {
+            self.config.units.iter().for_each(|(_, unit)| unit.part(entry.session));
+            entry.kick.complete(Ok(Bytes::new()));
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Sessions> {
+        self.sessions.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Sessions {
+    fn add(&mut self, port: &InitiatorPort, kick: Ticket) -> (SessionId, u16) {
+        let session = SessionId(self.next);
+        self.next += 1;
+        loop {
+            self.next_tsih = self.next_tsih.wrapping_add(1).max(1);
+            if self.list.iter().all(|entry| entry.tsih != self.next_tsih) {
+                break;
+            }
+        }
+        self.list.push(Entry { session, tsih: self.next_tsih, port: port.clone(), kick });
+        (session, self.next_tsih)
+    }
+}
+
+impl Drop for Membership {
+    fn drop(&mut self) {
+        let mut sessions = self.target.lock();
+        let gone = sessions.list.iter().position(|entry| entry.session == self.session);
+        let gone = gone.map(|at| sessions.list.remove(at));
+        drop(sessions);
+        // Its ticket completes a tag that nobody waits for any more.
+        drop(gone);
+    }
+}
+
+impl fmt::Debug for Target {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Target").field("config", &self.config).finish_non_exhaustive()
+    }
+}
