@@ -141,7 +141,9 @@ impl Gateway {
 
     /// What is to be said of room, of the store and of single volumes, and of what goes without its hook.
     fn room_alerts(&self, histories: &Histories) -> Vec<String> {
-        self.full_soon().into_iter().chain(self.limit_alerts(histories)).chain(self.gate_alerts()).collect()
+        let images = self.images.alerts();
+        let full = self.full_soon().into_iter().chain(images);
+        full.chain(self.limit_alerts(histories)).chain(self.gate_alerts()).collect()
     }
 
     /// What is to be said of the ledger: it is not kept, or something speaks against it.
@@ -215,6 +217,7 @@ fn health(store: &StoreStatus, volumes: &[VolumeView], alerts: Vec<String>) -> (
     let clocks = volumes.iter().filter_map(clock_alert);
     let states = volumes.iter().filter(ill).map(|v| format!("{} is in state {}", v.name, v.state.as_str()));
     let settle = store.settle_failing.iter().map(|e| format!("old history is not settled: {e}"));
+    let alerts = alerts.into_iter().chain(store.uncounted.map(|time| time.to_string()));
     let degraded: Vec<String> =
         damage.chain(index).chain(settle).chain(alerts).chain(found).chain(clocks).chain(states).collect();
     let silent = volumes.iter().filter(|v| v.state == VolumeState::Unknown);
