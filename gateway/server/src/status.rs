@@ -58,6 +58,20 @@ impl Gateway {
         histories.complete(with_proof(view, &self.store))
     }
 
+    /// A bookmark whose point is gone does not keep its name.
+    ///
+    /// # Errors
+    /// When another one of the volume has it.
+    pub(crate) fn check_bookmark_name(&self, volume: &Volume, name: &Name) -> Answer<()> {
+        match volume.bookmark_named(name) {
+            Some(there) if self.store.check_kept(volume.id(), there.at.lsn).is_ok() => {
+                let by = format!("a bookmark of {} at lsn:{}", volume.name(), there.at.lsn.get());
+                Err(problems::name_taken(name, &by))
+            }
+            _ => Ok(()),
+        }
+    }
+
     /// A bookmark that the tap has made, as soon as it is durable here (or after a while, even if it is not).
     pub(crate) async fn arrived(
         &self,
@@ -69,7 +83,8 @@ impl Gateway {
         let mut progress = self.streams.progress();
         let here = || {
             let known = self.known(volume).ok()?;
-            Some(views::bookmark(&known, &request.name, known.bookmark_named(&request.name)?))
+            let there = known.bookmark_named(&request.name).filter(|there| there.at.lsn >= lsn)?;
+            Some(views::bookmark(&known, &request.name, there, true))
         };
         let wait = async {
             loop {
