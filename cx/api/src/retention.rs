@@ -261,6 +261,9 @@ pub struct PolicySet {
     pub volume: Option<Name>,
     /// What it says; null: nothing of its own any more.
     pub retention: Option<Retention>,
+    /// Only says whether it could be set, and what is in force now: nothing is changed.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub check: bool,
 }
 
 /// A point that can be opened.

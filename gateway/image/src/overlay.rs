@@ -230,6 +230,14 @@ impl Overlay {
         }
     }
 
+    /// Bytes by which the data file grows, at most, when all of `extent` is written.
+    #[must_use]
+    pub fn growth(&self, extent: Extent) -> u64 {
+        let own = count(self.slots_within(extent.to_blocks()).filter(|(_, slot)| !slot.sealed).count());
+        let wanted = extent.block_count().saturating_sub(own);
+        wanted.saturating_sub(count(self.free.len())) * BLOCK_SIZE
+    }
+
     /// The slot that the new content of `block` is to be written to: its own while that is not sealed, else
     /// another. Once written, [`Overlay::map`] it, or give it back with [`Overlay::unused`].
     pub fn slot_for(&mut self, block: BlockNo) -> SlotNo {

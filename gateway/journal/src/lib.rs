@@ -41,7 +41,7 @@ pub use error::FormatError;
 pub use frame::{FrameHeader, FrameKind};
 pub use ledger::{Digest, EntryNo, Head, LEDGER_FILE, Ledger};
 pub use manifest::{Generation, Kept, KeptPoint, Manifest, RegionPlace, RegionRange, SettledSegment, Share};
-pub use mark::{MARK_BYTES, MARK_FILE, Mark};
+pub use mark::{Aged, MARK_BYTES, MARK_FILE, Mark, Uncounted};
 pub use meta::{GateMove, GateStep, Hold, ImageId, ImageRecord, MetaRecord};
 pub use policy::{Gate, RetentionPolicy, Tier, WhenFull};
 pub use run::GroupNo;

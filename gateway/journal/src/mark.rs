@@ -2,7 +2,11 @@
 //!
 //! Without it, a disk that loses the end of the journal would look like a crash in the middle of a write.
 
+use std::fmt;
+use std::time::Duration;
+
 use prost::Message;
+use tap_block::WallTime;
 
 use crate::segment::{Sealed, StoreId};
 use crate::units::SegmentId;
@@ -23,6 +27,53 @@ pub struct Mark {
     pub group: u32,
     /// The store was stopped in order, and nothing was written after this.
     pub clean: bool,
+    /// How far the store's own clock was; `None` from programs that did not note it.
+    pub aged: Option<Aged>,
+}
+
+/// How far the store's own clock is, on which history ages, and what it may still be credited with.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Aged {
+    /// What the store's own clock said.
+    pub at: WallTime,
+    /// What the machine's clock said then.
+    pub wall: WallTime,
+    /// How much time that no program saw go by may still be counted.
+    pub budget: Duration,
+    /// What was last not counted.
+    pub uncounted: Option<Uncounted>,
+}
+
+/// Time that went by while the store was closed, if the machine's clock is right, and was not counted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Uncounted {
+    /// When that was noticed, on the store's own clock.
+    pub noticed: WallTime,
+    /// By how much the machine's clock went on.
+    pub went: Duration,
+    /// How much of it is not counted.
+    pub uncounted: Duration,
+}
+
+impl fmt::Display for Uncounted {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "the clock went on by {} while the gateway was down; {} of them are not counted for retention and holds: things \
+             are kept longer. If this machine's clock is wrong, set it",
+            in_words(self.went),
+            in_words(self.uncounted)
+        )
+    }
+}
+
+/// In the largest unit that says enough of it.
+fn in_words(time: Duration) -> String {
+    match time.as_secs() / 3600 {
+        0 => format!("{} minutes", time.as_secs() / 60),
+        hours @ 1..48 => format!("{hours} hours"),
+        hours => format!("{} days", hours / 24),
+    }
 }
 
 #[derive(Clone, PartialEq, Message)]
@@ -41,6 +92,56 @@ struct PMark {
     group: u32,
     #[prost(bool, tag = "7")]
     clean: bool,
+    #[prost(message, optional, tag = "8")]
+    aged: Option<PAged>,
+}
+
+#[derive(Clone, Copy, PartialEq, Message)]
+struct PAged {
+    #[prost(fixed64, tag = "1")]
+    at: u64,
+    #[prost(fixed64, tag = "2")]
+    wall: u64,
+    #[prost(uint64, tag = "3")]
+    budget: u64,
+    #[prost(fixed64, tag = "4")]
+    noticed: u64,
+    #[prost(uint64, tag = "5")]
+    went: u64,
+    #[prost(uint64, tag = "6")]
+    uncounted: u64,
+}
+
+impl PAged {
+    fn of(aged: &Aged) -> Self {
+        let uncounted = aged.uncounted;
+        Self {
+            at: aged.at.nanos(),
+            wall: aged.wall.nanos(),
+            budget: nanos(aged.budget),
+            noticed: uncounted.map_or(0, |u| u.noticed.nanos()),
+            went: uncounted.map_or(0, |u| nanos(u.went)),
+            uncounted: uncounted.map_or(0, |u| nanos(u.uncounted)),
+        }
+    }
+
+    fn back(self) -> Aged {
+        let uncounted = Uncounted {
+            noticed: WallTime::from_nanos(self.noticed),
+            went: Duration::from_nanos(self.went),
+            uncounted: Duration::from_nanos(self.uncounted),
+        };
+        Aged {
+            at: WallTime::from_nanos(self.at),
+            wall: WallTime::from_nanos(self.wall),
+            budget: Duration::from_nanos(self.budget),
+            uncounted: (self.uncounted > 0).then_some(uncounted),
+        }
+    }
+}
+
+fn nanos(time: Duration) -> u64 {
+    u64::try_from(time.as_nanos()).unwrap_or(u64::MAX)
 }
 
 impl Mark {
@@ -57,6 +158,7 @@ impl Mark {
             last: at.last,
             group: self.group,
             clean: self.clean,
+            aged: self.aged.as_ref().map(PAged::of),
         }
         .encode_to_vec()
     }
@@ -68,6 +170,7 @@ impl Mark {
         let segment = SegmentId::new(twin.segment);
         let at = Sealed { segment, end: twin.end, frames: twin.frames, last: twin.last };
         let durable = (twin.segment != 0).then_some(at);
-        Some(Self { store: StoreId::new(twin.store), durable, group: twin.group, clean: twin.clean })
+        let (store, aged) = (StoreId::new(twin.store), twin.aged.map(PAged::back));
+        Some(Self { store, durable, group: twin.group, clean: twin.clean, aged })
     }
 }

@@ -14,6 +14,7 @@ mod common;
 
 use std::fmt::Write as _;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use bytes::Bytes;
 use common::{Image, NOW, header};
@@ -21,9 +22,10 @@ use gateway_journal::marker::{decode_marker, encode_marker};
 use gateway_journal::pack::{Unpacker, pack as pack_together};
 use gateway_journal::run::{decode_checkpoint, decode_run, encode_checkpoint, encode_run};
 use gateway_journal::{
-    Gate, GateMove, GateStep, Generation, GroupNo, Hold, ImageId, ImageRecord, Kept, KeptPoint, Location,
-    Manifest, MetaRecord, Place, RegionNo, RegionRange, RetentionPolicy, SETTLED_FRAME, Sealed,
-    SegmentHeader, SegmentId, SettledSegment, SettledWriter, Share, Start, Version,
+    Aged, Gate, GateMove, GateStep, Generation, GroupNo, Hold, ImageId, ImageRecord, Kept, KeptPoint,
+    Location, MARK_BYTES, Manifest, Mark, MetaRecord, Place, RegionNo, RegionRange, RetentionPolicy,
+    SETTLED_FRAME, Sealed, SegmentHeader, SegmentId, SettledSegment, SettledWriter, Share, Start, StoreId,
+    Uncounted, Version,
 };
 use tap_block::stored::pack;
 use tap_block::{
@@ -164,6 +166,29 @@ fn own_records() {
     group.seal();
     image.bytes[4096..4096 + group.frames()[0].head.len()].copy_from_slice(&group.frames()[0].head);
     pinned("own-records", &image.bytes[4096..8192]);
+}
+
+#[test]
+fn high_water_marks() {
+    let durable = Sealed { segment: SegmentId::new(7), end: 12_288, frames: 3, last: 0xabcd };
+    let before =
+        Mark { store: StoreId::new(0x11), durable: Some(durable), group: 2, clean: true, aged: None };
+    let (went, missed) = (Duration::from_secs(365 * 86_400), Duration::from_secs(358 * 86_400));
+    let uncounted = Uncounted { noticed: NOW, went, uncounted: missed };
+    let aged = Aged { at: NOW, wall: NOW.plus(went), budget: Duration::from_secs(5), uncounted: None };
+    let plain = Mark { aged: Some(aged), ..before };
+    let told = Mark { aged: Some(Aged { uncounted: Some(uncounted), ..aged }), ..before };
+    for (name, mark) in [("mark", before), ("mark-aged", plain), ("mark-aged-uncounted", told)] {
+        let bytes = mark.encode();
+        pinned(name, &bytes);
+        assert!(bytes.len() <= MARK_BYTES);
+        assert_eq!(Mark::decode(&bytes), Some(mark));
+    }
+    assert_eq!(
+        uncounted.to_string(),
+        "the clock went on by 365 days while the gateway was down; 358 days of them are not counted for retention and holds: \
+         things are kept longer. If this machine's clock is wrong, set it"
+    );
 }
 
 #[test]

@@ -12,7 +12,7 @@ use cx_api::{
 };
 use cx_wire::{Question, Reply};
 use gateway_image::Point;
-use gateway_image::catalogue::Volume;
+use gateway_image::catalogue::{BookmarkPoint, Volume};
 use gateway_journal::ImageRecord;
 use tap_block::{Lsn, Name};
 
@@ -50,10 +50,7 @@ impl Control for Gateway {
 
     async fn bookmark_create(&self, volume: Name, request: BookmarkCreate) -> Answer<BookmarkView> {
         let known = self.known(&volume)?;
-        if let Some(there) = known.bookmark_named(&request.name) {
-            let by = format!("a bookmark of {volume} at lsn:{}", there.at.lsn.get());
-            return Err(problems::name_taken(&request.name, &by));
-        }
+        self.check_bookmark_name(&known, &request.name)?;
         let wait = Duration::from_secs(u64::from(request.wait_seconds));
         let question = Question::Bookmark {
             name: request.name.clone(),
@@ -75,7 +72,10 @@ impl Control for Gateway {
         let wanted = known.bookmarks().filter(|(_, at)| after.is_none_or(|after| at.at.lsn > after));
         let mut all: Vec<_> = wanted.collect();
         all.sort_by_key(|(_, at)| at.at.lsn);
-        Ok(all.into_iter().take(limit).map(|(name, at)| views::bookmark(&known, name, at)).collect())
+        let view = |(name, at): (&Name, &BookmarkPoint)| {
+            views::bookmark(&known, name, at, self.store.check_kept(known.id(), at.at.lsn).is_ok())
+        };
+        Ok(all.into_iter().take(limit).map(view).collect())
     }
 
     async fn groups(&self) -> Answer<Vec<GroupView>> {

@@ -2,7 +2,8 @@
 
 use std::io;
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Duration;
 
@@ -11,7 +12,7 @@ use gateway_front::{Front, FrontHandle, IscsiLimits, Limits, ListenAddress, List
 use gateway_image::catalogue::Volume;
 use gateway_store::{Store, StoreConfig, StoreError};
 use tap_block::{Clock, Name, WallTime};
-use tap_disk::{DirLock, LockError, Pool, RealClock, ensure_dir};
+use tap_disk::{DirLock, LockError, Pool, RealClock, ensure_dir, free_space};
 use thiserror::Error;
 use tokio::runtime::Handle;
 use tokio::sync::watch;
@@ -20,6 +21,7 @@ use tokio::task::JoinHandle;
 use crate::committed::{Committed, ProtectDisk};
 use crate::device::flat::FlatDir;
 use crate::device::overlay::OverlayDir;
+use crate::device::room::{Room, RoomLeft};
 use crate::exports::GatewayExports;
 use crate::gates::{self, Gates};
 use crate::http;
@@ -207,7 +209,10 @@ impl Gateway {
         let store = Store::open(config.store.clone(), Arc::clone(&clock))
             .map_err(|source| StartError::Store { path: config.store.dir.clone(), source })?;
         let pool = Arc::new(Pool::new("image-read", READERS, READ_QUEUE));
-        let overlays = OverlayDir::new(config.data.join("overlays"));
+        let overlays = config.data.join("overlays");
+        ensure_dir(&overlays).map_err(failed)?;
+        let left = room_left(&config.store, &overlays, &store).map_err(failed)?;
+        let overlays = OverlayDir::new(overlays, Arc::new(Room::new(left, Arc::clone(&clock))));
         // Whole, for people read where a copy lies.
         let flats = std::path::absolute(config.data.join("flats")).map_err(failed)?;
         let flats = FlatDir::new(flats, config.store.keep_free.saturating_add(FLAT_RESERVE));
@@ -321,6 +326,17 @@ impl Fronts {
         let iscsi = self.iscsi.iter().flat_map(|front| front.iscsi_uris(&target_name(name), LUN));
         nbd.chain(iscsi).collect()
     }
+}
+
+/// What test images may take: on the journal's file system not what that needs, on one of their own all but a little.
+fn room_left(config: &StoreConfig, overlays: &Path, store: &Arc<Store>) -> io::Result<RoomLeft> {
+    let device = |path: &Path| path.metadata().map(|found| found.dev());
+    if device(overlays)? == device(&config.dir)? {
+        let store = Arc::clone(store);
+        return Ok(Box::new(move || store.room_for_others()));
+    }
+    let (overlays, keep_free) = (overlays.to_owned(), config.keep_free);
+    Ok(Box::new(move || free_space(&overlays).ok().map(|free| free.saturating_sub(keep_free))))
 }
 
 async fn listen(downlink: &Downlink, addresses: &[Address], hub: &Hub) -> Result<Vec<Address>, StartError> {

@@ -95,10 +95,7 @@ impl Gateway {
         let group = known(&catalogue, &name)?;
         let members = members(&catalogue, &group.members);
         for member in &members {
-            if let Some(there) = member.bookmark_named(&request.name) {
-                let by = format!("a bookmark of {} at lsn:{}", member.name(), there.at.lsn.get());
-                return Err(problems::name_taken(&request.name, &by));
-            }
+            self.check_bookmark_name(member, &request.name)?;
         }
         let asked = members.first().ok_or_else(|| problems::no_group(&name))?;
         let stream = self.streams.get(asked.stream()).ok_or_else(|| problems::unreachable(asked.name()))?;

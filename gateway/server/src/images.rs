@@ -338,6 +338,20 @@ impl Images {
         self.overlay(&mut table, record).ok().flatten().map(|overlay| overlay.used())
     }
 
+    /// What is to be said of images that find no room on the disk.
+    pub(crate) fn alerts(&self) -> Vec<String> {
+        let catalogue = self.store.catalogue();
+        let short = self.dir.room().short().into_iter().filter_map(|id| catalogue.image(ImageId::new(id)));
+        let said = short.map(|record| {
+            format!(
+                "image {} finds no room: what is left of the disk is what the journal needs to go on, so its writes to new \
+                 blocks fail; remove images, or make room on the disk",
+                record.name
+            )
+        });
+        said.collect()
+    }
+
     /// A volume at one point, as a read-only disk.
     ///
     /// # Errors

@@ -114,7 +114,7 @@ fn alert(name: &Name, history: &HistoryView, policy: &RetentionPolicy, now: Wall
         )),
         LimitState::Stuck => Some(format!(
             "{taken}, and nothing more of it may go: its newest state, pins, holds, bookmarks and images need the rest; raise \
-             the limit or give some of them up"
+             the limit, unpin points, remove images, or let bookmarks go sooner (`bookmarks` in its policy)"
         )),
         LimitState::Purging => Some(format!("{taken}: its oldest points go; raise the limit or keep less")),
         LimitState::Thinning => Some(format!(

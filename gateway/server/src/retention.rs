@@ -31,7 +31,7 @@ impl Gateway {
         std::iter::once(general(&catalogue)).chain(own).collect()
     }
 
-    /// Sets a policy; durable when this returns.
+    /// Sets a policy, durably when this returns; or says what is in force if it is only to be checked.
     pub(crate) async fn policy_change(&self, wanted: PolicySet) -> Answer<PolicyView> {
         let known = wanted.volume.as_ref().map(|name| self.known(name)).transpose()?;
         let policy = wanted.retention.as_ref().map(policy_of);
@@ -39,9 +39,11 @@ impl Gateway {
             return Err(Problem::new(Code::Invalid, "the retention policy cannot be followed").because(why));
         }
         self.check_hooks(policy.as_ref())?;
-        let volume = known.as_ref().map(|v| v.id());
-        self.images.write(MetaRecord::PolicySet { volume, policy }).await?;
-        self.store.settle_soon();
+        if !wanted.check {
+            let volume = known.as_ref().map(|v| v.id());
+            self.images.write(MetaRecord::PolicySet { volume, policy }).await?;
+            self.store.settle_soon();
+        }
         let catalogue = self.store.catalogue();
         Ok(match &known {
             Some(volume) => policy_view(&catalogue, volume),

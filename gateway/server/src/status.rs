@@ -58,6 +58,20 @@ impl Gateway {
         histories.complete(with_proof(view, &self.store))
     }
 
+    /// A bookmark whose point is gone does not keep its name.
+    ///
+    /// # Errors
+    /// When another one of the volume has it.
+    pub(crate) fn check_bookmark_name(&self, volume: &Volume, name: &Name) -> Answer<()> {
+        match volume.bookmark_named(name) {
+            Some(there) if self.store.check_kept(volume.id(), there.at.lsn).is_ok() => {
+                let by = format!("a bookmark of {} at lsn:{}", volume.name(), there.at.lsn.get());
+                Err(problems::name_taken(name, &by))
+            }
+            _ => Ok(()),
+        }
+    }
+
     /// A bookmark that the tap has made, as soon as it is durable here (or after a while, even if it is not).
     pub(crate) async fn arrived(
         &self,
@@ -69,7 +83,8 @@ impl Gateway {
         let mut progress = self.streams.progress();
         let here = || {
             let known = self.known(volume).ok()?;
-            Some(views::bookmark(&known, &request.name, known.bookmark_named(&request.name)?))
+            let there = known.bookmark_named(&request.name).filter(|there| there.at.lsn >= lsn)?;
+            Some(views::bookmark(&known, &request.name, there, true))
         };
         let wait = async {
             loop {
@@ -141,7 +156,9 @@ impl Gateway {
 
     /// What is to be said of room, of the store and of single volumes, and of what goes without its hook.
     fn room_alerts(&self, histories: &Histories) -> Vec<String> {
-        self.full_soon().into_iter().chain(self.limit_alerts(histories)).chain(self.gate_alerts()).collect()
+        let images = self.images.alerts();
+        let full = self.full_soon().into_iter().chain(images);
+        full.chain(self.limit_alerts(histories)).chain(self.gate_alerts()).collect()
     }
 
     /// What is to be said of the ledger: it is not kept, or something speaks against it.
@@ -215,6 +232,7 @@ fn health(store: &StoreStatus, volumes: &[VolumeView], alerts: Vec<String>) -> (
     let clocks = volumes.iter().filter_map(clock_alert);
     let states = volumes.iter().filter(ill).map(|v| format!("{} is in state {}", v.name, v.state.as_str()));
     let settle = store.settle_failing.iter().map(|e| format!("old history is not settled: {e}"));
+    let alerts = alerts.into_iter().chain(store.uncounted.map(|time| time.to_string()));
     let degraded: Vec<String> =
         damage.chain(index).chain(settle).chain(alerts).chain(found).chain(clocks).chain(states).collect();
     let silent = volumes.iter().filter(|v| v.state == VolumeState::Unknown);

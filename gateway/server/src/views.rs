@@ -111,8 +111,8 @@ pub(crate) fn gap(gap: Gap) -> GapView {
     }
 }
 
-/// A bookmark of `volume`.
-pub(crate) fn bookmark(volume: &Volume, name: &Name, point: &BookmarkPoint) -> BookmarkView {
+/// A bookmark of `volume`, whose point is still kept or not.
+pub(crate) fn bookmark(volume: &Volume, name: &Name, point: &BookmarkPoint, kept: bool) -> BookmarkView {
     BookmarkView {
         volume: volume.name().clone(),
         name: name.clone(),
@@ -120,6 +120,6 @@ pub(crate) fn bookmark(volume: &Volume, name: &Name, point: &BookmarkPoint) -> B
         time: point.at.at,
         consistency: point.consistency,
         note: point.note.clone(),
-        selectable: volume.selectable(point.at.lsn).is_ok(),
+        selectable: kept && volume.selectable(point.at.lsn).is_ok(),
     }
 }

@@ -1,72 +1,103 @@
-//! The store's own clock, on which history ages: it never goes back, and never jumps forward.
+//! The store's own clock, on which history ages and holds run: it never goes back, and never jumps forward.
 //!
 //! While the store is open it runs with the monotonic clock, whatever happens to the wall clock. Over a restart it is
-//! credited with what the wall clock says went by, seven days at most: a clock that is a year ahead by mistake must not
-//! let a year of history go. (design, section 4, *Time*)
+//! credited with what the wall clock says went by since it was last noted, out of a budget: seven days, which come back only
+//! as the store runs. So a clock that is a year ahead by mistake lets no more than seven days of history and of a hold go,
+//! however often the gateway is restarted. The credit is noted durably before anything ages by it. What is not credited is
+//! lost to this clock for good: things are kept longer by as much. (design, section 4, *Time*)
 
 use std::sync::Arc;
 use std::time::Duration;
 
+use gateway_journal::{Aged, Uncounted};
 use tap_block::{Clock, Monotonic, WallTime};
+use tracing::warn;
 
-/// The most that a restart credits.
+/// The budget for time that no program saw go by.
 const MOST_CREDIT: Duration = Duration::from_secs(7 * 24 * 3600);
+/// Less than this is not worth telling anybody.
+const LEAST_TOLD: Duration = Duration::from_secs(60);
+/// It is told until the store has run for so long.
+const TOLD: Duration = MOST_CREDIT;
 
 pub(crate) struct Age {
     clock: Arc<dyn Clock>,
     /// What it said at `since`.
     base: WallTime,
     since: Monotonic,
+    /// How much of `base` is credited for this restart.
+    credit: Duration,
+    /// What was left of the budget at `since`, the credit taken off.
+    budget: Duration,
+    uncounted: Option<Uncounted>,
 }
 
 impl Age {
-    /// Goes on from the last time that is in the journal; `None` when nothing is.
-    pub(crate) fn new(clock: Arc<dyn Clock>, last: Option<WallTime>) -> Self {
-        let wall = clock.wall();
-        let base = last.map_or(wall, |last| last.plus(wall.since(last).min(MOST_CREDIT)));
-        let since = clock.monotonic();
-        Self { clock, base, since }
+    /// Goes on from the last time that is in the journal, or from what was noted later; anew when there is neither.
+    pub(crate) fn new(clock: Arc<dyn Clock>, last: Option<WallTime>, noted: Option<Aged>) -> Self {
+        let (wall, since) = (clock.wall(), clock.monotonic());
+        let last = last.max(noted.map(|n| n.at)).unwrap_or(wall);
+        // From the note to what is later in the journal the store ran.
+        let ran = noted.map_or(Duration::ZERO, |n| last.since(n.at));
+        let left = noted.map_or(MOST_CREDIT, |n| n.budget.saturating_add(ran).min(MOST_CREDIT));
+        let down = wall.since(noted.map_or(last, |n| n.wall.plus(ran)));
+        let credit = down.min(left);
+        let base = last.plus(credit);
+        let before = noted.and_then(|n| n.uncounted).filter(|u| base.since(u.noticed) < TOLD);
+        let uncounted = not_counted(base, (down, credit), before).or(before);
+        Self { clock, base, since, credit, budget: left.saturating_sub(credit), uncounted }
+    }
+
+    /// Without what it was credited with: that cannot be noted, and would be credited again and again.
+    pub(crate) fn uncredited(self) -> Self {
+        let base = self.base.minus(self.credit);
+        let budget = self.budget.saturating_add(self.credit);
+        Self { base, budget, credit: Duration::ZERO, ..self }
     }
 
     pub(crate) fn now(&self) -> WallTime {
-        self.base.plus(self.clock.monotonic().since(self.since))
+        self.base.plus(self.ran())
     }
+
+    fn ran(&self) -> Duration {
+        self.clock.monotonic().since(self.since)
+    }
+
+    /// What is to be noted durably, for the next start.
+    pub(crate) fn note(&self) -> Aged {
+        let ran = self.ran();
+        Aged {
+            at: self.base.plus(ran),
+            wall: self.clock.wall(),
+            budget: self.budget.saturating_add(ran).min(MOST_CREDIT),
+            uncounted: self.uncounted,
+        }
+    }
+
+    /// What was not counted and is still to be told.
+    pub(crate) fn uncounted(&self) -> Option<Uncounted> {
+        self.uncounted.filter(|u| self.now().since(u.noticed) < TOLD)
+    }
+}
+
+/// What of the time that the store was closed is not counted, together with what was told `before`; it goes to the log.
+fn not_counted(
+    now: WallTime,
+    (down, credit): (Duration, Duration),
+    before: Option<Uncounted>,
+) -> Option<Uncounted> {
+    let missed = down.saturating_sub(credit);
+    if missed < LEAST_TOLD {
+        return None;
+    }
+    let fresh = Uncounted { noticed: now, went: down, uncounted: missed };
+    warn!("{fresh}");
+    Some(before.map_or(fresh, |before| Uncounted {
+        noticed: now,
+        went: before.went.saturating_add(down),
+        uncounted: before.uncounted.saturating_add(missed),
+    }))
 }
 
 #[cfg(test)]
-mod tests {
-    use std::sync::Mutex;
-
-    use super::*;
-
-    #[derive(Default)]
-    struct Hands(Mutex<(u64, u64)>);
-
-    impl Clock for Hands {
-        fn wall(&self) -> WallTime {
-            WallTime::from_nanos(self.0.lock().unwrap().0 * 1_000_000_000)
-        }
-
-        fn monotonic(&self) -> Monotonic {
-            Monotonic::from_nanos(self.0.lock().unwrap().1 * 1_000_000_000)
-        }
-    }
-
-    #[test]
-    fn a_clock_that_jumps_ages_nothing() {
-        let day = 24 * 3600;
-        let hands = Arc::new(Hands::default());
-        let set = |wall, monotonic| *hands.0.lock().unwrap() = (wall, monotonic);
-        let seconds = |age: &Age| age.now().nanos() / 1_000_000_000;
-        set(1000 * day, 5);
-        let age = Age::new(hands.clone(), None);
-        set(1365 * day, 15);
-        assert_eq!(seconds(&age), 1000 * day + 10, "a year ahead while it runs");
-        let last = Some(age.now());
-        assert_eq!(seconds(&Age::new(hands.clone(), last)), 1007 * day + 10, "and over a restart");
-        set(999 * day, 0);
-        assert_eq!(seconds(&Age::new(hands.clone(), last)), 1000 * day + 10, "a day back");
-        set(1003 * day, 0);
-        assert_eq!(seconds(&Age::new(hands, last)), 1003 * day, "three days off");
-    }
-}
+mod tests;

@@ -255,7 +255,7 @@ impl Committer {
             (None, true) => info!("appends work again"),
             _ => {}
         }
-        *failing = why.map(ToString::to_string);
+        *failing = why.cloned();
     }
 
     /// A new segment is begun only when there is something to write into it.

@@ -85,7 +85,13 @@ impl StoreConfig {
     /// What a scrub reads each second unless it is said: 16 MiB.
     pub const SCRUB_RATE: u64 = 16 << 20;
 
-    /// With segments of so many bytes together at most.
+    /// The least that [`StoreConfig::limited`] can keep to, in bytes.
+    #[must_use]
+    pub fn least_limit(&self) -> u64 {
+        u64::from(self.segment_len) * tap_block::units::count(Self::LEAST_SEGMENTS)
+    }
+
+    /// With segments of so many bytes together at most; [`StoreConfig::least_limit`] if that is more.
     #[must_use]
     pub fn limited(self, bytes: u64) -> Self {
         let segments = usize::try_from(bytes / u64::from(self.segment_len.max(1))).unwrap_or(usize::MAX);

@@ -4,12 +4,16 @@ use std::sync::{Condvar, Mutex};
 use std::time::Duration;
 
 use gateway_journal::{Mark, Sealed};
+use tap_block::WallTime;
 use tracing::warn;
 
+use crate::age::Age;
 use crate::mark::MarkStore;
 use crate::sync::{lock, wait_for};
 
 const EACH: Duration = Duration::from_secs(1);
+/// How often the store's own clock is noted when nothing else is.
+const AGE_EACH: Duration = Duration::from_secs(60);
 
 pub(crate) struct Keeper {
     store: Box<dyn MarkStore>,
@@ -31,6 +35,15 @@ impl Keeper {
     pub(crate) fn new(store: Box<dyn MarkStore>, mark: Mark) -> Self {
         let state = State { mark, begun: false, dirty: false, urgent: false, stopped: false };
         Self { store, state: Mutex::new(state), changed: Condvar::new() }
+    }
+
+    /// Notes, durably and before anything ages by it, how far the store's own clock is.
+    pub(crate) fn note_age(&self, age: &Age) -> std::io::Result<()> {
+        let mut state = lock(&self.state);
+        let mark = Mark { aged: Some(age.note()), ..state.mark };
+        self.store.store(&mark.encode())?;
+        state.mark = mark;
+        Ok(())
     }
 
     /// Notes, durably and before anything is written, that the store is in use.
@@ -61,15 +74,19 @@ impl Keeper {
         self.changed.notify_one();
     }
 
-    pub(crate) fn run(&self) {
+    pub(crate) fn run(&self, age: &Age) {
         loop {
             let mut state = lock(&self.state);
             if !state.urgent && !state.stopped {
                 state = wait_for(&self.changed, state, EACH);
             }
             let last = state.stopped;
-            let mark = Mark { clean: last, ..state.mark };
-            let due = state.dirty || (last && !state.mark.clean);
+            let noted = state.mark.aged.map_or(WallTime::EPOCH, |aged| aged.at);
+            let due = state.dirty || last || age.now().since(noted) >= AGE_EACH;
+            if due {
+                state.mark.aged = Some(age.note());
+            }
+            let mark = Mark { clean: last || state.mark.clean, ..state.mark };
             (state.dirty, state.urgent) = (false, false);
             drop(state);
             if due && let Err(e) = self.store.store(&mark.encode()) {

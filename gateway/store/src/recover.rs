@@ -63,8 +63,8 @@ pub(crate) fn recover(
         Some(store) => store,
         None => StoreId::new(getrandom::u64().map_err(|e| StoreError::Open(e.to_string()))?),
     };
-    let mark =
-        stored.filter(|m| m.store == store).unwrap_or(Mark { store, durable: None, group: 0, clean: false });
+    let unknown = Mark { store, durable: None, group: 0, clean: false, aged: None };
+    let mark = stored.filter(|m| m.store == store).unwrap_or(unknown);
     renew_copy(survey.settled.manifest.as_ref(), manifests);
     let settled = settled_state(&survey, store)?;
     let trail = Trail::new(store, settled_state(&survey, store)?);

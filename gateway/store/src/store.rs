@@ -8,9 +8,12 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use gateway_image::{Catalogue, Passed, RegionMap};
-use gateway_journal::{Head, Kept, LEDGER_FILE, Location, MARK_FILE, MetaRecord, RegionNo, StoreId};
+use gateway_journal::{
+    Head, Kept, LEDGER_FILE, Location, MARK_FILE, MetaRecord, RegionNo, StoreId, Uncounted,
+};
 use tap_block::{Batch, BlockNo, Clock, ExtentSet, Lsn, Position, StreamId, VolumeId, WallTime};
 use tap_disk::{DiskDir, PoolOptions, SegmentPool, ensure_dir, free_space};
+use tracing::warn;
 
 use crate::age::Age;
 use crate::commit::Committer;
@@ -83,7 +86,7 @@ pub(crate) struct Shared {
     pub(crate) free: FreeSpace,
     pub(crate) counters: Counters,
     /// Why appends fail at the moment.
-    pub(crate) failing: Mutex<Option<String>>,
+    pub(crate) failing: Mutex<Option<StoreError>>,
 }
 
 /// What was verified, and what was found.
@@ -180,6 +183,8 @@ pub struct StoreStatus {
     pub log_room_bytes: Option<u64>,
     /// Bytes free for segments, where known.
     pub free_bytes: Option<u64>,
+    /// What of the time that the store was closed is not counted for retention and holds, and is still to be told.
+    pub uncounted: Option<Uncounted>,
     /// Why appends fail at the moment.
     pub failing: Option<String>,
     /// Why nothing goes into the index at the moment.
@@ -231,7 +236,8 @@ impl Store {
         let found = recover::recover(&config, parts.segments, &*parts.index, &*parts.mark, &*parts.manifest)?;
         let fresh = found.segments.count() + found.segments.settled_count() == 0;
         let book = Book::open(parts.ledger, found.mark.store, fresh);
-        let age = Age::new(clock, found.last_received);
+        let keeper = Keeper::new(parts.mark, found.mark);
+        let age = age_of(Age::new(clock, found.last_received, found.mark.aged), &keeper);
         let shared = Arc::new(Shared {
             bookkeeping: Bookkeeping::new(book),
             heat: Heat::new(age.now()),
@@ -255,7 +261,7 @@ impl Store {
             limits: RwLock::default(),
             proving: Proving::new(parts.proofs),
             scrubbing: Scrubbing::default(),
-            keeper: Keeper::new(parts.mark, found.mark),
+            keeper,
             free: parts.free,
             counters: Counters::default(),
             failing: Mutex::default(),
@@ -271,7 +277,7 @@ impl Store {
         let threads = vec![
             spawn("store-commit", move || committer.run())?,
             spawn("store-index", move || ingester.run())?,
-            spawn("store-mark", move || keeper.keeper.run())?,
+            spawn("store-mark", move || keeper.keeper.run(&keeper.age))?,
             spawn("store-settle", move || settler.settling.run(&settler))?,
             spawn("store-scrub", move || scrubber.scrubbing.run(&scrubber))?,
             spawn("store-ledger", move || bookkeeper.bookkeeping.run(&bookkeeper))?,
@@ -622,6 +628,13 @@ impl Store {
         self.shared.age.now()
     }
 
+    /// Bytes of the file system that others may take without the journal having to make room for itself; `None` when nobody
+    /// knows.
+    #[must_use]
+    pub fn room_for_others(&self) -> Option<u64> {
+        self.shared.room_for_others()
+    }
+
     /// Numbers as they are now.
     #[must_use]
     pub fn status(&self) -> StoreStatus {
@@ -630,6 +643,7 @@ impl Store {
         let counters = &shared.counters;
         // Before the published state is locked: whoever has the one lock may wait for the other.
         let index_failing = lock(&shared.ingest).failing.clone();
+        let failing = shared.still_failing();
         let segments = tap_block::units::count(shared.segments.count());
         let settled_segments = tap_block::units::count(shared.segments.settled_count());
         let published = read(&shared.published);
@@ -659,7 +673,8 @@ impl Store {
                 .log_room()
                 .map(|n| tap_block::units::count(n) * u64::from(shared.config.segment_len)),
             free_bytes: (shared.free)(),
-            failing: lock(&shared.failing).clone(),
+            uncounted: shared.age.uncounted(),
+            failing: failing.map(|why| why.to_string()),
             index_failing,
             damage: published.damage.clone(),
         }
@@ -695,6 +710,19 @@ fn in_reach(batch: &Batch) -> Result<(), StoreError> {
             Err(StoreError::Invalid(format!("{extent} is more than a record may cover, or too far out")))
         }
         None => Ok(()),
+    }
+}
+
+/// The store's own clock, once its credit for the restart is noted: one that cannot be noted is not given.
+fn age_of(age: Age, keeper: &Keeper) -> Age {
+    match keeper.note_age(&age) {
+        Ok(()) => age,
+        Err(e) => {
+            warn!(
+                "how far the store's own clock is cannot be noted, so the time it was down is not counted: {e}"
+            );
+            age.uncredited()
+        }
     }
 }
 

@@ -10,9 +10,12 @@
 
 mod common;
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
 use common::lab::cut;
 use common::{Disk, append, image, outcome, send, try_image};
-use gateway_store::{Store, StoreError};
+use gateway_store::{Parts, Store, StoreError};
 use proptest::prelude::*;
 use tap_block::{Batch, Lsn, StreamId, VolumeId};
 use tap_disk::{FileNo, SegmentDir};
@@ -197,6 +200,30 @@ fn a_full_disk_refuses_in_order_and_goes_on_when_there_is_room() {
     assert!(store.status().failing.is_none());
     let there = durable(&store, workload.stream());
     assert!(image(&store, workload.volume(), there) == oracle.image_at(workload.volume(), there));
+}
+
+/// Others may take what the journal does not need; and it is not said to fail once there is room, though nothing was sent since.
+#[test]
+fn a_store_that_was_full_goes_on_by_itself_and_says_what_it_needs() {
+    const SEGMENT: u64 = 512 << 10;
+    let (disk, free) = (Disk::small(), Arc::new(AtomicU64::new(0)));
+    let seen = Arc::clone(&free);
+    let parts = Parts {
+        free: Box::new(move || Some(seen.load(Ordering::Relaxed))),
+        ..common::steps::parts(&disk, &Arc::default())
+    };
+    let store = Store::open_on(disk.config.clone(), Arc::clone(&disk.clock), parts).unwrap();
+    let begin = Workload::new(8).begin();
+    assert!(matches!(append(&store, &begin), Err(StoreError::NoSpace(_))));
+    assert!(store.status().failing.is_some());
+    assert_eq!(store.room_for_others(), Some(0));
+    let keep = disk.config.keep_free;
+    free.store(keep + 100 * SEGMENT, Ordering::Relaxed);
+    assert_eq!(store.status().failing, None);
+    assert_eq!(store.room_for_others(), Some(89 * SEGMENT), "a tenth and one to go on with stay");
+    append(&store, &begin).unwrap();
+    free.store(keep + 5 * SEGMENT, Ordering::Relaxed);
+    assert_eq!(store.room_for_others(), Some(0), "four at least, and one");
 }
 
 #[test]

@@ -141,18 +141,20 @@ fn rehearse(seed: u64) -> BTreeMap<String, u64> {
 fn cut_at(name: &str, no: u64, seed: u64) -> Option<(Disk, Told, Play)> {
     let ((disk, clock), steps) = (disk(), Arc::new(Steps::default()));
     let left = Arc::new(Mutex::new(None));
-    let mut play = Play::new(&disk, &clock, &steps, seed);
-    let (told, seen, lost) = (Arc::clone(&play.told), disk.clone(), Arc::clone(&left));
+    let (told, seen, lost) = (Arc::<Mutex<Told>>::default(), disk.clone(), Arc::clone(&left));
+    let at_cut = Arc::clone(&told);
     let mut random = Random::new(seed ^ no);
     steps.cut_before(
         name,
         no,
         Box::new(move || {
             // What is told later than this is not known to be told.
-            let told = told.lock().unwrap().clone();
+            let told = at_cut.lock().unwrap().clone();
             *lost.lock().unwrap() = Some((cut(&seen, &mut random), told));
         }),
     );
+    // Opening it makes something durable already.
+    let mut play = Play { told, ..Play::new(&disk, &clock, &steps, seed) };
     play.play();
     let (left, told) = left.lock().unwrap().take()?;
     Some((left, told, play))

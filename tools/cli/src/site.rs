@@ -18,7 +18,7 @@ use tap_agent::{GroupOf, Limits, Protect, Tap, TapConfig};
 use tap_disk::{DirLock, LockError};
 
 use crate::listen::{Door, DoorPlan, Listen, NbdArgs};
-use crate::output::Failure;
+use crate::output::{self, Failure};
 use crate::verbs::PackAfter;
 
 /// A stop takes less than 20 s in all.
@@ -140,6 +140,7 @@ impl Site {
             let usual = GatewayConfig::new(plan.data.join("gateway"));
             let mut store = usual.store.clone();
             if let Some(bytes) = gateway.journal_limit {
+                check_limit(bytes, store.least_limit())?;
                 store = store.limited(bytes);
             }
             store.scrub_rate = gateway.scrub_rate.or(store.scrub_rate);
@@ -374,6 +375,21 @@ fn cannot_start(what: &str, error: &dyn std::error::Error) -> Failure {
     Failure::new(ExitStatus::Error, format!("{what} does not start")).because(error.to_string())
 }
 
+/// A limit that is too small to be kept to is not taken as a larger one.
+fn check_limit(wanted: u64, least: u64) -> Result<(), Failure> {
+    if wanted >= least {
+        return Ok(());
+    }
+    let what = format!("a journal of {} is too small", output::size(wanted));
+    let why = format!(
+        "the least possible is {}: the log, and what settling old history needs",
+        output::size(least)
+    );
+    Err(Failure::usage(what)
+        .because(why)
+        .fix("give a larger --journal-limit, or none: then it takes what the disk has"))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -386,5 +402,14 @@ mod tests {
         for no in ["0.0.0.0:1", "[::]:1", "example.org:1", "192.168.1.1:1", ":1"] {
             assert!(!is_loopback(no), "{no}");
         }
+    }
+
+    #[test]
+    fn a_journal_limit_that_cannot_be_kept_is_refused() {
+        let least = gateway_server::GatewayConfig::new("/nowhere".into()).store.least_limit();
+        assert_eq!(least, 1 << 30);
+        let failure = check_limit(least - 1, least).unwrap_err();
+        assert!(failure.exit == ExitStatus::Usage && failure.why.contains("1 GiB"), "{failure:?}");
+        assert_eq!(check_limit(least, least), Ok(()));
     }
 }

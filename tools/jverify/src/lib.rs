@@ -10,8 +10,8 @@ mod report;
 mod settled;
 mod walk;
 
-use std::io;
 use std::path::{Path, PathBuf};
+use std::{fs, io};
 
 use thiserror::Error;
 
@@ -31,6 +31,17 @@ pub enum VerifyError {
         /// What the operating system says.
         source: io::Error,
     },
+}
+
+/// The lock that a gateway holds over the store in `dir`, if one does: in its own directory, which is the one above.
+#[must_use]
+pub fn in_use(dir: &Path) -> Option<PathBuf> {
+    let dir = dir.canonicalize().ok()?;
+    let held = |lock: &PathBuf| {
+        let file = fs::File::open(lock);
+        file.is_ok_and(|file| matches!(file.try_lock_shared(), Err(fs::TryLockError::WouldBlock)))
+    };
+    dir.parent().map(|above| above.join("LOCK")).filter(held)
 }
 
 /// Reads and checks the whole store in `dir`.

@@ -29,6 +29,14 @@ enum Output {
 
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
+    if let Some(lock) = jverify::in_use(&arguments.store) {
+        let _ = writeln!(
+            std::io::stderr(),
+            "jverify: warning: a gateway uses the store ({} is locked): what it writes meanwhile may be taken for damage; stop \
+             it first",
+            lock.display()
+        );
+    }
     match verify(&arguments.store) {
         Ok(report) => match print(&report, arguments.output) {
             Ok(()) => ExitCode::from(u8::from(!report.sound)),

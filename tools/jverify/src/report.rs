@@ -140,8 +140,12 @@ impl fmt::Display for Report {
         for VolumeReport { volume, settled_bytes } in &self.volumes {
             writeln!(f, "volume {volume}: {settled_bytes} bytes settled")?;
         }
-        if let Some(ledger) = &self.ledger {
-            writeln!(f, "{ledger}")?;
+        match &self.ledger {
+            Some(ledger) => writeln!(f, "{ledger}")?,
+            None => writeln!(
+                f,
+                "ledger: there is none, so nothing shows whether segments were forged or taken away"
+            )?,
         }
         if self.torn_tail {
             writeln!(f, "the last write was cut off by a crash; nobody was told that it was done")?;

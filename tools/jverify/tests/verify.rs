@@ -50,6 +50,24 @@ fn write_at(path: &Path, at: u64, bytes: &[u8]) {
 }
 
 #[test]
+fn a_store_in_use_or_without_a_ledger_is_told() {
+    let tmp = tempfile::tempdir().unwrap();
+    let dir = tmp.path().join("store");
+    store(&dir, 4);
+    let said = || {
+        let output = Command::new(env!("CARGO_BIN_EXE_jverify")).arg(&dir).output().unwrap();
+        assert_eq!(output.status.code(), Some(0));
+        [output.stdout, output.stderr].map(|bytes| String::from_utf8(bytes).unwrap())
+    };
+    let _ = fs::remove_file(dir.join("LEDGER"));
+    let [report, warning] = said();
+    assert!(report.contains("ledger: there is none") && warning.is_empty(), "{report}{warning}");
+    let _gateway = tap_disk::DirLock::acquire(tmp.path()).unwrap();
+    let [_, warning] = said();
+    assert!(warning.contains("a gateway uses the store"), "{warning}");
+}
+
+#[test]
 fn a_sound_store_is_sound() {
     let tmp = tempfile::tempdir().unwrap();
     store(tmp.path(), 1);

@@ -274,13 +274,10 @@ impl Volume {
         }
     }
 
-    /// A name given twice keeps its first place: points never move.
+    /// A name is given again only when the point that had it is gone: it is the newer one's from here on.
     pub(super) fn bookmark(&mut self, at: Passed, mark: &Bookmark) {
-        Arc::make_mut(&mut self.bookmarks).entry(mark.name.clone()).or_insert_with(|| BookmarkPoint {
-            at,
-            consistency: mark.consistency,
-            note: mark.note.clone(),
-        });
+        let point = BookmarkPoint { at, consistency: mark.consistency, note: mark.note.clone() };
+        Arc::make_mut(&mut self.bookmarks).insert(mark.name.clone(), point);
     }
 
     pub(super) fn barrier(&mut self, at: Passed, received_at: WallTime, mark: &BarrierMark) {

@@ -22,6 +22,7 @@ use tap_disk::{FileDevice, FileOptions, ensure_dir, small_file};
 
 use super::image::{HOLE, Image, unread};
 use super::overlay_log::OverlayLog;
+use super::room::Room;
 use super::workers::Workers;
 
 /// Room in the data file for content that was replaced and waits for the next flush. Half of it used up makes
@@ -41,6 +42,8 @@ pub(crate) struct OverlayDevice {
 }
 
 pub(super) struct Layers {
+    image: u64,
+    room: Arc<Room>,
     below: Arc<Image>,
     /// Readers hold it while they read slots, writers while they write them: nobody reads half a block.
     overlay: RwLock<Overlay>,
@@ -53,16 +56,24 @@ pub(super) struct Layers {
 type Edges = Vec<(BlockNo, Bytes)>;
 
 /// Where overlays are kept.
-#[derive(Debug, Clone)]
-pub(crate) struct OverlayDir(PathBuf);
+#[derive(Clone)]
+pub(crate) struct OverlayDir {
+    path: PathBuf,
+    room: Arc<Room>,
+}
 
 impl OverlayDir {
-    pub(crate) const fn new(path: PathBuf) -> Self {
-        Self(path)
+    pub(crate) const fn new(path: PathBuf, room: Arc<Room>) -> Self {
+        Self { path, room }
+    }
+
+    /// What all of them share.
+    pub(crate) fn room(&self) -> &Room {
+        &self.room
     }
 
     fn of(&self, image: u64) -> PathBuf {
-        self.0.join(image.to_string())
+        self.path.join(image.to_string())
     }
 
     /// Makes an empty overlay, durably.
@@ -86,7 +97,7 @@ impl OverlayDir {
     /// Makes an overlay that holds what `from` holds now, durably.
     ///
     /// # Errors
-    /// When it does not fit into `quota`, or something of it has rotted.
+    /// When it does not fit into `quota` or on the disk, or something of it has rotted.
     pub(crate) fn fork(&self, from: &OverlayDevice, image: u64, quota: u64) -> io::Result<()> {
         let used = from.used();
         if used > quota {
@@ -95,12 +106,14 @@ impl OverlayDir {
             );
             return Err(io::Error::new(io::ErrorKind::QuotaExceeded, text));
         }
+        self.room.take(image, used)?;
         self.create(image, quota)?;
         from.layers.copy_into(&self.of(image), image)
     }
 
     /// Throws an overlay away.
     pub(crate) fn remove(&self, image: u64) -> io::Result<()> {
+        self.room.forget(image);
         match fs::remove_dir_all(self.of(image)) {
             Err(e) if e.kind() != io::ErrorKind::NotFound => Err(e),
             _ => Ok(()),
@@ -109,9 +122,9 @@ impl OverlayDir {
 
     /// The overlays there are.
     pub(crate) fn list(&self) -> io::Result<Vec<u64>> {
-        ensure_dir(&self.0)?;
+        ensure_dir(&self.path)?;
         let mut found = Vec::new();
-        for entry in fs::read_dir(&self.0)? {
+        for entry in fs::read_dir(&self.path)? {
             found.extend(entry?.file_name().to_str().and_then(|n| n.parse::<u64>().ok()));
         }
         Ok(found)
@@ -129,7 +142,8 @@ impl OverlayDir {
         let (log, changes) = OverlayLog::open(&dir, image)?;
         let data = FileDevice::open(&dir.join(DATA), FileOptions::default()).map_err(io::Error::other)?;
         let overlay = RwLock::new(Overlay::restore(quota, changes));
-        let layers = Layers { below, overlay, data, log: Mutex::new(log) };
+        let (room, log) = (Arc::clone(&self.room), Mutex::new(log));
+        let layers = Layers { image, room, below, overlay, data, log };
         Ok(OverlayDevice { layers: Arc::new(layers), workers: workers.into(), read_only })
     }
 }
@@ -334,6 +348,8 @@ impl Layers {
         let Some(edges) = self.edges(extent, mode)? else { return Ok(false) };
         let mut overlay = self.write_lock();
         overlay.admit(extent).map_err(|e| DeviceError::NoSpace(e.to_string()))?;
+        let room = self.room.take(self.image, overlay.growth(extent));
+        room.map_err(|e| DeviceError::NoSpace(e.to_string()))?;
         for piece in extent.split_at_multiples(BLOCK_SIZE) {
             let from = index(piece.offset() - offset);
             let part = data.get(from..from + index(piece.length())).unwrap_or_default();

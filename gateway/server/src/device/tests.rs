@@ -1,18 +1,22 @@
 //! Images against the oracle, and overlays against a plain model, over a real store and real files.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use bytes::Bytes;
 use gateway_store::{Store, StoreConfig};
 use tap_block::device::run;
 use tap_block::units::index;
-use tap_block::{BLOCK_SIZE, BlockDevice, DeviceError, Extent, Lsn, Op, VolumeId};
+use tap_block::{
+    BLOCK_SIZE, BlockDevice, Clock, DeviceError, Extent, Lsn, Monotonic, Op, VolumeId, WallTime,
+};
 use tap_disk::{Pool, RealClock};
 use tempfile::TempDir;
 use testbed_model::{Oracle, Random, Workload};
 
 use super::flat::{FlatDir, FlatRead, FlatSlot};
 use super::overlay::OverlayDir;
+use super::room::Room;
 use super::{Image, ImageDevice, OverlayDevice};
 
 mod maps;
@@ -57,7 +61,11 @@ impl Rig {
     }
 
     fn overlays(&self) -> OverlayDir {
-        OverlayDir::new(self.tmp.path().join("overlays"))
+        self.overlays_with(Room::new(Box::new(|| None), Arc::new(RealClock)))
+    }
+
+    fn overlays_with(&self, room: Room) -> OverlayDir {
+        OverlayDir::new(self.tmp.path().join("overlays"), Arc::new(room))
     }
 
     fn overlay(&self, point: Lsn) -> OverlayDevice {
@@ -387,4 +395,47 @@ fn what_stands_where_the_image_is_zero_is_cleared() {
     assert!(content[..data.len()] == data);
     assert!(content[data.len()..index(15 * BLOCK_SIZE)].iter().all(|b| *b == 0));
     assert!(content[index(15 * BLOCK_SIZE)..].iter().all(|b| *b == 0xee), "it was not asked for");
+}
+
+#[test]
+fn a_write_that_needs_room_the_journal_needs_is_refused_and_others_go_on() {
+    let (rig, mut random) = (Rig::new(21), Random::new(21));
+    let head = rig.oracle.last_lsn();
+    let (left, clock) = (Arc::new(AtomicU64::new(BLOCK_SIZE * 2)), Arc::new(Ticking::default()));
+    let seen = Arc::clone(&left);
+    let room = Room::new(Box::new(move || Some(seen.load(Ordering::Relaxed))), clock.clone());
+    let overlays = rig.overlays_with(room);
+    overlays.create(7, QUOTA).unwrap();
+    let image = overlays.open(7, Some(QUOTA), rig.image(head), Arc::clone(&rig.pool)).unwrap();
+    let mut write = |blocks: u64| {
+        let mut data = vec![0; index(blocks * BLOCK_SIZE)];
+        random.fill(&mut data);
+        run(&image, Op::Write { offset: 0, data: data.into(), fua: false })
+    };
+    assert!(matches!(write(3), Err(DeviceError::NoSpace(_))), "three blocks, and room for two");
+    assert!(write(2).is_ok() && write(2).is_ok(), "what has its room is written again");
+    assert_eq!(overlays.room().short(), [7]);
+    assert!(write(3).is_err());
+    let reads = run(&image, Op::Read { extent: Extent::between(0, BLOCK_SIZE) });
+    assert!(reads.is_ok() && image.flush().is_ok());
+    let too_much = overlays.fork(&image, 8, QUOTA).unwrap_err();
+    assert_eq!(too_much.kind(), std::io::ErrorKind::StorageFull);
+    left.store(2 << 20, Ordering::Relaxed);
+    clock.0.fetch_add(1_000_000_000, Ordering::Relaxed);
+    assert!(write(3).is_ok(), "there is room again");
+    assert!(overlays.room().short().is_empty());
+}
+
+/// Monotonic nanoseconds that move by hand.
+#[derive(Default)]
+struct Ticking(AtomicU64);
+
+impl Clock for Ticking {
+    fn wall(&self) -> WallTime {
+        WallTime::EPOCH
+    }
+
+    fn monotonic(&self) -> Monotonic {
+        Monotonic::from_nanos(self.0.load(Ordering::Relaxed))
+    }
 }

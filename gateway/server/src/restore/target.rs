@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use cx_api::{Code, Problem};
 use tap_block::stored::is_zero;
-use tap_disk::{FileDevice, FileOptions, ensure_dir};
+use tap_disk::{FileDevice, FileOptions};
 
 use super::note::Note;
 
@@ -164,8 +164,9 @@ fn begins_with_zeroes(path: &Path) -> io::Result<bool> {
 /// Opens and locks it, making it if need be.
 fn take(path: &Path, kind: &Kind) -> Result<File, Problem> {
     let failed = |e: io::Error| io_problem(path, &e);
-    if let Some(dir) = path.parent().filter(|d| !d.as_os_str().is_empty()) {
-        ensure_dir(dir).map_err(failed)?;
+    if let Some(dir) = path.parent().filter(|d| !d.as_os_str().is_empty() && !d.exists()) {
+        let what = format!("cannot restore to {}: there is no directory {}", path.display(), dir.display());
+        return Err(Problem::new(Code::Invalid, what).fix("make it first, or choose another path"));
     }
     let mut options = OpenOptions::new();
     options.read(true).write(true);

@@ -53,7 +53,7 @@ fn retention(hook: &str, deadline: Duration) -> Retention {
 }
 
 async fn policy(site: &Site, deadline: Duration) {
-    let wanted = PolicySet { volume: None, retention: Some(retention("hook.sh", deadline)) };
+    let wanted = PolicySet { volume: None, retention: Some(retention("hook.sh", deadline)), check: false };
     site.gateway().policy_set(wanted).await.unwrap();
 }
 
@@ -169,7 +169,7 @@ async fn a_hook_whose_gate_is_taken_away_is_ended() {
     let child = file(&site, "child").await;
     let mut open = retention("hook.sh", LONG);
     open.tiers[0].before_drop = None;
-    site.gateway().policy_set(PolicySet { volume: None, retention: Some(open) }).await.unwrap();
+    site.gateway().policy_set(PolicySet { volume: None, retention: Some(open), check: false }).await.unwrap();
     let start = Instant::now();
     while is_alive(child.trim()) {
         assert!(start.elapsed() < LIMIT, "{child} lives");
@@ -185,7 +185,11 @@ async fn another_hook_ends_the_one_before_and_is_run_itself() {
     hook(site.tmp.path(), "other.sh", "cat > /dev/null; echo $2 $3 >> other");
     let _tap = running(&site).await;
     let pid = file(&site, "pid").await;
-    let wanted = PolicySet { volume: None, retention: Some(retention("other.sh", Duration::from_secs(4))) };
+    let wanted = PolicySet {
+        volume: None,
+        retention: Some(retention("other.sh", Duration::from_secs(4))),
+        check: false,
+    };
     site.gateway().policy_set(wanted).await.unwrap();
     let start = Instant::now();
     while is_alive(pid.trim()) {
@@ -234,7 +238,10 @@ async fn named(site: &Site, seed: u64, called: &str) -> Arc<Tap> {
 
 async fn own(site: &Site, volume: &str, deadline: Duration) {
     let retention = Some(retention("hook.sh", deadline));
-    site.gateway().policy_set(PolicySet { volume: Some(name(volume)), retention }).await.unwrap();
+    site.gateway()
+        .policy_set(PolicySet { volume: Some(name(volume)), retention, check: false })
+        .await
+        .unwrap();
 }
 
 /// How many of the four that hang run.
@@ -283,7 +290,7 @@ async fn only_programs_in_the_directory_of_hooks_are_hooks() {
     std::os::unix::fs::symlink("/bin/sh", site.path("data/hooks/link")).unwrap();
     std::fs::write(site.path("data/hooks/notes.txt"), "no program").unwrap();
     for hook in ["/bin/sh", "../../bin/sh", "missing.sh", "link", "notes.txt", ".", ""] {
-        let wanted = PolicySet { volume: None, retention: Some(retention(hook, LONG)) };
+        let wanted = PolicySet { volume: None, retention: Some(retention(hook, LONG)), check: false };
         let refused = site.gateway().policy_set(wanted).await.unwrap_err();
         assert_eq!(refused.code, Code::Invalid, "{hook:?}: {refused:?}");
     }

@@ -13,7 +13,7 @@ fn policy(limit: u64) -> PolicySet {
         when_full: WhenFull::Stop,
         limit: Some(Size(limit)),
     };
-    PolicySet { volume: Some(name("web01")), retention: Some(retention) }
+    PolicySet { volume: Some(name("web01")), retention: Some(retention), check: false }
 }
 
 fn state(view: &VolumeView) -> Option<LimitState> {

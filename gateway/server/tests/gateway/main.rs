@@ -580,6 +580,13 @@ async fn a_restore_is_the_moment_byte_for_byte() {
     let (tap, _link) = connected(&site, 10).await;
     site.settled("web01").await;
     let (gateway, path) = (site.gateway(), site.path("out/restored.img"));
+    let nowhere = gateway.restore(name("web01"), Point::Now, path.clone()).await.unwrap_err();
+    assert!(
+        nowhere.code == Code::Invalid && nowhere.to_string().contains("there is no directory"),
+        "{nowhere}"
+    );
+    assert!(!site.path("out").exists());
+    std::fs::create_dir(site.path("out")).unwrap();
     let job = gateway.restore(name("web01"), Point::Now, path.clone()).await.unwrap();
     let done = site.job_done(job).await;
     assert_eq!((done.state, done.error), (JobState::Done, None));

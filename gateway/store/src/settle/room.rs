@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use tap_block::units::count;
 
+use crate::error::StoreError;
 use crate::store::Shared;
 use crate::sync::{lock, read, wait_for, write};
 use crate::tail::Published;
@@ -98,6 +99,13 @@ impl Shared {
         Some(free.saturating_sub(self.reserve(free)))
     }
 
+    /// Why appends fail, unless they failed for want of room and there is room again: whoever was refused comes back by and by.
+    pub(crate) fn still_failing(&self) -> Option<StoreError> {
+        let failing = lock(&self.failing).clone();
+        let has_room = || self.log_room().is_some_and(|room| room > 0);
+        failing.filter(|why| !matches!(why, StoreError::NoSpace(_)) || !has_room())
+    }
+
     /// May the gateway's own records begin a segment though history may not? They are few and small: one of what is left to
     /// settling is enough for them, which keeps most of it.
     pub(crate) fn may_lend(&self) -> bool {
@@ -117,6 +125,22 @@ impl Shared {
         let Some(free) = self.free_segments() else { return u64::MAX };
         let segments = count(free.saturating_sub(kept).saturating_sub(1));
         (segments * u64::from(self.config.segment_len) / 8).saturating_mul(7)
+    }
+
+    /// Bytes of the file system that others may take: with less left, history would be thinned to make room, or not be taken any
+    /// more. `None` when nobody knows.
+    pub(crate) fn room_for_others(&self) -> Option<u64> {
+        let free = (self.free)()?;
+        let (len, spare) = (u64::from(self.config.segment_len), self.segments.pool().spare());
+        let used = self.segments.count() + self.segments.settled_count();
+        let left = free.saturating_sub(self.config.keep_free) / len;
+        let left = usize::try_from(left).unwrap_or(usize::MAX).saturating_add(spare);
+        // As `pressure` has it, and a segment to go on with. More than its limit the journal never takes.
+        let calm = (used.saturating_add(left) / 10).max(4) + 1;
+        let needed = (self.reserve(left) + calm).min(self.config.max_segments.saturating_sub(used));
+        let kept =
+            count(needed.saturating_sub(spare)).saturating_mul(len).saturating_add(self.config.keep_free);
+        Some(free.saturating_sub(kept))
     }
 
     /// How hard room is needed.

@@ -2,18 +2,19 @@
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use clap::{Args, Subcommand};
 use cx_api::json::Text as _;
 use cx_api::{
-    GateView, GroupView, HoldCreate, HoldView, PolicySet, PolicySource, PolicyView, Retention, TierView,
-    WhenFull, paths,
+    GateView, GroupView, HoldCreate, HoldView, PolicySet, PolicySource, PolicyView, Retention, Span,
+    TierView, WhenFull, paths,
 };
 use serde::Deserialize;
 use tap_block::{Name, WallTime};
 
 use super::{Context, Globals, Result};
-use crate::output::{self, Failure, print, print_json};
+use crate::output::{self, Failure, print, print_json, say};
 
 /// Of `policy`.
 #[derive(Debug, Args)]
@@ -36,8 +37,8 @@ enum PolicyCommand {
     },
     /// Takes a volume's own policy back: the general one counts again
     Reset {
-        /// The volume
-        volume: Name,
+        /// The volume; without one the general policy becomes the built-in one again
+        volume: Option<Name>,
     },
 }
 
@@ -67,7 +68,7 @@ pub(super) async fn run(args: PolicyArgs) -> Result<()> {
         PolicyCommand::Ls => context.all(paths::POLICIES).await?,
         PolicyCommand::Apply { file } => apply(&context, &read(&file)?).await?,
         PolicyCommand::Reset { volume } => {
-            let wanted = PolicySet { volume: Some(volume), retention: None };
+            let wanted = PolicySet { volume, retention: None, check: false };
             vec![context.client.post(paths::POLICIES, &wanted).await?]
         }
     };
@@ -87,7 +88,7 @@ fn read(file: &std::path::Path) -> Result<String> {
 fn parse(text: &str) -> Result<Parsed> {
     let wrong = |why: String| Failure::usage("the policy file is not one").because(why).fix(EXAMPLE);
     let file: PolicyFile = toml::from_str(text).map_err(|e| {
-        let failure = wrong(e.to_string());
+        let failure = wrong(placed(text, &e));
         if e.message().contains("unknown field `before_drop`") { failure.fix(NO_GATE) } else { failure }
     })?;
     let named = |table: &str, all: BTreeMap<String, Retention>| -> Result<Vec<(Name, Retention)>> {
@@ -104,14 +105,18 @@ fn parse(text: &str) -> Result<Parsed> {
     Ok(Parsed { general: file.general, groups, volumes })
 }
 
+/// The error on one line, with the line of the file that it is about.
+fn placed(text: &str, error: &toml::de::Error) -> String {
+    let why = error.message().trim_end().replace('\n', ", ");
+    let before = error.span().and_then(|span| text.get(..span.start));
+    before.map_or(why.clone(), |before| format!("line {}: {why}", before.matches('\n').count() + 1))
+}
+
 /// What is to be set, in this order: a volume's own policy wins over its group's.
 async fn sets(context: &Context, parsed: Parsed) -> Result<Vec<PolicySet>> {
-    let of = |(volume, retention)| PolicySet { volume: Some(volume), retention: Some(retention) };
-    let mut all: Vec<PolicySet> = parsed
-        .general
-        .map(|general| PolicySet { volume: None, retention: Some(general) })
-        .into_iter()
-        .collect();
+    let set = |volume, retention| PolicySet { volume, retention: Some(retention), check: false };
+    let of = |(volume, retention)| set(Some(volume), retention);
+    let mut all: Vec<PolicySet> = parsed.general.map(|general| set(None, general)).into_iter().collect();
     for (group, retention) in parsed.groups {
         for volume in members(context, &group).await? {
             let own = parsed.volumes.iter().any(|(named, _)| *named == volume);
@@ -136,11 +141,72 @@ const EXAMPLE: &str = r#"write it as: [general] every_write = "48h", tiers = [{ 
 const NO_GATE: &str = r#"only a tier has `before_drop`: write it into one of `tiers`; to hand on all that `every_write` lets go, make the first tier as fine as you need, such as { each = "1s", keep = "49h", before_drop = { hook = "archive.sh", deadline = "6h" } }"#;
 
 async fn apply(context: &Context, text: &str) -> Result<Vec<PolicyView>> {
-    let mut views = Vec::new();
-    for wanted in sets(context, parse(text)?).await? {
-        views.push(context.client.post(paths::POLICIES, &wanted).await?);
+    let wanted = sets(context, parse(text)?).await?;
+    // Nothing is set before the gateway has said of each that it can be.
+    let mut now: Vec<PolicyView> = Vec::new();
+    for set in &wanted {
+        now.push(context.client.post(paths::POLICIES, &PolicySet { check: true, ..set.clone() }).await?);
+    }
+    for (set, now) in wanted.iter().zip(&now) {
+        say(&comes_to(set, &now.retention));
+    }
+    let mut views: Vec<PolicyView> = Vec::new();
+    for set in &wanted {
+        let done = || -> String {
+            views.iter().map(|v| format!("{} is set\n", of_whom(v.volume.as_ref()))).collect()
+        };
+        let view = context.client.post(paths::POLICIES, set).await.map_err(|e: Failure| e.after(&done()))?;
+        views.push(view);
     }
     Ok(views)
+}
+
+fn of_whom(volume: Option<&Name>) -> String {
+    volume.map_or_else(|| "the general policy".to_owned(), |name| format!("the policy of {name}"))
+}
+
+/// What a policy comes to with all that it does not say, and what goes sooner than `now`.
+fn comes_to(set: &PolicySet, now: &Retention) -> String {
+    let Some(wanted) = &set.retention else { return String::new() };
+    let then = tiers(wanted);
+    let then = if then == "-" { "then nothing".to_owned() } else { format!("then {then}") };
+    let whom = of_whom(set.volume.as_ref());
+    let (every, bookmarks) = (wanted.every_write.to_text(), wanted.bookmarks.to_text());
+    let mut text = format!("{whom}: every write {every}, {then}; bookmarks {bookmarks}\n");
+    let sooner = sooner(wanted, now);
+    if !sooner.is_empty() {
+        text += &format!("  sooner than now: {}\n", sooner.join(", "));
+    }
+    text
+}
+
+/// What `wanted` lets go sooner than `now` does.
+fn sooner(wanted: &Retention, now: &Retention) -> Vec<String> {
+    // As long as there is a point each so often.
+    let kept = |each: Duration| {
+        let fine = wanted.tiers.iter().filter(|tier| tier.each.0 <= each).map(|tier| tier.keep.0);
+        fine.chain([wanted.every_write.0]).max().unwrap_or_default()
+    };
+    let mut all = Vec::new();
+    if wanted.every_write < now.every_write {
+        let (to, from) = (wanted.every_write.to_text(), now.every_write.to_text());
+        all.push(format!("single writes after {to} instead of {from}"));
+    }
+    for tier in &now.tiers {
+        let left = kept(tier.each.0);
+        if left < tier.keep.0 {
+            let (each, to, from) = (tier.each.to_text(), Span(left).to_text(), tier.keep.to_text());
+            all.push(format!("a point each {each} after {to} instead of {from}"));
+        }
+    }
+    if wanted.bookmarks < now.bookmarks {
+        let (to, from) = (wanted.bookmarks.to_text(), now.bookmarks.to_text());
+        all.push(format!("bookmarks after {to} instead of {from}"));
+    }
+    if let Some(limit) = wanted.limit.filter(|limit| now.limit.is_none_or(|before| limit.0 < before.0)) {
+        all.push(format!("whatever does not fit into {}", limit.to_text()));
+    }
+    all
 }
 
 fn list(policies: &[PolicyView]) -> String {
@@ -300,5 +366,29 @@ mod tests {
             "[general]\nevery_write = \"48h\"\ntiers = [{{ each = \"1s\", keep = \"49h\", {gate} }}]"
         );
         assert!(parse(&told).is_ok(), "what is told is a policy");
+    }
+
+    #[test]
+    fn errors_of_a_file_stand_on_one_line() {
+        let failure = parse("[general]\nevery_write = \"1h\"\nbookmark = \"1y\"\n").unwrap_err();
+        assert!(failure.why.starts_with("line 3: ") && !failure.why.contains('\n'), "{}", failure.why);
+    }
+
+    #[test]
+    fn what_a_policy_comes_to_and_lets_go_sooner_is_said() {
+        let of = |text: &str| parse(&format!("[general]\n{text}")).unwrap().general.unwrap();
+        let now = of(
+            "every_write = \"48h\"\ntiers = [{ each = \"1m\", keep = \"7d\" }, { each = \"1h\", keep = \"30d\" }]",
+        );
+        let set = |text: &str| PolicySet { volume: None, retention: Some(of(text)), check: false };
+        let said = comes_to(&set("every_write = \"72h\""), &now);
+        assert_eq!(
+            said,
+            "the general policy: every write 3d, then nothing; bookmarks 1y\n  sooner than now: a point each 1m after 3d \
+             instead of 7d, a point each 1h after 3d instead of 30d\n"
+        );
+        let more = comes_to(&set("every_write = \"60d\"\nlimit = \"1GiB\""), &now);
+        assert!(more.ends_with("sooner than now: whatever does not fit into 1GiB\n"), "{more}");
+        assert!(!comes_to(&set("every_write = \"60d\""), &now).contains("sooner"));
     }
 }

@@ -42,6 +42,7 @@ pub(super) async fn run(args: VerifyArgs) -> Result<()> {
     let volume = &args.volume;
     let range =
         Range { from: at(&context, volume, args.from).await?, to: at(&context, volume, args.to).await? };
+    range.check()?;
     let body = VerificationCreate { volume: volume.clone(), to: range.to.map(point) };
     let mut interrupts = interrupts()?;
     let job: JobView = context.client.post(paths::VERIFICATIONS, &body).await.map_err(could_not)?;
@@ -77,6 +78,20 @@ pub(super) async fn run(args: VerifyArgs) -> Result<()> {
 struct Range {
     from: Option<Lsn>,
     to: Option<Lsn>,
+}
+
+impl Range {
+    fn check(self) -> Result<()> {
+        match (self.from, self.to) {
+            (Some(from), Some(to)) if from > to => {
+                let what = format!("--from {} is later than --to {}", point(from), point(to));
+                Err(Failure::usage(what)
+                    .because("no point lies between them")
+                    .fix("give them the other way round"))
+            }
+            _ => Ok(()),
+        }
+    }
 }
 
 async fn at(context: &Context, volume: &Name, point: Option<String>) -> Result<Option<Lsn>> {
@@ -262,5 +277,18 @@ mod tests {
         forged.findings[0].kind = FindingKind::Altered;
         assert!(damaged(&forged).lines().contains("may not be what was written"));
         assert!(damaged(&golden()).lines().contains("is damaged"));
+    }
+
+    #[test]
+    fn a_range_the_wrong_way_round_is_no_question() {
+        let lsn = |n| Some(Lsn::new(n).unwrap());
+        let failure = Range { from: lsn(5), to: lsn(4) }.check().unwrap_err();
+        assert!(
+            failure.exit == ExitStatus::Usage && failure.what.contains("lsn:5 is later than"),
+            "{failure:?}"
+        );
+        for (from, to) in [(lsn(4), lsn(4)), (None, lsn(1)), (lsn(1), None)] {
+            assert_eq!(Range { from, to }.check(), Ok(()));
+        }
     }
 }

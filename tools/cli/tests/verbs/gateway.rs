@@ -306,6 +306,12 @@ impl Control for Gateway {
     }
 
     async fn policy_set(&self, wanted: PolicySet) -> Answer<PolicyView> {
+        if let Some(volume) = &wanted.volume {
+            self.known(volume)?;
+        }
+        if wanted.check {
+            return Ok(PolicyView { volume: wanted.volume, ..policy() });
+        }
         self.ask(format!("policy {:?} {:?}", wanted.volume, wanted.retention));
         let retention = wanted.retention.unwrap_or_else(|| policy().retention);
         Ok(PolicyView { volume: wanted.volume, retention, ..policy() })

@@ -264,6 +264,15 @@ async fn a_group_is_listed_shown_searched_bookmarked_and_kept_alike() {
     let set = json(&server, &["policy", "apply", "-f", file.path().to_str().unwrap()]);
     let every: Vec<_> = (0..2).map(|n| (&set[n]["volume"], &set[n]["retention"]["every_write"])).collect();
     assert_eq!(every, [(&"data01".into(), &"1h".into()), (&"log01".into(), &"2h".into())]);
+    let policies = "[general]\nevery_write = \"1h\"\n[volume.log01]\nevery_write = \"2h\"\n[volume.zzz]\nevery_write = \"2h\"\n";
+    std::fs::write(file.path(), policies).unwrap();
+    let before = server.gateway.asked.lock().unwrap().len();
+    let apply = ["policy", "apply", "-f", file.path().to_str().unwrap()];
+    let (exit, said) = failure(&server.url(), &apply);
+    assert!(exit == Some(3) && said.contains("there is no volume zzz"), "{said}");
+    assert_eq!(server.gateway.asked.lock().unwrap().len(), before, "nothing is set");
+    let general = run(&server.url(), &["policy", "reset"]);
+    assert!(general.status.success() && stdout(&general).contains("(general)"), "{}", stderr(&general));
     let pinned = text(&server, &["point", "pin", "--group", "db", "--at", "-1h", "--note", "why"]);
     assert!(pinned.starts_with("pinned in every member: db@mark:1795341600250000000 "), "{pinned}");
     for at in ["before-upgrade", "mark:1795341600250000000"] {

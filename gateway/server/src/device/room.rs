@@ -1,0 +1,147 @@
+//! What test images may take of the file system: not what the journal needs to go on and to settle.
+//!
+//! How much is free is asked a few times a second at most, however many writes there are; between two looks every write takes
+//! off what was seen. An image that finds none is named until there is room again.
+
+use std::collections::BTreeSet;
+use std::io;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use tap_block::{Clock, Monotonic};
+
+/// How long a look holds.
+const LOOK_EACH: Duration = Duration::from_millis(100);
+/// With so much left nobody is short of room any more.
+const ENOUGH: u64 = 1 << 20;
+
+/// Asks how many bytes images may still take; `None` when nobody knows.
+pub(crate) type RoomLeft = Box<dyn Fn() -> Option<u64> + Send + Sync>;
+
+/// The room that all overlays share.
+pub(crate) struct Room {
+    left: RoomLeft,
+    clock: Arc<dyn Clock>,
+    state: Mutex<State>,
+}
+
+#[derive(Default)]
+struct State {
+    looked: Option<Monotonic>,
+    /// As of the last look, less what was taken since.
+    left: u64,
+    /// Images that found none.
+    short: BTreeSet<u64>,
+}
+
+impl Room {
+    pub(crate) fn new(left: RoomLeft, clock: Arc<dyn Clock>) -> Self {
+        Self { left, clock, state: Mutex::default() }
+    }
+
+    /// Takes `bytes` for an image.
+    ///
+    /// # Errors
+    /// [`io::ErrorKind::StorageFull`]: the image is named from now on.
+    pub(crate) fn take(&self, image: u64, bytes: u64) -> io::Result<()> {
+        if bytes == 0 {
+            return Ok(());
+        }
+        let mut state = self.look();
+        if let Some(left) = state.left.checked_sub(bytes) {
+            state.left = left;
+            return Ok(());
+        }
+        let left = state.left;
+        if state.short.insert(image) {
+            tracing::warn!(
+                image,
+                left,
+                "a test image finds no room: what is left of the disk is the journal's"
+            );
+        }
+        let text = format!(
+            "{bytes} bytes more are needed, {left} are left beyond what the journal needs of the disk to go on: remove images, \
+             or make room on the disk"
+        );
+        Err(io::Error::new(io::ErrorKind::StorageFull, text))
+    }
+
+    /// Images that found no room, as long as there is none.
+    pub(crate) fn short(&self) -> Vec<u64> {
+        self.look().short.iter().copied().collect()
+    }
+
+    /// The image is gone.
+    pub(crate) fn forget(&self, image: u64) {
+        self.lock().short.remove(&image);
+    }
+
+    /// The state, with a look that is not too old.
+    fn look(&self) -> MutexGuard<'_, State> {
+        let now = self.clock.monotonic();
+        let mut state = self.lock();
+        if state.looked.is_none_or(|at| now.since(at) >= LOOK_EACH) {
+            state.left = (self.left)().unwrap_or(u64::MAX);
+            state.looked = Some(now);
+            if state.left >= ENOUGH && !state.short.is_empty() {
+                tracing::info!("test images find room again");
+                state.short.clear();
+            }
+        }
+        state
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicU64, Ordering};
+
+    use tap_block::WallTime;
+
+    use super::*;
+
+    #[derive(Default)]
+    struct Hand(AtomicU64);
+
+    impl Clock for Hand {
+        fn wall(&self) -> WallTime {
+            WallTime::EPOCH
+        }
+
+        fn monotonic(&self) -> Monotonic {
+            Monotonic::from_nanos(self.0.load(Ordering::Relaxed) * 1_000_000)
+        }
+    }
+
+    #[test]
+    fn looks_are_few_and_what_was_taken_since_counts() {
+        let (hand, free, looks) =
+            (Arc::new(Hand::default()), Arc::new(AtomicU64::new(10 << 20)), Arc::default());
+        let (seen, counted): (_, Arc<AtomicU64>) = (Arc::clone(&free), Arc::clone(&looks));
+        let left: RoomLeft = Box::new(move || {
+            counted.fetch_add(1, Ordering::Relaxed);
+            Some(seen.load(Ordering::Relaxed))
+        });
+        let room = Room::new(left, hand.clone());
+        for _ in 0..10 {
+            room.take(7, 1 << 20).unwrap();
+        }
+        assert_eq!(room.take(7, 4096).unwrap_err().kind(), io::ErrorKind::StorageFull);
+        room.take(8, 0).unwrap();
+        assert_eq!((room.short(), looks.load(Ordering::Relaxed)), (vec![7], 1), "one look");
+        free.store(4096, Ordering::Relaxed);
+        hand.0.store(100, Ordering::Relaxed);
+        assert!(room.take(9, 8192).is_err());
+        assert_eq!(room.short(), [7, 9]);
+        room.forget(9);
+        free.store(ENOUGH, Ordering::Relaxed);
+        assert_eq!(room.short(), [7], "not looked at again yet");
+        hand.0.store(200, Ordering::Relaxed);
+        assert!(room.short().is_empty() && room.take(7, 4096).is_ok(), "there is room again");
+    }
+}

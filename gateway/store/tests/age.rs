@@ -1,0 +1,120 @@
+//! Retention and holds run on time that went by: a clock that jumps ages nothing, however often the store is opened.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    clippy::cast_possible_truncation,
+    reason = "tests"
+)]
+
+mod common;
+
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use common::lab::{Lab, cut, policy};
+use gateway_journal::{Hold, MetaRecord};
+use gateway_store::StoreError;
+use tap_block::{Clock, Lsn, Monotonic, WallTime};
+use testbed_model::Random;
+
+const DAY: Duration = Duration::from_secs(24 * 3600);
+const YEAR: Duration = Duration::from_secs(365 * 24 * 3600);
+
+/// A wall clock that can be set, and a monotonic one that cannot.
+struct Hands(Mutex<(WallTime, u64)>);
+
+impl Hands {
+    fn set(&self, ahead: Duration) {
+        let mut hands = self.0.lock().unwrap();
+        hands.0 = hands.0.plus(ahead);
+    }
+
+    fn run(&self, time: Duration) {
+        self.set(time);
+        self.0.lock().unwrap().1 += u64::try_from(time.as_nanos()).unwrap();
+    }
+}
+
+impl Clock for Hands {
+    fn wall(&self) -> WallTime {
+        self.0.lock().unwrap().0
+    }
+
+    fn monotonic(&self) -> Monotonic {
+        Monotonic::from_nanos(self.0.lock().unwrap().1)
+    }
+}
+
+/// A store with a history of an hour, of which all but the newest 100 s may go once a hold of eight days is over; and a point
+/// that the hold alone keeps.
+fn held() -> (Lab, Arc<Hands>, Lsn) {
+    let mut lab = Lab::new(5, policy(100, &[], 0));
+    let clock = Arc::new(Hands(Mutex::new((lab.clock.wall(), 0))));
+    lab.store = None;
+    lab.disk.clock = Arc::clone(&clock) as _;
+    lab.open();
+    let from = lab.store().age();
+    for batch in lab.workload.history(60) {
+        lab.append(&batch);
+        clock.run(Duration::from_secs(60));
+    }
+    let (volume, to) = (lab.volume(), lab.store().age());
+    let hold = Hold { volume, from, to, until: to.plus(DAY * 8), note: String::new() };
+    lab.rule(MetaRecord::Held(hold));
+    let point = lab.oracle.lsns()[20];
+    (lab, clock, point)
+}
+
+fn settle(lab: &mut Lab, clock: &Hands) {
+    clock.run(Duration::from_secs(200));
+    let batch = lab.workload.batch(1);
+    lab.append(&batch);
+    clock.run(Duration::from_secs(200));
+    lab.wait_for_index();
+    lab.settle();
+}
+
+#[test]
+fn no_number_of_restarts_with_a_clock_ahead_ends_a_hold() {
+    let (mut lab, clock, point) = held();
+    let began = lab.store().age();
+    let mut random = Random::new(9);
+    for n in 0..12 {
+        lab.store = None;
+        clock.set(YEAR);
+        if n % 3 == 2 {
+            // A crash on the way: what was noted of the credit outlives it.
+            lab.open();
+            lab.disk = cut(&lab.disk, &mut random);
+        }
+        lab.open();
+        assert!(lab.store().age().since(began) <= DAY * 7, "restart {n}");
+        // What is written carries the store's time: the next start goes on from there.
+        let batch = lab.workload.batch(2);
+        lab.append(&batch);
+    }
+    assert!(lab.store().status().uncounted.unwrap().uncounted > YEAR * 11);
+    settle(&mut lab, &clock);
+    lab.store().check_kept(lab.volume(), point).unwrap();
+    // Time goes by: the hold ends.
+    clock.run(DAY * 2);
+    settle(&mut lab, &clock);
+    assert!(matches!(lab.store().check_kept(lab.volume(), point), Err(StoreError::Thinned { .. })));
+}
+
+#[test]
+fn an_outage_of_three_days_counts_and_an_idle_run_needs_no_credit() {
+    let (mut lab, clock, _) = held();
+    let began = lab.store().age();
+    lab.store = None;
+    clock.set(DAY * 3);
+    lab.open();
+    assert_eq!(lab.store().age().since(began), DAY * 3);
+    // Nothing is written for a month.
+    clock.run(DAY * 30);
+    lab.open();
+    assert_eq!(lab.store().age().since(began), DAY * 33);
+    assert_eq!(lab.store().status().uncounted, None);
+}
