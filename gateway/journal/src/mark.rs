@@ -41,7 +41,13 @@ struct PMark {
     group: u32,
     #[prost(bool, tag = "7")]
     clean: bool,
+    /// 0 is version 1, which does not say so.
+    #[prost(uint32, tag = "8")]
+    version: u32,
 }
+
+/// The only version so far.
+const VERSION: u32 = 1;
 
 impl Mark {
     /// As bytes.
@@ -57,8 +63,15 @@ impl Mark {
             last: at.last,
             group: self.group,
             clean: self.clean,
+            version: 0,
         }
         .encode_to_vec()
+    }
+
+    /// The version of a mark that only a newer program knows. What is read must be sound: a mark has no checksum of its own.
+    #[must_use]
+    pub fn newer(bytes: &[u8]) -> Option<u32> {
+        PMark::decode(bytes).ok().map(|twin| twin.version).filter(|&version| version > VERSION)
     }
 
     /// Back from bytes; `None` when they are no mark.

@@ -75,7 +75,11 @@ impl Control for Gateway {
         let wanted = known.bookmarks().filter(|(_, at)| after.is_none_or(|after| at.at.lsn > after));
         let mut all: Vec<_> = wanted.collect();
         all.sort_by_key(|(_, at)| at.at.lsn);
-        Ok(all.into_iter().take(limit).map(|(name, at)| views::bookmark(&known, name, at)).collect())
+        Ok(all
+            .into_iter()
+            .take(limit)
+            .map(|(name, at)| views::bookmark(&known, name, at, &self.store))
+            .collect())
     }
 
     async fn groups(&self) -> Answer<Vec<GroupView>> {

@@ -69,7 +69,7 @@ impl Gateway {
         let mut progress = self.streams.progress();
         let here = || {
             let known = self.known(volume).ok()?;
-            Some(views::bookmark(&known, &request.name, known.bookmark_named(&request.name)?))
+            Some(views::bookmark(&known, &request.name, known.bookmark_named(&request.name)?, &self.store))
         };
         let wait = async {
             loop {

@@ -3,7 +3,7 @@
 use cx_api::{BookmarkView, GapView, SyncView, VolumeState, VolumeView};
 use cx_wire::{Reply, TapState, TapStatus};
 use gateway_image::catalogue::{BookmarkPoint, Gap, Volume};
-use gateway_store::Durable;
+use gateway_store::{Durable, Store};
 use tap_block::{Lsn, Name, SyncCause, WallTime};
 
 use crate::skew::Offset;
@@ -112,7 +112,8 @@ pub(crate) fn gap(gap: Gap) -> GapView {
 }
 
 /// A bookmark of `volume`.
-pub(crate) fn bookmark(volume: &Volume, name: &Name, point: &BookmarkPoint) -> BookmarkView {
+pub(crate) fn bookmark(volume: &Volume, name: &Name, point: &BookmarkPoint, store: &Store) -> BookmarkView {
+    let lsn = point.at.lsn;
     BookmarkView {
         volume: volume.name().clone(),
         name: name.clone(),
@@ -120,6 +121,6 @@ pub(crate) fn bookmark(volume: &Volume, name: &Name, point: &BookmarkPoint) -> B
         time: point.at.at,
         consistency: point.consistency,
         note: point.note.clone(),
-        selectable: volume.selectable(point.at.lsn).is_ok(),
+        selectable: volume.selectable(lsn).is_ok() && store.check_whole(volume.id(), lsn).is_ok(),
     }
 }
