@@ -233,6 +233,11 @@ fn without_the_first_segment_of_an_unsettled_store_bookmarks_are_listed_and_the_
     drop(store);
     let store = disk.open();
     assert!(there(&store) >= 2 && named(&store));
+    store.verify(Scope { volume: Some(volume), to: None, fresh: true }, &mut |_| true).unwrap();
+    let stands = |f: &Finding| {
+        f.over_at.is_none() && f.points.is_some_and(|(first, last)| first.get() == 1 && last.is_some())
+    };
+    assert!(store.findings(volume).iter().any(stands), "{:?}", store.findings(volume));
     assert_eq!(sound_points(&store, &workload, &oracle), sound);
 }
 

@@ -64,7 +64,13 @@ impl Verifier<'_, '_> {
             self.compare_log(from, due.info.through.0)?;
             rest = behind;
         }
-        let findings = trail.damage().iter().flat_map(|d| self.lost(d)).collect();
+        let mut damage = trail.damage().to_vec();
+        // A segment before the first that is left is met by no walk.
+        let known = read(&self.shared.published).damage.clone();
+        let met = |d: &Damage| damage.iter().any(|m| (m.segment, m.from) == (d.segment, d.from));
+        let unmet: Vec<Damage> = known.into_iter().filter(|d| !d.lost.is_empty() && !met(d)).collect();
+        damage.extend(unmet);
+        let findings = damage.iter().flat_map(|d| self.lost(d)).collect();
         self.list(findings);
         Ok(())
     }
