@@ -290,7 +290,9 @@ fn a_loss_before_a_frame_of_copies_is_seen() {
     change(&disk, no, frames[4] + 60, |byte| byte ^ 1);
     let store = disk.open();
     let lost = &store.status().damage[0].lost;
-    assert!(lost.iter().any(|(_, from, _)| *from == history[4].first_lsn), "{lost:?}");
+    let wanted = (history[4].first_lsn, history[4].last_lsn().unwrap());
+    assert!(lost.iter().any(|(_, from, to)| (*from, *to) == wanted), "{lost:?}");
+    assert!(history[5].entries.iter().all(|e| e.position.is_copy()) && !history[5].entries.is_empty());
     sound_points(&store, &workload, &oracle);
     assert!(store.wound(workload.stream()).is_some());
 }
