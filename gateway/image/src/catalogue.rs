@@ -102,9 +102,50 @@ impl Catalogue {
     fn start_run(&mut self, origin: &Origin, here: Passed, start: &RunStart) {
         let epoch = self.streams.entry(origin.stream).or_insert(origin.epoch);
         *epoch = origin.epoch.max(*epoch);
+        if self.is_provisional(origin.stream) {
+            self.rename(VolumeId::new(origin.stream.get()), start.volume);
+        }
         let fresh = || Arc::new(Volume::new(start.volume, start.name.clone(), origin.stream));
-        let volume = self.volumes.entry(start.volume).or_insert_with(fresh);
-        Arc::make_mut(volume).start_run(origin, here, start);
+        let unnamed = self.volumes.contains_key(&start.volume);
+        let volume = Arc::make_mut(self.volumes.entry(start.volume).or_insert_with(fresh));
+        if unnamed && volume.is_unnamed() {
+            volume.lost_before(here);
+        }
+        volume.start_run(origin, here, start);
+    }
+
+    /// A stream has records here, and the run that names its volume is lost: what is left of its history is listed all the same,
+    /// under a name of its own until a run names it. `volume` is whose its records are; while nobody knows, the stream's number
+    /// stands for it. Says whether that changed anything.
+    pub fn find_unnamed(&mut self, stream: StreamId, volume: Option<VolumeId>) -> bool {
+        let provisional = VolumeId::new(stream.get());
+        match (self.volume_of(stream).map(|v| v.id()), volume) {
+            (Some(known), Some(volume)) if known == provisional && known != volume => {
+                self.rename(known, volume)
+            }
+            (Some(_), _) => return false,
+            (None, _) => {
+                let id = volume.unwrap_or(provisional);
+                let Some(found) = Volume::unnamed(id, stream) else { return false };
+                // Another stream may have named it meanwhile: then it is not this one's to list.
+                self.volumes.entry(id).or_insert_with(|| Arc::new(found));
+            }
+        }
+        true
+    }
+
+    /// Is it not known yet which volume the stream is of?
+    #[must_use]
+    pub fn is_provisional(&self, stream: StreamId) -> bool {
+        let provisional = self.volumes.get(&VolumeId::new(stream.get()));
+        provisional.is_some_and(|v| v.stream() == stream && v.is_unnamed())
+    }
+
+    fn rename(&mut self, from: VolumeId, to: VolumeId) {
+        if let Some(volume) = self.volumes.remove(&from) {
+            let renamed = || Arc::new(Volume { id: to, ..Arc::unwrap_or_clone(volume) });
+            self.volumes.entry(to).or_insert_with(renamed);
+        }
     }
 
     fn change(&mut self, id: VolumeId, change: impl FnOnce(&mut Volume)) {

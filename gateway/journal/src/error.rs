@@ -13,6 +13,18 @@ pub enum FormatError {
     /// Not this kind of thing at all, or of another version of the format.
     #[error("no {0} of format version 1 here")]
     Magic(&'static str),
+    /// Sound, and of a version that only a newer program knows.
+    #[error(
+        "the {what} is of version {version}, and {known} is the last that this program knows: use a newer one"
+    )]
+    Newer {
+        /// What was being read.
+        what: &'static str,
+        /// Its version.
+        version: u32,
+        /// The last version known.
+        known: u32,
+    },
     /// The checksum does not match.
     #[error("the checksum of the {0} does not match")]
     Checksum(&'static str),

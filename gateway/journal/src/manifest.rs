@@ -358,9 +358,12 @@ impl Manifest {
     /// [`FormatError`] when they are no manifest of this version.
     pub fn decode(bytes: &[u8]) -> Result<Self, FormatError> {
         let twin = PManifest::decode(bytes).map_err(|e| FormatError::malformed(WHAT, e.to_string()))?;
-        if !(1..=VERSION_WITH_PACKS).contains(&twin.version) {
-            let why = format!("of version {}, and {VERSION_WITH_PACKS} is the last known", twin.version);
-            return Err(FormatError::malformed(WHAT, why));
+        if twin.version > VERSION_WITH_PACKS {
+            let (version, known) = (twin.version, VERSION_WITH_PACKS);
+            return Err(FormatError::Newer { what: WHAT, version, known });
+        }
+        if twin.version == 0 {
+            return Err(FormatError::malformed(WHAT, "without a version"));
         }
         let start =
             Start { at: twin.start, number: twin.number, group: twin.frame_group, previous: twin.previous };

@@ -94,6 +94,9 @@ struct PMark {
     clean: bool,
     #[prost(message, optional, tag = "8")]
     aged: Option<PAged>,
+    /// 0 is version 1, which does not say so.
+    #[prost(uint32, tag = "9")]
+    version: u32,
 }
 
 #[derive(Clone, Copy, PartialEq, Message)]
@@ -144,6 +147,9 @@ fn nanos(time: Duration) -> u64 {
     u64::try_from(time.as_nanos()).unwrap_or(u64::MAX)
 }
 
+/// The only version so far.
+const VERSION: u32 = 1;
+
 impl Mark {
     /// As bytes.
     #[must_use]
@@ -159,8 +165,15 @@ impl Mark {
             group: self.group,
             clean: self.clean,
             aged: self.aged.as_ref().map(PAged::of),
+            version: 0,
         }
         .encode_to_vec()
+    }
+
+    /// The version of a mark that only a newer program knows. What is read must be sound: a mark has no checksum of its own.
+    #[must_use]
+    pub fn newer(bytes: &[u8]) -> Option<u32> {
+        PMark::decode(bytes).ok().map(|twin| twin.version).filter(|&version| version > VERSION)
     }
 
     /// Back from bytes; `None` when they are no mark.

@@ -12,7 +12,7 @@ use cx_api::{
 };
 use cx_wire::{Question, Reply};
 use gateway_image::Point;
-use gateway_image::catalogue::{BookmarkPoint, Volume};
+use gateway_image::catalogue::Volume;
 use gateway_journal::ImageRecord;
 use tap_block::{Lsn, Name};
 
@@ -72,10 +72,11 @@ impl Control for Gateway {
         let wanted = known.bookmarks().filter(|(_, at)| after.is_none_or(|after| at.at.lsn > after));
         let mut all: Vec<_> = wanted.collect();
         all.sort_by_key(|(_, at)| at.at.lsn);
-        let view = |(name, at): (&Name, &BookmarkPoint)| {
-            views::bookmark(&known, name, at, self.store.check_kept(known.id(), at.at.lsn).is_ok())
-        };
-        Ok(all.into_iter().take(limit).map(view).collect())
+        Ok(all
+            .into_iter()
+            .take(limit)
+            .map(|(name, at)| views::bookmark(&known, name, at, &self.store))
+            .collect())
     }
 
     async fn groups(&self) -> Answer<Vec<GroupView>> {

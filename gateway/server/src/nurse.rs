@@ -6,22 +6,30 @@ use std::time::Duration;
 
 use cx_link::DownlinkHandle;
 use cx_wire::Question;
-use gateway_journal::RegionNo;
-use gateway_store::{Store, StoreError};
+use gateway_store::Store;
 use tap_block::{Lsn, StreamId};
 
 /// How long the tap may take to begin.
 const LIMIT: Duration = Duration::from_secs(10);
+/// After a question that was not answered, and then twice as long each time: a link is there before the tap behind it is.
+const SOON: Duration = Duration::from_millis(100);
 /// Between two questions, while the wound is open.
 const AGAIN: Duration = Duration::from_secs(30);
 
 /// Asks until a whole copy is under way or complete. Runs while the link stands.
 pub(crate) async fn nurse(store: Arc<Store>, stream: StreamId, link: DownlinkHandle) {
+    let mut soon = SOON;
     loop {
         let journal = Arc::clone(&store);
         let found = tokio::task::spawn_blocking(move || wound(&journal, stream)).await;
         match found {
-            Ok(Wound::Open(from)) => ask(stream, from, &link).await,
+            Ok(Wound::Open(from)) if !ask(stream, from, &link).await => {
+                // The tap has only just come, or cannot begin yet.
+                tokio::time::sleep(soon).await;
+                soon = AGAIN.min(soon * 2);
+                continue;
+            }
+            Ok(Wound::Open(_)) => {}
             Ok(Wound::InCare) => {}
             Ok(Wound::None) | Err(_) => return,
         }
@@ -29,11 +37,14 @@ pub(crate) async fn nurse(store: Arc<Store>, stream: StreamId, link: DownlinkHan
     }
 }
 
-async fn ask(stream: StreamId, from: Lsn, link: &DownlinkHandle) {
+/// Has it begun?
+async fn ask(stream: StreamId, from: Lsn, link: &DownlinkHandle) -> bool {
     tracing::warn!(%stream, %from, "records after this one are lost: the tap is asked for a whole resync");
-    if let Err(e) = link.ask(Question::Resync { from, whole: true }, LIMIT).await {
-        tracing::warn!(%stream, "the resync is asked for again later: {e}");
+    let asked = link.ask(Question::Resync { from, whole: true }, LIMIT).await;
+    if let Err(e) = &asked {
+        tracing::warn!(%stream, "the resync is asked for again soon: {e}");
     }
+    asked.is_ok()
 }
 
 /// What is wrong with a stream's newest point.
@@ -46,16 +57,9 @@ enum Wound {
 }
 
 fn wound(store: &Store, stream: StreamId) -> Wound {
-    let lost = store.status().damage.into_iter().flat_map(|d| d.lost);
-    let first = lost.filter(|(of, ..)| *of == stream).map(|(_, from, _)| from).min();
-    let (Some(first), Some(durable)) = (first, store.durable(stream)) else { return Wound::None };
-    let catalogue = store.catalogue();
-    let Some(volume) = catalogue.volume_of(stream) else { return Wound::None };
-    if volume.open_sync().is_some() {
-        return Wound::InCare;
-    }
-    match store.region_map(volume.id(), RegionNo::new(0), durable.lsn) {
-        Err(StoreError::Damaged(_)) => Wound::Open(first.previous()),
-        _ => Wound::None,
+    let Some(first) = store.wound(stream) else { return Wound::None };
+    match store.catalogue().volume_of(stream) {
+        Some(volume) if volume.open_sync().is_some() => Wound::InCare,
+        _ => Wound::Open(first.previous()),
     }
 }

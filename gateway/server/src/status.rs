@@ -84,7 +84,7 @@ impl Gateway {
         let here = || {
             let known = self.known(volume).ok()?;
             let there = known.bookmark_named(&request.name).filter(|there| there.at.lsn >= lsn)?;
-            Some(views::bookmark(&known, &request.name, there, true))
+            Some(views::bookmark(&known, &request.name, there, &self.store))
         };
         let wait = async {
             loop {

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use cx_api::{
     AnchorView, Code, ExtentView, FindingKind, FindingView, JobKind, JobView, Problem, ProofView,
-    RepairCreate, RepairView, UnitView, VerificationCreate, VerificationView, VolumeView,
+    RepairCreate, RepairView, UnitView, VerificationCreate, VerificationView, VolumeState, VolumeView,
 };
 use gateway_image::catalogue::Volume;
 use gateway_store::{Anchor, Finding, Offered, Proof, Repair, Scope, Store, StoreError};
@@ -157,12 +157,18 @@ fn is_shown(finding: &Finding, points: Points) -> bool {
     !early && !late
 }
 
-/// With what the store knows of the volume's soundness; what concerns the store as a whole concerns it too.
+/// With what the store knows of the volume's soundness, which what the tap says is not better than; what concerns the store as a whole concerns it too.
 pub(crate) fn with_proof(view: VolumeView, store: &Store) -> VolumeView {
     let findings = store.findings(view.id);
     let open = count(findings.iter().filter(|f| f.over_at.is_none()).count());
     let damaged = open + store.unlisted(view.id);
-    VolumeView { verified: store.proof(view.id).map(|proof| proof_view(&proof)), damaged, ..view }
+    let wounded = store.catalogue().volume(view.id).is_some_and(|v| store.wound(v.stream()).is_some());
+    let state = match view.state {
+        // Its newest point cannot be opened before a copy of the whole volume is complete.
+        VolumeState::Protected if wounded => VolumeState::Resync,
+        state => state,
+    };
+    VolumeView { verified: store.proof(view.id).map(|proof| proof_view(&proof)), damaged, state, ..view }
 }
 
 const fn proof_view(proof: &Proof) -> ProofView {

@@ -3,7 +3,7 @@
 use cx_api::{BookmarkView, GapView, SyncView, VolumeState, VolumeView};
 use cx_wire::{Reply, TapState, TapStatus};
 use gateway_image::catalogue::{BookmarkPoint, Gap, Volume};
-use gateway_store::Durable;
+use gateway_store::{Durable, Store};
 use tap_block::{Lsn, Name, SyncCause, WallTime};
 
 use crate::skew::Offset;
@@ -111,8 +111,9 @@ pub(crate) fn gap(gap: Gap) -> GapView {
     }
 }
 
-/// A bookmark of `volume`, whose point is still kept or not.
-pub(crate) fn bookmark(volume: &Volume, name: &Name, point: &BookmarkPoint, kept: bool) -> BookmarkView {
+/// A bookmark of `volume`. One whose point was thinned out, or shows what is lost, does not open.
+pub(crate) fn bookmark(volume: &Volume, name: &Name, point: &BookmarkPoint, store: &Store) -> BookmarkView {
+    let (id, lsn) = (volume.id(), point.at.lsn);
     BookmarkView {
         volume: volume.name().clone(),
         name: name.clone(),
@@ -120,6 +121,8 @@ pub(crate) fn bookmark(volume: &Volume, name: &Name, point: &BookmarkPoint, kept
         time: point.at.at,
         consistency: point.consistency,
         note: point.note.clone(),
-        selectable: kept && volume.selectable(point.at.lsn).is_ok(),
+        selectable: volume.selectable(lsn).is_ok()
+            && store.check_kept(id, lsn).is_ok()
+            && store.check_whole(id, lsn).is_ok(),
     }
 }

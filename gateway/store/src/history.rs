@@ -110,9 +110,10 @@ impl History {
         into.begun.get_or_insert(self.received);
         into.grow(header.stream, header.span);
         self.note_losses(frame);
+        let unnamed = self.note_unnamed(frame);
         let mut state = self.streams.get(&header.stream).copied();
         let mut rows = RowMaker::new(frame, state);
-        let mut changed = false;
+        let mut changed = unnamed;
         for (entry, lens, units) in placed(frame.entries, frame.lens, header.body_at(frame.at)) {
             let lsn = entry.position.lsn();
             if !entry.position.is_copy() && state.is_some_and(|s| lsn <= s.durable.lsn) {
@@ -140,6 +141,22 @@ impl History {
         }
         into.rows.extend(rows.made.map(|row| (header.stream, row)));
         changed
+    }
+
+    /// The first run of a stream names its volume. Where that is lost, what is left of the stream is known without a name.
+    fn note_unnamed(&mut self, frame: &PlacedFrame<'_>) -> bool {
+        let stream = frame.header.stream;
+        let is_known = self.streams.contains_key(&stream);
+        let begins = frame.entries.first().is_none_or(starts_run);
+        if (!is_known && begins) || (is_known && !self.catalogue.is_provisional(stream)) {
+            return false;
+        }
+        let of = |entry: &Entry| match entry.action {
+            Action::Resize { volume, .. } => Some(volume),
+            _ => entry.action.changes().map(|(volume, _)| volume),
+        };
+        let volume = frame.entries.iter().find_map(of);
+        Arc::make_mut(&mut self.catalogue).find_unnamed(stream, volume)
     }
 
     fn apply(&mut self, header: &FrameHeader, state: Option<&StreamState>, entry: &Entry) -> bool {
@@ -175,8 +192,10 @@ impl History {
         }
         seen.push(stream);
         let last = self.streams.get(&stream).map_or(Lsn::ZERO, |s| s.durable.lsn);
+        // Of copies alone, the header says which record is due next.
         let first = frame.entries.iter().find(|e| !e.position.is_copy());
-        let missing = first.map(|e| e.position.lsn()).filter(|&lsn| lsn > last.next());
+        let first = first.map_or(frame.header.first_lsn, |e| e.position.lsn());
+        let missing = Some(first).filter(|&lsn| lsn > last.next());
         // Copies carry no number that would show their loss: while a sync ran, some may be missing.
         let syncing = self.catalogue.volumes().any(|v| v.stream() == stream && v.open_sync().is_some());
         let to = missing.map(Lsn::previous).or_else(|| syncing.then_some(last.next()));

@@ -176,7 +176,7 @@ fn volume_of(catalogue: &Catalogue, volume: VolumeId) -> Result<&Arc<Volume>, St
 
 /// Records that are lost may have written any block: no point from them on can be known, until a whole copy of
 /// the disk made after them is complete.
-fn refuse_if_lost(volume: &Volume, damage: &[Damage], point: Lsn) -> Result<(), StoreError> {
+pub(crate) fn refuse_if_lost(volume: &Volume, damage: &[Damage], point: Lsn) -> Result<(), StoreError> {
     let lost = damage.iter().flat_map(|d| d.lost.iter().map(move |l| (d, l)));
     for (damage, &(stream, from, to)) in lost {
         if stream != volume.stream() || point < from || healed(volume, from, point) {
@@ -211,7 +211,7 @@ fn refuse_if_missing(
     Err(StoreError::Damaged(text))
 }
 
-fn healed(volume: &Volume, lost: Lsn, point: Lsn) -> bool {
+pub(crate) fn healed(volume: &Volume, lost: Lsn, point: Lsn) -> bool {
     healed_at(volume, lost).is_some_and(|end| end <= point)
 }
 

@@ -1,7 +1,9 @@
 //! Opening: find the segments, see how far the index goes, read the frames behind it, and tell a torn tail from
 //! damage. Whatever is sound is served.
 
+mod headless;
 mod manifest;
+mod newer;
 mod survey;
 
 use std::collections::VecDeque;
@@ -32,6 +34,8 @@ use crate::settle::{Settler, Trail};
 use crate::state::{self, IndexState};
 use crate::tail::{Group, GroupInfo, Published};
 
+use headless::end_of_log;
+use newer::{refuse_newer, refuse_newer_frame};
 use survey::{Piece, Survey};
 
 /// A store as it was found.
@@ -47,6 +51,8 @@ pub(crate) struct Recovered {
     pub(crate) settler: Settler,
     /// The last time in the journal; `None` when nothing is there.
     pub(crate) last_received: Option<WallTime>,
+    /// Settled segments, and segments of the log, whose header is damaged.
+    pub(crate) headless: Vec<SegmentId>,
 }
 
 pub(crate) fn recover(
@@ -56,8 +62,10 @@ pub(crate) fn recover(
     marks: &dyn MarkStore,
     manifests: &dyn MarkStore,
 ) -> Result<Recovered, StoreError> {
-    let stored = marks.load().and_then(|bytes| Mark::decode(&bytes));
-    let mut survey = Survey::make(&pool, stored.as_ref(), manifests.load())?;
+    let (mark, copy) = (marks.load(), manifests.load());
+    refuse_newer(&pool, mark.as_deref(), copy.as_deref())?;
+    let stored = mark.and_then(|bytes| Mark::decode(&bytes));
+    let mut survey = Survey::make(&pool, stored.as_ref(), copy)?;
     survey.settled.count_shares(&pool);
     let store = match survey.store.or(stored.map(|m| m.store)) {
         Some(store) => store,
@@ -70,7 +78,9 @@ pub(crate) fn recover(
     let trail = Trail::new(store, settled_state(&survey, store)?);
     let (index, known, damage) = open_index(opener, store, &survey, &pool)?;
     let (next_settle, next_segment) = given_out(&*index, &survey)?;
-    let segments = Segments::new(pool, next_segment);
+    // Numbers that the index leads to are never given out again, whatever became of those segments.
+    let through = known.as_ref().map_or(SegmentId::new(0), |(state, _)| state.through.0);
+    let segments = Segments::new(pool, next_segment.max(through.next()));
     let missing = survey.settled.make_known(&segments);
     let known = known.or_else(|| settled.map(|state| (state, Vec::new())));
     let layout = match &survey.settled.manifest {
@@ -139,9 +149,8 @@ fn open_index(
 ) -> Result<Opened, StoreError> {
     match opener.open() {
         Ok(index) => match read_state(&*index, store).and_then(|state| adopt(&*index, survey, state)) {
-            Ok(Some(state)) if survey.pieces.contains_key(&state.0.through.0) => {
-                return Ok((index, Some(state), Vec::new()));
-            }
+            // What it knows of segments that are gone is more than all that is left.
+            Ok(Some(state)) => return Ok((index, Some(state), Vec::new())),
             Ok(None) if survey.pieces.is_empty() && survey.settled.manifest.is_none() => {
                 return Ok((index, None, Vec::new()));
             }
@@ -277,10 +286,16 @@ impl<'a> Replay<'a> {
 
     /// Makes the segments known, and those that must be there and are not.
     fn missing(&mut self, survey: &Survey) {
-        for (segment, file) in survey.all() {
-            self.segments.set(segment, segments::Known { file, end: survey.end_of(segment) });
-        }
         let first = self.from.map_or(SegmentId::new(0), |(segment, _)| segment);
+        for (segment, file) in survey.all() {
+            let end = match survey.sealed(segment) {
+                Some(sealed) => sealed.end,
+                // Nothing of it is read again here, and its frames are needed to settle it.
+                None if segment < first => end_of_log(self.segments.pool(), file, (self.mark.store, segment)),
+                None => SEGMENT_HEADER,
+            };
+            self.segments.set(segment, segments::Known { file, end });
+        }
         for damage in survey.damage(self.mark.durable.as_ref()) {
             let known = |d: &Damage| d.segment == damage.segment && d.from == damage.from;
             if self.history.damage.iter().any(known) {
@@ -355,8 +370,14 @@ impl<'a> Replay<'a> {
                         scan.reject();
                     }
                 }
-                Some(Found::Damage { from, to, why }) => self.damaged(segment, from, to, why.to_string()),
-                Some(Found::Over { end, torn }) => self.over(segment, piece, end, group, torn),
+                Some(Found::Damage { from, to, why }) => {
+                    refuse_newer_frame(&file, from, (self.mark.store, segment))?;
+                    self.damaged(segment, from, to, why.to_string());
+                }
+                Some(Found::Over { end, torn }) => {
+                    refuse_newer_frame(&file, end.at, (self.mark.store, segment))?;
+                    self.over(segment, piece, end, group, torn);
+                }
                 None => {}
             }
         }
@@ -467,6 +488,7 @@ impl<'a> Replay<'a> {
             weights: self.weights,
             settler,
             last_received,
+            headless: survey.headless(),
         })
     }
 

@@ -41,7 +41,7 @@ use crate::verify::{
     self, Finding, Offered, Progress, Proof, Proving, Repair, Scope, Scrubbing, VerifyReport, Watch,
 };
 use crate::wait::{Waiters, Waiting};
-use crate::{changes, recover, times};
+use crate::{changes, maps, recover, times};
 
 /// The journal and its index.
 ///
@@ -266,6 +266,7 @@ impl Store {
             counters: Counters::default(),
             failing: Mutex::default(),
         });
+        shared.note_found(&found.headless);
         usage::count_old_groups(&shared);
         shared.find_limits();
         let committer = Committer::new(Arc::clone(&shared), found.history, found.tail)?;
@@ -470,6 +471,28 @@ impl Store {
         let published = read(&self.shared.published);
         let known = published.catalogue.volume(volume).ok_or(StoreError::UnknownVolume(volume))?;
         published.layout.check(known, point)
+    }
+
+    /// Are all records here that the point needs?
+    ///
+    /// # Errors
+    /// [`StoreError::Damaged`] when some are lost.
+    pub fn check_whole(&self, volume: VolumeId, point: Lsn) -> Result<(), StoreError> {
+        let published = read(&self.shared.published);
+        let known = published.catalogue.volume(volume).ok_or(StoreError::UnknownVolume(volume))?;
+        maps::refuse_if_lost(known, &published.damage, point)?;
+        maps::refuse_if_lost(known, published.layout.trail.damage(), point)
+    }
+
+    /// The first record of a stream that is lost and that its newest point needs; `None` when nothing is, or a whole copy made up
+    /// for it.
+    #[must_use]
+    pub fn wound(&self, stream: StreamId) -> Option<Lsn> {
+        let published = read(&self.shared.published);
+        let (known, durable) = (published.catalogue.volume_of(stream)?, published.streams.get(&stream)?);
+        let damage = published.damage.iter().chain(published.layout.trail.damage());
+        let lost = damage.flat_map(|d| &d.lost).filter(|(of, ..)| *of == stream).map(|(_, from, _)| *from);
+        lost.filter(|from| *from <= durable.lsn && !maps::healed(known, *from, durable.lsn)).min()
     }
 
     /// What is left of a volume's settled history; `None` when nothing of it is settled.

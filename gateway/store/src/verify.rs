@@ -12,6 +12,7 @@
 
 mod hidden;
 mod judge;
+mod known;
 mod ledger;
 mod log;
 mod proofs;

@@ -7,8 +7,8 @@ use std::path::{Path, PathBuf};
 
 use gateway_journal::frame::FRAME_HEADER;
 use gateway_journal::{
-    FrameHeader, MARK_BYTES, MARK_FILE, Mark, SEGMENT_HEADER, SegmentHeader, SegmentId, SettledHeader,
-    StoreId,
+    FORMAT, FrameHeader, MARK_BYTES, MARK_FILE, Mark, SEGMENT_HEADER, SegmentHeader, SegmentId,
+    SettledHeader, StoreId, may_be_rot, newer_frame, newer_header,
 };
 use tap_block::stored::is_zero;
 use tap_disk::SlottedFile;
@@ -45,6 +45,22 @@ struct Head {
     header: Option<SegmentHeader>,
     settled: Option<SettledHeader>,
     frame: Option<FrameHeader>,
+    /// The version of its header or first frame, when it is newer.
+    newer: Option<u8>,
+}
+
+/// One bit of one version may have flipped by itself: more than that, or two files, are a newer store.
+fn refuse_newer(heads: &[Head]) -> Result<(), VerifyError> {
+    let said = || heads.iter().filter_map(|head| Some((head, head.newer?)));
+    let counts = |version| !may_be_rot(version) || said().filter(|(_, v)| *v == version).count() > 1;
+    match said().find(|(_, version)| counts(*version)) {
+        Some((head, version)) => Err(newer(&head.path, u32::from(version))),
+        None => Ok(()),
+    }
+}
+
+pub(crate) fn newer(path: &Path, version: u32) -> VerifyError {
+    VerifyError::Newer { file: path.display().to_string(), version, known: u32::from(FORMAT) }
 }
 
 impl Files {
@@ -54,8 +70,9 @@ impl Files {
             return Err(VerifyError::NotAStore(dir.to_owned()));
         }
         let mut findings = Vec::new();
-        let mark = read_mark(&dir.join(MARK_FILE), &mut findings);
+        let mark = read_mark(&dir.join(MARK_FILE), &mut findings)?;
         let heads = read_heads(&seg)?;
+        refuse_newer(&heads)?;
         let named = mark.map(|m| m.store);
         let store = match named.or_else(|| heads.iter().find_map(Head::store)) {
             Some(store) => store,
@@ -68,7 +85,7 @@ impl Files {
         for head in heads {
             files.add(head);
         }
-        files.settled.choose(dir, store, &mut files.findings);
+        files.settled.choose(dir, store, &mut files.findings)?;
         files.leave_out_leftovers();
         files.check_headers();
         files.check_all_there();
@@ -176,21 +193,22 @@ impl Head {
     }
 }
 
-fn read_mark(path: &Path, findings: &mut Vec<Finding>) -> Option<Mark> {
+fn read_mark(path: &Path, findings: &mut Vec<Finding>) -> Result<Option<Mark>, VerifyError> {
     if !path.exists() {
-        return None;
+        return Ok(None);
     }
     let mark = SlottedFile::open(path, MARK_BYTES).map(|file| file.load());
     let detail = match mark {
-        Ok(None) => return None,
-        Ok(Some(bytes)) => match Mark::decode(&bytes) {
-            Some(mark) => return Some(mark),
-            None => "not a high-water mark".to_owned(),
+        Ok(None) => return Ok(None),
+        Ok(Some(bytes)) => match (Mark::newer(&bytes), Mark::decode(&bytes)) {
+            (Some(version), _) => return Err(newer(path, version)),
+            (None, Some(mark)) => return Ok(Some(mark)),
+            (None, None) => "not a high-water mark".to_owned(),
         },
         Err(e) => e.to_string(),
     };
     findings.push(Finding { segment: None, file: MARK_FILE.to_owned(), from: 0, to: 0, detail });
-    None
+    Ok(None)
 }
 
 fn read_heads(seg: &Path) -> Result<Vec<Head>, VerifyError> {
@@ -217,5 +235,9 @@ fn read_head(path: &Path) -> io::Result<Head> {
     let behind = usize::try_from(SEGMENT_HEADER).unwrap_or(usize::MAX);
     let frame = bytes.get(behind..behind.saturating_add(FRAME_HEADER));
     let frame = frame.and_then(|b| FrameHeader::decode(b).ok());
-    Ok(Head { path: path.to_owned(), bytes, header, settled, frame })
+    let known = header.map(|h| (h.store, h.segment)).or(settled.map(|h| (h.store, h.segment)));
+    let first = bytes.get(behind..).unwrap_or_default();
+    let newer = known.and_then(|(store, segment)| newer_frame(first, store, segment));
+    let newer = newer_header(&bytes).or(newer);
+    Ok(Head { path: path.to_owned(), bytes, header, settled, frame, newer })
 }

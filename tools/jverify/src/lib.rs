@@ -23,6 +23,19 @@ pub enum VerifyError {
     /// The directory holds no store.
     #[error("{} is not a journal store: name the directory that holds 'seg' and 'MARK'", .0.display())]
     NotAStore(PathBuf),
+    /// A newer program wrote to it: what is not known here is no damage.
+    #[error(
+        "{file} is of version {version} of its format, and this program knows up to {known}: check it with the jverify of the \
+             chronogate that wrote it"
+    )]
+    Newer {
+        /// Where it says so.
+        file: String,
+        /// The version.
+        version: u32,
+        /// The last version known.
+        known: u32,
+    },
     /// The operating system refused.
     #[error("cannot read {}: {source}", path.display())]
     Io {

@@ -42,7 +42,7 @@ fn main() -> ExitCode {
             Ok(()) => ExitCode::from(u8::from(!report.sound)),
             Err(e) => fail(&e, 8),
         },
-        Err(e @ VerifyError::NotAStore(_)) => fail(&e, 3),
+        Err(e @ (VerifyError::NotAStore(_) | VerifyError::Newer { .. })) => fail(&e, 3),
         Err(e @ VerifyError::Io { .. }) => fail(&e, 8),
     }
 }

@@ -7,12 +7,13 @@ use std::path::{Path, PathBuf};
 use gateway_journal::pack::Unpacker;
 use gateway_journal::settled::{check_settled, decode_settled_run};
 use gateway_journal::{
-    Manifest, Place, RegionNo, SEGMENT_HEADER, SETTLED_FRAME, SegmentId, SettledFrame, SettledHeader,
-    SettledKind, StoreId, Version,
+    FormatError, Manifest, Place, RegionNo, SEGMENT_HEADER, SETTLED_FRAME, SegmentId, SettledFrame,
+    SettledHeader, SettledKind, StoreId, Version,
 };
 use tap_block::VolumeId;
 use tap_block::units::index;
 
+use crate::VerifyError;
 use crate::report::{Finding, Report, VolumeReport};
 use crate::walk::len64;
 
@@ -25,7 +26,12 @@ pub(crate) struct Settled {
 
 impl Settled {
     /// Finds the manifest: the newest of those in segments and of the copy in `dir`.
-    pub(crate) fn choose(&mut self, dir: &Path, store: StoreId, findings: &mut Vec<Finding>) {
+    pub(crate) fn choose(
+        &mut self,
+        dir: &Path,
+        store: StoreId,
+        findings: &mut Vec<Finding>,
+    ) -> Result<(), VerifyError> {
         let path = dir.join("SETTLED");
         let copy = fs::read(&path).ok().map(|bytes| Manifest::unseal(&bytes));
         let note = |file: &Path, detail: String| Finding {
@@ -39,7 +45,10 @@ impl Settled {
         match copy {
             Some(Ok(manifest)) if manifest.store == store => best = Some(manifest),
             Some(Ok(_)) => findings.push(note(&path, "the manifest of another store".into())),
-            Some(Err(e)) => findings.push(note(&path, e.to_string())),
+            Some(Err(e)) => {
+                refuse_newer(&path, &e)?;
+                findings.push(note(&path, e.to_string()));
+            }
             None => {}
         }
         for (path, header) in self.files.values() {
@@ -49,10 +58,11 @@ impl Settled {
                 Ok(found) if newest => best = Some(found),
                 // A leftover of an earlier settle may be overwritten.
                 Ok(_) => {}
-                Err(e) if newest => {
+                Err(Unread::Newer(why)) => return Err(why),
+                Err(Unread::Damaged(e)) if newest => {
                     findings.push(note(path, format!("the manifest of settle {}: {e}", header.settle)))
                 }
-                Err(_) => {}
+                Err(Unread::Damaged(_)) => {}
             }
         }
         self.manifest = best;
@@ -63,6 +73,7 @@ impl Settled {
             let detail = format!("{} of settled history is missing", segment.segment);
             findings.push(note(Path::new("seg"), detail));
         }
+        Ok(())
     }
 
     fn live(&self) -> BTreeSet<SegmentId> {
@@ -202,11 +213,35 @@ impl Counts {
     }
 }
 
-fn read_manifest(path: &Path, header: &SettledHeader, at: u32) -> Result<Manifest, String> {
+/// Why a manifest was not read.
+enum Unread {
+    Damaged(String),
+    Newer(VerifyError),
+}
+
+impl From<String> for Unread {
+    fn from(why: String) -> Self {
+        Self::Damaged(why)
+    }
+}
+
+fn read_manifest(path: &Path, header: &SettledHeader, at: u32) -> Result<Manifest, Unread> {
     let bytes = fs::read(path).map_err(|e| e.to_string())?;
     let (frame, table, _) = frame_at(&bytes, at)?;
     if frame.kind != SettledKind::Manifest || frame.segment != header.segment {
-        return Err("no manifest where its header says".into());
+        return Err(Unread::Damaged("no manifest where its header says".into()));
     }
-    Manifest::decode(table).map_err(|e| e.to_string())
+    Manifest::decode(table).map_err(|e| match refuse_newer(path, &e) {
+        Err(newer) => Unread::Newer(newer),
+        Ok(()) => Unread::Damaged(e.to_string()),
+    })
+}
+
+fn refuse_newer(path: &Path, why: &FormatError) -> Result<(), VerifyError> {
+    match *why {
+        FormatError::Newer { version, known, .. } => {
+            Err(VerifyError::Newer { file: path.display().to_string(), version, known })
+        }
+        _ => Ok(()),
+    }
 }

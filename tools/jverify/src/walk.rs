@@ -6,12 +6,15 @@ use std::path::PathBuf;
 
 use gateway_journal::frame::{FRAME_HEADER, FRAME_MAGIC, check_sum};
 use gateway_journal::table::{decode_meta, decode_records, placed};
-use gateway_journal::{FrameHeader, FrameKind, Records, SEGMENT_HEADER, Sealed, SegmentHeader, SegmentId};
+use gateway_journal::{
+    FrameHeader, FrameKind, Records, SEGMENT_HEADER, Sealed, SegmentHeader, SegmentId, may_be_rot,
+    newer_frame,
+};
 use tap_block::stored::verify;
 use tap_block::{Action, Entry, Lsn, Marker, RunId, StreamId, SyncCause};
 
 use crate::VerifyError;
-use crate::files::Files;
+use crate::files::{Files, newer};
 use crate::report::{Finding, Report, StreamReport};
 
 /// See the module.
@@ -82,7 +85,7 @@ impl<'a> Walk<'a> {
             let sealed = next.and_then(|h| h.previous).filter(|p| p.segment == id);
             let durable = sealed.or(marked).map_or(0, |s| usize32(s.end)).min(bytes.len());
             let segment_walked = Segment { id, path: segment.path.clone(), bytes, sealed, durable };
-            self.segment(&segment_walked, segment.header.as_ref());
+            self.segment(&segment_walked, segment.header.as_ref())?;
         }
         self.files.settled.walk(self.files.store, &mut self.report);
         Ok(())
@@ -103,7 +106,7 @@ impl<'a> Walk<'a> {
         report
     }
 
-    fn segment(&mut self, segment: &Segment, header: Option<&SegmentHeader>) {
+    fn segment(&mut self, segment: &Segment, header: Option<&SegmentHeader>) -> Result<(), VerifyError> {
         self.report.segments += 1;
         if header.is_some_and(|h| usize32(h.length) != segment.bytes.len()) {
             let len = len64(segment.bytes.len());
@@ -119,16 +122,25 @@ impl<'a> Walk<'a> {
                     at += usize32(frame.header.span);
                     due = Due::after(&frame);
                 }
-                Err(why) => match self.beyond(segment, at, end, &due, &why) {
-                    Some(frame) => {
-                        due = Due { number: frame.header.number, previous: None, group: frame.header.group };
-                        at = frame.at;
-                    }
-                    None => break,
-                },
+                Err(why) => {
+                    self.refuse_newer(segment, at)?;
+                    let Some(frame) = self.beyond(segment, at, end, &due, &why) else { break };
+                    due = Due { number: frame.header.number, previous: None, group: frame.header.group };
+                    at = frame.at;
+                }
             }
         }
         self.report.bytes += len64(at.min(segment.bytes.len()));
+        Ok(())
+    }
+
+    /// A frame of a newer version is no damage.
+    fn refuse_newer(&self, segment: &Segment, at: usize) -> Result<(), VerifyError> {
+        let bytes = segment.bytes.get(at..).unwrap_or_default();
+        match newer_frame(bytes, self.files.store, segment.id).filter(|&version| !may_be_rot(version)) {
+            Some(version) => Err(newer(&segment.path, u32::from(version))),
+            None => Ok(()),
+        }
     }
 
     /// The frame at `at`, if it is sound and the one that is due.

@@ -384,3 +384,22 @@ fn settled_history_is_checked_as_the_log_is() {
     let report = json(&jverify(tmp.path()));
     assert_eq!(report["sound"], false, "{report}");
 }
+
+#[test]
+fn a_store_of_a_newer_format_is_no_damaged_one() {
+    let tmp = tempfile::tempdir().unwrap();
+    store(tmp.path(), 9);
+    for at in [7, 4096 + 7] {
+        let file = &files(tmp.path())[0];
+        write_at(file, at, &[2]);
+        let output = jverify(tmp.path());
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert_eq!(output.status.code(), Some(3), "{said}");
+        assert!(said.contains("version 2") && said.contains(&*file.to_string_lossy()), "{said}");
+        write_at(file, at, &[1]);
+    }
+    assert_eq!(jverify(tmp.path()).status.code(), Some(0));
+    // One bit that flipped.
+    write_at(&files(tmp.path())[0], 7, &[3]);
+    assert_eq!(jverify(tmp.path()).status.code(), Some(1));
+}

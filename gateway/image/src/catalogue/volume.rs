@@ -129,6 +129,18 @@ impl Volume {
         }
     }
 
+    /// One that no run names: it is lost. Its name says whose it is, as far as anybody knows.
+    pub(super) fn unnamed(id: VolumeId, stream: StreamId) -> Option<Self> {
+        let name = format!("unnamed-{:016x}", id.get()).parse().ok()?;
+        Some(Self::new(id, name, stream))
+    }
+
+    /// Is the run that names it lost? Neither its size nor its name is known then, and no point of it can be opened.
+    #[must_use]
+    pub const fn is_unnamed(&self) -> bool {
+        self.runs.is_empty()
+    }
+
     /// Its id.
     #[must_use]
     pub const fn id(&self) -> VolumeId {
@@ -219,6 +231,10 @@ impl Volume {
     /// # Errors
     /// [`NotSelectable`] with the nearest points that are sound.
     pub fn selectable(&self, lsn: Lsn) -> Result<(), NotSelectable> {
+        if self.is_unnamed() {
+            let (cause, nearest_before, nearest_after) = (SyncCause::HopLost, None, None);
+            return Err(NotSelectable { lsn, cause, nearest_before, nearest_after });
+        }
         let Some(first) = self.syncs.iter().find(|s| s.covers(lsn)) else { return Ok(()) };
         Err(NotSelectable {
             lsn,
@@ -231,6 +247,9 @@ impl Volume {
     /// The newest sound point at or before `lsn`.
     #[must_use]
     pub fn sound_at_or_before(&self, lsn: Lsn) -> Option<Lsn> {
+        if self.is_unnamed() {
+            return None;
+        }
         let mut at = lsn;
         while let Some(sync) = self.syncs.iter().find(|s| s.covers(at)) {
             at = sync.sound?.lsn;
@@ -266,6 +285,22 @@ impl Volume {
         if let Some(cause) = start.sync {
             self.start_sync(cause, origin.previous);
         }
+    }
+
+    /// The run that said how large the disk was is lost: before this one no point can be opened, whatever was copied since.
+    pub(super) fn lost_before(&mut self, here: Passed) {
+        self.syncs.insert(
+            0,
+            SyncSpan {
+                cause: SyncCause::HopLost,
+                sound: None,
+                end: Some(here),
+                copied: 0,
+                harmless: false,
+                interrupted: true,
+                ends_with: SyncCause::HopLost,
+            },
+        );
     }
 
     pub(super) fn resize(&mut self, lsn: Lsn, size: u64) {

@@ -1,6 +1,7 @@
 //! Which settled segments count: the newest sound manifest says.
 
-use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use gateway_journal::run::encode_run;
@@ -12,6 +13,8 @@ use tap_block::VolumeId;
 use tap_disk::{FileNo, SegmentFile, SegmentPool};
 use tracing::{info, warn};
 
+use super::headless::Inside;
+use super::newer::refuse_newer_manifest;
 use crate::error::{Damage, StoreError};
 use crate::index::{IndexStore, Row, Table, keys};
 use crate::layout::Lost;
@@ -25,6 +28,8 @@ pub(super) struct SettledFound {
     pub(super) files: BTreeMap<SegmentId, (FileNo, SettledHeader)>,
     /// What counts; `None`: nothing is settled.
     pub(super) manifest: Option<Manifest>,
+    /// Those of them whose header is damaged: what it said is put together from elsewhere.
+    pub(super) headless: BTreeSet<SegmentId>,
     /// No settle ever had this number or a later one.
     pub(super) next: u64,
 }
@@ -39,6 +44,7 @@ impl SettledFound {
         pool: &SegmentPool,
         store: Option<StoreId>,
         copy: Option<Vec<u8>>,
+        inside: &[Inside],
     ) -> Result<Self, StoreError> {
         let copy = copy.and_then(|bytes| Manifest::unseal(&bytes).ok());
         let mut best = copy.filter(|m| Some(m.store) == store);
@@ -50,7 +56,17 @@ impl SettledFound {
             match read_manifest(pool, *file, header, at) {
                 Ok(found) if best.as_ref().is_none_or(|b| b.settle <= found.settle) => best = Some(found),
                 Ok(_) => {}
-                Err(why) => info!("the manifest of settle {} in {}: {why}", header.settle, header.segment),
+                Err(Unread::Newer(why)) => return Err(why),
+                Err(Unread::Damaged(why)) => {
+                    info!("the manifest of settle {} in {}: {why}", header.settle, header.segment)
+                }
+            }
+        }
+        let headless = inside.iter().flat_map(|i| i.segments.values()).filter_map(|r| r.manifest.as_ref());
+        for (_, manifest) in headless.filter(|(_, m)| Some(m.store) == store) {
+            newest = newest.max(manifest.settle);
+            if best.as_ref().is_none_or(|b| b.settle < manifest.settle) {
+                best = Some(manifest.clone());
             }
         }
         if newest > best.as_ref().map_or(0, |m| m.settle) {
@@ -62,6 +78,52 @@ impl SettledFound {
         self.next = self.next.max(newest) + 1;
         self.manifest = best;
         Ok(self)
+    }
+
+    /// Segments that count, in files whose header is damaged.
+    pub(super) fn find_headless(&mut self, inside: &[Inside]) {
+        let Some(manifest) = &self.manifest else { return };
+        let header = |segment, end, settle, frames, manifest| {
+            let (store, last) = (self.manifest.as_ref().map_or(StoreId::new(0), |m| m.store), 0);
+            SettledHeader { store, segment, length: end, settle, end, frames, last, manifest }
+        };
+        let mut found = Vec::new();
+        for (id, file, remains) in
+            inside.iter().flat_map(|i| i.segments.iter().map(|(id, r)| (*id, i.file, r)))
+        {
+            let home = remains.manifest.as_ref().filter(|(_, m)| m.settle == manifest.settle);
+            let home = home.map(|(at, _)| *at);
+            let generation = manifest.generations.iter().find(|g| g.segments.iter().any(|s| s.segment == id));
+            let listed =
+                generation.and_then(|g| Some((g.settle, g.segments.iter().find(|s| s.segment == id)?)));
+            match listed {
+                Some((settle, s)) => found.push((file, header(id, s.end, settle, s.frames, home))),
+                None if home.is_some() => {
+                    found.push((file, header(id, remains.end, manifest.settle, remains.frames, home)));
+                }
+                None => {}
+            }
+        }
+        for (file, header) in found {
+            if let Entry::Vacant(place) = self.files.entry(header.segment) {
+                warn!(
+                    "{}: the settled segment's header is damaged; its frames say what it is",
+                    header.segment
+                );
+                place.insert((file, header));
+                self.headless.insert(header.segment);
+            }
+        }
+    }
+
+    /// Is a segment that counts in none of the files so far?
+    pub(super) fn misses_some(&self) -> bool {
+        self.manifest.iter().flat_map(listed).any(|id| !self.files.contains_key(&id))
+    }
+
+    /// Does this file hold a segment that counts?
+    pub(super) fn is_in(&self, file: FileNo) -> bool {
+        self.files.iter().any(|(id, (f, _))| *f == file && self.is_live(*id))
     }
 
     /// What volumes take of segments, where a manifest of version 1 does not say.
@@ -169,15 +231,26 @@ fn read_manifest(
     no: FileNo,
     header: &SettledHeader,
     at: u32,
-) -> Result<Manifest, String> {
-    let file = pool.get(no).map_err(|e| e.to_string())?;
-    let (frame, table) = read_frame(&file, header.segment, at)?;
+) -> Result<Manifest, Unread> {
+    let file = pool.get(no).map_err(|e| Unread::Damaged(e.to_string()))?;
+    let (frame, table) = read_frame(&file, header.segment, at).map_err(Unread::Damaged)?;
     if frame.kind != SettledKind::Manifest {
-        return Err("no manifest where its header says".into());
+        return Err(Unread::Damaged("no manifest where its header says".into()));
     }
-    Manifest::decode(&table)
-        .map_err(|e| e.to_string())
-        .and_then(|m| if m.settle == header.settle { Ok(m) } else { Err("of another settle".into()) })
+    match Manifest::decode(&table) {
+        Ok(manifest) if manifest.settle == header.settle => Ok(manifest),
+        Ok(_) => Err(Unread::Damaged("of another settle".into())),
+        Err(e) => match refuse_newer_manifest(file.name(), &e) {
+            Err(newer) => Err(Unread::Newer(newer)),
+            Ok(()) => Err(Unread::Damaged(e.to_string())),
+        },
+    }
+}
+
+/// Why a manifest was not read.
+enum Unread {
+    Damaged(String),
+    Newer(StoreError),
 }
 
 /// Rows of a generation on their way into the index: a region's frames are one row.
@@ -320,7 +393,7 @@ mod tests {
             state: Vec::new(),
         };
         let files = [(writer.segment(), (no, writer.header()))].into();
-        let mut found = SettledFound { files, manifest: Some(manifest), next: 4 };
+        let mut found = SettledFound { files, manifest: Some(manifest), headless: BTreeSet::new(), next: 4 };
         found.count_shares(&pool);
         assert_eq!(Generation::bytes_by_volume(&found.manifest.unwrap().generations), spans);
     }

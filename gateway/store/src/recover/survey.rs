@@ -1,6 +1,7 @@
 //! Which file holds which segment.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use gateway_journal::frame::FRAME_HEADER;
 use gateway_journal::{
@@ -8,9 +9,10 @@ use gateway_journal::{
 };
 use tap_block::stored::is_zero;
 use tap_block::units::index;
-use tap_disk::{FileNo, SegmentPool};
+use tap_disk::{FileNo, SegmentFile, SegmentPool};
 use tracing::{info, warn};
 
+use super::headless::{Inside, holds_log, look_inside};
 use super::manifest::SettledFound;
 use crate::chunks::ChunkReader;
 use crate::error::{Damage, StoreError};
@@ -21,6 +23,8 @@ pub(super) struct Piece {
     pub(super) file: FileNo,
     /// `None` when it is damaged.
     pub(super) header: Option<SegmentHeader>,
+    /// Nothing is where the header should be: it may never have been written.
+    pub(super) blank: bool,
 }
 
 /// The segments that are part of the store.
@@ -36,8 +40,12 @@ pub(super) struct Survey {
 enum Kind {
     Segment(SegmentHeader),
     Settled(SettledHeader),
-    /// Frames behind a damaged header.
-    Headless(StoreId, SegmentId),
+    /// Frames of the log behind a damaged header; `blank`: behind none.
+    Headless {
+        store: StoreId,
+        segment: SegmentId,
+        blank: bool,
+    },
     Empty,
     Unknown,
 }
@@ -49,10 +57,7 @@ impl Survey {
         mark: Option<&Mark>,
         manifest: Option<Vec<u8>>,
     ) -> Result<Self, StoreError> {
-        let mut seen = Vec::new();
-        for no in pool.list() {
-            seen.push((no, look(pool, no)));
-        }
+        let seen: Vec<(FileNo, Kind)> = pool.list().into_iter().map(|no| (no, look(pool, no))).collect();
         let named = mark.map(|m| m.store).filter(|id| seen.iter().any(|(_, k)| k.store() == Some(*id)));
         let store = named.or_else(|| seen.iter().find_map(|(_, kind)| kind.store()));
         let (pieces, settled) = (BTreeMap::new(), SettledFound::default());
@@ -63,11 +68,24 @@ impl Survey {
         if let Some(marked) = mark.and_then(|m| m.durable) {
             survey.next = survey.next.max(marked.segment.next());
         }
-        survey.settled = std::mem::take(&mut survey.settled).choose(pool, store, manifest)?;
+        let of = |wanted: fn(&Kind) -> bool| {
+            seen.iter().filter(move |(_, kind)| wanted(kind)).map(|(no, _)| *no).collect::<Vec<_>>()
+        };
+        let (spoilt, empty) = (of(|k| matches!(k, Kind::Unknown)), of(|k| matches!(k, Kind::Empty)));
+        let inside: Vec<Inside> = spoilt.iter().map(|no| look_inside(pool, *no, store)).collect();
+        survey.settled = std::mem::take(&mut survey.settled).choose(pool, store, manifest, &inside)?;
+        survey.settled.find_headless(&inside);
+        if survey.settled.misses_some() {
+            // The disk may have refused to read a header.
+            let inside: Vec<Inside> = empty.iter().map(|no| look_inside(pool, *no, store)).collect();
+            survey.settled.find_headless(&inside);
+        }
+        let known = survey.settled.files.last_key_value().map_or(SegmentId::new(0), |(id, _)| *id);
+        survey.next = survey.next.max(known.next());
         survey.drop_leftovers(mark);
+        survey.find_headless(pool, mark, [spoilt, empty].concat());
         for (no, kind) in seen {
-            let used = survey.pieces.values().any(|p| p.file == no)
-                || survey.settled.files.iter().any(|(id, (f, _))| *f == no && survey.settled.is_live(*id));
+            let used = survey.pieces.values().any(|p| p.file == no) || survey.settled.is_in(no);
             if !used && !matches!(kind, Kind::Unknown) && kind.store().is_none_or(|s| Some(s) == survey.store)
             {
                 pool.give_back(no)?;
@@ -77,18 +95,15 @@ impl Survey {
     }
 
     fn sort_in(&mut self, file: FileNo, kind: &Kind) {
-        let (segment, header) = match kind {
-            Kind::Segment(header) => (header.segment, Some(*header)),
+        let (segment, header, blank) = match kind {
+            Kind::Segment(header) => (header.segment, Some(*header), false),
             Kind::Settled(header) => {
                 self.next = self.next.max(header.segment.next());
                 self.settled.files.insert(header.segment, (file, *header));
                 return;
             }
-            Kind::Headless(_, segment) => (*segment, None),
-            Kind::Empty => return,
-            Kind::Unknown => {
-                return warn!("segment file {file} holds neither a segment nor zeroes; it is left alone");
-            }
+            Kind::Headless { segment, blank, .. } => (*segment, None, *blank),
+            Kind::Empty | Kind::Unknown => return,
         };
         if kind.store() != self.store {
             return warn!("segment file {file} belongs to another store; it is left alone");
@@ -96,7 +111,7 @@ impl Survey {
         self.next = self.next.max(segment.next());
         let better = self.pieces.get(&segment).is_none_or(|p| p.header.is_none());
         if better {
-            self.pieces.insert(segment, Piece { file, header });
+            self.pieces.insert(segment, Piece { file, header, blank });
         }
     }
 
@@ -114,24 +129,54 @@ impl Survey {
         let marked = mark.and_then(|m| m.durable).map_or(SegmentId::new(0), |d| d.segment);
         let newest = self.pieces.last_key_value().map(|(id, _)| *id);
         self.pieces.retain(|&id, piece| {
-            // Frames without a header that nothing vouches for were never synced.
-            let torn = piece.header.is_none() && Some(id) == newest && id > marked;
+            // Frames without a header that nothing vouches for were never synced. One that is damaged was written.
+            let torn = piece.blank && Some(id) == newest && id > marked;
             id >= first && !skipped(id) && !torn
         });
+    }
+
+    /// Segments that must be there, and are in files that neither say so nor begin with a sound frame.
+    fn find_headless(&mut self, pool: &SegmentPool, mark: Option<&Mark>, files: Vec<FileNo>) {
+        let Some(store) = self.store else { return };
+        let mut files: Vec<FileNo> = files.into_iter().filter(|no| !self.settled.is_in(*no)).collect();
+        for sealed in self.missing(mark.and_then(|m| m.durable).as_ref()) {
+            let found = files.iter().position(|no| holds_log(pool, *no, store, sealed));
+            if let Some(file) = found.map(|n| files.swap_remove(n)) {
+                self.pieces.insert(sealed.segment, Piece { file, header: None, blank: false });
+            }
+        }
+        files.retain(|no| !pool.get(*no).is_ok_and(begins_blank));
+        for file in files {
+            warn!("segment file {file} holds neither a segment nor zeroes; it is left alone");
+        }
+    }
+
+    /// Segments of the log that must be there and are not, and how they ended.
+    fn missing(&self, mark: Option<&Sealed>) -> Vec<Sealed> {
+        let log_from = self.settled.log_from();
+        let headers = self.pieces.values().filter_map(|p| p.header);
+        let named = headers.filter_map(|h| h.previous.filter(|p| p.segment >= h.first_live));
+        let gone = |s: &Sealed| s.segment >= log_from && !self.pieces.contains_key(&s.segment);
+        let mut missing: Vec<Sealed> = named.chain(mark.copied()).filter(gone).collect();
+        missing.sort_unstable_by_key(|s| s.segment);
+        missing.dedup_by_key(|s| s.segment);
+        missing
     }
 
     pub(super) fn all(&self) -> impl Iterator<Item = (SegmentId, FileNo)> {
         self.pieces.iter().map(|(&id, piece)| (id, piece.file))
     }
 
+    /// Segments whose header is damaged.
+    pub(super) fn headless(&self) -> Vec<SegmentId> {
+        let log = self.pieces.iter().filter(|(_, piece)| piece.header.is_none()).map(|(id, _)| *id);
+        log.chain(self.settled.headless.iter().copied()).collect()
+    }
+
     /// How the segment after `segment` says it ended.
     pub(super) fn sealed(&self, segment: SegmentId) -> Option<Sealed> {
         let after = self.pieces.range(segment.next()..).filter_map(|(_, p)| p.header?.previous);
         after.into_iter().find(|sealed| sealed.segment == segment)
-    }
-
-    pub(super) fn end_of(&self, segment: SegmentId) -> u32 {
-        self.sealed(segment).map_or(SEGMENT_HEADER, |s| s.end)
     }
 
     /// Headers that are damaged, and segments that are gone.
@@ -143,21 +188,11 @@ impl Survey {
             found.push(Damage { segment, from, to, detail, lost: Vec::new() });
         };
         for (&segment, piece) in &self.pieces {
-            let Some(header) = piece.header else {
+            if piece.header.is_none() {
                 add(segment, 0, SEGMENT_HEADER, "the segment's header is damaged");
-                continue;
-            };
-            let gone = |s: &Sealed| {
-                s.segment >= header.first_live.max(self.settled.log_from())
-                    && !self.pieces.contains_key(&s.segment)
-            };
-            if let Some(sealed) = header.previous.filter(gone) {
-                add(sealed.segment, 0, sealed.end, "the segment is missing");
             }
         }
-        let log_from = self.settled.log_from();
-        if let Some(sealed) = mark.filter(|m| m.segment >= log_from && !self.pieces.contains_key(&m.segment))
-        {
+        for sealed in self.missing(mark) {
             add(sealed.segment, 0, sealed.end, "the segment is missing");
         }
         found.sort_unstable_by_key(|d: &Damage| d.segment);
@@ -171,7 +206,7 @@ impl Kind {
         match self {
             Self::Segment(header) => Some(header.store),
             Self::Settled(header) => Some(header.store),
-            Self::Headless(store, _) => Some(*store),
+            Self::Headless { store, .. } => Some(*store),
             Self::Empty | Self::Unknown => None,
         }
     }
@@ -187,15 +222,19 @@ fn look(pool: &SegmentPool, no: FileNo) -> Kind {
     if let Ok(header) = SettledHeader::decode(head) {
         return Kind::Settled(header);
     }
-    let frames = head.get(index(u64::from(SEGMENT_HEADER))..).unwrap_or_default();
+    let (header, frames) = head.split_at_checked(index(u64::from(SEGMENT_HEADER))).unwrap_or((head, &[]));
     let frame = frames.get(..FRAME_HEADER).and_then(|bytes| FrameHeader::decode(bytes).ok());
     match frame {
-        Some(frame) => Kind::Headless(frame.store, frame.segment),
+        Some(FrameHeader { store, segment, .. }) => Kind::Headless { store, segment, blank: is_zero(header) },
         // A settled segment without its header never counted.
-        None if is_zero(head.get(..index(u64::from(SEGMENT_HEADER))).unwrap_or_default()) => Kind::Empty,
+        None if is_zero(header) => Kind::Empty,
         None => {
             info!("segment file {no} has no sound header");
             Kind::Unknown
         }
     }
+}
+
+fn begins_blank(file: Arc<SegmentFile>) -> bool {
+    is_zero(ChunkReader::new(file).fetch(0, SEGMENT_HEADER))
 }

@@ -8,16 +8,15 @@ use gateway_journal::{
 };
 use tap_block::stored::verify;
 use tap_block::units::index;
-use tap_block::{Action, Lsn, VolumeId};
+use tap_block::{Action, VolumeId};
 use tap_disk::SegmentFile;
 
 use super::hidden::Stretch;
-use super::judge::is_kept;
+use super::known::lost;
 use super::{Finding, FindingKind, Scope, Step, Suspect, Verifier, not_indexed};
 use crate::chunks::ChunkReader;
 use crate::error::{Damage, StoreError};
 use crate::index::{IndexStore, Table, keys};
-use crate::maps::healed_at;
 use crate::settle::{Met, PassedFrame, Trail};
 use crate::sync::read;
 use crate::tail::{Group, GroupInfo};
@@ -65,7 +64,13 @@ impl Verifier<'_, '_> {
             self.compare_log(from, due.info.through.0)?;
             rest = behind;
         }
-        let findings = trail.damage().iter().flat_map(|d| self.lost(d)).collect();
+        let mut damage = trail.damage().to_vec();
+        // A segment before the first that is left is met by no walk.
+        let known = read(&self.shared.published).damage.clone();
+        let met = |d: &Damage| damage.iter().any(|m| (m.segment, m.from) == (d.segment, d.from));
+        let unmet: Vec<Damage> = known.into_iter().filter(|d| !d.lost.is_empty() && !met(d)).collect();
+        damage.extend(unmet);
+        let findings = damage.iter().flat_map(|d| self.lost(d)).collect();
         self.list(findings);
         Ok(())
     }
@@ -157,35 +162,14 @@ impl Verifier<'_, '_> {
         Ok(found.as_ref() == Some(&run) || self.layout().group >= due.info.no)
     }
 
-    /// What records a damaged stretch of the log costs.
+    /// What records a damaged stretch of the log costs, to whoever was asked for.
     fn lost(&self, damage: &Damage) -> Vec<Finding> {
-        let Damage { segment, from, to, detail, .. } = damage;
-        let whole = self.finding(FindingKind::Frame, *segment, (*from, *to), detail.clone());
-        if damage.lost.is_empty() {
-            return vec![whole];
-        }
-        let (layout, catalogue, known) = {
-            let published = read(&self.shared.published);
-            (Arc::clone(&published.layout), Arc::clone(&published.catalogue), published.damage.clone())
+        let found = lost(self.shared, damage).into_iter();
+        let wanted = |f: &Finding| {
+            let beyond = self.report.scope.to.zip(f.points).is_some_and(|(to, (first, _))| first > to);
+            f.volume.is_none_or(|volume| self.report.scope.has(volume)) && !beyond
         };
-        // Damage that reads know of refuses every point behind it; of what rotted since, the index still knows all.
-        let refused = |lost| known.iter().chain(layout.trail.damage()).any(|d| d.lost.contains(lost));
-        let of = damage.lost.iter().filter_map(|lost| {
-            let &(stream, first, last) = lost;
-            let known = catalogue.volume_of(stream)?;
-            let volume = known.id();
-            let last = match refused(lost) {
-                true => healed_at(known, first).map(Lsn::previous),
-                false => Some(last),
-            };
-            let kept = layout.kept.get(&volume).cloned().unwrap_or_default();
-            let beyond = self.report.scope.to.is_some_and(|to| first > to);
-            let points = Some((first, last));
-            let found = Finding { volume: Some(volume), points, ..whole.clone() };
-            let counts = self.report.scope.has(volume) && !beyond && is_kept(&kept, first, last);
-            counts.then_some(found)
-        });
-        of.collect()
+        found.filter(wanted).collect()
     }
 }
 

@@ -89,7 +89,14 @@ impl Proving {
 
     /// Something that no walk came past.
     pub(crate) fn note(&self, finding: Finding) {
-        self.change(|proofs| proofs.add(&[finding]));
+        self.note_all(&[finding]);
+    }
+
+    /// The same of several; of none, nothing is written.
+    pub(super) fn note_all(&self, found: &[Finding]) {
+        if !found.is_empty() {
+            self.change(|proofs| proofs.add(found));
+        }
     }
 
     /// What is over, and `read` of, need not be listed any more.

@@ -165,8 +165,21 @@ fn damaged(found: &VerificationView) -> Failure {
                 "compare with another gateway's history, and find out who could write to this gateway's disk",
             );
     }
-    Failure::new(ExitStatus::Error, format!("{} is damaged: {open} findings", found.volume))
-        .because("their reads are refused; the source holds them no more, or cannot be asked; all other points and blocks are sound")
+    let failure = Failure::new(ExitStatus::Error, format!("{} is damaged: {open} findings", found.volume));
+    let listed = || found.findings.iter().filter(|f| f.over.is_none());
+    // Which blocks were written by records that are lost nobody knows.
+    if listed().any(|f| f.extent.is_none() && f.from_lsn.is_some()) {
+        return failure
+            .because("records are lost: no point opens from the first one lost until a copy of the whole volume is complete")
+            .fix("the tap is asked for that copy by itself; for points before it, use another gateway that has the volume");
+    }
+    if listed().all(|f| matches!(f.kind, FindingKind::Header | FindingKind::Frame | FindingKind::Manifest)) {
+        return failure
+            .because("what stands around blocks is damaged; no read is refused for it as long as the index is there")
+            .fix("nothing is to be done where history is settled, it is written anew; keep the store's fjall directory");
+    }
+    failure
+        .because("their reads are refused; the source holds them no more, or cannot be asked; no other block is affected")
         .fix("say --repair-from URL if another gateway has the volume, or copy the disk anew")
 }
 

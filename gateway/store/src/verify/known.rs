@@ -1,0 +1,67 @@
+//! What is known to be damaged without a walk: opening a store comes past it.
+
+use std::sync::Arc;
+
+use gateway_journal::{SEGMENT_HEADER, SegmentId};
+use tap_block::Lsn;
+
+use super::judge::is_kept;
+use super::{Finding, FindingKind};
+use crate::error::Damage;
+use crate::maps::healed_at;
+use crate::store::Shared;
+use crate::sync::read;
+
+/// What records a damaged stretch of the log costs every volume of which some points are kept that need them.
+pub(super) fn lost(shared: &Shared, damage: &Damage) -> Vec<Finding> {
+    let Damage { segment, from, to, detail, .. } = damage;
+    let now = shared.age.now();
+    let whole = Finding::of_store(FindingKind::Frame, *segment, (*from, *to), detail.clone(), now);
+    if damage.lost.is_empty() {
+        return vec![whole];
+    }
+    let (layout, catalogue, known) = {
+        let published = read(&shared.published);
+        (Arc::clone(&published.layout), Arc::clone(&published.catalogue), published.damage.clone())
+    };
+    // Damage that reads know of refuses every point behind it; of what rotted since, the index still knows all.
+    let refused = |lost| known.iter().chain(layout.trail.damage()).any(|d| d.lost.contains(lost));
+    let of = damage.lost.iter().filter_map(|lost| {
+        let &(stream, first, last) = lost;
+        let known = catalogue.volume_of(stream)?;
+        let volume = known.id();
+        let last = match refused(lost) {
+            true => healed_at(known, first).map(Lsn::previous),
+            false => Some(last),
+        };
+        let kept = layout.kept.get(&volume).cloned().unwrap_or_default();
+        let points = Some((first, last));
+        let found = Finding { volume: Some(volume), points, ..whole.clone() };
+        is_kept(&kept, first, last).then_some(found)
+    });
+    of.collect()
+}
+
+impl Shared {
+    /// Notes what was found when the store was opened, so that it is listed from the start: segments whose header is damaged, and
+    /// what is lost or gone. Headers of settled segments are written anew.
+    pub(crate) fn note_found(&self, headless: &[SegmentId]) {
+        let header = |segment: &SegmentId| {
+            let detail = "the segment's header is damaged: what it holds is known from its frames".to_owned();
+            let place = (0, SEGMENT_HEADER);
+            Finding::of_store(FindingKind::Header, *segment, place, detail, self.age.now())
+        };
+        let damage = read(&self.published).damage.clone();
+        let lost = damage.iter().filter(|d| !d.lost.is_empty()).flat_map(|d| lost(self, d));
+        let gone = damage.iter().filter(|d| d.lost.is_empty() && !self.segments.lives(d.segment));
+        let gone = gone.map(|d| {
+            let place = (d.from, d.to);
+            Finding::of_store(FindingKind::Missing, d.segment, place, d.detail.clone(), self.age.now())
+        });
+        let found: Vec<Finding> = headless.iter().map(header).chain(lost).chain(gone).collect();
+        self.proving.note_all(&found);
+        if headless.iter().any(|segment| self.segments.is_settled(*segment)) {
+            self.settling.renew();
+        }
+    }
+}
