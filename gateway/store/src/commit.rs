@@ -16,7 +16,7 @@ use std::time::Duration;
 
 use gateway_journal::meta::OWN_STREAM;
 use gateway_journal::{Group, Laid, Sealed, SegmentHeader, SegmentId, SegmentWriter, Start};
-use tap_block::{Lsn, StreamId};
+use tap_block::{Batch, Lsn, StreamId};
 use tap_disk::{FileNo, SegmentFile};
 use tracing::{info, warn};
 
@@ -238,7 +238,8 @@ impl Committer {
         }
         self.settle();
         let text = "what is left is needed to settle old history, which makes room";
-        self.refuse_all(&mut { history }, &StoreError::NoSpace(text.into()));
+        let held = self.shared.said_of_holds().map(|held| format!("; {held}")).unwrap_or_default();
+        self.refuse_all(&mut { history }, &StoreError::NoSpace(format!("{text}{held}")));
     }
 
     fn refuse_all(&self, jobs: &mut VecDeque<Job>, why: &StoreError) {
@@ -515,7 +516,9 @@ fn take_frame(
             let frame =
                 PlacedFrame { segment, at: laid.at, header, entries: &batch.entries, lens: &batch.lens };
             history.take(&frame, &mut published.active);
-            *published.written.entry(header.stream).or_default() += u64::from(header.span);
+            let copied = copied_bytes(batch);
+            *published.written.entry(header.stream).or_default() +=
+                u64::from(header.span).saturating_sub(copied);
         }
         Work::Meta(record) => history.take_meta(header, std::slice::from_ref(record)),
     }
@@ -524,6 +527,20 @@ fn take_frame(
         published.streams.insert(header.stream, durable);
     }
     durable.map_or(Lsn::ZERO, |d| d.lsn)
+}
+
+/// Bytes of a batch's units that are copies of what the disk held.
+fn copied_bytes(batch: &Batch) -> u64 {
+    if !batch.entries.iter().any(|entry| entry.position.is_copy()) {
+        return 0;
+    }
+    let mut lens = batch.lens.iter();
+    let bytes = |entry: &tap_block::Entry| {
+        let units = lens.by_ref().take(entry.action.stored_blocks());
+        let stored: u64 = units.map(|len| u64::from(*len)).sum();
+        if entry.position.is_copy() { stored } else { 0 }
+    };
+    batch.entries.iter().map(bytes).sum()
 }
 
 /// The place behind all that was written.

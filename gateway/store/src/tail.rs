@@ -164,7 +164,7 @@ pub(crate) struct StreamState {
 #[derive(Debug, Default)]
 pub(crate) struct Published {
     pub(crate) streams: HashMap<StreamId, Durable>,
-    /// Bytes of frames that each stream wrote since the start.
+    /// Bytes of frames that each stream wrote since the start, without copies of what the disk held: those are no trend.
     pub(crate) written: HashMap<StreamId, u64>,
     pub(crate) catalogue: Arc<Catalogue>,
     pub(crate) active: Group,
