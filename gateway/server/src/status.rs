@@ -141,7 +141,8 @@ impl Gateway {
 
     /// What is to be said of room, of the store and of single volumes, and of what goes without its hook.
     fn room_alerts(&self, histories: &Histories) -> Vec<String> {
-        self.full_soon().into_iter().chain(self.limit_alerts(histories)).chain(self.gate_alerts()).collect()
+        let full = self.full_soon().into_iter().chain(self.held_alerts());
+        full.chain(self.limit_alerts(histories)).chain(self.gate_alerts()).collect()
     }
 
     /// What is to be said of the ledger: it is not kept, or something speaks against it.
