@@ -147,8 +147,12 @@ impl Settler {
         }
         let mut waits_for = None;
         let plan = Plan::window(shared, terms.now, pressure, &mut waits_for);
-        shared.log_waits_for(waits_for.filter(|_| plan.is_none()));
+        let is_held = waits_for.is_some() && plan.is_none();
+        if let Some(hold) = waits_for.filter(|_| is_held) {
+            shared.log_waits_for(hold);
+        }
         if let Some(plan) = plan {
+            shared.log_waits_for_none(false);
             let report = self.pass(shared, plan, terms)?;
             self.log_last = true;
             return Ok(Some(report));
@@ -159,8 +163,8 @@ impl Settler {
         if let Some(report) = self.relieve(shared, terms.clone())? {
             return Ok(Some(report));
         }
-        if pressure == Pressure::Purge {
-            shared.room_waits_for_holds();
+        if !is_held {
+            shared.log_waits_for_none(pressure == Pressure::Purge);
         }
         self.chill(shared, terms)
     }

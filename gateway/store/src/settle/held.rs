@@ -8,11 +8,12 @@
 //! ```
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use gateway_image::catalogue::{Catalogue, Volume};
 use gateway_journal::Hold;
 use tap_block::units::count;
-use tap_block::{Lsn, VolumeId, WallTime};
+use tap_block::{Lsn, Position, VolumeId, WallTime};
 
 use super::keep::held_points;
 use crate::store::Shared;
@@ -118,15 +119,20 @@ impl<'a> HeldCount<'a> {
 fn ends_of(volume: &Volume, published: &Published) -> Vec<(usize, Lsn)> {
     let durable = published.streams.get(&volume.stream());
     let mut end = durable.map_or(Lsn::ZERO, |d| d.lsn);
-    let mut ends = Vec::new();
-    for (n, group) in published.ingested.iter().enumerate().rev() {
-        let Some((_, min)) = group.mins.iter().find(|(v, _)| *v == volume.id()) else { continue };
-        ends.push((n, end));
+    let mut before = |min: Position| {
+        let last = end;
         if !min.is_copy() {
             end = min.lsn().previous().min(end);
         }
+        last
+    };
+    let tail = published.frozen.iter().map(|f| &f.group).chain([&published.active]);
+    for min in tail.rev().filter_map(|group| group.min_of(volume.id())) {
+        before(min);
     }
-    ends
+    let of = |group: &GroupInfo| group.mins.iter().find(|(v, _)| *v == volume.id()).map(|(_, min)| *min);
+    let groups = published.ingested.iter().enumerate().rev();
+    groups.filter_map(|(n, group)| Some((n, before(of(group)?)))).collect()
 }
 
 /// Records behind one up to another: a run may begin with a jump.
@@ -157,28 +163,25 @@ impl Shared {
         self.held_up().iter().any(|held| matches!(held.what, HeldWhat::Log { .. }))
     }
 
-    /// The log waits for this hold, or for none.
-    pub(super) fn log_waits_for(&self, hold: Option<Hold>) {
+    /// The log waits for this hold.
+    pub(super) fn log_waits_for(&self, hold: Hold) {
         let what = HeldWhat::Log { most: self.most_held() };
-        *lock(&self.held_up) = hold.into_iter().map(|hold| HeldUp { hold, what }).collect();
+        *lock(&self.held_up) = vec![HeldUp { hold, what }];
     }
 
-    /// There is no room, and nothing more that may go: holds that have begun are why, where the log waits for none.
-    pub(super) fn room_waits_for_holds(&self) {
-        let (catalogue, now) = (std::sync::Arc::clone(&read(&self.published).catalogue), self.age.now());
-        let begun = |hold: &&Hold| hold.from <= now;
+    /// The log waits for no hold. When there is no room either, and nothing more that may go, holds that have begun are why.
+    pub(super) fn log_waits_for_none(&self, full: bool) {
+        let (catalogue, now) = (Arc::clone(&read(&self.published).catalogue), self.age.now());
+        let begun = |hold: &&Hold| full && hold.from <= now;
         let holds = catalogue.volumes().flat_map(|v| catalogue.rules().holds_of(v.id(), now));
         let held = holds.filter(begun).map(|hold| HeldUp { hold: hold.clone(), what: HeldWhat::Room });
-        let mut held_up = lock(&self.held_up);
-        if held_up.is_empty() {
-            *held_up = held.collect();
-        }
+        *lock(&self.held_up) = held.collect();
     }
 
     /// What stands in the way of more room, for an error's text; `None` when no hold does.
     pub(crate) fn said_of_holds(&self) -> Option<String> {
         let held = self.held_up().into_iter().next()?;
-        let catalogue = std::sync::Arc::clone(&read(&self.published).catalogue);
+        let catalogue = Arc::clone(&read(&self.published).catalogue);
         let volume = catalogue.volume(held.hold.volume)?;
         Some(format!("the hold on {} keeps it from that until {}", volume.name(), held.hold.until))
     }
