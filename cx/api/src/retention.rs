@@ -384,6 +384,10 @@ pub struct TimelineView {
     /// The gates of its tiers.
     #[serde(default)]
     pub gates: Vec<AtGateView>,
+    /// Holds, of whichever volume, that keep the log from being settled or a full store from making room: in words, with their
+    /// ends.
+    #[serde(default)]
+    pub held_up: Vec<String>,
 }
 
 /// What a volume's history takes, and how it grows.
@@ -395,9 +399,11 @@ pub struct HistoryView {
     pub settled_bytes: u64,
     /// The limit that its policy sets; null when there is none.
     pub limit: Option<LimitView>,
-    /// Bytes of log written each day, by what was written since the gateway started; null when that is too little to say.
+    /// Bytes of log written each day, by what was written since the gateway started, copies of what the disk held apart; null
+    /// when that is too little to say.
     pub bytes_per_day: Option<u64>,
-    /// When it reaches its limit at that rate; null when policies make room in time, when there is no limit, or nobody knows.
+    /// When it reaches its limit at that rate, now when it is stopped or stuck there; null when policies make room in time, when
+    /// there is no limit, or nobody knows.
     #[serde(with = "json::text_or_null")]
     pub full_at: Option<WallTime>,
 }
@@ -411,9 +417,10 @@ pub struct ForecastView {
     pub settled_bytes: u64,
     /// Bytes that can still be taken; null when nobody knows.
     pub free_bytes: Option<u64>,
-    /// Bytes of log written each day, by what was written since the gateway started; null when that is too little to say.
+    /// Bytes of log written each day, by what was written since the gateway started, copies of what the disk held apart; null
+    /// when that is too little to say.
     pub bytes_per_day: Option<u64>,
-    /// When it is full at that rate, before policies make room; null when they make it in time, or nobody knows.
+    /// When it is full at that rate, now when it is; null when policies make room in time, or nobody knows.
     #[serde(with = "json::text_or_null")]
     pub full_at: Option<WallTime>,
 }

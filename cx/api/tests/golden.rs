@@ -329,6 +329,7 @@ fn timelines() {
             last_outcome: Some(GateOutcome::Passed),
             last_at: Some(at("2026-11-22T08:00:00Z")),
         }],
+        held_up: vec!["a hold keeps what was written to db01".into()],
     };
     golden(&view, include_str!("golden/timeline.json"));
 }

@@ -23,6 +23,8 @@ use crate::group::StreamMark;
 pub struct Special {
     /// Pins, images, and whatever is open: never thinned out.
     pub always: BTreeSet<Lsn>,
+    /// What is held: no more than that.
+    pub held: Stretches,
     /// Bookmarks: kept as long as the policy says.
     pub bookmarks: BTreeSet<Lsn>,
     /// For each tier with a gate: points received up to then it lets go, others stay in it whatever their age.
@@ -30,6 +32,33 @@ pub struct Special {
     /// Barrier marks that every member of the volume's group has or still may get, by their places in its stream, whether they
     /// are settled or not.
     pub marks: Arc<BTreeMap<Lsn, StreamMark>>,
+}
+
+/// Stretches of a stream, ascending and apart: a million points that follow each other are one of them.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Stretches(Vec<(Lsn, Lsn)>);
+
+impl Stretches {
+    /// Those from the first LSN to the second of each, both included, in any order.
+    #[must_use]
+    pub fn of(mut stretches: Vec<(Lsn, Lsn)>) -> Self {
+        stretches.sort_unstable();
+        let mut apart: Vec<(Lsn, Lsn)> = Vec::with_capacity(stretches.len());
+        for (first, last) in stretches {
+            match apart.last_mut().filter(|(_, end)| first <= end.next()) {
+                Some((_, end)) => *end = last.max(*end),
+                None => apart.push((first, last)),
+            }
+        }
+        Self(apart)
+    }
+
+    /// Is it in one of them?
+    #[must_use]
+    pub fn hold(&self, lsn: Lsn) -> bool {
+        let after = self.0.partition_point(|(first, _)| *first <= lsn);
+        after.checked_sub(1).and_then(|n| self.0.get(n)).is_some_and(|(_, last)| lsn <= *last)
+    }
 }
 
 impl Special {
@@ -141,6 +170,7 @@ impl<'a> Thinner<'a> {
     pub fn offer(&mut self, point: KeptPoint) {
         let age = self.now.since(point.received_at);
         let named = self.special.always.contains(&point.lsn)
+            || self.special.held.hold(point.lsn)
             || (self.special.bookmarks.contains(&point.lsn) && age <= self.policy.bookmarks);
         if self.special.marks.contains_key(&point.lsn) {
             if named || self.chosen.contains(&point.lsn) {

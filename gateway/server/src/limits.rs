@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use cx_api::{HistoryView, LimitState, LimitView, VolumeView};
 use gateway_image::catalogue::Volume;
-use gateway_journal::RetentionPolicy;
-use gateway_store::{Store, VolumeBytes, VolumeLimit};
+use gateway_journal::{Hold, RetentionPolicy};
+use gateway_store::{HeldUp, HeldWhat, Store, VolumeBytes, VolumeLimit};
 use tap_block::{Name, VolumeId, WallTime};
 
 use crate::gateway::Gateway;
@@ -59,12 +59,18 @@ impl Gateway {
         let (now, bytes) = (self.clock.wall(), histories.bytes(volume.id()));
         let written = self.store.written(volume.stream());
         let rate = per_day(written, now.since(self.started));
-        let full_at =
-            policy.limit.zip(rate).and_then(|(limit, rate)| full_at(now, bytes, limit, rate, policy));
+        let limit = histories.limit(volume.id());
+        let is_full = limit.is_some_and(|l| matches!(l.state, LimitState::Stopped | LimitState::Stuck));
+        let full_at = match is_full {
+            true => Some(now),
+            false => policy.limit.zip(rate).and_then(|(limit, rate)| {
+                full_at(now, bytes, limit, rate, self.kept_whole(volume.id(), policy))
+            }),
+        };
         HistoryView {
             log_bytes: bytes.log,
             settled_bytes: bytes.settled,
-            limit: histories.limit(volume.id()),
+            limit,
             bytes_per_day: rate,
             full_at,
         }
@@ -76,9 +82,30 @@ impl Gateway {
         let of = |volume: &std::sync::Arc<Volume>| {
             let policy = catalogue.rules().policy_of(volume.id());
             policy.limit?;
-            alert(volume.name(), &self.history_view(histories, volume, &policy), &policy, now)
+            let text = alert(volume.name(), &self.history_view(histories, volume, &policy), &policy, now)?;
+            let holds = catalogue.rules().holds_of(volume.id(), self.store.age());
+            Some(holds.fold(text, |text, hold| format!("{text}; {}", held(volume.name(), hold))))
         };
         catalogue.volumes().filter_map(of).collect()
+    }
+
+    /// What is to be said of holds that keep the log from being settled, or a full store from making room.
+    pub(crate) fn held_alerts(&self) -> Vec<String> {
+        let catalogue = self.store.catalogue();
+        let of = |up: HeldUp| Some(held_up(catalogue.volume(up.hold.volume)?.name(), &up));
+        self.store.held_up().into_iter().filter_map(of).collect()
+    }
+
+    /// For how long all that is written to a volume from now on stays: as its policy says, as a hold says, or as long as the log
+    /// waits for one.
+    pub(crate) fn kept_whole(&self, volume: VolumeId, policy: &RetentionPolicy) -> Duration {
+        let (catalogue, age) = (self.store.catalogue(), self.store.age());
+        let begun = |hold: &&Hold| hold.from <= age;
+        let held =
+            catalogue.rules().holds_of(volume, age).filter(begun).map(|h| h.to.min(h.until).since(age));
+        let waits = self.store.held_up().into_iter().filter(|up| up.what != HeldWhat::Room);
+        let waits = waits.map(|up| up.hold.until.since(age));
+        held.chain(waits).fold(policy.every_write, Duration::max)
     }
 }
 
@@ -87,21 +114,37 @@ pub(crate) fn per_day(bytes: u64, up: Duration) -> Option<u64> {
     (up >= LEAST_UPTIME).then(|| bytes.saturating_mul(DAY.as_secs()) / up.as_secs())
 }
 
-/// When a volume reaches its limit; `None` when what its policy keeps whole fits: the rest is thinned out.
-fn full_at(
-    now: WallTime,
-    bytes: VolumeBytes,
-    limit: u64,
-    rate: u64,
-    policy: &RetentionPolicy,
-) -> Option<WallTime> {
-    let whole = u128::from(rate) * policy.every_write.as_nanos() / DAY.as_nanos();
+/// Bytes that are written in so long a time.
+pub(crate) const fn of_days(rate: u64, time: Duration) -> u128 {
+    (rate as u128).saturating_mul(time.as_nanos()) / DAY.as_nanos()
+}
+
+/// When a volume reaches its limit; `None` when what is kept whole of it fits: the rest is thinned out.
+fn full_at(now: WallTime, bytes: VolumeBytes, limit: u64, rate: u64, whole: Duration) -> Option<WallTime> {
+    let whole = of_days(rate, whole);
     if rate == 0 || whole + u128::from(bytes.settled) <= u128::from(limit) {
         return None;
     }
     let room = limit.saturating_sub(bytes.total());
     let seconds = u128::from(room) * u128::from(DAY.as_secs()) / u128::from(rate);
     Some(now.plus(Duration::from_secs(u64::try_from(seconds).unwrap_or(u64::MAX))))
+}
+
+fn held(name: &Name, Hold { from, to, until, .. }: &Hold) -> String {
+    format!("a hold keeps what was written to {name} from {from} to {to}, until {until}")
+}
+
+fn held_up(name: &Name, up: &HeldUp) -> String {
+    let held = held(name, &up.hold);
+    match up.what {
+        HeldWhat::Log { most } => format!(
+            "{held}, and that is more than the {most} points that settled history lists for holds: until then nothing written \
+             since is settled, of no volume, and all of it takes room; make room or raise the journal's limit"
+        ),
+        HeldWhat::Room => {
+            format!("{held}: until then it makes no room; make some, or raise the journal's limit")
+        }
+    }
 }
 
 fn alert(name: &Name, history: &HistoryView, policy: &RetentionPolicy, now: WallTime) -> Option<String> {
@@ -146,15 +189,32 @@ mod tests {
     #[test]
     fn a_volume_is_full_when_what_is_kept_whole_does_not_fit() {
         let now = WallTime::from_nanos(0).plus(hours(1000));
-        let policy = RetentionPolicy::default();
+        let whole = hours(48);
         let bytes = VolumeBytes { log: 10 * GIB, settled: 10 * GIB };
-        // Two days of it are kept whole.
-        assert_eq!(full_at(now, bytes, 50 * GIB, 20 * GIB, &policy), None);
-        assert_eq!(full_at(now, bytes, 50 * GIB, 30 * GIB, &policy), Some(now.plus(hours(24))));
-        assert_eq!(full_at(now, bytes, 15 * GIB, 30 * GIB, &policy), Some(now), "it is");
-        assert_eq!(full_at(now, bytes, 15 * GIB, 0, &policy), None);
+        assert_eq!(full_at(now, bytes, 50 * GIB, 20 * GIB, whole), None);
+        assert_eq!(
+            full_at(now, bytes, 50 * GIB, 20 * GIB, hours(50)),
+            Some(now.plus(hours(36))),
+            "held longer"
+        );
+        assert_eq!(full_at(now, bytes, 50 * GIB, 30 * GIB, whole), Some(now.plus(hours(24))));
+        assert_eq!(full_at(now, bytes, 15 * GIB, 30 * GIB, whole), Some(now), "it is");
+        assert_eq!(full_at(now, bytes, 15 * GIB, 0, whole), None);
         assert_eq!(per_day(GIB, hours(12)), Some(2 * GIB));
         assert_eq!(per_day(GIB, Duration::from_secs(59)), None);
+    }
+
+    #[test]
+    fn a_hold_that_is_in_the_way_is_named_with_its_end() {
+        let at = |n| WallTime::from_nanos(0).plus(hours(n));
+        let (volume, note) = (VolumeId::new(1), String::new());
+        let hold = Hold { volume, from: at(1000), to: at(2000), until: at(3000), note };
+        for what in [HeldWhat::Log { most: 777 }, HeldWhat::Room] {
+            let text = held_up(&"web01".parse().unwrap(), &HeldUp { hold: hold.clone(), what });
+            let times = [hold.from, hold.to, hold.until];
+            assert!(text.contains("web01") && times.iter().all(|t| text.contains(&t.to_string())), "{text}");
+            assert_eq!(text.contains("777 points"), what != HeldWhat::Room, "{text}");
+        }
     }
 
     #[test]

@@ -15,7 +15,7 @@ use tap_block::{Lsn, Name, WallTime};
 
 use crate::gateway::Gateway;
 use crate::http::Answer;
-use crate::limits::{DAY, Histories, per_day};
+use crate::limits::{DAY, Histories, LEAST_UPTIME, of_days, per_day};
 use crate::{problems, views};
 
 /// Points of settled history that a timeline shows.
@@ -115,7 +115,8 @@ impl Gateway {
             holds: rules.holds_of(id, rules_now).map(hold_view).collect(),
             gaps: volume.gaps().map(views::gap).collect(),
             clocks: volume.runs().iter().filter_map(set_back).collect(),
-            forecast: self.forecast(&policy),
+            forecast: self.forecast(),
+            held_up: self.held_alerts(),
             history: self.history_view(&Histories::of(&self.store), &volume, &policy),
             gates: self.gate_views(id),
         })
@@ -126,40 +127,46 @@ impl Gateway {
         Ok(time.map(|time| KeptView { lsn, time }))
     }
 
-    /// How the store fills. What a policy keeps whole has to fit: the rest is thinned out.
-    pub(crate) fn forecast(&self, policy: &RetentionPolicy) -> ForecastView {
-        let (status, now) = (self.store.status(), self.clock.wall());
-        let rate = per_day(status.bytes_written, now.since(self.started));
+    /// How the store fills. What is kept whole has to fit: the rest is thinned out.
+    pub(crate) fn forecast(&self) -> ForecastView {
+        let (status, now, catalogue) = (self.store.status(), self.clock.wall(), self.store.catalogue());
+        let up = now.since(self.started);
+        let volumes = catalogue.volumes().map(|volume| {
+            let (policy, written) =
+                (catalogue.rules().policy_of(volume.id()), self.store.written(volume.stream()));
+            let whole = self.kept_whole(volume.id(), &policy);
+            per_day(written, up).map(|rate| (rate, of_days(rate, whole)))
+        });
+        let grown = volumes.collect::<Option<Vec<(u64, u128)>>>().filter(|_| up >= LEAST_UPTIME);
+        let (used, settled) = (status.segment_bytes, status.settled_bytes);
         let room = status.log_room_bytes.or(status.free_bytes);
-        let whole = |rate: u64| u128::from(rate) * policy.every_write.as_nanos() / DAY.as_nanos();
-        let fits = |rate: u64, room: u64| {
-            whole(rate) + u128::from(status.settled_bytes) <= u128::from(status.segment_bytes + room)
+        let full_at = match room {
+            Some(0) => Some(now),
+            room => room
+                .zip(grown.as_deref())
+                .and_then(|(room, grown)| fills_at(now, (used, settled, room), grown)),
         };
-        let full_at =
-            rate.zip(room).filter(|&(rate, room)| rate > 0 && !fits(rate, room)).map(|(rate, room)| {
-                let seconds = u128::from(room) * u128::from(DAY.as_secs()) / u128::from(rate);
-                now.plus(Duration::from_secs(u64::try_from(seconds).unwrap_or(u64::MAX)))
-            });
         ForecastView {
-            used_bytes: status.segment_bytes,
-            settled_bytes: status.settled_bytes,
+            used_bytes: used,
+            settled_bytes: settled,
             free_bytes: room,
-            bytes_per_day: rate,
+            bytes_per_day: grown.map(|grown| grown.iter().map(|(rate, _)| rate).sum()),
             full_at,
         }
     }
 
-    /// Says so when the store will be full within a day.
+    /// Says so when the store is full, or will be within a day.
     pub(crate) fn full_soon(&self) -> Option<String> {
-        let catalogue = self.store.catalogue();
+        let (catalogue, now) = (self.store.catalogue(), self.clock.wall());
         let policies = catalogue.volumes().map(|v| catalogue.rules().policy_of(v.id()));
         let policy = policies.max_by_key(|p| p.every_write)?;
-        let at = self.forecast(&policy).full_at.filter(|at| at.since(self.clock.wall()) < DAY)?;
+        let at = self.forecast().full_at.filter(|at| at.since(now) < DAY)?;
         let then = match policy.when_full {
             gateway_journal::WhenFull::Thin => "history is then thinned out sooner than its policy says",
             gateway_journal::WhenFull::Stop => "no more history is taken then",
         };
-        Some(format!("the journal will be full at {at}; {then}: make room, raise its limit or keep less"))
+        let when = if at <= now { "is full".to_owned() } else { format!("will be full at {at}") };
+        Some(format!("the journal {when}; {then}: make room, raise its limit or keep less"))
     }
 
     /// A page of what changed, from the byte `after` on.
@@ -185,6 +192,23 @@ impl Gateway {
         let extents = rest.into_iter().take(limit).collect();
         Ok(DiffView { volume: name, from_lsn: from, to_lsn: to, bytes: changed.bytes(), extents, next })
     }
+}
+
+/// When a store of so many bytes used, settled and free is full; `None` when what is kept whole fits. Of each volume: the bytes
+/// that are written each day, and those that stay.
+fn fills_at(
+    now: WallTime,
+    (used, settled, room): (u64, u64, u64),
+    grown: &[(u64, u128)],
+) -> Option<WallTime> {
+    let rate: u64 = grown.iter().map(|(rate, _)| rate).sum();
+    let whole = grown.iter().fold(0u128, |sum, (_, whole)| sum.saturating_add(*whole));
+    let fits = whole.saturating_add(settled.into()) <= u128::from(used) + u128::from(room);
+    if rate == 0 || fits {
+        return None;
+    }
+    let seconds = u128::from(room) * u128::from(DAY.as_secs()) / u128::from(rate);
+    Some(now.plus(Duration::from_secs(u64::try_from(seconds).unwrap_or(u64::MAX))))
 }
 
 /// Within a run the source's time never goes back; a new one may find its clock set back.
@@ -256,6 +280,18 @@ mod tests {
     use tap_block::{Epoch, RunId};
 
     use super::*;
+
+    #[test]
+    fn a_store_is_full_when_what_all_volumes_keep_whole_does_not_fit() {
+        const GIB: u64 = 1 << 30;
+        let (now, day) = (WallTime::from_nanos(0).plus(DAY * 1000), DAY);
+        let volume = |rate: u64, days: u32| (rate * GIB, of_days(rate * GIB, day * days));
+        let fills = |grown: &[(u64, u128)]| fills_at(now, (30 * GIB, 10 * GIB, 20 * GIB), grown);
+        assert_eq!(fills(&[]), None);
+        assert_eq!(fills(&[volume(10, 2), volume(10, 2)]), None, "10 settled and 40 whole of 50");
+        assert_eq!(fills(&[volume(10, 2), volume(10, 3)]), Some(now.plus(day)), "one of them is held");
+        assert_eq!(fills(&[volume(0, u32::MAX)]), None);
+    }
 
     #[test]
     fn a_clock_that_was_set_back_is_a_segment_and_one_that_runs_on_is_none() {

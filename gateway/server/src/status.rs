@@ -157,7 +157,7 @@ impl Gateway {
     /// What is to be said of room, of the store and of single volumes, and of what goes without its hook.
     fn room_alerts(&self, histories: &Histories) -> Vec<String> {
         let images = self.images.alerts();
-        let full = self.full_soon().into_iter().chain(images);
+        let full = self.full_soon().into_iter().chain(images).chain(self.held_alerts());
         full.chain(self.limit_alerts(histories)).chain(self.gate_alerts()).collect()
     }
 

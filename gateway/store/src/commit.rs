@@ -16,7 +16,7 @@ use std::time::Duration;
 
 use gateway_journal::meta::OWN_STREAM;
 use gateway_journal::{Group, Laid, Sealed, SegmentHeader, SegmentId, SegmentWriter, Start};
-use tap_block::{Lsn, StreamId};
+use tap_block::{Batch, Entry, Lsn, StreamId};
 use tap_disk::{FileNo, SegmentFile};
 use tracing::{info, warn};
 
@@ -238,7 +238,8 @@ impl Committer {
         }
         self.settle();
         let text = "what is left is needed to settle old history, which makes room";
-        self.refuse_all(&mut { history }, &StoreError::NoSpace(text.into()));
+        let held = self.shared.said_of_holds().map(|held| format!("; {held}")).unwrap_or_default();
+        self.refuse_all(&mut { history }, &StoreError::NoSpace(format!("{text}{held}")));
     }
 
     fn refuse_all(&self, jobs: &mut VecDeque<Job>, why: &StoreError) {
@@ -515,7 +516,8 @@ fn take_frame(
             let frame =
                 PlacedFrame { segment, at: laid.at, header, entries: &batch.entries, lens: &batch.lens };
             history.take(&frame, &mut published.active);
-            *published.written.entry(header.stream).or_default() += u64::from(header.span);
+            let span = u64::from(header.span);
+            *published.written.entry(header.stream).or_default() += fresh_bytes(batch, span);
         }
         Work::Meta(record) => history.take_meta(header, std::slice::from_ref(record)),
     }
@@ -524,6 +526,22 @@ fn take_frame(
         published.streams.insert(header.stream, durable);
     }
     durable.map_or(Lsn::ZERO, |d| d.lsn)
+}
+
+/// Bytes of a batch's frame without its copies of what the disk held: nothing, when there is nothing else.
+fn fresh_bytes(batch: &Batch, span: u64) -> u64 {
+    let is_copy = |entry: &Entry| entry.position.is_copy();
+    let copies = batch.entries.iter().filter(|e| is_copy(e)).count();
+    if copies == 0 || copies == batch.entries.len() {
+        return if copies == 0 { span } else { 0 };
+    }
+    let mut lens = batch.lens.iter();
+    let copied = |entry: &Entry| {
+        let units = lens.by_ref().take(entry.action.stored_blocks());
+        let stored: u64 = units.map(|len| u64::from(*len)).sum();
+        if is_copy(entry) { stored } else { 0 }
+    };
+    span.saturating_sub(batch.entries.iter().map(copied).sum())
 }
 
 /// The place behind all that was written.

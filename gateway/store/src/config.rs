@@ -35,6 +35,9 @@ pub struct StoreConfig {
     pub settle_memory: u64,
     /// Versions of the log that one pass settles, about.
     pub settle_versions: u64,
+    /// Points of settled history that are listed because something holds them, at most: a record that is held is one, and takes
+    /// 24 bytes of memory and about 8 of every manifest. What is held beyond waits in the log, with all that came later.
+    pub held_points: u64,
     /// A pass over settled history writes about so many bytes: it ends in a while, and needs no more room than that.
     pub settle_at_once: u64,
     /// What is old and unread is packed; `None`: nothing ever is.
@@ -119,6 +122,7 @@ impl StoreConfig {
             settle_each: Some(Duration::from_secs(10)),
             settle_memory: 64 << 20,
             settle_versions: 1 << 20,
+            held_points: 1 << 20,
             settle_at_once: 4 << 30,
             cold: Some(Cold::USUAL),
             settle_reserve: 8,

@@ -12,13 +12,13 @@ use crate::index::IndexError;
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 pub enum StoreError {
     /// No room for another segment. Nothing accepted is lost; the same records are taken once there is room.
-    #[error("the journal has no room ({0}): free some space or raise the limit, it goes on by itself")]
+    #[error("the journal has no room ({0}): free some space or raise the limit, it then goes on by itself")]
     NoSpace(String),
     /// The volume's history is full, and its policy says to take no more of it then. The same records are taken once there is
     /// room.
     #[error(
         "the volume's history takes {used} bytes of the {limit} that its policy allows, and the policy says to stop then: raise \
-         the limit or keep less, it goes on by itself"
+         the limit or keep less, it then goes on by itself"
     )]
     OverLimit {
         /// Bytes that it takes.

@@ -54,7 +54,7 @@ pub use mark::{MarkStore, MemoryMark};
 pub use points::OpenPoint;
 pub use queue::Done;
 pub use read::{ReadMode, UnitRead};
-pub use settle::{AtGate, LimitState, SettleReport, VolumeLimit};
+pub use settle::{AtGate, HeldUp, HeldWhat, LimitState, SettleReport, VolumeLimit};
 pub use store::{FreeSpace, Parts, Store, StoreStatus};
 pub use tail::Durable;
 pub use usage::VolumeBytes;

@@ -19,6 +19,7 @@
 mod chill;
 mod cold;
 mod gates;
+mod held;
 mod keep;
 mod limits;
 mod plan;
@@ -49,6 +50,7 @@ use chill::Chilling;
 pub use gates::AtGate;
 pub(crate) use gates::{at_gates, at_gates_of};
 use gates::{note_overruled, overruled};
+pub use held::{HeldUp, HeldWhat};
 use keep::{Terms, lost_points, points, thinned};
 pub(crate) use limits::Limits;
 pub use limits::{LimitState, VolumeLimit};
@@ -143,18 +145,28 @@ impl Settler {
         if log_last && let Some(report) = self.relieve(shared, terms.clone())? {
             return Ok(Some(report));
         }
-        if let Some(plan) = Plan::window(shared, terms.now, pressure) {
+        let mut waits_for = None;
+        let plan = Plan::window(shared, terms.now, pressure, &mut waits_for);
+        let is_held = waits_for.is_some() && plan.is_none();
+        if let Some(hold) = waits_for.filter(|_| is_held) {
+            shared.log_waits_for(hold);
+        }
+        if let Some(plan) = plan {
+            shared.log_waits_for_none(false);
             let report = self.pass(shared, plan, terms)?;
             self.log_last = true;
             return Ok(Some(report));
         }
-        match self.compact(shared, terms.clone(), false)? {
-            None => match self.relieve(shared, terms.clone())? {
-                None => self.chill(shared, terms),
-                report => Ok(report),
-            },
-            report => Ok(report),
+        if let Some(report) = self.compact(shared, terms.clone(), false)? {
+            return Ok(Some(report));
         }
+        if let Some(report) = self.relieve(shared, terms.clone())? {
+            return Ok(Some(report));
+        }
+        if !is_held {
+            shared.log_waits_for_none(pressure == Pressure::Purge);
+        }
+        self.chill(shared, terms)
     }
 
     /// Goes on through settled history, or begins to when that is worth it or has to be.
@@ -201,6 +213,12 @@ impl Settler {
     fn find_worth(&self, shared: &Shared, terms: &mut Terms) -> bool {
         if terms.strain.pressure < Pressure::Purge {
             return self.is_worth_it(shared, terms);
+        }
+        // Where nothing may go, that is found at once.
+        terms.strain.floor = Some(terms.now);
+        if !self.is_worth_it(shared, terms) {
+            terms.strain.floor = self.floor;
+            return false;
         }
         let mut floor = self.next_floor(shared, terms.now);
         loop {

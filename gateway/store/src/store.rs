@@ -33,7 +33,7 @@ use crate::queue::{Done, Job, Queue, Work};
 use crate::read::{ReadMode, UnitRead};
 use crate::reserve::Reserving;
 use crate::segments::Segments;
-use crate::settle::{AtGate, Limits, SettleReport, Settling, VolumeLimit, at_gates, at_gates_of};
+use crate::settle::{AtGate, HeldUp, Limits, SettleReport, Settling, VolumeLimit, at_gates, at_gates_of};
 use crate::sync::{lock, read};
 use crate::tail::{Durable, Published};
 use crate::usage::{self, VolumeBytes};
@@ -76,6 +76,8 @@ pub(crate) struct Shared {
     pub(crate) settling: Settling,
     /// Volumes whose policies have limits, as of the last look.
     pub(crate) limits: RwLock<Limits>,
+    /// Holds for which no room is made, as of the last look.
+    pub(crate) held_up: Mutex<Vec<HeldUp>>,
     pub(crate) proving: Proving,
     pub(crate) scrubbing: Scrubbing,
     pub(crate) bookkeeping: Bookkeeping,
@@ -259,6 +261,7 @@ impl Store {
             manifests: parts.manifest,
             settling: Settling::new(found.settler),
             limits: RwLock::default(),
+            held_up: Mutex::default(),
             proving: Proving::new(parts.proofs),
             scrubbing: Scrubbing::default(),
             keeper,
@@ -519,7 +522,7 @@ impl Store {
         at_gates_of(&self.shared, volume)
     }
 
-    /// Bytes that a stream's frames have taken since the store was opened.
+    /// Bytes that a stream's frames have taken since the store was opened, without their copies of what the disk held.
     #[must_use]
     pub fn written(&self, stream: StreamId) -> u64 {
         read(&self.shared.published).written.get(&stream).copied().unwrap_or(0)
@@ -529,6 +532,12 @@ impl Store {
     #[must_use]
     pub fn limits(&self) -> BTreeMap<VolumeId, VolumeLimit> {
         read(&self.shared.limits).views()
+    }
+
+    /// Holds for which the log is not settled, or a full store makes no room, as of when that was last looked at.
+    #[must_use]
+    pub fn held_up(&self) -> Vec<HeldUp> {
+        self.shared.held_up()
     }
 
     /// Reads everything in `scope` from the disk and checks it; what is found is noted. Blocks; `watch` is told of the

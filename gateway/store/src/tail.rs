@@ -67,6 +67,11 @@ impl Group {
         *min = position.min(*min);
     }
 
+    /// The least position of a volume in it.
+    pub(crate) fn min_of(&self, volume: VolumeId) -> Option<Position> {
+        self.mins.get(&volume).copied()
+    }
+
     /// Its volumes.
     pub(crate) fn volumes(&self) -> impl Iterator<Item = VolumeId> {
         self.mins.keys().copied()
@@ -164,7 +169,7 @@ pub(crate) struct StreamState {
 #[derive(Debug, Default)]
 pub(crate) struct Published {
     pub(crate) streams: HashMap<StreamId, Durable>,
-    /// Bytes of frames that each stream wrote since the start.
+    /// Bytes of frames that each stream wrote since the start, without copies of what the disk held: those are no trend.
     pub(crate) written: HashMap<StreamId, u64>,
     pub(crate) catalogue: Arc<Catalogue>,
     pub(crate) active: Group,

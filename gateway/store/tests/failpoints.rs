@@ -67,6 +67,22 @@ impl Play {
         }
     }
 
+    /// Every write is held, and another volume that is not writes beside it.
+    fn write_held(&mut self, batches: usize) {
+        let mut other = Workload::new(99);
+        for batch in other.history(10) {
+            append(&self.store, &batch).unwrap();
+        }
+        for _ in 0..batches {
+            append(&self.store, &other.batch(1)).unwrap();
+            self.write(1);
+            let catalogue = self.store.catalogue();
+            let known = catalogue.volume(self.workload.volume()).unwrap();
+            let held = Some(self.head()).filter(|head| known.selectable(*head).is_ok());
+            self.told.lock().unwrap().kept.extend(held);
+        }
+    }
+
     fn rule(&self, record: MetaRecord) {
         let (sender, done) = channel();
         self.store.record(record, Box::new(move |outcome| drop(sender.send(outcome))));
@@ -109,7 +125,7 @@ impl Play {
         let until = from.plus(Duration::from_secs(1_000_000));
         self.rule(MetaRecord::Held(Hold { volume, from, to: until, until, note: String::new() }));
         self.rule(MetaRecord::PolicySet { volume: None, policy: Some(policy(10, &[(50, 5000)], 100_000)) });
-        self.write(40);
+        self.write_held(40);
         self.settle();
         if !self.steps.is_cut() {
             self.store.verify(Scope::default(), &mut |_| true).unwrap();

@@ -57,6 +57,17 @@ fn points_grow_sparser_with_age() {
 }
 
 #[test]
+fn what_is_held_is_kept_whole() {
+    let stretches = vec![(lsn(20), lsn(30)), (lsn(5), lsn(9)), (lsn(10), lsn(12)), (lsn(25), lsn(27))];
+    let held = Stretches::of(stretches);
+    assert_eq!(held, Stretches(vec![(lsn(5), lsn(12)), (lsn(20), lsn(30))]));
+    let inside = |n: u64| (5..=12).contains(&n) || (20..=30).contains(&n);
+    assert!((1..40).all(|n| held.hold(lsn(n)) == inside(n)) && !Stretches::default().hold(lsn(1)));
+    let kept = thinned(700, 2000, &Special { held, ..Special::default() }, Some(2000));
+    assert_eq!(kept, (0..700).filter(|n| inside(n + 1)).collect::<Vec<_>>(), "not that alone");
+}
+
+#[test]
 fn what_is_kept_later_was_kept_before() {
     let mut points: Vec<KeptPoint> = (0..700).map(|n| point(n + 1, n)).collect();
     let special = Special::default();

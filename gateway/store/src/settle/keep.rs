@@ -7,7 +7,7 @@ use std::time::Duration;
 use gateway_image::Catalogue;
 use gateway_image::catalogue::{Rules, Volume};
 use gateway_image::group::CommonMarks;
-use gateway_image::retention::{Special, Thinner};
+use gateway_image::retention::{Special, Stretches, Thinner};
 use gateway_journal::{Hold, Kept, KeptPoint, RetentionPolicy, Tier, WhenFull};
 use tap_block::{Lsn, VolumeId, WallTime};
 
@@ -113,16 +113,15 @@ pub(super) fn special(
     let (id, settled, rules) = (volume.id(), before.settled, catalogue.rules());
     let released = released(rules, id, policy);
     let (bookmarks, marks) = (BTreeSet::new(), Arc::default());
-    let mut special = Special { always: open, bookmarks, released, marks };
+    let holds = rules.holds_of(id, now);
+    let held = Stretches::of(holds.flat_map(|h| held(h, before.points.iter().chain(fresh))).collect());
+    let mut special = Special { always: open, held, bookmarks, released, marks };
     special.always.extend(rules.pinned(id));
     special.always.extend(catalogue.images().filter(|i| i.volume == id).map(|i| i.point));
     // Whatever is asked for between this one and the next is what it shows; in a sync, what was sound before it.
     special.always.insert(settled);
     special.always.extend(volume.sound_at_or_before(settled));
     special.bookmarks.extend(volume.bookmarks().map(|(_, mark)| mark.at.lsn));
-    for hold in rules.holds_of(id, now) {
-        special.always.extend(held(hold, before.points.iter().chain(fresh)));
-    }
     special
 }
 
@@ -132,22 +131,33 @@ pub(super) fn released(rules: &Rules, volume: VolumeId, policy: &RetentionPolicy
     policy.tiers.iter().map(gate).collect()
 }
 
-/// The points of a stretch that is held: those received in it, and those captured in it, whenever they came; and the last
-/// before, which is what the stretch begins with.
-fn held<'a>(hold: &Hold, offered: impl Iterator<Item = &'a KeptPoint>) -> Vec<Lsn> {
+/// How many of a volume's points something holds.
+pub(super) fn held_points(rules: &Rules, volume: VolumeId, kept: &Kept, now: WallTime) -> usize {
+    let holds = rules.holds_of(volume, now);
+    let held = Stretches::of(holds.flat_map(|h| held(h, kept.points.iter())).collect());
+    kept.points.iter().filter(|p| held.hold(p.lsn)).count()
+}
+
+/// The points of a stretch that is held, from the first to the last of those that follow each other: those received in it, and
+/// those captured in it, whenever they came; and the last before, which is what the stretch begins with.
+fn held<'a>(hold: &Hold, offered: impl Iterator<Item = &'a KeptPoint>) -> Vec<(Lsn, Lsn)> {
     let within = |at: WallTime| hold.from <= at && at <= hold.to;
-    let (mut held, mut before) = (Vec::new(), None);
+    let (mut held, mut before, mut open): (Vec<(Lsn, Lsn)>, _, _) = (Vec::new(), None, false);
     for point in offered {
-        if within(point.received_at) || within(point.captured_at) {
-            held.extend(before.take());
-            held.push(point.lsn);
-        } else if point.captured_at < hold.from {
-            before = Some(point.lsn);
+        let inside = within(point.received_at) || within(point.captured_at);
+        if inside || point.captured_at >= hold.from {
+            held.extend(before.take().map(|lsn| (lsn, lsn)));
         } else {
-            held.extend(before.take());
+            before = Some(point.lsn);
         }
+        match held.last_mut().filter(|_| open) {
+            Some((_, last)) if inside => *last = point.lsn,
+            _ if inside => held.push((point.lsn, point.lsn)),
+            _ => {}
+        }
+        open = inside;
     }
-    held.extend(before);
+    held.extend(before.map(|lsn| (lsn, lsn)));
     held
 }
 
@@ -185,9 +195,8 @@ mod tests {
             received_at: at(received),
         };
         let points: Vec<KeptPoint> = (1..).zip(times).map(point).collect();
-        let mut held: Vec<u64> = held(&hold, points.iter()).into_iter().map(Lsn::get).collect();
-        held.sort_unstable();
-        held
+        let held = Stretches::of(held(&hold, points.iter()));
+        points.iter().filter(|p| held.hold(p.lsn)).map(|p| p.lsn.get()).collect()
     }
 
     #[test]

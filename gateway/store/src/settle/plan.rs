@@ -4,10 +4,11 @@ use std::collections::HashMap;
 use std::time::Duration;
 
 use gateway_image::catalogue::Rules;
-use gateway_journal::{Generation, RegionPlace, RegionRange, RetentionPolicy};
+use gateway_journal::{Generation, Hold, RegionPlace, RegionRange, RetentionPolicy};
 use tap_block::units::count;
 use tap_block::{StreamId, WallTime};
 
+use super::held::HeldCount;
 use super::{Limits, Pressure, points};
 use crate::store::Shared;
 use crate::sync::read;
@@ -39,12 +40,19 @@ pub(super) struct Plan {
 }
 
 impl Plan {
-    /// Old groups of the log, with generations that are small beside them; `None` when there are none, or no room.
-    pub(super) fn window(shared: &Shared, now: WallTime, pressure: Pressure) -> Option<Self> {
+    /// Old groups of the log, with generations that are small beside them; `None` when there are none, or no room, or the first
+    /// of them waits for a hold: `waits_for` is that then.
+    pub(super) fn window(
+        shared: &Shared,
+        now: WallTime,
+        pressure: Pressure,
+        waits_for: &mut Option<Hold>,
+    ) -> Option<Self> {
         let published = read(&shared.published);
         let room = shared.settle_room(0);
-        let strained = strained_groups(&published, &read(&shared.limits), now);
-        let groups = old_groups(shared, &published, now, pressure, strained, room);
+        let mut held = HeldCount::new(&published, now, shared.most_held());
+        let strained = strained_groups(&published, &read(&shared.limits), now, held.listed());
+        let groups = old_groups(shared, &published, &mut held, (now, pressure, strained, room), waits_for);
         let (end, start) = groups.last()?.through;
         let (mut untouched, mut merged) = (published.layout.generations.clone(), Vec::new());
         let mut fresh = shared.segments.bytes_to(end, start.at);
@@ -176,14 +184,15 @@ fn alike(generations: &[Generation], fresh: u64) -> Option<usize> {
 /// keep every write in them: each is a point then, in every manifest.
 const MOST_POINTS: u64 = 512 << 10;
 
-/// How many of the oldest groups are settled, whatever their age, so that volumes that are full become smaller.
-fn strained_groups(published: &Published, limits: &Limits, now: WallTime) -> usize {
+/// How many of the oldest groups are settled, whatever their age, so that volumes that are full become smaller. Points listed
+/// for holds have a limit of their own.
+fn strained_groups(published: &Published, limits: &Limits, now: WallTime, held: u64) -> usize {
     let mut needs = limits.needs();
     if needs.is_empty() {
         return 0;
     }
     let others = whole_of_others(published, limits);
-    let (mut through, mut young) = (0, count(points(&published.layout.kept)));
+    let (mut through, mut young) = (0, count(points(&published.layout.kept)).saturating_sub(held));
     for (n, group) in published.ingested.iter().enumerate() {
         young += young_records(&others, group, now);
         if needs.is_empty() || young > MOST_POINTS {
@@ -219,38 +228,42 @@ fn young_records(others: &HashMap<StreamId, Duration>, group: &GroupInfo, now: W
 }
 
 /// The oldest groups of which every record is older than all that policies keep whole, as far as there is room to rewrite
-/// them; those of the first `strained` ones whatever their age.
+/// them; those of the first `strained` ones whatever their age. Behind the last that is not held as a whole they wait: nothing
+/// would come free.
 fn old_groups(
     shared: &Shared,
     published: &Published,
-    now: WallTime,
-    pressure: Pressure,
-    strained: usize,
-    room: u64,
+    held: &mut HeldCount<'_>,
+    (now, pressure, strained, room): (WallTime, Pressure, usize, u64),
+    waits_for: &mut Option<Hold>,
 ) -> Vec<GroupInfo> {
     let rules = published.catalogue.rules();
-    let mut groups = Vec::new();
-    let (mut versions, mut before) = (0u64, WallTime::EPOCH);
+    let (mut groups, mut worth) = (Vec::new(), 0);
+    let mut versions = 0u64;
     for (n, group) in published.ingested.iter().enumerate() {
         let strained = n < strained;
-        let volumes = || group.mins.iter().map(|(v, _)| *v);
-        let whole = volumes().map(|v| rules.policy_of(v).every_write).max();
+        let whole = group.mins.iter().map(|(v, _)| rules.policy_of(*v).every_write).max();
         let whole = whole.unwrap_or_else(|| RetentionPolicy::default().every_write);
         let old = strained || pressure > Pressure::None || now.since(group.received_at) > whole;
-        // What is held stays whole in settled history too, but takes more room there.
-        let held = !strained
-            && volumes()
-                .flat_map(|v| rules.holds_of(v, now))
-                .any(|hold| hold.from <= group.received_at && before <= hold.to);
         versions = versions.saturating_add(group.versions);
         let bytes = shared.segments.bytes_to(group.through.0, group.through.1.at);
-        let many = versions > shared.config.settle_versions && !groups.is_empty();
-        if !old || held || many || bytes > room {
+        let many = versions > shared.config.settle_versions && worth > 0;
+        if !old || many || bytes > room {
             break;
         }
-        before = group.received_at;
+        let all_held = match held.take(n, group) {
+            Ok(all) => all,
+            Err(hold) => {
+                *waits_for = Some(hold);
+                break;
+            }
+        };
         groups.push(group.clone());
+        if strained || !all_held {
+            worth = groups.len();
+        }
     }
+    groups.truncate(worth);
     groups
 }
 

@@ -1,0 +1,352 @@
+//! What is held stays whole, point for point, and is all that takes room: everything else is settled beside it.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    clippy::cast_possible_truncation,
+    reason = "tests"
+)]
+
+mod common;
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use common::lab::{Lab, cut, policy, tiers};
+use common::{append, image, try_image};
+use gateway_journal::{Hold, MetaRecord, RetentionPolicy, WhenFull};
+use gateway_store::{HeldWhat, LimitState, MemoryIndex, Store, StoreError};
+use proptest::prelude::*;
+use tap_block::{Batch, Lsn, VolumeId, WallTime};
+use testbed_model::{Oracle, Random};
+
+fn seconds(n: u64) -> Duration {
+    Duration::from_secs(n)
+}
+
+/// The volumes of a lab: the main one, then the others.
+fn oracles(lab: &Lab) -> Vec<(VolumeId, &Oracle)> {
+    let others = lab.others.iter().map(|(workload, oracle)| (workload.volume(), oracle));
+    std::iter::once((lab.volume(), &lab.oracle)).chain(others).collect()
+}
+
+fn hold(lab: &Lab, volume: VolumeId, from: WallTime, to: WallTime, until: WallTime) {
+    let hold = Hold { volume, from, to, until, note: "audit".into() };
+    lab.rule(MetaRecord::Held(hold));
+}
+
+/// The points of a volume that are there.
+fn there(store: &Store, (volume, oracle): (VolumeId, &Oracle)) -> Vec<Lsn> {
+    let catalogue = store.catalogue();
+    let known = catalogue.volume(volume).unwrap();
+    let kept = |l: &Lsn| known.selectable(*l).is_ok() && store.check_kept(volume, *l).is_ok();
+    oracle.lsns().into_iter().filter(kept).collect()
+}
+
+/// Points of a volume that a hold keeps.
+#[derive(Debug, Clone)]
+struct Watched {
+    volume: VolumeId,
+    points: BTreeSet<Lsn>,
+    /// What is written until then is held too.
+    to: WallTime,
+    until: WallTime,
+}
+
+impl Watched {
+    /// From now on, and all that is there.
+    fn begin(lab: &Lab, n: usize, to: u64, until: u64) -> Self {
+        let (now, (volume, oracle)) = (lab.store().age(), oracles(lab)[n]);
+        let (to, until) = (now.plus(seconds(to)), now.plus(seconds(until)));
+        hold(lab, volume, WallTime::EPOCH, to, until);
+        let points = there(lab.store(), (volume, oracle)).into_iter().collect();
+        Self { volume, points, to, until }
+    }
+
+    /// Something was written since there were `before` records.
+    fn follow(&mut self, lab: &Lab, before: &[usize]) {
+        let oracles = oracles(lab);
+        let n = oracles.iter().position(|(volume, _)| *volume == self.volume).unwrap();
+        if lab.store().age() <= self.to {
+            let catalogue = lab.store().catalogue();
+            let known = catalogue.volume(self.volume).unwrap();
+            let fresh = oracles[n].1.lsns().into_iter().skip(before[n]);
+            self.points.extend(fresh.filter(|l| known.selectable(*l).is_ok()));
+        }
+    }
+
+    /// Every point of it is there and exact, as long as the hold lasts.
+    fn check(&self, lab: &Lab, store: &Store, step: usize) {
+        if store.age() >= self.until {
+            return;
+        }
+        let oracles = oracles(lab);
+        let (_, oracle) = oracles.iter().find(|(volume, _)| *volume == self.volume).unwrap();
+        for lsn in &self.points {
+            store.check_kept(self.volume, *lsn).unwrap();
+        }
+        for lsn in self.points.iter().step_by(step) {
+            assert!(image(store, self.volume, *lsn) == oracle.image_at(self.volume, *lsn), "{lsn} differs");
+        }
+    }
+}
+
+fn records(lab: &Lab) -> Vec<usize> {
+    oracles(lab).iter().map(|(_, oracle)| oracle.lsns().len()).collect()
+}
+
+/// A store of so many segments, full before long.
+fn small(seed: u64, policy: RetentionPolicy, segments: u64) -> Lab {
+    let mut lab = Lab::new(seed, policy);
+    lab.disk.config.settle_reserve = 8;
+    lab.disk.config.group_versions = 1 << 20;
+    lab.disk.config = lab.disk.config.clone().limited(segments * (512 << 10));
+    lab.open();
+    lab
+}
+
+/// The main volume writes on. `Err`: what is taken no more, for there is no room, and none comes.
+fn write_on(lab: &mut Lab, batches: usize) -> Result<(), Box<Batch>> {
+    for _ in 0..batches {
+        let batch = lab.workload.batch(8);
+        while let Err(e) = append(lab.store(), &batch) {
+            assert!(matches!(e, StoreError::NoSpace(_)), "{e}");
+            lab.wait_for_index();
+            if lab.store().settle().unwrap().is_none() && append(lab.store(), &batch).is_err() {
+                return Err(Box::new(batch));
+            }
+        }
+        lab.oracle.apply(&batch).unwrap();
+        lab.clock.advance(seconds(1));
+    }
+    Ok(())
+}
+
+#[test]
+fn a_hold_on_one_volume_takes_no_room_of_what_others_write() {
+    let mut lab = small(31, policy(10, &[(200, 2000)], 0), 24);
+    lab.write(50, 1);
+    let mut held = Watched::begin(&lab, 1, 1_000_000, 1_000_000);
+    // A little of the held volume all the time, so that each segment of the log has something of it.
+    let (mut written, before) = (0, lab.store().status().bytes_written);
+    for _ in 0..60 {
+        let records = records(&lab);
+        let batch = lab.others[0].0.batch(2);
+        if append(lab.store(), &batch).is_err() {
+            lab.settle();
+            append(lab.store(), &batch).unwrap();
+        }
+        lab.others[0].1.apply(&batch).unwrap();
+        assert!(write_on(&mut lab, 25).is_ok(), "what others write makes room");
+        held.follow(&lab, &records);
+        written = lab.store().status().bytes_written - before;
+    }
+    lab.wait_for_index();
+    lab.settle();
+    assert!(written > 2 * 24 * (512 << 10), "the store was filled more than once: {written}");
+    assert!(lab.store().held_up().is_empty(), "{:?}", lab.store().held_up());
+    assert!(held.points.len() > 100, "{}", held.points.len());
+    held.check(&lab, lab.store(), 1);
+    lab.check(40);
+    lab.open();
+    held.check(&lab, lab.store(), 3);
+    lab.store = None;
+    lab.disk.index = MemoryIndex::new();
+    lab.open();
+    assert_eq!(lab.store().status().damage, []);
+    held.check(&lab, lab.store(), 3);
+    let mut random = Random::new(31);
+    held.check(&lab, &cut(&lab.disk, &mut random).open(), 5);
+    let listed = lab.store().kept(held.volume).unwrap().points.len();
+    lab.clock.advance(seconds(2_000_000));
+    lab.settle();
+    let left = lab.store().kept(held.volume).unwrap().points.len();
+    assert!(listed > 100 && left < 10, "it is over: {left} of {listed}");
+}
+
+#[test]
+fn more_than_may_be_listed_waits_in_the_log_and_is_said() {
+    let mut lab = Lab::new(32, policy(10, &[], 0));
+    lab.disk.config.held_points = 160;
+    lab.open();
+    lab.write(60, 1);
+    lab.settle();
+    let mut held = Watched::begin(&lab, 0, 1_000_000, 5000);
+    for _ in 0..20 {
+        let records = records(&lab);
+        lab.more(4, 5);
+        held.follow(&lab, &records);
+        lab.settle();
+    }
+    let (listed, log) = (lab.store().kept(lab.volume()).unwrap().points.len(), lab.store().status().groups);
+    assert!((60..=161).contains(&listed), "as many as may be: {listed}");
+    assert!(log > 3, "the rest waits: {log}");
+    let said = lab.store().held_up();
+    assert_eq!(said.len(), 1, "{said:?}");
+    assert_eq!((said[0].hold.volume, said[0].what), (lab.volume(), HeldWhat::Log { most: 160 }));
+    held.check(&lab, lab.store(), 5);
+    lab.open();
+    lab.settle();
+    assert_eq!((lab.store().held_up().len(), lab.store().status().groups), (1, log), "over a restart too");
+    held.check(&lab, lab.store(), 5);
+    lab.clock.advance(seconds(6000));
+    assert!(lab.store().held_up().is_empty(), "it is over");
+    lab.settle();
+    assert!(lab.store().status().groups <= 1 && lab.store().kept(lab.volume()).unwrap().points.len() < 10);
+    lab.check(5);
+}
+
+/// Copies are no points, nor are LSNs that a run jumps over.
+#[test]
+fn what_a_hold_lists_is_counted_by_its_records() {
+    let mut lab = Lab::new(33, policy(10, &[], 0));
+    lab.disk.config.held_points = 2000;
+    lab.open();
+    lab.write(100, 1);
+    let held = Watched::begin(&lab, 0, 1_000_000, 1_000_000);
+    for _ in 0..5 {
+        let batch = lab.workload.restart(10_000, Some(tap_block::SyncCause::UncleanStop));
+        lab.append(&batch);
+        for _ in 0..20 {
+            let batch = lab.workload.copies();
+            lab.append(&batch);
+        }
+        let batch = lab.workload.end_sync();
+        lab.append(&batch);
+        lab.more(10, 5);
+    }
+    lab.clock.advance(seconds(100));
+    lab.settle();
+    assert!(lab.store().held_up().is_empty(), "{:?}", lab.store().held_up());
+    assert!(lab.store().status().groups < 5, "{:?}", lab.store().status());
+    held.check(&lab, lab.store(), 7);
+}
+
+/// What the disk held when it was first copied is no trend.
+#[test]
+fn copies_are_not_what_is_written() {
+    let mut lab = Lab::new(37, tiers());
+    lab.write(100, 1);
+    let written = |lab: &Lab| lab.store().written(lab.workload.stream());
+    let batch = lab.workload.restart(5, Some(tap_block::SyncCause::UncleanStop));
+    lab.append(&batch);
+    let before = written(&lab);
+    for _ in 0..20 {
+        let batch = lab.workload.copies();
+        if !batch.entries.is_empty() {
+            assert!(batch.entries.iter().all(|e| e.position.is_copy()));
+            lab.append(&batch);
+        }
+    }
+    assert_eq!(written(&lab), before);
+    let batch = lab.workload.end_sync();
+    lab.append(&batch);
+    let before = written(&lab);
+    let batch = lab.workload.batch(30);
+    lab.append(&batch);
+    assert!(written(&lab) - before >= batch.body.len() as u64);
+}
+
+#[test]
+fn what_is_held_as_a_whole_stays_where_it_lies() {
+    let mut lab = Lab::new(34, policy(10, &[], 0));
+    lab.write(100, 5);
+    for n in 0..3 {
+        Watched::begin(&lab, n, 1_000_000, 1_000_000);
+    }
+    lab.more(30, 5);
+    assert_eq!(lab.settle(), 0, "nothing would come free");
+    assert!(lab.store().held_up().is_empty());
+    lab.check(20);
+}
+
+#[test]
+fn a_full_store_says_which_hold_is_in_the_way() {
+    let mut lab = small(35, policy(10, &[(200, 2000)], 0), 20);
+    lab.write(20, 1);
+    let held = Watched::begin(&lab, 0, 1_000_000, 1_000_000);
+    let refused = write_on(&mut lab, 2000).unwrap_err();
+    lab.settle();
+    let said = lab.store().held_up();
+    assert_eq!((said.len(), said[0].what), (1, HeldWhat::Room), "{said:?}");
+    let text = append(lab.store(), &refused).unwrap_err().to_string();
+    assert!(text.contains("the hold on") && text.contains(&held.until.to_string()), "{text}");
+    held.check(&lab, lab.store(), 50);
+    lab.clock.advance(seconds(2_000_000));
+    lab.settle();
+    assert!(lab.store().held_up().is_empty());
+    lab.append(&refused);
+    write_on(&mut lab, 100).unwrap();
+}
+
+#[test]
+fn a_limit_takes_nothing_that_is_held_and_is_stuck_when_all_is() {
+    let mut lab = Lab::new(36, policy(10, &[(200, 2_000_000)], 0));
+    lab.write(100, 1);
+    let mut held = Watched::begin(&lab, 0, 1_000_000, 1_000_000);
+    let records = records(&lab);
+    let limit = RetentionPolicy { limit: Some(100_000), when_full: WhenFull::Thin, ..tiers() };
+    lab.rule(MetaRecord::PolicySet { volume: Some(lab.volume()), policy: Some(limit) });
+    lab.more(60, 5);
+    held.follow(&lab, &records);
+    lab.settle();
+    assert_eq!(lab.store().limits()[&lab.volume()].state, LimitState::Stuck);
+    held.check(&lab, lab.store(), 5);
+    lab.clock.advance(seconds(2_000_000));
+    lab.settle();
+    assert_ne!(lab.store().limits()[&lab.volume()].state, LimitState::Stuck);
+    let gone = held.points.iter().filter(|l| try_image(lab.store(), held.volume, **l).is_err()).count();
+    assert!(gone > held.points.len() / 2, "{gone} of {}", held.points.len());
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: common::cases(16), failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn what_is_held_is_exact_whatever_happens_beside_it(seed: u64) {
+        let mut random = Random::new(seed);
+        let mut lab = Lab::new(seed, tiers());
+        lab.disk.config.held_points = [40, 300, 1 << 20][random.below(3) as usize];
+        lab.open();
+        lab.write(120, 3);
+        let mut watched: Vec<Watched> = Vec::new();
+        for _ in 0..10 {
+            let records = records(&lab);
+            lab.more(1 + random.below(12) as usize, 1 + random.below(150));
+            watched.iter_mut().for_each(|held| held.follow(&lab, &records));
+            match random.below(8) {
+                0 => lab.open(),
+                1 => {
+                    lab.store = None;
+                    lab.disk.index = MemoryIndex::new();
+                    lab.open();
+                    prop_assert_eq!(lab.store().status().damage, []);
+                }
+                2 => {
+                    let store = cut(&lab.disk, &mut random).open();
+                    lab.check_of(&store, 9);
+                    watched.iter().for_each(|held| held.check(&lab, &store, 9));
+                }
+                3 => {
+                    let limit = RetentionPolicy { limit: Some(50_000 + random.below(400_000)), ..tiers() };
+                    let (volume, _) = oracles(&lab)[random.below(3) as usize];
+                    lab.rule(MetaRecord::PolicySet { volume: Some(volume), policy: Some(limit) });
+                }
+                4 | 5 if watched.len() < 3 => {
+                    let n = random.below(3) as usize;
+                    watched.push(Watched::begin(&lab, n, random.below(1500), 500 + random.below(4000)));
+                }
+                _ => {}
+            }
+            lab.wait_for_index();
+            lab.settle();
+            lab.check(9);
+            watched.iter().for_each(|held| held.check(&lab, lab.store(), 5));
+        }
+        lab.clock.advance(seconds(10_000));
+        lab.settle();
+        prop_assert!(lab.store().held_up().is_empty());
+        lab.check(3);
+    }
+}
