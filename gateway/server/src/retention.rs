@@ -157,10 +157,11 @@ impl Gateway {
 
     /// Says so when the store is full, or will be within a day.
     pub(crate) fn full_soon(&self) -> Option<String> {
-        let (catalogue, now) = (self.store.catalogue(), self.clock.wall());
+        let (catalogue, forecast) = (self.store.catalogue(), self.forecast());
+        let now = self.clock.wall();
         let policies = catalogue.volumes().map(|v| catalogue.rules().policy_of(v.id()));
         let policy = policies.max_by_key(|p| p.every_write)?;
-        let at = self.forecast().full_at.filter(|at| at.since(now) < DAY)?;
+        let at = forecast.full_at.filter(|at| at.since(now) < DAY)?;
         let then = match policy.when_full {
             gateway_journal::WhenFull::Thin => "history is then thinned out sooner than its policy says",
             gateway_journal::WhenFull::Stop => "no more history is taken then",
