@@ -7,8 +7,11 @@
 set -euo pipefail
 out=$1
 here=$(cd "$(dirname "$0")" && pwd)
-[ -s "$out/initrd.cpio" ] && [ -s "$out/vmlinux" ] && [ "$out/initrd.cpio" -nt "$here/init" ] && [ "$out/initrd.cpio" -nt "$0" ] && exit 0
 mkdir -p "$out"
+# One at a time: tests that want a machine run side by side.
+exec 9> "$out/lock"
+flock 9
+[ -s "$out/initrd.cpio" ] && [ -s "$out/vmlinux" ] && [ "$out/initrd.cpio" -nt "$here/init" ] && [ "$out/initrd.cpio" -nt "$0" ] && exit 0
 work=$(mktemp -d "$out/making.XXXX")
 trap 'rm -rf "$work"' EXIT
 
