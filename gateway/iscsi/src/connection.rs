@@ -4,13 +4,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
-use tap_block::{BlockDevice, CompletionQueue, Monotonic, Op, Outcome, Ticket};
+use tap_block::{BlockDevice, CompletionQueue, Monotonic, Op, Outcome, Output, Ticket};
 use thiserror::Error;
 
 use crate::login::chap::{Access, Challenge};
 use crate::login::status::LoginStatus;
 use crate::login::{Ended, Login, LoginStep, Portal, failure};
-use crate::output::Output;
 use crate::pdu::{self, Digests, Framed, FramingError, HEADER, Header, Pdu};
 use crate::session::Session;
 use crate::target::Target;
@@ -319,7 +318,7 @@ impl Connection {
         // An initiator that names the StatSN it expects is given it; the first request names none.
         let stat_sn = request.word(28);
         let header = answer.header.with_word(24, stat_sn).with_word(28, cmd_sn).with_word(32, cmd_sn);
-        self.output.push_pdu(header, answer.data, Digests::default());
+        header.send(answer.data, Digests::default(), &mut self.output);
     }
 
     fn enter(&mut self, request: &Header, answer: Pdu, ended: Ended) -> Option<Action> {

@@ -24,7 +24,6 @@
 mod connection;
 mod field;
 mod login;
-mod output;
 mod pdu;
 mod scsi;
 mod session;
@@ -34,8 +33,8 @@ mod text;
 pub use connection::{Action, CloseReason, Connection, Limits, Refusal, Setup, Wants};
 pub use login::chap::{Access, Challenge, Credentials};
 pub use login::status::LoginStatus;
-pub use output::Output;
 pub use pdu::FramingError;
 pub use scsi::reservation::InitiatorPort;
 pub use scsi::unit::{BlockLength, Identity, LogicalUnit};
+pub use tap_block::Output;
 pub use target::{SessionInfo, Target, TargetConfig};

@@ -2,6 +2,7 @@
 //! section 11). Digests are checked here, so that nothing behind this file sees a damaged unit.
 
 use bytes::{Buf, Bytes, BytesMut};
+use tap_block::Output;
 use thiserror::Error;
 
 use crate::field::{be24, be32, be64, byte, len32, put};
@@ -83,6 +84,26 @@ pub(crate) enum Framed {
 }
 
 impl Header {
+    /// Sends a unit: this header, data, padding, and the digests that are on (RFC 7143 section 11.2).
+    pub(crate) fn send(self, data: Bytes, digests: Digests, output: &mut Output) {
+        let header = self.with_data_length(data.len());
+        output.push(header.bytes());
+        if digests.header {
+            output.push(&crc32c::crc32c(header.bytes()).to_le_bytes());
+        }
+        if data.is_empty() {
+            return;
+        }
+        let zeroes = [0; 3];
+        let pad = zeroes.get(..padding(data.len())).unwrap_or_default();
+        let digest = digests.data.then(|| crc32c::crc32c_append(crc32c::crc32c(&data), pad));
+        output.push_payload(data);
+        output.push(pad);
+        if let Some(digest) = digest {
+            output.push(&digest.to_le_bytes());
+        }
+    }
+
     pub(crate) fn new(opcode: u8) -> Self {
         let mut bytes = [0; HEADER];
         bytes[0] = opcode;
@@ -244,8 +265,8 @@ mod tests {
     }
 
     fn unit(data: &[u8], digests: Digests) -> BytesMut {
-        let mut out = crate::output::Output::default();
-        out.push_pdu(Header::new(opcode::NOP_OUT), Bytes::copy_from_slice(data), digests);
+        let mut out = Output::default();
+        Header::new(opcode::NOP_OUT).send(Bytes::copy_from_slice(data), digests, &mut out);
         BytesMut::from(&out.take()[..])
     }
 

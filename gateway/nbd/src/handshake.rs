@@ -6,10 +6,9 @@
 use std::sync::Arc;
 
 use bytes::{Buf, BufMut, BytesMut};
-use tap_block::{Geometry, Map, Name};
+use tap_block::{Geometry, Map, Name, Output};
 
 use crate::contexts::{Inquiry, MAX_CONTEXTS, name_of};
-use crate::output::Output;
 use crate::proto::{
     INIT_MAGIC, MAX_STRING, MIN_BLOCK, OFFERED_PAYLOAD, OPTION_MAGIC, OPTION_REPLY_MAGIC, PREFERRED_BLOCK,
     export_flag, handshake_flag, info, option, reply,

@@ -21,7 +21,6 @@
 
 mod contexts;
 mod handshake;
-mod output;
 mod pending;
 mod proto;
 mod reply;
@@ -29,5 +28,5 @@ mod request;
 mod server;
 mod transmission;
 
-pub use output::Output;
 pub use server::{Action, CloseReason, ExportInfo, Limits, ListEntry, Refusal, Server, Tag, Tls, Wants};
+pub use tap_block::Output;

@@ -2,9 +2,8 @@
 
 use bytes::{BufMut, Bytes};
 use tap_block::units::{count, index};
-use tap_block::{Answer, Part, State, Stretch};
+use tap_block::{Answer, Output, Part, State, Stretch};
 
-use crate::output::Output;
 use crate::proto::{
     EXTENDED_REPLY_MAGIC, Errno, MAX_STRING, SIMPLE_REPLY_MAGIC, STRUCTURED_REPLY_MAGIC, chunk, state,
 };

@@ -1,11 +1,10 @@
 //! The connection as a whole: what callers see, and which half of the protocol gets the next bytes.
 
 use bytes::BytesMut;
-use tap_block::{Answered, Geometry, Name, Op};
+use tap_block::{Answered, Geometry, Name, Op, Output};
 use thiserror::Error;
 
 use crate::handshake::{Handshake, Session};
-use crate::output::Output;
 use crate::transmission::Transmission;
 
 /// One client's connection.

@@ -4,10 +4,9 @@ use std::sync::Arc;
 
 use bytes::{Buf, BytesMut};
 use tap_block::units::{count, index};
-use tap_block::{Answer, Answered, DeviceError, Map, Op, Stretch};
+use tap_block::{Answer, Answered, DeviceError, Map, Op, Output, Stretch};
 
 use crate::handshake::{Session, drop_front};
-use crate::output::Output;
 use crate::pending::{Kind, Pending, PendingTable};
 use crate::proto::{Errno, command};
 use crate::reply::To;

@@ -17,6 +17,7 @@ pub mod extent_map;
 pub mod faulty;
 pub mod memory;
 pub mod name;
+pub mod output;
 pub mod status;
 pub mod stored;
 pub mod time;
@@ -32,6 +33,7 @@ pub use device::{
 pub use extent::Extent;
 pub use extent_map::{ExtentMap, ExtentSet};
 pub use name::{Name, NameError};
+pub use output::Output;
 pub use status::{Map, State, Stretch, Stretches};
 pub use time::{Clock, Monotonic, WallTime};
 pub use units::{BLOCK_SIZE, BlockNo, Epoch, Lsn, MarkId, Position, RunId, StreamId, VolumeId};

@@ -1,11 +1,11 @@
 //! The answer to a SCSI command: Data-In, status, sense, residuals (RFC 7143 sections 11.4 and 11.7).
 
 use bytes::Bytes;
+use tap_block::Output;
 
 use super::Session;
 use super::task::Task;
 use crate::field::len16;
-use crate::output::Output;
 use crate::pdu::{FINAL, Header, NO_TAG, opcode};
 use crate::scsi::sense::{Reply, Sense, status};
 use crate::scsi::work::Work;
@@ -97,7 +97,7 @@ impl Session {
                 }
                 None => {
                     let header = self.numbers.plain(header.with_flags(last_of_burst));
-                    output.push_pdu(header, part, self.params.digests);
+                    header.send(part, self.params.digests, output);
                 }
             }
         }

@@ -2,13 +2,12 @@
 
 use bytes::Bytes;
 use std::sync::Arc;
-use tap_block::{Answered, CompletionQueue, Op, Outcome, Ticket};
+use tap_block::{Answered, CompletionQueue, Op, Outcome, Output, Ticket};
 
 use super::task::{DataOut, Stage, Task};
 use super::{IMMEDIATE, Session, reason};
 use crate::connection::Action;
 use crate::field::len32;
-use crate::output::Output;
 use crate::pdu::{FINAL, Header, Pdu, opcode};
 use crate::scsi::sense::{Reply, Sense};
 use crate::scsi::unit::{Hold, Nexus};
@@ -211,7 +210,7 @@ impl Session {
                 .with_word(44, r2t.length);
             task.data_units += 1;
             let header = self.numbers.next_status(header);
-            output.push_pdu(header, Bytes::new(), self.params.digests);
+            header.send(Bytes::new(), self.params.digests, output);
         }
     }
 

@@ -4,10 +4,9 @@
 use std::collections::BTreeSet;
 
 use bytes::Bytes;
-use tap_block::Monotonic;
+use tap_block::{Monotonic, Output};
 
 use super::Session;
-use crate::output::Output;
 use crate::pdu::{FINAL, Header, opcode};
 use crate::scsi;
 

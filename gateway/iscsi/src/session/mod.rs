@@ -11,12 +11,11 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 
 use bytes::Bytes;
-use tap_block::{CompletionQueue, Monotonic, Outcome, Ticket};
+use tap_block::{CompletionQueue, Monotonic, Outcome, Output, Ticket};
 
 use crate::connection::{Action, CloseReason, Limits};
 use crate::login::Ended;
 use crate::login::params::Params;
-use crate::output::Output;
 use crate::pdu::{Digests, FINAL, Header, NO_TAG, Pdu, opcode};
 use crate::scsi::reservation::InitiatorPort;
 use crate::scsi::unit::Nexus;
@@ -261,7 +260,7 @@ impl Session {
     fn send_status(&mut self, header: Header, data: Bytes, output: &mut Output) {
         self.open_window();
         let header = self.numbers.status(header);
-        output.push_pdu(header, data, self.params.digests);
+        header.send(data, self.params.digests, output);
     }
 
     fn open_window(&mut self) {
@@ -314,7 +313,7 @@ impl Session {
                 self.ping = Some((now, ttt));
                 let header = Header::new(opcode::NOP_IN).with_flags(FINAL).with_itt(NO_TAG).with_ttt(ttt);
                 let header = self.numbers.next_status(header);
-                output.push_pdu(header, Bytes::new(), self.params.digests);
+                header.send(Bytes::new(), self.params.digests, output);
             }
             _ => {}
         }

@@ -1,11 +1,11 @@
 //! Text requests in the full feature phase (RFC 7143 section 11.10): SendTargets, above all (appendix C).
 
 use bytes::{Bytes, BytesMut};
+use tap_block::Output;
 
 use super::{Session, reason};
 use crate::connection::Action;
 use crate::login::params::Answer;
-use crate::output::Output;
 use crate::pdu::{CONTINUE, FINAL, Header, NO_TAG, Pdu, opcode};
 use crate::text::{self, Pair};
 

@@ -1,5 +1,5 @@
-//! What goes to the client: small headers gathered in one buffer, read data by reference, all of it
-//! handed out as slices for one vectored write.
+//! What a server of a block protocol sends: small headers gathered in one buffer, read data by reference, all of it
+//! handed out as slices for one vectored write. It is here because NBD and iSCSI both want it, and neither knows the other.
 
 use std::collections::VecDeque;
 use std::io::IoSlice;
@@ -70,13 +70,13 @@ impl Output {
     }
 
     /// Appends a few bytes by copying them.
-    pub(crate) fn push(&mut self, bytes: &[u8]) {
+    pub fn push(&mut self, bytes: &[u8]) {
         self.tail.extend_from_slice(bytes);
         self.len += bytes.len();
     }
 
     /// Appends a payload, by reference unless it is tiny.
-    pub(crate) fn push_payload(&mut self, payload: Bytes) {
+    pub fn push_payload(&mut self, payload: Bytes) {
         if payload.len() <= COPIED {
             self.push(&payload);
             return;
