@@ -176,7 +176,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
         let ended = std::future::poll_fn(|cx| self.poll(cx)).await;
         let in_order = matches!(ended, Ended::Stopped) || self.stream.is_secure() && ended.is_mutual();
         if in_order && self.stop != Stop::Abort {
-            self.linger().await;
+            linger(&mut self.stream, &mut self.input).await;
         }
         ended
     }
@@ -529,19 +529,20 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
             self.has_large_buffer |= wanted > KEPT;
         }
     }
+}
 
-    /// Tells the client that nothing more comes and waits a little for it to hang up.
-    async fn linger(&mut self) {
-        let goodbye = async {
-            self.stream.shutdown().await?;
-            while self.stream.read_buf(&mut self.input).await? > 0 {
-                self.input.clear();
-            }
-            io::Result::Ok(())
-        };
-        // A client that lingers on, or has gone already, has got its replies or never will.
-        let _ = tokio::time::timeout(LINGER, goodbye).await;
-    }
+/// Tells the other end that nothing more comes and waits a little for it to hang up, so that closing does not cut off the last of
+/// what was sent.
+pub(crate) async fn linger(stream: &mut (impl AsyncRead + AsyncWrite + Unpin), input: &mut BytesMut) {
+    let goodbye = async {
+        stream.shutdown().await?;
+        while stream.read_buf(input).await? > 0 {
+            input.clear();
+        }
+        io::Result::Ok(())
+    };
+    // One that lingers on, or has gone already, has got its answers or never will.
+    let _ = tokio::time::timeout(LINGER, goodbye).await;
 }
 
 impl Ended {

@@ -12,12 +12,12 @@ use bytes::{Bytes, BytesMut};
 use gateway_iscsi::{Action, Challenge, CloseReason, Connection, Refusal, Setup, Target, Wants};
 use tap_block::units::count;
 use tap_block::{Answer, Answered, DeviceError, Monotonic, Op, Ticket};
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite};
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, Sleep};
 
 use super::{IscsiLimits, Targets};
-use crate::connection::Ended;
+use crate::connection::{Ended, linger};
 use crate::mailbox::{Mailbox, Stop};
 
 /// The receive buffer.
@@ -30,8 +30,6 @@ const BATCH: usize = 8;
 const BATCH_BYTES: u64 = 256 << 10;
 /// Pieces to one vectored write.
 const SLICES: usize = 64;
-/// How long an initiator has to hang up after the last answer, so that closing does not cut it off.
-const LINGER: Duration = Duration::from_millis(500);
 /// How long an initiator has to log out when the front stops (the protocol tells it so).
 const LOGOUT: Duration = Duration::from_secs(5);
 
@@ -98,7 +96,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> IscsiConnection<S> {
     pub(crate) async fn serve(mut self) -> Ended {
         let ended = std::future::poll_fn(|cx| self.poll(cx)).await;
         if matches!(ended, Ended::Stopped | Ended::IscsiClosed(_)) && self.stop != Stop::Abort {
-            self.linger().await;
+            linger(&mut self.stream, &mut self.input).await;
         }
         ended
     }
@@ -308,19 +306,6 @@ impl<S: AsyncRead + AsyncWrite + Unpin> IscsiConnection<S> {
             Poll::Ready(_) => {}
         }
         Ok(true)
-    }
-
-    /// Tells the initiator that nothing more comes and waits a little for it to hang up.
-    async fn linger(&mut self) {
-        let goodbye = async {
-            self.stream.shutdown().await?;
-            while self.stream.read_buf(&mut self.input).await? > 0 {
-                self.input.clear();
-            }
-            io::Result::Ok(())
-        };
-        // One that lingers on, or has gone already, has got its answers or never will.
-        let _ = tokio::time::timeout(LINGER, goodbye).await;
     }
 }
 
