@@ -3,6 +3,7 @@
 use std::fs;
 use std::io;
 use std::net::{SocketAddr, TcpListener as StdTcpListener};
+use std::os::fd::AsFd;
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::os::unix::net::{UnixListener as StdUnixListener, UnixStream as StdUnixStream};
 use std::path::{Path, PathBuf};
@@ -10,6 +11,9 @@ use std::path::{Path, PathBuf};
 use thiserror::Error;
 
 use crate::address::{ListenAddress, iscsi_uri, tcp_uri, unix_uri};
+
+/// Clients that may wait to be accepted, as far as the system lets them.
+const WAITING: i32 = 1024;
 
 /// A socket that listens.
 #[derive(Debug)]
@@ -58,6 +62,7 @@ impl Listener {
                 let path = std::path::absolute(path).map_err(failed)?;
                 let listener = bind_unix(&path, address)?;
                 listener.set_nonblocking(true).map_err(failed)?;
+                widen(&listener).map_err(failed)?;
                 let file = file_id(&path).map_err(failed)?;
                 Ok((Self::Unix(listener), Bound::Unix { path, file }))
             }
@@ -65,6 +70,7 @@ impl Listener {
             ListenAddress::Tcp(text) => match StdTcpListener::bind(text.as_str()) {
                 Ok(listener) => {
                     listener.set_nonblocking(true).map_err(failed)?;
+                    widen(&listener).map_err(failed)?;
                     let local = listener.local_addr().map_err(failed)?;
                     Ok((Self::Tcp(listener), Bound::Tcp(local)))
                 }
@@ -73,6 +79,12 @@ impl Listener {
             },
         }
     }
+}
+
+/// Makes room for more than the 128 that the standard library lets wait: after a restart all clients come back
+/// at once, and who finds no room tries again only after a second, two, four. Listening again changes just that.
+fn widen(socket: impl AsFd) -> io::Result<()> {
+    Ok(rustix::net::listen(socket, WAITING)?)
 }
 
 fn bind_unix(path: &Path, address: &ListenAddress) -> Result<StdUnixListener, ListenError> {
@@ -134,4 +146,21 @@ impl Bound {
 fn file_id(path: &Path) -> io::Result<(u64, u64)> {
     let metadata = fs::symlink_metadata(path)?;
     Ok((metadata.dev(), metadata.ino()))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::TcpStream;
+    use std::time::Duration;
+
+    use super::*;
+
+    #[test]
+    fn more_clients_than_the_standard_librarys_128_can_wait_to_be_accepted() {
+        let (_listener, bound) = Listener::bind(&ListenAddress::Tcp("127.0.0.1:0".to_owned())).unwrap();
+        let Bound::Tcp(address) = bound else { panic!("{bound:?}") };
+        let waiting: Result<Vec<_>, _> =
+            (0..400).map(|_| TcpStream::connect_timeout(&address, Duration::from_millis(900))).collect();
+        assert_eq!(waiting.unwrap().len(), 400);
+    }
 }

@@ -9,6 +9,10 @@ use crate::run::Steps;
 use crate::workspace::{Workspace, cargo};
 use crate::{clients, tidy};
 
+/// How long one test program may take: many times what the slowest needs, so that one that hangs is named and
+/// ended instead of taking all the others with it.
+const AT_MOST: &str = r#"target."cfg(unix)".runner=["timeout", "--verbose", "--kill-after=10", "900"]"#;
+
 /// Clients, one build, tidy, every test; `filter` goes to `cargo test`.
 pub(crate) fn run(filter: &[&str]) -> Result<()> {
     let workspace = Workspace::load()?;
@@ -27,7 +31,7 @@ fn all(workspace: &Workspace, steps: &mut Steps, filter: &[&str]) -> Result<()> 
         in_root(workspace).args(["test", "--workspace", "--no-run", "--quiet"]),
     )?;
     let mut test = in_root(workspace);
-    test.args(["test", "--workspace", "--no-fail-fast"]).args(filter);
+    test.args(["--config", AT_MOST, "test", "--workspace", "--no-fail-fast"]).args(filter);
     steps.tests(test.env("CHRONOGATE_BIN", program(workspace, "debug")))?;
     tidied
 }

@@ -13,7 +13,7 @@ use tap_block::BlockDevice;
 use tap_block::memory::MemoryDevice;
 
 pub(crate) const SIZE: u64 = 8 << 20;
-pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
 
 pub(crate) const ACK: u32 = 1;
 pub(crate) const ERR_POLICY: u32 = 0x8000_0002;
