@@ -21,6 +21,8 @@ pub(crate) enum Kind {
     Read,
     /// Write half-compressible, stamped blocks.
     Write,
+    /// The same, each durable before it is answered.
+    DurableWrite,
 }
 
 /// In which order blocks are taken.
@@ -57,14 +59,14 @@ pub(crate) struct Done {
 impl Load {
     /// In words.
     pub(crate) fn describe(&self) -> String {
-        let kind = match (self.order, self.kind) {
-            (Order::Random, Kind::Read) => "random reads",
-            (Order::Random, Kind::Write) => "random writes",
-            (Order::Sequential, Kind::Read) => "sequential reads",
-            (Order::Sequential, Kind::Write) => "sequential writes",
+        let kind = match self.kind {
+            Kind::Read => "reads",
+            Kind::Write => "writes",
+            Kind::DurableWrite => "durable writes (FUA)",
         };
+        let order = if self.order == Order::Random { "random" } else { "sequential" };
         format!(
-            "{kind} of {} KiB, depth {} on {} connection(s), {:.1} s over {} MiB",
+            "{order} {kind} of {} KiB, depth {} on {} connection(s), {:.1} s over {} MiB",
             self.block >> 10,
             self.depth.0,
             self.connections,
@@ -170,9 +172,10 @@ impl Connection {
         let command = match self.load.kind {
             Kind::Read => Command::Read,
             Kind::Write => Command::Write,
+            Kind::DurableWrite => Command::DurableWrite,
         };
         self.out.extend(request(command, count(slot), offset, self.load.block)?);
-        if self.load.kind == Kind::Write {
+        if self.load.kind != Kind::Read {
             let at = self.out.len();
             self.out.resize(at + self.load.block, 0);
             self.payload.fill(offset, self.out.get_mut(at..).unwrap_or_default());

@@ -20,6 +20,7 @@ const REPLY_ERROR: u32 = 1 << 31;
 const INFO_EXPORT: u16 = 0;
 const REQUEST_MAGIC: u32 = 0x2560_9513;
 const REPLY_MAGIC: u32 = 0x6744_6698;
+const FLAG_FUA: u16 = 1;
 /// Fixed newstyle, no zeroes.
 const CLIENT_FLAGS: u32 = 3;
 
@@ -40,6 +41,8 @@ pub(crate) struct Export {
 pub(crate) enum Command {
     Read,
     Write,
+    /// Answered when it is durable.
+    DurableWrite,
     Disconnect,
 }
 
@@ -110,13 +113,14 @@ impl Reply {
 pub(crate) fn request(command: Command, cookie: u64, offset: u64, length: usize) -> Result<[u8; 28]> {
     let kind: u16 = match command {
         Command::Read => 0,
-        Command::Write => 1,
+        Command::Write | Command::DurableWrite => 1,
         Command::Disconnect => 2,
     };
     let mut out = [0; 28];
     let mut to = out.as_mut_slice();
     to.write_all(&REQUEST_MAGIC.to_be_bytes())?;
-    to.write_all(&0u16.to_be_bytes())?;
+    let flags = if command == Command::DurableWrite { FLAG_FUA } else { 0 };
+    to.write_all(&flags.to_be_bytes())?;
     to.write_all(&kind.to_be_bytes())?;
     to.write_all(&cookie.to_be_bytes())?;
     to.write_all(&offset.to_be_bytes())?;

@@ -26,7 +26,7 @@ pub(crate) struct Options {
     /// Work below this folder, on the disk to be measured
     #[arg(long, value_name = "FOLDER")]
     pub(crate) dir: Option<PathBuf>,
-    /// Seconds of load in each round of `tap` and `read` (10 and 4; 0.4 with --quick)
+    /// Seconds of load in each round of `tap`, `read` and `nbd` (10, 4 and 3; 0.4 with --quick)
     #[arg(long, value_name = "SECONDS")]
     seconds: Option<f64>,
     /// The largest journal of `open`, in records (10000000; 100000 with --quick)
@@ -46,14 +46,14 @@ pub(crate) struct Options {
 /// Cases that are looked at together.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 enum Group {
-    /// All but the tap and the hour of load.
+    /// All but the tap, the servers and the hour of load.
     Journal,
 }
 
 impl Group {
     fn has(self, case: Case) -> bool {
         match self {
-            Self::Journal => !matches!(case, Case::Tap | Case::Soak),
+            Self::Journal => !matches!(case, Case::Tap | Case::Nbd | Case::Soak),
         }
     }
 }
@@ -69,6 +69,9 @@ pub(crate) enum Case {
     Open,
     /// Random reads of an image, against nbdkit and qemu-nbd
     Read,
+    /// Our NBD server, over an image, the head, a read/write image and the tap, against nbdkit, qemu-nbd, nbd-server and
+    /// nbdkit's null disk
+    Nbd,
     /// Settling old history: its speed, its price for commits, and reads of what is settled
     Settle,
     /// Memory of `chronogate up` under full write load

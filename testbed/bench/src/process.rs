@@ -29,9 +29,10 @@ impl Pid {
         Self(std::process::id())
     }
 
-    /// Processor time of all its threads, those that ended too.
+    /// Processor time of all its threads and of its children, those that ended too: a server may have a process for
+    /// each connection.
     pub(crate) fn cpu(self) -> Result<Duration> {
-        cpu_in(&self.file("stat"))
+        cpu_in(&self.file("stat"), 4)
     }
 
     /// What it takes in memory.
@@ -53,7 +54,7 @@ impl Pid {
 
 /// Processor time of the calling thread.
 pub(crate) fn thread_cpu() -> Result<Duration> {
-    cpu_in(Path::new("/proc/thread-self/stat"))
+    cpu_in(Path::new("/proc/thread-self/stat"), 2)
 }
 
 /// Watches who keeps the machine busy.
@@ -95,11 +96,13 @@ fn machine_busy() -> Result<Duration> {
     Ok(from_ticks(busy.map(|(_, t)| t).sum()))
 }
 
-fn cpu_in(path: &Path) -> Result<Duration> {
+/// The sum of so many `fields`: in user and kernel mode, then the same of children that have ended (proc(5)).
+fn cpu_in(path: &Path, fields: usize) -> Result<Duration> {
     let text = read(path)?;
     // The name in parentheses may hold anything; the fields count from behind it.
-    let fields = text.rsplit_once(')').map_or("", |(_, rest)| rest);
-    let times: Vec<u64> = fields.split_whitespace().skip(11).take(2).filter_map(|w| w.parse().ok()).collect();
+    let behind = text.rsplit_once(')').map_or("", |(_, rest)| rest);
+    let times: Vec<u64> =
+        behind.split_whitespace().skip(11).take(fields).filter_map(|w| w.parse().ok()).collect();
     Ok(from_ticks(times.iter().sum()))
 }
 

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 use rustix::process::{Signal, kill_process};
 
 use crate::nbd::Export;
@@ -20,9 +20,16 @@ const STOP: Duration = Duration::from_secs(20);
 /// A running server. Ended when it is dropped.
 #[derive(Debug)]
 pub(crate) struct Server {
-    child: Child,
+    process: Process,
     command: String,
     log: PathBuf,
+}
+
+#[derive(Debug)]
+enum Process {
+    Child(Child),
+    /// One that went into the background by itself.
+    Daemon(Pid),
 }
 
 /// A peer that serves a raw file.
@@ -32,6 +39,12 @@ pub(crate) enum Peer {
     Nbdkit,
     /// `qemu-nbd` with `io_uring`, its fastest.
     QemuNbd,
+    /// `nbd-server`, which has a process for each connection.
+    NbdServer,
+    /// `nbdkit null`: no disk at all, what the protocol itself costs. Its disk has the file's size.
+    Ceiling,
+    /// `qemu-nbd` on a qcow2 overlay over the file, made afresh.
+    QemuOverlay,
 }
 
 impl Server {
@@ -41,12 +54,49 @@ impl Server {
         let out = File::create(&log)?;
         command.stdin(Stdio::null()).stdout(out.try_clone()?).stderr(out);
         let child = command.spawn().with_context(|| format!("cannot start {words}"))?;
-        Ok(Self { child, command: words, log })
+        Ok(Self { process: Process::Child(child), command: words, log })
+    }
+
+    /// The same of a command that leaves a process in the background and its number in `pid_file`.
+    fn start_daemon(command: &mut Command, log: PathBuf, pid_file: &Path) -> Result<Self> {
+        let mut server = Self::start(command, log)?;
+        if let Process::Child(child) = &mut server.process {
+            let status = child.wait()?;
+            ensure!(status.success(), "{} ended with {status}:\n{}", server.command, server.said());
+        }
+        let number = || std::fs::read_to_string(pid_file).ok()?.trim().parse().ok();
+        let begun = Instant::now();
+        while begun.elapsed() < START {
+            if let Some(number) = number() {
+                server.process = Process::Daemon(Pid(number));
+                return Ok(server);
+            }
+            pause(Duration::from_millis(5));
+        }
+        bail!("{} left no number of its process in {}", server.command, pid_file.display())
     }
 
     /// Its process.
     pub(crate) fn pid(&self) -> Pid {
-        Pid(self.child.id())
+        match &self.process {
+            Process::Child(child) => Pid(child.id()),
+            Process::Daemon(pid) => *pid,
+        }
+    }
+
+    /// How it ended, if it has.
+    fn ended(&mut self) -> Result<Option<String>> {
+        match &mut self.process {
+            Process::Child(child) => Ok(child.try_wait()?.map(|status| status.to_string())),
+            Process::Daemon(pid) => Ok(pid.cpu().err().map(|_| "nobody to see how".to_owned())),
+        }
+    }
+
+    fn signal(&self, signal: Signal) {
+        let number = i32::try_from(self.pid().0).ok().and_then(rustix::process::Pid::from_raw);
+        if let Some(number) = number {
+            let _ = kill_process(number, signal);
+        }
     }
 
     /// What it printed, the middle left out: how trouble began, and where it is now.
@@ -66,7 +116,7 @@ impl Server {
             if let Some(answer) = ready() {
                 return Ok(answer);
             }
-            if let Some(status) = self.child.try_wait()? {
+            if let Some(status) = self.ended()? {
                 bail!("{} ended with {status}:\n{}", self.command, self.said());
             }
             if begun.elapsed() > START {
@@ -83,23 +133,25 @@ impl Server {
 
     /// Asks it to end, and ends it when it does not.
     pub(crate) fn stop(&mut self) {
-        let _ = kill_process(rustix::process::Pid::from_child(&self.child), Signal::TERM);
+        self.signal(Signal::TERM);
         let begun = Instant::now();
         while begun.elapsed() < STOP {
-            if matches!(self.child.try_wait(), Ok(Some(_)) | Err(_)) {
+            if matches!(self.ended(), Ok(Some(_)) | Err(_)) {
                 return;
             }
             pause(Duration::from_millis(10));
         }
         eprintln!("{} did not end within {} s and is killed", self.command, STOP.as_secs());
-        let _ = self.child.kill();
-        let _ = self.child.wait();
+        self.signal(Signal::KILL);
+        if let Process::Child(child) = &mut self.process {
+            let _ = child.wait();
+        }
     }
 }
 
 impl Drop for Server {
     fn drop(&mut self) {
-        if matches!(self.child.try_wait(), Ok(None)) {
+        if matches!(self.ended(), Ok(None)) {
             self.stop();
         }
     }
@@ -111,38 +163,76 @@ impl Peer {
         match self {
             Self::Nbdkit => "nbdkit file",
             Self::QemuNbd => "qemu-nbd",
+            Self::NbdServer => "nbd-server",
+            Self::Ceiling => "nbdkit null",
+            Self::QemuOverlay => "qemu-nbd qcow2",
         }
     }
 
     /// Serves `file` on a socket in `folder`.
     pub(crate) fn serve(self, file: &Path, folder: &Path) -> Result<(Server, Export)> {
-        let (program, socket) = match self {
-            Self::Nbdkit => ("nbdkit", folder.join("nbdkit.sock")),
-            Self::QemuNbd => ("qemu-nbd", folder.join("qemu.sock")),
-        };
-        let mut command = Command::new(program);
-        match self {
-            Self::Nbdkit => command.arg("-f").arg("-U").arg(&socket).arg("file").arg(file),
-            Self::QemuNbd => {
-                command.args([
-                    "-t",
-                    "-e",
-                    "64",
-                    "-f",
-                    "raw",
-                    "--aio=io_uring",
-                    "--cache=writeback",
-                    "-x",
-                    "",
-                ]);
-                command.arg("-k").arg(&socket).arg(file)
+        let name = self.name().replace(' ', "-");
+        let socket = folder.join(format!("{name}.sock"));
+        let mut command = match self {
+            Self::Nbdkit => nbdkit(&socket, &[Path::new("file"), file]),
+            Self::Ceiling => {
+                let size = std::fs::metadata(file)?.len().to_string();
+                nbdkit(&socket, &[Path::new("null"), Path::new(&size)])
             }
+            Self::QemuNbd => qemu_nbd(&socket, "raw", file),
+            Self::QemuOverlay => qemu_nbd(&socket, "qcow2", &qcow2_over(file, folder)?),
+            Self::NbdServer => nbd_server(&socket, file, folder)?,
         };
-        let mut server = Server::start(&mut command, folder.join(format!("{program}.log")))
-            .context("install it: apt-get install nbdkit qemu-utils")?;
+        let log = folder.join(format!("{name}.log"));
+        let started = match self {
+            Self::NbdServer => Server::start_daemon(&mut command, log, &pid_file(folder)),
+            _ => Server::start(&mut command, log),
+        };
+        let mut server = started.context("install it: apt-get install nbdkit qemu-utils nbd-server")?;
         server.wait_listening(&socket)?;
-        Ok((server, Export { socket, name: String::new() }))
+        let export = if self == Self::NbdServer { "disk" } else { "" };
+        Ok((server, Export { socket, name: export.to_owned() }))
     }
+}
+
+fn nbdkit(socket: &Path, plugin: &[&Path]) -> Command {
+    let mut command = Command::new("nbdkit");
+    command.arg("-f").arg("-U").arg(socket).args(plugin);
+    command
+}
+
+fn qemu_nbd(socket: &Path, format: &str, file: &Path) -> Command {
+    let mut command = Command::new("qemu-nbd");
+    command.args(["-t", "-e", "64", "-f", format, "--aio=io_uring", "--cache=writeback", "-x", ""]);
+    command.arg("-k").arg(socket).arg(file);
+    command
+}
+
+/// It listens on TCP or on a Unix socket; which is decided in a file.
+fn nbd_server(socket: &Path, file: &Path, folder: &Path) -> Result<Command> {
+    let config = folder.join("nbd-server.conf");
+    let text = format!(
+        "[generic]\nunixsock={}\nallowlist=true\n[disk]\nexportname={}\nflush=true\nfua=true\n",
+        socket.display(),
+        file.display()
+    );
+    std::fs::write(&config, text)?;
+    let mut command = Command::new("nbd-server");
+    command.arg("-C").arg(config).arg("-p").arg(pid_file(folder));
+    Ok(command)
+}
+
+fn pid_file(folder: &Path) -> PathBuf {
+    folder.join("nbd-server.pid")
+}
+
+fn qcow2_over(file: &Path, folder: &Path) -> Result<PathBuf> {
+    let overlay = folder.join("overlay.qcow2");
+    let mut command = Command::new("qemu-img");
+    command.args(["create", "-q", "-f", "qcow2", "-F", "raw", "-b"]).arg(file).arg(&overlay);
+    let status = command.status().context("cannot run qemu-img")?;
+    ensure!(status.success(), "{} ended with {status}", words(&command));
+    Ok(overlay)
 }
 
 /// Waits for something in another process: there is no event to wait on.

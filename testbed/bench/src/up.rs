@@ -128,6 +128,15 @@ impl Up {
         }
     }
 
+    /// A new read/write image of the moment at `lsn`.
+    pub(crate) fn overlay(&self, lsn: u64) -> Result<Export> {
+        let image = serde_json::json!({
+            "volume": VOLUME, "at": format!("lsn:{lsn}"), "writable": true, "name": "work"
+        });
+        post(&self.api, "/api/v1/images", &image)?;
+        Ok(Export { socket: self.folder.join("gateway.sock"), name: "work".to_owned() })
+    }
+
     /// Settles all of history; the moment at `lsn` is kept as an image.
     pub(crate) fn settle_history(&self, lsn: u64) -> Result<()> {
         let image = serde_json::json!({ "volume": VOLUME, "at": format!("lsn:{lsn}") });

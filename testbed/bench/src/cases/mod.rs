@@ -2,6 +2,7 @@
 
 mod ingest;
 mod memory;
+mod nbd;
 mod open;
 mod read;
 mod settle;
@@ -27,6 +28,7 @@ pub(crate) fn run(case: Case, options: &Options, report: &mut Report) -> Result<
         Case::Tap => tap::run(options, report),
         Case::Open => open::run(options, report),
         Case::Read => read::run(options, report),
+        Case::Nbd => nbd::run(options, report),
         Case::Settle => settle::run(options, report),
         Case::Memory => memory::run(options, report),
         Case::Soak => soak::run(options, report),
@@ -40,7 +42,7 @@ fn folder(options: &Options) -> Result<TempDir> {
     made.with_context(|| format!("cannot make a folder in {}", parent.display()))
 }
 
-/// Bytes of the disks in `tap`, `read` and `memory`.
+/// Bytes of the disks in `tap`, `read`, `nbd` and `memory`.
 fn disk_size(options: &Options) -> u64 {
     options.pick(1 << 30, 64 << 20)
 }
