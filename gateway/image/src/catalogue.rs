@@ -14,6 +14,7 @@ mod volume;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
+use std::time::Duration;
 
 use gateway_journal::{ImageId, ImageRecord, MetaRecord};
 use tap_block::{Action, Entry, Epoch, Lsn, Marker, Name, RunId, RunStart, StreamId, VolumeId, WallTime};
@@ -190,6 +191,12 @@ impl Catalogue {
     #[must_use]
     pub fn rules(&self) -> &Rules {
         &self.rules
+    }
+
+    /// The store's clock has been credited with so much in all for time that no program saw go by: that brings no hold
+    /// nearer to its end.
+    pub fn credit(&mut self, credited: Duration) {
+        Arc::make_mut(&mut self.rules).credit(credited);
     }
 
     /// Every volume, by id.

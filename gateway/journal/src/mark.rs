@@ -40,6 +40,8 @@ pub struct Aged {
     pub wall: WallTime,
     /// How much time that no program saw go by may still be counted.
     pub budget: Duration,
+    /// How much of it was counted over all restarts, which no hold has run by.
+    pub credited: Duration,
     /// What was last not counted.
     pub uncounted: Option<Uncounted>,
 }
@@ -113,6 +115,8 @@ struct PAged {
     went: u64,
     #[prost(uint64, tag = "6")]
     uncounted: u64,
+    #[prost(uint64, tag = "7")]
+    credited: u64,
 }
 
 impl PAged {
@@ -125,6 +129,7 @@ impl PAged {
             noticed: uncounted.map_or(0, |u| u.noticed.nanos()),
             went: uncounted.map_or(0, |u| nanos(u.went)),
             uncounted: uncounted.map_or(0, |u| nanos(u.uncounted)),
+            credited: nanos(aged.credited),
         }
     }
 
@@ -138,6 +143,7 @@ impl PAged {
             at: WallTime::from_nanos(self.at),
             wall: WallTime::from_nanos(self.wall),
             budget: Duration::from_nanos(self.budget),
+            credited: Duration::from_nanos(self.credited),
             uncounted: (self.uncounted > 0).then_some(uncounted),
         }
     }

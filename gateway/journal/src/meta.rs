@@ -122,8 +122,11 @@ pub struct Hold {
     pub from: WallTime,
     /// Up to this time.
     pub to: WallTime,
-    /// Until this date.
+    /// Until this date, on the store's own clock.
     pub until: WallTime,
+    /// What that clock had been credited with in all, over restarts, as of which `until` is meant: time that no program saw
+    /// go by does not count towards the end of a hold.
+    pub credited: Duration,
     /// Why, in its maker's words.
     pub note: String,
 }
@@ -219,6 +222,8 @@ struct PHold {
     until: u64,
     #[prost(string, tag = "5")]
     note: String,
+    #[prost(uint64, tag = "6")]
+    credited: u64,
 }
 
 #[derive(Clone, PartialEq, Message)]
@@ -272,6 +277,7 @@ impl MetaRecord {
                 to: hold.to.nanos(),
                 until: hold.until.nanos(),
                 note: hold.note.clone(),
+                credited: nanos(hold.credited),
             }),
             Self::GateMoved(moved) => PKind::GateMoved(PGateMove {
                 volume: moved.volume.get(),
@@ -310,6 +316,7 @@ impl MetaRecord {
                 to: WallTime::from_nanos(hold.to),
                 until: WallTime::from_nanos(hold.until),
                 note: hold.note,
+                credited: Duration::from_nanos(hold.credited),
             })),
             PKind::GateMoved(moved) => Ok(Self::GateMoved(GateMove {
                 volume: VolumeId::new(moved.volume),

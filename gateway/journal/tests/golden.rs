@@ -175,10 +175,19 @@ fn high_water_marks() {
         Mark { store: StoreId::new(0x11), durable: Some(durable), group: 2, clean: true, aged: None };
     let (went, missed) = (Duration::from_secs(365 * 86_400), Duration::from_secs(358 * 86_400));
     let uncounted = Uncounted { noticed: NOW, went, uncounted: missed };
-    let aged = Aged { at: NOW, wall: NOW.plus(went), budget: Duration::from_secs(5), uncounted: None };
+    let aged = Aged {
+        at: NOW,
+        wall: NOW.plus(went),
+        budget: Duration::from_secs(5),
+        credited: Duration::ZERO,
+        uncounted: None,
+    };
     let plain = Mark { aged: Some(aged), ..before };
     let told = Mark { aged: Some(Aged { uncounted: Some(uncounted), ..aged }), ..before };
-    for (name, mark) in [("mark", before), ("mark-aged", plain), ("mark-aged-uncounted", told)] {
+    let credited = Mark { aged: Some(Aged { credited: went, ..aged }), ..before };
+    let all =
+        [("mark", before), ("mark-aged", plain), ("mark-aged-uncounted", told), ("mark-credited", credited)];
+    for (name, mark) in all {
         let bytes = mark.encode();
         pinned(name, &bytes);
         assert!(bytes.len() <= MARK_BYTES);
@@ -258,7 +267,8 @@ fn runs_and_checkpoints() {
 #[test]
 fn retention_records() {
     let volume = VolumeId::new(0x22);
-    let hold = Hold { volume, from: NOW, to: NOW, until: NOW, note: "audit".into() };
+    let hold =
+        Hold { volume, from: NOW, to: NOW, until: NOW, credited: Duration::ZERO, note: "audit".into() };
     let records = [
         MetaRecord::PolicySet { volume: None, policy: Some(RetentionPolicy::default()) },
         MetaRecord::PolicySet { volume: Some(volume), policy: None },
@@ -278,6 +288,10 @@ fn retention_records() {
     let record = MetaRecord::PolicySet { volume: Some(volume), policy: Some(limited) };
     assert_eq!(MetaRecord::decode(&record.encode()).unwrap(), record);
     pinned("policy-with-limit", &record.encode());
+    let (from, credited, note) = (NOW, Duration::from_secs(7 * 86_400), String::new());
+    let record = MetaRecord::Held(Hold { volume, from, to: NOW, until: NOW, credited, note });
+    assert_eq!(MetaRecord::decode(&record.encode()).unwrap(), record);
+    pinned("hold-credited", &record.encode());
     let mut gated = RetentionPolicy::default();
     let deadline = std::time::Duration::from_secs(6 * 3600);
     gated.tiers[1].before_drop = Some(Gate { hook: "archive.sh".into(), deadline });

@@ -208,7 +208,8 @@ mod tests {
     fn a_hold_that_is_in_the_way_is_named_with_its_end() {
         let at = |n| WallTime::from_nanos(0).plus(hours(n));
         let (volume, note) = (VolumeId::new(1), String::new());
-        let hold = Hold { volume, from: at(1000), to: at(2000), until: at(3000), note };
+        let hold =
+            Hold { volume, from: at(1000), to: at(2000), until: at(3000), credited: Duration::ZERO, note };
         for what in [HeldWhat::Log { most: 777 }, HeldWhat::Room] {
             let text = held_up(&"web01".parse().unwrap(), &HeldUp { hold: hold.clone(), what });
             let times = [hold.from, hold.to, hold.until];

@@ -73,16 +73,29 @@ impl Gateway {
 
     pub(crate) async fn hold_history(&self, name: Name, wanted: HoldCreate) -> Answer<HoldView> {
         let volume = self.known(&name)?;
-        let (now, until) = (self.store.age(), wanted.until);
+        let (now, until) = (self.clock.wall(), wanted.until);
         let (from, to) = (wanted.from.unwrap_or(WallTime::EPOCH), wanted.to.unwrap_or(until));
         if until <= now || to <= from {
             return Err(Problem::new(Code::Invalid, "the hold would hold nothing")
                 .because("it ends before it begins, or has ended already")
                 .fix("give an --until in the future, and a --to after --from"));
         }
-        let hold = Hold { volume: volume.id(), from, to, until, note: wanted.note };
+        // The store's own clock may be elsewhere: what counts is how long it is until then.
+        let (end, credited) = (self.store.age().plus(until.since(now)), self.store.credited());
+        let hold = Hold { volume: volume.id(), from, to, until: end, credited, note: wanted.note };
         self.images.write(MetaRecord::Held(hold.clone())).await?;
-        Ok(hold_view(&hold))
+        Ok(self.hold_view(&hold))
+    }
+
+    /// A hold with the date at which it ends if the gateway runs until then.
+    fn hold_view(&self, hold: &Hold) -> HoldView {
+        let (age, wall) = (self.store.age(), self.clock.wall());
+        let until = if hold.until < age {
+            wall.minus(age.since(hold.until))
+        } else {
+            wall.plus(hold.until.since(age))
+        };
+        HoldView { from: hold.from, to: hold.to, until, note: hold.note.clone() }
     }
 
     pub(crate) fn timeline_view(&self, name: &Name) -> Answer<TimelineView> {
@@ -112,7 +125,7 @@ impl Gateway {
             points: views.get(views.len().saturating_sub(SHOWN)..).unwrap_or_default().to_vec(),
             bookmark_count: count(volume.bookmarks().count()),
             pins: rules.pins_of(id).map(|(lsn, note)| PinView { lsn, note: note.to_owned() }).collect(),
-            holds: rules.holds_of(id, rules_now).map(hold_view).collect(),
+            holds: rules.holds_of(id, rules_now).map(|hold| self.hold_view(hold)).collect(),
             gaps: volume.gaps().map(views::gap).collect(),
             clocks: volume.runs().iter().filter_map(set_back).collect(),
             forecast: self.forecast(),
@@ -269,10 +282,6 @@ fn tier_view(tier: &Tier) -> TierView {
 fn tier_of(view: &TierView) -> Tier {
     let gate = |gate: &GateView| Gate { hook: gate.hook.clone(), deadline: gate.deadline.0 };
     Tier { each: view.each.0, keep: view.keep.0, before_drop: view.before_drop.as_ref().map(gate) }
-}
-
-fn hold_view(hold: &Hold) -> HoldView {
-    HoldView { from: hold.from, to: hold.to, until: hold.until, note: hold.note.clone() }
 }
 
 #[cfg(test)]

@@ -5,6 +5,9 @@
 //! as the store runs. So a clock that is a year ahead by mistake lets no more than seven days of history and of a hold go,
 //! however often the gateway is restarted. The credit is noted durably before anything ages by it. What is not credited is
 //! lost to this clock for good: things are kept longer by as much. (design, section 4, *Time*)
+//!
+//! Holds take no part in the credit: a wrong clock over one restart would end one of five days. They run by the time that
+//! the store itself was open, so a machine that was off for a week keeps them a week longer.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -27,6 +30,8 @@ pub(crate) struct Age {
     since: Monotonic,
     /// How much of `base` is credited for this restart.
     credit: Duration,
+    /// All that it was ever credited with, this time's as well.
+    credited: Duration,
     /// What was left of the budget at `since`, the credit taken off.
     budget: Duration,
     uncounted: Option<Uncounted>,
@@ -45,14 +50,21 @@ impl Age {
         let base = last.plus(credit);
         let before = noted.and_then(|n| n.uncounted).filter(|u| base.since(u.noticed) < TOLD);
         let uncounted = not_counted(base, (down, credit), before).or(before);
-        Self { clock, base, since, credit, budget: left.saturating_sub(credit), uncounted }
+        let credited = noted.map_or(Duration::ZERO, |n| n.credited).saturating_add(credit);
+        Self { clock, base, since, credit, credited, budget: left.saturating_sub(credit), uncounted }
     }
 
     /// Without what it was credited with: that cannot be noted, and would be credited again and again.
     pub(crate) fn uncredited(self) -> Self {
         let base = self.base.minus(self.credit);
         let budget = self.budget.saturating_add(self.credit);
-        Self { base, budget, credit: Duration::ZERO, ..self }
+        let credited = self.credited.saturating_sub(self.credit);
+        Self { base, budget, credit: Duration::ZERO, credited, ..self }
+    }
+
+    /// How much of the time that it tells no program saw go by; the same as long as the store is open.
+    pub(crate) const fn credited(&self) -> Duration {
+        self.credited
     }
 
     pub(crate) fn now(&self) -> WallTime {
@@ -70,6 +82,7 @@ impl Age {
             at: self.base.plus(ran),
             wall: self.clock.wall(),
             budget: self.budget.saturating_add(ran).min(MOST_CREDIT),
+            credited: self.credited,
             uncounted: self.uncounted,
         }
     }

@@ -8,6 +8,7 @@ mod survey;
 
 use std::collections::VecDeque;
 use std::sync::Arc;
+use std::time::Duration;
 
 use gateway_journal::table::{decode_meta, decode_records, placed};
 use gateway_journal::{
@@ -53,6 +54,14 @@ pub(crate) struct Recovered {
     pub(crate) last_received: Option<WallTime>,
     /// Settled segments, and segments of the log, whose header is damaged.
     pub(crate) headless: Vec<SegmentId>,
+}
+
+impl Recovered {
+    /// The store's clock has been credited with so much, which no hold runs by.
+    pub(crate) fn credit(&mut self, credited: Duration) {
+        Arc::make_mut(&mut self.history.catalogue).credit(credited);
+        self.published.catalogue = Arc::clone(&self.history.catalogue);
+    }
 }
 
 pub(crate) fn recover(

@@ -235,11 +235,13 @@ impl Store {
         clock: Arc<dyn Clock>,
         parts: Parts,
     ) -> Result<Arc<Self>, StoreError> {
-        let found = recover::recover(&config, parts.segments, &*parts.index, &*parts.mark, &*parts.manifest)?;
+        let mut found =
+            recover::recover(&config, parts.segments, &*parts.index, &*parts.mark, &*parts.manifest)?;
         let fresh = found.segments.count() + found.segments.settled_count() == 0;
         let book = Book::open(parts.ledger, found.mark.store, fresh);
         let keeper = Keeper::new(parts.mark, found.mark);
         let age = age_of(Age::new(clock, found.last_received, found.mark.aged), &keeper);
+        found.credit(age.credited());
         let shared = Arc::new(Shared {
             bookkeeping: Bookkeeping::new(book),
             heat: Heat::new(age.now()),
@@ -658,6 +660,12 @@ impl Store {
     #[must_use]
     pub fn age(&self) -> WallTime {
         self.shared.age.now()
+    }
+
+    /// What that clock has been credited with in all, which no hold runs by.
+    #[must_use]
+    pub fn credited(&self) -> Duration {
+        self.shared.age.credited()
     }
 
     /// Bytes of the file system that others may take without the journal having to make room for itself; `None` when nobody

@@ -61,7 +61,14 @@ fn held() -> (Lab, Arc<Hands>, Lsn) {
         clock.run(Duration::from_secs(60));
     }
     let (volume, to) = (lab.volume(), lab.store().age());
-    let hold = Hold { volume, from, to, until: to.plus(DAY * 8), note: String::new() };
+    let hold = Hold {
+        volume,
+        from,
+        to,
+        until: to.plus(DAY * 8),
+        credited: lab.store().credited(),
+        note: String::new(),
+    };
     lab.rule(MetaRecord::Held(hold));
     let catalogue = lab.store().catalogue();
     let known = catalogue.volume(volume).unwrap();
@@ -100,9 +107,42 @@ fn no_number_of_restarts_with_a_clock_ahead_ends_a_hold() {
     assert!(lab.store().status().uncounted.unwrap().uncounted > YEAR * 11);
     settle(&mut lab, &clock);
     lab.store().check_kept(lab.volume(), point).unwrap();
-    // Time goes by: the hold ends.
+    // Time goes by: the hold ends, after as many days as it was made for.
+    clock.run(DAY * 7 + Duration::from_secs(23 * 3600));
     assert!(is_held(&lab));
-    clock.run(DAY * 2);
+    clock.run(DAY / 24);
+    assert!(!is_held(&lab));
+}
+
+#[test]
+fn a_hold_shorter_than_the_credit_outlives_a_restart_with_a_clock_ahead() {
+    let (mut lab, clock, point) = held();
+    clock.run(DAY * 3);
+    lab.store = None;
+    clock.set(YEAR);
+    lab.open();
+    assert!(is_held(&lab), "five days are left, and seven were credited");
+    settle(&mut lab, &clock);
+    lab.store = None;
+    // The clock is right again, and another restart counts nothing twice.
+    lab.open();
+    settle(&mut lab, &clock);
+    lab.store().check_kept(lab.volume(), point).unwrap();
+    // A hold that is made now ends when it says, whatever was credited before it.
+    let (volume, from, to, credited) =
+        (lab.volume(), WallTime::EPOCH, lab.store().age(), lab.store().credited());
+    assert!(credited >= DAY * 6);
+    lab.rule(MetaRecord::Held(Hold {
+        volume,
+        from,
+        to,
+        until: to.plus(DAY * 30),
+        credited,
+        note: String::new(),
+    }));
+    clock.run(DAY * 29);
+    assert!(is_held(&lab));
+    clock.run(DAY);
     assert!(!is_held(&lab));
 }
 

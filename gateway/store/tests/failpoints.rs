@@ -123,7 +123,14 @@ impl Play {
         }
         let (volume, from) = (self.workload.volume(), self.store.age());
         let until = from.plus(Duration::from_secs(1_000_000));
-        self.rule(MetaRecord::Held(Hold { volume, from, to: until, until, note: String::new() }));
+        self.rule(MetaRecord::Held(Hold {
+            volume,
+            from,
+            to: until,
+            until,
+            credited: Duration::ZERO,
+            note: String::new(),
+        }));
         self.rule(MetaRecord::PolicySet { volume: None, policy: Some(policy(10, &[(50, 5000)], 100_000)) });
         self.write_held(40);
         self.settle();

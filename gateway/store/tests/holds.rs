@@ -32,7 +32,7 @@ fn oracles(lab: &Lab) -> Vec<(VolumeId, &Oracle)> {
 }
 
 fn hold(lab: &Lab, volume: VolumeId, from: WallTime, to: WallTime, until: WallTime) {
-    let hold = Hold { volume, from, to, until, note: "audit".into() };
+    let hold = Hold { volume, from, to, until, credited: Duration::ZERO, note: "audit".into() };
     lab.rule(MetaRecord::Held(hold));
 }
 

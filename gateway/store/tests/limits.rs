@@ -252,7 +252,14 @@ fn hold(lab: &mut Lab, random: &mut Random, protected: &mut Protected) {
     let now = lab.store().age();
     let (from, to) = (now.minus(Duration::from_secs(random.below(60))), now.plus(Duration::from_secs(30)));
     let until = now.plus(Duration::from_secs(1_000_000));
-    lab.rule(MetaRecord::Held(Hold { volume: lab.volume(), from, to, until, note: String::new() }));
+    lab.rule(MetaRecord::Held(Hold {
+        volume: lab.volume(),
+        from,
+        to,
+        until,
+        credited: Duration::ZERO,
+        note: String::new(),
+    }));
     let before = lab.oracle.last_lsn();
     lab.more(6, 1);
     let catalogue = lab.store().catalogue();

@@ -112,7 +112,14 @@ fn a_hold_keeps_every_write_until_its_date() {
     lab.write(100, 1);
     let from = lab.store().age();
     let until = from.plus(Duration::from_secs(5000));
-    let hold = gateway_journal::Hold { volume: lab.volume(), from, to: until, until, note: "audit".into() };
+    let hold = gateway_journal::Hold {
+        volume: lab.volume(),
+        from,
+        to: until,
+        until,
+        credited: Duration::ZERO,
+        note: "audit".into(),
+    };
     lab.rule(MetaRecord::Held(hold));
     let held = lab.oracle.last_lsn();
     lab.more(60, 5);
@@ -137,7 +144,14 @@ fn what_is_there_when_a_hold_is_acknowledged_stays() {
         (0..seed * 50).for_each(|_| std::thread::yield_now());
         let (from, to) = (tap_block::WallTime::EPOCH, lab.store().age().plus(Duration::from_secs(1000)));
         let note = String::new();
-        lab.rule(MetaRecord::Held(gateway_journal::Hold { volume: lab.volume(), from, to, until: to, note }));
+        lab.rule(MetaRecord::Held(gateway_journal::Hold {
+            volume: lab.volume(),
+            from,
+            to,
+            until: to,
+            credited: Duration::ZERO,
+            note,
+        }));
         let catalogue = lab.store().catalogue();
         let known = catalogue.volume(lab.volume()).unwrap();
         // What lies in a sync is no point that anybody can open.

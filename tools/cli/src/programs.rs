@@ -265,6 +265,8 @@ pub(crate) fn log_to_stderr() {
     let _ = tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(std::io::stderr)
+        // A line that cannot be written, for want of room, would be reported with a panic of whoever logs.
+        .log_internal_errors(false)
         .with_target(false)
         .try_init();
 }

@@ -77,6 +77,14 @@ impl Rules {
         self.holds == newer.holds
     }
 
+    /// The store's clock has been credited with so much in all: holds end later by what they did not know of.
+    pub fn credit(&mut self, credited: Duration) {
+        for hold in &mut self.holds {
+            hold.until = hold.until.plus(credited.saturating_sub(hold.credited));
+            hold.credited = credited.max(hold.credited);
+        }
+    }
+
     /// Takes a record in that concerns them.
     pub(super) fn apply(&mut self, record: &MetaRecord) {
         match record {

@@ -297,7 +297,14 @@ fn barrier_marks_survive_their_bytes() {
 
 fn rules(volume: VolumeId) -> Vec<MetaRecord> {
     let at = WallTime::from_nanos;
-    let hold = Hold { volume, from: at(5), to: at(9), until: at(100), note: "audit".into() };
+    let hold = Hold {
+        volume,
+        from: at(5),
+        to: at(9),
+        until: at(100),
+        credited: Duration::ZERO,
+        note: "audit".into(),
+    };
     vec![
         MetaRecord::PolicySet { volume: None, policy: Some(RetentionPolicy::default()) },
         MetaRecord::PolicySet {

@@ -187,6 +187,7 @@ mod tests {
             from: at(100),
             to: at(200),
             until: at(999),
+            credited: Duration::ZERO,
             note: String::new(),
         };
         let point = |(n, &(captured, received)): (u64, &(u64, u64))| KeptPoint {
