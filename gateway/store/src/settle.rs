@@ -51,12 +51,12 @@ pub use gates::AtGate;
 pub(crate) use gates::{at_gates, at_gates_of};
 use gates::{note_overruled, overruled};
 pub use held::{HeldUp, HeldWhat};
-use keep::{Terms, lost_points, points, thinned};
+use keep::{Strain, Terms, lost_points, points, thinned};
 pub(crate) use limits::Limits;
 pub use limits::{LimitState, VolumeLimit};
 use plan::Plan;
 use publish::publish;
-use rewrite::{Rewriter, merge};
+use rewrite::{Rewriter, budget_for_gain, merge};
 pub(crate) use room::Pressure;
 use trail::check_known;
 pub(crate) use trail::{Met, PassedFrame, Trail};
@@ -88,7 +88,9 @@ pub(crate) struct Settler {
     next: u64,
     /// Under [`Pressure::Purge`]: ordinary points received before are let go.
     floor: Option<WallTime>,
-    /// The same of volumes that are full.
+    /// And bookmarks received before: only when nothing else is left that may go.
+    bookmarks: Option<WallTime>,
+    /// As `floor`, of volumes that are full.
     floors: BTreeMap<VolumeId, WallTime>,
     /// Settled history is being gone through; the region to go on with.
     cycle: Option<RegionPlace>,
@@ -98,6 +100,8 @@ pub(crate) struct Settler {
     relieved: Option<VolumeId>,
     /// Points of settled history that went since it was last gone through: what they alone showed is still there.
     dropped: BTreeMap<VolumeId, usize>,
+    /// What would have gone, and into how much room, when a stretch was last looked for by which something is gained.
+    attempt: Option<(usize, u64)>,
     /// The last pass settled a part of the log.
     log_last: bool,
     chilling: Chilling,
@@ -111,11 +115,13 @@ impl Settler {
         Self {
             next,
             floor: None,
+            bookmarks: None,
             floors: BTreeMap::new(),
             cycle: None,
             own_cycle: None,
             relieved: None,
             dropped: BTreeMap::new(),
+            attempt: None,
             log_last: false,
             chilling: Chilling::new(),
         }
@@ -176,10 +182,11 @@ impl Settler {
         mut terms: Terms,
         must: bool,
     ) -> Result<Option<SettleReport>, StoreError> {
+        let mut worth = true;
         let from = match self.cycle {
             Some(from) => from,
             None => {
-                let worth = self.find_worth(shared, &mut terms);
+                worth = self.find_worth(shared, &mut terms);
                 if !worth && !must {
                     return Ok(None);
                 }
@@ -187,22 +194,32 @@ impl Settler {
             }
         };
         let range = RegionRange { first: from, ..RegionRange::ALL };
-        let Some(plan) = Plan::compaction(shared, range) else {
+        let pressed = terms.strain.pressure == Pressure::Purge;
+        let mut plan = Plan::compaction(shared, range);
+        if plan.is_none() && worth && pressed {
+            plan = self.last_resort(shared, range, &terms);
+        }
+        let Some(plan) = plan else {
             self.cycle = None;
             return Ok(None);
         };
         let begins = self.cycle.is_none() && plan.is_stretch();
+        let for_gain = plan.is_for_gain();
         let (now, strain) = (terms.now, terms.strain);
         let outcome = self.pass(shared, plan, terms);
-        if matches!(outcome, Err(StoreError::NoSpace(_))) && strain.pressure == Pressure::Purge {
-            // What is left of one region is more than there is room for: less has to be left.
-            self.floor = Some(self.next_floor(shared, now));
+        if matches!(outcome, Err(StoreError::NoSpace(_))) && pressed {
+            // What is left of one region is more than there is room for, or nothing is gained: less has to be left.
+            self.ask_for_more(shared, now, strain);
+            if for_gain {
+                self.cycle = None;
+                return Ok(None);
+            }
         }
         let report = outcome?;
         if begins {
             // What goes from here on is found the next time.
             self.dropped.clear();
-            self.floor = strain.floor;
+            (self.floor, self.bookmarks) = (strain.floor, strain.bookmarks);
         }
         self.log_last = false;
         Ok(Some(report))
@@ -214,29 +231,68 @@ impl Settler {
         if terms.strain.pressure < Pressure::Purge {
             return self.is_worth_it(shared, terms);
         }
+        let raise = |terms: &mut Terms, floor| terms.strain.floor = floor;
+        let name = |terms: &mut Terms, floor| terms.strain.bookmarks = floor;
+        self.raise(shared, terms, self.floor, raise) || self.raise(shared, terms, self.bookmarks, name)
+    }
+
+    /// Raises one of the floors from where it `stands` until that is worth it; `false`, and it stays, where nothing is.
+    fn raise(
+        &self,
+        shared: &Shared,
+        terms: &mut Terms,
+        stands: Option<WallTime>,
+        set: impl Fn(&mut Terms, Option<WallTime>),
+    ) -> bool {
         // Where nothing may go, that is found at once.
-        terms.strain.floor = Some(terms.now);
+        set(terms, Some(terms.now));
         if !self.is_worth_it(shared, terms) {
-            terms.strain.floor = self.floor;
+            set(terms, stands);
             return false;
         }
-        let mut floor = self.next_floor(shared, terms.now);
+        let mut floor = Self::next_floor(shared, stands, terms.now);
         loop {
-            terms.strain.floor = Some(floor);
+            set(terms, Some(floor));
             if self.is_worth_it(shared, terms) {
                 return true;
             }
             let left = terms.now.since(floor);
             if left < Duration::from_secs(1) {
-                terms.strain.floor = self.floor;
+                set(terms, stands);
                 return false;
             }
             floor = floor.plus(left / 4);
         }
     }
 
+    /// A stretch of settled history by which something is gained, unless just that was looked for and there was none.
+    fn last_resort(&mut self, shared: &Shared, range: RegionRange, terms: &Terms) -> Option<Plan> {
+        let plan = Plan::for_gain(shared, range)?;
+        let attempt = Some((self.gone(shared, terms), plan.budget));
+        (std::mem::replace(&mut self.attempt, attempt) != attempt).then_some(plan)
+    }
+
+    /// A pass under these terms left more than there was room for.
+    fn ask_for_more(&mut self, shared: &Shared, now: WallTime, tried: Strain) {
+        let floor = self.floor.max(tried.floor);
+        let is_out = floor.is_some_and(|floor| now.since(floor) < Duration::from_secs(1));
+        self.floor = if is_out { floor } else { Some(Self::next_floor(shared, floor, now)) };
+        self.bookmarks = self.bookmarks.max(tried.bookmarks);
+        if is_out {
+            self.bookmarks = Some(Self::next_floor(shared, self.bookmarks, now));
+        }
+    }
+
     /// Would going through settled history free anything to speak of?
     fn is_worth_it(&self, shared: &Shared, terms: &Terms) -> bool {
+        let gone = self.gone(shared, terms);
+        let pressed = terms.strain.pressure > Pressure::None;
+        let enough = if pressed { 1 } else { WORTH_A_CYCLE };
+        gone >= enough && (pressed || gone >= points(&read(&shared.published).layout.kept) / 4)
+    }
+
+    /// Points of settled history that go, or went since it was last gone through.
+    fn gone(&self, shared: &Shared, terms: &Terms) -> usize {
         let (catalogue, layout) = {
             let published = read(&shared.published);
             (Arc::clone(&published.catalogue), Arc::clone(&published.layout))
@@ -247,9 +303,7 @@ impl Settler {
             let left = thinned(&catalogue, volume, kept, &[], BTreeSet::new(), terms);
             gone += kept.points.len().saturating_sub(left.points.len());
         }
-        let pressed = terms.strain.pressure > Pressure::None;
-        let enough = if pressed { 1 } else { WORTH_A_CYCLE };
-        gone >= enough && (pressed || gone >= points(&layout.kept) / 4)
+        gone
     }
 
     /// Decides what is kept, rewrites, publishes.
@@ -330,6 +384,11 @@ impl Settler {
         let settle = self.next;
         self.next += 1;
         let mut rewriter = Rewriter::new(shared, (decision.trail.store(), settle), decision.at, keep_packs);
+        if plan.is_for_gain() {
+            let budget = budget_for_gain(shared, &plan, &decision.kept, &rewriter)?;
+            plan.budget =
+                budget.ok_or_else(|| StoreError::NoSpace("no room comes free by settling".into()))?;
+        }
         let merged = merge(shared, &plan, &decision.window, &decision.kept, &mut rewriter)?;
         let written = rewriter.finish()?;
         let manifest = decision.manifest(settle, plan.arrange(merged.last, written.generation()));
@@ -353,11 +412,11 @@ impl Settler {
     }
 
     /// A tenth of the window goes each time, until there is room.
-    fn next_floor(&self, shared: &Shared, now: WallTime) -> WallTime {
+    fn next_floor(shared: &Shared, stands: Option<WallTime>, now: WallTime) -> WallTime {
         let published = read(&shared.published);
         let oldest =
             published.layout.kept.values().filter_map(|k| k.points.first()).map(|p| p.received_at).min();
-        let from = self.floor.max(oldest).unwrap_or(now);
+        let from = stands.max(oldest).unwrap_or(now);
         from.plus(now.since(from) / 10)
     }
 }

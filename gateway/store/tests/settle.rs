@@ -264,6 +264,83 @@ fn a_full_store_thins_and_then_lets_the_oldest_go() {
 }
 
 #[test]
+fn a_full_store_of_bookmarks_lets_the_oldest_go() {
+    let mut lab = Lab::new(8, policy(100, &[(200, 2000)], 1_000_000));
+    lab.disk.config.settle_reserve = 8;
+    lab.disk.config.group_versions = 1 << 20;
+    lab.disk.config = lab.disk.config.clone().limited(24 * (512 << 10));
+    lab.open();
+    lab.write(50, 1);
+    let mut refused = 0;
+    for n in 0..1500 {
+        let batch = if n % 2 == 0 {
+            lab.workload.batch(8)
+        } else {
+            lab.workload.bookmark(&format!("b{n}").parse().unwrap())
+        };
+        while let Err(e) = append(lab.store(), &batch) {
+            assert!(matches!(e, StoreError::NoSpace(_)), "{e}");
+            lab.wait_for_index();
+            refused += 1;
+            lab.store().settle().unwrap();
+            assert!(refused < 20_000, "it does not make room: {:?}", lab.store().status());
+        }
+        lab.oracle.apply(&batch).unwrap();
+        lab.clock.advance(Duration::from_secs(1));
+    }
+    assert!(refused > 0, "the store is not full");
+    let bookmarks: Vec<_> = lab.oracle.bookmarks().into_iter().map(|(lsn, _)| lsn).collect();
+    let kept = lab.check(3);
+    let left = bookmarks.iter().filter(|lsn| kept.contains(lsn)).count();
+    assert!(left > 10 && left < bookmarks.len(), "{left} of {}", bookmarks.len());
+    let first = bookmarks.iter().position(|lsn| kept.contains(lsn)).unwrap();
+    assert!(bookmarks[first..].iter().all(|lsn| kept.contains(lsn)), "the oldest go first");
+}
+
+/// What is left to settling can be eaten by whoever else writes to the disk: then what may go has to go in what is left.
+#[test]
+fn a_full_store_whose_reserve_was_eaten_gets_smaller_once_it_may() {
+    // Fewer segments are free than are to be left to settling: so many.
+    [3, 4, 5].into_iter().for_each(shrink_within);
+}
+
+fn shrink_within(left: usize) {
+    let keeps = |when_full| RetentionPolicy { when_full, ..policy(1_000_000, &[(200, 2_000_000)], 0) };
+    let mut lab = Lab::new(8, keeps(WhenFull::Stop));
+    lab.disk.config.settle_reserve = 8;
+    lab.disk.config = lab.disk.config.clone().limited(24 * (512 << 10));
+    lab.open();
+    lab.write(50, 1);
+    let refused = loop {
+        let batch = lab.workload.batch(8);
+        if append(lab.store(), &batch).is_err() {
+            break batch;
+        }
+        lab.oracle.apply(&batch).unwrap();
+        lab.clock.advance(Duration::from_secs(1));
+        lab.settle();
+    };
+    let used = |lab: &Lab| lab.store().status().segments + lab.store().status().settled_segments;
+    let before = used(&lab);
+    lab.disk.config.max_segments = usize::try_from(before).unwrap() + left;
+    lab.open();
+    assert!(append(lab.store(), &refused).is_err());
+    lab.rule(MetaRecord::PolicySet { volume: None, policy: Some(keeps(WhenFull::Thin)) });
+    // A pass that finds too little room lets more go the next time.
+    for pass in 0.. {
+        lab.wait_for_index();
+        lab.store().settle().unwrap();
+        if append(lab.store(), &refused).is_ok() {
+            break;
+        }
+        assert!(pass < 200, "{} of {before}: {:?}", used(&lab), lab.store().status());
+    }
+    lab.oracle.apply(&refused).unwrap();
+    assert!(used(&lab) < before);
+    lab.check(3);
+}
+
+#[test]
 fn a_full_store_that_takes_no_more_is_still_told_what_makes_room() {
     let keeps = |when_full| RetentionPolicy { when_full, ..policy(1_000_000, &[(200, 2_000_000)], 0) };
     let mut lab = Lab::new(8, keeps(WhenFull::Stop));

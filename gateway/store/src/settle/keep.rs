@@ -49,6 +49,8 @@ pub(super) struct Strain {
     pub(super) pressure: Pressure,
     /// Under [`Pressure::Purge`], ordinary points received before go.
     pub(super) floor: Option<WallTime>,
+    /// And bookmarks received before.
+    pub(super) bookmarks: Option<WallTime>,
 }
 
 impl Terms {
@@ -68,8 +70,11 @@ impl Terms {
             // Thinner, not nothing.
             tiers.push(Tier { each: SPARSE, keep: policy.every_write, before_drop: None });
         }
-        let floor = strains().filter(|s| s.pressure == Pressure::Purge).filter_map(|s| s.floor).max();
-        (RetentionPolicy { every_write: Duration::ZERO, tiers, ..policy }, floor)
+        let purged = || strains().filter(|s| s.pressure == Pressure::Purge);
+        let floor = purged().filter_map(|s| s.floor).max();
+        let named = purged().filter_map(|s| s.bookmarks).map(|floor| self.now.since(floor)).min();
+        let bookmarks = named.map_or(policy.bookmarks, |most| policy.bookmarks.min(most));
+        (RetentionPolicy { every_write: Duration::ZERO, tiers, bookmarks, ..policy }, floor)
     }
 }
 

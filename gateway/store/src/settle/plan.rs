@@ -1,6 +1,6 @@
 //! What a pass takes on: old groups of the log, or a stretch of what is settled already.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::time::Duration;
 
 use gateway_image::catalogue::Rules;
@@ -35,6 +35,8 @@ pub(super) struct Plan {
     pub(super) budget: u64,
     /// The first region as well.
     pub(super) binds_first: bool,
+    /// It ends where more segments come free than are written.
+    pub(super) for_gain: bool,
     /// What the groups were chosen by.
     pub(super) rules: Rules,
 }
@@ -77,6 +79,7 @@ impl Plan {
             untouched,
             budget: u64::MAX,
             binds_first: false,
+            for_gain: false,
             rules,
         })
     }
@@ -102,6 +105,7 @@ impl Plan {
                 untouched,
                 budget,
                 binds_first: false,
+                for_gain: false,
                 rules,
             });
         }
@@ -128,8 +132,54 @@ impl Plan {
             untouched,
             budget,
             binds_first: false,
+            for_gain: false,
             rules,
         })
+    }
+
+    /// Settled history of these regions up to where more segments come free than are written, wherever that is: when there is so
+    /// little room (anybody may write to the disk) that it is not certain of any stretch.
+    pub(super) fn for_gain(shared: &Shared, range: RegionRange) -> Option<Self> {
+        let published = read(&shared.published);
+        let merged = published.layout.generations.clone();
+        let budget = shared.settle_room(0);
+        if merged.is_empty() || budget == 0 || !published.layout.lost.is_empty() {
+            return None;
+        }
+        let rules = published.catalogue.rules().clone();
+        let (groups, untouched, wanted) = (Vec::new(), Vec::new(), range);
+        Some(Self {
+            groups,
+            merged,
+            range,
+            wanted,
+            untouched,
+            budget,
+            binds_first: false,
+            for_gain: true,
+            rules,
+        })
+    }
+
+    /// Does it end where something is gained, or not begin?
+    pub(super) const fn is_for_gain(&self) -> bool {
+        self.for_gain
+    }
+
+    /// The regions with which a segment of what is rewritten comes free, ascending, for each that does.
+    pub(super) fn ends(&self) -> Vec<RegionPlace> {
+        // Parts of a generation may share one.
+        let mut ends = BTreeMap::new();
+        for (generation, segment) in self.merged.iter().flat_map(|g| g.segments.iter().map(move |s| (g, s))) {
+            let (first, end) =
+                (segment.first.max(generation.range.first), segment.last.min(generation.range.last));
+            let (from, to) = ends.entry(segment.segment).or_insert((first, end));
+            (*from, *to) = (first.min(*from), end.max(*to));
+        }
+        let whole = ends.into_values().filter(|(first, _)| self.range.first <= *first);
+        let mut ends: Vec<RegionPlace> = whole.map(|(_, end)| end).collect();
+        ends.sort_unstable();
+        ends
     }
 
     /// Does it go through a volume's history on its own?

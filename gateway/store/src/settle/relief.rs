@@ -24,10 +24,10 @@ impl Settler {
         let strained = read(&shared.limits).strained();
         self.floors.retain(|volume, _| strained.get(volume) == Some(&Pressure::Purge));
         let strain = |(volume, pressure): (VolumeId, Pressure)| {
-            (volume, Strain { pressure, floor: self.floors.get(&volume).copied() })
+            (volume, Strain { pressure, floor: self.floors.get(&volume).copied(), bookmarks: None })
         };
         let own: BTreeMap<VolumeId, Strain> = strained.into_iter().map(strain).collect();
-        let strain = Strain { pressure, floor: self.floor };
+        let strain = Strain { pressure, floor: self.floor, bookmarks: self.bookmarks };
         let strained = pressure > Pressure::None || !own.is_empty();
         // One look at the clock: else a mark may be too old for one of the two and too young for the other.
         let now = shared.age.now();

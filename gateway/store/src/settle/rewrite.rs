@@ -106,6 +106,44 @@ pub(super) fn merge(
     }
 }
 
+/// How much a pass for gain has to write to come to where most segments come free beyond those that it fills, one for the
+/// manifest among them; `None`: nowhere is anything gained. Nothing is read but rows of the index.
+pub(super) fn budget_for_gain(
+    shared: &Shared,
+    plan: &Plan,
+    kept: &BTreeMap<VolumeId, Kept>,
+    into: &Rewriter<'_>,
+) -> Result<Option<u64>, StoreError> {
+    let mut old: Vec<Cursor<'_>> =
+        plan.merged.iter().filter_map(|g| Cursor::new(&shared.index, g, plan.range)).collect();
+    let (mut written, mut best, ends) = (0u64, None, plan.ends());
+    let segment = u64::from(shared.config.segment_len) / 8 * 7;
+    loop {
+        let mut next = None;
+        for cursor in &mut old {
+            next = [next, cursor.place()?].into_iter().flatten().min();
+        }
+        let Some((volume, region)) = next else { break };
+        let mut versions = Vec::new();
+        for cursor in &mut old {
+            cursor.take((volume, region), &mut versions)?;
+        }
+        let points = kept.get(&volume).map_or(&[][..], |k| &k.points);
+        let mut left = needed(&versions, points);
+        bring_together(&mut left);
+        written += into.written_for(&left, into.old(points));
+        if written > plan.budget {
+            break;
+        }
+        let filled = index(written.div_ceil(segment)) + 1;
+        let gain = ends.partition_point(|end| *end <= (volume, region)).saturating_sub(filled);
+        if gain > best.map_or(0, |(most, _)| most) {
+            best = Some((gain, written));
+        }
+    }
+    Ok(best.map(|(_, written)| written))
+}
+
 /// Walks a generation's rows.
 struct Cursor<'a> {
     index: &'a dyn IndexStore,

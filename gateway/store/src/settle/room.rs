@@ -107,9 +107,9 @@ impl Shared {
     }
 
     /// May the gateway's own records begin a segment though history may not? They are few and small: one of what is left to
-    /// settling is enough for them, which keeps most of it.
+    /// settling is enough for them for long, and without them nobody could say what may go. With the last two something can still be settled.
     pub(crate) fn may_lend(&self) -> bool {
-        self.free_segments().is_none_or(|free| free > self.reserve(free) / 2)
+        self.free_segments().is_none_or(|free| free > 2)
     }
 
     /// Segments that are left to settling.
