@@ -12,6 +12,9 @@ use crate::error::Damage;
 use crate::layout::Layout;
 use crate::times::TimeRow;
 
+/// Regions of a group that are looked at for one question.
+const LOOKED_AT: usize = 4096;
+
 /// How far a stream is durable.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Durable {
@@ -88,6 +91,17 @@ impl Group {
 
     pub(crate) fn of(&self, volume: VolumeId, region: RegionNo) -> &[Version] {
         self.regions.get(&(volume, region)).map_or(&[], Vec::as_slice)
+    }
+
+    /// The first region of a volume from `from` on with anything in it; of a group with many regions it may be an earlier one.
+    pub(crate) fn next_region(&self, volume: VolumeId, from: RegionNo) -> Option<RegionNo> {
+        if self.regions.len() <= LOOKED_AT {
+            let here = self.regions.keys().filter(|(v, region)| *v == volume && *region >= from);
+            return here.map(|(_, region)| *region).min();
+        }
+        let end = from.get().saturating_add(u32::try_from(LOOKED_AT).unwrap_or(u32::MAX));
+        let mut all = (from.get()..end).map(RegionNo::new);
+        all.find(|region| self.regions.contains_key(&(volume, *region))).or(Some(RegionNo::new(end)))
     }
 
     /// The regions in order.
