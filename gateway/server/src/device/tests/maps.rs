@@ -86,7 +86,9 @@ fn zeroes_are_left_out_of_reads() {
     let zeroed = Extent::between(1 << 20, 3 << 20);
     run(&overlay, Op::Write { offset: 1 << 20, data: vec![9; 2 << 20].into(), fua: false }).unwrap_err();
     run(&overlay, Op::Write { offset: 1 << 20, data: vec![9; 512 << 10].into(), fua: false }).unwrap();
-    run(&overlay, Op::Zero { extent: zeroed, fua: false, may_trim: false, fast: true }).unwrap();
+    let zero = |may_trim| Op::Zero { extent: zeroed, fua: false, may_trim, fast: true };
+    assert!(matches!(run(&overlay, zero(false)), Err(DeviceError::Unsupported(_))));
+    run(&overlay, zero(true)).unwrap();
     model[index(zeroed.offset())..index(zeroed.end())].fill(0);
     let whole = Extent::between(zeroed.offset() + 5, zeroed.end() - 7);
     assert_eq!(ask(&overlay, Op::Read { extent: whole }), Ok(Answer::Zeroes(whole.length())));
