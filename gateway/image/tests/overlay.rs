@@ -28,6 +28,8 @@ enum Step {
     /// A flush, and a write in the middle of it.
     Busy(u64, bool),
     Crash,
+    /// The same, and what was said before the last flush comes back from the disk, with all content that is still there.
+    Stale,
     /// Of the gateway alone, with or without a write that was said but not done.
     Kill(Option<u64>),
 }
@@ -40,6 +42,7 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
         1 => Just(Step::FailedFlush),
         1 => (0..BLOCKS, any::<bool>()).prop_map(|(b, works)| Step::Busy(b, works)),
         1 => Just(Step::Crash),
+        1 => Just(Step::Stale),
         2 => prop::option::of(0..BLOCKS).prop_map(Step::Kill),
     ];
     prop::collection::vec(step, 1..120)
@@ -54,6 +57,7 @@ struct Rig {
     groups: u64,
     recent: Recent,
     said: [Vec<u8>; 2],
+    said_before: [Vec<u8>; 2],
     flushed: Vec<i64>,
     model: Vec<i64>,
 }
@@ -63,8 +67,18 @@ impl Rig {
         let fresh = vec![-1; BLOCKS as usize];
         let overlay = Overlay::new(QUOTA);
         let recent = Recent::new(IMAGE, LogPlace::default());
-        let (data, log, said) = (vec![], vec![], <[Vec<u8>; 2]>::default());
-        Self { overlay, data, log, groups: 0, recent, said, flushed: fresh.clone(), model: fresh }
+        let (data, log, said, said_before) = Default::default();
+        Self {
+            overlay,
+            data,
+            log,
+            groups: 0,
+            recent,
+            said,
+            said_before,
+            flushed: fresh.clone(),
+            model: fresh,
+        }
     }
 
     fn step(&mut self, n: i64, step: &Step) {
@@ -80,6 +94,11 @@ impl Rig {
             Step::FailedFlush => self.flush(false, |_| {}),
             Step::Busy(block, works) => self.flush(works, |rig| rig.write(block, n)),
             Step::Crash => self.crash(&[]),
+            Step::Stale => {
+                let found = self.found(&self.said_before);
+                self.model = self.flushed.clone();
+                self.crash(&found);
+            }
             Step::Kill(under_way) => self.kill(under_way, n),
         }
     }
@@ -112,7 +131,7 @@ impl Rig {
     }
 
     fn flush(&mut self, works: bool, meanwhile: impl FnOnce(&mut Self)) {
-        let (changes, flushed) = (self.overlay.take_changes(), self.model.clone());
+        let (changes, flushed, said) = (self.overlay.take_changes(), self.model.clone(), self.said.clone());
         if !changes.is_empty() {
             self.recent.turn(LogPlace { generation: 0, group: self.groups + 1 });
         }
@@ -122,6 +141,7 @@ impl Rig {
         }
         if !changes.is_empty() {
             self.recent.recorded();
+            self.said_before = said;
             self.log.extend(encode_group(IMAGE, self.groups, changes.list()));
             self.groups += 1;
         }
@@ -148,8 +168,16 @@ impl Rig {
         if let Some(block) = under_way {
             self.place(block, content);
         }
+        let found = self.found(&self.said);
+        let answered = self.model.clone();
+        self.crash(&found);
+        self.model = answered;
+    }
+
+    /// What a gateway that comes back makes of it.
+    fn found(&self, said: &[Vec<u8>; 2]) -> Vec<Change> {
         let place = LogPlace { generation: 0, group: self.groups };
-        let mut found = unrecorded(IMAGE, [&self.said[0], &self.said[1]], place);
+        let mut found = unrecorded(IMAGE, [&said[0], &said[1]], place);
         found.retain(|change| match change {
             Change::Slot { block, slot, sum } => {
                 let content = self.data.get(slot.get() as usize);
@@ -157,9 +185,7 @@ impl Rig {
             }
             Change::Zero(_) => true,
         });
-        let answered = self.model.clone();
-        self.crash(&found);
-        self.model = answered;
+        found
     }
 
     fn check(&self) {
