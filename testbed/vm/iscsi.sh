@@ -39,10 +39,14 @@ step login
 found $ONE $target
 for portal in $ONE $TWO; do
     record $target $portal
+    # Both ways on one path.
+    [ $portal = $TWO ] && for digest in HeaderDigest DataDigest; do setting $target $portal "node.conn[0].iscsi.$digest" CRC32C; done
     quietly iscsiadm -m node -T $target -p $HOST:$portal --login
 done
 looks=0
 while [ ! -e /dev/sdb ]; do looks=$((looks + 1)); [ $looks -lt 100 ] || die "two sessions, but not two disks"; usleep 100000; done
+digests=$(iscsiadm -m session -P 3 | grep -c 'Digest: CRC32C')
+[ $digests = 2 ] || die "$digests digests instead of two"
 id=$(sg_vpd -p di /dev/sda | sed -n 's/^ *0x//p' | head -1)
 [ "$(sg_vpd -p di /dev/sdb | sed -n 's/^ *0x//p' | head -1)" = "$id" ] || die "one disk with two names"
 for disk in sda sdb; do
@@ -112,6 +116,7 @@ while [ $at -lt $n ]; do
     [ "$want" = "$have" ] || die "blocks $at to $((at + length)) of $n are not what was written"
     at=$((at + length))
 done
+quietly fstrim /mnt
 umount /mnt || die "it cannot be unmounted"
 quietly e2fsck -fn $disk
 quietly mount -t ext4 -o ro $disk /mnt
