@@ -45,10 +45,12 @@ fetch_tools() {
     export LD_LIBRARY_PATH="$out/qemu/usr/lib/x86_64-linux-gnu:$out/qemu/lib/x86_64-linux-gnu"
 }
 
-# What an initiator consists of.
+# What an initiator consists of, with its libraries; the C library is this system's.
 fetch_initiator() {
+    local libraries
+    libraries=$(private_apt apt-cache depends open-iscsi multipath-tools sg3-utils dmsetup | sed -n 's/.*Depends: \(lib.*\)/\1/p' | sort -u | grep -vx libc6)
     mkdir "$work/debs"
-    (cd "$work/debs" && private_apt apt-get -q download open-iscsi libopeniscsiusr libisns0 multipath-tools liburcu8 sg3-utils libsgutils2-1.46-2 dmsetup > /dev/null)
+    (cd "$work/debs" && private_apt apt-get -q download open-iscsi multipath-tools sg3-utils dmsetup $libraries > /dev/null)
     for package in "$work"/debs/*.deb; do dpkg -x "$package" "$work/initiator"; done
 }
 

@@ -137,9 +137,8 @@ impl Shared {
             if !snapshot.layout.lost.is_empty() {
                 return Ok(Some(from));
             }
-            let active = read(&self.published).active.next_region(volume, from);
-            let frozen = snapshot.frozen.iter().filter_map(|frozen| frozen.group.next_region(volume, from));
-            let in_memory = frozen.chain(active).min();
+            // Memory first, at one moment: what leaves it meanwhile is in the index by then.
+            let in_memory = read(&self.published).next_region(volume, from);
             let in_index = snapshot.layout.next_region(&self.index, volume, from)?;
             if Arc::ptr_eq(&snapshot.layout, &read(&self.published).layout) {
                 return Ok(in_memory.into_iter().chain(in_index).min());

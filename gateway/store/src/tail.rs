@@ -200,6 +200,12 @@ impl Published {
         self.ingested.iter().rev().find(|g| g.visible(volume, point)).map(|g| g.no)
     }
 
+    /// The first region of a volume from `from` on of which anything is in memory; it may be an earlier one.
+    pub(crate) fn next_region(&self, volume: VolumeId, from: RegionNo) -> Option<RegionNo> {
+        let groups = self.frozen.iter().map(|frozen| &frozen.group).chain([&self.active]);
+        groups.filter_map(|group| group.next_region(volume, from)).min()
+    }
+
     pub(crate) fn tail_versions(&self) -> usize {
         self.active.versions() + self.frozen.iter().map(|f| f.group.versions()).sum::<usize>()
     }

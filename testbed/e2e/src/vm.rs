@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, bail};
 
 use crate::command;
 use crate::poll;
@@ -155,15 +155,15 @@ impl Booted {
     /// When it ends or takes longer than `limit`, with what it had printed.
     pub fn wait(&mut self, what: &str, least: u64, limit: Duration) -> Result<u64> {
         let waited = poll::until(&format!("`{what} {least}` on the console"), limit, || {
-            ensure!(self.child.try_wait()?.is_none(), "the machine is off");
-            Ok(self.last(what)?.filter(|n| *n >= least))
+            let said = self.last(what)?.filter(|n| *n >= least);
+            let is_off = said.is_none() && self.child.try_wait()?.is_some();
+            Ok(if is_off { Some(None) } else { said.map(Some) })
         });
+        let waited = waited.and_then(|said| said.context("the machine is off"));
         let printed = fs::read(&self.console).unwrap_or_default();
         waited.with_context(|| format!("it had printed:\n{}", String::from_utf8_lossy(&printed)))
     }
-}
 
-impl Booted {
     /// Waits until the job `name` has ended, without complaint; what it printed.
     ///
     /// # Errors
