@@ -231,8 +231,9 @@ impl BlockDevice for OverlayDevice {
             Ok(answered) => ticket.answer(answered),
             Err(op) => {
                 let layers = Arc::clone(&self.layers);
-                let is_status = matches!(op, Op::Status { .. });
-                let pool = if is_status { &self.workers.maps } else { &self.workers.reads };
+                // What may take long is no worker's of those that others wait for.
+                let is_long = matches!(op, Op::Status { .. } | Op::Zero { may_trim: false, .. });
+                let pool = if is_long { &self.workers.maps } else { &self.workers.reads };
                 pool.submit(move || ticket.answer(layers.run(&op)));
             }
         }
@@ -518,6 +519,9 @@ impl Layers {
         for part in extent.split_at_multiples(BATCH) {
             let content = zeroes.get(..index(part.length())).unwrap_or_default();
             self.write_kept(part.offset(), content, ReadMode::Blocking, true)?;
+            if self.is_slack() {
+                self.flush()?;
+            }
         }
         Ok(())
     }
