@@ -66,6 +66,8 @@ quietly multipathd
 disk=/dev/mapper/3$id looks=0
 while [ ! -e $disk ]; do looks=$((looks + 1)); [ $looks -lt 100 ] || die "multipathd makes no disk"; usleep 100000; done
 paths() { multipathd show paths format '%d %t' 2> /dev/null | grep -c "sd. active"; }
+both() { looks=0; while [ $(paths) -lt 2 ]; do looks=$((looks + 1)); [ $looks -lt 300 ] || die "not both paths $1"; usleep 100000; done; }
+both "are found"
 echo "SIZE $(blockdev --getsize64 $disk) PATHS $(paths)"
 
 step reserve
@@ -100,8 +102,7 @@ while [ $kills -lt $KILLS ]; do
     while [ $(errors) = $before ]; do write; done
     step "lost the target with block $n under way"
     some $BATCH
-    looks=0
-    while [ $(paths) -lt 2 ]; do looks=$((looks + 1)); [ $looks -lt 300 ] || die "not all paths came back"; usleep 100000; done
+    both "came back"
     step "both paths are back, $n blocks are written"
     reserved sda
     reserved sdb
