@@ -1,7 +1,8 @@
 #!/bin/bash
-# Makes, in FOLDER, a test machine: QEMU (qemu/), a stock Debian kernel (vmlinux) and a RAM disk (initrd.cpio) with the kernel's
-# own block clients and the tools of file systems. All of it comes from Debian's packages and is unpacked here; nothing is installed,
-# and the system's package lists stay as they are. usage: parts.sh FOLDER
+# Makes, in FOLDER, a test machine: QEMU (qemu/), a stock Debian kernel (vmlinux) and two RAM disks: initrd.cpio with the kernel's
+# own block clients and the tools of file systems, iscsi.cpio with open-iscsi, multipath-tools, sg3-utils and fio besides. All of it
+# comes from Debian's packages and is unpacked here; nothing is installed, and the system's package lists stay as they are.
+# usage: parts.sh FOLDER
 #
 # The kernel is started uncompressed, by QEMU's direct entry: under emulation unpacking it would take longer than all the rest.
 set -euo pipefail
@@ -11,7 +12,8 @@ mkdir -p "$out"
 # One at a time: tests that want a machine run side by side.
 exec 9> "$out/lock"
 flock 9
-[ -s "$out/initrd.cpio" ] && [ -s "$out/vmlinux" ] && [ "$out/initrd.cpio" -nt "$here/init" ] && [ "$out/initrd.cpio" -nt "$0" ] && exit 0
+[ -s "$out/initrd.cpio" ] && [ -s "$out/iscsi.cpio" ] && [ -s "$out/vmlinux" ] &&
+    [ "$out/initrd.cpio" -nt "$here/init" ] && [ "$out/initrd.cpio" -nt "$0" ] && exit 0
 work=$(mktemp -d "$out/making.XXXX")
 trap 'rm -rf "$work"' EXIT
 
@@ -43,6 +45,15 @@ fetch_tools() {
     export LD_LIBRARY_PATH="$out/qemu/usr/lib/x86_64-linux-gnu:$out/qemu/lib/x86_64-linux-gnu"
 }
 
+# What an initiator consists of, with its libraries; the C library is this system's.
+fetch_initiator() {
+    local libraries
+    libraries=$(private_apt apt-cache depends open-iscsi multipath-tools sg3-utils dmsetup | sed -n 's/.*Depends: \(lib.*\)/\1/p' | sort -u | grep -vx libc6)
+    mkdir "$work/debs"
+    (cd "$work/debs" && private_apt apt-get -q download open-iscsi multipath-tools sg3-utils dmsetup $libraries > /dev/null)
+    for package in "$work"/debs/*.deb; do dpkg -x "$package" "$work/initiator"; done
+}
+
 fetch_kernel() {
     local package
     package=$(private_apt apt-cache depends linux-image-amd64/"$(. /etc/os-release && echo "$VERSION_CODENAME")" | sed -n 's/.*Depends: \(linux-image-[0-9].*\)/\1/p' | head -1)
@@ -65,17 +76,39 @@ sys.exit("no kernel was found in the package's image")
 PYTHON
 }
 
-# A program of this machine and the libraries that it is linked with.
+# A program of this machine, or of the packages that were unpacked, and the libraries that it is linked with.
 put() {
     local program
     program=$(command -v "$1" || true)
     [ -n "$program" ] || { echo "there is no $1 here" >&2; exit 1; }
     rm -f "$work/root/bin/$1"
     cp -L "$program" "$work/root/sbin/$1"
-    { ldd "$program" 2> /dev/null || true; } | grep -oE '/[^ ]+\.so[^ ]*' | while read -r library; do
-        mkdir -p "$work/root$(dirname "$library")"
-        cp -nL "$library" "$work/root$library"
+    put_libraries "$program"
+}
+
+put_libraries() {
+    { ldd "$1" 2> /dev/null | grep -oE '/[^ ]+\.so[^ ]*' || true; } | while read -r library; do
+        local name="${library#"$work/initiator"}"
+        name="${name#"$out/qemu"}"
+        mkdir -p "$work/root$(dirname "$name")"
+        cp -nL "$library" "$work/root$name"
     done
+}
+
+put_initiator() {
+    local of="$work/initiator" plugin
+    export PATH="$of/sbin:$of/usr/sbin:$of/usr/bin:$PATH"
+    export LD_LIBRARY_PATH="$of/lib:$of/lib/x86_64-linux-gnu:$of/usr/lib/x86_64-linux-gnu:$LD_LIBRARY_PATH"
+    for program in iscsid iscsiadm multipath multipathd dmsetup sg_persist sg_inq sg_vpd sg_unmap sg_turs blkdiscard fio; do put "$program"; done
+    mkdir -p "$work/root"/{lib/multipath,etc/iscsi,var/lib/iscsi}
+    for plugin in checktur checkdirectio prioconst prioalua; do
+        cp "$of/lib/multipath/lib$plugin.so" "$work/root/lib/multipath/"
+        put_libraries "$of/lib/multipath/lib$plugin.so"
+    done
+    sed 's/^\(iscsid.startup\) = .*/\1 = \/sbin\/iscsid/' "$of/etc/iscsi/iscsid.conf" > "$work/root/etc/iscsi/iscsid.conf"
+    echo "InitiatorName=iqn.2026-01.example:machine" > "$work/root/etc/iscsi/initiatorname.iscsi"
+    echo 'root:x:0:0:root:/:/bin/sh' > "$work/root/etc/passwd"
+    echo 'root:x:0:' > "$work/root/etc/group"
 }
 
 # A module with all that it needs.
@@ -107,13 +140,20 @@ root="$work/root"
 mkdir -p "$root"/{bin,sbin,lib,proc,sys,dev,run,etc,tmp,mnt}
 cp "$(command -v busybox)" "$root/bin/busybox"
 for applet in $("$root/bin/busybox" --list | grep -vx busybox); do ln -sf busybox "$root/bin/$applet"; done
-put_modules virtio_pci virtio_net virtio_blk qemu_fw_cfg nbd ext4 crc32c_generic crc32c-intel libcrc32c
+base="virtio_pci virtio_net virtio_blk qemu_fw_cfg nbd ext4 crc32c_generic crc32c-intel libcrc32c"
+put_modules $base
 for program in nbd-client mkfs.ext4 e2fsck; do put "$program"; done
 # The kernel itself calls this one.
 ln -sf ../bin/busybox "$root/sbin/modprobe"
 ln -s /proc/mounts "$root/etc/mtab"
 cp "$here/init" "$root/init"
 chmod +x "$root/init"
-(cd "$root" && find . | cpio -o -H newc --quiet) > "$work/initrd.cpio"
+pack() { (cd "$root" && find . | cpio -o -H newc --quiet) > "$work/$1.cpio"; }
+pack initrd
+fetch_initiator
+put_initiator
+put_modules $base iscsi_tcp sd_mod sg dm_multipath dm_round_robin dm_service_time scsi_dh_alua
+pack iscsi
 rm -rf "$state"
+mv "$work/iscsi.cpio" "$out/iscsi.cpio"
 mv "$work/initrd.cpio" "$out/initrd.cpio"

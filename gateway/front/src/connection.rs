@@ -82,6 +82,8 @@ pub(crate) struct Connection<S> {
     /// Bytes that may still be read; `None` while there is no end in sight.
     input_left: Option<usize>,
     stop: Stop,
+    /// The front stops, and what the client had sent before is read: what comes now is refused.
+    heard: bool,
 }
 
 /// Why a connection ended.
@@ -167,6 +169,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
             closing: None,
             input_left: None,
             stop: Stop::Run,
+            heard: false,
         }
     }
 
@@ -227,7 +230,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
             if let Some(reason) = self.closing.take() {
                 return Some(Ended::Closed(reason));
             }
-            if self.input_left == Some(0) {
+            if self.input_left == Some(0) || self.heard {
                 return Some(if self.stop == Stop::Drain { Ended::Stopped } else { Ended::HungUp });
             }
         }
@@ -508,9 +511,14 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
         }
         self.make_room(wanted);
         match pin!(self.stream.read_buf(&mut self.input)).poll(cx)? {
-            // When the front stops, a client that has sent nothing more has been heard to the end.
-            Poll::Pending if self.stop == Stop::Run => return Ok(false),
-            Poll::Pending | Poll::Ready(0) => self.input_left = Some(0),
+            Poll::Pending if self.stop == Stop::Run || self.heard => return Ok(false),
+            // When the front stops, a client that has sent nothing more has been heard to the end. What it asks for while
+            // something is still under way is answered "shutting down".
+            Poll::Pending => {
+                self.heard = true;
+                self.server.begin_shutdown();
+            }
+            Poll::Ready(0) => self.input_left = Some(0),
             Poll::Ready(n) => self.input_left = self.input_left.map(|left| left.saturating_sub(n)),
         }
         Ok(true)

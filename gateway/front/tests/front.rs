@@ -349,6 +349,32 @@ fn stopping_answers_what_was_sent_and_hangs_up() {
 }
 
 #[test]
+fn what_is_asked_after_the_stop_has_begun_is_told_so() {
+    const SHUTTING_DOWN: u32 = 108;
+    let rig = Rig::new();
+    let mut client = rig.open("gated");
+    client.request(0, 1, 0, 512, &[]);
+    rig.gated.wait_for(1);
+    std::thread::scope(|scope| {
+        let stopping = scope.spawn(|| rig.front.drain_and_stop(PATIENCE));
+        let mut replies = Client(client.0.try_clone().unwrap());
+        let told = scope.spawn(move || replies.reply());
+        // One at a time, until one is not given to the disk any more.
+        let mut sent = 1;
+        while !told.is_finished() {
+            sent += 1;
+            client.request(0, sent, 0, 512, &[]);
+            while !told.is_finished() && (rig.gated.waiting.lock().unwrap().len() as u64) < sent {
+                std::thread::yield_now();
+            }
+        }
+        assert_eq!(told.join().unwrap(), (SHUTTING_DOWN, sent));
+        rig.gated.open();
+        assert_eq!(stopping.join().unwrap().cut_off, 0);
+    });
+}
+
+#[test]
 fn a_client_that_never_gets_done_is_cut_off_when_the_time_is_up() {
     let rig = Rig::new();
     let mut client = rig.open("gated");

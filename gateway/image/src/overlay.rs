@@ -9,9 +9,11 @@
 //! Pure: the driver moves the bytes. What makes it safe over a crash is the rule for slots: once a mapping is
 //! on its way into the log its slot is *sealed* and never written again; content that changes later takes a
 //! new slot, and the old one is given out again only when the mapping that replaced it is durable. So whatever
-//! was last recorded is still in the data file, whatever came after.
+//! was last recorded is still in the data file, whatever came after. That is for a machine that loses power. A gateway that is
+//! killed keeps all that it answered: before content is written, what is about to change goes into a file that nobody syncs.
 
 mod log;
+mod recent;
 #[cfg(test)]
 mod tests;
 
@@ -22,6 +24,7 @@ use tap_block::{BLOCK_SIZE, BlockNo, Extent, ExtentSet};
 use thiserror::Error;
 
 pub use log::{LogError, Scan, encode_group, scan};
+pub use recent::{LogPlace, Recent, Said, unrecorded};
 
 /// A block-sized place in the data file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]

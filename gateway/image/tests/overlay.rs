@@ -9,7 +9,9 @@
     reason = "tests"
 )]
 
-use gateway_image::overlay::{Content, ContentSum, Overlay, encode_group, scan};
+use gateway_image::overlay::{
+    Change, Content, ContentSum, LogPlace, Overlay, Recent, encode_group, scan, unrecorded,
+};
 use proptest::prelude::*;
 use tap_block::{BLOCK_SIZE, BlockNo, Extent};
 
@@ -23,7 +25,13 @@ enum Step {
     Zero(u64, u64),
     Flush,
     FailedFlush,
+    /// A flush, and a write in the middle of it.
+    Busy(u64, bool),
     Crash,
+    /// The same, and what was said before the last flush comes back from the disk, with all content that is still there.
+    Stale,
+    /// Of the gateway alone, with or without a write that was said but not done.
+    Kill(Option<u64>),
 }
 
 fn steps() -> impl Strategy<Value = Vec<Step>> {
@@ -32,7 +40,10 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
         2 => (0..BLOCKS, 1..8u64).prop_map(|(b, n)| Step::Zero(b, n.min(BLOCKS - b))),
         2 => Just(Step::Flush),
         1 => Just(Step::FailedFlush),
+        1 => (0..BLOCKS, any::<bool>()).prop_map(|(b, works)| Step::Busy(b, works)),
         1 => Just(Step::Crash),
+        1 => Just(Step::Stale),
+        2 => prop::option::of(0..BLOCKS).prop_map(Step::Kill),
     ];
     prop::collection::vec(step, 1..120)
 }
@@ -44,6 +55,9 @@ struct Rig {
     data: Vec<i64>,
     log: Vec<u8>,
     groups: u64,
+    recent: Recent,
+    said: [Vec<u8>; 2],
+    said_before: [Vec<u8>; 2],
     flushed: Vec<i64>,
     model: Vec<i64>,
 }
@@ -52,53 +66,126 @@ impl Rig {
     fn new() -> Self {
         let fresh = vec![-1; BLOCKS as usize];
         let overlay = Overlay::new(QUOTA);
-        Self { overlay, data: vec![], log: vec![], groups: 0, flushed: fresh.clone(), model: fresh }
+        let recent = Recent::new(IMAGE, LogPlace::default());
+        let (data, log, said, said_before) = Default::default();
+        Self {
+            overlay,
+            data,
+            log,
+            groups: 0,
+            recent,
+            said,
+            said_before,
+            flushed: fresh.clone(),
+            model: fresh,
+        }
     }
 
     fn step(&mut self, n: i64, step: &Step) {
         match *step {
             Step::Write(block) => self.write(block, n),
             Step::Zero(first, blocks) => {
-                self.overlay.zero(Extent::between(first * BLOCK_SIZE, (first + blocks) * BLOCK_SIZE));
+                let extent = Extent::between(first * BLOCK_SIZE, (first + blocks) * BLOCK_SIZE);
+                self.say(Change::Zero(extent));
+                self.overlay.zero(extent);
                 self.model[first as usize..(first + blocks) as usize].fill(0);
             }
-            Step::Flush => self.flush(),
-            Step::FailedFlush => {
-                let changes = self.overlay.take_changes();
-                self.overlay.failed(changes);
+            Step::Flush => self.flush(true, |_| {}),
+            Step::FailedFlush => self.flush(false, |_| {}),
+            Step::Busy(block, works) => self.flush(works, |rig| rig.write(block, n)),
+            Step::Crash => self.crash(&[]),
+            Step::Stale => {
+                let found = self.found(&self.said_before);
+                self.model = self.flushed.clone();
+                self.crash(&found);
             }
-            Step::Crash => self.crash(),
+            Step::Kill(under_way) => self.kill(under_way, n),
         }
+    }
+
+    fn say(&mut self, change: Change) {
+        let said = self.recent.say(&[change]);
+        let (file, at) = (&mut self.said[usize::from(said.second)], said.offset as usize);
+        file.resize(file.len().max(at + said.bytes.len()), 0);
+        file[at..at + said.bytes.len()].copy_from_slice(&said.bytes);
+        self.recent.said(&said);
+    }
+
+    /// Where the write goes, said.
+    fn place(&mut self, block: u64, content: i64) -> Option<Change> {
+        let no = BlockNo::new(block);
+        self.overlay.admit(Extent::between(no.offset(), no.offset() + BLOCK_SIZE)).ok()?;
+        let slot = self.overlay.slot_for(no);
+        self.data.resize(self.data.len().max(slot.get() as usize + 1), 0);
+        let change = Change::Slot { block: no, slot, sum: ContentSum::of(no, &content.to_le_bytes()) };
+        self.say(change);
+        Some(change)
     }
 
     fn write(&mut self, block: u64, content: i64) {
-        let no = BlockNo::new(block);
-        let extent = Extent::between(no.offset(), no.offset() + BLOCK_SIZE);
-        if self.overlay.admit(extent).is_err() {
-            return;
+        if let Some(Change::Slot { block: no, slot, sum }) = self.place(block, content) {
+            self.data[slot.get() as usize] = content;
+            self.overlay.map(no, slot, sum);
+            self.model[block as usize] = content;
         }
-        let slot = self.overlay.slot_for(no);
-        let at = slot.get() as usize;
-        self.data.resize(self.data.len().max(at + 1), 0);
-        self.data[at] = content;
-        self.overlay.map(no, slot, ContentSum::of(no, &content.to_le_bytes()));
-        self.model[block as usize] = content;
     }
 
-    fn flush(&mut self) {
-        let changes = self.overlay.take_changes();
-        self.log.extend(encode_group(IMAGE, self.groups, changes.list()));
-        self.groups += 1;
+    fn flush(&mut self, works: bool, meanwhile: impl FnOnce(&mut Self)) {
+        let (changes, flushed, said) = (self.overlay.take_changes(), self.model.clone(), self.said.clone());
+        if !changes.is_empty() {
+            self.recent.turn(LogPlace { generation: 0, group: self.groups + 1 });
+        }
+        meanwhile(self);
+        if !works {
+            return self.overlay.failed(changes);
+        }
+        if !changes.is_empty() {
+            self.recent.recorded();
+            self.said_before = said;
+            self.log.extend(encode_group(IMAGE, self.groups, changes.list()));
+            self.groups += 1;
+        }
         self.overlay.recorded(changes);
-        self.flushed = self.model.clone();
+        self.flushed = flushed;
     }
 
-    /// The log as recorded; of the data file everything, recorded or not.
-    fn crash(&mut self) {
+    /// The log as recorded, with what was found besides; of the data file everything, recorded or not.
+    fn crash(&mut self, found: &[Change]) {
+        if !found.is_empty() {
+            self.log.extend(encode_group(IMAGE, self.groups, found));
+            self.groups += 1;
+            self.flushed = self.model.clone();
+        }
         let found = scan(IMAGE, &self.log).unwrap();
         assert_eq!(found.next_group, self.groups);
         self.overlay = Overlay::restore(QUOTA, found.changes);
+        self.recent = Recent::new(IMAGE, LogPlace { generation: 0, group: self.groups });
+        self.said = Default::default();
         self.model = self.flushed.clone();
+    }
+
+    fn kill(&mut self, under_way: Option<u64>, content: i64) {
+        if let Some(block) = under_way {
+            self.place(block, content);
+        }
+        let found = self.found(&self.said);
+        let answered = self.model.clone();
+        self.crash(&found);
+        self.model = answered;
+    }
+
+    /// What a gateway that comes back makes of it.
+    fn found(&self, said: &[Vec<u8>; 2]) -> Vec<Change> {
+        let place = LogPlace { generation: 0, group: self.groups };
+        let mut found = unrecorded(IMAGE, [&said[0], &said[1]], place);
+        found.retain(|change| match change {
+            Change::Slot { block, slot, sum } => {
+                let content = self.data.get(slot.get() as usize);
+                content.is_some_and(|c| ContentSum::of(*block, &c.to_le_bytes()) == *sum)
+            }
+            Change::Zero(_) => true,
+        });
+        found
     }
 
     fn check(&self) {

@@ -93,6 +93,29 @@ impl Layout {
         ends.values().sum()
     }
 
+    /// The first region of a volume from `from` on of which the index has anything.
+    pub(crate) fn next_region(
+        &self,
+        index: &dyn IndexStore,
+        volume: VolumeId,
+        from: RegionNo,
+    ) -> Result<Option<RegionNo>, IndexError> {
+        let last = RegionNo::new(u32::MAX);
+        let runs =
+            (keys::run(volume, from, GroupNo::default()), keys::run(volume, last, GroupNo::new(u64::MAX)));
+        let maps = (keys::map(volume, from, Lsn::ZERO), keys::map(volume, last, Lsn::ZERO.plus(Lsn::LIMIT)));
+        let mut found = Vec::new();
+        for (table, (from, to)) in [(Table::Runs, runs), (Table::Maps, maps)] {
+            found.extend(first_key(index, table, &from, &to)?.as_deref().and_then(keys::run_place));
+        }
+        for generation in &self.generations {
+            let [from, to] = [from, last].map(|region| keys::settled(generation.settle, volume, region));
+            let key = first_key(index, Table::Settled, &from, &to)?;
+            found.extend(key.as_deref().and_then(keys::settled_place));
+        }
+        Ok(found.into_iter().map(|(_, region)| region).min())
+    }
+
     /// Is `point` still one that can be opened?
     pub(crate) fn check(&self, volume: &Volume, point: Lsn) -> Result<(), StoreError> {
         let Some(kept) = self.kept.get(&volume.id()).filter(|kept| !kept.holds(point)) else { return Ok(()) };
@@ -214,6 +237,20 @@ impl Gather<'_> {
         let last = Lsn::ZERO.plus(Lsn::LIMIT);
         Ok(self.checkpoint(last)?.map_or(self.layout.group, |c| c.group))
     }
+}
+
+fn first_key(
+    index: &dyn IndexStore,
+    table: Table,
+    from: &[u8],
+    to: &[u8],
+) -> Result<Option<Vec<u8>>, IndexError> {
+    let mut found = None;
+    index.scan(table, from, to, &mut |key, _| {
+        found = Some(key.to_vec());
+        false
+    })?;
+    Ok(found)
 }
 
 fn bad(e: gateway_journal::FormatError) -> IndexError {

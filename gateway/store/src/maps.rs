@@ -124,6 +124,28 @@ impl Shared {
         }
     }
 
+    /// The first region from `from` on that may hold something at `point`; those before it hold nothing. `None`: nor does any.
+    pub(crate) fn next_region(
+        &self,
+        volume: VolumeId,
+        from: RegionNo,
+        point: Lsn,
+    ) -> Result<Option<RegionNo>, StoreError> {
+        loop {
+            // All that must be so for a map must be so here; what is lost could have been anywhere.
+            let snapshot = self.snapshot(volume, from, point)?;
+            if !snapshot.layout.lost.is_empty() {
+                return Ok(Some(from));
+            }
+            // Memory first, at one moment: what leaves it meanwhile is in the index by then.
+            let in_memory = read(&self.published).next_region(volume, from);
+            let in_index = snapshot.layout.next_region(&self.index, volume, from)?;
+            if Arc::ptr_eq(&snapshot.layout, &read(&self.published).layout) {
+                return Ok(in_memory.into_iter().chain(in_index).min());
+            }
+        }
+    }
+
     /// No map is at hand any more.
     pub(crate) fn forget_maps(&self) {
         lock(&self.maps).clear();

@@ -399,6 +399,20 @@ impl Store {
         self.shared.gathered_map(volume, region, point, false)
     }
 
+    /// The first region from `from` on that may hold something at `point`; those before it hold nothing. `None`: nor does any
+    /// behind it. Costs about as much as one map.
+    ///
+    /// # Errors
+    /// As [`region_map`](Self::region_map).
+    pub fn next_region(
+        &self,
+        volume: VolumeId,
+        from: RegionNo,
+        point: Lsn,
+    ) -> Result<Option<RegionNo>, StoreError> {
+        self.shared.next_region(volume, from, point)
+    }
+
     /// The map if it is at hand. Never blocks on a disk.
     #[must_use]
     pub fn region_map_cached(

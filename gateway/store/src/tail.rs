@@ -12,6 +12,9 @@ use crate::error::Damage;
 use crate::layout::Layout;
 use crate::times::TimeRow;
 
+/// Regions of a group that are looked at for one question.
+const LOOKED_AT: usize = 4096;
+
 /// How far a stream is durable.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Durable {
@@ -88,6 +91,17 @@ impl Group {
 
     pub(crate) fn of(&self, volume: VolumeId, region: RegionNo) -> &[Version] {
         self.regions.get(&(volume, region)).map_or(&[], Vec::as_slice)
+    }
+
+    /// The first region of a volume from `from` on with anything in it; of a group with many regions it may be an earlier one.
+    pub(crate) fn next_region(&self, volume: VolumeId, from: RegionNo) -> Option<RegionNo> {
+        if self.regions.len() <= LOOKED_AT {
+            let here = self.regions.keys().filter(|(v, region)| *v == volume && *region >= from);
+            return here.map(|(_, region)| *region).min();
+        }
+        let end = from.get().saturating_add(u32::try_from(LOOKED_AT).unwrap_or(u32::MAX));
+        let mut all = (from.get()..end).map(RegionNo::new);
+        all.find(|region| self.regions.contains_key(&(volume, *region))).or(Some(RegionNo::new(end)))
     }
 
     /// The regions in order.
@@ -184,6 +198,12 @@ impl Published {
     /// The last group of the index that a map at `point` needs.
     pub(crate) fn last_needed(&self, volume: VolumeId, point: Lsn) -> Option<GroupNo> {
         self.ingested.iter().rev().find(|g| g.visible(volume, point)).map(|g| g.no)
+    }
+
+    /// The first region of a volume from `from` on of which anything is in memory; it may be an earlier one.
+    pub(crate) fn next_region(&self, volume: VolumeId, from: RegionNo) -> Option<RegionNo> {
+        let groups = self.frozen.iter().map(|frozen| &frozen.group).chain([&self.active]);
+        groups.filter_map(|group| group.next_region(volume, from)).min()
     }
 
     pub(crate) fn tail_versions(&self) -> usize {

@@ -6,9 +6,9 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, bail};
 
-use crate::command::{self, Finished};
+use crate::command;
 use crate::poll;
 
 /// Fetching a kernel and packing a RAM disk.
@@ -46,15 +46,26 @@ impl Parts {
     /// # Errors
     /// When the job fails or takes longer than `limit`.
     pub fn run(&self, name: &str, variables: &[(&str, &str)], limit: Duration) -> Result<String> {
-        let mut job = String::new();
-        for (variable, value) in variables {
-            writeln!(job, "{variable}='{value}'")?;
-        }
-        job += &fs::read_to_string(scripts().join(name))?;
         let file = tempfile::NamedTempFile::new()?;
-        fs::write(file.path(), job)?;
-        let done = command::run(&mut self.machine(file.path()), limit)?;
-        if done.code == DONE { Ok(done.text()) } else { fail(name, &done) }
+        fs::write(file.path(), job(name, variables)?)?;
+        let mut machine = self.machine("initrd.cpio", file.path());
+        let done = command::run(machine.args(["-serial", "stdio"]), limit)?;
+        if done.code == DONE { Ok(done.text()) } else { fail(name, done.code, &(done.text() + &done.stderr)) }
+    }
+
+    /// Boots a machine with an iSCSI initiator and what belongs to one, which runs the job `name` from `folder`, where its
+    /// console goes as well.
+    ///
+    /// # Errors
+    /// When QEMU cannot be started.
+    pub fn start(&self, name: &str, variables: &[(&str, &str)], folder: &Path) -> Result<Booted> {
+        let (file, console) = (folder.join(name), folder.join(format!("{name}.console")));
+        fs::write(&file, job(name, variables)?)?;
+        let mut command = self.machine("iscsi.cpio", &file);
+        // All of the RAM disk is in memory, and once more while it is unpacked.
+        command.args(["-m", "512"]).arg("-serial").arg(format!("file:{}", console.display()));
+        let child = command.stdin(Stdio::null()).spawn().context("QEMU cannot be started")?;
+        Ok(Booted { child, console })
     }
 
     /// Makes a disk that a machine boots from.
@@ -83,11 +94,10 @@ impl Parts {
         Ok(Booted { child, console: console.to_owned() })
     }
 
-    fn machine(&self, job: &Path) -> Command {
+    fn machine(&self, ramdisk: &str, job: &Path) -> Command {
         let mut command = self.qemu();
-        command.args(["-serial", "stdio"]);
         command.arg("-kernel").arg(self.folder.join("vmlinux"));
-        command.arg("-initrd").arg(self.folder.join("initrd.cpio"));
+        command.arg("-initrd").arg(self.folder.join(ramdisk));
         command.args(["-append", "console=ttyS0 panic=-1 quiet nokaslr mitigations=off tsc=reliable"]);
         command.args(["-netdev", "user,id=net", "-device", "virtio-net-pci,netdev=net,romfile="]);
         command.args(["-device", "isa-debug-exit,iobase=0xf4,iosize=0x04"]);
@@ -145,11 +155,27 @@ impl Booted {
     /// When it ends or takes longer than `limit`, with what it had printed.
     pub fn wait(&mut self, what: &str, least: u64, limit: Duration) -> Result<u64> {
         let waited = poll::until(&format!("`{what} {least}` on the console"), limit, || {
-            ensure!(self.child.try_wait()?.is_none(), "the machine is off");
-            Ok(self.last(what)?.filter(|n| *n >= least))
+            let said = self.last(what)?.filter(|n| *n >= least);
+            let is_off = said.is_none() && self.child.try_wait()?.is_some();
+            Ok(if is_off { Some(None) } else { said.map(Some) })
         });
+        let waited = waited.and_then(|said| said.context("the machine is off"));
         let printed = fs::read(&self.console).unwrap_or_default();
         waited.with_context(|| format!("it had printed:\n{}", String::from_utf8_lossy(&printed)))
+    }
+
+    /// Waits until the job `name` has ended, without complaint; what it printed.
+    ///
+    /// # Errors
+    /// When the job fails or takes longer than `limit`.
+    pub fn finish(mut self, name: &str, limit: Duration) -> Result<String> {
+        let ended = poll::until(&format!("the end of {name}"), limit, || Ok(self.child.try_wait()?));
+        let printed = String::from_utf8_lossy(&fs::read(&self.console)?).into_owned();
+        let ended = ended.with_context(|| format!("it had printed:\n{printed}"))?;
+        if ended.code() == Some(DONE) {
+            return Ok(printed);
+        }
+        fail(name, ended.code().unwrap_or_default(), &printed)
     }
 }
 
@@ -159,13 +185,22 @@ impl Drop for Booted {
     }
 }
 
-fn fail(name: &str, done: &Finished) -> Result<String> {
-    let code = if done.code & 1 == 1 {
-        format!("the job's exit code is {}", (done.code >> 1) - 1)
+/// The job, behind its variables.
+fn job(name: &str, variables: &[(&str, &str)]) -> Result<String> {
+    let mut job = String::new();
+    for (variable, value) in variables {
+        writeln!(job, "{variable}='{value}'")?;
+    }
+    Ok(job + &fs::read_to_string(scripts().join(name))?)
+}
+
+fn fail(name: &str, code: i32, printed: &str) -> Result<String> {
+    let code = if code & 1 == 1 {
+        format!("the job's exit code is {}", (code >> 1) - 1)
     } else {
         "the machine died".to_owned()
     };
-    bail!("{name}: {code}; it had printed:\n{}{}", done.text(), done.stderr)
+    bail!("{name}: {code}; it had printed:\n{printed}")
 }
 
 fn scripts() -> PathBuf {

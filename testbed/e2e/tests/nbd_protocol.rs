@@ -3,12 +3,16 @@
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, clippy::cast_possible_truncation, reason = "tests")]
 
 use std::fs::File;
+use std::io::{Read as _, Seek as _, SeekFrom, Write as _};
 use std::os::unix::fs::FileExt;
+use std::os::unix::net::UnixStream;
 use std::path::Path;
 
 use anyhow::{Context, Result, ensure};
+use nbd::client::{NbdClient, NbdExt as _};
 use serde_json::Value;
 use testbed_e2e::{Lab, Writer, command, difference, pick, run, say, scenario, skipped, tool};
+use testbed_model::Random;
 
 const CLIENTS: &[&str] = &["nbdinfo", "nbdcopy", "qemu-io", "qemu-img"];
 const SIZE: u64 = 24 << 20;
@@ -174,7 +178,7 @@ fn every_kind_of_request_is_served_and_extended_headers_are_negotiated() -> Resu
         let writable = lab.mount("web01@first", true)?;
         qemu_io(&writable, &[], MIX)?;
         // The tap's disk can do this where its file system can; an image always.
-        qemu_io(&writable, &[], &["write -P 4 1M 64k", "write -z -n 1M 64k", "read -P 0 1M 64k"])?;
+        qemu_io(&writable, &[], &["write -P 4 1M 64k", "write -z -u -n 1M 64k", "read -P 0 1M 64k"])?;
         let traced = qemu_io(&writable, &["--trace", "nbd_*"], &["read -P 0 6M 1M", "flush"])?;
         // Option 11, reply 1. A client older than QEMU 8.2 does not ask.
         let asked = traced.lines().any(|l| l.contains("option request 11"));
@@ -296,6 +300,129 @@ fn another_client_agrees_with_a_model_request_by_request() -> Result<()> {
             let mut python = std::process::Command::new("/usr/bin/python3");
             python.arg(&script).args([&writable, "tuesday", &seed.to_string(), "300"]);
             say(&run(&mut python, command::LIMIT)?.ok()?.text());
+        }
+        up.still_running()
+    })
+}
+
+/// A request as both clients can make it. A client that knows no zeroing writes them.
+#[derive(Debug, Clone, Copy)]
+enum Ask {
+    Write(usize, usize, u8),
+    Zero(usize, usize),
+    Trim(usize, usize),
+    Read(usize, usize),
+    Flush,
+}
+
+impl Ask {
+    fn random(random: &mut Random, size: usize) -> Self {
+        let offset = random.below(size as u64) as usize;
+        let longest = [1, 512, 4096, 70_000, 1 << 20][random.below(5) as usize];
+        let length = (1 + random.below(longest) as usize).min(size - offset);
+        match random.below(8) {
+            0..=2 => Self::Write(offset, length, random.below(250) as u8),
+            3 => Self::Zero(offset, length),
+            4 => Self::Trim(offset, length),
+            5 => Self::Flush,
+            _ => Self::Read(offset, length),
+        }
+    }
+
+    fn line(self) -> String {
+        match self {
+            Self::Write(offset, length, fill) => format!("write {offset} {length} {fill}\n"),
+            Self::Zero(offset, length) => format!("zero {offset} {length}\n"),
+            Self::Trim(offset, length) => format!("trim {offset} {length}\n"),
+            Self::Read(offset, length) => format!("read {offset} {length}\n"),
+            Self::Flush => "flush\n".to_owned(),
+        }
+    }
+
+    fn content(length: usize, fill: u8) -> Vec<u8> {
+        (usize::from(fill)..usize::from(fill) + length).map(|i| (i % 251) as u8).collect()
+    }
+
+    /// On the model; what is read.
+    fn on_model(self, model: &mut [u8]) -> Vec<u8> {
+        match self {
+            Self::Write(offset, length, fill) => {
+                model[offset..offset + length].copy_from_slice(&Self::content(length, fill));
+            }
+            Self::Zero(offset, length) | Self::Trim(offset, length) => model[offset..offset + length].fill(0),
+            Self::Read(offset, length) => return model[offset..offset + length].to_vec(),
+            Self::Flush => {}
+        }
+        Vec::new()
+    }
+
+    /// Through the `nbd` crate, which speaks the protocol as it was long ago.
+    fn legacy(self, disk: &mut NbdClient<UnixStream>) -> Result<Vec<u8>> {
+        let mut data = Vec::new();
+        match self {
+            Self::Write(offset, length, fill) => {
+                disk.seek(SeekFrom::Start(offset as u64))?;
+                disk.write_all(&Self::content(length, fill))?;
+            }
+            Self::Zero(offset, length) => {
+                disk.seek(SeekFrom::Start(offset as u64))?;
+                disk.write_all(&vec![0; length])?;
+            }
+            Self::Trim(offset, length) => {
+                disk.seek(SeekFrom::Start(offset as u64))?;
+                disk.trim(length)?;
+            }
+            Self::Read(offset, length) => {
+                disk.seek(SeekFrom::Start(offset as u64))?;
+                data.resize(length, 0);
+                disk.read_exact(&mut data)?;
+            }
+            Self::Flush => disk.flush()?,
+        }
+        Ok(data)
+    }
+}
+
+#[test]
+fn a_legacy_client_libnbd_and_a_model_agree() -> Result<()> {
+    if !Path::new("/usr/lib/python3/dist-packages/nbd.py").exists() {
+        return skipped("a_legacy_client_libnbd_and_a_model_agree", "python3-libnbd is not installed");
+    }
+    scenario(|lab| {
+        let disk = lab.disk("web01.img", (SIZE / 8) as usize, 14)?;
+        let before = std::fs::read(&disk)?;
+        let mut up = lab.up(&[("web01", &disk)])?;
+        lab.settle("web01")?;
+        lab.bookmark("web01", "monday")?;
+        for seed in 0..pick(3, 100) {
+            let mut random = Random::new(seed);
+            let asked: Vec<Ask> = (0..300).map(|_| Ask::random(&mut random, before.len())).collect();
+            let (old, new) = (format!("old-{seed}"), format!("new-{seed}"));
+            for name in [&old, &new] {
+                lab.verb(&["image", "create", "web01", "--at", "monday", "--rw", "--name", name])?;
+            }
+            let mut model = before.clone();
+            let expected: Vec<u8> = asked.iter().flat_map(|ask| ask.on_model(&mut model)).collect();
+
+            let mut socket = UnixStream::connect(lab.path("gw.sock"))?;
+            let export = nbd::client::handshake(&mut socket, old.as_bytes())?;
+            let mut legacy = NbdClient::new(socket, &export);
+            let read: Vec<Vec<u8>> =
+                asked.iter().map(|ask| ask.legacy(&mut legacy)).collect::<Result<_>>()?;
+            same("what the legacy client reads", &read.concat(), &expected)?;
+
+            let (requests, read) = (lab.path("requests"), lab.path("read"));
+            std::fs::write(&requests, asked.iter().map(|ask| ask.line()).collect::<String>())?;
+            let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("clients/nbd_replay.py");
+            let mut python = std::process::Command::new("/usr/bin/python3");
+            python.arg(&script).arg(lab.gateway(&new)).args([&requests, &read]);
+            run(&mut python, command::LIMIT)?.ok()?;
+            same("what libnbd reads", &std::fs::read(&read)?, &expected)?;
+
+            for name in [&old, &new] {
+                same(name, &lab.content(&lab.gateway(name))?, &model)?;
+            }
+            say(&format!("seed {seed}: {} requests agree", asked.len()));
         }
         up.still_running()
     })

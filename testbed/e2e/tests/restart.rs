@@ -85,6 +85,8 @@ fn writes_to_an_image_survive_a_kill() -> Result<()> {
         let mut writer = Writer::open(&lab.gateway("test"), before.clone(), 6)?;
         writer.burst(200, 16)?;
         testbed_e2e::nbd::Client::connect(&lab.gateway("test"))?.call(&testbed_e2e::nbd::Request::Flush)?;
+        // Answered and never flushed: a client that reconnects does not say it again.
+        writer.burst(200, 16)?;
         up.kill()?;
 
         let up = lab.up(&[("web01", &disk)])?;

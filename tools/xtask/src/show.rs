@@ -24,6 +24,11 @@ const SCENARIOS: &[(&str, &str, &str)] = &[
         "kernel",
         "a Linux kernel as the client: ext4 through the tap, in a past image, on a read/write one",
     ),
+    (
+        "iscsi",
+        "initiator",
+        "open-iscsi in a Linux kernel: CHAP, multipath, fio; the gateway killed five times while it writes",
+    ),
     ("postgres", "postgres", "PostgreSQL under pgbench: an image at a random moment recovers and adds up"),
     (
         "bad-input",

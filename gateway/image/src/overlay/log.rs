@@ -52,6 +52,14 @@ pub fn encode_group(image: u64, no: u64, changes: &[Change]) -> Vec<u8> {
     let mut out = Vec::with_capacity(HEAD + changes.len() * CHANGE + SUM);
     out.extend_from_slice(&MAGIC);
     out.extend_from_slice(&no.to_le_bytes());
+    put_changes(&mut out, changes);
+    let sum = xxh3_64_with_seed(&out, image);
+    out.extend_from_slice(&sum.to_le_bytes());
+    out
+}
+
+/// How many, then each.
+pub(super) fn put_changes(out: &mut Vec<u8>, changes: &[Change]) {
     out.extend_from_slice(&u32::try_from(changes.len()).unwrap_or(u32::MAX).to_le_bytes());
     for change in changes {
         let (kind, numbers) = match *change {
@@ -61,9 +69,6 @@ pub fn encode_group(image: u64, no: u64, changes: &[Change]) -> Vec<u8> {
         out.push(kind);
         numbers.iter().for_each(|n| out.extend_from_slice(&n.to_le_bytes()));
     }
-    let sum = xxh3_64_with_seed(&out, image);
-    out.extend_from_slice(&sum.to_le_bytes());
-    out
 }
 
 /// Reads a whole log.
@@ -100,13 +105,19 @@ fn decode_group(image: u64, no: Option<u64>, bytes: &[u8]) -> Option<(Vec<Change
     if bytes.get(..4)? != MAGIC || no.is_some_and(|no| group_no(bytes) != Some(no)) {
         return None;
     }
-    let changes = index(u64::from(u32::from_le_bytes(*bytes.get(12..)?.first_chunk()?)));
-    let body = HEAD + changes * CHANGE;
+    changes_behind(image, HEAD, bytes)
+}
+
+/// The changes of the group at the start of `bytes`, which begin at `head` behind their number, and the group's length, if its
+/// checksum is right.
+pub(super) fn changes_behind(image: u64, head: usize, bytes: &[u8]) -> Option<(Vec<Change>, usize)> {
+    let changes = u32::from_le_bytes(*bytes.get(head.checked_sub(4)?..)?.first_chunk()?);
+    let body = head + index(u64::from(changes)) * CHANGE;
     let sum = u64::from_le_bytes(*bytes.get(body..)?.first_chunk()?);
     if xxh3_64_with_seed(bytes.get(..body)?, image) != sum {
         return None;
     }
-    let list = bytes.get(HEAD..body)?.as_chunks::<CHANGE>().0.iter().map(decode_change);
+    let list = bytes.get(head..body)?.as_chunks::<CHANGE>().0.iter().map(decode_change);
     Some((list.collect::<Option<_>>()?, body + SUM))
 }
 

@@ -117,3 +117,38 @@ fn a_torn_tail_is_cut_and_damage_is_told() {
     let stale = [group(0), group(0)].concat();
     assert_eq!(scan(9, &stale).unwrap().next_group, 1, "an older group behind the end is no damage");
 }
+
+#[test]
+fn what_was_said_between_flushes_is_read_back_from_where_it_was_written() {
+    let mut recent = Recent::new(9, LogPlace { generation: 1, group: 2 });
+    let slot = Change::Slot { block: block(3), slot: SlotNo(4), sum: ContentSum(5) };
+    let first = recent.say(&[slot, Change::Zero(blocks(6, 1))]);
+    assert_eq!((first.second, first.offset), (false, 0));
+    assert_eq!(hex(&first.bytes), GOLDEN, "written by earlier programs");
+    recent.said(&first);
+    recent.turn(LogPlace { generation: 1, group: 3 });
+    let second = recent.say(&[Change::Zero(blocks(7, 1))]);
+    assert_eq!((second.second, second.offset), (true, 0), "the flush may fail");
+    recent.said(&second);
+    recent.turn(LogPlace { generation: 2, group: 1 });
+    let third = recent.say(&[Change::Zero(blocks(8, 1))]);
+    assert_eq!((third.second, third.offset), (true, count(second.bytes.len())), "it did");
+    let files = [&first.bytes[..], &[&second.bytes[..], &third.bytes].concat()];
+    let found = |group| unrecorded(9, files, LogPlace { generation: 1, group }).len();
+    assert_eq!((found(2), found(3), found(4)), (4, 2, 1));
+    assert!(unrecorded(8, files, LogPlace::default()).is_empty(), "of another image");
+    for cut in 0..first.bytes.len() {
+        assert!(unrecorded(9, [&first.bytes[..cut], &[]], LogPlace::default()).is_empty());
+    }
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// Never changed.
+const GOLDEN: &str = concat!(
+    "4347523100000000000000000100000000000000020000000000000002000000010300000000000000040000",
+    "0000000000050000000000000002006000000000000000100000000000000000000000000000c2158713f79d",
+    "e460",
+);

@@ -1,7 +1,8 @@
 //! A read/write image: an [`Image`] and, above it, the blocks that were written.
 //!
 //! The content goes into a sparse data file, the mapping into a log. A flush makes the content durable first
-//! and the mapping after it, so a mapping never shows content that is not there.
+//! and the mapping after it, so a mapping never shows content that is not there. Between flushes each write says first where it
+//! goes, in a file that is not synced: a gateway that is killed loses nothing that it answered.
 
 use std::fs::{self, OpenOptions};
 use std::io;
@@ -22,6 +23,7 @@ use tap_disk::{FileDevice, FileOptions, ensure_dir, small_file};
 
 use super::image::{HOLE, Image, unread};
 use super::overlay_log::OverlayLog;
+use super::recent::{self, RecentFiles};
 use super::room::Room;
 use super::workers::Workers;
 
@@ -30,6 +32,8 @@ use super::workers::Workers;
 const SLACK: u64 = 256 << 20;
 /// Zeroed on a disk between two looks at whether that is still wanted.
 const ZEROED_AT_ONCE: u64 = 64 << 20;
+/// Written at a time: said first, then done.
+const BATCH: u64 = 1 << 20;
 /// Changed blocks looked at for one question of what is written.
 const MOST_WRITTEN: usize = 1 << 20;
 const DATA: &str = "data";
@@ -50,6 +54,15 @@ pub(super) struct Layers {
     data: Arc<FileDevice>,
     /// Held during a flush: one at a time.
     log: Mutex<OverlayLog>,
+    /// Written only by whoever holds the overlay for writing.
+    recent: Mutex<RecentFiles>,
+}
+
+/// New content of a block on its way to its slot; without one it is zeroes.
+struct Placed {
+    block: BlockNo,
+    content: Bytes,
+    slot: Option<SlotNo>,
 }
 
 /// The content, in the image below, of the blocks that a write covers only in part: its first, its last.
@@ -139,11 +152,13 @@ impl OverlayDir {
         workers: impl Into<Workers>,
     ) -> io::Result<OverlayDevice> {
         let (dir, read_only, quota) = (self.of(image), quota.is_none(), quota.unwrap_or(0));
-        let (log, changes) = OverlayLog::open(&dir, image)?;
+        let (mut log, mut changes) = OverlayLog::open(&dir, image)?;
         let data = FileDevice::open(&dir.join(DATA), FileOptions::default()).map_err(io::Error::other)?;
+        recover(&dir, image, &data, &mut log, &mut changes)?;
+        let recent = Mutex::new(RecentFiles::begin(&dir, image, log.place())?);
         let overlay = RwLock::new(Overlay::restore(quota, changes));
         let (room, log) = (Arc::clone(&self.room), Mutex::new(log));
-        let layers = Layers { image, room, below, overlay, data, log };
+        let layers = Layers { image, room, below, overlay, data, log, recent };
         Ok(OverlayDevice { layers: Arc::new(layers), workers: workers.into(), read_only })
     }
 }
@@ -216,8 +231,9 @@ impl BlockDevice for OverlayDevice {
             Ok(answered) => ticket.answer(answered),
             Err(op) => {
                 let layers = Arc::clone(&self.layers);
-                let is_status = matches!(op, Op::Status { .. });
-                let pool = if is_status { &self.workers.maps } else { &self.workers.reads };
+                // What may take long is no worker's of those that others wait for.
+                let is_long = matches!(op, Op::Status { .. } | Op::Zero { may_trim: false, .. });
+                let pool = if is_long { &self.workers.maps } else { &self.workers.reads };
                 pool.submit(move || ticket.answer(layers.run(&op)));
             }
         }
@@ -247,6 +263,14 @@ impl Layers {
             Op::Flush => true,
             Op::Write { offset, data, fua } => {
                 self.write(*offset, data, ReadMode::Blocking)?;
+                *fua
+            }
+            Op::Zero { may_trim: false, fast: true, .. } => {
+                let text = "zeroes that keep room for themselves are written one by one";
+                return Err(DeviceError::Unsupported(text.to_owned()));
+            }
+            Op::Zero { extent, fua, may_trim: false, .. } => {
+                self.provision(*extent)?;
                 *fua
             }
             Op::Zero { extent, fua, .. } | Op::Trim { extent, fua } => {
@@ -283,9 +307,9 @@ impl Layers {
         (runs, extent)
     }
 
-    /// Has so much been replaced since the last flush that the next write has to make one?
+    /// Has so much been replaced or said since the last flush that the next write has to make one?
     fn is_slack(&self) -> bool {
-        self.read_lock().replaced() >= SLACK / 2
+        self.read_lock().replaced() >= SLACK / 2 || self.recent_lock().is_full()
     }
 
     fn read_blocking(&self, extent: Extent) -> Answered {
@@ -344,16 +368,21 @@ impl Layers {
 
     /// Writes `data`; `false` when that needs content of the image below that is not at hand.
     fn write(&self, offset: u64, data: &[u8], mode: ReadMode) -> Result<bool, DeviceError> {
+        self.write_kept(offset, data, mode, false)
+    }
+
+    /// The same; zeroes take no room unless they are to be `kept`.
+    fn write_kept(&self, offset: u64, data: &[u8], mode: ReadMode, kept: bool) -> Result<bool, DeviceError> {
         let extent = Extent::between(offset, offset + count(data.len()));
         let Some(edges) = self.edges(extent, mode)? else { return Ok(false) };
         let mut overlay = self.write_lock();
         overlay.admit(extent).map_err(|e| DeviceError::NoSpace(e.to_string()))?;
         let room = self.room.take(self.image, overlay.growth(extent));
         room.map_err(|e| DeviceError::NoSpace(e.to_string()))?;
-        for piece in extent.split_at_multiples(BLOCK_SIZE) {
-            let from = index(piece.offset() - offset);
-            let part = data.get(from..from + index(piece.length())).unwrap_or_default();
-            self.write_block(&mut overlay, piece, part, &edges)?;
+        for batch in extent.split_at_multiples(BATCH) {
+            let from = index(batch.offset() - offset);
+            let part = data.get(from..from + index(batch.length())).unwrap_or_default();
+            self.write_batch(&mut overlay, batch, part, &edges, kept)?;
         }
         Ok(true)
     }
@@ -373,32 +402,67 @@ impl Layers {
         Ok(Some(edges))
     }
 
-    /// `part` is the new content of `piece`, which lies within one block.
-    fn write_block(
+    /// Says where all of it goes, then writes it.
+    fn write_batch(
         &self,
         overlay: &mut Overlay,
+        extent: Extent,
+        data: &[u8],
+        edges: &Edges,
+        kept: bool,
+    ) -> Result<(), DeviceError> {
+        let mut placed = Vec::with_capacity(index(extent.block_count()));
+        for piece in extent.split_at_multiples(BLOCK_SIZE) {
+            let from = index(piece.offset() - extent.offset());
+            let part = data.get(from..from + index(piece.length())).unwrap_or_default();
+            placed.push(self.new_content(overlay, piece, part, edges)?);
+        }
+        for one in &mut placed {
+            one.slot = (kept || !is_zero(&one.content)).then(|| overlay.slot_for(one.block));
+        }
+        let changes: Vec<Change> = placed.iter().map(Placed::change).collect();
+        let mut left = placed.into_iter();
+        let said = self.say(&changes);
+        let done = said.and_then(|()| left.try_for_each(|one| self.put_block(overlay, one)));
+        left.for_each(|one| one.give_back(overlay));
+        done
+    }
+
+    /// `part` is the new content of `piece`, which lies within one block.
+    fn new_content(
+        &self,
+        overlay: &Overlay,
         piece: Extent,
         part: &[u8],
         edges: &Edges,
-    ) -> Result<(), DeviceError> {
+    ) -> Result<Placed, DeviceError> {
         let block = BlockNo::holding(piece.offset());
         let content = if part.len() == index(BLOCK_SIZE) {
             Bytes::copy_from_slice(part)
         } else {
             self.patched(overlay, block, piece, part, edges)?
         };
-        if is_zero(&content) {
+        Ok(Placed { block, content, slot: None })
+    }
+
+    /// For whoever finds the overlay after the gateway was killed.
+    fn say(&self, changes: &[Change]) -> Result<(), DeviceError> {
+        self.recent_lock().say(changes).map_err(|e| unrecorded(&e))
+    }
+
+    fn put_block(&self, overlay: &mut Overlay, placed: Placed) -> Result<(), DeviceError> {
+        let Placed { block, ref content, slot } = placed;
+        let Some(slot) = slot else {
             overlay.zero(extent_of(block));
             return Ok(());
+        };
+        let sum = ContentSum::of(block, content);
+        let write = Op::Write { offset: slot.offset(), data: content.clone(), fua: false };
+        if let Err(e) = run(&*self.data, write) {
+            placed.give_back(overlay);
+            return Err(e);
         }
-        let (slot, sum) = (overlay.slot_for(block), ContentSum::of(block, &content));
-        match run(&*self.data, Op::Write { offset: slot.offset(), data: content, fua: false }) {
-            Ok(_) => overlay.map(block, slot, sum),
-            Err(e) => {
-                overlay.unused(block, slot);
-                return Err(e);
-            }
-        }
+        overlay.map(block, slot, sum);
         Ok(())
     }
 
@@ -436,8 +500,30 @@ impl Layers {
             return self.write_zeroes(extent);
         }
         self.write_zeroes(Extent::between(extent.offset(), whole.start))?;
-        self.write_lock().zero(Extent::between(whole.start, whole.end).to_blocks());
+        self.zero_blocks(Extent::between(whole.start, whole.end).to_blocks())?;
         self.write_zeroes(Extent::between(whole.end, extent.end()))
+    }
+
+    fn zero_blocks(&self, blocks: Extent) -> Result<(), DeviceError> {
+        let mut overlay = self.write_lock();
+        self.say(&[Change::Zero(blocks)])?;
+        overlay.zero(blocks);
+        Ok(())
+    }
+
+    /// Zeroes that have room of their own, so that no later write there finds none; all of it is there, or the first of it is
+    /// refused.
+    fn provision(&self, extent: Extent) -> Result<(), DeviceError> {
+        self.read_lock().admit(extent).map_err(|e| DeviceError::NoSpace(e.to_string()))?;
+        let zeroes = vec![0; index(extent.length().min(BATCH))];
+        for part in extent.split_at_multiples(BATCH) {
+            let content = zeroes.get(..index(part.length())).unwrap_or_default();
+            self.write_kept(part.offset(), content, ReadMode::Blocking, true)?;
+            if self.is_slack() {
+                self.flush()?;
+            }
+        }
+        Ok(())
     }
 
     fn write_zeroes(&self, extent: Extent) -> Result<(), DeviceError> {
@@ -450,13 +536,29 @@ impl Layers {
     /// Content first, mapping after.
     fn flush(&self) -> Result<(), DeviceError> {
         let mut log = self.log_lock();
-        let changes = self.write_lock().take_changes();
-        let done = if changes.is_empty() { Ok(()) } else { self.record(&mut log, &changes) };
+        let changes = self.take_changes(&log);
+        if changes.is_empty() {
+            return Ok(());
+        }
+        let done = self.record(&mut log, &changes);
         match done {
-            Ok(()) => self.write_lock().recorded(changes),
+            Ok(()) => {
+                self.write_lock().recorded(changes);
+                self.recent_lock().recorded();
+            }
             Err(_) => self.write_lock().failed(changes),
         }
         done
+    }
+
+    /// What a flush has to record. What is said from now on is not about it.
+    fn take_changes(&self, log: &OverlayLog) -> Changes {
+        let mut overlay = self.write_lock();
+        let changes = overlay.take_changes();
+        if !changes.is_empty() {
+            self.recent_lock().turn(log.place_with(changes.list()));
+        }
+        changes
     }
 
     fn record(&self, log: &mut OverlayLog, changes: &Changes) -> Result<(), DeviceError> {
@@ -466,10 +568,7 @@ impl Layers {
             None => log.append(changes.list()),
             Some(mapping) => log.replace(&mapping),
         };
-        written.map_err(|e| match e.kind() {
-            io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => DeviceError::NoSpace(e.to_string()),
-            _ => DeviceError::Io(format!("cannot record what was written on the image: {e}")),
-        })
+        written.map_err(|e| unrecorded(&e))
     }
 
     /// Copies what is written here, as of now, into the overlay in `dir`. Reads and writes go on; a flush waits until it is over,
@@ -535,6 +634,68 @@ impl Layers {
 
     fn log_lock(&self) -> MutexGuard<'_, OverlayLog> {
         self.log.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn recent_lock(&self) -> MutexGuard<'_, RecentFiles> {
+        self.recent.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Placed {
+    fn change(&self) -> Change {
+        match self.slot {
+            Some(slot) => {
+                Change::Slot { block: self.block, slot, sum: ContentSum::of(self.block, &self.content) }
+            }
+            None => Change::Zero(extent_of(self.block)),
+        }
+    }
+
+    fn give_back(self, overlay: &mut Overlay) {
+        if let Some(slot) = self.slot {
+            overlay.unused(self.block, slot);
+        }
+    }
+}
+
+/// Puts what a killed gateway had answered and not flushed into the log, durably, and onto `changes`.
+fn recover(
+    dir: &Path,
+    image: u64,
+    data: &FileDevice,
+    log: &mut OverlayLog,
+    changes: &mut Vec<Change>,
+) -> io::Result<()> {
+    let mut found = recent::read(dir, image, log.place())?;
+    found.retain(|change| is_there(data, change));
+    if found.is_empty() {
+        return Ok(());
+    }
+    tracing::info!(
+        image,
+        changes = found.len(),
+        "an image finds what was written on it before the gateway ended"
+    );
+    run(data, Op::Flush).map_err(io::Error::other)?;
+    changes.extend(found.iter().copied());
+    if log.fits(&found) {
+        return log.append(&found);
+    }
+    log.replace(&Overlay::restore(0, changes.iter().copied()).snapshot())
+}
+
+/// Is the content there that the change speaks of?
+fn is_there(data: &FileDevice, change: &Change) -> bool {
+    let Change::Slot { block, slot, sum } = *change else { return true };
+    let extent = Extent::between(slot.offset(), slot.offset().saturating_add(BLOCK_SIZE));
+    extent.end() <= data.geometry().size
+        && run(data, Op::Read { extent }).is_ok_and(|content| ContentSum::of(block, &content) == sum)
+}
+
+fn unrecorded(error: &io::Error) -> DeviceError {
+    match error.kind() {
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => DeviceError::NoSpace(error.to_string()),
+        _ => DeviceError::Io(format!("cannot record what was written on the image: {error}")),
     }
 }
 

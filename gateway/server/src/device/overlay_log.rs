@@ -7,7 +7,7 @@ use std::fs;
 use std::io::{self, IoSlice};
 use std::path::{Path, PathBuf};
 
-use gateway_image::overlay::{Change, Scan, encode_group, scan};
+use gateway_image::overlay::{Change, LogPlace, Scan, encode_group, scan};
 use tap_block::units::{count, index};
 use tap_disk::SegmentFile;
 
@@ -50,6 +50,19 @@ impl OverlayLog {
     /// Will a group of this many changes fit?
     pub(super) fn fits(&self, changes: &[Change]) -> bool {
         self.end + count(encode_group(self.image, 0, changes).len()) <= self.file.len()
+    }
+
+    /// How far it has come.
+    pub(super) const fn place(&self) -> LogPlace {
+        LogPlace { generation: self.generation, group: self.next_group }
+    }
+
+    /// How far it will have come with these changes.
+    pub(super) fn place_with(&self, changes: &[Change]) -> LogPlace {
+        match self.fits(changes) {
+            true => LogPlace { group: self.next_group + 1, ..self.place() },
+            false => LogPlace { generation: self.generation + 1, group: 1 },
+        }
     }
 
     /// Appends `changes`, durably.

@@ -5,7 +5,7 @@
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use gateway_image::{RegionMap, regions};
+use gateway_image::RegionMap;
 use gateway_journal::{REGION_BYTES, RegionNo};
 use tap_block::units::index;
 use tap_block::{
@@ -16,7 +16,7 @@ use tap_block::{
 use super::image::Image;
 use super::overlay::Layers;
 
-/// Regions whose maps are gathered for one question: 4 GiB of a volume.
+/// Regions whose maps are gathered for one question: 4 GiB of a volume, not counting what is empty behind an empty one.
 const MAPS: usize = 256;
 /// Regions of which is told block by block what changed: 64 GiB of a volume.
 const CHANGED_REGIONS: usize = 4096;
@@ -83,22 +83,39 @@ impl Image {
         walk: &mut Walk,
         each: Each<'_>,
     ) -> Result<bool, DeviceError> {
-        for (region, part) in regions(extent).zip(extent.split_at_multiples(REGION_BYTES)) {
+        let mut at = extent.offset();
+        while let Some((region, _)) = RegionNo::holding(BlockNo::holding(at)).filter(|_| at < extent.end()) {
             if walk.maps == 0 {
                 return Ok(false);
             }
             walk.maps -= 1;
+            let mut part = Extent::between(at, extent.end().min(region.offset() + REGION_BYTES));
             let known = match self.store().region_map_in_passing(self.volume(), region, self.point()) {
                 Ok(known) => Some(known),
                 // The journal may have lost what the flat copy still has.
                 Err(_) if self.has_whole_copy() => None,
                 Err(e) => return Err(super::image::unreadable(part, &e)),
             };
+            if known.as_ref().is_some_and(|known| known.stored_blocks() == 0) {
+                part = Extent::between(at, extent.end().min(self.empty_until(region)).max(part.end()));
+            }
             if !describe_region(part, known.as_deref(), map, each) {
                 return Ok(false);
             }
+            at = part.end();
         }
         Ok(true)
+    }
+
+    /// Up to where nothing is stored behind an empty region. Where that cannot be told, one region is looked at after the other.
+    fn empty_until(&self, region: RegionNo) -> u64 {
+        let next = region.get().checked_add(1).map(RegionNo::new);
+        let found = next.map(|next| self.store().next_region(self.volume(), next, self.point()));
+        match found {
+            Some(Ok(Some(next))) => next.offset(),
+            Some(Ok(None)) => u64::MAX,
+            Some(Err(_)) | None => 0,
+        }
     }
 
     /// Where the bookmark is, if what changed since then can be told: it must be before this image, and kept.

@@ -222,7 +222,28 @@ fn an_image_of_an_image_needs_room_for_what_is_written_on_it() {
 }
 
 #[test]
-fn what_was_not_flushed_may_be_lost_but_nothing_else() {
+fn what_was_answered_is_there_after_the_gateway_was_killed() {
+    for seed in 0..8 {
+        let rig = Rig::new(seed);
+        let point = rig.oracle.last_lsn();
+        rig.overlays().create(7, QUOTA).unwrap();
+        let mut model = rig.oracle.image_at(rig.volume, point);
+        let mut random = Random::new(seed);
+        for _ in 0..12 {
+            let device = rig.overlay(point);
+            assert!(whole(&device) == model, "seed {seed}");
+            for _ in 0..random.below(30) {
+                step(&mut random, &device, &mut model);
+                if random.below(9) == 0 {
+                    run(&device, Op::Flush).unwrap();
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn what_was_not_flushed_may_be_lost_with_the_power_but_nothing_else() {
     let rig = Rig::new(3);
     let point = rig.oracle.last_lsn();
     rig.overlays().create(7, QUOTA).unwrap();
@@ -232,11 +253,57 @@ fn what_was_not_flushed_may_be_lost_but_nothing_else() {
     (0..40).for_each(|_| step(&mut random, &device, &mut model));
     run(&device, Op::Flush).unwrap();
     let flushed = model.clone();
+    let of = |name: &str| rig.tmp.path().join("overlays/7").join(name);
+    let durable = std::fs::read(of("data")).unwrap();
     for offset in (0..model.len() as u64 - BLOCK_SIZE).step_by(8192) {
         run(&device, Op::Write { offset, data: vec![0xee; 4096].into(), fua: false }).unwrap();
     }
     drop(device);
+    let said = ["recent-0", "recent-1"].map(|name| std::fs::read(of(name)).unwrap());
+    // What the kernel had of the content is gone, what it had of where it lies is not; then that is gone as well.
+    std::fs::write(of("data"), durable).unwrap();
     assert!(whole(&rig.overlay(point)) == flushed);
+    ["recent-0", "recent-1"].iter().for_each(|name| std::fs::remove_file(of(name)).unwrap());
+    assert!(whole(&rig.overlay(point)) == flushed);
+    // And what comes back from before the last flush changes nothing.
+    let device = rig.overlay(point);
+    run(&device, Op::Write { offset: 0, data: vec![0xdd; 8192].into(), fua: true }).unwrap();
+    model = flushed;
+    model[..8192].fill(0xdd);
+    drop(device);
+    ["recent-0", "recent-1"]
+        .iter()
+        .zip(said)
+        .for_each(|(name, said)| std::fs::write(of(name), said).unwrap());
+    assert!(whole(&rig.overlay(point)) == model);
+}
+
+#[test]
+fn zeroes_that_are_to_keep_their_room_take_it() {
+    let rig = Rig::new(4);
+    let point = rig.oracle.last_lsn();
+    let dir = rig.overlays();
+    dir.create(7, 3 * BLOCK_SIZE).unwrap();
+    let device = dir.open(7, Some(3 * BLOCK_SIZE), rig.image(point), Arc::clone(&rig.pool)).unwrap();
+    let zero = |blocks: u64, may_trim: bool| Op::Zero {
+        extent: Extent::between(0, blocks * BLOCK_SIZE),
+        fua: false,
+        may_trim,
+        fast: false,
+    };
+    assert!(
+        matches!(run(&device, zero(4, false)), Err(DeviceError::NoSpace(text)) if text.contains("quota"))
+    );
+    assert_eq!(device.used(), 0, "all of it or nothing");
+    run(&device, zero(4, true)).unwrap();
+    assert_eq!(device.used(), 0);
+    run(&device, zero(2, false)).unwrap();
+    assert_eq!(device.used(), 2 * BLOCK_SIZE);
+    let beside = Op::Write { offset: 2 * BLOCK_SIZE, data: vec![1; 8192].into(), fua: false };
+    assert!(run(&device, beside).is_err(), "the room is not anybody's");
+    let within = Op::Write { offset: 0, data: vec![1; 8192].into(), fua: false };
+    run(&device, within).unwrap();
+    assert_eq!(whole(&device)[..16384], [[1; 8192], [0; 8192]].concat());
 }
 
 #[test]
@@ -275,7 +342,7 @@ fn a_log_that_is_full_begins_anew() {
         names
     };
     let now = maps(rig.tmp.path());
-    assert!(now.len() == 2 && !now.contains(&"map-0".to_owned()), "{now:?}");
+    assert!(now.len() == 4 && !now.contains(&"map-0".to_owned()), "{now:?}");
     drop(device);
     // A replacement that a crash cut short leaves a file without a sound group.
     std::fs::write(rig.tmp.path().join("overlays/7/map-99"), vec![0; 300 << 10]).unwrap();

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use tap_disk::Pool;
 
-/// Threads that work out maps, and what may wait for them; whoever asks for more works it out on its own thread.
+/// Threads for what may take long, and what may wait for them; whoever asks for more does it on its own thread.
 const MAPPERS: usize = 2;
 const MAP_QUEUE: usize = 64;
 
@@ -13,7 +13,7 @@ const MAP_QUEUE: usize = 64;
 pub(crate) struct Workers {
     /// For reads and writes.
     pub(super) reads: Arc<Pool>,
-    /// For what devices tell of themselves.
+    /// For what devices tell of themselves, and for zeroes that take room.
     pub(super) maps: Arc<Pool>,
 }
 

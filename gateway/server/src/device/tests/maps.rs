@@ -2,8 +2,11 @@
 
 use std::collections::BTreeMap;
 
+use gateway_journal::REGION_BYTES;
 use tap_block::device::ask;
 use tap_block::{Answer, Map, Name, State, Stretch};
+
+use testbed_model::builder::BatchBuilder;
 
 use super::*;
 
@@ -83,7 +86,9 @@ fn zeroes_are_left_out_of_reads() {
     let zeroed = Extent::between(1 << 20, 3 << 20);
     run(&overlay, Op::Write { offset: 1 << 20, data: vec![9; 2 << 20].into(), fua: false }).unwrap_err();
     run(&overlay, Op::Write { offset: 1 << 20, data: vec![9; 512 << 10].into(), fua: false }).unwrap();
-    run(&overlay, Op::Zero { extent: zeroed, fua: false, may_trim: false, fast: true }).unwrap();
+    let zero = |may_trim| Op::Zero { extent: zeroed, fua: false, may_trim, fast: true };
+    assert!(matches!(run(&overlay, zero(false)), Err(DeviceError::Unsupported(_))));
+    run(&overlay, zero(true)).unwrap();
     model[index(zeroed.offset())..index(zeroed.end())].fill(0);
     let whole = Extent::between(zeroed.offset() + 5, zeroed.end() - 7);
     assert_eq!(ask(&overlay, Op::Read { extent: whole }), Ok(Answer::Zeroes(whole.length())));
@@ -233,4 +238,32 @@ fn a_cache_request_fetches_and_answers_at_once() {
     rig.pool.submit(move || done.send(()).unwrap());
     ended.recv().unwrap();
     assert!(rig.store.status().blocks_ahead > before + 800);
+}
+
+/// Nobody waits for each of the 65,536 regions of a disk that is mostly empty.
+#[test]
+fn what_is_empty_is_told_at_once_however_large_it_is() {
+    const TIB: u64 = 1 << 40;
+    let rig = Rig::of(Workload::blank(17, 4 << 20), 1 << 20);
+    let stream = rig.store.catalogue().volume(rig.volume).unwrap().stream();
+    let durable = rig.store.durable(stream).unwrap();
+    let mut batch = BatchBuilder::new(stream, rig.volume, durable.run, durable.lsn.next(), durable.at);
+    batch.resize(TIB).write(TIB / 3 / BLOCK_SIZE, &[7; 8192]).zero(TIB / 2 / BLOCK_SIZE, 2);
+    batch.write(TIB / BLOCK_SIZE - 1, &[9; 4096]);
+    let point = batch.next_lsn().previous();
+    let (done, stored) = std::sync::mpsc::channel();
+    rig.store.append(batch.build(), Box::new(move |result| done.send(result).unwrap()));
+    stored.recv().unwrap().unwrap();
+    let image = Image::open(Arc::clone(&rig.store), rig.volume, point, TIB).unwrap();
+    let device = ImageDevice::new(Arc::new(image), Arc::clone(&rig.pool));
+    let before = rig.store.status().map_misses;
+    let far: Vec<_> = map_of(&device, &Map::Allocation, 1000)
+        .into_iter()
+        .filter(|(extent, state)| extent.offset() >= REGION_BYTES && *state == State::Data)
+        .map(|(extent, _)| extent)
+        .collect();
+    let first = TIB / 3 / BLOCK_SIZE * BLOCK_SIZE;
+    assert_eq!(far, [Extent::between(first, first + 8192), Extent::between(TIB - 4096, TIB)]);
+    let looked = rig.store.status().map_misses - before;
+    assert!(looked <= 12, "{looked} regions were looked at");
 }
