@@ -13,9 +13,9 @@ use gateway_journal::ImageRecord;
 use tap_block::WallTime;
 use tap_disk::ensure_dir;
 
+use super::file;
 use super::rules::{Rules, is_local};
 use super::seal::Key;
-use super::{file, rules};
 use crate::http::Answer;
 use crate::problems;
 
@@ -280,7 +280,7 @@ impl State {
         if self.key.is_some() {
             return Ok(());
         }
-        if self.rules.iter().any(rules::Rules::is_locked) {
+        if self.rules.iter().any(Rules::is_locked) {
             return Err(Problem::new(Code::Internal, "no CHAP secret can be kept")
                 .because("the file secrets.key that others are sealed with is gone")
                 .fix("put it back and start the gateway again, or take the exports with CHAP back first"));
@@ -310,4 +310,42 @@ fn two_originals(image: &ImageRecord, other: Option<&ImageRecord>) -> Problem {
             "an initiator that sees two disks with one identity takes them for two ways to the same disk",
         )
         .fix(format!("take that back first (chronogate export rm {other}), or leave --as-original out"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_what_has_rules_is_for_other_machines_unless_the_network_is_trusted() {
+        let tmp = tempfile::tempdir().unwrap();
+        let guarded = Rules {
+            image: gateway_journal::ImageId::new(1),
+            image_created: WallTime::EPOCH,
+            lun: 1,
+            acl: vec!["iqn.2026-01.example:one".to_owned()],
+            chap: None,
+            mutual: None,
+            as_original: false,
+            created: WallTime::EPOCH,
+        };
+        let open = Rules { acl: Vec::new(), ..guarded.clone() };
+        let from = |ip: &str| ClientId::Tcp(ip.parse().unwrap());
+        let table = TargetTable::open(tmp.path().to_owned(), false);
+        for own in ["127.0.0.1", "::1", "::ffff:127.0.0.1"] {
+            assert!(table.admits(None, &from(own)) && table.admits(Some(&open), &from(own)), "{own}");
+        }
+        for other in ["192.0.2.7", "::ffff:192.0.2.7", "fe80::1"] {
+            assert!(!table.admits(None, &from(other)) && !table.admits(Some(&open), &from(other)), "{other}");
+            assert!(table.admits(Some(&guarded), &from(other)), "{other}");
+            assert_eq!(table.look("web01", None, &from(other)).err(), Some(Refusal::Policy));
+        }
+        let trusting = TargetTable::open(tmp.path().to_owned(), true);
+        assert!(trusting.admits(None, &from("192.0.2.7")));
+        let closing = trusting.close("web01");
+        assert_eq!(trusting.look("web01", None, &from("::1")).err(), Some(Refusal::Unavailable));
+        drop(closing);
+        let seen = trusting.look("web01", None, &from("::1")).unwrap();
+        assert!(seen.target.is_none() && seen.rules.is_none());
+    }
 }
