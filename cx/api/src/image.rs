@@ -38,7 +38,7 @@ pub struct ImageView {
     pub created: WallTime,
     /// Where to open it: the first of `uris`, empty when no NBD listener is configured.
     pub uri: String,
-    /// Every NBD URI that serves it.
+    /// Every URI that serves it: NBD, then iSCSI.
     pub uris: Vec<String>,
 }
 

@@ -11,6 +11,7 @@
 //!
 //! Architecture invariant: types only. No socket, no clock, no thread.
 
+pub mod export;
 pub mod group;
 pub mod image;
 pub mod job;
@@ -25,6 +26,7 @@ pub mod status;
 pub mod verification;
 pub mod volume;
 
+pub use export::{ChapLogin, ClientLinesView, ConnectView, ExportCreate, ExportProtocol, ExportView};
 pub use group::{GroupPointView, GroupView, MemberPointView};
 pub use image::{ImageClone, ImageCommit, ImageCreate, ImageView};
 pub use job::{JobId, JobKind, JobState, JobView, RestoreCreate};

@@ -10,6 +10,8 @@ pub const VOLUMES: &str = "/api/v1/volumes";
 pub const GROUPS: &str = "/api/v1/groups";
 /// Images (GET, POST).
 pub const IMAGES: &str = "/api/v1/images";
+/// Images that are exported with rules of who may open them (GET, POST).
+pub const EXPORTS: &str = "/api/v1/exports";
 /// Restores (POST: 202 and a job).
 pub const RESTORES: &str = "/api/v1/restores";
 /// Retention policies (GET, POST).
@@ -18,7 +20,7 @@ pub const POLICIES: &str = "/api/v1/policies";
 pub const VERIFICATIONS: &str = "/api/v1/verifications";
 /// Jobs (GET).
 pub const JOBS: &str = "/api/v1/jobs";
-/// NBD clients that are connected (GET).
+/// NBD clients and iSCSI initiators that are connected (GET).
 pub const SESSIONS: &str = "/api/v1/sessions";
 /// The whole at a glance (GET).
 pub const STATUS: &str = "/api/v1/status";
@@ -173,6 +175,25 @@ pub fn materialization(id_or_name: &str) -> String {
 #[must_use]
 pub fn commit(id_or_name: &str) -> String {
     format!("{}/commit", image(id_or_name))
+}
+
+/// One export, by its image's id or name (GET, DELETE).
+#[must_use]
+pub fn export(image: &str) -> String {
+    format!("{EXPORTS}/{}", escape(image))
+}
+
+/// The same, where it is taken away from whoever is logged in (DELETE).
+#[must_use]
+pub fn export_forced(image: &str) -> String {
+    format!("{}?force=true", export(image))
+}
+
+/// What to type at a client to open an export, at this portal if one is named (GET).
+#[must_use]
+pub fn export_connect(image: &str, portal: Option<&str>) -> String {
+    let query = portal.map_or_else(String::new, |portal| format!("?portal={}", escape(portal)));
+    format!("{}/connect{query}", export(image))
 }
 
 /// A client's connection (DELETE).

@@ -1,4 +1,4 @@
-//! Sessions: NBD clients that are connected.
+//! Sessions: NBD clients and iSCSI initiators that are connected.
 
 use serde::{Deserialize, Serialize};
 use tap_block::WallTime;
@@ -10,7 +10,7 @@ use crate::json;
 pub struct SessionView {
     /// Unique since the program was started.
     pub id: u64,
-    /// What it is connected to: `gateway` (history and images) or `tap` (protected disks).
+    /// What it is connected to: `gateway` (history and images over NBD), `iscsi` (the same over iSCSI) or `tap` (protected disks).
     pub at: String,
     /// Where it comes from: address and port, or process and user.
     pub client: String,
@@ -20,6 +20,12 @@ pub struct SessionView {
     pub tls: Option<String>,
     /// The export it has opened; null during its handshake.
     pub export: Option<String>,
+    /// The iSCSI name of the target that it has opened; null over NBD.
+    #[serde(default)]
+    pub target: Option<String>,
+    /// The iSCSI name of the initiator, once it has logged in; null over NBD.
+    #[serde(default)]
+    pub initiator: Option<String>,
     /// When it connected.
     #[serde(with = "json::text")]
     pub since: WallTime,

@@ -4,12 +4,13 @@
 #![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "tests")]
 
 use cx_api::{
-    AnchorView, AtGateView, BookmarkCreate, BookmarkView, ClockView, Code, DiffView, ExtentView, FindingKind,
-    FindingView, ForecastView, GapView, GateOutcome, GateState, GateView, GroupPointView, GroupView, Health,
-    HealthView, HistoryView, HoldView, ImageCreate, ImageView, JobId, JobKind, JobState, JobView,
-    JournalView, KeptView, LimitState, LimitView, MemberPointView, Page, PinView, PointView, PolicySource,
-    PolicyView, Problem, ProofView, RestoreCreate, Retention, SessionView, Size, Span, StatusView, SyncView,
-    TierView, TimelineView, VerificationView, VolumeState, VolumeView, WhenFull,
+    AnchorView, AtGateView, BookmarkCreate, BookmarkView, ChapLogin, ClientLinesView, ClockView, Code,
+    ConnectView, DiffView, ExportCreate, ExportProtocol, ExportView, ExtentView, FindingKind, FindingView,
+    ForecastView, GapView, GateOutcome, GateState, GateView, GroupPointView, GroupView, Health, HealthView,
+    HistoryView, HoldView, ImageCreate, ImageView, JobId, JobKind, JobState, JobView, JournalView, KeptView,
+    LimitState, LimitView, MemberPointView, Page, PinView, PointView, PolicySource, PolicyView, Problem,
+    ProofView, RestoreCreate, Retention, SessionView, Size, Span, StatusView, SyncView, TierView,
+    TimelineView, VerificationView, VolumeState, VolumeView, WhenFull,
 };
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -177,6 +178,8 @@ fn sessions() {
         certificate: Some("backup.example".into()),
         tls: Some("1.3".into()),
         export: Some("web01@-10m".into()),
+        target: None,
+        initiator: None,
         since: at("2026-11-22T12:00:00Z"),
         bytes_read: 8192,
         bytes_written: 0,
@@ -184,6 +187,68 @@ fn sessions() {
         in_flight: 1,
     };
     golden(&session, include_str!("golden/session.json"));
+    let session = SessionView {
+        id: 8,
+        at: "iscsi".into(),
+        client: "10.0.0.8:51113".into(),
+        certificate: None,
+        tls: None,
+        export: Some("web01-test".into()),
+        target: Some("iqn.2026-01.example.chronogate:web01-test".into()),
+        initiator: Some("iqn.1998-01.com.vmware:esx1".into()),
+        bytes_written: 4096,
+        ..session
+    };
+    golden(&session, include_str!("golden/session-iscsi.json"));
+}
+
+#[test]
+fn exports() {
+    let uri = "iscsi://10.0.0.5:3260/iqn.2026-01.example.chronogate:web01-test/7";
+    let export = ExportView {
+        image: 3,
+        name: name("web01-test"),
+        volume: name("web01"),
+        protocol: ExportProtocol::Iscsi,
+        target: "iqn.2026-01.example.chronogate:web01-test".into(),
+        lun: 7,
+        writable: true,
+        acl: vec!["iqn.1998-01.com.vmware:esx1".into(), "iqn.1998-01.com.vmware:esx2".into()],
+        chap_user: Some("esx".into()),
+        mutual_chap_user: Some("gateway".into()),
+        as_original: false,
+        naa: "602c09c8f271edfd7c0a066b87421e93".into(),
+        serial: "f271edfd7c0a066b87421e93".into(),
+        problem: None,
+        sessions: 1,
+        created: at("2026-11-22T12:00:00Z"),
+        uri: uri.into(),
+        uris: vec![uri.into()],
+    };
+    golden(&export, include_str!("golden/export.json"));
+    let line = "iscsiadm -m node -T iqn.2026-01.example.chronogate:web01-test -p 10.0.0.5:3260 --login";
+    let connect = ConnectView {
+        export: name("web01-test"),
+        portal: "10.0.0.5:3260".into(),
+        clients: vec![ClientLinesView {
+            client: "open-iscsi".into(),
+            tried: false,
+            lines: vec![line.into()],
+            notes: vec!["the initiator's name is in /etc/iscsi/initiatorname.iscsi".into()],
+        }],
+    };
+    golden(&connect, include_str!("golden/connect.json"));
+}
+
+#[test]
+fn an_export_needs_no_more_than_its_image_and_never_shows_a_secret() {
+    let plain = r#"{"image": "3", "protocol": "iscsi"}"#;
+    let plain: ExportCreate = serde_json::from_str(plain).unwrap();
+    assert!(plain.lun.is_none() && plain.acl.is_empty() && plain.chap.is_none() && !plain.as_original);
+    let login = ChapLogin { user: "esx".into(), secret: "twelve-chars".into() };
+    let text = format!("{:?}", ExportCreate { chap: Some(login.clone()), mutual_chap: Some(login), ..plain });
+    assert!(text.contains("esx") && !text.contains("twelve"), "{text}");
+    assert!(serde_json::from_str::<ExportCreate>(r#"{"image": "3", "protocol": "nfs"}"#).is_err());
 }
 
 #[test]

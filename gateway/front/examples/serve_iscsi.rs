@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use gateway_front::{Front, IscsiLimits, Targets};
+use gateway_front::{ClientId, Front, IscsiLimits, Targets};
 use gateway_iscsi::{Access, BlockLength, Credentials, Identity, LogicalUnit, Refusal, Target, TargetConfig};
 use tap_disk::{FileDevice, FileOptions};
 
@@ -23,11 +23,11 @@ struct One {
 }
 
 impl Targets for One {
-    fn list(&self, _: &str) -> Vec<String> {
+    fn list(&self, _: &str, _: &ClientId) -> Vec<String> {
         vec![self.target.name().to_owned()]
     }
 
-    fn open(&self, name: &str, _: &str) -> Result<Arc<Target>, Refusal> {
+    fn open(&self, name: &str, _: &str, _: &ClientId) -> Result<Arc<Target>, Refusal> {
         if name == self.target.name() { Ok(self.target.clone()) } else { Err(Refusal::Unknown) }
     }
 

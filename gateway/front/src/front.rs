@@ -461,8 +461,8 @@ async fn serve<S: AsyncRead + AsyncWrite + Unpin>(
                 Connection::new(stream, client, tls, Arc::clone(exports), place).serve().await
             }
             Service::Iscsi(targets, limits) => {
-                let mailbox = Arc::clone(&place.session.mailbox);
-                IscsiConnection::new(stream, portal, Arc::clone(targets), *limits, mailbox).serve().await
+                let (targets, session) = (Arc::clone(targets), Arc::clone(&place.session));
+                IscsiConnection::new(stream, (portal, client), targets, *limits, session).serve().await
             }
         },
         Err(error) => Ended::Socket(error),

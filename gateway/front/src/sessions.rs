@@ -23,8 +23,10 @@ pub struct SessionInfo {
     pub id: u64,
     /// Where it comes from: address and port, or process and user.
     pub peer: String,
-    /// The export it has opened; `None` during its handshake.
+    /// The export it has opened; `None` during its handshake. Over iSCSI the name of its target.
     pub export: Option<String>,
+    /// The name of an iSCSI initiator that has logged in.
+    pub initiator: Option<String>,
     /// The version of TLS, such as `1.3`; `None` without.
     pub tls: Option<String>,
     /// Whom the client's certificate names; `None`: it has shown none.
@@ -68,6 +70,7 @@ struct Counts {
 #[derive(Debug, Default)]
 struct Details {
     export: Option<String>,
+    initiator: Option<String>,
     tls: Option<String>,
     certificate: Option<String>,
 }
@@ -119,8 +122,19 @@ impl Session {
     pub(crate) fn note_tls(&self, secured: &Secured) -> Option<ClientId> {
         let mut details = self.lock();
         let name = secured.names.as_ref().and_then(|names| names.first().cloned());
-        *details = Details { export: None, tls: Some(secured.version.clone()), certificate: name.clone() };
+        let (tls, certificate) = (Some(secured.version.clone()), name.clone());
+        *details = Details { tls, certificate, ..Details::default() };
         name.map(ClientId::Certificate)
+    }
+
+    /// It holds this iSCSI target, which it logs in to.
+    pub(crate) fn note_target(&self, target: &str) {
+        self.lock().export = Some(target.to_owned());
+    }
+
+    /// The initiator of this name has logged in.
+    pub(crate) fn note_initiator(&self, initiator: &str) {
+        self.lock().initiator = Some(initiator.to_owned());
     }
 
     pub(crate) fn peer(&self) -> &str {
@@ -133,6 +147,7 @@ impl Session {
             id: self.id,
             peer: self.peer.clone(),
             export: details.export.clone(),
+            initiator: details.initiator.clone(),
             tls: details.tls.clone(),
             certificate: details.certificate.clone(),
             age: self.since.elapsed(),

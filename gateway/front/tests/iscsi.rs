@@ -14,7 +14,7 @@ use std::process::Command;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use gateway_front::{Front, FrontHandle, IscsiLimits, Targets};
+use gateway_front::{ClientId, Front, FrontHandle, IscsiLimits, Targets};
 use gateway_iscsi::{Access, BlockLength, Identity, LogicalUnit, Refusal, Target, TargetConfig};
 use tap_block::memory::MemoryDevice;
 
@@ -28,11 +28,11 @@ struct Disk {
 }
 
 impl Targets for Disk {
-    fn list(&self, _: &str) -> Vec<String> {
+    fn list(&self, _: &str, _: &ClientId) -> Vec<String> {
         vec![NAME.to_owned()]
     }
 
-    fn open(&self, name: &str, _: &str) -> Result<Arc<Target>, Refusal> {
+    fn open(&self, name: &str, _: &str, _: &ClientId) -> Result<Arc<Target>, Refusal> {
         if name == NAME { Ok(self.target.clone()) } else { Err(Refusal::Unknown) }
     }
 
@@ -165,6 +165,24 @@ fn what_is_written_is_there_and_reservations_are_kept() {
 }
 
 #[test]
+fn a_session_says_who_is_logged_in_where_and_what_it_moved() {
+    let rig = Rig::new(IscsiLimits::default());
+    let silent = rig.connect();
+    let mut initiator = rig.log_in();
+    assert_eq!(initiator.command(&[0x2a, 0, 0, 0, 0, 9, 0, 0, 2, 0], 0x20, 1024, &[7; 1024]).0, 0);
+    assert_eq!(initiator.command(&[0x28, 0, 0, 0, 0, 9, 0, 0, 4, 0], 0x40, 2048, b"").0, 0);
+    let sessions = rig.front.sessions();
+    let found = sessions.iter().find(|session| session.export.is_some()).unwrap();
+    assert_eq!(found.export.as_deref(), Some(NAME));
+    assert_eq!(found.initiator.as_deref(), Some("iqn.2026-01.example:test"));
+    assert_eq!((found.bytes_written, found.bytes_read, found.requests), (1024, 2048, 2));
+    assert!(sessions.iter().any(|session| session.export.is_none() && session.initiator.is_none()));
+    assert_eq!(rig.front.end_sessions(&[found.id]), 0);
+    assert!(ends(&mut initiator.socket));
+    drop(silent);
+}
+
+#[test]
 fn noise_and_slow_logins_are_hung_up_on_and_disturb_nobody() {
     let limits = IscsiLimits { login: Duration::from_millis(300), ..IscsiLimits::default() };
     let rig = Rig::new(limits);
@@ -174,6 +192,26 @@ fn noise_and_slow_logins_are_hung_up_on_and_disturb_nobody() {
     noisy.write_all(&[0x5a; 4096]).unwrap();
     assert!(ends(&mut noisy) && ends(&mut slow));
     assert_eq!(initiator.command(&[0; 6], 0, 0, b"").0, 0, "who is logged in may take its time");
+}
+
+#[test]
+fn a_login_in_several_steps_is_over_with_the_last_of_them() {
+    let limits = IscsiLimits { login: Duration::from_millis(300), ..IscsiLimits::default() };
+    let rig = Rig::new(limits);
+    let mut initiator = Initiator { socket: rig.connect(), cmd_sn: 1 };
+    let named = format!("InitiatorName=iqn.2026-01.example:test\0TargetName={NAME}\0AuthMethod=None\0");
+    for (flags, text) in [(0x81, named.as_str()), (0x87, "FirstBurstLength=262144\0")] {
+        let mut header = [0; 48];
+        (header[0], header[1], header[8], header[27]) = (0x43, flags, 0x80, 1);
+        initiator.send(header, text.as_bytes());
+        assert_eq!(initiator.unit().0[36..38], [0, 0]);
+    }
+    // Whoever came later and does not log in is hung up on.
+    let mut slow = rig.connect();
+    assert!(ends(&mut slow));
+    let sessions = rig.front.sessions();
+    assert_eq!(sessions[0].initiator.as_deref(), Some("iqn.2026-01.example:test"));
+    assert_eq!(initiator.command(&[0; 6], 0, 0, b"").0, 2, "it may take its time");
 }
 
 #[test]

@@ -196,6 +196,44 @@ fn chap_cannot_be_walked_around() {
 }
 
 #[test]
+fn where_chap_is_optional_whoever_offers_it_alone_has_to_prove_something() {
+    let (_, unit, _) = disk();
+    let known = vec![
+        (credentials("me", "a secret of ours"), None),
+        (credentials("me", "a second secret"), Some(credentials("you", "another secret"))),
+    ];
+    let target = target(&unit, Access::Optional { known });
+    let name = format!("InitiatorName={US}");
+    let wanted = format!("TargetName={NAME}");
+    assert_eq!(Rig::new(&target).log_in(1, &[]).login_status(), [0, 0]);
+    let mut rig = Rig::new(&target);
+    rig.login_request(1, 0x81, &[&name, &wanted, "AuthMethod=CHAP,None"]);
+    assert!(rig.answer().text().contains(&"AuthMethod=None".to_owned()));
+    for (secret, user, status) in [
+        ("a secret of ours", "me", [0, 0]),
+        ("a second secret", "me", [0, 0]),
+        ("a second secret", "you", [2, 1]),
+        ("another secret", "me", [2, 1]),
+    ] {
+        let mut rig = Rig::new(&target);
+        rig.login_request(1, 0x81, &[&name, &wanted, "AuthMethod=CHAP"]);
+        let answer = rig.answer();
+        assert_eq!(answer.header[1], 0, "nothing ends before the proof");
+        assert!(answer.text().contains(&"AuthMethod=CHAP".to_owned()));
+        rig.login_request(1, 0x00, &["CHAP_A=7"]);
+        assert_eq!(rig.answer().login_status(), [0, 0]);
+        let proof = format!("CHAP_R={}", hex(&response(7, secret, &[9; 32])));
+        rig.login_request(1, 0x81, &[&format!("CHAP_N={user}"), &proof]);
+        assert_eq!(rig.answer().login_status(), status, "{user} with {secret}");
+    }
+    let mut rig = Rig::new(&target);
+    rig.login_request(1, 0x81, &[&name, &wanted, "AuthMethod=CHAP"]);
+    rig.answer();
+    rig.login_request(1, 0x87, &["InitialR2T=Yes"]);
+    assert_ne!(rig.answer().login_status(), [0, 0], "who began to prove who it is ends that");
+}
+
+#[test]
 fn who_has_proved_who_it_is_stays_that() {
     let (_, _, target) = disk();
     let name = format!("InitiatorName={US}");

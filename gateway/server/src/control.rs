@@ -5,10 +5,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use cx_api::{
-    BookmarkCreate, BookmarkView, Code, DiffView, GroupPointView, GroupView, HoldCreate, HoldView,
-    ImageClone, ImageCommit, ImageCreate, ImageView, JobId, JobKind, JobView, PinView, PointView, PolicySet,
-    PolicyView, Problem, RepairCreate, RepairView, SessionView, StatusView, TimelineView, UnitView,
-    VerificationCreate, VerificationView, VolumeView,
+    BookmarkCreate, BookmarkView, Code, ConnectView, DiffView, ExportCreate, ExportView, GroupPointView,
+    GroupView, HoldCreate, HoldView, ImageClone, ImageCommit, ImageCreate, ImageView, JobId, JobKind,
+    JobView, PinView, PointView, PolicySet, PolicyView, Problem, RepairCreate, RepairView, SessionView,
+    StatusView, TimelineView, UnitView, VerificationCreate, VerificationView, VolumeView,
 };
 use cx_wire::{Question, Reply};
 use gateway_image::Point;
@@ -147,6 +147,31 @@ impl Control for Gateway {
         let gateway = self.me.upgrade().ok_or_else(|| problems::internal("the gateway is stopping"))?;
         let removed = tokio::spawn(async move { gateway.remove_image(&which, force).await });
         removed.await.map_err(problems::internal)?
+    }
+
+    async fn exports(&self) -> Answer<Vec<ExportView>> {
+        self.export_views()
+    }
+
+    async fn export(&self, which: ImageKey) -> Answer<ExportView> {
+        self.export_view(&which)
+    }
+
+    async fn export_create(&self, which: ImageKey, wanted: ExportCreate) -> Answer<ExportView> {
+        // On a task of its own: a client that goes away does not leave it half done.
+        let gateway = self.me.upgrade().ok_or_else(|| problems::internal("the gateway is stopping"))?;
+        let made = tokio::spawn(async move { gateway.create_export(&which, wanted).await });
+        made.await.map_err(problems::internal)?
+    }
+
+    async fn export_remove(&self, which: ImageKey, force: bool) -> Answer<()> {
+        let gateway = self.me.upgrade().ok_or_else(|| problems::internal("the gateway is stopping"))?;
+        let removed = tokio::spawn(async move { gateway.remove_export(&which, force).await });
+        removed.await.map_err(problems::internal)?
+    }
+
+    async fn export_connect(&self, which: ImageKey, portal: Option<String>) -> Answer<ConnectView> {
+        self.connect_view(&which, portal)
     }
 
     async fn restore(&self, volume: Name, point: Point, path: PathBuf) -> Answer<JobView> {

@@ -34,7 +34,7 @@ use crate::points::Points;
 use crate::problems;
 use crate::restore::Forbidden;
 use crate::streams::Streams;
-use crate::targets::{GatewayTargets, LUN, target_name};
+use crate::targets::{GatewayTargets, TargetTable};
 
 /// Threads for reads that the page cache cannot answer.
 const READERS: usize = 16;
@@ -61,6 +61,8 @@ pub struct GatewayConfig {
     pub security: Security,
     /// Where iSCSI initiators connect to: the portals.
     pub iscsi: Vec<ListenAddress>,
+    /// Initiators on other machines may open what has no access rules: the network is trusted.
+    pub open_portals: bool,
     /// Where the HTTP API is.
     pub api: Option<http::ApiConfig>,
     /// The switchboard of links within the process.
@@ -88,6 +90,7 @@ impl GatewayConfig {
             nbd_limits: Limits::default(),
             security: Security::default(),
             iscsi: Vec::new(),
+            open_portals: false,
             api: None,
             hub: Hub::new(),
             protected: Vec::new(),
@@ -129,6 +132,18 @@ pub enum StartError {
     /// An NBD or iSCSI address cannot be had.
     #[error(transparent)]
     Nbd(#[from] ListenError),
+    /// Images that anybody could open from elsewhere.
+    #[error(
+        "the iSCSI portal {portal} can be reached from other machines, and exports have no access rules: {images}; \
+         listen on 127.0.0.1, start with that and give them some (chronogate export rm IMAGE, then export create \
+         IMAGE --iscsi with --acl or --chap), or say --insecure if the network is yours alone"
+    )]
+    OpenExports {
+        /// The first such portal.
+        portal: String,
+        /// The images' names.
+        images: String,
+    },
     /// The API cannot listen.
     #[error(transparent)]
     Api(#[from] http::StartError),
@@ -150,6 +165,8 @@ pub struct Gateway {
     pub(crate) gates: Gates,
     pub(crate) forbidden: Forbidden,
     leases: Arc<LeaseFile>,
+    /// Exports over iSCSI.
+    pub(crate) targets: Arc<TargetTable>,
     pub(crate) started: WallTime,
     fronts: Mutex<Fronts>,
     /// That of a tap in the same process.
@@ -188,6 +205,7 @@ impl Gateway {
     pub async fn start(config: GatewayConfig) -> Result<GatewayHandle, StartError> {
         let setup = config.clone();
         let (gateway, lock) = tokio::task::spawn_blocking(move || Self::open(&setup)).await??;
+        gateway.check_portals(&config.iscsi)?;
         gateway.go_on_materializing();
         let fronts = gateway.start_fronts(&config).await?;
         let downlink = Downlink::new(Arc::clone(&gateway.streams) as _);
@@ -237,6 +255,7 @@ impl Gateway {
             gates: Gates::new(config.hooks.clone()),
             forbidden: Forbidden { files: config.protected.clone(), data: config.data.clone() },
             leases: Arc::new(LeaseFile::open(config.data.join("leases.json"), &*clock)),
+            targets: Arc::new(TargetTable::open(config.data.join("iscsi"), config.open_portals)),
             started: clock.wall(),
             fronts: Mutex::default(),
             tap_front: Mutex::default(),
@@ -258,7 +277,7 @@ impl Gateway {
             leases: Arc::clone(&self.leases),
             runtime: Handle::current(),
         });
-        let targets = Arc::new(GatewayTargets::new(Arc::clone(&exports), config.data.join("iscsi")));
+        let targets = Arc::new(GatewayTargets::new(Arc::clone(&exports), Arc::clone(&self.targets)));
         let GatewayConfig { nbd, nbd_limits, security, iscsi: portals, .. } = config.clone();
         let start = move || {
             let nbd = Front::start_secured(&nbd, exports, nbd_limits, security)?;
@@ -318,13 +337,6 @@ impl Fronts {
                 scope.spawn(move || front.drain_and_stop(grace));
             }
         });
-    }
-
-    /// Where an image is opened.
-    pub(crate) fn uris(&self, name: &str) -> Vec<String> {
-        let nbd = self.nbd.iter().flat_map(|front| front.uris(name));
-        let iscsi = self.iscsi.iter().flat_map(|front| front.iscsi_uris(&target_name(name), LUN));
-        nbd.chain(iscsi).collect()
     }
 }
 

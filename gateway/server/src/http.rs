@@ -13,6 +13,7 @@
 
 mod answer;
 mod control;
+mod export;
 mod guard;
 mod idempotency;
 mod metrics;

@@ -11,6 +11,7 @@
 
 mod commit;
 mod committed;
+mod connect;
 mod control;
 mod device;
 mod exports;
@@ -20,6 +21,7 @@ mod gateway;
 mod groups;
 pub mod http;
 mod images;
+mod iscsi;
 mod jobs;
 mod lease_file;
 mod leases;

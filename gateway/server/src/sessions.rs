@@ -1,20 +1,25 @@
-//! NBD clients as the API sees them: who is there, ending one, and taking an image away from all of them.
+//! NBD clients and iSCSI initiators as the API sees them: who is there, ending one, and taking an image away from all of them.
 
 use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
 use cx_api::{Code, Problem, SessionView};
 use gateway_front::{FrontHandle, SessionInfo};
-use tap_block::Name;
 
 use crate::gateway::{Fronts, Gateway};
 use crate::http::{Answer, ImageKey};
 use crate::problems;
+use crate::targets::{export_of, target_name};
 
 /// How long clients may take to be gone from an image that is taken away from them.
 const GONE_WITHIN: Duration = Duration::from_secs(5);
 /// A client that was opening the image is gone when that has come to its end; how often to look.
 const LOOK_AGAIN: Duration = Duration::from_millis(10);
+/// What the API calls the iSCSI front.
+pub(crate) const ISCSI: &str = "iscsi";
+
+/// Where clients connect, with the name that the API has for it.
+pub(crate) type Door = (&'static str, Arc<FrontHandle>);
 
 impl Gateway {
     /// The clients of this front are listed, and ended, with the gateway's own: that of a tap in the same process.
@@ -30,7 +35,12 @@ impl Gateway {
             client: info.peer,
             certificate: info.certificate,
             tls: info.tls,
-            export: info.export,
+            target: info.export.clone().filter(|_| at == ISCSI),
+            export: match at {
+                ISCSI => info.export.as_deref().and_then(export_of).map(ToOwned::to_owned),
+                _ => info.export,
+            },
+            initiator: info.initiator,
             since: now.minus(info.age),
             bytes_read: info.bytes_read,
             bytes_written: info.bytes_written,
@@ -45,7 +55,7 @@ impl Gateway {
     }
 
     pub(crate) async fn end_session(&self, id: u64) -> Answer<()> {
-        let there = |(_, front): &(&str, Arc<FrontHandle>)| front.sessions().iter().any(|info| info.id == id);
+        let there = |(_, front): &Door| front.sessions().iter().any(|info| info.id == id);
         let Some((_, front)) = self.doors().into_iter().find(there) else {
             return Err(Problem::new(Code::NotFound, format!("there is no session {id}"))
                 .because("it has ended, or never was")
@@ -66,20 +76,28 @@ impl Gateway {
             Err(problem) if force && problem.code == Code::NotFound => return Ok(()),
             found => found?,
         };
+        let name = record.name.as_str();
         if force {
+            let _closed = self.targets.close(name);
             let frozen = self.images.freeze_in_use(&record).await?;
-            self.clear_of_clients(&record.name, || frozen.users() == 0).await?;
+            self.clear_of_clients(name, &self.doors_to_images(), || frozen.users() == 0).await?;
             self.images.retire(frozen, || Ok(())).await?;
         } else {
-            self.check_unused(&record.name)?;
+            self.check_unused(name)?;
             self.images.remove(which).await?;
         }
+        self.forget_export(record.clone()).await;
         // What a commit of it left half done is nothing any more.
         self.committed.forget_unfinished(record.id).map_err(problems::internal)
     }
 
     /// Ends every session at an export that cannot be opened any more, until `is_unused`.
-    async fn clear_of_clients(&self, export: &Name, is_unused: impl Fn() -> bool) -> Answer<()> {
+    pub(crate) async fn clear_of_clients(
+        &self,
+        export: &str,
+        doors: &[Door],
+        is_unused: impl Fn() -> bool,
+    ) -> Answer<()> {
         let deadline = tokio::time::Instant::now() + GONE_WITHIN;
         while !is_unused() {
             if tokio::time::Instant::now() >= deadline {
@@ -87,47 +105,58 @@ impl Gateway {
                     .because("its clients were told to end, and wait for their disk")
                     .fix("try again, or see who is left: chronogate session ls"));
             }
-            if let Some(front) = self.front() {
-                let ids = users_of(&front, export).into_iter().map(|info| info.id).collect();
-                end(front, ids).await?;
+            for door in doors {
+                let ids = users_of(door, export).into_iter().map(|info| info.id).collect();
+                end(Arc::clone(&door.1), ids).await?;
             }
             tokio::time::sleep(LOOK_AGAIN).await;
         }
         Ok(())
     }
 
-    fn check_unused(&self, export: &Name) -> Answer<()> {
-        let users = self.front().map(|front| users_of(&front, export)).unwrap_or_default();
-        if users.is_empty() {
-            return Ok(());
+    fn check_unused(&self, export: &str) -> Answer<()> {
+        match users_text(export, &self.doors_to_images()) {
+            None => Ok(()),
+            Some(users) => Err(Problem::new(Code::Conflict, format!("image {export} is open"))
+                .because(format!("it is used by {users}"))
+                .fix(format!(
+                    "close what uses it, or take it away from them: chronogate image rm --force {export}"
+                ))),
         }
-        let named = |info: &SessionInfo| match &info.certificate {
-            Some(name) => format!("session {} ({name} at {})", info.id, info.peer),
-            None => format!("session {} ({})", info.id, info.peer),
-        };
-        let mut all: Vec<String> = users.iter().take(8).map(named).collect();
-        if users.len() > all.len() {
-            all.push(format!("{} more", users.len() - all.len()));
-        }
-        Err(Problem::new(Code::Conflict, format!("image {export} is open"))
-            .because(format!("it is used by {}", all.join(", ")))
-            .fix(format!(
-                "close what uses it, or take it away from them: chronogate image rm --force {export}"
-            )))
     }
 
     /// Where clients connect, by the name that the API has for it.
-    fn doors(&self) -> Vec<(&'static str, Arc<FrontHandle>)> {
+    fn doors(&self) -> Vec<Door> {
         let tap = self.tap_front.lock().unwrap_or_else(PoisonError::into_inner).upgrade();
+        self.doors_to_images().into_iter().chain(tap.map(|tap| ("tap", tap))).collect()
+    }
+
+    /// Those of them where images are opened.
+    pub(crate) fn doors_to_images(&self) -> Vec<Door> {
         let Fronts { nbd, iscsi } = self.fronts();
-        let named = [("gateway", nbd), ("iscsi", iscsi), ("tap", tap)];
+        let named = [("gateway", nbd), (ISCSI, iscsi)];
         named.into_iter().filter_map(|(name, front)| Some((name, front?))).collect()
     }
 }
 
-fn users_of(front: &FrontHandle, export: &Name) -> Vec<SessionInfo> {
+/// Who has an export open, for people; `None`: nobody.
+pub(crate) fn users_text(export: &str, doors: &[Door]) -> Option<String> {
+    let users: Vec<SessionInfo> = doors.iter().flat_map(|door| users_of(door, export)).collect();
+    let named = |info: &SessionInfo| match info.certificate.as_ref().or(info.initiator.as_ref()) {
+        Some(name) => format!("session {} ({name} at {})", info.id, info.peer),
+        None => format!("session {} ({})", info.id, info.peer),
+    };
+    let mut all: Vec<String> = users.iter().take(8).map(named).collect();
+    if users.len() > all.len() {
+        all.push(format!("{} more", users.len() - all.len()));
+    }
+    (!all.is_empty()).then(|| all.join(", "))
+}
+
+pub(crate) fn users_of((at, front): &Door, export: &str) -> Vec<SessionInfo> {
+    let opened = if *at == ISCSI { target_name(export) } else { export.to_owned() };
     let mut users = front.sessions();
-    users.retain(|info| info.export.as_deref() == Some(export.as_str()));
+    users.retain(|info| info.export.as_deref() == Some(opened.as_str()));
     users
 }
 

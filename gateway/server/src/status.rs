@@ -118,7 +118,7 @@ impl Gateway {
         let flat = images.flat(record.id).get();
         let used =
             tokio::task::spawn_blocking(move || images.used(&asked)).await.map_err(problems::internal)?;
-        let uris = self.fronts().uris(record.name.as_str());
+        let uris = self.uris(&record);
         Ok(ImageView {
             id: record.id.get(),
             volume: volume.name().clone(),

@@ -1,21 +1,36 @@
 //! What iSCSI initiators can log in to: the same names as over NBD, each a target with one disk.
 //!
+//! ```text
+//!   export create ─► table (rules of exported images, open targets) ─► file (exports.json), seal (CHAP secrets)
+//!   login ─► GatewayTargets::open ─► table: may it? which rules? ─► exports: the disk ─► Target
+//! ```
+//!
 //! Sessions of one name share one target, and with it reservations and attentions. It ends with its last
-//! session; reservations that are to survive that (APTPL) lie in a file.
+//! session; reservations that are to survive that (APTPL) lie in a file. What is not exported has no rules, and is for
+//! initiators on this machine alone.
 
-use std::collections::HashMap;
+mod file;
+mod rules;
+mod seal;
+mod table;
+
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::Arc;
 
-use gateway_front::{Exports as _, Targets};
-use gateway_iscsi::{Access, BlockLength, Identity, LogicalUnit, Refusal, Target, TargetConfig};
+use gateway_front::{ClientId, Exports as _, Targets};
+use gateway_iscsi::{Access, Identity, LogicalUnit, Refusal, Target, TargetConfig};
+use gateway_journal::ImageRecord;
+use tap_block::Name;
 use tap_disk::{ensure_dir, small_file};
 
 use crate::exports::{GatewayExports, Shown};
 use crate::http::Answer;
 
-/// The number of a target's disk.
+pub(crate) use rules::Rules;
+pub(crate) use table::TargetTable;
+
+/// The number of a target's disk, unless another one is asked for.
 pub(crate) const LUN: u16 = 1;
 /// Names are ours below a domain that is nobody's (RFC 2606).
 const PREFIX: &str = "iqn.2026-01.example.chronogate:";
@@ -25,14 +40,7 @@ const CLIENT: &str = "iSCSI initiators";
 /// The gateway's targets.
 pub(crate) struct GatewayTargets {
     exports: Arc<GatewayExports>,
-    /// Where reservations lie.
-    dir: PathBuf,
-    open: Mutex<HashMap<String, Open>>,
-}
-
-struct Open {
-    target: Weak<Target>,
-    serial: String,
+    table: Arc<TargetTable>,
 }
 
 /// The iSCSI name of an export.
@@ -40,26 +48,28 @@ pub(crate) fn target_name(export: &str) -> String {
     format!("{PREFIX}{export}")
 }
 
+/// The export behind an iSCSI name.
+pub(crate) fn export_of(target: &str) -> Option<&str> {
+    target.strip_prefix(PREFIX).filter(|export| !export.is_empty())
+}
+
 impl GatewayTargets {
-    pub(crate) fn new(exports: Arc<GatewayExports>, dir: PathBuf) -> Self {
-        Self { exports, dir, open: Mutex::default() }
+    pub(crate) fn new(exports: Arc<GatewayExports>, table: Arc<TargetTable>) -> Self {
+        Self { exports, table }
     }
 
-    fn lock(&self) -> MutexGuard<'_, HashMap<String, Open>> {
-        self.open.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn known(&self, name: &str) -> Option<Arc<Target>> {
-        self.lock().get(name).and_then(|open| open.target.upgrade())
-    }
-
-    fn make(&self, name: &str, export: &str) -> Answer<Option<(Arc<Target>, String)>> {
+    /// The target of an export by these rules, and what its reservations lie under.
+    fn make(&self, export: &str, rules: Option<&Rules>) -> Answer<Option<(Arc<Target>, String)>> {
+        let Some(access) = rules.map_or(Some(Access::Open), Rules::access) else {
+            tracing::error!(export, "a CHAP secret cannot be opened: the target is not served");
+            return Ok(None);
+        };
         let (opened, shown) = self.exports.open_named(export.to_owned(), CLIENT)?;
-        let identity = identity(shown);
-        let serial = identity.serial.clone();
-        let path = self.kept(&serial);
+        // Under its own serial number: what was reserved on the original is not reserved on each that stands in for it.
+        let kept = own_identity(shown).serial;
+        let path = self.kept(&kept);
         let unit = match read(&path) {
-            Ok(kept) => LogicalUnit::new(identity, opened.device, &kept),
+            Ok(bytes) => LogicalUnit::new(identity(shown, rules), opened.device, &bytes),
             Err(error) => {
                 tracing::error!(path = %path.display(), %error, "reservations cannot be read");
                 return Ok(None);
@@ -73,57 +83,81 @@ impl GatewayTargets {
             return Ok(None);
         };
         let config = TargetConfig {
-            name: name.to_owned(),
+            name: target_name(export),
             alias: opened.description,
-            access: Access::Open,
-            initiators: None,
-            units: vec![(LUN, unit)],
+            access,
+            initiators: rules.map(|rules| rules.acl.clone()).filter(|acl| !acl.is_empty()),
+            units: vec![(rules.map_or(LUN, |rules| rules.lun), unit)],
         };
-        Ok(Some((Target::new(config), serial)))
+        Ok(Some((Target::new(config), kept)))
     }
 
     fn kept(&self, serial: &str) -> PathBuf {
-        self.dir.join(format!("{serial}.reservations"))
+        self.table.dir().join(format!("{serial}.reservations"))
+    }
+
+    fn image(&self, export: &str) -> Option<ImageRecord> {
+        let name: Name = export.parse().ok()?;
+        self.exports.store.catalogue().image_named(&name).cloned()
+    }
+
+    fn shows(&self, export: &str, initiator: &str, from: &ClientId) -> bool {
+        let image = self.image(export);
+        match self.table.look(export, image.as_ref(), from) {
+            Ok(seen) => seen.rules.is_none_or(|rules| rules.shows_to(initiator)),
+            Err(_) => false,
+        }
     }
 }
 
 impl Targets for GatewayTargets {
-    fn list(&self, _: &str) -> Vec<String> {
+    fn list(&self, initiator: &str, from: &ClientId) -> Vec<String> {
         // A point is no part of a name that every initiator takes; who knows one may log in to it.
         let exports = self
             .exports
             .list(&gateway_front::Access::all())
             .into_iter()
-            .filter(|export| !export.name.contains('@'));
+            .filter(|export| !export.name.contains('@') && self.shows(&export.name, initiator, from));
         exports.map(|export| target_name(&export.name)).collect()
     }
 
-    fn open(&self, name: &str, _: &str) -> Result<Arc<Target>, Refusal> {
-        let export = name.strip_prefix(PREFIX).filter(|export| !export.is_empty()).ok_or(Refusal::Unknown)?;
-        if let Some(target) = self.known(name) {
+    fn open(&self, name: &str, _: &str, from: &ClientId) -> Result<Arc<Target>, Refusal> {
+        let export = export_of(name).ok_or(Refusal::Unknown)?;
+        let image = self.image(export);
+        let seen = self.table.look(export, image.as_ref(), from).inspect_err(|refusal| {
+            if *refusal == Refusal::Policy {
+                tracing::info!(
+                    export,
+                    %from,
+                    "an initiator on another machine is refused: what has no access rules is for this machine alone; \
+                     give an image some: chronogate export create IMAGE --iscsi with --acl or --chap"
+                );
+            }
+        })?;
+        if let Some(target) = seen.target {
             return Ok(target);
         }
-        let made = self.make(name, export).map_err(|problem| {
+        let made = self.make(export, seen.rules.as_ref()).map_err(|problem| {
             tracing::info!(name, problem = problem.detail, "an iSCSI target cannot be opened");
             Refusal::Unknown
         })?;
-        let (target, serial) = made.ok_or(Refusal::Unavailable)?;
-        let mut open = self.lock();
-        open.retain(|_, open| open.target.strong_count() > 0);
-        // Somebody else may have been faster; all have to share one.
-        if let Some(target) = open.get(name).and_then(|open| open.target.upgrade()) {
-            return Ok(target);
-        }
-        open.insert(name.to_owned(), Open { target: Arc::downgrade(&target), serial });
-        Ok(target)
+        let (target, kept) = made.ok_or(Refusal::Unavailable)?;
+        self.table.share(export, target, kept, &seen)
+    }
+
+    /// Open, for a list tells nobody more than who may know of a target; some initiators offer their CHAP alone all the same.
+    fn discovery(&self) -> Access {
+        Access::Optional { known: self.table.logins() }
     }
 
     fn keep(&self, target: &str, _: u16, reservations: &[u8]) -> Result<(), String> {
-        let serial = self.lock().get(target).map(|open| open.serial.clone());
-        let path = self.kept(&serial.ok_or("the target is gone")?);
+        let kept = export_of(target).and_then(|export| self.table.kept(export));
+        let path = self.kept(&kept.ok_or("the target is gone")?);
         let kept = match reservations.is_empty() {
             true => remove(&path),
-            false => ensure_dir(&self.dir).and_then(|()| small_file::write_atomic(&path, reservations)),
+            false => {
+                ensure_dir(self.table.dir()).and_then(|()| small_file::write_atomic(&path, reservations))
+            }
         };
         kept.map_err(|error| error.to_string())
     }
@@ -144,28 +178,30 @@ fn remove(path: &Path) -> io::Result<()> {
     }
 }
 
-/// The same for the same content under whatever name: an initiator that meets a disk again knows it.
-fn identity(shown: Shown) -> Identity {
-    let text = match shown {
-        Shown::Image(id, volume, created) => format!("image {} of {volume} {}", id.get(), created.nanos()),
-        Shown::Moment(volume, point) => format!("moment {volume} {}", point.get()),
-    };
-    let mut number = [0; 16];
-    number.copy_from_slice(blake3::hash(text.as_bytes()).as_bytes().first_chunk::<16>().unwrap_or(&[0; 16]));
-    // NAA 6 (SPC-4 section 7.8.6.6.5) with a locally administered company number: nobody else has it.
-    let naa = (u128::from_be_bytes(number) >> 28) | (0x602_c09c << 100);
-    Identity {
-        vendor: "CHRONOGT".to_owned(),
-        product: match shown {
-            Shown::Image(..) => "IMAGE".to_owned(),
-            Shown::Moment(..) => "MOMENT".to_owned(),
-        },
-        revision: "0001".to_owned(),
-        serial: format!("{:024x}", naa & ((1 << 96) - 1)),
-        naa,
-        block: BlockLength::Short,
-        emulated: true,
+/// What initiators know an image by that is exported so.
+pub(crate) fn identity_of(image: &ImageRecord, rules: &Rules) -> Identity {
+    identity(Shown::Image(image.id, image.volume, image.created_at), Some(rules))
+}
+
+fn identity(shown: Shown, rules: Option<&Rules>) -> Identity {
+    match shown {
+        Shown::Image(_, volume, _) if rules.is_some_and(|rules| rules.as_original) => {
+            Identity::of_volume(volume)
+        }
+        _ => own_identity(shown),
     }
+}
+
+/// The same for the same content under whatever name: an initiator that meets a disk again knows it.
+fn own_identity(shown: Shown) -> Identity {
+    let (product, text) = match shown {
+        Shown::Image(id, volume, created) => {
+            ("IMAGE", format!("image {} of {volume} {}", id.get(), created.nanos()))
+        }
+        Shown::Moment(volume, point) => ("MOMENT", format!("moment {volume} {}", point.get())),
+    };
+    let hash = blake3::hash(text.as_bytes());
+    Identity::ours(product, hash.as_bytes().first_chunk::<16>().copied().unwrap_or_default())
 }
 
 #[cfg(test)]
@@ -177,9 +213,9 @@ mod tests {
 
     #[test]
     fn identities_are_stable_and_apart() {
-        let moment = |lsn| identity(Shown::Moment(VolumeId::new(7), Lsn::new(lsn).unwrap()));
+        let moment = |lsn| own_identity(Shown::Moment(VolumeId::new(7), Lsn::new(lsn).unwrap()));
         let made = WallTime::from_nanos(9);
-        let image = identity(Shown::Image(ImageId::new(7), VolumeId::new(7), made));
+        let image = own_identity(Shown::Image(ImageId::new(7), VolumeId::new(7), made));
         assert_eq!(format!("{:032x}", image.naa), "602c09c8f271edfd7c0a066b87421e93");
         assert_ne!(moment(1).naa, moment(2).naa);
         assert_ne!(moment(7).serial, image.serial);

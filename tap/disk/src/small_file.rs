@@ -1,7 +1,8 @@
 //! Small files replaced whole: a reader, and a crash, see the old content or the new, nothing between.
 
-use std::fs::{self, File};
+use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Write};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 
@@ -17,15 +18,28 @@ const LARGEST: u64 = 64 << 20;
 /// What the operating system says, with the path; the old content is then still there (or, if only the
 /// last sync of the directory failed, the new).
 pub fn write_atomic(path: &Path, bytes: &[u8]) -> io::Result<()> {
+    write_as(path, bytes, 0o666)
+}
+
+/// With these permissions, less what the process takes from all.
+fn write_as(path: &Path, bytes: &[u8], mode: u32) -> io::Result<()> {
     // The temporary name is fixed, so that a crash leaves one at most; hence one writer at a time.
     static WRITING: Mutex<()> = Mutex::new(());
     let _one = WRITING.lock().unwrap_or_else(PoisonError::into_inner);
     let tmp = temporary(path);
-    replace(path, &tmp, bytes).map_err(|e| {
+    replace(path, &tmp, bytes, mode).map_err(|e| {
         // It may be half written and take the space that was missing.
         let _ = fs::remove_file(&tmp);
         io::Error::new(e.kind(), format!("cannot write {}: {e}", path.display()))
     })
+}
+
+/// The same for a file that nobody but its owner may read.
+///
+/// # Errors
+/// As [`write_atomic`].
+pub fn write_private(path: &Path, bytes: &[u8]) -> io::Result<()> {
+    write_as(path, bytes, 0o600)
 }
 
 /// The content, or `None` when there is no such file.
@@ -50,8 +64,13 @@ fn read_limited(file: File) -> io::Result<Vec<u8>> {
     Ok(bytes)
 }
 
-fn replace(path: &Path, tmp: &Path, bytes: &[u8]) -> io::Result<()> {
-    let mut file = File::create(tmp)?;
+fn replace(path: &Path, tmp: &Path, bytes: &[u8], mode: u32) -> io::Result<()> {
+    // What a crash left has permissions of its own.
+    match fs::remove_file(tmp) {
+        Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(e),
+        _ => {}
+    }
+    let mut file = OpenOptions::new().write(true).create_new(true).mode(mode).open(tmp)?;
     file.write_all(bytes)?;
     sync::data(&file)?;
     fs::rename(tmp, path)?;
@@ -89,6 +108,18 @@ mod tests {
         assert_eq!(read(&path).unwrap().unwrap(), b"sound");
         write_atomic(&path, b"next").unwrap();
         assert_eq!(read(&path).unwrap().unwrap(), b"next");
+    }
+
+    #[test]
+    fn what_is_private_is_so_from_the_first_byte_on() {
+        use std::os::unix::fs::{MetadataExt, PermissionsExt};
+        let tmp = tempfile::tempdir().unwrap();
+        let path = tmp.path().join("secrets");
+        fs::write(temporary(&path), b"left by a crash").unwrap();
+        fs::set_permissions(temporary(&path), fs::Permissions::from_mode(0o666)).unwrap();
+        write_private(&path, b"twelve-chars").unwrap();
+        assert_eq!(path.metadata().unwrap().mode() & 0o777, 0o600);
+        assert_eq!(read(&path).unwrap().unwrap(), b"twelve-chars");
     }
 
     #[test]

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use anyhow::Result;
-use gateway_front::{Front, FrontHandle, IscsiLimits, Targets};
+use gateway_front::{ClientId, Front, FrontHandle, IscsiLimits, Targets};
 use gateway_iscsi::{Access, BlockLength, Credentials, Identity, LogicalUnit, Refusal, Target, TargetConfig};
 use tap_block::memory::MemoryDevice;
 
@@ -13,11 +13,11 @@ const SIZE: u64 = 1 << 20;
 struct One(Arc<Target>);
 
 impl Targets for One {
-    fn list(&self, _: &str) -> Vec<String> {
+    fn list(&self, _: &str, _: &ClientId) -> Vec<String> {
         vec![NAME.to_owned()]
     }
 
-    fn open(&self, name: &str, _: &str) -> Result<Arc<Target>, Refusal> {
+    fn open(&self, name: &str, _: &str, _: &ClientId) -> Result<Arc<Target>, Refusal> {
         if name == NAME { Ok(self.0.clone()) } else { Err(Refusal::Unknown) }
     }
 

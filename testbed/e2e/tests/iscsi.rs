@@ -1,11 +1,15 @@
 //! Images over iSCSI: stock initiators judge the protocol, our own reads every byte.
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "tests")]
 
+use std::process::Command;
+
 use anyhow::{Context, Result, ensure};
 use testbed_e2e::iscsi::Initiator;
 use testbed_e2e::{Lab, command, difference, lab, scenario, skipped, tool};
 
-const CLIENTS: &[&str] = &["iscsi-ls", "iscsi-inq", "iscsi-test-cu"];
+const CLIENTS: &[&str] = &["iscsi-ls", "iscsi-inq", "iscsi-test-cu", "qemu-io", "qemu-img"];
+const SECRET: &str = "twelve-chars-1";
+const OTHER: &str = "other-twelve-1";
 const SIZE: usize = 8 << 20;
 const ONE: &str = "iqn.2026-01.example:one";
 const TWO: &str = "iqn.2026-01.example:two";
@@ -100,12 +104,129 @@ fn a_reservation_survives_the_gateway_killed() -> Result<()> {
     })
 }
 
+/// What an initiator of libiscsi's says to a URL, by name: standard output and error.
+fn inquiry(initiator: &str, url: &str) -> Result<(bool, String)> {
+    let path = command::find("iscsi-inq").context("iscsi-inq is not installed")?;
+    let done = command::run(Command::new(path).args(["-i", initiator, url]), command::LIMIT)?;
+    // It ends well even when it could not log in.
+    let text = done.text() + &done.stderr;
+    Ok((text.contains("Peripheral Device Type:DIRECT_ACCESS"), text))
+}
+
+fn refused(initiator: &str, url: &str, why: &str) -> Result<()> {
+    let (opened, text) = inquiry(initiator, url)?;
+    ensure!(!opened && text.contains(why), "{url} as {initiator}: {text}");
+    Ok(())
+}
+
+fn opened(initiator: &str, url: &str) -> Result<()> {
+    let (opened, text) = inquiry(initiator, url)?;
+    ensure!(opened, "{url} as {initiator}: {text}");
+    Ok(())
+}
+
+/// The line for a client, as the program prints it.
+fn connect_line(lab: &Lab, export: &str, begins: &str, secret_file: &str) -> Result<String> {
+    let view = lab.verb(&["export", "connect", export])?;
+    let clients = view["clients"].as_array().context("no clients")?;
+    let lines = clients.iter().flat_map(|client| client["lines"].as_array().into_iter().flatten());
+    let mut lines = lines.filter_map(serde_json::Value::as_str);
+    let line = lines.find(|line| line.starts_with(begins)).context("no such line")?;
+    Ok(line.replace("SECRET_FILE", secret_file))
+}
+
 #[test]
-fn a_portal_that_others_can_reach_is_refused() -> Result<()> {
+fn an_export_lets_in_who_is_on_its_list_and_knows_its_secret() -> Result<()> {
+    if let Some(why) = command::missing(CLIENTS) {
+        return skipped("an_export_lets_in_who_is_on_its_list_and_knows_its_secret", &why);
+    }
     scenario(|lab| {
-        let disk = lab.disk("web01.img", SIZE, 13)?;
-        let refused = lab.up_with(&[("web01", &disk)], &["--iscsi", "0.0.0.0:0"]);
-        ensure!(refused.is_err());
-        Ok(())
+        let disk = lab.disk("web01.img", SIZE, 14)?;
+        let port = lab::free_port()?;
+        let arguments = ["--iscsi", &format!("0.0.0.0:{port}")];
+        let up = lab.up_with(&[("web01", &disk)], &arguments)?;
+        lab.settle("web01")?;
+        let (secret, other) = (lab.path("secret"), lab.path("other"));
+        std::fs::write(&secret, SECRET)?;
+        std::fs::write(&other, format!("{OTHER}\n"))?;
+        let (secret, other) = (secret.display().to_string(), other.display().to_string());
+        let rules = ["--rw", "--name", "esx", "--iscsi", "--lun", "7", "--acl", ONE, "--chap", "user"];
+        let files =
+            ["--chap-secret-file", &secret, "--mutual-chap", "array", "--mutual-chap-secret-file", &other];
+        let made = lab.verb(&[&["mount", "web01@now"], &rules[..], &files[..]].concat())?;
+        let place = format!("127.0.0.1:{port}/iqn.2026-01.example.chronogate:esx/7");
+        ensure!(made["uri"] == format!("iscsi://{place}"), "{made}");
+
+        let good = format!("iscsi://user%{SECRET}@{place}");
+        opened(ONE, &good)?;
+        opened(ONE, &format!("{good}?target_user=array&target_password={OTHER}"))?;
+        refused(ONE, &format!("{good}?target_user=array&target_password=wrong-twelve"), "CHAP_R")?;
+        refused(ONE, &format!("iscsi://user%wrong-twelve@{place}"), "Authentication failure")?;
+        refused(ONE, &format!("iscsi://other%{SECRET}@{place}"), "Authentication failure")?;
+        refused(ONE, &format!("iscsi://{place}"), "Authentication failure")?;
+        refused(TWO, &good, "Authorization failure")?;
+        let listed = |name| {
+            Ok::<_, anyhow::Error>(
+                tool("iscsi-ls", ["-i", name, &format!("iscsi://127.0.0.1:{port}/")])?.text(),
+            )
+        };
+        ensure!(listed(ONE)?.contains("chronogate:esx") && !listed(TWO)?.contains("chronogate:esx"));
+
+        // QEMU's lines are those that are printed.
+        let shell = |line: String| tool("sh", ["-c", &line]);
+        ensure!(shell(connect_line(lab, "esx", "qemu-img", &secret)?)?.text().contains("8 MiB"));
+        let line = connect_line(lab, "esx", "qemu-io", &secret)?;
+        ensure!(shell(line.replace("read 0 64k", "write -P 0xc5 512 512"))?.text().contains("wrote 512/512"));
+        ensure!(lab.content(&lab.gateway("esx"))?[512..1024].iter().all(|&b| b == 0xc5));
+
+        up.kill()?;
+        let up = lab.up_with(&[("web01", &disk)], &arguments)?;
+        opened(ONE, &good)?;
+        refused(ONE, &good.replace("/7", "/1"), "LOGICAL_UNIT_NOT_SUPPORTED")?;
+        refused(TWO, &good, "Authorization failure")?;
+        ensure!(lab.verb(&["export", "show", "esx"])?["lun"] == 7);
+        for file in ["data", "up.log"] {
+            let path = lab.path(file);
+            let found =
+                command::run(Command::new("grep").args(["-r", "-l", SECRET]).arg(path), command::LIMIT)?;
+            ensure!(found.text().is_empty(), "the secret is in {}", found.text());
+        }
+        lab.verb(&["export", "rm", "--force", "esx"])?;
+        lab.verb(&["export", "rm", "--force", "esx"])?;
+        opened(TWO, &format!("iscsi://127.0.0.1:{port}/iqn.2026-01.example.chronogate:esx/1"))?;
+        up.stop()
+    })
+}
+
+#[test]
+fn other_machines_are_let_in_to_what_has_rules_only() -> Result<()> {
+    if let Some(why) = command::missing(&["iscsi-inq", "iscsi-ls", "hostname"]) {
+        return skipped("other_machines_are_let_in_to_what_has_rules_only", &why);
+    }
+    // Who connects to an address of the machine other than loopback comes from that address.
+    let addresses = tool("hostname", ["-I"])?.text();
+    let Some(address) = addresses.split_whitespace().find(|a| !a.contains(':')) else {
+        return skipped("other_machines_are_let_in_to_what_has_rules_only", "this machine has no network");
+    };
+    scenario(|lab| {
+        let disk = lab.disk("web01.img", SIZE, 15)?;
+        let portal = format!("{address}:{}", lab::free_port()?);
+        let up = lab.up_with(&[("web01", &disk)], &["--iscsi", &portal])?;
+        lab.settle("web01")?;
+        let target = format!("iscsi://{portal}/iqn.2026-01.example.chronogate:");
+        lab.verb(&["image", "create", "web01", "--at", "now", "--name", "plain"])?;
+        refused(ONE, &format!("{target}web01/1"), "Authorization failure")?;
+        refused(ONE, &format!("{target}plain/1"), "Authorization failure")?;
+        let open = lab.verb_raw(&["export", "create", "plain", "--iscsi"])?;
+        ensure!(open.code == 2 && open.stderr.contains("--acl"), "{}", open.stderr);
+        let mounted = lab.verb_raw(&["mount", "web01@now", "--iscsi"])?;
+        ensure!(mounted.text().contains(r#""uri": """#) || mounted.code == 1, "{}", mounted.text());
+
+        lab.verb(&["export", "create", "plain", "--iscsi", "--acl", ONE])?;
+        opened(ONE, &format!("{target}plain/1"))?;
+        refused(TWO, &format!("{target}plain/1"), "Authorization failure")?;
+        let listed = tool("iscsi-ls", ["-i", ONE, &format!("iscsi://{portal}/")])?.text();
+        ensure!(listed.contains("chronogate:plain") && !listed.contains("chronogate:web01"), "{listed}");
+        up.stop()
     })
 }

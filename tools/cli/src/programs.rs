@@ -73,7 +73,8 @@ struct Images {
     /// [default: unix:DATA/nbd.sock and 127.0.0.1:10809]
     #[arg(long, value_name = "ADDRESS", value_parser = Listen::from_str)]
     nbd: Vec<Listen>,
-    /// Where history is served over iSCSI, on loopback (repeatable) [default: nowhere]
+    /// Where history is served over iSCSI (repeatable); initiators on other machines may open exports with access rules only
+    /// [default: nowhere]
     #[arg(long, value_name = "HOST:PORT", value_parser = parse_portal)]
     iscsi: Vec<ListenAddress>,
     /// Where the HTTP API listens

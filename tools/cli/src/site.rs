@@ -155,6 +155,7 @@ impl Site {
                 nbd_limits: of_gateway.limits,
                 security: of_gateway.security,
                 iscsi: gateway.iscsi,
+                open_portals: plan.insecure,
                 api: gateway.api.map(|listen| ApiConfig { listen, insecure: plan.insecure }),
                 hub: hub.clone(),
                 protected,
@@ -302,10 +303,6 @@ impl Plan {
             ListenAddress::Tcp(text) if !door.security.is_guarded(&listen.address) => Some(text.clone()),
             _ => None,
         };
-        let portal = |address: &ListenAddress| match address {
-            ListenAddress::Tcp(text) => Some(text.clone()),
-            ListenAddress::Unix(_) => None,
-        };
         let link = |a: &Address| match a {
             Address::Tcp(text) => Some(text.clone()),
             Address::Memory(_) => None,
@@ -313,7 +310,8 @@ impl Plan {
         let mut open: Vec<String> = Vec::new();
         if let Some(g) = &self.gateway {
             let nbd = g.nbd.iter().filter_map(|listen| tcp(listen, gateway));
-            open.extend(nbd.chain(g.iscsi.iter().filter_map(portal)).chain(g.links.iter().filter_map(link)));
+            // The gateway itself keeps what has no access rules from initiators elsewhere.
+            open.extend(nbd.chain(g.links.iter().filter_map(link)));
             open.extend(g.api.map(|a| a.to_string()));
         }
         open.extend(self.cx.iter().flat_map(|c| c.listen.iter().filter_map(link)));

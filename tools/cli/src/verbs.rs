@@ -3,6 +3,7 @@
 //! Exit codes are a contract with scripts: [`cx_api::ExitStatus`].
 
 mod bookmark;
+mod export;
 mod group;
 mod image;
 mod job;
@@ -72,15 +73,17 @@ pub(crate) enum Verb {
     Hold(policy::HoldArgs),
     /// Moments served as disks over NBD
     Image(image::ImageArgs),
-    /// Serves a moment as a disk and prints its NBD URI
+    /// Serves a moment as a disk and prints its URI
     Mount(image::MountArgs),
+    /// Images over iSCSI, with rules of who may log in
+    Export(export::ExportArgs),
     /// Writes a moment to a file or device on the gateway's machine
     Restore(restore::RestoreArgs),
     /// Reads a volume's history from the disk, checks all of it, and lists what is damaged
     Verify(verify::VerifyArgs),
     /// Long work: list, watch, cancel
     Job(job::JobArgs),
-    /// NBD clients that are connected: list, end
+    /// NBD clients and iSCSI initiators that are connected: list, end
     Session(session::SessionArgs),
     /// The gateway at a glance
     Status(status::StatusArgs),
@@ -135,6 +138,7 @@ async fn perform(verb: Verb) -> Result<()> {
         Verb::Hold(args) => policy::hold(args).await,
         Verb::Image(args) => image::run(args).await,
         Verb::Mount(args) => image::mount(args).await,
+        Verb::Export(args) => export::run(args).await,
         Verb::Restore(args) => restore::run(args).await,
         Verb::Verify(args) => verify::run(args).await,
         Verb::Job(args) => job::run(args).await,

@@ -18,7 +18,9 @@ use tokio::time::{Instant, Sleep};
 
 use super::{IscsiLimits, Targets};
 use crate::connection::{Ended, linger};
+use crate::exports::ClientId;
 use crate::mailbox::{Mailbox, Stop};
+use crate::sessions::Session;
 
 /// The receive buffer.
 const RECEIVE: usize = 512 << 10;
@@ -39,9 +41,13 @@ pub(crate) struct IscsiConnection<S> {
     protocol: Connection,
     input: BytesMut,
     mailbox: Arc<Mailbox>,
+    session: Arc<Session>,
+    client: ClientId,
     done: Vec<(u64, Answered)>,
     targets: Arc<dyn Targets>,
     lookup: Option<Lookup>,
+    /// Who says to be logging in, until it has.
+    initiator: Option<String>,
     began: Instant,
     timer: Pin<Box<Sleep>>,
     /// The login, the last answers or the logout have to be over by then.
@@ -61,11 +67,12 @@ enum Lookup {
 impl<S: AsyncRead + AsyncWrite + Unpin> IscsiConnection<S> {
     pub(crate) fn new(
         stream: S,
-        portal: String,
+        (portal, client): (String, ClientId),
         targets: Arc<dyn Targets>,
         limits: IscsiLimits,
-        mailbox: Arc<Mailbox>,
+        session: Arc<Session>,
     ) -> Self {
+        let mailbox = Arc::clone(&session.mailbox);
         let setup = Setup {
             limits: limits.protocol,
             discovery: targets.discovery(),
@@ -79,9 +86,12 @@ impl<S: AsyncRead + AsyncWrite + Unpin> IscsiConnection<S> {
             protocol: Connection::new(setup),
             input: BytesMut::with_capacity(RECEIVE),
             mailbox,
+            session,
+            client,
             done: Vec::new(),
             targets,
             lookup: None,
+            initiator: None,
             began,
             timer: Box::pin(tokio::time::sleep_until(began)),
             deadline: Some(began + limits.login),
@@ -127,6 +137,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin> IscsiConnection<S> {
             self.take_letters();
             busy = true;
         }
+        if self.deadline.is_some() && !self.protocol.is_logging_in() {
+            self.settle_time();
+        }
+        self.session.note_in_flight(self.protocol.in_flight());
         busy |= self.poll_write(cx)?;
         if !busy {
             busy = self.poll_read(cx)?;
@@ -193,11 +207,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> IscsiConnection<S> {
     fn perform(&mut self, action: Action) -> u64 {
         match action {
             Action::Submit { device, op, ticket } => {
-                let bytes = match &op {
-                    Op::Read { extent } => extent.length(),
-                    Op::Write { data, .. } => count(data.len()),
-                    _ => 0,
-                };
+                let bytes = self.count(&op);
                 device.submit(op, ticket);
                 return bytes;
             }
@@ -205,19 +215,33 @@ impl<S: AsyncRead + AsyncWrite + Unpin> IscsiConnection<S> {
                 self.keep(&target, lun, reservations, ticket)
             }
             Action::Resolve { target, initiator } => {
-                let targets = self.targets.clone();
+                let (targets, client) = (self.targets.clone(), self.client.clone());
                 self.deadline = None;
-                let answer = tokio::task::spawn_blocking(move || targets.open(&target, &initiator));
+                self.initiator = Some(initiator.clone());
+                let answer = tokio::task::spawn_blocking(move || targets.open(&target, &initiator, &client));
                 self.lookup = Some(Lookup::Open(answer));
             }
             Action::List { initiator } => {
-                let targets = self.targets.clone();
-                let answer = tokio::task::spawn_blocking(move || targets.list(&initiator));
+                self.session.note_initiator(&initiator);
+                let (targets, client) = (self.targets.clone(), self.client.clone());
+                let answer = tokio::task::spawn_blocking(move || targets.list(&initiator, &client));
                 self.lookup = Some(Lookup::List(answer));
             }
             Action::Close(reason) => self.close(reason),
         }
         0
+    }
+
+    /// Counts an operation; how much payload it moves.
+    fn count(&self, op: &Op) -> u64 {
+        let (read, written) = match op {
+            Op::Read { extent } => (extent.length(), 0),
+            Op::Write { data, .. } => (0, count(data.len())),
+            _ => (0, 0),
+        };
+        self.session.count_request(written);
+        self.session.count_read(read);
+        read + written
     }
 
     fn close(&mut self, reason: CloseReason) {
@@ -250,7 +274,11 @@ impl<S: AsyncRead + AsyncWrite + Unpin> IscsiConnection<S> {
             Some(Lookup::Open(answer)) => match Pin::new(answer).poll(cx) {
                 Poll::Pending => return false,
                 Poll::Ready(answer) => {
-                    self.protocol.handle_resolved(answer.unwrap_or(Err(Refusal::Unavailable)))
+                    let answer = answer.unwrap_or(Err(Refusal::Unavailable));
+                    if let Ok(target) = &answer {
+                        self.session.note_target(target.name());
+                    }
+                    self.protocol.handle_resolved(answer)
                 }
             },
         };
@@ -264,6 +292,12 @@ impl<S: AsyncRead + AsyncWrite + Unpin> IscsiConnection<S> {
 
     /// A fresh limit for a login that goes on, none for one that is over.
     fn settle_time(&mut self) {
+        if self.closing.is_none()
+            && !self.protocol.is_logging_in()
+            && let Some(initiator) = self.initiator.take()
+        {
+            self.session.note_initiator(&initiator);
+        }
         if self.closing.is_none() && self.stop == Stop::Run {
             self.deadline = self.protocol.is_logging_in().then(|| Instant::now() + self.login);
         }
@@ -297,12 +331,6 @@ impl<S: AsyncRead + AsyncWrite + Unpin> IscsiConnection<S> {
         match pin!(self.stream.read_buf(&mut self.input)).poll(cx)? {
             Poll::Pending => return Ok(false),
             Poll::Ready(0) => self.hung_up = true,
-            Poll::Ready(_) if self.deadline.is_some() => {
-                // The login may have ended with what has come.
-                if !self.protocol.is_logging_in() {
-                    self.settle_time();
-                }
-            }
             Poll::Ready(_) => {}
         }
         Ok(true)

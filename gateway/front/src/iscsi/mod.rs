@@ -7,19 +7,21 @@ use std::time::Duration;
 
 use gateway_iscsi::{Access, Refusal, Target};
 
+use crate::exports::ClientId;
+
 pub(crate) use connection::IscsiConnection;
 
 /// The targets behind a front. All methods may block: they run on a thread of their own.
 pub trait Targets: Send + Sync {
-    /// The names of all targets that `initiator` may see, for SendTargets.
-    fn list(&self, initiator: &str) -> Vec<String>;
+    /// The names of all targets that `initiator`, which comes from `from`, may see, for SendTargets.
+    fn list(&self, initiator: &str, from: &ClientId) -> Vec<String>;
 
-    /// The target that `initiator`, not yet authenticated, wants to log in to. Sessions of one name share
-    /// one [`Target`].
+    /// The target that `initiator`, not yet authenticated, wants to log in to from `from`. Sessions of one
+    /// name share one [`Target`].
     ///
     /// # Errors
     /// [`Refusal`].
-    fn open(&self, name: &str, initiator: &str) -> Result<Arc<Target>, Refusal>;
+    fn open(&self, name: &str, initiator: &str, from: &ClientId) -> Result<Arc<Target>, Refusal>;
 
     /// Makes the reservations of a unit durable, in place of those kept before; empty for none.
     ///

@@ -37,6 +37,11 @@ pub enum Access {
         /// What we answer an initiator with that wants to know who we are.
         target: Option<Credentials>,
     },
+    /// Anybody; but whoever offers CHAP alone has to know one of these secrets, beside each what we answer with.
+    Optional {
+        /// Several may have one name.
+        known: Vec<(Credentials, Option<Credentials>)>,
+    },
 }
 
 /// Random bytes for one login, drawn by the driver.
@@ -60,8 +65,8 @@ enum Algorithm {
 /// The target's end of the exchange.
 #[derive(Debug)]
 pub(crate) struct Chap {
-    initiator: Credentials,
-    target: Option<Credentials>,
+    /// What an initiator may know, and what we answer it with.
+    known: Vec<(Credentials, Option<Credentials>)>,
     challenge: Challenge,
     state: State,
 }
@@ -114,8 +119,8 @@ impl Algorithm {
 }
 
 impl Chap {
-    pub(crate) fn new(initiator: Credentials, target: Option<Credentials>, challenge: Challenge) -> Self {
-        Self { initiator, target, challenge, state: State::Start }
+    pub(crate) fn new(known: Vec<(Credentials, Option<Credentials>)>, challenge: Challenge) -> Self {
+        Self { known, challenge, state: State::Start }
     }
 
     pub(crate) fn is_done(&self) -> bool {
@@ -150,25 +155,30 @@ impl Chap {
         let name = value(keys, "CHAP_N").ok_or(Failed)?;
         let response = value(keys, "CHAP_R").and_then(decode_binary).ok_or(Failed)?;
         let Challenge { identifier, bytes } = self.challenge;
-        let expected = algorithm.response(identifier, &self.initiator.secret, &bytes);
         // Both are compared in any case: how long it takes tells nothing of either.
-        let same = same(&response, &expected);
-        if !(same & (name == self.initiator.name)) {
-            return Err(Failed);
-        }
-        let answer = self.prove(algorithm, keys)?;
+        let knows = |(initiator, _): &&(Credentials, Option<Credentials>)| {
+            let expected = algorithm.response(identifier, &initiator.secret, &bytes);
+            same(&response, &expected) & (name == initiator.name)
+        };
+        let (_, us) = self.known.iter().find(knows).ok_or(Failed)?;
+        let answer = self.prove(us.as_ref(), algorithm, keys)?;
         self.state = State::Done;
         Ok(answer)
     }
 
     /// The other direction, if the initiator asks for it.
-    fn prove(&self, algorithm: Algorithm, keys: &[Pair]) -> Result<Vec<Pair>, Failed> {
+    fn prove(
+        &self,
+        us: Option<&Credentials>,
+        algorithm: Algorithm,
+        keys: &[Pair],
+    ) -> Result<Vec<Pair>, Failed> {
         let (identifier, challenge) = match (value(keys, "CHAP_I"), value(keys, "CHAP_C")) {
             (None, None) => return Ok(Vec::new()),
             (Some(identifier), Some(challenge)) => (identifier, challenge),
             _ => return Err(Failed),
         };
-        let us = self.target.as_ref().ok_or(Failed)?;
+        let us = us.ok_or(Failed)?;
         let identifier: u8 = identifier.parse().map_err(|_| Failed)?;
         let challenge = decode_binary(challenge).ok_or(Failed)?;
         // Section 12.1.3: our own challenge sent back would make us answer for the initiator.
@@ -202,7 +212,8 @@ mod tests {
     }
 
     fn chap(target: Option<Credentials>) -> Chap {
-        Chap::new(credentials("me", "secret of twelve"), target, Challenge { identifier: 9, bytes: [3; 32] })
+        let known = vec![(credentials("me", "secret of twelve"), target)];
+        Chap::new(known, Challenge { identifier: 9, bytes: [3; 32] })
     }
 
     fn answer(algorithm: Algorithm, secret: &str) -> Vec<Pair> {

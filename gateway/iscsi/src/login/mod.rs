@@ -148,7 +148,7 @@ impl Login {
             return Ok(resolve);
         }
         self.text.clear();
-        self.authorize()?;
+        self.authorize(&pairs)?;
         let answers = self.negotiate(&pairs)?;
         self.transit(&header, &answers)
     }
@@ -221,7 +221,7 @@ impl Login {
     }
 
     /// What the initiator has to prove, known once the target is.
-    fn authorize(&mut self) -> Result<(), LoginStatus> {
+    fn authorize(&mut self, pairs: &[Pair]) -> Result<(), LoginStatus> {
         if self.chap.is_some() || self.authenticated {
             return Ok(());
         }
@@ -233,8 +233,16 @@ impl Login {
         match access {
             Access::Open => self.authenticated = true,
             Access::Chap { initiator, target } => {
-                self.chap = Some(Chap::new(initiator.clone(), target.clone(), self.portal.challenge));
+                let known = vec![(initiator.clone(), target.clone())];
+                self.chap = Some(Chap::new(known, self.portal.challenge));
             }
+            // What it offers decides.
+            Access::Optional { known } => match methods(pairs) {
+                Some(methods) if !offers(methods, "None") => {
+                    self.chap = Some(Chap::new(known.clone(), self.portal.challenge));
+                }
+                _ => self.authenticated = true,
+            },
         }
         Ok(())
     }
@@ -260,9 +268,9 @@ impl Login {
 
     /// Sections 12 and 13: AuthMethod, then the method's own keys.
     fn security(&mut self, pairs: &[Pair], answers: &mut Vec<Pair>) -> Result<(), LoginStatus> {
-        if let Some((_, methods)) = pairs.iter().find(|(key, _)| key == "AuthMethod") {
+        if let Some(methods) = methods(pairs) {
             let wanted = if self.chap.is_some() { "CHAP" } else { "None" };
-            if !methods.split(',').any(|method| method == wanted) {
+            if !offers(methods, wanted) {
                 return Err(LoginStatus::AuthenticationFailed);
             }
             answers.push(("AuthMethod".to_owned(), wanted.to_owned()));
@@ -373,6 +381,15 @@ fn response(header: &Header) -> Header {
 pub(crate) fn failure(header: &Header, status: LoginStatus) -> Pdu {
     let header = response(header).with_flags(header.flags() & 0x0c).with(36, &status.code());
     Pdu { header, data: Bytes::new() }
+}
+
+/// How the initiator is ready to prove who it is, most wanted first.
+fn methods(pairs: &[Pair]) -> Option<&str> {
+    pairs.iter().find(|(key, _)| key == "AuthMethod").map(|(_, methods)| methods.as_str())
+}
+
+fn offers(methods: &str, wanted: &str) -> bool {
+    methods.split(',').any(|method| method == wanted)
 }
 
 fn is_security(key: &str) -> bool {

@@ -2,6 +2,7 @@
 
 pub(crate) mod blocks;
 pub(crate) mod copy;
+mod identity;
 pub(crate) mod inquiry;
 pub(crate) mod mode;
 pub(crate) mod opcodes;

@@ -20,9 +20,9 @@ use super::control::{Control, ImageKey, Points};
 use super::reply::Reply;
 use super::request::{Request, group_name, invalid, point, read_body, volume_name};
 use super::routes::{Found, Operation, find};
-use super::{Api, guard, metrics, openapi};
+use super::{Api, export, guard, metrics, openapi};
 
-type Handled = Result<Reply, Problem>;
+pub(super) type Handled = Result<Reply, Problem>;
 
 /// Every request, whatever its method and path, has an answer: this filter rejects nothing.
 pub(crate) fn filter<C: Control>(
@@ -105,6 +105,11 @@ async fn perform<C: Control>(
         Operation::ImageMaterialize => materialize(control, segment).await,
         Operation::ImageCommit => commit(control, segment, request).await,
         Operation::ImageRemove => image_remove(control, segment, request).await,
+        Operation::Exports => Ok(Reply::json(&Page::whole(control.exports().await?))),
+        Operation::ExportCreate => export::create(control, request).await,
+        Operation::Export => Ok(Reply::json(&control.export(image_key(segment)?).await?)),
+        Operation::ExportRemove => export::remove(control, segment, request).await,
+        Operation::ExportConnect => export::connect(control, segment, request).await,
         Operation::Policies => Ok(Reply::json(&Page::whole(control.policies().await?))),
         Operation::PolicySet => Ok(Reply::json(&control.policy_set(request.json()?).await?)),
         Operation::Timeline => Ok(Reply::json(&control.timeline(volume_name(segment)?).await?)),
@@ -238,12 +243,17 @@ async fn image_clone<C: Control>(control: &C, segment: &str, request: &Request) 
 }
 
 async fn image_remove<C: Control>(control: &C, segment: &str, request: &Request) -> Handled {
-    let force = match request.param("force")?.as_deref() {
-        None | Some("false") => false,
-        Some("true") => true,
-        Some(other) => return Err(invalid(format!("?force={other} is neither true nor false"))),
-    };
+    let force = flag(request, "force")?;
     control.image_remove(image_key(segment)?, force).await.map(|()| Reply::nothing())
+}
+
+/// Is it said to be so? By itself it is not.
+pub(super) fn flag(request: &Request, name: &str) -> Result<bool, Problem> {
+    match request.param(name)?.as_deref() {
+        None | Some("false") => Ok(false),
+        Some("true") => Ok(true),
+        Some(other) => Err(invalid(format!("?{name}={other} is neither true nor false"))),
+    }
 }
 
 fn check_image(name: Option<&Name>, writable: bool, quota: Option<u64>) -> Result<(), Problem> {
@@ -329,7 +339,7 @@ async fn health<C: Control>(control: &C) -> Reply {
     Reply::json(&view).with_status(status)
 }
 
-fn image_key(segment: &str) -> Result<ImageKey, Problem> {
+pub(super) fn image_key(segment: &str) -> Result<ImageKey, Problem> {
     let unknown = || {
         Problem::new(Code::NotFound, format!("there is no image {segment:?}"))
             .fix("list the images: chronogate image ls")

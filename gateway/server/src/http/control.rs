@@ -4,10 +4,10 @@ use std::future::Future;
 use std::path::PathBuf;
 
 use cx_api::{
-    BookmarkCreate, BookmarkView, DiffView, GroupPointView, GroupView, HoldCreate, HoldView, ImageClone,
-    ImageCommit, ImageCreate, ImageView, JobId, JobView, PinView, PointView, PolicySet, PolicyView, Problem,
-    RepairCreate, RepairView, SessionView, StatusView, TimelineView, UnitView, VerificationCreate,
-    VerificationView, VolumeView,
+    BookmarkCreate, BookmarkView, ConnectView, DiffView, ExportCreate, ExportView, GroupPointView, GroupView,
+    HoldCreate, HoldView, ImageClone, ImageCommit, ImageCreate, ImageView, JobId, JobView, PinView,
+    PointView, PolicySet, PolicyView, Problem, RepairCreate, RepairView, SessionView, StatusView,
+    TimelineView, UnitView, VerificationCreate, VerificationView, VolumeView,
 };
 use gateway_image::Point;
 use tap_block::{Lsn, Name};
@@ -99,6 +99,30 @@ pub trait Control: Send + Sync + 'static {
     /// Removes an image; refused while it is open. With `force` it is taken away from who has it open, and one that is gone already
     /// is removed.
     fn image_remove(&self, which: ImageKey, force: bool) -> impl Future<Output = Answer<()>> + Send;
+
+    /// Every image that is exported with rules, in the order in which that was asked for.
+    fn exports(&self) -> impl Future<Output = Answer<Vec<ExportView>>> + Send;
+
+    /// One of them.
+    fn export(&self, which: ImageKey) -> impl Future<Output = Answer<ExportView>> + Send;
+
+    /// Exports an image.
+    fn export_create(
+        &self,
+        which: ImageKey,
+        wanted: ExportCreate,
+    ) -> impl Future<Output = Answer<ExportView>> + Send;
+
+    /// Takes an export back; refused while somebody is logged in. With `force` it is taken away from them, and one whose image is
+    /// gone is taken back.
+    fn export_remove(&self, which: ImageKey, force: bool) -> impl Future<Output = Answer<()>> + Send;
+
+    /// What to type at clients to open it, at this portal (`HOST:PORT`) or the first there is.
+    fn export_connect(
+        &self,
+        which: ImageKey,
+        portal: Option<String>,
+    ) -> impl Future<Output = Answer<ConnectView>> + Send;
 
     /// Starts (or goes on with) a restore to `path`.
     fn restore(

@@ -48,6 +48,11 @@ pub(crate) enum Operation {
     ImageClone,
     ImageMaterialize,
     ImageCommit,
+    Exports,
+    ExportCreate,
+    Export,
+    ExportRemove,
+    ExportConnect,
     Policies,
     PolicySet,
     Timeline,
@@ -86,7 +91,7 @@ const fn route(method: Method, template: &'static str, operation: Operation) -> 
     Route { method, template, operation }
 }
 
-static ROUTES: [Route; 38] = [
+static ROUTES: [Route; 43] = [
     route(Method::Get, "/api/v1/volumes", Operation::Volumes),
     route(Method::Get, "/api/v1/volumes/{volume}", Operation::Volume),
     route(Method::Get, "/api/v1/volumes/{volume}/point", Operation::Point),
@@ -114,6 +119,11 @@ static ROUTES: [Route; 38] = [
     route(Method::Post, "/api/v1/images/{image}/clones", Operation::ImageClone),
     route(Method::Post, "/api/v1/images/{image}/materialization", Operation::ImageMaterialize),
     route(Method::Post, "/api/v1/images/{image}/commit", Operation::ImageCommit),
+    route(Method::Get, "/api/v1/exports", Operation::Exports),
+    route(Method::Post, "/api/v1/exports", Operation::ExportCreate),
+    route(Method::Get, "/api/v1/exports/{export}", Operation::Export),
+    route(Method::Delete, "/api/v1/exports/{export}", Operation::ExportRemove),
+    route(Method::Get, "/api/v1/exports/{export}/connect", Operation::ExportConnect),
     route(Method::Post, "/api/v1/restores", Operation::RestoreCreate),
     route(Method::Post, "/api/v1/verifications", Operation::Verify),
     route(Method::Get, "/api/v1/jobs", Operation::Jobs),
@@ -222,6 +232,11 @@ mod tests {
             ("POST", paths::clones("img")),
             ("POST", paths::materialization("img")),
             ("POST", paths::commit("img")),
+            ("GET", paths::EXPORTS.to_owned()),
+            ("POST", paths::EXPORTS.to_owned()),
+            ("GET", paths::export("img")),
+            ("DELETE", paths::export_forced("img").split('?').next().unwrap().to_owned()),
+            ("GET", paths::export_connect("img", Some("a:1")).split('?').next().unwrap().to_owned()),
             ("POST", paths::RESTORES.to_owned()),
             ("GET", paths::JOBS.to_owned()),
             ("GET", paths::job(seven)),

@@ -1,6 +1,7 @@
 //! A whole gateway, from the link to the NBD client: fed by a tap in memory, asked as the API asks.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing, reason = "tests")]
 
+mod exports;
 mod gates;
 mod images;
 mod limits;

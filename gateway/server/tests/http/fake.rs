@@ -4,11 +4,11 @@ use std::path::PathBuf;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use cx_api::{
-    BookmarkCreate, BookmarkView, Code, DiffView, ExtentView, GapView, GroupPointView, GroupView, Health,
-    HoldCreate, HoldView, ImageClone, ImageCommit, ImageCreate, ImageView, JobId, JobKind, JobState, JobView,
-    JournalView, PinView, PointView, PolicySet, PolicyView, Problem, RepairCreate, RepairView, SessionView,
-    StatusView, SyncView, TimelineView, UnitView, VerificationCreate, VerificationView, VolumeState,
-    VolumeView,
+    BookmarkCreate, BookmarkView, Code, ConnectView, DiffView, ExportCreate, ExportView, ExtentView, GapView,
+    GroupPointView, GroupView, Health, HoldCreate, HoldView, ImageClone, ImageCommit, ImageCreate, ImageView,
+    JobId, JobKind, JobState, JobView, JournalView, PinView, PointView, PolicySet, PolicyView, Problem,
+    RepairCreate, RepairView, SessionView, StatusView, SyncView, TimelineView, UnitView, VerificationCreate,
+    VerificationView, VolumeState, VolumeView,
 };
 use gateway_image::Point;
 use gateway_server::http::{Answer, Control, ImageKey, Points};
@@ -134,6 +134,18 @@ fn group() -> GroupView {
     serde_json::from_str(include_str!("../../../../cx/api/tests/golden/group.json")).unwrap()
 }
 
+fn export() -> ExportView {
+    serde_json::from_str(include_str!("../../../../cx/api/tests/golden/export.json")).unwrap()
+}
+
+fn known_export(which: &ImageKey) -> Answer<ExportView> {
+    match which {
+        ImageKey::Id(3) => Ok(export()),
+        ImageKey::Name(name) if name.as_str() == "web01-test" => Ok(export()),
+        other => Err(Problem::new(Code::NotFound, format!("there is no image {other:?}"))),
+    }
+}
+
 impl Control for Fake {
     async fn volumes(&self) -> Answer<Vec<VolumeView>> {
         Ok(vec![volume()])
@@ -225,6 +237,47 @@ impl Control for Fake {
             return Ok(());
         }
         Err(Problem::new(Code::Conflict, "the image is open").fix("disconnect its clients"))
+    }
+
+    async fn exports(&self) -> Answer<Vec<ExportView>> {
+        Ok(vec![export()])
+    }
+
+    async fn export(&self, which: ImageKey) -> Answer<ExportView> {
+        known_export(&which)
+    }
+
+    async fn export_create(&self, which: ImageKey, wanted: ExportCreate) -> Answer<ExportView> {
+        self.acts.fetch_add(1, Ordering::SeqCst);
+        let user = |login: &Option<cx_api::ChapLogin>| login.as_ref().map(|login| login.user.clone());
+        let (chap_user, mutual_chap_user) = (user(&wanted.chap), user(&wanted.mutual_chap));
+        let (acl, as_original, lun) = (wanted.acl, wanted.as_original, wanted.lun.unwrap_or(1));
+        let uri = format!("iscsi://127.0.0.1:3260/iqn.2026-01.example.chronogate:web01-test/{lun}");
+        Ok(ExportView {
+            chap_user,
+            mutual_chap_user,
+            acl,
+            as_original,
+            lun,
+            uri: uri.clone(),
+            uris: vec![uri],
+            ..known_export(&which)?
+        })
+    }
+
+    async fn export_remove(&self, which: ImageKey, force: bool) -> Answer<()> {
+        if force {
+            return Ok(());
+        }
+        known_export(&which)?;
+        Err(Problem::new(Code::Conflict, "somebody is logged in").fix("log him out"))
+    }
+
+    async fn export_connect(&self, which: ImageKey, portal: Option<String>) -> Answer<ConnectView> {
+        known_export(&which)?;
+        let view: ConnectView =
+            serde_json::from_str(include_str!("../../../../cx/api/tests/golden/connect.json")).unwrap();
+        Ok(ConnectView { portal: portal.unwrap_or(view.portal.clone()), ..view })
     }
 
     async fn restore(&self, _: Name, _: Point, path: PathBuf) -> Answer<JobView> {

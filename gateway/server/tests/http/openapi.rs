@@ -59,6 +59,9 @@ async fn schemas_have_the_fields_of_the_types() {
         ("Verification", include_str!("../../../../cx/api/tests/golden/verification.json")),
         ("Job", include_str!("../../../../cx/api/tests/golden/job.json")),
         ("Session", include_str!("../../../../cx/api/tests/golden/session.json")),
+        ("Session", include_str!("../../../../cx/api/tests/golden/session-iscsi.json")),
+        ("Export", include_str!("../../../../cx/api/tests/golden/export.json")),
+        ("Connect", include_str!("../../../../cx/api/tests/golden/connect.json")),
         ("Status", include_str!("../../../../cx/api/tests/golden/status.json")),
         ("Health", include_str!("../../../../cx/api/tests/golden/health.json")),
         ("Problem", include_str!("../../../../cx/api/tests/golden/problem.json")),
@@ -76,6 +79,9 @@ async fn schemas_have_the_fields_of_the_types() {
         serde_json::from_str(include_str!("../../../../cx/api/tests/golden/group.json")).unwrap();
     conforms(&document, "GroupPoint", &group["newest"]);
     conforms(&document, "MemberPoint", &group["newest"]["members"][0]);
+    let connect: Value =
+        serde_json::from_str(include_str!("../../../../cx/api/tests/golden/connect.json")).unwrap();
+    conforms(&document, "ClientLines", &connect["clients"][0]);
     conforms(&document, "Gap", &volume["gaps"][0]);
     conforms(&document, "Proof", &volume["verified"]);
     conforms(&document, "Limit", &volume["history_limit"]);

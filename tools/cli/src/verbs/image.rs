@@ -9,7 +9,7 @@ use tap_block::Name;
 
 use super::job::{follow, interrupts};
 use super::parse::VolumePoint;
-use super::{Context, Globals, Result, parse};
+use super::{Context, Globals, Result, export, parse};
 use crate::output::{self, Failure, or_dash, print, print_json, say};
 
 /// Of `image`.
@@ -99,6 +99,8 @@ pub(crate) struct MountArgs {
     #[command(flatten)]
     options: Options,
     #[command(flatten)]
+    rules: export::RuleArgs,
+    #[command(flatten)]
     globals: Globals,
 }
 
@@ -136,7 +138,11 @@ pub(super) async fn run(args: ImageArgs) -> Result<()> {
 pub(super) async fn mount(args: MountArgs) -> Result<()> {
     let context = Context::new(&args.globals)?;
     let VolumePoint { volume, point } = args.what;
+    let asked = if args.rules.is_any() { Some(args.rules.read()?) } else { None };
     let mut image = create(&context, volume, point, args.options).await?;
+    if let Some(asked) = asked {
+        image = exported(&context, image, asked).await?;
+    }
     if args.iscsi {
         let uri = image.uris.iter().find(|uri| uri.starts_with("iscsi://"));
         image.uri = uri.cloned().unwrap_or_default();
@@ -146,7 +152,10 @@ pub(super) async fn mount(args: MountArgs) -> Result<()> {
     }
     if image.uri.is_empty() {
         let (cause, cure) = match args.iscsi {
-            true => ("the gateway has no iSCSI portal", "start it with --iscsi HOST:PORT"),
+            true => (
+                "the gateway has no iSCSI portal, or none on loopback, and without access rules it is for this machine alone",
+                "start it with --iscsi HOST:PORT, or say who may log in: --acl IQN, --chap USER",
+            ),
             false => ("the gateway has no NBD listener", "start it with --nbd unix:PATH or --nbd HOST:PORT"),
         };
         return Err(Failure::new(ExitStatus::Error, format!("image {} is served nowhere", image.name))
@@ -158,6 +167,24 @@ pub(super) async fn mount(args: MountArgs) -> Result<()> {
         say(&format!("image {name} at lsn:{lsn}; when done: chronogate image rm {name}\n"));
     }
     print(&format!("{}\n", image.uri))
+}
+
+/// The image with its export, or neither.
+async fn exported(context: &Context, mut image: ImageView, asked: export::Asked) -> Result<ImageView> {
+    let id = image.id.to_string();
+    match export::create(context, &id, asked).await {
+        Ok(export) => {
+            image.uris.retain(|uri| !uri.starts_with("iscsi://"));
+            image.uris.extend(export.uris);
+            Ok(image)
+        }
+        Err(mut failure) => {
+            if context.client.delete(&paths::image(&id)).await.is_err() {
+                failure.what = format!("image {} is made, but not exported: {}", image.name, failure.what);
+            }
+            Err(failure)
+        }
+    }
 }
 
 async fn create(context: &Context, volume: Name, at: String, options: Options) -> Result<ImageView> {

@@ -18,7 +18,7 @@ pub(crate) struct SessionArgs {
 
 #[derive(Debug, Subcommand)]
 enum SessionCommand {
-    /// Lists every NBD client that is connected, oldest first
+    /// Lists every NBD client and iSCSI initiator that is connected, oldest first
     Ls,
     /// Ends a client's connection at once; it may connect again
     Kick {
@@ -51,8 +51,9 @@ fn list(sessions: &[SessionView]) -> String {
             [
                 s.id.to_string(),
                 s.at.clone(),
-                or_dash(s.export.clone()),
+                or_dash(s.target.clone().or_else(|| s.export.clone())),
                 s.client.clone(),
+                or_dash(s.initiator.clone()),
                 or_dash(s.certificate.clone()),
                 or_dash(s.tls.clone()),
                 output::time(Some(s.since)),
@@ -68,6 +69,7 @@ fn list(sessions: &[SessionView]) -> String {
         "AT",
         "EXPORT",
         "CLIENT",
+        "INITIATOR",
         "CERTIFICATE",
         "TLS",
         "SINCE",
@@ -96,6 +98,11 @@ mod tests {
         };
         let text = list(&[session, strange]);
         assert!(text.contains("7   gateway  web01@-10m"), "{text}");
+        let golden = include_str!("../../../../cx/api/tests/golden/session-iscsi.json");
+        let initiator = list(&[serde_json::from_str(golden).unwrap()]);
+        assert!(
+            initiator.contains("iqn.2026-01.example.chronogate:web01-test  10.0.0.8:51113  iqn.1998-01.com")
+        );
         assert!(text.contains("8 KiB") && !text.contains('\u{1b}'), "{text}");
     }
 }

@@ -156,6 +156,65 @@ async fn options_reach_the_gateway() {
     );
 }
 
+/// With this on standard input.
+fn fed(server: &Server, words: &[&str], input: &str) -> Output {
+    let mut command = program(&server.url(), words);
+    let mut child =
+        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    child.stdin.take().unwrap().write_all(input.as_bytes()).unwrap();
+    output_of(child)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_export_has_its_secrets_from_a_file_the_environment_or_standard_input() {
+    let server = Server::new().await;
+    let tmp = tempfile::tempdir().unwrap();
+    let file = tmp.path().join("secret").display().to_string();
+    std::fs::write(&file, "of-the-file-1\n").unwrap();
+    let create = ["export", "create", "3", "--iscsi", "--lun", "7", "--acl", "iqn.x:a", "--acl", "iqn.x:b"];
+    let shown = text(&server, &[&create[..], &["--chap", "esx", "--chap-secret-file", &file]].concat());
+    assert!(
+        shown.contains("lun          7\n") && shown.contains("initiators   iqn.x:a, iqn.x:b\n"),
+        "{shown}"
+    );
+    let both = ["mount", "web01@now", "--iscsi", "--chap", "esx", "--mutual-chap", "array", "--as-original"];
+    let mounted = fed(&server, &both, "of-the-line-1\r\nof-the-line-2\n");
+    assert_eq!(stdout(&mounted), "iscsi://127.0.0.1:3260/iqn.2026-01.example.chronogate:web01-test/1\n");
+    let mut command = program(&server.url(), &["export", "create", "3", "--iscsi", "--chap", "esx"]);
+    let output = finish(command.env("CHRONOGATE_CHAP_SECRET", "of-the-environment"));
+    assert!(output.status.success() && !stdout(&output).contains("of-the"), "{}", stderr(&output));
+    let asked = server.gateway.asked.lock().unwrap().clone();
+    let of = |text: &str| asked.iter().filter(|asked| asked.contains(text)).count();
+    assert_eq!(of(r#""chap":{"user":"esx","secret":"of-the-file-1"}"#), 1, "{asked:?}");
+    assert_eq!(
+        of(r#""mutual_chap":{"user":"array","secret":"of-the-line-2"},"as_original":true"#),
+        1,
+        "{asked:?}"
+    );
+    assert_eq!(of(r#""secret":"of-the-line-1""#) + of(r#""secret":"of-the-environment""#), 2, "{asked:?}");
+    let missing = fed(&server, &["export", "create", "3", "--iscsi", "--chap", "esx"], "");
+    assert_eq!(missing.status.code(), Some(2), "{}", stderr(&missing));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn exports_are_listed_shown_connected_to_and_taken_back() {
+    let server = Server::new().await;
+    assert_eq!(json(&server, &["export", "ls"])[0]["target"], "iqn.2026-01.example.chronogate:web01-test");
+    assert_eq!(json(&server, &["export", "show", "web01-test"])["lun"], 7);
+    let lines = text(&server, &["export", "connect", "3", "--portal", "10.0.0.9"]);
+    assert!(lines.starts_with("# open-iscsi (not tried"), "{lines}");
+    assert_eq!(json(&server, &["export", "connect", "3", "--portal", "10.0.0.9"])["portal"], "10.0.0.9:3260");
+    assert_eq!(failure(&server.url(), &["export", "rm", "3"]).0, Some(5));
+    assert_eq!(failure(&server.url(), &["export", "rm", "none"]).0, Some(3));
+    assert_eq!(failure(&server.url(), &["export", "connect", "3", "--portal", "a b"]).0, Some(2));
+    assert_eq!(json(&server, &["export", "rm", "none", "--force"])["removed"], "none");
+    // What the gateway has against an export leaves no image behind.
+    let words = ["mount", "web01@now", "--iscsi", "--acl", "esx1"];
+    let (exit, said) = failure(&server.url(), &words);
+    assert_eq!(exit, Some(2));
+    assert!(said.starts_with("error: \"esx1\" is no name"), "{said}");
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn every_failure_has_its_exit_code_and_says_what_to_do() {
     let server = Server::new().await;
@@ -191,6 +250,11 @@ fn a_wrong_command_line_is_a_usage_error() {
         &["bookmark", "create", "web01", "b", "--wait", "soon"],
         &["mount", "web01"],
         &["mount", "web01@"],
+        &["mount", "web01@now", "--lun", "7"],
+        &["mount", "web01@now", "--iscsi", "--mutual-chap", "x"],
+        &["export", "create", "3"],
+        &["export", "create", "3", "--iscsi", "--lun", "256"],
+        &["export", "create", "3", "--iscsi", "--chap-secret-file", "x"],
         &["image", "create", "web01"],
         &["image", "create", "web01", "--at", "now", "--quota", "1G"],
         &["restore", "web01@now"],
