@@ -17,9 +17,14 @@ const GONE_WITHIN: Duration = Duration::from_secs(5);
 const LOOK_AGAIN: Duration = Duration::from_millis(10);
 
 impl Gateway {
-    /// The clients of this front are listed, and ended, with the gateway's own: that of a tap in the same process.
-    pub fn list_clients_of(&self, tap: &Arc<FrontHandle>) {
-        *self.tap_front.lock().unwrap_or_else(PoisonError::into_inner) = Arc::downgrade(tap);
+    /// The clients of these fronts are listed, and ended, with the gateway's own: those of a tap in the same process, each by
+    /// the name that the API has for it.
+    pub fn list_clients_of<'a>(
+        &self,
+        fronts: impl IntoIterator<Item = (&'static str, &'a Arc<FrontHandle>)>,
+    ) {
+        let fronts = fronts.into_iter().map(|(name, front)| (name, Arc::downgrade(front)));
+        *self.tap_fronts.lock().unwrap_or_else(PoisonError::into_inner) = fronts.collect();
     }
 
     pub(crate) fn session_views(&self) -> Vec<SessionView> {
@@ -118,10 +123,11 @@ impl Gateway {
 
     /// Where clients connect, by the name that the API has for it.
     fn doors(&self) -> Vec<(&'static str, Arc<FrontHandle>)> {
-        let tap = self.tap_front.lock().unwrap_or_else(PoisonError::into_inner).upgrade();
+        let tap = self.tap_fronts.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let tap = tap.into_iter().map(|(name, front)| (name, front.upgrade()));
         let Fronts { nbd, iscsi } = self.fronts();
-        let named = [("gateway", nbd), ("iscsi", iscsi), ("tap", tap)];
-        named.into_iter().filter_map(|(name, front)| Some((name, front?))).collect()
+        let named = [("gateway", nbd), ("iscsi", iscsi)].into_iter().chain(tap);
+        named.filter_map(|(name, front)| Some((name, front?))).collect()
     }
 }
 

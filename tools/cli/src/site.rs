@@ -67,6 +67,7 @@ pub(crate) struct CxPlan {
 pub(crate) struct TapPlan {
     pub(crate) cx: Address,
     pub(crate) nbd: Vec<Listen>,
+    pub(crate) iscsi: Vec<ListenAddress>,
     pub(crate) protect: Vec<Protect>,
     pub(crate) groups: Vec<GroupOf>,
     pub(crate) group_interval: Duration,
@@ -103,6 +104,17 @@ pub(crate) struct Ready {
 pub(crate) struct ReadyVolume {
     /// Where the guest opens the protected disk.
     pub(crate) tap: String,
+    /// Where it opens it over iSCSI.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub(crate) iscsi: Vec<String>,
+}
+
+impl ReadyVolume {
+    /// Its URIs, those over NBD first.
+    fn new(uris: Vec<String>) -> Self {
+        let (iscsi, nbd): (Vec<_>, Vec<_>) = uris.into_iter().partition(|uri| uri.starts_with("iscsi://"));
+        Self { tap: nbd.into_iter().next().unwrap_or_default(), iscsi }
+    }
 }
 
 impl Site {
@@ -186,7 +198,7 @@ impl Site {
 
     /// Beside a gateway the tap also protects the disks that images were committed to, and those that will be.
     fn start_tap(&mut self, plan: TapPlan, door: Door, data: PathBuf, hub: &Hub) -> Result<(), Failure> {
-        let TapPlan { cx, nbd: listen, protect, groups, group_interval } = plan;
+        let TapPlan { cx, nbd: listen, iscsi, protect, groups, group_interval } = plan;
         let (hub, limits, listen) = (hub.clone(), Limits::default(), addresses(listen));
         let Door { limits: nbd_limits, security } = door;
         let config = TapConfig {
@@ -195,6 +207,7 @@ impl Site {
             listen,
             nbd_limits,
             security,
+            iscsi,
             cx,
             hub,
             limits,
@@ -204,7 +217,8 @@ impl Site {
         let started = tokio::task::block_in_place(|| Tap::start(config));
         let tap = Arc::new(started.map_err(|e| cannot_start("the tap", &e))?);
         if let Some(gateway) = &self.gateway {
-            gateway.gateway().list_clients_of(tap.front());
+            let fronts = [Some(("tap", tap.front())), tap.iscsi().map(|front| ("tap-iscsi", front))];
+            gateway.gateway().list_clients_of(fronts.into_iter().flatten());
             gateway.gateway().protect_with(protector(&tap));
             let protected = tokio::task::block_in_place(|| gateway.gateway().protect_committed());
             protected.map_err(|e| cannot_start("the tap", &e))?;
@@ -236,11 +250,7 @@ impl Site {
         let volumes = self.tap.iter().flat_map(|tap| tap.volumes());
         Ready {
             api: self.gateway.as_ref().and_then(GatewayHandle::api).map(|a| format!("http://{a}")),
-            volumes: volumes
-                .map(|v| {
-                    (v.name.to_string(), ReadyVolume { tap: v.uris.into_iter().next().unwrap_or_default() })
-                })
-                .collect(),
+            volumes: volumes.map(|v| (v.name.to_string(), ReadyVolume::new(v.uris))).collect(),
             nbd: self.gateway.as_ref().map(GatewayHandle::nbd_uris).unwrap_or_default(),
             iscsi: self.gateway.as_ref().map(GatewayHandle::iscsi_portals).unwrap_or_default(),
             links,
@@ -318,6 +328,7 @@ impl Plan {
         }
         open.extend(self.cx.iter().flat_map(|c| c.listen.iter().filter_map(link)));
         open.extend(self.tap.iter().flat_map(|t| t.nbd.iter().filter_map(|listen| tcp(listen, tap))));
+        open.extend(self.tap.iter().flat_map(|t| t.iscsi.iter().filter_map(portal)));
         match open.iter().find(|a| !is_loopback(a)) {
             None => Ok(()),
             Some(address) => Err(Failure::usage(format!("{address} can be reached from other machines"))
