@@ -58,7 +58,6 @@ impl Sense {
     pub(crate) const RESERVATIONS_RELEASED: Self = Self::new(6, 0x2a04);
     pub(crate) const REGISTRATIONS_PREEMPTED: Self = Self::new(6, 0x2a05);
     pub(crate) const CAPACITY_CHANGED: Self = Self::new(6, 0x2a09);
-    pub(crate) const COMMANDS_CLEARED: Self = Self::new(6, 0x2f00);
 
     pub(crate) const fn new(key: u8, code: u16) -> Self {
         Self { key, code, information: None, pointer: None }
