@@ -187,9 +187,11 @@ impl Work {
     pub(crate) fn give(&mut self, nexus: &Nexus, data: Bytes) -> Result<(), Sense> {
         self.data = data;
         if matches!(self.kind, Kind::Write { .. } | Kind::WriteAndVerify { .. }) {
-            // An initiator that has less than its CDB speaks of: whole blocks are written.
-            let whole = count(self.data.len()) / nexus.disk().block * nexus.disk().block;
-            self.data.truncate(index(whole));
+            // An initiator may have less than its CDB speaks of, but in whole blocks: of a part of one it would be told, in the
+            // residual, that it was written.
+            if !count(self.data.len()).is_multiple_of(nexus.disk().block) {
+                return Err(Sense::INVALID_INFORMATION_UNIT);
+            }
         }
         if let Kind::Copy { copy, .. } = &mut self.kind {
             *copy = Some(Copy::parse(nexus.unit.identity(), nexus.disk(), &self.data)?);
