@@ -416,6 +416,19 @@ mod tests {
     }
 
     #[test]
+    fn a_volume_is_ready_over_nbd_and_where_it_is_served_over_iscsi() {
+        let uris =
+            ["nbd+unix:///a?socket=/s", "nbd://h:1/a", "iscsi://h:2/t:a/1"].map(str::to_owned).to_vec();
+        let volume = ReadyVolume::new(uris);
+        assert_eq!(
+            (volume.tap.as_str(), volume.iscsi.as_slice()),
+            ("nbd+unix:///a?socket=/s", &["iscsi://h:2/t:a/1".to_owned()][..])
+        );
+        let nbd = serde_json::to_value(ReadyVolume::new(vec!["nbd://h:1/a".to_owned()])).unwrap();
+        assert_eq!(nbd, serde_json::json!({ "tap": "nbd://h:1/a" }), "as it was before");
+    }
+
+    #[test]
     fn a_journal_limit_that_cannot_be_kept_is_refused() {
         let least = gateway_server::GatewayConfig::new("/nowhere".into()).store.least_limit();
         assert_eq!(least, 1 << 30);
