@@ -131,7 +131,7 @@ mod tests {
     #[test]
     fn identities_are_the_volumes_own() {
         let one = identity(VolumeId::new(0x1234_5678_9abc_def0));
-        assert_eq!(format!("{:032x}", one.naa), "602c09c00000000012345678".to_owned() + "9abcdef0");
+        assert_eq!(format!("{:032x}", one.naa), "602c09c000000000123456789abcdef0");
         assert_eq!(one.serial, "00000000123456789abcdef0");
         assert_ne!(one.naa, identity(VolumeId::new(7)).naa);
     }

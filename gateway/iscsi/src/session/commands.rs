@@ -169,7 +169,9 @@ impl Session {
             self.tags.remove(&tag);
         }
         let set = task.nexus.and_then(|n| self.sets.get_mut(n));
-        self.stirred |= set.zip(task.turn).is_some_and(|(set, turn)| set.leave(turn));
+        let others_may_begin = set.zip(task.turn).is_some_and(|(set, turn)| set.leave(turn));
+        // One that has not begun is taken off the list of those that wait when that is looked through.
+        self.stirred |= others_may_begin || task.stage == Stage::Dormant;
         Some(task)
     }
 

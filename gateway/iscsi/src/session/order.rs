@@ -13,16 +13,17 @@ const HEAD_OF_QUEUE: u8 = 3;
 pub(super) struct TaskSet {
     /// Oldest first: an ordered command is alone in its group, simple ones that came between two such share one.
     groups: VecDeque<Group>,
-    /// The number of the first.
-    first: u64,
+    next: u64,
     /// Commands at the head of the queue.
     heads: usize,
 }
 
+/// One or more commands.
 #[derive(Debug)]
 struct Group {
+    number: u64,
     ordered: bool,
-    /// Its commands that have not ended.
+    /// Those that have not ended.
     left: usize,
 }
 
@@ -38,55 +39,48 @@ pub(crate) enum Turn {
 impl TaskSet {
     /// A command comes, with its attribute (RFC 7143 section 11.3.1); untagged ones are simple.
     pub(super) fn enter(&mut self, attribute: u8) -> Turn {
-        match (attribute, self.groups.back_mut()) {
-            (HEAD_OF_QUEUE, _) => {
-                self.heads += 1;
-                return Turn::Head;
-            }
-            (ORDERED, _) => self.groups.push_back(Group { ordered: true, left: 1 }),
-            (_, Some(group)) if !group.ordered => group.left += 1,
-            _ => self.groups.push_back(Group { ordered: false, left: 1 }),
+        if attribute == HEAD_OF_QUEUE {
+            self.heads += 1;
+            return Turn::Head;
         }
-        Turn::Group(self.first + tap_block::units::count(self.groups.len()) - 1)
+        let ordered = attribute == ORDERED;
+        if let Some(group) = self.groups.back_mut().filter(|group| !ordered && !group.ordered) {
+            group.left += 1;
+            return Turn::Group(group.number);
+        }
+        let number = self.next;
+        self.next += 1;
+        self.groups.push_back(Group { number, ordered, left: 1 });
+        Turn::Group(number)
     }
 
     /// May it begin?
     pub(super) fn has_come(&self, turn: Turn) -> bool {
-        match turn {
-            Turn::Head => true,
-            Turn::Group(number) => {
-                let ordered = self.groups.get(self.place(number)).is_some_and(|group| group.ordered);
-                let mut before = self.groups.iter().take(self.place(number));
-                self.heads == 0 && before.all(|group| group.left == 0 || !ordered && !group.ordered)
-            }
-        }
+        let Turn::Group(number) = turn else { return true };
+        let ordered = self.place(number).and_then(|at| self.groups.get(at)).is_some_and(|g| g.ordered);
+        let mut before = self.groups.iter().take_while(|group| group.number != number);
+        self.heads == 0 && before.all(|group| !ordered && !group.ordered)
     }
 
     /// A command has ended; may others begin for that?
     pub(super) fn leave(&mut self, turn: Turn) -> bool {
-        let emptied = match turn {
-            Turn::Head => {
-                self.heads -= 1;
-                self.heads == 0
-            }
-            Turn::Group(number) => {
-                let at = self.place(number);
-                self.groups.get_mut(at).is_some_and(|group| {
-                    group.left -= 1;
-                    group.left == 0
-                })
-            }
+        let Turn::Group(number) = turn else {
+            self.heads -= 1;
+            return self.heads == 0;
         };
-        while self.groups.front().is_some_and(|group| group.left == 0) {
-            self.groups.pop_front();
-            self.first += 1;
+        let Some(at) = self.place(number) else { return false };
+        let Some(group) = self.groups.get_mut(at) else { return false };
+        group.left -= 1;
+        let is_empty = group.left == 0;
+        if is_empty {
+            self.groups.remove(at);
         }
-        emptied
+        is_empty
     }
 
-    /// Where a group is among those that are left.
-    fn place(&self, number: u64) -> usize {
-        usize::try_from(number.wrapping_sub(self.first)).unwrap_or(usize::MAX)
+    /// Where a group is; most often in front.
+    fn place(&self, number: u64) -> Option<usize> {
+        self.groups.iter().position(|group| group.number == number)
     }
 }
 
@@ -128,5 +122,19 @@ mod tests {
         assert!(!set.has_come(ordered), "it is its turn, but for those before it");
         assert!(!set.leave(heads[1]) && !set.has_come(ordered));
         assert!(set.leave(heads[0]) && set.has_come(ordered));
+    }
+
+    #[test]
+    fn what_was_aborted_leaves_nothing_behind() {
+        let mut set = TaskSet::default();
+        let stuck = set.enter(SIMPLE);
+        let mut last = set.enter(ORDERED);
+        for _ in 0..1000 {
+            let next = set.enter(ORDERED);
+            assert!(set.leave(last));
+            last = next;
+        }
+        assert_eq!(set.groups.len(), 2);
+        assert!(!set.has_come(last) && set.leave(stuck) && set.has_come(last));
     }
 }
