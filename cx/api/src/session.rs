@@ -10,7 +10,8 @@ use crate::json;
 pub struct SessionView {
     /// Unique since the program was started.
     pub id: u64,
-    /// What it is connected to: `gateway` (history and images over NBD), `iscsi` (the same over iSCSI) or `tap` (protected disks).
+    /// What it is connected to: `gateway` (history and images over NBD), `iscsi` (the same over iSCSI), `tap` or `tap-iscsi`
+    /// (protected disks).
     pub at: String,
     /// Where it comes from: address and port, or process and user.
     pub client: String,

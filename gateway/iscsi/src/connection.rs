@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
-use tap_block::{BlockDevice, CompletionQueue, Monotonic, Op, Outcome, Output, Ticket};
+use tap_block::{Answered, BlockDevice, CompletionQueue, Monotonic, Op, Output, Ticket};
 use thiserror::Error;
 
 use crate::login::chap::{Access, Challenge};
@@ -380,10 +380,10 @@ impl Connection {
     }
 
     /// The outcome that came to the queue with `tag`. An unknown tag changes nothing.
-    pub fn handle_completion(&mut self, tag: u64, outcome: Outcome) {
+    pub fn handle_completion(&mut self, tag: u64, answered: Answered) {
         match &mut self.phase {
             Phase::Full(_) if tag == KICK => self.kicked = true,
-            Phase::Full(session) => session.handle_completion(tag, outcome, &mut self.output),
+            Phase::Full(session) => session.handle_completion(tag, answered, &mut self.output),
             Phase::Login(_) => {}
         }
     }

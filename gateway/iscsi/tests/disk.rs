@@ -56,6 +56,7 @@ fn inquiry_and_every_page_say_who_it_is() {
     let limits = page(0xb0);
     assert_eq!((limits[1], &limits[2..4]), (255, &[0, 8][..]));
     assert_eq!(page(0xb2), [0, 0xe4, 2, 0]);
+    assert_eq!(page(0x86)[1], 0x07, "simple, ordered, head of queue");
     for cdb in [[0x12, 1, 0xc7, 0, 96, 0], [0x12, 0, 0x80, 0, 96, 0]] {
         assert_eq!(failed(&rig.reading(&cdb, 96)), INVALID);
     }
@@ -282,6 +283,26 @@ fn unmapped_blocks_read_as_zeroes() {
     assert_eq!(failed(&unmap(&mut rig, &unmap_list(&[(0, 1); 257]))).1, 0x2600);
 }
 
+#[test]
+fn the_status_of_blocks_is_what_the_map_says() {
+    let (_, mut rig) = ready();
+    let status = |rig: &mut Rig, lba: u64, descriptors: u32| {
+        let allotted = 8 + 16 * descriptors;
+        let data = rig.reading(&cdb16(0x9e, 0x12, lba, allotted), allotted).data;
+        let descriptor = |d: &[u8]| (d[7], u32::from_be_bytes(d[8..12].try_into().unwrap()), d[12]);
+        data[8..].chunks(16).map(descriptor).collect::<Vec<_>>()
+    };
+    let all = (SIZE / 512) as u32;
+    assert_eq!(status(&mut rig, 0, 1), [(0, all, 1)], "nothing was written");
+    rig.writing(&cdb16(0x93, 0, 16, 64), &[3; 512]);
+    assert_eq!(status(&mut rig, 0, 9), [(0, 16, 1), (16, 64, 0), (80, all - 80, 1)]);
+    assert_eq!(status(&mut rig, 20, 1), [(20, 60, 0)], "from where it was asked for");
+    let list = unmap_list(&[(32, 8)]);
+    rig.writing(&[0x42, 0, 0, 0, 0, 0, 0, 0, list.len() as u8, 0], &list);
+    assert_eq!(status(&mut rig, 16, 2), [(16, 16, 0), (32, 8, 1)]);
+    assert_eq!(failed(&rig.reading(&cdb16(0x9e, 0x12, SIZE / 512, 24), 24)), OUT_OF_RANGE);
+}
+
 /// An EXTENDED COPY list: the designator, and segments of (blocks, from, to).
 fn copy_list(naa: u128, segments: &[(u16, u64, u64)]) -> Vec<u8> {
     let mut list = vec![0; 16 + 32];
@@ -330,6 +351,20 @@ fn copies_within_the_disk() {
 }
 
 #[test]
+fn a_copy_of_zeroes_is_zeroes_that_take_no_room() {
+    let (_, mut rig) = ready();
+    rig.held = true;
+    let list = copy_list(identity(BlockLength::Short).naa, &[(16, 0, 100)]);
+    rig.start(&cdb16(0x83, 0, 0, list.len() as u32), WRITE, list.len() as u32, &list);
+    let (_, op, ticket) = rig.ops.remove(0);
+    assert_eq!(op, Op::Read { extent: Extent::between(0, 8192) });
+    ticket.answer(Ok(tap_block::Answer::Zeroes(8192)));
+    rig.pump();
+    let extent = Extent::between(51_200, 59_392);
+    assert_eq!(rig.ops[0].1, Op::Zero { extent, fua: false, may_trim: true, fast: false });
+}
+
+#[test]
 fn mode_pages_and_what_can_be_changed() {
     let (_, _, target) = disk();
     let mut one = Rig::ready(&target, 1);
@@ -340,6 +375,11 @@ fn mode_pages_and_what_can_be_changed() {
     assert_eq!((long.len(), long[7]), (8 + 8 + 44, 8));
     assert_eq!(failed(&one.reading(&[0x1a, 0, 0xc8, 0, 255, 0], 255)), (5, 0x3900), "nothing is saved");
     let control = one.reading(&[0x1a, 0x08, 0x0a, 0, 255, 0], 255).data;
+    assert_eq!(
+        (control[6], control[7]),
+        (0x20, 0x10),
+        "a task set for each nexus; commands may be reordered"
+    );
     let mut list = [&[0, 0, 0, 0][..], &control[4..]].concat();
     // D_SENSE and SWP.
     list[6] |= 0x04;

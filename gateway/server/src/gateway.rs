@@ -169,8 +169,8 @@ pub struct Gateway {
     pub(crate) targets: Arc<TargetTable>,
     pub(crate) started: WallTime,
     fronts: Mutex<Fronts>,
-    /// That of a tap in the same process.
-    pub(crate) tap_front: Mutex<Weak<FrontHandle>>,
+    /// Those of a tap in the same process.
+    pub(crate) tap_fronts: Mutex<Vec<(&'static str, Weak<FrontHandle>)>>,
     /// One image is taken out of use at a time, so that of two who take it away both are right.
     pub(crate) removing: tokio::sync::Mutex<()>,
     pub(crate) me: Weak<Self>,
@@ -258,7 +258,7 @@ impl Gateway {
             targets: Arc::new(TargetTable::open(config.data.join("iscsi"), config.open_portals)),
             started: clock.wall(),
             fronts: Mutex::default(),
-            tap_front: Mutex::default(),
+            tap_fronts: Mutex::default(),
             removing: tokio::sync::Mutex::default(),
             me: Weak::clone(me),
             store,

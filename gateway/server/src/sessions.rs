@@ -22,9 +22,14 @@ pub(crate) const ISCSI: &str = "iscsi";
 pub(crate) type Door = (&'static str, Arc<FrontHandle>);
 
 impl Gateway {
-    /// The clients of this front are listed, and ended, with the gateway's own: that of a tap in the same process.
-    pub fn list_clients_of(&self, tap: &Arc<FrontHandle>) {
-        *self.tap_front.lock().unwrap_or_else(PoisonError::into_inner) = Arc::downgrade(tap);
+    /// The clients of these fronts are listed, and ended, with the gateway's own: those of a tap in the same process, each by
+    /// the name that the API has for it.
+    pub fn list_clients_of<'a>(
+        &self,
+        fronts: impl IntoIterator<Item = (&'static str, &'a Arc<FrontHandle>)>,
+    ) {
+        let fronts = fronts.into_iter().map(|(name, front)| (name, Arc::downgrade(front)));
+        *self.tap_fronts.lock().unwrap_or_else(PoisonError::into_inner) = fronts.collect();
     }
 
     pub(crate) fn session_views(&self) -> Vec<SessionView> {
@@ -127,8 +132,9 @@ impl Gateway {
 
     /// Where clients connect, by the name that the API has for it.
     fn doors(&self) -> Vec<Door> {
-        let tap = self.tap_front.lock().unwrap_or_else(PoisonError::into_inner).upgrade();
-        self.doors_to_images().into_iter().chain(tap.map(|tap| ("tap", tap))).collect()
+        let tap = self.tap_fronts.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let tap = tap.into_iter().filter_map(|(name, front)| Some((name, front.upgrade()?)));
+        self.doors_to_images().into_iter().chain(tap).collect()
     }
 
     /// Those of them where images are opened.

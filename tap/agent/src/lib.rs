@@ -19,6 +19,7 @@ mod memory;
 mod protect;
 mod state;
 mod tap;
+mod targets;
 mod upstream;
 mod volume;
 mod waiting;

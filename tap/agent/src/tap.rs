@@ -1,18 +1,19 @@
 //! A tap as a whole: its volumes, and the front through which guests use them.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
 use cx_link::{Address, Hub};
-use gateway_front::{Front, FrontHandle, ListenAddress, ListenError, Security};
+use gateway_front::{Front, FrontHandle, IscsiLimits, ListenAddress, ListenError, Security};
 use tap_block::{MAX_MEMBERS, Name, StreamId};
 use thiserror::Error;
 
 use crate::exports::Disks;
 use crate::group::{Barriers, Group, GroupOf};
 use crate::protect::{Protected, Upward};
+use crate::targets::{DiskTargets, LUN, target_name};
 use crate::{Limits, Protect, ProtectError};
 
 /// Guests that are idle are given this long to hear the end of their connections.
@@ -30,6 +31,8 @@ pub struct TapConfig {
     pub nbd_limits: gateway_front::Limits,
     /// TLS of guests.
     pub security: Security,
+    /// Where guests connect over iSCSI: the portals.
+    pub iscsi: Vec<ListenAddress>,
     /// The CX.
     pub cx: Address,
     /// The switchboard for in-memory addresses.
@@ -73,6 +76,8 @@ pub struct Tap {
     volumes: Mutex<Option<Vec<Protected>>>,
     disks: Arc<Disks>,
     front: Arc<FrontHandle>,
+    /// The one that speaks iSCSI.
+    iscsi: Option<Arc<FrontHandle>>,
     dir: PathBuf,
     limits: Limits,
     upward: Upward,
@@ -90,7 +95,7 @@ pub struct VolumeStatus {
     pub path: PathBuf,
     /// Bytes.
     pub size: u64,
-    /// Where a guest opens it, unix sockets first.
+    /// Where a guest opens it: over NBD, unix sockets first, then over iSCSI.
     pub uris: Vec<String>,
 }
 
@@ -107,16 +112,18 @@ impl Tap {
         let (mut volumes, disks) = (Vec::new(), Arc::new(Disks::default()));
         for what in &config.protect {
             let protected = Protected::start(what, &dir, limits, &upward, &|_| ())?;
-            disks.add(Arc::clone(&protected.volume));
+            disks.add(protected.id, &protected.volume);
             volumes.push(protected);
         }
         let exports = Arc::clone(&disks) as _;
         let front = Front::start_secured(&config.listen, exports, config.nbd_limits, config.security)?;
+        let iscsi = start_iscsi(&config.iscsi, &disks, &dir)?.map(Arc::new);
         let groups: Vec<Arc<Group>> =
             config.groups.iter().map(|group| form(group, &volumes, config.group_interval)).collect();
         let barriers = put_barriers(&groups)?;
         let (volumes, front) = (Mutex::new(Some(volumes)), Arc::new(front));
-        Ok(Self { volumes, disks, front, dir, limits, upward, groups, barriers: Mutex::new(barriers) })
+        let barriers = Mutex::new(barriers);
+        Ok(Self { volumes, disks, front, iscsi, dir, limits, upward, groups, barriers })
     }
 
     /// Protects another disk, which can be used at once. Blocks while it is opened; must be called inside a tokio runtime.
@@ -137,7 +144,7 @@ impl Tap {
         let there = volumes.iter().map(|v| Protect { name: v.volume.name().clone(), path: v.path.clone() });
         refuse_doubles(&there.chain([what.clone()]).collect::<Vec<_>>())?;
         let protected = Protected::start(what, &self.dir, self.limits, &self.upward, told)?;
-        self.disks.add(Arc::clone(&protected.volume));
+        self.disks.add(protected.id, &protected.volume);
         let status = self.status(&protected);
         volumes.push(protected);
         Ok(status)
@@ -147,6 +154,18 @@ impl Tap {
     #[must_use]
     pub const fn front(&self) -> &Arc<FrontHandle> {
         &self.front
+    }
+
+    /// Where they connect over iSCSI, if they can.
+    #[must_use]
+    pub const fn iscsi(&self) -> Option<&Arc<FrontHandle>> {
+        self.iscsi.as_ref()
+    }
+
+    /// The iSCSI portals, as discovery takes them.
+    #[must_use]
+    pub fn iscsi_portals(&self) -> Vec<String> {
+        self.iscsi.iter().flat_map(|front| front.addresses()).map(|address| address.to_string()).collect()
     }
 
     /// The volumes, in the order in which they were given.
@@ -161,23 +180,22 @@ impl Tap {
     }
 
     fn status(&self, protected: &Protected) -> VolumeStatus {
-        VolumeStatus {
-            name: protected.volume.name().clone(),
-            path: protected.path.clone(),
-            size: protected.size(),
-            uris: self.front.uris(protected.volume.name().as_str()),
-        }
+        let name = protected.volume.name().clone();
+        let mut uris = self.front.uris(name.as_str());
+        uris.extend(self.iscsi.iter().flat_map(|front| front.iscsi_uris(&target_name(&name), LUN)));
+        VolumeStatus { path: protected.path.clone(), size: protected.size(), uris, name }
     }
 
     /// Stops: guests are drained, everything captured is sent or spooled. Takes about `limit` at most; says whether every
     /// volume stopped cleanly (one that did not copies its marked regions at the next start).
     pub async fn stop(&self, limit: Duration) -> bool {
         self.groups.iter().for_each(|group| group.stop());
-        let (front, volumes) = (Arc::clone(&self.front), self.lock().take().unwrap_or_default());
+        let fronts: Vec<_> = self.iscsi.iter().chain([&self.front]).cloned().collect();
+        let volumes = self.lock().take().unwrap_or_default();
         let barriers = std::mem::take(&mut *self.barriers.lock().unwrap_or_else(PoisonError::into_inner));
         let stopped = tokio::task::spawn_blocking(move || {
             let barred = barriers.into_iter().all(|thread| thread.join().is_ok());
-            front.drain_and_stop(FRONT_DRAIN);
+            drain(&fronts);
             let share = limit.saturating_sub(FRONT_DRAIN);
             let stops: Vec<_> =
                 volumes.into_iter().map(|v| std::thread::spawn(move || v.stop(share))).collect();
@@ -189,6 +207,28 @@ impl Tap {
     fn lock(&self) -> MutexGuard<'_, Option<Vec<Protected>>> {
         self.volumes.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// None without portals.
+fn start_iscsi(
+    portals: &[ListenAddress],
+    disks: &Arc<Disks>,
+    dir: &Path,
+) -> Result<Option<FrontHandle>, ListenError> {
+    if portals.is_empty() {
+        return Ok(None);
+    }
+    let targets = Arc::new(DiskTargets::new(Arc::clone(disks), dir.to_owned()));
+    Front::start_iscsi(portals, targets, IscsiLimits::default()).map(Some)
+}
+
+/// Ends them all at the same time.
+fn drain(fronts: &[Arc<FrontHandle>]) {
+    std::thread::scope(|scope| {
+        for front in fronts {
+            scope.spawn(move || front.drain_and_stop(FRONT_DRAIN));
+        }
+    });
 }
 
 /// Every member has to be protected here, and in one group alone.

@@ -121,6 +121,7 @@ fn plan(dir: &Path, disk: PathBuf) -> Result<Plan, Failure> {
         tap: Some(TapPlan {
             cx: to_cx,
             nbd: vec![unix("tap.sock").into()],
+            iscsi: Vec::new(),
             protect: vec![Protect { name, path: disk }],
             groups: Vec::new(),
             group_interval: crate::programs::EACH_SECOND,

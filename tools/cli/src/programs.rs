@@ -58,6 +58,9 @@ struct Disks {
     /// [default: unix:DATA/tap.sock]
     #[arg(long, value_name = "ADDRESS", value_parser = Listen::from_str)]
     tap_nbd: Vec<Listen>,
+    /// Where guests open the protected disks over iSCSI, on loopback (repeatable) [default: nowhere]
+    #[arg(long, value_name = "HOST:PORT", value_parser = parse_portal)]
+    tap_iscsi: Vec<ListenAddress>,
     /// Protected disks that belong together, under a name: points of the group show all of them at one moment (repeatable)
     #[arg(long, value_name = "NAME=VOLUME,VOLUME", value_parser = parse_group)]
     group: Vec<GroupOf>,
@@ -133,6 +136,9 @@ pub(crate) struct GatewayArgs {
     /// Where volumes that images were committed to are used: unix:PATH or HOST:PORT (repeatable) [default: unix:DATA/tap.sock]
     #[arg(long, value_name = "ADDRESS", value_parser = Listen::from_str)]
     tap_nbd: Vec<Listen>,
+    /// The same over iSCSI, on loopback (repeatable) [default: nowhere]
+    #[arg(long, value_name = "HOST:PORT", value_parser = parse_portal)]
+    tap_iscsi: Vec<ListenAddress>,
     #[command(flatten)]
     images: Images,
     #[command(flatten)]
@@ -176,7 +182,8 @@ impl GatewayArgs {
         let data = &self.common.data;
         let links = self.listen.into_iter().chain([own.clone()]).collect();
         let (protect, group, group_interval) = (Vec::new(), Vec::new(), EACH_SECOND);
-        let disks = Disks { protect, tap_nbd: self.tap_nbd, group, group_interval };
+        let Self { tap_nbd, tap_iscsi, .. } = self;
+        let disks = Disks { protect, tap_nbd, tap_iscsi, group, group_interval };
         Plan {
             gateway: Some(self.images.into_plan(data, links)),
             tap: Some(disks.into_plan(data, own)),
@@ -198,7 +205,8 @@ impl Disks {
             true => vec![ListenAddress::Unix(data.join("tap.sock")).into()],
             false => self.tap_nbd,
         };
-        TapPlan { cx, nbd, protect: self.protect, groups: self.group, group_interval: self.group_interval }
+        let Self { tap_iscsi: iscsi, protect, group: groups, group_interval, .. } = self;
+        TapPlan { cx, nbd, iscsi, protect, groups, group_interval }
     }
 }
 
@@ -346,6 +354,9 @@ fn described(ready: &Ready) -> String {
     let mut text = String::from("ready\n");
     for (name, volume) in &ready.volumes {
         text += &format!("  {name} is protected; use it at  {}\n", volume.tap);
+        for uri in &volume.iscsi {
+            text += &format!("                           or  {uri}\n");
+        }
     }
     for uri in &ready.nbd {
         text += &format!("  history is served at          {uri}\n");

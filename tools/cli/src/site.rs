@@ -67,6 +67,7 @@ pub(crate) struct CxPlan {
 pub(crate) struct TapPlan {
     pub(crate) cx: Address,
     pub(crate) nbd: Vec<Listen>,
+    pub(crate) iscsi: Vec<ListenAddress>,
     pub(crate) protect: Vec<Protect>,
     pub(crate) groups: Vec<GroupOf>,
     pub(crate) group_interval: Duration,
@@ -103,6 +104,17 @@ pub(crate) struct Ready {
 pub(crate) struct ReadyVolume {
     /// Where the guest opens the protected disk.
     pub(crate) tap: String,
+    /// Where it opens it over iSCSI.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub(crate) iscsi: Vec<String>,
+}
+
+impl ReadyVolume {
+    /// Its URIs, those over NBD first.
+    fn new(uris: Vec<String>) -> Self {
+        let (iscsi, nbd): (Vec<_>, Vec<_>) = uris.into_iter().partition(|uri| uri.starts_with("iscsi://"));
+        Self { tap: nbd.into_iter().next().unwrap_or_default(), iscsi }
+    }
 }
 
 impl Site {
@@ -187,7 +199,7 @@ impl Site {
 
     /// Beside a gateway the tap also protects the disks that images were committed to, and those that will be.
     fn start_tap(&mut self, plan: TapPlan, door: Door, data: PathBuf, hub: &Hub) -> Result<(), Failure> {
-        let TapPlan { cx, nbd: listen, protect, groups, group_interval } = plan;
+        let TapPlan { cx, nbd: listen, iscsi, protect, groups, group_interval } = plan;
         let (hub, limits, listen) = (hub.clone(), Limits::default(), addresses(listen));
         let Door { limits: nbd_limits, security } = door;
         let config = TapConfig {
@@ -196,6 +208,7 @@ impl Site {
             listen,
             nbd_limits,
             security,
+            iscsi,
             cx,
             hub,
             limits,
@@ -205,7 +218,8 @@ impl Site {
         let started = tokio::task::block_in_place(|| Tap::start(config));
         let tap = Arc::new(started.map_err(|e| cannot_start("the tap", &e))?);
         if let Some(gateway) = &self.gateway {
-            gateway.gateway().list_clients_of(tap.front());
+            let fronts = [Some(("tap", tap.front())), tap.iscsi().map(|front| ("tap-iscsi", front))];
+            gateway.gateway().list_clients_of(fronts.into_iter().flatten());
             gateway.gateway().protect_with(protector(&tap));
             let protected = tokio::task::block_in_place(|| gateway.gateway().protect_committed());
             protected.map_err(|e| cannot_start("the tap", &e))?;
@@ -237,11 +251,7 @@ impl Site {
         let volumes = self.tap.iter().flat_map(|tap| tap.volumes());
         Ready {
             api: self.gateway.as_ref().and_then(GatewayHandle::api).map(|a| format!("http://{a}")),
-            volumes: volumes
-                .map(|v| {
-                    (v.name.to_string(), ReadyVolume { tap: v.uris.into_iter().next().unwrap_or_default() })
-                })
-                .collect(),
+            volumes: volumes.map(|v| (v.name.to_string(), ReadyVolume::new(v.uris))).collect(),
             nbd: self.gateway.as_ref().map(GatewayHandle::nbd_uris).unwrap_or_default(),
             iscsi: self.gateway.as_ref().map(GatewayHandle::iscsi_portals).unwrap_or_default(),
             links,
@@ -303,6 +313,10 @@ impl Plan {
             ListenAddress::Tcp(text) if !door.security.is_guarded(&listen.address) => Some(text.clone()),
             _ => None,
         };
+        let portal = |address: &ListenAddress| match address {
+            ListenAddress::Tcp(text) => Some(text.clone()),
+            ListenAddress::Unix(_) => None,
+        };
         let link = |a: &Address| match a {
             Address::Tcp(text) => Some(text.clone()),
             Address::Memory(_) => None,
@@ -316,6 +330,7 @@ impl Plan {
         }
         open.extend(self.cx.iter().flat_map(|c| c.listen.iter().filter_map(link)));
         open.extend(self.tap.iter().flat_map(|t| t.nbd.iter().filter_map(|listen| tcp(listen, tap))));
+        open.extend(self.tap.iter().flat_map(|t| t.iscsi.iter().filter_map(portal)));
         match open.iter().find(|a| !is_loopback(a)) {
             None => Ok(()),
             Some(address) => Err(Failure::usage(format!("{address} can be reached from other machines"))
@@ -400,6 +415,19 @@ mod tests {
         for no in ["0.0.0.0:1", "[::]:1", "example.org:1", "192.168.1.1:1", ":1"] {
             assert!(!is_loopback(no), "{no}");
         }
+    }
+
+    #[test]
+    fn a_volume_is_ready_over_nbd_and_where_it_is_served_over_iscsi() {
+        let uris =
+            ["nbd+unix:///a?socket=/s", "nbd://h:1/a", "iscsi://h:2/t:a/1"].map(str::to_owned).to_vec();
+        let volume = ReadyVolume::new(uris);
+        assert_eq!(
+            (volume.tap.as_str(), volume.iscsi.as_slice()),
+            ("nbd+unix:///a?socket=/s", &["iscsi://h:2/t:a/1".to_owned()][..])
+        );
+        let nbd = serde_json::to_value(ReadyVolume::new(vec!["nbd://h:1/a".to_owned()])).unwrap();
+        assert_eq!(nbd, serde_json::json!({ "tap": "nbd://h:1/a" }), "as it was before");
     }
 
     #[test]

@@ -11,7 +11,7 @@ use std::time::Duration;
 use bytes::{Bytes, BytesMut};
 use gateway_iscsi::{Action, Challenge, CloseReason, Connection, Refusal, Setup, Target, Wants};
 use tap_block::units::count;
-use tap_block::{Answer, Answered, DeviceError, Monotonic, Op, Ticket};
+use tap_block::{Answered, DeviceError, Monotonic, Op, Ticket};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite};
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, Sleep};
@@ -181,8 +181,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> IscsiConnection<S> {
     fn take_letters(&mut self) -> bool {
         let stop = self.mailbox.take(&mut self.done);
         let busy = !self.done.is_empty() || stop != self.stop;
-        for (tag, outcome) in self.done.drain(..) {
-            self.protocol.handle_completion(tag, outcome.map(Answer::into_bytes));
+        for (tag, answered) in self.done.drain(..) {
+            self.protocol.handle_completion(tag, answered);
         }
         if stop != self.stop {
             self.stop = stop;

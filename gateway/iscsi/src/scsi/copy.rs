@@ -3,8 +3,7 @@
 
 use std::collections::VecDeque;
 
-use bytes::Bytes;
-use tap_block::{Extent, Op};
+use tap_block::{Answer, Extent, Op};
 
 use crate::field::{be16, be32, be64, byte, len8, len16, len32, put};
 use crate::scsi::blocks::Disk;
@@ -111,9 +110,13 @@ impl Copy {
         self.piece().map(|piece| Op::Read { extent: piece.from })
     }
 
-    /// It was read; it has to be written.
-    pub(crate) fn write(&self, data: Bytes) -> Option<Op> {
-        self.piece().map(|piece| Op::Write { offset: piece.to.offset(), data, fua: false })
+    /// It was read; it has to be written. Zeroes take no room where they go to either.
+    pub(crate) fn write(&self, answer: Answer) -> Option<Op> {
+        let to = self.piece()?.to;
+        Some(match answer {
+            Answer::Zeroes(_) => Op::Zero { extent: to, fua: false, may_trim: true, fast: false },
+            answer => Op::Write { offset: to.offset(), data: answer.into_bytes(), fua: false },
+        })
     }
 
     /// It was written.

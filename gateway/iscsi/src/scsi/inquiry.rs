@@ -115,8 +115,8 @@ fn name(text: &str) -> Vec<u8> {
 /// SPC-4 section 7.8.7.
 fn extended() -> Vec<u8> {
     let mut body = vec![0; 60];
-    // SIMPSUP; V_SUP (a volatile cache); LUICLR.
-    put(&mut body, 1, &[0x01, 0x01, 0x01]);
+    // HEADSUP, ORDSUP, SIMPSUP; V_SUP (a volatile cache); LUICLR.
+    put(&mut body, 1, &[0x07, 0x01, 0x01]);
     body
 }
 

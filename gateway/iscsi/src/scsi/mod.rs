@@ -8,10 +8,11 @@ pub(crate) mod mode;
 pub(crate) mod opcodes;
 pub(crate) mod reservation;
 pub(crate) mod sense;
+pub(crate) mod status;
 pub(crate) mod unit;
 pub(crate) mod work;
 
-use crate::field::{be16, be32, be64, len32, put};
+use crate::field::{be16, be32, len32, put};
 use blocks::Disk;
 use inquiry::Facts;
 use sense::{Reply, Sense};
@@ -77,7 +78,7 @@ fn dispatch(nexus: &Nexus, cdb: &[u8; 16], luns: &[u16]) -> Result<Begun, Sense>
         0x83 => return Ok(Begun::Work(Work::copy(cdb)?)),
         0x84 => copy_results(nexus, cdb)?,
         0x9e if cdb[1] & 0x1f == 0x10 => read_capacity_16(nexus, disk, cdb),
-        0x9e => get_lba_status(disk, cdb)?,
+        0x9e => return Ok(Begun::Work(Work::status(status::Question::parse(disk, cdb)?))),
         0xa0 => report_luns(cdb, luns)?,
         0xa3 => maintenance_in(cdb)?,
         _ => return Err(Sense::INVALID_OPCODE),
@@ -136,19 +137,6 @@ fn read_defects(cdb: &[u8; 16]) -> Reply {
         return Reply::data(vec![0, cdb[2] & 0x1f, 0, 0], usize::from(be16(cdb, 7)));
     }
     Reply::data(vec![0, cdb[1] & 0x1f, 0, 0, 0, 0, 0, 0], allotted(cdb, 6))
-}
-
-/// SBC-3 section 5.4: all is told to be mapped, which is always allowed.
-fn get_lba_status(disk: Disk, cdb: &[u8; 16]) -> Result<Reply, Sense> {
-    let lba = be64(cdb, 2);
-    if lba >= disk.blocks {
-        return Err(Sense::OUT_OF_RANGE);
-    }
-    let mut data = vec![0; 24];
-    put(&mut data, 0, &20_u32.to_be_bytes());
-    put(&mut data, 8, &lba.to_be_bytes());
-    put(&mut data, 16, &u32::try_from(disk.blocks - lba).unwrap_or(u32::MAX).to_be_bytes());
-    Ok(Reply::data(data, allotted(cdb, 10)))
 }
 
 fn persistent_in(nexus: &Nexus, cdb: &[u8; 16]) -> Result<Reply, Sense> {

@@ -28,6 +28,8 @@ const ALL: u8 = 0x3f;
 /// The second byte of the control page that holds D_SENSE, and the one that holds SWP.
 const D_SENSE: (usize, u8) = (2, 0x04);
 const SWP: (usize, u8) = (4, 0x08);
+/// A task set for each nexus (SPC-4 section 7.5.8).
+const TST: (usize, u8) = (2, 0x20);
 
 /// Page control (SPC-4 section 6.11).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -96,12 +98,12 @@ fn page_of(page: u8, modes: Modes, values: Values) -> Vec<u8> {
     put(&mut bytes, 0, &[page, length]);
     if page == CONTROL {
         let set = |value: bool, bit: u8| if value { bit } else { 0 };
-        let (descriptors, protected) = match values {
-            Values::Current => (modes.descriptors, modes.protected),
-            Values::Changeable => (true, true),
-            Values::Default => (false, false),
+        let (descriptors, protected, sets) = match values {
+            Values::Current => (modes.descriptors, modes.protected, true),
+            Values::Changeable => (true, true, false),
+            Values::Default => (false, false, true),
         };
-        put(&mut bytes, D_SENSE.0, &[set(descriptors, D_SENSE.1)]);
+        put(&mut bytes, D_SENSE.0, &[set(descriptors, D_SENSE.1) | set(sets, TST.1)]);
         put(&mut bytes, SWP.0, &[set(protected, SWP.1)]);
     }
     if values == Values::Changeable {

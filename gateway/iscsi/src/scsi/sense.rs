@@ -51,6 +51,7 @@ impl Sense {
     pub(crate) const SHORT_DATA: Self = Self::new(0xb, 0x4b00);
     pub(crate) const MISCOMPARE: Self = Self::new(0xe, 0x1d00);
     pub(crate) const POWER_ON: Self = Self::new(6, 0x2900);
+    pub(crate) const INVALID_INFORMATION_UNIT: Self = Self::new(5, 0x0e03);
     pub(crate) const UNIT_RESET: Self = Self::new(6, 0x2903);
     pub(crate) const NEXUS_LOST: Self = Self::new(6, 0x2907);
     pub(crate) const MODE_CHANGED: Self = Self::new(6, 0x2a01);
@@ -58,7 +59,6 @@ impl Sense {
     pub(crate) const RESERVATIONS_RELEASED: Self = Self::new(6, 0x2a04);
     pub(crate) const REGISTRATIONS_PREEMPTED: Self = Self::new(6, 0x2a05);
     pub(crate) const CAPACITY_CHANGED: Self = Self::new(6, 0x2a09);
-    pub(crate) const COMMANDS_CLEARED: Self = Self::new(6, 0x2f00);
 
     pub(crate) const fn new(key: u8, code: u16) -> Self {
         Self { key, code, information: None, pointer: None }

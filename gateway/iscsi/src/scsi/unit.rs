@@ -215,18 +215,6 @@ impl LogicalUnit {
         state.drain(drained);
     }
 
-    /// Everything that `except` does not run ends (CLEAR TASK SET, SAM-5 section 7.5).
-    pub(crate) fn clear_tasks(&self, except: &Nexus, drained: Ticket) {
-        let mut state = self.lock();
-        for (session, joined) in &mut state.sessions {
-            joined.epoch.fetch_add(1, Ordering::Release);
-            if *session != except.session {
-                joined.attend(Sense::COMMANDS_CLEARED);
-            }
-        }
-        state.drain(drained);
-    }
-
     /// `None` when `is_current` says that the task was aborted: after a drain has begun, nothing of what it
     /// waits for comes in any more.
     fn claim(

@@ -5,7 +5,7 @@ use std::collections::VecDeque;
 
 use bytes::{Bytes, BytesMut};
 use tap_block::units::{count, index};
-use tap_block::{DeviceError, Extent, Op, Outcome};
+use tap_block::{Answer, Answered, DeviceError, Extent, Op, Stretch};
 
 use crate::field::{be16, be32, be64};
 use crate::scsi::blocks::Disk;
@@ -14,6 +14,7 @@ use crate::scsi::inquiry::MAX_UNMAP_DESCRIPTORS;
 use crate::scsi::mode;
 use crate::scsi::reservation::Out;
 use crate::scsi::sense::{Reply, Sense};
+use crate::scsi::status::Question;
 use crate::scsi::unit::Nexus;
 
 /// What is read or written at a time by commands that move nothing to the initiator.
@@ -64,6 +65,7 @@ enum Kind {
     WriteSame { unmap: bool, done: u64 },
     Unmap { disk: Disk, left: Option<VecDeque<Extent>> },
     Copy { copy: Option<Copy>, read: bool },
+    Status(Question),
     ModeSelect { cdb: [u8; 16] },
     Reserve { cdb: [u8; 16] },
 }
@@ -117,6 +119,10 @@ impl Work {
 
     pub(crate) fn unmap(disk: Disk, list: u16) -> Self {
         Self::new(Kind::Unmap { disk, left: None }, Extent::between(0, 0), u64::from(list))
+    }
+
+    pub(crate) fn status(question: Question) -> Self {
+        Self::new(Kind::Status(question), Extent::between(0, 0), 0)
     }
 
     pub(crate) fn mode_select(cdb: [u8; 16]) -> Self {
@@ -181,9 +187,11 @@ impl Work {
     pub(crate) fn give(&mut self, nexus: &Nexus, data: Bytes) -> Result<(), Sense> {
         self.data = data;
         if matches!(self.kind, Kind::Write { .. } | Kind::WriteAndVerify { .. }) {
-            // An initiator that has less than its CDB speaks of: whole blocks are written.
-            let whole = count(self.data.len()) / nexus.disk().block * nexus.disk().block;
-            self.data.truncate(index(whole));
+            // An initiator may have less than its CDB speaks of, but in whole blocks: of a part of one it would be told, in the
+            // residual, that it was written.
+            if !count(self.data.len()).is_multiple_of(nexus.disk().block) {
+                return Err(Sense::INVALID_INFORMATION_UNIT);
+            }
         }
         if let Kind::Copy { copy, .. } = &mut self.kind {
             *copy = Some(Copy::parse(nexus.unit.identity(), nexus.disk(), &self.data)?);
@@ -207,10 +215,16 @@ impl Work {
     }
 
     /// The step after an operation.
-    pub(crate) fn go_on(&mut self, nexus: &Nexus, outcome: Outcome) -> Step {
-        let step = match outcome {
-            Ok(data) => self.took(data),
-            Err(error) => Step::Done(failure(&error, self.writes()).into()),
+    pub(crate) fn go_on(&mut self, nexus: &Nexus, answered: Answered) -> Step {
+        let step = match (answered, &mut self.kind) {
+            (Ok(answer), Kind::Copy { copy: Some(copy), read: read @ true }) => {
+                *read = false;
+                copy.write(answer).map_or_else(|| Step::Done(Reply::good()), Step::Submit)
+            }
+            (Ok(answer), Kind::Status(question)) => Step::Done(question.answer(&stretches(answer))),
+            (Err(DeviceError::Unsupported(_)), Kind::Status(question)) => Step::Done(question.answer(&[])),
+            (Ok(answer), _) => self.took(answer.into_bytes()),
+            (Err(error), _) => Step::Done(failure(&error, self.writes()).into()),
         };
         self.noted(nexus, step)
     }
@@ -224,7 +238,7 @@ impl Work {
     }
 
     fn writes(&self) -> bool {
-        !matches!(self.kind, Kind::Read | Kind::Verify { .. })
+        !matches!(self.kind, Kind::Read | Kind::Verify { .. } | Kind::Status(_))
     }
 
     /// The next operation, the results of the ones before noted in `self`.
@@ -233,6 +247,7 @@ impl Work {
         match &mut self.kind {
             Kind::Nothing | Kind::ModeSelect { .. } | Kind::Reserve { .. } => Step::Done(Reply::good()),
             Kind::Flush => Step::Submit(Op::Flush),
+            Kind::Status(question) => Step::Submit(question.op()),
             Kind::Unmap { left, .. } => match left.as_mut().and_then(VecDeque::pop_front) {
                 Some(extent) => Step::Submit(Op::Zero { extent, fua: false, may_trim: true, fast: false }),
                 None => Step::Done(Reply::good()),
@@ -299,16 +314,20 @@ impl Work {
                 self.next()
             }
             Kind::Unmap { .. } => self.next(),
-            Kind::Copy { copy: Some(copy), read: read @ true } => {
-                *read = false;
-                copy.write(data).map_or_else(|| Step::Done(Reply::good()), Step::Submit)
-            }
             Kind::Copy { copy: Some(copy), .. } => {
                 copy.wrote();
                 self.next()
             }
             _ => Step::Done(Reply::good()),
         }
+    }
+}
+
+/// Of the one map that was asked for.
+fn stretches(answer: Answer) -> Vec<Stretch> {
+    match answer {
+        Answer::Status(maps) => maps.into_iter().next().unwrap_or_default(),
+        _ => Vec::new(),
     }
 }
 

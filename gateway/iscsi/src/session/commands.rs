@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 use std::sync::Arc;
-use tap_block::{Answered, CompletionQueue, Op, Outcome, Output, Ticket};
+use tap_block::{Answered, CompletionQueue, Op, Output, Ticket};
 
 use super::task::{DataOut, Stage, Task};
 use super::{IMMEDIATE, Session, reason};
@@ -38,9 +38,60 @@ impl Session {
             return self.reject(&header, reason, output);
         }
         let nexus = self.nexus_of(header.lun());
-        let begun = self.begin(nexus, &header);
         let writes = header.flags() & 0x20 != 0;
         let available = if writes { header.word(20) } else { 0 };
+        let unsolicited = (writes && !header.is_final()).then(|| self.params.first_burst.min(available));
+        let set = nexus.and_then(|n| self.sets.get_mut(n));
+        let turn = set.map(|set| set.enter(header.flags() & 0x07));
+        let task = Task {
+            header,
+            nexus,
+            turn,
+            epoch: nexus.and_then(|n| self.nexuses().get(n)).map_or(0, |nexus| nexus.epoch()),
+            work: None,
+            hold: None,
+            stage: Stage::Dormant,
+            tag: None,
+            reserved: 0,
+            out: DataOut::new(available, data, unsolicited),
+            verdict: None,
+            data_units: 0,
+        };
+        let has_come = self.has_come(&task);
+        self.tasks.insert(header.itt(), task);
+        if has_come {
+            self.begin(header.itt(), output);
+        } else {
+            self.dormant.push_back(header.itt());
+        }
+    }
+
+    fn has_come(&self, task: &Task) -> bool {
+        let set = task.nexus.and_then(|n| self.sets.get(n));
+        set.zip(task.turn).is_none_or(|(set, turn)| set.has_come(turn))
+    }
+
+    /// Begins the tasks whose turn has come. They hold no room before, so that what they wait for never waits for them.
+    pub(super) fn wake(&mut self, output: &mut Output) {
+        while std::mem::take(&mut self.stirred) {
+            for itt in std::mem::take(&mut self.dormant) {
+                let Some(task) = self.tasks.get(&itt).filter(|t| t.stage == Stage::Dormant) else { continue };
+                if self.is_stale(task) {
+                    self.forget(itt);
+                } else if self.has_come(task) {
+                    self.begin(itt, output);
+                } else {
+                    self.dormant.push_back(itt);
+                }
+            }
+        }
+    }
+
+    /// A task's turn has come: only now is it looked at, since those before it may have changed what it meets.
+    fn begin(&mut self, itt: u32, output: &mut Output) {
+        let Some(task) = self.tasks.get(&itt) else { return };
+        let begun = self.look_at(task.nexus, &task.header);
+        let available = task.out.wanted;
         let (work, verdict) = match begun {
             Begun::Reply(reply) => (None, Some(reply)),
             Begun::Work(work) if work.is_exact() && work.wanted() != u64::from(available) => {
@@ -49,23 +100,11 @@ impl Session {
             Begun::Work(work) => (Some(work), None),
         };
         let wanted = work.as_ref().map_or(0, Work::wanted).min(u64::from(available));
-        let wanted = u32::try_from(wanted).unwrap_or(available);
-        let unsolicited = (writes && !header.is_final()).then(|| self.params.first_burst.min(available));
-        let task = Task {
-            header,
-            nexus,
-            epoch: nexus.and_then(|n| self.nexuses().get(n)).map_or(0, |nexus| nexus.epoch()),
-            work,
-            hold: None,
-            stage: Stage::Receiving,
-            tag: None,
-            reserved: 0,
-            out: DataOut::new(wanted, data, unsolicited),
-            verdict,
-            data_units: 0,
-        };
-        self.tasks.insert(header.itt(), task);
-        self.proceed(header.itt(), output);
+        let Some(task) = self.tasks.get_mut(&itt) else { return };
+        task.out.limit(u32::try_from(wanted).unwrap_or(available));
+        (task.work, task.verdict) = (work, verdict);
+        task.stage = Stage::Receiving;
+        self.proceed(itt, output);
     }
 
     fn check_command(&mut self, header: &Header, data: &Bytes) -> Result<(), u8> {
@@ -98,7 +137,7 @@ impl Session {
         self.nexuses().iter().position(|nexus| nexus.lun == lun)
     }
 
-    fn begin(&self, nexus: Option<usize>, header: &Header) -> Begun {
+    fn look_at(&self, nexus: Option<usize>, header: &Header) -> Begun {
         let luns = self.membership.as_ref().map_or(&[][..], |m| m.target.luns());
         match nexus.and_then(|n| self.nexuses().get(n)) {
             Some(nexus) => scsi::begin(nexus, &header.cdb(), luns),
@@ -129,6 +168,10 @@ impl Session {
         if let Some(tag) = task.tag {
             self.tags.remove(&tag);
         }
+        let set = task.nexus.and_then(|n| self.sets.get_mut(n));
+        let others_may_begin = set.zip(task.turn).is_some_and(|(set, turn)| set.leave(turn));
+        // One that has not begun is taken off the list of those that wait when that is looked through.
+        self.stirred |= others_may_begin || task.stage == Stage::Dormant;
         Some(task)
     }
 
@@ -253,7 +296,7 @@ impl Session {
     }
 
     /// What a task waited for has come.
-    pub(super) fn resume(&mut self, itt: u32, outcome: Outcome, output: &mut Output) {
+    pub(super) fn resume(&mut self, itt: u32, answered: Answered, output: &mut Output) {
         let Some(task) = self.tasks.get_mut(&itt) else { return };
         task.tag = None;
         if self.tasks.get(&itt).is_some_and(|task| self.is_stale(task)) {
@@ -267,7 +310,7 @@ impl Session {
         let nexuses = self.membership.as_ref().map_or(&[][..], |m| &m.nexuses);
         let nexus = task.nexus.and_then(|n| nexuses.get(n));
         let (Some(nexus), Some(work)) = (nexus, &mut task.work) else { return };
-        let step = work.go_on(nexus, outcome);
+        let step = work.go_on(nexus, answered);
         self.do_step(itt, step, output);
     }
 

@@ -45,10 +45,10 @@ impl Session {
         let outcome = match (function, at) {
             (1, _) => self.abort_task(header),
             (2..=5, None) => Err(response::NO_UNIT),
-            (2, Some(at)) => Ok(self.abort_all(at)),
-            (4, Some(at)) => Ok(self.clear(at, false)),
-            (5, Some(at)) => Ok(self.clear(at, true)),
-            (6 | 7, _) => Ok((0..self.nexuses().len()).flat_map(|at| self.clear(at, true)).collect()),
+            // ABORT TASK SET, and CLEAR TASK SET, which is the same where each session has its own (SAM-5 section 7.5).
+            (2 | 4, Some(at)) => Ok(self.abort_all(at)),
+            (5, Some(at)) => Ok(self.reset(at)),
+            (6 | 7, _) => Ok((0..self.nexuses().len()).flat_map(|at| self.reset(at)).collect()),
             (8, _) => Err(response::NO_REASSIGNMENT),
             _ => Err(response::UNSUPPORTED),
         };
@@ -85,15 +85,11 @@ impl Session {
     }
 
     /// Ends the tasks of everybody.
-    fn clear(&mut self, at: usize, reset: bool) -> Vec<u64> {
+    fn reset(&mut self, at: usize) -> Vec<u64> {
         self.abort_all(at);
         let (tag, ticket) = self.ticket();
         let Some(nexus) = self.nexuses().get(at) else { return Vec::new() };
-        if reset {
-            nexus.unit.reset(ticket);
-        } else {
-            nexus.unit.clear_tasks(nexus, ticket);
-        }
+        nexus.unit.reset(ticket);
         vec![tag]
     }
 

@@ -4,6 +4,7 @@ mod answers;
 mod commands;
 mod management;
 mod numbers;
+mod order;
 mod task;
 mod texts;
 
@@ -11,7 +12,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 
 use bytes::Bytes;
-use tap_block::{CompletionQueue, Monotonic, Outcome, Output, Ticket};
+use tap_block::{Answered, CompletionQueue, Monotonic, Output, Ticket};
 
 use crate::connection::{Action, CloseReason, Limits};
 use crate::login::Ended;
@@ -22,6 +23,7 @@ use crate::scsi::unit::Nexus;
 use crate::target::Membership;
 use management::Management;
 use numbers::{Numbers, Place};
+use order::TaskSet;
 use task::Task;
 use texts::Texts;
 
@@ -48,6 +50,12 @@ pub(crate) struct Session {
     membership: Option<Membership>,
     queue: Arc<dyn CompletionQueue>,
     tasks: BTreeMap<u32, Task>,
+    /// By nexus.
+    sets: Vec<TaskSet>,
+    /// Tasks whose turn had not come when that was last looked for, by their tags, in the order in which they came.
+    dormant: VecDeque<u32>,
+    /// It is to be looked for again.
+    stirred: bool,
     /// Tasks that wait for room, by their tags.
     queued: VecDeque<u32>,
     /// Bytes set aside for tasks.
@@ -82,7 +90,7 @@ impl Session {
         queue: Arc<dyn CompletionQueue>,
         now: Monotonic,
     ) -> Self {
-        let epochs = membership.iter().flat_map(|m| m.nexuses.iter().map(Nexus::epoch)).collect();
+        let epochs: Vec<u64> = membership.iter().flat_map(|m| m.nexuses.iter().map(Nexus::epoch)).collect();
         let mut session = Self {
             params: ended.params,
             limits,
@@ -92,6 +100,9 @@ impl Session {
             membership,
             queue,
             tasks: BTreeMap::new(),
+            sets: epochs.iter().map(|_| TaskSet::default()).collect(),
+            dormant: VecDeque::new(),
+            stirred: false,
             queued: VecDeque::new(),
             reserved: 0,
             tags: BTreeMap::new(),
@@ -137,6 +148,7 @@ impl Session {
 
     /// What a caller has to do next.
     pub(crate) fn poll_action(&mut self, output: &mut Output) -> Option<Action> {
+        self.wake(output);
         self.admit_queued(output);
         self.actions.pop_front()
     }
@@ -146,6 +158,8 @@ impl Session {
         self.ended = true;
         self.tasks.clear();
         self.tags.clear();
+        self.sets.clear();
+        self.dormant.clear();
         self.queued.clear();
         self.management.clear();
         self.actions.clear();
@@ -289,10 +303,10 @@ impl Session {
     }
 
     /// An outcome came.
-    pub(crate) fn handle_completion(&mut self, tag: u64, outcome: Outcome, output: &mut Output) {
+    pub(crate) fn handle_completion(&mut self, tag: u64, answered: Answered, output: &mut Output) {
         self.barred.0.remove(&tag);
         if let Some(itt) = self.tags.remove(&tag) {
-            self.resume(itt, outcome, output);
+            self.resume(itt, answered, output);
         }
         self.manage_completed(tag, output);
     }

@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use bytes::{Bytes, BytesMut};
 
+use super::order::Turn;
 use crate::pdu::{Header, NO_TAG, Pdu};
 use crate::scsi::sense::Reply;
 use crate::scsi::unit::Hold;
@@ -20,6 +21,8 @@ pub(crate) struct Task {
     pub(crate) header: Header,
     /// The nexus it is for, by its place among the session's; `None` for an absent LUN.
     pub(crate) nexus: Option<usize>,
+    /// Its place among the tasks there.
+    pub(crate) turn: Option<Turn>,
     /// The nexus' epoch when it came.
     pub(crate) epoch: u64,
     pub(crate) work: Option<Work>,
@@ -39,6 +42,8 @@ pub(crate) struct Task {
 /// How far it has come.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Stage {
+    /// Its turn has not come.
+    Dormant,
     /// Its data is on the way.
     Receiving,
     /// It waits for room.
@@ -121,6 +126,12 @@ impl DataOut {
         out
     }
 
+    /// Less is wanted.
+    pub(crate) fn limit(&mut self, wanted: u32) {
+        self.wanted = wanted;
+        self.data.truncate(usize::try_from(wanted).unwrap_or(usize::MAX));
+    }
+
     /// Is there all that is wanted?
     pub(crate) fn is_whole(&self) -> bool {
         self.received >= self.wanted && !self.unsolicited
@@ -193,6 +204,14 @@ impl R2t {
 }
 
 impl Data {
+    fn truncate(&mut self, length: usize) {
+        match self {
+            Self::None => {}
+            Self::One(bytes) => bytes.truncate(length),
+            Self::Many(bytes) => bytes.truncate(length),
+        }
+    }
+
     /// Adds what is wanted of a piece that begins at `offset`.
     fn add(&mut self, mut piece: Bytes, wanted: u32, offset: u32) {
         piece.truncate(usize::try_from(wanted.saturating_sub(offset)).unwrap_or(0));

@@ -18,7 +18,7 @@ use gateway_iscsi::{
     Setup, Target, TargetConfig,
 };
 use tap_block::memory::MemoryDevice;
-use tap_block::{BlockDevice, CompletionQueue, Op, Outcome, Ticket};
+use tap_block::{Answered, BlockDevice, CompletionQueue, Op, Ticket};
 
 pub(crate) const SIZE: u64 = 8 << 20;
 pub(crate) const NAME: &str = "iqn.2026-01.example:disk";
@@ -34,11 +34,11 @@ pub(crate) const NO_TAG: u32 = 0xffff_ffff;
 
 /// Where outcomes wait for the connection they belong to.
 #[derive(Default)]
-pub(crate) struct Queue(pub(crate) Mutex<Vec<(u64, Outcome)>>);
+pub(crate) struct Queue(pub(crate) Mutex<Vec<(u64, Answered)>>);
 
 impl CompletionQueue for Queue {
-    fn complete(&self, tag: u64, answered: tap_block::Answered) {
-        self.0.lock().unwrap().push((tag, answered.map(tap_block::Answer::into_bytes)));
+    fn complete(&self, tag: u64, answered: Answered) {
+        self.0.lock().unwrap().push((tag, answered));
     }
 }
 
