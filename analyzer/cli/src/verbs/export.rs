@@ -1,0 +1,155 @@
+//! `export`: a profile as a trace of another format, or several as one profile.
+
+use std::collections::HashMap;
+use std::path::PathBuf;
+
+use analyzer_profile::cgp::Record;
+use analyzer_profile::import::{Format, write_blktrace, write_line};
+use analyzer_profile::{At, Event};
+
+use super::Output;
+use crate::failure::{Failure, say};
+use crate::stream::Merged;
+
+/// Writes a profile as a trace of another format, or several profiles as one
+#[derive(Debug, clap::Args)]
+pub struct ExportArgs {
+    /// Profiles or traces; several are joined by time
+    #[arg(required = true)]
+    files: Vec<PathBuf>,
+    /// Where it goes, `-` for standard output
+    #[arg(long)]
+    out: PathBuf,
+    /// cgp, blktrace, blkreplay, fio2, fio3, msr, systor, tencent, alibaba, or seconds: a CSV of the traffic by the second
+    #[arg(long, value_parser = target)]
+    format: Target,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Target {
+    Cgp,
+    Seconds,
+    Trace(Format),
+}
+
+fn target(name: &str) -> Result<Target, String> {
+    match name {
+        "cgp" => Ok(Target::Cgp),
+        "seconds" => Ok(Target::Seconds),
+        _ => match Format::named(name) {
+            Some(format) if format != Format::Blkparse => Ok(Target::Trace(format)),
+            _ => Err(format!("there is no export as {name:?}")),
+        },
+    }
+}
+
+impl ExportArgs {
+    pub(super) fn run(self) -> Result<(), Failure> {
+        let mut merged = Merged::open(&self.files, None)?;
+        let mut out = Output::create(&self.out)?;
+        match self.format {
+            Target::Cgp => {
+                while let Some(record) = merged.next()? {
+                    out.record(&record)?;
+                }
+            }
+            Target::Seconds => seconds(&mut merged, &mut out)?,
+            Target::Trace(format) => trace(format, &mut merged, &mut out)?,
+        }
+        out.finish()
+    }
+}
+
+fn seconds(merged: &mut Merged, out: &mut Output) -> Result<(), Failure> {
+    let mut profile = analyzer_profile::Profile::new(&[]);
+    while let Some(record) = merged.next()? {
+        profile.take(record);
+    }
+    out.bytes(b"second,writes,write_bytes,reads,read_bytes\n")?;
+    for (second, bin) in profile.bins().iter() {
+        let line = format!("{second},{},{},{},{}\n", bin.writes, bin.write_bytes, bin.reads, bin.read_bytes);
+        out.bytes(line.as_bytes())?;
+    }
+    Ok(())
+}
+
+fn trace(format: Format, merged: &mut Merged, out: &mut Output) -> Result<(), Failure> {
+    out.bytes(match format {
+        Format::Fio2 => b"fio version 2 iolog\n",
+        Format::Fio3 => b"fio version 3 iolog\n",
+        Format::Blkreplay => b"start ; sector; length ; op ;  replay_delay=0 ; replay_duration=0\n",
+        Format::Systor => b"Timestamp,Response,IOType,LUN,Offset,Size\n",
+        _ => b"",
+    })?;
+    let mut writer =
+        Writer { format, names: HashMap::new(), before: At::default(), sequence: 0, left_out: 0 };
+    let (mut text, mut sums) = (Vec::new(), false);
+    while let Some(record) = merged.next()? {
+        match record {
+            Record::Device { device, name } => writer.name(device, &name),
+            Record::Events(events) => {
+                events.iter().for_each(|event| writer.event(event, &mut text));
+                out.bytes(&text)?;
+                text.clear();
+            }
+            Record::Counters { .. } => sums = true,
+            _ => {}
+        }
+    }
+    if sums {
+        return Err(Failure::new("this profile holds sums, not I/Os").fix("export it with --format seconds"));
+    }
+    if writer.left_out > 0 {
+        say(&format!(
+            "warning: {} flushes, discards and the like have no form in {}; left out",
+            writer.left_out,
+            format.name()
+        ));
+    }
+    Ok(())
+}
+
+struct Writer {
+    format: Format,
+    names: HashMap<analyzer_profile::DeviceNo, String>,
+    before: At,
+    sequence: u32,
+    left_out: u64,
+}
+
+impl Writer {
+    /// The name in a form that the format can hold: it numbers volumes, or has commas and blanks of its own.
+    fn name(&mut self, device: analyzer_profile::DeviceNo, name: &str) {
+        let numeric = name.bytes().all(|b| b.is_ascii_digit()) && !name.is_empty();
+        let plain: String =
+            name.chars().map(|c| if c.is_whitespace() || c == ',' { '_' } else { c }).collect();
+        let shown = match self.format {
+            Format::Tencent if !numeric => device.get().to_string(),
+            Format::Msr => match name.rsplit_once(',') {
+                Some((host, disk)) if disk.bytes().all(|b| b.is_ascii_digit()) && !host.contains(',') => {
+                    name.to_owned()
+                }
+                _ => format!("{plain},{}", device.get()),
+            },
+            Format::Blktrace => name.to_owned(),
+            Format::Fio2 | Format::Fio3 => name.replace(char::is_whitespace, "_"),
+            _ => plain,
+        };
+        self.names.insert(device, shown);
+    }
+
+    fn event(&mut self, event: &Event, out: &mut Vec<u8>) {
+        let name = self.names.get(&event.device).map_or("0", String::as_str);
+        let written = if self.format == Format::Blktrace {
+            self.sequence = self.sequence.wrapping_add(1);
+            write_blktrace(event, name, self.sequence, out)
+        } else {
+            write_line(self.format, event, name, self.before, out)
+        };
+        if written {
+            self.before = self.before.max(event.at);
+        } else {
+            self.left_out += 1;
+        }
+    }
+}
