@@ -22,6 +22,7 @@ pub mod cgp;
 pub mod event;
 pub mod histogram;
 pub mod import;
+pub mod live;
 pub mod model;
 mod numbers;
 pub mod profile;

@@ -11,7 +11,7 @@ use serde::Serialize;
 use crate::failure::Failure;
 
 pub(crate) use html::html;
-pub(crate) use terminal::{side_by_side, terminal};
+pub(crate) use terminal::{aligned, side_by_side, terminal};
 
 /// As JSON, a line end after it.
 ///

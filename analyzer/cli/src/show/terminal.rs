@@ -184,7 +184,8 @@ pub(crate) fn side_by_side(names: &[String], reports: &[Report]) -> String {
     aligned(&rows)
 }
 
-fn aligned(rows: &[Vec<String>]) -> String {
+/// Rows with aligned columns.
+pub(crate) fn aligned(rows: &[Vec<String>]) -> String {
     let columns = rows.iter().map(Vec::len).max().unwrap_or(0);
     let width = |n: usize| rows.iter().filter_map(|r| r.get(n)).map(|c| c.chars().count()).max().unwrap_or(0);
     let widths: Vec<usize> = (0..columns).map(width).collect();

@@ -1,8 +1,10 @@
 //! The verbs: what each takes on the command line, and does.
 
 mod compare;
+mod devices;
 mod export;
 mod import;
+mod record;
 mod report;
 mod synth;
 
@@ -18,6 +20,10 @@ use crate::failure::Failure;
 /// What the analyzer does.
 #[derive(Debug, clap::Subcommand)]
 pub enum Verb {
+    /// Lists the disks of this machine, what was written to each since boot, and what lies on what
+    Devices(devices::DevicesArgs),
+    /// Records what disks of this machine are written
+    Record(record::RecordArgs),
     /// Reads traces of other programs into a profile
     Import(import::ImportArgs),
     /// Says what link, spool and journal a profile or a trace takes
@@ -37,6 +43,8 @@ impl Verb {
     #[must_use]
     pub fn run(self) -> ExitCode {
         let done = match self {
+            Self::Devices(args) => args.run(),
+            Self::Record(args) => args.run(),
             Self::Import(args) => args.run(),
             Self::Report(args) => args.run(),
             Self::WhatIf(args) => args.run(),

@@ -215,7 +215,7 @@ fn blkparse(line: &[u8], devices: &mut Devices) -> Line {
 }
 
 /// The letters of the kernel's `blk_fill_rwbs`: an F before the rest is a flush, behind it a forced write.
-pub(super) fn kind_of_rwbs(rwbs: &[u8]) -> Option<Kind> {
+pub(crate) fn kind_of_rwbs(rwbs: &[u8]) -> Option<Kind> {
     let body = rwbs.strip_prefix(b"F").unwrap_or(rwbs);
     match body.first() {
         Some(b'R') => Some(Kind::Read),

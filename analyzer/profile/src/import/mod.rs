@@ -13,6 +13,7 @@ use crate::cgp::{Clock, Tally};
 use crate::event::{DeviceNo, Event};
 
 pub use blktrace::{Action, write_record as write_blktrace};
+pub(crate) use lines::kind_of_rwbs;
 pub use lines::write_line;
 
 /// How many bytes [`Importer::detect`] wants to see, if there are so many.
