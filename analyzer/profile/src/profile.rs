@@ -163,9 +163,19 @@ impl Profile {
 
     /// The traffic by the second.
     pub fn bins(&mut self) -> &Bins {
+        self.settle();
+        &self.bins
+    }
+
+    /// Puts the second at hand into the bins; it goes on after that.
+    pub(crate) fn settle(&mut self) {
         let second = self.current.0;
         self.put_current();
         self.current.0 = second;
+    }
+
+    /// The bins, as of the last [`Profile::settle`].
+    pub(crate) const fn settled(&self) -> &Bins {
         &self.bins
     }
 

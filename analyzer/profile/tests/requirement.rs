@@ -173,6 +173,9 @@ fn by_day_writes_wait_for_the_night() {
     // Written at noon, carried away at midnight in 10 s: 12 hours and 10 seconds.
     let lags = with_calendar(&bins(&[(12 * 3600, 10_000_000)]), &calendar_with_night(1e6));
     assert!((lags[0].seconds - 43_210.0).abs() < 1e-6, "{lags:?}");
+    // A petabyte at 6 hours of 1 byte/s a day takes 127 million years, and no time to find out.
+    let ages = with_calendar(&bins(&[(0, 1_000_000_000_000_000)]), &calendar_with_night(1.0));
+    assert!((ages[0].seconds / 4e15 - 1.0).abs() < 1e-6, "{ages:?}");
     let never = with_calendar(&bins(&[(0, 1)]), &Calendar::always(0.0));
     assert!(never[0].seconds.is_infinite());
 }

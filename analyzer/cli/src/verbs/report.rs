@@ -160,6 +160,11 @@ pub(crate) struct TraceArgs {
 }
 
 impl TraceArgs {
+    /// All of one file.
+    pub(crate) fn whole(file: PathBuf) -> Self {
+        Self { files: vec![file], from: None, to: None, device: Vec::new() }
+    }
+
     /// Reads all of it once.
     pub(crate) fn profile(&self, rpos: &[Duration]) -> Result<Profile, Failure> {
         let mut merged = Merged::open(&self.files, None)?;

@@ -2,28 +2,30 @@
 
 /// Hours in a week.
 pub const WEEK: usize = 168;
+/// Seconds in a week.
+pub(crate) const WEEK_SECONDS: u64 = 604_800;
 /// Seconds in an hour.
-const HOUR: f64 = 3600.0;
+const HOUR: u64 = 3600;
 
 /// Bytes per second for each hour of the week, and at which moment of the week the trace begins.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Calendar {
     rates: [f64; WEEK],
     /// Seconds from Monday 00:00 to the trace's start.
-    begins: f64,
+    begins: u64,
 }
 
 impl Calendar {
     /// The same rate all week.
     #[must_use]
     pub const fn always(rate: f64) -> Self {
-        Self { rates: [rate; WEEK], begins: 0.0 }
+        Self { rates: [rate; WEEK], begins: 0 }
     }
 
     /// A rate for each hour, Monday 00:00 first, for a trace that begins so many seconds into a week.
     #[must_use]
     pub fn new(rates: [f64; WEEK], begins: u64) -> Self {
-        Self { rates: rates.map(|r| r.max(0.0)), begins: crate::numbers::real(begins % (7 * 86400)) }
+        Self { rates: rates.map(|r| r.max(0.0)), begins: begins % WEEK_SECONDS }
     }
 
     /// The rate, when it is the same all week.
@@ -33,18 +35,18 @@ impl Calendar {
         self.rates.iter().all(|r| r.to_bits() == first.to_bits()).then_some(first)
     }
 
-    /// Is there an hour in which something leaves?
+    /// Bytes that a whole week carries.
     #[must_use]
-    pub fn carries_anything(&self) -> bool {
-        self.rates.iter().any(|&r| r > 0.0)
+    pub fn of_a_week(&self) -> f64 {
+        self.rates.iter().sum::<f64>() * crate::numbers::real(HOUR)
     }
 
     /// The rate at a second of the trace, and the second at which its hour ends.
     #[must_use]
-    pub fn at(&self, second: f64) -> (f64, f64) {
-        let hours = ((second + self.begins) / HOUR).floor();
-        let of_week = crate::numbers::whole(hours % WEEK as f64);
-        let rate = usize::try_from(of_week).ok().and_then(|h| self.rates.get(h)).copied().unwrap_or(0.0);
-        (rate, (hours + 1.0) * HOUR - self.begins)
+    pub fn at(&self, second: u64) -> (f64, u64) {
+        let hours = second.saturating_add(self.begins) / HOUR;
+        let of_week = usize::try_from(hours).ok().map(|h| h % WEEK);
+        let rate = of_week.and_then(|h| self.rates.get(h)).copied().unwrap_or(0.0);
+        (rate, (hours + 1).saturating_mul(HOUR).saturating_sub(self.begins))
     }
 }

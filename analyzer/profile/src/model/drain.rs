@@ -8,8 +8,8 @@
 use std::collections::VecDeque;
 
 use crate::bins::Bins;
-use crate::model::calendar::Calendar;
-use crate::numbers::{real, whole_up};
+use crate::model::calendar::{Calendar, WEEK_SECONDS};
+use crate::numbers::{real, whole_down, whole_up};
 
 /// What one second's writes met.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -59,8 +59,8 @@ pub fn with_calendar(bins: &Bins, calendar: &Calendar) -> Vec<Lag> {
 
 struct Queue<'a> {
     calendar: &'a Calendar,
-    now: f64,
-    backlog: f64,
+    /// The second up to which all was served. Whole, so that it never stands still for a rounding.
+    now: u64,
     /// Bytes that left before now.
     served: f64,
     arrived: f64,
@@ -71,48 +71,45 @@ struct Queue<'a> {
 
 impl<'a> Queue<'a> {
     fn new(calendar: &'a Calendar) -> Self {
-        let waiting = VecDeque::new();
-        Self { calendar, now: 0.0, backlog: 0.0, served: 0.0, arrived: 0.0, waiting, done: Vec::new() }
+        Self { calendar, now: 0, served: 0.0, arrived: 0.0, waiting: VecDeque::new(), done: Vec::new() }
     }
 
     fn arrive(&mut self, second: u64, bytes: f64) {
-        self.now = real(second);
-        self.backlog += bytes;
         self.arrived += bytes;
         self.waiting.push_back((self.done.len(), self.arrived));
-        self.done.push(Lag { second, backlog: self.backlog, seconds: f64::INFINITY });
+        self.done.push(Lag { second, backlog: self.arrived - self.served, seconds: f64::INFINITY });
     }
 
     /// Serves hour by hour until `second`, or until nothing waits.
     fn serve_until(&mut self, second: u64) {
-        let until = real(second);
-        while self.now < until && !self.waiting.is_empty() {
+        while self.now < second && !self.waiting.is_empty() {
             let (rate, hour_end) = self.calendar.at(self.now);
-            self.serve(rate, hour_end.min(until));
+            self.serve(rate, hour_end.min(second));
         }
-        self.now = self.now.max(until);
+        self.now = self.now.max(second);
     }
 
     /// Serves at `rate` until `until`, noting who leaves when.
-    fn serve(&mut self, rate: f64, until: f64) {
-        let can = self.served + rate * (until - self.now);
-        while let Some(&(place, goal)) = self.waiting.front() {
-            if goal > can {
-                break;
-            }
-            let leaves = if rate > 0.0 { self.now + (goal - self.served) / rate } else { self.now };
+    fn serve(&mut self, rate: f64, until: u64) {
+        let can = self.served + rate * real(until - self.now);
+        while let Some((place, goal)) = self.waiting.pop_front_if(|&mut (_, goal)| goal <= can) {
+            let takes = if rate > 0.0 { (goal - self.served) / rate } else { 0.0 };
             if let Some(lag) = self.done.get_mut(place) {
-                lag.seconds = (leaves - real(lag.second)).max(0.0);
+                lag.seconds = real(self.now - lag.second) + takes;
             }
-            self.waiting.pop_front();
         }
         self.served = can.min(self.arrived);
-        self.backlog = self.arrived - self.served;
         self.now = until;
     }
 
+    /// Nothing comes any more: whole weeks in which the first that waits does not leave are passed over at once.
     fn finish(mut self) -> Vec<Lag> {
-        while !self.waiting.is_empty() && self.calendar.carries_anything() {
+        let weekly = self.calendar.of_a_week();
+        while let Some(&(_, goal)) = self.waiting.front().filter(|_| weekly > 0.0 && self.now < u64::MAX / 2)
+        {
+            let weeks = whole_down((goal - self.served) / weekly);
+            self.served += real(weeks) * weekly;
+            self.now = self.now.saturating_add(weeks.saturating_mul(WEEK_SECONDS));
             let (rate, hour_end) = self.calendar.at(self.now);
             self.serve(rate, hour_end);
         }

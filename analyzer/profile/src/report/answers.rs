@@ -137,9 +137,9 @@ fn outage(report: &Report) -> Answer {
             format!("{} with a spool of {spool}, wherever it falls.", time_text(real(seconds))),
         ),
         None => (
-            None,
+            Some(report.duration_seconds),
             format!(
-                "One as long as the whole trace ({}): a spool of {spool} holds all of it.",
+                "At least one as long as the whole trace ({}): a spool of {spool} holds all of it.",
                 time_text(report.duration_seconds)
             ),
         ),

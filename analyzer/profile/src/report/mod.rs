@@ -317,8 +317,9 @@ impl Report {
     /// Computes everything. The exact figures are those of the RPOs that the profile was made for.
     #[must_use]
     pub fn of(profile: &mut Profile, question: &Question) -> Self {
-        let bins = profile.bins().clone();
-        figures::Figures { profile, bins: &bins, question }.report()
+        profile.settle();
+        let profile = &*profile;
+        figures::Figures { profile, bins: profile.settled(), question }.report()
     }
 }
 

@@ -7,23 +7,34 @@ use super::svg::{Axis, Chart, WIDTH};
 const BLUE: &str = "stroke=\"#0072b2\" stroke-width=\"2\"";
 const VERMILION: &str = "stroke=\"#d55e00\" stroke-width=\"1.5\" stroke-dasharray=\"5 3\"";
 
-fn rate(bytes_per_second: f64) -> String {
-    rate_text(bytes_per_second).split(" (").next().unwrap_or("").to_owned()
+/// A rate in bits, as the axes have it, so that their decades are round.
+fn rate(bits_per_second: f64) -> String {
+    rate_text(bits_per_second / 8.0).split(" (").next().unwrap_or("").to_owned()
+}
+
+/// Round times, five to ten of them.
+fn time_ticks(end: f64) -> Vec<f64> {
+    const STEPS: [f64; 16] = [
+        1.0, 2.0, 5.0, 10.0, 30.0, 60.0, 300.0, 600.0, 1800.0, 3600.0, 10_800.0, 21_600.0, 43_200.0,
+        86_400.0, 172_800.0, 604_800.0,
+    ];
+    let step = STEPS.into_iter().find(|step| end / step <= 8.0).unwrap_or_else(|| (end / 8.0).ceil());
+    (0..9).map(|n| f64::from(n) * step).take_while(|&tick| tick <= end).collect()
 }
 
 /// C*(R).
 pub(super) fn curve(r: &Report) -> String {
-    let points: Vec<_> = r.curve.iter().map(|p| (p.rpo_seconds, p.bytes_per_second)).collect();
+    let points: Vec<_> = r.curve.iter().map(|p| (p.rpo_seconds, p.bytes_per_second * 8.0)).collect();
     let y = Axis::log(points.iter().map(|p| p.1));
     let mut chart = Chart::new("The smallest link over the RPO", Axis::log_between(1.0, 3600.0), y);
     chart.y_ticks(&rate);
     chart.x_ticks(&[1.0, 5.0, 15.0, 60.0, 300.0, 1200.0, 3600.0], &time_text);
     chart.line(&points, BLUE);
     for &point in &points {
-        chart.dot(point, &format!("RPO {}: {}", time_text(point.0), rate_text(point.1)));
+        chart.dot(point, &format!("RPO {}: {}", time_text(point.0), rate_text(point.1 / 8.0)));
     }
     if let Some(link) = &r.link {
-        let given = link.mean_bytes_per_second;
+        let given = link.mean_bytes_per_second * 8.0;
         chart.line(&[(1.0, given), (3600.0, given)], VERMILION);
         let (x, y) = (chart.x(3600.0) - 4.0, chart.y(given) - 5.0);
         chart.add(&format!(
@@ -37,13 +48,13 @@ pub(super) fn curve(r: &Report) -> String {
 /// Mean and busiest second of each stretch.
 pub(super) fn writes(r: &Report) -> String {
     let peaks: Vec<_> =
-        r.timeline.iter().map(|s| (s.start_seconds as f64, s.peak_bytes_per_second as f64)).collect();
+        r.timeline.iter().map(|s| (s.start_seconds as f64, s.peak_bytes_per_second as f64 * 8.0)).collect();
     let means: Vec<_> =
-        r.timeline.iter().map(|s| (s.start_seconds as f64, s.mean_bytes_per_second)).collect();
+        r.timeline.iter().map(|s| (s.start_seconds as f64, s.mean_bytes_per_second * 8.0)).collect();
     let mut chart =
         over_time("Bytes written per second over time", r, Axis::log(peaks.iter().map(|p| p.1)), &rate);
     chart.area(&means, "fill=\"#0072b2\" fill-opacity=\"0.35\" stroke=\"#0072b2\"");
-    chart.line(&peaks, VERMILION);
+    chart.line(&peaks, "stroke=\"#d55e00\" stroke-width=\"1\"");
     chart.done()
 }
 
@@ -61,8 +72,7 @@ fn over_time(label: &str, r: &Report, y: Axis, text: &dyn Fn(f64) -> String) -> 
     let end = r.timeline.last().map_or(1.0, |s| s.start_seconds as f64).max(1.0);
     let mut chart = Chart::new(label, Axis::linear(end), y);
     chart.y_ticks(text);
-    let ticks: Vec<f64> = (0..=4).map(|n| (end * f64::from(n) / 4.0).round()).collect();
-    chart.x_ticks(&ticks, &|s| format!("+{}", time_text(s)));
+    chart.x_ticks(&time_ticks(end), &|s| if s > 0.0 { format!("+{}", time_text(s)) } else { "0".to_owned() });
     chart
 }
 

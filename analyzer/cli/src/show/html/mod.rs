@@ -1,5 +1,5 @@
 //! The report as one HTML file: no script, no network. Drawings are SVG with their numbers in tables beside them; the
-//! two colours are Okabe and Ito's blue and vermilion, told apart by every kind of sight, and by dashes as well; it prints on paper.
+//! two colours are Okabe and Ito's blue and vermilion, told apart by every kind of sight, and by form as well; it prints on paper.
 
 mod chart;
 mod svg;
@@ -168,7 +168,7 @@ fn timeline(r: &Report, page: &mut String) {
     add(page, &chart::writes(r));
     add(
         page,
-        "<figcaption>Blue, filled: the mean of each stretch. Vermilion, dashed: its busiest second. The rates are logarithmic.</figcaption></figure>",
+        "<figcaption>Blue, filled: the mean of each stretch. Vermilion, the line above: its busiest second. The rates are logarithmic.</figcaption></figure>",
     );
     if let Some(link) = &r.link {
         let rpo = link.achievable_rpo_seconds.map_or_else(

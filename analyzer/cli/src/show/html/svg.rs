@@ -4,7 +4,7 @@
 pub(super) const WIDTH: f64 = 900.0;
 pub(super) const HEIGHT: f64 = 300.0;
 const LEFT: f64 = 90.0;
-const RIGHT: f64 = 15.0;
+const RIGHT: f64 = 32.0;
 const TOP: f64 = 12.0;
 const BOTTOM: f64 = 34.0;
 

@@ -40,17 +40,16 @@ impl Counting {
     /// The sums of the second that has just ended. Seconds that were missed (a stopped process, a busy machine) are in it: the
     /// peak is then higher than it was, never lower.
     pub(super) fn take(&mut self, now: WallTime) -> Result<Vec<Record>, Failure> {
-        let text = std::fs::read_to_string(FILE).map_err(|e| {
-            Failure::new(format!("cannot read {FILE}")).because(e).fix("is this Linux with /proc mounted?")
-        })?;
-        Ok(self.sums(&text, now))
+        let nearest = (now.since(self.begun) + Duration::from_millis(500)).as_secs();
+        Ok(if nearest > self.told { self.sums(&read()?, nearest) } else { Vec::new() })
     }
 
-    fn sums(&mut self, text: &str, now: WallTime) -> Vec<Record> {
-        let nearest = (now.since(self.begun) + Duration::from_millis(500)).as_secs();
-        if nearest <= self.told {
-            return Vec::new();
-        }
+    /// What came since, as a second of its own: there is no later one.
+    pub(super) fn last(&mut self) -> Result<Vec<Record>, Failure> {
+        Ok(self.sums(&read()?, self.told + 1))
+    }
+
+    fn sums(&mut self, text: &str, nearest: u64) -> Vec<Record> {
         let pulse = nearest / PULSE != self.told / PULSE || self.told == 0;
         self.told = nearest;
         let at = At::from_nanos(self.begun.nanos()).plus(Duration::from_secs(nearest - 1));
@@ -64,6 +63,12 @@ impl Counting {
         }
         records
     }
+}
+
+fn read() -> Result<String, Failure> {
+    let failed =
+        |e| Failure::new(format!("cannot read {FILE}")).because(e).fix("is this Linux with /proc mounted?");
+    std::fs::read_to_string(FILE).map_err(failed)
 }
 
 impl Counted {
@@ -108,9 +113,8 @@ mod tests {
         let begun = WallTime::from_nanos(1_700_000_000_000_000_000);
         let mut counting = Counting::new(vec![target], begun);
         counting.devices[0].before = of_device(&text(100), "sda");
-        let after = |millis| begun.plus(Duration::from_millis(millis));
-        let mut sums = |text: &str, millis| {
-            let records = counting.sums(text, after(millis));
+        let mut sums = |text: &str, second| {
+            let records = counting.sums(text, second);
             records
                 .iter()
                 .map(|r| match r {
@@ -122,13 +126,12 @@ mod tests {
                 })
                 .collect::<Vec<_>>()
         };
-        assert_eq!(sums(&text(101), 1), [], "the first tick comes at once");
-        assert_eq!(sums(&text(110), 1001), [(0, 10)]);
-        assert_eq!(sums(&text(111), 1998), [(1, 1)]);
-        assert_eq!(sums(&text(111), 3001), [], "no traffic");
-        assert_eq!(sums(&text(131), 5990), [(5, 20)], "late: what was missed is in it");
-        assert_eq!(sums("", 7000), []);
-        assert_eq!(sums(&text(7), 9000), [(3, 0)], "back: a loss from 6 to 9, no traffic is made up");
-        assert_eq!(sums(&text(9), 10_000), [(9, 2)]);
+        assert_eq!(sums(&text(110), 1), [(0, 10)]);
+        assert_eq!(sums(&text(111), 2), [(1, 1)]);
+        assert_eq!(sums(&text(111), 3), [], "no traffic");
+        assert_eq!(sums(&text(131), 6), [(5, 20)], "late: what was missed is in it");
+        assert_eq!(sums("", 7), []);
+        assert_eq!(sums(&text(7), 9), [(3, 0)], "back: a loss from 6 to 9, no traffic is made up");
+        assert_eq!(sums(&text(9), 10), [(9, 2)]);
     }
 }

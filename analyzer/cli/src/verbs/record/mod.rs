@@ -67,6 +67,14 @@ impl Gathering {
             Self::Events(tracing) => tracing.take(),
         }
     }
+
+    /// What is left when it ends.
+    fn last(&mut self) -> Result<Vec<Record>, Failure> {
+        match self {
+            Self::Counters(counting) => counting.last(),
+            Self::Events(tracing) => tracing.take(),
+        }
+    }
 }
 
 impl RecordArgs {
@@ -110,7 +118,7 @@ impl RecordArgs {
                 },
             }
         }
-        recording.add(&gathering.take(RealClock.wall())?)?;
+        recording.add(&gathering.last()?)?;
         recording.keep()?;
         say(&format!(
             "{} I/Os recorded; own share of a processor: {:.2} %",
