@@ -189,6 +189,18 @@ pub(crate) struct Merged {
     clocks: Vec<Clock>,
 }
 
+/// The processor that completes an I/O need not be the one that submitted it: all files of a blktrace count the same stage.
+fn agree_on_a_stage(streams: &mut [Stream]) {
+    let importers =
+        || streams.iter().filter_map(|s| if let Parser::Import(i) = &s.parser { Some(i) } else { None });
+    let Some(stage) = importers().filter_map(|i| i.counted()).min() else { return };
+    for stream in streams {
+        if let Parser::Import(importer) = &mut stream.parser {
+            importer.count(stage);
+        }
+    }
+}
+
 /// What has a time, of one stream.
 enum Timed {
     Events(std::vec::IntoIter<Event>),
@@ -235,7 +247,9 @@ impl Merged {
     /// # Errors
     /// One cannot be read, or their clocks have nothing to do with each other.
     pub(crate) fn open(paths: &[PathBuf], format: Option<Format>) -> Result<Self, Failure> {
-        let streams = paths.iter().map(|path| Stream::open(path, format)).collect::<Result<Vec<_>, _>>()?;
+        let mut streams =
+            paths.iter().map(|path| Stream::open(path, format)).collect::<Result<Vec<_>, _>>()?;
+        agree_on_a_stage(&mut streams);
         let timed = streams.iter().map(|_| Timed::Ended).collect();
         let (devices, ready) = (Devices::default(), VecDeque::new());
         let mut merged =

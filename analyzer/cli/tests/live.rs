@@ -16,6 +16,26 @@ use serde_json::Value;
 
 const PROGRAM: &str = env!("CARGO_BIN_EXE_chronogate-analyzer");
 
+const TRACEFS: [&str; 2] = ["/sys/kernel/tracing", "/sys/kernel/debug/tracing"];
+
+/// The program; where nobody has mounted tracefs, in a mount namespace of its own that has it.
+fn program() -> Command {
+    if TRACEFS.iter().any(|t| Path::new(t).join("instances").is_dir()) {
+        return Command::new(PROGRAM);
+    }
+    let mut command = Command::new("unshare");
+    let mount = "mount -t tracefs nodev /sys/kernel/tracing && exec \"$@\"";
+    command.args(["--mount", "sh", "-c", mount, "sh", PROGRAM]);
+    command
+}
+
+/// Can it trace here at all?
+fn traces() -> bool {
+    let mut probe = Command::new("unshare");
+    probe.args(["--mount", "mount", "-t", "tracefs", "nodev", "/sys/kernel/tracing"]);
+    probe.stderr(Stdio::null()).status().is_ok_and(|s| s.success())
+}
+
 /// A recorder at work.
 struct Recorder {
     child: Child,
@@ -25,7 +45,7 @@ struct Recorder {
 impl Recorder {
     /// Returns when it records.
     fn start(device: &str, mode: &str, out: &Path) -> Self {
-        let mut command = Command::new(PROGRAM);
+        let mut command = program();
         command
             .args(["record", "--device", device, "--mode", mode, "--max-overhead", "100%", "--out"])
             .arg(out);
@@ -96,11 +116,8 @@ impl Drop for Loop {
 
 /// What the test needs, or why it does not run.
 fn machine(folder: &Path) -> Option<Loop> {
-    let traced = ["/sys/kernel/tracing", "/sys/kernel/debug/tracing"]
-        .iter()
-        .any(|t| Path::new(t).join("instances").is_dir());
     let fio = Command::new("fio").arg("--version").stdout(Stdio::null()).status().is_ok();
-    let found = if traced && fio { Loop::new(folder) } else { None };
+    let found = if traces() && fio { Loop::new(folder) } else { None };
     if found.is_none() {
         println!("SKIPPED: it takes root, tracefs, loop devices and fio");
     }
@@ -108,7 +125,7 @@ fn machine(folder: &Path) -> Option<Loop> {
 }
 
 fn instances() -> Vec<PathBuf> {
-    let folders = ["/sys/kernel/tracing/instances", "/sys/kernel/debug/tracing/instances"];
+    let folders = TRACEFS.map(|t| Path::new(t).join("instances"));
     folders.iter().flat_map(std::fs::read_dir).flatten().flatten().map(|e| e.path()).collect()
 }
 

@@ -165,6 +165,22 @@ fn parts_of_a_trace_are_one_when_they_are_joined() {
 }
 
 #[test]
+fn processors_of_one_blktrace_count_each_io_once() {
+    let tmp = tempfile::tempdir().unwrap();
+    let out = |name: &str| tmp.path().join(name).to_str().unwrap().to_owned();
+    let (submits, completes) = (out("t.blktrace.0"), out("t.blktrace.1"));
+    assert!(run(&["export", SHARED_SERVER, "--format", "blktrace", "--out", &submits]).status.success());
+    let mut bytes = std::fs::read(&submits).unwrap();
+    for record in bytes.chunks_mut(48) {
+        record[28..30].copy_from_slice(&8_u16.to_le_bytes()); // completed, on the other processor
+        record[8] ^= 1; // at nearly the same time
+    }
+    std::fs::write(&completes, bytes).unwrap();
+    let report = json(&["report", &completes, &submits, "--json", "-"]);
+    assert_eq!(report["writes"]["count"], 1371);
+}
+
+#[test]
 fn wrong_files_are_refused_with_the_reason() {
     let tmp = tempfile::tempdir().unwrap();
     let file = |name: &str, bytes: &[u8]| {

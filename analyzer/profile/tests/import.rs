@@ -144,6 +144,21 @@ fn noise_between_records_of_blktrace_is_passed_over() {
 }
 
 #[test]
+fn the_earliest_stage_of_a_trace_is_counted() {
+    let mut complete = blktrace(&[event(5, Kind::Write, 512, 4096, None)]);
+    complete[28..30].copy_from_slice(&8_u16.to_le_bytes());
+    assert_eq!(import(&complete, 48).1.len(), 1, "where there are completions only they count");
+    let mut both = complete.clone();
+    both.extend(blktrace(&[event(5, Kind::Write, 512, 4096, None)]));
+    assert_eq!(import(&both, 48).1.len(), 1, "and not beside the I/O's own queue event");
+    // A processor that only completes, of a trace that has queue events elsewhere.
+    let (mut importer, mut events) = (Importer::detect(&complete).unwrap(), Vec::new());
+    importer.count(analyzer_profile::import::Action::Queue);
+    importer.push(&complete, &mut events);
+    assert_eq!(events, []);
+}
+
+#[test]
 fn a_trace_of_the_other_byte_order_is_read() {
     let ours = blktrace(&[event(5, Kind::Write, 512, 4096, None)]);
     // Each field turned round: 4 4 8 8 4 4 4 4 4 2 2.

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::path::PathBuf;
 
-use analyzer_profile::cgp::Record;
+use analyzer_profile::cgp::{Clock, Record};
 use analyzer_profile::import::{Format, write_blktrace, write_line};
 use analyzer_profile::{At, Event};
 
@@ -81,11 +81,11 @@ fn trace(format: Format, merged: &mut Merged, out: &mut Output) -> Result<(), Fa
         Format::Systor => b"Timestamp,Response,IOType,LUN,Offset,Size\n",
         _ => b"",
     })?;
-    let mut writer =
-        Writer { format, names: HashMap::new(), before: At::default(), sequence: 0, left_out: 0 };
+    let mut writer = Writer::new(format);
     let (mut text, mut sums) = (Vec::new(), false);
     while let Some(record) = merged.next()? {
         match record {
+            Record::Source(source) => writer.wall |= source.clock == Clock::Wall,
             Record::Device { device, name } => writer.name(device, &name),
             Record::Events(events) => {
                 events.iter().for_each(|event| writer.event(event, &mut text));
@@ -112,12 +112,28 @@ fn trace(format: Format, merged: &mut Merged, out: &mut Output) -> Result<(), Fa
 struct Writer {
     format: Format,
     names: HashMap<analyzer_profile::DeviceNo, String>,
+    /// Do the times count from 1970?
+    wall: bool,
+    /// The first time, for formats whose clock begins with the trace.
+    first: Option<At>,
     before: At,
     sequence: u32,
     left_out: u64,
 }
 
 impl Writer {
+    fn new(format: Format) -> Self {
+        let (names, before) = (HashMap::new(), At::default());
+        Self { format, names, wall: false, first: None, before, sequence: 0, left_out: 0 }
+    }
+
+    /// The event with its time as the format counts it.
+    fn timed(&mut self, event: &Event) -> Event {
+        let first = *self.first.get_or_insert(event.at);
+        let moves = self.wall && self.format.clock() == Clock::Relative;
+        Event { at: if moves { At::from_nanos(event.at.since(first)) } else { event.at }, ..*event }
+    }
+
     /// The name in a form that the format can hold: it numbers volumes, or has commas and blanks of its own.
     fn name(&mut self, device: analyzer_profile::DeviceNo, name: &str) {
         let numeric = name.bytes().all(|b| b.is_ascii_digit()) && !name.is_empty();
@@ -139,6 +155,7 @@ impl Writer {
     }
 
     fn event(&mut self, event: &Event, out: &mut Vec<u8>) {
+        let event = &self.timed(event);
         let name = self.names.get(&event.device).map_or("0", String::as_str);
         let written = if self.format == Format::Blktrace {
             self.sequence = self.sequence.wrapping_add(1);

@@ -14,8 +14,8 @@ use crate::parse;
 
 /// Makes up a trace whose answers are known
 ///
-/// Steady writes with a burst every so often, offsets at random. The smallest link for an RPO is then the larger of the burst over
-/// its length and the RPO, and the whole over its own; it is printed.
+/// Steady writes with a burst every so often, offsets at random: b bytes a second in bursts of n seconds. The smallest link for
+/// an RPO of R is then n b / (n - 1 + R), unless R is so long that the next burst comes before it.
 #[derive(Debug, clap::Args)]
 pub struct SynthArgs {
     /// Where it goes, `-` for standard output

@@ -46,7 +46,8 @@ impl Action {
 /// Which stage is counted.
 #[derive(Debug, Default)]
 pub(super) struct State {
-    counted: Action,
+    /// `None` while none was seen.
+    pub(super) counted: Option<Action>,
     /// The device that came last and its number.
     last: Option<(u32, crate::event::DeviceNo)>,
 }
@@ -116,7 +117,7 @@ impl State {
             };
             rest = rest.get(RECORD + usize::from(found.pdu_len)..).unwrap_or(&[]);
         }
-        Self { counted: counted.unwrap_or_default(), last: None }
+        Self { counted, last: None }
     }
 
     /// The record at the front and its length; `None` when more bytes are needed.
@@ -137,7 +138,7 @@ impl State {
             return Line::Rejected("a record of another version than 7");
         }
         let categories = found.action >> 16;
-        if categories & NOTIFY != 0 || found.action & 0xffff != self.counted.code() {
+        if categories & NOTIFY != 0 || found.action & 0xffff != self.counted.unwrap_or_default().code() {
             return Line::Nothing;
         }
         let kind = if categories & DISCARD != 0 {

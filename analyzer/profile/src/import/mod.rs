@@ -195,6 +195,17 @@ impl Importer {
         self.format
     }
 
+    /// The stage of an I/O's life at which a blktrace is counted; `None` when its beginning has none of them.
+    #[must_use]
+    pub const fn counted(&self) -> Option<Action> {
+        self.blktrace.counted
+    }
+
+    /// Counts this stage: the files of one trace must agree on it, for a processor may have seen completions only.
+    pub const fn count(&mut self, stage: Action) {
+        self.blktrace.counted = Some(stage);
+    }
+
     /// Takes the next bytes, and appends the I/Os in them to `out`.
     pub fn push(&mut self, bytes: &[u8], out: &mut Vec<Event>) {
         if self.format == Format::Blktrace {

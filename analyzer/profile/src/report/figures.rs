@@ -243,7 +243,8 @@ impl Figures<'_> {
                 *sum += real(bytes);
             }
         }
-        Some(hours)
+        let seen = seconds_of_week(begins, self.profile.seconds());
+        Some(hours.iter().zip(seen).map(|(sum, seen)| sum * 3600.0 / real(seen.max(1))).collect())
     }
 
     /// The length of a stretch in seconds, and how many there are.
@@ -289,6 +290,21 @@ impl Figures<'_> {
             lost_seconds: p.losses.nanos as f64 / 1e9,
         }
     }
+}
+
+/// How many seconds of each hour of the week a trace covers.
+fn seconds_of_week(begins: u64, seconds: u64) -> Vec<u64> {
+    let whole_weeks = seconds / WEEK_SECONDS;
+    let mut seen = vec![whole_weeks * 3600; crate::model::calendar::WEEK];
+    let (mut now, end) = (begins, begins + seconds % WEEK_SECONDS);
+    while now < end {
+        let until = (now / 3600 * 3600 + 3600).min(end);
+        if let Some(sum) = seen.get_mut(tap_block::units::index(now / 3600 % 168)) {
+            *sum += until - now;
+        }
+        now = until;
+    }
+    seen
 }
 
 /// C*(R) over bins of a second, in bytes per second.

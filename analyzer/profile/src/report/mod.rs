@@ -92,7 +92,8 @@ pub struct Report {
     pub retention: Vec<RetentionFigures>,
     /// Writing again what was written just before.
     pub coalescing: Option<CoalescingFigures>,
-    /// Bytes written by hour of the week, Monday 00:00 UTC first; null when the trace has no wall clock.
+    /// Bytes written in each hour of the week, Monday 00:00 UTC first, the mean of the weeks in which it was seen; null when
+    /// the trace has no wall clock.
     pub week: Option<Vec<f64>>,
     /// Writes over time: equal stretches, the mean and the busiest second of each.
     pub timeline: Vec<Stretch>,
