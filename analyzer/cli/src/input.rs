@@ -39,7 +39,7 @@ fn uncompressed(mut raw: Box<dyn Read>) -> io::Result<Box<dyn Read>> {
         [0x1f, 0x8b, ..] => Box::new(flate2::read::MultiGzDecoder::new(whole)),
         [0x28, 0xb5, 0x2f, 0xfd, ..] => Box::new(zstd::Decoder::new(whole)?),
         [0xfd, b'7', b'z', b'X', b'Z', 0] => Box::new(lzma_rust2::XzReader::new(BufReader::new(whole), true)),
-        [b'B', b'Z', b'h', ..] => Box::new(bzip2_rs::DecoderReader::new(whole)),
+        [b'B', b'Z', b'h', ..] => Box::new(bzip2::read::MultiBzDecoder::new(whole)),
         _ => Box::new(whole),
     })
 }
@@ -94,6 +94,11 @@ mod tests {
         gz.write_all(&text).unwrap();
         assert_eq!(read(gz.finish().unwrap()), text);
         assert_eq!(read(zstd::encode_all(text.as_slice(), 1).unwrap()), text);
+        let mut bz2 = bzip2::write::BzEncoder::new(Vec::new(), bzip2::Compression::fast());
+        bz2.write_all(&text).unwrap();
+        let bz2 = bz2.finish().unwrap();
+        assert_eq!(read(bz2.clone()), text);
+        assert_eq!(read(bz2.repeat(2)), text.repeat(2), "as pbzip2 writes it");
         assert_eq!(read(text.clone()), text);
         assert_eq!(read(b"BZ".to_vec()), b"BZ");
     }

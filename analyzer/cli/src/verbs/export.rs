@@ -1,6 +1,6 @@
 //! `export`: a profile as a trace of another format, or several as one profile.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::path::PathBuf;
 
 use analyzer_profile::cgp::{Clock, Record};
@@ -112,6 +112,8 @@ fn trace(format: Format, merged: &mut Merged, out: &mut Output) -> Result<(), Fa
 struct Writer {
     format: Format,
     names: HashMap<analyzer_profile::DeviceNo, String>,
+    /// Devices that fio has been told of.
+    opened: HashSet<analyzer_profile::DeviceNo>,
     /// Do the times count from 1970?
     wall: bool,
     /// The first time, for formats whose clock begins with the trace.
@@ -124,7 +126,16 @@ struct Writer {
 impl Writer {
     fn new(format: Format) -> Self {
         let (names, before) = (HashMap::new(), At::default());
-        Self { format, names, wall: false, first: None, before, sequence: 0, left_out: 0 }
+        Self {
+            format,
+            names,
+            opened: HashSet::new(),
+            wall: false,
+            first: None,
+            before,
+            sequence: 0,
+            left_out: 0,
+        }
     }
 
     /// The event with its time as the format counts it.
@@ -157,6 +168,17 @@ impl Writer {
     fn event(&mut self, event: &Event, out: &mut Vec<u8>) {
         let event = &self.timed(event);
         let name = self.names.get(&event.device).map_or("0", String::as_str);
+        if matches!(self.format, Format::Fio2 | Format::Fio3) && self.opened.insert(event.device) {
+            // fio replays nothing of a file that was not opened.
+            for action in ["add", "open"] {
+                let time = if self.format == Format::Fio3 {
+                    format!("{} ", event.at.nanos() / 1000)
+                } else {
+                    String::new()
+                };
+                out.extend_from_slice(format!("{time}{name} {action}\n").as_bytes());
+            }
+        }
         let written = if self.format == Format::Blktrace {
             self.sequence = self.sequence.wrapping_add(1);
             write_blktrace(event, name, self.sequence, out)

@@ -51,8 +51,12 @@ pub(super) fn writes(r: &Report) -> String {
         r.timeline.iter().map(|s| (s.start_seconds as f64, s.peak_bytes_per_second as f64 * 8.0)).collect();
     let means: Vec<_> =
         r.timeline.iter().map(|s| (s.start_seconds as f64, s.mean_bytes_per_second * 8.0)).collect();
-    let mut chart =
-        over_time("Bytes written per second over time", r, Axis::log(peaks.iter().map(|p| p.1)), &rate);
+    let mut chart = over_time(
+        "Bytes written per second over time",
+        r,
+        Axis::log(peaks.iter().chain(&means).map(|p| p.1)),
+        &rate,
+    );
     chart.area(&means, "fill=\"#0072b2\" fill-opacity=\"0.35\" stroke=\"#0072b2\"");
     chart.line(&peaks, "stroke=\"#d55e00\" stroke-width=\"1\"");
     chart.done()
