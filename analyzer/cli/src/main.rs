@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use analyzer_cli::Verb;
 use clap::Parser;
 
-/// Know the RPO and RTO you can promise before you deploy.
+/// Know the RPO you can promise before you deploy.
 ///
 /// Records or imports what disks write, and says what link, spool and journal that takes. Exit codes: 0 done, 1 it could
 /// not be done, 2 usage.

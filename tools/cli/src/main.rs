@@ -33,7 +33,7 @@ enum Command {
     Cx(programs::CxArgs),
     /// The gateway alone: keeps history, serves any moment of it
     Gateway(programs::GatewayArgs),
-    /// Says before a deployment what RPO and RTO can be promised: traces and live disks into figures
+    /// Says before a deployment what RPO a link can promise: traces and live disks into figures
     #[command(subcommand)]
     Analyze(analyzer_cli::Verb),
     #[command(flatten)]
