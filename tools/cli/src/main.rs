@@ -33,6 +33,9 @@ enum Command {
     Cx(programs::CxArgs),
     /// The gateway alone: keeps history, serves any moment of it
     Gateway(programs::GatewayArgs),
+    /// Says before a deployment what RPO a link can promise: traces and live disks into figures
+    #[command(subcommand)]
+    Analyze(analyzer_cli::Verb),
     #[command(flatten)]
     Verb(verbs::Verb),
 }
@@ -40,6 +43,7 @@ enum Command {
 fn main() -> ExitCode {
     let done = match Cli::parse().command {
         Command::Verb(verb) => return verbs::run(verb),
+        Command::Analyze(verb) => return verb.run(),
         Command::Up(args) => programs::run(args.into_plan()),
         Command::Tap(args) => programs::run(args.into_plan()),
         Command::Cx(args) => programs::run(args.into_plan()),

@@ -1,0 +1,191 @@
+//! Recording a machine's own disks: what fio wrote is there, and stays when the recorder is stopped or killed.
+#![allow(
+    clippy::unwrap_used,
+    clippy::indexing_slicing,
+    clippy::disallowed_methods,
+    missing_docs,
+    reason = "tests"
+)]
+
+use std::io::{BufRead as _, BufReader};
+use std::path::{Path, PathBuf};
+use std::process::{Child, ChildStderr, Command, Stdio};
+
+use rustix::process::{Pid, Signal, kill_process};
+use serde_json::Value;
+
+const PROGRAM: &str = env!("CARGO_BIN_EXE_chronogate-analyzer");
+
+const TRACEFS: [&str; 2] = ["/sys/kernel/tracing", "/sys/kernel/debug/tracing"];
+
+/// The program; where nobody has mounted tracefs, in a mount namespace of its own that has it.
+fn program() -> Command {
+    if TRACEFS.iter().any(|t| Path::new(t).join("instances").is_dir()) {
+        return Command::new(PROGRAM);
+    }
+    let mut command = Command::new("unshare");
+    let mount = "mount -t tracefs nodev /sys/kernel/tracing && exec \"$@\"";
+    command.args(["--mount", "sh", "-c", mount, "sh", PROGRAM]);
+    command
+}
+
+/// Can it trace here at all?
+fn traces() -> bool {
+    let mut probe = Command::new("unshare");
+    probe.args(["--mount", "mount", "-t", "tracefs", "nodev", "/sys/kernel/tracing"]);
+    probe.stderr(Stdio::null()).status().is_ok_and(|s| s.success())
+}
+
+/// A recorder at work.
+struct Recorder {
+    child: Child,
+    stderr: BufReader<ChildStderr>,
+}
+
+impl Recorder {
+    /// Returns when it records.
+    fn start(device: &str, mode: &str, out: &Path) -> Self {
+        let mut command = program();
+        command
+            .args(["record", "--device", device, "--mode", mode, "--max-overhead", "100%", "--out"])
+            .arg(out);
+        let mut child = command.stderr(Stdio::piped()).spawn().unwrap();
+        let mut stderr = BufReader::new(child.stderr.take().unwrap());
+        let (mut line, mut all) = (String::new(), String::new());
+        while !line.starts_with("recording into") {
+            line.clear();
+            assert!(stderr.read_line(&mut line).unwrap() > 0, "it ended: {all}");
+            all.push_str(&line);
+        }
+        Self { child, stderr }
+    }
+
+    fn signal(&self, signal: Signal) {
+        let pid = Pid::from_raw(i32::try_from(self.child.id()).unwrap()).unwrap();
+        kill_process(pid, signal).unwrap();
+    }
+
+    /// Ends it as Ctrl-C does; what it said.
+    fn stop(mut self) -> String {
+        self.signal(Signal::INT);
+        let mut said = String::new();
+        std::io::Read::read_to_string(&mut self.stderr, &mut said).unwrap();
+        assert!(self.child.wait().unwrap().success(), "{said}");
+        said
+    }
+
+    fn kill(mut self) {
+        self.signal(Signal::KILL);
+        self.child.wait().unwrap();
+    }
+}
+
+fn report(file: &Path) -> Value {
+    let done = Command::new(PROGRAM).arg("report").arg(file).args(["--json", "-"]).output().unwrap();
+    assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
+    serde_json::from_slice(&done.stdout).unwrap()
+}
+
+/// A loop device of our own, gone at the end; `None` where there can be none.
+struct Loop {
+    device: String,
+}
+
+impl Loop {
+    fn new(folder: &Path) -> Option<Self> {
+        let file = folder.join("disk");
+        std::fs::File::create(&file).unwrap().set_len(64 << 20).unwrap();
+        let done = Command::new("losetup").args(["--find", "--show"]).arg(&file).output().ok()?;
+        let device = String::from_utf8(done.stdout).unwrap().trim().to_owned();
+        done.status.success().then_some(Self { device })
+    }
+
+    fn fio(&self, block: &str, size: &str) {
+        let words = ["--name=t", "--rw=randwrite", "--direct=1", "--minimal", "--filename"];
+        let mut command = Command::new("fio");
+        command.args(words).arg(&self.device).args([format!("--bs={block}"), format!("--size={size}")]);
+        assert!(command.stdout(Stdio::null()).status().unwrap().success());
+    }
+}
+
+impl Drop for Loop {
+    fn drop(&mut self) {
+        let _ = Command::new("losetup").args(["--detach", &self.device]).status();
+    }
+}
+
+/// What the test needs, or why it does not run.
+fn machine(folder: &Path) -> Option<Loop> {
+    let fio = Command::new("fio").arg("--version").stdout(Stdio::null()).status().is_ok();
+    let found = if traces() && fio { Loop::new(folder) } else { None };
+    if found.is_none() {
+        println!("SKIPPED: it takes root, tracefs, loop devices and fio");
+    }
+    found
+}
+
+fn instances() -> Vec<PathBuf> {
+    let folders = TRACEFS.map(|t| Path::new(t).join("instances"));
+    folders.iter().flat_map(std::fs::read_dir).flatten().flatten().map(|e| e.path()).collect()
+}
+
+#[test]
+fn every_write_is_there_once_and_a_kill_loses_none_that_was_kept() {
+    let tmp = tempfile::tempdir().unwrap();
+    let Some(disk) = machine(tmp.path()) else { return };
+    let out = tmp.path().join("run.cgp");
+    let recorder = Recorder::start(&disk.device, "events", &out);
+    let pid = recorder.child.id();
+    disk.fio("4k", "8M");
+    disk.fio("64k", "1M");
+    let said = recorder.stop();
+    assert!(said.contains("own share of a processor"), "{said}");
+    let first = report(&out);
+    assert_eq!(first["writes"]["count"], 2048 + 16);
+    assert_eq!(first["writes"]["bytes"], 9 << 20);
+    assert_eq!(first["write_sizes"], serde_json::json!([[4096, 2048], [65536, 16]]));
+    assert_eq!(first["quality"]["lost_events"], 0);
+    assert!(
+        !instances().iter().any(|i| i.ends_with(format!("chronogate-{pid}"))),
+        "its tracing instance is gone"
+    );
+
+    // Killed at any moment, it keeps what it had; then it goes on.
+    let recorder = Recorder::start(&disk.device, "events", &out);
+    disk.fio("4k", "1M");
+    recorder.kill();
+    let killed = report(&out);
+    let count = killed["writes"]["count"].as_u64().unwrap();
+    assert!((2064..=2064 + 256).contains(&count), "{count}");
+    let recorder = Recorder::start(&disk.device, "events", &out);
+    disk.fio("8k", "1M");
+    recorder.stop();
+    let last = report(&out);
+    assert_eq!(last["writes"]["count"].as_u64().unwrap(), count + 128);
+    assert!(last["quality"]["lost_seconds"].as_f64().unwrap() > 0.0, "the pauses are told");
+}
+
+#[test]
+fn counters_need_no_privilege_and_sum_the_same() {
+    let tmp = tempfile::tempdir().unwrap();
+    let Some(disk) = machine(tmp.path()) else { return };
+    let out = tmp.path().join("run.cgp");
+    let recorder = Recorder::start(&disk.device, "counters", &out);
+    disk.fio("16k", "4M");
+    recorder.stop();
+    let found = report(&out);
+    assert_eq!(found["writes"]["bytes"], 4 << 20);
+    assert!(found["required_bandwidth"][0]["bytes_per_second_exact"].is_null());
+}
+
+#[test]
+fn what_cannot_be_recorded_is_said() {
+    let tmp = tempfile::tempdir().unwrap();
+    let record = |device: &str, out: &Path| {
+        let words = ["record", "--for", "1s", "--device", device, "--out"];
+        let done = Command::new(PROGRAM).args(words).arg(out).output().unwrap();
+        assert!(!done.status.success());
+        String::from_utf8(done.stderr).unwrap()
+    };
+    assert!(record("nosuchdisk", &tmp.path().join("a")).contains("no block device"));
+}

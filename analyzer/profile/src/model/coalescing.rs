@@ -1,0 +1,126 @@
+//! How much of what is written is written again soon: what thinning history saves.
+//!
+//! For a window W, time is cut into stretches of W; a block written twice in one stretch needs to be kept once in a
+//! history with one point per W. The figure is `blocks kept / blocks written`, 1 when nothing is written twice.
+//!
+//! Remembering every block would take memory without limit, so a block counts only when its hash falls below a
+//! threshold, which is halved when too many do: a sample of the blocks, each with all its writes (spatial sampling as in
+//! SHARDS, Waldspurger and others, FAST 2015). The ratio needs no scaling: counts before a halving are halved too.
+
+use std::collections::HashMap;
+use std::hash::{BuildHasherDefault, Hasher};
+
+use crate::event::Event;
+
+/// The grain of history.
+const BLOCK: u64 = tap_block::BLOCK_SIZE;
+/// The most blocks that are remembered.
+const MAX_BLOCKS: usize = 1 << 17;
+/// Most blocks of one write that are looked at: a longer one is counted at its beginning.
+const MAX_OF_ONE: u64 = 1 << 16;
+
+/// The windows, in seconds: every second, minute, hour and day.
+pub const WINDOWS: [u64; 4] = [1, 60, 3600, 86400];
+
+/// Keys are hashes already.
+#[derive(Default)]
+struct AsIs(u64);
+
+impl Hasher for AsIs {
+    fn finish(&self) -> u64 {
+        self.0
+    }
+
+    fn write(&mut self, bytes: &[u8]) {
+        for &byte in bytes {
+            self.0 = self.0.rotate_left(8) ^ u64::from(byte);
+        }
+    }
+
+    fn write_u64(&mut self, key: u64) {
+        self.0 = key;
+    }
+}
+
+/// See the module.
+#[derive(Clone)]
+pub struct Coalescing {
+    /// When each sampled block was last written, by its hash, in seconds.
+    last: HashMap<u64, u32, BuildHasherDefault<AsIs>>,
+    /// Blocks whose hash is at most this count.
+    threshold: u64,
+    written: f64,
+    kept: [f64; WINDOWS.len()],
+}
+
+impl Default for Coalescing {
+    fn default() -> Self {
+        // One block in 16 from the start: a trace of a few thousand blocks still has hundreds of them.
+        Self { last: HashMap::default(), threshold: u64::MAX >> 4, written: 0.0, kept: [0.0; WINDOWS.len()] }
+    }
+}
+
+impl std::fmt::Debug for Coalescing {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Coalescing").field("sampled", &self.last.len()).finish_non_exhaustive()
+    }
+}
+
+impl Coalescing {
+    /// A write, in a second of the trace.
+    pub fn write(&mut self, event: &Event, second: u64) {
+        if event.length == 0 {
+            return;
+        }
+        let first = event.offset / BLOCK;
+        let end =
+            event.offset.saturating_add(event.length).div_ceil(BLOCK).min(first.saturating_add(MAX_OF_ONE));
+        for block in first..end {
+            let hash = mix(block ^ mix(u64::from(event.device.get())));
+            if hash <= self.threshold {
+                self.sampled(hash, u32::try_from(second).unwrap_or(u32::MAX));
+            }
+        }
+    }
+
+    fn sampled(&mut self, hash: u64, second: u32) {
+        let before = self.last.insert(hash, second);
+        self.written += 1.0;
+        for (kept, window) in self.kept.iter_mut().zip(WINDOWS) {
+            let again = before.is_some_and(|b| u64::from(b) / window == u64::from(second) / window);
+            *kept += f64::from(u8::from(!again));
+        }
+        if self.last.len() > MAX_BLOCKS {
+            self.halve();
+        }
+    }
+
+    fn halve(&mut self) {
+        self.threshold /= 2;
+        let threshold = self.threshold;
+        self.last.retain(|&hash, _| hash <= threshold);
+        self.written /= 2.0;
+        self.kept.iter_mut().for_each(|k| *k /= 2.0);
+    }
+
+    /// The share of blocks that one point per window keeps, for each of [`WINDOWS`]; `None` when no block was sampled.
+    #[must_use]
+    pub fn kept(&self) -> Option<[f64; WINDOWS.len()]> {
+        (self.written > 0.0).then(|| self.kept.map(|k| (k / self.written).clamp(0.0, 1.0)))
+    }
+
+    /// Distinct bytes written, estimated from the sample.
+    #[must_use]
+    pub fn working_set(&self) -> f64 {
+        let share = crate::numbers::real(self.threshold) / crate::numbers::real(u64::MAX);
+        crate::numbers::real(tap_block::units::count(self.last.len())) / share * crate::numbers::real(BLOCK)
+    }
+}
+
+/// A hash of 64 bits in which every bit of the input moves every bit (the finalizer of `SplitMix64`, Steele and others 2014).
+const fn mix(key: u64) -> u64 {
+    let mut z = key.wrapping_add(0x9e37_79b9_7f4a_7c15);
+    z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    z ^ (z >> 31)
+}

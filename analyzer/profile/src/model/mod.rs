@@ -1,0 +1,10 @@
+//! The models, each in a file of its own: what it answers, its formula, where that comes from.
+
+pub mod calendar;
+pub mod coalescing;
+pub mod confidence;
+pub mod coverage;
+pub mod drain;
+pub mod outage;
+pub mod requirement;
+pub mod trend;
