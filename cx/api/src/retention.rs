@@ -332,18 +332,22 @@ pub struct HoldCreate {
     pub note: String,
 }
 
-/// The source's clock was set back: times from one to the other went by twice. As a POINT they mean the second time.
+/// The source's clock was set. Back: times from `from` to `to` went by twice; as a POINT they mean the second time, once that has
+/// come. Ahead: times from `to` to `from` never went by.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ClockView {
     /// The first record by the clock as it was from then on.
     #[serde(with = "json::lsn")]
     pub lsn: Lsn,
-    /// When that was, by the clock set back.
+    /// When that was, by the clock as it was set.
     #[serde(with = "json::text")]
     pub from: WallTime,
-    /// When the record before it was, by the clock as it had been.
+    /// When it would have been by the clock as it had been; over a restart of the tap: when the record before it was.
     #[serde(with = "json::text")]
     pub to: WallTime,
+    /// It was set ahead, not back.
+    #[serde(default)]
+    pub ahead: bool,
 }
 
 /// What is left of a volume's history.
@@ -373,7 +377,7 @@ pub struct TimelineView {
     pub holds: Vec<HoldView>,
     /// Stretches that were lost.
     pub gaps: Vec<GapView>,
-    /// Where the source's clock was set back.
+    /// Where the source's clock was set, the newest thousand, oldest first.
     #[serde(default)]
     pub clocks: Vec<ClockView>,
     /// How the store fills.

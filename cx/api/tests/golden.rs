@@ -301,6 +301,7 @@ fn timelines() {
             lsn: lsn(700),
             from: at("2026-11-22T10:00:00Z"),
             to: at("2026-11-22T11:00:00Z"),
+            ahead: false,
         }],
         forecast: ForecastView {
             used_bytes: 1 << 30,

@@ -229,6 +229,14 @@ fn barrier_markers() {
 }
 
 #[test]
+fn clock_markers() {
+    let marker = Marker::ClockSet { before: WallTime::from_nanos(1_700_000_000_000_000_000) };
+    let bytes = encode_marker(&marker);
+    assert_eq!(decode_marker(&bytes).unwrap(), marker);
+    pinned("clock-set", &bytes);
+}
+
+#[test]
 fn runs_and_checkpoints() {
     let unit = |segment, offset, len| Place::Unit(Location { segment: SegmentId::new(segment), offset, len });
     let version = |first, blocks, position, place| Version { first, blocks, position, place };

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use cx_api::Problem;
+use cx_api::{ClockView, Problem};
 use gateway_image::Point;
 use gateway_image::catalogue::Volume;
 use gateway_journal::RegionNo;
@@ -195,8 +195,19 @@ impl Points {
         let catalogue = self.store.catalogue();
         let volume = catalogue.volume_named(name);
         let durable = volume.and_then(|v| self.store.durable(v.stream())).map_or(Lsn::ZERO, |d| d.lsn);
-        problems::not_yet(name, point, durable, volume.and_then(|v| self.proven(v)))
+        let problem = problems::not_yet(name, point, durable, volume.and_then(|v| self.proven(v)));
+        match volume.and_then(|v| passed_before(v, point)) {
+            Some(clock) => problems::set_back_since(problem, &clock),
+            None => problem,
+        }
     }
+}
+
+/// The time went by once already, by a clock that was set back since.
+fn passed_before(volume: &Volume, point: &Point) -> Option<ClockView> {
+    let Point::Time(time) = point else { return None };
+    let went_by = |clock: &ClockView| !clock.ahead && clock.from <= *time && *time <= clock.to;
+    crate::retention::clocks(volume).into_iter().rfind(went_by)
 }
 
 /// Bookmarks whose names look like `name`, and the newest; three at most.

@@ -19,7 +19,8 @@ const LIMIT: usize = 256;
 #[derive(Debug, Default)]
 pub(crate) struct Pulse {
     waiting: VecDeque<(Lsn, WallTime)>,
-    proven: Option<WallTime>,
+    /// The last record of the newest heartbeat of which all is here, and its time. That goes back where the tap's clock was set.
+    proven: Option<(Lsn, WallTime)>,
     last: Option<Last>,
 }
 
@@ -53,15 +54,16 @@ impl Pulse {
             if head > durable {
                 break;
             }
-            self.proven = self.proven.max(Some(at));
+            self.proven = Some((head, at));
             self.waiting.pop_front();
         }
     }
 
-    /// The latest tap time up to which everything is known to be here. `record` is when the last durable
-    /// record was captured, which proves as much.
-    pub(crate) fn proven(&self, record: Option<WallTime>) -> Option<WallTime> {
-        self.proven.max(record)
+    /// The latest tap time up to which everything is known to be here. `record` is the last durable record and when it was
+    /// captured, which proves as much.
+    pub(crate) fn proven(&self, record: Option<(Lsn, WallTime)>) -> Option<WallTime> {
+        let newer = record.filter(|(lsn, _)| self.proven.is_none_or(|(head, _)| *lsn > head));
+        newer.or(self.proven).map(|(_, at)| at)
     }
 
     /// What the tap last said, unless that is too long ago.
@@ -120,9 +122,21 @@ mod tests {
         assert_eq!(pulse.proven(None), None);
         pulse.durable(lsn(5));
         assert_eq!(pulse.proven(None), Some(WallTime::from_nanos(200)));
-        assert_eq!(pulse.proven(Some(WallTime::from_nanos(250))), Some(WallTime::from_nanos(250)));
+        let newer = Some((lsn(6), WallTime::from_nanos(250)));
+        assert_eq!(pulse.proven(newer), Some(WallTime::from_nanos(250)));
         pulse.heard(beat(5, 300), lsn(5), second(2));
         assert_eq!(pulse.proven(None), Some(WallTime::from_nanos(300)), "an idle stream stays current");
+    }
+
+    #[test]
+    fn a_clock_that_was_set_back_proves_no_time_that_is_still_to_come() {
+        let mut pulse = Pulse::default();
+        pulse.heard(beat(5, 900), lsn(5), second(0));
+        let old = Some((lsn(5), WallTime::from_nanos(880)));
+        pulse.heard(beat(5, 310), lsn(5), second(1));
+        assert_eq!(pulse.proven(old), Some(WallTime::from_nanos(310)));
+        let told = Some((lsn(6), WallTime::from_nanos(320)));
+        assert_eq!(pulse.proven(told), Some(WallTime::from_nanos(320)));
     }
 
     #[test]

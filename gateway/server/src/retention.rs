@@ -8,7 +8,7 @@ use cx_api::{
     PolicySet, PolicySource, PolicyView, Problem, Retention, Size, Span, TierView, TimelineView, WhenFull,
 };
 use gateway_image::Point;
-use gateway_image::catalogue::{Catalogue, Run, Volume};
+use gateway_image::catalogue::{Catalogue, ClockSet, Run, Volume};
 use gateway_journal::{Gate, Hold, MetaRecord, RetentionPolicy, Tier};
 use tap_block::units::count;
 use tap_block::{Lsn, Name, WallTime};
@@ -114,7 +114,7 @@ impl Gateway {
             pins: rules.pins_of(id).map(|(lsn, note)| PinView { lsn, note: note.to_owned() }).collect(),
             holds: rules.holds_of(id, rules_now).map(hold_view).collect(),
             gaps: volume.gaps().map(views::gap).collect(),
-            clocks: volume.runs().iter().filter_map(set_back).collect(),
+            clocks: last_shown(clocks(&volume)),
             forecast: self.forecast(),
             held_up: self.held_alerts(),
             history: self.history_view(&Histories::of(&self.store), &volume, &policy),
@@ -212,10 +212,27 @@ fn fills_at(
     Some(now.plus(Duration::from_secs(u64::try_from(seconds).unwrap_or(u64::MAX))))
 }
 
-/// Within a run the source's time never goes back; a new one may find its clock set back.
+/// Where the source's clock was set, oldest first.
+pub(crate) fn clocks(volume: &Volume) -> Vec<ClockView> {
+    let within = volume.clocks().iter().map(was_set);
+    let mut all: Vec<ClockView> = volume.runs().iter().filter_map(set_back).chain(within).collect();
+    all.sort_by_key(|clock| clock.lsn);
+    all
+}
+
+fn last_shown<T>(mut all: Vec<T>) -> Vec<T> {
+    all.split_off(all.len().saturating_sub(SHOWN))
+}
+
+fn was_set(set: &ClockSet) -> ClockView {
+    let (from, to) = (set.first.at, set.before);
+    ClockView { lsn: set.first.lsn, from, to, ahead: from > to }
+}
+
+/// A new run may find its source's clock set back; one that finds it ahead cannot tell that from having been away.
 fn set_back(run: &Run) -> Option<ClockView> {
     let before = run.previous.filter(|before| run.first.at < before.at)?;
-    Some(ClockView { lsn: run.first.lsn, from: run.first.at, to: before.at })
+    Some(ClockView { lsn: run.first.lsn, from: run.first.at, to: before.at, ahead: false })
 }
 
 fn general(catalogue: &Catalogue) -> PolicyView {
@@ -292,6 +309,15 @@ mod tests {
         assert_eq!(fills(&[volume(10, 2), volume(10, 2)]), None, "10 settled and 40 whole of 50");
         assert_eq!(fills(&[volume(10, 2), volume(10, 3)]), Some(now.plus(day)), "one of them is held");
         assert_eq!(fills(&[volume(0, u32::MAX)]), None);
+    }
+
+    #[test]
+    fn a_clock_that_was_set_within_a_run_is_a_segment_whichever_way() {
+        let at = WallTime::from_nanos;
+        let first = Passed { lsn: Lsn::new(8).unwrap(), at: at(50) };
+        let back = was_set(&ClockSet { first, before: at(90) });
+        assert_eq!((back.lsn.get(), back.from, back.to, back.ahead), (8, at(50), at(90), false));
+        assert!(was_set(&ClockSet { first, before: at(20) }).ahead);
     }
 
     #[test]

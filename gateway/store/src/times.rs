@@ -1,7 +1,7 @@
 //! Between times and LSNs: rows that name a frame now and then, and the frames' own tables for the rest.
 //!
-//! Time never goes back within a run; between runs it may (a clock that was set right). A time is looked up in the
-//! newest run that has a record captured by then.
+//! The source's time never goes back between two places where its clock was set: within a run, or while no tap ran. A time is
+//! looked up in the newest such stretch that has a record captured by then.
 
 use std::io;
 use std::ops::ControlFlow;
@@ -20,7 +20,7 @@ use crate::segments::Segments;
 use crate::store::Shared;
 use crate::sync::read;
 
-/// A frame and when its first record was captured (never earlier than any record before it in its run).
+/// A frame and when its first record was captured (never earlier than any record before it by the same clock).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct TimeRow {
     pub(crate) lsn: Lsn,
@@ -61,15 +61,16 @@ pub(crate) fn lsn_at(
     stream: StreamId,
     time: WallTime,
 ) -> Result<Option<Passed>, StoreError> {
-    let Some(run) = run_at(shared, stream, time) else { return Ok(None) };
+    let Some(range) = clock_at(shared, stream, time) else { return Ok(None) };
     under_one_layout(shared, |layout| {
         let settled = kept_of(shared, layout, stream);
-        let log = (run.0.max(settled.map_or(Lsn::ZERO, |k| k.settled.next())), run.1);
+        let log = (range.0.max(settled.map_or(Lsn::ZERO, |k| k.settled.next())), range.1);
         if let Some(found) = last_in_log(shared, stream, log, time)? {
             return Ok(Some(found));
         }
-        let within = |p: &&KeptPoint| run.0 <= p.lsn && p.lsn <= run.1 && p.captured_at <= time;
-        let point = settled.and_then(|kept| kept.points.iter().rev().find(within));
+        // Where all that this clock meant is thinned out, what came before it is the last that is kept.
+        let by_then = |p: &&KeptPoint| p.lsn < range.0 || (p.lsn <= range.1 && p.captured_at <= time);
+        let point = settled.and_then(|kept| kept.points.iter().rev().find(by_then));
         Ok(point.map(|p| Passed { lsn: p.lsn, at: p.captured_at }))
     })
 }
@@ -80,10 +81,20 @@ fn last_in_log(
     range: Range,
     time: WallTime,
 ) -> Result<Option<Passed>, StoreError> {
-    let Some(span) = find(shared, stream, range, |row| row.time <= time)? else { return Ok(None) };
+    // A clock may have been set in the middle of a frame: then no row begins with the first record by it.
+    let found = find(shared, stream, range, |row| row.time <= time)?;
+    let span = found.map_or_else(|| find(shared, stream, ALL, |row| row.lsn <= range.0), |s| Ok(Some(s)))?;
+    let Some(span) = span else { return Ok(None) };
     let mut best = None;
-    let mut latest = span.row.time;
+    let mut latest = if span.row.lsn < range.0 { WallTime::EPOCH } else { span.row.time };
     walk(&shared.segments, &span, stream, |entry| {
+        let lsn = entry.position.lsn();
+        if lsn < range.0 {
+            return ControlFlow::Continue(());
+        }
+        if lsn > range.1 {
+            return ControlFlow::Break(());
+        }
         latest = latest.max(entry.captured_at);
         if latest > time {
             return ControlFlow::Break(());
@@ -140,18 +151,10 @@ fn kept_of<'l>(shared: &Shared, layout: &'l Layout, stream: StreamId) -> Option<
 type Range = (Lsn, Lsn);
 const ALL: Range = (Lsn::ZERO, Lsn::ZERO.plus(Lsn::LIMIT));
 
-/// The newest run that begins at or before `time`; everything when nothing is known of runs.
-fn run_at(shared: &Shared, stream: StreamId, time: WallTime) -> Option<Range> {
+/// Where a time is looked up; everything when nothing is known of the stream.
+fn clock_at(shared: &Shared, stream: StreamId, time: WallTime) -> Option<Range> {
     let catalogue = Arc::clone(&read(&shared.published).catalogue);
-    let Some(volume) = catalogue.volume_of(stream) else { return Some(ALL) };
-    let mut end = ALL.1;
-    for run in volume.runs().iter().rev() {
-        if run.first.at <= time {
-            return Some((run.first.lsn, end));
-        }
-        end = run.first.lsn.previous();
-    }
-    None
+    catalogue.volume_of(stream).map_or(Some(ALL), |volume| volume.clock_at(time))
 }
 
 /// The last row of `stream` within `range` that `wanted` holds for; it holds for a first part of them.

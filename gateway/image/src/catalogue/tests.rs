@@ -295,6 +295,55 @@ fn barrier_marks_survive_their_bytes() {
     }
 }
 
+/// The clock shows 30 and was set back from 90; then it was set ahead.
+#[test]
+fn clocks_that_were_set_survive_their_bytes_and_part_the_times() {
+    let mut tape = Tape::default();
+    let set = |before| Marker::ClockSet { before: WallTime::from_nanos(before) };
+    let take = |tape: &mut Tape, n, at: u64, marker| {
+        let (run, epoch, received_at) = (RunId::new(1), Epoch::new(1), WallTime::from_nanos(n));
+        let origin = Origin { stream: STREAM, run, epoch, previous: None, received_at };
+        let (action, captured_at) = (Action::Mark(Box::new(marker)), WallTime::from_nanos(at));
+        tape.catalogue.apply(&origin, &Entry { position: Position::record(lsn(n)), captured_at, action });
+    };
+    let start = RunStart {
+        previous: None,
+        durable: Lsn::ZERO,
+        volume: VOLUME,
+        name: name("web01"),
+        size: 1 << 20,
+        sync: None,
+    };
+    take(&mut tape, 1, 10, Marker::RunStart(start));
+    take(&mut tape, 60, 30, set(90));
+    take(&mut tape, 70, 500, set(40));
+    let bytes = tape.catalogue.encode();
+    let hex: String = bytes.iter().map(|b| format!("{b:02x}")).collect();
+    if std::env::var_os("GOLDEN").is_some_and(|v| v == "write") {
+        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/src/catalogue/catalogue-clocks.hex");
+        std::fs::write(path, format!("{hex}\n")).unwrap();
+    }
+    let pinned = include_str!("catalogue-clocks.hex").trim();
+    assert_eq!(hex, pinned, "that needs a new version: manifests hold it");
+    let back = Catalogue::decode(&bytes).unwrap();
+    assert_eq!(back, tape.catalogue);
+    let volume = back.volume(VOLUME).unwrap();
+    let told: Vec<_> =
+        volume.clocks().iter().map(|c| (c.first.lsn.get(), c.first.at.nanos(), c.before.nanos())).collect();
+    assert_eq!(told, [(60, 30, 90), (70, 500, 40)]);
+    let among = |at| volume.clock_at(WallTime::from_nanos(at)).map(|(a, b)| (a.get(), b.get()));
+    assert_eq!(among(29), Some((1, 59)), "before it was set back");
+    assert_eq!(among(30), Some((60, 69)));
+    assert_eq!(among(499), Some((60, 69)));
+    assert_eq!(among(500), Some((70, Lsn::ZERO.plus(Lsn::LIMIT).get())));
+    assert_eq!(volume.clock_at(WallTime::EPOCH), None);
+    for cut in 1..bytes.len() {
+        let _ = Catalogue::decode(&bytes[..cut]);
+    }
+    (0..MOST_CLOCKS as u64 + 3).for_each(|n| take(&mut tape, 100 + n, n, set(7)));
+    assert_eq!(tape.catalogue.volume(VOLUME).unwrap().clocks().len(), MOST_CLOCKS);
+}
+
 fn rules(volume: VolumeId) -> Vec<MetaRecord> {
     let at = WallTime::from_nanos;
     let hold = Hold { volume, from: at(5), to: at(9), until: at(100), note: "audit".into() };
