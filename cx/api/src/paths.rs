@@ -50,6 +50,12 @@ pub fn bookmarks(volume_name: &str) -> String {
     format!("{}/bookmarks", volume(volume_name))
 }
 
+/// One bookmark of a volume (DELETE).
+#[must_use]
+pub fn bookmark(volume_name: &str, name: &str) -> String {
+    format!("{}?name={}", bookmarks(volume_name), escape(name))
+}
+
 /// What a POINT means on a volume (GET).
 #[must_use]
 pub fn point(volume_name: &str, at: &str) -> String {
@@ -76,6 +82,12 @@ pub fn group_point(name: &str, after: Option<&str>, before: Option<&str>) -> Str
 #[must_use]
 pub fn group_bookmarks(name: &str) -> String {
     format!("{}/bookmarks", group(name))
+}
+
+/// One bookmark of a group, in every member (DELETE).
+#[must_use]
+pub fn group_bookmark(group_name: &str, name: &str) -> String {
+    format!("{}?name={}", group_bookmarks(group_name), escape(name))
 }
 
 /// What is left of a volume's history (GET).

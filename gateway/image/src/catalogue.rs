@@ -176,6 +176,9 @@ impl Catalogue {
                 self.last_image = self.last_image.max(id.get());
                 Arc::make_mut(&mut self.images).remove(id);
             }
+            MetaRecord::BookmarkRemoved { volume, point, name } => {
+                self.change(*volume, |v| v.remove_bookmark(name, *point));
+            }
             MetaRecord::PolicySet { .. }
             | MetaRecord::Pinned { .. }
             | MetaRecord::Unpinned { .. }

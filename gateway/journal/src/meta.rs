@@ -82,6 +82,15 @@ pub enum MetaRecord {
     Held(Hold),
     /// Points came to a gate of a tier, or went through it.
     GateMoved(GateMove),
+    /// A bookmark is gone; its point is an ordinary one from here on.
+    BookmarkRemoved {
+        /// The volume.
+        volume: VolumeId,
+        /// Where it stood: one made since with the same name is another.
+        point: Lsn,
+        /// Its name.
+        name: Name,
+    },
 }
 
 /// Something that happened at a gate: at a tier whose points only go when a hook has handed them on.
@@ -153,7 +162,7 @@ pub struct ImageRecord {
 
 #[derive(Clone, PartialEq, Message)]
 struct PMeta {
-    #[prost(oneof = "PKind", tags = "1, 2, 3, 4, 5, 6, 7")]
+    #[prost(oneof = "PKind", tags = "1, 2, 3, 4, 5, 6, 7, 8")]
     kind: Option<PKind>,
 }
 
@@ -173,6 +182,18 @@ enum PKind {
     Held(PHold),
     #[prost(message, tag = "7")]
     GateMoved(PGateMove),
+    #[prost(message, tag = "8")]
+    BookmarkRemoved(PBookmarkRemoved),
+}
+
+#[derive(Clone, PartialEq, Message)]
+struct PBookmarkRemoved {
+    #[prost(fixed64, tag = "1")]
+    volume: u64,
+    #[prost(uint64, tag = "2")]
+    point: u64,
+    #[prost(string, tag = "3")]
+    name: String,
 }
 
 #[derive(Clone, Copy, PartialEq, Message)]
@@ -273,6 +294,11 @@ impl MetaRecord {
                 until: hold.until.nanos(),
                 note: hold.note.clone(),
             }),
+            Self::BookmarkRemoved { volume, point, name } => PKind::BookmarkRemoved(PBookmarkRemoved {
+                volume: volume.get(),
+                point: point.get(),
+                name: name.to_string(),
+            }),
             Self::GateMoved(moved) => PKind::GateMoved(PGateMove {
                 volume: moved.volume.get(),
                 keep: nanos(moved.keep),
@@ -311,6 +337,11 @@ impl MetaRecord {
                 until: WallTime::from_nanos(hold.until),
                 note: hold.note,
             })),
+            PKind::BookmarkRemoved(gone) => Ok(Self::BookmarkRemoved {
+                volume: VolumeId::new(gone.volume),
+                point: lsn_in(gone.point)?,
+                name: name_in(&gone.name)?,
+            }),
             PKind::GateMoved(moved) => Ok(Self::GateMoved(GateMove {
                 volume: VolumeId::new(moved.volume),
                 keep: Duration::from_nanos(moved.keep),
@@ -345,6 +376,10 @@ fn lsn_in(raw: u64) -> Result<Lsn, FormatError> {
     Lsn::new(raw).ok_or_else(|| FormatError::malformed(WHAT, "LSN out of range"))
 }
 
+fn name_in(text: &str) -> Result<Name, FormatError> {
+    text.parse().map_err(|e| FormatError::malformed(WHAT, format!("name: {e}")))
+}
+
 fn image_out(image: &ImageRecord) -> PImage {
     PImage {
         id: image.id.get(),
@@ -362,7 +397,7 @@ fn image_out(image: &ImageRecord) -> PImage {
 fn image_in(twin: PImage) -> Result<ImageRecord, FormatError> {
     Ok(ImageRecord {
         id: ImageId::new(twin.id),
-        name: twin.name.parse().map_err(|e| FormatError::malformed(WHAT, format!("name: {e}")))?,
+        name: name_in(&twin.name)?,
         volume: VolumeId::new(twin.volume),
         stream: StreamId::new(twin.stream),
         point: lsn_in(twin.point)?,

@@ -295,6 +295,14 @@ fn retention_records() {
 }
 
 #[test]
+fn a_bookmark_that_was_removed() {
+    let name = "before-upgrade".parse().unwrap();
+    let record = MetaRecord::BookmarkRemoved { volume: VolumeId::new(0x22), point: lsn(77), name };
+    assert_eq!(MetaRecord::decode(&record.encode()).unwrap(), record);
+    pinned("bookmark-removed", &record.encode());
+}
+
+#[test]
 fn moves_at_a_gate() {
     let (volume, keep) = (VolumeId::new(0x22), std::time::Duration::from_secs(60));
     let mut all = Vec::new();

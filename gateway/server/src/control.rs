@@ -79,6 +79,10 @@ impl Control for Gateway {
             .collect())
     }
 
+    async fn bookmark_remove(&self, volume: Name, name: Name) -> Answer<()> {
+        self.remove_bookmark(&volume, &name).await
+    }
+
     async fn groups(&self) -> Answer<Vec<GroupView>> {
         // Every mark of every member is looked at.
         Ok(tokio::task::block_in_place(|| self.group_views()))
@@ -103,6 +107,10 @@ impl Control for Gateway {
 
     async fn group_bookmark(&self, name: Name, request: BookmarkCreate) -> Answer<GroupPointView> {
         self.bookmark_group(name, request).await
+    }
+
+    async fn group_bookmark_remove(&self, group: Name, name: Name) -> Answer<()> {
+        self.remove_group_bookmark(&group, &name).await
     }
 
     async fn image_create(&self, request: ImageCreate, point: Point) -> Answer<ImageView> {

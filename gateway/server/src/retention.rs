@@ -8,7 +8,7 @@ use cx_api::{
     PolicySet, PolicySource, PolicyView, Problem, Retention, Size, Span, TierView, TimelineView, WhenFull,
 };
 use gateway_image::Point;
-use gateway_image::catalogue::{Catalogue, ClockSet, Run, Volume};
+use gateway_image::catalogue::{BookmarkPoint, Catalogue, ClockSet, Run, Volume};
 use gateway_journal::{Gate, Hold, MetaRecord, RetentionPolicy, Tier};
 use tap_block::units::count;
 use tap_block::{Lsn, Name, WallTime};
@@ -69,6 +69,46 @@ impl Gateway {
                 .fix(format!("`chronogate volume timeline {name}` lists the pins")));
         }
         self.images.write(MetaRecord::Unpinned { volume: at.volume, point: at.lsn }).await
+    }
+
+    pub(crate) async fn remove_bookmark(&self, volume: &Name, name: &Name) -> Answer<()> {
+        let known = self.known(volume)?;
+        let there = known.bookmark_named(name).ok_or_else(|| problems::no_bookmark(volume, name, &[]))?;
+        if let Some(group) = self.shared_with(&known, name, there) {
+            let text = format!("the bookmark {name} of {volume} is one of the group {group}");
+            return Err(Problem::new(Code::Conflict, text)
+                .because("every member of the group has it, at one moment")
+                .fix(format!("remove it in all: chronogate bookmark rm --group {group} {name}")));
+        }
+        self.check_not_held(&known, name, there.at.lsn)?;
+        self.forget_bookmark(&known, name, there.at.lsn).await
+    }
+
+    /// The group of which another member has the bookmark, too.
+    fn shared_with(&self, volume: &Volume, name: &Name, there: &BookmarkPoint) -> Option<Name> {
+        let catalogue = self.store.catalogue();
+        volume.marks().iter().rev().find(|mark| mark.at == there.at)?;
+        let membership = volume.marks().membership_at(there.at.lsn)?;
+        let others = membership.members.iter().filter(|id| **id != volume.id());
+        let mut others = others.filter_map(|id| catalogue.volume(*id)?.bookmark_named(name));
+        others.any(|other| other.at.at == there.at.at).then(|| membership.group.clone())
+    }
+
+    /// Durably when this returns.
+    pub(crate) async fn forget_bookmark(&self, volume: &Volume, name: &Name, point: Lsn) -> Answer<()> {
+        let record = MetaRecord::BookmarkRemoved { volume: volume.id(), point, name: name.clone() };
+        self.images.write(record).await
+    }
+
+    /// What a hold keeps stays whole, its names included.
+    pub(crate) fn check_not_held(&self, volume: &Volume, name: &Name, point: Lsn) -> Answer<()> {
+        let looked = tokio::task::block_in_place(|| self.store.hold_on(volume.id(), point));
+        let Some(hold) = looked.map_err(|e| problems::stored(&e))? else { return Ok(()) };
+        let text = format!("the bookmark {name} of {} lies in a stretch that is held", volume.name());
+        let why = if hold.note.is_empty() { String::new() } else { format!(" ({})", hold.note) };
+        Err(Problem::new(Code::Forbidden, text)
+            .because(format!("a hold until {}{why} lets nobody remove anything of it", hold.until))
+            .fix(format!("wait until then; `chronogate volume timeline {}` lists the holds", volume.name())))
     }
 
     pub(crate) async fn hold_history(&self, name: Name, wanted: HoldCreate) -> Answer<HoldView> {

@@ -128,6 +128,29 @@ fn time_in_log(shared: &Shared, stream: StreamId, lsn: Lsn) -> Result<Option<Wal
     Ok(found)
 }
 
+/// A record as a point: when it was captured, and when it was received.
+pub(crate) fn point_of(shared: &Shared, stream: StreamId, lsn: Lsn) -> Result<Option<KeptPoint>, StoreError> {
+    under_one_layout(shared, |layout| match kept_of(shared, layout, stream).filter(|k| lsn <= k.settled) {
+        Some(kept) => {
+            let at = kept.points.binary_search_by_key(&lsn, |p| p.lsn).ok();
+            Ok(at.and_then(|i| kept.points.get(i)).copied())
+        }
+        None => point_in_log(shared, stream, lsn),
+    })
+}
+
+fn point_in_log(shared: &Shared, stream: StreamId, lsn: Lsn) -> Result<Option<KeptPoint>, StoreError> {
+    let Some(span) = find(shared, stream, ALL, |row| row.lsn <= lsn)? else { return Ok(None) };
+    let mut found = None;
+    walk_frames(&shared.segments, &span, stream, |header, entries| {
+        let entry = entries.iter().find(|e| !e.position.is_copy() && e.position.lsn() == lsn);
+        let received_at = header.received_at;
+        found = entry.map(|e| KeptPoint { lsn, captured_at: e.captured_at, received_at });
+        if found.is_some() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+    })?;
+    Ok(found)
+}
+
 /// Looks something up; again when a settle ended meanwhile, which may have taken away what this was reading.
 pub(crate) fn under_one_layout<T>(
     shared: &Shared,
@@ -240,7 +263,7 @@ pub(crate) fn each_change(
     };
     let row = TimeRow { lsn: from.next(), time: WallTime::EPOCH, segment, at };
     let span = Span { row, next: to.next() };
-    walk_frames(&shared.segments, &span, stream, |entries| {
+    walk_frames(&shared.segments, &span, stream, |_, entries| {
         for entry in entries {
             let lsn = entry.position.lsn();
             let within = if entry.position.is_copy() { copies <= lsn } else { from < lsn };
@@ -260,7 +283,7 @@ fn walk(
     mut each: impl FnMut(&Entry) -> ControlFlow<()>,
 ) -> Result<(), StoreError> {
     let mut covered = span.row.lsn.previous();
-    walk_frames(segments, span, stream, |entries| {
+    walk_frames(segments, span, stream, |_, entries| {
         for entry in entries.iter().filter(|e| !e.position.is_copy()) {
             if entry.position.lsn() <= covered {
                 continue;
@@ -280,7 +303,7 @@ fn walk_frames(
     segments: &Segments,
     span: &Span,
     stream: StreamId,
-    mut each: impl FnMut(&[Entry]) -> ControlFlow<()>,
+    mut each: impl FnMut(&FrameHeader, &[Entry]) -> ControlFlow<()>,
 ) -> Result<(), StoreError> {
     let (mut segment, mut at) = (span.row.segment, span.row.at);
     let mut covered = span.row.lsn.previous();
@@ -298,7 +321,7 @@ fn walk_frames(
             continue;
         }
         let records = decode_records(&header, &table).map_err(|e| damaged(segment, here, &e.to_string()))?;
-        if each(&records.entries).is_break() {
+        if each(&header, &records.entries).is_break() {
             break;
         }
         let last = records.entries.iter().filter(|e| !e.position.is_copy()).map(|e| e.position.lsn()).max();

@@ -259,6 +259,20 @@ fn a_mark_copies_neither_bookmarks_nor_images_nor_rules() {
     assert_eq!((bookmarks(&before).len(), before.images.len()), (1, 1));
 }
 
+#[test]
+fn a_bookmark_that_is_removed_is_gone_and_one_made_since_is_not() {
+    let mut tape = Tape::default();
+    tape.run(1, None).mark(2, gold());
+    let gone = MetaRecord::BookmarkRemoved { volume: VOLUME, point: lsn(2), name: name("gold") };
+    let before = tape.catalogue.clone();
+    tape.catalogue.apply_meta(&gone);
+    assert_eq!(tape.volume().bookmarks().count(), 0);
+    assert_eq!(before.volume(VOLUME).unwrap().bookmarks().count(), 1, "who holds a copy sees what was");
+    assert_eq!(Catalogue::decode(&tape.catalogue.encode()).unwrap(), tape.catalogue);
+    tape.mark(5, gold()).catalogue.apply_meta(&gone);
+    assert_eq!(tape.volume().bookmark_named(&name("gold")).unwrap().at.lsn, lsn(5));
+}
+
 fn gold() -> Marker {
     let consistency = Consistency::Crash;
     Marker::Bookmark(Bookmark { name: name("gold"), consistency, note: String::new() })

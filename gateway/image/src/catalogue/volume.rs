@@ -359,6 +359,12 @@ impl Volume {
         Arc::make_mut(&mut self.bookmarks).insert(mark.name.clone(), point);
     }
 
+    pub(super) fn remove_bookmark(&mut self, name: &Name, point: Lsn) {
+        if self.bookmarks.get(name).is_some_and(|there| there.at.lsn == point) {
+            Arc::make_mut(&mut self.bookmarks).remove(name);
+        }
+    }
+
     pub(super) fn barrier(&mut self, at: Passed, received_at: WallTime, mark: &BarrierMark) {
         if let Some(bookmark) = &mark.bookmark {
             self.bookmark(at, bookmark);

@@ -94,10 +94,18 @@ async fn perform<C: Control>(
         Operation::Point => resolve(control, segment, request).await,
         Operation::Bookmarks => bookmarks(control, segment, request).await,
         Operation::BookmarkCreate => bookmark_create(control, segment, request).await,
+        Operation::BookmarkRemove => {
+            let (volume, name) = (volume_name(segment)?, bookmark_named(request)?);
+            control.bookmark_remove(volume, name).await.map(|()| Reply::nothing())
+        }
         Operation::Groups => Ok(Reply::json(&Page::whole(control.groups().await?))),
         Operation::Group => Ok(Reply::json(&control.group(group_name(segment)?).await?)),
         Operation::GroupPoint => group_point(control, segment, request).await,
         Operation::GroupBookmark => group_bookmark(control, segment, request).await,
+        Operation::GroupBookmarkRemove => {
+            let (group, name) = (group_name(segment)?, bookmark_named(request)?);
+            control.group_bookmark_remove(group, name).await.map(|()| Reply::nothing())
+        }
         Operation::Images => Ok(Reply::json(&Page::whole(control.images().await?))),
         Operation::ImageCreate => image_create(control, request).await,
         Operation::Image => Ok(Reply::json(&control.image(image_key(segment)?).await?)),
@@ -175,6 +183,12 @@ fn bookmark_wanted(request: &Request) -> Result<BookmarkCreate, Problem> {
             .because(format!("one request waits at most {MAX_WAIT_SECONDS} s")));
     }
     Ok(body)
+}
+
+fn bookmark_named(request: &Request) -> Result<Name, Problem> {
+    let missing = || invalid("which bookmark is meant is not said").fix("add ?name=BOOKMARK");
+    let name = request.param("name")?.ok_or_else(missing)?;
+    name.parse().map_err(|e| invalid(format!("{name:?} is no bookmark's name")).because(format!("{e}")))
 }
 
 async fn group_point<C: Control>(control: &C, segment: &str, request: &Request) -> Handled {

@@ -45,6 +45,9 @@ pub trait Control: Send + Sync + 'static {
         limit: usize,
     ) -> impl Future<Output = Answer<Vec<BookmarkView>>> + Send;
 
+    /// Removes a bookmark; its point is an ordinary one from then on.
+    fn bookmark_remove(&self, volume: Name, name: Name) -> impl Future<Output = Answer<()>> + Send;
+
     /// Every consistency group, by name.
     fn groups(&self) -> impl Future<Output = Answer<Vec<GroupView>>> + Send;
 
@@ -65,6 +68,9 @@ pub trait Control: Send + Sync + 'static {
         name: Name,
         request: BookmarkCreate,
     ) -> impl Future<Output = Answer<GroupPointView>> + Send;
+
+    /// Removes a bookmark of a group in every member.
+    fn group_bookmark_remove(&self, group: Name, name: Name) -> impl Future<Output = Answer<()>> + Send;
 
     /// Makes an image. `point` is `request.at`, parsed.
     fn image_create(

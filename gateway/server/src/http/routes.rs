@@ -37,10 +37,12 @@ pub(crate) enum Operation {
     Point,
     Bookmarks,
     BookmarkCreate,
+    BookmarkRemove,
     Groups,
     Group,
     GroupPoint,
     GroupBookmark,
+    GroupBookmarkRemove,
     Images,
     ImageCreate,
     Image,
@@ -86,12 +88,13 @@ const fn route(method: Method, template: &'static str, operation: Operation) -> 
     Route { method, template, operation }
 }
 
-static ROUTES: [Route; 38] = [
+static ROUTES: [Route; 40] = [
     route(Method::Get, "/api/v1/volumes", Operation::Volumes),
     route(Method::Get, "/api/v1/volumes/{volume}", Operation::Volume),
     route(Method::Get, "/api/v1/volumes/{volume}/point", Operation::Point),
     route(Method::Get, "/api/v1/volumes/{volume}/bookmarks", Operation::Bookmarks),
     route(Method::Post, "/api/v1/volumes/{volume}/bookmarks", Operation::BookmarkCreate),
+    route(Method::Delete, "/api/v1/volumes/{volume}/bookmarks", Operation::BookmarkRemove),
     route(Method::Get, "/api/v1/volumes/{volume}/timeline", Operation::Timeline),
     route(Method::Get, "/api/v1/volumes/{volume}/diff", Operation::Diff),
     route(Method::Post, "/api/v1/volumes/{volume}/pins", Operation::Pin),
@@ -107,6 +110,7 @@ static ROUTES: [Route; 38] = [
     route(Method::Get, "/api/v1/groups/{group}", Operation::Group),
     route(Method::Get, "/api/v1/groups/{group}/point", Operation::GroupPoint),
     route(Method::Post, "/api/v1/groups/{group}/bookmarks", Operation::GroupBookmark),
+    route(Method::Delete, "/api/v1/groups/{group}/bookmarks", Operation::GroupBookmarkRemove),
     route(Method::Get, "/api/v1/images", Operation::Images),
     route(Method::Post, "/api/v1/images", Operation::ImageCreate),
     route(Method::Get, "/api/v1/images/{image}", Operation::Image),
@@ -199,6 +203,7 @@ mod tests {
             ("GET", paths::volume("web01")),
             ("GET", paths::bookmarks("web01")),
             ("POST", paths::bookmarks("web01")),
+            ("DELETE", paths::bookmark("web01", "gold").split('?').next().unwrap().to_owned()),
             ("GET", paths::point("web01", "").split('?').next().unwrap().to_owned()),
             ("GET", paths::timeline("web01")),
             ("GET", paths::diff("web01", "", "").split('?').next().unwrap().to_owned()),
@@ -216,6 +221,7 @@ mod tests {
             ("GET", paths::group("db")),
             ("GET", paths::group_point("db", Some("-1h"), None).split('?').next().unwrap().to_owned()),
             ("POST", paths::group_bookmarks("db")),
+            ("DELETE", paths::group_bookmark("db", "gold").split('?').next().unwrap().to_owned()),
             ("GET", paths::IMAGES.to_owned()),
             ("POST", paths::IMAGES.to_owned()),
             ("DELETE", paths::image("img")),

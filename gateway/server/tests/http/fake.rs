@@ -185,6 +185,15 @@ impl Control for Fake {
         Ok(GroupPointView { group: name, ..found.unwrap() })
     }
 
+    async fn bookmark_remove(&self, volume: Name, bookmark: Name) -> Answer<()> {
+        known(&volume)?;
+        if bookmark.as_str() == "held" { Err(Problem::new(Code::Forbidden, "it is held")) } else { Ok(()) }
+    }
+
+    async fn group_bookmark_remove(&self, _: Name, _: Name) -> Answer<()> {
+        Ok(())
+    }
+
     async fn group_bookmark(&self, name: Name, request: BookmarkCreate) -> Answer<GroupPointView> {
         Ok(GroupPointView { group: name, bookmark: Some(request.name), ..group().newest.unwrap() })
     }

@@ -218,6 +218,12 @@ async fn sessions_are_listed_and_ended() {
     let list: serde_json::Value = server.get(paths::SESSIONS).await.json();
     assert_eq!((&list["items"][0]["id"], &list["next"]), (&7.into(), &serde_json::Value::Null));
     assert_eq!(server.ask("DELETE", &paths::session(7), &[], "").await.status, 204);
+    for gone in [paths::bookmark("web01", "b7"), paths::group_bookmark("db", "b7")] {
+        assert_eq!(server.ask("DELETE", &gone, &[], "").await.status, 204);
+    }
+    server.ask("DELETE", &paths::bookmark("web01", "held"), &[], "").await.problem(Code::Forbidden);
+    server.ask("DELETE", &paths::bookmark("web01", "a b"), &[], "").await.problem(Code::Invalid);
+    server.ask("DELETE", &paths::bookmarks("web01"), &[], "").await.problem(Code::Invalid);
     server.ask("DELETE", &paths::session(8), &[], "").await.problem(Code::NotFound);
     server.ask("DELETE", "/api/v1/sessions/seven", &[], "").await.problem(Code::NotFound);
     assert_eq!(server.get(&paths::session(7)).await.status, 405);

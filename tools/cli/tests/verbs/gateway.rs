@@ -231,6 +231,17 @@ impl Control for Gateway {
         Ok(GroupPointView { group: name, ..found.unwrap() })
     }
 
+    async fn bookmark_remove(&self, volume: Name, bookmark: Name) -> Answer<()> {
+        self.known(&volume)?;
+        self.ask(format!("bookmark rm {volume} {bookmark}"));
+        Ok(())
+    }
+
+    async fn group_bookmark_remove(&self, group: Name, bookmark: Name) -> Answer<()> {
+        self.ask(format!("group bookmark rm {group} {bookmark}"));
+        Ok(())
+    }
+
     async fn group_bookmark(&self, name: Name, request: BookmarkCreate) -> Answer<GroupPointView> {
         self.ask(format!("group bookmark {} {}", request.name, request.wait_seconds));
         Ok(GroupPointView { group: name, bookmark: Some(request.name), ..group().newest.unwrap() })

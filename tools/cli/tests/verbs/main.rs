@@ -291,9 +291,14 @@ async fn a_group_is_listed_shown_searched_bookmarked_and_kept_alike() {
     let unpins = asked.iter().filter(|asked| *asked == "unpin mark:1795341600250000000");
     assert_eq!(unpins.count(), 4, "one for each member and time: {asked:?}");
     assert!(asked.contains(&"group bookmark monday 5".to_owned()), "{asked:?}");
+    assert_eq!(text(&server, &["bookmark", "rm", "web01", "b7"]), "web01@b7 is removed\n");
+    assert_eq!(json(&server, &["bookmark", "rm", "--group", "db", "monday"])["removed"], "monday");
+    let asked = server.gateway.asked.lock().unwrap().clone();
+    assert!(asked.ends_with(&["bookmark rm web01 b7".into(), "group bookmark rm db monday".into()]));
     for (exit, words) in [
         (2, &["bookmark", "create", "monday"][..]),
         (2, &["bookmark", "create", "web01", "monday", "--group", "db"]),
+        (2, &["bookmark", "rm", "monday"]),
         (2, &["group", "point"]),
         (2, &["point", "pin", "--at", "now"]),
         (2, &["point", "unpin", "--at", "now"]),
