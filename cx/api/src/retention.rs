@@ -314,7 +314,7 @@ pub struct HoldView {
     pub note: String,
 }
 
-/// Places a hold. Nothing takes it back before its date.
+/// Places a hold. Nothing takes it back before its date, so one of everything has to be asked for by name.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct HoldCreate {
@@ -330,6 +330,9 @@ pub struct HoldCreate {
     /// Why.
     #[serde(default)]
     pub note: String,
+    /// All history, up to `until`: for a hold with neither `from` nor `to`.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub all: bool,
 }
 
 /// The source's clock was set. Back: times from `from` to `to` went by twice; as a POINT they mean the second time, once that has

@@ -167,10 +167,20 @@ impl Points {
             return Ok(Found::NotYet);
         }
         let passed = self.store.lsn_at(volume.stream(), time).map_err(|e| problems::stored(&e))?;
-        let first = || volume.runs().first().map(|run| (run.first.lsn, run.first.at));
         passed
             .map(|passed| Found::At(passed.lsn, None))
-            .ok_or_else(|| problems::too_early(volume.name(), asked, first()))
+            .ok_or_else(|| problems::too_early(volume.name(), asked, self.oldest(volume)))
+    }
+
+    /// The oldest point that can be opened.
+    fn oldest(&self, volume: &Volume) -> Option<(Lsn, WallTime)> {
+        let kept = self.store.kept(volume.id()).unwrap_or_default();
+        let settled = kept.points.iter().find(|p| volume.selectable(p.lsn).is_ok());
+        let in_log = || {
+            let lsn = volume.first_selectable().filter(|lsn| *lsn > kept.settled)?;
+            Some((lsn, self.time_at(volume, lsn)?))
+        };
+        settled.map(|p| (p.lsn, p.captured_at)).or_else(in_log)
     }
 
     fn time_of(&self, volume: &Volume, durable: &Durable, lsn: Lsn) -> Answer<Option<WallTime>> {

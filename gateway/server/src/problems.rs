@@ -61,8 +61,8 @@ fn nearest(before: Option<Lsn>, after: Option<Lsn>) -> String {
 
 pub(crate) fn too_early(volume: &Name, point: &Point, first: Option<(Lsn, WallTime)>) -> Problem {
     let fix = match first {
-        Some((lsn, at)) => format!("the first point is lsn:{} at {at}", lsn.get()),
-        None => "wait for the first record".to_owned(),
+        Some((lsn, at)) => format!("the oldest point that opens is lsn:{} at {at}", lsn.get()),
+        None => "wait for the first point that opens: the baseline's end".to_owned(),
     };
     Problem::new(Code::NotSelectable, format!("{volume} has no history at {point}"))
         .because("that is before its first record")

@@ -11,7 +11,7 @@ use gateway_image::Point;
 use gateway_image::catalogue::{BookmarkPoint, Catalogue, ClockSet, Run, Volume};
 use gateway_journal::{Gate, Hold, MetaRecord, RetentionPolicy, Tier};
 use tap_block::units::count;
-use tap_block::{Lsn, Name, WallTime};
+use tap_block::{Lsn, Name, VolumeId, WallTime};
 
 use crate::gateway::Gateway;
 use crate::http::Answer;
@@ -55,10 +55,19 @@ impl Gateway {
         let at = self.points.resolve(&name, &point).await?;
         // From here until it is on record nothing may thin it out.
         let _held = self.images.image(at.volume, at.lsn)?;
-        self.images
-            .write(MetaRecord::Pinned { volume: at.volume, point: at.lsn, note: note.clone() })
-            .await?;
+        let before = self.pin_note(at.volume, at.lsn);
+        let note = if note.is_empty() { before.clone().unwrap_or_default() } else { note };
+        if before.as_ref() != Some(&note) {
+            let record = MetaRecord::Pinned { volume: at.volume, point: at.lsn, note: note.clone() };
+            self.images.write(record).await?;
+        }
         Ok(PinView { lsn: at.lsn, note })
+    }
+
+    /// What a point was pinned for; `None` when it is not.
+    fn pin_note(&self, volume: VolumeId, point: Lsn) -> Option<String> {
+        let catalogue = self.store.catalogue();
+        catalogue.rules().pins_of(volume).find(|(lsn, _)| *lsn == point).map(|(_, note)| note.to_owned())
     }
 
     pub(crate) async fn unpin_point(&self, name: Name, point: Point) -> Answer<()> {

@@ -385,6 +385,8 @@ async fn a_bookmark_is_removed_for_good_unless_it_is_held() {
     };
     let made = site.gateway().bookmark_create(name("web01"), ask("gold")).await.unwrap();
     site.gateway().pin(name("web01"), Point::Lsn(made.lsn), "why".to_owned()).await.unwrap();
+    let again = site.gateway().pin(name("web01"), Point::Lsn(made.lsn), String::new()).await.unwrap();
+    assert_eq!(again.note, "why", "pinned again without a word");
     site.gateway().bookmark_remove(name("web01"), name("gold")).await.unwrap();
     let listed = || async { site.gateway().bookmarks(name("web01"), None, 1000).await.unwrap() };
     assert!(listed().await.iter().all(|b| b.name != made.name));
@@ -393,12 +395,15 @@ async fn a_bookmark_is_removed_for_good_unless_it_is_held() {
     let gone = site.gateway().resolve(name("web01"), Point::Bookmark(name("gold"))).await.unwrap_err();
     assert_eq!(gone.code, Code::NotFound);
     let timeline = site.gateway().timeline(name("web01")).await.unwrap();
-    assert!(timeline.pins.iter().any(|pin| pin.lsn == made.lsn), "its pin is another matter");
+    assert!(
+        timeline.pins.iter().any(|pin| pin.lsn == made.lsn && pin.note == "why"),
+        "its pin is another matter"
+    );
     // The name is free again; what is held keeps its name.
     let second = site.gateway().bookmark_create(name("web01"), ask("gold")).await.unwrap();
     assert!(second.lsn > made.lsn && tap.oracle().last_lsn() == second.lsn);
     let until = WallTime::from_nanos(u64::MAX / 2);
-    let hold = HoldCreate { from: Some(second.time), to: None, until, note: "audit".to_owned() };
+    let hold = HoldCreate { from: Some(second.time), to: None, until, note: "audit".to_owned(), all: false };
     site.gateway().hold(name("web01"), hold).await.unwrap();
     let held = site.gateway().bookmark_remove(name("web01"), name("gold")).await.unwrap_err();
     assert_eq!(held.code, Code::Forbidden, "{held:?}");

@@ -278,7 +278,7 @@ impl Control for Fake {
 
     async fn hold(&self, volume: Name, wanted: HoldCreate) -> Answer<HoldView> {
         known(&volume)?;
-        let HoldCreate { from, to, until, note } = wanted;
+        let HoldCreate { from, to, until, note, .. } = wanted;
         Ok(HoldView { from: from.unwrap_or(WallTime::EPOCH), to: to.unwrap_or(until), until, note })
     }
 

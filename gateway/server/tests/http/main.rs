@@ -230,6 +230,28 @@ async fn sessions_are_listed_and_ended() {
 }
 
 #[tokio::test]
+async fn what_cannot_be_meant_is_refused_with_a_reason() {
+    let server = Server::new().await;
+    let hold = r#"{"until": "2027-12-31T00:00:00Z"}"#;
+    server.post(&paths::holds("web01"), &[], hold).await.problem(Code::Invalid);
+    for bound in [r#""all": true"#, r#""from": "2026-11-01T00:00:00Z""#] {
+        let hold = format!(r#"{{"until": "2027-12-31T00:00:00Z", {bound}}}"#);
+        assert_eq!(server.post(&paths::holds("web01"), &[], &hold).await.status, 201, "{hold}");
+    }
+    let empty = r#"{"volume": "web01", "at": "now", "writable": true, "quota_bytes": 0}"#;
+    server.post(paths::IMAGES, &[], empty).await.problem(Code::Invalid);
+    let tier = |deadline| {
+        let gate = format!(r#"{{"hook": "a.sh", "deadline": "{deadline}"}}"#);
+        format!(
+            r#"{{"retention": {{"every_write": "1h", "tiers": [{{"each": "1m", "keep": "7d", "before_drop": {gate}}}]}}}}"#
+        )
+    };
+    let short = server.post(paths::POLICIES, &[], &tier("1s")).await.problem(Code::Invalid);
+    assert!(short.correction.contains("give a.sh 10s at least"), "{short:?}");
+    assert_eq!(server.post(paths::POLICIES, &[], &tier("10s")).await.status, 200);
+}
+
+#[tokio::test]
 async fn images_and_restores() {
     let server = Server::new().await;
     let made = server.post(paths::IMAGES, &[], r#"{"volume": "web01", "at": "lsn:7"}"#).await;

@@ -111,7 +111,12 @@ fn timeline_text(timeline: &TimelineView) -> String {
         ("pins", timeline.pins.len().to_string()),
         (
             "policy",
-            format!("every write {}, {}", retention.every_write.to_text(), super::policy::tiers(retention)),
+            format!(
+                "every write {}, {}; bookmarks {}",
+                retention.every_write.to_text(),
+                super::policy::tiers(retention),
+                retention.bookmarks.to_text()
+            ),
         ),
         ("history", grows(&timeline.history)),
         (
@@ -377,7 +382,7 @@ mod tests {
         let text = timeline_text(&timeline);
         for line in [
             "oldest point       2026-11-20T12:00:00Z  lsn:7",
-            "policy             every write 48h, 1m for 7d then archive.sh within 6h",
+            "policy             every write 48h, 1m for 7d then archive.sh within 6h; bookmarks 1y",
             "full at            never, as it looks",
             "history            3 GiB of 4 GiB (fits), 128 MiB each day, full at 2026-11-30T12:00:00Z",
             "pinned lsn:7  quarter",

@@ -358,7 +358,7 @@ impl Control for Gateway {
     async fn hold(&self, volume: Name, wanted: HoldCreate) -> Answer<HoldView> {
         self.known(&volume)?;
         self.ask(format!("hold until {}", wanted.until));
-        let HoldCreate { from, to, until, note } = wanted;
+        let HoldCreate { from, to, until, note, .. } = wanted;
         Ok(HoldView { from: from.unwrap_or(WallTime::EPOCH), to: to.unwrap_or(until), until, note })
     }
 

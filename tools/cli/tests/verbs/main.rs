@@ -281,7 +281,7 @@ async fn a_group_is_listed_shown_searched_bookmarked_and_kept_alike() {
     }
     let (exit, said) = failure(&server.url(), &["point", "unpin", "--group", "db", "--at", "-1h"]);
     assert!(exit == Some(2) && said.contains("the one before it is mark:1795341600250000000"), "{said}");
-    let until = ["hold", "create", "--group", "db", "--until", "2027-12-31T00:00:00Z"];
+    let until = ["hold", "create", "--group", "db", "--until", "2027-12-31T00:00:00Z", "--all"];
     let held = text(&server, &until);
     assert!(held.contains("data01 is held from ") && held.contains("log01 is held from "), "{held}");
     assert_eq!(json(&server, &until).as_array().unwrap().len(), 2);
@@ -303,6 +303,7 @@ async fn a_group_is_listed_shown_searched_bookmarked_and_kept_alike() {
         (2, &["point", "pin", "--at", "now"]),
         (2, &["point", "unpin", "--at", "now"]),
         (2, &["hold", "create", "--until", "2027-12-31T00:00:00Z"]),
+        (2, &["hold", "create", "web01", "--until", "2027-12-31T00:00:00Z"]),
     ] {
         assert_eq!(failure(&server.url(), words).0, Some(exit), "{words:?}");
     }
