@@ -140,6 +140,8 @@ fn images() {
         used_bytes: Some(0),
         materialized_bytes: Some(2048),
         created: at("2026-11-22T12:00:00Z"),
+        parent_id: Some(2),
+        parent: Some("web01-2".parse().unwrap()),
         uri: "nbd+unix:///web01-test?socket=/run/gw.sock".into(),
         uris: vec![
             "nbd+unix:///web01-test?socket=/run/gw.sock".into(),

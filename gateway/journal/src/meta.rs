@@ -158,6 +158,8 @@ pub struct ImageRecord {
     pub quota: u64,
     /// When it was made, on the gateway's clock.
     pub created_at: WallTime,
+    /// The image that it was cloned from; `None` when it was made of the volume, or by an older program.
+    pub parent: Option<ImageId>,
 }
 
 #[derive(Clone, PartialEq, Message)]
@@ -262,6 +264,8 @@ struct PImage {
     quota: u64,
     #[prost(fixed64, tag = "9")]
     created_at: u64,
+    #[prost(uint64, optional, tag = "10")]
+    parent: Option<u64>,
 }
 
 #[derive(Clone, PartialEq, Message)]
@@ -391,6 +395,7 @@ fn image_out(image: &ImageRecord) -> PImage {
         writable: image.writable,
         quota: image.quota,
         created_at: image.created_at.nanos(),
+        parent: image.parent.map(ImageId::get),
     }
 }
 
@@ -405,5 +410,6 @@ fn image_in(twin: PImage) -> Result<ImageRecord, FormatError> {
         writable: twin.writable,
         quota: twin.quota,
         created_at: WallTime::from_nanos(twin.created_at),
+        parent: twin.parent.map(ImageId::new),
     })
 }

@@ -156,7 +156,11 @@ fn own_records() {
         writable: true,
         quota: 1 << 30,
         created_at: NOW,
+        parent: None,
     };
+    let clone = MetaRecord::ImageCreated(ImageRecord { parent: Some(ImageId::new(2)), ..created.clone() });
+    assert_eq!(MetaRecord::decode(&clone.encode()).unwrap(), clone);
+    pinned("image-of-an-image", &clone.encode());
     let records = [MetaRecord::ImageCreated(created), MetaRecord::ImageRemoved { id: ImageId::new(3) }];
     for record in &records {
         assert_eq!(&MetaRecord::decode(&record.encode()).unwrap(), record);

@@ -9,7 +9,7 @@ use cx_api::{
 };
 use cx_wire::Question;
 use gateway_image::catalogue::Volume;
-use gateway_journal::ImageRecord;
+use gateway_journal::{ImageId, ImageRecord};
 use gateway_store::StoreStatus;
 use tap_block::{Lsn, Name, WallTime};
 
@@ -130,6 +130,8 @@ impl Gateway {
             used_bytes: used,
             materialized_bytes: flat.map(|flat| flat.done()),
             created: record.created_at,
+            parent_id: record.parent.map(ImageId::get),
+            parent: record.parent.and_then(|id| self.store.catalogue().image(id).map(|i| i.name.clone())),
             uri: uris.first().cloned().unwrap_or_default(),
             uris,
             name: record.name,

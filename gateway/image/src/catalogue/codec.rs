@@ -184,6 +184,8 @@ struct PImage {
     quota: u64,
     #[prost(fixed64, tag = "8")]
     created_at: u64,
+    #[prost(uint64, optional, tag = "9")]
+    parent: Option<u64>,
 }
 
 const CAUSES: [(SyncCause, u32); 6] = [
@@ -411,6 +413,7 @@ fn image_out(image: &ImageRecord) -> PImage {
         writable: image.writable,
         quota: image.quota,
         created_at: image.created_at.nanos(),
+        parent: image.parent.map(ImageId::get),
     }
 }
 
@@ -426,5 +429,6 @@ fn image_in(twin: &PImage) -> Result<ImageRecord, CatalogueError> {
         writable: twin.writable,
         quota: twin.quota,
         created_at: WallTime::from_nanos(twin.created_at),
+        parent: twin.parent.map(ImageId::new),
     })
 }

@@ -104,6 +104,8 @@ fn image() -> ImageView {
         used_bytes: None,
         materialized_bytes: None,
         created: noon(),
+        parent_id: None,
+        parent: None,
         uri: "nbd://127.0.0.1:10809/test".into(),
         uris: vec!["nbd://127.0.0.1:10809/test".into()],
     }

@@ -265,6 +265,8 @@ impl Control for Gateway {
             used_bytes: request.writable.then_some(0),
             materialized_bytes: None,
             created: noon(),
+            parent_id: None,
+            parent: None,
             uris: vec![uri.clone(), iscsi],
             uri,
         })
