@@ -1,6 +1,6 @@
 //! The store as its users see it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, RwLock};
@@ -449,6 +449,14 @@ impl Store {
     /// Looks soon whether there is something to settle: rules have changed.
     pub fn settle_soon(&self) {
         self.shared.settling.hurry();
+    }
+
+    /// The regions of a volume that history holds anything of; the others are zero at every point. `None` when that is not known.
+    ///
+    /// # Errors
+    /// When the index cannot be read.
+    pub fn held_regions(&self, volume: VolumeId) -> Result<Option<BTreeSet<RegionNo>>, StoreError> {
+        changes::held(&self.shared, volume)
     }
 
     /// The hold, of those in force, that a point of a volume is part of.
