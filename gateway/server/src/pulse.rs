@@ -70,7 +70,9 @@ impl Pulse {
     pub(crate) fn status(&self, now: Monotonic) -> Option<&TapStatus> {
         let last = self.last.as_ref().filter(|last| now.since(last.heard) < SILENCE)?;
         let status = &last.heartbeat.status;
-        let gone = status.state == TapState::Stopped && now.since(last.moved) >= SILENCE;
+        // A CX that has not heard of the tap itself yet says so without a time.
+        let never = last.heartbeat.at == WallTime::EPOCH;
+        let gone = status.state == TapState::Stopped && (never || now.since(last.moved) >= SILENCE);
         (!gone).then_some(status)
     }
 }
@@ -156,6 +158,17 @@ mod tests {
         pulse.heard(beat(1, 1), lsn(0), second(10));
         assert!(pulse.status(second(12)).is_some());
         assert!(pulse.status(second(13)).is_none());
+    }
+
+    #[test]
+    fn a_tap_that_the_cx_has_not_heard_of_yet_is_unknown_and_not_stopped() {
+        let mut pulse = Pulse::default();
+        let mut first = beat(1, 0);
+        first.status.state = TapState::Stopped;
+        pulse.heard(first, lsn(1), second(0));
+        assert!(pulse.status(second(0)).is_none());
+        pulse.heard(beat(1, 2), lsn(1), second(1));
+        assert!(pulse.status(second(1)).is_some());
     }
 
     #[test]
