@@ -22,6 +22,8 @@ pub const JOBS: &str = "/api/v1/jobs";
 pub const SESSIONS: &str = "/api/v1/sessions";
 /// The whole at a glance (GET).
 pub const STATUS: &str = "/api/v1/status";
+/// Time that went by uncounted (GET, POST).
+pub const ELAPSED: &str = "/api/v1/elapsed";
 /// The description of this API (GET).
 pub const OPENAPI: &str = "/api/v1/openapi.json";
 /// For load balancers and watchdogs (GET).

@@ -4,12 +4,13 @@
 #![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "tests")]
 
 use cx_api::{
-    AnchorView, AtGateView, BookmarkCreate, BookmarkView, ClockView, Code, DiffView, ExtentView, FindingKind,
-    FindingView, ForecastView, GapView, GateOutcome, GateState, GateView, GroupPointView, GroupView, Health,
-    HealthView, HistoryView, HoldView, ImageCreate, ImageView, JobId, JobKind, JobState, JobView,
-    JournalView, KeptView, LimitState, LimitView, MemberPointView, Page, PinView, PointView, PolicySource,
-    PolicyView, Problem, ProofView, RestoreCreate, Retention, SessionView, Size, Span, StatusView, SyncView,
-    TierView, TimelineView, VerificationView, VolumeState, VolumeView, WhenFull,
+    AnchorView, AtGateView, BookmarkCreate, BookmarkView, ClockView, Code, DiffView, ElapsedConfirm,
+    ElapsedView, ExtentView, FindingKind, FindingView, ForecastView, GapView, GateOutcome, GateState,
+    GateView, GroupPointView, GroupView, Health, HealthView, HistoryView, HoldView, ImageCreate, ImageView,
+    JobId, JobKind, JobState, JobView, JournalView, KeptView, LimitState, LimitView, MemberPointView, Page,
+    PinView, PointView, PolicySource, PolicyView, Problem, ProofView, RestoreCreate, Retention, SessionView,
+    Size, Span, StatusView, SyncView, TierView, TimelineView, VerificationView, VolumeState, VolumeView,
+    WhenFull,
 };
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -124,6 +125,22 @@ fn points_and_bookmarks() {
         selectable: true,
     };
     golden(&Page { items: vec![bookmark], next: Some("8".into()) }, include_str!("golden/bookmarks.json"));
+}
+
+#[test]
+fn time_that_was_not_counted() {
+    let elapsed = ElapsedView {
+        age: at("2026-11-22T12:00:00Z"),
+        machine: at("2027-02-13T12:00:00Z"),
+        went_seconds: Some(7_776_000),
+        uncounted_seconds: 7_171_200,
+        creditable_seconds: 7_171_200,
+        holds_ending: vec!["web01 until 2026-12-01T00:00:00Z".into()],
+    };
+    golden(&elapsed, include_str!("golden/elapsed.json"));
+    let confirm: ElapsedConfirm = serde_json::from_str(r#"{"seconds": 7}"#).unwrap();
+    assert_eq!(confirm, ElapsedConfirm { seconds: 7 });
+    assert!(serde_json::from_str::<ElapsedConfirm>(r#"{"seconds": 7, "yes": true}"#).is_err());
 }
 
 #[test]

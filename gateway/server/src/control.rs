@@ -5,10 +5,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use cx_api::{
-    BookmarkCreate, BookmarkView, Code, DiffView, GroupPointView, GroupView, HoldCreate, HoldView,
-    ImageClone, ImageCommit, ImageCreate, ImageView, JobId, JobKind, JobView, PinView, PointView, PolicySet,
-    PolicyView, Problem, RepairCreate, RepairView, SessionView, StatusView, TimelineView, UnitView,
-    VerificationCreate, VerificationView, VolumeView,
+    BookmarkCreate, BookmarkView, Code, DiffView, ElapsedConfirm, ElapsedView, GroupPointView, GroupView,
+    HoldCreate, HoldView, ImageClone, ImageCommit, ImageCreate, ImageView, JobId, JobKind, JobView, PinView,
+    PointView, PolicySet, PolicyView, Problem, RepairCreate, RepairView, SessionView, StatusView,
+    TimelineView, UnitView, VerificationCreate, VerificationView, VolumeView,
 };
 use cx_wire::{Question, Reply};
 use gateway_image::Point;
@@ -265,6 +265,14 @@ impl Control for Gateway {
 
     async fn session_end(&self, id: u64) -> Answer<()> {
         self.end_session(id).await
+    }
+
+    async fn elapsed(&self) -> Answer<ElapsedView> {
+        Ok(self.elapsed_view())
+    }
+
+    async fn elapsed_confirm(&self, wanted: ElapsedConfirm) -> Answer<ElapsedView> {
+        tokio::task::block_in_place(|| self.confirm_elapsed(wanted))
     }
 
     async fn status(&self) -> Answer<StatusView> {

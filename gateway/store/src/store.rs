@@ -459,6 +459,10 @@ impl Store {
         changes::held(&self.shared, volume)
     }
 
+    pub(crate) fn shared(&self) -> &Shared {
+        &self.shared
+    }
+
     /// The hold, of those in force, that a point of a volume is part of.
     ///
     /// # Errors

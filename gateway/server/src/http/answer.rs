@@ -139,6 +139,8 @@ async fn perform<C: Control>(
         Operation::Sessions => Ok(Reply::json(&Page::whole(control.sessions().await?))),
         Operation::SessionEnd => control.session_end(session_id(segment)?).await.map(|()| Reply::nothing()),
         Operation::Status => Ok(Reply::json(&control.status().await?)),
+        Operation::Elapsed => Ok(Reply::json(&control.elapsed().await?)),
+        Operation::ElapsedConfirm => Ok(Reply::json(&control.elapsed_confirm(request.json()?).await?)),
         Operation::OpenApi => Ok(Reply::text("application/json", openapi::DOCUMENT)),
         Operation::Health => Ok(health(control).await),
         Operation::Metrics => {

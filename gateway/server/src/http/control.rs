@@ -4,10 +4,10 @@ use std::future::Future;
 use std::path::PathBuf;
 
 use cx_api::{
-    BookmarkCreate, BookmarkView, DiffView, GroupPointView, GroupView, HoldCreate, HoldView, ImageClone,
-    ImageCommit, ImageCreate, ImageView, JobId, JobView, PinView, PointView, PolicySet, PolicyView, Problem,
-    RepairCreate, RepairView, SessionView, StatusView, TimelineView, UnitView, VerificationCreate,
-    VerificationView, VolumeView,
+    BookmarkCreate, BookmarkView, DiffView, ElapsedConfirm, ElapsedView, GroupPointView, GroupView,
+    HoldCreate, HoldView, ImageClone, ImageCommit, ImageCreate, ImageView, JobId, JobView, PinView,
+    PointView, PolicySet, PolicyView, Problem, RepairCreate, RepairView, SessionView, StatusView,
+    TimelineView, UnitView, VerificationCreate, VerificationView, VolumeView,
 };
 use gateway_image::Point;
 use tap_block::{Lsn, Name};
@@ -181,6 +181,12 @@ pub trait Control: Send + Sync + 'static {
 
     /// The gateway as a whole; never waits for a tap.
     fn status(&self) -> impl Future<Output = Answer<StatusView>> + Send;
+
+    /// Time that went by while the gateway was down and is not counted.
+    fn elapsed(&self) -> impl Future<Output = Answer<ElapsedView>> + Send;
+
+    /// Counts so much of it; durable when this returns.
+    fn elapsed_confirm(&self, wanted: ElapsedConfirm) -> impl Future<Output = Answer<ElapsedView>> + Send;
 
     /// OpenMetrics families beyond those made from the status, without the closing `# EOF`.
     fn metrics(&self) -> String {

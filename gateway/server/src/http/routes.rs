@@ -69,6 +69,8 @@ pub(crate) enum Operation {
     Sessions,
     SessionEnd,
     Status,
+    Elapsed,
+    ElapsedConfirm,
     OpenApi,
     Health,
     Metrics,
@@ -88,7 +90,7 @@ const fn route(method: Method, template: &'static str, operation: Operation) -> 
     Route { method, template, operation }
 }
 
-static ROUTES: [Route; 40] = [
+static ROUTES: [Route; 42] = [
     route(Method::Get, "/api/v1/volumes", Operation::Volumes),
     route(Method::Get, "/api/v1/volumes/{volume}", Operation::Volume),
     route(Method::Get, "/api/v1/volumes/{volume}/point", Operation::Point),
@@ -126,6 +128,8 @@ static ROUTES: [Route; 40] = [
     route(Method::Get, "/api/v1/sessions", Operation::Sessions),
     route(Method::Delete, "/api/v1/sessions/{session}", Operation::SessionEnd),
     route(Method::Get, "/api/v1/status", Operation::Status),
+    route(Method::Get, "/api/v1/elapsed", Operation::Elapsed),
+    route(Method::Post, "/api/v1/elapsed", Operation::ElapsedConfirm),
     route(Method::Get, "/api/v1/openapi.json", Operation::OpenApi),
     route(Method::Get, "/healthz", Operation::Health),
     route(Method::Get, "/metrics", Operation::Metrics),
@@ -236,6 +240,8 @@ mod tests {
             ("DELETE", paths::session(7)),
             ("DELETE", paths::image_forced("img").split('?').next().unwrap().to_owned()),
             ("GET", paths::STATUS.to_owned()),
+            ("GET", paths::ELAPSED.to_owned()),
+            ("POST", paths::ELAPSED.to_owned()),
             ("GET", paths::OPENAPI.to_owned()),
             ("GET", paths::HEALTH.to_owned()),
             ("GET", paths::METRICS.to_owned()),

@@ -4,11 +4,11 @@ use std::path::PathBuf;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use cx_api::{
-    BookmarkCreate, BookmarkView, Code, DiffView, ExtentView, GapView, GroupPointView, GroupView, Health,
-    HoldCreate, HoldView, ImageClone, ImageCommit, ImageCreate, ImageView, JobId, JobKind, JobState, JobView,
-    JournalView, PinView, PointView, PolicySet, PolicyView, Problem, RepairCreate, RepairView, SessionView,
-    StatusView, SyncView, TimelineView, UnitView, VerificationCreate, VerificationView, VolumeState,
-    VolumeView,
+    BookmarkCreate, BookmarkView, Code, DiffView, ElapsedConfirm, ElapsedView, ExtentView, GapView,
+    GroupPointView, GroupView, Health, HoldCreate, HoldView, ImageClone, ImageCommit, ImageCreate, ImageView,
+    JobId, JobKind, JobState, JobView, JournalView, PinView, PointView, PolicySet, PolicyView, Problem,
+    RepairCreate, RepairView, SessionView, StatusView, SyncView, TimelineView, UnitView, VerificationCreate,
+    VerificationView, VolumeState, VolumeView,
 };
 use gateway_image::Point;
 use gateway_server::http::{Answer, Control, ImageKey, Points};
@@ -327,6 +327,26 @@ impl Control for Fake {
 
     async fn session_end(&self, id: u64) -> Answer<()> {
         if id == 7 { Ok(()) } else { Err(Problem::new(Code::NotFound, format!("there is no session {id}"))) }
+    }
+
+    async fn elapsed(&self) -> Answer<ElapsedView> {
+        Ok(ElapsedView {
+            age: noon(),
+            machine: noon(),
+            went_seconds: Some(90 * 86_400),
+            uncounted_seconds: 83 * 86_400,
+            creditable_seconds: 83 * 86_400,
+            holds_ending: vec!["web01 until 2026-12-01T00:00:00Z".to_owned()],
+        })
+    }
+
+    async fn elapsed_confirm(&self, wanted: ElapsedConfirm) -> Answer<ElapsedView> {
+        let all = self.elapsed().await?;
+        if wanted.seconds > all.creditable_seconds {
+            return Err(Problem::new(Code::Conflict, "that is more than may be confirmed"));
+        }
+        let (uncounted_seconds, creditable_seconds, holds_ending) = (0, 0, Vec::new());
+        Ok(ElapsedView { went_seconds: None, uncounted_seconds, creditable_seconds, holds_ending, ..all })
     }
 
     async fn status(&self) -> Answer<StatusView> {

@@ -252,6 +252,17 @@ async fn what_cannot_be_meant_is_refused_with_a_reason() {
 }
 
 #[tokio::test]
+async fn time_that_was_not_counted_is_told_and_confirmed() {
+    let server = Server::new().await;
+    let told: cx_api::ElapsedView = server.get(paths::ELAPSED).await.json();
+    assert_eq!(told.creditable_seconds, 83 * 86_400);
+    let done = server.post(paths::ELAPSED, &[], r#"{"seconds": 7171200}"#).await;
+    assert_eq!((done.status, done.json::<cx_api::ElapsedView>().uncounted_seconds), (200, 0));
+    server.post(paths::ELAPSED, &[], r#"{"seconds": 7171201}"#).await.problem(Code::Conflict);
+    server.post(paths::ELAPSED, &[], "{}").await.problem(Code::Invalid);
+}
+
+#[tokio::test]
 async fn images_and_restores() {
     let server = Server::new().await;
     let made = server.post(paths::IMAGES, &[], r#"{"volume": "web01", "at": "lsn:7"}"#).await;

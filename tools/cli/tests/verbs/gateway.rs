@@ -5,11 +5,11 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
 use cx_api::{
-    BookmarkCreate, BookmarkView, Code, DiffView, ExtentView, GroupPointView, GroupView, Health, HoldCreate,
-    HoldView, ImageClone, ImageCommit, ImageCreate, ImageView, JobId, JobKind, JobState, JobView,
-    JournalView, PinView, PointView, PolicySet, PolicyView, Problem, RepairCreate, RepairView, SessionView,
-    StatusView, SyncView, TimelineView, UnitView, VerificationCreate, VerificationView, VolumeState,
-    VolumeView,
+    BookmarkCreate, BookmarkView, Code, DiffView, ElapsedConfirm, ElapsedView, ExtentView, GroupPointView,
+    GroupView, Health, HoldCreate, HoldView, ImageClone, ImageCommit, ImageCreate, ImageView, JobId, JobKind,
+    JobState, JobView, JournalView, PinView, PointView, PolicySet, PolicyView, Problem, RepairCreate,
+    RepairView, SessionView, StatusView, SyncView, TimelineView, UnitView, VerificationCreate,
+    VerificationView, VolumeState, VolumeView,
 };
 use gateway_server::http::{Answer, ApiConfig, ApiHandle, Control, ImageKey, Point, Points, start};
 use tap_block::{Consistency, Lsn, Name, SyncCause, VolumeId, WallTime};
@@ -421,6 +421,27 @@ impl Control for Gateway {
 
     async fn session_end(&self, id: u64) -> Answer<()> {
         if id == 7 { Ok(()) } else { Err(Problem::new(Code::NotFound, format!("there is no session {id}"))) }
+    }
+
+    async fn elapsed(&self) -> Answer<ElapsedView> {
+        Ok(ElapsedView {
+            age: noon(),
+            machine: noon(),
+            went_seconds: Some(90 * 86_400),
+            uncounted_seconds: 83 * 86_400,
+            creditable_seconds: 83 * 86_400,
+            holds_ending: vec!["web01 until 2026-12-01T00:00:00Z".to_owned()],
+        })
+    }
+
+    async fn elapsed_confirm(&self, wanted: ElapsedConfirm) -> Answer<ElapsedView> {
+        self.ask(format!("confirm {}", wanted.seconds));
+        let all = self.elapsed().await?;
+        if wanted.seconds > all.creditable_seconds {
+            return Err(Problem::new(Code::Conflict, "that is more than may be confirmed"));
+        }
+        let (uncounted_seconds, creditable_seconds, holds_ending) = (0, 0, Vec::new());
+        Ok(ElapsedView { went_seconds: None, uncounted_seconds, creditable_seconds, holds_ending, ..all })
     }
 
     async fn status(&self) -> Answer<StatusView> {

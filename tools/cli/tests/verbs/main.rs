@@ -310,6 +310,18 @@ async fn a_group_is_listed_shown_searched_bookmarked_and_kept_alike() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn time_that_was_not_counted_is_confirmed_only_when_it_is_said() {
+    let server = Server::new().await;
+    let shown = text(&server, &["store", "confirm-time"]);
+    assert!(shown.contains("this hold would be over: web01 until") && shown.contains("--yes"), "{shown}");
+    let asked = || server.gateway.asked.lock().unwrap().clone();
+    assert!(!asked().iter().any(|asked| asked.starts_with("confirm")));
+    let done = text(&server, &["store", "confirm-time", "--yes"]);
+    assert!(done.ends_with(" are counted now\n"), "{done}");
+    assert!(asked().contains(&"confirm 7171200".to_owned()), "{:?}", asked());
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_bookmark_shows_the_baseline_it_waits_for() {
     let server = Server::new().await;
     server.gateway.baseline.store(true, Ordering::SeqCst);
