@@ -36,6 +36,12 @@ pub struct ImageView {
     /// When it was made.
     #[serde(with = "json::text")]
     pub created: WallTime,
+    /// The image that it was cloned from, also when that is gone; null when it was made of the volume.
+    #[serde(default)]
+    pub parent_id: Option<u64>,
+    /// That image's name; null when there is none, or it is gone.
+    #[serde(with = "json::text_or_null", default)]
+    pub parent: Option<Name>,
     /// Where to open it: the first of `uris`, empty when no NBD listener is configured.
     pub uri: String,
     /// Every URI that serves it: NBD, then iSCSI.

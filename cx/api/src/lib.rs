@@ -39,7 +39,7 @@ pub use retention::{
     Span, TierView, TimelineView, WhenFull,
 };
 pub use session::SessionView;
-pub use status::{Health, HealthView, JournalView, StatusView, VolumeHealth};
+pub use status::{ElapsedConfirm, ElapsedView, Health, HealthView, JournalView, StatusView, VolumeHealth};
 pub use verification::{
     AnchorView, FindingKind, FindingView, ProofView, RepairCreate, RepairView, UnitView, VerificationCreate,
     VerificationView,

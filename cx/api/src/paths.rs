@@ -24,6 +24,8 @@ pub const JOBS: &str = "/api/v1/jobs";
 pub const SESSIONS: &str = "/api/v1/sessions";
 /// The whole at a glance (GET).
 pub const STATUS: &str = "/api/v1/status";
+/// Time that went by uncounted (GET, POST).
+pub const ELAPSED: &str = "/api/v1/elapsed";
 /// The description of this API (GET).
 pub const OPENAPI: &str = "/api/v1/openapi.json";
 /// For load balancers and watchdogs (GET).
@@ -52,6 +54,12 @@ pub fn bookmarks(volume_name: &str) -> String {
     format!("{}/bookmarks", volume(volume_name))
 }
 
+/// One bookmark of a volume (DELETE).
+#[must_use]
+pub fn bookmark(volume_name: &str, name: &str) -> String {
+    format!("{}?name={}", bookmarks(volume_name), escape(name))
+}
+
 /// What a POINT means on a volume (GET).
 #[must_use]
 pub fn point(volume_name: &str, at: &str) -> String {
@@ -78,6 +86,12 @@ pub fn group_point(name: &str, after: Option<&str>, before: Option<&str>) -> Str
 #[must_use]
 pub fn group_bookmarks(name: &str) -> String {
     format!("{}/bookmarks", group(name))
+}
+
+/// One bookmark of a group, in every member (DELETE).
+#[must_use]
+pub fn group_bookmark(group_name: &str, name: &str) -> String {
+    format!("{}?name={}", group_bookmarks(group_name), escape(name))
 }
 
 /// What is left of a volume's history (GET).

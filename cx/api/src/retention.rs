@@ -314,7 +314,7 @@ pub struct HoldView {
     pub note: String,
 }
 
-/// Places a hold. Nothing takes it back before its date.
+/// Places a hold. Nothing takes it back before its date, so one of everything has to be asked for by name.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct HoldCreate {
@@ -330,20 +330,27 @@ pub struct HoldCreate {
     /// Why.
     #[serde(default)]
     pub note: String,
+    /// All history, up to `until`: for a hold with neither `from` nor `to`.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub all: bool,
 }
 
-/// The source's clock was set back: times from one to the other went by twice. As a POINT they mean the second time.
+/// The source's clock was set. Back: times from `from` to `to` went by twice; as a POINT they mean the second time, once that has
+/// come. Ahead: times from `to` to `from` never went by.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ClockView {
     /// The first record by the clock as it was from then on.
     #[serde(with = "json::lsn")]
     pub lsn: Lsn,
-    /// When that was, by the clock set back.
+    /// When that was, by the clock as it was set.
     #[serde(with = "json::text")]
     pub from: WallTime,
-    /// When the record before it was, by the clock as it had been.
+    /// When it would have been by the clock as it had been; over a restart of the tap: when the record before it was.
     #[serde(with = "json::text")]
     pub to: WallTime,
+    /// It was set ahead, not back.
+    #[serde(default)]
+    pub ahead: bool,
 }
 
 /// What is left of a volume's history.
@@ -373,7 +380,7 @@ pub struct TimelineView {
     pub holds: Vec<HoldView>,
     /// Stretches that were lost.
     pub gaps: Vec<GapView>,
-    /// Where the source's clock was set back.
+    /// Where the source's clock was set, the newest thousand, oldest first.
     #[serde(default)]
     pub clocks: Vec<ClockView>,
     /// How the store fills.

@@ -123,3 +123,30 @@ impl From<&VolumeView> for VolumeHealth {
         }
     }
 }
+
+/// The gateway's own clock, by which history ages and holds run, and what it was not credited with.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ElapsedView {
+    /// What that clock shows.
+    #[serde(with = "json::text")]
+    pub age: WallTime,
+    /// What the machine's clock shows.
+    #[serde(with = "json::text")]
+    pub machine: WallTime,
+    /// By how much the machine's clock went on while the gateway was down; null when all of that is counted.
+    pub went_seconds: Option<u64>,
+    /// How much of it is not counted.
+    pub uncounted_seconds: u64,
+    /// How much of that may be confirmed: no more than leads up to what the machine's clock shows now.
+    pub creditable_seconds: u64,
+    /// Holds that would be over then: of which volume, and until when.
+    pub holds_ending: Vec<String>,
+}
+
+/// Confirms that time went by that was not counted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ElapsedConfirm {
+    /// How much.
+    pub seconds: u64,
+}

@@ -5,12 +5,12 @@
 
 use cx_api::{
     AnchorView, AtGateView, BookmarkCreate, BookmarkView, ChapLogin, ClientLinesView, ClockView, Code,
-    ConnectView, DiffView, ExportCreate, ExportProtocol, ExportView, ExtentView, FindingKind, FindingView,
-    ForecastView, GapView, GateOutcome, GateState, GateView, GroupPointView, GroupView, Health, HealthView,
-    HistoryView, HoldView, ImageCreate, ImageView, JobId, JobKind, JobState, JobView, JournalView, KeptView,
-    LimitState, LimitView, MemberPointView, Page, PinView, PointView, PolicySource, PolicyView, Problem,
-    ProofView, RestoreCreate, Retention, SessionView, Size, Span, StatusView, SyncView, TierView,
-    TimelineView, VerificationView, VolumeState, VolumeView, WhenFull,
+    ConnectView, DiffView, ElapsedConfirm, ElapsedView, ExportCreate, ExportProtocol, ExportView, ExtentView,
+    FindingKind, FindingView, ForecastView, GapView, GateOutcome, GateState, GateView, GroupPointView,
+    GroupView, Health, HealthView, HistoryView, HoldView, ImageCreate, ImageView, JobId, JobKind, JobState,
+    JobView, JournalView, KeptView, LimitState, LimitView, MemberPointView, Page, PinView, PointView,
+    PolicySource, PolicyView, Problem, ProofView, RestoreCreate, Retention, SessionView, Size, Span,
+    StatusView, SyncView, TierView, TimelineView, VerificationView, VolumeState, VolumeView, WhenFull,
 };
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -128,6 +128,22 @@ fn points_and_bookmarks() {
 }
 
 #[test]
+fn time_that_was_not_counted() {
+    let elapsed = ElapsedView {
+        age: at("2026-11-22T12:00:00Z"),
+        machine: at("2027-02-13T12:00:00Z"),
+        went_seconds: Some(7_776_000),
+        uncounted_seconds: 7_171_200,
+        creditable_seconds: 7_171_200,
+        holds_ending: vec!["web01 until 2026-12-01T00:00:00Z".into()],
+    };
+    golden(&elapsed, include_str!("golden/elapsed.json"));
+    let confirm: ElapsedConfirm = serde_json::from_str(r#"{"seconds": 7}"#).unwrap();
+    assert_eq!(confirm, ElapsedConfirm { seconds: 7 });
+    assert!(serde_json::from_str::<ElapsedConfirm>(r#"{"seconds": 7, "yes": true}"#).is_err());
+}
+
+#[test]
 fn images() {
     let image = ImageView {
         id: 3,
@@ -141,6 +157,8 @@ fn images() {
         used_bytes: Some(0),
         materialized_bytes: Some(2048),
         created: at("2026-11-22T12:00:00Z"),
+        parent_id: Some(2),
+        parent: Some("web01-2".parse().unwrap()),
         uri: "nbd+unix:///web01-test?socket=/run/gw.sock".into(),
         uris: vec![
             "nbd+unix:///web01-test?socket=/run/gw.sock".into(),
@@ -366,6 +384,7 @@ fn timelines() {
             lsn: lsn(700),
             from: at("2026-11-22T10:00:00Z"),
             to: at("2026-11-22T11:00:00Z"),
+            ahead: false,
         }],
         forecast: ForecastView {
             used_bytes: 1 << 30,

@@ -145,9 +145,11 @@ impl Jump {
                 Some(_) | None => Self::From(start.durable),
             },
             Marker::SyncStart { cause: SyncCause::HopLost } => Self::Anything,
-            Marker::SyncStart { .. } | Marker::SyncEnd { .. } | Marker::Bookmark(_) | Marker::Barrier(_) => {
-                Self::None
-            }
+            Marker::SyncStart { .. }
+            | Marker::SyncEnd { .. }
+            | Marker::Bookmark(_)
+            | Marker::Barrier(_)
+            | Marker::ClockSet { .. } => Self::None,
         }
     }
 }

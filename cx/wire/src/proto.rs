@@ -434,4 +434,13 @@ struct SyncEnd {
     /// sync that is not open, which changes nothing.
     #[prost(message, optional, boxed, tag = "4")]
     barrier: Option<Box<Barrier>>,
+    /// The source's clock was set, and no sync ends; as with a barrier.
+    #[prost(message, optional, tag = "5")]
+    clock: Option<ClockSet>,
+}
+
+#[derive(Clone, Copy, PartialEq, Message)]
+struct ClockSet {
+    #[prost(fixed64, tag = "1")]
+    before: u64,
 }

@@ -60,9 +60,9 @@ fn decoding_copies_no_body() {
     assert!(range.contains(&batch.body.as_ptr()));
 }
 
-/// What a peer of before there were groups makes of a barrier.
+/// What a peer makes of a barrier, or of a clock that was set, that does not know them.
 #[test]
-fn an_older_peer_sees_the_end_of_no_sync_where_a_barrier_is() {
+fn an_older_peer_sees_the_end_of_no_sync_where_a_newer_marker_is() {
     #[derive(Clone, PartialEq, prost::Message)]
     struct Envelope {
         #[prost(message, optional, tag = "15")]
@@ -90,9 +90,12 @@ fn an_older_peer_sees_the_end_of_no_sync_where_a_barrier_is() {
     }
     let sent = Message::Data(Arc::new(barriers())).encode().concat();
     let seen = <Envelope as prost::Message>::decode(sent).unwrap();
-    // 6: a write that the local disk refused. A tap with such a sync open puts no barrier.
+    // 6: a write that the local disk refused. A tap with such a sync open puts no barrier, and tells no clock that was set.
     let end = Mark { sync_end: Some(SyncEnd { cause: 6, copied: 0, from_zero: false }) };
-    assert_eq!(seen.data.unwrap().markers, [end.clone(), end]);
+    assert_eq!(seen.data.unwrap().markers, [end.clone(), end.clone()]);
+    let sent = Message::Data(Arc::new(clock_set())).encode().concat();
+    let seen = <Envelope as prost::Message>::decode(sent).unwrap();
+    assert_eq!(seen.data.unwrap().markers, [end]);
 }
 
 fn messages() -> Vec<(&'static str, Message)> {
@@ -103,6 +106,7 @@ fn messages() -> Vec<(&'static str, Message)> {
         ("data", Message::Data(Arc::new(batch()))),
         ("data-copies", Message::Data(Arc::new(copies()))),
         ("data-barriers", Message::Data(Arc::new(barriers()))),
+        ("data-clock", Message::Data(Arc::new(clock_set()))),
         ("heartbeat", Message::Heartbeat(beat(None))),
         ("heartbeat-ledgers", Message::Heartbeat(beat(Some(vec![ledger_head(), ledger_head()])))),
         ("heartbeat-no-ledgers", Message::Heartbeat(beat(Some(Vec::new())))),
@@ -265,6 +269,12 @@ fn copies() -> Batch {
     let action = Action::Zero { volume: VolumeId::new(0x2222), extent };
     let entry = Entry { position: Position::copy_as_of(lsn(100)), captured_at: at(1), action };
     Batch { entries: vec![entry], lens: Vec::new(), body: Bytes::new(), ..head(108) }
+}
+
+/// The source's clock was set.
+fn clock_set() -> Batch {
+    let marker = Marker::ClockSet { before: at(7200) };
+    Batch { entries: vec![entry(100, Action::Mark(Box::new(marker)))], ..head(100) }
 }
 
 /// Barriers of a group, one of them a bookmark.

@@ -22,7 +22,9 @@ use tap_block::{Action, Entry, Epoch, Lsn, Marker, Name, RunId, RunStart, Stream
 pub use codec::CatalogueError;
 pub use marks::{MOST_MARKS, MarkPoint, Marks, Membership};
 pub use rules::{GateMark, Rules};
-pub use volume::{BookmarkPoint, Gap, NotSelectable, Run, SyncSpan, Volume, cause_text};
+pub use volume::{
+    BookmarkPoint, ClockSet, Gap, MOST_CLOCKS, NotSelectable, Run, SyncSpan, Volume, cause_text,
+};
 
 /// The catalogue; see the module.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -90,6 +92,9 @@ impl Catalogue {
             Marker::Bookmark(mark) => self.change_stream(origin.stream, |v| v.bookmark(here, mark)),
             Marker::Barrier(mark) => {
                 self.change_stream(origin.stream, |v| v.barrier(here, origin.received_at, mark));
+            }
+            Marker::ClockSet { before } => {
+                self.change_stream(origin.stream, |v| v.set_clock(here, *before));
             }
             Marker::SyncStart { cause } => {
                 self.change_stream(origin.stream, |v| v.start_sync(*cause, origin.previous));
@@ -171,6 +176,9 @@ impl Catalogue {
             MetaRecord::ImageRemoved { id } => {
                 self.last_image = self.last_image.max(id.get());
                 Arc::make_mut(&mut self.images).remove(id);
+            }
+            MetaRecord::BookmarkRemoved { volume, point, name } => {
+                self.change(*volume, |v| v.remove_bookmark(name, *point));
             }
             MetaRecord::PolicySet { .. }
             | MetaRecord::Pinned { .. }

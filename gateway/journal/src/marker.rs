@@ -3,7 +3,7 @@
 use prost::{Message, Oneof};
 use tap_block::{
     BarrierMark, Bookmark, Consistency, Lsn, MAX_MEMBERS, MarkId, Marker, Name, RunId, RunStart, SyncCause,
-    VolumeId,
+    VolumeId, WallTime,
 };
 
 use crate::error::FormatError;
@@ -12,7 +12,7 @@ const WHAT: &str = "marker";
 
 #[derive(Clone, PartialEq, Message)]
 struct PMarker {
-    #[prost(oneof = "PKind", tags = "1, 2, 3, 4, 5")]
+    #[prost(oneof = "PKind", tags = "1, 2, 3, 4, 5, 6")]
     kind: Option<PKind>,
 }
 
@@ -28,6 +28,14 @@ enum PKind {
     SyncEnd(PSyncEnd),
     #[prost(message, tag = "5")]
     Barrier(PBarrier),
+    #[prost(message, tag = "6")]
+    ClockSet(PClockSet),
+}
+
+#[derive(Clone, PartialEq, Message)]
+struct PClockSet {
+    #[prost(fixed64, tag = "1")]
+    before: u64,
 }
 
 #[derive(Clone, PartialEq, Message)]
@@ -136,6 +144,7 @@ pub fn encode_marker(marker: &Marker) -> Vec<u8> {
             members: mark.members.iter().map(|v| v.get()).collect(),
             bookmark: mark.bookmark.as_ref().map(bookmark_out),
         }),
+        Marker::ClockSet { before } => PKind::ClockSet(PClockSet { before: before.nanos() }),
         Marker::SyncStart { cause } => PKind::SyncStart(PSyncStart { cause: cause_code(*cause) }),
         Marker::SyncEnd { cause, copied, from_zero } => {
             PKind::SyncEnd(PSyncEnd { cause: cause_code(*cause), copied: *copied, from_zero: *from_zero })
@@ -154,6 +163,7 @@ pub fn decode_marker(bytes: &[u8]) -> Result<Marker, FormatError> {
         PKind::RunStart(start) => Marker::RunStart(run_start(start)?),
         PKind::Bookmark(mark) => Marker::Bookmark(bookmark_in(mark)?),
         PKind::Barrier(mark) => Marker::Barrier(barrier_in(mark)?),
+        PKind::ClockSet(set) => Marker::ClockSet { before: WallTime::from_nanos(set.before) },
         PKind::SyncStart(start) => Marker::SyncStart { cause: cause(start.cause)? },
         PKind::SyncEnd(end) => {
             Marker::SyncEnd { cause: cause(end.cause)?, copied: end.copied, from_zero: end.from_zero }

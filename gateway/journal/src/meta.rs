@@ -82,6 +82,15 @@ pub enum MetaRecord {
     Held(Hold),
     /// Points came to a gate of a tier, or went through it.
     GateMoved(GateMove),
+    /// A bookmark is gone; its point is an ordinary one from here on.
+    BookmarkRemoved {
+        /// The volume.
+        volume: VolumeId,
+        /// Where it stood: one made since with the same name is another.
+        point: Lsn,
+        /// Its name.
+        name: Name,
+    },
 }
 
 /// Something that happened at a gate: at a tier whose points only go when a hook has handed them on.
@@ -152,11 +161,13 @@ pub struct ImageRecord {
     pub quota: u64,
     /// When it was made, on the gateway's clock.
     pub created_at: WallTime,
+    /// The image that it was cloned from; `None` when it was made of the volume, or by an older program.
+    pub parent: Option<ImageId>,
 }
 
 #[derive(Clone, PartialEq, Message)]
 struct PMeta {
-    #[prost(oneof = "PKind", tags = "1, 2, 3, 4, 5, 6, 7")]
+    #[prost(oneof = "PKind", tags = "1, 2, 3, 4, 5, 6, 7, 8")]
     kind: Option<PKind>,
 }
 
@@ -176,6 +187,18 @@ enum PKind {
     Held(PHold),
     #[prost(message, tag = "7")]
     GateMoved(PGateMove),
+    #[prost(message, tag = "8")]
+    BookmarkRemoved(PBookmarkRemoved),
+}
+
+#[derive(Clone, PartialEq, Message)]
+struct PBookmarkRemoved {
+    #[prost(fixed64, tag = "1")]
+    volume: u64,
+    #[prost(uint64, tag = "2")]
+    point: u64,
+    #[prost(string, tag = "3")]
+    name: String,
 }
 
 #[derive(Clone, Copy, PartialEq, Message)]
@@ -246,6 +269,8 @@ struct PImage {
     quota: u64,
     #[prost(fixed64, tag = "9")]
     created_at: u64,
+    #[prost(uint64, optional, tag = "10")]
+    parent: Option<u64>,
 }
 
 #[derive(Clone, PartialEq, Message)]
@@ -278,6 +303,11 @@ impl MetaRecord {
                 until: hold.until.nanos(),
                 note: hold.note.clone(),
                 credited: nanos(hold.credited),
+            }),
+            Self::BookmarkRemoved { volume, point, name } => PKind::BookmarkRemoved(PBookmarkRemoved {
+                volume: volume.get(),
+                point: point.get(),
+                name: name.to_string(),
             }),
             Self::GateMoved(moved) => PKind::GateMoved(PGateMove {
                 volume: moved.volume.get(),
@@ -318,6 +348,11 @@ impl MetaRecord {
                 note: hold.note,
                 credited: Duration::from_nanos(hold.credited),
             })),
+            PKind::BookmarkRemoved(gone) => Ok(Self::BookmarkRemoved {
+                volume: VolumeId::new(gone.volume),
+                point: lsn_in(gone.point)?,
+                name: name_in(&gone.name)?,
+            }),
             PKind::GateMoved(moved) => Ok(Self::GateMoved(GateMove {
                 volume: VolumeId::new(moved.volume),
                 keep: Duration::from_nanos(moved.keep),
@@ -352,6 +387,10 @@ fn lsn_in(raw: u64) -> Result<Lsn, FormatError> {
     Lsn::new(raw).ok_or_else(|| FormatError::malformed(WHAT, "LSN out of range"))
 }
 
+fn name_in(text: &str) -> Result<Name, FormatError> {
+    text.parse().map_err(|e| FormatError::malformed(WHAT, format!("name: {e}")))
+}
+
 fn image_out(image: &ImageRecord) -> PImage {
     PImage {
         id: image.id.get(),
@@ -363,13 +402,14 @@ fn image_out(image: &ImageRecord) -> PImage {
         writable: image.writable,
         quota: image.quota,
         created_at: image.created_at.nanos(),
+        parent: image.parent.map(ImageId::get),
     }
 }
 
 fn image_in(twin: PImage) -> Result<ImageRecord, FormatError> {
     Ok(ImageRecord {
         id: ImageId::new(twin.id),
-        name: twin.name.parse().map_err(|e| FormatError::malformed(WHAT, format!("name: {e}")))?,
+        name: name_in(&twin.name)?,
         volume: VolumeId::new(twin.volume),
         stream: StreamId::new(twin.stream),
         point: lsn_in(twin.point)?,
@@ -377,5 +417,6 @@ fn image_in(twin: PImage) -> Result<ImageRecord, FormatError> {
         writable: twin.writable,
         quota: twin.quota,
         created_at: WallTime::from_nanos(twin.created_at),
+        parent: twin.parent.map(ImageId::new),
     })
 }

@@ -156,7 +156,11 @@ fn own_records() {
         writable: true,
         quota: 1 << 30,
         created_at: NOW,
+        parent: None,
     };
+    let clone = MetaRecord::ImageCreated(ImageRecord { parent: Some(ImageId::new(2)), ..created.clone() });
+    assert_eq!(MetaRecord::decode(&clone.encode()).unwrap(), clone);
+    pinned("image-of-an-image", &clone.encode());
     let records = [MetaRecord::ImageCreated(created), MetaRecord::ImageRemoved { id: ImageId::new(3) }];
     for record in &records {
         assert_eq!(&MetaRecord::decode(&record.encode()).unwrap(), record);
@@ -238,6 +242,14 @@ fn barrier_markers() {
 }
 
 #[test]
+fn clock_markers() {
+    let marker = Marker::ClockSet { before: WallTime::from_nanos(1_700_000_000_000_000_000) };
+    let bytes = encode_marker(&marker);
+    assert_eq!(decode_marker(&bytes).unwrap(), marker);
+    pinned("clock-set", &bytes);
+}
+
+#[test]
 fn runs_and_checkpoints() {
     let unit = |segment, offset, len| Place::Unit(Location { segment: SegmentId::new(segment), offset, len });
     let version = |first, blocks, position, place| Version { first, blocks, position, place };
@@ -298,6 +310,14 @@ fn retention_records() {
     let record = MetaRecord::PolicySet { volume: Some(volume), policy: Some(gated) };
     assert_eq!(MetaRecord::decode(&record.encode()).unwrap(), record);
     pinned("policy-with-gate", &record.encode());
+}
+
+#[test]
+fn a_bookmark_that_was_removed() {
+    let name = "before-upgrade".parse().unwrap();
+    let record = MetaRecord::BookmarkRemoved { volume: VolumeId::new(0x22), point: lsn(77), name };
+    assert_eq!(MetaRecord::decode(&record.encode()).unwrap(), record);
+    pinned("bookmark-removed", &record.encode());
 }
 
 #[test]

@@ -5,10 +5,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use cx_api::{
-    BookmarkCreate, BookmarkView, Code, ConnectView, DiffView, ExportCreate, ExportView, GroupPointView,
-    GroupView, HoldCreate, HoldView, ImageClone, ImageCommit, ImageCreate, ImageView, JobId, JobKind,
-    JobView, PinView, PointView, PolicySet, PolicyView, Problem, RepairCreate, RepairView, SessionView,
-    StatusView, TimelineView, UnitView, VerificationCreate, VerificationView, VolumeView,
+    BookmarkCreate, BookmarkView, Code, ConnectView, DiffView, ElapsedConfirm, ElapsedView, ExportCreate,
+    ExportView, GroupPointView, GroupView, HoldCreate, HoldView, ImageClone, ImageCommit, ImageCreate,
+    ImageView, JobId, JobKind, JobView, PinView, PointView, PolicySet, PolicyView, Problem, RepairCreate,
+    RepairView, SessionView, StatusView, TimelineView, UnitView, VerificationCreate, VerificationView,
+    VolumeView,
 };
 use cx_wire::{Question, Reply};
 use gateway_image::Point;
@@ -79,6 +80,10 @@ impl Control for Gateway {
             .collect())
     }
 
+    async fn bookmark_remove(&self, volume: Name, name: Name) -> Answer<()> {
+        self.remove_bookmark(&volume, &name).await
+    }
+
     async fn groups(&self) -> Answer<Vec<GroupView>> {
         // Every mark of every member is looked at.
         Ok(tokio::task::block_in_place(|| self.group_views()))
@@ -103,6 +108,10 @@ impl Control for Gateway {
 
     async fn group_bookmark(&self, name: Name, request: BookmarkCreate) -> Answer<GroupPointView> {
         self.bookmark_group(name, request).await
+    }
+
+    async fn group_bookmark_remove(&self, group: Name, name: Name) -> Answer<()> {
+        self.remove_group_bookmark(&group, &name).await
     }
 
     async fn image_create(&self, request: ImageCreate, point: Point) -> Answer<ImageView> {
@@ -282,6 +291,14 @@ impl Control for Gateway {
 
     async fn session_end(&self, id: u64) -> Answer<()> {
         self.end_session(id).await
+    }
+
+    async fn elapsed(&self) -> Answer<ElapsedView> {
+        Ok(self.elapsed_view())
+    }
+
+    async fn elapsed_confirm(&self, wanted: ElapsedConfirm) -> Answer<ElapsedView> {
+        tokio::task::block_in_place(|| self.confirm_elapsed(wanted))
     }
 
     async fn status(&self) -> Answer<StatusView> {

@@ -186,6 +186,28 @@ impl Gateway {
             .collect()
     }
 
+    /// Removes the bookmark of a barrier in every member that has it; again after it was done in some only does the rest.
+    pub(crate) async fn remove_group_bookmark(&self, group: &Name, name: &Name) -> Answer<()> {
+        let catalogue = self.store.catalogue();
+        let ever = known(&catalogue, group)?.ever_members(&catalogue);
+        let volumes: Vec<&Arc<Volume>> = ever.iter().filter_map(|id| catalogue.volume(*id)).collect();
+        let placed = |volume: &&Arc<Volume>| {
+            let there = volume.bookmark_named(name)?.at;
+            volume.marks().iter().rev().any(|mark| mark.at == there).then_some(there.at)
+        };
+        let at = volumes.iter().find_map(placed);
+        let at = at.ok_or_else(|| problems::no_bookmark(group, name, &[]))?;
+        let here = |volume: &Volume| volume.bookmark_named(name).map(|b| b.at).filter(|p| p.at == at);
+        let meant: Vec<_> = volumes.into_iter().filter_map(|v| Some((v, here(v)?.lsn))).collect();
+        for (volume, lsn) in &meant {
+            self.check_not_held(volume, name, *lsn)?;
+        }
+        for (volume, lsn) in meant {
+            self.forget_bookmark(volume, name, lsn).await?;
+        }
+        Ok(())
+    }
+
     fn time_meant(&self, catalogue: &Catalogue, group: &Group, point: &Point) -> Answer<WallTime> {
         let now = || self.time_of_group(catalogue, group);
         match point {

@@ -162,7 +162,8 @@ impl Images {
         })
         .await?;
         let quota = if writable { quota } else { 0 };
-        let record = ImageRecord { id, name, writable, quota, created_at: self.clock.wall(), ..source };
+        let (parent, created_at) = (Some(source.id), self.clock.wall());
+        let record = ImageRecord { id, name, writable, quota, created_at, parent, ..source };
         self.write(MetaRecord::ImageCreated(record.clone())).await?;
         Ok(record)
     }
@@ -198,6 +199,7 @@ impl Images {
             writable: wanted.writable,
             quota,
             created_at: self.clock.wall(),
+            parent: None,
         };
         Ok((record, reserved))
     }

@@ -136,20 +136,33 @@ impl Copying {
     /// Copies what is not copied yet; how many blocks could not be.
     fn copy_all(&self, job: &Job) -> Result<u64, Problem> {
         let flat = self.begin()?;
-        let rest = Extent::between(flat.done(), self.image.size());
-        let (mut noted, mut damaged) = (rest.offset(), 0);
-        job.progress(noted);
-        for chunk in rest.split_at_multiples(CHUNK) {
+        let (mut unnoted, mut damaged) = (0, 0);
+        job.progress(flat.done());
+        let parts = self.image.held().map_err(|e| problems::stored(&e))?;
+        let chunks = parts.into_iter().flat_map(|(part, held)| {
+            // Nothing is in what is not held, and nothing is left there of a copy that has just begun.
+            let empty = !held && flat.is_fresh();
+            let size = if empty { part.length() } else { CHUNK };
+            part.split_at_multiples(size.max(1)).map(move |chunk| (chunk, empty))
+        });
+        for (chunk, empty) in chunks {
+            let chunk = Extent::between(chunk.offset().max(flat.done()).min(chunk.end()), chunk.end());
+            if chunk.length() == 0 {
+                continue;
+            }
             if job.is_cancelled() {
                 flat.checkpoint().map_err(|e| self.failed(&e.into()))?;
                 return Err(Problem::new(Code::Conflict, "it was cancelled"));
             }
-            damaged += self.copy(&flat, chunk).map_err(|e| self.failed(&e))?;
+            if !empty {
+                damaged += self.copy(&flat, chunk).map_err(|e| self.failed(&e))?;
+                unnoted += chunk.length();
+            }
             flat.reached(chunk.end());
             job.progress(chunk.end());
-            if chunk.end() - noted >= NOTE_EVERY {
+            if unnoted >= NOTE_EVERY {
                 self.note(&flat)?;
-                noted = chunk.end();
+                unnoted = 0;
             }
         }
         flat.checkpoint().map_err(|e| self.failed(&e.into()))?;

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use cx_api::Problem;
+use cx_api::{ClockView, Problem};
 use gateway_image::Point;
 use gateway_image::catalogue::Volume;
 use gateway_journal::RegionNo;
@@ -167,10 +167,20 @@ impl Points {
             return Ok(Found::NotYet);
         }
         let passed = self.store.lsn_at(volume.stream(), time).map_err(|e| problems::stored(&e))?;
-        let first = || volume.runs().first().map(|run| (run.first.lsn, run.first.at));
         passed
             .map(|passed| Found::At(passed.lsn, None))
-            .ok_or_else(|| problems::too_early(volume.name(), asked, first()))
+            .ok_or_else(|| problems::too_early(volume.name(), asked, self.oldest(volume)))
+    }
+
+    /// The oldest point that can be opened.
+    fn oldest(&self, volume: &Volume) -> Option<(Lsn, WallTime)> {
+        let kept = self.store.kept(volume.id()).unwrap_or_default();
+        let settled = kept.points.iter().find(|p| volume.selectable(p.lsn).is_ok());
+        let in_log = || {
+            let lsn = volume.first_selectable().filter(|lsn| *lsn > kept.settled)?;
+            Some((lsn, self.time_at(volume, lsn)?))
+        };
+        settled.map(|p| (p.lsn, p.captured_at)).or_else(in_log)
     }
 
     fn time_of(&self, volume: &Volume, durable: &Durable, lsn: Lsn) -> Answer<Option<WallTime>> {
@@ -195,8 +205,19 @@ impl Points {
         let catalogue = self.store.catalogue();
         let volume = catalogue.volume_named(name);
         let durable = volume.and_then(|v| self.store.durable(v.stream())).map_or(Lsn::ZERO, |d| d.lsn);
-        problems::not_yet(name, point, durable, volume.and_then(|v| self.proven(v)))
+        let problem = problems::not_yet(name, point, durable, volume.and_then(|v| self.proven(v)));
+        match volume.and_then(|v| passed_before(v, point)) {
+            Some(clock) => problems::set_back_since(problem, &clock),
+            None => problem,
+        }
     }
+}
+
+/// The time went by once already, by a clock that was set back since.
+fn passed_before(volume: &Volume, point: &Point) -> Option<ClockView> {
+    let Point::Time(time) = point else { return None };
+    let went_by = |clock: &ClockView| !clock.ahead && clock.from <= *time && *time <= clock.to;
+    crate::retention::clocks(volume).into_iter().rfind(went_by)
 }
 
 /// Bookmarks whose names look like `name`, and the newest; three at most.

@@ -1,6 +1,6 @@
 //! The gateway's errors as problems: what happened, why, and what to do, in one place.
 
-use cx_api::{Code, Problem};
+use cx_api::{ClockView, Code, Problem};
 use cx_wire::{AskCode, AskError};
 use gateway_image::{NotSelectable, Point};
 use gateway_store::StoreError;
@@ -61,8 +61,8 @@ fn nearest(before: Option<Lsn>, after: Option<Lsn>) -> String {
 
 pub(crate) fn too_early(volume: &Name, point: &Point, first: Option<(Lsn, WallTime)>) -> Problem {
     let fix = match first {
-        Some((lsn, at)) => format!("the first point is lsn:{} at {at}", lsn.get()),
-        None => "wait for the first record".to_owned(),
+        Some((lsn, at)) => format!("the oldest point that opens is lsn:{} at {at}", lsn.get()),
+        None => "wait for the first point that opens: the baseline's end".to_owned(),
     };
     Problem::new(Code::NotSelectable, format!("{volume} has no history at {point}"))
         .because("that is before its first record")
@@ -138,6 +138,17 @@ pub(crate) fn not_yet(volume: &Name, point: &Point, durable: Lsn, proven: Option
     Problem::new(Code::NotYetDurable, format!("{point} of {volume} is not durable here yet"))
         .because(format!("the newest durable point is lsn:{}{until}", durable.get()))
         .fix("try again later, or choose `now`; `chronogate volume show` says how far behind the gateway is")
+}
+
+/// Times mean the last time that they went by, and that of this one is still to come.
+pub(crate) fn set_back_since(problem: Problem, clock: &ClockView) -> Problem {
+    let first = clock.lsn.get();
+    problem
+        .because(format!(
+            "the clock of its source was set back at lsn:{first}, from {} to {}, so that time is still to come by that clock",
+            clock.to, clock.from
+        ))
+        .fix(format!("for what was written when that time went by before, choose an LSN below {first}, or a bookmark there"))
 }
 
 pub(crate) fn unreachable(volume: &Name) -> Problem {

@@ -19,7 +19,8 @@ const LIMIT: usize = 256;
 #[derive(Debug, Default)]
 pub(crate) struct Pulse {
     waiting: VecDeque<(Lsn, WallTime)>,
-    proven: Option<WallTime>,
+    /// The last record of the newest heartbeat of which all is here, and its time. That goes back where the tap's clock was set.
+    proven: Option<(Lsn, WallTime)>,
     last: Option<Last>,
 }
 
@@ -53,22 +54,25 @@ impl Pulse {
             if head > durable {
                 break;
             }
-            self.proven = self.proven.max(Some(at));
+            self.proven = Some((head, at));
             self.waiting.pop_front();
         }
     }
 
-    /// The latest tap time up to which everything is known to be here. `record` is when the last durable
-    /// record was captured, which proves as much.
-    pub(crate) fn proven(&self, record: Option<WallTime>) -> Option<WallTime> {
-        self.proven.max(record)
+    /// The latest tap time up to which everything is known to be here. `record` is the last durable record and when it was
+    /// captured, which proves as much.
+    pub(crate) fn proven(&self, record: Option<(Lsn, WallTime)>) -> Option<WallTime> {
+        let newer = record.filter(|(lsn, _)| self.proven.is_none_or(|(head, _)| *lsn > head));
+        newer.or(self.proven).map(|(_, at)| at)
     }
 
     /// What the tap last said, unless that is too long ago.
     pub(crate) fn status(&self, now: Monotonic) -> Option<&TapStatus> {
         let last = self.last.as_ref().filter(|last| now.since(last.heard) < SILENCE)?;
         let status = &last.heartbeat.status;
-        let gone = status.state == TapState::Stopped && now.since(last.moved) >= SILENCE;
+        // A CX that has not heard of the tap itself yet says so without a time.
+        let never = last.heartbeat.at == WallTime::EPOCH;
+        let gone = status.state == TapState::Stopped && (never || now.since(last.moved) >= SILENCE);
         (!gone).then_some(status)
     }
 }
@@ -120,9 +124,21 @@ mod tests {
         assert_eq!(pulse.proven(None), None);
         pulse.durable(lsn(5));
         assert_eq!(pulse.proven(None), Some(WallTime::from_nanos(200)));
-        assert_eq!(pulse.proven(Some(WallTime::from_nanos(250))), Some(WallTime::from_nanos(250)));
+        let newer = Some((lsn(6), WallTime::from_nanos(250)));
+        assert_eq!(pulse.proven(newer), Some(WallTime::from_nanos(250)));
         pulse.heard(beat(5, 300), lsn(5), second(2));
         assert_eq!(pulse.proven(None), Some(WallTime::from_nanos(300)), "an idle stream stays current");
+    }
+
+    #[test]
+    fn a_clock_that_was_set_back_proves_no_time_that_is_still_to_come() {
+        let mut pulse = Pulse::default();
+        pulse.heard(beat(5, 900), lsn(5), second(0));
+        let old = Some((lsn(5), WallTime::from_nanos(880)));
+        pulse.heard(beat(5, 310), lsn(5), second(1));
+        assert_eq!(pulse.proven(old), Some(WallTime::from_nanos(310)));
+        let told = Some((lsn(6), WallTime::from_nanos(320)));
+        assert_eq!(pulse.proven(told), Some(WallTime::from_nanos(320)));
     }
 
     #[test]
@@ -142,6 +158,17 @@ mod tests {
         pulse.heard(beat(1, 1), lsn(0), second(10));
         assert!(pulse.status(second(12)).is_some());
         assert!(pulse.status(second(13)).is_none());
+    }
+
+    #[test]
+    fn a_tap_that_the_cx_has_not_heard_of_yet_is_unknown_and_not_stopped() {
+        let mut pulse = Pulse::default();
+        let mut first = beat(1, 0);
+        first.status.state = TapState::Stopped;
+        pulse.heard(first, lsn(1), second(0));
+        assert!(pulse.status(second(0)).is_none());
+        pulse.heard(beat(1, 2), lsn(1), second(1));
+        assert!(pulse.status(second(1)).is_some());
     }
 
     #[test]

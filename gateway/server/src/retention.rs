@@ -8,10 +8,10 @@ use cx_api::{
     PolicySet, PolicySource, PolicyView, Problem, Retention, Size, Span, TierView, TimelineView, WhenFull,
 };
 use gateway_image::Point;
-use gateway_image::catalogue::{Catalogue, Run, Volume};
+use gateway_image::catalogue::{BookmarkPoint, Catalogue, ClockSet, Run, Volume};
 use gateway_journal::{Gate, Hold, MetaRecord, RetentionPolicy, Tier};
 use tap_block::units::count;
-use tap_block::{Lsn, Name, WallTime};
+use tap_block::{Lsn, Name, VolumeId, WallTime};
 
 use crate::gateway::Gateway;
 use crate::http::Answer;
@@ -55,10 +55,19 @@ impl Gateway {
         let at = self.points.resolve(&name, &point).await?;
         // From here until it is on record nothing may thin it out.
         let _held = self.images.image(at.volume, at.lsn)?;
-        self.images
-            .write(MetaRecord::Pinned { volume: at.volume, point: at.lsn, note: note.clone() })
-            .await?;
+        let before = self.pin_note(at.volume, at.lsn);
+        let note = if note.is_empty() { before.clone().unwrap_or_default() } else { note };
+        if before.as_ref() != Some(&note) {
+            let record = MetaRecord::Pinned { volume: at.volume, point: at.lsn, note: note.clone() };
+            self.images.write(record).await?;
+        }
         Ok(PinView { lsn: at.lsn, note })
+    }
+
+    /// What a point was pinned for; `None` when it is not.
+    fn pin_note(&self, volume: VolumeId, point: Lsn) -> Option<String> {
+        let catalogue = self.store.catalogue();
+        catalogue.rules().pins_of(volume).find(|(lsn, _)| *lsn == point).map(|(_, note)| note.to_owned())
     }
 
     pub(crate) async fn unpin_point(&self, name: Name, point: Point) -> Answer<()> {
@@ -69,6 +78,46 @@ impl Gateway {
                 .fix(format!("`chronogate volume timeline {name}` lists the pins")));
         }
         self.images.write(MetaRecord::Unpinned { volume: at.volume, point: at.lsn }).await
+    }
+
+    pub(crate) async fn remove_bookmark(&self, volume: &Name, name: &Name) -> Answer<()> {
+        let known = self.known(volume)?;
+        let there = known.bookmark_named(name).ok_or_else(|| problems::no_bookmark(volume, name, &[]))?;
+        if let Some(group) = self.shared_with(&known, name, there) {
+            let text = format!("the bookmark {name} of {volume} is one of the group {group}");
+            return Err(Problem::new(Code::Conflict, text)
+                .because("every member of the group has it, at one moment")
+                .fix(format!("remove it in all: chronogate bookmark rm --group {group} {name}")));
+        }
+        self.check_not_held(&known, name, there.at.lsn)?;
+        self.forget_bookmark(&known, name, there.at.lsn).await
+    }
+
+    /// The group of which another member has the bookmark, too.
+    fn shared_with(&self, volume: &Volume, name: &Name, there: &BookmarkPoint) -> Option<Name> {
+        let catalogue = self.store.catalogue();
+        volume.marks().iter().rev().find(|mark| mark.at == there.at)?;
+        let membership = volume.marks().membership_at(there.at.lsn)?;
+        let others = membership.members.iter().filter(|id| **id != volume.id());
+        let mut others = others.filter_map(|id| catalogue.volume(*id)?.bookmark_named(name));
+        others.any(|other| other.at.at == there.at.at).then(|| membership.group.clone())
+    }
+
+    /// Durably when this returns.
+    pub(crate) async fn forget_bookmark(&self, volume: &Volume, name: &Name, point: Lsn) -> Answer<()> {
+        let record = MetaRecord::BookmarkRemoved { volume: volume.id(), point, name: name.clone() };
+        self.images.write(record).await
+    }
+
+    /// What a hold keeps stays whole, its names included.
+    pub(crate) fn check_not_held(&self, volume: &Volume, name: &Name, point: Lsn) -> Answer<()> {
+        let looked = tokio::task::block_in_place(|| self.store.hold_on(volume.id(), point));
+        let Some(hold) = looked.map_err(|e| problems::stored(&e))? else { return Ok(()) };
+        let text = format!("the bookmark {name} of {} lies in a stretch that is held", volume.name());
+        let why = if hold.note.is_empty() { String::new() } else { format!(" ({})", hold.note) };
+        Err(Problem::new(Code::Forbidden, text)
+            .because(format!("a hold until {}{why} lets nobody remove anything of it", hold.until))
+            .fix(format!("wait until then; `chronogate volume timeline {}` lists the holds", volume.name())))
     }
 
     pub(crate) async fn hold_history(&self, name: Name, wanted: HoldCreate) -> Answer<HoldView> {
@@ -127,7 +176,7 @@ impl Gateway {
             pins: rules.pins_of(id).map(|(lsn, note)| PinView { lsn, note: note.to_owned() }).collect(),
             holds: rules.holds_of(id, rules_now).map(|hold| self.hold_view(hold)).collect(),
             gaps: volume.gaps().map(views::gap).collect(),
-            clocks: volume.runs().iter().filter_map(set_back).collect(),
+            clocks: last_shown(clocks(&volume)),
             forecast: self.forecast(),
             held_up: self.held_alerts(),
             history: self.history_view(&Histories::of(&self.store), &volume, &policy),
@@ -225,10 +274,27 @@ fn fills_at(
     Some(now.plus(Duration::from_secs(u64::try_from(seconds).unwrap_or(u64::MAX))))
 }
 
-/// Within a run the source's time never goes back; a new one may find its clock set back.
+/// Where the source's clock was set, oldest first.
+pub(crate) fn clocks(volume: &Volume) -> Vec<ClockView> {
+    let within = volume.clocks().iter().map(was_set);
+    let mut all: Vec<ClockView> = volume.runs().iter().filter_map(set_back).chain(within).collect();
+    all.sort_by_key(|clock| clock.lsn);
+    all
+}
+
+fn last_shown<T>(mut all: Vec<T>) -> Vec<T> {
+    all.split_off(all.len().saturating_sub(SHOWN))
+}
+
+fn was_set(set: &ClockSet) -> ClockView {
+    let (from, to) = (set.first.at, set.before);
+    ClockView { lsn: set.first.lsn, from, to, ahead: from > to }
+}
+
+/// A new run may find its source's clock set back; one that finds it ahead cannot tell that from having been away.
 fn set_back(run: &Run) -> Option<ClockView> {
     let before = run.previous.filter(|before| run.first.at < before.at)?;
-    Some(ClockView { lsn: run.first.lsn, from: run.first.at, to: before.at })
+    Some(ClockView { lsn: run.first.lsn, from: run.first.at, to: before.at, ahead: false })
 }
 
 fn general(catalogue: &Catalogue) -> PolicyView {
@@ -301,6 +367,15 @@ mod tests {
         assert_eq!(fills(&[volume(10, 2), volume(10, 2)]), None, "10 settled and 40 whole of 50");
         assert_eq!(fills(&[volume(10, 2), volume(10, 3)]), Some(now.plus(day)), "one of them is held");
         assert_eq!(fills(&[volume(0, u32::MAX)]), None);
+    }
+
+    #[test]
+    fn a_clock_that_was_set_within_a_run_is_a_segment_whichever_way() {
+        let at = WallTime::from_nanos;
+        let first = Passed { lsn: Lsn::new(8).unwrap(), at: at(50) };
+        let back = was_set(&ClockSet { first, before: at(90) });
+        assert_eq!((back.lsn.get(), back.from, back.to, back.ahead), (8, at(50), at(90), false));
+        assert!(was_set(&ClockSet { first, before: at(20) }).ahead);
     }
 
     #[test]

@@ -5,12 +5,13 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use cx_api::{
-    BookmarkCreate, BookmarkView, Health, ImageView, JournalView, StatusView, VolumeState, VolumeView,
+    BookmarkCreate, BookmarkView, Code, ElapsedConfirm, ElapsedView, Health, ImageView, JournalView, Problem,
+    StatusView, VolumeState, VolumeView,
 };
 use cx_wire::Question;
 use gateway_image::catalogue::Volume;
-use gateway_journal::ImageRecord;
-use gateway_store::StoreStatus;
+use gateway_journal::{ImageId, ImageRecord};
+use gateway_store::{StoreError, StoreStatus};
 use tap_block::{Lsn, Name, WallTime};
 
 use crate::gateway::Gateway;
@@ -130,6 +131,8 @@ impl Gateway {
             used_bytes: used,
             materialized_bytes: flat.map(|flat| flat.done()),
             created: record.created_at,
+            parent_id: record.parent.map(ImageId::get),
+            parent: record.parent.and_then(|id| self.store.catalogue().image(id).map(|i| i.name.clone())),
             uri: uris.first().cloned().unwrap_or_default(),
             uris,
             name: record.name,
@@ -203,6 +206,38 @@ impl Gateway {
                 damaged: tap_block::units::count(store.damage.len()) + store.blocks_damaged,
             },
         }
+    }
+}
+
+impl Gateway {
+    pub(crate) fn elapsed_view(&self) -> ElapsedView {
+        let (elapsed, catalogue) = (self.store.elapsed(), self.store.catalogue());
+        let then = elapsed.age.plus(elapsed.creditable);
+        let ending = catalogue.volumes().flat_map(|volume| {
+            let holds = catalogue.rules().holds_of(volume.id(), elapsed.age);
+            let ending = holds.filter(|hold| hold.until <= then);
+            ending.map(|hold| format!("{} until {}", volume.name(), hold.until)).collect::<Vec<_>>()
+        });
+        ElapsedView {
+            age: elapsed.age,
+            machine: elapsed.machine,
+            went_seconds: elapsed.missed.map(|missed| missed.went.as_secs()),
+            uncounted_seconds: elapsed.missed.map_or(0, |missed| missed.uncounted.as_secs()),
+            creditable_seconds: elapsed.creditable.as_secs(),
+            holds_ending: ending.collect(),
+        }
+    }
+
+    /// Durably when this returns.
+    pub(crate) fn confirm_elapsed(&self, wanted: ElapsedConfirm) -> Answer<ElapsedView> {
+        let confirmed = self.store.confirm_elapsed(Duration::from_secs(wanted.seconds));
+        confirmed.map_err(|e| match e {
+            StoreError::Invalid(why) => Problem::new(Code::Conflict, why)
+                .because("all that went by is counted already, or the machine's clock does not show so much")
+                .fix("ask what may be confirmed: chronogate store confirm-time"),
+            e => problems::stored(&e),
+        })?;
+        Ok(self.elapsed_view())
     }
 }
 

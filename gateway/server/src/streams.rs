@@ -270,7 +270,7 @@ impl Stream {
 
     /// The latest tap time up to which everything is here.
     pub(crate) fn proven(&self) -> Option<WallTime> {
-        self.lock_pulse().proven(self.durable().map(|d| d.at))
+        self.lock_pulse().proven(self.durable().map(|d| (d.lsn, d.at)))
     }
 
     /// What the tap last said; `None` when it has been silent for too long.

@@ -7,9 +7,10 @@ use cx_api::{
     RepairCreate, RepairView, UnitView, VerificationCreate, VerificationView, VolumeState, VolumeView,
 };
 use gateway_image::catalogue::Volume;
+use gateway_journal::{Kept, KeptPoint};
 use gateway_store::{Anchor, Finding, Offered, Proof, Repair, Scope, Store, StoreError};
 use tap_block::units::count;
-use tap_block::{BlockNo, Lsn, Name, Position};
+use tap_block::{BlockNo, Lsn, Name, Position, WallTime};
 use tokio::runtime::Handle;
 
 use crate::gateway::Gateway;
@@ -65,7 +66,8 @@ impl Gateway {
         findings.retain(|f| is_shown(f, points));
         findings.sort_by_key(|f| (f.over_at.is_some(), f.kind, f.extent.map(|e| e.offset()), f.position));
         let open = findings.iter().filter(|f| f.over_at.is_none()).count();
-        let shown = findings.iter().take(SHOWN).map(|f| self.finding_view(&volume, f)).collect();
+        let kept = self.store.kept(volume.id()).unwrap_or_default();
+        let shown = findings.iter().take(SHOWN).map(|f| self.finding_view(&volume, &kept, f)).collect();
         Ok(VerificationView {
             volume: name.clone(),
             verified: self.store.proof(volume.id()).map(|proof| proof_view(&proof)),
@@ -126,19 +128,20 @@ impl Gateway {
         Ok(RepairView { places: count(places) })
     }
 
-    fn finding_view(&self, volume: &Volume, finding: &Finding) -> FindingView {
+    fn finding_view(&self, volume: &Volume, kept: &Kept, finding: &Finding) -> FindingView {
         // Damage may be what keeps the time from being known.
         let time = |lsn: Lsn| self.store.time_of(volume.stream(), lsn).ok().flatten();
         let (first, last) =
             (finding.points.map(|(first, _)| first), finding.points.and_then(|(_, last)| last));
+        let (from, to) = finding.points.map_or((None, None), |points| affected(points, kept, time));
         FindingView {
             kind: kind(finding.kind),
             extent: finding.extent.map(|e| ExtentView { offset: e.offset(), length: e.length() }),
             version: finding.position.map(Position::get),
             from_lsn: first,
             to_lsn: last,
-            from: first.and_then(time),
-            to: last.and_then(time),
+            from,
+            to,
             segment: finding.segment.get(),
             from_byte: finding.from,
             to_byte: finding.to,
@@ -147,6 +150,19 @@ impl Gateway {
             over: finding.over_at,
         }
     }
+}
+
+/// The times of the first and the last point that show something. In settled history few records are points: there it is the
+/// first and the last of those that are kept.
+fn affected(
+    (first, last): (Lsn, Option<Lsn>),
+    kept: &Kept,
+    time: impl Fn(Lsn) -> Option<WallTime>,
+) -> (Option<WallTime>, Option<WallTime>) {
+    let within = |p: &&KeptPoint| first <= p.lsn && last.is_none_or(|last| p.lsn <= last);
+    let begins = || kept.points.iter().find(within).map(|p| p.captured_at);
+    let ends = || kept.points.iter().rfind(within).map(|p| p.captured_at);
+    (time(first).or_else(begins), last.and_then(|last| time(last).or_else(ends)))
 }
 
 /// Does any of the points show it? What concerns the store as a whole concerns them all.
@@ -238,6 +254,20 @@ mod tests {
         }
         assert!(is_shown(&finding(Some((lsn(42), None))), shown(Some(1000), None)), "the newest shows it");
         assert!(is_shown(&finding(None), shown(Some(78), None)), "the store's own concerns every point");
+    }
+
+    #[test]
+    fn damage_of_settled_history_has_the_times_of_the_kept_points_that_show_it() {
+        let (lsn, at) = (|raw| Lsn::new(raw).unwrap(), WallTime::from_nanos);
+        let point = |n| KeptPoint { lsn: lsn(n), captured_at: at(n * 10), received_at: at(n * 10) };
+        let kept = Kept { settled: lsn(100), points: [20, 40, 60, 100].map(point).into() };
+        let time = |asked: Lsn| (asked > lsn(100)).then(|| at(asked.get() * 10));
+        let of = |first, last: Option<u64>| affected((lsn(first), last.map(lsn)), &kept, time);
+        assert_eq!(of(15, Some(59)), (Some(at(200)), Some(at(400))));
+        assert_eq!(of(50, Some(150)), (Some(at(600)), Some(at(1500))), "from there into the log");
+        assert_eq!(of(50, None), (Some(at(600)), None), "and the newest");
+        assert_eq!(of(41, Some(59)), (None, None), "nothing that is kept shows it");
+        assert_eq!(of(120, Some(130)), (Some(at(1200)), Some(at(1300))));
     }
 
     #[test]

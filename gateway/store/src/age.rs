@@ -3,13 +3,14 @@
 //! While the store is open it runs with the monotonic clock, whatever happens to the wall clock. Over a restart it is
 //! credited with what the wall clock says went by since it was last noted, out of a budget: seven days, which come back only
 //! as the store runs. So a clock that is a year ahead by mistake lets no more than seven days of history and of a hold go,
-//! however often the gateway is restarted. The credit is noted durably before anything ages by it. What is not credited is
-//! lost to this clock for good: things are kept longer by as much. (design, section 4, *Time*)
+//! however often the gateway is restarted. The credit is noted durably before anything ages by it. What is not credited counts
+//! only if somebody confirms, within a week, that it went by; else things are kept longer by as much. (design, section 4, *Time*)
 //!
 //! Holds take no part in the credit: a wrong clock over one restart would end one of five days. They run by the time that
-//! the store itself was open, so a machine that was off for a week keeps them a week longer.
+//! the store itself was open, or that somebody confirmed, so a machine that was off for a week keeps them a week longer.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use gateway_journal::{Aged, Uncounted};
@@ -35,6 +36,8 @@ pub(crate) struct Age {
     /// What was left of the budget at `since`, the credit taken off.
     budget: Duration,
     uncounted: Option<Uncounted>,
+    /// Nanoseconds of it that somebody confirmed; 0: nobody did.
+    confirmed: AtomicU64,
 }
 
 impl Age {
@@ -51,7 +54,16 @@ impl Age {
         let before = noted.and_then(|n| n.uncounted).filter(|u| base.since(u.noticed) < TOLD);
         let uncounted = not_counted(base, (down, credit), before).or(before);
         let credited = noted.map_or(Duration::ZERO, |n| n.credited).saturating_add(credit);
-        Self { clock, base, since, credit, credited, budget: left.saturating_sub(credit), uncounted }
+        Self {
+            clock,
+            base,
+            since,
+            credit,
+            credited,
+            budget: left.saturating_sub(credit),
+            uncounted,
+            confirmed: AtomicU64::new(0),
+        }
     }
 
     /// Without what it was credited with: that cannot be noted, and would be credited again and again.
@@ -68,7 +80,31 @@ impl Age {
     }
 
     pub(crate) fn now(&self) -> WallTime {
-        self.base.plus(self.ran())
+        self.base.plus(Duration::from_nanos(self.confirmed.load(Ordering::Acquire))).plus(self.ran())
+    }
+
+    /// What of the time that was not counted may be, on somebody's word: no more than leads up to what the machine's clock shows
+    /// now, which may have been set right since.
+    pub(crate) fn creditable(&self) -> Duration {
+        let missed = self.uncounted().map_or(Duration::ZERO, |u| u.uncounted);
+        missed.min(self.clock.wall().since(self.now()))
+    }
+
+    /// Somebody confirmed that so much went by, and it is [noted](Self::note_with).
+    pub(crate) fn confirm(&self, by: Duration) {
+        let nanos = u64::try_from(by.as_nanos()).unwrap_or(u64::MAX);
+        self.confirmed.store(nanos.max(1), Ordering::Release);
+    }
+
+    /// What is to be noted before that.
+    pub(crate) fn note_with(&self, by: Duration) -> Aged {
+        let note = self.note();
+        Aged { at: note.at.plus(by), uncounted: None, ..note }
+    }
+
+    /// What the machine's clock shows.
+    pub(crate) fn machine(&self) -> WallTime {
+        self.clock.wall()
     }
 
     fn ran(&self) -> Duration {
@@ -77,19 +113,22 @@ impl Age {
 
     /// What is to be noted durably, for the next start.
     pub(crate) fn note(&self) -> Aged {
-        let ran = self.ran();
         Aged {
-            at: self.base.plus(ran),
+            at: self.now(),
             wall: self.clock.wall(),
-            budget: self.budget.saturating_add(ran).min(MOST_CREDIT),
+            budget: self.budget.saturating_add(self.ran()).min(MOST_CREDIT),
             credited: self.credited,
-            uncounted: self.uncounted,
+            uncounted: self.unconfirmed(),
         }
+    }
+
+    fn unconfirmed(&self) -> Option<Uncounted> {
+        self.uncounted.filter(|_| self.confirmed.load(Ordering::Acquire) == 0)
     }
 
     /// What was not counted and is still to be told.
     pub(crate) fn uncounted(&self) -> Option<Uncounted> {
-        self.uncounted.filter(|u| self.now().since(u.noticed) < TOLD)
+        self.unconfirmed().filter(|u| self.now().since(u.noticed) < TOLD)
     }
 }
 

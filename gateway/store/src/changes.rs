@@ -47,6 +47,44 @@ pub(crate) fn between(
     })
 }
 
+/// The regions that history holds anything of, at whatever point: what is in none of them is zero. `None`: a rebuild of the index
+/// did not find some, so it is not known of any.
+pub(crate) fn held(shared: &Shared, volume: VolumeId) -> Result<Option<BTreeSet<RegionNo>>, StoreError> {
+    under_one_layout(shared, |layout| {
+        if !layout.lost.is_empty() {
+            return Ok(None);
+        }
+        // First: what is not in memory any more is in the index by then.
+        let mut found: BTreeSet<RegionNo> = {
+            let published = read(&shared.published);
+            let groups = published.frozen.iter().map(|f| &f.group).chain([&published.active]);
+            groups.flat_map(|group| group.regions_of(volume)).collect()
+        };
+        found.extend(regions(shared, layout, volume)?);
+        for table in [Table::Runs, Table::Maps] {
+            found.extend(indexed(shared, table, volume)?);
+        }
+        Ok(Some(found))
+    })
+}
+
+/// The regions that a table has rows of: one look for each of them, however many rows it has.
+fn indexed(shared: &Shared, table: Table, volume: VolumeId) -> Result<BTreeSet<RegionNo>, StoreError> {
+    let (mut from, to) =
+        (keys::map(volume, RegionNo::new(0), Lsn::ZERO), keys::behind(volume, RegionNo::new(u32::MAX)));
+    let mut found = BTreeSet::new();
+    loop {
+        let mut next = None;
+        shared.index.scan(table, &from, &to, &mut |key, _| {
+            next = keys::run_place(key).map(|(_, region)| region);
+            false
+        })?;
+        let Some(region) = next else { return Ok(found) };
+        found.insert(region);
+        from = keys::behind(volume, region);
+    }
+}
+
 fn in_settled(
     shared: &Shared,
     layout: &Layout,

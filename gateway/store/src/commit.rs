@@ -38,6 +38,8 @@ pub(crate) struct Tail {
     pub(crate) open: Option<Open>,
     /// How the last segment ended.
     pub(crate) sealed: Option<Sealed>,
+    /// Behind all that is durable, while none is open.
+    pub(crate) behind: Option<(SegmentId, Start)>,
 }
 
 /// The open segment.
@@ -101,9 +103,22 @@ impl Committer {
                 None => self.settle(),
             }
         }
+        if self.shared.config.index_at_stop {
+            self.freeze_rest(true);
+        }
         lock(&self.shared.ingest).stopped = true;
         self.shared.ingest_changed.notify_all();
         self.shared.keeper.stop();
+    }
+
+    /// Closes the group of versions that is being gathered; with `all`, one that holds no versions but other records, too.
+    fn freeze_rest(&mut self, all: bool) {
+        let behind = self.tail.open.as_ref().map(|open| place_behind(&open.durable));
+        let Some(end) = behind.or(self.tail.behind) else { return };
+        let mut published = write(&self.shared.published);
+        if published.active.versions() > 0 || (all && published.active.begun.is_some()) {
+            self.history.freeze(&mut published, end);
+        }
     }
 
     /// Closes the group of versions that is being gathered, if anybody asked for it.
@@ -113,13 +128,7 @@ impl Committer {
             return;
         }
         self.settle();
-        if let Some(open) = &self.tail.open {
-            let end = place_behind(&open.durable);
-            let mut published = write(&self.shared.published);
-            if published.active.versions() > 0 {
-                self.history.freeze(&mut published, end);
-            }
-        }
+        self.freeze_rest(false);
         drop(lock(&self.shared.ingest));
         self.shared.ingest_changed.notify_all();
         for done in asked {
@@ -361,6 +370,7 @@ impl Committer {
     fn close(&mut self) {
         if let Some(open) = self.tail.open.take() {
             let group = open.writer.group_no();
+            self.tail.behind = Some(place_behind(&open.writer));
             self.tail.sealed = Some(open.writer.sealed());
             self.shared.keeper.advance(open.writer.sealed(), group, true);
         }
@@ -451,6 +461,7 @@ impl Committer {
         let Some(open) = self.tail.open.take() else { return };
         let sealed = open.durable.sealed();
         if sealed.frames > 0 {
+            self.tail.behind = Some(place_behind(&open.durable));
             self.tail.sealed = Some(sealed);
             return;
         }

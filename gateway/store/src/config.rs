@@ -27,6 +27,9 @@ pub struct StoreConfig {
     pub group_limit: u64,
     /// Groups of versions that may wait for the index; the commit thread waits beyond.
     pub max_groups: usize,
+    /// An orderly stop brings what waits into the index, so that the next start reads nothing again. Without it a stop leaves what a
+    /// crash leaves.
+    pub index_at_stop: bool,
     /// A region gets a checkpoint when it has gathered so many versions since its last.
     pub checkpoint_versions: u32,
     /// How often it is looked whether there is something to settle; `None`: only when it is asked for.
@@ -118,6 +121,7 @@ impl StoreConfig {
             group_versions: 256 << 10,
             group_limit: 256 << 20,
             max_groups: 4,
+            index_at_stop: true,
             checkpoint_versions: 16 << 10,
             settle_each: Some(Duration::from_secs(10)),
             settle_memory: 64 << 20,

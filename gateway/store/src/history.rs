@@ -128,9 +128,9 @@ impl History {
                 changed |= self.apply(header, state.as_ref(), entry);
             }
             if !entry.position.is_copy() {
-                // Within a run time never goes back; a new run may find the clock set back.
-                let same_run = state.filter(|s| s.durable.run == header.run);
-                let latest = same_run.map_or(entry.captured_at, |s| s.latest.max(entry.captured_at));
+                // Time goes back where the clock was set, and where a new run finds that it was.
+                let same_clock = state.filter(|s| s.durable.run == header.run && !sets_clock(entry));
+                let latest = same_clock.map_or(entry.captured_at, |s| s.latest.max(entry.captured_at));
                 rows.record(lsn, latest);
                 let durable = Durable { lsn, run: header.run, epoch: header.epoch, at: entry.captured_at };
                 state = Some(StreamState { durable, latest, row: rows.row });
@@ -249,6 +249,10 @@ fn starts_run(entry: &Entry) -> bool {
     matches!(&entry.action, Action::Mark(marker) if matches!(**marker, Marker::RunStart(_)))
 }
 
+fn sets_clock(entry: &Entry) -> bool {
+    matches!(&entry.action, Action::Mark(marker) if matches!(**marker, Marker::ClockSet { .. }))
+}
+
 /// A new run may go on at a higher LSN, and so does a tap that was told that a hop lost records.
 fn explains_jump(entry: &Entry) -> bool {
     let lost = |marker: &Marker| matches!(marker, Marker::SyncStart { cause: SyncCause::HopLost });
@@ -256,7 +260,7 @@ fn explains_jump(entry: &Entry) -> bool {
 }
 
 /// Decides whether a frame gets a row in the time table: the first of a run, and then one each quarter of a second
-/// of the stream's time or each [`ROW_FRAMES`] frames.
+/// of the stream's time or each [`ROW_FRAMES`] frames, and the first after the clock was set back.
 struct RowMaker<'a> {
     frame: &'a PlacedFrame<'a>,
     row: (WallTime, u32),
@@ -282,8 +286,8 @@ impl<'a> RowMaker<'a> {
         }
         self.counted = true;
         let (last, frames) = self.row;
-        let due =
-            self.fresh || frames >= ROW_FRAMES || time.nanos().saturating_sub(last.nanos()) >= ROW_NANOS;
+        let later = time.nanos().saturating_sub(last.nanos()) >= ROW_NANOS;
+        let due = self.fresh || frames >= ROW_FRAMES || later || time < last;
         if due {
             self.made = Some(TimeRow { lsn, time, segment: self.frame.segment, at: self.frame.at });
             self.row = (time, 0);

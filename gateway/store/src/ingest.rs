@@ -56,12 +56,14 @@ impl Ingester {
         Self { shared, weights }
     }
 
-    /// Works until it is stopped; groups left then are found again in the journal.
+    /// Works until it is stopped, and then brings in what is left, if that is wanted and the index takes it: else it is found
+    /// again in the journal.
     pub(crate) fn run(mut self) {
         while let Some(frozen) = self.next() {
-            match self.bring_in(&frozen) {
-                Ok(()) => {}
-                Err(e) => self.failed(&e),
+            let Err(e) = self.bring_in(&frozen) else { continue };
+            self.failed(&e);
+            if lock(&self.shared.ingest).stopped {
+                return;
             }
         }
     }
@@ -69,11 +71,14 @@ impl Ingester {
     fn next(&self) -> Option<Arc<Frozen>> {
         let mut state = lock(&self.shared.ingest);
         loop {
-            if state.stopped {
+            if state.stopped && !self.shared.config.index_at_stop {
                 return None;
             }
             if let Some(frozen) = read(&self.shared.published).frozen.front() {
                 return Some(Arc::clone(frozen));
+            }
+            if state.stopped {
+                return None;
             }
             state = wait(&self.shared.ingest_changed, state);
         }

@@ -46,6 +46,18 @@ impl Keeper {
         Ok(())
     }
 
+    /// Somebody confirmed that so much time went by: noted durably before anything ages by it.
+    pub(crate) fn confirm_age(&self, age: &Age, by: Duration) -> std::io::Result<()> {
+        let mut state = lock(&self.state);
+        let mark = Mark { aged: Some(age.note_with(by)), ..state.mark };
+        self.store.store(&mark.encode())?;
+        // A mark that was on its way to the disk meanwhile must not be the last.
+        (state.mark, state.dirty, state.urgent) = (mark, true, true);
+        age.confirm(by);
+        self.changed.notify_one();
+        Ok(())
+    }
+
     /// Notes, durably and before anything is written, that the store is in use.
     pub(crate) fn begin(&self) -> std::io::Result<()> {
         let mut state = lock(&self.state);

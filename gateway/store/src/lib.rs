@@ -18,6 +18,7 @@ mod changes;
 mod chunks;
 mod commit;
 mod config;
+mod elapsed;
 mod error;
 mod heat;
 mod history;
@@ -47,6 +48,7 @@ mod verify;
 mod wait;
 
 pub use config::{Cold, StoreConfig};
+pub use elapsed::Elapsed;
 pub use error::{Damage, ReadError, StoreError};
 pub use index::{FjallOpener, IndexError, IndexOpener, IndexStore, MemoryIndex, Row, Table};
 pub use ledger::{Anchor, LedgerStatus, LedgerStore, MemoryLedger};

@@ -486,7 +486,11 @@ impl<'a> Replay<'a> {
         self.published.catalogue = Arc::clone(&self.history.catalogue);
         self.published.damage.clone_from(&self.history.damage);
         let open = self.resume(survey)?;
-        let tail = Tail { open, sealed: self.last.map(|(sealed, _)| sealed) };
+        let behind = self.last.map(|(sealed, group)| {
+            let previous = Some(sealed.last);
+            (sealed.segment, Start { at: sealed.end, number: sealed.frames, group, previous })
+        });
+        let tail = Tail { open, sealed: self.last.map(|(sealed, _)| sealed), behind };
         Ok(Recovered {
             segments: self.segments,
             index: self.index,

@@ -50,6 +50,7 @@ use chill::Chilling;
 pub use gates::AtGate;
 pub(crate) use gates::{at_gates, at_gates_of};
 use gates::{note_overruled, overruled};
+pub(crate) use held::hold_on;
 pub use held::{HeldUp, HeldWhat};
 use keep::{Strain, Terms, lost_points, points, thinned};
 pub(crate) use limits::Limits;

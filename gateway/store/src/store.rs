@@ -1,6 +1,6 @@
 //! The store as its users see it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, RwLock};
@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use gateway_image::{Catalogue, Passed, RegionMap};
 use gateway_journal::{
-    Head, Kept, LEDGER_FILE, Location, MARK_FILE, MetaRecord, RegionNo, StoreId, Uncounted,
+    Head, Hold, Kept, LEDGER_FILE, Location, MARK_FILE, MetaRecord, RegionNo, StoreId, Uncounted,
 };
 use tap_block::{Batch, BlockNo, Clock, ExtentSet, Lsn, Position, StreamId, VolumeId, WallTime};
 use tap_disk::{DiskDir, PoolOptions, SegmentPool, ensure_dir, free_space};
@@ -33,7 +33,9 @@ use crate::queue::{Done, Job, Queue, Work};
 use crate::read::{ReadMode, UnitRead};
 use crate::reserve::Reserving;
 use crate::segments::Segments;
-use crate::settle::{AtGate, HeldUp, Limits, SettleReport, Settling, VolumeLimit, at_gates, at_gates_of};
+use crate::settle::{
+    AtGate, HeldUp, Limits, SettleReport, Settling, VolumeLimit, at_gates, at_gates_of, hold_on,
+};
 use crate::sync::{lock, read};
 use crate::tail::{Durable, Published};
 use crate::usage::{self, VolumeBytes};
@@ -463,6 +465,26 @@ impl Store {
     /// Looks soon whether there is something to settle: rules have changed.
     pub fn settle_soon(&self) {
         self.shared.settling.hurry();
+    }
+
+    /// The regions of a volume that history holds anything of; the others are zero at every point. `None` when that is not known.
+    ///
+    /// # Errors
+    /// When the index cannot be read.
+    pub fn held_regions(&self, volume: VolumeId) -> Result<Option<BTreeSet<RegionNo>>, StoreError> {
+        changes::held(&self.shared, volume)
+    }
+
+    pub(crate) fn shared(&self) -> &Shared {
+        &self.shared
+    }
+
+    /// The hold, of those in force, that a point of a volume is part of.
+    ///
+    /// # Errors
+    /// When the volume is unknown, or the segments cannot be read.
+    pub fn hold_on(&self, volume: VolumeId, point: Lsn) -> Result<Option<Hold>, StoreError> {
+        hold_on(&self.shared, volume, point, self.age())
     }
 
     /// Keeps a point readable for as long as what is returned lives.

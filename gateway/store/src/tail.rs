@@ -104,6 +104,11 @@ impl Group {
         all.find(|region| self.regions.contains_key(&(volume, *region))).or(Some(RegionNo::new(end)))
     }
 
+    /// The regions of a volume, in no order.
+    pub(crate) fn regions_of(&self, volume: VolumeId) -> impl Iterator<Item = RegionNo> {
+        self.regions.keys().filter(move |(of, _)| *of == volume).map(|(_, region)| *region)
+    }
+
     /// The regions in order.
     pub(crate) fn sorted(&self) -> Vec<(VolumeId, RegionNo, &[Version])> {
         let mut all: Vec<_> = self.regions.iter().map(|(&(v, r), list)| (v, r, list.as_slice())).collect();

@@ -1,7 +1,7 @@
 //! Between times and LSNs: rows that name a frame now and then, and the frames' own tables for the rest.
 //!
-//! Time never goes back within a run; between runs it may (a clock that was set right). A time is looked up in the
-//! newest run that has a record captured by then.
+//! The source's time never goes back between two places where its clock was set: within a run, or while no tap ran. A time is
+//! looked up in the newest such stretch that has a record captured by then.
 
 use std::io;
 use std::ops::ControlFlow;
@@ -20,7 +20,7 @@ use crate::segments::Segments;
 use crate::store::Shared;
 use crate::sync::read;
 
-/// A frame and when its first record was captured (never earlier than any record before it in its run).
+/// A frame and when its first record was captured (never earlier than any record before it by the same clock).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct TimeRow {
     pub(crate) lsn: Lsn,
@@ -61,15 +61,16 @@ pub(crate) fn lsn_at(
     stream: StreamId,
     time: WallTime,
 ) -> Result<Option<Passed>, StoreError> {
-    let Some(run) = run_at(shared, stream, time) else { return Ok(None) };
+    let Some(range) = clock_at(shared, stream, time) else { return Ok(None) };
     under_one_layout(shared, |layout| {
         let settled = kept_of(shared, layout, stream);
-        let log = (run.0.max(settled.map_or(Lsn::ZERO, |k| k.settled.next())), run.1);
+        let log = (range.0.max(settled.map_or(Lsn::ZERO, |k| k.settled.next())), range.1);
         if let Some(found) = last_in_log(shared, stream, log, time)? {
             return Ok(Some(found));
         }
-        let within = |p: &&KeptPoint| run.0 <= p.lsn && p.lsn <= run.1 && p.captured_at <= time;
-        let point = settled.and_then(|kept| kept.points.iter().rev().find(within));
+        // Where all that this clock meant is thinned out, what came before it is the last that is kept.
+        let by_then = |p: &&KeptPoint| p.lsn < range.0 || (p.lsn <= range.1 && p.captured_at <= time);
+        let point = settled.and_then(|kept| kept.points.iter().rev().find(by_then));
         Ok(point.map(|p| Passed { lsn: p.lsn, at: p.captured_at }))
     })
 }
@@ -80,10 +81,20 @@ fn last_in_log(
     range: Range,
     time: WallTime,
 ) -> Result<Option<Passed>, StoreError> {
-    let Some(span) = find(shared, stream, range, |row| row.time <= time)? else { return Ok(None) };
+    // A clock may have been set in the middle of a frame: then no row begins with the first record by it.
+    let found = find(shared, stream, range, |row| row.time <= time)?;
+    let span = found.map_or_else(|| find(shared, stream, ALL, |row| row.lsn <= range.0), |s| Ok(Some(s)))?;
+    let Some(span) = span else { return Ok(None) };
     let mut best = None;
-    let mut latest = span.row.time;
+    let mut latest = if span.row.lsn < range.0 { WallTime::EPOCH } else { span.row.time };
     walk(&shared.segments, &span, stream, |entry| {
+        let lsn = entry.position.lsn();
+        if lsn < range.0 {
+            return ControlFlow::Continue(());
+        }
+        if lsn > range.1 {
+            return ControlFlow::Break(());
+        }
         latest = latest.max(entry.captured_at);
         if latest > time {
             return ControlFlow::Break(());
@@ -117,6 +128,29 @@ fn time_in_log(shared: &Shared, stream: StreamId, lsn: Lsn) -> Result<Option<Wal
     Ok(found)
 }
 
+/// A record as a point: when it was captured, and when it was received.
+pub(crate) fn point_of(shared: &Shared, stream: StreamId, lsn: Lsn) -> Result<Option<KeptPoint>, StoreError> {
+    under_one_layout(shared, |layout| match kept_of(shared, layout, stream).filter(|k| lsn <= k.settled) {
+        Some(kept) => {
+            let at = kept.points.binary_search_by_key(&lsn, |p| p.lsn).ok();
+            Ok(at.and_then(|i| kept.points.get(i)).copied())
+        }
+        None => point_in_log(shared, stream, lsn),
+    })
+}
+
+fn point_in_log(shared: &Shared, stream: StreamId, lsn: Lsn) -> Result<Option<KeptPoint>, StoreError> {
+    let Some(span) = find(shared, stream, ALL, |row| row.lsn <= lsn)? else { return Ok(None) };
+    let mut found = None;
+    walk_frames(&shared.segments, &span, stream, |header, entries| {
+        let entry = entries.iter().find(|e| !e.position.is_copy() && e.position.lsn() == lsn);
+        let received_at = header.received_at;
+        found = entry.map(|e| KeptPoint { lsn, captured_at: e.captured_at, received_at });
+        if found.is_some() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+    })?;
+    Ok(found)
+}
+
 /// Looks something up; again when a settle ended meanwhile, which may have taken away what this was reading.
 pub(crate) fn under_one_layout<T>(
     shared: &Shared,
@@ -140,18 +174,10 @@ fn kept_of<'l>(shared: &Shared, layout: &'l Layout, stream: StreamId) -> Option<
 type Range = (Lsn, Lsn);
 const ALL: Range = (Lsn::ZERO, Lsn::ZERO.plus(Lsn::LIMIT));
 
-/// The newest run that begins at or before `time`; everything when nothing is known of runs.
-fn run_at(shared: &Shared, stream: StreamId, time: WallTime) -> Option<Range> {
+/// Where a time is looked up; everything when nothing is known of the stream.
+fn clock_at(shared: &Shared, stream: StreamId, time: WallTime) -> Option<Range> {
     let catalogue = Arc::clone(&read(&shared.published).catalogue);
-    let Some(volume) = catalogue.volume_of(stream) else { return Some(ALL) };
-    let mut end = ALL.1;
-    for run in volume.runs().iter().rev() {
-        if run.first.at <= time {
-            return Some((run.first.lsn, end));
-        }
-        end = run.first.lsn.previous();
-    }
-    None
+    catalogue.volume_of(stream).map_or(Some(ALL), |volume| volume.clock_at(time))
 }
 
 /// The last row of `stream` within `range` that `wanted` holds for; it holds for a first part of them.
@@ -237,7 +263,7 @@ pub(crate) fn each_change(
     };
     let row = TimeRow { lsn: from.next(), time: WallTime::EPOCH, segment, at };
     let span = Span { row, next: to.next() };
-    walk_frames(&shared.segments, &span, stream, |entries| {
+    walk_frames(&shared.segments, &span, stream, |_, entries| {
         for entry in entries {
             let lsn = entry.position.lsn();
             let within = if entry.position.is_copy() { copies <= lsn } else { from < lsn };
@@ -257,7 +283,7 @@ fn walk(
     mut each: impl FnMut(&Entry) -> ControlFlow<()>,
 ) -> Result<(), StoreError> {
     let mut covered = span.row.lsn.previous();
-    walk_frames(segments, span, stream, |entries| {
+    walk_frames(segments, span, stream, |_, entries| {
         for entry in entries.iter().filter(|e| !e.position.is_copy()) {
             if entry.position.lsn() <= covered {
                 continue;
@@ -277,7 +303,7 @@ fn walk_frames(
     segments: &Segments,
     span: &Span,
     stream: StreamId,
-    mut each: impl FnMut(&[Entry]) -> ControlFlow<()>,
+    mut each: impl FnMut(&FrameHeader, &[Entry]) -> ControlFlow<()>,
 ) -> Result<(), StoreError> {
     let (mut segment, mut at) = (span.row.segment, span.row.at);
     let mut covered = span.row.lsn.previous();
@@ -295,7 +321,7 @@ fn walk_frames(
             continue;
         }
         let records = decode_records(&header, &table).map_err(|e| damaged(segment, here, &e.to_string()))?;
-        if each(&records.entries).is_break() {
+        if each(&header, &records.entries).is_break() {
             break;
         }
         let last = records.entries.iter().filter(|e| !e.position.is_copy()).map(|e| e.position.lsn()).max();

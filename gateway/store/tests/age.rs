@@ -31,6 +31,11 @@ impl Hands {
         hands.0 = hands.0.plus(ahead);
     }
 
+    fn set_back(&self, by: Duration) {
+        let mut hands = self.0.lock().unwrap();
+        hands.0 = hands.0.minus(by);
+    }
+
     fn run(&self, time: Duration) {
         self.set(time);
         self.0.lock().unwrap().1 += u64::try_from(time.as_nanos()).unwrap();
@@ -163,4 +168,44 @@ fn an_outage_of_three_days_counts_and_an_idle_run_needs_no_credit() {
     lab.open();
     assert_eq!(lab.store().age().since(began), DAY * 33);
     assert_eq!(lab.store().status().uncounted, None);
+}
+
+#[test]
+fn what_was_not_counted_counts_once_somebody_confirms_it() {
+    let (mut lab, clock, point) = held();
+    lab.store = None;
+    clock.set(YEAR);
+    lab.open();
+    let (before, offered) = (lab.store().age(), lab.store().elapsed());
+    assert_eq!(offered.missed.unwrap().uncounted, offered.creditable);
+    assert!(YEAR - DAY * 8 < offered.creditable && offered.creditable < YEAR);
+    assert!(
+        lab.store().confirm_elapsed(YEAR).is_err() && lab.store().confirm_elapsed(Duration::ZERO).is_err()
+    );
+    assert!(is_held(&lab));
+    // Of the year that the clock says, sixty days did go by.
+    lab.store().confirm_elapsed(DAY * 60).unwrap();
+    let counted = || (lab.store().age(), lab.store().elapsed().missed, lab.store().status().uncounted);
+    assert_eq!(counted(), (before.plus(DAY * 60), None, None));
+    assert!(!is_held(&lab));
+    assert!(lab.store().confirm_elapsed(DAY).is_err(), "no second time");
+    // A crash does not take it back.
+    lab.disk = cut(&lab.disk, &mut Random::new(3));
+    lab.open();
+    assert!(lab.store().age() >= before.plus(DAY * 60));
+    assert_eq!(lab.store().elapsed().missed, None);
+    settle(&mut lab, &clock);
+    assert!(lab.store().check_kept(lab.volume(), point).is_err(), "the hold is over");
+}
+
+#[test]
+fn a_clock_that_was_set_right_since_leaves_nothing_to_confirm() {
+    let (mut lab, clock, _) = held();
+    lab.store = None;
+    clock.set(YEAR);
+    lab.open();
+    clock.set_back(YEAR);
+    assert_eq!(lab.store().elapsed().creditable, Duration::ZERO);
+    assert!(lab.store().confirm_elapsed(Duration::from_secs(1)).is_err());
+    assert!(is_held(&lab));
 }

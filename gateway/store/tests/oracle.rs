@@ -133,3 +133,48 @@ fn a_clock_that_was_set_back_is_looked_up_in_the_newer_run() {
     assert_eq!(lsn(900), Some(1100), "the last record");
     assert_eq!(lsn(1050), Some(1100), "a time the clock showed by mistake, long before");
 }
+
+#[test]
+fn regions_that_hold_something_are_known_wherever_history_lies() {
+    use gateway_journal::{REGION_BLOCKS, RegionNo};
+    use std::collections::BTreeSet;
+    use std::time::Duration;
+    use tap_block::{Marker, RunId, RunStart, StreamId, WallTime};
+    use testbed_model::BatchBuilder;
+
+    let (stream, volume, region) = (StreamId::new(5), VolumeId::new(6), u64::from(REGION_BLOCKS));
+    let clock = std::sync::Arc::new(common::ManualClock::default());
+    let disk = Disk { clock: std::sync::Arc::clone(&clock) as _, ..Disk::small() };
+    let mut first = Lsn::new(1).unwrap();
+    let mut batch = |blocks: &[u64]| {
+        let mut to = BatchBuilder::new(stream, volume, RunId::new(1), first, WallTime::from_nanos(7));
+        if first.get() == 1 {
+            let (name, size) = ("web01".parse().unwrap(), 1 << 50);
+            let (previous, durable, sync) = (None, Lsn::ZERO, None);
+            to.mark(Marker::RunStart(RunStart { previous, durable, volume, name, size, sync }));
+            first = first.next();
+        }
+        for block in blocks {
+            to.write(*block, &[1; 4096]);
+        }
+        first = first.plus(blocks.len() as u64);
+        to.build()
+    };
+    let held = |store: &Store| store.held_regions(volume).unwrap().unwrap();
+    let regions = |all: &[u32]| all.iter().map(|n| RegionNo::new(*n)).collect::<BTreeSet<_>>();
+    let store = disk.open();
+    append_all(&store, &[batch(&[3, 7 * region + 1, 9_000_000 * region])]);
+    assert_eq!(held(&store), regions(&[0, 7, 9_000_000]), "in memory");
+    // Into the index, and then into settled history, by the usual policy: two days, a week and a month go by.
+    for n in 0..100 {
+        append_all(&store, &[batch(&[n, 2 * region])]);
+    }
+    assert_eq!(held(&store), regions(&[0, 2, 7, 9_000_000]));
+    clock.advance(Duration::from_secs(40 * 24 * 3600));
+    append_all(&store, &[batch(&[5 * region])]);
+    while store.settle().unwrap().is_some() {}
+    assert!(store.kept(volume).unwrap().settled > Lsn::new(100).unwrap());
+    assert_eq!(held(&store), regions(&[0, 2, 5, 7, 9_000_000]));
+    drop(store);
+    assert_eq!(held(&disk.open()), regions(&[0, 2, 5, 7, 9_000_000]), "after a restart");
+}

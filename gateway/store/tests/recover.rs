@@ -15,7 +15,7 @@ use std::time::Duration;
 
 use common::lab::{Lab, tiers};
 use common::{Disk, append, try_image};
-use gateway_journal::{Manifest, SettledHeader};
+use gateway_journal::{Manifest, RegionNo, SettledHeader};
 use gateway_store::{Finding, FindingKind, MarkStore as _, MemoryIndex, Scope, Store, StoreError};
 use tap_block::SyncCause::HopLost;
 use tap_disk::{FileNo, SegmentDir};
@@ -367,4 +367,36 @@ fn rot_in_one_volumes_block_is_no_damage_of_another() {
     assert_eq!(found, [], "the other volume is sound");
     let found = lab.store().verify(scope(lab.volume()), &mut |_| true).unwrap().findings;
     assert_eq!(found.len(), 1, "{found:?}");
+}
+
+/// What is damaged in the log behind what the index knows costs every later point, for nobody knows what was there. After an
+/// orderly stop the index knows all, also of what an earlier life left.
+#[test]
+fn after_an_orderly_stop_damage_in_the_log_costs_no_point() {
+    for (orderly, written) in [(true, 20), (true, 0), (false, 20)] {
+        let mut workload = Workload::new(77);
+        let (mut disk, mut oracle) = unsettled(&mut workload, 1 << 20);
+        disk.config.index_at_stop = orderly;
+        let store = disk.open();
+        for batch in (0..written).map(|_| workload.batch(5)) {
+            append(&store, &batch).unwrap();
+            oracle.apply(&batch).unwrap();
+        }
+        let opens = |store: &Store| {
+            let map = |lsn| store.region_map(workload.volume(), RegionNo::new(0), lsn);
+            oracle.lsns().into_iter().filter(|lsn| map(*lsn).is_ok()).count()
+        };
+        let all = opens(&store);
+        assert!(all > 500, "{all}");
+        store.stop();
+        drop(store);
+        for no in files(&disk, b"CGSEGMT") {
+            disk.dir.corrupt(no, 64 << 10, |bytes| bytes[..64 << 10].fill(0));
+        }
+        let store = disk.open();
+        assert_eq!(opens(&store) == all, orderly, "{} of {all} points are left", opens(&store));
+        // It is found all the same.
+        let report = store.verify(Scope::default(), &mut |_| true).unwrap();
+        assert!(!report.findings.is_empty());
+    }
 }

@@ -268,6 +268,7 @@ impl Group {
         let now = now(&RealClock);
         match attempt.next(members.iter().map(|m| m.standing()), now.monotonic) {
             Step::Mark => {
+                members.iter_mut().for_each(|m| m.tell(Event::Clock));
                 let at = members.iter().map(|m| m.earliest_mark(now)).max().unwrap_or(now.wall);
                 let mark = self.mark(at, bookmark.clone());
                 let heads = members.iter_mut().map(|m| m.put(mark.clone(), at)).collect();

@@ -37,7 +37,8 @@ pub struct Batch {
 pub struct Entry {
     /// Its place in history.
     pub position: Position,
-    /// When the tap completed it, on the tap's clock, never going back within a run.
+    /// When the tap completed it, on the tap's clock, never going back within a run but for where that was set
+    /// ([`Marker::ClockSet`]).
     pub captured_at: WallTime,
     /// What happened.
     pub action: Action,
@@ -94,6 +95,11 @@ pub enum Marker {
     },
     /// A barrier of the consistency group that the volume is a member of.
     Barrier(BarrierMark),
+    /// The source's clock was set, back or ahead: from this record on times are those of the clock as it is now.
+    ClockSet {
+        /// What it would have shown at this record.
+        before: WallTime,
+    },
 }
 
 /// The most members that a consistency group has.

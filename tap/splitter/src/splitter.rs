@@ -12,9 +12,11 @@ use crate::queue::{Captured, Content, Queue};
 use crate::regions::{RegionMarks, RegionSize, Regions};
 
 mod barrier;
+mod clock;
 mod event;
 mod op;
 
+use clock::SourceClock;
 use op::Op;
 
 pub use event::{
@@ -82,6 +84,7 @@ pub struct Splitter {
     next_copy: u64,
     head: Lsn,
     head_time: WallTime,
+    clock: SourceClock,
     bound: Lsn,
     bound_asked: bool,
     mode: Mode,
@@ -124,6 +127,7 @@ impl Splitter {
             next_copy: 0,
             head: start.first_lsn.previous(),
             head_time: now.wall,
+            clock: SourceClock::new(now),
             bound: start.bound,
             bound_asked: false,
             mode: Mode::Streaming,
@@ -144,6 +148,10 @@ impl Splitter {
     /// Applies one event; what must be done is appended to `actions`, in order.
     pub fn apply(&mut self, event: Event, now: Now, actions: &mut Vec<Action>) {
         let was_empty = self.queue.is_empty();
+        // A barrier's time was agreed upon by all members.
+        if !matches!(event, Event::Barrier { .. }) {
+            self.note_clock(now);
+        }
         match event {
             Event::Submit { op, extent, change } => self.submit(op, extent, change, now, actions),
             Event::Written { op, whole } => self.written(op, whole, now, actions),
@@ -168,6 +176,7 @@ impl Splitter {
                 dirty.iter().for_each(|extent| self.regions.want_just(extent));
                 self.lost = dirty.iter().chain(self.lost.iter()).collect();
             }
+            Event::Clock => {}
             Event::Hold => self.held = true,
             Event::Release => self.let_go(actions),
             Event::Barrier { mark, at } => self.put_barrier(mark, at),

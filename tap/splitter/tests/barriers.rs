@@ -80,6 +80,10 @@ impl World {
         let pause = Duration::from_micros(self.random.below(1500));
         self.now.wall = self.now.wall.plus(pause);
         self.now.monotonic = self.now.monotonic.plus(pause);
+        // Somebody sets the clock.
+        if self.random.one_in(200) {
+            self.now.wall = WallTime::from_nanos(1_000 + self.random.below(3_600_000_000_000));
+        }
         match self.random.below(12) {
             0..=2 => self.submit(),
             3..=5 => self.complete(),
@@ -148,6 +152,7 @@ impl World {
         let step = self.attempt.get_or_insert_default().next(standings, self.now.monotonic);
         match step {
             Step::Mark => {
+                (0..self.members.len()).for_each(|member| self.apply(member, Event::Clock));
                 let at = self.members.iter().map(|m| m.splitter.earliest_mark(self.now)).max().unwrap();
                 let members: Vec<VolumeId> = self.members.iter().map(|m| m.id).collect();
                 let mark = BarrierMark {
@@ -224,6 +229,7 @@ impl World {
             });
             assert!(marks.clone().all(|(_, at, id)| at == id), "a mark's record has the mark's time");
             assert_eq!(marks.count(), self.marks.len());
+            member.check_times(self.now.wall);
         }
     }
 }
@@ -259,6 +265,18 @@ impl Member {
         !self.started.is_empty() || !self.fills.is_empty()
     }
 
+    /// Time goes back only where a record says that the clock was set, and never stands still for an hour.
+    fn check_times(&self, now: WallTime) {
+        let oracle = &self.oracle;
+        let times: Vec<(Lsn, WallTime)> =
+            oracle.lsns().into_iter().map(|lsn| (lsn, oracle.time_of(lsn).unwrap())).collect();
+        let set: Vec<Lsn> = oracle.markers().into_iter().filter(|m| is_clock(&m.2)).map(|m| m.0).collect();
+        for pair in times.windows(2) {
+            assert!(pair[0].1 <= pair[1].1 || set.contains(&pair[1].0), "{pair:?}, set at {set:?}");
+        }
+        assert!(times.iter().all(|(_, at)| *at <= now) || !set.is_empty());
+    }
+
     fn deliver(&mut self, now: Now) {
         let (mut records, next) = (Vec::new(), self.splitter.head().next());
         self.splitter.take(u64::MAX, usize::MAX, now, &mut records);
@@ -268,6 +286,10 @@ impl Member {
             self.oracle.apply(&seal(whose, next, records)).unwrap();
         }
     }
+}
+
+fn is_clock(marker: &Marker) -> bool {
+    matches!(marker, Marker::ClockSet { .. })
 }
 
 fn range(extent: Extent) -> std::ops::Range<usize> {

@@ -144,6 +144,13 @@ impl Oracle {
         bookmarks.collect()
     }
 
+    /// When the stream record at `lsn` was captured.
+    #[must_use]
+    pub fn time_of(&self, lsn: Lsn) -> Option<WallTime> {
+        let mut records = self.delivered.iter().filter(|r| !r.position.is_copy());
+        records.find(|r| r.position.lsn() == lsn).map(|r| r.captured_at)
+    }
+
     /// The last record captured at or before `time`.
     #[must_use]
     pub fn lsn_at(&self, time: WallTime) -> Option<Lsn> {

@@ -13,6 +13,7 @@ mod policy;
 mod restore;
 mod session;
 mod status;
+mod store;
 mod verify;
 mod volume;
 
@@ -85,6 +86,8 @@ pub(crate) enum Verb {
     Job(job::JobArgs),
     /// NBD clients and iSCSI initiators that are connected: list, end
     Session(session::SessionArgs),
+    /// The gateway's store: time that it did not count
+    Store(store::StoreArgs),
     /// The gateway at a glance
     Status(status::StatusArgs),
 }
@@ -143,6 +146,7 @@ async fn perform(verb: Verb) -> Result<()> {
         Verb::Verify(args) => verify::run(args).await,
         Verb::Job(args) => job::run(args).await,
         Verb::Session(args) => session::run(args).await,
+        Verb::Store(args) => store::run(args).await,
         Verb::Status(args) => status::run(args).await,
     }
 }

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use gateway_journal::frame::FRAME_HEADER;
 use gateway_journal::{
-    FORMAT, FrameHeader, MARK_BYTES, MARK_FILE, Mark, SEGMENT_HEADER, SegmentHeader, SegmentId,
+    FORMAT, FrameHeader, MARK_BYTES, MARK_FILE, Mark, SEGMENT_HEADER, SegmentHeader, SegmentId, SettledFrame,
     SettledHeader, StoreId, may_be_rot, newer_frame, newer_header,
 };
 use tap_block::stored::is_zero;
@@ -45,6 +45,7 @@ struct Head {
     header: Option<SegmentHeader>,
     settled: Option<SettledHeader>,
     frame: Option<FrameHeader>,
+    settled_frame: Option<SettledFrame>,
     /// The version of its header or first frame, when it is newer.
     newer: Option<u8>,
 }
@@ -96,6 +97,11 @@ impl Files {
         let all = (0, crate::walk::len64(head.bytes.len()));
         // A settled segment gets its header last: without one it never counted.
         let header = head.bytes.get(..usize::try_from(SEGMENT_HEADER).unwrap_or(0)).unwrap_or_default();
+        if let Some(frame) = head.settled_frame.filter(|f| head.is_headless() && f.store == self.store) {
+            self.settled.headless.insert(frame.segment, head.path.clone());
+            // Without a header nobody knows yet whether it ever counted.
+            return;
+        }
         if is_zero(header) && head.frame.is_none() {
             return;
         }
@@ -188,6 +194,11 @@ impl Files {
 }
 
 impl Head {
+    /// Neither a header nor a frame of the log.
+    fn is_headless(&self) -> bool {
+        self.header.is_none() && self.settled.is_none() && self.frame.is_none()
+    }
+
     fn store(&self) -> Option<StoreId> {
         self.header.map(|h| h.store).or(self.settled.map(|h| h.store)).or(self.frame.map(|f| f.store))
     }
@@ -235,9 +246,10 @@ fn read_head(path: &Path) -> io::Result<Head> {
     let behind = usize::try_from(SEGMENT_HEADER).unwrap_or(usize::MAX);
     let frame = bytes.get(behind..behind.saturating_add(FRAME_HEADER));
     let frame = frame.and_then(|b| FrameHeader::decode(b).ok());
+    let settled_frame = bytes.get(behind..).and_then(|b| SettledFrame::decode(b).ok());
     let known = header.map(|h| (h.store, h.segment)).or(settled.map(|h| (h.store, h.segment)));
     let first = bytes.get(behind..).unwrap_or_default();
     let newer = known.and_then(|(store, segment)| newer_frame(first, store, segment));
     let newer = newer_header(&bytes).or(newer);
-    Ok(Head { path: path.to_owned(), bytes, header, settled, frame, newer })
+    Ok(Head { path: path.to_owned(), bytes, header, settled, frame, settled_frame, newer })
 }

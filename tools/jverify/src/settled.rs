@@ -8,7 +8,7 @@ use gateway_journal::pack::Unpacker;
 use gateway_journal::settled::{check_settled, decode_settled_run};
 use gateway_journal::{
     FormatError, Manifest, Place, RegionNo, SEGMENT_HEADER, SETTLED_FRAME, SegmentId, SettledFrame,
-    SettledHeader, SettledKind, StoreId, Version,
+    SettledHeader, SettledKind, SettledSegment, StoreId, Version,
 };
 use tap_block::VolumeId;
 use tap_block::units::index;
@@ -22,6 +22,8 @@ use crate::walk::len64;
 pub(crate) struct Settled {
     pub(crate) files: BTreeMap<SegmentId, (PathBuf, SettledHeader)>,
     pub(crate) manifest: Option<Manifest>,
+    /// Files whose header is none, and which segment their first frame is of: those that count are walked by the manifest's word.
+    pub(crate) headless: BTreeMap<SegmentId, PathBuf>,
 }
 
 impl Settled {
@@ -68,10 +70,22 @@ impl Settled {
         self.manifest = best;
         let live = self.live();
         self.files.retain(|id, _| live.contains(id));
-        let lists = self.manifest.iter().flat_map(|m| &m.generations).flat_map(|g| &g.segments);
-        for segment in lists.filter(|s| !self.files.contains_key(&s.segment)) {
-            let detail = format!("{} of settled history is missing", segment.segment);
-            findings.push(note(Path::new("seg"), detail));
+        let lists = self.manifest.iter().flat_map(|m| &m.generations);
+        let lists = lists.flat_map(|g| g.segments.iter().map(|segment| (g.settle, *segment)));
+        let absent: Vec<_> = lists.filter(|(_, s)| !self.files.contains_key(&s.segment)).collect();
+        self.headless.retain(|id, _| absent.iter().any(|(_, s)| s.segment == *id));
+        for (settle, SettledSegment { segment, end, frames, .. }) in absent {
+            let Some(path) = self.headless.get(&segment) else {
+                findings.push(note(Path::new("seg"), format!("{segment} of settled history is missing")));
+                continue;
+            };
+            let mut damage = note(path, format!("the header of {segment} of settled history is damaged"));
+            (damage.segment, damage.to) = (Some(segment.get()), u64::from(SEGMENT_HEADER));
+            findings.push(damage);
+            // What its frames are to be, the manifest says.
+            let header =
+                SettledHeader { store, segment, length: 0, settle, end, frames, last: 0, manifest: None };
+            self.files.entry(segment).or_insert_with(|| (path.clone(), header));
         }
         Ok(())
     }
@@ -96,7 +110,8 @@ impl Settled {
             };
             match fs::read(path) {
                 Ok(bytes) => {
-                    let counts = walk_segment(&bytes, store, header, &mut damage);
+                    let whole = !self.headless.contains_key(id);
+                    let counts = walk_segment(&bytes, store, (header, whole), &mut damage);
                     report.frames += counts.frames;
                     report.blocks += counts.blocks;
                     report.packed += counts.packed;
@@ -144,7 +159,7 @@ struct Counts {
 fn walk_segment(
     bytes: &[u8],
     store: StoreId,
-    header: &SettledHeader,
+    (header, whole): (&SettledHeader, bool),
     damage: &mut impl FnMut(u64, u64, String),
 ) -> Counts {
     let mut counts = Counts::default();
@@ -174,7 +189,7 @@ fn walk_segment(
         last = hash;
         at = at.saturating_add(frame.span);
     }
-    if (at, last) != (header.end, header.last) {
+    if whole && (at, last) != (header.end, header.last) {
         damage(u64::from(at), u64::from(header.end), "it does not end as its header says".into());
     }
     counts

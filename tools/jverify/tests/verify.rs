@@ -380,9 +380,19 @@ fn settled_history_is_checked_as_the_log_is() {
         }
         write_at(&settled, at, &[byte]);
     }
+    // A damaged header is said to be damaged, and what it is the header of is checked all the same.
+    write_at(&settled, 20, &[0xff; 8]);
+    let report = json(&jverify(tmp.path()));
+    let said = report["damage"].to_string();
+    assert!(said.contains("the header of") && !said.contains("missing"), "{said}");
+    assert_eq!(report["damage"].as_array().unwrap().len(), 1, "{said}");
+    assert_eq!(report["blocks"], sound["blocks"]);
+    let at = (4096..end).step_by(1009).find(|at| bytes[*at as usize] != 0).unwrap();
+    write_at(&settled, at, &[bytes[at as usize] ^ 4]);
+    assert!(json(&jverify(tmp.path()))["damage"].as_array().unwrap().len() > 1);
     fs::remove_file(&settled).unwrap();
     let report = json(&jverify(tmp.path()));
-    assert_eq!(report["sound"], false, "{report}");
+    assert!(report["damage"].to_string().contains("missing"), "{report}");
 }
 
 #[test]

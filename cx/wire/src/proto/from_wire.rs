@@ -201,6 +201,9 @@ impl TryFrom<proto::Marker> for Marker {
             proto::Mark::Bookmark(m) => Self::Bookmark(bookmark(*m)?),
             proto::Mark::SyncStart(m) => Self::SyncStart { cause: cause(m.cause)? },
             proto::Mark::SyncEnd(proto::SyncEnd { barrier: Some(m), .. }) => Self::Barrier(barrier(*m)?),
+            proto::Mark::SyncEnd(proto::SyncEnd { clock: Some(m), .. }) => {
+                Self::ClockSet { before: WallTime::from_nanos(m.before) }
+            }
             proto::Mark::SyncEnd(m) => {
                 Self::SyncEnd { cause: cause(m.cause)?, copied: m.copied, from_zero: m.from_zero }
             }

@@ -164,7 +164,9 @@ fn failure(m: &AskError) -> proto::Failure {
     proto::Failure { code: ask_code(m.code), detail: m.detail.clone() }
 }
 
-/// A tap puts none while a sync is open, so there is none that it could seem to end.
+/// A tap puts none while a sync of this cause is open, so there is none that it could seem to end.
+const NO_SYNC: SyncCause = SyncCause::FailedWrite;
+
 fn barrier(m: &BarrierMark) -> proto::SyncEnd {
     let barrier = proto::Barrier {
         id: m.id.get(),
@@ -173,10 +175,11 @@ fn barrier(m: &BarrierMark) -> proto::SyncEnd {
         bookmark: m.bookmark.as_ref().map(|b| Box::new(bookmark(b))),
     };
     proto::SyncEnd {
-        cause: cause(SyncCause::FailedWrite),
+        cause: cause(NO_SYNC),
         copied: 0,
         from_zero: false,
         barrier: Some(Box::new(barrier)),
+        clock: None,
     }
 }
 
@@ -201,12 +204,17 @@ impl From<&Marker> for proto::Marker {
             })),
             Marker::Bookmark(m) => proto::Mark::Bookmark(Box::new(bookmark(m))),
             Marker::Barrier(m) => proto::Mark::SyncEnd(barrier(m)),
+            Marker::ClockSet { before } => proto::Mark::SyncEnd(proto::SyncEnd {
+                cause: cause(NO_SYNC),
+                clock: Some(proto::ClockSet { before: before.nanos() }),
+                ..proto::SyncEnd::default()
+            }),
             Marker::SyncStart { cause: why } => {
                 proto::Mark::SyncStart(proto::SyncStart { cause: cause(*why) })
             }
             &Marker::SyncEnd { cause: why, copied, from_zero } => {
-                let barrier = None;
-                proto::Mark::SyncEnd(proto::SyncEnd { cause: cause(why), copied, from_zero, barrier })
+                let (barrier, clock) = (None, None);
+                proto::Mark::SyncEnd(proto::SyncEnd { cause: cause(why), copied, from_zero, barrier, clock })
             }
         };
         Self { mark: Some(mark) }

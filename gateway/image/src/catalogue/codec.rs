@@ -10,10 +10,11 @@ use tap_block::{Consistency, Epoch, Lsn, Name, RunId, StreamId, SyncCause, Volum
 use thiserror::Error;
 
 use super::mark_codec::Lists;
-use super::{BookmarkPoint, Catalogue, Marks, Membership, Passed, Run, SyncSpan, Volume};
+use super::{BookmarkPoint, Catalogue, ClockSet, Marks, Membership, Passed, Run, SyncSpan, Volume};
 
-/// 2 has barrier marks; what has none is written as 1.
-const VERSION: u32 = 2;
+/// 2 has barrier marks, 3 places where a clock was set; what has neither is written as 1.
+const VERSION: u32 = 3;
+const WITH_MARKS: u32 = 2;
 
 /// Why bytes are no catalogue. The remedy is always the same: build it again from the segments.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
@@ -69,6 +70,16 @@ struct PVolume {
     syncs: Vec<PSync>,
     #[prost(message, optional, tag = "8")]
     marks: Option<PMarks>,
+    #[prost(message, repeated, tag = "9")]
+    clocks: Vec<PClockSet>,
+}
+
+#[derive(Clone, Copy, PartialEq, Message)]
+struct PClockSet {
+    #[prost(message, optional, tag = "1")]
+    first: Option<PPassed>,
+    #[prost(fixed64, tag = "2")]
+    before: u64,
 }
 
 /// The fields 1 to 4 are packed lists of numbers, which are bytes like any: see [`Lists`].
@@ -173,6 +184,8 @@ struct PImage {
     quota: u64,
     #[prost(fixed64, tag = "8")]
     created_at: u64,
+    #[prost(uint64, optional, tag = "9")]
+    parent: Option<u64>,
 }
 
 const CAUSES: [(SyncCause, u32); 6] = [
@@ -201,7 +214,7 @@ impl Catalogue {
     #[must_use]
     pub fn encode(&self) -> Vec<u8> {
         PCatalogue {
-            version: if self.volumes.values().any(|v| *v.marks() != Marks::default()) { VERSION } else { 1 },
+            version: self.volumes.values().map(|v| version_of(v)).max().unwrap_or(1),
             volumes: self.volumes.values().map(|v| volume_out(v)).collect(),
             streams: self.streams.iter().map(|(s, e)| PStream { id: s.get(), epoch: e.get() }).collect(),
             images: self.images.values().map(image_out).collect(),
@@ -241,6 +254,14 @@ impl Catalogue {
     }
 }
 
+fn version_of(volume: &Volume) -> u32 {
+    match volume {
+        Volume { clocks, .. } if !clocks.is_empty() => VERSION,
+        Volume { marks, .. } if *marks != Marks::default() => WITH_MARKS,
+        _ => 1,
+    }
+}
+
 fn malformed(why: impl std::fmt::Display) -> CatalogueError {
     CatalogueError::Malformed(why.to_string())
 }
@@ -275,6 +296,7 @@ fn volume_out(v: &Volume) -> PVolume {
         bookmarks: v.bookmarks.iter().map(bookmark_out).collect(),
         syncs: v.syncs.iter().map(sync_out).collect(),
         marks: (v.marks != Marks::default()).then(|| marks_out(&v.marks)),
+        clocks: v.clocks.iter().map(clock_out).collect(),
     }
 }
 
@@ -288,6 +310,7 @@ fn volume_in(twin: PVolume) -> Result<Volume, CatalogueError> {
     volume.bookmarks = Arc::new(bookmarks.collect::<Result<BTreeMap<_, _>, _>>()?);
     volume.syncs = twin.syncs.into_iter().map(sync_in).collect::<Result<_, _>>()?;
     volume.marks = twin.marks.map(marks_in).transpose()?.unwrap_or_default();
+    volume.clocks = twin.clocks.into_iter().map(clock_in).collect::<Result<_, _>>()?;
     Ok(volume)
 }
 
@@ -332,6 +355,14 @@ fn run_in(twin: PRun) -> Result<Run, CatalogueError> {
         first: needed(twin.first)?,
         previous: twin.previous.map(passed_in).transpose()?,
     })
+}
+
+const fn clock_out(set: &ClockSet) -> PClockSet {
+    PClockSet { first: Some(passed_out(set.first)), before: set.before.nanos() }
+}
+
+fn clock_in(twin: PClockSet) -> Result<ClockSet, CatalogueError> {
+    Ok(ClockSet { first: needed(twin.first)?, before: WallTime::from_nanos(twin.before) })
 }
 
 fn bookmark_out((name, point): (&Name, &BookmarkPoint)) -> PBookmark {
@@ -382,6 +413,7 @@ fn image_out(image: &ImageRecord) -> PImage {
         writable: image.writable,
         quota: image.quota,
         created_at: image.created_at.nanos(),
+        parent: image.parent.map(ImageId::get),
     }
 }
 
@@ -397,5 +429,6 @@ fn image_in(twin: &PImage) -> Result<ImageRecord, CatalogueError> {
         writable: twin.writable,
         quota: twin.quota,
         created_at: WallTime::from_nanos(twin.created_at),
+        parent: twin.parent.map(ImageId::new),
     })
 }

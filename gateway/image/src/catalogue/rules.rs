@@ -97,7 +97,9 @@ impl Rules {
             MetaRecord::GateMoved(moved) => {
                 self.gates.entry((moved.volume, moved.keep)).or_default().apply(moved);
             }
-            MetaRecord::ImageCreated(_) | MetaRecord::ImageRemoved { .. } => {}
+            MetaRecord::ImageCreated(_)
+            | MetaRecord::ImageRemoved { .. }
+            | MetaRecord::BookmarkRemoved { .. } => {}
         }
     }
 

@@ -202,7 +202,28 @@ fn image(id: u64) -> ImageRecord {
         writable: true,
         quota: 1 << 30,
         created_at: WallTime::from_nanos(9000),
+        parent: None,
     }
+}
+
+/// A program that does not know the field reads the rest of it.
+#[test]
+fn an_image_of_an_image_survives_its_bytes_in_a_catalogue() {
+    let mut catalogue = Catalogue::new();
+    let clone = ImageRecord { parent: Some(ImageId::new(3)), ..image(4) };
+    catalogue.apply_meta(&MetaRecord::ImageCreated(clone.clone()));
+    let bytes = catalogue.encode();
+    assert_eq!(Catalogue::decode(&bytes).unwrap().image(ImageId::new(4)), Some(&clone));
+    let hex: String = bytes.iter().map(|b| format!("{b:02x}")).collect();
+    if std::env::var_os("GOLDEN").is_some_and(|v| v == "write") {
+        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/src/catalogue/catalogue-clone.hex");
+        std::fs::write(path, format!("{hex}\n")).unwrap();
+    }
+    assert_eq!(
+        hex,
+        include_str!("catalogue-clone.hex").trim(),
+        "that needs a new version: manifests hold it"
+    );
 }
 
 #[test]
@@ -259,6 +280,20 @@ fn a_mark_copies_neither_bookmarks_nor_images_nor_rules() {
     assert_eq!((bookmarks(&before).len(), before.images.len()), (1, 1));
 }
 
+#[test]
+fn a_bookmark_that_is_removed_is_gone_and_one_made_since_is_not() {
+    let mut tape = Tape::default();
+    tape.run(1, None).mark(2, gold());
+    let gone = MetaRecord::BookmarkRemoved { volume: VOLUME, point: lsn(2), name: name("gold") };
+    let before = tape.catalogue.clone();
+    tape.catalogue.apply_meta(&gone);
+    assert_eq!(tape.volume().bookmarks().count(), 0);
+    assert_eq!(before.volume(VOLUME).unwrap().bookmarks().count(), 1, "who holds a copy sees what was");
+    assert_eq!(Catalogue::decode(&tape.catalogue.encode()).unwrap(), tape.catalogue);
+    tape.mark(5, gold()).catalogue.apply_meta(&gone);
+    assert_eq!(tape.volume().bookmark_named(&name("gold")).unwrap().at.lsn, lsn(5));
+}
+
 fn gold() -> Marker {
     let consistency = Consistency::Crash;
     Marker::Bookmark(Bookmark { name: name("gold"), consistency, note: String::new() })
@@ -293,6 +328,55 @@ fn barrier_marks_survive_their_bytes() {
     for cut in 1..bytes.len() {
         let _ = Catalogue::decode(&bytes[..cut]);
     }
+}
+
+/// The clock shows 30 and was set back from 90; then it was set ahead.
+#[test]
+fn clocks_that_were_set_survive_their_bytes_and_part_the_times() {
+    let mut tape = Tape::default();
+    let set = |before| Marker::ClockSet { before: WallTime::from_nanos(before) };
+    let take = |tape: &mut Tape, n, at: u64, marker| {
+        let (run, epoch, received_at) = (RunId::new(1), Epoch::new(1), WallTime::from_nanos(n));
+        let origin = Origin { stream: STREAM, run, epoch, previous: None, received_at };
+        let (action, captured_at) = (Action::Mark(Box::new(marker)), WallTime::from_nanos(at));
+        tape.catalogue.apply(&origin, &Entry { position: Position::record(lsn(n)), captured_at, action });
+    };
+    let start = RunStart {
+        previous: None,
+        durable: Lsn::ZERO,
+        volume: VOLUME,
+        name: name("web01"),
+        size: 1 << 20,
+        sync: None,
+    };
+    take(&mut tape, 1, 10, Marker::RunStart(start));
+    take(&mut tape, 60, 30, set(90));
+    take(&mut tape, 70, 500, set(40));
+    let bytes = tape.catalogue.encode();
+    let hex: String = bytes.iter().map(|b| format!("{b:02x}")).collect();
+    if std::env::var_os("GOLDEN").is_some_and(|v| v == "write") {
+        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/src/catalogue/catalogue-clocks.hex");
+        std::fs::write(path, format!("{hex}\n")).unwrap();
+    }
+    let pinned = include_str!("catalogue-clocks.hex").trim();
+    assert_eq!(hex, pinned, "that needs a new version: manifests hold it");
+    let back = Catalogue::decode(&bytes).unwrap();
+    assert_eq!(back, tape.catalogue);
+    let volume = back.volume(VOLUME).unwrap();
+    let told: Vec<_> =
+        volume.clocks().iter().map(|c| (c.first.lsn.get(), c.first.at.nanos(), c.before.nanos())).collect();
+    assert_eq!(told, [(60, 30, 90), (70, 500, 40)]);
+    let among = |at| volume.clock_at(WallTime::from_nanos(at)).map(|(a, b)| (a.get(), b.get()));
+    assert_eq!(among(29), Some((1, 59)), "before it was set back");
+    assert_eq!(among(30), Some((60, 69)));
+    assert_eq!(among(499), Some((60, 69)));
+    assert_eq!(among(500), Some((70, Lsn::ZERO.plus(Lsn::LIMIT).get())));
+    assert_eq!(volume.clock_at(WallTime::EPOCH), None);
+    for cut in 1..bytes.len() {
+        let _ = Catalogue::decode(&bytes[..cut]);
+    }
+    (0..MOST_CLOCKS as u64 + 3).for_each(|n| take(&mut tape, 100 + n, n, set(7)));
+    assert_eq!(tape.catalogue.volume(VOLUME).unwrap().clocks().len(), MOST_CLOCKS);
 }
 
 fn rules(volume: VolumeId) -> Vec<MetaRecord> {

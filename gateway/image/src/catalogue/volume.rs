@@ -24,6 +24,21 @@ pub struct Volume {
     pub(super) bookmarks: Arc<BTreeMap<Name, BookmarkPoint>>,
     pub(super) syncs: Vec<SyncSpan>,
     pub(super) marks: Marks,
+    /// Within runs, ascending.
+    pub(super) clocks: Vec<ClockSet>,
+}
+
+/// Places where a source's clock was set that are remembered of a volume. Of older history times are then looked up as if it had
+/// not been.
+pub const MOST_CLOCKS: usize = 4096;
+
+/// Where the clock of the source was set within a run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ClockSet {
+    /// The first record by the clock as it was from then on.
+    pub first: Passed,
+    /// What the clock would have shown there.
+    pub before: WallTime,
 }
 
 /// One life of the tap, as the journal knows it.
@@ -126,6 +141,7 @@ impl Volume {
             bookmarks: Arc::default(),
             syncs: Vec::new(),
             marks: Marks::default(),
+            clocks: Vec::new(),
         }
     }
 
@@ -176,6 +192,34 @@ impl Volume {
     #[must_use]
     pub fn runs(&self) -> &[Run] {
         &self.runs
+    }
+
+    /// Where the source's clock was set within a run, oldest first.
+    #[must_use]
+    pub fn clocks(&self) -> &[ClockSet] {
+        &self.clocks
+    }
+
+    /// The records, first and last, among which a time of the source is looked up: from one of them to the other its clock was
+    /// not set. Times that went by twice mean the last time they did. `None` for a time before all history.
+    #[must_use]
+    pub fn clock_at(&self, time: WallTime) -> Option<(Lsn, Lsn)> {
+        let (mut runs, mut clocks) = (self.runs.iter().rev().peekable(), self.clocks.iter().rev().peekable());
+        let mut end = Lsn::ZERO.plus(Lsn::LIMIT);
+        loop {
+            let (run, set) = (runs.peek().map(|r| r.first), clocks.peek().map(|c| c.first));
+            let begin = match (run, set) {
+                (Some(run), Some(set)) if set.lsn > run.lsn => set,
+                (Some(run), _) => run,
+                (None, set) => set?,
+            };
+            if begin.at <= time {
+                return Some((begin.lsn, end));
+            }
+            end = begin.lsn.previous();
+            runs.next_if(|r| r.first.lsn == begin.lsn);
+            clocks.next_if(|c| c.first.lsn == begin.lsn);
+        }
     }
 
     /// The bookmarks, by name.
@@ -315,12 +359,24 @@ impl Volume {
         Arc::make_mut(&mut self.bookmarks).insert(mark.name.clone(), point);
     }
 
+    pub(super) fn remove_bookmark(&mut self, name: &Name, point: Lsn) {
+        if self.bookmarks.get(name).is_some_and(|there| there.at.lsn == point) {
+            Arc::make_mut(&mut self.bookmarks).remove(name);
+        }
+    }
+
     pub(super) fn barrier(&mut self, at: Passed, received_at: WallTime, mark: &BarrierMark) {
         if let Some(bookmark) = &mark.bookmark {
             self.bookmark(at, bookmark);
         }
         let bookmarks = &self.bookmarks;
         self.marks.take(at, received_at, mark, || bookmarks.values().map(|b| b.at.lsn).collect());
+    }
+
+    pub(super) fn set_clock(&mut self, first: Passed, before: WallTime) {
+        let over = (self.clocks.len() + 1).saturating_sub(MOST_CLOCKS);
+        self.clocks.drain(..over);
+        self.clocks.push(ClockSet { first, before });
     }
 
     /// A sync that starts while one of the same cause is open goes on with that one.

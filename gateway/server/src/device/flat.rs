@@ -203,6 +203,11 @@ impl Flat {
         }
     }
 
+    /// Is there nothing in it but what was written since it began?
+    pub(crate) fn is_fresh(&self) -> bool {
+        self.fresh.load(Ordering::Relaxed)
+    }
+
     /// From here on anything may stand where nothing was written.
     pub(crate) fn distrust(&self) {
         self.fresh.store(false, Ordering::Relaxed);
@@ -211,7 +216,7 @@ impl Flat {
     /// Makes sure that whole `blocks` that were not written are zeroes: a crash, or somebody who had the file, may have left
     /// something. Holes are read without a disk, and stay.
     pub(crate) fn clear(&self, blocks: Extent) -> io::Result<()> {
-        if self.fresh.load(Ordering::Relaxed) {
+        if self.is_fresh() {
             return Ok(());
         }
         let mut there = vec![0; index(blocks.length())];

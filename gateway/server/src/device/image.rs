@@ -3,11 +3,12 @@
 //! What the page cache and the map cache hold is answered on the thread that asks; only a miss costs a hop to
 //! the bounded pool. An image that has been materialized is read from its flat copy; what that does not have, from the store.
 
+use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex};
 
 use bytes::Bytes;
 use gateway_image::{Piece, RegionMap, Source, plan_read, regions};
-use gateway_journal::RegionNo;
+use gateway_journal::{REGION_BYTES, RegionNo};
 use gateway_store::{OpenPoint, ReadError, ReadMode, Store, StoreError, UnitRead};
 use tap_block::units::index;
 use tap_block::{
@@ -71,6 +72,23 @@ impl Image {
 
     pub(super) fn store(&self) -> &Store {
         &self.store
+    }
+
+    /// Stretches in order, whole regions but for its end, and whether anything of each may be other than zero.
+    pub(crate) fn held(&self) -> Result<Vec<(Extent, bool)>, StoreError> {
+        let all = Extent::between(0, self.size);
+        let Some(held) = self.store.held_regions(self.volume)? else { return Ok(vec![(all, true)]) };
+        let (mut parts, mut done) = (Vec::new(), 0);
+        // The first region is always looked at: it tells whether the point can be read at all.
+        for region in held.into_iter().chain([RegionNo::new(0)]).collect::<BTreeSet<_>>() {
+            let from = region.offset().min(self.size);
+            parts.push((Extent::between(done, from), false));
+            done = region.offset().saturating_add(REGION_BYTES).min(self.size);
+            parts.push((Extent::between(from, done), true));
+        }
+        parts.push((Extent::between(done, self.size), false));
+        parts.retain(|(part, _)| part.length() > 0);
+        Ok(parts)
     }
 
     /// Does a flat copy have all of it?

@@ -2,12 +2,14 @@
 
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
+use cx_api::json::Text as _;
 use cx_api::paths::{self, MAX_PAGE};
 use cx_api::point::{MAX_NOTE, MAX_WAIT_SECONDS};
 use cx_api::{
     BookmarkCreate, Code, Health, HealthView, HoldCreate, ImageClone, ImageCreate, ImageView, JobId, JobView,
-    Page, PinCreate, Problem, RestoreCreate,
+    Page, PinCreate, PolicySet, Problem, RestoreCreate, Span,
 };
 use tap_block::units::{count, index};
 use tap_block::{Lsn, Name};
@@ -21,6 +23,9 @@ use super::reply::Reply;
 use super::request::{Request, group_name, invalid, point, read_body, volume_name};
 use super::routes::{Found, Operation, find};
 use super::{Api, export, guard, metrics, openapi};
+
+/// A gate's hook gets so long at least.
+const LEAST_DEADLINE: Duration = Duration::from_secs(10);
 
 pub(super) type Handled = Result<Reply, Problem>;
 
@@ -94,10 +99,18 @@ async fn perform<C: Control>(
         Operation::Point => resolve(control, segment, request).await,
         Operation::Bookmarks => bookmarks(control, segment, request).await,
         Operation::BookmarkCreate => bookmark_create(control, segment, request).await,
+        Operation::BookmarkRemove => {
+            let (volume, name) = (volume_name(segment)?, bookmark_named(request)?);
+            control.bookmark_remove(volume, name).await.map(|()| Reply::nothing())
+        }
         Operation::Groups => Ok(Reply::json(&Page::whole(control.groups().await?))),
         Operation::Group => Ok(Reply::json(&control.group(group_name(segment)?).await?)),
         Operation::GroupPoint => group_point(control, segment, request).await,
         Operation::GroupBookmark => group_bookmark(control, segment, request).await,
+        Operation::GroupBookmarkRemove => {
+            let (group, name) = (group_name(segment)?, bookmark_named(request)?);
+            control.group_bookmark_remove(group, name).await.map(|()| Reply::nothing())
+        }
         Operation::Images => Ok(Reply::json(&Page::whole(control.images().await?))),
         Operation::ImageCreate => image_create(control, request).await,
         Operation::Image => Ok(Reply::json(&control.image(image_key(segment)?).await?)),
@@ -111,7 +124,7 @@ async fn perform<C: Control>(
         Operation::ExportRemove => export::remove(control, segment, request).await,
         Operation::ExportConnect => export::connect(control, segment, request).await,
         Operation::Policies => Ok(Reply::json(&Page::whole(control.policies().await?))),
-        Operation::PolicySet => Ok(Reply::json(&control.policy_set(request.json()?).await?)),
+        Operation::PolicySet => policy_set(control, request).await,
         Operation::Timeline => Ok(Reply::json(&control.timeline(volume_name(segment)?).await?)),
         Operation::Diff => diff(control, segment, request).await,
         Operation::Pin => pin(control, segment, request).await,
@@ -131,6 +144,8 @@ async fn perform<C: Control>(
         Operation::Sessions => Ok(Reply::json(&Page::whole(control.sessions().await?))),
         Operation::SessionEnd => control.session_end(session_id(segment)?).await.map(|()| Reply::nothing()),
         Operation::Status => Ok(Reply::json(&control.status().await?)),
+        Operation::Elapsed => Ok(Reply::json(&control.elapsed().await?)),
+        Operation::ElapsedConfirm => Ok(Reply::json(&control.elapsed_confirm(request.json()?).await?)),
         Operation::OpenApi => Ok(Reply::text("application/json", openapi::DOCUMENT)),
         Operation::Health => Ok(health(control).await),
         Operation::Metrics => {
@@ -182,6 +197,12 @@ fn bookmark_wanted(request: &Request) -> Result<BookmarkCreate, Problem> {
     Ok(body)
 }
 
+fn bookmark_named(request: &Request) -> Result<Name, Problem> {
+    let missing = || invalid("which bookmark is meant is not said").fix("add ?name=BOOKMARK");
+    let name = request.param("name")?.ok_or_else(missing)?;
+    name.parse().map_err(|e| invalid(format!("{name:?} is no bookmark's name")).because(format!("{e}")))
+}
+
 async fn group_point<C: Control>(control: &C, segment: &str, request: &Request) -> Handled {
     let group = group_name(segment)?;
     let given = |name: &str| request.param(name)?.map(|text| point(&text)).transpose();
@@ -204,6 +225,19 @@ async fn diff<C: Control>(control: &C, segment: &str, request: &Request) -> Hand
     Ok(Reply::json(&control.diff(volume, points, after, MAX_PAGE).await?))
 }
 
+async fn policy_set<C: Control>(control: &C, request: &Request) -> Handled {
+    let wanted: PolicySet = request.json()?;
+    let tiers = wanted.retention.iter().flat_map(|retention| &retention.tiers);
+    let gates = tiers.filter_map(|tier| tier.before_drop.as_ref());
+    if let Some(gate) = gates.into_iter().find(|gate| gate.deadline.0 < LEAST_DEADLINE) {
+        let least = Span(LEAST_DEADLINE).to_text();
+        return Err(invalid(format!("a deadline of {} is too short", gate.deadline.to_text()))
+            .because(format!("no hook hands points on in less than {least}, and then they go without it"))
+            .fix(format!("give {} {least} at least; hours are usual", gate.hook)));
+    }
+    Ok(Reply::json(&control.policy_set(wanted).await?))
+}
+
 async fn pin<C: Control>(control: &C, segment: &str, request: &Request) -> Handled {
     let (volume, body) = (volume_name(segment)?, request.json::<PinCreate>()?);
     check_note(&body.note)?;
@@ -218,6 +252,11 @@ async fn unpin<C: Control>(control: &C, segment: &str, request: &Request) -> Han
 async fn hold<C: Control>(control: &C, segment: &str, request: &Request) -> Handled {
     let (volume, body) = (volume_name(segment)?, request.json::<HoldCreate>()?);
     check_note(&body.note)?;
+    if body.from.is_none() && body.to.is_none() && !body.all {
+        return Err(invalid("how much history is to be held is not said")
+            .because("nobody can take a hold back, and all of it that is kept until then takes room")
+            .fix("give a bound with --from or --to (`from`, `to`), or --all (`all`) to hold everything"));
+    }
     Ok(Reply::json(&control.hold(volume, body).await?).with_status(201))
 }
 
@@ -261,6 +300,10 @@ fn check_image(name: Option<&Name>, writable: bool, quota: Option<u64>) -> Resul
         return Err(invalid(format!("an image cannot be named {digits}"))
             .because("digits alone are read as an image's id")
             .fix("add a letter to the name"));
+    }
+    if quota == Some(0) {
+        return Err(invalid("a quota of no bytes takes no write")
+            .fix("give what its writes may take, or no quota: the gateway chooses one then"));
     }
     if quota.is_some() && !writable {
         return Err(invalid("a read-only image takes no writes, so it has no quota")

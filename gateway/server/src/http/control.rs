@@ -4,10 +4,10 @@ use std::future::Future;
 use std::path::PathBuf;
 
 use cx_api::{
-    BookmarkCreate, BookmarkView, ConnectView, DiffView, ExportCreate, ExportView, GroupPointView, GroupView,
-    HoldCreate, HoldView, ImageClone, ImageCommit, ImageCreate, ImageView, JobId, JobView, PinView,
-    PointView, PolicySet, PolicyView, Problem, RepairCreate, RepairView, SessionView, StatusView,
-    TimelineView, UnitView, VerificationCreate, VerificationView, VolumeView,
+    BookmarkCreate, BookmarkView, ConnectView, DiffView, ElapsedConfirm, ElapsedView, ExportCreate,
+    ExportView, GroupPointView, GroupView, HoldCreate, HoldView, ImageClone, ImageCommit, ImageCreate,
+    ImageView, JobId, JobView, PinView, PointView, PolicySet, PolicyView, Problem, RepairCreate, RepairView,
+    SessionView, StatusView, TimelineView, UnitView, VerificationCreate, VerificationView, VolumeView,
 };
 use gateway_image::Point;
 use tap_block::{Lsn, Name};
@@ -45,6 +45,9 @@ pub trait Control: Send + Sync + 'static {
         limit: usize,
     ) -> impl Future<Output = Answer<Vec<BookmarkView>>> + Send;
 
+    /// Removes a bookmark; its point is an ordinary one from then on.
+    fn bookmark_remove(&self, volume: Name, name: Name) -> impl Future<Output = Answer<()>> + Send;
+
     /// Every consistency group, by name.
     fn groups(&self) -> impl Future<Output = Answer<Vec<GroupView>>> + Send;
 
@@ -65,6 +68,9 @@ pub trait Control: Send + Sync + 'static {
         name: Name,
         request: BookmarkCreate,
     ) -> impl Future<Output = Answer<GroupPointView>> + Send;
+
+    /// Removes a bookmark of a group in every member.
+    fn group_bookmark_remove(&self, group: Name, name: Name) -> impl Future<Output = Answer<()>> + Send;
 
     /// Makes an image. `point` is `request.at`, parsed.
     fn image_create(
@@ -199,6 +205,12 @@ pub trait Control: Send + Sync + 'static {
 
     /// The gateway as a whole; never waits for a tap.
     fn status(&self) -> impl Future<Output = Answer<StatusView>> + Send;
+
+    /// Time that went by while the gateway was down and is not counted.
+    fn elapsed(&self) -> impl Future<Output = Answer<ElapsedView>> + Send;
+
+    /// Counts so much of it; durable when this returns.
+    fn elapsed_confirm(&self, wanted: ElapsedConfirm) -> impl Future<Output = Answer<ElapsedView>> + Send;
 
     /// OpenMetrics families beyond those made from the status, without the closing `# EOF`.
     fn metrics(&self) -> String {

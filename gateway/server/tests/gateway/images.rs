@@ -58,6 +58,7 @@ async fn an_image_of_an_image_survives_its_parent_and_a_restart() {
     for (called, writable) in [("fixed", false), ("branch", true)] {
         let wanted = ImageClone { writable, name: Some(name(called)), quota_bytes: None };
         let made = site.gateway().image_clone(key(), wanted).await.unwrap();
+        assert_eq!((made.parent_id, made.parent.as_ref()), (Some(image.id), Some(&image.name)));
         assert_eq!(
             (made.lsn, made.writable, made.used_bytes),
             (image.lsn, writable, writable.then_some(3 * 4096))

@@ -15,8 +15,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use cx_api::{
-    BookmarkCreate, Code, FindingKind, ImageClone, ImageCommit, ImageCreate, ImageView, JobState, JobView,
-    RepairCreate, VerificationView, VolumeState, VolumeView,
+    BookmarkCreate, Code, FindingKind, HoldCreate, ImageClone, ImageCommit, ImageCreate, ImageView, JobState,
+    JobView, RepairCreate, VerificationView, VolumeState, VolumeView,
 };
 use cx_link::{Address, Hub, UplinkHandle};
 use cx_wire::{AskCode, Hashes, LedgerHead, Lookup, RefuseCode, Witness};
@@ -27,7 +27,7 @@ use gateway_server::{Gateway, GatewayConfig, GatewayHandle, StartError};
 use gateway_store::StoreConfig;
 use nbd::client::{NbdClient, handshake};
 use tap::Tap;
-use tap_block::{Consistency, Extent, Lsn, Name, SyncCause, VolumeId};
+use tap_block::{Consistency, Extent, Lsn, Name, SyncCause, VolumeId, WallTime};
 use tempfile::TempDir;
 
 /// No test waits longer for anything.
@@ -371,6 +371,47 @@ async fn a_bookmark_is_a_round_trip_and_a_point() {
     assert_eq!((view.head_lsn, view.lag_seconds), (None, None));
     let gone = site.gateway().bookmark_create(name("web01"), ask("late")).await.unwrap_err();
     assert_eq!(gone.code, Code::Unreachable);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_bookmark_is_removed_for_good_unless_it_is_held() {
+    let site = Site::new().await;
+    let (tap, _link) = connected(&site, 23).await;
+    site.settled("web01").await;
+    let ask = |text: &str| BookmarkCreate {
+        name: name(text),
+        consistency: Consistency::Crash,
+        note: String::new(),
+        wait_seconds: 5,
+    };
+    let made = site.gateway().bookmark_create(name("web01"), ask("gold")).await.unwrap();
+    site.gateway().pin(name("web01"), Point::Lsn(made.lsn), "why".to_owned()).await.unwrap();
+    let again = site.gateway().pin(name("web01"), Point::Lsn(made.lsn), String::new()).await.unwrap();
+    assert_eq!(again.note, "why", "pinned again without a word");
+    site.gateway().bookmark_remove(name("web01"), name("gold")).await.unwrap();
+    let listed = || async { site.gateway().bookmarks(name("web01"), None, 1000).await.unwrap() };
+    assert!(listed().await.iter().all(|b| b.name != made.name));
+    let again = site.gateway().bookmark_remove(name("web01"), name("gold")).await.unwrap_err();
+    assert_eq!(again.code, Code::NotFound);
+    let gone = site.gateway().resolve(name("web01"), Point::Bookmark(name("gold"))).await.unwrap_err();
+    assert_eq!(gone.code, Code::NotFound);
+    let timeline = site.gateway().timeline(name("web01")).await.unwrap();
+    assert!(
+        timeline.pins.iter().any(|pin| pin.lsn == made.lsn && pin.note == "why"),
+        "its pin is another matter"
+    );
+    // The name is free again; what is held keeps its name.
+    let second = site.gateway().bookmark_create(name("web01"), ask("gold")).await.unwrap();
+    assert!(second.lsn > made.lsn && tap.oracle().last_lsn() == second.lsn);
+    let until = WallTime::from_nanos(u64::MAX / 2);
+    let hold = HoldCreate { from: Some(second.time), to: None, until, note: "audit".to_owned(), all: false };
+    site.gateway().hold(name("web01"), hold).await.unwrap();
+    let held = site.gateway().bookmark_remove(name("web01"), name("gold")).await.unwrap_err();
+    assert_eq!(held.code, Code::Forbidden, "{held:?}");
+    let site = site.restarted().await;
+    let left = site.gateway().bookmarks(name("web01"), None, 1000).await.unwrap();
+    let left: Vec<Lsn> = left.iter().filter(|b| b.name == made.name).map(|b| b.lsn).collect();
+    assert_eq!(left, [second.lsn]);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -4,11 +4,11 @@ use std::path::PathBuf;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use cx_api::{
-    BookmarkCreate, BookmarkView, Code, ConnectView, DiffView, ExportCreate, ExportView, ExtentView, GapView,
-    GroupPointView, GroupView, Health, HoldCreate, HoldView, ImageClone, ImageCommit, ImageCreate, ImageView,
-    JobId, JobKind, JobState, JobView, JournalView, PinView, PointView, PolicySet, PolicyView, Problem,
-    RepairCreate, RepairView, SessionView, StatusView, SyncView, TimelineView, UnitView, VerificationCreate,
-    VerificationView, VolumeState, VolumeView,
+    BookmarkCreate, BookmarkView, Code, ConnectView, DiffView, ElapsedConfirm, ElapsedView, ExportCreate,
+    ExportView, ExtentView, GapView, GroupPointView, GroupView, Health, HoldCreate, HoldView, ImageClone,
+    ImageCommit, ImageCreate, ImageView, JobId, JobKind, JobState, JobView, JournalView, PinView, PointView,
+    PolicySet, PolicyView, Problem, RepairCreate, RepairView, SessionView, StatusView, SyncView,
+    TimelineView, UnitView, VerificationCreate, VerificationView, VolumeState, VolumeView,
 };
 use gateway_image::Point;
 use gateway_server::http::{Answer, Control, ImageKey, Points};
@@ -104,6 +104,8 @@ fn image() -> ImageView {
         used_bytes: None,
         materialized_bytes: None,
         created: noon(),
+        parent_id: None,
+        parent: None,
         uri: "nbd://127.0.0.1:10809/test".into(),
         uris: vec!["nbd://127.0.0.1:10809/test".into()],
     }
@@ -195,6 +197,15 @@ impl Control for Fake {
     ) -> Answer<GroupPointView> {
         let found = if after.is_none() && before.is_some() { group().oldest } else { group().newest };
         Ok(GroupPointView { group: name, ..found.unwrap() })
+    }
+
+    async fn bookmark_remove(&self, volume: Name, bookmark: Name) -> Answer<()> {
+        known(&volume)?;
+        if bookmark.as_str() == "held" { Err(Problem::new(Code::Forbidden, "it is held")) } else { Ok(()) }
+    }
+
+    async fn group_bookmark_remove(&self, _: Name, _: Name) -> Answer<()> {
+        Ok(())
     }
 
     async fn group_bookmark(&self, name: Name, request: BookmarkCreate) -> Answer<GroupPointView> {
@@ -322,7 +333,7 @@ impl Control for Fake {
 
     async fn hold(&self, volume: Name, wanted: HoldCreate) -> Answer<HoldView> {
         known(&volume)?;
-        let HoldCreate { from, to, until, note } = wanted;
+        let HoldCreate { from, to, until, note, .. } = wanted;
         Ok(HoldView { from: from.unwrap_or(WallTime::EPOCH), to: to.unwrap_or(until), until, note })
     }
 
@@ -369,6 +380,26 @@ impl Control for Fake {
 
     async fn session_end(&self, id: u64) -> Answer<()> {
         if id == 7 { Ok(()) } else { Err(Problem::new(Code::NotFound, format!("there is no session {id}"))) }
+    }
+
+    async fn elapsed(&self) -> Answer<ElapsedView> {
+        Ok(ElapsedView {
+            age: noon(),
+            machine: noon(),
+            went_seconds: Some(90 * 86_400),
+            uncounted_seconds: 83 * 86_400,
+            creditable_seconds: 83 * 86_400,
+            holds_ending: vec!["web01 until 2026-12-01T00:00:00Z".to_owned()],
+        })
+    }
+
+    async fn elapsed_confirm(&self, wanted: ElapsedConfirm) -> Answer<ElapsedView> {
+        let all = self.elapsed().await?;
+        if wanted.seconds > all.creditable_seconds {
+            return Err(Problem::new(Code::Conflict, "that is more than may be confirmed"));
+        }
+        let (uncounted_seconds, creditable_seconds, holds_ending) = (0, 0, Vec::new());
+        Ok(ElapsedView { went_seconds: None, uncounted_seconds, creditable_seconds, holds_ending, ..all })
     }
 
     async fn status(&self) -> Answer<StatusView> {

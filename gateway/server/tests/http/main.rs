@@ -218,9 +218,48 @@ async fn sessions_are_listed_and_ended() {
     let list: serde_json::Value = server.get(paths::SESSIONS).await.json();
     assert_eq!((&list["items"][0]["id"], &list["next"]), (&7.into(), &serde_json::Value::Null));
     assert_eq!(server.ask("DELETE", &paths::session(7), &[], "").await.status, 204);
+    for gone in [paths::bookmark("web01", "b7"), paths::group_bookmark("db", "b7")] {
+        assert_eq!(server.ask("DELETE", &gone, &[], "").await.status, 204);
+    }
+    server.ask("DELETE", &paths::bookmark("web01", "held"), &[], "").await.problem(Code::Forbidden);
+    server.ask("DELETE", &paths::bookmark("web01", "a b"), &[], "").await.problem(Code::Invalid);
+    server.ask("DELETE", &paths::bookmarks("web01"), &[], "").await.problem(Code::Invalid);
     server.ask("DELETE", &paths::session(8), &[], "").await.problem(Code::NotFound);
     server.ask("DELETE", "/api/v1/sessions/seven", &[], "").await.problem(Code::NotFound);
     assert_eq!(server.get(&paths::session(7)).await.status, 405);
+}
+
+#[tokio::test]
+async fn what_cannot_be_meant_is_refused_with_a_reason() {
+    let server = Server::new().await;
+    let hold = r#"{"until": "2027-12-31T00:00:00Z"}"#;
+    server.post(&paths::holds("web01"), &[], hold).await.problem(Code::Invalid);
+    for bound in [r#""all": true"#, r#""from": "2026-11-01T00:00:00Z""#] {
+        let hold = format!(r#"{{"until": "2027-12-31T00:00:00Z", {bound}}}"#);
+        assert_eq!(server.post(&paths::holds("web01"), &[], &hold).await.status, 201, "{hold}");
+    }
+    let empty = r#"{"volume": "web01", "at": "now", "writable": true, "quota_bytes": 0}"#;
+    server.post(paths::IMAGES, &[], empty).await.problem(Code::Invalid);
+    let tier = |deadline| {
+        let gate = format!(r#"{{"hook": "a.sh", "deadline": "{deadline}"}}"#);
+        format!(
+            r#"{{"retention": {{"every_write": "1h", "tiers": [{{"each": "1m", "keep": "7d", "before_drop": {gate}}}]}}}}"#
+        )
+    };
+    let short = server.post(paths::POLICIES, &[], &tier("1s")).await.problem(Code::Invalid);
+    assert!(short.correction.contains("give a.sh 10s at least"), "{short:?}");
+    assert_eq!(server.post(paths::POLICIES, &[], &tier("10s")).await.status, 200);
+}
+
+#[tokio::test]
+async fn time_that_was_not_counted_is_told_and_confirmed() {
+    let server = Server::new().await;
+    let told: cx_api::ElapsedView = server.get(paths::ELAPSED).await.json();
+    assert_eq!(told.creditable_seconds, 83 * 86_400);
+    let done = server.post(paths::ELAPSED, &[], r#"{"seconds": 7171200}"#).await;
+    assert_eq!((done.status, done.json::<cx_api::ElapsedView>().uncounted_seconds), (200, 0));
+    server.post(paths::ELAPSED, &[], r#"{"seconds": 7171201}"#).await.problem(Code::Conflict);
+    server.post(paths::ELAPSED, &[], "{}").await.problem(Code::Invalid);
 }
 
 #[tokio::test]

@@ -46,6 +46,12 @@ pub(crate) fn run_place(key: &[u8]) -> Option<(VolumeId, RegionNo)> {
     Some((VolumeId::new(u64::from_be_bytes(*volume)), RegionNo::new(u32::from_be_bytes(*region))))
 }
 
+/// Behind every key of a region.
+#[must_use]
+pub(crate) fn behind(volume: VolumeId, region: RegionNo) -> Vec<u8> {
+    of_region(volume, region, u64::MAX)
+}
+
 /// The volume and region of such a key.
 #[must_use]
 pub(crate) fn settled_place(key: &[u8]) -> Option<(VolumeId, RegionNo)> {

@@ -16,9 +16,11 @@ use tap_block::units::count;
 use tap_block::{Lsn, Position, VolumeId, WallTime};
 
 use super::keep::held_points;
+use crate::error::StoreError;
 use crate::store::Shared;
 use crate::sync::{lock, read};
 use crate::tail::{GroupInfo, Published};
+use crate::times;
 
 /// A hold for which no room is made.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -39,6 +41,28 @@ pub enum HeldWhat {
     },
     /// Room: there is none, and what may go has gone.
     Room,
+}
+
+/// The hold, of those in force, that a point of a volume is part of: it was captured or received in its stretch, or is the state
+/// that this began with.
+pub(crate) fn hold_on(
+    shared: &Shared,
+    volume: VolumeId,
+    point: Lsn,
+    now: WallTime,
+) -> Result<Option<Hold>, StoreError> {
+    let catalogue = Arc::clone(&read(&shared.published).catalogue);
+    let stream = catalogue.volume(volume).ok_or(StoreError::UnknownVolume(volume))?.stream();
+    let Some(at) = times::point_of(shared, stream, point)? else { return Ok(None) };
+    for hold in catalogue.rules().holds_of(volume, now) {
+        let within = |time| hold.from <= time && time <= hold.to;
+        let begins = || times::lsn_at(shared, stream, hold.from);
+        let inside = within(at.captured_at) || within(at.received_at);
+        if inside || begins()?.is_some_and(|begin| begin.lsn == point) {
+            return Ok(Some(hold.clone()));
+        }
+    }
+    Ok(None)
 }
 
 /// Points that are, and would be, listed for holds.

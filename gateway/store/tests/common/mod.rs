@@ -85,6 +85,8 @@ impl Disk {
         config.checkpoint_versions = 60;
         config.spare_segments = 0;
         config.settle_each = None;
+        // What a crash leaves is what is to be found again.
+        config.index_at_stop = false;
         config.cold = Some(Cold {
             after: Duration::from_secs(500),
             unread: Duration::from_secs(100),

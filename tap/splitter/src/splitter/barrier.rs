@@ -27,7 +27,7 @@ impl Splitter {
         }
     }
 
-    /// The earliest time that a mark may have: later than every record before it.
+    /// The earliest time that a mark may have: later than every record before it by the same clock.
     #[must_use]
     pub fn earliest_mark(&self, now: Now) -> WallTime {
         self.head_time.plus(TICK).max(now.wall)

@@ -137,6 +137,9 @@ pub enum Event {
         /// Stretches of the volume.
         dirty: ExtentSet,
     },
+    /// The clock is looked at, as with every event. To be told each member of a group before [`crate::Splitter::earliest_mark`] is
+    /// asked.
+    Clock,
     /// A barrier waits for this volume: until [`Event::Release`] no write is answered before it has its LSN.
     Hold,
     /// The barrier is over, one way or the other.

@@ -32,6 +32,22 @@ enum BookmarkCommand {
         /// The volume
         volume: Name,
     },
+    /// Removes a bookmark; its point is then kept as any other of its age, or not
+    Rm(RmArgs),
+}
+
+#[derive(Debug, Args)]
+#[command(allow_missing_positional = true)]
+struct RmArgs {
+    /// The volume
+    #[arg(required_unless_present = "group", conflicts_with = "group")]
+    volume: Option<Name>,
+    /// The bookmark's name
+    #[arg(required = true)]
+    name: Name,
+    /// In every member of this group
+    #[arg(long, value_name = "GROUP")]
+    group: Option<Name>,
 }
 
 #[derive(Debug, Args)]
@@ -69,6 +85,7 @@ pub(super) async fn run(args: BookmarkArgs) -> Result<()> {
             let bookmarks: Vec<BookmarkView> = context.all(&paths::bookmarks(volume.as_str())).await?;
             if context.json() { print_json(&bookmarks) } else { print(&list(&bookmarks)) }
         }
+        BookmarkCommand::Rm(args) => remove(&context, args).await,
     }
 }
 
@@ -100,6 +117,20 @@ async fn create(context: &Context, args: CreateArgs) -> Result<()> {
     }
     let lsn = bookmark.lsn.get();
     print(&format!("{}@{}  lsn:{lsn}  {}\n", bookmark.volume, bookmark.name, bookmark.time))
+}
+
+async fn remove(context: &Context, args: RmArgs) -> Result<()> {
+    let name = args.name.as_str();
+    let (path, of) = match (args.volume, args.group) {
+        (Some(volume), _) => (paths::bookmark(volume.as_str(), name), volume),
+        (None, Some(group)) => (paths::group_bookmark(group.as_str(), name), group),
+        (None, None) => return Err(Failure::usage("give a volume, or --group GROUP")),
+    };
+    context.client.delete(&path).await?;
+    if context.json() {
+        return print_json(&serde_json::json!({ "of": of.as_str(), "removed": name }));
+    }
+    print(&format!("{of}@{name} is removed\n"))
 }
 
 /// Shows what a bookmark waits for, until it is made.

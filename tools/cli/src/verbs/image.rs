@@ -42,6 +42,11 @@ enum ImageCommand {
     },
     /// Lists every image, oldest first
     Ls,
+    /// Shows one
+    Show {
+        /// Its id or name
+        image: String,
+    },
     /// Removes an image; what was written to it is gone, history stays
     Rm {
         /// Its id or name
@@ -123,6 +128,10 @@ pub(super) async fn run(args: ImageArgs) -> Result<()> {
         ImageCommand::Ls => {
             let images: Vec<ImageView> = context.all(paths::IMAGES).await?;
             if context.json() { print_json(&images) } else { print(&list(&images)) }
+        }
+        ImageCommand::Show { image } => {
+            let image: ImageView = context.client.get(&paths::image(&image)).await?;
+            if context.json() { print_json(&image) } else { print(&details(&image)) }
         }
         ImageCommand::Rm { image, force } => {
             let path = if force { paths::image_forced(&image) } else { paths::image(&image) };
@@ -268,11 +277,12 @@ fn list(images: &[ImageView]) -> String {
                 mode(i).to_owned(),
                 or_dash(i.used_bytes.map(output::size)),
                 or_dash(copied(i)),
+                or_dash(parent(i)),
                 i.uri.clone(),
             ]
         })
         .collect();
-    output::table(["ID", "NAME", "VOLUME", "LSN", "TIME", "MODE", "WRITTEN", "COPIED", "URI"], &rows)
+    output::table(["ID", "NAME", "VOLUME", "LSN", "TIME", "MODE", "WRITTEN", "COPIED", "OF", "URI"], &rows)
 }
 
 fn details(image: &ImageView) -> String {
@@ -285,9 +295,17 @@ fn details(image: &ImageView) -> String {
         ("size", output::size(image.size)),
         ("mode", mode(image).to_owned()),
         ("quota", or_dash(image.quota_bytes.map(output::size))),
+        ("written", or_dash(image.used_bytes.map(output::size))),
         ("copied", or_dash(copied(image))),
+        ("image of", or_dash(parent(image))),
         ("uri", if image.uri.is_empty() { "-".to_owned() } else { image.uri.clone() }),
     ])
+}
+
+/// The image that it was cloned from.
+fn parent(image: &ImageView) -> Option<String> {
+    let id = image.parent_id?;
+    Some(image.parent.as_ref().map_or_else(|| format!("{id} (removed)"), ToString::to_string))
 }
 
 /// How much of it is in its flat local copy.
@@ -311,9 +329,11 @@ mod tests {
         let image: ImageView = serde_json::from_str(golden).unwrap();
         assert_eq!(
             list(std::slice::from_ref(&image)),
-            "ID  NAME        VOLUME  LSN  TIME  MODE  WRITTEN  COPIED  URI\n\
-             3   web01-test  web01   8    -     rw    0 B      50 %    nbd+unix:///web01-test?socket=/run/gw.sock\n"
+            "ID  NAME        VOLUME  LSN  TIME  MODE  WRITTEN  COPIED  OF       URI\n\
+             3   web01-test  web01   8    -     rw    0 B      50 %    web01-2  nbd+unix:///web01-test?socket=/run/gw.sock\n"
         );
-        assert!(details(&image).contains("quota   1 GiB\n"), "{}", details(&image));
+        assert!(details(&image).contains("quota     1 GiB\n"), "{}", details(&image));
+        let orphan = details(&ImageView { parent: None, ..image });
+        assert!(orphan.contains("image of  2 (removed)\n"), "{orphan}");
     }
 }

@@ -8,9 +8,9 @@ use clap::{Args, Subcommand};
 use cx_api::json::Text as _;
 use cx_api::{
     GateView, GroupView, HoldCreate, HoldView, PolicySet, PolicySource, PolicyView, Retention, Span,
-    TierView, WhenFull, paths,
+    TierView, TimelineView, VolumeView, WhenFull, paths,
 };
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use tap_block::{Name, WallTime};
 
 use super::{Context, Globals, Result};
@@ -276,9 +276,17 @@ enum HoldCommand {
         /// Up to this time; the date when not given
         #[arg(long, value_name = "TIME", value_parser = time)]
         to: Option<WallTime>,
+        /// All history, up to the date: said when neither --from nor --to is given
+        #[arg(long, conflicts_with_all = ["from", "to"])]
+        all: bool,
         /// Free text to remember it by
         #[arg(long, default_value = "")]
         note: String,
+    },
+    /// Lists the holds in force
+    Ls {
+        /// Of this volume alone
+        volume: Option<Name>,
     },
 }
 
@@ -288,12 +296,53 @@ fn time(text: &str) -> std::result::Result<WallTime, String> {
 
 pub(super) async fn hold(args: HoldArgs) -> Result<()> {
     let context = Context::new(&args.globals)?;
-    let HoldCommand::Create { volume, group, until, from, to, note } = args.command;
-    let body = HoldCreate { from, to, until, note };
+    match args.command {
+        HoldCommand::Create { volume, group, until, from, to, all, note } => {
+            hold_create(&context, (volume, group), HoldCreate { from, to, until, note, all }).await
+        }
+        HoldCommand::Ls { volume } => hold_list(&context, volume).await,
+    }
+}
+
+/// A hold, and of which volume.
+#[derive(Serialize)]
+struct Held {
+    volume: String,
+    #[serde(flatten)]
+    hold: HoldView,
+}
+
+async fn hold_list(context: &Context, volume: Option<Name>) -> Result<()> {
+    let volumes = match volume {
+        Some(volume) => vec![volume],
+        None => context.all::<VolumeView>(paths::VOLUMES).await?.into_iter().map(|v| v.name).collect(),
+    };
+    let mut all: Vec<Held> = Vec::new();
+    for volume in volumes {
+        let timeline: TimelineView = context.client.get(&paths::timeline(volume.as_str())).await?;
+        all.extend(timeline.holds.into_iter().map(|hold| Held { volume: volume.to_string(), hold }));
+    }
+    if context.json() {
+        return print_json(&all);
+    }
+    let row = |held: &Held| {
+        let Held { volume, hold } = held;
+        let from = if hold.from == WallTime::EPOCH { "-".to_owned() } else { hold.from.to_string() };
+        [volume.clone(), from, hold.to.to_string(), hold.until.to_string(), hold.note.clone()]
+    };
+    let rows: Vec<_> = all.iter().map(row).collect();
+    print(&output::table(["VOLUME", "FROM", "TO", "UNTIL", "NOTE"], &rows))
+}
+
+async fn hold_create(
+    context: &Context,
+    (volume, group): (Option<Name>, Option<Name>),
+    body: HoldCreate,
+) -> Result<()> {
     let of_group = group.is_some();
     let volumes = match (volume, group) {
         (Some(volume), _) => vec![volume],
-        (None, Some(group)) => members(&context, &group).await?,
+        (None, Some(group)) => members(context, &group).await?,
         (None, None) => return Err(Failure::usage("give a volume, or --group GROUP")),
     };
     let (mut holds, mut text) = (Vec::new(), String::new());

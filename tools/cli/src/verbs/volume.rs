@@ -2,8 +2,8 @@
 
 use clap::{Args, Subcommand};
 use cx_api::{
-    AtGateView, DiffView, GapView, HistoryView, KeptView, LimitState, LimitView, TimelineView, VolumeView,
-    paths,
+    AtGateView, ClockView, DiffView, GapView, HistoryView, KeptView, LimitState, LimitView, TimelineView,
+    VolumeView, paths,
 };
 use tap_block::{Clock as _, Name, WallTime};
 use tap_disk::RealClock;
@@ -29,7 +29,7 @@ enum VolumeCommand {
         /// Its name
         volume: Name,
     },
-    /// Shows what is left of its history: points, tiers, pins, holds, gaps, clocks set back, and how the store fills
+    /// Shows what is left of its history: points, tiers, pins, holds, gaps, where its clock was set, and how the store fills
     Timeline {
         /// Its name
         volume: Name,
@@ -64,6 +64,16 @@ pub(super) async fn run(args: VolumeArgs) -> Result<()> {
         }
         VolumeCommand::Diff { volume, from, to } => diff(&context, &volume, &from, &to).await,
     }
+}
+
+fn clock_text(clock: &ClockView) -> String {
+    let (lsn, from, to) = (clock.lsn.get(), clock.from, clock.to);
+    if clock.ahead {
+        return format!("clock set ahead at lsn:{lsn}: times from {to} to {from} never went by\n");
+    }
+    format!(
+        "clock set back at lsn:{lsn}: times from {from} to {to} went by twice, and mean the second time\n"
+    )
 }
 
 /// Every page as one.
@@ -101,7 +111,12 @@ fn timeline_text(timeline: &TimelineView) -> String {
         ("pins", timeline.pins.len().to_string()),
         (
             "policy",
-            format!("every write {}, {}", retention.every_write.to_text(), super::policy::tiers(retention)),
+            format!(
+                "every write {}, {}; bookmarks {}",
+                retention.every_write.to_text(),
+                super::policy::tiers(retention),
+                retention.bookmarks.to_text()
+            ),
         ),
         ("history", grows(&timeline.history)),
         (
@@ -130,12 +145,7 @@ fn timeline_text(timeline: &TimelineView) -> String {
         text.push_str(&format!("pinned lsn:{}  {}\n", pin.lsn.get(), pin.note));
     }
     for clock in &timeline.clocks {
-        text.push_str(&format!(
-            "clock set back at lsn:{}: times from {} to {} went by twice, and mean the second time\n",
-            clock.lsn.get(),
-            clock.from,
-            clock.to
-        ));
+        text.push_str(&clock_text(clock));
     }
     if !timeline.gaps.is_empty() {
         text.push('\n');
@@ -372,7 +382,7 @@ mod tests {
         let text = timeline_text(&timeline);
         for line in [
             "oldest point       2026-11-20T12:00:00Z  lsn:7",
-            "policy             every write 48h, 1m for 7d then archive.sh within 6h",
+            "policy             every write 48h, 1m for 7d then archive.sh within 6h; bookmarks 1y",
             "full at            never, as it looks",
             "history            3 GiB of 4 GiB (fits), 128 MiB each day, full at 2026-11-30T12:00:00Z",
             "pinned lsn:7  quarter",

@@ -5,11 +5,11 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
 use cx_api::{
-    BookmarkCreate, BookmarkView, Code, ConnectView, DiffView, ExportCreate, ExportView, ExtentView,
-    GroupPointView, GroupView, Health, HoldCreate, HoldView, ImageClone, ImageCommit, ImageCreate, ImageView,
-    JobId, JobKind, JobState, JobView, JournalView, PinView, PointView, PolicySet, PolicyView, Problem,
-    RepairCreate, RepairView, SessionView, StatusView, SyncView, TimelineView, UnitView, VerificationCreate,
-    VerificationView, VolumeState, VolumeView,
+    BookmarkCreate, BookmarkView, Code, ConnectView, DiffView, ElapsedConfirm, ElapsedView, ExportCreate,
+    ExportView, ExtentView, GroupPointView, GroupView, Health, HoldCreate, HoldView, ImageClone, ImageCommit,
+    ImageCreate, ImageView, JobId, JobKind, JobState, JobView, JournalView, PinView, PointView, PolicySet,
+    PolicyView, Problem, RepairCreate, RepairView, SessionView, StatusView, SyncView, TimelineView, UnitView,
+    VerificationCreate, VerificationView, VolumeState, VolumeView,
 };
 use gateway_server::http::{Answer, ApiConfig, ApiHandle, Control, ImageKey, Point, Points, start};
 use tap_block::{Consistency, Lsn, Name, SyncCause, VolumeId, WallTime};
@@ -243,6 +243,17 @@ impl Control for Gateway {
         Ok(GroupPointView { group: name, ..found.unwrap() })
     }
 
+    async fn bookmark_remove(&self, volume: Name, bookmark: Name) -> Answer<()> {
+        self.known(&volume)?;
+        self.ask(format!("bookmark rm {volume} {bookmark}"));
+        Ok(())
+    }
+
+    async fn group_bookmark_remove(&self, group: Name, bookmark: Name) -> Answer<()> {
+        self.ask(format!("group bookmark rm {group} {bookmark}"));
+        Ok(())
+    }
+
     async fn group_bookmark(&self, name: Name, request: BookmarkCreate) -> Answer<GroupPointView> {
         self.ask(format!("group bookmark {} {}", request.name, request.wait_seconds));
         Ok(GroupPointView { group: name, bookmark: Some(request.name), ..group().newest.unwrap() })
@@ -266,6 +277,8 @@ impl Control for Gateway {
             used_bytes: request.writable.then_some(0),
             materialized_bytes: None,
             created: noon(),
+            parent_id: None,
+            parent: None,
             uris: vec![uri.clone(), iscsi],
             uri,
         })
@@ -401,7 +414,7 @@ impl Control for Gateway {
     async fn hold(&self, volume: Name, wanted: HoldCreate) -> Answer<HoldView> {
         self.known(&volume)?;
         self.ask(format!("hold until {}", wanted.until));
-        let HoldCreate { from, to, until, note } = wanted;
+        let HoldCreate { from, to, until, note, .. } = wanted;
         Ok(HoldView { from: from.unwrap_or(WallTime::EPOCH), to: to.unwrap_or(until), until, note })
     }
 
@@ -462,6 +475,27 @@ impl Control for Gateway {
 
     async fn session_end(&self, id: u64) -> Answer<()> {
         if id == 7 { Ok(()) } else { Err(Problem::new(Code::NotFound, format!("there is no session {id}"))) }
+    }
+
+    async fn elapsed(&self) -> Answer<ElapsedView> {
+        Ok(ElapsedView {
+            age: noon(),
+            machine: noon(),
+            went_seconds: Some(90 * 86_400),
+            uncounted_seconds: 83 * 86_400,
+            creditable_seconds: 83 * 86_400,
+            holds_ending: vec!["web01 until 2026-12-01T00:00:00Z".to_owned()],
+        })
+    }
+
+    async fn elapsed_confirm(&self, wanted: ElapsedConfirm) -> Answer<ElapsedView> {
+        self.ask(format!("confirm {}", wanted.seconds));
+        let all = self.elapsed().await?;
+        if wanted.seconds > all.creditable_seconds {
+            return Err(Problem::new(Code::Conflict, "that is more than may be confirmed"));
+        }
+        let (uncounted_seconds, creditable_seconds, holds_ending) = (0, 0, Vec::new());
+        Ok(ElapsedView { went_seconds: None, uncounted_seconds, creditable_seconds, holds_ending, ..all })
     }
 
     async fn status(&self) -> Answer<StatusView> {

@@ -345,7 +345,7 @@ async fn a_group_is_listed_shown_searched_bookmarked_and_kept_alike() {
     }
     let (exit, said) = failure(&server.url(), &["point", "unpin", "--group", "db", "--at", "-1h"]);
     assert!(exit == Some(2) && said.contains("the one before it is mark:1795341600250000000"), "{said}");
-    let until = ["hold", "create", "--group", "db", "--until", "2027-12-31T00:00:00Z"];
+    let until = ["hold", "create", "--group", "db", "--until", "2027-12-31T00:00:00Z", "--all"];
     let held = text(&server, &until);
     assert!(held.contains("data01 is held from ") && held.contains("log01 is held from "), "{held}");
     assert_eq!(json(&server, &until).as_array().unwrap().len(), 2);
@@ -355,16 +355,34 @@ async fn a_group_is_listed_shown_searched_bookmarked_and_kept_alike() {
     let unpins = asked.iter().filter(|asked| *asked == "unpin mark:1795341600250000000");
     assert_eq!(unpins.count(), 4, "one for each member and time: {asked:?}");
     assert!(asked.contains(&"group bookmark monday 5".to_owned()), "{asked:?}");
+    assert_eq!(text(&server, &["bookmark", "rm", "web01", "b7"]), "web01@b7 is removed\n");
+    assert_eq!(json(&server, &["bookmark", "rm", "--group", "db", "monday"])["removed"], "monday");
+    let asked = server.gateway.asked.lock().unwrap().clone();
+    assert!(asked.ends_with(&["bookmark rm web01 b7".into(), "group bookmark rm db monday".into()]));
     for (exit, words) in [
         (2, &["bookmark", "create", "monday"][..]),
         (2, &["bookmark", "create", "web01", "monday", "--group", "db"]),
+        (2, &["bookmark", "rm", "monday"]),
         (2, &["group", "point"]),
         (2, &["point", "pin", "--at", "now"]),
         (2, &["point", "unpin", "--at", "now"]),
         (2, &["hold", "create", "--until", "2027-12-31T00:00:00Z"]),
+        (2, &["hold", "create", "web01", "--until", "2027-12-31T00:00:00Z"]),
     ] {
         assert_eq!(failure(&server.url(), words).0, Some(exit), "{words:?}");
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn time_that_was_not_counted_is_confirmed_only_when_it_is_said() {
+    let server = Server::new().await;
+    let shown = text(&server, &["store", "confirm-time"]);
+    assert!(shown.contains("this hold would be over: web01 until") && shown.contains("--yes"), "{shown}");
+    let asked = || server.gateway.asked.lock().unwrap().clone();
+    assert!(!asked().iter().any(|asked| asked.starts_with("confirm")));
+    let done = text(&server, &["store", "confirm-time", "--yes"]);
+    assert!(done.ends_with(" are counted now\n"), "{done}");
+    assert!(asked().contains(&"confirm 7171200".to_owned()), "{:?}", asked());
 }
 
 #[tokio::test(flavor = "multi_thread")]
