@@ -39,6 +39,7 @@ mod segments;
 mod settle;
 mod settled;
 mod state;
+mod status;
 mod store;
 mod sync;
 mod tail;
@@ -57,7 +58,8 @@ pub use points::OpenPoint;
 pub use queue::Done;
 pub use read::{ReadMode, UnitRead};
 pub use settle::{AtGate, HeldUp, HeldWhat, LimitState, SettleReport, VolumeLimit};
-pub use store::{FreeSpace, Parts, Store, StoreStatus};
+pub use status::StoreStatus;
+pub use store::{FreeSpace, Parts, Store};
 pub use tail::Durable;
 pub use usage::VolumeBytes;
 pub use verify::{
