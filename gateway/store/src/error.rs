@@ -84,6 +84,27 @@ pub enum StoreError {
     /// A hold was set while history was settled.
     #[error("the rules changed while history was settled: it is settled anew")]
     RulesChanged,
+    /// The list of the points that a pass leaves does not fit into a segment.
+    #[error(
+        "history is not settled: the list of what is kept would take {bytes} bytes, and a segment has room for {limit}: let \
+         points go sooner (policies, bookmarks, pins); it then goes on by itself, as it does when a hold ends"
+    )]
+    ListTooLarge {
+        /// Bytes that it would take, about.
+        bytes: u64,
+        /// Bytes that it may take.
+        limit: u64,
+    },
+    /// What is left of one region is more than a pass can write.
+    #[error(
+        "history is not settled: what is left of one region of it takes {bytes} bytes, and {limit} are the most"
+    )]
+    RegionTooLarge {
+        /// Bytes that it takes, about.
+        bytes: u64,
+        /// Bytes that it may take.
+        limit: u64,
+    },
     /// Records that the point needs were lost.
     #[error("the history at that point is damaged: {0}")]
     Damaged(String),

@@ -52,15 +52,15 @@ impl Points {
         Ok(OpenPoint { shared: Arc::clone(shared), volume, point })
     }
 
-    /// Decides what a settle leaves, knowing what is open of each volume.
+    /// Decides what a settle leaves, knowing what is open of each volume; `None`: it is not decided.
     pub(crate) fn decide(
         &self,
-        decide: impl FnOnce(&dyn Fn(VolumeId) -> BTreeSet<Lsn>) -> BTreeMap<VolumeId, Kept>,
-    ) -> BTreeMap<VolumeId, Kept> {
+        decide: impl FnOnce(&dyn Fn(VolumeId) -> BTreeSet<Lsn>) -> Option<BTreeMap<VolumeId, Kept>>,
+    ) -> Option<BTreeMap<VolumeId, Kept>> {
         let mut inner = lock(&self.inner);
-        let kept = decide(&|volume| inner.open_of(volume));
+        let kept = decide(&|volume| inner.open_of(volume))?;
         inner.deciding = Some(kept.clone());
-        kept
+        Some(kept)
     }
 
     /// What is open of a volume.

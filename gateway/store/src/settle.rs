@@ -18,8 +18,10 @@
 
 mod chill;
 mod cold;
+mod decide;
 mod gates;
 mod held;
+mod held_times;
 mod keep;
 mod limits;
 mod plan;
@@ -34,9 +36,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, TryLockError};
 use std::time::{Duration, Instant};
 
-use gateway_image::catalogue::Volume;
 use gateway_image::group::CommonMarks;
-use gateway_journal::{GateMove, Generation, Kept, Manifest, RegionPlace, RegionRange};
+use gateway_journal::{Kept, RegionPlace, RegionRange};
 use tap_block::units::count;
 use tap_block::{VolumeId, WallTime};
 use tracing::{info, warn};
@@ -47,19 +48,20 @@ use crate::store::Shared;
 use crate::sync::{lock, read, wait_for};
 
 use chill::Chilling;
+use decide::{Decision, Outcome, decide, decide_settled};
 pub use gates::AtGate;
+use gates::note_overruled;
 pub(crate) use gates::{at_gates, at_gates_of};
-use gates::{note_overruled, overruled};
 pub(crate) use held::hold_on;
+use held::{HeldCount, Waiting};
 pub use held::{HeldUp, HeldWhat};
-use keep::{Strain, Terms, lost_points, points, thinned};
+use keep::{Strain, Terms, points, thinned};
 pub(crate) use limits::Limits;
 pub use limits::{LimitState, VolumeLimit};
 use plan::Plan;
 use publish::publish;
 use rewrite::{Rewriter, budget_for_gain, merge};
 pub(crate) use room::Pressure;
-use trail::check_known;
 pub(crate) use trail::{Met, PassedFrame, Trail};
 
 /// What a settle did.
@@ -99,6 +101,8 @@ pub(crate) struct Settler {
     own_cycle: Option<RegionPlace>,
     /// The volume whose history was gone through last.
     relieved: Option<VolumeId>,
+    /// What the log waits for.
+    waiting: Option<Waiting>,
     /// Points of settled history that went since it was last gone through: what they alone showed is still there.
     dropped: BTreeMap<VolumeId, usize>,
     /// What would have gone, and into how much room, when a stretch was last looked for by which something is gained.
@@ -106,6 +110,15 @@ pub(crate) struct Settler {
     /// The last pass settled a part of the log.
     log_last: bool,
     chilling: Chilling,
+}
+
+/// What became of the log.
+enum Log {
+    Settled(SettleReport),
+    /// It waits for a hold.
+    Waits,
+    /// None of it is to be settled, or there is no room.
+    Nothing,
 }
 
 /// Points that have to be gone before settled history is gone through for their sake: this many, and a quarter of all.
@@ -121,6 +134,7 @@ impl Settler {
             cycle: None,
             own_cycle: None,
             relieved: None,
+            waiting: None,
             dropped: BTreeMap::new(),
             attempt: None,
             log_last: false,
@@ -152,18 +166,11 @@ impl Settler {
         if log_last && let Some(report) = self.relieve(shared, terms.clone())? {
             return Ok(Some(report));
         }
-        let mut waits_for = None;
-        let plan = Plan::window(shared, terms.now, pressure, &mut waits_for);
-        let is_held = waits_for.is_some() && plan.is_none();
-        if let Some(hold) = waits_for.filter(|_| is_held) {
-            shared.log_waits_for(hold);
-        }
-        if let Some(plan) = plan {
-            shared.log_waits_for_none(false);
-            let report = self.pass(shared, plan, terms)?;
-            self.log_last = true;
-            return Ok(Some(report));
-        }
+        let is_held = match self.settle_log(shared, &terms)? {
+            Log::Settled(report) => return Ok(Some(report)),
+            Log::Waits => true,
+            Log::Nothing => false,
+        };
         if let Some(report) = self.compact(shared, terms.clone(), false)? {
             return Ok(Some(report));
         }
@@ -171,9 +178,41 @@ impl Settler {
             return Ok(Some(report));
         }
         if !is_held {
-            shared.log_waits_for_none(pressure == Pressure::Purge);
+            shared.log_waits_for_none(Some(&terms).filter(|_| pressure == Pressure::Purge));
         }
         self.chill(shared, terms)
+    }
+
+    /// Settles old groups of the log.
+    fn settle_log(&mut self, shared: &Shared, terms: &Terms) -> Result<Log, StoreError> {
+        let held = HeldCount::new(shared, terms.now);
+        let Some(mut plan) = Plan::window(shared, terms.now, terms.strain.pressure, &held) else {
+            return Ok(Log::Nothing);
+        };
+        let first = (plan.groups.first().map(|group| group.no).unwrap_or_default(), self.next);
+        let waiting = self.waiting.take().filter(|waiting| waiting.still(&held, first, terms));
+        let outcome = match waiting {
+            Some(waiting) => {
+                self.waiting = Some(waiting);
+                return Ok(Log::Waits);
+            }
+            None => {
+                decide(shared, &mut plan, terms, &held).inspect_err(|_| shared.log_waits_for_none(None))?
+            }
+        };
+        match outcome {
+            Outcome::Decided(decision) => {
+                shared.log_waits_for_none(None);
+                let report = self.carry_out(shared, plan, *decision, terms)?;
+                self.log_last = true;
+                Ok(Log::Settled(report))
+            }
+            Outcome::Waits(hold) => {
+                self.waiting = Some(Waiting::new(&held, first, terms));
+                shared.log_waits_for(hold);
+                Ok(Log::Waits)
+            }
+        }
     }
 
     /// Goes on through settled history, or begins to when that is worth it or has to be.
@@ -307,9 +346,20 @@ impl Settler {
         gone
     }
 
-    /// Decides what is kept, rewrites, publishes.
+    /// Goes through settled history: decides what is kept, rewrites, publishes.
     fn pass(&mut self, shared: &Shared, plan: Plan, terms: Terms) -> Result<SettleReport, StoreError> {
-        let decision = Self::decide(shared, &plan, &terms)?;
+        let decision = decide_settled(shared, &plan, &terms)?;
+        self.carry_out(shared, plan, decision, &terms)
+    }
+
+    /// Rewrites, and publishes.
+    fn carry_out(
+        &mut self,
+        shared: &Shared,
+        plan: Plan,
+        decision: Decision,
+        terms: &Terms,
+    ) -> Result<SettleReport, StoreError> {
         let mut undecided = false;
         let (gone, overruled) = (decision.gone.clone(), decision.overruled.clone());
         let short = terms.strain.pressure > Pressure::None || !terms.own.is_empty();
@@ -326,53 +376,6 @@ impl Settler {
         Ok(report)
     }
 
-    /// Follows the log to the end of the plan's groups and decides which points are left.
-    fn decide(shared: &Shared, plan: &Plan, terms: &Terms) -> Result<Decision, StoreError> {
-        let layout = Arc::clone(&read(&shared.published).layout);
-        let mut trail = Trail::clone(&layout.trail);
-        let window = match plan.groups.last() {
-            Some(last) => trail.advance(shared, (last.no, last.through), &mut |met| match met {
-                Met::Frame(..) => Ok(()),
-                Met::Damage(damage) => check_known(shared, damage),
-            })?,
-            None => trail.stand(),
-        };
-        let catalogue = Arc::clone(&read(&shared.published).catalogue);
-        let mut overrules = Vec::new();
-        let kept = shared.points.decide(|open| {
-            let known = trail.catalogue().volumes();
-            let volumes = known.map(|known| catalogue.volume(known.id()).unwrap_or(known));
-            let of = |volume: &Arc<Volume>| {
-                let settled = trail.last(volume.stream())?;
-                let before = layout.kept.get(&volume.id()).cloned().unwrap_or_default();
-                let before = Kept { settled, points: before.points };
-                let fresh = window.points.get(&volume.stream()).map_or(&[][..], Vec::as_slice);
-                let left = thinned(&catalogue, volume, &before, fresh, open(volume.id()), terms);
-                overrules.extend(overruled(
-                    &catalogue,
-                    volume,
-                    before.points.iter().chain(fresh),
-                    &left,
-                    terms,
-                ));
-                Some((volume.id(), left))
-            };
-            volumes.filter_map(of).collect()
-        });
-        trail.forget_marks(&kept);
-        let offered = points(&layout.kept) + window.points.values().map(Vec::len).sum::<usize>();
-        let gone = lost_points(&layout.kept, &kept);
-        Ok(Decision {
-            at: terms.now,
-            dropped: offered.saturating_sub(points(&kept)),
-            trail,
-            window,
-            kept,
-            gone,
-            overruled: overrules,
-        })
-    }
-
     /// Writes what is left and makes it count. `undecided` becomes true when nobody knows whether it does.
     fn rewrite(
         &mut self,
@@ -384,7 +387,7 @@ impl Settler {
     ) -> Result<SettleReport, StoreError> {
         let settle = self.next;
         self.next += 1;
-        let mut rewriter = Rewriter::new(shared, (decision.trail.store(), settle), decision.at, keep_packs);
+        let mut rewriter = Rewriter::new(shared, (decision.trail.store(), settle), decision.at(), keep_packs);
         if plan.is_for_gain() {
             let budget = budget_for_gain(shared, &plan, &decision.kept, &rewriter)?;
             plan.budget =
@@ -419,37 +422,6 @@ impl Settler {
             published.layout.kept.values().filter_map(|k| k.points.first()).map(|p| p.received_at).min();
         let from = stands.max(oldest).unwrap_or(now);
         from.plus(now.since(from) / 10)
-    }
-}
-
-/// What a pass leaves, before any of it is written.
-struct Decision {
-    /// When it was taken.
-    at: WallTime,
-    /// Behind the groups that it settles.
-    trail: Trail,
-    window: trail::Window,
-    kept: BTreeMap<VolumeId, Kept>,
-    /// Points that cannot be opened any more.
-    dropped: usize,
-    /// Those of them that were settled before, of each volume.
-    gone: BTreeMap<VolumeId, usize>,
-    /// Gates that they went past for want of room.
-    overruled: Vec<GateMove>,
-}
-
-impl Decision {
-    fn manifest(&self, settle: u64, generations: Vec<Generation>) -> Manifest {
-        Manifest {
-            store: self.trail.store(),
-            settle,
-            at: self.at,
-            generations,
-            through: self.trail.at(),
-            group: self.trail.group(),
-            kept: self.kept.iter().map(|(v, k)| (*v, k.clone())).collect(),
-            state: self.trail.encode(),
-        }
     }
 }
 

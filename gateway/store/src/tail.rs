@@ -70,11 +70,6 @@ impl Group {
         *min = position.min(*min);
     }
 
-    /// The least position of a volume in it.
-    pub(crate) fn min_of(&self, volume: VolumeId) -> Option<Position> {
-        self.mins.get(&volume).copied()
-    }
-
     /// Its volumes.
     pub(crate) fn volumes(&self) -> impl Iterator<Item = VolumeId> {
         self.mins.keys().copied()

@@ -16,9 +16,9 @@ use std::time::Duration;
 use common::lab::{Lab, cut, policy, tiers};
 use common::{append, image, try_image};
 use gateway_journal::{Hold, MetaRecord, RetentionPolicy, WhenFull};
-use gateway_store::{HeldWhat, LimitState, MemoryIndex, Store, StoreError};
+use gateway_store::{HeldWhat, LimitState, MarkStore as _, MemoryIndex, Store, StoreError};
 use proptest::prelude::*;
-use tap_block::{Batch, Lsn, VolumeId, WallTime};
+use tap_block::{BarrierMark, Batch, Lsn, MarkId, VolumeId, WallTime};
 use testbed_model::{Oracle, Random};
 
 fn seconds(n: u64) -> Duration {
@@ -248,6 +248,165 @@ fn copies_are_not_what_is_written() {
     assert!(written(&lab) - before >= batch.body.len() as u64);
 }
 
+/// What was settled of a stretch that is over takes none of what others may list.
+#[test]
+fn a_hold_whose_stretch_is_over_is_no_reason_to_wait() {
+    let mut lab = Lab::new(71, policy(10, &[], 0));
+    lab.write(60, 1);
+    lab.settle();
+    let (now, volume) = (lab.store().age(), lab.volume());
+    hold(&lab, volume, WallTime::EPOCH, now.plus(seconds(100)), now.plus(seconds(1_000_000)));
+    lab.more(10, 5);
+    lab.clock.advance(seconds(2000));
+    // From here on the source's clock is beyond the stretch too.
+    let (id, group, members) = (MarkId::new(lab.store().age().nanos()), "g".parse().unwrap(), vec![volume]);
+    let batch = lab.workload.barrier(BarrierMark { id, group, members, bookmark: None });
+    lab.append(&batch);
+    for _ in 0..4 {
+        lab.more(12, 5);
+        lab.clock.advance(seconds(100));
+        lab.settle();
+    }
+    let listed = lab.store().kept(volume).unwrap().points.len() as u64;
+    for most in [listed / 2, listed, listed + 1, listed + 9] {
+        lab.disk.config.held_points = most;
+        lab.open();
+        lab.more(12, 5);
+        lab.clock.advance(seconds(100));
+        assert!(lab.settle() > 0, "{most}: it settles on");
+        assert_eq!(
+            (lab.store().held_up(), lab.store().kept(volume).unwrap().points.len() as u64),
+            (vec![], listed)
+        );
+    }
+    lab.check(5);
+}
+
+/// A group with a barrier often, one member of which writes nothing and is held.
+fn marks_of_an_idle_member(lab: &mut Lab, rounds: usize, marks: usize) -> usize {
+    let (idle, mut members) = (lab.others[0].0.volume(), vec![lab.volume(), lab.others[0].0.volume()]);
+    members.sort();
+    for _ in 0..rounds {
+        for _ in 0..marks {
+            let now = lab.workload.now().max(lab.others[0].0.now());
+            let mark = BarrierMark {
+                id: MarkId::new(now.nanos() + 1),
+                group: "db".parse().unwrap(),
+                members: members.clone(),
+                bookmark: None,
+            };
+            let batch = lab.workload.barrier(mark.clone());
+            lab.append(&batch);
+            let (workload, oracle) = &mut lab.others[0];
+            let batch = workload.barrier(mark);
+            append(lab.store.as_ref().unwrap(), &batch).unwrap();
+            oracle.apply(&batch).unwrap();
+            lab.clock.advance(seconds(1));
+        }
+        let batch = lab.workload.batch(10);
+        lab.append(&batch);
+    }
+    lab.wait_for_index();
+    lab.clock.advance(seconds(100));
+    lab.settle();
+    lab.store().kept(idle).unwrap().points.len()
+}
+
+#[test]
+fn marks_of_an_idle_member_are_counted_like_records() {
+    let mut lab = Lab::new(73, policy(10, &[], 0));
+    lab.disk.config.held_points = 100;
+    lab.disk.config.group_versions = 40;
+    lab.open();
+    lab.write(60, 1);
+    lab.settle();
+    let mut held = Watched::begin(&lab, 1, 1_000_000, 1_000_000);
+    let before = records(&lab);
+    let listed = marks_of_an_idle_member(&mut lab, 40, 10);
+    held.follow(&lab, &before);
+    assert!((30..=101).contains(&listed), "{listed}");
+    let said = lab.store().held_up();
+    assert_eq!((said.len(), said[0].hold.volume), (1, held.volume), "{said:?}");
+    held.check(&lab, lab.store(), 7);
+}
+
+/// Marks are listed twice: as points, and as marks.
+#[test]
+fn what_holds_list_never_outgrows_a_segment() {
+    let mut lab = Lab::new(75, policy(10, &[], 0));
+    lab.disk.config.segment_len = 64 << 10;
+    lab.disk.config.group_versions = 40;
+    lab.open();
+    lab.write(30, 1);
+    let mut held = Watched::begin(&lab, 1, 1_000_000, 1_000_000);
+    let before = records(&lab);
+    let mut listed = 0;
+    for _ in 0..16 {
+        listed = marks_of_an_idle_member(&mut lab, 4, 50);
+        let manifest = lab.disk.manifest.load().map_or(0, |bytes| bytes.len());
+        assert!(manifest < 64 << 10, "{listed} points in {manifest} bytes");
+    }
+    held.follow(&lab, &before);
+    assert!((1000..=2048).contains(&listed), "{listed}");
+    let said = lab.store().held_up();
+    assert_eq!((said.len(), said[0].hold.volume), (1, held.volume), "{said:?}");
+    held.check(&lab, lab.store(), 400);
+    lab.clock.advance(seconds(2_000_000));
+    lab.settle();
+    assert!(lab.store().held_up().is_empty() && lab.store().status().groups <= 1);
+}
+
+#[test]
+fn what_is_held_as_a_whole_is_settled_a_part_at_a_time() {
+    let mut lab = Lab::new(74, policy(10, &[], 0));
+    lab.disk.config.settle_versions = 400;
+    lab.disk.config.group_versions = 40;
+    lab.open();
+    lab.write(60, 1);
+    lab.settle();
+    let watched: Vec<_> = (0..3).map(|n| Watched::begin(&lab, n, 3000, 1_000_000)).collect();
+    lab.more(200, 5);
+    assert_eq!(lab.settle(), 0, "nothing would come free");
+    lab.clock.advance(seconds(5000));
+    lab.more(60, 5);
+    lab.clock.advance(seconds(100));
+    let (mut passes, mut groups) = (0, 0);
+    while let Some(report) = lab.store().settle().unwrap() {
+        assert!(report.groups < 20, "{report:?}");
+        (passes, groups) = (passes + 1, groups + report.groups);
+    }
+    assert!(passes > 3 && groups > 40 && lab.store().status().groups <= 1, "{passes}, {groups}");
+    watched.iter().for_each(|held| held.check(&lab, lab.store(), 9));
+    lab.check(9);
+}
+
+/// A source that was away, or whose clock is behind: what it captured in a stretch comes when that is over.
+#[test]
+fn what_comes_late_is_counted_too() {
+    let mut lab = Lab::new(72, policy(10, &[], 0));
+    lab.disk.config.held_points = 100;
+    lab.open();
+    let batches = lab.workload.history(1500);
+    let captured = |batch: &Batch| batch.entries.last().unwrap().captured_at;
+    let (first, last) = (batches[0].entries[0].captured_at, captured(batches.last().unwrap()));
+    let late = last.max(lab.store().age()).plus(seconds(1000));
+    hold(&lab, lab.volume(), first, last, late.plus(seconds(100_000_000)));
+    lab.clock.advance(late.since(lab.store().age()));
+    assert!(lab.store().age() > last);
+    batches.iter().for_each(|batch| lab.append(batch));
+    lab.wait_for_index();
+    lab.clock.advance(seconds(10_000));
+    lab.more(10, 5);
+    lab.clock.advance(seconds(100));
+    lab.settle();
+    assert!(lab.store().kept(lab.volume()).is_none_or(|kept| kept.points.len() <= 101));
+    let said = lab.store().held_up();
+    assert_eq!((said.len(), said[0].hold.volume), (1, lab.volume()), "{said:?}");
+    let there = there(lab.store(), (lab.volume(), &lab.oracle));
+    assert!(there.len() > 1000, "{}", there.len());
+    lab.check(50);
+}
+
 #[test]
 fn what_is_held_as_a_whole_stays_where_it_lies() {
     let mut lab = Lab::new(34, policy(10, &[], 0));
@@ -278,6 +437,50 @@ fn a_full_store_says_which_hold_is_in_the_way() {
     assert!(lab.store().held_up().is_empty());
     lab.append(&refused);
     write_on(&mut lab, 100).unwrap();
+}
+
+/// The policy says to stop; that a hold keeps a little beside is not why.
+#[test]
+fn a_hold_that_keeps_nothing_that_would_go_is_not_blamed() {
+    let stop = RetentionPolicy { when_full: WhenFull::Stop, ..policy(1_000_000, &[], 0) };
+    let mut lab = small(95, stop, 20);
+    let (now, idle) = (lab.store().age(), lab.others[0].0.volume());
+    hold(&lab, idle, now, now.plus(seconds(1)), now.plus(seconds(1_000_000)));
+    lab.clock.advance(seconds(10));
+    lab.write(20, 1);
+    let refused = write_on(&mut lab, 6000).unwrap_err();
+    lab.settle();
+    assert_eq!(lab.store().held_up(), []);
+    let text = append(lab.store(), &refused).unwrap_err().to_string();
+    assert!(!text.contains("the hold on"), "{text}");
+}
+
+/// Nor is a hold that keeps a point when policies list more than fits.
+#[test]
+fn a_list_that_does_not_fit_is_told_as_that() {
+    let mut lab =
+        Lab::new(96, RetentionPolicy { tiers: policy(10, &[(1, 1_000_000)], 0).tiers, ..policy(10, &[], 0) });
+    lab.disk.config.segment_len = 64 << 10;
+    lab.open();
+    let (now, idle) = (lab.store().age(), lab.others[0].0.volume());
+    hold(&lab, idle, now, now.plus(seconds(1)), now.plus(seconds(1_000_000)));
+    lab.write(20, 1);
+    let mut told = Ok(None);
+    for _ in 0..1000 {
+        lab.more(40, 1);
+        lab.clock.advance(seconds(20));
+        told = lab.store().settle();
+        if told.is_err() {
+            break;
+        }
+    }
+    let told = told.unwrap_err();
+    assert!(matches!(told, StoreError::ListTooLarge { .. }), "{told}");
+    assert!(
+        told.to_string().contains("the list of what is kept") && lab.store().held_up().is_empty(),
+        "{told}"
+    );
+    lab.check(200);
 }
 
 #[test]

@@ -83,7 +83,7 @@ impl Settler {
             Err(StoreError::Stopped) => Err(StoreError::Stopped),
             Err(e) => {
                 // What lies behind a region that is too large can be packed all the same.
-                let one = matches!(e, StoreError::TooLarge { .. });
+                let one = matches!(e, StoreError::RegionTooLarge { .. });
                 let failed = if one { RegionRange { first: range.first, last: range.first } } else { range };
                 warn!(
                     "history of {}, region {} and behind it is not packed, and left alone for a day: {e}",

@@ -9,17 +9,23 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Duration;
 
-use gateway_image::catalogue::{Catalogue, Volume};
-use gateway_journal::Hold;
+use gateway_image::Catalogue;
+use gateway_image::catalogue::{Rules, Volume};
+use gateway_journal::{GroupNo, Hold, KeptPoint};
 use tap_block::units::count;
-use tap_block::{Lsn, Position, VolumeId, WallTime};
+use tap_block::{Lsn, StreamId, VolumeId, WallTime};
 
-use super::keep::held_points;
+use super::Pressure;
+use super::held_times::HeldTimes;
+use super::keep::{Strain, Terms, let_go};
+use super::trail::Window;
 use crate::error::StoreError;
+use crate::layout::Layout;
 use crate::store::Shared;
 use crate::sync::{lock, read};
-use crate::tail::{GroupInfo, Published};
+use crate::tail::GroupInfo;
 use crate::times;
 
 /// A hold for which no room is made.
@@ -66,34 +72,40 @@ pub(crate) fn hold_on(
 }
 
 /// Points that are, and would be, listed for holds.
-pub(super) struct HeldCount<'a> {
-    catalogue: &'a Catalogue,
+#[derive(Debug, Clone)]
+pub(super) struct HeldCount {
+    catalogue: Arc<Catalogue>,
     now: WallTime,
-    /// Of each volume with a hold: behind which record the next one is counted.
-    counted: BTreeMap<VolumeId, Lsn>,
-    /// Its last record in each group and all before, at most; groups without it are left out.
-    ends: BTreeMap<(VolumeId, usize), Lsn>,
+    /// Of each volume with a hold: its stream, and when it is held.
+    times: BTreeMap<VolumeId, (StreamId, HeldTimes)>,
     /// Points that are listed already.
     listed: u64,
+    /// And those that were counted since.
     points: u64,
     most: u64,
-    /// When the last of the group before was received.
-    before: WallTime,
+    /// Records of a stream that were looked at.
+    seen: BTreeMap<VolumeId, usize>,
 }
 
-impl<'a> HeldCount<'a> {
-    pub(super) fn new(published: &'a Published, now: WallTime, most: u64) -> Self {
-        let catalogue = &published.catalogue;
-        let held = catalogue.volumes().filter(|v| catalogue.rules().holds_of(v.id(), now).next().is_some());
-        let (mut counted, mut ends, mut listed) = (BTreeMap::new(), BTreeMap::new(), 0);
-        for volume in held {
-            let (id, kept) = (volume.id(), published.layout.kept.get(&volume.id()));
-            counted.insert(id, kept.map_or(Lsn::ZERO, |kept| kept.settled));
-            listed += kept.map_or(0, |kept| count(held_points(catalogue.rules(), id, kept, now)));
-            ends.extend(ends_of(volume, published).into_iter().map(|(n, end)| ((id, n), end)));
-        }
-        let before = WallTime::EPOCH;
-        Self { catalogue, now, counted, ends, listed, points: listed, most, before }
+impl HeldCount {
+    pub(super) fn new(shared: &Shared, now: WallTime) -> Self {
+        let (catalogue, layout) = {
+            let published = read(&shared.published);
+            (Arc::clone(&published.catalogue), Arc::clone(&published.layout))
+        };
+        let of = |volume: &Arc<Volume>| {
+            let times = HeldTimes::of(catalogue.rules(), volume.id(), now);
+            (!times.is_empty()).then(|| (volume.id(), (volume.stream(), times)))
+        };
+        let times: BTreeMap<_, _> = catalogue.volumes().filter_map(of).collect();
+        let listed = times.iter().map(|(id, (_, times))| listed_of(&layout, *id, times)).sum();
+        let (most, seen) = (shared.most_held(), BTreeMap::new());
+        Self { catalogue, now, times, listed, points: listed, most, seen }
+    }
+
+    /// What it was counted by.
+    pub(super) fn rules(&self) -> &Rules {
+        self.catalogue.rules()
     }
 
     /// Points that are listed for holds already.
@@ -101,73 +113,88 @@ impl<'a> HeldCount<'a> {
         self.listed
     }
 
-    /// The holds that keep something of the group.
-    fn holds(&self, group: &GroupInfo) -> Vec<&'a Hold> {
-        let (before, rules) = (self.before, self.catalogue.rules());
-        let within = |hold: &&Hold| hold.from <= group.received_at && before <= hold.to;
-        group.mins.iter().flat_map(|(v, _)| rules.holds_of(*v, self.now)).filter(within).collect()
-    }
-
-    /// Takes the next group on, the `n`th: is all of it held?
-    ///
-    /// # Errors
-    /// The hold for which more would be listed than may be.
-    pub(super) fn take(&mut self, n: usize, group: &GroupInfo) -> Result<bool, Hold> {
-        let holds = self.holds(group);
-        self.before = group.received_at;
-        let mut volumes: Vec<_> = holds.iter().map(|hold| hold.volume).collect();
-        volumes.dedup();
-        volumes.iter().for_each(|volume| self.count(*volume, n, group));
-        match holds.first() {
-            Some(hold) if self.points > self.most => Err((*hold).clone()),
-            _ => Ok(!volumes.is_empty() && volumes.len() == group.mins.len()),
-        }
-    }
-
-    /// Counts the records of a volume up to the end of a group, from its first in the group or behind those counted before.
-    fn count(&mut self, volume: VolumeId, n: usize, group: &GroupInfo) {
-        let (Some(counted), Some(end)) = (self.counted.get_mut(&volume), self.ends.get(&(volume, n))) else {
-            return;
+    /// Is all of a group held, as far as that is known without looking into it? The group before it was received at `before`.
+    pub(super) fn is_whole(&self, group: &GroupInfo, before: WallTime) -> bool {
+        let held = |(v, _): &(VolumeId, _)| {
+            self.times.get(v).is_some_and(|(_, times)| times.meet(before, group.received_at))
         };
-        let first = group.mins.iter().find(|(v, _)| *v == volume).map(|(_, min)| min.lsn().previous());
-        let from = first.unwrap_or_default().max(*counted);
-        if let Some(known) = self.catalogue.volume(volume) {
-            self.points += records(known, from, *end);
+        !group.mins.is_empty() && group.mins.iter().all(held)
+    }
+
+    /// Takes the records on that a window has since it was looked at last, each of which is a point if it is held. `false`: more
+    /// would be listed than may be. Where nothing is held, nothing more is listed, however much there is.
+    pub(super) fn take(&mut self, window: &Window) -> bool {
+        let mut fresh = 0;
+        for (id, (stream, times)) in &self.times {
+            let Some(points) = window.points.get(stream) else { continue };
+            let seen = self.seen.insert(*id, points.len()).unwrap_or(0);
+            let points = points.iter().skip(seen).filter(|p| times.hold(p));
+            fresh += count(points.filter(|p| self.opens(*id, p)).count());
         }
-        *counted = from.max(*end);
+        self.points += fresh;
+        fresh == 0 || self.points <= self.most
+    }
+
+    fn opens(&self, volume: VolumeId, point: &KeptPoint) -> bool {
+        self.catalogue.volume(volume).is_none_or(|v| v.selectable(point.lsn).is_ok())
+    }
+
+    /// The hold that keeps most of what is listed and of a window, and how much all of them keep; `None` when nothing is held.
+    pub(super) fn heaviest(&self, layout: &Layout, window: &Window) -> Option<(Hold, u64)> {
+        let of = |(id, (stream, _)): (&VolumeId, &(StreamId, HeldTimes))| {
+            let listed = layout.kept.get(id).map_or(&[][..], |kept| &kept.points);
+            let fresh = window.points.get(stream).map_or(&[][..], Vec::as_slice);
+            let fresh = fresh.iter().filter(|p| self.opens(*id, p));
+            let points: Vec<&KeptPoint> = listed.iter().chain(fresh).collect();
+            let holds = self.catalogue.rules().holds_of(*id, self.now).cloned();
+            holds.map(|hold| (held_by(&hold, points.iter().copied()), hold)).collect::<Vec<_>>()
+        };
+        let weighed: Vec<_> = self.times.iter().flat_map(of).filter(|(points, _)| *points > 0).collect();
+        let all = weighed.iter().map(|(points, _)| points).sum();
+        weighed.into_iter().rev().max_by_key(|(points, _)| *points).map(|(_, hold)| (hold, all))
     }
 }
 
-/// The last record of a volume in each group that holds something of it, at most: the one before the first that is known to be in
-/// a later group. Copies say nothing of records.
-fn ends_of(volume: &Volume, published: &Published) -> Vec<(usize, Lsn)> {
-    let durable = published.streams.get(&volume.stream());
-    let mut end = durable.map_or(Lsn::ZERO, |d| d.lsn);
-    let mut before = |min: Position| {
-        let last = end;
-        if !min.is_copy() {
-            end = min.lsn().previous().min(end);
-        }
-        last
-    };
-    let tail = published.frozen.iter().map(|f| &f.group).chain([&published.active]);
-    for min in tail.rev().filter_map(|group| group.min_of(volume.id())) {
-        before(min);
-    }
-    let of = |group: &GroupInfo| group.mins.iter().find(|(v, _)| *v == volume.id()).map(|(_, min)| *min);
-    let groups = published.ingested.iter().enumerate().rev();
-    groups.filter_map(|(n, group)| Some((n, before(of(group)?)))).collect()
+fn listed_of(layout: &Layout, volume: VolumeId, times: &HeldTimes) -> u64 {
+    let Some(kept) = layout.kept.get(&volume) else { return 0 };
+    let held = times.points(kept.points.iter());
+    count(kept.points.iter().filter(|p| held.hold(p.lsn)).count())
 }
 
-/// Records behind one up to another: a run may begin with a jump.
-fn records(volume: &Volume, from: Lsn, to: Lsn) -> u64 {
-    let jump = |run: &gateway_image::catalogue::Run| {
-        let before = run.previous.map_or(Lsn::ZERO, |p| p.lsn).max(from);
-        let within = from < run.first.lsn && run.first.lsn <= to;
-        if within { run.first.lsn.get().saturating_sub(before.get() + 1) } else { 0 }
-    };
-    let jumps: u64 = volume.runs().iter().map(jump).sum();
-    to.get().saturating_sub(from.get()).saturating_sub(jumps)
+/// Of points that follow each other: how many one hold keeps.
+fn held_by<'a>(hold: &Hold, points: impl Iterator<Item = &'a KeptPoint>) -> u64 {
+    let times = HeldTimes::together(vec![(hold.from, hold.to)]);
+    count(points.filter(|p| times.hold(p)).count())
+}
+
+/// A group with which nothing of the log can be settled, for a hold: until something changes, or for a while, it need not be read
+/// again to find that out.
+#[derive(Debug)]
+pub(super) struct Waiting {
+    group: GroupNo,
+    settle: u64,
+    pressure: Pressure,
+    rules: Rules,
+    again: WallTime,
+}
+
+/// A group that waits is looked at again after this, whatever happens.
+const AGAIN: Duration = Duration::from_secs(600);
+
+impl Waiting {
+    /// As of the next settle of this number.
+    pub(super) fn new(held: &HeldCount, (group, settle): (GroupNo, u64), terms: &Terms) -> Self {
+        let rules = held.rules();
+        let holds = held.times.keys().flat_map(|id| rules.holds_of(*id, held.now));
+        let again = holds.map(|hold| hold.until).chain([held.now.plus(AGAIN)]).min().unwrap_or(held.now);
+        Self { group, settle, pressure: terms.strain.pressure, rules: rules.clone(), again }
+    }
+
+    /// Does the group wait as it did?
+    pub(super) fn still(&self, held: &HeldCount, (group, settle): (GroupNo, u64), terms: &Terms) -> bool {
+        let same = (self.group, self.settle, self.pressure) == (group, settle, terms.strain.pressure);
+        same && held.now < self.again && self.rules == *held.rules()
+    }
 }
 
 impl Shared {
@@ -193,13 +220,11 @@ impl Shared {
         *lock(&self.held_up) = vec![HeldUp { hold, what }];
     }
 
-    /// The log waits for no hold. When there is no room either, and nothing more that may go, holds that have begun are why.
-    pub(super) fn log_waits_for_none(&self, full: bool) {
-        let (catalogue, now) = (Arc::clone(&read(&self.published).catalogue), self.age.now());
-        let begun = |hold: &&Hold| full && hold.from <= now;
-        let holds = catalogue.volumes().flat_map(|v| catalogue.rules().holds_of(v.id(), now));
-        let held = holds.filter(begun).map(|hold| HeldUp { hold: hold.clone(), what: HeldWhat::Room });
-        *lock(&self.held_up) = held.collect();
+    /// The log waits for no hold. When there is no room either, and nothing more that may go, holds that keep what would go are
+    /// why.
+    pub(super) fn log_waits_for_none(&self, full: Option<&Terms>) {
+        let holds = full.map_or_else(Vec::new, |terms| in_the_way(self, terms));
+        *lock(&self.held_up) = holds.into_iter().map(|hold| HeldUp { hold, what: HeldWhat::Room }).collect();
     }
 
     /// What stands in the way of more room, for an error's text; `None` when no hold does.
@@ -209,4 +234,54 @@ impl Shared {
         let volume = catalogue.volume(held.hold.volume)?;
         Some(format!("the hold on {} keeps it from that until {}", volume.name(), held.hold.until))
     }
+}
+
+/// Holds that keep what would go if they were not there, and there is no room; those that keep most of it first.
+fn in_the_way(shared: &Shared, terms: &Terms) -> Vec<Hold> {
+    let (catalogue, layout, log) = {
+        let published = read(&shared.published);
+        let log = published.ingested.clone();
+        (Arc::clone(&published.catalogue), Arc::clone(&published.layout), log)
+    };
+    // Whatever may go goes.
+    let strain = Strain { pressure: Pressure::Purge, floor: Some(terms.now), bookmarks: Some(terms.now) };
+    let terms = Terms { strain, ..terms.clone() };
+    let held = HeldCount::new(shared, terms.now);
+    let mut found = Vec::new();
+    for volume in catalogue.volumes().filter(|v| held.times.contains_key(&v.id())) {
+        let gone = layout.kept.get(&volume.id()).map_or_else(Vec::new, |kept| {
+            let left = let_go(&catalogue, volume, kept, shared.points.open_of(volume.id()), &terms);
+            let goes = |p: &&KeptPoint| left.points.binary_search_by_key(&p.lsn, |q| q.lsn).is_err();
+            kept.points.iter().filter(goes).collect()
+        });
+        let whole = waiting_groups(&held, &layout, &log, (volume, &catalogue, &terms));
+        for hold in catalogue.rules().holds_of(volume.id(), terms.now) {
+            let times = HeldTimes::together(vec![(hold.from, hold.to)]);
+            let log =
+                whole.iter().filter(|(from, to, _)| times.meet(*from, *to)).map(|(.., n)| n).sum::<u64>();
+            found.push((held_by(hold, gone.iter().copied()) + log, hold.clone()));
+        }
+    }
+    found.retain(|(points, _)| *points > 0);
+    found.sort_by_key(|(points, _)| std::cmp::Reverse(*points));
+    found.into_iter().map(|(_, hold)| hold).collect()
+}
+
+/// Groups of the log that are left where they lie, for all of them is held, and with something of a volume that its policy would
+/// let go: from when until when they were received, and how many versions they have.
+fn waiting_groups(
+    held: &HeldCount,
+    layout: &Layout,
+    log: &[GroupInfo],
+    (volume, catalogue, terms): (&Volume, &Catalogue, &Terms),
+) -> Vec<(WallTime, WallTime, u64)> {
+    let (policy, _) = terms.of(volume.id(), catalogue.rules().policy_of(volume.id()));
+    let mut before = layout.trail.received_at();
+    let mut of = |group: &GroupInfo| {
+        let from = std::mem::replace(&mut before, group.received_at);
+        let has = group.mins.iter().any(|(v, _)| *v == volume.id()) && held.is_whole(group, from);
+        let old = terms.now.since(group.received_at) > policy.every_write;
+        (has && old).then_some((from, group.received_at, group.versions.max(1)))
+    };
+    log.iter().filter_map(&mut of).collect()
 }

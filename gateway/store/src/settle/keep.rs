@@ -8,9 +8,10 @@ use gateway_image::Catalogue;
 use gateway_image::catalogue::{Rules, Volume};
 use gateway_image::group::CommonMarks;
 use gateway_image::retention::{Special, Stretches, Thinner};
-use gateway_journal::{Hold, Kept, KeptPoint, RetentionPolicy, Tier, WhenFull};
+use gateway_journal::{Kept, KeptPoint, RetentionPolicy, Tier, WhenFull};
 use tap_block::{Lsn, VolumeId, WallTime};
 
+use super::held_times::HeldTimes;
 use super::room::Pressure;
 
 /// How many points of each volume in `before` are not in `after`.
@@ -90,10 +91,36 @@ pub(super) fn thinned(
     open: BTreeSet<Lsn>,
     terms: &Terms,
 ) -> Kept {
+    let times = HeldTimes::of(catalogue.rules(), volume.id(), terms.now);
+    let held = times.points(before.points.iter().chain(fresh));
+    thinned_but(held, catalogue, volume, (before, fresh), open, terms)
+}
+
+/// What would be left of a volume's settled points if nothing were held.
+pub(super) fn let_go(
+    catalogue: &Catalogue,
+    volume: &Volume,
+    kept: &Kept,
+    open: BTreeSet<Lsn>,
+    terms: &Terms,
+) -> Kept {
+    thinned_but(Stretches::default(), catalogue, volume, (kept, &[]), open, terms)
+}
+
+/// What is left where this is held.
+fn thinned_but(
+    held: Stretches,
+    catalogue: &Catalogue,
+    volume: &Volume,
+    (before, fresh): (&Kept, &[KeptPoint]),
+    open: BTreeSet<Lsn>,
+    terms: &Terms,
+) -> Kept {
     let (policy, floor) = terms.of(volume.id(), catalogue.rules().policy_of(volume.id()));
     let special = Special {
         marks: terms.marks.in_stream_of(volume.id()),
-        ..special(catalogue, volume, &policy, before, fresh, open, terms.now)
+        held,
+        ..special(catalogue, volume, &policy, before.settled, open)
     };
     let mut thinner = Thinner::new(&policy, &special, terms.now, floor);
     let selectable = fresh.iter().filter(|p| volume.selectable(p.lsn).is_ok());
@@ -105,22 +132,17 @@ pub(super) fn thinned(
     Kept { settled, points }
 }
 
-/// The points of a volume that are no ordinary ones.
-pub(super) fn special(
+/// The points of a volume that are no ordinary ones, holds and marks apart.
+fn special(
     catalogue: &Catalogue,
     volume: &Volume,
     policy: &RetentionPolicy,
-    before: &Kept,
-    fresh: &[KeptPoint],
+    settled: Lsn,
     open: BTreeSet<Lsn>,
-    now: WallTime,
 ) -> Special {
-    let (id, settled, rules) = (volume.id(), before.settled, catalogue.rules());
+    let (id, rules) = (volume.id(), catalogue.rules());
     let released = released(rules, id, policy);
-    let (bookmarks, marks) = (BTreeSet::new(), Arc::default());
-    let holds = rules.holds_of(id, now);
-    let held = Stretches::of(holds.flat_map(|h| held(h, before.points.iter().chain(fresh))).collect());
-    let mut special = Special { always: open, held, bookmarks, released, marks };
+    let mut special = Special { always: open, released, ..Special::default() };
     special.always.extend(rules.pinned(id));
     special.always.extend(catalogue.images().filter(|i| i.volume == id).map(|i| i.point));
     // Whatever is asked for between this one and the next is what it shows; in a sync, what was sound before it.
@@ -136,36 +158,6 @@ pub(super) fn released(rules: &Rules, volume: VolumeId, policy: &RetentionPolicy
     policy.tiers.iter().map(gate).collect()
 }
 
-/// How many of a volume's points something holds.
-pub(super) fn held_points(rules: &Rules, volume: VolumeId, kept: &Kept, now: WallTime) -> usize {
-    let holds = rules.holds_of(volume, now);
-    let held = Stretches::of(holds.flat_map(|h| held(h, kept.points.iter())).collect());
-    kept.points.iter().filter(|p| held.hold(p.lsn)).count()
-}
-
-/// The points of a stretch that is held, from the first to the last of those that follow each other: those received in it, and
-/// those captured in it, whenever they came; and the last before, which is what the stretch begins with.
-fn held<'a>(hold: &Hold, offered: impl Iterator<Item = &'a KeptPoint>) -> Vec<(Lsn, Lsn)> {
-    let within = |at: WallTime| hold.from <= at && at <= hold.to;
-    let (mut held, mut before, mut open): (Vec<(Lsn, Lsn)>, _, _) = (Vec::new(), None, false);
-    for point in offered {
-        let inside = within(point.received_at) || within(point.captured_at);
-        if inside || point.captured_at >= hold.from {
-            held.extend(before.take().map(|lsn| (lsn, lsn)));
-        } else {
-            before = Some(point.lsn);
-        }
-        match held.last_mut().filter(|_| open) {
-            Some((_, last)) if inside => *last = point.lsn,
-            _ if inside => held.push((point.lsn, point.lsn)),
-            _ => {}
-        }
-        open = inside;
-    }
-    held.extend(before.map(|lsn| (lsn, lsn)));
-    held
-}
-
 /// Points that somebody holds and that are no record (a run may begin with a jump) show what the record before shows.
 fn add_between(points: &mut Vec<KeptPoint>, offered: &[KeptPoint], always: impl Iterator<Item = Lsn>) {
     for lsn in always {
@@ -174,48 +166,5 @@ fn add_between(points: &mut Vec<KeptPoint>, offered: &[KeptPoint], always: impl 
         if let Some(before) = n.checked_sub(1).and_then(|i| offered.get(i)) {
             points.insert(at, KeptPoint { lsn, ..*before });
         }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn at(seconds: u64) -> WallTime {
-        WallTime::from_nanos(seconds * 1_000_000_000)
-    }
-
-    /// What a hold from 100 to 200 holds of points captured and received at these times.
-    fn holds(times: &[(u64, u64)]) -> Vec<u64> {
-        let hold = Hold {
-            volume: VolumeId::new(1),
-            from: at(100),
-            to: at(200),
-            until: at(999),
-            credited: Duration::ZERO,
-            note: String::new(),
-        };
-        let point = |(n, &(captured, received)): (u64, &(u64, u64))| KeptPoint {
-            lsn: Lsn::new(n).unwrap(),
-            captured_at: at(captured),
-            received_at: at(received),
-        };
-        let points: Vec<KeptPoint> = (1..).zip(times).map(point).collect();
-        let held = Stretches::of(held(&hold, points.iter()));
-        points.iter().filter(|p| held.hold(p.lsn)).map(|p| p.lsn.get()).collect()
-    }
-
-    #[test]
-    fn a_hold_is_of_what_was_captured_then_whenever_it_came() {
-        assert_eq!(holds(&[(90, 90), (120, 120), (200, 200), (201, 201)]), [1, 2, 3]);
-        assert_eq!(holds(&[(90, 500), (120, 500), (190, 501), (210, 502)]), [1, 2, 3], "after an outage");
-        assert_eq!(holds(&[(9, 120), (1000, 201)]), [1], "nor does a source's wrong clock matter");
-    }
-
-    #[test]
-    fn a_hold_begins_with_the_state_that_its_stretch_began_with() {
-        assert_eq!(holds(&[(50, 50), (90, 90), (300, 300)]), [2], "nothing was written meanwhile");
-        assert_eq!(holds(&[(50, 50), (90, 90)]), [2], "nor since");
-        assert_eq!(holds(&[(300, 300)]), [0u64; 0]);
     }
 }

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::time::Duration;
 
 use gateway_image::catalogue::Rules;
-use gateway_journal::{Generation, Hold, RegionPlace, RegionRange, RetentionPolicy};
+use gateway_journal::{Generation, RegionPlace, RegionRange, RetentionPolicy};
 use tap_block::units::count;
 use tap_block::{StreamId, WallTime};
 
@@ -42,19 +42,17 @@ pub(super) struct Plan {
 }
 
 impl Plan {
-    /// Old groups of the log, with generations that are small beside them; `None` when there are none, or no room, or the first
-    /// of them waits for a hold: `waits_for` is that then.
+    /// Old groups of the log, with generations that are small beside them; `None` when there are none, or no room.
     pub(super) fn window(
         shared: &Shared,
         now: WallTime,
         pressure: Pressure,
-        waits_for: &mut Option<Hold>,
+        held: &HeldCount,
     ) -> Option<Self> {
         let published = read(&shared.published);
         let room = shared.settle_room(0);
-        let mut held = HeldCount::new(&published, now, shared.most_held());
         let strained = strained_groups(&published, &read(&shared.limits), now, held.listed());
-        let groups = old_groups(shared, &published, &mut held, (now, pressure, strained, room), waits_for);
+        let groups = old_groups(shared, &published, held, (now, pressure, strained, room));
         let (end, start) = groups.last()?.through;
         let (mut untouched, mut merged) = (published.layout.generations.clone(), Vec::new());
         let mut fresh = shared.segments.bytes_to(end, start.at);
@@ -69,7 +67,8 @@ impl Plan {
             fresh += more;
             merged.splice(0..0, untouched.split_off(untouched.len() - n));
         }
-        let rules = published.catalogue.rules().clone();
+        // A hold that was made since was not counted.
+        let rules = held.rules().clone();
         let range = RegionRange::ALL;
         Some(Self {
             groups,
@@ -278,18 +277,17 @@ fn young_records(others: &HashMap<StreamId, Duration>, group: &GroupInfo, now: W
 }
 
 /// The oldest groups of which every record is older than all that policies keep whole, as far as there is room to rewrite
-/// them; those of the first `strained` ones whatever their age. Behind the last that is not held as a whole they wait: nothing
-/// would come free.
+/// them, and memory; those of the first `strained` ones whatever their age. Behind the last that is not held as a whole they
+/// wait: nothing would come free. But when they are in the way of one that is not, as many of them are settled as may be at once.
 fn old_groups(
     shared: &Shared,
     published: &Published,
-    held: &mut HeldCount<'_>,
+    held: &HeldCount,
     (now, pressure, strained, room): (WallTime, Pressure, usize, u64),
-    waits_for: &mut Option<Hold>,
 ) -> Vec<GroupInfo> {
     let rules = published.catalogue.rules();
     let (mut groups, mut worth) = (Vec::new(), 0);
-    let mut versions = 0u64;
+    let (mut versions, mut before, mut fits) = (0u64, published.layout.trail.received_at(), true);
     for (n, group) in published.ingested.iter().enumerate() {
         let strained = n < strained;
         let whole = group.mins.iter().map(|(v, _)| rules.policy_of(*v).every_write).max();
@@ -297,19 +295,18 @@ fn old_groups(
         let old = strained || pressure > Pressure::None || now.since(group.received_at) > whole;
         versions = versions.saturating_add(group.versions);
         let bytes = shared.segments.bytes_to(group.through.0, group.through.1.at);
-        let many = versions > shared.config.settle_versions && worth > 0;
-        if !old || many || bytes > room {
+        let many = versions > shared.config.settle_versions && n > 0;
+        fits = fits && !many && bytes <= room;
+        if !old || (!fits && worth > 0) {
             break;
         }
-        let all_held = match held.take(n, group) {
-            Ok(all) => all,
-            Err(hold) => {
-                *waits_for = Some(hold);
-                break;
-            }
-        };
-        groups.push(group.clone());
-        if strained || !all_held {
+        let is_worth = strained || !held.is_whole(group, before);
+        before = group.received_at;
+        if !fits && is_worth {
+            return groups;
+        }
+        groups.extend(fits.then(|| group.clone()));
+        if is_worth {
             worth = groups.len();
         }
     }

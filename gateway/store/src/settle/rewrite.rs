@@ -95,7 +95,7 @@ pub(super) fn merge(
             match merged.last {
                 Some(_) => return Ok(merged),
                 None if plan.binds_first => {
-                    return Err(StoreError::TooLarge { bytes, limit: plan.budget });
+                    return Err(StoreError::RegionTooLarge { bytes, limit: plan.budget });
                 }
                 // It would never get smaller otherwise.
                 None => {}
@@ -502,7 +502,7 @@ impl<'a> Rewriter<'a> {
             self.close()?;
         }
         let (bytes, limit) = (count(units.len()), u64::from(self.shared.config.segment_len));
-        Err(StoreError::TooLarge { bytes, limit })
+        Err(StoreError::RegionTooLarge { bytes, limit })
     }
 
     fn take_share(&mut self, share: Share) {
@@ -680,7 +680,7 @@ impl Written<'_> {
             self.rewriter.close()?;
         }
         let limit = u64::from(self.rewriter.shared.config.segment_len);
-        Err(StoreError::TooLarge { bytes: count(bytes.len()), limit })
+        Err(StoreError::ListTooLarge { bytes: count(bytes.len()), limit })
     }
 
     fn seal(&mut self, laid: &SettledLaid) -> Result<SegmentId, StoreError> {

@@ -12,7 +12,8 @@ use gateway_journal::{
     Expected, Found, FrameHeader, FrameKind, GroupNo, Kept, KeptPoint, Place, Records, RegionNo,
     SEGMENT_HEADER, Sealed, SegmentId, SegmentScan, Start, StoreId, Version,
 };
-use tap_block::{Lsn, StreamId, VolumeId};
+use tap_block::units::count;
+use tap_block::{Lsn, StreamId, VolumeId, WallTime};
 use tap_disk::SegmentFile;
 
 use crate::chunks::ChunkReader;
@@ -61,6 +62,13 @@ pub(crate) struct Window {
     pub(super) points: BTreeMap<StreamId, Vec<KeptPoint>>,
 }
 
+impl Window {
+    /// Records, of whatever kind.
+    pub(super) fn records(&self) -> u64 {
+        self.points.values().map(|points| count(points.len())).sum()
+    }
+}
+
 impl Default for Trail {
     fn default() -> Self {
         Self::new(StoreId::new(0), None)
@@ -105,6 +113,11 @@ impl Trail {
         self.group
     }
 
+    /// When the last of it was received.
+    pub(super) const fn received_at(&self) -> WallTime {
+        self.history.last_received()
+    }
+
     /// For the manifest.
     pub(super) fn encode(&self) -> Vec<u8> {
         state::encode(&self.history.frozen(Group::new(self.group), self.at()))
@@ -131,15 +144,27 @@ impl Trail {
         tell: &mut Tell<'_>,
     ) -> Result<Window, StoreError> {
         let mut window = self.stand();
+        self.advance_into(&mut window, shared, (group, last), tell)?;
+        Ok(window)
+    }
+
+    /// The same, with what lies there added to what was passed before.
+    pub(super) fn advance_into(
+        &mut self,
+        window: &mut Window,
+        shared: &Shared,
+        (group, last): Border,
+        tell: &mut Tell<'_>,
+    ) -> Result<(), StoreError> {
         let oldest = || shared.segments.oldest().map(|segment| (segment, Start::of_segment(None)));
-        let Some((mut segment, mut start)) = self.at.or_else(oldest) else { return Ok(window) };
+        let Some((mut segment, mut start)) = self.at.or_else(oldest) else { return Ok(()) };
         let (end_segment, end) = last;
         loop {
             let to = if segment == end_segment { Some(end.at) } else { None };
             if !shared.segments.lives(segment) {
                 self.pass_missing(shared, segment..segment.next(), tell)?;
             }
-            self.walk(shared, (segment, start), to, &mut window, tell)?;
+            self.walk(shared, (segment, start), to, window, tell)?;
             if segment >= end_segment {
                 break;
             }
@@ -149,7 +174,7 @@ impl Trail {
         }
         (self.at, self.group) = (Some(last), group);
         self.history.begin_rows();
-        Ok(window)
+        Ok(())
     }
 
     /// Segments that are gone are damage, and known as such.

@@ -1,0 +1,239 @@
+//! What a pass leaves, decided before any of it is written: the log is followed a group at a time, and the pass ends before the
+//! group with which more would be listed for holds than may be, or with which its list of points would not fit into a segment.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use gateway_image::Catalogue;
+use gateway_image::catalogue::Volume;
+use gateway_journal::{GateMove, Generation, GroupNo, Hold, Kept, Manifest, SegmentId, Start, StoreId};
+use tap_block::units::count;
+use tap_block::{VolumeId, WallTime};
+
+use super::gates::overruled;
+use super::held::HeldCount;
+use super::keep::{Terms, lost_points, points, thinned};
+use super::plan::Plan;
+use super::trail::{Met, Trail, Window, check_known};
+use crate::error::StoreError;
+use crate::layout::Layout;
+use crate::store::Shared;
+use crate::sync::read;
+
+/// A kept point in a manifest takes no more bytes than this: three numbers.
+const POINT_BYTES: u64 = 30;
+/// A segment in a manifest, and a volume's share of one.
+const SEGMENT_BYTES: u64 = 64;
+const SHARE_BYTES: u64 = 32;
+/// The rest of a manifest, and what is around it in a segment.
+const AROUND: u64 = 12 << 10;
+
+/// See the module.
+pub(super) struct Decision {
+    /// When it was taken.
+    at: WallTime,
+    /// Behind the groups that it settles.
+    pub(super) trail: Trail,
+    /// The same as bytes.
+    state: Vec<u8>,
+    pub(super) window: Window,
+    pub(super) kept: BTreeMap<VolumeId, Kept>,
+    /// Points that cannot be opened any more.
+    pub(super) dropped: usize,
+    /// Those of them that were settled before, of each volume.
+    pub(super) gone: BTreeMap<VolumeId, usize>,
+    /// Gates that they went past for want of room.
+    pub(super) overruled: Vec<GateMove>,
+}
+
+/// Whether a plan can be carried out.
+pub(super) enum Outcome {
+    /// It can.
+    Decided(Box<Decision>),
+    /// Not even its first group may be settled, for this hold.
+    Waits(Hold),
+}
+
+/// A list of points does not fit into a segment.
+struct TooMuch {
+    bytes: u64,
+    points: u64,
+    window: Window,
+}
+
+/// Where the log was followed to.
+struct Followed {
+    trail: Trail,
+    window: Window,
+    /// So many groups.
+    groups: usize,
+    /// More may not be listed for holds.
+    full: bool,
+}
+
+/// Follows the log to the end of the plan's groups, or of as many as there may be, and decides which points are left.
+pub(super) fn decide(
+    shared: &Shared,
+    plan: &mut Plan,
+    terms: &Terms,
+    held: &HeldCount,
+) -> Result<Outcome, StoreError> {
+    let layout = Arc::clone(&read(&shared.published).layout);
+    loop {
+        let Followed { trail, window, groups, full } = follow(shared, plan, &layout, held)?;
+        if full && groups == 0 {
+            let hold = held.heaviest(&layout, &window);
+            return hold.map(|(hold, _)| Outcome::Waits(hold)).ok_or(StoreError::RulesChanged);
+        }
+        plan.groups.truncate(groups);
+        if full {
+            // It went past their end.
+            continue;
+        }
+        let limit = room(shared);
+        match leave(shared, plan, &layout, terms, (trail, window, limit)) {
+            Ok(decision) => return Ok(Outcome::Decided(Box::new(decision))),
+            Err(_) if groups > 1 => plan.groups.truncate(groups / 2),
+            Err(too_much) => {
+                let TooMuch { bytes, points, window } = *too_much;
+                // Are holds why, or all else that is kept?
+                let held = held.heaviest(&layout, &window);
+                let hold = held.filter(|(_, held)| held.saturating_mul(2) >= points);
+                return hold
+                    .map(|(hold, _)| Outcome::Waits(hold))
+                    .ok_or(StoreError::ListTooLarge { bytes, limit });
+            }
+        }
+    }
+}
+
+/// The same of settled history alone: nothing is listed there that was not before.
+pub(super) fn decide_settled(shared: &Shared, plan: &Plan, terms: &Terms) -> Result<Decision, StoreError> {
+    let layout = Arc::clone(&read(&shared.published).layout);
+    let (trail, limit) = (Trail::clone(&layout.trail), u64::MAX);
+    let window = trail.stand();
+    let too_large = |much: Box<TooMuch>| StoreError::ListTooLarge { bytes: much.bytes, limit };
+    leave(shared, plan, &layout, terms, (trail, window, limit)).map_err(too_large)
+}
+
+fn follow(shared: &Shared, plan: &Plan, layout: &Layout, held: &HeldCount) -> Result<Followed, StoreError> {
+    let mut trail = Trail::clone(&layout.trail);
+    let (mut window, mut held) = (trail.stand(), held.clone());
+    for (n, group) in plan.groups.iter().enumerate() {
+        trail.advance_into(&mut window, shared, (group.no, group.through), &mut |met| match met {
+            Met::Frame(..) => Ok(()),
+            Met::Damage(damage) => check_known(shared, damage),
+        })?;
+        if !held.take(&window) {
+            return Ok(Followed { trail, window, groups: n, full: true });
+        }
+        // Records that change nothing are no versions, but take as much memory.
+        if window.records() >= shared.config.settle_versions {
+            return Ok(Followed { trail, window, groups: n + 1, full: false });
+        }
+    }
+    Ok(Followed { trail, window, groups: plan.groups.len(), full: false })
+}
+
+/// Decides which points are left. `Err`: their list, of so many bytes, does not fit into a segment; then nothing is decided.
+fn leave(
+    shared: &Shared,
+    plan: &Plan,
+    layout: &Layout,
+    terms: &Terms,
+    (mut trail, window, limit): (Trail, Window, u64),
+) -> Result<Decision, Box<TooMuch>> {
+    let catalogue = Arc::clone(&read(&shared.published).catalogue);
+    let (mut overrules, mut state, mut bytes, mut listed) = (Vec::new(), Vec::new(), 0, 0);
+    let kept = shared.points.decide(|open| {
+        let of = |volume: &Arc<Volume>| {
+            let settled = trail.last(volume.stream())?;
+            let before = layout.kept.get(&volume.id()).cloned().unwrap_or_default();
+            let before = Kept { settled, points: before.points };
+            let fresh = window.points.get(&volume.stream()).map_or(&[][..], Vec::as_slice);
+            let left = thinned(&catalogue, volume, &before, fresh, open(volume.id()), terms);
+            let offered = before.points.iter().chain(fresh);
+            overrules.extend(overruled(&catalogue, volume, offered, &left, terms));
+            Some((volume.id(), left))
+        };
+        let kept: BTreeMap<_, _> = volumes(&catalogue, &trail).filter_map(of).collect();
+        trail.forget_marks(&kept);
+        state = trail.encode();
+        bytes = manifest_bytes(shared, plan, &kept, count(state.len()));
+        listed = count(points(&kept));
+        (bytes <= limit).then_some(kept)
+    });
+    let Some(kept) = kept else { return Err(Box::new(TooMuch { bytes, points: listed, window })) };
+    let offered = points(&layout.kept) + window.points.values().map(Vec::len).sum::<usize>();
+    Ok(Decision {
+        at: terms.now,
+        dropped: offered.saturating_sub(points(&kept)),
+        gone: lost_points(&layout.kept, &kept),
+        trail,
+        state,
+        window,
+        kept,
+        overruled: overrules,
+    })
+}
+
+/// The volumes that the trail knows of, as they are now.
+fn volumes<'a>(catalogue: &'a Catalogue, trail: &'a Trail) -> impl Iterator<Item = &'a Arc<Volume>> {
+    trail.catalogue().volumes().map(|known| catalogue.volume(known.id()).unwrap_or(known))
+}
+
+/// Bytes of a manifest that fit into a segment.
+fn room(shared: &Shared) -> u64 {
+    u64::from(shared.config.segment_len).saturating_sub(AROUND)
+}
+
+/// Bytes of the manifest of a pass, at most.
+fn manifest_bytes(shared: &Shared, plan: &Plan, kept: &BTreeMap<VolumeId, Kept>, state: u64) -> u64 {
+    let entry =
+        |g: &Generation| count(g.segments.len()) * SEGMENT_BYTES + count(g.shares.len()) * SHARE_BYTES;
+    let there: u64 = plan.untouched.iter().map(entry).sum();
+    let fixed = state + written_bytes(shared, plan, count(kept.len()));
+    let most = fixed + there + (count(points(kept)) + count(kept.len())) * POINT_BYTES;
+    if most <= room(shared) {
+        return most;
+    }
+    let list = Manifest {
+        store: StoreId::new(0),
+        settle: 0,
+        at: WallTime::EPOCH,
+        generations: plan.untouched.clone(),
+        through: (SegmentId::new(0), Start::of_segment(None)),
+        group: GroupNo::new(0),
+        kept: kept.iter().map(|(v, k)| (*v, k.clone())).collect(),
+        state: Vec::new(),
+    };
+    fixed + count(list.encode().len())
+}
+
+/// Bytes of the generation that a pass writes, at most.
+fn written_bytes(shared: &Shared, plan: &Plan, volumes: u64) -> u64 {
+    let fresh = plan.groups.last().map_or(0, |g| shared.segments.bytes_to(g.through.0, g.through.1.at));
+    let merged: u64 = plan.merged.iter().map(Generation::bytes).sum();
+    let segments = (fresh + merged) / (u64::from(shared.config.segment_len) / 2).max(1) + 2;
+    segments * SEGMENT_BYTES + (segments + volumes) * SHARE_BYTES
+}
+
+impl Decision {
+    pub(super) fn manifest(&self, settle: u64, generations: Vec<Generation>) -> Manifest {
+        Manifest {
+            store: self.trail.store(),
+            settle,
+            at: self.at,
+            generations,
+            through: self.trail.at(),
+            group: self.trail.group(),
+            kept: self.kept.iter().map(|(v, k)| (*v, k.clone())).collect(),
+            state: self.state.clone(),
+        }
+    }
+
+    /// When it was taken.
+    pub(super) const fn at(&self) -> WallTime {
+        self.at
+    }
+}
