@@ -23,11 +23,20 @@ pub(crate) struct History {
     pub(crate) catalogue: Arc<Catalogue>,
     pub(crate) streams: HashMap<StreamId, StreamState>,
     pub(crate) damage: Vec<Damage>,
-    /// Damage after which not all streams have shown yet whether they lost something: index into `damage`,
-    /// and the streams that have.
-    suspect: Option<(usize, Vec<StreamId>)>,
+    pub(crate) suspect: Option<Suspect>,
     received: WallTime,
 }
+
+/// Damage behind which not all streams have shown yet whether they lost something.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Suspect {
+    pub(crate) damage: Damage,
+    /// The streams that have.
+    pub(crate) seen: Vec<StreamId>,
+}
+
+/// A stream and the records of it that are lost.
+pub(crate) type Loss = (StreamId, Lsn, Lsn);
 
 /// A frame of a tap's records and where it lies.
 #[derive(Debug, Clone, Copy)]
@@ -99,8 +108,19 @@ impl History {
 
     /// Bytes of the journal are damaged: what is missing shows in the frames that follow.
     pub(crate) fn damaged(&mut self, damage: Damage) {
-        self.suspect = Some((self.damage.len(), Vec::new()));
-        self.damage.push(damage);
+        self.suspect = Some(Suspect { damage: damage.clone(), seen: Vec::new() });
+        if !self.damage.iter().any(|d| d.is_at(&damage)) {
+            self.damage.push(damage);
+        }
+    }
+
+    /// `damage` cost this; it is listed once.
+    pub(crate) fn lose(&mut self, damage: &Damage, loss: Loss) {
+        match self.damage.iter_mut().find(|d| d.is_at(damage)) {
+            Some(known) if known.lost.contains(&loss) => {}
+            Some(known) => known.lost.push(loss),
+            None => self.damage.push(Damage { lost: vec![loss], ..damage.clone() }),
+        }
     }
 
     /// Takes a frame of a tap's records in; says whether the catalogue changed.
@@ -183,24 +203,28 @@ impl History {
         self.streams.insert(OWN_STREAM, state);
     }
 
-    /// After damage, does the first frame of each stream leave something out?
+    /// Does a frame leave something out? After damage the first one of each stream is not believed whatever it says; of all
+    /// others a jump that nothing explains is a loss, too, even where no damage was seen.
     fn note_losses(&mut self, frame: &PlacedFrame<'_>) {
-        let Some((at, seen)) = &mut self.suspect else { return };
         let stream = frame.header.stream;
-        if seen.contains(&stream) {
+        let due = self.due(stream);
+        let record = frame.entries.iter().find(|e| !e.position.is_copy());
+        let Some(suspect) = self.suspect.as_mut().filter(|s| !s.seen.contains(&stream)) else {
+            let jump = record.filter(|e| e.position.lsn() > due && !explains_jump(e));
+            if let Some(first) = jump {
+                self.lose(&missing_before(frame), (stream, due, first.position.lsn().previous()));
+            }
             return;
-        }
-        seen.push(stream);
-        let last = self.streams.get(&stream).map_or(Lsn::ZERO, |s| s.durable.lsn);
+        };
+        suspect.seen.push(stream);
+        let damage = suspect.damage.clone();
         // Of copies alone, the header says which record is due next.
-        let first = frame.entries.iter().find(|e| !e.position.is_copy());
-        let first = first.map_or(frame.header.first_lsn, |e| e.position.lsn());
-        let missing = Some(first).filter(|&lsn| lsn > last.next());
+        let first = record.map_or(frame.header.first_lsn, |e| e.position.lsn());
+        let missing = Some(first).filter(|&lsn| lsn > due);
         // Copies carry no number that would show their loss: while a sync ran, some may be missing.
         let syncing = self.catalogue.volumes().any(|v| v.stream() == stream && v.open_sync().is_some());
-        let to = missing.map(Lsn::previous).or_else(|| syncing.then_some(last.next()));
-        if let (Some(to), Some(damage)) = (to, self.damage.get_mut(*at)) {
-            damage.lost.push((stream, last.next(), to));
+        if let Some(to) = missing.map(Lsn::previous).or_else(|| syncing.then_some(due)) {
+            self.lose(&damage, (stream, due, to));
         }
     }
 
@@ -236,9 +260,17 @@ impl History {
             catalogue: Arc::clone(&self.catalogue),
             streams,
             damage: self.damage.clone(),
+            suspect: self.suspect.clone(),
             received_at: self.received,
         }
     }
+}
+
+/// No bytes are known to be damaged: what lay before the frame is gone without a trace.
+fn missing_before(frame: &PlacedFrame<'_>) -> Damage {
+    let &PlacedFrame { segment, at, .. } = frame;
+    let detail = "the records before this frame are missing".to_owned();
+    Damage { segment, from: at, to: at, detail, lost: Vec::new() }
 }
 
 fn sequence(expected: Lsn, batch: &Batch) -> StoreError {

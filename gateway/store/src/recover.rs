@@ -243,7 +243,7 @@ struct Replay<'a> {
     /// The segment walked last, how it ended and its last group.
     last: Option<(Sealed, u32)>,
     replayed: u64,
-    /// Segments that are gone, not passed yet.
+    /// Segments that are gone, and headers that are damaged, not passed yet.
     gone: VecDeque<Damage>,
 }
 
@@ -286,7 +286,7 @@ impl<'a> Replay<'a> {
 
     /// Makes the segments known, and those that must be there and are not.
     fn missing(&mut self, survey: &Survey) {
-        let first = self.from.map_or(SegmentId::new(0), |(segment, _)| segment);
+        let (first, at) = self.from.map_or((SegmentId::new(0), 0), |(segment, start)| (segment, start.at));
         for (segment, file) in survey.all() {
             let end = match survey.sealed(segment) {
                 Some(sealed) => sealed.end,
@@ -297,21 +297,18 @@ impl<'a> Replay<'a> {
             self.segments.set(segment, segments::Known { file, end });
         }
         for damage in survey.damage(self.mark.durable.as_ref()) {
-            let known = |d: &Damage| d.segment == damage.segment && d.from == damage.from;
-            if self.history.damage.iter().any(known) {
-                continue;
-            }
-            if survey.pieces.contains_key(&damage.segment) || damage.segment < first {
-                self.history.damage.push(damage);
-            } else {
+            if damage.segment > first || (damage.segment == first && at <= SEGMENT_HEADER) {
                 self.gone.push_back(damage);
+            } else if !self.history.damage.iter().any(|d| d.is_at(&damage)) {
+                self.history.damage.push(damage);
             }
         }
     }
 
-    /// Missing segments before `segment` have their place here.
+    /// Segments that are missing before `segment` have their place here, and its own header: without it nothing says where the
+    /// one before it ended.
     fn note_gone(&mut self, segment: Option<SegmentId>) {
-        while let Some(damage) = self.gone.pop_front_if(|d| segment.is_none_or(|s| d.segment < s)) {
+        while let Some(damage) = self.gone.pop_front_if(|d| segment.is_none_or(|s| d.segment <= s)) {
             self.history.damaged(damage);
         }
     }

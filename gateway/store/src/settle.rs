@@ -58,8 +58,8 @@ use plan::Plan;
 use publish::publish;
 use rewrite::{Rewriter, merge};
 pub(crate) use room::Pressure;
-use trail::check_known;
 pub(crate) use trail::{Met, PassedFrame, Trail};
+use trail::{check_known, not_settled};
 
 /// What a settle did.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -279,6 +279,7 @@ impl Settler {
             Some(last) => trail.advance(shared, (last.no, last.through), &mut |met| match met {
                 Met::Frame(..) => Ok(()),
                 Met::Damage(damage) => check_known(shared, damage),
+                Met::Missing(damage) => Err(not_settled(damage)),
             })?,
             None => trail.stand(),
         };
