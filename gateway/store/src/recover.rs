@@ -356,23 +356,26 @@ impl<'a> Replay<'a> {
         let trusted = if sealed.is_some() { u32::MAX } else { expected.durable };
         let mut scan = SegmentScan::new(expected);
         let mut reader = ChunkReader::new(Arc::clone(&file));
-        let mut group = from.group;
+        // Where bytes begin behind which no sound frame was met yet.
+        let (mut group, mut doubtful) = (from.group, None);
         while let Some((at, len)) = scan.want() {
             match scan.give(reader.fetch(at, len)) {
                 Some(Found::Frame { at, header, table }) => {
                     if self.take(segment, &file, at, &header, &table, trusted) {
-                        group = header.group;
+                        (group, doubtful) = (header.group, None);
                         self.after_frame(segment, at, &header, &scan)?;
                     } else {
                         scan.reject();
                     }
                 }
                 Some(Found::Damage { from, to, why }) => {
-                    refuse_newer_frame(&file, from, (self.mark.store, segment))?;
+                    doubtful = Some(from);
                     self.damaged(segment, from, to, why.to_string());
                 }
                 Some(Found::Over { end, torn }) => {
-                    refuse_newer_frame(&file, end.at, (self.mark.store, segment))?;
+                    for at in doubtful.into_iter().chain([end.at]) {
+                        refuse_newer_frame(&file, at, (self.mark.store, segment))?;
+                    }
                     self.over(segment, piece, end, group, torn);
                 }
                 None => {}
