@@ -29,7 +29,7 @@ use crate::http::Answer;
 use crate::images::Images;
 use crate::jobs::Jobs;
 use crate::lease_file::LeaseFile;
-use crate::names::Names;
+use crate::names::{BookmarkNames, Names};
 use crate::points::Points;
 use crate::problems;
 use crate::restore::Forbidden;
@@ -154,6 +154,8 @@ pub struct Gateway {
     fronts: Mutex<Fronts>,
     /// That of a tap in the same process.
     pub(crate) tap_front: Mutex<Weak<FrontHandle>>,
+    /// Of bookmarks that are being made.
+    pub(crate) bookmark_names: Arc<BookmarkNames>,
     /// One image is taken out of use at a time, so that of two who take it away both are right.
     pub(crate) removing: tokio::sync::Mutex<()>,
     pub(crate) me: Weak<Self>,
@@ -238,6 +240,7 @@ impl Gateway {
             forbidden: Forbidden { files: config.protected.clone(), data: config.data.clone() },
             leases: Arc::new(LeaseFile::open(config.data.join("leases.json"), &*clock)),
             started: clock.wall(),
+            bookmark_names: Arc::default(),
             fronts: Mutex::default(),
             tap_front: Mutex::default(),
             removing: tokio::sync::Mutex::default(),

@@ -5,12 +5,13 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
+use gateway_image::catalogue::Volume;
 use gateway_image::{Catalogue, Origin, Passed};
 use gateway_journal::meta::OWN_STREAM;
 use gateway_journal::table::placed;
 use gateway_journal::{FrameHeader, Kept, MetaRecord, SegmentId, Start, StoreId, versions_of};
 use tap_block::stored::StoredLen;
-use tap_block::{Action, Batch, Entry, Lsn, Marker, StreamId, SyncCause, VolumeId, WallTime};
+use tap_block::{Action, Batch, Bookmark, Entry, Lsn, Marker, StreamId, SyncCause, VolumeId, WallTime};
 
 use crate::error::{Damage, StoreError};
 use crate::tail::{Durable, Frozen, Group, Published, StreamState};
@@ -123,13 +124,19 @@ impl History {
         }
     }
 
-    /// Takes a frame of a tap's records in; says whether the catalogue changed.
-    pub(crate) fn take(&mut self, frame: &PlacedFrame<'_>, into: &mut Group) -> bool {
+    /// Takes a frame of a tap's records in; says whether the catalogue changed. `kept` is what settled history has left.
+    pub(crate) fn take(
+        &mut self,
+        frame: &PlacedFrame<'_>,
+        kept: &BTreeMap<VolumeId, Kept>,
+        into: &mut Group,
+    ) -> bool {
         let header = frame.header;
         self.received = self.received.max(header.received_at);
         into.begun.get_or_insert(self.received);
         into.grow(header.stream, header.span);
         self.note_losses(frame);
+        self.free_names(frame, kept);
         let unnamed = self.note_unnamed(frame);
         let mut state = self.streams.get(&header.stream).copied();
         let mut rows = RowMaker::new(frame, state);
@@ -177,6 +184,26 @@ impl History {
         };
         let volume = frame.entries.iter().find_map(of);
         Arc::make_mut(&mut self.catalogue).find_unnamed(stream, volume)
+    }
+
+    /// A bookmark's name that is given again is free if the point that has it is gone; if not, that keeps it.
+    fn free_names(&mut self, frame: &PlacedFrame<'_>, kept: &BTreeMap<VolumeId, Kept>) {
+        let named = |entry: &'_ Entry| match &entry.action {
+            Action::Mark(marker) => Some((bookmark_of(marker)?.name.clone(), entry.position.lsn())),
+            _ => None,
+        };
+        for (name, lsn) in frame.entries.iter().filter_map(named) {
+            let gone = |volume: &Volume| {
+                let had = volume.bookmark_named(&name).map(|there| there.at.lsn)?;
+                let left = kept.get(&volume.id())?;
+                (had < lsn && had <= left.settled && !left.holds(had)).then(|| volume.id())
+            };
+            let of = self.catalogue.volumes().filter(|v| v.stream() == frame.header.stream);
+            let free: Vec<VolumeId> = of.filter_map(|volume| gone(volume)).collect();
+            for volume in free {
+                Arc::make_mut(&mut self.catalogue).forget_bookmark(volume, &name);
+            }
+        }
     }
 
     fn apply(&mut self, header: &FrameHeader, state: Option<&StreamState>, entry: &Entry) -> bool {
@@ -275,6 +302,14 @@ fn missing_before(frame: &PlacedFrame<'_>) -> Damage {
 
 fn sequence(expected: Lsn, batch: &Batch) -> StoreError {
     StoreError::Sequence { expected, found: batch.first_lsn }
+}
+
+const fn bookmark_of(marker: &Marker) -> Option<&Bookmark> {
+    match marker {
+        Marker::Bookmark(bookmark) => Some(bookmark),
+        Marker::Barrier(mark) => mark.bookmark.as_ref(),
+        _ => None,
+    }
 }
 
 fn starts_run(entry: &Entry) -> bool {

@@ -412,7 +412,7 @@ impl<'a> Replay<'a> {
                 }
                 let Records { entries, lens } = &records;
                 let frame = PlacedFrame { segment, at, header, entries, lens };
-                self.history.take(&frame, &mut self.published.active);
+                self.history.take(&frame, &self.published.layout.kept, &mut self.published.active);
             }
         }
         self.replayed += 1;

@@ -10,13 +10,102 @@
 
 mod common;
 
+use std::sync::mpsc::channel;
 use std::sync::{Arc, Condvar, Mutex};
 use std::time::Duration;
 
 use common::lab::{Lab, policy};
 use common::{outcome, send};
-use gateway_journal::Mark;
-use gateway_store::{MarkStore, MemoryMark, Parts, Store};
+use gateway_journal::{Mark, MetaRecord};
+use gateway_store::{MarkStore, MemoryIndex, MemoryMark, Parts, Store};
+use tap_block::{Lsn, Name};
+
+/// Time goes on, and everything is settled.
+fn age(lab: &mut Lab) {
+    for _ in 0..2 {
+        lab.more(20, 5);
+        lab.clock.advance(Duration::from_secs(500));
+    }
+    lab.settle();
+}
+
+fn gold(lab: &mut Lab) -> Lsn {
+    let batch = lab.workload.bookmark(&"gold".parse().unwrap());
+    lab.append(&batch);
+    batch.last_lsn().unwrap()
+}
+
+fn named_gold(lab: &Lab) -> Option<Lsn> {
+    let gold: Name = "gold".parse().unwrap();
+    let catalogue = lab.store().catalogue();
+    catalogue.volume(lab.volume())?.bookmark_named(&gold).map(|there| there.at.lsn)
+}
+
+/// Another gateway, whose policy let its point go, allowed the name again; the marker comes to all.
+#[test]
+fn a_bookmark_whose_name_is_given_again_keeps_name_and_point_as_long_as_its_policy_says() {
+    let mut lab = Lab::new(91, policy(10, &[], 1_000_000));
+    lab.write(60, 1);
+    let first = gold(&mut lab);
+    age(&mut lab);
+    assert!(lab.store().check_kept(lab.volume(), first).is_ok(), "kept as a bookmark");
+    gold(&mut lab);
+    age(&mut lab);
+    for _ in 0..2 {
+        assert!(lab.store().check_kept(lab.volume(), first).is_ok());
+        assert_eq!(named_gold(&lab), Some(first));
+        lab.disk.index = MemoryIndex::new();
+        lab.open();
+    }
+}
+
+#[test]
+fn the_name_of_a_bookmark_whose_point_is_gone_is_the_next_ones_behind_a_restart_too() {
+    let mut lab = Lab::new(93, policy(10, &[], 300));
+    lab.write(60, 1);
+    let first = gold(&mut lab);
+    age(&mut lab);
+    assert!(lab.store().check_kept(lab.volume(), first).is_err());
+    let second = gold(&mut lab);
+    for _ in 0..2 {
+        assert_eq!(named_gold(&lab), Some(second));
+        lab.disk.index = MemoryIndex::new();
+        lab.open();
+    }
+    lab.more(20, 5);
+    lab.settle();
+    lab.disk.index = MemoryIndex::new();
+    lab.open();
+    assert_eq!(named_gold(&lab), Some(second), "and once it is settled");
+}
+
+#[test]
+fn policies_of_one_list_count_together_and_let_nothing_go_between() {
+    let mut lab = Lab::new(94, policy(1_000_000, &[], 0));
+    lab.write(120, 5);
+    let kept = lab.check(40);
+    let set = |volume, every| MetaRecord::PolicySet { volume, policy: Some(policy(every, &[], 0)) };
+    // The general one alone would let nearly all of it go.
+    let list = vec![set(None, 10), set(Some(lab.volume()), 1_000_000)];
+    let (sender, done) = channel();
+    lab.store().record_all(list, Box::new(move |outcome| drop(sender.send(outcome))));
+    let seen = loop {
+        let catalogue = lab.store().catalogue();
+        let general = catalogue.rules().general_policy().unwrap().every_write;
+        let own = catalogue.rules().own_policy(lab.volume()).is_some();
+        assert_eq!(general == Duration::from_secs(10), own, "one without the other");
+        if own {
+            break done.recv_timeout(Duration::from_secs(30)).unwrap();
+        }
+        std::thread::yield_now();
+    };
+    seen.unwrap();
+    lab.settle();
+    assert_eq!(lab.check(40), kept);
+    lab.disk.index = MemoryIndex::new();
+    lab.open();
+    assert_eq!(lab.check(40), kept);
+}
 
 /// A mark that holds back the keeper's note of a store that nobody writes to, until another note was made meanwhile or, after
 /// a while, it is clear that none can be.

@@ -50,6 +50,7 @@ pub(crate) enum Operation {
     ImageCommit,
     Policies,
     PolicySet,
+    PoliciesApply,
     Timeline,
     Diff,
     Pin,
@@ -86,7 +87,7 @@ const fn route(method: Method, template: &'static str, operation: Operation) -> 
     Route { method, template, operation }
 }
 
-static ROUTES: [Route; 38] = [
+static ROUTES: [Route; 39] = [
     route(Method::Get, "/api/v1/volumes", Operation::Volumes),
     route(Method::Get, "/api/v1/volumes/{volume}", Operation::Volume),
     route(Method::Get, "/api/v1/volumes/{volume}/point", Operation::Point),
@@ -103,6 +104,7 @@ static ROUTES: [Route; 38] = [
     route(Method::Post, "/api/v1/volumes/{volume}/repairs", Operation::Repair),
     route(Method::Get, "/api/v1/policies", Operation::Policies),
     route(Method::Post, "/api/v1/policies", Operation::PolicySet),
+    route(Method::Post, "/api/v1/policies/apply", Operation::PoliciesApply),
     route(Method::Get, "/api/v1/groups", Operation::Groups),
     route(Method::Get, "/api/v1/groups/{group}", Operation::Group),
     route(Method::Get, "/api/v1/groups/{group}/point", Operation::GroupPoint),
@@ -212,6 +214,7 @@ mod tests {
             ("POST", paths::holds("web01")),
             ("GET", paths::POLICIES.to_owned()),
             ("POST", paths::POLICIES.to_owned()),
+            ("POST", paths::POLICIES_APPLY.to_owned()),
             ("GET", paths::GROUPS.to_owned()),
             ("GET", paths::group("db")),
             ("GET", paths::group_point("db", Some("-1h"), None).split('?').next().unwrap().to_owned()),

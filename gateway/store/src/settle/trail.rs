@@ -52,6 +52,15 @@ pub(crate) struct PassedFrame<'a> {
     pub(crate) header: &'a FrameHeader,
 }
 
+/// What is known of the log that a trail follows.
+#[derive(Clone, Copy)]
+struct Noted<'a> {
+    /// What was found lost when it was read into the index.
+    lost: &'a [Damage],
+    /// What settled history has left.
+    kept: &'a BTreeMap<VolumeId, Kept>,
+}
+
 /// What is told of everything that is met; an error ends the walk.
 pub(crate) type Tell<'a> = dyn FnMut(Met<'_>) -> Result<(), StoreError> + 'a;
 
@@ -133,7 +142,11 @@ impl Trail {
         tell: &mut Tell<'_>,
     ) -> Result<Window, StoreError> {
         let mut window = self.stand();
-        let known = crate::sync::read(&shared.published).damage.clone();
+        let (known, layout) = {
+            let published = crate::sync::read(&shared.published);
+            (published.damage.clone(), Arc::clone(&published.layout))
+        };
+        let noted = Noted { lost: &known, kept: &layout.kept };
         let oldest = || shared.segments.oldest().map(|segment| (segment, Start::of_segment(None)));
         let Some((mut segment, mut start)) = self.at.or_else(oldest) else { return Ok(window) };
         let (end_segment, end) = last;
@@ -142,7 +155,7 @@ impl Trail {
             if !shared.segments.lives(segment) {
                 self.pass_missing(&known, segment..segment.next(), tell)?;
             }
-            self.walk((shared, &known), (segment, start), to, &mut window, tell)?;
+            self.walk((shared, noted), (segment, start), to, &mut window, tell)?;
             if segment >= end_segment {
                 break;
             }
@@ -171,7 +184,7 @@ impl Trail {
 
     fn walk(
         &mut self,
-        (shared, lost): (&Shared, &[Damage]),
+        (shared, noted): (&Shared, Noted<'_>),
         (segment, from): (SegmentId, Start),
         to: Option<u32>,
         window: &mut Window,
@@ -197,7 +210,7 @@ impl Trail {
             match scan.give(reader.fetch(at, len)) {
                 Some(Found::Frame { at, header, table }) => {
                     let frame = PassedFrame { segment, file: &file, at, header: &header };
-                    self.take(&frame, &table, lost, window, tell)?
+                    self.take(&frame, &table, noted, window, tell)?
                 }
                 Some(Found::Damage { from, to, why }) => {
                     let damage = Damage { segment, from, to, detail: why.to_string(), lost: Vec::new() };
@@ -214,7 +227,7 @@ impl Trail {
         &mut self,
         passed: &PassedFrame<'_>,
         table: &[u8],
-        lost: &[Damage],
+        noted: Noted<'_>,
         window: &mut Window,
         tell: &mut Tell<'_>,
     ) -> Result<(), StoreError> {
@@ -233,9 +246,9 @@ impl Trail {
                 let last = self.last(header.stream).unwrap_or_default();
                 let Records { entries, lens } = &records;
                 let frame = PlacedFrame { segment, at, header, entries, lens };
-                self.note_lost(header.stream, lost);
-                self.history.take(&frame, &mut window.versions);
-                if let Some(missing) = self.missing_before(&frame, lost) {
+                self.note_lost(header.stream, noted.lost);
+                self.history.take(&frame, noted.kept, &mut window.versions);
+                if let Some(missing) = self.missing_before(&frame, noted.lost) {
                     tell(Met::Missing(missing))?;
                 }
                 let fresh = entries.iter().filter(|e| !e.position.is_copy() && e.position.lsn() > last);
