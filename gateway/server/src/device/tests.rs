@@ -416,6 +416,9 @@ fn a_write_that_needs_room_the_journal_needs_is_refused_and_others_go_on() {
     assert!(write(2).is_ok() && write(2).is_ok(), "what has its room is written again");
     assert_eq!(overlays.room().short(), [7]);
     assert!(write(3).is_err());
+    let zeroes = vec![0; index(3 * BLOCK_SIZE)];
+    let zeroed = run(&image, Op::Write { offset: 2 * BLOCK_SIZE, data: zeroes.into(), fua: false });
+    assert!(zeroed.is_ok(), "zeroes take none");
     let reads = run(&image, Op::Read { extent: Extent::between(0, BLOCK_SIZE) });
     assert!(reads.is_ok() && image.flush().is_ok());
     let too_much = overlays.fork(&image, 8, QUOTA).unwrap_err();
