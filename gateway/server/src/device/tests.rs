@@ -289,7 +289,7 @@ fn a_log_that_is_full_begins_anew() {
 fn flat_image(rig: &Rig, done: u64) -> (Arc<Image>, FlatDir, Arc<FlatSlot>) {
     let point = rig.oracle.last_lsn();
     let expected = rig.oracle.image_at(rig.volume, point);
-    let flats = FlatDir::new(rig.tmp.path().join("flats"), 0);
+    let flats = FlatDir::new(rig.tmp.path().join("flats"), Box::new(|| Some(u64::MAX)), 0);
     let flat = flats.create(7, expected.len() as u64).unwrap();
     for block in Extent::between(0, done).split_at_multiples(3 * BLOCK_SIZE) {
         let mut content = vec![0; index(block.to_blocks().length())];
@@ -383,7 +383,7 @@ fn a_whole_flat_copy_needs_no_journal_for_its_content() {
 #[test]
 fn what_stands_where_the_image_is_zero_is_cleared() {
     let rig = Rig::new(14);
-    let flats = FlatDir::new(rig.tmp.path().join("flats"), 0);
+    let flats = FlatDir::new(rig.tmp.path().join("flats"), Box::new(|| Some(u64::MAX)), 0);
     drop(flats.create(7, 16 * BLOCK_SIZE).unwrap());
     std::fs::write(flats.content_of(7), vec![0xee; index(16 * BLOCK_SIZE)]).unwrap();
     let flat = flats.open(7, 16 * BLOCK_SIZE).unwrap().unwrap();
