@@ -35,8 +35,8 @@ pub use point::{BookmarkCreate, BookmarkView, PointView};
 pub use problem::{Code, ExitStatus, Problem};
 pub use retention::{
     AtGateView, ClockView, DiffView, ExtentView, ForecastView, GateOutcome, GateState, GateView, HistoryView,
-    HoldCreate, HoldView, KeptView, PinCreate, PinView, PolicySet, PolicySource, PolicyView, Retention, Size,
-    Span, TierView, TimelineView, WhenFull,
+    HoldCreate, HoldView, KeptView, PinCreate, PinView, PoliciesApply, PolicySet, PolicySource, PolicyView,
+    Retention, Size, Span, TierView, TimelineView, WhenFull,
 };
 pub use session::SessionView;
 pub use status::{ElapsedConfirm, ElapsedView, Health, HealthView, JournalView, StatusView, VolumeHealth};

@@ -16,6 +16,8 @@ pub const EXPORTS: &str = "/api/v1/exports";
 pub const RESTORES: &str = "/api/v1/restores";
 /// Retention policies (GET, POST).
 pub const POLICIES: &str = "/api/v1/policies";
+/// Several retention policies at once (POST).
+pub const POLICIES_APPLY: &str = "/api/v1/policies/apply";
 /// Verifications (POST: 202 and a job).
 pub const VERIFICATIONS: &str = "/api/v1/verifications";
 /// Jobs (GET).
@@ -38,7 +40,7 @@ pub const IDEMPOTENCY_KEY: &str = "idempotency-key";
 /// The longest key honoured, in bytes.
 pub const MAX_IDEMPOTENCY_KEY: usize = 200;
 /// The largest request body, in bytes.
-pub const MAX_BODY: u64 = 64 << 10;
+pub const MAX_BODY: u64 = 256 << 10;
 /// The most items of one page, and the number given when the client names none.
 pub const MAX_PAGE: usize = 1000;
 

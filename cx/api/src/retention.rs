@@ -228,6 +228,26 @@ fn thin() -> WhenFull {
     WhenFull::Thin
 }
 
+impl Retention {
+    /// What a gateway goes by when nobody said anything.
+    #[must_use]
+    pub fn built_in() -> Self {
+        let span = |hours: u64| Span(Duration::from_secs(hours * 3600));
+        let tier = |each: u64, days: u64| TierView {
+            each: Span(Duration::from_secs(each)),
+            keep: span(days * 24),
+            before_drop: None,
+        };
+        Self {
+            every_write: span(48),
+            tiers: vec![tier(60, 7), tier(3600, 30)],
+            bookmarks: a_year(),
+            when_full: thin(),
+            limit: None,
+        }
+    }
+}
+
 /// Where a policy comes from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -262,6 +282,17 @@ pub struct PolicySet {
     /// What it says; null: nothing of its own any more.
     pub retention: Option<Retention>,
     /// Only says whether it could be set, and what is in force now: nothing is changed.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub check: bool,
+}
+
+/// Sets several policies, all of them or none: nothing is let go by some of them before the others count.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PoliciesApply {
+    /// What is to be set; each volume, and the general policy, once at most. Their order does not matter.
+    pub policies: Vec<PolicySet>,
+    /// Only says whether they could be set, and what is in force now: nothing is changed.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub check: bool,
 }

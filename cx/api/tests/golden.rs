@@ -9,8 +9,9 @@ use cx_api::{
     FindingKind, FindingView, ForecastView, GapView, GateOutcome, GateState, GateView, GroupPointView,
     GroupView, Health, HealthView, HistoryView, HoldView, ImageCreate, ImageView, JobId, JobKind, JobState,
     JobView, JournalView, KeptView, LimitState, LimitView, MemberPointView, Page, PinView, PointView,
-    PolicySource, PolicyView, Problem, ProofView, RestoreCreate, Retention, SessionView, Size, Span,
-    StatusView, SyncView, TierView, TimelineView, VerificationView, VolumeState, VolumeView, WhenFull,
+    PoliciesApply, PolicySet, PolicySource, PolicyView, Problem, ProofView, RestoreCreate, Retention,
+    SessionView, Size, Span, StatusView, SyncView, TierView, TimelineView, VerificationView, VolumeState,
+    VolumeView, WhenFull,
 };
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -357,6 +358,13 @@ fn policy() -> PolicyView {
 #[test]
 fn policies() {
     golden(&policy(), include_str!("golden/policy.json"));
+}
+
+#[test]
+fn policies_to_apply() {
+    let of = |volume, retention| PolicySet { volume, retention, check: false };
+    let policies = vec![of(None, Some(Retention::built_in())), of(Some(name("web01")), None)];
+    golden(&PoliciesApply { policies, check: true }, include_str!("golden/policies-apply.json"));
 }
 
 #[test]

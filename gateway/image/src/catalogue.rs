@@ -195,6 +195,11 @@ impl Catalogue {
         }
     }
 
+    /// A bookmark's point is gone: its name is free.
+    pub fn forget_bookmark(&mut self, volume: VolumeId, name: &Name) {
+        self.change(volume, |v| v.forget_bookmark(name));
+    }
+
     /// What operators said about keeping history.
     #[must_use]
     pub fn rules(&self) -> &Rules {

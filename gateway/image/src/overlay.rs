@@ -233,12 +233,10 @@ impl Overlay {
         }
     }
 
-    /// Bytes by which the data file grows, at most, when all of `extent` is written.
-    #[must_use]
-    pub fn growth(&self, extent: Extent) -> u64 {
-        let own = count(self.slots_within(extent.to_blocks()).filter(|(_, slot)| !slot.sealed).count());
-        let wanted = extent.block_count().saturating_sub(own);
-        wanted.saturating_sub(count(self.free.len())) * BLOCK_SIZE
+    /// Bytes by which the data file grows when `blocks` get content that is not zero.
+    pub fn growth(&self, blocks: impl Iterator<Item = BlockNo>) -> u64 {
+        let wanted = blocks.filter(|block| self.slots.get(block).is_none_or(|slot| slot.sealed)).count();
+        count(wanted.saturating_sub(self.free.len())) * BLOCK_SIZE
     }
 
     /// The slot that the new content of `block` is to be written to: its own while that is not sealed, else

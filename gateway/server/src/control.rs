@@ -7,9 +7,9 @@ use std::time::Duration;
 use cx_api::{
     BookmarkCreate, BookmarkView, Code, ConnectView, DiffView, ElapsedConfirm, ElapsedView, ExportCreate,
     ExportView, GroupPointView, GroupView, HoldCreate, HoldView, ImageClone, ImageCommit, ImageCreate,
-    ImageView, JobId, JobKind, JobView, PinView, PointView, PolicySet, PolicyView, Problem, RepairCreate,
-    RepairView, SessionView, StatusView, TimelineView, UnitView, VerificationCreate, VerificationView,
-    VolumeView,
+    ImageView, JobId, JobKind, JobView, PinView, PointView, PoliciesApply, PolicySet, PolicyView, Problem,
+    RepairCreate, RepairView, SessionView, StatusView, TimelineView, UnitView, VerificationCreate,
+    VerificationView, VolumeView,
 };
 use cx_wire::{Question, Reply};
 use gateway_image::Point;
@@ -51,7 +51,7 @@ impl Control for Gateway {
 
     async fn bookmark_create(&self, volume: Name, request: BookmarkCreate) -> Answer<BookmarkView> {
         let known = self.known(&volume)?;
-        self.check_bookmark_name(&known, &request.name)?;
+        let _reserved = self.reserve_bookmark(&known, &request.name)?;
         let wait = Duration::from_secs(u64::from(request.wait_seconds));
         let question = Question::Bookmark {
             name: request.name.clone(),
@@ -219,6 +219,10 @@ impl Control for Gateway {
 
     async fn policy_set(&self, wanted: PolicySet) -> Answer<PolicyView> {
         self.policy_change(wanted).await
+    }
+
+    async fn policies_apply(&self, wanted: PoliciesApply) -> Answer<Vec<PolicyView>> {
+        self.policy_changes(wanted.policies, wanted.check).await
     }
 
     async fn timeline(&self, volume: Name) -> Answer<TimelineView> {

@@ -29,7 +29,7 @@ use crate::http::Answer;
 use crate::images::Images;
 use crate::jobs::Jobs;
 use crate::lease_file::LeaseFile;
-use crate::names::Names;
+use crate::names::{BookmarkNames, Names};
 use crate::points::Points;
 use crate::problems;
 use crate::restore::Forbidden;
@@ -43,7 +43,7 @@ const READ_QUEUE: usize = 512;
 /// What a read/write image may take unless it is said: 16 GiB of changed blocks.
 const OVERLAY_QUOTA: u64 = 16 << 30;
 
-/// What flat copies of images leave free, beyond what the journal leaves.
+/// What flat copies of images leave free for test images, beyond what the journal needs.
 const FLAT_RESERVE: u64 = 1 << 30;
 
 /// How a gateway is set up.
@@ -171,6 +171,8 @@ pub struct Gateway {
     fronts: Mutex<Fronts>,
     /// Those of a tap in the same process.
     pub(crate) tap_fronts: Mutex<Vec<(&'static str, Weak<FrontHandle>)>>,
+    /// Of bookmarks that are being made.
+    pub(crate) bookmark_names: Arc<BookmarkNames>,
     /// One image is taken out of use at a time, so that of two who take it away both are right.
     pub(crate) removing: tokio::sync::Mutex<()>,
     pub(crate) me: Weak<Self>,
@@ -231,9 +233,7 @@ impl Gateway {
         ensure_dir(&overlays).map_err(failed)?;
         let left = room_left(&config.store, &overlays, &store).map_err(failed)?;
         let overlays = OverlayDir::new(overlays, Arc::new(Room::new(left, Arc::clone(&clock))));
-        // Whole, for people read where a copy lies.
-        let flats = std::path::absolute(config.data.join("flats")).map_err(failed)?;
-        let flats = FlatDir::new(flats, config.store.keep_free.saturating_add(FLAT_RESERVE));
+        let flats = flat_copies(config, &store).map_err(failed)?;
         let dirs = (overlays, flats);
         let names: Arc<Names> = Arc::default();
         let rules = (Arc::clone(&names), config.overlay_quota);
@@ -259,6 +259,7 @@ impl Gateway {
             started: clock.wall(),
             fronts: Mutex::default(),
             tap_fronts: Mutex::default(),
+            bookmark_names: Arc::default(),
             removing: tokio::sync::Mutex::default(),
             me: Weak::clone(me),
             store,
@@ -340,15 +341,23 @@ impl Fronts {
     }
 }
 
-/// What test images may take: on the journal's file system not what that needs, on one of their own all but a little.
-fn room_left(config: &StoreConfig, overlays: &Path, store: &Arc<Store>) -> io::Result<RoomLeft> {
+/// Where flat copies of images are; whole, for people read where a copy lies.
+fn flat_copies(config: &GatewayConfig, store: &Arc<Store>) -> io::Result<FlatDir> {
+    let flats = std::path::absolute(config.data.join("flats"))?;
+    ensure_dir(&flats)?;
+    let left = room_left(&config.store, &flats, store)?;
+    Ok(FlatDir::new(flats, left, FLAT_RESERVE))
+}
+
+/// What images and their copies may take: on the journal's file system not what that needs, on one of their own all but a little.
+fn room_left(config: &StoreConfig, dir: &Path, store: &Arc<Store>) -> io::Result<RoomLeft> {
     let device = |path: &Path| path.metadata().map(|found| found.dev());
-    if device(overlays)? == device(&config.dir)? {
+    if device(dir)? == device(&config.dir)? {
         let store = Arc::clone(store);
         return Ok(Box::new(move || store.room_for_others()));
     }
-    let (overlays, keep_free) = (overlays.to_owned(), config.keep_free);
-    Ok(Box::new(move || free_space(&overlays).ok().map(|free| free.saturating_sub(keep_free))))
+    let (dir, keep_free) = (dir.to_owned(), config.keep_free);
+    Ok(Box::new(move || free_space(&dir).ok().map(|free| free.saturating_sub(keep_free))))
 }
 
 async fn listen(downlink: &Downlink, addresses: &[Address], hub: &Hub) -> Result<Vec<Address>, StartError> {
@@ -424,5 +433,22 @@ impl GatewayHandle {
             tracing::error!("the gateway did not end in order: {e}");
         }
         drop(self.lock);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn flat_copies_leave_the_journal_on_their_file_system_what_it_needs() {
+        let tmp = tempfile::tempdir().unwrap();
+        let mut config = GatewayConfig::new(tmp.path().to_owned());
+        // Of so small ones many more fit, of which it needs a tenth.
+        config.store.segment_len = 1 << 20;
+        let store = Store::open(config.store.clone(), Arc::new(RealClock)).unwrap();
+        let copies = flat_copies(&config, &store).unwrap().free_beyond_reserve().unwrap();
+        let free = free_space(tmp.path()).unwrap();
+        assert!(copies < free / 100 * 93, "{copies} of {free}");
     }
 }

@@ -94,9 +94,8 @@ impl Gateway {
         let catalogue = self.store.catalogue();
         let group = known(&catalogue, &name)?;
         let members = members(&catalogue, &group.members);
-        for member in &members {
-            self.check_bookmark_name(member, &request.name)?;
-        }
+        let reserved = members.iter().map(|member| self.reserve_bookmark(member, &request.name));
+        let _reserved = reserved.collect::<Answer<Vec<_>>>()?;
         let asked = members.first().ok_or_else(|| problems::no_group(&name))?;
         let stream = self.streams.get(asked.stream()).ok_or_else(|| problems::unreachable(asked.name()))?;
         let wait = Duration::from_secs(u64::from(request.wait_seconds));

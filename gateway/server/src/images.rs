@@ -392,10 +392,15 @@ impl Images {
 
     /// Journals a record of the gateway's own; durable when this returns.
     pub(crate) async fn write(&self, record: MetaRecord) -> Answer<()> {
+        self.write_all(vec![record]).await
+    }
+
+    /// Several: they count together, or not at all.
+    pub(crate) async fn write_all(&self, records: Vec<MetaRecord>) -> Answer<()> {
         let (done, written) = oneshot::channel();
         // Should the asker be gone, nobody is left to tell.
         let tell = move |result| drop(done.send(result));
-        self.store.record(record, Box::new(tell));
+        self.store.record_all(records, Box::new(tell));
         let result = written.await.map_err(|_| problems::internal("the gateway is stopping"))?;
         result.map(drop).map_err(|e| problems::stored(&e))
     }

@@ -3,10 +3,10 @@
 //! What the catalogue knows has its name there. Before that there is a while in which an image is being made, an image is being
 //! committed (which takes as long as its copy), or a disk waits for its tap to be heard of.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use tap_block::{Name, StreamId};
+use tap_block::{Name, StreamId, VolumeId};
 
 use crate::http::Answer;
 use crate::problems;
@@ -31,6 +31,31 @@ pub(crate) enum Holder {
 pub(crate) struct Reserved {
     names: Arc<Names>,
     name: Name,
+}
+
+/// Of each volume, the names of bookmarks that are being made.
+#[derive(Debug, Default)]
+pub(crate) struct BookmarkNames(Mutex<BTreeSet<(VolumeId, Name)>>);
+
+/// One of them, until this goes.
+#[derive(Debug)]
+pub(crate) struct BookmarkName {
+    names: Arc<BookmarkNames>,
+    key: (VolumeId, Name),
+}
+
+impl BookmarkName {
+    /// `None` when somebody else has it.
+    pub(crate) fn reserve(names: &Arc<BookmarkNames>, key: (VolumeId, Name)) -> Option<Self> {
+        let fresh = names.0.lock().unwrap_or_else(PoisonError::into_inner).insert(key.clone());
+        fresh.then(|| Self { names: Arc::clone(names), key })
+    }
+}
+
+impl Drop for BookmarkName {
+    fn drop(&mut self) {
+        self.names.0.lock().unwrap_or_else(PoisonError::into_inner).remove(&self.key);
+    }
 }
 
 impl Holder {
@@ -111,6 +136,17 @@ mod tests {
     use cx_api::Code;
 
     use super::*;
+
+    #[test]
+    fn a_bookmark_that_is_asked_for_twice_at_once_is_made_once() {
+        let names = Arc::default();
+        let key = |volume| (VolumeId::new(volume), "gold".parse::<Name>().unwrap());
+        let first = BookmarkName::reserve(&names, key(1)).unwrap();
+        assert!(BookmarkName::reserve(&names, key(1)).is_none());
+        assert!(BookmarkName::reserve(&names, key(2)).is_some(), "another volume has its own");
+        drop(first);
+        assert!(BookmarkName::reserve(&names, key(1)).is_some());
+    }
 
     #[test]
     fn who_is_first_has_a_name_and_everybody_else_is_refused() {

@@ -1,5 +1,6 @@
 //! Keeping history, as the API sees it: policies, pins, holds, the timeline, and what changed between two points.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -33,22 +34,41 @@ impl Gateway {
 
     /// Sets a policy, durably when this returns; or says what is in force if it is only to be checked.
     pub(crate) async fn policy_change(&self, wanted: PolicySet) -> Answer<PolicyView> {
-        let known = wanted.volume.as_ref().map(|name| self.known(name)).transpose()?;
-        let policy = wanted.retention.as_ref().map(policy_of);
-        if let Some(Err(why)) = policy.as_ref().map(RetentionPolicy::validate) {
-            return Err(Problem::new(Code::Invalid, "the retention policy cannot be followed").because(why));
+        let check = wanted.check;
+        let views = self.policy_changes(vec![PolicySet { check: false, ..wanted }], check).await?;
+        views.into_iter().next().ok_or_else(|| problems::internal("no policy was set"))
+    }
+
+    /// Sets policies, all or none: they count together, and are durable when this returns. Or says what is in force.
+    pub(crate) async fn policy_changes(
+        &self,
+        wanted: Vec<PolicySet>,
+        check: bool,
+    ) -> Answer<Vec<PolicyView>> {
+        let known = wanted.iter().map(|set| set.volume.as_ref().map(|name| self.known(name)).transpose());
+        let known = known.collect::<Answer<Vec<_>>>()?;
+        check_list(&wanted)?;
+        let mut records = Vec::new();
+        for (set, volume) in wanted.iter().zip(&known) {
+            let policy = set.retention.as_ref().map(policy_of);
+            if let Some(Err(why)) = policy.as_ref().map(RetentionPolicy::validate) {
+                let whose = set.volume.as_ref().map_or_else(String::new, |name| format!(" of {name}"));
+                let what = format!("the retention policy{whose} cannot be followed");
+                return Err(Problem::new(Code::Invalid, what).because(why));
+            }
+            self.check_hooks(policy.as_ref())?;
+            records.push(MetaRecord::PolicySet { volume: volume.as_ref().map(|v| v.id()), policy });
         }
-        self.check_hooks(policy.as_ref())?;
-        if !wanted.check {
-            let volume = known.as_ref().map(|v| v.id());
-            self.images.write(MetaRecord::PolicySet { volume, policy }).await?;
+        if !check {
+            self.images.write_all(records).await?;
             self.store.settle_soon();
         }
         let catalogue = self.store.catalogue();
-        Ok(match &known {
+        let view = |volume: &Option<Arc<Volume>>| match volume {
             Some(volume) => policy_view(&catalogue, volume),
             None => general(&catalogue),
-        })
+        };
+        Ok(known.iter().map(view).collect())
     }
 
     pub(crate) async fn pin_point(&self, name: Name, point: Point, note: String) -> Answer<PinView> {
@@ -297,6 +317,26 @@ fn set_back(run: &Run) -> Option<ClockView> {
     Some(ClockView { lsn: run.first.lsn, from: run.first.at, to: before.at, ahead: false })
 }
 
+/// Nothing is named twice, and the list as a whole is checked or set.
+fn check_list(wanted: &[PolicySet]) -> Answer<()> {
+    let invalid =
+        |why: String| Err(Problem::new(Code::Invalid, "the list of policies is not one").because(why));
+    let mut seen = BTreeSet::new();
+    if wanted.is_empty() {
+        return invalid("it names no policy".to_owned());
+    }
+    for set in wanted {
+        let whose = set.volume.as_ref().map_or("the general policy", Name::as_str);
+        if set.check {
+            return invalid("`check` stands beside the list, not in it".to_owned());
+        }
+        if !seen.insert(&set.volume) {
+            return invalid(format!("it names {whose} twice"));
+        }
+    }
+    Ok(())
+}
+
 fn general(catalogue: &Catalogue) -> PolicyView {
     let set = catalogue.rules().general_policy();
     let source = if set.is_some() { PolicySource::General } else { PolicySource::BuiltIn };
@@ -376,6 +416,25 @@ mod tests {
         let back = was_set(&ClockSet { first, before: at(90) });
         assert_eq!((back.lsn.get(), back.from, back.to, back.ahead), (8, at(50), at(90), false));
         assert!(was_set(&ClockSet { first, before: at(20) }).ahead);
+    }
+
+    #[test]
+    fn what_the_api_calls_built_in_is_what_a_gateway_goes_by() {
+        assert_eq!(retention_of(&RetentionPolicy::default()), Retention::built_in());
+    }
+
+    #[test]
+    fn a_list_names_everything_once() {
+        let set = |name: Option<&str>, check| PolicySet {
+            volume: name.map(|name| name.parse().unwrap()),
+            retention: None,
+            check,
+        };
+        assert!(check_list(&[set(None, false), set(Some("a"), false), set(Some("b"), false)]).is_ok());
+        for bad in [vec![], vec![set(None, false); 2], vec![set(Some("a"), false); 2], vec![set(None, true)]]
+        {
+            assert_eq!(check_list(&bad).unwrap_err().code, Code::Invalid);
+        }
     }
 
     #[test]

@@ -18,6 +18,7 @@ use crate::gateway::Gateway;
 use crate::http::Answer;
 use crate::jobs::Job;
 use crate::limits::Histories;
+use crate::names::BookmarkName;
 use crate::points::PATIENCE;
 use crate::verification::with_proof;
 use crate::views::TapView;
@@ -59,17 +60,20 @@ impl Gateway {
         histories.complete(with_proof(view, &self.store))
     }
 
-    /// A bookmark whose point is gone does not keep its name.
+    /// The name is nobody else's as long as what is returned lives: until a bookmark is here, only that says that it is asked
+    /// for. A bookmark whose point is gone does not keep its name.
     ///
     /// # Errors
-    /// When another one of the volume has it.
-    pub(crate) fn check_bookmark_name(&self, volume: &Volume, name: &Name) -> Answer<()> {
+    /// When another one of the volume has it, or is to have it.
+    pub(crate) fn reserve_bookmark(&self, volume: &Volume, name: &Name) -> Answer<BookmarkName> {
+        let reserved = BookmarkName::reserve(&self.bookmark_names, (volume.id(), name.clone()));
+        let reserved = reserved.ok_or_else(|| problems::name_taken(name, "a bookmark that is being made"))?;
         match volume.bookmark_named(name) {
             Some(there) if self.store.check_kept(volume.id(), there.at.lsn).is_ok() => {
                 let by = format!("a bookmark of {} at lsn:{}", volume.name(), there.at.lsn.get());
                 Err(problems::name_taken(name, &by))
             }
-            _ => Ok(()),
+            _ => Ok(reserved),
         }
     }
 

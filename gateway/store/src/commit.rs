@@ -16,6 +16,7 @@ use std::time::Duration;
 
 use gateway_journal::meta::OWN_STREAM;
 use gateway_journal::{Group, Laid, Sealed, SegmentHeader, SegmentId, SegmentWriter, Start};
+use tap_block::units::count;
 use tap_block::{Batch, Entry, Lsn, StreamId};
 use tap_disk::{FileNo, SegmentFile};
 use tracing::{info, warn};
@@ -341,8 +342,8 @@ impl Committer {
                 let next = History::admit(batch, expected, known)?;
                 (group.push(batch, now), next)
             }
-            Work::Meta(record) => {
-                (group.push_meta(std::slice::from_ref(record), expected, now), expected.next())
+            Work::Meta(records) => {
+                (group.push_meta(records, expected, now), expected.plus(count(records.len())))
             }
         };
         if laid {
@@ -526,11 +527,11 @@ fn take_frame(
         Work::Batch(batch) => {
             let frame =
                 PlacedFrame { segment, at: laid.at, header, entries: &batch.entries, lens: &batch.lens };
-            history.take(&frame, &mut published.active);
+            history.take(&frame, &published.layout.kept, &mut published.active);
             let span = u64::from(header.span);
             *published.written.entry(header.stream).or_default() += fresh_bytes(batch, span);
         }
-        Work::Meta(record) => history.take_meta(header, std::slice::from_ref(record)),
+        Work::Meta(records) => history.take_meta(header, records),
     }
     let durable: Option<Durable> = history.streams.get(&header.stream).map(|s| s.durable);
     if let Some(durable) = durable {

@@ -170,3 +170,10 @@ pub struct Damage {
     /// Records that are lost with them, as far as is known: stream, first and last LSN.
     pub lost: Vec<(StreamId, Lsn, Lsn)>,
 }
+
+impl Damage {
+    /// Is it the same place?
+    pub(crate) fn is_at(&self, other: &Self) -> bool {
+        (self.segment, self.from) == (other.segment, other.from)
+    }
+}

@@ -5,12 +5,13 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
+use gateway_image::catalogue::Volume;
 use gateway_image::{Catalogue, Origin, Passed};
 use gateway_journal::meta::OWN_STREAM;
 use gateway_journal::table::placed;
 use gateway_journal::{FrameHeader, Kept, MetaRecord, SegmentId, Start, StoreId, versions_of};
 use tap_block::stored::StoredLen;
-use tap_block::{Action, Batch, Entry, Lsn, Marker, StreamId, SyncCause, VolumeId, WallTime};
+use tap_block::{Action, Batch, Bookmark, Entry, Lsn, Marker, StreamId, SyncCause, VolumeId, WallTime};
 
 use crate::error::{Damage, StoreError};
 use crate::tail::{Durable, Frozen, Group, Published, StreamState};
@@ -23,11 +24,20 @@ pub(crate) struct History {
     pub(crate) catalogue: Arc<Catalogue>,
     pub(crate) streams: HashMap<StreamId, StreamState>,
     pub(crate) damage: Vec<Damage>,
-    /// Damage after which not all streams have shown yet whether they lost something: index into `damage`,
-    /// and the streams that have.
-    suspect: Option<(usize, Vec<StreamId>)>,
+    pub(crate) suspect: Option<Suspect>,
     received: WallTime,
 }
+
+/// Damage behind which not all streams have shown yet whether they lost something.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Suspect {
+    pub(crate) damage: Damage,
+    /// The streams that have.
+    pub(crate) seen: Vec<StreamId>,
+}
+
+/// A stream and the records of it that are lost.
+pub(crate) type Loss = (StreamId, Lsn, Lsn);
 
 /// A frame of a tap's records and where it lies.
 #[derive(Debug, Clone, Copy)]
@@ -99,17 +109,34 @@ impl History {
 
     /// Bytes of the journal are damaged: what is missing shows in the frames that follow.
     pub(crate) fn damaged(&mut self, damage: Damage) {
-        self.suspect = Some((self.damage.len(), Vec::new()));
-        self.damage.push(damage);
+        self.suspect = Some(Suspect { damage: damage.clone(), seen: Vec::new() });
+        if !self.damage.iter().any(|d| d.is_at(&damage)) {
+            self.damage.push(damage);
+        }
     }
 
-    /// Takes a frame of a tap's records in; says whether the catalogue changed.
-    pub(crate) fn take(&mut self, frame: &PlacedFrame<'_>, into: &mut Group) -> bool {
+    /// `damage` cost this; it is listed once.
+    pub(crate) fn lose(&mut self, damage: &Damage, loss: Loss) {
+        match self.damage.iter_mut().find(|d| d.is_at(damage)) {
+            Some(known) if known.lost.contains(&loss) => {}
+            Some(known) => known.lost.push(loss),
+            None => self.damage.push(Damage { lost: vec![loss], ..damage.clone() }),
+        }
+    }
+
+    /// Takes a frame of a tap's records in; says whether the catalogue changed. `kept` is what settled history has left.
+    pub(crate) fn take(
+        &mut self,
+        frame: &PlacedFrame<'_>,
+        kept: &BTreeMap<VolumeId, Kept>,
+        into: &mut Group,
+    ) -> bool {
         let header = frame.header;
         self.received = self.received.max(header.received_at);
         into.begun.get_or_insert(self.received);
         into.grow(header.stream, header.span);
         self.note_losses(frame);
+        self.free_names(frame, kept);
         let unnamed = self.note_unnamed(frame);
         let mut state = self.streams.get(&header.stream).copied();
         let mut rows = RowMaker::new(frame, state);
@@ -159,6 +186,26 @@ impl History {
         Arc::make_mut(&mut self.catalogue).find_unnamed(stream, volume)
     }
 
+    /// A bookmark's name that is given again is free if the point that has it is gone; if not, that keeps it.
+    fn free_names(&mut self, frame: &PlacedFrame<'_>, kept: &BTreeMap<VolumeId, Kept>) {
+        let named = |entry: &'_ Entry| match &entry.action {
+            Action::Mark(marker) => Some((bookmark_of(marker)?.name.clone(), entry.position.lsn())),
+            _ => None,
+        };
+        for (name, lsn) in frame.entries.iter().filter_map(named) {
+            let gone = |volume: &Volume| {
+                let had = volume.bookmark_named(&name).map(|there| there.at.lsn)?;
+                let left = kept.get(&volume.id())?;
+                (had < lsn && had <= left.settled && !left.holds(had)).then(|| volume.id())
+            };
+            let of = self.catalogue.volumes().filter(|v| v.stream() == frame.header.stream);
+            let free: Vec<VolumeId> = of.filter_map(|volume| gone(volume)).collect();
+            for volume in free {
+                Arc::make_mut(&mut self.catalogue).forget_bookmark(volume, &name);
+            }
+        }
+    }
+
     fn apply(&mut self, header: &FrameHeader, state: Option<&StreamState>, entry: &Entry) -> bool {
         let previous = state.map(|s| Passed { lsn: s.durable.lsn, at: s.durable.at });
         let origin = Origin {
@@ -183,24 +230,28 @@ impl History {
         self.streams.insert(OWN_STREAM, state);
     }
 
-    /// After damage, does the first frame of each stream leave something out?
+    /// Does a frame leave something out? After damage the first one of each stream is not believed whatever it says; of all
+    /// others a jump that nothing explains is a loss, too, even where no damage was seen.
     fn note_losses(&mut self, frame: &PlacedFrame<'_>) {
-        let Some((at, seen)) = &mut self.suspect else { return };
         let stream = frame.header.stream;
-        if seen.contains(&stream) {
+        let due = self.due(stream);
+        let record = frame.entries.iter().find(|e| !e.position.is_copy());
+        let Some(suspect) = self.suspect.as_mut().filter(|s| !s.seen.contains(&stream)) else {
+            let jump = record.filter(|e| e.position.lsn() > due && !explains_jump(e));
+            if let Some(first) = jump {
+                self.lose(&missing_before(frame), (stream, due, first.position.lsn().previous()));
+            }
             return;
-        }
-        seen.push(stream);
-        let last = self.streams.get(&stream).map_or(Lsn::ZERO, |s| s.durable.lsn);
+        };
+        suspect.seen.push(stream);
+        let damage = suspect.damage.clone();
         // Of copies alone, the header says which record is due next.
-        let first = frame.entries.iter().find(|e| !e.position.is_copy());
-        let first = first.map_or(frame.header.first_lsn, |e| e.position.lsn());
-        let missing = Some(first).filter(|&lsn| lsn > last.next());
+        let first = record.map_or(frame.header.first_lsn, |e| e.position.lsn());
+        let missing = Some(first).filter(|&lsn| lsn > due);
         // Copies carry no number that would show their loss: while a sync ran, some may be missing.
         let syncing = self.catalogue.volumes().any(|v| v.stream() == stream && v.open_sync().is_some());
-        let to = missing.map(Lsn::previous).or_else(|| syncing.then_some(last.next()));
-        if let (Some(to), Some(damage)) = (to, self.damage.get_mut(*at)) {
-            damage.lost.push((stream, last.next(), to));
+        if let Some(to) = missing.map(Lsn::previous).or_else(|| syncing.then_some(due)) {
+            self.lose(&damage, (stream, due, to));
         }
     }
 
@@ -236,13 +287,29 @@ impl History {
             catalogue: Arc::clone(&self.catalogue),
             streams,
             damage: self.damage.clone(),
+            suspect: self.suspect.clone(),
             received_at: self.received,
         }
     }
 }
 
+/// No bytes are known to be damaged: what lay before the frame is gone without a trace.
+fn missing_before(frame: &PlacedFrame<'_>) -> Damage {
+    let &PlacedFrame { segment, at, .. } = frame;
+    let detail = "the records before this frame are missing".to_owned();
+    Damage { segment, from: at, to: at, detail, lost: Vec::new() }
+}
+
 fn sequence(expected: Lsn, batch: &Batch) -> StoreError {
     StoreError::Sequence { expected, found: batch.first_lsn }
+}
+
+const fn bookmark_of(marker: &Marker) -> Option<&Bookmark> {
+    match marker {
+        Marker::Bookmark(bookmark) => Some(bookmark),
+        Marker::Barrier(mark) => mark.bookmark.as_ref(),
+        _ => None,
+    }
 }
 
 fn starts_run(entry: &Entry) -> bool {

@@ -100,10 +100,11 @@ impl Keeper {
             }
             let mark = Mark { clean: last || state.mark.clean, ..state.mark };
             (state.dirty, state.urgent) = (false, false);
-            drop(state);
+            // Who begins to write waits for a note that nobody does, and has the last word. All others wait for none.
+            let held = (mark.clean && !last).then_some(state);
             if due && let Err(e) = self.store.store(&mark.encode()) {
                 warn!("cannot store the journal's high-water mark: {e}");
-                lock(&self.state).dirty = true;
+                held.unwrap_or_else(|| lock(&self.state)).dirty = true;
             }
             if last {
                 return;

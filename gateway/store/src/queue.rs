@@ -16,7 +16,8 @@ pub type Done = Box<dyn FnOnce(Result<Lsn, StoreError>) + Send>;
 /// Something to commit.
 pub(crate) enum Work {
     Batch(Batch),
-    Meta(MetaRecord),
+    /// In one frame: they count together.
+    Meta(Vec<MetaRecord>),
 }
 
 pub(crate) struct Job {
@@ -28,7 +29,7 @@ impl Job {
     fn weight(&self) -> u64 {
         match &self.work {
             Work::Batch(batch) => batch.weight(),
-            Work::Meta(_) => count(size_of::<MetaRecord>()),
+            Work::Meta(records) => count(size_of::<MetaRecord>()).saturating_mul(count(records.len())),
         }
     }
 }

@@ -252,7 +252,7 @@ struct Replay<'a> {
     /// The segment walked last, how it ended and its last group.
     last: Option<(Sealed, u32)>,
     replayed: u64,
-    /// Segments that are gone, not passed yet.
+    /// Segments that are gone, and headers that are damaged, not passed yet.
     gone: VecDeque<Damage>,
 }
 
@@ -295,7 +295,7 @@ impl<'a> Replay<'a> {
 
     /// Makes the segments known, and those that must be there and are not.
     fn missing(&mut self, survey: &Survey) {
-        let first = self.from.map_or(SegmentId::new(0), |(segment, _)| segment);
+        let (first, at) = self.from.map_or((SegmentId::new(0), 0), |(segment, start)| (segment, start.at));
         for (segment, file) in survey.all() {
             let end = match survey.sealed(segment) {
                 Some(sealed) => sealed.end,
@@ -306,21 +306,18 @@ impl<'a> Replay<'a> {
             self.segments.set(segment, segments::Known { file, end });
         }
         for damage in survey.damage(self.mark.durable.as_ref()) {
-            let known = |d: &Damage| d.segment == damage.segment && d.from == damage.from;
-            if self.history.damage.iter().any(known) {
-                continue;
-            }
-            if survey.pieces.contains_key(&damage.segment) || damage.segment < first {
-                self.history.damage.push(damage);
-            } else {
+            if damage.segment > first || (damage.segment == first && at <= SEGMENT_HEADER) {
                 self.gone.push_back(damage);
+            } else if !self.history.damage.iter().any(|d| d.is_at(&damage)) {
+                self.history.damage.push(damage);
             }
         }
     }
 
-    /// Missing segments before `segment` have their place here.
+    /// Segments that are missing before `segment` have their place here, and its own header: without it nothing says where the
+    /// one before it ended.
     fn note_gone(&mut self, segment: Option<SegmentId>) {
-        while let Some(damage) = self.gone.pop_front_if(|d| segment.is_none_or(|s| d.segment < s)) {
+        while let Some(damage) = self.gone.pop_front_if(|d| segment.is_none_or(|s| d.segment <= s)) {
             self.history.damaged(damage);
         }
     }
@@ -368,23 +365,26 @@ impl<'a> Replay<'a> {
         let trusted = if sealed.is_some() { u32::MAX } else { expected.durable };
         let mut scan = SegmentScan::new(expected);
         let mut reader = ChunkReader::new(Arc::clone(&file));
-        let mut group = from.group;
+        // Where bytes begin behind which no sound frame was met yet.
+        let (mut group, mut doubtful) = (from.group, None);
         while let Some((at, len)) = scan.want() {
             match scan.give(reader.fetch(at, len)) {
                 Some(Found::Frame { at, header, table }) => {
                     if self.take(segment, &file, at, &header, &table, trusted) {
-                        group = header.group;
+                        (group, doubtful) = (header.group, None);
                         self.after_frame(segment, at, &header, &scan)?;
                     } else {
                         scan.reject();
                     }
                 }
                 Some(Found::Damage { from, to, why }) => {
-                    refuse_newer_frame(&file, from, (self.mark.store, segment))?;
+                    doubtful = Some(from);
                     self.damaged(segment, from, to, why.to_string());
                 }
                 Some(Found::Over { end, torn }) => {
-                    refuse_newer_frame(&file, end.at, (self.mark.store, segment))?;
+                    for at in doubtful.into_iter().chain([end.at]) {
+                        refuse_newer_frame(&file, at, (self.mark.store, segment))?;
+                    }
                     self.over(segment, piece, end, group, torn);
                 }
                 None => {}
@@ -421,7 +421,7 @@ impl<'a> Replay<'a> {
                 }
                 let Records { entries, lens } = &records;
                 let frame = PlacedFrame { segment, at, header, entries, lens };
-                self.history.take(&frame, &mut self.published.active);
+                self.history.take(&frame, &self.published.layout.kept, &mut self.published.active);
             }
         }
         self.replayed += 1;

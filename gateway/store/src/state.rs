@@ -7,6 +7,7 @@ use prost::Message;
 use tap_block::{Epoch, Lsn, Position, RunId, StreamId, VolumeId, WallTime};
 
 use crate::error::Damage;
+use crate::history::Suspect;
 use crate::tail::{Durable, Frozen, GroupInfo, StreamState};
 
 const VERSION: u32 = 2;
@@ -37,6 +38,16 @@ struct PState {
     damage: Vec<PDamage>,
     #[prost(fixed64, tag = "12")]
     received_at: u64,
+    #[prost(message, optional, tag = "13")]
+    suspect: Option<PSuspect>,
+}
+
+#[derive(Clone, PartialEq, Message)]
+struct PSuspect {
+    #[prost(message, optional, tag = "1")]
+    damage: Option<PDamage>,
+    #[prost(fixed64, repeated, tag = "2")]
+    seen: Vec<u64>,
 }
 
 #[derive(Clone, PartialEq, Message)]
@@ -117,6 +128,8 @@ pub(crate) struct IndexState {
     pub(crate) catalogue: Catalogue,
     pub(crate) streams: Vec<(StreamId, StreamState)>,
     pub(crate) damage: Vec<Damage>,
+    /// Of the last of it, not all streams have shown yet what it cost them.
+    pub(crate) suspect: Option<Suspect>,
     /// When the last of it was received.
     pub(crate) received_at: WallTime,
 }
@@ -136,6 +149,7 @@ pub(crate) fn encode(frozen: &Frozen) -> Vec<u8> {
         streams: frozen.streams.iter().map(stream_out).collect(),
         damage: frozen.damage.iter().map(damage_out).collect(),
         received_at: frozen.received_at.nanos(),
+        suspect: frozen.suspect.as_ref().map(suspect_out),
     }
     .encode_to_vec()
 }
@@ -153,8 +167,21 @@ pub(crate) fn decode(bytes: &[u8], store: gateway_journal::StoreId) -> Option<In
         catalogue: Catalogue::decode(&twin.catalogue).ok()?,
         streams: twin.streams.iter().map(stream_in).collect::<Option<_>>()?,
         damage: twin.damage.into_iter().map(damage_in).collect::<Option<_>>()?,
+        suspect: suspect_in(twin.suspect)?,
         received_at: WallTime::from_nanos(twin.received_at),
     })
+}
+
+fn suspect_out(suspect: &Suspect) -> PSuspect {
+    let seen = suspect.seen.iter().map(|stream| stream.get()).collect();
+    PSuspect { damage: Some(damage_out(&suspect.damage)), seen }
+}
+
+/// `None` when there is one that says nothing.
+fn suspect_in(twin: Option<PSuspect>) -> Option<Option<Suspect>> {
+    let Some(twin) = twin else { return Some(None) };
+    let seen = twin.seen.into_iter().map(StreamId::new).collect();
+    Some(Some(Suspect { damage: damage_in(twin.damage?)?, seen }))
 }
 
 const fn stream_out((id, state): &(StreamId, StreamState)) -> PStream {
@@ -240,4 +267,28 @@ pub(crate) fn decode_group(no: GroupNo, bytes: &[u8]) -> Option<GroupInfo> {
         versions: twin.versions,
         spans: twin.streams.iter().zip(&twin.spans).map(|(&s, &n)| (StreamId::new(s), n)).collect(),
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use gateway_journal::StoreId;
+
+    use super::*;
+    use crate::history::History;
+    use crate::tail::Group;
+
+    #[test]
+    fn what_damage_cost_a_stream_that_has_not_gone_on_yet_is_asked_again_behind_a_restart() {
+        let mut history = History::new(StoreId::new(7));
+        let place = (SegmentId::new(3), Start::of_segment(None));
+        let damage = Damage { segment: place.0, from: 0, to: 4096, detail: "torn".into(), lost: Vec::new() };
+        history.damaged(damage);
+        history.suspect.as_mut().unwrap().seen.push(StreamId::new(5));
+        let bytes = encode(&history.frozen(Group::new(GroupNo::new(1)), place));
+        let known = decode(&bytes, history.store).unwrap();
+        assert_eq!((known.suspect, known.damage), (history.suspect.clone(), history.damage.clone()));
+        history.suspect = None;
+        let bytes = encode(&history.frozen(Group::new(GroupNo::new(1)), place));
+        assert_eq!(decode(&bytes, history.store).unwrap().suspect, None);
+    }
 }

@@ -253,9 +253,14 @@ impl Store {
 
     /// Commits a record of the gateway's own stream, as [`Store::append`].
     pub fn record(&self, record: MetaRecord, done: Done) {
-        let is_hold = matches!(record, MetaRecord::Held(_));
+        self.record_all(vec![record], done);
+    }
+
+    /// Commits several, which count together: nobody ever sees some of them without the others.
+    pub fn record_all(&self, records: Vec<MetaRecord>, done: Done) {
+        let is_hold = records.iter().any(|record| matches!(record, MetaRecord::Held(_)));
         let done = if is_hold { self.told_after_settle(done) } else { done };
-        self.shared.queue.push(Job { work: Work::Meta(record), done });
+        self.shared.queue.push(Job { work: Work::Meta(records), done });
     }
 
     /// A settle that did not see a hold may be on its way to the disk: whoever makes the hold is told when that is over, and

@@ -9,6 +9,7 @@ use tap_block::{Epoch, Lsn, Position, RunId, StreamId, VolumeId, WallTime};
 
 use crate::config::StoreConfig;
 use crate::error::Damage;
+use crate::history::Suspect;
 use crate::layout::Layout;
 use crate::times::TimeRow;
 
@@ -159,6 +160,7 @@ pub(crate) struct Frozen {
     pub(crate) catalogue: Arc<Catalogue>,
     pub(crate) streams: Vec<(StreamId, StreamState)>,
     pub(crate) damage: Vec<Damage>,
+    pub(crate) suspect: Option<Suspect>,
     /// When the last of it was received.
     pub(crate) received_at: WallTime,
 }

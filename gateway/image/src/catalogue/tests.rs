@@ -174,17 +174,19 @@ fn the_end_of_another_sync_ends_nothing() {
     assert_eq!(tape.selectable(0..=5), [0, 1, 2, 4, 5], "the overflow stays a gap in a sound baseline");
 }
 
-/// The gateway takes a name again only when the point that had it is gone.
 #[test]
-fn a_bookmark_is_the_newest_of_its_name_and_sizes_stay_where_they_were() {
+fn a_bookmark_is_the_first_of_its_name_until_that_is_forgotten_and_sizes_stay_where_they_were() {
     let mut tape = Tape::default();
     let mark = |consistency| {
         Marker::Bookmark(Bookmark { name: name("gold"), consistency, note: "by hand".to_owned() })
     };
     tape.run(5, None).mark(6, mark(Consistency::FileSystem));
     tape.at(7, Action::Resize { volume: VOLUME, size: 2 << 20 }).mark(8, mark(Consistency::Crash));
+    assert_eq!(tape.volume().bookmark_named(&name("gold")).unwrap().at.lsn, lsn(6));
+    tape.catalogue.forget_bookmark(VOLUME, &name("gold"));
+    tape.mark(9, mark(Consistency::Crash));
     let bookmark = tape.volume().bookmark_named(&name("gold")).unwrap();
-    assert_eq!((bookmark.at.lsn, bookmark.consistency), (lsn(8), Consistency::Crash));
+    assert_eq!((bookmark.at.lsn, bookmark.consistency), (lsn(9), Consistency::Crash));
     assert_eq!(tape.volume().bookmarks().count(), 1);
     assert_eq!(tape.volume().size_at(lsn(0)), 1 << 20);
     assert_eq!(tape.volume().size_at(lsn(6)), 1 << 20);

@@ -353,10 +353,16 @@ impl Volume {
         }
     }
 
-    /// A name is given again only when the point that had it is gone: it is the newer one's from here on.
+    /// The first that has a name keeps it, until it is forgotten: whoever was told of that point finds it under its name.
     pub(super) fn bookmark(&mut self, at: Passed, mark: &Bookmark) {
         let point = BookmarkPoint { at, consistency: mark.consistency, note: mark.note.clone() };
-        Arc::make_mut(&mut self.bookmarks).insert(mark.name.clone(), point);
+        if !self.bookmarks.contains_key(&mark.name) {
+            Arc::make_mut(&mut self.bookmarks).insert(mark.name.clone(), point);
+        }
+    }
+
+    pub(super) fn forget_bookmark(&mut self, name: &Name) {
+        Arc::make_mut(&mut self.bookmarks).remove(name);
     }
 
     pub(super) fn remove_bookmark(&mut self, name: &Name, point: Lsn) {

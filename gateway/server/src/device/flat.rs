@@ -21,7 +21,9 @@ use serde::{Deserialize, Serialize};
 use tap_block::stored::is_zero;
 use tap_block::units::{count, index};
 use tap_block::{BLOCK_SIZE, BlockNo, Extent};
-use tap_disk::{SegmentFile, ensure_dir, free_space, small_file};
+use tap_disk::{SegmentFile, ensure_dir, small_file};
+
+use super::room::RoomLeft;
 
 const CONTENT: &str = "content";
 const SUMS: &str = "sums";
@@ -62,11 +64,12 @@ pub(crate) enum FlatRead {
 }
 
 /// Where flat copies are kept.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub(crate) struct FlatDir {
     path: PathBuf,
-    /// Bytes of its file system that copies leave free.
-    keep_free: u64,
+    room: Arc<RoomLeft>,
+    /// Bytes of that room that copies leave to others.
+    leave: u64,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -88,13 +91,18 @@ impl FlatSlot {
 }
 
 impl FlatDir {
-    pub(crate) const fn new(path: PathBuf, keep_free: u64) -> Self {
-        Self { path, keep_free }
+    pub(crate) fn new(path: PathBuf, room: RoomLeft, leave: u64) -> Self {
+        Self { path, room: Arc::new(room), leave }
     }
 
     /// Bytes that copies may still take.
+    ///
+    /// # Errors
+    /// When nobody knows.
     pub(crate) fn free_beyond_reserve(&self) -> io::Result<u64> {
-        Ok(free_space(&self.path)?.saturating_sub(self.keep_free))
+        let left =
+            (self.room)().ok_or_else(|| io::Error::other("it is not known how much of the disk is free"))?;
+        Ok(left.saturating_sub(self.leave))
     }
 
     fn of(&self, image: u64) -> PathBuf {

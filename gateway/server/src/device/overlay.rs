@@ -24,7 +24,7 @@ use tap_disk::{FileDevice, FileOptions, ensure_dir, small_file};
 use super::image::{HOLE, Image, unread};
 use super::overlay_log::OverlayLog;
 use super::recent::{self, RecentFiles};
-use super::room::Room;
+use super::room::{Promise, Room};
 use super::workers::Workers;
 
 /// Room in the data file for content that was replaced and waits for the next flush. Half of it used up makes
@@ -119,9 +119,9 @@ impl OverlayDir {
             );
             return Err(io::Error::new(io::ErrorKind::QuotaExceeded, text));
         }
-        self.room.take(image, used)?;
+        let mut promised = self.room.promise(image, used)?;
         self.create(image, quota)?;
-        from.layers.copy_into(&self.of(image), image)
+        from.layers.copy_into(&self.of(image), image, &mut promised)
     }
 
     /// Throws an overlay away.
@@ -376,13 +376,24 @@ impl Layers {
         let extent = Extent::between(offset, offset + count(data.len()));
         let Some(edges) = self.edges(extent, mode)? else { return Ok(false) };
         let mut overlay = self.write_lock();
-        overlay.admit(extent).map_err(|e| DeviceError::NoSpace(e.to_string()))?;
-        let room = self.room.take(self.image, overlay.growth(extent));
-        room.map_err(|e| DeviceError::NoSpace(e.to_string()))?;
+        let part = |piece: Extent| {
+            let from = index(piece.offset() - offset);
+            data.get(from..from + index(piece.length())).unwrap_or_default()
+        };
+        // Zeroes take no room, unless something else is in their block.
+        let takes = |piece: &Extent| {
+            let block = BlockNo::holding(piece.offset());
+            !is_zero(part(*piece)) || (piece.length() < BLOCK_SIZE && overlay.content(block) != Content::Zero)
+        };
+        let pieces = extent.split_at_multiples(BLOCK_SIZE).filter(takes);
+        let taking: Vec<BlockNo> = pieces.map(|piece| BlockNo::holding(piece.offset())).collect();
+        if !taking.is_empty() {
+            overlay.admit(extent).map_err(|e| DeviceError::NoSpace(e.to_string()))?;
+            let room = self.room.take(self.image, overlay.growth(taking.into_iter()));
+            room.map_err(|e| DeviceError::NoSpace(e.to_string()))?;
+        }
         for batch in extent.split_at_multiples(BATCH) {
-            let from = index(batch.offset() - offset);
-            let part = data.get(from..from + index(batch.length())).unwrap_or_default();
-            self.write_batch(&mut overlay, batch, part, &edges, kept)?;
+            self.write_batch(&mut overlay, batch, part(batch), &edges, kept)?;
         }
         Ok(true)
     }
@@ -573,7 +584,7 @@ impl Layers {
 
     /// Copies what is written here, as of now, into the overlay in `dir`. Reads and writes go on; a flush waits until it is over,
     /// for it would let slots be used again that are being copied.
-    fn copy_into(&self, dir: &Path, image: u64) -> io::Result<()> {
+    fn copy_into(&self, dir: &Path, image: u64, promised: &mut Promise<'_>) -> io::Result<()> {
         let _no_flush = self.log_lock();
         // From here on no slot in it is written again.
         let mapping = self.write_lock().seal_all();
@@ -589,6 +600,7 @@ impl Layers {
             let slot = SlotNo::new(slots);
             let write = Op::Write { offset: slot.offset(), data: content, fua: false };
             run(&*data, write).map_err(io::Error::other)?;
+            promised.written(BLOCK_SIZE);
             copied.push(Change::Slot { block, slot, sum });
             slots += 1;
         }

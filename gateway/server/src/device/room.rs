@@ -15,6 +15,12 @@ const LOOK_EACH: Duration = Duration::from_millis(100);
 /// With so much left nobody is short of room any more.
 const ENOUGH: u64 = 1 << 20;
 
+/// Room for a copy that takes its time: nobody else gets it, however often is looked, until it is written or this goes.
+pub(crate) struct Promise<'a> {
+    room: &'a Room,
+    left: u64,
+}
+
 /// Asks how many bytes images may still take; `None` when nobody knows.
 pub(crate) type RoomLeft = Box<dyn Fn() -> Option<u64> + Send + Sync>;
 
@@ -30,6 +36,8 @@ struct State {
     looked: Option<Monotonic>,
     /// As of the last look, less what was taken since.
     left: u64,
+    /// Of that, bytes of copies that are not written yet.
+    promised: u64,
     /// Images that found none.
     short: BTreeSet<u64>,
 }
@@ -48,23 +56,21 @@ impl Room {
             return Ok(());
         }
         let mut state = self.look();
-        if let Some(left) = state.left.checked_sub(bytes) {
-            state.left = left;
-            return Ok(());
-        }
-        let left = state.left;
-        if state.short.insert(image) {
-            tracing::warn!(
-                image,
-                left,
-                "a test image finds no room: what is left of the disk is the journal's"
-            );
-        }
-        let text = format!(
-            "{bytes} bytes more are needed, {left} are left beyond what the journal needs of the disk to go on: remove images, \
-             or make room on the disk"
-        );
-        Err(io::Error::new(io::ErrorKind::StorageFull, text))
+        state.admit(image, bytes)?;
+        state.left -= bytes;
+        Ok(())
+    }
+
+    /// Sets `bytes` aside for an image that is going to be written.
+    ///
+    /// # Errors
+    /// As [`Room::take`].
+    pub(crate) fn promise(&self, image: u64, bytes: u64) -> io::Result<Promise<'_>> {
+        let mut state = self.look();
+        state.admit(image, bytes)?;
+        state.promised += bytes;
+        drop(state);
+        Ok(Promise { room: self, left: bytes })
     }
 
     /// Images that found no room, as long as there is none.
@@ -84,7 +90,7 @@ impl Room {
         if state.looked.is_none_or(|at| now.since(at) >= LOOK_EACH) {
             state.left = (self.left)().unwrap_or(u64::MAX);
             state.looked = Some(now);
-            if state.left >= ENOUGH && !state.short.is_empty() {
+            if state.left.saturating_sub(state.promised) >= ENOUGH && !state.short.is_empty() {
                 tracing::info!("test images find room again");
                 state.short.clear();
             }
@@ -94,6 +100,46 @@ impl Room {
 
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl State {
+    /// Is there room for so much more?
+    fn admit(&mut self, image: u64, bytes: u64) -> io::Result<()> {
+        let left = self.left.saturating_sub(self.promised);
+        if bytes <= left {
+            return Ok(());
+        }
+        if self.short.insert(image) {
+            tracing::warn!(
+                image,
+                left,
+                "a test image finds no room: what is left of the disk is the journal's"
+            );
+        }
+        let text = format!(
+            "{bytes} bytes more are needed, {left} are left beyond what the journal needs of the disk to go on: remove images, \
+             or make room on the disk"
+        );
+        Err(io::Error::new(io::ErrorKind::StorageFull, text))
+    }
+}
+
+impl Promise<'_> {
+    /// So much of it is written: the next look sees it.
+    pub(crate) fn written(&mut self, bytes: u64) {
+        let bytes = bytes.min(self.left);
+        self.left -= bytes;
+        let mut state = self.room.lock();
+        state.promised = state.promised.saturating_sub(bytes);
+        state.left = state.left.saturating_sub(bytes);
+    }
+}
+
+impl Drop for Promise<'_> {
+    fn drop(&mut self) {
+        let mut state = self.room.lock();
+        state.promised = state.promised.saturating_sub(self.left);
     }
 }
 
@@ -116,6 +162,26 @@ mod tests {
         fn monotonic(&self) -> Monotonic {
             Monotonic::from_nanos(self.0.load(Ordering::Relaxed) * 1_000_000)
         }
+    }
+
+    #[test]
+    fn what_a_copy_is_going_to_write_is_nobody_elses_however_often_is_looked() {
+        const GIB: u64 = 1 << 30;
+        let (hand, free) = (Arc::new(Hand::default()), Arc::new(AtomicU64::new(100 * GIB)));
+        let seen = Arc::clone(&free);
+        let room = Room::new(Box::new(move || Some(seen.load(Ordering::Relaxed))), hand.clone());
+        let mut copy = room.promise(1, 60 * GIB).unwrap();
+        for look in 1..4 {
+            // A gibibyte is written between two looks.
+            copy.written(GIB);
+            free.fetch_sub(GIB, Ordering::Relaxed);
+            hand.0.store(look * 200, Ordering::Relaxed);
+            assert!(room.promise(2, 60 * GIB).is_err(), "look {look}");
+            assert!(room.take(3, 41 * GIB).is_err(), "look {look}");
+        }
+        drop(room.promise(2, 40 * GIB).unwrap());
+        drop(copy);
+        assert!(room.take(3, 97 * GIB).is_ok(), "the copy was given up");
     }
 
     #[test]

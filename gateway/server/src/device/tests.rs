@@ -356,7 +356,7 @@ fn a_log_that_is_full_begins_anew() {
 fn flat_image(rig: &Rig, done: u64) -> (Arc<Image>, FlatDir, Arc<FlatSlot>) {
     let point = rig.oracle.last_lsn();
     let expected = rig.oracle.image_at(rig.volume, point);
-    let flats = FlatDir::new(rig.tmp.path().join("flats"), 0);
+    let flats = FlatDir::new(rig.tmp.path().join("flats"), Box::new(|| Some(u64::MAX)), 0);
     let flat = flats.create(7, expected.len() as u64).unwrap();
     for block in Extent::between(0, done).split_at_multiples(3 * BLOCK_SIZE) {
         let mut content = vec![0; index(block.to_blocks().length())];
@@ -450,7 +450,7 @@ fn a_whole_flat_copy_needs_no_journal_for_its_content() {
 #[test]
 fn what_stands_where_the_image_is_zero_is_cleared() {
     let rig = Rig::new(14);
-    let flats = FlatDir::new(rig.tmp.path().join("flats"), 0);
+    let flats = FlatDir::new(rig.tmp.path().join("flats"), Box::new(|| Some(u64::MAX)), 0);
     drop(flats.create(7, 16 * BLOCK_SIZE).unwrap());
     std::fs::write(flats.content_of(7), vec![0xee; index(16 * BLOCK_SIZE)]).unwrap();
     let flat = flats.open(7, 16 * BLOCK_SIZE).unwrap().unwrap();
@@ -483,6 +483,9 @@ fn a_write_that_needs_room_the_journal_needs_is_refused_and_others_go_on() {
     assert!(write(2).is_ok() && write(2).is_ok(), "what has its room is written again");
     assert_eq!(overlays.room().short(), [7]);
     assert!(write(3).is_err());
+    let zeroes = vec![0; index(3 * BLOCK_SIZE)];
+    let zeroed = run(&image, Op::Write { offset: 2 * BLOCK_SIZE, data: zeroes.into(), fua: false });
+    assert!(zeroed.is_ok(), "zeroes take none");
     let reads = run(&image, Op::Read { extent: Extent::between(0, BLOCK_SIZE) });
     assert!(reads.is_ok() && image.flush().is_ok());
     let too_much = overlays.fork(&image, 8, QUOTA).unwrap_err();

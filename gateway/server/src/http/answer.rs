@@ -125,6 +125,9 @@ async fn perform<C: Control>(
         Operation::ExportConnect => export::connect(control, segment, request).await,
         Operation::Policies => Ok(Reply::json(&Page::whole(control.policies().await?))),
         Operation::PolicySet => policy_set(control, request).await,
+        Operation::PoliciesApply => {
+            Ok(Reply::json(&Page::whole(control.policies_apply(request.json()?).await?)))
+        }
         Operation::Timeline => Ok(Reply::json(&control.timeline(volume_name(segment)?).await?)),
         Operation::Diff => diff(control, segment, request).await,
         Operation::Pin => pin(control, segment, request).await,

@@ -6,8 +6,9 @@ use std::path::PathBuf;
 use cx_api::{
     BookmarkCreate, BookmarkView, ConnectView, DiffView, ElapsedConfirm, ElapsedView, ExportCreate,
     ExportView, GroupPointView, GroupView, HoldCreate, HoldView, ImageClone, ImageCommit, ImageCreate,
-    ImageView, JobId, JobView, PinView, PointView, PolicySet, PolicyView, Problem, RepairCreate, RepairView,
-    SessionView, StatusView, TimelineView, UnitView, VerificationCreate, VerificationView, VolumeView,
+    ImageView, JobId, JobView, PinView, PointView, PoliciesApply, PolicySet, PolicyView, Problem,
+    RepairCreate, RepairView, SessionView, StatusView, TimelineView, UnitView, VerificationCreate,
+    VerificationView, VolumeView,
 };
 use gateway_image::Point;
 use tap_block::{Lsn, Name};
@@ -143,6 +144,9 @@ pub trait Control: Send + Sync + 'static {
 
     /// Sets a policy, or takes a volume's own back.
     fn policy_set(&self, wanted: PolicySet) -> impl Future<Output = Answer<PolicyView>> + Send;
+
+    /// Sets several policies, all or none, before any history goes by them.
+    fn policies_apply(&self, wanted: PoliciesApply) -> impl Future<Output = Answer<Vec<PolicyView>>> + Send;
 
     /// What is left of a volume's history.
     fn timeline(&self, volume: Name) -> impl Future<Output = Answer<TimelineView>> + Send;

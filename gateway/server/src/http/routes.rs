@@ -57,6 +57,7 @@ pub(crate) enum Operation {
     ExportConnect,
     Policies,
     PolicySet,
+    PoliciesApply,
     Timeline,
     Diff,
     Pin,
@@ -95,7 +96,7 @@ const fn route(method: Method, template: &'static str, operation: Operation) -> 
     Route { method, template, operation }
 }
 
-static ROUTES: [Route; 47] = [
+static ROUTES: [Route; 48] = [
     route(Method::Get, "/api/v1/volumes", Operation::Volumes),
     route(Method::Get, "/api/v1/volumes/{volume}", Operation::Volume),
     route(Method::Get, "/api/v1/volumes/{volume}/point", Operation::Point),
@@ -113,6 +114,7 @@ static ROUTES: [Route; 47] = [
     route(Method::Post, "/api/v1/volumes/{volume}/repairs", Operation::Repair),
     route(Method::Get, "/api/v1/policies", Operation::Policies),
     route(Method::Post, "/api/v1/policies", Operation::PolicySet),
+    route(Method::Post, "/api/v1/policies/apply", Operation::PoliciesApply),
     route(Method::Get, "/api/v1/groups", Operation::Groups),
     route(Method::Get, "/api/v1/groups/{group}", Operation::Group),
     route(Method::Get, "/api/v1/groups/{group}/point", Operation::GroupPoint),
@@ -231,6 +233,7 @@ mod tests {
             ("POST", paths::holds("web01")),
             ("GET", paths::POLICIES.to_owned()),
             ("POST", paths::POLICIES.to_owned()),
+            ("POST", paths::POLICIES_APPLY.to_owned()),
             ("GET", paths::GROUPS.to_owned()),
             ("GET", paths::group("db")),
             ("GET", paths::group_point("db", Some("-1h"), None).split('?').next().unwrap().to_owned()),

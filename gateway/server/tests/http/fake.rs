@@ -7,8 +7,8 @@ use cx_api::{
     BookmarkCreate, BookmarkView, Code, ConnectView, DiffView, ElapsedConfirm, ElapsedView, ExportCreate,
     ExportView, ExtentView, GapView, GroupPointView, GroupView, Health, HoldCreate, HoldView, ImageClone,
     ImageCommit, ImageCreate, ImageView, JobId, JobKind, JobState, JobView, JournalView, PinView, PointView,
-    PolicySet, PolicyView, Problem, RepairCreate, RepairView, SessionView, StatusView, SyncView,
-    TimelineView, UnitView, VerificationCreate, VerificationView, VolumeState, VolumeView,
+    PoliciesApply, PolicySet, PolicyView, Problem, RepairCreate, RepairView, SessionView, StatusView,
+    SyncView, TimelineView, UnitView, VerificationCreate, VerificationView, VolumeState, VolumeView,
 };
 use gateway_image::Point;
 use gateway_server::http::{Answer, Control, ImageKey, Points};
@@ -302,6 +302,14 @@ impl Control for Fake {
     async fn policy_set(&self, wanted: PolicySet) -> Answer<PolicyView> {
         let retention = wanted.retention.unwrap_or_else(|| policy().retention);
         Ok(PolicyView { volume: wanted.volume, retention, ..policy() })
+    }
+
+    async fn policies_apply(&self, wanted: PoliciesApply) -> Answer<Vec<PolicyView>> {
+        let mut views = Vec::new();
+        for set in wanted.policies {
+            views.push(self.policy_set(set).await?);
+        }
+        Ok(views)
     }
 
     async fn timeline(&self, volume: Name) -> Answer<TimelineView> {

@@ -1,14 +1,13 @@
 //! A store that a newer program wrote to is not opened: what is not known here would be taken for damage, and written over.
 
-use std::sync::Arc;
-
 use gateway_journal::{
     FORMAT, FormatError, Manifest, Mark, SEGMENT_HEADER, SegmentHeader, SegmentId, SettledHeader, StoreId,
     may_be_rot, newer_frame, newer_header,
 };
 use tap_block::units::index;
-use tap_disk::{SegmentFile, SegmentPool};
+use tap_disk::{FileNo, SegmentFile, SegmentPool};
 
+use super::headless::end_of_log;
 use crate::chunks::ChunkReader;
 use crate::error::StoreError;
 
@@ -24,8 +23,7 @@ pub(super) fn refuse_newer(
     if let Some(Err(e)) = copy.map(Manifest::unseal) {
         refuse_newer_manifest("the file SETTLED", &e)?;
     }
-    let files = pool.list().into_iter().filter_map(|no| pool.get(no).ok());
-    let said: Vec<_> = files.filter_map(|file| Some((file.name().to_owned(), version_of(file)?))).collect();
+    let said: Vec<_> = pool.list().into_iter().filter_map(|no| version_of(pool, no)).collect();
     let counts = |version: u8| !may_be_rot(version) || said.iter().filter(|(_, v)| *v == version).count() > 1;
     match said.iter().find(|(_, version)| counts(*version)) {
         Some((name, version)) => {
@@ -45,7 +43,8 @@ pub(super) fn refuse_newer_manifest(file: &str, why: &FormatError) -> Result<(),
     }
 }
 
-/// Refuses when a frame of a newer version is where one of this segment was due.
+/// Refuses when a frame of a newer version is where one of this segment was due, and no sound one of this version lies behind:
+/// a newer program writes no older ones.
 pub(super) fn refuse_newer_frame(
     file: &SegmentFile,
     at: u32,
@@ -64,14 +63,22 @@ pub(super) fn refuse_newer_frame(
     }
 }
 
-/// What the start of a file says when it is newer.
-fn version_of(file: Arc<SegmentFile>) -> Option<u8> {
+/// What the start of a file says when it is newer, and the file's name.
+fn version_of(pool: &SegmentPool, no: FileNo) -> Option<(String, u8)> {
+    let file = pool.get(no).ok()?;
+    let name = file.name().to_owned();
     let mut reader = ChunkReader::new(file);
     let head = reader.fetch(0, SEGMENT_HEADER * 2);
     let log = SegmentHeader::decode(head).ok().map(|h| (h.store, h.segment));
     let known = log.or_else(|| SettledHeader::decode(head).ok().map(|h| (h.store, h.segment)));
     let first = head.get(index(u64::from(SEGMENT_HEADER))..).unwrap_or_default();
-    newer_header(head).or_else(|| known.and_then(|(store, segment)| newer_frame(first, store, segment)))
+    let in_frame = || {
+        let version = known.and_then(|(store, segment)| newer_frame(first, store, segment))?;
+        // Damage, when sound frames of this version lie behind.
+        let sound = log.is_some_and(|of| end_of_log(pool, no, of) > SEGMENT_HEADER);
+        (!sound).then_some(version)
+    };
+    newer_header(head).or_else(in_frame).map(|version| (name, version))
 }
 
 fn newer(what: &str, version: u32, known: u32) -> StoreError {

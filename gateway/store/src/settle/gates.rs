@@ -108,6 +108,6 @@ pub(super) fn note_overruled(shared: &Shared, moves: Vec<GateMove>) {
                 warn!("that points went without their hook is not on record: {e}");
             }
         };
-        shared.queue.push(Job { work: Work::Meta(record), done: Box::new(told) });
+        shared.queue.push(Job { work: Work::Meta(vec![record]), done: Box::new(told) });
     }
 }

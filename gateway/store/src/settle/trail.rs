@@ -41,6 +41,8 @@ pub(crate) enum Met<'a> {
     Frame(&'a PassedFrame<'a>, Option<&'a Records>),
     /// Bytes that are not what was written.
     Damage(&'a Damage),
+    /// Records are missing between two sound frames, which nobody noted when the log was read into the index.
+    Missing(&'a Damage),
 }
 
 /// A frame and where it lies.
@@ -49,6 +51,15 @@ pub(crate) struct PassedFrame<'a> {
     pub(crate) file: &'a Arc<SegmentFile>,
     pub(crate) at: u32,
     pub(crate) header: &'a FrameHeader,
+}
+
+/// What is known of the log that a trail follows.
+#[derive(Clone, Copy)]
+struct Noted<'a> {
+    /// What was found lost when it was read into the index.
+    lost: &'a [Damage],
+    /// What settled history has left.
+    kept: &'a BTreeMap<VolumeId, Kept>,
 }
 
 /// What is told of everything that is met; an error ends the walk.
@@ -156,20 +167,25 @@ impl Trail {
         (group, last): Border,
         tell: &mut Tell<'_>,
     ) -> Result<(), StoreError> {
+        let (known, layout) = {
+            let published = crate::sync::read(&shared.published);
+            (published.damage.clone(), Arc::clone(&published.layout))
+        };
+        let noted = Noted { lost: &known, kept: &layout.kept };
         let oldest = || shared.segments.oldest().map(|segment| (segment, Start::of_segment(None)));
         let Some((mut segment, mut start)) = self.at.or_else(oldest) else { return Ok(()) };
         let (end_segment, end) = last;
         loop {
             let to = if segment == end_segment { Some(end.at) } else { None };
             if !shared.segments.lives(segment) {
-                self.pass_missing(shared, segment..segment.next(), tell)?;
+                self.pass_missing(&known, segment..segment.next(), tell)?;
             }
-            self.walk(shared, (segment, start), to, window, tell)?;
+            self.walk((shared, noted), (segment, start), to, window, tell)?;
             if segment >= end_segment {
                 break;
             }
             let next = shared.segments.after(segment).unwrap_or(end_segment).min(end_segment);
-            self.pass_missing(shared, segment.next()..next, tell)?;
+            self.pass_missing(&known, segment.next()..next, tell)?;
             (segment, start) = (next, Start::of_segment(None));
         }
         (self.at, self.group) = (Some(last), group);
@@ -180,21 +196,20 @@ impl Trail {
     /// Segments that are gone are damage, and known as such.
     fn pass_missing(
         &mut self,
-        shared: &Shared,
+        known: &[Damage],
         gone: Range<SegmentId>,
         tell: &mut Tell<'_>,
     ) -> Result<(), StoreError> {
-        let known = crate::sync::read(&shared.published).damage.clone();
-        for damage in known.into_iter().filter(|d| gone.contains(&d.segment)) {
-            tell(Met::Damage(&damage))?;
-            self.history.damaged(Damage { lost: Vec::new(), ..damage });
+        for damage in known.iter().filter(|d| gone.contains(&d.segment)) {
+            tell(Met::Damage(damage))?;
+            self.history.damaged(Damage { lost: Vec::new(), ..damage.clone() });
         }
         Ok(())
     }
 
     fn walk(
         &mut self,
-        shared: &Shared,
+        (shared, noted): (&Shared, Noted<'_>),
         (segment, from): (SegmentId, Start),
         to: Option<u32>,
         window: &mut Window,
@@ -220,7 +235,7 @@ impl Trail {
             match scan.give(reader.fetch(at, len)) {
                 Some(Found::Frame { at, header, table }) => {
                     let frame = PassedFrame { segment, file: &file, at, header: &header };
-                    self.take(&frame, &table, window, tell)?
+                    self.take(&frame, &table, noted, window, tell)?
                 }
                 Some(Found::Damage { from, to, why }) => {
                     let damage = Damage { segment, from, to, detail: why.to_string(), lost: Vec::new() };
@@ -237,6 +252,7 @@ impl Trail {
         &mut self,
         passed: &PassedFrame<'_>,
         table: &[u8],
+        noted: Noted<'_>,
         window: &mut Window,
         tell: &mut Tell<'_>,
     ) -> Result<(), StoreError> {
@@ -255,7 +271,11 @@ impl Trail {
                 let last = self.last(header.stream).unwrap_or_default();
                 let Records { entries, lens } = &records;
                 let frame = PlacedFrame { segment, at, header, entries, lens };
-                self.history.take(&frame, &mut window.versions);
+                self.note_lost(header.stream, noted.lost);
+                self.history.take(&frame, noted.kept, &mut window.versions);
+                if let Some(missing) = self.missing_before(&frame, noted.lost) {
+                    tell(Met::Missing(missing))?;
+                }
                 let fresh = entries.iter().filter(|e| !e.position.is_copy() && e.position.lsn() > last);
                 window.points.entry(header.stream).or_default().extend(fresh.map(|e| KeptPoint {
                     lsn: e.position.lsn(),
@@ -265,6 +285,25 @@ impl Trail {
             }
         }
         Ok(())
+    }
+}
+
+impl Trail {
+    /// What was found lost of a stream when the log was read is lost here, too: behind the same frame.
+    fn note_lost(&mut self, stream: StreamId, known: &[Damage]) {
+        let due = self.history.due(stream);
+        for damage in known {
+            for loss in damage.lost.iter().filter(|(of, from, _)| *of == stream && *from == due) {
+                self.history.lose(damage, *loss);
+            }
+        }
+    }
+
+    /// What is missing before this frame and was not noted when the log was read.
+    fn missing_before(&self, frame: &PlacedFrame<'_>, known: &[Damage]) -> Option<&Damage> {
+        let here = |d: &&Damage| (d.segment, d.from, d.to) == (frame.segment, frame.at, frame.at);
+        let noted = |d: &Damage| d.lost.iter().all(|loss| known.iter().any(|k| k.lost.contains(loss)));
+        self.history.damage.iter().find(here).filter(|d| !noted(d))
     }
 }
 
@@ -279,12 +318,17 @@ pub(super) fn check_known(shared: &Shared, damage: &Damage) -> Result<(), StoreE
     if known && !is_indexed(shared, damage)? {
         return Ok(());
     }
+    Err(not_settled(damage))
+}
+
+/// The index knows more than the log does.
+pub(super) fn not_settled(damage: &Damage) -> StoreError {
     let Damage { segment, from, to, detail, .. } = damage;
-    Err(StoreError::Damaged(format!(
+    StoreError::Damaged(format!(
         "{segment} from byte {from} to {to}: {detail}; the log is not settled from there on, so that what the index still \
          knows of it stays. Put the segment back; or stop the gateway and delete the store's fjall directory, which gives \
          up what lay there: then what is lost is shown, and a resync makes later points sound"
-    )))
+    ))
 }
 
 /// Does the index lead to anything in a damaged stretch? All of it is gone through: that is slow, and seldom.
@@ -309,6 +353,7 @@ impl History {
         self.catalogue = Arc::new(known.catalogue);
         self.streams = known.streams.into_iter().collect();
         self.damage = known.damage;
+        self.suspect = known.suspect;
         let _ = self.received(known.received_at);
     }
 }

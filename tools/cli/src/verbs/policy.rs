@@ -7,8 +7,8 @@ use std::time::Duration;
 use clap::{Args, Subcommand};
 use cx_api::json::Text as _;
 use cx_api::{
-    GateView, GroupView, HoldCreate, HoldView, PolicySet, PolicySource, PolicyView, Retention, Span,
-    TierView, TimelineView, VolumeView, WhenFull, paths,
+    GateView, GroupView, HoldCreate, HoldView, Page, PoliciesApply, PolicySet, PolicySource, PolicyView,
+    Retention, Span, TierView, TimelineView, VolumeView, WhenFull, paths,
 };
 use serde::{Deserialize, Serialize};
 use tap_block::{Name, WallTime};
@@ -37,8 +37,12 @@ enum PolicyCommand {
     },
     /// Takes a volume's own policy back: the general one counts again
     Reset {
-        /// The volume; without one the general policy becomes the built-in one again
+        /// The volume
+        #[arg(conflicts_with = "general")]
         volume: Option<Name>,
+        /// The general policy becomes the built-in one again, for every volume that has none of its own
+        #[arg(long)]
+        general: bool,
     },
 }
 
@@ -67,10 +71,12 @@ pub(super) async fn run(args: PolicyArgs) -> Result<()> {
     let policies: Vec<PolicyView> = match args.command {
         PolicyCommand::Ls => context.all(paths::POLICIES).await?,
         PolicyCommand::Apply { file } => apply(&context, &read(&file)?).await?,
-        PolicyCommand::Reset { volume } => {
-            let wanted = PolicySet { volume, retention: None, check: false };
-            vec![context.client.post(paths::POLICIES, &wanted).await?]
+        PolicyCommand::Reset { volume: None, general: false } => {
+            return Err(Failure::usage(
+                "give a volume, or --general for the policy of all that have none of their own",
+            ));
         }
+        PolicyCommand::Reset { volume, .. } => reset(&context, volume).await?,
     };
     if context.json() { print_json(&policies) } else { print(&list(&policies)) }
 }
@@ -112,7 +118,7 @@ fn placed(text: &str, error: &toml::de::Error) -> String {
     before.map_or(why.clone(), |before| format!("line {}: {why}", before.matches('\n').count() + 1))
 }
 
-/// What is to be set, in this order: a volume's own policy wins over its group's.
+/// What is to be set: a volume's own policy wins over its group's.
 async fn sets(context: &Context, parsed: Parsed) -> Result<Vec<PolicySet>> {
     let set = |volume, retention| PolicySet { volume, retention: Some(retention), check: false };
     let of = |(volume, retention)| set(Some(volume), retention);
@@ -140,25 +146,37 @@ const EXAMPLE: &str = r#"write it as: [general] every_write = "48h", tiers = [{ 
 /// Of `every_write` no gate can be had: what it lets go are single writes, which nobody could be handed as disks in time.
 const NO_GATE: &str = r#"only a tier has `before_drop`: write it into one of `tiers`; to hand on all that `every_write` lets go, make the first tier as fine as you need, such as { each = "1s", keep = "49h", before_drop = { hook = "archive.sh", deadline = "6h" } }"#;
 
+/// All at once: by none of them does history go before the others count.
 async fn apply(context: &Context, text: &str) -> Result<Vec<PolicyView>> {
-    let wanted = sets(context, parse(text)?).await?;
-    // Nothing is set before the gateway has said of each that it can be.
-    let mut now: Vec<PolicyView> = Vec::new();
-    for set in &wanted {
-        now.push(context.client.post(paths::POLICIES, &PolicySet { check: true, ..set.clone() }).await?);
-    }
-    for (set, now) in wanted.iter().zip(&now) {
+    let policies = sets(context, parse(text)?).await?;
+    // What goes sooner is said before anything is set.
+    let checked: Page<PolicyView> = context
+        .client
+        .post(paths::POLICIES_APPLY, &PoliciesApply { policies: policies.clone(), check: true })
+        .await?;
+    for (set, now) in policies.iter().zip(&checked.items) {
         say(&comes_to(set, &now.retention));
     }
-    let mut views: Vec<PolicyView> = Vec::new();
-    for set in &wanted {
-        let done = || -> String {
-            views.iter().map(|v| format!("{} is set\n", of_whom(v.volume.as_ref()))).collect()
-        };
-        let view = context.client.post(paths::POLICIES, set).await.map_err(|e: Failure| e.after(&done()))?;
-        views.push(view);
-    }
-    Ok(views)
+    let wanted = PoliciesApply { policies, check: false };
+    let set: Page<PolicyView> = context.client.post(paths::POLICIES_APPLY, &wanted).await?;
+    Ok(set.items)
+}
+
+/// A volume goes by the general policy again, or all that have none of their own by the built-in one.
+async fn reset(context: &Context, volume: Option<Name>) -> Result<Vec<PolicyView>> {
+    let wanted = PolicySet { volume, retention: None, check: false };
+    let now: PolicyView =
+        context.client.post(paths::POLICIES, &PolicySet { check: true, ..wanted.clone() }).await?;
+    let then = match &wanted.volume {
+        None => Retention::built_in(),
+        Some(_) => {
+            let all: Vec<PolicyView> = context.all(paths::POLICIES).await?;
+            let general = all.into_iter().find(|policy| policy.volume.is_none());
+            general.map_or_else(Retention::built_in, |policy| policy.retention)
+        }
+    };
+    say(&comes_to(&PolicySet { retention: Some(then), ..wanted.clone() }, &now.retention));
+    Ok(vec![context.client.post(paths::POLICIES, &wanted).await?])
 }
 
 fn of_whom(volume: Option<&Name>) -> String {

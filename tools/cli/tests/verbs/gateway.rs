@@ -7,9 +7,9 @@ use std::sync::{Arc, Mutex};
 use cx_api::{
     BookmarkCreate, BookmarkView, Code, ConnectView, DiffView, ElapsedConfirm, ElapsedView, ExportCreate,
     ExportView, ExtentView, GroupPointView, GroupView, Health, HoldCreate, HoldView, ImageClone, ImageCommit,
-    ImageCreate, ImageView, JobId, JobKind, JobState, JobView, JournalView, PinView, PointView, PolicySet,
-    PolicyView, Problem, RepairCreate, RepairView, SessionView, StatusView, SyncView, TimelineView, UnitView,
-    VerificationCreate, VerificationView, VolumeState, VolumeView,
+    ImageCreate, ImageView, JobId, JobKind, JobState, JobView, JournalView, PinView, PointView,
+    PoliciesApply, PolicySet, PolicyView, Problem, RepairCreate, RepairView, SessionView, StatusView,
+    SyncView, TimelineView, UnitView, VerificationCreate, VerificationView, VolumeState, VolumeView,
 };
 use gateway_server::http::{Answer, ApiConfig, ApiHandle, Control, ImageKey, Point, Points, start};
 use tap_block::{Consistency, Lsn, Name, SyncCause, VolumeId, WallTime};
@@ -382,6 +382,18 @@ impl Control for Gateway {
         self.ask(format!("policy {:?} {:?}", wanted.volume, wanted.retention));
         let retention = wanted.retention.unwrap_or_else(|| policy().retention);
         Ok(PolicyView { volume: wanted.volume, retention, ..policy() })
+    }
+
+    async fn policies_apply(&self, wanted: PoliciesApply) -> Answer<Vec<PolicyView>> {
+        let check = wanted.check;
+        if !check {
+            self.ask(format!("policies {}", wanted.policies.len()));
+        }
+        let mut views = Vec::new();
+        for set in wanted.policies {
+            views.push(self.policy_set(PolicySet { check, ..set }).await?);
+        }
+        Ok(views)
     }
 
     async fn timeline(&self, volume: Name) -> Answer<TimelineView> {

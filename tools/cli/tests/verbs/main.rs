@@ -328,6 +328,8 @@ async fn a_group_is_listed_shown_searched_bookmarked_and_kept_alike() {
     let set = json(&server, &["policy", "apply", "-f", file.path().to_str().unwrap()]);
     let every: Vec<_> = (0..2).map(|n| (&set[n]["volume"], &set[n]["retention"]["every_write"])).collect();
     assert_eq!(every, [(&"data01".into(), &"1h".into()), (&"log01".into(), &"2h".into())]);
+    let asked = server.gateway.asked.lock().unwrap().clone();
+    assert!(asked.contains(&"policies 2".to_owned()), "in one request: {asked:?}");
     let policies = "[general]\nevery_write = \"1h\"\n[volume.log01]\nevery_write = \"2h\"\n[volume.zzz]\nevery_write = \"2h\"\n";
     std::fs::write(file.path(), policies).unwrap();
     let before = server.gateway.asked.lock().unwrap().len();
@@ -335,8 +337,14 @@ async fn a_group_is_listed_shown_searched_bookmarked_and_kept_alike() {
     let (exit, said) = failure(&server.url(), &apply);
     assert!(exit == Some(3) && said.contains("there is no volume zzz"), "{said}");
     assert_eq!(server.gateway.asked.lock().unwrap().len(), before, "nothing is set");
-    let general = run(&server.url(), &["policy", "reset"]);
+    let (exit, said) = failure(&server.url(), &["policy", "reset"]);
+    assert!(exit == Some(2) && said.contains("--general"), "{said}");
+    assert_eq!(failure(&server.url(), &["policy", "reset", "log01", "--general"]).0, Some(2));
+    assert_eq!(server.gateway.asked.lock().unwrap().len(), before, "nothing is reset");
+    let general = run(&server.url(), &["policy", "reset", "--general"]);
     assert!(general.status.success() && stdout(&general).contains("(general)"), "{}", stderr(&general));
+    let own = run(&server.url(), &["policy", "reset", "log01"]);
+    assert!(own.status.success() && stderr(&own).contains("the policy of log01"), "{}", stderr(&own));
     let pinned = text(&server, &["point", "pin", "--group", "db", "--at", "-1h", "--note", "why"]);
     assert!(pinned.starts_with("pinned in every member: db@mark:1795341600250000000 "), "{pinned}");
     for at in ["before-upgrade", "mark:1795341600250000000"] {
