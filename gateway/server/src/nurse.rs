@@ -1,5 +1,5 @@
-//! Has history healed: where the journal lost records for good, the tap is asked to copy the whole disk again,
-//! so that points after the copy are sound.
+//! Has history healed: where the journal lost records for good, or blocks that the newest point shows, the tap is asked to copy the
+//! whole disk again, so that points after the copy are sound.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -15,6 +15,8 @@ const LIMIT: Duration = Duration::from_secs(10);
 const SOON: Duration = Duration::from_millis(100);
 /// Between two questions, while the wound is open.
 const AGAIN: Duration = Duration::from_secs(30);
+/// Between two looks at a copy under way, and at what there is when nothing is wrong.
+const LOOK: Duration = Duration::from_secs(5);
 
 /// Asks until a whole copy is under way or complete. Runs while the link stands.
 pub(crate) async fn nurse(store: Arc<Store>, stream: StreamId, link: DownlinkHandle) {
@@ -29,17 +31,17 @@ pub(crate) async fn nurse(store: Arc<Store>, stream: StreamId, link: DownlinkHan
                 soon = AGAIN.min(soon * 2);
                 continue;
             }
-            Ok(Wound::Open(_)) => {}
-            Ok(Wound::InCare) => {}
-            Ok(Wound::None) | Err(_) => return,
+            Ok(Wound::Open(_)) => tokio::time::sleep(AGAIN).await,
+            // What is damaged may be found at any time.
+            Ok(Wound::InCare | Wound::None) => tokio::time::sleep(LOOK).await,
+            Err(_) => return,
         }
-        tokio::time::sleep(AGAIN).await;
     }
 }
 
 /// Has it begun?
 async fn ask(stream: StreamId, from: Lsn, link: &DownlinkHandle) -> bool {
-    tracing::warn!(%stream, %from, "records after this one are lost: the tap is asked for a whole resync");
+    tracing::warn!(%stream, %from, "what came after this record is lost: the tap is asked for a whole resync");
     let asked = link.ask(Question::Resync { from, whole: true }, LIMIT).await;
     if let Err(e) = &asked {
         tracing::warn!(%stream, "the resync is asked for again soon: {e}");
@@ -57,9 +59,12 @@ enum Wound {
 }
 
 fn wound(store: &Store, stream: StreamId) -> Wound {
-    let Some(first) = store.wound(stream) else { return Wound::None };
-    match store.catalogue().volume_of(stream) {
-        Some(volume) if volume.open_sync().is_some() => Wound::InCare,
-        _ => Wound::Open(first.previous()),
+    let records = store.wound(stream).map(Lsn::previous);
+    let volume = store.catalogue().volume_of(stream).cloned();
+    if volume.is_some_and(|volume| volume.open_sync().is_some()) {
+        return Wound::InCare;
     }
+    // The index may be readable another time.
+    let blocks = || store.head_wound(stream).ok().flatten();
+    records.or_else(blocks).map_or(Wound::None, Wound::Open)
 }

@@ -179,6 +179,7 @@ pub(crate) fn with_proof(view: VolumeView, store: &Store) -> VolumeView {
     let open = count(findings.iter().filter(|f| f.over_at.is_none()).count());
     let damaged = open + store.unlisted(view.id);
     let wounded = store.catalogue().volume(view.id).is_some_and(|v| store.wound(v.stream()).is_some());
+    let wounded = wounded || store.is_head_wounded(view.id);
     let state = match view.state {
         // Its newest point cannot be opened before a copy of the whole volume is complete.
         VolumeState::Protected if wounded => VolumeState::Resync,

@@ -4,6 +4,7 @@
 mod headless;
 mod manifest;
 mod newer;
+mod stand_in;
 mod survey;
 
 use std::collections::VecDeque;
@@ -37,6 +38,7 @@ use crate::tail::{Group, GroupInfo, Published};
 
 use headless::end_of_log;
 use newer::{refuse_newer, refuse_newer_frame};
+use stand_in::stand_in;
 use survey::{Piece, Survey};
 
 /// A store as it was found.
@@ -54,6 +56,18 @@ pub(crate) struct Recovered {
     pub(crate) last_received: Option<WallTime>,
     /// Settled segments, and segments of the log, whose header is damaged.
     pub(crate) headless: Vec<SegmentId>,
+    /// Settled segments that are gone, or of which something is.
+    pub(crate) torn: Vec<Torn>,
+}
+
+/// A settled segment of which something is gone.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Torn {
+    pub(crate) segment: SegmentId,
+    /// The byte behind its last frame.
+    pub(crate) end: u32,
+    /// What became of it, when that was found just now.
+    pub(crate) found: Option<String>,
 }
 
 impl Recovered {
@@ -90,7 +104,10 @@ pub(crate) fn recover(
     // Numbers that the index leads to are never given out again, whatever became of those segments.
     let through = known.as_ref().map_or(SegmentId::new(0), |(state, _)| state.through.0);
     let segments = Segments::new(pool, next_segment.max(through.next()));
-    let missing = survey.settled.make_known(&segments);
+    let mut missing = survey.settled.make_known(&segments);
+    // Only the index knows what lay there: without it nothing could be put back.
+    let torn = if known.is_some() { stand_in(&survey.settled, &segments, store) } else { Vec::new() };
+    missing.retain(|damage| !segments.lives(damage.segment));
     let known = known.or_else(|| settled.map(|state| (state, Vec::new())));
     let layout = match &survey.settled.manifest {
         Some(manifest) => Layout::of(manifest, trail),
@@ -106,7 +123,8 @@ pub(crate) fn recover(
     }
     replay.missing(&survey);
     replay.run(&survey)?;
-    replay.finish(&survey, Settler::new(next_settle))
+    let recovered = replay.finish(&survey, Settler::new(next_settle))?;
+    Ok(Recovered { torn, ..recovered })
 }
 
 /// A crash may have come between a manifest and its copy. One that is damaged is left for verification to find.
@@ -502,6 +520,7 @@ impl<'a> Replay<'a> {
             settler,
             last_received,
             headless: survey.headless(),
+            torn: Vec::new(),
         })
     }
 

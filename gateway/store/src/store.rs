@@ -211,6 +211,7 @@ impl Store {
             failing: Mutex::default(),
         });
         shared.note_found(&found.headless);
+        shared.note_torn(&found.torn)?;
         usage::count_old_groups(&shared);
         shared.find_limits();
         let committer = Committer::new(Arc::clone(&shared), found.history, found.tail)?;
@@ -476,6 +477,22 @@ impl Store {
         let damage = published.damage.iter().chain(published.layout.trail.damage());
         let lost = damage.flat_map(|d| &d.lost).filter(|(of, ..)| *of == stream).map(|(_, from, _)| *from);
         lost.filter(|from| *from <= durable.lsn && !maps::healed(known, *from, durable.lsn)).min()
+    }
+
+    /// The last record before a block that the stream's newest point shows, that is damaged, and that cannot be shown to be what the
+    /// disk holds: a whole copy of the disk makes later points whole. `None` when there is none. Reads the index: may block.
+    ///
+    /// # Errors
+    /// When the index cannot be read.
+    pub fn head_wound(&self, stream: StreamId) -> Result<Option<Lsn>, StoreError> {
+        let volume = read(&self.shared.published).catalogue.volume_of(stream).map(|v| v.id());
+        volume.map_or(Ok(None), |volume| self.shared.head_wound(volume))
+    }
+
+    /// Is there such a block, as of when that was last looked at?
+    #[must_use]
+    pub fn is_head_wounded(&self, volume: VolumeId) -> bool {
+        self.shared.proving.head_wounds(volume).next().is_some()
     }
 
     /// What is left of a volume's settled history; `None` when nothing of it is settled.

@@ -20,6 +20,7 @@ mod repair;
 mod scrub;
 mod segment;
 mod sound;
+mod torn;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -216,22 +217,7 @@ impl Shared {
 /// Looks at everything in `scope`. An error ends it: `watch` did not want it any more, or the index or the disk's directory
 /// cannot be used. What is damaged is no error.
 fn verify(shared: &Shared, scope: Scope, watch: &mut Watch<'_>) -> (VerifyReport, Result<(), StoreError>) {
-    let through = through(shared, scope);
-    let report = VerifyReport {
-        scope,
-        begun: shared.age.now(),
-        through,
-        frames: 0,
-        blocks: 0,
-        bytes: 0,
-        findings: Vec::new(),
-        unlisted: BTreeMap::new(),
-        walked: BTreeSet::new(),
-    };
-    let listed = BTreeMap::new();
-    let (compared, differing) = (BTreeSet::new(), BTreeSet::new());
-    let (left, told_at, reread) = (0, 0, 0);
-    let mut verifier = Verifier { shared, report, listed, watch, left, told_at, reread, compared, differing };
+    let mut verifier = Verifier::new(shared, scope, watch);
     let outcome = verifier.log().and_then(|()| verifier.settled()).and_then(|()| verifier.ledger());
     (verifier.report, outcome)
 }
@@ -246,6 +232,25 @@ fn through(shared: &Shared, scope: Scope) -> Vec<(VolumeId, Lsn, WallTime)> {
 impl Scope {
     fn has(&self, volume: VolumeId) -> bool {
         self.volume.is_none_or(|only| only == volume)
+    }
+}
+
+impl<'a, 'w> Verifier<'a, 'w> {
+    fn new(shared: &'a Shared, scope: Scope, watch: &'a mut Watch<'w>) -> Self {
+        let report = VerifyReport {
+            scope,
+            begun: shared.age.now(),
+            through: through(shared, scope),
+            frames: 0,
+            blocks: 0,
+            bytes: 0,
+            findings: Vec::new(),
+            unlisted: BTreeMap::new(),
+            walked: BTreeSet::new(),
+        };
+        let listed = BTreeMap::new();
+        let (compared, differing) = (BTreeSet::new(), BTreeSet::new());
+        Self { shared, report, listed, watch, left: 0, told_at: 0, reread: 0, compared, differing }
     }
 }
 

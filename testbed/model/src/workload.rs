@@ -151,7 +151,9 @@ impl Workload {
         self.next = self.next.plus(jump);
         let blocks = blocks_in(self.disk.len());
         let some = (0..blocks).filter(|_| self.random.one_in(3)).collect();
-        self.run_start(Some(previous), sync, some)
+        // After a hop lost records a tap copies all there is.
+        let wanted = if sync == Some(SyncCause::HopLost) { (0..blocks).collect() } else { some };
+        self.run_start(Some(previous), sync, wanted)
     }
 
     /// About `records` records: writes, zeroes, trims over several blocks, and some of the copies due.

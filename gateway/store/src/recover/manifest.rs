@@ -15,6 +15,7 @@ use tracing::{info, warn};
 
 use super::headless::Inside;
 use super::newer::refuse_newer_manifest;
+use super::stand_in::stands_in;
 use crate::error::{Damage, StoreError};
 use crate::index::{IndexStore, Row, Table, keys};
 use crate::layout::Lost;
@@ -35,6 +36,14 @@ pub(super) struct SettledFound {
 }
 
 impl SettledFound {
+    /// A whole segment. One that was put back, or not given up yet, counts more than what stands in for it.
+    pub(super) fn sort_in(&mut self, file: FileNo, header: SettledHeader) {
+        let known = self.files.get(&header.segment).is_some_and(|(_, known)| !stands_in(known));
+        if !known || !stands_in(&header) {
+            self.files.insert(header.segment, (file, header));
+        }
+    }
+
     /// Finds the manifest that counts. `copy` is the one kept beside the segments.
     ///
     /// # Errors

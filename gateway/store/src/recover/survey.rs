@@ -99,8 +99,7 @@ impl Survey {
             Kind::Segment(header) => (header.segment, Some(*header), false),
             Kind::Settled(header) => {
                 self.next = self.next.max(header.segment.next());
-                self.settled.files.insert(header.segment, (file, *header));
-                return;
+                return self.settled.sort_in(file, *header);
             }
             Kind::Headless { segment, blank, .. } => (*segment, None, *blank),
             Kind::Empty | Kind::Unknown => return,

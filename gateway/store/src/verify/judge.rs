@@ -15,6 +15,14 @@ use crate::times::under_one_layout;
 impl Verifier<'_, '_> {
     /// Suspects that some point shows become findings. The others are of no use to anybody.
     pub(super) fn judge(&mut self, suspects: Vec<Suspect>) -> Result<(), StoreError> {
+        let found = self.judge_all(suspects)?;
+        self.list(found);
+        Ok(())
+    }
+
+    /// The findings, in the order of their regions.
+    pub(super) fn judge_all(&self, suspects: Vec<Suspect>) -> Result<Vec<Finding>, StoreError> {
+        let mut found = Vec::new();
         let mut by_region: BTreeMap<(VolumeId, RegionNo), Vec<Suspect>> = BTreeMap::new();
         for suspect in suspects {
             if let Some((region, _)) = RegionNo::holding(suspect.block) {
@@ -25,10 +33,9 @@ impl Verifier<'_, '_> {
             let blocks: BTreeSet<u16> =
                 suspects.iter().filter_map(|s| Some(RegionNo::holding(s.block)?.1)).collect();
             let (versions, kept) = versions(self.shared, volume, region, &blocks)?;
-            let findings = suspects.iter().filter_map(|s| self.judged(s, &versions, &kept)).collect();
-            self.list(findings);
+            found.extend(suspects.iter().filter_map(|s| self.judged(s, &versions, &kept)));
         }
-        Ok(())
+        Ok(found)
     }
 
     fn judged(&self, suspect: &Suspect, versions: &[Version], kept: &Kept) -> Option<Finding> {
@@ -79,7 +86,7 @@ pub(super) fn versions(
 }
 
 /// The first and the last point that show block `within` of the `n`-th version; `None` when none does.
-fn shown(versions: &[Version], n: usize, within: u16) -> Option<(Lsn, Option<Lsn>)> {
+pub(super) fn shown(versions: &[Version], n: usize, within: u16) -> Option<(Lsn, Option<Lsn>)> {
     let place = |(n, v): (usize, &Version)| (v.position, n);
     let own = place((n, versions.get(n)?));
     let others = versions.iter().enumerate().filter(|(_, v)| v.range().contains(&within)).map(place);

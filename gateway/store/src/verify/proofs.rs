@@ -47,12 +47,18 @@ struct Proofs {
 pub(crate) struct Proving {
     store: Box<dyn MarkStore>,
     state: Mutex<Proofs>,
+    /// Damaged versions of blocks that cannot be shown to be what the protected disk holds. Whoever mends finds out anew after a
+    /// start.
+    unproven: Mutex<BTreeSet<Damaged>>,
 }
+
+/// A damaged version of a block.
+type Damaged = (VolumeId, BlockNo, Position);
 
 impl Proving {
     pub(crate) fn new(store: Box<dyn MarkStore>) -> Self {
         let known = store.load().and_then(|bytes| Proofs::decode(&bytes));
-        Self { store, state: Mutex::new(known.unwrap_or_default()) }
+        Self { store, state: Mutex::new(known.unwrap_or_default()), unproven: Mutex::default() }
     }
 
     pub(crate) fn proof(&self, volume: VolumeId) -> Option<Proof> {
@@ -74,6 +80,28 @@ impl Proving {
     pub(crate) fn unlisted(&self, volume: VolumeId) -> u64 {
         let state = lock(&self.state);
         [Some(volume), None].iter().filter_map(|of| state.unlisted.get(of)).sum()
+    }
+
+    /// What the protected disk holds does not mend this.
+    pub(super) fn note_unproven(&self, damaged: Damaged) {
+        lock(&self.unproven).insert(damaged);
+    }
+
+    /// Blocks that the newest point showed when that was last looked at, that are damaged, and that the disk does not mend.
+    pub(crate) fn head_wounds(&self, volume: VolumeId) -> impl Iterator<Item = Finding> {
+        let unproven = lock(&self.unproven).clone();
+        let of = |f: &Finding| Some((f.volume?, BlockNo::holding(f.extent?.offset()), f.position?));
+        let open = |f: &Finding| f.kind == FindingKind::Block && f.over_at.is_none();
+        let newest = |f: &Finding| f.points.is_some_and(|(_, last)| last.is_none());
+        let found = if unproven.is_empty() { Vec::new() } else { self.findings(volume) };
+        found
+            .into_iter()
+            .filter(move |f| open(f) && newest(f) && of(f).is_some_and(|of| unproven.contains(&of)))
+    }
+
+    /// It is time for another walk through everything.
+    pub(super) fn doubt(&self) {
+        self.change(|proofs| proofs.whole = None);
     }
 
     pub(super) fn take(&self, report: &VerifyReport, now: WallTime) {

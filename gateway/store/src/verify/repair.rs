@@ -113,6 +113,9 @@ pub(crate) fn repair(
         }
     }
     for (repair, outcome) in repairs.iter().zip(&outcomes) {
+        if offered == Offered::Content && matches!(outcome, Err(StoreError::Invalid(_))) {
+            shared.proving.note_unproven((volume, repair.block, repair.position));
+        }
         if outcome.is_ok() {
             shared.proving.repaired(volume, repair.block, repair.position, shared.age.now());
         }
