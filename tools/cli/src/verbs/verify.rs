@@ -3,6 +3,8 @@
 //! Scripts go by the exit code: 0 sound, 1 damage is listed (also when it was repaired and nobody has acknowledged it),
 //! anything else: it could not be said.
 
+use std::collections::BTreeMap;
+
 use clap::Args;
 use cx_api::{
     ExitStatus, FindingKind, FindingView, JobState, JobView, PointView, RepairCreate, RepairView, UnitView,
@@ -126,9 +128,10 @@ async fn look(context: &Context, volume: &Name, range: Range) -> Result<Verifica
     context.client.get(&path).await.map_err(could_not)
 }
 
-/// Puts right what can be; what cannot is said, and stays listed.
+/// Puts right what can be; what cannot is said once for all blocks of which the same is true, and stays listed.
 async fn repair(context: &Context, source: &Client, volume: &Name, found: &VerificationView) -> Result<()> {
     let blocks = found.findings.iter().filter(|f| f.kind == FindingKind::Block && f.over.is_none());
+    let (mut repaired, mut left) = (0u64, BTreeMap::<String, Stretches>::new());
     for finding in blocks {
         let Some((extent, version)) = finding.extent.zip(finding.version) else { continue };
         let path = paths::unit(volume.as_str(), extent.offset, version);
@@ -140,14 +143,52 @@ async fn repair(context: &Context, source: &Client, volume: &Name, found: &Verif
             Err(failure) => Err(failure),
         };
         match outcome {
-            Ok(_) => {}
+            Ok(_) => repaired += 1,
             Err(failure) if failure.exit == ExitStatus::Unreachable => return Err(could_not(failure)),
             Err(failure) => {
-                say(&format!("the block at byte {} is not repaired: {}", extent.offset, failure.lines()));
+                let text = failure.lines();
+                // What is said of a block names it.
+                let why = text.replace(&format!("byte {}", extent.offset), "these bytes");
+                left.entry(why).or_default().add(extent.offset, extent.length);
             }
         }
     }
+    if repaired > 0 {
+        say(&format!("{repaired} blocks are repaired"));
+    }
+    for (why, stretches) in &left {
+        say(&format!("not repaired: {}: {why}", stretches.text()));
+    }
     Ok(())
+}
+
+/// Stretches of a volume, neighbours as one.
+#[derive(Debug, Default)]
+struct Stretches {
+    blocks: u64,
+    /// From, and behind the last byte.
+    stretches: Vec<(u64, u64)>,
+}
+
+impl Stretches {
+    /// So many are named.
+    const NAMED: usize = 4;
+
+    fn add(&mut self, offset: u64, length: u64) {
+        self.blocks += 1;
+        match self.stretches.last_mut() {
+            // Another version of the same block is no other place.
+            Some((from, to)) if *from <= offset && offset <= *to => *to = (*to).max(offset + length),
+            _ => self.stretches.push((offset, offset + length)),
+        }
+    }
+
+    fn text(&self) -> String {
+        let named = self.stretches.iter().take(Self::NAMED).map(|(from, to)| format!("{from}..{to}"));
+        let more = self.stretches.len().saturating_sub(Self::NAMED);
+        let more = if more > 0 { format!(" and {more} more stretches") } else { String::new() };
+        format!("{} versions of blocks in bytes {}{more}", self.blocks, named.collect::<Vec<_>>().join(", "))
+    }
 }
 
 fn damaged(found: &VerificationView) -> Failure {
@@ -179,8 +220,14 @@ fn damaged(found: &VerificationView) -> Failure {
             .fix("nothing is to be done where history is settled, it is written anew; keep the store's fjall directory");
     }
     failure
-        .because("their reads are refused; the source holds them no more, or cannot be asked; no other block is affected")
-        .fix("say --repair-from URL if another gateway has the volume, or copy the disk anew")
+        .because(
+            "their reads are refused, and no other block is affected; what the protected disk can be shown to hold is put back by \
+             itself while its tap is connected",
+        )
+        .fix(
+            "say --repair-from URL if another gateway has the volume; where the newest point needs them, the tap is asked for a copy \
+             of the whole disk by itself, and points after it are whole",
+        )
 }
 
 fn summary(found: &VerificationView) -> String {
@@ -278,6 +325,18 @@ mod tests {
         let lines = merged(&findings);
         assert_eq!(lines.len(), 2);
         assert_eq!(lines[0].extent.unwrap().length, 8192);
+    }
+
+    #[test]
+    fn what_is_not_repaired_is_summed_up() {
+        let mut stretches = Stretches::default();
+        for offset in [0, 0, 4096, 40960, 81920, 122_880, 163_840, 204_800] {
+            stretches.add(offset, 4096);
+        }
+        assert_eq!(
+            stretches.text(),
+            "8 versions of blocks in bytes 0..8192, 40960..45056, 81920..86016, 122880..126976 and 2 more stretches"
+        );
     }
 
     #[test]
