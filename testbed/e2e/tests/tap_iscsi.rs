@@ -14,7 +14,7 @@ const OUT: u8 = 0x20;
 const READ: [u8; 10] = [0x28, 0, 0, 0, 0, 0, 0, 0, 1, 0];
 const CONFLICT: u8 = 0x18;
 /// NAA 6 with our company number.
-const NAA: [u8; 4] = [0x60, 0x2c, 0x09, 0xc0];
+const NAA: [u8; 3] = [0x60, 0x2c, 0x09];
 
 /// Of the conformance suite, on a protected disk; all of it is run by hand (docs/protocol-support.md).
 const SUITES: &[&str] = &[
@@ -138,7 +138,7 @@ fn what_initiators_do_to_a_protected_disk_is_history() -> Result<()> {
 
 fn identity(uri: &str) -> Result<Vec<u8>> {
     let page = Initiator::log_in(uri, ONE)?.command(&[0x12, 1, 0x83, 0, 200, 0], 0x40, 200, &[])?;
-    ensure!(page.status == 0 && page.data[8..12] == NAA, "{page:?}");
+    ensure!(page.status == 0 && page.data[8..11] == NAA && page.data[11] >> 4 == 0xc, "{page:?}");
     Ok(page.data)
 }
 
