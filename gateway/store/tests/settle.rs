@@ -18,9 +18,9 @@ use common::{Disk, append, try_image};
 use gateway_journal::{MetaRecord, RetentionPolicy, WhenFull};
 use gateway_store::{MarkStore, MemoryIndex, MemoryMark, StoreError, Table};
 use proptest::prelude::*;
-use tap_block::Lsn;
+use tap_block::{Batch, Lsn};
 use tap_disk::SegmentDir;
-use testbed_model::Random;
+use testbed_model::{Random, Workload};
 
 #[test]
 fn old_history_grows_sparse_and_its_files_are_used_again() {
@@ -231,6 +231,24 @@ fn a_group_that_fills_slowly_is_settled_in_time() {
     lab.check(1);
 }
 
+/// Writes on beyond what the store has room for: each batch is taken once settling has made some.
+fn fill(lab: &mut Lab, batch: impl Fn(&mut Workload, usize) -> Batch) {
+    let mut refused = 0;
+    for n in 0..1500 {
+        let batch = batch(&mut lab.workload, n);
+        while let Err(e) = append(lab.store(), &batch) {
+            assert!(matches!(e, StoreError::NoSpace(_)), "{e}");
+            lab.wait_for_index();
+            refused += 1;
+            lab.store().settle().unwrap();
+            assert!(refused < 20_000, "it does not make room: {:?}", lab.store().status());
+        }
+        lab.oracle.apply(&batch).unwrap();
+        lab.clock.advance(Duration::from_secs(1));
+    }
+    assert!(refused > 0, "the store is not full");
+}
+
 #[test]
 fn a_full_store_thins_and_then_lets_the_oldest_go() {
     let mut lab = Lab::new(8, policy(1_000_000, &[(200, 2_000_000)], 0));
@@ -245,20 +263,7 @@ fn a_full_store_thins_and_then_lets_the_oldest_go() {
     let known = catalogue.volume(lab.volume()).unwrap();
     let pin = lab.oracle.lsns().into_iter().find(|l| known.selectable(*l).is_ok()).unwrap();
     lab.rule(MetaRecord::Pinned { volume: lab.volume(), point: pin, note: String::new() });
-    let mut refused = 0;
-    for _ in 0..1500 {
-        let batch = lab.workload.batch(8);
-        while let Err(e) = append(lab.store(), &batch) {
-            assert!(matches!(e, StoreError::NoSpace(_)), "{e}");
-            lab.wait_for_index();
-            refused += 1;
-            lab.store().settle().unwrap();
-            assert!(refused < 20_000, "it does not make room: {:?}", lab.store().status());
-        }
-        lab.oracle.apply(&batch).unwrap();
-        lab.clock.advance(Duration::from_secs(1));
-    }
-    assert!(refused > 0, "the store is not full");
+    fill(&mut lab, |workload, _| workload.batch(8));
     assert!(lab.check(3).contains(&pin));
     assert!(lab.store().status().segments + lab.store().status().settled_segments <= 24);
 }
@@ -271,24 +276,10 @@ fn a_full_store_of_bookmarks_lets_the_oldest_go() {
     lab.disk.config = lab.disk.config.clone().limited(24 * (512 << 10));
     lab.open();
     lab.write(50, 1);
-    let mut refused = 0;
-    for n in 0..1500 {
-        let batch = if n % 2 == 0 {
-            lab.workload.batch(8)
-        } else {
-            lab.workload.bookmark(&format!("b{n}").parse().unwrap())
-        };
-        while let Err(e) = append(lab.store(), &batch) {
-            assert!(matches!(e, StoreError::NoSpace(_)), "{e}");
-            lab.wait_for_index();
-            refused += 1;
-            lab.store().settle().unwrap();
-            assert!(refused < 20_000, "it does not make room: {:?}", lab.store().status());
-        }
-        lab.oracle.apply(&batch).unwrap();
-        lab.clock.advance(Duration::from_secs(1));
-    }
-    assert!(refused > 0, "the store is not full");
+    fill(&mut lab, |workload, n| match n % 2 {
+        0 => workload.batch(8),
+        _ => workload.bookmark(&format!("b{n}").parse().unwrap()),
+    });
     let bookmarks: Vec<_> = lab.oracle.bookmarks().into_iter().map(|(lsn, _)| lsn).collect();
     let kept = lab.check(3);
     let left = bookmarks.iter().filter(|lsn| kept.contains(lsn)).count();

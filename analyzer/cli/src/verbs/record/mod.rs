@@ -20,6 +20,8 @@ pub(crate) use target::{Target, all};
 
 /// How often what was gathered is made durable.
 const KEEP_EACH: Duration = Duration::from_secs(5);
+/// Until somebody ends it: longer than any machine runs (272 years), and within what timers take.
+const FOR_EVER: Duration = Duration::from_secs(1 << 33);
 /// How often the traced events are taken from the kernel.
 const TAKE_EACH: Duration = Duration::from_millis(100);
 /// How often our own share of the processor is looked at.
@@ -102,7 +104,7 @@ impl RecordArgs {
         let mut keep = tokio::time::interval(KEEP_EACH);
         let mut look = tokio::time::interval(LOOK_EACH);
         let mut cost = Cost::begin();
-        let end = tokio::time::sleep(self.time.unwrap_or(Duration::from_secs(1 << 33)));
+        let end = tokio::time::sleep(self.time.unwrap_or(FOR_EVER));
         let mut stop = std::pin::pin!(async {
             tokio::select! { () = end => Ok(()), stopped = told_to_stop() => stopped }
         });
