@@ -185,6 +185,8 @@ impl Catalogue {
             | MetaRecord::Unpinned { .. }
             | MetaRecord::Held(_)
             | MetaRecord::GateMoved(_) => Arc::make_mut(&mut self.rules).apply(record),
+            // Whoever keeps the list of what is damaged takes it in.
+            MetaRecord::LossRead => {}
         }
     }
 

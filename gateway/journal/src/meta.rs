@@ -91,6 +91,8 @@ pub enum MetaRecord {
         /// Its name.
         name: Name,
     },
+    /// Somebody has read that records of the gateway's own were lost before this one, and has made anew what was missing.
+    LossRead,
 }
 
 /// Something that happened at a gate: at a tier whose points only go when a hook has handed them on.
@@ -167,7 +169,7 @@ pub struct ImageRecord {
 
 #[derive(Clone, PartialEq, Message)]
 struct PMeta {
-    #[prost(oneof = "PKind", tags = "1, 2, 3, 4, 5, 6, 7, 8")]
+    #[prost(oneof = "PKind", tags = "1, 2, 3, 4, 5, 6, 7, 8, 9")]
     kind: Option<PKind>,
 }
 
@@ -189,7 +191,12 @@ enum PKind {
     GateMoved(PGateMove),
     #[prost(message, tag = "8")]
     BookmarkRemoved(PBookmarkRemoved),
+    #[prost(message, tag = "9")]
+    LossRead(PLossRead),
 }
+
+#[derive(Clone, Copy, PartialEq, Message)]
+struct PLossRead {}
 
 #[derive(Clone, PartialEq, Message)]
 struct PBookmarkRemoved {
@@ -309,6 +316,7 @@ impl MetaRecord {
                 point: point.get(),
                 name: name.to_string(),
             }),
+            Self::LossRead => PKind::LossRead(PLossRead {}),
             Self::GateMoved(moved) => PKind::GateMoved(PGateMove {
                 volume: moved.volume.get(),
                 keep: nanos(moved.keep),
@@ -353,6 +361,7 @@ impl MetaRecord {
                 point: lsn_in(gone.point)?,
                 name: name_in(&gone.name)?,
             }),
+            PKind::LossRead(PLossRead {}) => Ok(Self::LossRead),
             PKind::GateMoved(moved) => Ok(Self::GateMoved(GateMove {
                 volume: VolumeId::new(moved.volume),
                 keep: Duration::from_nanos(moved.keep),

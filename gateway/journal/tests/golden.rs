@@ -321,6 +321,13 @@ fn a_bookmark_that_was_removed() {
 }
 
 #[test]
+fn a_loss_that_was_read_of() {
+    let record = MetaRecord::LossRead;
+    assert_eq!(MetaRecord::decode(&record.encode()).unwrap(), record);
+    pinned("loss-read", &record.encode());
+}
+
+#[test]
 fn moves_at_a_gate() {
     let (volume, keep) = (VolumeId::new(0x22), std::time::Duration::from_secs(60));
     let mut all = Vec::new();

@@ -66,6 +66,12 @@ impl Age {
         }
     }
 
+    /// Holds remember what it was credited with before they were made: without a note it is no less than that.
+    pub(crate) fn remembering(self, credited: Duration) -> Self {
+        let before = self.credited.saturating_sub(self.credit).max(credited);
+        Self { credited: before.saturating_add(self.credit), ..self }
+    }
+
     /// Without what it was credited with: that cannot be noted, and would be credited again and again.
     pub(crate) fn uncredited(self) -> Self {
         let base = self.base.minus(self.credit);

@@ -84,6 +84,18 @@ pub enum StoreError {
     /// A hold was set while history was settled.
     #[error("the rules changed while history was settled: it is settled anew")]
     RulesChanged,
+    /// Records of the gateway's own are lost, and nobody has read of it.
+    #[error(
+        "records of the gateway's own (number {from} to {to}) are lost, or may be: holds, pins, policies and images made then are \
+         gone, so no point is let go of. Look through them (`chronogate hold ls`, `policy show`, `image ls`), make anew what is missing, \
+         then say `chronogate verify VOLUME --acknowledge`"
+    )]
+    OwnLoss {
+        /// The number of the first.
+        from: u64,
+        /// Of the last that is known to be.
+        to: u64,
+    },
     /// The list of the points that a pass leaves does not fit into a segment.
     #[error(
         "history is not settled: the list of what is kept would take {bytes} bytes, and a segment has room for {limit}: let \

@@ -11,7 +11,9 @@ use gateway_journal::meta::OWN_STREAM;
 use gateway_journal::table::placed;
 use gateway_journal::{FrameHeader, Kept, MetaRecord, SegmentId, Start, StoreId, versions_of};
 use tap_block::stored::StoredLen;
-use tap_block::{Action, Batch, Bookmark, Entry, Lsn, Marker, StreamId, SyncCause, VolumeId, WallTime};
+use tap_block::{
+    Action, Batch, Bookmark, Entry, Epoch, Lsn, Marker, RunId, StreamId, SyncCause, VolumeId, WallTime,
+};
 
 use crate::error::{Damage, StoreError};
 use crate::tail::{Durable, Frozen, Group, Published, StreamState};
@@ -218,16 +220,56 @@ impl History {
         Catalogue::concerns(&entry.action) && Arc::make_mut(&mut self.catalogue).apply(&origin, entry)
     }
 
-    /// Takes a frame of the gateway's own records in.
-    pub(crate) fn take_meta(&mut self, header: &FrameHeader, records: &[MetaRecord]) {
+    /// Takes a frame of the gateway's own records in, which lies at this byte of its segment.
+    pub(crate) fn take_meta(&mut self, at: u32, header: &FrameHeader, records: &[MetaRecord]) {
         self.received = self.received.max(header.received_at);
+        self.note_own_losses(at, header);
         for record in records {
+            if *record == MetaRecord::LossRead {
+                self.forget_own_losses();
+            }
             Arc::make_mut(&mut self.catalogue).apply_meta(record);
         }
         let last = header.first_lsn.plus(u64::from(header.entries)).previous();
         let durable = Durable { lsn: last, run: header.run, epoch: header.epoch, at: header.received_at };
         let state = StreamState { durable, latest: header.received_at, row: (header.received_at, 0) };
         self.streams.insert(OWN_STREAM, state);
+    }
+
+    /// The gateway's own records are numbered without exception: every jump is a loss, of holds, pins and policies maybe.
+    fn note_own_losses(&mut self, at: u32, header: &FrameHeader) {
+        let due = self.due(OWN_STREAM);
+        let suspect = self.suspect.as_mut().filter(|s| !s.seen.contains(&OWN_STREAM));
+        let damage = suspect.map(|suspect| {
+            suspect.seen.push(OWN_STREAM);
+            suspect.damage.clone()
+        });
+        if header.first_lsn > due {
+            let damage = damage.unwrap_or_else(|| missing_before(header.segment, at));
+            self.lose(&damage, (OWN_STREAM, due, header.first_lsn.previous()));
+        }
+    }
+
+    /// The log is over, and no record of the gateway's own came behind the last damage: one may have lain there. Its number is
+    /// not given again, so that the jump says so to whoever reads the log anew.
+    pub(crate) fn presume_own_loss(&mut self) {
+        let unanswered = self.suspect.as_mut().filter(|s| !s.seen.contains(&OWN_STREAM));
+        let Some(suspect) = unanswered else { return };
+        suspect.seen.push(OWN_STREAM);
+        let (damage, due) = (suspect.damage.clone(), self.due(OWN_STREAM));
+        self.lose(&damage, (OWN_STREAM, due, due));
+        let state = self.streams.entry(OWN_STREAM).or_insert_with(|| StreamState {
+            durable: Durable { lsn: due, run: RunId::new(0), epoch: Epoch::new(0), at: WallTime::EPOCH },
+            latest: WallTime::EPOCH,
+            row: (WallTime::EPOCH, 0),
+        });
+        state.durable.lsn = due;
+    }
+
+    /// Somebody has read of them.
+    fn forget_own_losses(&mut self) {
+        let lost = self.damage.iter_mut().map(|damage| &mut damage.lost);
+        lost.for_each(|lost| lost.retain(|(stream, ..)| *stream != OWN_STREAM));
     }
 
     /// Does a frame leave something out? After damage the first one of each stream is not believed whatever it says; of all
@@ -239,7 +281,10 @@ impl History {
         let Some(suspect) = self.suspect.as_mut().filter(|s| !s.seen.contains(&stream)) else {
             let jump = record.filter(|e| e.position.lsn() > due && !explains_jump(e));
             if let Some(first) = jump {
-                self.lose(&missing_before(frame), (stream, due, first.position.lsn().previous()));
+                self.lose(
+                    &missing_before(frame.segment, frame.at),
+                    (stream, due, first.position.lsn().previous()),
+                );
             }
             return;
         };
@@ -294,8 +339,7 @@ impl History {
 }
 
 /// No bytes are known to be damaged: what lay before the frame is gone without a trace.
-fn missing_before(frame: &PlacedFrame<'_>) -> Damage {
-    let &PlacedFrame { segment, at, .. } = frame;
+fn missing_before(segment: SegmentId, at: u32) -> Damage {
     let detail = "the records before this frame are missing".to_owned();
     Damage { segment, from: at, to: at, detail, lost: Vec::new() }
 }

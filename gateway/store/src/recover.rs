@@ -71,6 +71,11 @@ pub(crate) struct Torn {
 }
 
 impl Recovered {
+    /// The most that any hold remembers of what the store's clock was credited with.
+    pub(crate) fn credited(&self) -> Duration {
+        self.history.catalogue.rules().credited()
+    }
+
     /// The store's clock has been credited with so much, which no hold runs by.
     pub(crate) fn credit(&mut self, credited: Duration) {
         Arc::make_mut(&mut self.history.catalogue).credit(credited);
@@ -428,7 +433,7 @@ impl<'a> Replay<'a> {
     ) -> bool {
         match header.kind {
             FrameKind::Meta => match decode_meta(header, table) {
-                Ok(records) => self.history.take_meta(header, &records),
+                Ok(records) => self.history.take_meta(at, header, &records),
                 Err(_) => return false,
             },
             FrameKind::Records => {
@@ -496,6 +501,7 @@ impl<'a> Replay<'a> {
     }
 
     fn finish(mut self, survey: &Survey, settler: Settler) -> Result<Recovered, StoreError> {
+        self.history.presume_own_loss();
         let received = self.history.last_received();
         let settled_at = survey.settled.manifest.as_ref().map_or(WallTime::EPOCH, |m| m.at);
         let last_received = Some(received.max(settled_at)).filter(|&last| last > WallTime::EPOCH);

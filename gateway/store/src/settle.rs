@@ -485,8 +485,10 @@ impl Settling {
 
     /// One pass now.
     pub(crate) fn pass(&self, shared: &Shared) -> Result<Option<SettleReport>, StoreError> {
-        let renew = self.renew.swap(false, Ordering::Relaxed);
-        let outcome = lock(&self.settler).settle(shared, shared.pressure(), renew);
+        let outcome = shared.refuse_unread_loss().and_then(|()| {
+            let renew = self.renew.swap(false, Ordering::Relaxed);
+            lock(&self.settler).settle(shared, shared.pressure(), renew)
+        });
         if let Ok(Some(report)) = &outcome {
             shared.bookkeeping.settled(report);
         }

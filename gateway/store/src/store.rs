@@ -179,7 +179,8 @@ impl Store {
         let fresh = found.segments.count() + found.segments.settled_count() == 0;
         let book = Book::open(parts.ledger, found.mark.store, fresh);
         let keeper = Keeper::new(parts.mark, found.mark);
-        let age = age_of(Age::new(clock, found.last_received, found.mark.aged), &keeper);
+        let age = Age::new(clock, found.last_received, found.mark.aged).remembering(found.credited());
+        let age = age_of(age, &keeper);
         found.credit(age.credited());
         let shared = Arc::new(Shared {
             bookkeeping: Bookkeeping::new(book),
@@ -565,12 +566,19 @@ impl Store {
         self.shared.proving.unlisted(volume)
     }
 
-    /// What was found and is over need not be listed any more, as far as somebody has `read` of it; neither need what speaks against the ledger.
+    /// What was found and is over need not be listed any more, as far as somebody has `read` of it; neither need what speaks against
+    /// the ledger. Records of the gateway's own that are lost no longer keep history from being settled. Blocks until that is durable.
     ///
     /// # Errors
-    /// When that cannot be entered in the ledger: what speaks against it stays listed.
+    /// When that cannot be entered in the ledger, or in the journal: what is not entered stays as it is.
     pub fn acknowledge(&self, volume: VolumeId, read: impl Fn(&Finding) -> bool) -> Result<(), StoreError> {
         self.shared.bookkeeping.acknowledge(&self.shared)?;
+        if self.shared.refuse_unread_loss().is_err() {
+            let (tell, told) = std::sync::mpsc::channel();
+            let done = move |outcome| drop(tell.send(outcome));
+            self.record(MetaRecord::LossRead, Box::new(done));
+            told.recv().map_err(|_| StoreError::Stopped)??;
+        }
         self.shared.proving.acknowledge(volume, read);
         Ok(())
     }

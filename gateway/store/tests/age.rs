@@ -209,3 +209,28 @@ fn a_clock_that_was_set_right_since_leaves_nothing_to_confirm() {
     assert!(lab.store().confirm_elapsed(Duration::from_secs(1)).is_err());
     assert!(is_held(&lab));
 }
+
+/// Losing the note of what was credited is fine, for holds remember it: the machine is off for days, again and again.
+#[test]
+fn a_hold_is_no_shorter_for_a_lost_note_of_what_was_credited() {
+    let (mut lab, clock, _) = held();
+    lab.store = None;
+    clock.set(DAY * 5);
+    lab.disk.config.index_at_stop = true;
+    lab.open();
+    let (volume, to, credited) = (lab.volume(), lab.store().age(), lab.store().credited());
+    assert!(credited >= DAY * 5 - Duration::from_secs(1));
+    let note = "made late".to_owned();
+    lab.rule(MetaRecord::Held(Hold { volume, from: to, to, until: to.plus(DAY * 8), credited, note }));
+    for _ in 0..3 {
+        lab.store = None;
+        lab.disk.mark = Arc::default();
+        clock.set(DAY * 5);
+        lab.open();
+        let batch = lab.workload.batch(2);
+        lab.append(&batch);
+    }
+    let (catalogue, now) = (lab.store().catalogue(), lab.store().age());
+    let left = catalogue.rules().holds_of(volume, now).map(|hold| hold.until.since(now)).max();
+    assert!(left.is_some_and(|left| left > DAY * 8 - Duration::from_secs(60)), "{left:?}");
+}

@@ -324,7 +324,7 @@ fn lost_records_are_refused_until_everything_is_copied_again() {
     let store = disk.open();
     let damage = store.status().damage;
     let lost = (history[4].first_lsn, history[4].last_lsn().unwrap());
-    assert_eq!(damage[0].lost, [(stream, lost.0, lost.1)]);
+    assert_eq!(damage[0].lost[0], (stream, lost.0, lost.1));
     let mut oracle = Oracle::new();
     history.iter().for_each(|b| oracle.apply(b).unwrap());
     let before = lost.0.previous();

@@ -77,6 +77,12 @@ impl Rules {
         self.holds == newer.holds
     }
 
+    /// The most that the store's clock had been credited with when any hold was made, or at a start since.
+    #[must_use]
+    pub fn credited(&self) -> Duration {
+        self.holds.iter().map(|hold| hold.credited).max().unwrap_or_default()
+    }
+
     /// The store's clock has been credited with so much in all: holds end later by what they did not know of.
     pub fn credit(&mut self, credited: Duration) {
         for hold in &mut self.holds {
@@ -99,7 +105,8 @@ impl Rules {
             }
             MetaRecord::ImageCreated(_)
             | MetaRecord::ImageRemoved { .. }
-            | MetaRecord::BookmarkRemoved { .. } => {}
+            | MetaRecord::BookmarkRemoved { .. }
+            | MetaRecord::LossRead => {}
         }
     }
 

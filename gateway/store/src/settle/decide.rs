@@ -14,7 +14,7 @@ use super::gates::overruled;
 use super::held::HeldCount;
 use super::keep::{Terms, lost_points, points, thinned};
 use super::plan::Plan;
-use super::trail::{Met, Trail, Window, check_known, not_settled};
+use super::trail::{Met, Trail, Window, check_known, check_unsealed, not_settled};
 use crate::error::StoreError;
 use crate::layout::Layout;
 use crate::store::Shared;
@@ -123,6 +123,7 @@ fn follow(shared: &Shared, plan: &Plan, layout: &Layout, held: &HeldCount) -> Re
         trail.advance_into(&mut window, shared, (group.no, group.through), &mut |met| match met {
             Met::Frame(..) => Ok(()),
             Met::Damage(damage) => check_known(shared, damage),
+            Met::Unsealed(damage) => check_unsealed(shared, damage),
             Met::Missing(damage) => Err(not_settled(damage)),
         })?;
         if !held.take(&window) {

@@ -41,6 +41,8 @@ pub(crate) enum Met<'a> {
     Frame(&'a PassedFrame<'a>, Option<&'a Records>),
     /// Bytes that are not what was written.
     Damage(&'a Damage),
+    /// Nothing says that the segment before ended where its last sound frame does: these bytes may have held some.
+    Unsealed(&'a Damage),
     /// Records are missing between two sound frames, which nobody noted when the log was read into the index.
     Missing(&'a Damage),
 }
@@ -185,6 +187,7 @@ impl Trail {
                 break;
             }
             let next = shared.segments.after(segment).unwrap_or(end_segment).min(end_segment);
+            self.pass_border(shared, &known, (segment, next), tell)?;
             self.pass_missing(&known, segment.next()..next, tell)?;
             (segment, start) = (next, Start::of_segment(None));
         }
@@ -204,6 +207,25 @@ impl Trail {
             tell(Met::Damage(damage))?;
             self.history.damaged(Damage { lost: Vec::new(), ..damage.clone() });
         }
+        Ok(())
+    }
+
+    /// How a segment ended stands in the header of the one behind it. Where that is damaged or gone, frames may be missing at
+    /// the end that leave no gap in anybody's numbers: copies.
+    fn pass_border(
+        &mut self,
+        shared: &Shared,
+        known: &[Damage],
+        (segment, next): (SegmentId, SegmentId),
+        tell: &mut Tell<'_>,
+    ) -> Result<(), StoreError> {
+        let headless = known.iter().find(|d| d.segment > segment && d.segment <= next && d.from == 0);
+        let Some((headless, here)) = headless.zip(shared.segments.known(segment)) else { return Ok(()) };
+        let length = shared.segments.pool().get(here.file)?.len();
+        let detail = "nothing says that the segment ended here".to_owned();
+        let to = u32::try_from(length).unwrap_or(u32::MAX);
+        tell(Met::Unsealed(&Damage { segment, from: here.end, to, detail, lost: Vec::new() }))?;
+        self.history.damaged(Damage { lost: Vec::new(), ..headless.clone() });
         Ok(())
     }
 
@@ -263,7 +285,7 @@ impl Trail {
         match header.kind {
             FrameKind::Meta => {
                 tell(Met::Frame(passed, None))?;
-                self.history.take_meta(header, &decode_meta(header, table).map_err(bad)?);
+                self.history.take_meta(at, header, &decode_meta(header, table).map_err(bad)?);
             }
             FrameKind::Records => {
                 let records = decode_records(header, table).map_err(bad)?;
@@ -319,6 +341,11 @@ pub(super) fn check_known(shared: &Shared, damage: &Damage) -> Result<(), StoreE
         return Ok(());
     }
     Err(not_settled(damage))
+}
+
+/// If the index leads behind the last sound frame of a segment, there was more: it is not settled, as above.
+pub(super) fn check_unsealed(shared: &Shared, damage: &Damage) -> Result<(), StoreError> {
+    if is_indexed(shared, damage)? { Err(not_settled(damage)) } else { Ok(()) }
 }
 
 /// The index knows more than the log does.

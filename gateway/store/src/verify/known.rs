@@ -2,12 +2,13 @@
 
 use std::sync::Arc;
 
+use gateway_journal::meta::OWN_STREAM;
 use gateway_journal::{SEGMENT_HEADER, SegmentId};
 use tap_block::Lsn;
 
 use super::judge::is_kept;
 use super::{Finding, FindingKind};
-use crate::error::Damage;
+use crate::error::{Damage, StoreError};
 use crate::maps::healed_at;
 use crate::store::Shared;
 use crate::sync::read;
@@ -26,6 +27,11 @@ pub(super) fn lost(shared: &Shared, damage: &Damage) -> Vec<Finding> {
     };
     // Damage that reads know of refuses every point behind it; of what rotted since, the index still knows all.
     let refused = |lost| known.iter().chain(layout.trail.damage()).any(|d| d.lost.contains(lost));
+    let own = damage.lost.iter().find(|(stream, ..)| *stream == OWN_STREAM);
+    let own = own.map(|&(_, from, to)| {
+        let loss = StoreError::OwnLoss { from: from.get(), to: to.get() };
+        Finding { detail: format!("{detail}; {loss}"), ..whole.clone() }
+    });
     let of = damage.lost.iter().filter_map(|lost| {
         let &(stream, first, last) = lost;
         let known = catalogue.volume_of(stream)?;
@@ -39,10 +45,23 @@ pub(super) fn lost(shared: &Shared, damage: &Damage) -> Vec<Finding> {
         let found = Finding { volume: Some(volume), points, ..whole.clone() };
         is_kept(&kept, first, last).then_some(found)
     });
-    of.collect()
+    of.chain(own).collect()
 }
 
 impl Shared {
+    /// Holds and pins that are lost keep nothing: no point may go until somebody has looked.
+    ///
+    /// # Errors
+    /// [`StoreError::OwnLoss`] when records of the gateway's own are lost, and nobody has read of it.
+    pub(crate) fn refuse_unread_loss(&self) -> Result<(), StoreError> {
+        let published = read(&self.published);
+        let lost = published.damage.iter().flat_map(|d| &d.lost);
+        let own =
+            lost.filter(|(stream, ..)| *stream == OWN_STREAM).map(|&(_, from, to)| (from.get(), to.get()));
+        let all = own.reduce(|(from, to), (first, last)| (from.min(first), to.max(last)));
+        all.map_or(Ok(()), |(from, to)| Err(StoreError::OwnLoss { from, to }))
+    }
+
     /// Notes what was found when the store was opened, so that it is listed from the start: segments whose header is damaged, and
     /// what is lost or gone. Headers of settled segments are written anew.
     pub(crate) fn note_found(&self, headless: &[SegmentId]) {

@@ -117,6 +117,11 @@ impl Verifier<'_, '_> {
                 damaged.push(Stretch { segment, from, to });
                 self.passed(u64::from(to.saturating_sub(from)))
             }
+            Met::Unsealed(damage) => {
+                let &Damage { segment, from, to, .. } = damage;
+                damaged.push(Stretch { segment, from, to });
+                Ok(())
+            }
             // What that costs is listed at the end of the log.
             Met::Missing(_) => Ok(()),
         })?;

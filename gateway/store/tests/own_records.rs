@@ -1,0 +1,222 @@
+//! Frames that hold no write of anybody's and are damaged: the gateway's own records (holds, pins, policies), and copies of what a
+//! disk held, whose numbers show no gap. Nothing may go because they are gone.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    clippy::cast_possible_truncation,
+    reason = "tests"
+)]
+
+mod common;
+
+use std::time::Duration;
+
+use common::lab::{Lab, policy, tiers};
+use common::{Disk, append, image};
+use gateway_journal::meta::OWN_STREAM;
+use gateway_journal::{FrameHeader, Hold, MetaRecord, SegmentHeader};
+use gateway_store::{MemoryIndex, StoreError};
+use tap_block::{BLOCK_SIZE, Lsn, Marker, RunId, RunStart, StreamId, SyncCause, VolumeId, WallTime};
+use tap_disk::{FileNo, SegmentDir};
+use testbed_model::{BatchBuilder, Oracle, Random};
+
+/// A segment of the log, and where the frames in it begin.
+struct Piece {
+    file: FileNo,
+    frames: Vec<(u64, FrameHeader)>,
+}
+
+fn log(disk: &Disk) -> Vec<Piece> {
+    let mut all = Vec::new();
+    for file in disk.dir.list().unwrap() {
+        let open = disk.dir.open(file).unwrap();
+        let mut bytes = vec![0; open.len() as usize];
+        open.read_at(0, &mut bytes).unwrap();
+        let Ok(header) = SegmentHeader::decode(&bytes) else { continue };
+        let (mut frames, mut at) = (Vec::new(), 4096);
+        while at + 128 <= bytes.len() {
+            match FrameHeader::decode(&bytes[at..]).ok().filter(|frame| frame.segment == header.segment) {
+                Some(frame) => {
+                    frames.push((at as u64, frame));
+                    at += frame.span as usize;
+                }
+                None => at += 8,
+            }
+        }
+        all.push((header.segment, Piece { file, frames }));
+    }
+    all.sort_by_key(|(segment, _)| *segment);
+    all.into_iter().map(|(_, piece)| piece).collect()
+}
+
+fn flip(disk: &Disk, file: FileNo, at: u64) {
+    disk.dir.corrupt(file, at, |bytes| bytes[0] ^= 1);
+}
+
+/// A volume whose every point is held, `behind` more records of the gateway's own, and the store closed by a crash.
+fn held(behind: usize) -> Lab {
+    let mut lab = Lab::new(7, policy(100, &[], 0));
+    lab.disk.config.group_versions = 100_000;
+    lab.open();
+    let from = lab.store().age();
+    lab.write(60, 5);
+    let (volume, to) = (lab.volume(), lab.store().age());
+    let until = to.plus(Duration::from_secs(8 * 24 * 3600));
+    let note = "court order".to_owned();
+    lab.rule(MetaRecord::Held(Hold { volume, from, to, until, credited: Duration::ZERO, note }));
+    for _ in 0..behind {
+        let point = *lab.oracle.lsns().last().unwrap();
+        lab.rule(MetaRecord::Pinned { volume, point, note: String::new() });
+    }
+    lab.more(5, 1);
+    lab.store = None;
+    lab
+}
+
+/// One bit of the frame that holds the hold.
+fn lose_the_hold(lab: &Lab) {
+    let log = log(&lab.disk);
+    let own = log.iter().flat_map(|p| p.frames.iter().map(move |(at, frame)| (p.file, *at, frame)));
+    let mut own = own.filter(|(.., frame)| frame.stream == OWN_STREAM);
+    // The first one set the policy.
+    let (file, at, _) = own.nth(1).unwrap();
+    flip(&lab.disk, file, at + 60);
+}
+
+fn holds(lab: &Lab) -> usize {
+    lab.store().catalogue().rules().holds_of(lab.volume(), lab.store().age()).count()
+}
+
+fn kept(lab: &Lab) -> usize {
+    lab.oracle.lsns().into_iter().filter(|lsn| lab.store().check_kept(lab.volume(), *lsn).is_ok()).count()
+}
+
+/// Whether or not another record of the gateway's own follows and shows the gap.
+#[test]
+fn nothing_goes_while_a_hold_may_be_lost_until_somebody_has_read_of_it() {
+    for behind in [0, 1] {
+        let mut lab = held(behind);
+        lose_the_hold(&lab);
+        lab.open();
+        assert_eq!(holds(&lab), 0, "it is lost");
+        let told =
+            |lab: &Lab| lab.store().findings(lab.volume()).iter().any(|f| f.detail.contains("hold ls"));
+        assert!(told(&lab), "{:?}", lab.store().findings(lab.volume()));
+        lab.clock.advance(Duration::from_secs(500));
+        let all = kept(&lab);
+        let refused = |lab: &Lab| matches!(lab.store().settle(), Err(StoreError::OwnLoss { from: 2, .. }));
+        assert!(refused(&lab));
+        // What is recorded since is no answer, and neither is another start.
+        lab.rule(MetaRecord::PolicySet { volume: None, policy: Some(policy(90, &[], 0)) });
+        lab.open();
+        assert!(refused(&lab) && told(&lab), "another start");
+        lab.disk.index = MemoryIndex::new();
+        lab.disk.config.group_versions = 40;
+        lab.open();
+        assert!(refused(&lab) && told(&lab), "another index");
+        assert_eq!(kept(&lab), all);
+
+        lab.store().acknowledge(lab.volume(), |_| true).unwrap();
+        lab.settle();
+        assert!(kept(&lab) < all, "{behind}: it is let go of");
+        lab.disk.index = MemoryIndex::new();
+        lab.open();
+        lab.clock.advance(Duration::from_secs(500));
+        lab.more(5, 1);
+        lab.settle();
+        lab.check(3);
+    }
+}
+
+/// The gateway's own records are numbered without a gap, so one that follows tells that none was lost.
+#[test]
+fn a_record_of_the_gateways_own_behind_the_damage_says_that_none_of_them_is_lost() {
+    let mut lab = held(1);
+    let log = log(&lab.disk);
+    let frames = log.iter().flat_map(|p| p.frames.iter().map(move |(at, frame)| (p.file, *at, frame)));
+    let frames: Vec<_> = frames.collect();
+    let hold =
+        frames.iter().position(|(.., f)| f.stream == OWN_STREAM && f.first_lsn == Lsn::ZERO.next().next());
+    let before = frames[..hold.unwrap()].iter().rfind(|(.., f)| f.stream != OWN_STREAM).unwrap();
+    flip(&lab.disk, before.0, before.1 + 60);
+    lab.open();
+    assert_eq!(holds(&lab), 1);
+    assert!(!lab.store().status().damage.is_empty());
+    lab.clock.advance(Duration::from_secs(500));
+    lab.settle();
+}
+
+const STREAM: StreamId = StreamId::new(500);
+const VOLUME: VolumeId = VolumeId::new(600);
+const BLOCKS: u64 = 512;
+
+/// The first run of a tap, and a copy of its whole disk.
+fn baseline() -> Vec<tap_block::Batch> {
+    let (run, mut next) = (RunId::new(1), Lsn::ZERO.next());
+    let mut all = Vec::new();
+    let mut batch = |all: &mut Vec<_>, fill: &mut dyn FnMut(&mut BatchBuilder)| {
+        let at = WallTime::from_nanos(1_700_000_000_000_000_000);
+        let mut builder = BatchBuilder::new(STREAM, VOLUME, run, next, at);
+        fill(&mut builder);
+        next = builder.next_lsn();
+        all.push(builder.build());
+    };
+    let (cause, size) = (SyncCause::Baseline, BLOCKS * BLOCK_SIZE);
+    batch(&mut all, &mut |b| {
+        let name = "copied".parse().unwrap();
+        let start =
+            RunStart { previous: None, durable: Lsn::ZERO, volume: VOLUME, name, size, sync: Some(cause) };
+        b.mark(Marker::RunStart(start));
+    });
+    let mut random = Random::new(3);
+    for from in (0..BLOCKS).step_by(8) {
+        batch(&mut all, &mut |b| {
+            for block in from..from + 8 {
+                let mut data = vec![0; 4096];
+                random.fill(&mut data);
+                b.copy(Lsn::ZERO.next(), block, &data);
+            }
+        });
+    }
+    batch(&mut all, &mut |b| {
+        b.mark(Marker::SyncEnd { cause, copied: size, from_zero: false });
+    });
+    all
+}
+
+/// Copies leave no gap in the numbers, and where the segment ended stood in the header that is damaged as well. The index knows them.
+#[test]
+fn copies_at_the_end_of_a_segment_are_not_settled_away_when_nothing_says_that_it_ended_there() {
+    let mut lab = Lab::new(1, tiers());
+    let mut oracle = Oracle::new();
+    for batch in baseline() {
+        append(lab.store(), &batch).unwrap();
+        oracle.apply(&batch).unwrap();
+    }
+    lab.write(30, 1);
+    lab.disk.config.index_at_stop = true;
+    lab.open();
+    lab.store = None;
+    let log = log(&lab.disk);
+    let last = |piece: &Piece| *piece.frames.last().unwrap();
+    let n = log.iter().position(|piece| last(piece).1.stream == STREAM).unwrap();
+    flip(&lab.disk, log[n].file, last(&log[n]).0 + 60);
+    flip(&lab.disk, log[n + 1].file, 30);
+    lab.open();
+    let newest = *oracle.lsns().last().unwrap();
+    let is_whole = |lab: &Lab| image(lab.store(), VOLUME, newest) == oracle.image_at(VOLUME, newest);
+    assert!(is_whole(&lab), "the index knows where all of it is");
+    lab.clock.advance(Duration::from_secs(2000));
+    lab.more(10, 1);
+    let refused = loop {
+        match lab.store().settle() {
+            Ok(Some(_)) => {}
+            Ok(None) => break None,
+            Err(e) => break Some(e.to_string()),
+        }
+    };
+    assert!(is_whole(&lab), "settling left out what it did not see");
+    assert!(refused.is_some_and(|why| why.contains("nothing says that the segment ended here")));
+}
