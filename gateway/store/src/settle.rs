@@ -37,7 +37,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, TryLockError};
 use std::time::{Duration, Instant};
 
 use gateway_image::group::CommonMarks;
-use gateway_journal::{Kept, RegionPlace, RegionRange};
+use gateway_journal::{GroupNo, Kept, RegionPlace, RegionRange};
 use tap_block::units::count;
 use tap_block::{VolumeId, WallTime};
 use tracing::{info, warn};
@@ -109,6 +109,8 @@ pub(crate) struct Settler {
     attempt: Option<(usize, u64)>,
     /// The last pass settled a part of the log.
     log_last: bool,
+    /// None of the log can be settled.
+    stuck: Option<Stuck>,
     chilling: Chilling,
 }
 
@@ -119,6 +121,24 @@ enum Log {
     Waits,
     /// None of it is to be settled, or there is no room.
     Nothing,
+}
+
+/// The log cannot be settled from its first group on.
+struct Stuck {
+    group: GroupNo,
+    why: StoreError,
+    /// When that was found.
+    at: WallTime,
+}
+
+/// Whether bytes that are damaged still matter is found out by going through the whole index: not with every pass.
+const LOOK_AGAIN: Duration = Duration::from_secs(60);
+
+impl Stuck {
+    /// Another policy makes an end of a list that is too long at once.
+    fn lasts(&self, now: WallTime) -> bool {
+        matches!(self.why, StoreError::Damaged(_)) && now.since(self.at) < LOOK_AGAIN
+    }
 }
 
 /// Points that have to be gone before settled history is gone through for their sake: this many, and a quarter of all.
@@ -138,6 +158,7 @@ impl Settler {
             dropped: BTreeMap::new(),
             attempt: None,
             log_last: false,
+            stuck: None,
             chilling: Chilling::new(),
         }
     }
@@ -166,10 +187,12 @@ impl Settler {
         if log_last && let Some(report) = self.relieve(shared, terms.clone())? {
             return Ok(Some(report));
         }
-        let is_held = match self.settle_log(shared, &terms)? {
-            Log::Settled(report) => return Ok(Some(report)),
-            Log::Waits => true,
-            Log::Nothing => false,
+        let is_held = match self.settle_log(shared, &terms) {
+            Ok(Log::Settled(report)) => return Ok(Some(report)),
+            Ok(Log::Waits) => true,
+            Ok(Log::Nothing) => false,
+            Err(_) if self.stuck.is_some() => true,
+            Err(e) => return Err(e),
         };
         if let Some(report) = self.compact(shared, terms.clone(), false)? {
             return Ok(Some(report));
@@ -180,25 +203,38 @@ impl Settler {
         if !is_held {
             shared.log_waits_for_none(Some(&terms).filter(|_| pressure == Pressure::Purge));
         }
-        self.chill(shared, terms)
+        let chilled = self.chill(shared, terms)?;
+        match (&self.stuck, chilled) {
+            (Some(stuck), None) => Err(stuck.why.clone()),
+            (_, chilled) => Ok(chilled),
+        }
     }
 
     /// Settles old groups of the log.
     fn settle_log(&mut self, shared: &Shared, terms: &Terms) -> Result<Log, StoreError> {
         let held = HeldCount::new(shared, terms.now);
         let Some(mut plan) = Plan::window(shared, terms.now, terms.strain.pressure, &held) else {
+            self.stuck = None;
             return Ok(Log::Nothing);
         };
-        let first = (plan.groups.first().map(|group| group.no).unwrap_or_default(), self.next);
+        let group = plan.groups.first().map(|group| group.no).unwrap_or_default();
+        self.stuck.take_if(|stuck| stuck.group != group || !stuck.lasts(terms.now));
+        if let Some(stuck) = &self.stuck {
+            return Err(stuck.why.clone());
+        }
+        let first = (group, self.next);
         let waiting = self.waiting.take().filter(|waiting| waiting.still(&held, first, terms));
         let outcome = match waiting {
             Some(waiting) => {
                 self.waiting = Some(waiting);
                 return Ok(Log::Waits);
             }
-            None => {
-                decide(shared, &mut plan, terms, &held).inspect_err(|_| shared.log_waits_for_none(None))?
-            }
+            None => decide(shared, &mut plan, terms, &held).inspect_err(|why| {
+                shared.log_waits_for_none(None);
+                if concerns_the_log(why) {
+                    self.stuck = Some(Stuck { group, why: why.clone(), at: terms.now });
+                }
+            })?,
         };
         match outcome {
             Outcome::Decided(decision) => {
@@ -425,6 +461,11 @@ impl Settler {
     }
 }
 
+/// Does it keep the log from being settled, and nothing else?
+const fn concerns_the_log(why: &StoreError) -> bool {
+    matches!(why, StoreError::Damaged(_) | StoreError::ListTooLarge { .. })
+}
+
 /// How often it is looked whether a pass has ended.
 const GLANCE: Duration = Duration::from_millis(20);
 
@@ -485,9 +526,13 @@ impl Settling {
 
     /// One pass now.
     pub(crate) fn pass(&self, shared: &Shared) -> Result<Option<SettleReport>, StoreError> {
+        let mut stuck = None;
         let outcome = shared.refuse_unread_loss().and_then(|()| {
             let renew = self.renew.swap(false, Ordering::Relaxed);
-            lock(&self.settler).settle(shared, shared.pressure(), renew)
+            let mut settler = lock(&self.settler);
+            let outcome = settler.settle(shared, shared.pressure(), renew);
+            stuck = settler.stuck.as_ref().map(|stuck| stuck.why.to_string());
+            outcome
         });
         if let Ok(Some(report)) = &outcome {
             shared.bookkeeping.settled(report);
@@ -500,7 +545,7 @@ impl Settling {
         }
         let mut state = lock(&self.state);
         match &outcome {
-            Ok(Some(report)) => (state.last, state.failing) = (Some(*report), None),
+            Ok(Some(report)) => (state.last, state.failing) = (Some(*report), stuck),
             Ok(None) => state.failing = None,
             Err(e) => state.failing = Some(e.to_string()),
         }

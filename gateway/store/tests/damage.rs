@@ -14,6 +14,7 @@ mod common;
 use std::io::IoSlice;
 use std::time::Duration;
 
+use common::append;
 use common::lab::{Lab, policy, tiers};
 use common::{Disk, cases, try_image};
 use gateway_journal::{SegmentHeader, SettledHeader};
@@ -136,6 +137,59 @@ fn the_heads_of_two_neighbours_are_lost() {
         spoil(disk, log[3].0, 0, 8192);
         spoil(disk, log[4].0, 0, 8192);
     }));
+}
+
+/// A store that is full all the time, with or without one flipped bit in a frame of the log that the index knows: how many writes it
+/// takes, how often it settles, and what is left of the oldest half of the log then.
+fn fills(damaged: bool) -> (usize, usize, bool) {
+    let mut lab = Lab::new(8, policy(1_000_000, &[(200, 2_000_000)], 0));
+    lab.disk.config.settle_reserve = 8;
+    lab.disk.config.group_versions = 400;
+    lab.disk.config = lab.disk.config.clone().limited(24 * (512 << 10));
+    lab.disk.config.index_at_stop = true;
+    lab.open();
+    lab.write(50, 1);
+    fill(&mut lab, 1000);
+    lab.store = None;
+    if damaged {
+        let log = log(&lab.disk);
+        let (no, header) = log[log.len() - 1];
+        let end = header.previous.map_or(0, |_| 200 << 10);
+        flip(&lab.disk, no, last_frame(&lab.disk, no, end) + 20);
+    }
+    lab.open();
+    let (taken, passes) = fill(&mut lab, 600);
+    (taken, passes, lab.store().status().settle_failing.is_some())
+}
+
+/// So many batches, as far as they are taken; those, and passes.
+fn fill(lab: &mut Lab, batches: usize) -> (usize, usize) {
+    let (mut passes, mut refused) = (0, 0);
+    for taken in 0..batches {
+        let batch = lab.workload.batch(8);
+        while append(lab.store(), &batch).is_err() {
+            refused += 1;
+            if refused > 1000 {
+                return (taken, passes);
+            }
+            lab.wait_for_index();
+            passes += usize::from(matches!(lab.store().settle(), Ok(Some(_))));
+            lab.clock.advance(Duration::from_secs(1));
+        }
+        lab.clock.advance(Duration::from_secs(1));
+    }
+    (batches, passes)
+}
+
+/// The log is not settled from there on, and says so. All else is: history goes on for as long as that makes room.
+#[test]
+fn a_damaged_frame_of_the_log_keeps_nothing_else_from_being_settled() {
+    let (all, _, fails) = fills(false);
+    assert!(all == 600 && !fails, "{all}");
+    let (taken, passes, fails) = fills(true);
+    println!("{taken} of {all}, {passes} passes");
+    assert!(fails, "it says so");
+    assert!(passes > 15, "{taken} of {all}, {passes} passes");
 }
 
 /// Damage that likes headers, ends and borders of frames; where, in words.

@@ -69,6 +69,8 @@ struct Followed {
     groups: usize,
     /// More may not be listed for holds.
     full: bool,
+    /// The next group cannot be settled.
+    stopped: Option<StoreError>,
 }
 
 /// Follows the log to the end of the plan's groups, or of as many as there may be, and decides which points are left.
@@ -80,7 +82,15 @@ pub(super) fn decide(
 ) -> Result<Outcome, StoreError> {
     let layout = Arc::clone(&read(&shared.published).layout);
     loop {
-        let Followed { trail, window, groups, full } = follow(shared, plan, &layout, held)?;
+        let Followed { trail, window, groups, full, stopped } = follow(shared, plan, &layout, held)?;
+        if let Some(why) = stopped {
+            if groups == 0 {
+                return Err(why);
+            }
+            // What lies before it is none the worse.
+            plan.groups.truncate(groups);
+            continue;
+        }
         if full && groups == 0 {
             let hold = held.heaviest(&layout, &window);
             return hold.map(|(hold, _)| Outcome::Waits(hold)).ok_or(StoreError::RulesChanged);
@@ -120,21 +130,25 @@ fn follow(shared: &Shared, plan: &Plan, layout: &Layout, held: &HeldCount) -> Re
     let mut trail = Trail::clone(&layout.trail);
     let (mut window, mut held) = (trail.stand(), held.clone());
     for (n, group) in plan.groups.iter().enumerate() {
-        trail.advance_into(&mut window, shared, (group.no, group.through), &mut |met| match met {
-            Met::Frame(..) => Ok(()),
-            Met::Damage(damage) => check_known(shared, damage),
-            Met::Unsealed(damage) => check_unsealed(shared, damage),
-            Met::Missing(damage) => Err(not_settled(damage)),
-        })?;
+        let passed =
+            trail.advance_into(&mut window, shared, (group.no, group.through), &mut |met| match met {
+                Met::Frame(..) => Ok(()),
+                Met::Damage(damage) => check_known(shared, damage),
+                Met::Unsealed(damage) => check_unsealed(shared, damage),
+                Met::Missing(damage) => Err(not_settled(damage)),
+            });
+        if let Err(why) = passed {
+            return Ok(Followed { trail, window, groups: n, full: false, stopped: Some(why) });
+        }
         if !held.take(&window) {
-            return Ok(Followed { trail, window, groups: n, full: true });
+            return Ok(Followed { trail, window, groups: n, full: true, stopped: None });
         }
         // Records that change nothing are no versions, but take as much memory.
         if window.records() >= shared.config.settle_versions {
-            return Ok(Followed { trail, window, groups: n + 1, full: false });
+            return Ok(Followed { trail, window, groups: n + 1, full: false, stopped: None });
         }
     }
-    Ok(Followed { trail, window, groups: plan.groups.len(), full: false })
+    Ok(Followed { trail, window, groups: plan.groups.len(), full: false, stopped: None })
 }
 
 /// Decides which points are left. `Err`: their list, of so many bytes, does not fit into a segment; then nothing is decided.
