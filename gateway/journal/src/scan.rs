@@ -7,7 +7,7 @@
 //!   Probe behind X ──sound frame at Y──► damage X..Y, Walk from Y
 //!    │ nothing there
 //!    ▼
-//!   Over: bytes below the known end are damage; else the tail was torn, or nothing more was written
+//!   Over: bytes below the known end are damage, also when the file ends before it; else the tail was torn, or nothing more was written
 //! ```
 //!
 //! A frame that is bad was lost to a crash only if nothing behind it was ever made durable. Three things prove
@@ -191,10 +191,14 @@ impl SegmentScan {
         self.known.sealed.map_or(self.known.length, |s| s.end.min(self.known.length))
     }
 
+    /// Up to where there were frames once; the file may have become shorter since.
+    fn known_end(&self) -> u32 {
+        self.known.sealed.map_or(self.known.durable, |s| s.end)
+    }
+
     fn walk(&mut self, bytes: &[u8]) -> Option<Found> {
         if self.place.at >= self.limit() {
-            self.state = State::Over(false);
-            return None;
+            return self.end(FormatError::Short("segment"), false);
         }
         match self.look(bytes) {
             Look::More(len) if self.place.at.saturating_add(len) > self.limit() => {
@@ -331,22 +335,25 @@ impl SegmentScan {
             self.state = State::Probe { bad, at: next - overlap, want: PROBE_READ };
             return None;
         }
-        let known = self.known.sealed.map_or(self.known.durable, |s| s.end).min(self.known.length);
-        if self.place.at < known {
-            let from = self.place.at;
-            self.place = Start { at: known.next_multiple_of(GROUP_ALIGN), previous: None, ..self.place };
-            self.state = State::Over(false);
-            return Some(Found::Damage { from, to: known, why: bad.why });
+        self.end(bad.why, bad.written)
+    }
+
+    /// No sound frame follows. What is known to have been there is damage; else `torn` says whether something was begun.
+    fn end(&mut self, why: FormatError, torn: bool) -> Option<Found> {
+        let (from, known) = (self.place.at, self.known_end());
+        if from >= known {
+            self.state = State::Over(torn);
+            return None;
         }
-        self.state = State::Over(bad.written);
-        None
+        self.place = Start { at: known.next_multiple_of(GROUP_ALIGN), previous: None, ..self.place };
+        self.state = State::Over(false);
+        Some(Found::Damage { from, to: known, why })
     }
 
     /// Does a sound frame at `at` prove that the bad one was durable once, and is it part of the store?
     fn proves(&self, header: &FrameHeader, at: u32) -> bool {
         let due = if self.following > 0 { self.place.group } else { self.place.group.saturating_add(1) };
-        let known = self.known.sealed.map_or(self.known.durable, |s| s.end);
-        let later = header.group > due || (at < known && header.group >= due);
+        let later = header.group > due || (at < self.known_end() && header.group >= due);
         let fits = at.saturating_add(header.span) <= self.limit();
         later && fits && header.number > self.place.number
     }

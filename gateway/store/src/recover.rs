@@ -329,7 +329,9 @@ impl<'a> Replay<'a> {
             self.segments.set(segment, segments::Known { file, end });
         }
         for damage in survey.damage(self.mark.durable.as_ref()) {
-            if damage.segment > first || (damage.segment == first && at <= SEGMENT_HEADER) {
+            // Of a segment that is gone, what lay behind the index's place is lost; a header, the index did without.
+            let behind = at <= SEGMENT_HEADER || (damage.to > at && !survey.pieces.contains_key(&first));
+            if damage.segment > first || (damage.segment == first && behind) {
                 self.gone.push_back(damage);
             } else if !self.history.damage.iter().any(|d| d.is_at(&damage)) {
                 self.history.damage.push(damage);
@@ -377,14 +379,8 @@ impl<'a> Replay<'a> {
         }
         let durable = self.durable_below(segment);
         let length = u32::try_from(file.len()).unwrap_or(u32::MAX);
-        let expected = Expected {
-            store: self.mark.store,
-            segment,
-            length,
-            from,
-            sealed,
-            durable: durable.max(from.at).min(length),
-        };
+        let expected =
+            Expected { store: self.mark.store, segment, length, from, sealed, durable: durable.max(from.at) };
         let trusted = if sealed.is_some() { u32::MAX } else { expected.durable };
         let mut scan = SegmentScan::new(expected);
         let mut reader = ChunkReader::new(Arc::clone(&file));
@@ -510,11 +506,12 @@ impl<'a> Replay<'a> {
         self.published.catalogue = Arc::clone(&self.history.catalogue);
         self.published.damage.clone_from(&self.history.damage);
         let open = self.resume(survey)?;
-        let behind = self.last.map(|(sealed, group)| {
+        let end = self.end();
+        let behind = end.map(|(sealed, group)| {
             let previous = Some(sealed.last);
             (sealed.segment, Start { at: sealed.end, number: sealed.frames, group, previous })
         });
-        let tail = Tail { open, sealed: self.last.map(|(sealed, _)| sealed), behind };
+        let tail = Tail { open, sealed: end.map(|(sealed, _)| sealed), behind };
         Ok(Recovered {
             segments: self.segments,
             index: self.index,
@@ -528,6 +525,21 @@ impl<'a> Replay<'a> {
             headless: survey.headless(),
             torn: Vec::new(),
         })
+    }
+
+    /// How the log ended: as its last segment was read, or as the index or the mark knows of one that is gone. The next header names
+    /// it; what no header names was never part of the store.
+    fn end(&self) -> Option<(Sealed, u32)> {
+        let indexed = self.from.map(|(segment, start)| {
+            let last = start.previous.unwrap_or_default();
+            let end = start.at.max(SEGMENT_HEADER);
+            (Sealed { segment, end, frames: start.number, last }, start.group)
+        });
+        let marked = self.mark.durable.map(|sealed| (sealed, self.mark.group));
+        let known =
+            indexed.filter(|(sealed, _)| sealed.segment > SegmentId::new(0)).into_iter().chain(marked);
+        // Of equal ones the last is taken.
+        known.chain(self.last).max_by_key(|(sealed, _)| sealed.segment)
     }
 
     /// The last segment, to be written on: only after a stop in order, and only if it is exactly as it was left.

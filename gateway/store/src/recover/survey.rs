@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use gateway_journal::frame::FRAME_HEADER;
 use gateway_journal::{
-    FrameHeader, Mark, SEGMENT_HEADER, Sealed, SegmentHeader, SegmentId, SettledHeader, StoreId,
+    FrameHeader, Manifest, Mark, SEGMENT_HEADER, Sealed, SegmentHeader, SegmentId, SettledHeader, StoreId,
 };
 use tap_block::stored::is_zero;
 use tap_block::units::index;
@@ -58,8 +58,8 @@ impl Survey {
         manifest: Option<Vec<u8>>,
     ) -> Result<Self, StoreError> {
         let seen: Vec<(FileNo, Kind)> = pool.list().into_iter().map(|no| (no, look(pool, no))).collect();
-        let named = mark.map(|m| m.store).filter(|id| seen.iter().any(|(_, k)| k.store() == Some(*id)));
-        let store = named.or_else(|| seen.iter().find_map(|(_, kind)| kind.store()));
+        let settled = manifest.as_ref().and_then(|bytes| Manifest::unseal(bytes).ok()).map(|m| m.store);
+        let store = whose(&seen, [mark.map(|m| m.store), settled]);
         let (pieces, settled) = (BTreeMap::new(), SettledFound::default());
         let mut survey = Self { store, pieces, next: SegmentId::new(1), settled };
         for (no, kind) in &seen {
@@ -120,10 +120,8 @@ impl Survey {
         let first = headers.iter().map(|h| h.first_live).max().unwrap_or(SegmentId::new(0));
         let first = first.max(self.settled.log_from());
         let skipped = |id: SegmentId| {
-            headers.iter().any(|h| {
-                let previous = h.previous.map_or(SegmentId::new(0), |p| p.segment);
-                previous < id && id < h.segment
-            })
+            // One that names none says with `first_live` what there was: it was begun when the last one was gone.
+            headers.iter().any(|h| h.previous.is_some_and(|p| p.segment < id && id < h.segment))
         };
         let marked = mark.and_then(|m| m.durable).map_or(SegmentId::new(0), |d| d.segment);
         let newest = self.pieces.last_key_value().map(|(id, _)| *id);
@@ -209,6 +207,13 @@ impl Kind {
             Self::Empty | Self::Unknown => None,
         }
     }
+}
+
+/// The store that is said to be here, if anything of it is; else the one that most files are of.
+fn whose(seen: &[(FileNo, Kind)], said: [Option<StoreId>; 2]) -> Option<StoreId> {
+    let of = |id: StoreId| seen.iter().filter(|(_, kind)| kind.store() == Some(id)).count();
+    let most = seen.iter().filter_map(|(_, kind)| kind.store()).max_by_key(|id| of(*id));
+    said.into_iter().flatten().find(|id| of(*id) > 0).or(most)
 }
 
 fn look(pool: &SegmentPool, no: FileNo) -> Kind {

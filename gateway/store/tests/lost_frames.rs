@@ -1,5 +1,5 @@
-//! Frames that hold no write of anybody's and are damaged: the gateway's own records (holds, pins, policies), and copies of what a
-//! disk held, whose numbers show no gap. Nothing may go because they are gone.
+//! Frames of the log that are lost, and whose loss no gap in a tap's numbers shows: the gateway's own records (holds, pins, policies), and
+//! copies of what a disk held. Nothing may go because they are gone, and nothing is served that was older.
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
@@ -11,14 +11,16 @@
 
 mod common;
 
+use std::io::IoSlice;
+use std::sync::Arc;
 use std::time::Duration;
 
-use common::lab::{Lab, policy, tiers};
-use common::{Disk, append, image};
+use common::lab::{Lab, cut, policy, tiers};
+use common::{Disk, append, image, try_image};
 use gateway_journal::meta::OWN_STREAM;
-use gateway_journal::{FrameHeader, Hold, MetaRecord, SegmentHeader};
-use gateway_store::{MemoryIndex, StoreError};
-use tap_block::{BLOCK_SIZE, Lsn, Marker, RunId, RunStart, StreamId, SyncCause, VolumeId, WallTime};
+use gateway_journal::{FrameHeader, Hold, MetaRecord, RegionNo, SegmentHeader};
+use gateway_store::{MemoryIndex, ReadMode, Store, StoreError, UnitRead};
+use tap_block::{BLOCK_SIZE, BlockNo, Lsn, Marker, RunId, RunStart, StreamId, SyncCause, VolumeId, WallTime};
 use tap_disk::{FileNo, SegmentDir};
 use testbed_model::{BatchBuilder, Oracle, Random};
 
@@ -186,6 +188,101 @@ fn baseline() -> Vec<tap_block::Batch> {
     all
 }
 
+/// Blocks of the copied disk's newest point that are served: each must be what was copied. How many are refused.
+fn refused(store: &Store, oracle: &Oracle) -> usize {
+    let newest = store.durable(STREAM).unwrap().lsn;
+    let (sound, mut refused) = (oracle.image_at(VOLUME, newest), 0);
+    for n in 0..BLOCKS {
+        let (region, within) = RegionNo::holding(BlockNo::new(n)).unwrap();
+        let mut out = vec![0; 4096];
+        let map = store.region_map(VOLUME, region, newest);
+        let read = map.is_ok_and(|map| {
+            map.unit(within).is_none_or(|at| {
+                let unit = UnitRead { block: BlockNo::new(n), at, into: 0 };
+                store.read_units(&[unit], ReadMode::Blocking, &mut out).is_ok()
+            })
+        });
+        let expected = &sound[n as usize * 4096..][..4096];
+        assert!(!read || out == expected, "block {n} is served, and is not what was copied");
+        refused += usize::from(!read);
+    }
+    refused
+}
+
+/// A store with a copied disk in several segments of the log; the index goes on in the middle of the first.
+fn copied() -> (Lab, Oracle) {
+    let mut lab = Lab::new(5, policy(10, &[], 0));
+    let mut oracle = Oracle::new();
+    for batch in baseline() {
+        append(lab.store(), &batch).unwrap();
+        oracle.apply(&batch).unwrap();
+    }
+    lab.write(30, 1);
+    lab.store = None;
+    (lab, oracle)
+}
+
+/// All passes that there are, or as many as end well.
+fn settle_what_can_be(lab: &mut Lab) {
+    lab.clock.advance(Duration::from_secs(1000));
+    lab.more(10, 1);
+    while matches!(lab.store().settle(), Ok(Some(_))) {}
+}
+
+/// The files of the segments of the log are always as long as they were made: a shorter one has lost what is not there.
+#[test]
+fn what_is_cut_off_a_segment_of_copies_is_never_served_as_something_older() {
+    for without_index in [true, false] {
+        let (mut lab, oracle) = copied();
+        let log = log(&lab.disk);
+        let piece = &log[1];
+        let copies = piece.frames.iter().filter(|(_, frame)| frame.stream == STREAM && frame.entries > 1);
+        let copies: Vec<u64> = copies.map(|(at, _)| *at).filter(|at| at % 4096 == 0).collect();
+        cut_off(&lab.disk, piece.file, copies[copies.len() / 2] as usize);
+        if without_index {
+            lab.disk.index = MemoryIndex::new();
+        }
+        lab.open();
+        assert!(refused(lab.store(), &oracle) > 0);
+        if without_index {
+            assert!(lab.store().wound(STREAM).is_some(), "a copy of the whole disk is to be asked for");
+        }
+        settle_what_can_be(&mut lab);
+        assert!(refused(lab.store(), &oracle) > 0, "without index: {without_index}");
+    }
+}
+
+fn cut_off(disk: &Disk, file: FileNo, len: usize) {
+    let mut bytes = vec![0; len];
+    disk.dir.open(file).unwrap().read_at(0, &mut bytes).unwrap();
+    disk.dir.remove(file).unwrap();
+    let shorter = disk.dir.create(file, len as u64).unwrap();
+    shorter.write_at(0, &[IoSlice::new(&bytes)]).unwrap();
+}
+
+/// What lies behind the place that the index knows is lost with a segment, as everything in one behind it is.
+#[test]
+fn copies_in_the_segment_in_which_the_index_goes_on_are_missed_when_it_is_gone() {
+    let mut disk = Disk::small();
+    disk.config.group_versions = 300;
+    let (store, mut oracle) = (disk.open(), Oracle::new());
+    for batch in baseline() {
+        append(&store, &batch).unwrap();
+        oracle.apply(&batch).unwrap();
+    }
+    while store.status().groups_waiting > 0 {
+        std::thread::yield_now();
+    }
+    drop(store);
+    for n in 0..log(&disk).len() - 1 {
+        let mut other = cut(&disk, &mut Random::new(1));
+        other.config = disk.config.clone();
+        other.dir.remove(log(&other)[n].file).unwrap();
+        let store = other.open();
+        assert!(refused(&store, &oracle) > 0, "segment {n}");
+    }
+}
+
 /// Copies leave no gap in the numbers, and where the segment ended stood in the header that is damaged as well. The index knows them.
 #[test]
 fn copies_at_the_end_of_a_segment_are_not_settled_away_when_nothing_says_that_it_ended_there() {
@@ -219,4 +316,64 @@ fn copies_at_the_end_of_a_segment_are_not_settled_away_when_nothing_says_that_it
     };
     assert!(is_whole(&lab), "settling left out what it did not see");
     assert!(refused.is_some_and(|why| why.contains("nothing says that the segment ended here")));
+}
+
+/// After an orderly stop the index leads to the very end, so nothing is walked: how the log ended is known from the index.
+#[test]
+fn the_last_segment_of_the_log_takes_no_other_with_it() {
+    let mut lab = Lab::new(4, policy(1_000_000, &[], 0));
+    lab.disk.config.index_at_stop = true;
+    lab.open();
+    lab.write(400, 1);
+    lab.store = None;
+    let last = log(&lab.disk).pop().unwrap();
+    lab.disk.dir.remove(last.file).unwrap();
+    lab.open();
+    let readable = |lab: &Lab| {
+        let readable = |lsn: &Lsn| {
+            try_image(lab.store(), lab.volume(), *lsn)
+                .is_ok_and(|i| i == lab.oracle.image_at(lab.volume(), *lsn))
+        };
+        lab.oracle.lsns().into_iter().filter(readable).count()
+    };
+    let before = readable(&lab);
+    assert!(before > 0);
+    for batch in
+        [lab.workload.restart(10, Some(SyncCause::HopLost)), lab.workload.end_sync(), lab.workload.batch(3)]
+    {
+        lab.append(&batch);
+    }
+    for without_index in [false, false, true] {
+        lab.store = None;
+        if without_index {
+            lab.disk.index = MemoryIndex::new();
+        }
+        lab.open();
+        assert!(lab.store().status().damage.iter().any(|d| d.detail.contains("missing")));
+        let left = readable(&lab);
+        assert!(without_index || left > before, "{left}, and {before} at the first start");
+        assert!(left * 2 > before, "{left}, and {before} at the first start");
+    }
+}
+
+/// Whose store it is says the mark, then the settled history; never whichever file comes first.
+#[test]
+fn a_file_of_another_store_does_not_make_it_that_one() {
+    let mut lab = Lab::new(5, tiers());
+    lab.write(60, 5);
+    lab.settle();
+    lab.more(40, 1);
+    let kept = lab.check(20).len();
+    lab.store = None;
+    let other = Lab::new(77, tiers());
+    let foreign = other.disk.dir.list().unwrap()[0];
+    let mut bytes = vec![0; other.disk.config.segment_len as usize];
+    other.disk.dir.open(foreign).unwrap().read_at(0, &mut bytes).unwrap();
+    let first = lab.disk.dir.list().unwrap().into_iter().min().unwrap();
+    let before = lab.disk.dir.create(FileNo::new(first.get() - 1), bytes.len() as u64).unwrap();
+    before.write_at(0, &[IoSlice::new(&bytes)]).unwrap();
+    lab.disk.mark = Arc::default();
+    lab.open();
+    assert!(lab.store().catalogue().volume(lab.volume()).is_some());
+    assert_eq!(lab.check(20).len(), kept);
 }
