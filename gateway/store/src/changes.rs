@@ -11,6 +11,7 @@ use tap_block::{BLOCK_SIZE, Extent, ExtentSet, Lsn, VolumeId};
 use crate::error::StoreError;
 use crate::index::{IndexStore, Table, keys};
 use crate::layout::Layout;
+use crate::maps::refuse_if_lost;
 use crate::store::Shared;
 use crate::sync::read;
 use crate::times::{each_change, under_one_layout};
@@ -37,11 +38,17 @@ pub(crate) fn between(
         }
         if to > settled {
             // Copies may have come later than the records they stand behind.
-            each_change(shared, stream, (from.max(settled), to), from, &mut |of, extent| {
+            let log = (from.max(settled), to);
+            let told = each_change(shared, stream, log, from, &mut |of, extent| {
                 if of == volume {
                     changed.insert(extent.to_blocks());
                 }
-            })?;
+            });
+            match told {
+                // Some of the log is gone: the index knows where everything lay.
+                Err(StoreError::Damaged(_)) => in_maps(shared, layout, volume, log, &mut changed)?,
+                told => told?,
+            }
         }
         Ok(changed)
     })
@@ -54,18 +61,23 @@ pub(crate) fn held(shared: &Shared, volume: VolumeId) -> Result<Option<BTreeSet<
         if !layout.lost.is_empty() {
             return Ok(None);
         }
-        // First: what is not in memory any more is in the index by then.
-        let mut found: BTreeSet<RegionNo> = {
-            let published = read(&shared.published);
-            let groups = published.frozen.iter().map(|f| &f.group).chain([&published.active]);
-            groups.flat_map(|group| group.regions_of(volume)).collect()
-        };
-        found.extend(regions(shared, layout, volume)?);
-        for table in [Table::Runs, Table::Maps] {
-            found.extend(indexed(shared, table, volume)?);
-        }
-        Ok(Some(found))
+        all_regions(shared, layout, volume).map(Some)
     })
+}
+
+/// The regions that anything is known of.
+fn all_regions(shared: &Shared, layout: &Layout, volume: VolumeId) -> Result<BTreeSet<RegionNo>, StoreError> {
+    // First: what is not in memory any more is in the index by then.
+    let mut found: BTreeSet<RegionNo> = {
+        let published = read(&shared.published);
+        let groups = published.frozen.iter().map(|f| &f.group).chain([&published.active]);
+        groups.flat_map(|group| group.regions_of(volume)).collect()
+    };
+    found.extend(regions(shared, layout, volume)?);
+    for table in [Table::Runs, Table::Maps] {
+        found.extend(indexed(shared, table, volume)?);
+    }
+    Ok(found)
 }
 
 /// The regions that a table has rows of: one look for each of them, however many rows it has.
@@ -89,10 +101,42 @@ fn in_settled(
     shared: &Shared,
     layout: &Layout,
     volume: VolumeId,
+    range: (Lsn, Lsn),
+    changed: &mut ExtentSet,
+) -> Result<(), StoreError> {
+    compare(shared, volume, regions(shared, layout, volume)?, range, changed)
+}
+
+/// What lies in the log, told like settled history. What the index does not know, either, is refused.
+fn in_maps(
+    shared: &Shared,
+    layout: &Layout,
+    volume: VolumeId,
     (from, to): (Lsn, Lsn),
     changed: &mut ExtentSet,
 ) -> Result<(), StoreError> {
-    for region in regions(shared, layout, volume)? {
+    if !layout.lost.is_empty() {
+        return Err(StoreError::Damaged("not everything of what is settled was found again".into()));
+    }
+    {
+        let published = read(&shared.published);
+        let known = published.catalogue.volume(volume).ok_or(StoreError::UnknownVolume(volume))?;
+        refuse_if_lost(known, &published.damage, to)?;
+        refuse_if_lost(known, layout.trail.damage(), to)?;
+    }
+    let regions = all_regions(shared, layout, volume)?;
+    compare(shared, volume, regions, (from, to), changed)
+}
+
+/// Compares the maps at two points.
+fn compare(
+    shared: &Shared,
+    volume: VolumeId,
+    regions: BTreeSet<RegionNo>,
+    (from, to): (Lsn, Lsn),
+    changed: &mut ExtentSet,
+) -> Result<(), StoreError> {
+    for region in regions {
         let map = |point| shared.gathered_map(volume, region, point, false);
         let (before, after) = (map(from)?, map(to)?);
         let mut since = None;

@@ -4,7 +4,7 @@
 //! looked up in the newest such stretch that has a record captured by then.
 
 use std::io;
-use std::ops::ControlFlow;
+use std::ops::{ControlFlow, Range};
 use std::sync::Arc;
 
 use gateway_image::Passed;
@@ -13,7 +13,7 @@ use gateway_journal::table::decode_records;
 use gateway_journal::{FrameHeader, FrameKind, Kept, KeptPoint, SEGMENT_HEADER, SegmentId};
 use tap_block::{Entry, Extent, Lsn, StreamId, VolumeId, WallTime};
 
-use crate::error::StoreError;
+use crate::error::{Damage, StoreError};
 use crate::index::{IndexStore, Table, keys};
 use crate::layout::Layout;
 use crate::segments::Segments;
@@ -78,7 +78,7 @@ pub(crate) fn lsn_at(
 fn last_in_log(
     shared: &Shared,
     stream: StreamId,
-    range: Range,
+    range: Lsns,
     time: WallTime,
 ) -> Result<Option<Passed>, StoreError> {
     // A clock may have been set in the middle of a frame: then no row begins with the first record by it.
@@ -87,7 +87,7 @@ fn last_in_log(
     let Some(span) = span else { return Ok(None) };
     let mut best = None;
     let mut latest = if span.row.lsn < range.0 { WallTime::EPOCH } else { span.row.time };
-    walk(&shared.segments, &span, stream, |entry| {
+    walk(shared, &span, stream, |entry| {
         let lsn = entry.position.lsn();
         if lsn < range.0 {
             return ControlFlow::Continue(());
@@ -118,7 +118,7 @@ pub(crate) fn time_of(shared: &Shared, stream: StreamId, lsn: Lsn) -> Result<Opt
 fn time_in_log(shared: &Shared, stream: StreamId, lsn: Lsn) -> Result<Option<WallTime>, StoreError> {
     let Some(span) = find(shared, stream, ALL, |row| row.lsn <= lsn)? else { return Ok(None) };
     let mut found = None;
-    walk(&shared.segments, &span, stream, |entry| {
+    walk(shared, &span, stream, |entry| {
         if entry.position.lsn() >= lsn {
             found = (entry.position.lsn() == lsn).then_some(entry.captured_at);
             return ControlFlow::Break(());
@@ -142,7 +142,7 @@ pub(crate) fn point_of(shared: &Shared, stream: StreamId, lsn: Lsn) -> Result<Op
 fn point_in_log(shared: &Shared, stream: StreamId, lsn: Lsn) -> Result<Option<KeptPoint>, StoreError> {
     let Some(span) = find(shared, stream, ALL, |row| row.lsn <= lsn)? else { return Ok(None) };
     let mut found = None;
-    walk_frames(&shared.segments, &span, stream, |header, entries| {
+    walk_frames(shared, Gaps::Gone, &span, stream, |header, entries| {
         let entry = entries.iter().find(|e| !e.position.is_copy() && e.position.lsn() == lsn);
         let received_at = header.received_at;
         found = entry.map(|e| KeptPoint { lsn, captured_at: e.captured_at, received_at });
@@ -171,11 +171,11 @@ fn kept_of<'l>(shared: &Shared, layout: &'l Layout, stream: StreamId) -> Option<
 }
 
 /// The LSNs from the first to the second, both included.
-type Range = (Lsn, Lsn);
-const ALL: Range = (Lsn::ZERO, Lsn::ZERO.plus(Lsn::LIMIT));
+type Lsns = (Lsn, Lsn);
+const ALL: Lsns = (Lsn::ZERO, Lsn::ZERO.plus(Lsn::LIMIT));
 
 /// Where a time is looked up; everything when nothing is known of the stream.
-fn clock_at(shared: &Shared, stream: StreamId, time: WallTime) -> Option<Range> {
+fn clock_at(shared: &Shared, stream: StreamId, time: WallTime) -> Option<Lsns> {
     let catalogue = Arc::clone(&read(&shared.published).catalogue);
     catalogue.volume_of(stream).map_or(Some(ALL), |volume| volume.clock_at(time))
 }
@@ -184,7 +184,7 @@ fn clock_at(shared: &Shared, stream: StreamId, time: WallTime) -> Option<Range> 
 fn find(
     shared: &Shared,
     stream: StreamId,
-    range: Range,
+    range: Lsns,
     wanted: impl Fn(&TimeRow) -> bool,
 ) -> Result<Option<Span>, StoreError> {
     let (rows, end) = {
@@ -217,7 +217,7 @@ fn find(
 fn find_indexed(
     index: &dyn IndexStore,
     stream: StreamId,
-    (first, last): Range,
+    (first, last): Lsns,
     wanted: impl Fn(&TimeRow) -> bool,
 ) -> Result<Option<TimeRow>, StoreError> {
     let row_at = |lsn: Lsn| -> Result<Option<TimeRow>, StoreError> {
@@ -250,20 +250,24 @@ fn find_indexed(
 pub(crate) fn each_change(
     shared: &Shared,
     stream: StreamId,
-    (from, to): Range,
+    (from, to): Lsns,
     copies: Lsn,
     each: &mut dyn FnMut(VolumeId, Extent),
 ) -> Result<(), StoreError> {
-    // A run that begins with a jump may have no row before it, or one that a settle left behind: then the log's first frame will do.
+    // A run that begins with a jump may have no row before it, or one that a settle left behind: then the log's first frame will do,
+    // but not one that is gone.
     let first = || shared.segments.oldest().map(|segment| (segment, SEGMENT_HEADER));
     let found = find(shared, stream, ALL, |row| row.lsn <= from.next())?;
+    if let Some(span) = &found {
+        refuse_gap(shared, Gaps::Gone, span.row.segment..span.row.segment.next())?;
+    }
     let known = found.filter(|span| shared.segments.lives(span.row.segment));
     let Some((segment, at)) = known.map(|span| (span.row.segment, span.row.at)).or_else(first) else {
         return Ok(());
     };
     let row = TimeRow { lsn: from.next(), time: WallTime::EPOCH, segment, at };
     let span = Span { row, next: to.next() };
-    walk_frames(&shared.segments, &span, stream, |_, entries| {
+    walk_frames(shared, Gaps::All, &span, stream, |_, entries| {
         for entry in entries {
             let lsn = entry.position.lsn();
             let within = if entry.position.is_copy() { copies <= lsn } else { from < lsn };
@@ -277,13 +281,13 @@ pub(crate) fn each_change(
 
 /// The stream's records from the span's frame on, until its next row's or until `each` breaks.
 fn walk(
-    segments: &Segments,
+    shared: &Shared,
     span: &Span,
     stream: StreamId,
     mut each: impl FnMut(&Entry) -> ControlFlow<()>,
 ) -> Result<(), StoreError> {
     let mut covered = span.row.lsn.previous();
-    walk_frames(segments, span, stream, |_, entries| {
+    walk_frames(shared, Gaps::Gone, span, stream, |_, entries| {
         for entry in entries.iter().filter(|e| !e.position.is_copy()) {
             if entry.position.lsn() <= covered {
                 continue;
@@ -300,17 +304,23 @@ fn walk(
 
 /// The stream's frames from the span's on, until one reaches the next row or `each` breaks.
 fn walk_frames(
-    segments: &Segments,
+    shared: &Shared,
+    gaps: Gaps,
     span: &Span,
     stream: StreamId,
     mut each: impl FnMut(&FrameHeader, &[Entry]) -> ControlFlow<()>,
 ) -> Result<(), StoreError> {
     let (mut segment, mut at) = (span.row.segment, span.row.at);
     let mut covered = span.row.lsn.previous();
+    let segments = &shared.segments;
     while covered.next() < span.next {
-        let Some(known) = segments.known(segment) else { break };
+        let Some(known) = segments.known(segment) else {
+            refuse_gap(shared, gaps, segment..segment.next())?;
+            break;
+        };
         if at >= known.end {
             let Some(next) = segments.after(segment) else { break };
+            refuse_gap(shared, gaps, segment.next()..next.next())?;
             (segment, at) = (next, SEGMENT_HEADER);
             continue;
         }
@@ -328,6 +338,26 @@ fn walk_frames(
         covered = covered.max(last.unwrap_or(covered));
     }
     Ok(())
+}
+
+/// What keeps a walk from going on to another segment.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Gaps {
+    /// A segment that is gone.
+    Gone,
+    /// That, and a damaged header: it said where the segment before ended, so some of that may be missing.
+    All,
+}
+
+fn refuse_gap(shared: &Shared, gaps: Gaps, between: Range<SegmentId>) -> Result<(), StoreError> {
+    let is_gap = |d: &&Damage| {
+        let counts = gaps == Gaps::All || !shared.segments.lives(d.segment);
+        d.from == 0 && between.contains(&d.segment) && counts
+    };
+    match read(&shared.published).damage.iter().find(is_gap) {
+        Some(gap) => Err(damaged(gap.segment, gap.from, &gap.detail)),
+        None => Ok(()),
+    }
 }
 
 fn read_frame(

@@ -20,9 +20,12 @@ use common::{Disk, append, image, try_image};
 use gateway_journal::meta::OWN_STREAM;
 use gateway_journal::{FrameHeader, Hold, MetaRecord, RegionNo, SegmentHeader};
 use gateway_store::{MemoryIndex, ReadMode, Store, StoreError, UnitRead};
-use tap_block::{BLOCK_SIZE, BlockNo, Lsn, Marker, RunId, RunStart, StreamId, SyncCause, VolumeId, WallTime};
+use tap_block::{
+    BLOCK_SIZE, Batch, BlockNo, Extent, ExtentSet, Lsn, Marker, RunId, RunStart, StreamId, SyncCause,
+    VolumeId, WallTime,
+};
 use tap_disk::{FileNo, SegmentDir};
-use testbed_model::{BatchBuilder, Oracle, Random};
+use testbed_model::{BatchBuilder, Oracle, Random, Workload};
 
 /// A segment of the log, and where the frames in it begin.
 struct Piece {
@@ -376,4 +379,76 @@ fn a_file_of_another_store_does_not_make_it_that_one() {
     lab.open();
     assert!(lab.store().catalogue().volume(lab.volume()).is_some());
     assert_eq!(lab.check(20).len(), kept);
+}
+
+/// A disk that somebody writes once, alone in the first segment of the log, where nothing is settled yet. No number shows the gap.
+#[test]
+fn the_first_segment_of_a_log_of_which_nothing_is_settled_is_missed() {
+    let mut lab = Lab::new(3, policy(10, &[], 0));
+    lab.disk = Disk { clock: Arc::clone(&lab.disk.clock), ..Disk::small() };
+    lab.disk.config.index_at_stop = true;
+    lab.open();
+    let mut first = Workload::with_size(500, 256 * BLOCK_SIZE);
+    let mut oracle = Oracle::new();
+    for n in 0..30 {
+        let batch = if n == 0 { first.restart(0, None) } else { first.batch(4) };
+        append(lab.store(), &batch).unwrap();
+        oracle.apply(&batch).unwrap();
+    }
+    assert_eq!(lab.store().status().segments, 1);
+    // Without the mark another segment is begun.
+    lab.store = None;
+    lab.disk.mark = Arc::default();
+    lab.open();
+    lab.rule(MetaRecord::PolicySet { volume: None, policy: Some(policy(10, &[], 0)) });
+    lab.clock.advance(Duration::from_secs(1000));
+    lab.write(400, 1);
+    lab.store = None;
+    lab.disk.dir.remove(log(&lab.disk)[0].file).unwrap();
+    lab.open();
+    let newest = *oracle.lsns().last().unwrap();
+    let wrong = |lab: &Lab| {
+        try_image(lab.store(), first.volume(), newest)
+            .is_ok_and(|i| i != oracle.image_at(first.volume(), newest))
+    };
+    assert!(!wrong(&lab));
+    let mut outcomes = Vec::new();
+    for _ in 0..5 {
+        outcomes.push(lab.store().settle().map(drop).map_err(|e| e.to_string()));
+        assert!(!wrong(&lab), "{outcomes:?}");
+    }
+    assert!(outcomes.iter().all(|o| o.as_ref().is_err_and(|e| e.contains("missing"))), "{outcomes:?}");
+}
+
+/// Backup tools copy what changed between two points, and nothing else.
+#[test]
+fn what_changed_in_a_segment_that_is_gone_is_told_by_the_index() {
+    let mut disk = Disk::small();
+    disk.config.index_at_stop = true;
+    let mut workload = Workload::with_size(4, 4096 * BLOCK_SIZE);
+    let store = disk.open();
+    let (mut oracle, mut points) = (Oracle::new(), Vec::new());
+    let mut put = |batch: &Batch| {
+        append(&store, batch).unwrap();
+        oracle.apply(batch).unwrap();
+    };
+    put(&workload.restart(0, None));
+    while store.status().segments < 4 {
+        let batch = workload.batch(8);
+        put(&batch);
+        points.push(batch.last_lsn().unwrap());
+    }
+    let (from, to) = (points[0], *points.last().unwrap());
+    let whole = store.changed(workload.volume(), from, to).unwrap();
+    drop(store);
+    disk.dir.remove(log(&disk)[1].file).unwrap();
+    let store = disk.open();
+    let told = store.changed(workload.volume(), from, to).unwrap();
+    let (before, after) = (oracle.image_at(workload.volume(), from), oracle.image_at(workload.volume(), to));
+    for (n, (old, new)) in before.chunks(4096).zip(after.chunks(4096)).enumerate() {
+        let block = Extent::between(n as u64 * BLOCK_SIZE, (n as u64 + 1) * BLOCK_SIZE);
+        let is_told = |set: &ExtentSet| set.overlaps(block);
+        assert!(old == new || is_told(&told), "block {n} changed");
+        assert!(is_told(&whole) || !is_told(&told), "nobody wrote block {n}");
+    }
 }

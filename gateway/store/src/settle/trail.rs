@@ -177,12 +177,18 @@ impl Trail {
         let oldest = || shared.segments.oldest().map(|segment| (segment, Start::of_segment(None)));
         let Some((mut segment, mut start)) = self.at.or_else(oldest) else { return Ok(()) };
         let (end_segment, end) = last;
+        if self.at.is_none() {
+            // The log may have begun with what is gone.
+            self.pass_missing(&known, SegmentId::new(0)..segment, tell)?;
+        }
         loop {
             let to = if segment == end_segment { Some(end.at) } else { None };
             if !shared.segments.lives(segment) {
                 self.pass_missing(&known, segment..segment.next(), tell)?;
             }
-            self.walk((shared, noted), (segment, start), to, window, tell)?;
+            if segment <= end_segment {
+                self.walk((shared, noted), (segment, start), to, window, tell)?;
+            }
             if segment >= end_segment {
                 break;
             }
