@@ -1,6 +1,7 @@
 //! Images and their overlays: made, opened, removed.
 
 use std::collections::{HashMap, HashSet};
+use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use cx_api::{Code, ImageClone, Problem};
@@ -94,9 +95,13 @@ impl Images {
         (names, default_quota): (Arc<Names>, u64),
     ) -> std::io::Result<Self> {
         let catalogue = store.catalogue();
+        // An image that the journal does not know was removed; unless it is the journal that has lost something.
+        let lost = store.has_own_loss();
         for id in dir.list()? {
-            if catalogue.image(ImageId::new(id)).is_none() {
-                dir.remove(id)?;
+            match catalogue.image(ImageId::new(id)) {
+                Some(_) => {}
+                None if lost => put_aside(&dir.of(id))?,
+                None => dir.remove(id)?,
             }
         }
         let mut table = Table::default();
@@ -108,6 +113,7 @@ impl Images {
                         tracing::warn!("image {} is read without its flat copy: {e}", record.name);
                     }
                 }
+                None if lost => put_aside(&flats.of(id))?,
                 None => flats.remove(id)?,
             }
         }
@@ -524,4 +530,16 @@ fn generated_names(volume: &Name, id: ImageId) -> impl Iterator<Item = Name> + u
 async fn blocking(work: impl FnOnce() -> std::io::Result<()> + Send + 'static) -> Answer<()> {
     let done = tokio::task::spawn_blocking(work).await.map_err(problems::internal)?;
     done.map_err(|e| problems::of_disk(&e))
+}
+
+/// What was written on an image of which the journal may have lost the record stays, under another name, until somebody removes it.
+fn put_aside(dir: &Path) -> std::io::Result<()> {
+    let name = dir.file_name().unwrap_or_default().to_string_lossy();
+    let free = (0..).map(|n: u32| dir.with_file_name(format!("lost-{name}-{n}"))).find(|path| !path.exists());
+    let aside = free.unwrap_or_else(|| dir.with_file_name(format!("lost-{name}")));
+    tracing::warn!(
+        "records of the journal are lost, maybe that of image {name}: what was written on it is kept in {}",
+        aside.display()
+    );
+    std::fs::rename(dir, aside)
 }

@@ -583,6 +583,12 @@ impl Store {
         Ok(())
     }
 
+    /// Are records of the gateway's own lost, of images maybe, and has nobody read of it?
+    #[must_use]
+    pub fn has_own_loss(&self) -> bool {
+        self.shared.refuse_unread_loss().is_err()
+    }
+
     /// These will be read soon: the disk may begin to. Nothing waits for it, and what fails is met when they are read.
     pub fn will_need(&self, units: Vec<Location>) {
         self.shared.will_need(units);

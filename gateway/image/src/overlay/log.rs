@@ -33,6 +33,8 @@ pub struct Scan {
     pub next_group: u64,
     /// Where the next group goes: bytes behind are a torn tail.
     pub end: u64,
+    /// Bytes of the first group; 0 when there is none.
+    pub first: u64,
 }
 
 /// The log is damaged, not merely torn at its end.
@@ -81,6 +83,9 @@ pub fn scan(image: u64, log: &[u8]) -> Result<Scan, LogError> {
         found.changes.extend(changes);
         found.next_group += 1;
         found.end += count(len);
+        if found.first == 0 {
+            found.first = found.end;
+        }
         rest = rest.get(len..).unwrap_or_default();
     }
     match later_group(image, found.next_group, rest) {

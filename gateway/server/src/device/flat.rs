@@ -105,7 +105,7 @@ impl FlatDir {
         Ok(left.saturating_sub(self.leave))
     }
 
-    fn of(&self, image: u64) -> PathBuf {
+    pub(crate) fn of(&self, image: u64) -> PathBuf {
         self.path.join(image.to_string())
     }
 

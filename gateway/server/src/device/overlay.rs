@@ -85,7 +85,7 @@ impl OverlayDir {
         &self.room
     }
 
-    fn of(&self, image: u64) -> PathBuf {
+    pub(crate) fn of(&self, image: u64) -> PathBuf {
         self.path.join(image.to_string())
     }
 

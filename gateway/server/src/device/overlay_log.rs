@@ -37,12 +37,19 @@ impl OverlayLog {
         for generation in newest_first {
             let file = SegmentFile::open(&path_of(dir, generation))?;
             let found = read(&file, image).map_err(|e| named(dir, &e))?;
-            if found.next_group > 0 || Some(generation) == oldest {
-                let Scan { changes, next_group, end } = found;
-                let log = Self { dir: dir.to_owned(), image, generation, file, next_group, end };
-                log.remove_others();
-                return Ok((log, changes));
+            let is_empty = found.next_group == 0;
+            // One that never became the log.
+            if is_empty && Some(generation) != oldest {
+                continue;
             }
+            // Each is as long as it was made, and only the very first was made without a group.
+            if file.len() < length(generation, found.first) || (is_empty && generation > 0) {
+                return Err(named(dir, &cut_off(file.len())));
+            }
+            let Scan { changes, next_group, end, .. } = found;
+            let log = Self { dir: dir.to_owned(), image, generation, file, next_group, end };
+            log.remove_others();
+            return Ok((log, changes));
         }
         Err(named(dir, &io::Error::new(io::ErrorKind::NotFound, "its mapping log is missing")))
     }
@@ -85,9 +92,10 @@ impl OverlayLog {
             Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(e),
             _ => {}
         }
-        let file = SegmentFile::create_zeroed(&path, MIN_LEN.max(count(group.len()) * 2))?;
-        file.write_at(0, &[IoSlice::new(&group)])?;
-        file.sync()?;
+        let file = begin(&path, &group).inspect_err(|_| {
+            // It would count, and the old log goes on.
+            let _ = fs::remove_file(&path);
+        })?;
         (self.generation, self.file, self.next_group, self.end) = (generation, file, 1, count(group.len()));
         self.remove_others();
         Ok(())
@@ -101,6 +109,27 @@ impl OverlayLog {
             }
         }
     }
+}
+
+/// A file that begins with this group, durably.
+fn begin(path: &Path, group: &[u8]) -> io::Result<SegmentFile> {
+    let file = SegmentFile::create_zeroed(path, length(1, count(group.len())))?;
+    file.write_at(0, &[IoSlice::new(group)])?;
+    file.sync()?;
+    Ok(file)
+}
+
+/// How long a file is made, by the bytes of its first group. The very first is made before there is one.
+const fn length(generation: u64, first: u64) -> u64 {
+    if generation == 0 || first * 2 < MIN_LEN { MIN_LEN } else { first * 2 }
+}
+
+fn cut_off(len: u64) -> io::Error {
+    let text = format!(
+        "its mapping log is cut off: of what was written on the image only {len} bytes of it are left to say where that lies; \
+         remove the image and create it again"
+    );
+    io::Error::new(io::ErrorKind::InvalidData, text)
 }
 
 fn read(file: &SegmentFile, image: u64) -> io::Result<Scan> {

@@ -352,6 +352,38 @@ fn a_log_that_is_full_begins_anew() {
     assert_eq!(maps(rig.tmp.path()), now);
 }
 
+/// A mapping that is not all there says that blocks were never written: older content would be served for them.
+#[test]
+fn an_overlay_whose_log_was_cut_off_is_refused() {
+    for rounds in [1, 200] {
+        let rig = Rig::new(5);
+        let point = rig.oracle.last_lsn();
+        rig.overlays().create(7, QUOTA).unwrap();
+        let device = rig.overlay(point);
+        for round in 1u8..=rounds {
+            let data: Bytes = vec![round; 4096].into();
+            for block in (0..60u64).rev() {
+                let write = Op::Write { offset: block * BLOCK_SIZE, data: data.clone(), fua: block == 0 };
+                run(&device, write).unwrap();
+            }
+        }
+        drop(device);
+        let dir = rig.tmp.path().join("overlays/7");
+        let mut names = std::fs::read_dir(&dir).unwrap().map(|e| e.unwrap().path());
+        let log = names.find(|path| path.to_str().unwrap().contains("map-")).unwrap();
+        let bytes = std::fs::read(&log).unwrap();
+        for len in [0, 20, 4096, bytes.len() / 2, bytes.len() - 1] {
+            std::fs::write(&log, &bytes[..len]).unwrap();
+            let opened = rig.overlays().open(7, Some(QUOTA), rig.image(point), Arc::clone(&rig.pool));
+            let refused = opened.err().map(|e| e.to_string());
+            assert!(refused.is_some_and(|why| why.contains("cut off")), "{rounds} rounds, {len} bytes");
+        }
+        std::fs::write(&log, &bytes).unwrap();
+        let block = run(&rig.overlay(point), Op::Read { extent: Extent::between(0, 4096) }).unwrap();
+        assert!(block.iter().all(|&b| b == rounds));
+    }
+}
+
 /// The image of the last point with a flat copy of what lies before `done`.
 fn flat_image(rig: &Rig, done: u64) -> (Arc<Image>, FlatDir, Arc<FlatSlot>) {
     let point = rig.oracle.last_lsn();

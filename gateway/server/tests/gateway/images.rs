@@ -270,3 +270,35 @@ async fn an_image_in_use_is_not_removed() {
     let next = site.image("now", false, None).await;
     assert!(next.id > image.id);
 }
+
+/// The record of the image is lost with the frame that it lay in, and with the index, which knew it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_was_written_on_an_image_that_the_journal_has_lost_stays_on_the_disk() {
+    let site = Site::new().await;
+    let (_tap, link) = connected(&site, 8).await;
+    site.settled("web01").await;
+    let image = site.image("now", true, Some("test")).await;
+    drop(written(&site, vec![(0, vec![7; 9000])]).await);
+    link.stop().await;
+    let Site { tmp, hub, handle } = site;
+    handle.stop(GRACE).await;
+    let segments = std::fs::read_dir(tmp.path().join("data/store/seg")).unwrap();
+    let mut segments: Vec<PathBuf> = segments.map(|e| e.unwrap().path()).collect();
+    segments.sort();
+    let mut bytes = std::fs::read(&segments[0]).unwrap();
+    // The image was recorded last.
+    let last = bytes.iter().rposition(|&b| b != 0).unwrap();
+    bytes[last] ^= 1;
+    std::fs::write(&segments[0], bytes).unwrap();
+    std::fs::remove_dir_all(tmp.path().join("data/store/fjall")).unwrap();
+    let handle = Gateway::start(config(tmp.path(), &hub)).await.unwrap();
+    let site = Site { tmp, hub, handle };
+    assert!(site.gateway().images().await.unwrap().is_empty());
+    let aside = site.path(&format!("data/overlays/lost-{}-0", image.id));
+    assert!(aside.join("data").is_file(), "{}", aside.display());
+    let found = site.gateway().verification(name("web01"), Points::default()).await.unwrap();
+    let told = found.findings.iter().any(|f| f.detail.contains("images made then are gone"));
+    assert!(told, "{found:?}");
+    site.image("now", true, Some("test")).await;
+    assert!(aside.join("data").is_file());
+}
