@@ -476,7 +476,10 @@ impl Store {
         let (known, durable) = (published.catalogue.volume_of(stream)?, published.streams.get(&stream)?);
         let damage = published.damage.iter().chain(published.layout.trail.damage());
         let lost = damage.flat_map(|d| &d.lost).filter(|(of, ..)| *of == stream).map(|(_, from, _)| *from);
-        lost.filter(|from| *from <= durable.lsn && !maps::healed(known, *from, durable.lsn)).min()
+        let lost = lost.filter(|from| *from <= durable.lsn);
+        // Settled segments are gone, and the index was built from what is left of them.
+        let lost = lost.chain(published.layout.lost_of(known.id()));
+        lost.filter(|from| !maps::healed(known, *from, durable.lsn)).min()
     }
 
     /// The last record before a block that the stream's newest point shows, that is damaged, and that cannot be shown to be what the

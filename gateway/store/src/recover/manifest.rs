@@ -195,7 +195,9 @@ impl SettledFound {
                     None => rows.missing(),
                 }
             }
-            state.extend(rows.finish()?.iter().map(|lost| (keys::lost(lost), lost.encode())));
+            let lost = rows.finish()?;
+            let lost = lost.iter().flat_map(|lost| lost.by_volume(manifest.kept.iter()));
+            state.extend(lost.map(|lost| (keys::lost(&lost), lost.encode())));
         }
         index.commit(state)?;
         Ok(damage)
@@ -318,7 +320,7 @@ impl<'a> Rows<'a> {
         let SettledKind::Run(volume, region) = frame.kind else { return Ok(()) };
         let here = (volume, region);
         if let Some(from) = self.open.take() {
-            self.lost.push(Lost { settle: self.settle, from, to: here });
+            self.lost.push(Lost { settle: self.settle, from, to: here, since: None });
         }
         match &mut self.last {
             Some((place, all)) if *place == here => all.extend(versions),
@@ -344,7 +346,7 @@ impl<'a> Rows<'a> {
     fn finish(mut self) -> Result<Vec<Lost>, StoreError> {
         if let Some(from) = self.open.take() {
             let to = (VolumeId::new(u64::MAX), RegionNo::new(u32::MAX));
-            self.lost.push(Lost { settle: self.settle, from, to });
+            self.lost.push(Lost { settle: self.settle, from, to, since: None });
         }
         self.close();
         self.index.ingest(Table::Settled, self.ready)?;
