@@ -137,7 +137,7 @@ impl Book {
     }
 
     /// Whose it is.
-    pub(super) const fn store(&self) -> StoreId {
+    pub(crate) const fn store(&self) -> StoreId {
         self.store
     }
 
