@@ -213,6 +213,11 @@ impl Ledger {
         newest.map(|(place, head)| (place.as_str(), *head))
     }
 
+    /// What each place keeps.
+    pub fn anchors(&self) -> impl Iterator<Item = (&str, Head)> {
+        self.anchors.iter().map(|(place, head)| (place.as_str(), *head))
+    }
+
     /// What `place` keeps.
     #[must_use]
     pub fn anchored_at(&self, place: &str) -> Option<Head> {

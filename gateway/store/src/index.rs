@@ -19,6 +19,7 @@ use gateway_journal::RegionRange;
 use thiserror::Error;
 
 pub use fjall_store::FjallOpener;
+pub(crate) use fjall_store::PinnedOpener;
 pub(crate) use healing::HealingIndex;
 pub use memory::MemoryIndex;
 

@@ -37,6 +37,9 @@ pub(crate) struct Lost {
     pub(crate) settle: u64,
     pub(crate) from: (VolumeId, RegionNo),
     pub(crate) to: (VolumeId, RegionNo),
+    /// Of a volume: how far it was settled when that was found. A copy of the whole disk made since hides all of it. `None`: an
+    /// earlier program did not note it.
+    pub(crate) since: Option<Lsn>,
 }
 
 impl Lost {
@@ -44,7 +47,8 @@ impl Lost {
         let place = |(volume, region): (VolumeId, RegionNo)| {
             [&volume.get().to_be_bytes()[..], &region.get().to_be_bytes()[..]].concat()
         };
-        [self.settle.to_be_bytes().to_vec(), place(self.from), place(self.to)].concat()
+        let since = self.since.map_or(Vec::new(), |lsn| lsn.get().to_be_bytes().to_vec());
+        [self.settle.to_be_bytes().to_vec(), place(self.from), place(self.to), since].concat()
     }
 
     pub(crate) fn decode(bytes: &[u8]) -> Option<Self> {
@@ -54,8 +58,23 @@ impl Lost {
             let region = RegionNo::new(u32::from_be_bytes(*region.first_chunk::<4>()?));
             Some((VolumeId::new(u64::from_be_bytes(*volume)), region))
         };
-        let (from, to) = rest.split_at_checked(12)?;
-        Some(Self { settle: u64::from_be_bytes(*settle), from: place(from)?, to: place(to)? })
+        let (from, rest) = rest.split_at_checked(12)?;
+        let (to, since) = rest.split_at_checked(12)?;
+        let since = since.first_chunk::<8>().and_then(|lsn| Lsn::new(u64::from_be_bytes(*lsn)));
+        Some(Self { settle: u64::from_be_bytes(*settle), from: place(from)?, to: place(to)?, since })
+    }
+
+    /// The part of it that each of these volumes has, with how far that is settled.
+    pub(crate) fn by_volume<'a>(
+        &self,
+        volumes: impl Iterator<Item = &'a (VolumeId, Kept)>,
+    ) -> impl Iterator<Item = Self> {
+        let (first, last) = (RegionNo::new(0), RegionNo::new(u32::MAX));
+        let of = |(volume, kept): &(VolumeId, Kept)| {
+            let (from, to) = (self.from.max((*volume, first)), self.to.min((*volume, last)));
+            (from <= to).then_some(Self { settle: self.settle, from, to, since: Some(kept.settled) })
+        };
+        volumes.filter_map(of).collect::<Vec<_>>().into_iter()
     }
 }
 
@@ -79,11 +98,24 @@ impl Layout {
         self
     }
 
-    /// Is something of this region's settled history missing?
-    pub(crate) fn lost(&self, volume: VolumeId, region: RegionNo) -> bool {
+    /// Is something of this region's settled history missing? The first record that shows nothing of it if a copy of the whole disk
+    /// was made since.
+    pub(crate) fn lost(&self, volume: VolumeId, region: RegionNo) -> Option<Lsn> {
         let place = (volume, region);
         let counts = |settle| self.generations.iter().any(|g| g.settle == settle && g.range.holds(place));
-        self.lost.iter().any(|lost| lost.from <= place && place <= lost.to && counts(lost.settle))
+        let here = |lost: &&Lost| lost.from <= place && place <= lost.to && counts(lost.settle);
+        self.lost.iter().filter(here).map(|lost| self.behind(lost, volume)).max()
+    }
+
+    /// The same for anything of a volume.
+    pub(crate) fn lost_of(&self, volume: VolumeId) -> Option<Lsn> {
+        let here = |lost: &&Lost| lost.from.0 <= volume && volume <= lost.to.0;
+        self.lost.iter().filter(here).map(|lost| self.behind(lost, volume)).max()
+    }
+
+    fn behind(&self, lost: &Lost, volume: VolumeId) -> Lsn {
+        let settled = || self.kept.get(&volume).map_or(Lsn::ZERO, |kept| kept.settled);
+        lost.since.unwrap_or_else(settled).next()
     }
 
     /// Bytes of settled segments; parts of one generation may name a segment both.

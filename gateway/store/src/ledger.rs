@@ -358,6 +358,12 @@ impl Bookkeeping {
     pub(crate) fn acknowledge(&self, shared: &Shared) -> Result<(), StoreError> {
         let now = shared.age.now();
         self.book.begin_lost(now)?;
+        // Only what was told can have been read of.
+        if shared.proving.doubts_ledger() && !self.book.check().is_empty() {
+            self.book.begin_anew(self.kept_elsewhere(), now)?;
+            shared.proving.ledger_began_anew(now);
+            self.hurry();
+        }
         if self.book.ask(|ledger| !ledger.doubts().is_empty()) {
             self.book.enter(Event::Acknowledged, now)?;
         }

@@ -221,8 +221,7 @@ fn refuse_if_missing(
     region: RegionNo,
     point: Lsn,
 ) -> Result<(), StoreError> {
-    let settled = layout.kept.get(&volume.id()).map_or(Lsn::ZERO, |kept| kept.settled);
-    if !layout.lost(volume.id(), region) || healed(volume, settled.next(), point) {
+    if layout.lost(volume.id(), region).is_none_or(|lost| healed(volume, lost, point)) {
         return Ok(());
     }
     let text = format!(

@@ -4,7 +4,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 
-use tap_disk::{Durability, SlottedFile, small_file};
+use tap_disk::{Durability, SameDir, SlottedFile, small_file};
 
 use crate::sync::lock;
 
@@ -40,15 +40,26 @@ impl MarkStore for FileMark {
 }
 
 /// A small file replaced whole, of any size.
-pub(crate) struct SmallFile(pub(crate) PathBuf);
+pub(crate) struct SmallFile {
+    path: PathBuf,
+    /// Where it lies.
+    dir: SameDir,
+}
+
+impl SmallFile {
+    pub(crate) fn new(dir: &SameDir, path: PathBuf) -> Self {
+        Self { path, dir: dir.clone() }
+    }
+}
 
 impl MarkStore for SmallFile {
     fn load(&self) -> Option<Vec<u8>> {
-        small_file::read(&self.0).ok().flatten()
+        small_file::read(&self.path).ok().flatten()
     }
 
     fn store(&self, bytes: &[u8]) -> io::Result<()> {
-        small_file::write_atomic(&self.0, bytes)
+        self.dir.check()?;
+        small_file::write_atomic(&self.path, bytes)
     }
 }
 

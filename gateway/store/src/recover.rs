@@ -93,7 +93,9 @@ pub(crate) fn recover(
     let (mark, copy) = (marks.load(), manifests.load());
     refuse_newer(&pool, mark.as_deref(), copy.as_deref())?;
     let stored = mark.and_then(|bytes| Mark::decode(&bytes));
-    let mut survey = Survey::make(&pool, stored.as_ref(), copy)?;
+    let opened = opener.open();
+    let told = opened.as_ref().ok().and_then(|index| Told::of(&**index));
+    let mut survey = Survey::make(&pool, stored.as_ref(), copy, told.as_ref())?;
     survey.settled.count_shares(&pool);
     let store = match survey.store.or(stored.map(|m| m.store)) {
         Some(store) => store,
@@ -104,7 +106,7 @@ pub(crate) fn recover(
     renew_copy(survey.settled.manifest.as_ref(), manifests);
     let settled = settled_state(&survey, store)?;
     let trail = Trail::new(store, settled_state(&survey, store)?);
-    let (index, known, damage) = open_index(opener, store, &survey, &pool)?;
+    let (index, known, damage) = open_index(opened, opener, store, &survey, &pool)?;
     let (next_settle, next_segment) = given_out(&*index, &survey)?;
     // Numbers that the index leads to are never given out again, whatever became of those segments.
     let through = known.as_ref().map_or(SegmentId::new(0), |(state, _)| state.through.0);
@@ -166,6 +168,25 @@ fn settled_state(survey: &Survey, store: StoreId) -> Result<Option<IndexState>, 
     state.ok_or_else(unreadable).map(Some)
 }
 
+/// The settle that an index shows: it was published, whatever is left of its manifest.
+pub(super) struct Told {
+    settle: u64,
+    state: Vec<u8>,
+}
+
+impl Told {
+    fn of(index: &dyn IndexStore) -> Option<Self> {
+        let shown = index.get(Table::State, keys::LAYOUT).ok()??;
+        let settle = u64::from_be_bytes(*shown.first_chunk::<8>()?);
+        Some(Self { settle, state: index.get(Table::State, keys::STATE).ok()?? })
+    }
+
+    /// Of this store; 0: it is another one's.
+    fn settle(&self, store: Option<StoreId>) -> u64 {
+        store.filter(|store| state::decode(&self.state, *store).is_some()).map_or(0, |_| self.settle)
+    }
+}
+
 /// What an index says about itself, and about its groups.
 type Known = (IndexState, Vec<GroupInfo>);
 
@@ -174,12 +195,13 @@ type Opened = (Arc<dyn IndexStore>, Option<Known>, Vec<Damage>);
 
 /// The index and what it says; an index that says nothing usable is made anew.
 fn open_index(
+    opened: Result<Arc<dyn IndexStore>, IndexError>,
     opener: &dyn IndexOpener,
     store: StoreId,
     survey: &Survey,
     pool: &SegmentPool,
 ) -> Result<Opened, StoreError> {
-    match opener.open() {
+    match opened {
         Ok(index) => match read_state(&*index, store).and_then(|state| adopt(&*index, survey, state)) {
             // What it knows of segments that are gone is more than all that is left.
             Ok(Some(state)) => return Ok((index, Some(state), Vec::new())),

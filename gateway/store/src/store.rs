@@ -10,7 +10,7 @@ use std::time::Duration;
 use gateway_image::{Catalogue, Passed, RegionMap};
 use gateway_journal::{Head, Hold, Kept, LEDGER_FILE, Location, MARK_FILE, MetaRecord, RegionNo, StoreId};
 use tap_block::{Batch, BlockNo, Clock, ExtentSet, Lsn, Position, StreamId, VolumeId, WallTime};
-use tap_disk::{DiskDir, PoolOptions, SegmentPool, ensure_dir, free_space};
+use tap_disk::{DiskDir, PoolOptions, SameDir, SegmentPool, ensure_dir, free_space};
 use tracing::warn;
 
 use crate::age::Age;
@@ -19,7 +19,7 @@ use crate::config::StoreConfig;
 use crate::error::{ReadError, StoreError};
 use crate::heat::Heat;
 use crate::history::GoneMarks;
-use crate::index::{FjallOpener, HealingIndex, IndexOpener};
+use crate::index::{HealingIndex, IndexOpener, PinnedOpener};
 use crate::ingest::{IngestState, Ingester};
 use crate::keeper::Keeper;
 use crate::ledger::{Anchor, Book, Bookkeeping, FileLedger, LedgerStatus, LedgerStore};
@@ -142,6 +142,7 @@ impl Store {
     pub fn open(config: StoreConfig, clock: Arc<dyn Clock>) -> Result<Arc<Self>, StoreError> {
         let dir = config.dir.clone();
         ensure_dir(&dir)?;
+        let same = SameDir::of(&dir)?;
         let free = |dir: &PathBuf| -> FreeSpace {
             let dir = dir.clone();
             Box::new(move || free_space(&dir).ok())
@@ -155,11 +156,11 @@ impl Store {
         };
         let parts = Parts {
             segments: SegmentPool::over(Box::new(segments), u64::from(config.segment_len), options)?,
-            index: Box::new(FjallOpener { dir: dir.join("fjall"), cache: config.index_cache }),
+            index: Box::new(PinnedOpener::new(&dir, "fjall", config.index_cache)?),
             mark: Box::new(FileMark::open(&dir.join(MARK_FILE))?),
-            manifest: Box::new(SmallFile(dir.join(MANIFEST_FILE))),
-            proofs: Box::new(SmallFile(dir.join(PROOFS_FILE))),
-            ledger: Box::new(FileLedger::new(dir.join(LEDGER_FILE))),
+            manifest: Box::new(SmallFile::new(&same, dir.join(MANIFEST_FILE))),
+            proofs: Box::new(SmallFile::new(&same, dir.join(PROOFS_FILE))),
+            ledger: Box::new(FileLedger::new(&same, dir.join(LEDGER_FILE))),
             free: free(&dir),
         };
         Self::open_on(config, clock, parts)
@@ -287,6 +288,12 @@ impl Store {
     #[must_use]
     pub fn streams(&self) -> Vec<(StreamId, Durable)> {
         read(&self.shared.published).streams.iter().map(|(&id, &durable)| (id, durable)).collect()
+    }
+
+    /// Which store it is: the same for as long as it lives, and no other's.
+    #[must_use]
+    pub fn id(&self) -> StoreId {
+        self.shared.bookkeeping.book.store()
     }
 
     /// Calls once when `lsn` of `stream` is durable: at once if it is, on the commit thread otherwise. Dropping
@@ -477,7 +484,10 @@ impl Store {
         let (known, durable) = (published.catalogue.volume_of(stream)?, published.streams.get(&stream)?);
         let damage = published.damage.iter().chain(published.layout.trail.damage());
         let lost = damage.flat_map(|d| &d.lost).filter(|(of, ..)| *of == stream).map(|(_, from, _)| *from);
-        lost.filter(|from| *from <= durable.lsn && !maps::healed(known, *from, durable.lsn)).min()
+        let lost = lost.filter(|from| *from <= durable.lsn);
+        // Settled segments are gone, and the index was built from what is left of them.
+        let lost = lost.chain(published.layout.lost_of(known.id()));
+        lost.filter(|from| !maps::healed(known, *from, durable.lsn)).min()
     }
 
     /// The last record before a block that the stream's newest point shows, that is damaged, and that cannot be shown to be what the

@@ -236,9 +236,13 @@ fn with_two_damaged_places_anywhere_a_point_is_exact_or_refused() {
         let what: Vec<String> = (0..2).map(|_| somewhere(&lab.disk, &mut random)).collect();
         let what = format!("{seed}: {what:?}");
         lab.disk.index = MemoryIndex::new();
-        let Ok(store) = lab.disk.try_open() else {
-            closed += 1;
-            continue;
+        let store = match lab.disk.try_open() {
+            Ok(store) => store,
+            Err(e) => {
+                println!("{what}: {e}");
+                closed += 1;
+                continue;
+            }
         };
         let (s, r) = exact(&store, &lab.oracle, lab.volume(), 9, &what);
         (served, refused) = (served + s, refused + r);

@@ -404,6 +404,39 @@ fn a_broken_link_in_the_middle_is_a_finding_and_no_refusal() {
     assert!(kinds(&verify(lab.store())).contains(&FindingKind::Ledger), "for as long as it is so");
 }
 
+#[test]
+fn a_ledger_with_a_flipped_bit_begins_anew_once_that_is_acknowledged_and_is_anchored_again() {
+    let mut lab = entered(14);
+    let mut kept = Vec::new();
+    tell(lab.store(), &mut kept);
+    let (old, segments) = (kept[0].1, of_disk(&lab.disk).segments().len());
+    lab.store = None;
+    let mut bytes = lab.disk.ledger.load().unwrap();
+    let (_, _, first) = Entry::decode(&bytes).unwrap();
+    bytes[first + 80] ^= 1;
+    lab.disk.ledger.replace(&bytes).unwrap();
+    lab.clock.advance(Duration::from_secs(1));
+    lab.open();
+    tell(lab.store(), &mut kept);
+    lab.store().acknowledge(lab.volume(), |_| true).unwrap();
+    assert!(lab.disk.ledger.aside().is_empty(), "nobody was told of it yet");
+    let open = |lab: &Lab| lab.store().findings(lab.volume()).iter().filter(|f| f.over_at.is_none()).count();
+    assert!(kinds(&verify(lab.store())).contains(&FindingKind::Ledger) && open(&lab) > 0);
+    lab.store().acknowledge(lab.volume(), |_| true).unwrap();
+    assert_eq!(lab.disk.ledger.aside().len(), 1, "what was there is kept");
+    for round in 0..2 {
+        // The CX still keeps what it kept: somebody has read that this is not in here.
+        tell(lab.store(), &mut kept);
+        assert_eq!(verify(lab.store()).findings, [], "round {round}");
+        assert!(lab.store().findings(lab.volume()).is_empty() && lab.store().ledger().doubts.is_empty());
+        lab.open();
+    }
+    assert_eq!(of_disk(&lab.disk).segments().len(), segments, "all is entered again");
+    assert_eq!(events(&lab.disk)[0], Event::Begun(Why::Lost), "and the ledger says from where it is told");
+    let anchored = lab.store().anchored().unwrap().entry;
+    assert!(kept[0].1.number > old.number && anchored == kept[0].1.number, "anchors go on");
+}
+
 fn head(n: u64) -> Head {
     Head { number: EntryNo::new(n), digest: Digest::of(&n.to_le_bytes()), at: WallTime::from_nanos(n) }
 }

@@ -341,6 +341,45 @@ fn a_store_of_a_newer_format_is_refused_and_left_as_it_is() {
     assert!(!lab.check(3).is_empty());
 }
 
+/// Nobody knows then what the newest settle left: on the word of an older one its segments would be taken for free.
+#[test]
+fn a_store_whose_newest_manifest_is_gone_is_not_opened_on_an_older_one() {
+    let mut lab = aged(16);
+    lab.store = None;
+    let settle = Manifest::unseal(&lab.disk.manifest.load().unwrap()).unwrap().settle;
+    let home = |no: &FileNo| {
+        let mut head = [0; 128];
+        lab.disk.dir.open(*no).unwrap().read_at(0, &mut head).unwrap();
+        SettledHeader::decode(&head).is_ok_and(|h| h.settle == settle && h.manifest.is_some())
+    };
+    let home: Vec<FileNo> = files(&lab.disk, b"CGSETTL").into_iter().filter(home).collect();
+    let content = |no: FileNo| {
+        let file = lab.disk.dir.open(no).unwrap();
+        let mut all = vec![0; file.len() as usize];
+        file.read_at(0, &mut all).unwrap();
+        all
+    };
+    let whole: Vec<_> = home.iter().map(|no| content(*no)).collect();
+    lab.disk.manifest.store(b"rubbish").unwrap();
+    // Of what lies in them then nothing says that it is a manifest.
+    home.iter().for_each(|no| lab.disk.dir.corrupt(*no, 0, |bytes| bytes.fill(0)));
+    let before = lab.disk.dir.list().unwrap();
+    for _ in 0..2 {
+        match lab.disk.try_open() {
+            Err(StoreError::Open(why)) => assert!(why.contains("nothing was changed"), "{why}"),
+            Err(e) => panic!("{e}"),
+            Ok(_) => panic!("it was opened"),
+        }
+    }
+    assert_eq!(lab.disk.dir.list().unwrap(), before);
+    // Only the header is gone: the manifest is found behind it.
+    for (no, all) in home.iter().zip(&whole) {
+        lab.disk.dir.corrupt(*no, 0, |bytes| bytes[4096..].copy_from_slice(&all[4096..]));
+    }
+    lab.open();
+    assert!(!lab.check(3).is_empty());
+}
+
 /// A newer program writes no older frames behind its own.
 #[test]
 fn a_version_that_rotted_in_one_frame_is_damage_and_the_store_opens() {

@@ -17,7 +17,7 @@ use std::io::IoSlice;
 use common::lab::{Lab, cut, tiers};
 use common::{Disk, append, repair_one, try_image};
 use gateway_journal::{Manifest, SettledHeader};
-use gateway_store::{Finding, FindingKind, MarkStore as _, Offered, Scope, Store};
+use gateway_store::{Finding, FindingKind, IndexOpener as _, MarkStore as _, Offered, Scope, Store};
 use tap_block::BlockNo;
 use tap_block::SyncCause::HopLost;
 use tap_disk::{FileNo, SegmentDir};
@@ -144,6 +144,51 @@ fn where_the_newest_point_needs_what_is_gone_a_copy_of_the_disk_is_wanted_until_
         assert!(lab.settle() > 0, "{how:?}: history is settled as ever");
         lab.open();
         assert!(wounds(&lab).is_empty(), "{how:?}");
+    }
+    assert!(found > 0, "one of them at least hit a newest point");
+}
+
+/// The index is gone as well, so nobody knows what lay there.
+#[test]
+fn without_the_index_a_copy_of_the_disk_makes_later_points_whole_and_they_stay_so() {
+    let mut found = 0;
+    for (n, how) in HARMS.into_iter().enumerate() {
+        let mut lab = aged(60 + n as u64);
+        lab.store = None;
+        for no in live(&lab.disk) {
+            harm(&lab.disk, no, how);
+        }
+        lab.disk.index.wipe().unwrap();
+        let hurt = |lab: &Lab| -> Vec<usize> {
+            let wounded = |(workload, oracle): &(Workload, Oracle)| {
+                let newest = *oracle.lsns().last().unwrap();
+                let image = try_image(lab.store(), workload.volume(), newest);
+                assert!(image.is_err() || image == Ok(oracle.image_at(workload.volume(), newest)));
+                let wound = lab.store().wound(workload.stream()).is_some();
+                assert!(wound || image.is_ok(), "{how:?}: nobody asks for a copy");
+                wound
+            };
+            lab.others.iter().enumerate().filter(|(_, other)| wounded(other)).map(|(n, _)| n).collect()
+        };
+        lab.open();
+        found += hurt(&lab).len();
+        points(lab.store(), &lab);
+        lab.open();
+        hurt(&lab);
+        for (workload, oracle) in &mut lab.others {
+            for batch in [workload.restart(10, Some(HopLost)), workload.end_sync(), workload.batch(3)] {
+                append(lab.store.as_ref().unwrap(), &batch).unwrap();
+                oracle.apply(&batch).unwrap();
+            }
+        }
+        for round in 0..3 {
+            assert_eq!(hurt(&lab), [0; 0], "{how:?} in round {round}: it is asked for once");
+            // What is settled then lies behind the copy.
+            lab.more(30, 20);
+            assert!(lab.settle() > 0, "{how:?}: history is settled as ever");
+            lab.open();
+            points(lab.store(), &lab);
+        }
     }
     assert!(found > 0, "one of them at least hit a newest point");
 }

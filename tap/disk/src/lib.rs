@@ -36,7 +36,7 @@ pub use append_file::AppendFile;
 pub use aside::{set_aside, was_set_aside};
 pub use clock::RealClock;
 pub use device::{FileDevice, FileIdentity, FileOptions, OpenError};
-pub use dir::{ensure_dir, free_space};
+pub use dir::{SameDir, ensure_dir, free_space};
 pub use lock::{DirLock, LockError};
 pub use pool::Pool;
 pub use priority::step_back;

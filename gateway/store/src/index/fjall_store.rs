@@ -1,7 +1,9 @@
 //! The index in fjall. Rows enter by bulk ingestion; only the small state goes through fjall's own log.
 
+use std::fs::File;
+use std::os::fd::AsRawFd;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::{fs, io};
@@ -21,6 +23,37 @@ pub struct FjallOpener {
     pub cache: u64,
 }
 
+/// Opens the index in a directory that it holds on to: fjall makes and removes files by their names whenever it likes, and
+/// must never do so in what was mounted over it meanwhile.
+pub(crate) struct PinnedOpener {
+    opener: FjallOpener,
+    /// What the opener's path leads through.
+    parent: Arc<File>,
+}
+
+impl PinnedOpener {
+    /// `name` in `parent`.
+    ///
+    /// # Errors
+    /// What the operating system says.
+    pub(crate) fn new(parent: &Path, name: &str, cache: u64) -> io::Result<Self> {
+        let held = File::open(parent)?;
+        let through = PathBuf::from(format!("/proc/self/fd/{}", held.as_raw_fd()));
+        let parent = if through.is_dir() { through.as_path() } else { parent };
+        Ok(Self { opener: FjallOpener { dir: parent.join(name), cache }, parent: Arc::new(held) })
+    }
+}
+
+impl IndexOpener for PinnedOpener {
+    fn open(&self) -> Result<Arc<dyn IndexStore>, IndexError> {
+        self.opener.open_through(Some(&self.parent))
+    }
+
+    fn wipe(&self) -> Result<(), IndexError> {
+        self.opener.wipe()
+    }
+}
+
 struct FjallIndex {
     database: Database,
     runs: Keyspace,
@@ -30,6 +63,8 @@ struct FjallIndex {
     state: Keyspace,
     /// Rows removed from each table since it was last tidied.
     removed: [AtomicU64; Table::ALL.len()],
+    /// Its path leads through it until the last: a number that was closed may be another directory's soon.
+    _parent: Option<Arc<File>>,
 }
 
 impl From<fjall::Error> for IndexError {
@@ -38,12 +73,18 @@ impl From<fjall::Error> for IndexError {
     }
 }
 
-impl IndexOpener for FjallOpener {
+impl FjallOpener {
     /// A damaged database makes fjall panic in places; that is an error like any other here.
-    fn open(&self) -> Result<Arc<dyn IndexStore>, IndexError> {
-        let opened = catch_unwind(AssertUnwindSafe(|| FjallIndex::open(self)));
+    fn open_through(&self, parent: Option<&Arc<File>>) -> Result<Arc<dyn IndexStore>, IndexError> {
+        let opened = catch_unwind(AssertUnwindSafe(|| FjallIndex::open(self, parent)));
         let opened = opened.map_err(|_| IndexError(format!("{} cannot be read", self.dir.display())))?;
         opened.map(|index| Arc::new(index) as Arc<dyn IndexStore>)
+    }
+}
+
+impl IndexOpener for FjallOpener {
+    fn open(&self) -> Result<Arc<dyn IndexStore>, IndexError> {
+        self.open_through(None)
     }
 
     fn wipe(&self) -> Result<(), IndexError> {
@@ -57,7 +98,7 @@ impl IndexOpener for FjallOpener {
 }
 
 impl FjallIndex {
-    fn open(opener: &FjallOpener) -> Result<Self, IndexError> {
+    fn open(opener: &FjallOpener, parent: Option<&Arc<File>>) -> Result<Self, IndexError> {
         let database = Database::builder(&opener.dir)
             .cache_size(opener.cache)
             .manual_journal_persist(true)
@@ -67,7 +108,16 @@ impl FjallIndex {
         let keyspace = |name| database.keyspace(name, options);
         let (runs, maps) = (keyspace("runs")?, keyspace("maps")?);
         let (times, settled, state) = (keyspace("times")?, keyspace("settled")?, keyspace("state")?);
-        Ok(Self { runs, maps, times, settled, state, database, removed: Default::default() })
+        Ok(Self {
+            runs,
+            maps,
+            times,
+            settled,
+            state,
+            database,
+            removed: Default::default(),
+            _parent: parent.cloned(),
+        })
     }
 
     /// Writes out what a table has in memory. fjall drops removed rows and old files only when it knows that no snapshot
@@ -207,10 +257,32 @@ mod tests {
         (first..first + n).map(|k| (k.to_be_bytes().to_vec(), value(k))).collect()
     }
 
+    /// As when a disk is mounted over the store's directory.
+    #[test]
+    fn an_index_goes_on_where_it_was_opened() {
+        let tmp = tempfile::tempdir().unwrap();
+        let (path, away) = (tmp.path().join("store"), tmp.path().join("away"));
+        fs::create_dir(&path).unwrap();
+        let opener = PinnedOpener::new(&path, "fjall", 1 << 20).unwrap();
+        let index = opener.open().unwrap();
+        index.ingest(Table::Runs, rows(0, 30)).unwrap();
+        fs::rename(&path, &away).unwrap();
+        fs::create_dir(&path).unwrap();
+        index.ingest(Table::Runs, rows(100, 30)).unwrap();
+        index.commit(vec![(b"state".to_vec(), b"s".to_vec())]).unwrap();
+        assert!(index.get(Table::Runs, &105u64.to_be_bytes()).unwrap().is_some());
+        drop((index, opener));
+        assert_eq!(fs::read_dir(&path).unwrap().count(), 0, "nothing is written into the other one");
+        let index = FjallOpener { dir: away.join("fjall"), cache: 1 << 20 }.open().unwrap();
+        assert!(index.get(Table::Runs, &105u64.to_be_bytes()).unwrap().is_some());
+        assert!(index.get(Table::State, b"state").unwrap().is_some());
+    }
+
     #[test]
     fn removed_rows_give_their_room_back_when_it_is_asked_for() {
         let dir = tempfile::tempdir().unwrap();
-        let index = FjallIndex::open(&FjallOpener { dir: dir.path().to_owned(), cache: 1 << 20 }).unwrap();
+        let index =
+            FjallIndex::open(&FjallOpener { dir: dir.path().to_owned(), cache: 1 << 20 }, None).unwrap();
         for round in 0..4 {
             index.ingest(Table::Runs, rows(round * 1000, 300)).unwrap();
             let keys = (round * 1000..round * 1000 + 290).map(|k| k.to_be_bytes().to_vec()).collect();

@@ -204,6 +204,16 @@ impl Bookkeeping {
         said.into_iter().flat_map(of).collect()
     }
 
+    /// What each place keeps of the ledger, as it said or as was entered last.
+    pub(super) fn kept_elsewhere(&self) -> Vec<(String, Head)> {
+        let entered =
+            self.book.ask(|ledger| ledger.anchors().map(|(place, head)| (place.to_owned(), head)).collect());
+        let mut kept: BTreeMap<String, Head> = entered;
+        let said = lock(&self.anchors.0).said.clone();
+        kept.extend(said.into_iter().filter_map(|(place, said)| Some((place, said.own?))));
+        kept.into_iter().collect()
+    }
+
     fn book_store(&self) -> StoreId {
         self.book.store()
     }

@@ -112,6 +112,22 @@ impl Book {
         }
     }
 
+    /// Puts a ledger that is not as it was written aside, and begins anew. Somebody has read of that, and of what others keep of
+    /// before.
+    pub(super) fn begin_anew(&self, kept: Vec<(String, Head)>, at: WallTime) -> io::Result<()> {
+        let mut state = lock(&self.state);
+        let aside = self.file.set_aside()?;
+        let ledger = Ledger::new(self.store);
+        *state = State { ledger, end: 0, fold: None, begin: Some(Why::Lost), due: Due::Nothing };
+        warn!(
+            "the ledger was not as it was written, and somebody has read of that: it is kept as {aside} and begins anew. History of \
+             before is not anchored any more"
+        );
+        let lapsed = |(place, Head { number, digest, .. })| Event::Lapsed { place, number, digest };
+        let events = kept.into_iter().map(lapsed).chain([Event::Acknowledged]).collect();
+        self.append(&mut state, events, at)
+    }
+
     /// What speaks against the ledger and nobody has read of.
     pub(crate) fn doubts(&self, now: WallTime) -> Vec<Doubt> {
         let state = lock(&self.state);
@@ -121,7 +137,7 @@ impl Book {
     }
 
     /// Whose it is.
-    pub(super) const fn store(&self) -> StoreId {
+    pub(crate) const fn store(&self) -> StoreId {
         self.store
     }
 

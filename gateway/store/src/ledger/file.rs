@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 
 use tap_block::units::{count, index};
-use tap_disk::{AppendFile, set_aside, was_set_aside};
+use tap_disk::{AppendFile, SameDir, set_aside, was_set_aside};
 
 use crate::sync::lock;
 
@@ -48,15 +48,18 @@ pub trait LedgerStore: Send + Sync {
 /// The ledger in a file, which is opened when it is needed: one that cannot be used keeps no store from starting.
 pub(crate) struct FileLedger {
     path: PathBuf,
+    /// Where it lies.
+    dir: SameDir,
     file: Mutex<Option<AppendFile>>,
 }
 
 impl FileLedger {
-    pub(crate) fn new(path: PathBuf) -> Self {
-        Self { path, file: Mutex::default() }
+    pub(crate) fn new(dir: &SameDir, path: PathBuf) -> Self {
+        Self { path, dir: dir.clone(), file: Mutex::default() }
     }
 
     fn with<T>(&self, work: impl FnOnce(&AppendFile) -> io::Result<T>) -> io::Result<T> {
+        self.dir.check()?;
         let mut file = lock(&self.file);
         let open = match file.take() {
             Some(open) => open,
@@ -84,6 +87,7 @@ impl LedgerStore for FileLedger {
     }
 
     fn set_aside(&self) -> io::Result<String> {
+        self.dir.check()?;
         let mut file = lock(&self.file);
         let aside = set_aside(&self.path)?;
         *file = None;

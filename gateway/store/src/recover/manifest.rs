@@ -13,6 +13,7 @@ use tap_block::VolumeId;
 use tap_disk::{FileNo, SegmentFile, SegmentPool};
 use tracing::{info, warn};
 
+use super::Told;
 use super::headless::Inside;
 use super::newer::refuse_newer_manifest;
 use super::stand_in::stands_in;
@@ -44,20 +45,21 @@ impl SettledFound {
         }
     }
 
-    /// Finds the manifest that counts. `copy` is the one kept beside the segments.
+    /// Finds the manifest that counts. `copy` is the one kept beside the segments; `told`: what the index shows.
     ///
     /// # Errors
     /// When there was one that cannot be read any more: what it listed must not be taken for rubbish.
     pub(super) fn choose(
         mut self,
         pool: &SegmentPool,
-        store: Option<StoreId>,
+        (store, told): (Option<StoreId>, Option<&Told>),
         copy: Option<Vec<u8>>,
         inside: &[Inside],
     ) -> Result<Self, StoreError> {
         let copy = copy.and_then(|bytes| Manifest::unseal(&bytes).ok());
         let mut best = copy.filter(|m| Some(m.store) == store);
-        let mut newest = best.as_ref().map_or(0, |m| m.settle);
+        let shown = told.map_or(0, |told| told.settle(store));
+        let mut newest = best.as_ref().map_or(0, |m| m.settle).max(shown);
         for (file, header) in self.files.values() {
             self.next = self.next.max(header.settle);
             let Some(at) = header.manifest.filter(|_| Some(header.store) == store) else { continue };
@@ -81,12 +83,25 @@ impl SettledFound {
         if newest > best.as_ref().map_or(0, |m| m.settle) {
             return Err(StoreError::Open(format!(
                 "the manifest of settle {newest} is damaged, and so is its copy: without it nobody knows which settled \
-                 segments count; nothing was changed. Restore the store's SETTLED file or the damaged segment from a copy"
+                 segments count; nothing was changed. Restore the store's SETTLED file or the damaged segment from a copy{}",
+                match newest == shown {
+                    true =>
+                        "; only if all segments were put back to an older state on purpose, delete the fjall directory, which \
+                             knows of it",
+                    false => "",
+                }
             )));
         }
         self.next = self.next.max(newest) + 1;
         self.manifest = best;
         Ok(self)
+    }
+
+    /// Does nothing that can be read at once lead to the manifest of this settle, or a newer one?
+    pub(super) fn lacks(&self, settle: u64, copy: Option<&[u8]>) -> bool {
+        let copied = copy.and_then(|bytes| Manifest::unseal(bytes).ok()).map_or(0, |m| m.settle);
+        let homes = self.files.values().filter(|(_, h)| h.manifest.is_some()).map(|(_, h)| h.settle);
+        homes.chain([copied]).max() < Some(settle)
     }
 
     /// Segments that count, in files whose header is damaged.
@@ -195,7 +210,9 @@ impl SettledFound {
                     None => rows.missing(),
                 }
             }
-            state.extend(rows.finish()?.iter().map(|lost| (keys::lost(lost), lost.encode())));
+            let lost = rows.finish()?;
+            let lost = lost.iter().flat_map(|lost| lost.by_volume(manifest.kept.iter()));
+            state.extend(lost.map(|lost| (keys::lost(&lost), lost.encode())));
         }
         index.commit(state)?;
         Ok(damage)
@@ -318,7 +335,7 @@ impl<'a> Rows<'a> {
         let SettledKind::Run(volume, region) = frame.kind else { return Ok(()) };
         let here = (volume, region);
         if let Some(from) = self.open.take() {
-            self.lost.push(Lost { settle: self.settle, from, to: here });
+            self.lost.push(Lost { settle: self.settle, from, to: here, since: None });
         }
         match &mut self.last {
             Some((place, all)) if *place == here => all.extend(versions),
@@ -344,7 +361,7 @@ impl<'a> Rows<'a> {
     fn finish(mut self) -> Result<Vec<Lost>, StoreError> {
         if let Some(from) = self.open.take() {
             let to = (VolumeId::new(u64::MAX), RegionNo::new(u32::MAX));
-            self.lost.push(Lost { settle: self.settle, from, to });
+            self.lost.push(Lost { settle: self.settle, from, to, since: None });
         }
         self.close();
         self.index.ingest(Table::Settled, self.ready)?;

@@ -12,6 +12,7 @@ use tap_block::units::index;
 use tap_disk::{FileNo, SegmentFile, SegmentPool};
 use tracing::{info, warn};
 
+use super::Told;
 use super::headless::{Inside, holds_log, look_inside};
 use super::manifest::SettledFound;
 use crate::chunks::ChunkReader;
@@ -56,6 +57,7 @@ impl Survey {
         pool: &SegmentPool,
         mark: Option<&Mark>,
         manifest: Option<Vec<u8>>,
+        told: Option<&Told>,
     ) -> Result<Self, StoreError> {
         let seen: Vec<(FileNo, Kind)> = pool.list().into_iter().map(|no| (no, look(pool, no))).collect();
         let settled = manifest.as_ref().and_then(|bytes| Manifest::unseal(bytes).ok()).map(|m| m.store);
@@ -72,8 +74,12 @@ impl Survey {
             seen.iter().filter(move |(_, kind)| wanted(kind)).map(|(no, _)| *no).collect::<Vec<_>>()
         };
         let (spoilt, empty) = (of(|k| matches!(k, Kind::Unknown)), of(|k| matches!(k, Kind::Empty)));
-        let inside: Vec<Inside> = spoilt.iter().map(|no| look_inside(pool, *no, store)).collect();
-        survey.settled = std::mem::take(&mut survey.settled).choose(pool, store, manifest, &inside)?;
+        // The newest manifest may lie in a file that begins with zeroes.
+        let lacks = survey.settled.lacks(told.map_or(0, |told| told.settle(store)), manifest.as_deref());
+        let also = empty.iter().filter(|_| lacks);
+        let inside: Vec<Inside> = spoilt.iter().chain(also).map(|no| look_inside(pool, *no, store)).collect();
+        survey.settled =
+            std::mem::take(&mut survey.settled).choose(pool, (store, told), manifest, &inside)?;
         survey.settled.find_headless(&inside);
         if survey.settled.misses_some() {
             // The disk may have refused to read a header.

@@ -127,6 +127,18 @@ impl Proving {
         }
     }
 
+    /// Is the ledger's file listed as not what was written?
+    pub(crate) fn doubts_ledger(&self) -> bool {
+        lock(&self.state).findings.iter().any(Finding::is_of_ledger)
+    }
+
+    /// It was put aside.
+    pub(crate) fn ledger_began_anew(&self, now: WallTime) {
+        self.change(|proofs| {
+            proofs.findings.iter_mut().filter(|f| f.is_of_ledger()).for_each(|f| f.over_at = Some(now));
+        });
+    }
+
     /// What is over, and `read` of, need not be listed any more.
     pub(crate) fn acknowledge(&self, volume: VolumeId, read: impl Fn(&Finding) -> bool) {
         let stays = |f: &Finding| f.over_at.is_none() || f.volume.is_some_and(|v| v != volume) || !read(f);
@@ -161,6 +173,11 @@ type Key =
     (FindingKind, Option<VolumeId>, Option<(Extent, Position)>, Option<(SegmentId, u32)>, Option<String>);
 
 impl Finding {
+    /// What only happened to the ledger is over from the start.
+    fn is_of_ledger(&self) -> bool {
+        self.kind == FindingKind::Ledger && self.over_at.is_none()
+    }
+
     fn key(&self) -> Key {
         let version = self.extent.zip(self.position);
         let place = version.is_none().then_some((self.segment, self.from));

@@ -11,12 +11,14 @@ use rustix::io::{Errno, retry_on_intr};
 
 use super::{Medium, SegmentDir, SegmentFile};
 use crate::segment_pool::FileNo;
-use crate::{dir, raw, small_file, sync};
+use crate::{SameDir, dir, raw, small_file, sync};
 
 /// A directory of `NNNNNNNN.seg`.
 #[derive(Debug)]
 pub struct DiskDir {
     path: PathBuf,
+    /// No file of another directory is ever taken for one of this.
+    same: SameDir,
 }
 
 struct DiskFile {
@@ -38,7 +40,7 @@ impl DiskDir {
                 fs::remove_file(entry)?;
             }
         }
-        Ok(Self { path: path.to_owned() })
+        Ok(Self { path: path.to_owned(), same: SameDir::of(path)? })
     }
 
     fn file(&self, no: FileNo) -> PathBuf {
@@ -48,6 +50,7 @@ impl DiskDir {
 
 impl SegmentDir for DiskDir {
     fn list(&self) -> io::Result<Vec<FileNo>> {
+        self.same.check()?;
         let mut found = Vec::new();
         for entry in fs::read_dir(&self.path)? {
             found.extend(entry?.file_name().to_str().and_then(number));
@@ -56,14 +59,17 @@ impl SegmentDir for DiskDir {
     }
 
     fn create(&self, no: FileNo, len: u64) -> io::Result<SegmentFile> {
+        self.same.check()?;
         create_zeroed(&self.file(no), len)
     }
 
     fn open(&self, no: FileNo) -> io::Result<SegmentFile> {
+        self.same.check()?;
         open(&self.file(no))
     }
 
     fn remove(&self, no: FileNo) -> io::Result<()> {
+        self.same.check()?;
         fs::remove_file(self.file(no))?;
         sync::dir(&self.path)
     }
