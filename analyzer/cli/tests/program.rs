@@ -181,6 +181,29 @@ fn processors_of_one_blktrace_count_each_io_once() {
 }
 
 #[test]
+fn the_processor_that_completes_tells_how_long_an_io_took() {
+    let tmp = tempfile::tempdir().unwrap();
+    let out = |name: &str| tmp.path().join(name).to_str().unwrap().to_owned();
+    let (submits, completes) = (out("t.blktrace.0"), out("t.blktrace.1"));
+    assert!(run(&["export", SHARED_SERVER, "--format", "blktrace", "--out", &submits]).status.success());
+    let mut bytes = std::fs::read(&submits).unwrap();
+    for record in bytes.chunks_mut(48) {
+        record[28..30].copy_from_slice(&8_u16.to_le_bytes());
+        let at = u64::from_le_bytes(record[8..16].try_into().unwrap()) + 100_000;
+        record[8..16].copy_from_slice(&at.to_le_bytes());
+    }
+    std::fs::write(&completes, bytes).unwrap();
+    let report = json(&["report", &completes, &submits, "--json", "-"]);
+    assert_eq!(report["writes"]["count"], 1371);
+    assert_eq!(report["quality"]["backwards"], 0, "they wait in the order in which they came");
+    let latencies = report["latency_nanos"].as_array().unwrap();
+    let all: u64 = latencies.iter().map(|bucket| bucket[1].as_u64().unwrap()).sum();
+    assert_eq!(all, report["others"]["reads"].as_u64().unwrap() + 1371);
+    assert_eq!(latencies[0][0], 65536, "100 µs: {latencies:?}");
+    assert_eq!(latencies.len(), 1);
+}
+
+#[test]
 fn wrong_files_are_refused_with_the_reason() {
     let tmp = tempfile::tempdir().unwrap();
     let file = |name: &str, bytes: &[u8]| {
