@@ -12,6 +12,7 @@ use analyzer_profile::{At, DeviceNo};
 use tap_block::{Clock as _, WallTime};
 use tap_disk::{AppendFile, RealClock};
 
+use super::told_to_stop;
 use crate::failure::{Failure, say};
 use crate::parse;
 use counters::Counting;
@@ -105,14 +106,15 @@ impl RecordArgs {
         let mut look = tokio::time::interval(LOOK_EACH);
         let mut cost = Cost::begin();
         let end = tokio::time::sleep(self.time.unwrap_or(FOR_EVER));
+        let told = told_to_stop()?;
         let mut stop = std::pin::pin!(async {
-            tokio::select! { () = end => Ok(()), stopped = told_to_stop() => stopped }
+            tokio::select! { () = end => {}, () = told => {} }
         });
         say(&format!("recording into {}; Ctrl-C ends it and keeps what was recorded", self.out.display()));
         loop {
             tokio::select! {
                 biased;
-                stopped = &mut stop => { stopped?; break }
+                () = &mut stop => break,
                 _ = tick.tick() => recording.add(&gathering.take(RealClock.wall())?)?,
                 _ = keep.tick() => recording.keep()?,
                 _ = look.tick() => if let Gathering::Events(tracing) = &mut gathering {
@@ -128,16 +130,6 @@ impl RecordArgs {
             cost.whole() * 100.0
         ));
         Ok(())
-    }
-}
-
-async fn told_to_stop() -> Result<(), Failure> {
-    let failed = |e: std::io::Error| Failure::new("cannot wait for signals").because(e);
-    let mut terminate =
-        tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate()).map_err(failed)?;
-    tokio::select! {
-        stopped = tokio::signal::ctrl_c() => stopped.map_err(failed),
-        _ = terminate.recv() => Ok(()),
     }
 }
 
