@@ -46,6 +46,9 @@ pub struct RecordArgs {
     /// counters: sums by the second, no privilege needed; events: each I/O, needs root and tracefs
     #[arg(long, value_enum, default_value = "counters")]
     mode: RecordMode,
+    /// Records how long each I/O took as well; with --mode events. It costs about as much again
+    #[arg(long)]
+    latency: bool,
     /// Our own share of one processor; above it events are left out for a while, and that is recorded
     #[arg(long, value_parser = parse::share, default_value = "3%")]
     max_overhead: f64,
@@ -75,7 +78,7 @@ impl Gathering {
     fn last(&mut self) -> Result<Vec<Record>, Failure> {
         match self {
             Self::Counters(counting) => counting.last(),
-            Self::Events(tracing) => tracing.take(),
+            Self::Events(tracing) => tracing.last(),
         }
     }
 }
@@ -94,7 +97,7 @@ impl RecordArgs {
     fn gathering(&self, targets: Vec<Target>) -> Result<Gathering, Failure> {
         Ok(match self.mode {
             RecordMode::Counters => Gathering::Counters(Counting::new(targets, RealClock.wall())),
-            RecordMode::Events => Gathering::Events(Box::new(Tracing::start(targets)?)),
+            RecordMode::Events => Gathering::Events(Box::new(Tracing::start(targets, self.latency)?)),
         })
     }
 
