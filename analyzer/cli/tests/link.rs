@@ -175,6 +175,12 @@ fn what_is_no_listener_is_told_apart() {
     assert!(refused(&says(b"cgtp\x01\0\0\0")).contains("it goes along for 0 s at a time"));
     assert!(refused(&says(b"cgtp\x01\x02\x01\0")).contains("fewer --streams"));
     assert!(refused(&says(b"cg")).contains("cannot measure"));
+    // It agrees to all and says that more arrived than was ever sent: that is not believed.
+    let mut boasts = b"cgtp\x01\0\xff\0".to_vec();
+    boasts.extend([0xff; 16]);
+    let boasts = says(Box::leak(boasts.into_boxed_slice()));
+    let done = measure(&boasts, &["--for", "1s", "--streams", "1"]);
+    assert!(!String::from_utf8_lossy(&done.stderr).contains("panicked"));
     // It agrees to all, then closes: nothing was carried.
     assert!(refused(&says(b"cgtp\x01\0\xff\0")).contains("nothing arrived"));
     let nobody = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string();

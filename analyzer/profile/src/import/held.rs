@@ -131,7 +131,8 @@ impl Latencies {
             return;
         }
         let place = |at: u64, number: u64| (end.device, end.kind, at, number);
-        let range = place(end.offset, 0)..=place(last_byte(end.offset, end.length), u64::MAX);
+        let last = last_byte(end.offset, end.length).max(end.offset);
+        let range = place(end.offset, 0)..=place(last, u64::MAX);
         let ended: Vec<_> =
             self.places.range(range).filter(|(_, at)| **at <= end.at).map(|(place, _)| *place).collect();
         for place in ended {

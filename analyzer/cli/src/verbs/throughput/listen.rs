@@ -50,9 +50,9 @@ pub(super) async fn listen(address: SocketAddr, time: Duration) -> Result<(), Fa
             () = &mut stop => return Ok(()),
             accepted = listener.accept() => accepted,
         };
-        // A peer that is gone already, or no descriptors for a moment: the next one is served.
+        // A peer that is gone already, or no descriptors: the next one is served, in a moment.
         let Ok((stream, peer)) = accepted else {
-            tokio::task::yield_now().await;
+            tokio::time::sleep(TELL_EACH).await;
             continue;
         };
         // Past the limit the connection is closed at once.

@@ -132,16 +132,19 @@ impl Peer {
 }
 
 fn total(counters: &[Arc<AtomicU64>]) -> u64 {
-    counters.iter().map(|c| c.load(Ordering::Relaxed)).sum()
+    counters.iter().fold(0, |sum, c| sum.saturating_add(c.load(Ordering::Relaxed)))
 }
 
 /// Sends until the end; the counter has what has arrived at the other side, as it says.
 async fn send(mut stream: TcpStream, end: Monotonic, arrived: &AtomicU64) -> std::io::Result<()> {
     let (mut from, mut to) = stream.split();
+    // What the other side says has arrived is believed up to here.
+    let sent = AtomicU64::new(0);
     let sending = async {
         let (mut noise, mut buffer) = (Noise::new(RealClock.monotonic().nanos()), vec![0; BUFFER]);
         while RealClock.monotonic() < end {
             noise.fill(&mut buffer);
+            sent.fetch_add(tap_block::units::count(buffer.len()), Ordering::Relaxed);
             to.write_all(&buffer).await?;
             tokio::task::yield_now().await;
         }
@@ -150,7 +153,8 @@ async fn send(mut stream: TcpStream, end: Monotonic, arrived: &AtomicU64) -> std
     let hearing = async {
         let mut bytes = [0; Progress::BYTES];
         while from.read_exact(&mut bytes).await.is_ok() {
-            arrived.fetch_max(Progress::decode(bytes).bytes, Ordering::Relaxed);
+            let said = Progress::decode(bytes).bytes.min(sent.load(Ordering::Relaxed));
+            arrived.fetch_max(said, Ordering::Relaxed);
         }
         Ok(())
     };
@@ -185,7 +189,7 @@ async fn rates(counters: &[Arc<AtomicU64>], time: Duration) -> Spread {
         if let Some((at, bytes)) = before.replace(now)
             && at >= counted
         {
-            rates.push((now.1 - bytes) as f64 / now.0.since(at).as_secs_f64());
+            rates.push(now.1.saturating_sub(bytes) as f64 / now.0.since(at).as_secs_f64());
         }
     }
 }

@@ -61,3 +61,12 @@ fn ends_that_are_never_told_take_bounded_memory() {
     assert_eq!(out.len(), 300_000 - MOST);
     assert!(all.places.len() <= 2 * MOST, "{}", all.places.len());
 }
+
+#[test]
+fn an_end_at_the_end_of_all_places_is_one_too() {
+    let mut all = Latencies::new(Duration::from_secs(1));
+    all.submit(event(1, Kind::Write, u64::MAX, u64::MAX));
+    all.complete(&done(3, Kind::Write, u64::MAX, 1));
+    all.complete(&done(3, Kind::Write, 0, u64::MAX));
+    assert_eq!(released(&mut all), [(1, Some(2))]);
+}
