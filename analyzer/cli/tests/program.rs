@@ -127,7 +127,7 @@ fn what_is_exported_is_what_was_imported() {
     };
     let direct = figures(SHARED_SERVER);
     assert_eq!(figures(&at("a.cgp")), direct);
-    for format in ["cgp", "blktrace", "blkreplay", "systor"] {
+    for format in ["cgp", "blktrace", "blkreplay", "systor", "mqsim"] {
         let to = at(&format!("a.{format}"));
         let done = run(&["export", &at("a.cgp"), "--format", format, "--out", &to]);
         assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));

@@ -128,7 +128,7 @@ impl RecordArgs {
         recording.add(&gathering.last()?)?;
         recording.keep()?;
         say(&format!(
-            "{} I/Os recorded; own share of a processor: {:.2} %",
+            "{} I/Os recorded; own share of a processor: {:.3} %",
             recording.taken,
             cost.whole() * 100.0
         ));
@@ -261,11 +261,8 @@ impl Cost {
 
     /// Nanoseconds on the clock, seconds of processor.
     fn now() -> (u64, f64) {
-        let text = std::fs::read_to_string("/proc/self/stat").unwrap_or_default();
-        // Behind the name in parentheses; utime and stime are the 14th and 15th field, in hundredths of a second.
-        let mut fields = text.rsplit(')').next().unwrap_or("").split_ascii_whitespace().skip(11);
-        let mut ticks = || fields.next().and_then(|f| f.parse::<u32>().ok()).map_or(0.0, f64::from);
-        (RealClock.monotonic().nanos(), (ticks() + ticks()) / 100.0)
+        let spent = rustix::time::clock_gettime(rustix::time::ClockId::ProcessCPUTime);
+        (RealClock.monotonic().nanos(), spent.tv_sec as f64 + spent.tv_nsec as f64 / 1e9)
     }
 
     fn share(from: (u64, f64), to: (u64, f64)) -> f64 {
