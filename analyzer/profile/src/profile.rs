@@ -1,5 +1,7 @@
 //! A trace folded into what the models need, in bounded memory.
 
+mod merge;
+
 use std::collections::{BTreeMap, HashMap};
 use std::time::Duration;
 
@@ -9,6 +11,9 @@ use crate::event::{At, DeviceNo, Event, Kind};
 use crate::histogram::Histogram;
 use crate::model::coalescing::Coalescing;
 use crate::model::requirement::{Rate, Requirement};
+use merge::Run;
+
+pub use merge::MergeError;
 
 /// Count and bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -66,7 +71,7 @@ pub struct Profile {
     /// of the time they came.
     pub backwards: u64,
     coalescing: Coalescing,
-    ends: HashMap<DeviceNo, u64>,
+    ends: HashMap<DeviceNo, Run>,
     first: Option<At>,
     last: At,
     bins: Bins,
@@ -126,8 +131,12 @@ impl Profile {
         self.writes.add(1, event.length);
         self.write_sizes.add(event.length);
         let end = event.offset.saturating_add(event.length);
-        if self.ends.insert(event.device, end) == Some(event.offset) {
-            self.sequential_writes += 1;
+        if let Some(run) = self.ends.get_mut(&event.device) {
+            self.sequential_writes += u64::from(run.end == event.offset);
+            (run.end, run.end_at) = (end, event.at);
+        } else {
+            let (begin, at) = (event.offset, event.at);
+            self.ends.insert(event.device, Run { begin, begin_at: at, end, end_at: at });
         }
         self.coalescing.write(event, second);
         for requirement in &mut self.exact {

@@ -1,5 +1,6 @@
 //! The models, each in a file of its own: what it answers, its formula, where that comes from.
 
+pub mod at_rest;
 pub mod calendar;
 pub mod coalescing;
 pub mod confidence;
@@ -7,4 +8,5 @@ pub mod coverage;
 pub mod drain;
 pub mod outage;
 pub mod requirement;
+pub mod spread;
 pub mod trend;

@@ -12,6 +12,7 @@ use analyzer_profile::{At, DeviceNo};
 use tap_block::{Clock as _, WallTime};
 use tap_disk::{AppendFile, RealClock};
 
+use super::told_to_stop;
 use crate::failure::{Failure, say};
 use crate::parse;
 use counters::Counting;
@@ -45,6 +46,9 @@ pub struct RecordArgs {
     /// counters: sums by the second, no privilege needed; events: each I/O, needs root and tracefs
     #[arg(long, value_enum, default_value = "counters")]
     mode: RecordMode,
+    /// Records how long each I/O took as well; with --mode events. It costs about as much again
+    #[arg(long)]
+    latency: bool,
     /// Our own share of one processor; above it events are left out for a while, and that is recorded
     #[arg(long, value_parser = parse::share, default_value = "3%")]
     max_overhead: f64,
@@ -74,7 +78,7 @@ impl Gathering {
     fn last(&mut self) -> Result<Vec<Record>, Failure> {
         match self {
             Self::Counters(counting) => counting.last(),
-            Self::Events(tracing) => tracing.take(),
+            Self::Events(tracing) => tracing.last(),
         }
     }
 }
@@ -93,7 +97,7 @@ impl RecordArgs {
     fn gathering(&self, targets: Vec<Target>) -> Result<Gathering, Failure> {
         Ok(match self.mode {
             RecordMode::Counters => Gathering::Counters(Counting::new(targets, RealClock.wall())),
-            RecordMode::Events => Gathering::Events(Box::new(Tracing::start(targets)?)),
+            RecordMode::Events => Gathering::Events(Box::new(Tracing::start(targets, self.latency)?)),
         })
     }
 
@@ -105,14 +109,15 @@ impl RecordArgs {
         let mut look = tokio::time::interval(LOOK_EACH);
         let mut cost = Cost::begin();
         let end = tokio::time::sleep(self.time.unwrap_or(FOR_EVER));
+        let told = told_to_stop()?;
         let mut stop = std::pin::pin!(async {
-            tokio::select! { () = end => Ok(()), stopped = told_to_stop() => stopped }
+            tokio::select! { () = end => {}, () = told => {} }
         });
         say(&format!("recording into {}; Ctrl-C ends it and keeps what was recorded", self.out.display()));
         loop {
             tokio::select! {
                 biased;
-                stopped = &mut stop => { stopped?; break }
+                () = &mut stop => break,
                 _ = tick.tick() => recording.add(&gathering.take(RealClock.wall())?)?,
                 _ = keep.tick() => recording.keep()?,
                 _ = look.tick() => if let Gathering::Events(tracing) = &mut gathering {
@@ -123,21 +128,11 @@ impl RecordArgs {
         recording.add(&gathering.last()?)?;
         recording.keep()?;
         say(&format!(
-            "{} I/Os recorded; own share of a processor: {:.2} %",
+            "{} I/Os recorded; own share of a processor: {:.3} %",
             recording.taken,
             cost.whole() * 100.0
         ));
         Ok(())
-    }
-}
-
-async fn told_to_stop() -> Result<(), Failure> {
-    let failed = |e: std::io::Error| Failure::new("cannot wait for signals").because(e);
-    let mut terminate =
-        tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate()).map_err(failed)?;
-    tokio::select! {
-        stopped = tokio::signal::ctrl_c() => stopped.map_err(failed),
-        _ = terminate.recv() => Ok(()),
     }
 }
 
@@ -266,11 +261,8 @@ impl Cost {
 
     /// Nanoseconds on the clock, seconds of processor.
     fn now() -> (u64, f64) {
-        let text = std::fs::read_to_string("/proc/self/stat").unwrap_or_default();
-        // Behind the name in parentheses; utime and stime are the 14th and 15th field, in hundredths of a second.
-        let mut fields = text.rsplit(')').next().unwrap_or("").split_ascii_whitespace().skip(11);
-        let mut ticks = || fields.next().and_then(|f| f.parse::<u32>().ok()).map_or(0.0, f64::from);
-        (RealClock.monotonic().nanos(), (ticks() + ticks()) / 100.0)
+        let spent = rustix::time::clock_gettime(rustix::time::ClockId::ProcessCPUTime);
+        (RealClock.monotonic().nanos(), spent.tv_sec as f64 + spent.tv_nsec as f64 / 1e9)
     }
 
     fn share(from: (u64, f64), to: (u64, f64)) -> f64 {
