@@ -39,7 +39,10 @@ pub use retention::{
     Retention, Size, Span, TierView, TimelineView, WhenFull,
 };
 pub use session::SessionView;
-pub use status::{ElapsedConfirm, ElapsedView, Health, HealthView, JournalView, StatusView, VolumeHealth};
+pub use status::{
+    ElapsedConfirm, ElapsedView, Health, HealthView, JournalView, OtherStoreView, StatusView, StoreGone,
+    StoresView, VolumeHealth,
+};
 pub use verification::{
     AnchorView, FindingKind, FindingView, ProofView, RepairCreate, RepairView, UnitView, VerificationCreate,
     VerificationView,

@@ -28,6 +28,8 @@ pub const SESSIONS: &str = "/api/v1/sessions";
 pub const STATUS: &str = "/api/v1/status";
 /// Time that went by uncounted (GET, POST).
 pub const ELAPSED: &str = "/api/v1/elapsed";
+/// The stores that the gateway has had (GET, POST).
+pub const STORES: &str = "/api/v1/stores";
 /// The description of this API (GET).
 pub const OPENAPI: &str = "/api/v1/openapi.json";
 /// For load balancers and watchdogs (GET).

@@ -150,3 +150,34 @@ pub struct ElapsedConfirm {
     /// How much.
     pub seconds: u64,
 }
+
+/// The stores that the gateway has had.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StoresView {
+    /// The id of the one in use.
+    pub store: String,
+    /// Those that were here before, or meanwhile.
+    pub others: Vec<OtherStoreView>,
+}
+
+/// A store that was in use, and is not.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct OtherStoreView {
+    /// Its id.
+    pub store: String,
+    /// Who knows of it.
+    pub known_by: String,
+    /// When it was last told of, on the clock of whoever knows of it.
+    #[serde(with = "json::text")]
+    pub last: WallTime,
+    /// Somebody said that it is gone: it is not missed any more.
+    pub confirmed_gone: bool,
+}
+
+/// Says that a store that was here is gone for good.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct StoreGone {
+    /// Its id.
+    pub store: String,
+}

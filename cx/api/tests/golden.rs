@@ -8,10 +8,10 @@ use cx_api::{
     ConnectView, DiffView, ElapsedConfirm, ElapsedView, ExportCreate, ExportProtocol, ExportView, ExtentView,
     FindingKind, FindingView, ForecastView, GapView, GateOutcome, GateState, GateView, GroupPointView,
     GroupView, Health, HealthView, HistoryView, HoldView, ImageCreate, ImageView, JobId, JobKind, JobState,
-    JobView, JournalView, KeptView, LimitState, LimitView, MemberPointView, Page, PinView, PointView,
-    PoliciesApply, PolicySet, PolicySource, PolicyView, Problem, ProofView, RestoreCreate, Retention,
-    SessionView, Size, Span, StatusView, SyncView, TierView, TimelineView, VerificationView, VolumeState,
-    VolumeView, WhenFull,
+    JobView, JournalView, KeptView, LimitState, LimitView, MemberPointView, OtherStoreView, Page, PinView,
+    PointView, PoliciesApply, PolicySet, PolicySource, PolicyView, Problem, ProofView, RestoreCreate,
+    Retention, SessionView, Size, Span, StatusView, StoreGone, StoresView, SyncView, TierView, TimelineView,
+    VerificationView, VolumeState, VolumeView, WhenFull,
 };
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -142,6 +142,21 @@ fn time_that_was_not_counted() {
     let confirm: ElapsedConfirm = serde_json::from_str(r#"{"seconds": 7}"#).unwrap();
     assert_eq!(confirm, ElapsedConfirm { seconds: 7 });
     assert!(serde_json::from_str::<ElapsedConfirm>(r#"{"seconds": 7, "yes": true}"#).is_err());
+}
+
+#[test]
+fn stores_that_were_here() {
+    let stores = StoresView {
+        store: "0f3c9d2e11223344".into(),
+        others: vec![OtherStoreView {
+            store: "000000000000000a".into(),
+            known_by: "cx".into(),
+            last: at("2026-11-22T12:00:00Z"),
+            confirmed_gone: false,
+        }],
+    };
+    golden(&stores, include_str!("golden/stores.json"));
+    assert!(serde_json::from_str::<StoreGone>(r#"{"store": "a", "yes": true}"#).is_err());
 }
 
 #[test]

@@ -93,6 +93,9 @@ const ANSWER_LIMIT: Duration = Duration::from_secs(10);
 impl Feed for GatewayFeed {
     fn ready(&self, welcome: &Welcome) -> Result<(), String> {
         self.naming.ready(welcome);
+        if let Some(store) = welcome.store {
+            self.heads.claim(&self.gateway, store, &self.runtime);
+        }
         self.driver.ready(self.consumer, welcome);
         self.reports.note(self.consumer, |report| {
             report.refused = None;
@@ -123,7 +126,8 @@ impl Feed for GatewayFeed {
         let pending = self.driver.view(self.consumer).map_or(0, |view| view.pending_bytes);
         let beat = self.tap.heartbeat(queue.head, pending.min(queue.spooled_bytes), self.clock.monotonic());
         let witnesses = self.heads.witnesses_for(&self.gateway);
-        Heartbeat { ledgers: Some(self.heads.all()), witnesses, ..beat }
+        let stores = self.heads.stores_of(&self.gateway);
+        Heartbeat { ledgers: Some(self.heads.all()), witnesses, stores, ..beat }
     }
 
     fn ledger(&self, head: LedgerHead) {

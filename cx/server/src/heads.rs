@@ -5,14 +5,15 @@
 //! few of each when it has grown. A head goes out to the gateways, its own included, only when it is on the disk.
 //!
 //! A store is the gateway's that told its head first, by the name that this has in the configuration: no other one can anchor
-//! anything for it, unless that name is not configured any more.
+//! anything for it, unless that name is not configured any more. Which stores a gateway has had goes out to it, too: one whose
+//! disk is not mounted begins a new store, and would not know.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::io;
 use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use cx_wire::{LedgerHead, MAX_GATEWAY_NAME, MAX_LEDGERS, Witness};
+use cx_wire::{KnownStore, LedgerHead, MAX_GATEWAY_NAME, MAX_LEDGERS, Witness};
 use tap_block::units::count;
 use tap_block::{Clock, WallTime};
 use tap_disk::{AppendFile, set_aside, was_set_aside};
@@ -126,6 +127,59 @@ impl Heads {
     /// Why what was kept before is not known any more, until somebody takes the file of before away; `None`: it is.
     pub(crate) fn lost(&self) -> Option<String> {
         self.lost.clone()
+    }
+
+    /// The stores that `gateway` has, or had.
+    pub(crate) fn stores_of(&self, gateway: &str) -> Vec<KnownStore> {
+        let (state, hash) = (self.lock(), hash_of(gateway));
+        let on_disk = |owner: &&Owner| owner.hash == hash && state.written.contains(&(owner.store, hash));
+        let known = state.owners.values().filter(on_disk).map(|owner| {
+            let last = state.kept.get(&owner.store).and_then(VecDeque::back).map(|kept| kept.told_at);
+            KnownStore { store: owner.store, told: last.max(Some(owner.told_at)).unwrap_or(owner.told_at) }
+        });
+        known.take(MAX_LEDGERS).collect()
+    }
+
+    /// The gateway `from` says which store it has. Never blocks, as [`Heads::note`].
+    pub(crate) fn claim(self: &Arc<Self>, from: &str, store: u64, runtime: &Handle) {
+        if let Some(owner) = self.begin_claim(from, store) {
+            let this = Arc::clone(self);
+            runtime.spawn_blocking(move || this.write_owner(&owner));
+        }
+    }
+
+    /// Is it new? Then it is on its way to the disk.
+    fn begin_claim(&self, from: &str, store: u64) -> Option<Owner> {
+        let mut state = self.lock();
+        // The head that it tells says so, too.
+        if self.other_owner(&state, from, store).is_some() {
+            return None;
+        }
+        if state.owners.len() >= MAX_LEDGERS && !state.owners.contains_key(&store) {
+            tracing::warn!(
+                "gateway {from} has a store that is not remembered: {MAX_LEDGERS} others are, which is the most"
+            );
+            return None;
+        }
+        let owner = Owner::new(store, from, self.clock.wall());
+        let begins = !state.written.contains(&(store, owner.hash));
+        begins.then(|| {
+            state.owners.insert(store, owner.clone());
+            owner
+        })
+    }
+
+    fn write_owner(&self, owner: &Owner) {
+        let written = self.file.append(&owner.encode());
+        let mut state = self.lock();
+        match written {
+            Ok(()) => {
+                state.bytes += count(RECORD);
+                state.written.retain(|(store, _)| *store != owner.store);
+                state.written.insert((owner.store, owner.hash));
+            }
+            Err(e) => tracing::warn!("which store gateway {} has is not remembered yet: {e}", owner.shown),
+        }
     }
 
     /// What other gateways say that they keep of the ledger of `gateway`.
@@ -408,6 +462,37 @@ mod tests {
         assert!(note_by(&renamed, "c", head(1, 7)));
         let heads = open(tmp.path());
         assert!(note_by(&heads, "a", head(1, 8)) && !note_by(&heads, "b", head(1, 9)));
+    }
+
+    #[test]
+    fn a_gateway_is_told_which_stores_it_has_had() {
+        let tmp = tempfile::tempdir().unwrap();
+        let heads = open(tmp.path());
+        let claim = |heads: &Heads, gateway: &str, store: u64| {
+            let begun = heads.begin_claim(gateway, store);
+            let begins = begun.is_some();
+            begun.iter().for_each(|owner| heads.write_owner(owner));
+            begins
+        };
+        let of = |heads: &Heads, gateway: &str| -> Vec<u64> {
+            heads.stores_of(gateway).iter().map(|known| known.store).collect()
+        };
+        assert!(claim(&heads, "a", 1) && !claim(&heads, "a", 1));
+        assert!(note_by(&heads, "b", head(2, 5)), "a head says it, too");
+        assert!(!claim(&heads, "b", 1) && !claim(&heads, "b", 2), "nobody takes another one's");
+        let heads = open(tmp.path());
+        // Its disk is not mounted: it began anew.
+        assert!(claim(&heads, "a", 3));
+        assert_eq!((of(&heads, "a"), of(&heads, "b")), (vec![1, 3], vec![2]));
+        let told = |heads: &Heads| heads.stores_of("a").first().unwrap().told;
+        let before = told(&heads);
+        assert!(note_by(&heads, "a", head(1, 9)) && told(&heads) > before, "when it was told of last");
+        let heads = open(tmp.path());
+        assert_eq!(of(&heads, "a"), [1, 3], "over a restart");
+        for store in 10..200 {
+            claim(&heads, "a", store);
+        }
+        assert_eq!(heads.stores_of("a").len() + heads.stores_of("b").len(), MAX_LEDGERS);
     }
 
     #[test]

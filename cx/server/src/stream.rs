@@ -116,7 +116,7 @@ impl Stream {
         let durable = self.driver.durable();
         // Until every gateway has said what it has, less may be known here than was acknowledged.
         let known = self.reports.complete();
-        Welcome { durable: durable.lsn, durable_run: durable.run, known, credit }
+        Welcome { durable: durable.lsn, durable_run: durable.run, known, credit, store: None }
     }
 
     /// Ends it: what the gateways do not take within moments goes to disk.

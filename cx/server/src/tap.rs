@@ -81,6 +81,7 @@ impl Tap {
                 status: unknown_status(spooled),
                 ledgers: None,
                 witnesses: Vec::new(),
+                stores: Vec::new(),
             };
         };
         drop(state);
@@ -188,7 +189,14 @@ pub(crate) mod tests {
         );
         let status = TapStatus { state: TapState::Protected, ..unknown_status(0) };
         tap.heard(
-            Heartbeat { head, at: WallTime::from_nanos(9), status, ledgers: None, witnesses: Vec::new() },
+            Heartbeat {
+                head,
+                at: WallTime::from_nanos(9),
+                status,
+                ledgers: None,
+                witnesses: Vec::new(),
+                stores: Vec::new(),
+            },
             head,
             second(1),
         );
@@ -208,6 +216,7 @@ pub(crate) mod tests {
             status: TapStatus { state: TapState::Protected, queued_bytes, ..unknown_status(0) },
             ledgers: None,
             witnesses: Vec::new(),
+            stores: Vec::new(),
         };
         let told = |queued, received| tap.heard(beat(queued), received, second(1));
         assert_eq!((0..4).filter_map(|_| told(0, old)).count(), 0);

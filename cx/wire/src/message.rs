@@ -75,6 +75,8 @@ pub struct Welcome {
     pub known: bool,
     /// How many bytes of batches ([`Batch::weight`]) may be unacknowledged at any time.
     pub credit: u64,
+    /// The gateway's store, which the sender remembers by the gateway's name; `None`: it has none.
+    pub store: Option<u64>,
 }
 
 /// No, and why.
@@ -116,6 +118,17 @@ pub struct Heartbeat {
     pub ledgers: Option<Vec<LedgerHead>>,
     /// What other gateways say that they keep of the receiver's ledger, at most [`MAX_LEDGERS`].
     pub witnesses: Vec<Witness>,
+    /// The stores that the sender knows by the receiver's name, at most [`MAX_LEDGERS`].
+    pub stores: Vec<KnownStore>,
+}
+
+/// A store that a gateway of a name has, or had.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct KnownStore {
+    /// The store.
+    pub store: u64,
+    /// When it was last told of, on the clock of whoever knows it.
+    pub told: WallTime,
 }
 
 /// What a gateway says that it keeps of another's ledger.

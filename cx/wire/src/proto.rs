@@ -80,6 +80,9 @@ struct Welcome {
     known: bool,
     #[prost(uint64, tag = "4")]
     credit: u64,
+    /// Absent when the receiver is no gateway.
+    #[prost(fixed64, optional, tag = "5")]
+    store: Option<u64>,
 }
 
 #[derive(Clone, PartialEq, Message)]
@@ -104,6 +107,16 @@ struct Heartbeat {
     ledgers: Option<LedgerHeads>,
     #[prost(message, repeated, tag = "5")]
     witnesses: Vec<Witness>,
+    #[prost(message, repeated, tag = "6")]
+    stores: Vec<KnownStore>,
+}
+
+#[derive(Clone, PartialEq, Message)]
+struct KnownStore {
+    #[prost(fixed64, tag = "1")]
+    store: u64,
+    #[prost(fixed64, tag = "2")]
+    told: u64,
 }
 
 #[derive(Clone, PartialEq, Message)]

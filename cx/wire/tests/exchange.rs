@@ -253,6 +253,7 @@ impl World {
             durable_run: last.map(|(run, _)| run),
             known: last.is_some(),
             credit: CREDIT,
+            store: None,
         }
     }
 
@@ -355,5 +356,12 @@ fn heartbeat() -> Heartbeat {
         baselines: 1,
         resynced_bytes: 0,
     };
-    Heartbeat { head: Lsn::ZERO, at: WallTime::EPOCH, status, ledgers: None, witnesses: Vec::new() }
+    Heartbeat {
+        head: Lsn::ZERO,
+        at: WallTime::EPOCH,
+        status,
+        ledgers: None,
+        witnesses: Vec::new(),
+        stores: Vec::new(),
+    }
 }

@@ -16,9 +16,9 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use cx_wire::{
-    Ack, Answer, Ask, AskCode, AskError, Goodbye, Hashes, Heartbeat, Hello, LedgerHead, Lookup, Message,
-    PROTOCOL, Query, QueryReply, Question, Refuse, RefuseCode, Reply, SyncProgress, TapState, TapStatus,
-    Welcome, Witness, decode_batch, encode_batch,
+    Ack, Answer, Ask, AskCode, AskError, Goodbye, Hashes, Heartbeat, Hello, KnownStore, LedgerHead, Lookup,
+    Message, PROTOCOL, Query, QueryReply, Question, Refuse, RefuseCode, Reply, SyncProgress, TapState,
+    TapStatus, Welcome, Witness, decode_batch, encode_batch,
 };
 use tap_block::{
     Action, BarrierMark, Batch, BlockNo, Bookmark, Consistency, Entry, Epoch, Extent, Lsn, MarkId, Marker,
@@ -111,6 +111,8 @@ fn messages() -> Vec<(&'static str, Message)> {
         ("heartbeat-ledgers", Message::Heartbeat(beat(Some(vec![ledger_head(), ledger_head()])))),
         ("heartbeat-no-ledgers", Message::Heartbeat(beat(Some(Vec::new())))),
         ("heartbeat-witnesses", Message::Heartbeat(Heartbeat { witnesses: vec![witness()], ..beat(None) })),
+        ("heartbeat-stores", Message::Heartbeat(Heartbeat { stores: vec![known_store()], ..beat(None) })),
+        ("welcome-store", Message::Welcome(Welcome { store: Some(0x7777), ..welcome(None) })),
         ("ack-witnessed", Message::Ack(Ack { witnessed: Some(ledger_head()), ..ack(None) })),
         ("ack", Message::Ack(ack(None))),
         ("ack-ledger", Message::Ack(ack(Some(ledger_head())))),
@@ -124,7 +126,14 @@ fn messages() -> Vec<(&'static str, Message)> {
 }
 
 fn beat(ledgers: Option<Vec<LedgerHead>>) -> Heartbeat {
-    Heartbeat { head: lsn(300), at: at(7), status: status(), ledgers, witnesses: Vec::new() }
+    Heartbeat {
+        head: lsn(300),
+        at: at(7),
+        status: status(),
+        ledgers,
+        witnesses: Vec::new(),
+        stores: Vec::new(),
+    }
 }
 
 fn ack(ledger: Option<LedgerHead>) -> Ack {
@@ -137,6 +146,10 @@ const fn ledger_head() -> LedgerHead {
 
 fn witness() -> Witness {
     Witness { gateway: "gw-b".to_owned(), head: ledger_head() }
+}
+
+const fn known_store() -> KnownStore {
+    KnownStore { store: 0x7777, told: WallTime::from_nanos(9) }
 }
 
 fn refusals() -> Vec<(&'static str, Message)> {
@@ -215,7 +228,7 @@ fn hello() -> Hello {
 
 fn welcome(durable_run: Option<RunId>) -> Welcome {
     let durable = if durable_run.is_some() { lsn(300) } else { Lsn::ZERO };
-    Welcome { durable, durable_run, known: durable_run.is_some(), credit: 32 << 20 }
+    Welcome { durable, durable_run, known: durable_run.is_some(), credit: 32 << 20, store: None }
 }
 
 fn status() -> TapStatus {

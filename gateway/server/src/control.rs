@@ -8,8 +8,8 @@ use cx_api::{
     BookmarkCreate, BookmarkView, Code, ConnectView, DiffView, ElapsedConfirm, ElapsedView, ExportCreate,
     ExportView, GroupPointView, GroupView, HoldCreate, HoldView, ImageClone, ImageCommit, ImageCreate,
     ImageView, JobId, JobKind, JobView, PinView, PointView, PoliciesApply, PolicySet, PolicyView, Problem,
-    RepairCreate, RepairView, SessionView, StatusView, TimelineView, UnitView, VerificationCreate,
-    VerificationView, VolumeView,
+    RepairCreate, RepairView, SessionView, StatusView, StoreGone, StoresView, TimelineView, UnitView,
+    VerificationCreate, VerificationView, VolumeView,
 };
 use cx_wire::{Question, Reply};
 use gateway_image::Point;
@@ -303,6 +303,14 @@ impl Control for Gateway {
 
     async fn elapsed_confirm(&self, wanted: ElapsedConfirm) -> Answer<ElapsedView> {
         tokio::task::block_in_place(|| self.confirm_elapsed(wanted))
+    }
+
+    async fn stores(&self) -> Answer<StoresView> {
+        Ok(self.stores_view())
+    }
+
+    async fn store_gone(&self, wanted: StoreGone) -> Answer<StoresView> {
+        tokio::task::block_in_place(|| self.confirm_store_gone(&wanted))
     }
 
     async fn status(&self) -> Answer<StatusView> {

@@ -33,6 +33,7 @@ use crate::names::{BookmarkNames, Names};
 use crate::points::Points;
 use crate::problems;
 use crate::restore::Forbidden;
+use crate::stores::Stores;
 use crate::streams::Streams;
 use crate::targets::{GatewayTargets, TargetTable};
 
@@ -157,6 +158,8 @@ pub struct Gateway {
     pub(crate) store: Arc<Store>,
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) streams: Arc<Streams>,
+    /// Those that were here before the one in use.
+    pub(crate) stores: Arc<Stores>,
     pub(crate) points: Points,
     pub(crate) images: Arc<Images>,
     pub(crate) committed: Arc<Committed>,
@@ -228,6 +231,8 @@ impl Gateway {
         let clock: Arc<dyn Clock> = Arc::new(RealClock);
         let store = Store::open(config.store.clone(), Arc::clone(&clock))
             .map_err(|source| StartError::Store { path: config.store.dir.clone(), source })?;
+        let stores = Stores::open(&config.data, &store, &config.store.dir, clock.wall());
+        let stores = Arc::new(stores.map_err(failed)?);
         let pool = Arc::new(Pool::new("image-read", READERS, READ_QUEUE));
         let overlays = config.data.join("overlays");
         ensure_dir(&overlays).map_err(failed)?;
@@ -241,7 +246,9 @@ impl Gateway {
             Images::new(Arc::clone(&store), Arc::clone(&clock), pool, dirs, rules).map_err(failed)?;
         let disks = std::path::absolute(config.data.join("volumes")).map_err(failed)?;
         let committed = Committed::open(disks, Arc::clone(&names), &store.catalogue()).map_err(failed)?;
-        let streams = Arc::new(Streams::new(Arc::clone(&store), Arc::clone(&clock), Arc::clone(&names)));
+        let streams =
+            Streams::new(Arc::clone(&store), Arc::clone(&stores), Arc::clone(&clock), Arc::clone(&names));
+        let streams = Arc::new(streams);
         let gateway = Arc::new_cyclic(|me| Self {
             points: Points {
                 store: Arc::clone(&store),
@@ -265,6 +272,7 @@ impl Gateway {
             store,
             clock,
             streams,
+            stores,
         });
         Ok((gateway, lock))
     }

@@ -41,6 +41,7 @@ mod retention;
 mod sessions;
 mod skew;
 mod status;
+mod stores;
 mod streams;
 mod targets;
 mod verification;

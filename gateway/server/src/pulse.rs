@@ -113,6 +113,7 @@ mod tests {
             status,
             ledgers: None,
             witnesses: Vec::new(),
+            stores: Vec::new(),
         }
     }
 

@@ -187,8 +187,13 @@ impl Gateway {
         let mut volumes: Vec<VolumeView> = views.collect();
         volumes.sort_by(|a, b| a.name.cmp(&b.name));
         let store = self.store.status();
-        let alerts =
-            [self.room_alerts(&histories), self.ledger_alerts(), self.group_alerts(&catalogue)].concat();
+        let alerts = [
+            self.stores.alerts(),
+            self.room_alerts(&histories),
+            self.ledger_alerts(),
+            self.group_alerts(&catalogue),
+        ]
+        .concat();
         let (health, reasons) = health(&store, &volumes, alerts);
         let front = self.front();
         StatusView {

@@ -26,6 +26,7 @@ use crate::nurse::nurse;
 use crate::problems;
 use crate::pulse::Pulse;
 use crate::skew::{Offset, Skew};
+use crate::stores::Stores;
 
 /// Where the CX's word on the ledger is entered under.
 const CX: &str = "cx";
@@ -41,6 +42,7 @@ const LEAST_CREDIT: u64 = 4 << 20;
 /// Every stream that was heard of since the start.
 pub(crate) struct Streams {
     store: Arc<Store>,
+    stores: Arc<Stores>,
     clock: Arc<dyn Clock>,
     names: Arc<Names>,
     open: Mutex<HashMap<StreamId, Arc<Stream>>>,
@@ -55,6 +57,7 @@ pub(crate) struct Streams {
 pub(crate) struct Stream {
     id: StreamId,
     store: Arc<Store>,
+    stores: Arc<Stores>,
     clock: Arc<dyn Clock>,
     pulse: Arc<Mutex<Pulse>>,
     link: Mutex<Option<Attached>>,
@@ -87,10 +90,15 @@ impl Drop for Attached {
 }
 
 impl Streams {
-    pub(crate) fn new(store: Arc<Store>, clock: Arc<dyn Clock>, names: Arc<Names>) -> Self {
+    pub(crate) fn new(
+        store: Arc<Store>,
+        stores: Arc<Stores>,
+        clock: Arc<dyn Clock>,
+        names: Arc<Names>,
+    ) -> Self {
         let (open, stopping) = (Mutex::default(), AtomicBool::new(false));
         let (progress, readers) = (watch::Sender::new(()), Arc::new(Semaphore::new(READERS)));
-        Self { store, clock, names, open, stopping, progress, readers }
+        Self { store, stores, clock, names, open, stopping, progress, readers }
     }
 
     /// Changes whenever a point that was not there yet may be now.
@@ -152,6 +160,7 @@ impl Streams {
             Arc::new(Stream {
                 id: hello.stream,
                 store: Arc::clone(&self.store),
+                stores: Arc::clone(&self.stores),
                 clock: Arc::clone(&self.clock),
                 pulse: Arc::default(),
                 link: Mutex::default(),
@@ -257,6 +266,7 @@ impl Intake for Streams {
             durable_run: durable.as_ref().map(|d| d.run),
             known: durable.is_some(),
             credit: self.credit(),
+            store: Some(self.store.id().get()),
         };
         Ok((welcome, stream))
     }
@@ -420,6 +430,7 @@ impl StreamIntake for Stream {
 
     fn heartbeat(&self, heartbeat: Heartbeat) {
         let durable = self.durable().map_or(Lsn::ZERO, |d| d.lsn);
+        self.stores.hear(CX, &heartbeat.stores);
         self.exchange_heads(&heartbeat);
         self.lock_pulse().heard(heartbeat, durable, self.clock.monotonic());
         self.progress.send_replace(());

@@ -65,15 +65,17 @@ impl Gateway {
         let mut findings = self.store.findings(volume.id());
         findings.retain(|f| is_shown(f, points));
         findings.sort_by_key(|f| (f.over_at.is_some(), f.kind, f.extent.map(|e| e.offset()), f.position));
-        let open = findings.iter().filter(|f| f.over_at.is_none()).count();
+        let missed = self.missed_stores();
+        let open = findings.iter().filter(|f| f.over_at.is_none()).count() + missed.len();
         let kept = self.store.kept(volume.id()).unwrap_or_default();
-        let shown = findings.iter().take(SHOWN).map(|f| self.finding_view(&volume, &kept, f)).collect();
+        let shown = findings.iter().map(|f| self.finding_view(&volume, &kept, f));
+        let shown = missed.into_iter().chain(shown).take(SHOWN).collect();
         Ok(VerificationView {
             volume: name.clone(),
             verified: self.store.proof(volume.id()).map(|proof| proof_view(&proof)),
             anchored: self.store.anchored().map(anchor_view),
             open: count(open) + self.store.unlisted(volume.id()),
-            over: count(findings.len() - open),
+            over: count(findings.iter().filter(|f| f.over_at.is_some()).count()),
             findings: shown,
         })
     }

@@ -181,6 +181,7 @@ impl Feed for Upstream {
             status,
             ledgers: None,
             witnesses: Vec::new(),
+            stores: Vec::new(),
         }
     }
 

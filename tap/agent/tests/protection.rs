@@ -109,7 +109,8 @@ impl Intake for Door {
         let mut seen = self.0.seen.lock().unwrap();
         seen.volume = Some(hello.volume);
         let known = seen.run.is_some();
-        let welcome = Welcome { durable: seen.durable, durable_run: seen.run, known, credit: 16 << 20 };
+        let welcome =
+            Welcome { durable: seen.durable, durable_run: seen.run, known, credit: 16 << 20, store: None };
         Ok((welcome, Arc::new(Stream(self.0.clone()))))
     }
 }

@@ -92,7 +92,7 @@ impl World {
 
 fn welcome(durable: u64) -> Welcome {
     let run = (durable > 0).then_some(tap_block::RunId::new(7));
-    Welcome { durable: lsn(durable), durable_run: run, known: durable > 0, credit: MIB }
+    Welcome { durable: lsn(durable), durable_run: run, known: durable > 0, credit: MIB, store: None }
 }
 
 fn lsn(n: u64) -> Lsn {

@@ -146,6 +146,7 @@ impl Feed for TestFeed {
             status: status(),
             ledgers: None,
             witnesses: Vec::new(),
+            stores: Vec::new(),
         }
     }
 
@@ -250,7 +251,8 @@ impl Intake for Shared {
         }
         let inner = self.0.inner.lock().unwrap();
         let (durable, durable_run) = (inner.durable, inner.run);
-        let welcome = Welcome { durable, durable_run, known: durable_run.is_some(), credit: CREDIT };
+        let welcome =
+            Welcome { durable, durable_run, known: durable_run.is_some(), credit: CREDIT, store: None };
         Ok((welcome, Arc::new(Self(Arc::clone(&self.0)))))
     }
 }

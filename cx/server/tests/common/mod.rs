@@ -325,7 +325,8 @@ impl Intake for GatewayIntake {
             s.refuse.clone().map_or(Ok(s.durable), Err)
         })?;
         let known = opened.lsn > Lsn::ZERO;
-        let welcome = Welcome { durable: opened.lsn, durable_run: opened.run, known, credit: MIB };
+        let welcome =
+            Welcome { durable: opened.lsn, durable_run: opened.run, known, credit: MIB, store: None };
         Ok((welcome, Arc::new(Self(Arc::clone(&self.0)))))
     }
 }
@@ -474,6 +475,7 @@ impl Tap {
                 status,
                 ledgers: None,
                 witnesses: Vec::new(),
+                stores: Vec::new(),
             }),
             asked: Mutex::default(),
             progress: Mutex::default(),

@@ -13,9 +13,9 @@ use tap_block::{
 use super as proto;
 use crate::codec::{MAX_LOOKUP, WireError};
 use crate::message::{
-    Ack, Answer, Ask, AskCode, AskError, Goodbye, HASH_BYTES, Hashes, Heartbeat, Hello, LedgerHead, Lookup,
-    MAX_GATEWAY_NAME, MAX_LEDGERS, Message, Query, QueryReply, Question, Refuse, RefuseCode, Reply,
-    SyncProgress, TapState, TapStatus, Welcome, Witness,
+    Ack, Answer, Ask, AskCode, AskError, Goodbye, HASH_BYTES, Hashes, Heartbeat, Hello, KnownStore,
+    LedgerHead, Lookup, MAX_GATEWAY_NAME, MAX_LEDGERS, Message, Query, QueryReply, Question, Refuse,
+    RefuseCode, Reply, SyncProgress, TapState, TapStatus, Welcome, Witness,
 };
 
 impl proto::Envelope {
@@ -61,6 +61,7 @@ fn welcome(m: &proto::Welcome) -> Result<Welcome, WireError> {
         durable_run: m.durable_run.map(RunId::new),
         known: m.known,
         credit: m.credit,
+        store: m.store,
     })
 }
 
@@ -71,14 +72,23 @@ fn heartbeat(m: proto::Heartbeat) -> Result<Heartbeat, WireError> {
         status: status(m.status.ok_or(WireError::Missing("the status of a heartbeat"))?)?,
         ledgers: m.ledgers.map(|l| ledger_heads(&l.heads)).transpose()?,
         witnesses: witnesses(m.witnesses)?,
+        stores: known_stores(&m.stores)?,
     })
 }
 
-fn witnesses(all: Vec<proto::Witness>) -> Result<Vec<Witness>, WireError> {
-    let bounded = |what, n: usize, most: usize| match n > most {
+fn known_stores(all: &[proto::KnownStore]) -> Result<Vec<KnownStore>, WireError> {
+    bounded("number of stores", all.len(), MAX_LEDGERS)?;
+    Ok(all.iter().map(|m| KnownStore { store: m.store, told: WallTime::from_nanos(m.told) }).collect())
+}
+
+const fn bounded(what: &'static str, n: usize, most: usize) -> Result<(), WireError> {
+    match n > most {
         true => Err(WireError::OutOfRange { what, value: tap_block::units::count(n) }),
         false => Ok(()),
-    };
+    }
+}
+
+fn witnesses(all: Vec<proto::Witness>) -> Result<Vec<Witness>, WireError> {
     bounded("number of witnesses", all.len(), MAX_LEDGERS)?;
     let one = |m: proto::Witness| {
         bounded("length of a gateway's name", m.gateway.len(), MAX_GATEWAY_NAME)?;

@@ -7,8 +7,8 @@ use tap_block::{BarrierMark, Bookmark, Consistency, Marker, SyncCause};
 
 use super as proto;
 use crate::message::{
-    Answer, Ask, AskCode, AskError, Heartbeat, Hello, LedgerHead, Message, Query, QueryReply, Question,
-    RefuseCode, Reply, SyncProgress, TapState, TapStatus, Welcome, Witness,
+    Answer, Ask, AskCode, AskError, Heartbeat, Hello, KnownStore, LedgerHead, Message, Query, QueryReply,
+    Question, RefuseCode, Reply, SyncProgress, TapState, TapStatus, Welcome, Witness,
 };
 
 impl proto::Envelope {
@@ -63,6 +63,7 @@ fn welcome(m: &Welcome) -> proto::Welcome {
         durable_run: m.durable_run.map(|run| run.get()),
         known: m.known,
         credit: m.credit,
+        store: m.store,
     }
 }
 
@@ -74,7 +75,12 @@ fn heartbeat(m: &Heartbeat) -> proto::Heartbeat {
         status: Some(status(&m.status)),
         ledgers: ledgers.map(|heads| proto::LedgerHeads { heads: heads.iter().map(ledger_head).collect() }),
         witnesses: m.witnesses.iter().map(witness).collect(),
+        stores: m.stores.iter().map(known_store).collect(),
     }
+}
+
+const fn known_store(m: &KnownStore) -> proto::KnownStore {
+    proto::KnownStore { store: m.store, told: m.told.nanos() }
 }
 
 fn witness(m: &Witness) -> proto::Witness {
@@ -131,6 +137,7 @@ fn answer(m: &Answer) -> proto::Answer {
             status: Some(status(s)),
             ledgers: None,
             witnesses: Vec::new(),
+            stores: Vec::new(),
         }),
         Ok(Reply::Bookmarked { lsn, at }) => {
             proto::Outcome::Bookmarked(proto::Bookmarked { lsn: lsn.get(), at: at.nanos() })

@@ -75,7 +75,7 @@ fn copy(run: RunId, as_of: u64) -> Batch {
 }
 
 fn welcome(durable: u64, durable_run: Option<RunId>) -> Welcome {
-    Welcome { durable: lsn(durable), durable_run, known: durable > 0, credit: 1 << 20 }
+    Welcome { durable: lsn(durable), durable_run, known: durable > 0, credit: 1 << 20, store: None }
 }
 
 /// A receiver that has records of A up to `durable` (0: none).
@@ -381,6 +381,7 @@ fn heartbeats_are_due_each_second_and_do_not_pile_up() {
         status: status.clone(),
         ledgers: None,
         witnesses: Vec::new(),
+        stores: Vec::new(),
     };
     let mut s = sender(1);
     for n in 0..3 {

@@ -149,6 +149,8 @@ async fn perform<C: Control>(
         Operation::Status => Ok(Reply::json(&control.status().await?)),
         Operation::Elapsed => Ok(Reply::json(&control.elapsed().await?)),
         Operation::ElapsedConfirm => Ok(Reply::json(&control.elapsed_confirm(request.json()?).await?)),
+        Operation::Stores => Ok(Reply::json(&control.stores().await?)),
+        Operation::StoreGone => Ok(Reply::json(&control.store_gone(request.json()?).await?)),
         Operation::OpenApi => Ok(Reply::text("application/json", openapi::DOCUMENT)),
         Operation::Health => Ok(health(control).await),
         Operation::Metrics => {

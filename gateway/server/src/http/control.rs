@@ -7,8 +7,8 @@ use cx_api::{
     BookmarkCreate, BookmarkView, ConnectView, DiffView, ElapsedConfirm, ElapsedView, ExportCreate,
     ExportView, GroupPointView, GroupView, HoldCreate, HoldView, ImageClone, ImageCommit, ImageCreate,
     ImageView, JobId, JobView, PinView, PointView, PoliciesApply, PolicySet, PolicyView, Problem,
-    RepairCreate, RepairView, SessionView, StatusView, TimelineView, UnitView, VerificationCreate,
-    VerificationView, VolumeView,
+    RepairCreate, RepairView, SessionView, StatusView, StoreGone, StoresView, TimelineView, UnitView,
+    VerificationCreate, VerificationView, VolumeView,
 };
 use gateway_image::Point;
 use tap_block::{Lsn, Name};
@@ -215,6 +215,12 @@ pub trait Control: Send + Sync + 'static {
 
     /// Counts so much of it; durable when this returns.
     fn elapsed_confirm(&self, wanted: ElapsedConfirm) -> impl Future<Output = Answer<ElapsedView>> + Send;
+
+    /// The stores that the gateway has had.
+    fn stores(&self) -> impl Future<Output = Answer<StoresView>> + Send;
+
+    /// One of them is gone; durable when this returns.
+    fn store_gone(&self, wanted: StoreGone) -> impl Future<Output = Answer<StoresView>> + Send;
 
     /// OpenMetrics families beyond those made from the status, without the closing `# EOF`.
     fn metrics(&self) -> String {

@@ -77,6 +77,8 @@ pub(crate) enum Operation {
     Status,
     Elapsed,
     ElapsedConfirm,
+    Stores,
+    StoreGone,
     OpenApi,
     Health,
     Metrics,
@@ -96,7 +98,7 @@ const fn route(method: Method, template: &'static str, operation: Operation) -> 
     Route { method, template, operation }
 }
 
-static ROUTES: [Route; 48] = [
+static ROUTES: [Route; 50] = [
     route(Method::Get, "/api/v1/volumes", Operation::Volumes),
     route(Method::Get, "/api/v1/volumes/{volume}", Operation::Volume),
     route(Method::Get, "/api/v1/volumes/{volume}/point", Operation::Point),
@@ -142,6 +144,8 @@ static ROUTES: [Route; 48] = [
     route(Method::Get, "/api/v1/status", Operation::Status),
     route(Method::Get, "/api/v1/elapsed", Operation::Elapsed),
     route(Method::Post, "/api/v1/elapsed", Operation::ElapsedConfirm),
+    route(Method::Get, "/api/v1/stores", Operation::Stores),
+    route(Method::Post, "/api/v1/stores", Operation::StoreGone),
     route(Method::Get, "/api/v1/openapi.json", Operation::OpenApi),
     route(Method::Get, "/healthz", Operation::Health),
     route(Method::Get, "/metrics", Operation::Metrics),
@@ -260,6 +264,8 @@ mod tests {
             ("GET", paths::STATUS.to_owned()),
             ("GET", paths::ELAPSED.to_owned()),
             ("POST", paths::ELAPSED.to_owned()),
+            ("GET", paths::STORES.to_owned()),
+            ("POST", paths::STORES.to_owned()),
             ("GET", paths::OPENAPI.to_owned()),
             ("GET", paths::HEALTH.to_owned()),
             ("GET", paths::METRICS.to_owned()),

@@ -192,6 +192,60 @@ async fn every_sound_point_opens_over_nbd_as_the_oracle_replays() {
     }
 }
 
+/// The disk of a gateway is not mounted when it starts: an empty directory is where its store was.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_store_that_vanished_is_missed_until_it_is_back_or_said_to_be_gone() {
+    let mut site = Site::new().await;
+    let (tap, link) = connected(&site, 3).await;
+    let first = site.settled("web01").await;
+    assert!(!site.gateway().status().await.unwrap().reasons.iter().any(|r| r.contains("confirm-gone")));
+    link.stop().await;
+    site.handle.stop(GRACE).await;
+    let (data, away) = (site.tmp.path().join("data"), site.tmp.path().join("away"));
+    std::fs::rename(&data, &away).unwrap();
+    site.handle = Gateway::start(config(site.tmp.path(), &site.hub)).await.unwrap();
+    let link = tap.connect(&site.hub, "web01");
+    let anew = site.until("web01", |v| v.durable_lsn == first.durable_lsn).await;
+    assert_eq!(anew.state, VolumeState::Protected, "the head is protected meanwhile");
+    let start = Instant::now();
+    let view = loop {
+        let view = site.gateway().verification(name("web01"), Points::default()).await.unwrap();
+        if view.open > 0 || start.elapsed() > LIMIT {
+            break view;
+        }
+        tokio::task::yield_now().await;
+    };
+    assert_eq!((view.open, view.findings[0].kind), (1, FindingKind::Missing), "{view:?}");
+    let status = site.gateway().status().await.unwrap();
+    assert_eq!(status.health, cx_api::Health::Degraded);
+    assert!(status.reasons[0].contains("chronogate store confirm-gone"), "{:?}", status.reasons);
+    let stores = site.gateway().stores().await.unwrap();
+    let gone = cx_api::StoreGone { store: stores.others[0].store.clone() };
+    assert!(site.gateway().store_gone(gone).await.unwrap().others[0].confirmed_gone);
+    let view = site.gateway().verification(name("web01"), Points::default()).await.unwrap();
+    assert_eq!((view.open, view.findings.len()), (0, 0));
+    // And then the disk is back after all: nothing of it was touched, and now it is the other one that is told of.
+    link.stop().await;
+    site.handle.stop(GRACE).await;
+    std::fs::rename(&data, site.tmp.path().join("meanwhile")).unwrap();
+    std::fs::rename(&away, &data).unwrap();
+    site.handle = Gateway::start(config(site.tmp.path(), &site.hub)).await.unwrap();
+    let _link = tap.connect(&site.hub, "web01");
+    assert_eq!(site.settled("web01").await.durable_lsn, first.durable_lsn);
+    let oracle = tap.oracle();
+    let now = read(site.path("nbd.sock"), "web01".to_owned()).await.unwrap();
+    assert!(now == oracle.image_at(tap.volume(), oracle.last_lsn()));
+    let start = Instant::now();
+    let back = loop {
+        let back = site.gateway().stores().await.unwrap();
+        if !back.others.is_empty() || start.elapsed() > LIMIT {
+            break back;
+        }
+        tokio::task::yield_now().await;
+    };
+    assert_eq!((&back.store, &back.others[0].store), (&stores.others[0].store, &stores.store));
+}
+
 /// Small segments, each entered at once.
 fn bookish(dir: &Path, hub: &Hub) -> GatewayConfig {
     let plain = config(dir, hub);

@@ -5,8 +5,8 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use bytes::Bytes;
 use cx_link::{Address, AskReply, Backoff, Feed, Hub, Uplink, UplinkConfig, UplinkHandle};
 use cx_wire::{
-    AskCode, AskError, Heartbeat, Hello, LedgerHead, PROTOCOL, Question, Refuse, Reply, TapState, TapStatus,
-    Welcome, Witness,
+    AskCode, AskError, Heartbeat, Hello, KnownStore, LedgerHead, PROTOCOL, Question, Refuse, Reply, TapState,
+    TapStatus, Welcome, Witness,
 };
 use tap_block::stored::{UNIT, pack};
 use tap_block::units::index;
@@ -34,6 +34,8 @@ struct State {
     witnessed: Option<LedgerHead>,
     /// What it says that others keep.
     witnesses: Vec<Witness>,
+    /// The stores that it was told of.
+    stores: Vec<KnownStore>,
 }
 
 impl Tap {
@@ -55,6 +57,7 @@ impl Tap {
                 kept: None,
                 witnessed: None,
                 witnesses: Vec::new(),
+                stores: Vec::new(),
             }),
             changed: Notify::new(),
         };
@@ -189,6 +192,10 @@ impl State {
 impl Feed for Tap {
     fn ready(&self, welcome: &Welcome) -> Result<(), String> {
         let mut state = self.lock();
+        let store = welcome.store.expect("a gateway says which store it has");
+        if !state.stores.iter().any(|known| known.store == store) {
+            state.stores.push(KnownStore { store, told: WallTime::from_nanos(7) });
+        }
         let known = |b: &Arc<Batch>| b.last_lsn().is_some_and(|l| l <= welcome.durable);
         state.next = state.items.iter().rposition(known).map_or(0, |n| n + 1);
         Ok(())
@@ -218,6 +225,7 @@ impl Feed for Tap {
             status: state.status(),
             ledgers: state.kept.clone(),
             witnesses: state.witnesses.clone(),
+            stores: state.stores.clone(),
         }
     }
 

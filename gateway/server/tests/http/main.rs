@@ -263,6 +263,17 @@ async fn time_that_was_not_counted_is_told_and_confirmed() {
 }
 
 #[tokio::test]
+async fn a_store_that_was_here_is_told_and_said_to_be_gone() {
+    let server = Server::new().await;
+    let told: cx_api::StoresView = server.get(paths::STORES).await.json();
+    assert!(!told.others[0].confirmed_gone);
+    let done = server.post(paths::STORES, &[], r#"{"store": "000000000000000a"}"#).await;
+    assert!(done.status == 200 && done.json::<cx_api::StoresView>().others[0].confirmed_gone);
+    server.post(paths::STORES, &[], r#"{"store": "1"}"#).await.problem(Code::NotFound);
+    server.post(paths::STORES, &[], "{}").await.problem(Code::Invalid);
+}
+
+#[tokio::test]
 async fn images_and_restores() {
     let server = Server::new().await;
     let made = server.post(paths::IMAGES, &[], r#"{"volume": "web01", "at": "lsn:7"}"#).await;

@@ -56,6 +56,7 @@ async fn schemas_have_the_fields_of_the_types() {
         ("Policy", include_str!("../../../../cx/api/tests/golden/policy.json")),
         ("Timeline", include_str!("../../../../cx/api/tests/golden/timeline.json")),
         ("Elapsed", include_str!("../../../../cx/api/tests/golden/elapsed.json")),
+        ("Stores", include_str!("../../../../cx/api/tests/golden/stores.json")),
         ("Diff", include_str!("../../../../cx/api/tests/golden/diff.json")),
         ("Verification", include_str!("../../../../cx/api/tests/golden/verification.json")),
         ("Job", include_str!("../../../../cx/api/tests/golden/job.json")),

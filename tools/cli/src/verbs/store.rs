@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use clap::{Args, Subcommand};
 use cx_api::json::Text as _;
-use cx_api::{ElapsedConfirm, ElapsedView, Span, paths};
+use cx_api::{ElapsedConfirm, ElapsedView, Span, StoreGone, StoresView, paths};
 
 use super::{Context, Globals, Result};
 use crate::output::{self, or_dash, print, print_json};
@@ -26,11 +26,39 @@ enum StoreCommand {
         #[arg(long)]
         yes: bool,
     },
+    /// Lists the stores that the gateway has had: the one in use, and those that were here
+    Ls,
+    /// Says that a store that was here is gone for good: nobody is told any more that it is missed
+    ConfirmGone {
+        /// Its id, as `store ls` shows it
+        store: String,
+    },
 }
 
 pub(super) async fn run(args: StoreArgs) -> Result<()> {
     let context = Context::new(&args.globals)?;
-    let StoreCommand::ConfirmTime { yes } = args.command;
+    match args.command {
+        StoreCommand::ConfirmTime { yes } => confirm_time(&context, yes).await,
+        StoreCommand::Ls => show(&context, &context.client.get(paths::STORES).await?),
+        StoreCommand::ConfirmGone { store } => {
+            show(&context, &context.client.post(paths::STORES, &StoreGone { store }).await?)
+        }
+    }
+}
+
+fn show(context: &Context, stores: &StoresView) -> Result<()> {
+    if context.json() {
+        return print_json(stores);
+    }
+    let mut rows = vec![[stores.store.clone(), "in use".to_owned(), "-".to_owned(), "-".to_owned()]];
+    rows.extend(stores.others.iter().map(|other| {
+        let state = if other.confirmed_gone { "confirmed gone" } else { "MISSED" };
+        [other.store.clone(), state.to_owned(), other.last.to_string(), other.known_by.clone()]
+    }));
+    print(&output::table(["STORE", "STATE", "LAST TOLD", "KNOWN BY"], &rows))
+}
+
+async fn confirm_time(context: &Context, yes: bool) -> Result<()> {
     let mut elapsed: ElapsedView = context.client.get(paths::ELAPSED).await?;
     let seconds = elapsed.creditable_seconds;
     if yes && seconds > 0 {

@@ -7,9 +7,10 @@ use std::sync::{Arc, Mutex};
 use cx_api::{
     BookmarkCreate, BookmarkView, Code, ConnectView, DiffView, ElapsedConfirm, ElapsedView, ExportCreate,
     ExportView, ExtentView, GroupPointView, GroupView, Health, HoldCreate, HoldView, ImageClone, ImageCommit,
-    ImageCreate, ImageView, JobId, JobKind, JobState, JobView, JournalView, PinView, PointView,
-    PoliciesApply, PolicySet, PolicyView, Problem, RepairCreate, RepairView, SessionView, StatusView,
-    SyncView, TimelineView, UnitView, VerificationCreate, VerificationView, VolumeState, VolumeView,
+    ImageCreate, ImageView, JobId, JobKind, JobState, JobView, JournalView, OtherStoreView, PinView,
+    PointView, PoliciesApply, PolicySet, PolicyView, Problem, RepairCreate, RepairView, SessionView,
+    StatusView, StoreGone, StoresView, SyncView, TimelineView, UnitView, VerificationCreate,
+    VerificationView, VolumeState, VolumeView,
 };
 use gateway_server::http::{Answer, ApiConfig, ApiHandle, Control, ImageKey, Point, Points, start};
 use tap_block::{Consistency, Lsn, Name, SyncCause, VolumeId, WallTime};
@@ -508,6 +509,26 @@ impl Control for Gateway {
         }
         let (uncounted_seconds, creditable_seconds, holds_ending) = (0, 0, Vec::new());
         Ok(ElapsedView { went_seconds: None, uncounted_seconds, creditable_seconds, holds_ending, ..all })
+    }
+
+    async fn stores(&self) -> Answer<StoresView> {
+        Ok(StoresView {
+            store: "000000000000000b".to_owned(),
+            others: vec![OtherStoreView {
+                store: "000000000000000a".to_owned(),
+                known_by: "cx".to_owned(),
+                last: noon(),
+                confirmed_gone: false,
+            }],
+        })
+    }
+
+    async fn store_gone(&self, wanted: StoreGone) -> Answer<StoresView> {
+        self.ask(format!("gone {}", wanted.store));
+        let mut stores = self.stores().await?;
+        let other = stores.others.iter_mut().find(|other| other.store == wanted.store);
+        other.ok_or_else(|| Problem::new(Code::NotFound, "nobody knows of it"))?.confirmed_gone = true;
+        Ok(stores)
     }
 
     async fn status(&self) -> Answer<StatusView> {

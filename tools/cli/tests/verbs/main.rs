@@ -394,6 +394,20 @@ async fn time_that_was_not_counted_is_confirmed_only_when_it_is_said() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_store_that_was_here_is_listed_until_it_is_said_to_be_gone() {
+    let server = Server::new().await;
+    let shown = text(&server, &["store", "ls"]);
+    assert!(
+        shown.contains("000000000000000b  in use") && shown.contains("000000000000000a  MISSED"),
+        "{shown}"
+    );
+    let done = text(&server, &["store", "confirm-gone", "000000000000000a"]);
+    assert!(done.contains("000000000000000a  confirmed gone"), "{done}");
+    let (exit, said) = failure(&server.url(), &["store", "confirm-gone", "1"]);
+    assert_eq!(exit, Some(3), "{said}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_bookmark_shows_the_baseline_it_waits_for() {
     let server = Server::new().await;
     server.gateway.baseline.store(true, Ordering::SeqCst);
