@@ -108,6 +108,12 @@ pub fn diff(volume_name: &str, from: &str, to: &str) -> String {
     format!("{}/diff?from={}&to={}", volume(volume_name), escape(from), escape(to))
 }
 
+/// Has the whole disk copied anew (POST: 202 and a job).
+#[must_use]
+pub fn resync(volume_name: &str) -> String {
+    format!("{}/resync", volume(volume_name))
+}
+
 /// Pins a point of a volume (POST).
 #[must_use]
 pub fn pins(volume_name: &str) -> String {

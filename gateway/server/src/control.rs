@@ -250,6 +250,10 @@ impl Control for Gateway {
         self.start_verification(wanted).await
     }
 
+    async fn resync(&self, volume: Name) -> Answer<JobView> {
+        self.start_resync(volume).await
+    }
+
     async fn verification(&self, volume: Name, points: Points) -> Answer<VerificationView> {
         // Times are looked up in the journal.
         tokio::task::block_in_place(|| self.verification_view(&volume, points))

@@ -37,6 +37,7 @@ mod points;
 mod problems;
 mod pulse;
 mod restore;
+mod resync;
 mod retention;
 mod sessions;
 mod skew;

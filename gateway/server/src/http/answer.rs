@@ -135,6 +135,7 @@ async fn perform<C: Control>(
         Operation::Hold => hold(control, segment, request).await,
         Operation::RestoreCreate => restore(control, request).await,
         Operation::Verify => verify(control, request).await,
+        Operation::Resync => Ok(begun(&control.resync(volume_name(segment)?).await?)),
         Operation::Verification => verification(control, segment, request).await,
         Operation::Acknowledge => acknowledge(control, segment, request).await,
         Operation::Unit => unit(control, segment, request).await,

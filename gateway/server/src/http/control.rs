@@ -169,6 +169,9 @@ pub trait Control: Send + Sync + 'static {
     /// Holds a stretch of history until a date.
     fn hold(&self, volume: Name, wanted: HoldCreate) -> impl Future<Output = Answer<HoldView>> + Send;
 
+    /// Has the tap copy the whole disk anew.
+    fn resync(&self, volume: Name) -> impl Future<Output = Answer<JobView>> + Send;
+
     /// Starts reading and checking a volume's history.
     fn verify(&self, wanted: VerificationCreate) -> impl Future<Output = Answer<JobView>> + Send;
 

@@ -65,6 +65,7 @@ pub(crate) enum Operation {
     Hold,
     RestoreCreate,
     Verify,
+    Resync,
     Verification,
     Acknowledge,
     Unit,
@@ -96,7 +97,7 @@ const fn route(method: Method, template: &'static str, operation: Operation) -> 
     Route { method, template, operation }
 }
 
-static ROUTES: [Route; 48] = [
+static ROUTES: [Route; 49] = [
     route(Method::Get, "/api/v1/volumes", Operation::Volumes),
     route(Method::Get, "/api/v1/volumes/{volume}", Operation::Volume),
     route(Method::Get, "/api/v1/volumes/{volume}/point", Operation::Point),
@@ -108,6 +109,7 @@ static ROUTES: [Route; 48] = [
     route(Method::Post, "/api/v1/volumes/{volume}/pins", Operation::Pin),
     route(Method::Post, "/api/v1/volumes/{volume}/unpin", Operation::Unpin),
     route(Method::Post, "/api/v1/volumes/{volume}/holds", Operation::Hold),
+    route(Method::Post, "/api/v1/volumes/{volume}/resync", Operation::Resync),
     route(Method::Get, "/api/v1/volumes/{volume}/verification", Operation::Verification),
     route(Method::Post, "/api/v1/volumes/{volume}/verification/acknowledge", Operation::Acknowledge),
     route(Method::Get, "/api/v1/volumes/{volume}/unit", Operation::Unit),
@@ -223,6 +225,7 @@ mod tests {
             ("GET", paths::point("web01", "").split('?').next().unwrap().to_owned()),
             ("GET", paths::timeline("web01")),
             ("GET", paths::diff("web01", "", "").split('?').next().unwrap().to_owned()),
+            ("POST", paths::resync("web01")),
             ("GET", paths::verification("web01")),
             ("POST", paths::acknowledge("web01", None, None)),
             ("GET", paths::unit("web01", 0, 2).split('?').next().unwrap().to_owned()),

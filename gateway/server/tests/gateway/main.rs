@@ -15,8 +15,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use cx_api::{
-    BookmarkCreate, Code, FindingKind, HoldCreate, ImageClone, ImageCommit, ImageCreate, ImageView, JobState,
-    JobView, RepairCreate, VerificationView, VolumeState, VolumeView,
+    BookmarkCreate, Code, FindingKind, HoldCreate, ImageClone, ImageCommit, ImageCreate, ImageView, JobKind,
+    JobState, JobView, RepairCreate, VerificationView, VolumeState, VolumeView,
 };
 use cx_link::{Address, Hub, UplinkHandle};
 use cx_wire::{AskCode, Hashes, LedgerHead, Lookup, RefuseCode, Witness};
@@ -577,6 +577,38 @@ async fn what_the_journal_lost_is_told_and_asked_for_again() {
     let early = lsn(before.get() / 2);
     let got = read(site.path("nbd.sock"), format!("web01@lsn:{}", early.get())).await.unwrap();
     assert!(got == tap.oracle().image_at(tap.volume(), early), "what lies before the damage is sound");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_disk_is_copied_anew_when_somebody_asks_for_it() {
+    let site = Site::new().await;
+    let (tap, link) = connected(&site, 27).await;
+    let head = site.settled("web01").await.durable_lsn;
+    let job = site.gateway().resync(name("web01")).await.unwrap();
+    assert_eq!((job.kind, job.lsn, tap.resync_from()), (JobKind::Resync, head, Some(head)));
+    let second = site.gateway().resync(name("web01")).await.unwrap_err();
+    assert!(second.code == Code::Conflict && second.correction.contains("job show 1"), "{second:?}");
+    let late = site.gateway().job_cancel(job.id).await.unwrap_err();
+    assert_eq!(late.code, Code::Conflict, "nobody calls the tap back");
+    // Nothing of the copy has come, then only its beginning.
+    tap.play(|w| [w.batch(3)]);
+    site.settled("web01").await;
+    assert_eq!(site.gateway().job(job.id).await.unwrap().state, JobState::Running);
+    tap.play(|w| [w.restart(0, Some(SyncCause::HopLost)), w.batch(3)]);
+    site.until("web01", |v| v.gaps.last().is_some_and(|gap| gap.to_lsn.is_none())).await;
+    assert_eq!(site.gateway().job(job.id).await.unwrap().state, JobState::Running);
+    tap.play(|w| [w.end_sync()]);
+    let done = site.job_done(job).await;
+    assert_eq!((done.state, done.done_bytes), (JobState::Done, done.total_bytes));
+    // A tap that starts anew before it began forgets what it was asked for.
+    let job = site.gateway().resync(name("web01")).await.unwrap();
+    tap.play(|w| [w.restart(0, None)]);
+    let ended = site.job_done(job).await;
+    let why = ended.error.unwrap();
+    assert!(why.code == Code::Conflict && why.detail.contains("cut short"), "{why:?}");
+    link.stop().await;
+    let away = site.gateway().resync(name("web01")).await.unwrap_err();
+    assert_eq!(away.code, Code::Unreachable, "{away:?}");
 }
 
 /// Wipes a part in the middle of what was written.

@@ -350,6 +350,11 @@ impl Control for Fake {
         Ok(JobView { kind: JobKind::Verify, volume: wanted.volume, ..job("") })
     }
 
+    async fn resync(&self, volume: Name) -> Answer<JobView> {
+        known(&volume)?;
+        Ok(JobView { kind: JobKind::Resync, ..job("") })
+    }
+
     async fn verification(&self, volume: Name, points: Points) -> Answer<VerificationView> {
         known(&volume)?;
         let _ = points;

@@ -225,8 +225,11 @@ fn damaged(found: &VerificationView) -> Failure {
              itself while its tap is connected",
         )
         .fix(
-            "say --repair-from URL if another gateway has the volume; where the newest point needs them, the tap is asked for a copy \
-             of the whole disk by itself, and points after it are whole",
+            format!(
+                "say --repair-from URL if another gateway has the volume; where the newest point needs them, the tap is asked for a \
+                 copy of the whole disk by itself, and points after it are whole (`chronogate volume resync {}` asks for one at once)",
+                found.volume
+            ),
         )
 }
 

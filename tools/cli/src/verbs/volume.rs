@@ -45,6 +45,11 @@ enum VolumeCommand {
         #[arg(value_name = "TO", allow_hyphen_values = true)]
         to: String,
     },
+    /// Has its tap copy the whole disk anew, so that later points owe nothing to earlier history; no point meanwhile opens
+    Resync {
+        /// Its name
+        volume: Name,
+    },
 }
 
 pub(super) async fn run(args: VolumeArgs) -> Result<()> {
@@ -63,6 +68,7 @@ pub(super) async fn run(args: VolumeArgs) -> Result<()> {
             if context.json() { print_json(&timeline) } else { print(&timeline_text(&timeline)) }
         }
         VolumeCommand::Diff { volume, from, to } => diff(&context, &volume, &from, &to).await,
+        VolumeCommand::Resync { volume } => resync(&context, &volume).await,
     }
 }
 
@@ -74,6 +80,16 @@ fn clock_text(clock: &ClockView) -> String {
     format!(
         "clock set back at lsn:{lsn}: times from {from} to {to} went by twice, and mean the second time\n"
     )
+}
+
+async fn resync(context: &Context, volume: &Name) -> Result<()> {
+    let title = format!("copying {volume} anew");
+    let job = super::image::watched(context, &paths::resync(volume.as_str()), &(), title).await?;
+    if context.json() {
+        return Ok(());
+    }
+    let size = output::size(job.total_bytes);
+    print(&format!("copied {volume} anew ({size}): points from here on owe nothing to what came before\n"))
 }
 
 /// Every page as one.

@@ -436,6 +436,12 @@ impl Control for Gateway {
         Ok(self.begin(JobKind::Verify, wanted.volume, String::new()))
     }
 
+    async fn resync(&self, volume: Name) -> Answer<JobView> {
+        self.known(&volume)?;
+        self.ask("resync");
+        Ok(self.begin(JobKind::Resync, volume, String::new()))
+    }
+
     async fn verification(&self, volume: Name, points: Points) -> Answer<VerificationView> {
         self.known(&volume)?;
         self.ask(format!("verification {:?} {:?}", points.from, points.to));

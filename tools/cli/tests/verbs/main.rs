@@ -474,6 +474,18 @@ async fn a_commit_says_where_the_volume_is_used() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_disk_is_copied_anew_on_demand() {
+    let server = Server::new().await;
+    let said = text(&server, &["volume", "resync", "web01"]);
+    assert!(said.starts_with("copied web01 anew ("), "{said}");
+    assert_eq!(*server.gateway.asked.lock().unwrap(), ["resync"]);
+    let job = json(&server, &["volume", "resync", "web01"]);
+    assert_eq!((&job["kind"], &job["state"]), (&"resync".into(), &"done".into()));
+    assert_eq!(failure(&server.url(), &["volume", "resync", "away"]).0, Some(6));
+    assert_eq!(failure(&server.url(), &["volume", "resync", "db"]).0, Some(3));
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn verify_ends_with_one_only_for_damage() {
     let server = Server::new().await;
     let url = server.url();
