@@ -221,9 +221,7 @@ impl History {
     /// Takes a frame of the gateway's own records in.
     pub(crate) fn take_meta(&mut self, header: &FrameHeader, records: &[MetaRecord]) {
         self.received = self.received.max(header.received_at);
-        for record in records {
-            Arc::make_mut(&mut self.catalogue).apply_meta(record);
-        }
+        Arc::make_mut(&mut self.catalogue).apply_all(records);
         let last = header.first_lsn.plus(u64::from(header.entries)).previous();
         let durable = Durable { lsn: last, run: header.run, epoch: header.epoch, at: header.received_at };
         let state = StreamState { durable, latest: header.received_at, row: (header.received_at, 0) };
