@@ -63,6 +63,7 @@ pub use store::{FreeSpace, Parts, Store};
 pub use tail::Durable;
 pub use usage::VolumeBytes;
 pub use verify::{
-    Finding, FindingKind, MOST_FINDINGS, Offered, Progress, Proof, Repair, Scope, VerifyReport, Watch,
+    Finding, FindingKind, MOST_FINDINGS, Offered, Progress, Proof, Repair, Scope, StoredUnit, VerifyReport,
+    Watch,
 };
 pub use wait::Waiting;
