@@ -57,7 +57,7 @@ pub use mark::{MarkStore, MemoryMark};
 pub use points::OpenPoint;
 pub use queue::Done;
 pub use read::{ReadMode, UnitRead};
-pub use settle::{AtGate, HeldUp, HeldWhat, LimitState, SettleReport, VolumeLimit};
+pub use settle::{AtGate, HeldUp, HeldWhat, LimitState, Preview, SettleReport, VolumeLimit};
 pub use status::StoreStatus;
 pub use store::{FreeSpace, Parts, Store};
 pub use tail::Durable;

@@ -32,7 +32,8 @@ use crate::read::{ReadMode, UnitRead};
 use crate::reserve::Reserving;
 use crate::segments::Segments;
 use crate::settle::{
-    AtGate, HeldUp, Limits, SettleReport, Settling, VolumeLimit, at_gates, at_gates_of, hold_on,
+    AtGate, HeldUp, Limits, Preview, SettleReport, Settling, VolumeLimit, at_gates, at_gates_of, hold_on,
+    preview,
 };
 use crate::sync::{lock, read};
 use crate::tail::{Durable, Published};
@@ -507,6 +508,14 @@ impl Store {
     #[must_use]
     pub fn usage(&self) -> BTreeMap<VolumeId, VolumeBytes> {
         read(&self.shared.published).usage()
+    }
+
+    /// What setting these policies would let go. Goes through settled history: may take a while.
+    ///
+    /// # Errors
+    /// When the index cannot be read.
+    pub fn preview(&self, policies: &[MetaRecord]) -> Result<Vec<Preview>, StoreError> {
+        preview(&self.shared, policies)
     }
 
     /// Every gate of a tier, and what waits there. Goes through the kept points of volumes that have some: may take a while.
