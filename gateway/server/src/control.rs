@@ -7,9 +7,9 @@ use std::time::Duration;
 use cx_api::{
     BookmarkCreate, BookmarkView, Code, ConnectView, DiffView, ElapsedConfirm, ElapsedView, ExportCreate,
     ExportView, GroupPointView, GroupView, HoldCreate, HoldView, ImageClone, ImageCommit, ImageCreate,
-    ImageView, JobId, JobKind, JobView, PinView, PointView, PoliciesApply, PolicySet, PolicyView, Problem,
-    RepairCreate, RepairView, SessionView, StatusView, TimelineView, UnitView, VerificationCreate,
-    VerificationView, VolumeView,
+    ImageView, JobId, JobKind, JobView, PinView, PointView, PoliciesApply, PolicyPreview, PolicySet,
+    PolicyView, Problem, RepairCreate, RepairView, RepairsCreate, RepairsView, SessionView, StatusView,
+    TimelineView, UnitView, UnitsAsk, UnitsView, VerificationCreate, VerificationView, VolumeView,
 };
 use cx_wire::{Question, Reply};
 use gateway_image::Point;
@@ -225,9 +225,13 @@ impl Control for Gateway {
         self.policy_changes(wanted.policies, wanted.check).await
     }
 
-    async fn timeline(&self, volume: Name) -> Answer<TimelineView> {
+    async fn policies_preview(&self, wanted: PoliciesApply) -> Answer<Vec<PolicyPreview>> {
+        self.policy_previews(wanted).await
+    }
+
+    async fn timeline(&self, volume: Name, before: Option<Lsn>) -> Answer<TimelineView> {
         // Times are looked up in the journal.
-        tokio::task::block_in_place(|| self.timeline_view(&volume))
+        tokio::task::block_in_place(|| self.timeline_view(&volume, before))
     }
 
     async fn diff(&self, volume: Name, points: (Point, Point), after: u64, limit: usize) -> Answer<DiffView> {
@@ -265,6 +269,15 @@ impl Control for Gateway {
 
     async fn unit(&self, volume: Name, offset: u64, version: u64) -> Answer<UnitView> {
         tokio::task::block_in_place(|| self.unit_view(&volume, offset, version))
+    }
+
+    async fn units(&self, volume: Name, wanted: UnitsAsk) -> Answer<UnitsView> {
+        tokio::task::block_in_place(|| self.units_view(&volume, &wanted))
+    }
+
+    async fn repair_many(&self, volume: Name, wanted: RepairsCreate) -> Answer<RepairsView> {
+        // It may have to wait until history is not being settled.
+        tokio::task::block_in_place(|| self.repair_blocks(&volume, &wanted))
     }
 
     async fn repair(&self, volume: Name, wanted: RepairCreate) -> Answer<RepairView> {

@@ -58,6 +58,7 @@ pub(crate) enum Operation {
     Policies,
     PolicySet,
     PoliciesApply,
+    PoliciesPreview,
     Timeline,
     Diff,
     Pin,
@@ -69,7 +70,9 @@ pub(crate) enum Operation {
     Verification,
     Acknowledge,
     Unit,
+    Units,
     Repair,
+    RepairMany,
     Jobs,
     Job,
     JobCancel,
@@ -97,7 +100,7 @@ const fn route(method: Method, template: &'static str, operation: Operation) -> 
     Route { method, template, operation }
 }
 
-static ROUTES: [Route; 49] = [
+static ROUTES: [Route; 52] = [
     route(Method::Get, "/api/v1/volumes", Operation::Volumes),
     route(Method::Get, "/api/v1/volumes/{volume}", Operation::Volume),
     route(Method::Get, "/api/v1/volumes/{volume}/point", Operation::Point),
@@ -113,10 +116,13 @@ static ROUTES: [Route; 49] = [
     route(Method::Get, "/api/v1/volumes/{volume}/verification", Operation::Verification),
     route(Method::Post, "/api/v1/volumes/{volume}/verification/acknowledge", Operation::Acknowledge),
     route(Method::Get, "/api/v1/volumes/{volume}/unit", Operation::Unit),
+    route(Method::Post, "/api/v1/volumes/{volume}/units", Operation::Units),
     route(Method::Post, "/api/v1/volumes/{volume}/repairs", Operation::Repair),
+    route(Method::Post, "/api/v1/volumes/{volume}/repairs/many", Operation::RepairMany),
     route(Method::Get, "/api/v1/policies", Operation::Policies),
     route(Method::Post, "/api/v1/policies", Operation::PolicySet),
     route(Method::Post, "/api/v1/policies/apply", Operation::PoliciesApply),
+    route(Method::Post, "/api/v1/policies/preview", Operation::PoliciesPreview),
     route(Method::Get, "/api/v1/groups", Operation::Groups),
     route(Method::Get, "/api/v1/groups/{group}", Operation::Group),
     route(Method::Get, "/api/v1/groups/{group}/point", Operation::GroupPoint),
@@ -230,6 +236,8 @@ mod tests {
             ("POST", paths::acknowledge("web01", None, None)),
             ("GET", paths::unit("web01", 0, 2).split('?').next().unwrap().to_owned()),
             ("POST", paths::repairs("web01")),
+            ("POST", paths::repairs_of_many("web01")),
+            ("POST", paths::units("web01")),
             ("POST", paths::VERIFICATIONS.to_owned()),
             ("POST", paths::pins("web01")),
             ("POST", paths::unpin("web01")),
@@ -237,6 +245,7 @@ mod tests {
             ("GET", paths::POLICIES.to_owned()),
             ("POST", paths::POLICIES.to_owned()),
             ("POST", paths::POLICIES_APPLY.to_owned()),
+            ("POST", paths::POLICIES_PREVIEW.to_owned()),
             ("GET", paths::GROUPS.to_owned()),
             ("GET", paths::group("db")),
             ("GET", paths::group_point("db", Some("-1h"), None).split('?').next().unwrap().to_owned()),

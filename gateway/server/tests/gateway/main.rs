@@ -395,7 +395,7 @@ async fn a_bookmark_is_removed_for_good_unless_it_is_held() {
     assert_eq!(again.code, Code::NotFound);
     let gone = site.gateway().resolve(name("web01"), Point::Bookmark(name("gold"))).await.unwrap_err();
     assert_eq!(gone.code, Code::NotFound);
-    let timeline = site.gateway().timeline(name("web01")).await.unwrap();
+    let timeline = site.gateway().timeline(name("web01"), None).await.unwrap();
     assert!(
         timeline.pins.iter().any(|pin| pin.lsn == made.lsn && pin.note == "why"),
         "its pin is another matter"
