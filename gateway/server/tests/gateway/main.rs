@@ -580,6 +580,40 @@ async fn what_the_journal_lost_is_told_and_asked_for_again() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_lies_before_all_history_was_never_thinned_out() {
+    let tmp = tempfile::tempdir().unwrap();
+    let hub = Hub::new();
+    let handle = Gateway::start(gates::often(tmp.path(), &hub)).await.unwrap();
+    let site = Site { tmp, hub, handle };
+    let tap = Tap::of(testbed_model::Workload::blank(5, 64 << 12));
+    tap.play(|w| {
+        let mut played = vec![w.begin(), w.end_sync()];
+        played.extend((0..20).map(|_| w.batch(5)));
+        played
+    });
+    let _link = tap.connect(&site.hub, "web01");
+    site.settled("web01").await;
+    let retention = cx_api::Retention {
+        every_write: cx_api::Span(Duration::ZERO),
+        tiers: Vec::new(),
+        ..cx_api::Retention::built_in()
+    };
+    let wanted = cx_api::PolicySet { volume: None, retention: Some(retention), check: false };
+    site.gateway().policy_set(wanted).await.unwrap();
+    let start = Instant::now();
+    while site.gateway().timeline(name("web01"), None).await.unwrap().every_write_after.get() < 20 {
+        assert!(start.elapsed() < LIMIT);
+        tap.play(|w| [w.batch(5)]);
+        site.settled("web01").await;
+    }
+    let resolve = async |n| site.gateway().resolve(name("web01"), Point::Lsn(lsn(n))).await.unwrap_err();
+    let (before, thinned) = (resolve(0).await, resolve(7).await);
+    assert_eq!((before.code, thinned.code), (Code::NotSelectable, Code::NotSelectable));
+    assert!(before.cause.contains("before its first record"), "{before:?}");
+    assert!(thinned.cause.contains("kept more sparsely"), "{thinned:?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_disk_is_copied_anew_when_somebody_asks_for_it() {
     let site = Site::new().await;
     let (tap, link) = connected(&site, 27).await;
