@@ -54,6 +54,8 @@ pub enum JobKind {
     Materialize,
     /// Makes an image a volume of its own.
     Commit,
+    /// Has a volume's tap copy the whole disk anew.
+    Resync,
 }
 
 impl JobKind {
@@ -65,6 +67,7 @@ impl JobKind {
             Self::Verify => "verify",
             Self::Materialize => "materialize",
             Self::Commit => "commit",
+            Self::Resync => "resync",
         }
     }
 }

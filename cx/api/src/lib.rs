@@ -35,8 +35,8 @@ pub use point::{BookmarkCreate, BookmarkView, PointView};
 pub use problem::{Code, ExitStatus, Problem};
 pub use retention::{
     AtGateView, ClockView, DiffView, ExtentView, ForecastView, GateOutcome, GateState, GateView, HistoryView,
-    HoldCreate, HoldView, KeptView, PinCreate, PinView, PoliciesApply, PolicySet, PolicySource, PolicyView,
-    Retention, Size, Span, TierView, TimelineView, WhenFull,
+    HoldCreate, HoldView, KeptView, PinCreate, PinView, PoliciesApply, PolicyPreview, PolicySet,
+    PolicySource, PolicyView, Retention, Size, Span, StretchView, TierView, TimelineView, WhenFull,
 };
 pub use session::SessionView;
 pub use status::{
@@ -44,7 +44,8 @@ pub use status::{
     StoresView, VolumeHealth,
 };
 pub use verification::{
-    AnchorView, FindingKind, FindingView, ProofView, RepairCreate, RepairView, UnitView, VerificationCreate,
-    VerificationView,
+    AnchorView, FindingKind, FindingView, ProofView, RepairCreate, RepairOf, RepairView, RepairedView,
+    RepairsCreate, RepairsView, UnitFound, UnitView, UnitsAsk, UnitsView, VerificationCreate,
+    VerificationView, VersionAt,
 };
 pub use volume::{GapView, LimitState, LimitView, SyncView, VolumeState, VolumeView};

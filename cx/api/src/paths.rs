@@ -18,6 +18,8 @@ pub const RESTORES: &str = "/api/v1/restores";
 pub const POLICIES: &str = "/api/v1/policies";
 /// Several retention policies at once (POST).
 pub const POLICIES_APPLY: &str = "/api/v1/policies/apply";
+/// What retention policies would let go (POST, which changes nothing).
+pub const POLICIES_PREVIEW: &str = "/api/v1/policies/preview";
 /// Verifications (POST: 202 and a job).
 pub const VERIFICATIONS: &str = "/api/v1/verifications";
 /// Jobs (GET).
@@ -43,6 +45,8 @@ pub const IDEMPOTENCY_KEY: &str = "idempotency-key";
 pub const MAX_IDEMPOTENCY_KEY: usize = 200;
 /// The largest request body, in bytes.
 pub const MAX_BODY: u64 = 256 << 10;
+/// Blocks of one request that asks for stored forms or brings them; of large ones fewer fit into a body.
+pub const MAX_UNITS: usize = 256;
 /// The most items of one page, and the number given when the client names none.
 pub const MAX_PAGE: usize = 1000;
 
@@ -104,10 +108,22 @@ pub fn timeline(volume_name: &str) -> String {
     format!("{}/timeline", volume(volume_name))
 }
 
+/// The same with the points before this one (GET).
+#[must_use]
+pub fn timeline_before(volume_name: &str, before: Lsn) -> String {
+    format!("{}?before={}", timeline(volume_name), before.get())
+}
+
 /// What changed between two POINTs (GET).
 #[must_use]
 pub fn diff(volume_name: &str, from: &str, to: &str) -> String {
     format!("{}/diff?from={}&to={}", volume(volume_name), escape(from), escape(to))
+}
+
+/// Has the whole disk copied anew (POST: 202 and a job).
+#[must_use]
+pub fn resync(volume_name: &str) -> String {
+    format!("{}/resync", volume(volume_name))
 }
 
 /// Pins a point of a volume (POST).
@@ -163,6 +179,18 @@ pub fn unit(volume_name: &str, offset: u64, version: u64) -> String {
 #[must_use]
 pub fn repairs(volume_name: &str) -> String {
     format!("{}/repairs", volume(volume_name))
+}
+
+/// Puts several damaged blocks of a volume right (POST).
+#[must_use]
+pub fn repairs_of_many(volume_name: &str) -> String {
+    format!("{}/repairs/many", volume(volume_name))
+}
+
+/// The stored form of several versions of blocks (POST, which changes nothing).
+#[must_use]
+pub fn units(volume_name: &str) -> String {
+    format!("{}/units", volume(volume_name))
 }
 
 /// One image, by id or name (GET, DELETE).

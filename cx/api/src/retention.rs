@@ -297,6 +297,32 @@ pub struct PoliciesApply {
     pub check: bool,
 }
 
+/// What a policy would let go of a volume's history, were it set now.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PolicyPreview {
+    /// Of which volume.
+    #[serde(with = "json::text")]
+    pub volume: Name,
+    /// The policy that it would have.
+    pub retention: Retention,
+    /// Points of its settled history.
+    pub point_count: u64,
+    /// Those of them that would go at once, and would not go by the policy that it has.
+    pub goes: u64,
+    /// The first of those; null when none would go.
+    pub first: Option<KeptView>,
+    /// The last of them.
+    pub last: Option<KeptView>,
+    /// Bytes of settled history that only they show: so much comes free as history is gone through.
+    pub freed_bytes: u64,
+    /// Not all of it was looked at: that is about how much it is.
+    pub is_estimate: bool,
+    /// Bytes of its log that would be thinned out at once, and are still too young for that by the policy that it has.
+    pub log_bytes: u64,
+    /// Bytes by which it would be above its limit.
+    pub over_limit_bytes: u64,
+}
+
 /// A point that can be opened.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct KeptView {
@@ -306,6 +332,19 @@ pub struct KeptView {
     /// When it was captured.
     #[serde(with = "json::text")]
     pub time: WallTime,
+}
+
+/// Points that follow each other at about one distance, or a single one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StretchView {
+    /// The first.
+    pub first: KeptView,
+    /// The last.
+    pub last: KeptView,
+    /// How many.
+    pub points: u64,
+    /// Every record from the first to the last is one of them.
+    pub every_write: bool,
 }
 
 /// A point that is never thinned out.
@@ -399,8 +438,11 @@ pub struct TimelineView {
     /// From behind this record on every write is a point; 0 when nothing is settled yet.
     #[serde(with = "json::lsn")]
     pub every_write_after: Lsn,
-    /// The points at or before it, the newest thousand, oldest first.
+    /// The points at or before it, the newest thousand, oldest first; with `?before=LSN` those before that one.
     pub points: Vec<KeptView>,
+    /// All of them as stretches of the same distance, the newest thousand, oldest first.
+    #[serde(default)]
+    pub stretches: Vec<StretchView>,
     /// How many there are in all.
     pub point_count: u64,
     /// How many bookmarks there are, those of thinned points included.

@@ -48,8 +48,11 @@ pub struct JournalView {
     pub free_bytes: Option<u64>,
     /// Records ever made durable.
     pub records: u64,
-    /// Places found damaged: their reads are refused.
+    /// Places found damaged.
     pub damaged: u64,
+    /// Those of them of which reads were refused, or of which records are lost. Of all others no read is refused.
+    #[serde(default)]
+    pub refused: u64,
 }
 
 /// How well.

@@ -4,6 +4,7 @@ use serde::{Deserialize, Serialize};
 use tap_block::{Lsn, Name, VolumeId, WallTime};
 
 use crate::json;
+use crate::problem::Problem;
 use crate::retention::ExtentView;
 
 /// The last time that all of a volume's history was read and checked.
@@ -170,4 +171,80 @@ pub struct RepairCreate {
 pub struct RepairView {
     /// Places that were put right; 0 when none was damaged any more.
     pub places: u64,
+}
+
+/// Asks for the stored form of several versions of blocks.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct UnitsAsk {
+    /// Which: [`crate::paths::MAX_UNITS`] at most.
+    pub blocks: Vec<VersionAt>,
+}
+
+/// A version of a block.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct VersionAt {
+    /// The block's first byte in the volume.
+    pub offset: u64,
+    /// Which version of it.
+    pub version: u64,
+}
+
+/// The stored forms of several versions of blocks.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct UnitsView {
+    /// The volume's id: names may be given twice, ids are not.
+    #[serde(with = "json::text")]
+    pub volume_id: VolumeId,
+    /// In the order in which they were asked for.
+    pub units: Vec<UnitFound>,
+}
+
+/// One of them.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct UnitFound {
+    /// In hex; null when it is not to be had.
+    pub unit: Option<String>,
+    /// Why not; null when it is.
+    pub error: Option<Problem>,
+}
+
+/// Puts several damaged blocks right.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RepairsCreate {
+    /// The id of the volume that the units are of, as it came with them.
+    #[serde(with = "json::text")]
+    pub volume_id: VolumeId,
+    /// Which: [`crate::paths::MAX_UNITS`] at most.
+    pub blocks: Vec<RepairOf>,
+}
+
+/// One of them.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RepairOf {
+    /// The block's first byte in the volume.
+    pub offset: u64,
+    /// Which version of it.
+    pub version: u64,
+    /// Its stored form from elsewhere, in hex.
+    pub unit: String,
+}
+
+/// What several repairs did.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RepairsView {
+    /// In the order in which they were asked for.
+    pub blocks: Vec<RepairedView>,
+}
+
+/// What one of them did.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RepairedView {
+    /// Places that were put right, 0 when none was damaged any more; null when it was not.
+    pub places: Option<u64>,
+    /// Why not; null when it was.
+    pub error: Option<Problem>,
 }

@@ -9,9 +9,9 @@ use cx_api::{
     FindingKind, FindingView, ForecastView, GapView, GateOutcome, GateState, GateView, GroupPointView,
     GroupView, Health, HealthView, HistoryView, HoldView, ImageCreate, ImageView, JobId, JobKind, JobState,
     JobView, JournalView, KeptView, LimitState, LimitView, MemberPointView, OtherStoreView, Page, PinView,
-    PointView, PoliciesApply, PolicySet, PolicySource, PolicyView, Problem, ProofView, RestoreCreate,
-    Retention, SessionView, Size, Span, StatusView, StoreGone, StoresView, SyncView, TierView, TimelineView,
-    VerificationView, VolumeState, VolumeView, WhenFull,
+    PointView, PoliciesApply, PolicyPreview, PolicySet, PolicySource, PolicyView, Problem, ProofView,
+    RestoreCreate, Retention, SessionView, Size, Span, StatusView, StoreGone, StoresView, StretchView,
+    SyncView, TierView, TimelineView, VerificationView, VolumeState, VolumeView, WhenFull,
 };
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -298,7 +298,14 @@ fn status_and_health() {
         jobs_running: 0,
         nbd_connections: 2,
         nbd: vec!["nbd://127.0.0.1:10809/".into()],
-        journal: JournalView { segments: 2, bytes: 134_217_728, free_bytes: None, records: 77, damaged: 0 },
+        journal: JournalView {
+            segments: 2,
+            bytes: 134_217_728,
+            free_bytes: None,
+            records: 77,
+            damaged: 0,
+            refused: 0,
+        },
     };
     golden(&status, include_str!("golden/status.json"));
     golden(&HealthView::from(&status), include_str!("golden/health.json"));
@@ -398,6 +405,12 @@ fn timelines() {
         newest: Some(kept(900, "2026-11-22T12:00:00Z")),
         every_write_after: lsn(500),
         points: vec![kept(7, "2026-11-20T12:00:00Z"), kept(500, "2026-11-20T13:00:00Z")],
+        stretches: vec![StretchView {
+            first: kept(7, "2026-11-20T12:00:00Z"),
+            last: kept(500, "2026-11-20T13:00:00Z"),
+            points: 2,
+            every_write: false,
+        }],
         point_count: 2,
         bookmark_count: 1,
         pins: vec![PinView { lsn: lsn(7), note: "quarter".into() }],
@@ -439,6 +452,25 @@ fn timelines() {
         held_up: vec!["a hold keeps what was written to db01".into()],
     };
     golden(&view, include_str!("golden/timeline.json"));
+}
+
+#[test]
+fn previews() {
+    let kept = |n, time| Some(KeptView { lsn: lsn(n), time: at(time) });
+    let hour = Span(std::time::Duration::from_secs(3600));
+    let view = PolicyPreview {
+        volume: name("web01"),
+        retention: Retention { every_write: hour, tiers: Vec::new(), limit: None, ..Retention::built_in() },
+        point_count: 900,
+        goes: 820,
+        first: kept(7, "2026-11-20T12:00:00Z"),
+        last: kept(500, "2026-11-20T13:00:00Z"),
+        freed_bytes: 1 << 30,
+        is_estimate: false,
+        log_bytes: 2 << 30,
+        over_limit_bytes: 0,
+    };
+    golden(&view, include_str!("golden/preview.json"));
 }
 
 #[test]

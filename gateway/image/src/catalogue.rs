@@ -190,6 +190,18 @@ impl Catalogue {
         }
     }
 
+    /// The same of all that one frame holds: policies in a row count together, as if there were nothing between them.
+    pub fn apply_all(&mut self, records: &[MetaRecord]) {
+        let is_policy = |record: &MetaRecord| matches!(record, MetaRecord::PolicySet { .. });
+        for some in records.chunk_by(|one, next| is_policy(one) && is_policy(next)) {
+            if some.first().is_some_and(is_policy) {
+                Arc::make_mut(&mut self.rules).set_policies(some);
+            } else {
+                some.iter().for_each(|record| self.apply_meta(record));
+            }
+        }
+    }
+
     /// Forgets the barrier marks at these records of a volume's stream.
     pub fn forget_marks(&mut self, volume: VolumeId, gone: &BTreeSet<Lsn>) {
         if !gone.is_empty() {

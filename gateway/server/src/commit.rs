@@ -16,7 +16,7 @@
 use std::fs::{self, OpenOptions};
 use std::io;
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 
 use cx_api::{Code, JobKind, JobView, Problem};
 use gateway_journal::ImageRecord;
@@ -35,6 +35,7 @@ use crate::jobs::Job;
 use crate::materialize::Copying;
 use crate::names::{Holder, Reserved};
 use crate::problems;
+use crate::sessions::users_text;
 
 /// A commit at work.
 struct Commit {
@@ -45,6 +46,7 @@ struct Commit {
     images: Arc<Images>,
     committed: Arc<Committed>,
     runtime: Handle,
+    gateway: Weak<Gateway>,
     /// The name is nobody else's meanwhile.
     _reserved: Reserved,
 }
@@ -76,6 +78,7 @@ impl Gateway {
             images: Arc::clone(&self.images),
             committed: Arc::clone(&self.committed),
             runtime: Handle::current(),
+            gateway: Weak::clone(&self.me),
             _reserved: reserved,
         };
         let (worker, clock) = (Arc::clone(&job), Arc::clone(&self.clock));
@@ -95,7 +98,8 @@ impl Commit {
         if let Some(flat) = earlier {
             self.copying.prove(&flat, job)?;
         }
-        let (frozen, overlay) = self.runtime.block_on(self.images.freeze(&self.record, Some(job)))?;
+        let frozen = self.runtime.block_on(self.images.freeze(&self.record, Some(job)));
+        let (frozen, overlay) = frozen.map_err(|refused| self.used_by(refused))?;
         let folded = self.fold(overlay.as_deref(), job).map_err(|e| self.failed(&e))?;
         // The name is held; who had it before all else is seen here.
         self.images.check_free(&self.record, &self.name)?;
@@ -112,6 +116,17 @@ impl Commit {
         }
         job.set_uris(self.committed.protect(&self.name)?);
         Ok(())
+    }
+
+    /// Why it is not to be had, with who has it open.
+    fn used_by(&self, refused: Problem) -> Problem {
+        let doors = self.gateway.upgrade().map(|gateway| gateway.doors_to_images());
+        match doors.and_then(|doors| users_text(self.record.name.as_str(), &doors)) {
+            Some(users) => refused.because(format!("it is used by {users}")).fix(
+                "close what uses it, or end those sessions (`chronogate session kick ID`), and commit it again: the copy stays",
+            ),
+            None => refused,
+        }
     }
 
     /// Puts what is written on the image onto its copy; false when that was cancelled.

@@ -7,9 +7,10 @@ use std::time::Duration;
 use cx_api::{
     BookmarkCreate, BookmarkView, Code, ConnectView, DiffView, ElapsedConfirm, ElapsedView, ExportCreate,
     ExportView, GroupPointView, GroupView, HoldCreate, HoldView, ImageClone, ImageCommit, ImageCreate,
-    ImageView, JobId, JobKind, JobView, PinView, PointView, PoliciesApply, PolicySet, PolicyView, Problem,
-    RepairCreate, RepairView, SessionView, StatusView, StoreGone, StoresView, TimelineView, UnitView,
-    VerificationCreate, VerificationView, VolumeView,
+    ImageView, JobId, JobKind, JobView, PinView, PointView, PoliciesApply, PolicyPreview, PolicySet,
+    PolicyView, Problem, RepairCreate, RepairView, RepairsCreate, RepairsView, SessionView, StatusView,
+    StoreGone, StoresView, TimelineView, UnitView, UnitsAsk, UnitsView, VerificationCreate, VerificationView,
+    VolumeView,
 };
 use cx_wire::{Question, Reply};
 use gateway_image::Point;
@@ -225,9 +226,13 @@ impl Control for Gateway {
         self.policy_changes(wanted.policies, wanted.check).await
     }
 
-    async fn timeline(&self, volume: Name) -> Answer<TimelineView> {
+    async fn policies_preview(&self, wanted: PoliciesApply) -> Answer<Vec<PolicyPreview>> {
+        self.policy_previews(wanted).await
+    }
+
+    async fn timeline(&self, volume: Name, before: Option<Lsn>) -> Answer<TimelineView> {
         // Times are looked up in the journal.
-        tokio::task::block_in_place(|| self.timeline_view(&volume))
+        tokio::task::block_in_place(|| self.timeline_view(&volume, before))
     }
 
     async fn diff(&self, volume: Name, points: (Point, Point), after: u64, limit: usize) -> Answer<DiffView> {
@@ -250,6 +255,10 @@ impl Control for Gateway {
         self.start_verification(wanted).await
     }
 
+    async fn resync(&self, volume: Name) -> Answer<JobView> {
+        self.start_resync(volume).await
+    }
+
     async fn verification(&self, volume: Name, points: Points) -> Answer<VerificationView> {
         // Times are looked up in the journal.
         tokio::task::block_in_place(|| self.verification_view(&volume, points))
@@ -261,6 +270,15 @@ impl Control for Gateway {
 
     async fn unit(&self, volume: Name, offset: u64, version: u64) -> Answer<UnitView> {
         tokio::task::block_in_place(|| self.unit_view(&volume, offset, version))
+    }
+
+    async fn units(&self, volume: Name, wanted: UnitsAsk) -> Answer<UnitsView> {
+        tokio::task::block_in_place(|| self.units_view(&volume, &wanted))
+    }
+
+    async fn repair_many(&self, volume: Name, wanted: RepairsCreate) -> Answer<RepairsView> {
+        // It may have to wait until history is not being settled.
+        tokio::task::block_in_place(|| self.repair_blocks(&volume, &wanted))
     }
 
     async fn repair(&self, volume: Name, wanted: RepairCreate) -> Answer<RepairView> {

@@ -113,7 +113,7 @@ impl Points {
             return Ok(None);
         }
         volume.selectable(lsn).map_err(|e| problems::not_selectable(name, &e))?;
-        self.store.check_kept(volume.id(), lsn).map_err(|e| problems::thinned(name, &e))?;
+        self.store.check_kept(volume.id(), lsn).map_err(|e| self.not_kept(volume, asked, lsn, &e))?;
         self.check_whole(volume, lsn)?;
         Ok(Some(Resolved {
             volume: volume.id(),
@@ -170,6 +170,17 @@ impl Points {
         passed
             .map(|passed| Found::At(passed.lsn, None))
             .ok_or_else(|| problems::too_early(volume.name(), asked, self.oldest(volume)))
+    }
+
+    /// Before the first point of all nothing was ever thinned out.
+    fn not_kept(&self, volume: &Volume, asked: &Point, lsn: Lsn, why: &StoreError) -> Problem {
+        let early = volume.first_selectable().is_some_and(|first| lsn < first);
+        match why {
+            StoreError::Thinned { .. } if early => {
+                problems::too_early(volume.name(), asked, self.oldest(volume))
+            }
+            _ => problems::thinned(volume.name(), why),
+        }
     }
 
     /// The oldest point that can be opened.

@@ -47,7 +47,10 @@ pub(crate) fn thinned(volume: &Name, error: &StoreError) -> Problem {
 pub(crate) fn lost(volume: &Name, lsn: Lsn, error: &StoreError) -> Problem {
     Problem::new(Code::NotSelectable, format!("{volume} cannot be opened at lsn:{}", lsn.get()))
         .because(error.to_string())
-        .fix("choose a point before the damage, or one after the resync that the tap was asked for")
+        .fix(format!(
+            "choose a point before the damage, or one after the resync that the tap was asked for (`chronogate volume resync \
+             {volume}` follows it)"
+        ))
 }
 
 fn nearest(before: Option<Lsn>, after: Option<Lsn>) -> String {

@@ -126,9 +126,9 @@ fn failed(target: &Target, error: &DeviceError) -> Problem {
     match error {
         DeviceError::NoSpace(_) => Problem::new(Code::NoSpace, what)
             .fix("make room and start the restore again to the same path: it goes on where it was"),
-        DeviceError::Damaged { .. } => Problem::new(Code::Internal, what)
+        DeviceError::Damaged { .. } => Problem::new(Code::NotSelectable, what)
             .because("a block of this moment is damaged in the journal")
-            .fix("choose another point, or mount this one: all other blocks can be read"),
+            .fix("choose another point, or mount this one: all other blocks can be read; `chronogate verify` lists what is damaged"),
         _ => problems::internal(what),
     }
 }

@@ -17,10 +17,14 @@ use tap_block::{Lsn, Name, VolumeId, WallTime};
 use crate::gateway::Gateway;
 use crate::http::Answer;
 use crate::limits::{DAY, Histories, LEAST_UPTIME, of_days, per_day};
+use crate::stretches::stretches;
 use crate::{problems, views};
 
 /// Points of settled history that a timeline shows.
 const SHOWN: usize = 1000;
+
+/// Of which volumes policies are to be set, and the records that do so.
+pub(crate) type Sets = (Vec<Option<Arc<Volume>>>, Vec<MetaRecord>);
 
 impl Gateway {
     /// The general policy, and every volume's.
@@ -45,9 +49,24 @@ impl Gateway {
         wanted: Vec<PolicySet>,
         check: bool,
     ) -> Answer<Vec<PolicyView>> {
+        let (known, records) = self.policy_records(&wanted)?;
+        if !check {
+            self.images.write_all(records).await?;
+            self.store.settle_soon();
+        }
+        let catalogue = self.store.catalogue();
+        let view = |volume: &Option<Arc<Volume>>| match volume {
+            Some(volume) => policy_view(&catalogue, volume),
+            None => general(&catalogue),
+        };
+        Ok(known.iter().map(view).collect())
+    }
+
+    /// The records that set policies, if they can be followed, and of which volumes they are.
+    pub(crate) fn policy_records(&self, wanted: &[PolicySet]) -> Answer<Sets> {
         let known = wanted.iter().map(|set| set.volume.as_ref().map(|name| self.known(name)).transpose());
         let known = known.collect::<Answer<Vec<_>>>()?;
-        check_list(&wanted)?;
+        check_list(wanted)?;
         let mut records = Vec::new();
         for (set, volume) in wanted.iter().zip(&known) {
             let policy = set.retention.as_ref().map(policy_of);
@@ -59,16 +78,7 @@ impl Gateway {
             self.check_hooks(policy.as_ref())?;
             records.push(MetaRecord::PolicySet { volume: volume.as_ref().map(|v| v.id()), policy });
         }
-        if !check {
-            self.images.write_all(records).await?;
-            self.store.settle_soon();
-        }
-        let catalogue = self.store.catalogue();
-        let view = |volume: &Option<Arc<Volume>>| match volume {
-            Some(volume) => policy_view(&catalogue, volume),
-            None => general(&catalogue),
-        };
-        Ok(known.iter().map(view).collect())
+        Ok((known, records))
     }
 
     pub(crate) async fn pin_point(&self, name: Name, point: Point, note: String) -> Answer<PinView> {
@@ -167,7 +177,8 @@ impl Gateway {
         HoldView { from: hold.from, to: hold.to, until, note: hold.note.clone() }
     }
 
-    pub(crate) fn timeline_view(&self, name: &Name) -> Answer<TimelineView> {
+    /// What is left of a volume's history; its points before this one.
+    pub(crate) fn timeline_view(&self, name: &Name, before: Option<Lsn>) -> Answer<TimelineView> {
         let volume = self.known(name)?;
         let (catalogue, rules_now) = (self.store.catalogue(), self.store.age());
         let (id, kept) = (volume.id(), self.store.kept(volume.id()));
@@ -184,6 +195,8 @@ impl Gateway {
         };
         let rules = catalogue.rules();
         let policy = rules.policy_of(id);
+        let end = before.map_or(views.len(), |before| views.partition_point(|p| p.lsn < before));
+        let shown = views.get(end.saturating_sub(SHOWN)..end).unwrap_or_default();
         Ok(TimelineView {
             volume: name.clone(),
             policy: policy_view(&catalogue, &volume),
@@ -191,7 +204,8 @@ impl Gateway {
             newest,
             every_write_after: kept.settled,
             point_count: count(views.len()),
-            points: views.get(views.len().saturating_sub(SHOWN)..).unwrap_or_default().to_vec(),
+            points: shown.to_vec(),
+            stretches: last_shown(stretches(&kept.points, &policy)),
             bookmark_count: count(volume.bookmarks().count()),
             pins: rules.pins_of(id).map(|(lsn, note)| PinView { lsn, note: note.to_owned() }).collect(),
             holds: rules.holds_of(id, rules_now).map(|hold| self.hold_view(hold)).collect(),
@@ -350,7 +364,7 @@ fn policy_view(catalogue: &Catalogue, volume: &Volume) -> PolicyView {
     PolicyView { volume: Some(volume.name().clone()), source, retention }
 }
 
-fn retention_of(policy: &RetentionPolicy) -> Retention {
+pub(crate) fn retention_of(policy: &RetentionPolicy) -> Retention {
     Retention {
         every_write: Span(policy.every_write),
         tiers: policy.tiers.iter().map(tier_view).collect(),

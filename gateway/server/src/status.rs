@@ -213,6 +213,8 @@ impl Gateway {
                 free_bytes: store.free_bytes,
                 records: store.records,
                 damaged: tap_block::units::count(store.damage.len()) + store.blocks_damaged,
+                refused: tap_block::units::count(store.damage.iter().filter(|d| !d.lost.is_empty()).count())
+                    + store.blocks_damaged,
             },
         }
     }
@@ -271,7 +273,12 @@ fn health(store: &StoreStatus, volumes: &[VolumeView], alerts: Vec<String>) -> (
     let index = store.index_failing.iter().map(|e| format!("the index does not take versions: {e}"));
     let ill = |v: &&VolumeView| !matches!(v.state, VolumeState::Protected | VolumeState::Unknown);
     let found = volumes.iter().filter(|v| v.damaged > 0).map(|v| {
-        format!("{} has {} damaged places: `chronogate verify {}` lists them", v.name, v.damaged, v.name)
+        let places = if v.damaged == 1 {
+            "a damaged place".to_owned()
+        } else {
+            format!("{} damaged places", v.damaged)
+        };
+        format!("{} has {places}: `chronogate verify {}` says more", v.name, v.name)
     });
     let clocks = volumes.iter().filter_map(clock_alert);
     let states = volumes.iter().filter(ill).map(|v| format!("{} is in state {}", v.name, v.state.as_str()));

@@ -4,7 +4,8 @@ use std::sync::Arc;
 
 use cx_api::{
     AnchorView, Code, ExtentView, FindingKind, FindingView, JobKind, JobView, Problem, ProofView,
-    RepairCreate, RepairView, UnitView, VerificationCreate, VerificationView, VolumeState, VolumeView,
+    RepairCreate, RepairOf, RepairView, RepairedView, RepairsCreate, RepairsView, UnitFound, UnitView,
+    UnitsAsk, UnitsView, VerificationCreate, VerificationView, VersionAt, VolumeState, VolumeView,
 };
 use gateway_image::catalogue::Volume;
 use gateway_journal::{Kept, KeptPoint};
@@ -90,44 +91,66 @@ impl Gateway {
 
     /// The stored form of a version of a block, for another gateway.
     pub(crate) fn unit_view(&self, name: &Name, offset: u64, version: u64) -> Answer<UnitView> {
+        let wanted = UnitsAsk { blocks: vec![VersionAt { offset, version }] };
+        let found = self.units_view(name, &wanted)?;
+        match found.units.into_iter().next() {
+            Some(UnitFound { unit: Some(unit), .. }) => Ok(UnitView { volume_id: found.volume_id, unit }),
+            Some(UnitFound { error: Some(problem), .. }) => Err(problem),
+            _ => Err(problems::internal("nothing is said of the block")),
+        }
+    }
+
+    /// The same of several: one that is not to be had is no reason not to give the others.
+    pub(crate) fn units_view(&self, name: &Name, wanted: &UnitsAsk) -> Answer<UnitsView> {
         let volume = self.known(name)?;
-        let position = position(version)?;
-        let unit = self.store.stored_unit(volume.id(), BlockNo::holding(offset), position);
-        let missing = || {
-            Problem::new(
-                Code::NotFound,
-                format!("{name} has no such version of the block at byte {offset} here"),
-            )
-            .because("it never came here, or is not kept here any more")
+        let at = |at: &VersionAt| Ok((BlockNo::holding(at.offset), position(at.version)?));
+        let versions = wanted.blocks.iter().map(at).collect::<Answer<Vec<_>>>()?;
+        let found = self.store.stored_units(volume.id(), &versions).map_err(|e| problems::stored(&e))?;
+        let missing = |offset: u64| {
+            let text = format!("{name} has no such version of the block at byte {offset} here");
+            Problem::new(Code::NotFound, text).because("it never came here, or is not kept here any more")
         };
-        let unit = unit.map_err(|e| problems::stored(&e))?.ok_or_else(missing)?;
-        Ok(UnitView { volume_id: volume.id(), unit: unit.iter().map(|byte| format!("{byte:02x}")).collect() })
+        let units = wanted.blocks.iter().zip(found).map(|(at, found)| match found {
+            Ok(Some(unit)) => UnitFound { unit: Some(to_hex(&unit)), error: None },
+            Ok(None) => UnitFound { unit: None, error: Some(missing(at.offset)) },
+            Err(e) => UnitFound { unit: None, error: Some(problems::stored(&e)) },
+        });
+        Ok(UnitsView { volume_id: volume.id(), units: units.collect() })
     }
 
     /// Puts a damaged block right.
     pub(crate) fn repair_block(&self, name: &Name, wanted: &RepairCreate) -> Answer<RepairView> {
+        let &RepairCreate { volume_id, offset, version, ref unit } = wanted;
+        let blocks = vec![RepairOf { offset, version, unit: unit.clone() }];
+        let done = self.repair_blocks(name, &RepairsCreate { volume_id, blocks })?;
+        match done.blocks.into_iter().next() {
+            Some(RepairedView { places: Some(places), .. }) => Ok(RepairView { places }),
+            Some(RepairedView { error: Some(problem), .. }) => Err(problem),
+            _ => Err(problems::internal("nothing is said of the block")),
+        }
+    }
+
+    /// Puts several damaged blocks right: one that cannot be is no reason not to put the others right.
+    pub(crate) fn repair_blocks(&self, name: &Name, wanted: &RepairsCreate) -> Answer<RepairsView> {
         let volume = self.known(name)?;
         if wanted.volume_id != volume.id() {
-            let text = format!(
-                "the block is of another volume: {} is {}, not {}",
-                name,
-                volume.id(),
-                wanted.volume_id
-            );
+            let (id, given) = (volume.id(), wanted.volume_id);
+            let text = format!("the block is of another volume: {name} is {id}, not {given}");
             return Err(Problem::new(Code::Invalid, text).fix("ask a gateway that the same tap sends to"));
         }
-        let (position, unit) = (position(wanted.version)?, from_hex(&wanted.unit)?);
-        let block = BlockNo::holding(wanted.offset);
-        let repairs = [Repair { block, position, unit }];
+        let understood: Vec<Answer<Repair>> = wanted.blocks.iter().map(repair_of).collect();
+        let repairs: Vec<Repair> = understood.iter().flatten().cloned().collect();
         let put = self.store.repair(volume.id(), &repairs, Offered::Version);
-        let places = put.and_then(|of_each| of_each.into_iter().sum::<Result<usize, _>>());
-        let places = places.map_err(|e| match e {
-            StoreError::Invalid(why) => {
-                Problem::new(Code::Invalid, "the block cannot be put right with this").because(why)
-            }
-            e => problems::stored(&e),
-        })?;
-        Ok(RepairView { places: count(places) })
+        let mut put = put.map_err(|e| problems::stored(&e))?.into_iter();
+        let missing = || StoreError::Invalid("nothing is said of the block".to_owned());
+        let outcome = |repair: Answer<Repair>| {
+            repair.and_then(|_| put.next().unwrap_or_else(|| Err(missing())).map_err(|e| not_repaired(&e)))
+        };
+        let view = |outcome: Answer<usize>| match outcome {
+            Ok(places) => RepairedView { places: Some(count(places)), error: None },
+            Err(problem) => RepairedView { places: None, error: Some(problem) },
+        };
+        Ok(RepairsView { blocks: understood.into_iter().map(outcome).map(view).collect() })
     }
 
     fn finding_view(&self, volume: &Volume, kept: &Kept, finding: &Finding) -> FindingView {
@@ -211,9 +234,28 @@ const fn kind(kind: gateway_store::FindingKind) -> FindingKind {
     }
 }
 
+fn repair_of(wanted: &RepairOf) -> Answer<Repair> {
+    let (position, unit) = (position(wanted.version)?, from_hex(&wanted.unit)?);
+    Ok(Repair { block: BlockNo::holding(wanted.offset), position, unit })
+}
+
+fn not_repaired(why: &StoreError) -> Problem {
+    match why {
+        StoreError::Invalid(why) => {
+            Problem::new(Code::Invalid, "the block cannot be put right with this").because(why.clone())
+        }
+        why => problems::stored(why),
+    }
+}
+
 fn position(raw: u64) -> Answer<Position> {
     Position::from_raw(raw)
         .ok_or_else(|| Problem::new(Code::Invalid, format!("{raw} is no version of a block")))
+}
+
+fn to_hex(bytes: &[u8]) -> String {
+    let digit = |n: u8| char::from_digit(u32::from(n), 16).unwrap_or_default();
+    bytes.iter().flat_map(|byte| [digit(byte >> 4), digit(byte & 15)]).collect()
 }
 
 fn from_hex(text: &str) -> Answer<Vec<u8>> {
@@ -276,6 +318,7 @@ mod tests {
     #[test]
     fn hex_goes_both_ways_and_nothing_else_passes() {
         assert_eq!(from_hex("00ff7a").unwrap(), [0, 255, 122]);
+        assert_eq!(to_hex(&[0, 255, 122]), "00ff7a");
         assert_eq!(from_hex("").unwrap(), [0; 0]);
         for wrong in ["0", "0g", "ä", "00 1"] {
             assert!(from_hex(wrong).is_err(), "{wrong}");

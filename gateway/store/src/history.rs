@@ -224,12 +224,10 @@ impl History {
     pub(crate) fn take_meta(&mut self, at: u32, header: &FrameHeader, records: &[MetaRecord]) {
         self.received = self.received.max(header.received_at);
         self.note_own_losses(at, header);
-        for record in records {
-            if *record == MetaRecord::LossRead {
-                self.forget_own_losses();
-            }
-            Arc::make_mut(&mut self.catalogue).apply_meta(record);
+        if records.contains(&MetaRecord::LossRead) {
+            self.forget_own_losses();
         }
+        Arc::make_mut(&mut self.catalogue).apply_all(records);
         let last = header.first_lsn.plus(u64::from(header.entries)).previous();
         let durable = Durable { lsn: last, run: header.run, epoch: header.epoch, at: header.received_at };
         let state = StreamState { durable, latest: header.received_at, row: (header.received_at, 0) };

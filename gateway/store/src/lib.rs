@@ -57,12 +57,13 @@ pub use mark::{MarkStore, MemoryMark};
 pub use points::OpenPoint;
 pub use queue::Done;
 pub use read::{ReadMode, UnitRead};
-pub use settle::{AtGate, HeldUp, HeldWhat, LimitState, SettleReport, VolumeLimit};
+pub use settle::{AtGate, HeldUp, HeldWhat, LimitState, Preview, SettleReport, VolumeLimit};
 pub use status::StoreStatus;
 pub use store::{FreeSpace, Parts, Store};
 pub use tail::Durable;
 pub use usage::VolumeBytes;
 pub use verify::{
-    Finding, FindingKind, MOST_FINDINGS, Offered, Progress, Proof, Repair, Scope, VerifyReport, Watch,
+    Finding, FindingKind, MOST_FINDINGS, Offered, Progress, Proof, Repair, Scope, StoredUnit, VerifyReport,
+    Watch,
 };
 pub use wait::Waiting;

@@ -1,10 +1,11 @@
 //! Where the high-water mark ([`gateway_journal::Mark`]) and the copy of the manifest are kept.
 
-use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
+use std::{fs, io};
 
 use tap_disk::{Durability, SameDir, SlottedFile, small_file};
+use tracing::warn;
 
 use crate::sync::lock;
 
@@ -24,7 +25,12 @@ pub trait MarkStore: Send + Sync {
 pub(crate) struct FileMark(SlottedFile);
 
 impl FileMark {
+    /// An empty file says as much as none: a disk that was full, or a copy that was cut off, leaves one.
     pub(crate) fn open(path: &Path) -> io::Result<Self> {
+        if fs::metadata(path).is_ok_and(|found| found.is_file() && found.len() == 0) {
+            warn!("{} is empty: the store goes on as if there were none, and writes it anew", path.display());
+            fs::remove_file(path)?;
+        }
         SlottedFile::open(path, gateway_journal::MARK_BYTES).map(Self)
     }
 }

@@ -25,6 +25,7 @@ mod held_times;
 mod keep;
 mod limits;
 mod plan;
+mod preview;
 mod publish;
 mod relief;
 mod rewrite;
@@ -36,6 +37,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, TryLockError};
 use std::time::{Duration, Instant};
 
+use gateway_image::Catalogue;
 use gateway_image::group::CommonMarks;
 use gateway_journal::{GroupNo, Kept, RegionPlace, RegionRange};
 use tap_block::units::count;
@@ -59,6 +61,8 @@ use keep::{Strain, Terms, points, thinned};
 pub(crate) use limits::Limits;
 pub use limits::{LimitState, VolumeLimit};
 use plan::Plan;
+pub use preview::Preview;
+pub(crate) use preview::preview;
 use publish::publish;
 use rewrite::{Rewriter, budget_for_gain, merge};
 pub(crate) use room::Pressure;
@@ -473,15 +477,18 @@ impl Shared {
     /// The barrier marks of groups that can be opened in every member; without those of a time of which every volume keeps every
     /// write, unless room is needed: then no time is such.
     fn common_marks(&self, now: WallTime, strained: bool) -> CommonMarks {
-        let (catalogue, layout) = {
-            let published = read(&self.published);
-            (Arc::clone(&published.catalogue), Arc::clone(&published.layout))
-        };
+        let catalogue = Arc::clone(&read(&self.published).catalogue);
+        self.marks_of(&catalogue, now, strained)
+    }
+
+    /// The same by the policies of this catalogue.
+    fn marks_of(&self, catalogue: &Catalogue, now: WallTime, strained: bool) -> CommonMarks {
+        let layout = Arc::clone(&read(&self.published).layout);
         let kept = &layout.kept;
         let whole = catalogue.volumes().map(|v| catalogue.rules().policy_of(v.id()).every_write).min();
         let whole = whole.filter(|_| !strained).unwrap_or_default();
         let held = |volume, lsn| kept.get(&volume).is_none_or(|k: &Kept| k.holds(lsn));
-        CommonMarks::of(&catalogue, &held, now.minus(whole))
+        CommonMarks::of(catalogue, &held, now.minus(whole))
     }
 }
 

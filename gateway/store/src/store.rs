@@ -32,12 +32,15 @@ use crate::read::{ReadMode, UnitRead};
 use crate::reserve::Reserving;
 use crate::segments::Segments;
 use crate::settle::{
-    AtGate, HeldUp, Limits, SettleReport, Settling, VolumeLimit, at_gates, at_gates_of, hold_on,
+    AtGate, HeldUp, Limits, Preview, SettleReport, Settling, VolumeLimit, at_gates, at_gates_of, hold_on,
+    preview,
 };
 use crate::sync::{lock, read};
 use crate::tail::{Durable, Published};
 use crate::usage::{self, VolumeBytes};
-use crate::verify::{self, Finding, Offered, Proof, Proving, Repair, Scope, Scrubbing, VerifyReport, Watch};
+use crate::verify::{
+    self, Finding, Offered, Proof, Proving, Repair, Scope, Scrubbing, StoredUnit, VerifyReport, Watch,
+};
 use crate::wait::{Waiters, Waiting};
 use crate::{changes, maps, recover, times};
 
@@ -503,7 +506,7 @@ impl Store {
     /// Is there such a block, as of when that was last looked at?
     #[must_use]
     pub fn is_head_wounded(&self, volume: VolumeId) -> bool {
-        self.shared.proving.head_wounds(volume).next().is_some()
+        self.shared.proving.is_head_wounded(volume)
     }
 
     /// What is left of a volume's settled history; `None` when nothing of it is settled.
@@ -516,6 +519,14 @@ impl Store {
     #[must_use]
     pub fn usage(&self) -> BTreeMap<VolumeId, VolumeBytes> {
         read(&self.shared.published).usage()
+    }
+
+    /// What setting these policies would let go. Goes through settled history: may take a while.
+    ///
+    /// # Errors
+    /// When the index cannot be read.
+    pub fn preview(&self, policies: &[MetaRecord]) -> Result<Vec<Preview>, StoreError> {
+        preview(&self.shared, policies)
     }
 
     /// Every gate of a tier, and what waits there. Goes through the kept points of volumes that have some: may take a while.
@@ -614,7 +625,19 @@ impl Store {
         block: BlockNo,
         position: Position,
     ) -> Result<Option<Vec<u8>>, StoreError> {
-        verify::stored_unit(&self.shared, volume, block, position)
+        self.stored_units(volume, &[(block, position)])?.pop().unwrap_or(Ok(None))
+    }
+
+    /// The same of several versions, each with an outcome of its own.
+    ///
+    /// # Errors
+    /// When the index cannot be read.
+    pub fn stored_units(
+        &self,
+        volume: VolumeId,
+        wanted: &[(BlockNo, Position)],
+    ) -> Result<Vec<StoredUnit>, StoreError> {
+        verify::stored_units(&self.shared, volume, wanted)
     }
 
     /// Puts damaged versions of blocks right with their stored forms from elsewhere; for each, in how many places. Those of

@@ -36,8 +36,8 @@ use crate::sync::read;
 
 pub use proofs::Proof;
 pub(crate) use proofs::Proving;
-pub use repair::{Offered, Repair};
-pub(crate) use repair::{repair, stored_unit};
+pub use repair::{Offered, Repair, StoredUnit};
+pub(crate) use repair::{repair, stored_units};
 pub(crate) use scrub::Scrubbing;
 pub(crate) use sound::is_sound;
 

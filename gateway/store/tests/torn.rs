@@ -194,6 +194,35 @@ fn without_the_index_a_copy_of_the_disk_makes_later_points_whole_and_they_stay_s
 }
 
 #[test]
+fn what_lies_behind_the_end_of_a_disk_that_became_smaller_needs_no_copy() {
+    let mut lab = Lab::new(50, tiers());
+    lab.write(60, 5);
+    let batch = lab.workload.shrink(lab.workload.size() / tap_block::BLOCK_SIZE - 2);
+    lab.append(&batch);
+    lab.more(20, 8);
+    lab.settle();
+    lab.more(40, 1);
+    lab.settle();
+    lab.store = None;
+    for no in live(&lab.disk) {
+        harm(&lab.disk, no, Harm::Delete);
+    }
+    lab.open();
+    let size = lab.workload.size();
+    let newest = |f: &Finding| f.points.unwrap().1.is_none();
+    let behind = |f: &&Finding| f.extent.unwrap().offset() >= size;
+    assert!(!blocks(lab.store(), &lab).iter().filter(behind).any(newest), "no newest point shows it");
+    for batch in [lab.workload.restart(10, Some(HopLost)), lab.workload.end_sync()] {
+        lab.append(&batch);
+    }
+    let newest = *lab.oracle.lsns().last().unwrap();
+    let image = try_image(lab.store(), lab.volume(), newest).unwrap();
+    assert!(image == lab.oracle.image_at(lab.volume(), newest));
+    assert_eq!(lab.store().head_wound(lab.workload.stream()).unwrap(), None, "whole is whole");
+    assert!(!lab.store().is_head_wounded(lab.volume()));
+}
+
+#[test]
 fn another_store_that_has_the_segment_puts_all_of_it_back() {
     let mut named = 0;
     for (n, how) in HARMS.into_iter().enumerate() {

@@ -115,9 +115,9 @@ impl Upstream {
         Ok(())
     }
 
-    /// What a hop lost is not known block by block, so the whole volume is copied again.
+    /// What is not known block by block: the whole volume is copied again.
     fn resync(&self, from: Lsn) {
-        tracing::warn!(volume = %self.volume.name(), %from, "a hop below lost records: the whole volume is copied again");
+        tracing::warn!(volume = %self.volume.name(), %from, "the whole volume is copied again, as a hop below asks: it lost records, or somebody wants it");
         let size = tap_block::BlockDevice::geometry(&*self.volume).size;
         let whole: ExtentSet = std::iter::once(Extent::between(0, size).to_blocks()).collect();
         self.volume.resync(whole);

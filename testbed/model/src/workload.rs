@@ -203,6 +203,14 @@ impl Workload {
         self.close(to)
     }
 
+    /// The volume becomes smaller by `blocks` blocks. Not while a sync runs.
+    pub fn shrink(&mut self, blocks: u64) -> Batch {
+        self.disk.truncate(self.disk.len().saturating_sub(index(blocks * BLOCK_SIZE)));
+        let mut to = self.builder();
+        to.resize(self.size());
+        self.close(to)
+    }
+
     /// Delivers every copy due and ends the sync; a batch with no entries when none runs.
     pub fn end_sync(&mut self) -> Batch {
         let mut to = self.builder();

@@ -178,6 +178,12 @@ pub(crate) fn fields(pairs: &[(&str, String)]) -> String {
     })
 }
 
+/// So many of something, with the word for more than one made by an s.
+#[must_use]
+pub(crate) fn counted(n: u64, what: &str) -> String {
+    if n == 1 { format!("1 {what}") } else { format!("{n} {what}s") }
+}
+
 /// Bytes as people read them: three digits at least, powers of 1024.
 #[must_use]
 pub(crate) fn size(bytes: u64) -> String {

@@ -86,7 +86,7 @@ struct Images {
     /// Bytes the journal may take, such as 500G; at the limit policies say what happens [default: what the disk has]
     #[arg(long, value_name = "SIZE", value_parser = crate::verbs::parse_size)]
     journal_limit: Option<u64>,
-    /// How much of the journal the scrub reads and checks each second; 0: there is none [default: 16M]
+    /// How much of the journal the scrub reads and checks each second; all of it is read every ten minutes at most; 0: there is none [default: 16M]
     #[arg(long, value_name = "SIZE", value_parser = crate::verbs::parse_size)]
     scrub_rate: Option<u64>,
     /// History that is so old, and that no image has read for two days, is compressed more (zstd over 64 KiB), which makes

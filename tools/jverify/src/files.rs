@@ -159,6 +159,12 @@ impl Files {
         }
     }
 
+    /// Does this stretch of a segment of the log lie before where the log goes on?
+    pub(crate) fn is_settled(&self, segment: SegmentId, (from, to): (u64, u64)) -> bool {
+        let through = self.settled.manifest.as_ref().map(|m| (m.through.0, u64::from(m.through.1.at)));
+        through.is_some_and(|(last, at)| segment < last || (segment == last && from < at && to <= at))
+    }
+
     /// The log's first segment that is not settled.
     fn log_from(&self) -> SegmentId {
         self.settled.manifest.as_ref().map_or(SegmentId::new(0), |m| m.through.0)
@@ -205,7 +211,8 @@ impl Head {
 }
 
 fn read_mark(path: &Path, findings: &mut Vec<Finding>) -> Result<Option<Mark>, VerifyError> {
-    if !path.exists() {
+    // A gateway goes on without it, and without one that is empty as well.
+    if fs::metadata(path).map_or(true, |found| found.len() == 0) {
         return Ok(None);
     }
     let mark = SlottedFile::open(path, MARK_BYTES).map(|file| file.load());

@@ -101,10 +101,13 @@ fn segment(report: &mut Report, id: SegmentId, path: &Path, known: &Hashed) {
         return;
     }
     let file = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
-    let detail = format!(
-        "the content of {id} is not what was entered in the ledger when it was finished, and its checksums fit: somebody \
+    let detail = match report.let_go.contains(&id.get()) {
+        true => format!("there is rot in {id}, in what is settled and no point shows any more"),
+        false => format!(
+            "the content of {id} is not what was entered in the ledger when it was finished, and its checksums fit: somebody \
          changed it, or a byte that no checksum covers"
-    );
+        ),
+    };
     report.damage.push(Finding { segment: Some(id.get()), file, from: 0, to: u64::from(known.end), detail });
 }
 

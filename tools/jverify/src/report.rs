@@ -1,5 +1,6 @@
 //! What was found, for people and for scripts.
 
+use std::collections::BTreeSet;
 use std::fmt;
 
 use serde::Serialize;
@@ -33,6 +34,9 @@ pub struct Report {
     pub volumes: Vec<VolumeReport>,
     /// What is damaged.
     pub damage: Vec<Finding>,
+    /// Segments with damage in what is settled, which nobody reads any more.
+    #[serde(skip)]
+    pub(crate) let_go: BTreeSet<u32>,
 }
 
 /// A volume in settled history.

@@ -302,7 +302,12 @@ impl<'a> Walk<'a> {
         }
     }
 
+    /// What is settled is read no more: nothing that is damaged there costs anything.
     fn damage(&mut self, segment: &Segment, (from, to): (u64, u64), detail: &str) {
+        if self.files.is_settled(segment.id, (from, to)) {
+            self.report.let_go.insert(segment.id.get());
+            return;
+        }
         let file = segment.path.file_name().unwrap_or_default().to_string_lossy().into_owned();
         let segment = Some(segment.id.get());
         self.report.damage.push(Finding { segment, file, from, to, detail: detail.to_owned() });

@@ -395,6 +395,40 @@ fn settled_history_is_checked_as_the_log_is() {
     assert!(report["damage"].to_string().contains("missing"), "{report}");
 }
 
+/// As a gateway's own verification says.
+#[test]
+fn damage_in_a_segment_of_the_log_that_is_settled_costs_nothing() {
+    let tmp = tempfile::tempdir().unwrap();
+    settled_store(tmp.path());
+    let manifest = gateway_journal::Manifest::unseal(&fs::read(tmp.path().join("SETTLED")).unwrap()).unwrap();
+    let (segment, start) = manifest.through;
+    let path = files(tmp.path()).into_iter().find(|f| segment_of(f) == Some(segment.get())).unwrap();
+    let (bytes, end) = (fs::read(&path).unwrap(), start.at as usize);
+    let at = (4096 + 64..end).find(|&at| bytes[at..at + 16].iter().all(|b| *b != 0)).unwrap();
+    write_at(&path, at as u64, &bytes[at..at + 16].iter().map(|b| b ^ 8).collect::<Vec<_>>());
+    let report = json(&jverify(tmp.path()));
+    assert_eq!(report["sound"], true, "{report}");
+    let store = small(tmp.path());
+    let walk = store.verify(gateway_store::Scope::default(), &mut |_| true).unwrap();
+    assert!(walk.findings.is_empty(), "{:?}", walk.findings);
+}
+
+#[test]
+fn an_empty_mark_is_none() {
+    let tmp = tempfile::tempdir().unwrap();
+    store(tmp.path(), 1);
+    let before = json(&jverify(tmp.path()));
+    fs::write(tmp.path().join("MARK"), b"").unwrap();
+    let mut without = json(&jverify(tmp.path()));
+    assert_eq!(without["sound"], true, "{without}");
+    without["torn_tail"] = before["torn_tail"].clone();
+    assert_eq!(without, before);
+    let store = small(tmp.path());
+    assert_eq!(store.catalogue().volumes().count(), 1, "it opens, and holds what it held");
+    drop(store);
+    assert!(fs::metadata(tmp.path().join("MARK")).unwrap().len() > 0);
+}
+
 #[test]
 fn a_store_of_a_newer_format_is_no_damaged_one() {
     let tmp = tempfile::tempdir().unwrap();

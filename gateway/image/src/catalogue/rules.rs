@@ -94,7 +94,7 @@ impl Rules {
     /// Takes a record in that concerns them.
     pub(super) fn apply(&mut self, record: &MetaRecord) {
         match record {
-            MetaRecord::PolicySet { volume, policy } => self.set_policy(*volume, policy.clone()),
+            MetaRecord::PolicySet { .. } => self.set_policies(std::slice::from_ref(record)),
             MetaRecord::Pinned { volume, point, note } => {
                 self.pins.insert((*volume, *point), note.clone());
             }
@@ -110,12 +110,16 @@ impl Rules {
         }
     }
 
-    fn set_policy(&mut self, volume: Option<VolumeId>, policy: Option<RetentionPolicy>) {
+    /// Gates follow from the policy before all of them to the one behind.
+    pub(super) fn set_policies(&mut self, sets: &[MetaRecord]) {
         let before = self.clone();
-        match (volume, policy) {
-            (None, policy) => self.general = policy,
-            (Some(volume), Some(policy)) => drop(self.own.insert(volume, policy)),
-            (Some(volume), None) => drop(self.own.remove(&volume)),
+        for set in sets {
+            let MetaRecord::PolicySet { volume, policy } = set else { continue };
+            match (*volume, policy.clone()) {
+                (None, policy) => self.general = policy,
+                (Some(volume), Some(policy)) => drop(self.own.insert(volume, policy)),
+                (Some(volume), None) => drop(self.own.remove(&volume)),
+            }
         }
         let mut gates = std::mem::take(&mut self.gates);
         for (&(volume, keep), mark) in &mut gates {

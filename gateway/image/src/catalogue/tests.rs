@@ -418,6 +418,30 @@ fn gate_moves(volume: VolumeId) -> Vec<MetaRecord> {
 }
 
 #[test]
+fn policies_of_one_list_count_together_for_gates_as_well() {
+    let (volume, keep) = (VolumeId::new(7), std::time::Duration::from_secs(60));
+    let plain = RetentionPolicy { tiers: Vec::new(), ..RetentionPolicy::default() };
+    let mut gated = RetentionPolicy { every_write: std::time::Duration::ZERO, ..RetentionPolicy::default() };
+    gated.tiers[0].keep = keep;
+    gated.tiers[0].before_drop =
+        Some(gateway_journal::Gate { hook: "archive".into(), deadline: std::time::Duration::from_secs(10) });
+    let set =
+        |volume, policy: &RetentionPolicy| MetaRecord::PolicySet { volume, policy: Some(policy.clone()) };
+    let mut catalogue = Catalogue::new();
+    catalogue.apply_meta(&set(None, &gated));
+    let at = WallTime::from_nanos(9);
+    let step = GateStep::Passed;
+    catalogue.apply_meta(&MetaRecord::GateMoved(GateMove { volume, keep, through: at, at, step }));
+    // The general policy becomes another one, and the volume's own what it went by.
+    let mut together = catalogue.clone();
+    together.apply_all(&[set(None, &plain), set(Some(volume), &gated)]);
+    assert_eq!(together.rules().policy_of(volume), gated);
+    assert_eq!(together.rules().gate(volume, keep).released, at, "its policy is what it was");
+    catalogue.apply_all(&[set(None, &plain)]);
+    assert_eq!(catalogue.rules().gate(volume, keep).released, WallTime::EPOCH);
+}
+
+#[test]
 fn what_a_gate_let_go_and_what_it_is_at_survives_its_bytes() {
     let (volume, keep) = (VolumeId::new(7), std::time::Duration::from_secs);
     let mut catalogue = Catalogue::new();

@@ -188,6 +188,13 @@ impl Volume {
         then.map_or(0, |(_, &size)| size)
     }
 
+    /// The first record from which on the disk has been too small to reach this byte; `None`: it reaches it now.
+    #[must_use]
+    pub fn beyond_end_since(&self, byte: u64) -> Option<Lsn> {
+        let small = self.sizes.iter().rev().take_while(|&(_, &size)| size <= byte);
+        small.last().map(|(&lsn, _)| lsn)
+    }
+
     /// The taps' lives, oldest first.
     #[must_use]
     pub fn runs(&self) -> &[Run] {

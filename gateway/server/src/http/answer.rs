@@ -9,7 +9,7 @@ use cx_api::paths::{self, MAX_PAGE};
 use cx_api::point::{MAX_NOTE, MAX_WAIT_SECONDS};
 use cx_api::{
     BookmarkCreate, Code, Health, HealthView, HoldCreate, ImageClone, ImageCreate, ImageView, JobId, JobView,
-    Page, PinCreate, PolicySet, Problem, RestoreCreate, Span,
+    Page, PinCreate, PoliciesApply, PolicySet, Problem, RepairsCreate, RestoreCreate, Size, Span, UnitsAsk,
 };
 use tap_block::units::{count, index};
 use tap_block::{Lsn, Name};
@@ -26,6 +26,8 @@ use super::{Api, export, guard, metrics, openapi};
 
 /// A gate's hook gets so long at least.
 const LEAST_DEADLINE: Duration = Duration::from_secs(10);
+/// A volume's history of less than a segment is nothing that could be kept to.
+const LEAST_LIMIT: u64 = 64 << 20;
 
 pub(super) type Handled = Result<Reply, Problem>;
 
@@ -125,20 +127,22 @@ async fn perform<C: Control>(
         Operation::ExportConnect => export::connect(control, segment, request).await,
         Operation::Policies => Ok(Reply::json(&Page::whole(control.policies().await?))),
         Operation::PolicySet => policy_set(control, request).await,
-        Operation::PoliciesApply => {
-            Ok(Reply::json(&Page::whole(control.policies_apply(request.json()?).await?)))
-        }
-        Operation::Timeline => Ok(Reply::json(&control.timeline(volume_name(segment)?).await?)),
+        Operation::PoliciesApply => policies_apply(control, request).await,
+        Operation::PoliciesPreview => policies_preview(control, request).await,
+        Operation::Timeline => timeline(control, segment, request).await,
         Operation::Diff => diff(control, segment, request).await,
         Operation::Pin => pin(control, segment, request).await,
         Operation::Unpin => unpin(control, segment, request).await,
         Operation::Hold => hold(control, segment, request).await,
         Operation::RestoreCreate => restore(control, request).await,
         Operation::Verify => verify(control, request).await,
+        Operation::Resync => Ok(begun(&control.resync(volume_name(segment)?).await?)),
         Operation::Verification => verification(control, segment, request).await,
         Operation::Acknowledge => acknowledge(control, segment, request).await,
         Operation::Unit => unit(control, segment, request).await,
         Operation::Repair => Ok(Reply::json(&control.repair(volume_name(segment)?, request.json()?).await?)),
+        Operation::Units => units(control, segment, request).await,
+        Operation::RepairMany => repair_many(control, segment, request).await,
         Operation::Jobs => Ok(Reply::json(&Page::whole(control.jobs().await?))),
         Operation::Job => Ok(Reply::json(&control.job(job_id(segment)?).await?)),
         Operation::JobCancel => {
@@ -175,10 +179,7 @@ async fn bookmarks<C: Control>(control: &C, segment: &str, request: &Request) ->
         return Err(invalid(format!("?limit={limit} is out of range"))
             .because(format!("a page has 1 to {MAX_PAGE} items")));
     }
-    let after = match request.number("after")? {
-        Some(raw) => Some(Lsn::new(raw).ok_or_else(|| invalid("?after= is no LSN"))?),
-        None => None,
-    };
+    let after = lsn(request, "after")?;
     // One more than asked for tells whether there is a next page.
     let mut items = control.bookmarks(volume, after, index(limit).saturating_add(1)).await?;
     let more = count(items.len()) > limit;
@@ -220,6 +221,11 @@ async fn group_bookmark<C: Control>(control: &C, segment: &str, request: &Reques
     Ok(Reply::json(&control.group_bookmark(group, body).await?).with_status(201))
 }
 
+async fn timeline<C: Control>(control: &C, segment: &str, request: &Request) -> Handled {
+    let before = lsn(request, "before")?;
+    Ok(Reply::json(&control.timeline(volume_name(segment)?, before).await?))
+}
+
 async fn diff<C: Control>(control: &C, segment: &str, request: &Request) -> Handled {
     let volume = volume_name(segment)?;
     let given = |name: &str| {
@@ -232,15 +238,41 @@ async fn diff<C: Control>(control: &C, segment: &str, request: &Request) -> Hand
 
 async fn policy_set<C: Control>(control: &C, request: &Request) -> Handled {
     let wanted: PolicySet = request.json()?;
-    let tiers = wanted.retention.iter().flat_map(|retention| &retention.tiers);
-    let gates = tiers.filter_map(|tier| tier.before_drop.as_ref());
+    check_policy(&wanted)?;
+    Ok(Reply::json(&control.policy_set(wanted).await?))
+}
+
+async fn policies_apply<C: Control>(control: &C, request: &Request) -> Handled {
+    let wanted: PoliciesApply = request.json()?;
+    wanted.policies.iter().try_for_each(check_policy)?;
+    Ok(Reply::json(&Page::whole(control.policies_apply(wanted).await?)))
+}
+
+async fn policies_preview<C: Control>(control: &C, request: &Request) -> Handled {
+    let wanted: PoliciesApply = request.json()?;
+    wanted.policies.iter().try_for_each(check_policy)?;
+    Ok(Reply::json(&Page::whole(control.policies_preview(wanted).await?)))
+}
+
+/// What nobody can mean, though it could be followed.
+fn check_policy(wanted: &PolicySet) -> Result<(), Problem> {
+    let Some(retention) = &wanted.retention else { return Ok(()) };
+    let gates = retention.tiers.iter().filter_map(|tier| tier.before_drop.as_ref());
     if let Some(gate) = gates.into_iter().find(|gate| gate.deadline.0 < LEAST_DEADLINE) {
         let least = Span(LEAST_DEADLINE).to_text();
         return Err(invalid(format!("a deadline of {} is too short", gate.deadline.to_text()))
             .because(format!("no hook hands points on in less than {least}, and then they go without it"))
             .fix(format!("give {} {least} at least; hours are usual", gate.hook)));
     }
-    Ok(Reply::json(&control.policy_set(wanted).await?))
+    if let Some(limit) = retention.limit.filter(|limit| limit.0 < LEAST_LIMIT) {
+        let least = Size(LEAST_LIMIT).to_text();
+        return Err(invalid(format!("a limit of {} is too small", limit.to_text()))
+            .because("history is let go a segment of 64MiB at a time, and its newest state always stays")
+            .fix(format!(
+                "give {least} at least, and more than the disk holds; without `limit` history takes what room there is"
+            )));
+    }
+    Ok(())
 }
 
 async fn pin<C: Control>(control: &C, segment: &str, request: &Request) -> Handled {
@@ -358,11 +390,14 @@ async fn acknowledge<C: Control>(control: &C, segment: &str, request: &Request) 
 
 /// The points from one LSN to another that are asked about.
 fn points(request: &Request) -> Result<Points, Problem> {
-    let lsn = |name: &str| match request.number(name)? {
+    Ok(Points { from: lsn(request, "from")?, to: lsn(request, "to")? })
+}
+
+fn lsn(request: &Request, name: &str) -> Result<Option<Lsn>, Problem> {
+    match request.number(name)? {
         Some(raw) => Lsn::new(raw).map(Some).ok_or_else(|| invalid(format!("?{name}= is no LSN"))),
         None => Ok(None),
-    };
-    Ok(Points { from: lsn("from")?, to: lsn("to")? })
+    }
 }
 
 async fn unit<C: Control>(control: &C, segment: &str, request: &Request) -> Handled {
@@ -373,6 +408,26 @@ async fn unit<C: Control>(control: &C, segment: &str, request: &Request) -> Hand
     };
     let (volume, offset, version) = (volume_name(segment)?, given("offset")?, given("version")?);
     Ok(Reply::json(&control.unit(volume, offset, version).await?))
+}
+
+async fn units<C: Control>(control: &C, segment: &str, request: &Request) -> Handled {
+    let (volume, wanted) = (volume_name(segment)?, request.json::<UnitsAsk>()?);
+    check_many(wanted.blocks.len())?;
+    Ok(Reply::json(&control.units(volume, wanted).await?))
+}
+
+async fn repair_many<C: Control>(control: &C, segment: &str, request: &Request) -> Handled {
+    let (volume, wanted) = (volume_name(segment)?, request.json::<RepairsCreate>()?);
+    check_many(wanted.blocks.len())?;
+    Ok(Reply::json(&control.repair_many(volume, wanted).await?))
+}
+
+fn check_many(blocks: usize) -> Result<(), Problem> {
+    if blocks <= paths::MAX_UNITS {
+        return Ok(());
+    }
+    Err(invalid(format!("{blocks} blocks are too many for one request"))
+        .fix(format!("ask for {} at most", paths::MAX_UNITS)))
 }
 
 /// 503 only when history can be neither taken nor served: restarting helps nothing that is merely degraded.

@@ -6,9 +6,10 @@ use std::path::PathBuf;
 use cx_api::{
     BookmarkCreate, BookmarkView, ConnectView, DiffView, ElapsedConfirm, ElapsedView, ExportCreate,
     ExportView, GroupPointView, GroupView, HoldCreate, HoldView, ImageClone, ImageCommit, ImageCreate,
-    ImageView, JobId, JobView, PinView, PointView, PoliciesApply, PolicySet, PolicyView, Problem,
-    RepairCreate, RepairView, SessionView, StatusView, StoreGone, StoresView, TimelineView, UnitView,
-    VerificationCreate, VerificationView, VolumeView,
+    ImageView, JobId, JobView, PinView, PointView, PoliciesApply, PolicyPreview, PolicySet, PolicyView,
+    Problem, RepairCreate, RepairView, RepairsCreate, RepairsView, SessionView, StatusView, StoreGone,
+    StoresView, TimelineView, UnitView, UnitsAsk, UnitsView, VerificationCreate, VerificationView,
+    VolumeView,
 };
 use gateway_image::Point;
 use tap_block::{Lsn, Name};
@@ -148,8 +149,18 @@ pub trait Control: Send + Sync + 'static {
     /// Sets several policies, all or none, before any history goes by them.
     fn policies_apply(&self, wanted: PoliciesApply) -> impl Future<Output = Answer<Vec<PolicyView>>> + Send;
 
-    /// What is left of a volume's history.
-    fn timeline(&self, volume: Name) -> impl Future<Output = Answer<TimelineView>> + Send;
+    /// What policies would let go, were they set.
+    fn policies_preview(
+        &self,
+        wanted: PoliciesApply,
+    ) -> impl Future<Output = Answer<Vec<PolicyPreview>>> + Send;
+
+    /// What is left of a volume's history, with the points before this one.
+    fn timeline(
+        &self,
+        volume: Name,
+        before: Option<Lsn>,
+    ) -> impl Future<Output = Answer<TimelineView>> + Send;
 
     /// What changed between two points: extents from the byte `after` on, at most `limit` of them.
     fn diff(
@@ -168,6 +179,9 @@ pub trait Control: Send + Sync + 'static {
 
     /// Holds a stretch of history until a date.
     fn hold(&self, volume: Name, wanted: HoldCreate) -> impl Future<Output = Answer<HoldView>> + Send;
+
+    /// Has the tap copy the whole disk anew.
+    fn resync(&self, volume: Name) -> impl Future<Output = Answer<JobView>> + Send;
 
     /// Starts reading and checking a volume's history.
     fn verify(&self, wanted: VerificationCreate) -> impl Future<Output = Answer<JobView>> + Send;
@@ -188,6 +202,16 @@ pub trait Control: Send + Sync + 'static {
 
     /// The stored form of a version of the block at a byte.
     fn unit(&self, volume: Name, offset: u64, version: u64) -> impl Future<Output = Answer<UnitView>> + Send;
+
+    /// The stored forms of several versions of blocks.
+    fn units(&self, volume: Name, wanted: UnitsAsk) -> impl Future<Output = Answer<UnitsView>> + Send;
+
+    /// Puts several damaged blocks right.
+    fn repair_many(
+        &self,
+        volume: Name,
+        wanted: RepairsCreate,
+    ) -> impl Future<Output = Answer<RepairsView>> + Send;
 
     /// Puts a damaged block right.
     fn repair(&self, volume: Name, wanted: RepairCreate) -> impl Future<Output = Answer<RepairView>> + Send;

@@ -61,7 +61,7 @@ async fn policy(site: &Site, deadline: Duration) {
 async fn gate(site: &Site, wanted: impl Fn(&AtGateView) -> bool) -> AtGateView {
     let start = Instant::now();
     loop {
-        let timeline = site.gateway().timeline(name("web01")).await.unwrap();
+        let timeline = site.gateway().timeline(name("web01"), None).await.unwrap();
         match timeline.gates.first() {
             Some(view) if wanted(view) => return view.clone(),
             other if start.elapsed() > LIMIT => panic!("not in time: {other:?}"),
@@ -175,7 +175,7 @@ async fn a_hook_whose_gate_is_taken_away_is_ended() {
         assert!(start.elapsed() < LIMIT, "{child} lives");
         tokio::task::yield_now().await;
     }
-    assert_eq!(site.gateway().timeline(name("web01")).await.unwrap().gates, []);
+    assert_eq!(site.gateway().timeline(name("web01"), None).await.unwrap().gates, []);
     site.handle.stop(GRACE).await;
 }
 
@@ -248,7 +248,7 @@ async fn own(site: &Site, volume: &str, deadline: Duration) {
 async fn running_hooks(site: &Site) -> usize {
     let mut running = 0;
     for n in 1..5 {
-        let timeline = site.gateway().timeline(name(&format!("web0{n}"))).await;
+        let timeline = site.gateway().timeline(name(&format!("web0{n}")), None).await;
         let gates = timeline.map(|t| t.gates).unwrap_or_default();
         running += gates.iter().filter(|g| g.state == GateState::Running).count();
     }

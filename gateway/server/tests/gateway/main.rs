@@ -15,8 +15,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use cx_api::{
-    BookmarkCreate, Code, FindingKind, HoldCreate, ImageClone, ImageCommit, ImageCreate, ImageView, JobState,
-    JobView, RepairCreate, VerificationView, VolumeState, VolumeView,
+    BookmarkCreate, Code, FindingKind, HoldCreate, ImageClone, ImageCommit, ImageCreate, ImageView, JobKind,
+    JobState, JobView, RepairCreate, VerificationView, VolumeState, VolumeView,
 };
 use cx_link::{Address, Hub, UplinkHandle};
 use cx_wire::{AskCode, Hashes, LedgerHead, Lookup, RefuseCode, Witness};
@@ -449,7 +449,7 @@ async fn a_bookmark_is_removed_for_good_unless_it_is_held() {
     assert_eq!(again.code, Code::NotFound);
     let gone = site.gateway().resolve(name("web01"), Point::Bookmark(name("gold"))).await.unwrap_err();
     assert_eq!(gone.code, Code::NotFound);
-    let timeline = site.gateway().timeline(name("web01")).await.unwrap();
+    let timeline = site.gateway().timeline(name("web01"), None).await.unwrap();
     assert!(
         timeline.pins.iter().any(|pin| pin.lsn == made.lsn && pin.note == "why"),
         "its pin is another matter"
@@ -631,6 +631,72 @@ async fn what_the_journal_lost_is_told_and_asked_for_again() {
     let early = lsn(before.get() / 2);
     let got = read(site.path("nbd.sock"), format!("web01@lsn:{}", early.get())).await.unwrap();
     assert!(got == tap.oracle().image_at(tap.volume(), early), "what lies before the damage is sound");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_lies_before_all_history_was_never_thinned_out() {
+    let tmp = tempfile::tempdir().unwrap();
+    let hub = Hub::new();
+    let handle = Gateway::start(gates::often(tmp.path(), &hub)).await.unwrap();
+    let site = Site { tmp, hub, handle };
+    let tap = Tap::of(testbed_model::Workload::blank(5, 64 << 12));
+    tap.play(|w| {
+        let mut played = vec![w.begin(), w.end_sync()];
+        played.extend((0..20).map(|_| w.batch(5)));
+        played
+    });
+    let _link = tap.connect(&site.hub, "web01");
+    site.settled("web01").await;
+    let retention = cx_api::Retention {
+        every_write: cx_api::Span(Duration::ZERO),
+        tiers: Vec::new(),
+        ..cx_api::Retention::built_in()
+    };
+    let wanted = cx_api::PolicySet { volume: None, retention: Some(retention), check: false };
+    site.gateway().policy_set(wanted).await.unwrap();
+    let start = Instant::now();
+    while site.gateway().timeline(name("web01"), None).await.unwrap().every_write_after.get() < 20 {
+        assert!(start.elapsed() < LIMIT);
+        tap.play(|w| [w.batch(5)]);
+        site.settled("web01").await;
+    }
+    let resolve = async |n| site.gateway().resolve(name("web01"), Point::Lsn(lsn(n))).await.unwrap_err();
+    let (before, thinned) = (resolve(0).await, resolve(7).await);
+    assert_eq!((before.code, thinned.code), (Code::NotSelectable, Code::NotSelectable));
+    assert!(before.cause.contains("before its first record"), "{before:?}");
+    assert!(thinned.cause.contains("kept more sparsely"), "{thinned:?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_disk_is_copied_anew_when_somebody_asks_for_it() {
+    let site = Site::new().await;
+    let (tap, link) = connected(&site, 27).await;
+    let head = site.settled("web01").await.durable_lsn;
+    let job = site.gateway().resync(name("web01")).await.unwrap();
+    assert_eq!((job.kind, job.lsn, tap.resync_from()), (JobKind::Resync, head, Some(head)));
+    let second = site.gateway().resync(name("web01")).await.unwrap_err();
+    assert!(second.code == Code::Conflict && second.correction.contains("job show 1"), "{second:?}");
+    let late = site.gateway().job_cancel(job.id).await.unwrap_err();
+    assert_eq!(late.code, Code::Conflict, "nobody calls the tap back");
+    // Nothing of the copy has come, then only its beginning.
+    tap.play(|w| [w.batch(3)]);
+    site.settled("web01").await;
+    assert_eq!(site.gateway().job(job.id).await.unwrap().state, JobState::Running);
+    tap.play(|w| [w.restart(0, Some(SyncCause::HopLost)), w.batch(3)]);
+    site.until("web01", |v| v.gaps.last().is_some_and(|gap| gap.to_lsn.is_none())).await;
+    assert_eq!(site.gateway().job(job.id).await.unwrap().state, JobState::Running);
+    tap.play(|w| [w.end_sync()]);
+    let done = site.job_done(job).await;
+    assert_eq!((done.state, done.done_bytes), (JobState::Done, done.total_bytes));
+    // A tap that starts anew before it began forgets what it was asked for.
+    let job = site.gateway().resync(name("web01")).await.unwrap();
+    tap.play(|w| [w.restart(0, None)]);
+    let ended = site.job_done(job).await;
+    let why = ended.error.unwrap();
+    assert!(why.code == Code::Conflict && why.detail.contains("cut short"), "{why:?}");
+    link.stop().await;
+    let away = site.gateway().resync(name("web01")).await.unwrap_err();
+    assert_eq!(away.code, Code::Unreachable, "{away:?}");
 }
 
 /// Wipes a part in the middle of what was written.

@@ -7,9 +7,10 @@ use cx_api::{
     BookmarkCreate, BookmarkView, Code, ConnectView, DiffView, ElapsedConfirm, ElapsedView, ExportCreate,
     ExportView, ExtentView, GapView, GroupPointView, GroupView, Health, HoldCreate, HoldView, ImageClone,
     ImageCommit, ImageCreate, ImageView, JobId, JobKind, JobState, JobView, JournalView, OtherStoreView,
-    PinView, PointView, PoliciesApply, PolicySet, PolicyView, Problem, RepairCreate, RepairView, SessionView,
-    StatusView, StoreGone, StoresView, SyncView, TimelineView, UnitView, VerificationCreate,
-    VerificationView, VolumeState, VolumeView,
+    PinView, PointView, PoliciesApply, PolicyPreview, PolicySet, PolicyView, Problem, RepairCreate,
+    RepairView, RepairedView, RepairsCreate, RepairsView, SessionView, StatusView, StoreGone, StoresView,
+    SyncView, TimelineView, UnitFound, UnitView, UnitsAsk, UnitsView, VerificationCreate, VerificationView,
+    VolumeState, VolumeView,
 };
 use gateway_image::Point;
 use gateway_server::http::{Answer, Control, ImageKey, Points};
@@ -313,7 +314,11 @@ impl Control for Fake {
         Ok(views)
     }
 
-    async fn timeline(&self, volume: Name) -> Answer<TimelineView> {
+    async fn policies_preview(&self, _: PoliciesApply) -> Answer<Vec<PolicyPreview>> {
+        Ok(vec![serde_json::from_str(include_str!("../../../../cx/api/tests/golden/preview.json")).unwrap()])
+    }
+
+    async fn timeline(&self, volume: Name, _: Option<Lsn>) -> Answer<TimelineView> {
         known(&volume)?;
         Ok(serde_json::from_str(include_str!("../../../../cx/api/tests/golden/timeline.json")).unwrap())
     }
@@ -351,6 +356,11 @@ impl Control for Fake {
         Ok(JobView { kind: JobKind::Verify, volume: wanted.volume, ..job("") })
     }
 
+    async fn resync(&self, volume: Name) -> Answer<JobView> {
+        known(&volume)?;
+        Ok(JobView { kind: JobKind::Resync, ..job("") })
+    }
+
     async fn verification(&self, volume: Name, points: Points) -> Answer<VerificationView> {
         known(&volume)?;
         let _ = points;
@@ -364,6 +374,18 @@ impl Control for Fake {
     async fn unit(&self, volume: Name, offset: u64, version: u64) -> Answer<UnitView> {
         known(&volume)?;
         Ok(UnitView { volume_id: VolumeId::new(1), unit: format!("{offset:04x}{version:04x}") })
+    }
+
+    async fn units(&self, volume: Name, wanted: UnitsAsk) -> Answer<UnitsView> {
+        known(&volume)?;
+        let found = |_| UnitFound { unit: Some("00ff".into()), error: None };
+        Ok(UnitsView { volume_id: VolumeId::new(1), units: wanted.blocks.iter().map(found).collect() })
+    }
+
+    async fn repair_many(&self, volume: Name, wanted: RepairsCreate) -> Answer<RepairsView> {
+        known(&volume)?;
+        let done = |_| RepairedView { places: Some(1), error: None };
+        Ok(RepairsView { blocks: wanted.blocks.iter().map(done).collect() })
     }
 
     async fn repair(&self, volume: Name, wanted: RepairCreate) -> Answer<RepairView> {
@@ -442,7 +464,14 @@ impl Control for Fake {
             jobs_running: 0,
             nbd_connections: 0,
             nbd: Vec::new(),
-            journal: JournalView { segments: 1, bytes: 2, free_bytes: None, records: 3, damaged: 0 },
+            journal: JournalView {
+                segments: 1,
+                bytes: 2,
+                free_bytes: None,
+                records: 3,
+                damaged: 0,
+                refused: 0,
+            },
         })
     }
 

@@ -249,6 +249,15 @@ async fn what_cannot_be_meant_is_refused_with_a_reason() {
     let short = server.post(paths::POLICIES, &[], &tier("1s")).await.problem(Code::Invalid);
     assert!(short.correction.contains("give a.sh 10s at least"), "{short:?}");
     assert_eq!(server.post(paths::POLICIES, &[], &tier("10s")).await.status, 200);
+    let limit = |limit| format!(r#"{{"retention": {{"every_write": "1h", "limit": "{limit}"}}}}"#);
+    let of_list = |set: &str| format!(r#"{{"policies": [{set}]}}"#);
+    for limit in [limit("1"), limit("63MiB")] {
+        let small = server.post(paths::POLICIES, &[], &limit).await.problem(Code::Invalid);
+        assert!(small.correction.contains("give 64MiB at least"), "{small:?}");
+        server.post(paths::POLICIES_APPLY, &[], &of_list(&limit)).await.problem(Code::Invalid);
+    }
+    server.post(paths::POLICIES_APPLY, &[], &of_list(&tier("1s"))).await.problem(Code::Invalid);
+    assert_eq!(server.post(paths::POLICIES_APPLY, &[], &of_list(&limit("64MiB"))).await.status, 200);
 }
 
 #[tokio::test]

@@ -55,6 +55,7 @@ async fn schemas_have_the_fields_of_the_types() {
         ("Image", include_str!("../../../../cx/api/tests/golden/image.json")),
         ("Policy", include_str!("../../../../cx/api/tests/golden/policy.json")),
         ("Timeline", include_str!("../../../../cx/api/tests/golden/timeline.json")),
+        ("PolicyPreview", include_str!("../../../../cx/api/tests/golden/preview.json")),
         ("Elapsed", include_str!("../../../../cx/api/tests/golden/elapsed.json")),
         ("Stores", include_str!("../../../../cx/api/tests/golden/stores.json")),
         ("Diff", include_str!("../../../../cx/api/tests/golden/diff.json")),
@@ -90,6 +91,7 @@ async fn schemas_have_the_fields_of_the_types() {
     let timeline: Value =
         serde_json::from_str(include_str!("../../../../cx/api/tests/golden/timeline.json")).unwrap();
     conforms(&document, "History", &timeline["history"]);
+    conforms(&document, "Stretch", &timeline["stretches"][0]);
     conforms(&document, "AtGate", &timeline["gates"][0]);
     conforms(&document, "Tier", &timeline["policy"]["retention"]["tiers"][0]);
     conforms(&document, "Gate", &timeline["policy"]["retention"]["tiers"][0]["before_drop"]);

@@ -3,7 +3,7 @@
 
 use gateway_journal::pack::Unpacker;
 use gateway_journal::run::decode_run;
-use gateway_journal::{GroupNo, Location, Place, RegionNo, SegmentId, Version};
+use gateway_journal::{GroupNo, Location, Place, RegionNo, RegionRange, SegmentId, Version};
 use tap_block::VolumeId;
 use tap_block::units::index;
 
@@ -75,6 +75,20 @@ impl Verifier<'_, '_> {
         step: &mut Step,
     ) -> Result<(), StoreError> {
         let layout = self.layout();
+        for generation in layout.generations.iter().filter(|g| g.settle == settle) {
+            self.hidden_in_range(stretches, (settle, generation.range), usize::MAX, step)?;
+        }
+        Ok(())
+    }
+
+    /// The same in these regions; it ends behind one with which there are so many suspects, and says where to go on.
+    pub(super) fn hidden_in_range(
+        &self,
+        stretches: &[Stretch],
+        (settle, range): (u64, RegionRange),
+        enough: usize,
+        step: &mut Step,
+    ) -> Result<Option<RegionRange>, StoreError> {
         let mut hidden = Hidden {
             shared: self.shared,
             scope: self.report.scope,
@@ -82,19 +96,18 @@ impl Verifier<'_, '_> {
             step,
             unpacker: Unpacker::default(),
         };
-        for generation in layout.generations.iter().filter(|g| g.settle == settle) {
-            let key = |(volume, region)| keys::settled(settle, volume, region);
-            let (from, to) = (key(generation.range.first), key(generation.range.last));
-            let mut outcome = Ok(());
-            self.shared.index.scan(Table::Settled, &from, &to, &mut |key, run| {
-                if let Some((volume, region)) = keys::settled_place(key) {
-                    outcome = hidden.take(volume, region, run);
-                }
-                outcome.is_ok()
-            })?;
-            outcome?;
-        }
-        Ok(())
+        let key = |(volume, region)| keys::settled(settle, volume, region);
+        let (mut outcome, mut last) = (Ok(()), None);
+        self.shared.index.scan(Table::Settled, &key(range.first), &key(range.last), &mut |key, run| {
+            if let Some((volume, region)) = keys::settled_place(key) {
+                outcome = hidden.take(volume, region, run);
+                last = (hidden.step.suspects.len() >= enough).then_some((volume, region));
+            }
+            outcome.is_ok() && last.is_none()
+        })?;
+        outcome?;
+        let next = last.and_then(RegionRange::after).filter(|next| *next <= range.last);
+        Ok(next.map(|first| RegionRange { first, ..range }))
     }
 }
 

@@ -1,9 +1,11 @@
 //! Which points show a block that is not what was written: those from its version up to the next of the same block.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
+use gateway_image::catalogue::Volume;
 use gateway_journal::{Kept, Place, RegionNo, Version};
-use tap_block::{BLOCK_SIZE, Extent, Lsn, Position, VolumeId};
+use tap_block::{BLOCK_SIZE, BlockNo, Extent, Lsn, Position, VolumeId};
 
 use super::{Finding, FindingKind, Suspect, Verifier};
 use crate::error::StoreError;
@@ -23,6 +25,7 @@ impl Verifier<'_, '_> {
     /// The findings, in the order of their regions.
     pub(super) fn judge_all(&self, suspects: Vec<Suspect>) -> Result<Vec<Finding>, StoreError> {
         let mut found = Vec::new();
+        let catalogue = Arc::clone(&read(&self.shared.published).catalogue);
         let mut by_region: BTreeMap<(VolumeId, RegionNo), Vec<Suspect>> = BTreeMap::new();
         for suspect in suspects {
             if let Some((region, _)) = RegionNo::holding(suspect.block) {
@@ -33,17 +36,23 @@ impl Verifier<'_, '_> {
             let blocks: BTreeSet<u16> =
                 suspects.iter().filter_map(|s| Some(RegionNo::holding(s.block)?.1)).collect();
             let (versions, kept) = versions(self.shared, volume, region, &blocks)?;
-            found.extend(suspects.iter().filter_map(|s| self.judged(s, &versions, &kept)));
+            let known = catalogue.volume(volume).map(|known| &**known);
+            found.extend(suspects.iter().filter_map(|s| self.judged(s, &versions, (known, &kept))));
         }
         Ok(found)
     }
 
-    fn judged(&self, suspect: &Suspect, versions: &[Version], kept: &Kept) -> Option<Finding> {
+    fn judged(
+        &self,
+        suspect: &Suspect,
+        versions: &[Version],
+        (known, kept): (Option<&Volume>, &Kept),
+    ) -> Option<Finding> {
         let Suspect { volume, block, position, at, detail } = suspect;
         let (_, within) = RegionNo::holding(*block)?;
         let here = |v: &Version| v.first == within && v.position == *position && v.place == Place::Unit(*at);
         let n = versions.iter().position(here)?;
-        let (first, last) = shown(versions, n, within)?;
+        let (first, last) = reached(known, *block, shown(versions, n, within)?)?;
         let beyond = self.report.scope.to.is_some_and(|to| first > to);
         if beyond || !is_kept(kept, first, last) {
             return None;
@@ -95,6 +104,20 @@ pub(super) fn shown(versions: &[Version], n: usize, within: u16) -> Option<(Lsn,
     let Some(next) = next else { return Some((first, None)) };
     // A copy is shown from the record on that it stands behind, as the next record is from its own.
     let last = next.lsn().previous();
+    (first <= last).then_some((first, Some(last)))
+}
+
+/// Of the points that show a block, those at which the disk reaches it: one that became smaller since has newer ones without it.
+pub(super) fn reached(
+    known: Option<&Volume>,
+    block: BlockNo,
+    (first, last): (Lsn, Option<Lsn>),
+) -> Option<(Lsn, Option<Lsn>)> {
+    let Some(since) = known.and_then(|volume| volume.beyond_end_since(block.offset())) else {
+        return Some((first, last));
+    };
+    let end = since.previous();
+    let last = last.map_or(end, |last| last.min(end));
     (first <= last).then_some((first, Some(last)))
 }
 

@@ -6,7 +6,7 @@ use std::sync::Mutex;
 
 use prost::Message;
 use tap_block::units::count;
-use tap_block::{BLOCK_SIZE, BlockNo, Extent, Lsn, Position, VolumeId, WallTime};
+use tap_block::{BlockNo, Extent, Lsn, Position, VolumeId, WallTime};
 use tracing::warn;
 use xxhash_rust::xxh3::xxh3_64;
 
@@ -88,15 +88,30 @@ impl Proving {
     }
 
     /// Blocks that the newest point showed when that was last looked at, that are damaged, and that the disk does not mend.
-    pub(crate) fn head_wounds(&self, volume: VolumeId) -> impl Iterator<Item = Finding> {
-        let unproven = lock(&self.unproven).clone();
+    pub(crate) fn head_wounds(&self, volume: VolumeId) -> Vec<Finding> {
+        self.with_head_wounds(volume, |wounds| wounds.cloned().collect())
+    }
+
+    /// Are there any?
+    pub(crate) fn is_head_wounded(&self, volume: VolumeId) -> bool {
+        self.with_head_wounds(volume, |wounds| wounds.next().is_some())
+    }
+
+    fn with_head_wounds<T>(
+        &self,
+        volume: VolumeId,
+        look: impl FnOnce(&mut dyn Iterator<Item = &Finding>) -> T,
+    ) -> T {
+        let (state, unproven) = (lock(&self.state), lock(&self.unproven));
         let of = |f: &Finding| Some((f.volume?, BlockNo::holding(f.extent?.offset()), f.position?));
         let open = |f: &Finding| f.kind == FindingKind::Block && f.over_at.is_none();
         let newest = |f: &Finding| f.points.is_some_and(|(_, last)| last.is_none());
-        let found = if unproven.is_empty() { Vec::new() } else { self.findings(volume) };
-        found
-            .into_iter()
-            .filter(move |f| open(f) && newest(f) && of(f).is_some_and(|of| unproven.contains(&of)))
+        let wounds = |f: &&Finding| {
+            f.volume == Some(volume) && open(f) && newest(f) && of(f).is_some_and(|of| unproven.contains(&of))
+        };
+        // Most of the time there is nothing to look for.
+        let all = if unproven.is_empty() { &[][..] } else { state.findings.as_slice() };
+        look(&mut all.iter().filter(wounds))
     }
 
     /// It is time for another walk through everything.
@@ -111,7 +126,10 @@ impl Proving {
     /// What a walk found that did not come to its end.
     pub(super) fn add(&self, report: &VerifyReport) {
         if !report.findings.is_empty() {
-            self.change(|proofs| proofs.add(&report.findings));
+            self.change(|proofs| {
+                proofs.unlisted.extend(report.unlisted.iter().map(|(of, n)| (*of, *n)));
+                proofs.add(&report.findings);
+            });
         }
     }
 
@@ -145,14 +163,15 @@ impl Proving {
         self.change(|proofs| proofs.findings.retain(stays));
     }
 
-    pub(super) fn repaired(&self, volume: VolumeId, block: BlockNo, position: Position, now: WallTime) {
-        let at = Extent::between(block.offset(), block.offset() + BLOCK_SIZE);
+    /// These versions of blocks of a volume are as they should be; of none, nothing is written.
+    pub(super) fn repaired(&self, volume: VolumeId, versions: &BTreeSet<(BlockNo, Position)>, now: WallTime) {
+        let of = |f: &Finding| Some((BlockNo::holding(f.extent?.offset()), f.position?));
+        let here = |f: &Finding| f.volume == Some(volume) && of(f).is_some_and(|of| versions.contains(&of));
+        if versions.is_empty() {
+            return;
+        }
         self.change(|proofs| {
-            let mut findings = proofs.findings.iter_mut();
-            let here = |f: &&mut Finding| {
-                (f.volume, f.extent, f.position) == (Some(volume), Some(at), Some(position))
-            };
-            if let Some(finding) = findings.find(here) {
+            for finding in proofs.findings.iter_mut().filter(|f| here(f)) {
                 finding.over_at.get_or_insert(now);
             }
         });
@@ -161,6 +180,7 @@ impl Proving {
     fn change(&self, change: impl FnOnce(&mut Proofs)) {
         let mut state = lock(&self.state);
         change(&mut state);
+        forget_oldest(&mut state.findings);
         if let Err(e) = self.store.store(&state.encode()) {
             warn!("what was verified cannot be noted on the disk, it is known until the next start: {e}");
         }
@@ -194,10 +214,10 @@ impl Proofs {
                 old.over_at = Some(now);
             }
         }
-        self.add(&report.findings);
         let scope = report.scope;
         self.unlisted.retain(|of, _| !of.map_or(scope.volume.is_none(), |of| scope.has(of)));
         self.unlisted.extend(report.unlisted.iter().map(|(of, n)| (*of, *n)));
+        self.add(&report.findings);
         // What is not known in full is no proof.
         if scope.to.is_some() || !report.unlisted.is_empty() {
             return;
@@ -214,30 +234,54 @@ impl Proofs {
         }
     }
 
-    /// What was found is known from here on, as it was found last; what was put right since is not.
+    /// What was found is known from here on, as it was found last; what was put right since is not. What is over takes no room from
+    /// what is not: there is as much for each.
     fn add(&mut self, findings: &[Finding]) {
         let mut known: BTreeMap<Key, usize> = BTreeMap::new();
         let mut listed: BTreeMap<Option<VolumeId>, usize> = BTreeMap::new();
         for (n, old) in self.findings.iter().enumerate() {
             known.insert(old.key(), n);
-            *listed.entry(old.volume).or_default() += 1;
+            *listed.entry(old.volume).or_default() += usize::from(old.over_at.is_none());
         }
         for found in findings {
             match known.get(&found.key()).and_then(|n| self.findings.get_mut(*n)) {
                 Some(old) if old.over_at.is_some_and(|over| over >= found.found_at) => {}
-                Some(old) => *old = Finding { found_at: old.found_at, ..found.clone() },
-                None => {
+                Some(old) if old.over_at.is_none() => {
+                    *old = Finding { found_at: old.found_at, ..found.clone() };
+                }
+                again => {
                     let listed = listed.entry(found.volume).or_default();
                     *listed += 1;
                     if *listed > MOST_FINDINGS {
                         *self.unlisted.entry(found.volume).or_default() += 1;
-                        continue;
+                    } else if let Some(old) = again {
+                        *old = Finding { found_at: old.found_at, ..found.clone() };
+                    } else {
+                        known.insert(found.key(), self.findings.len());
+                        self.findings.push(found.clone());
                     }
-                    known.insert(found.key(), self.findings.len());
-                    self.findings.push(found.clone());
                 }
             }
         }
+    }
+}
+
+/// Of what is over the oldest go, beyond [`MOST_FINDINGS`] of a volume: it would grow without an end.
+fn forget_oldest(findings: &mut Vec<Finding>) {
+    let mut over: BTreeMap<Option<VolumeId>, Vec<WallTime>> = BTreeMap::new();
+    for finding in findings.iter() {
+        over.entry(finding.volume).or_default().extend(finding.over_at);
+    }
+    over.retain(|_, times| times.len() > MOST_FINDINGS);
+    for (volume, mut times) in over {
+        times.sort_unstable();
+        let mut spare = times.len() - MOST_FINDINGS;
+        let last = times.get(spare - 1).copied();
+        findings.retain(|f| {
+            let goes = spare > 0 && f.volume == volume && f.over_at.is_some() && f.over_at <= last;
+            spare -= usize::from(goes);
+            !goes
+        });
     }
 }
 
@@ -420,6 +464,8 @@ fn finding_in(twin: PFinding) -> Option<Finding> {
 
 #[cfg(test)]
 mod tests {
+    use tap_block::BLOCK_SIZE;
+
     use super::*;
     use crate::mark::MemoryMark;
     use crate::verify::Scope;
@@ -451,6 +497,10 @@ mod tests {
         VerifyReport { scope, begun, through, frames: 0, blocks: 0, bytes: 0, findings, unlisted, walked }
     }
 
+    fn position(lsn: u64) -> Position {
+        Position::record(Lsn::new(lsn).unwrap())
+    }
+
     fn open(proofs: &Proving) -> usize {
         proofs.findings(VOLUME).iter().filter(|f| f.over_at.is_none()).count()
     }
@@ -463,12 +513,7 @@ mod tests {
         proofs.take(&report(whole, vec![finding(1, 4), finding(2, 5)]), WallTime::from_nanos(6));
         proofs.acknowledge(VOLUME, |_| true);
         assert_eq!(open(&proofs), 2, "what is damaged cannot be waved away");
-        proofs.repaired(
-            VOLUME,
-            BlockNo::new(1),
-            Position::record(Lsn::new(4).unwrap()),
-            WallTime::from_nanos(7),
-        );
+        proofs.repaired(VOLUME, &[(BlockNo::new(1), position(4))].into(), WallTime::from_nanos(7));
         // Another program: everything is still known.
         let proofs = Proving::new(Box::new(disk));
         assert_eq!((open(&proofs), proofs.findings(VOLUME).len()), (1, 2));
@@ -510,12 +555,7 @@ mod tests {
             WallTime::from_nanos(6),
             "nor is its proof the newer one"
         );
-        proofs.repaired(
-            VOLUME,
-            BlockNo::new(1),
-            Position::record(Lsn::new(4).unwrap()),
-            WallTime::from_nanos(10),
-        );
+        proofs.repaired(VOLUME, &[(BlockNo::new(1), position(4))].into(), WallTime::from_nanos(10));
         proofs.take(&report(Scope::default(), vec![finding(1, 4)]), WallTime::from_nanos(11));
         assert_eq!(open(&proofs), 0, "it was seen before it was repaired");
     }
@@ -534,6 +574,32 @@ mod tests {
         let many = (0..count(MOST_FINDINGS) + 5).map(|n| finding(n, 4)).collect();
         proofs.add(&report(Scope::default(), many));
         assert_eq!((proofs.findings(VOLUME).len(), proofs.unlisted(VOLUME)), (MOST_FINDINGS, 5));
+    }
+
+    #[test]
+    fn what_is_over_takes_no_room_from_new_damage() {
+        let (proofs, most) = (Proving::new(Box::new(MemoryMark::default())), count(MOST_FINDINGS));
+        let many = |from: u64| (from..from + most).map(|n| finding(n, 4)).collect::<Vec<_>>();
+        proofs.take(&report(Scope::default(), many(0)), WallTime::from_nanos(6));
+        proofs.repaired(
+            VOLUME,
+            &(0..most).map(|n| (BlockNo::new(n), position(4))).collect(),
+            WallTime::from_nanos(7),
+        );
+        assert_eq!(open(&proofs), 0);
+        let late = |f: Finding| Finding { found_at: WallTime::from_nanos(8), ..f };
+        let again = vec![late(finding(most + 1, 4)), late(finding(3, 4))];
+        proofs.take(&report(Scope::default(), again), WallTime::from_nanos(9));
+        assert_eq!((open(&proofs), proofs.unlisted(VOLUME)), (2, 0), "a new one, and one that is back");
+        // What is over is not kept without an end, either; the oldest goes.
+        proofs.take(
+            &report(Scope::default(), many(2 * most).into_iter().map(late).collect()),
+            WallTime::from_nanos(10),
+        );
+        let all = (most..3 * most).map(|n| (BlockNo::new(n), position(4))).collect();
+        proofs.repaired(VOLUME, &all, WallTime::from_nanos(11));
+        assert_eq!(proofs.findings(VOLUME).len(), MOST_FINDINGS);
+        assert!(proofs.findings(VOLUME).iter().all(|f| f.over_at >= Some(WallTime::from_nanos(10))));
     }
 
     #[test]

@@ -7,7 +7,7 @@
 //! anew elsewhere, with its region.
 
 use gateway_journal::pack::{PackHead, Unpacker, content_sum};
-use gateway_journal::{Location, Place, RegionNo};
+use gateway_journal::{Location, Place, RegionNo, SegmentId, Version};
 use tap_block::stored::{UNIT, pack, unpack};
 use tap_block::units::index;
 use tap_block::{BlockNo, Position, VolumeId};
@@ -36,17 +36,25 @@ pub enum Offered {
     Content,
 }
 
-/// The stored form of a version; `None` when there is none of it here.
+/// A version's stored form, if it is here.
+pub type StoredUnit = Result<Option<Vec<u8>>, StoreError>;
+
+/// The stored forms of versions; `None` where there is none of it here. Each that is damaged, or cannot be read, is an error of its
+/// own.
 ///
 /// # Errors
-/// When it is damaged, or cannot be read.
-pub(crate) fn stored_unit(
+/// When the index cannot be read.
+pub(crate) fn stored_units(
     shared: &Shared,
     volume: VolumeId,
-    block: BlockNo,
-    position: Position,
-) -> Result<Option<Vec<u8>>, StoreError> {
-    let places = places(shared, volume, block, position)?;
+    wanted: &[(BlockNo, Position)],
+) -> Result<Vec<StoredUnit>, StoreError> {
+    let places = Places::of(shared, volume, wanted.iter().map(|(block, _)| *block))?;
+    let of = |&(block, position): &(BlockNo, Position)| unit_at(shared, block, places.at(block, position));
+    Ok(wanted.iter().map(of).collect())
+}
+
+fn unit_at(shared: &Shared, block: BlockNo, places: Vec<Location>) -> StoredUnit {
     let mut bad = None;
     // Of equal positions the one delivered last is read.
     for at in places.into_iter().rev() {
@@ -58,6 +66,35 @@ pub(crate) fn stored_unit(
         }
     }
     bad.map_or(Ok(None), |why| Err(StoreError::Damaged(format!("block {}: {why}", block.get()))))
+}
+
+/// Where versions of some blocks lie: looked up a region at a time.
+struct Places(BTreeMap<RegionNo, Vec<Version>>);
+
+impl Places {
+    fn of(
+        shared: &Shared,
+        volume: VolumeId,
+        blocks: impl Iterator<Item = BlockNo>,
+    ) -> Result<Self, StoreError> {
+        let mut wanted = BTreeMap::<RegionNo, BTreeSet<u16>>::new();
+        for (region, within) in blocks.filter_map(RegionNo::holding) {
+            wanted.entry(region).or_default().insert(within);
+        }
+        let look = |(region, blocks)| Ok((region, versions(shared, volume, region, &blocks)?.0));
+        wanted.into_iter().map(look).collect::<Result<_, StoreError>>().map(Self)
+    }
+
+    fn at(&self, block: BlockNo, position: Position) -> Vec<Location> {
+        let Some((region, within)) = RegionNo::holding(block) else { return Vec::new() };
+        let versions = self.0.get(&region).into_iter().flatten();
+        let here = versions.filter(|v| v.first == within && v.position == position);
+        let units = here.filter_map(|v| match v.place {
+            Place::Unit(at) => Some(at),
+            Place::Zero => None,
+        });
+        units.collect()
+    }
 }
 
 /// A version of a block from elsewhere.
@@ -96,8 +133,14 @@ pub(crate) fn repair(
     // As long as no pass is made no file is given back.
     let mut still = shared.settling.still(PATIENCE).ok_or(StoreError::Busy)?;
     let (mut outcomes, mut of_region) = (Vec::new(), BTreeMap::<RegionNo, Vec<Packed>>::new());
+    let (places, mut written) = (Places::of(shared, volume, repairs.iter().map(|r| r.block))?, Vec::new());
+    shared.bookkeeping.before_repair();
     for (no, repair) in repairs.iter().enumerate() {
-        outcomes.push(mend_units(shared, volume, repair, offered).map(|(put, places, content)| {
+        let mut here = Vec::new();
+        let places = places.at(repair.block, repair.position);
+        let mended = mend_units(shared, places, repair, offered, &mut here);
+        written.extend(here.into_iter().map(|put| (no, put)));
+        outcomes.push(mended.map(|(put, places, content)| {
             let region = RegionNo::holding(repair.block).filter(|_| !places.is_empty());
             if let Some((region, _)) = region {
                 of_region.entry(region).or_default().push(Packed { no, places, content });
@@ -105,6 +148,8 @@ pub(crate) fn repair(
             put
         }));
     }
+    settle_on_disk(&written, repairs, &mut outcomes);
+    shared.bookkeeping.after_repair();
     for (region, packed) in of_region {
         for (no, outcome) in mend_packs(shared, &mut still, (volume, region), repairs, packed) {
             if let Some(of_all) = outcomes.get_mut(no) {
@@ -116,25 +161,25 @@ pub(crate) fn repair(
         if offered == Offered::Content && matches!(outcome, Err(StoreError::Invalid(_))) {
             shared.proving.note_unproven((volume, repair.block, repair.position));
         }
-        if outcome.is_ok() {
-            shared.proving.repaired(volume, repair.block, repair.position, shared.age.now());
-        }
     }
+    let put = repairs.iter().zip(&outcomes).filter(|(_, outcome)| outcome.is_ok());
+    let put: BTreeSet<_> = put.map(|(repair, _)| (repair.block, repair.position)).collect();
+    shared.proving.repaired(volume, &put, shared.age.now());
     Ok(outcomes)
 }
 
-/// Puts a version right where it lies by itself; in how many places, and where it lies in damaged packs.
+/// Puts a version right where it lies by itself, not durably yet; in how many places, and where it lies in damaged packs.
 fn mend_units(
     shared: &Shared,
-    volume: VolumeId,
+    places: Vec<Location>,
     Repair { block, position, unit }: &Repair,
     offered: Offered,
+    written: &mut Vec<(Arc<SegmentFile>, Location)>,
 ) -> Result<(usize, Vec<Location>, Vec<u8>), StoreError> {
     let (block, position) = (*block, *position);
     let mut content = vec![0; UNIT];
     unpack(block, unit, &mut content)
         .map_err(|e| StoreError::Invalid(format!("the block offered is not sound: {e}")))?;
-    let places = places(shared, volume, block, position)?;
     if places.is_empty() {
         return Err(StoreError::Invalid(format!(
             "nothing is kept of block {} as of {position:?}",
@@ -157,10 +202,8 @@ fn mend_units(
         if offered == Offered::Content && !is_what_stood(&file, at, unit) {
             return Err(another_version());
         }
-        shared.bookkeeping.before_repair();
-        let put = put(&file, block, at, unit);
-        shared.bookkeeping.after_repair();
-        put?;
+        file.write_at(u64::from(at.offset), &[IoSlice::new(unit)])?;
+        written.push((file, at));
         repaired += 1;
     }
     Ok((repaired, packs, content))
@@ -168,22 +211,6 @@ fn mend_units(
 
 fn another_version() -> StoreError {
     StoreError::Invalid("the disk holds another version of the block by now".to_owned())
-}
-
-fn places(
-    shared: &Shared,
-    volume: VolumeId,
-    block: BlockNo,
-    position: Position,
-) -> Result<Vec<Location>, StoreError> {
-    let Some((region, within)) = RegionNo::holding(block) else { return Ok(Vec::new()) };
-    let (versions, _) = versions(shared, volume, region, &BTreeSet::from([within]))?;
-    let here = versions.iter().filter(|v| v.first == within && v.position == position);
-    let units = here.filter_map(|v| match v.place {
-        Place::Unit(at) => Some(at),
-        Place::Zero => None,
-    });
-    Ok(units.collect())
 }
 
 /// A pack is compressed as a whole, so the region is written anew with what is offered in place of the damaged members.
@@ -218,7 +245,8 @@ fn mend_packs(
 
 /// Is the version sound wherever it lies now?
 fn check_whole(shared: &Shared, volume: VolumeId, repair: &Repair) -> Result<(), StoreError> {
-    for at in places(shared, volume, repair.block, repair.position)? {
+    let places = Places::of(shared, volume, std::iter::once(repair.block))?;
+    for at in places.at(repair.block, repair.position) {
         let Some(file) = shared.segments.file(at.segment)? else { continue };
         sound(&file, repair.block, at)?.map_err(|why| {
             StoreError::Io(format!("block {} cannot be put right: {why}", repair.block.get()))
@@ -273,12 +301,23 @@ fn check_length(unit: &[u8], at: Location) -> Result<(), StoreError> {
     Err(StoreError::Invalid(text))
 }
 
-fn put(file: &Arc<SegmentFile>, block: BlockNo, at: Location, unit: &[u8]) -> Result<(), StoreError> {
-    file.write_at(u64::from(at.offset), &[IoSlice::new(unit)])?;
-    file.sync()?;
-    file.drop_cache()?;
-    match sound(file, block, at)? {
-        Ok(_) => Ok(()),
-        Err(why) => Err(StoreError::Io(format!("block {} cannot be put right: {why}", block.get()))),
+/// Makes durable what was written for each of the repairs, each file once, and reads it from the disk again.
+fn settle_on_disk(
+    written: &[(usize, (Arc<SegmentFile>, Location))],
+    repairs: &[Repair],
+    outcomes: &mut [Outcome],
+) {
+    let mut files: BTreeMap<SegmentId, Result<(), StoreError>> = BTreeMap::new();
+    for (no, (file, at)) in written {
+        let on_disk = files.entry(at.segment).or_insert_with(|| {
+            file.sync()?;
+            Ok(file.drop_cache()?)
+        });
+        let Some((repair, outcome)) = repairs.get(*no).zip(outcomes.get_mut(*no)) else { continue };
+        let failed = |why| StoreError::Io(format!("block {} cannot be put right: {why}", repair.block.get()));
+        let there = on_disk.clone().and_then(|()| sound(file, repair.block, *at)?.map_err(failed));
+        if let Err(e) = there {
+            *outcome = Err(e);
+        }
     }
 }

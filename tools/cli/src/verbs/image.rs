@@ -242,7 +242,8 @@ async fn commit(context: &Context, image: &str, name: Name) -> Result<()> {
 }
 
 /// Begins a job with an image's copy and follows it; it has ended well when this returns.
-async fn watched(
+/// Begins a job and looks at it until it ends; one that does not end well is a failure.
+pub(super) async fn watched(
     context: &Context,
     path: &str,
     body: &(impl serde::Serialize + Sync),

@@ -7,8 +7,8 @@ use std::time::Duration;
 use clap::{Args, Subcommand};
 use cx_api::json::Text as _;
 use cx_api::{
-    GateView, GroupView, HoldCreate, HoldView, Page, PoliciesApply, PolicySet, PolicySource, PolicyView,
-    Retention, Span, TierView, TimelineView, VolumeView, WhenFull, paths,
+    GateView, GroupView, HoldCreate, HoldView, KeptView, Page, PoliciesApply, PolicyPreview, PolicySet,
+    PolicySource, PolicyView, Retention, Span, TierView, TimelineView, VolumeView, WhenFull, paths,
 };
 use serde::{Deserialize, Serialize};
 use tap_block::{Name, WallTime};
@@ -31,6 +31,15 @@ enum PolicyCommand {
     Ls,
     /// Sets the policies that a file names: [general], [group.NAME] for each member of a group, [volume.NAME] for one of its own
     Apply {
+        /// A TOML file; - reads standard input
+        #[arg(short, long, value_name = "FILE")]
+        file: PathBuf,
+        /// Only says what would go: nothing is set
+        #[arg(long)]
+        dry_run: bool,
+    },
+    /// Says what the policies of a file would let go, and sets nothing
+    Preview {
         /// A TOML file; - reads standard input
         #[arg(short, long, value_name = "FILE")]
         file: PathBuf,
@@ -70,7 +79,10 @@ pub(super) async fn run(args: PolicyArgs) -> Result<()> {
     let context = Context::new(&args.globals)?;
     let policies: Vec<PolicyView> = match args.command {
         PolicyCommand::Ls => context.all(paths::POLICIES).await?,
-        PolicyCommand::Apply { file } => apply(&context, &read(&file)?).await?,
+        PolicyCommand::Preview { file } | PolicyCommand::Apply { file, dry_run: true } => {
+            return preview(&context, &read(&file)?).await;
+        }
+        PolicyCommand::Apply { file, .. } => apply(&context, &read(&file)?).await?,
         PolicyCommand::Reset { volume: None, general: false } => {
             return Err(Failure::usage(
                 "give a volume, or --general for the policy of all that have none of their own",
@@ -150,16 +162,53 @@ const NO_GATE: &str = r#"only a tier has `before_drop`: write it into one of `ti
 async fn apply(context: &Context, text: &str) -> Result<Vec<PolicyView>> {
     let policies = sets(context, parse(text)?).await?;
     // What goes sooner is said before anything is set.
-    let checked: Page<PolicyView> = context
-        .client
-        .post(paths::POLICIES_APPLY, &PoliciesApply { policies: policies.clone(), check: true })
-        .await?;
-    for (set, now) in policies.iter().zip(&checked.items) {
-        say(&comes_to(set, &now.retention));
-    }
+    compare(context, &policies).await?;
     let wanted = PoliciesApply { policies, check: false };
     let set: Page<PolicyView> = context.client.post(paths::POLICIES_APPLY, &wanted).await?;
     Ok(set.items)
+}
+
+/// Says what the policies come to, and what goes sooner than by those in force.
+async fn compare(context: &Context, policies: &[PolicySet]) -> Result<()> {
+    let wanted = PoliciesApply { policies: policies.to_vec(), check: true };
+    let checked: Page<PolicyView> = context.client.post(paths::POLICIES_APPLY, &wanted).await?;
+    for (set, now) in policies.iter().zip(&checked.items) {
+        say(&comes_to(set, &now.retention));
+    }
+    Ok(())
+}
+
+/// Nothing is set.
+async fn preview(context: &Context, text: &str) -> Result<()> {
+    let policies = sets(context, parse(text)?).await?;
+    compare(context, &policies).await?;
+    let wanted = PoliciesApply { policies, check: true };
+    let found: Page<PolicyPreview> = context.client.post(paths::POLICIES_PREVIEW, &wanted).await?;
+    if context.json() {
+        return print_json(&found.items);
+    }
+    if found.items.is_empty() {
+        return print("no volume's policy would change\n");
+    }
+    let rows: Vec<_> = found.items.iter().map(preview_row).collect();
+    let header = ["VOLUME", "POINTS", "GO AT ONCE", "FROM", "TO", "FREES", "LOG THINNED OUT", "ABOVE LIMIT"];
+    print(&output::table(header, &rows))
+}
+
+fn preview_row(p: &PolicyPreview) -> [String; 8] {
+    let kept =
+        |point: Option<KeptView>| output::or_dash(point.map(|p| format!("lsn:{} {}", p.lsn.get(), p.time)));
+    let about = if p.is_estimate { "about " } else { "" };
+    [
+        p.volume.to_string(),
+        p.point_count.to_string(),
+        p.goes.to_string(),
+        kept(p.first),
+        kept(p.last),
+        format!("{about}{}", output::size(p.freed_bytes)),
+        output::size(p.log_bytes),
+        output::size(p.over_limit_bytes),
+    ]
 }
 
 /// A volume goes by the general policy again, or all that have none of their own by the built-in one.

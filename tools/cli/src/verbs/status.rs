@@ -1,7 +1,7 @@
 //! `chronogate status`.
 
 use clap::Args;
-use cx_api::{StatusView, paths};
+use cx_api::{JournalView, StatusView, paths};
 
 use super::{Context, Globals, Result, volume};
 use crate::output::{self, or_dash, print, print_json};
@@ -42,13 +42,7 @@ fn summary(status: &StatusView) -> String {
                 or_dash(journal.free_bytes.map(output::size))
             ),
         ),
-        (
-            "damaged",
-            match journal.damaged {
-                0 => "none".to_owned(),
-                n => format!("{n} places: their reads are refused"),
-            },
-        ),
+        ("damaged", damaged(journal)),
     ]);
     for reason in &status.reasons {
         text.push_str(&format!("! {}\n", output::printable(reason)));
@@ -58,9 +52,35 @@ fn summary(status: &StatusView) -> String {
     text
 }
 
+/// How many places, and what that costs.
+fn damaged(journal: &JournalView) -> String {
+    let (all, refused) = (journal.damaged, journal.refused.min(journal.damaged));
+    let places = output::counted(all, "place");
+    match (all, refused) {
+        (0, _) => "none".to_owned(),
+        (_, 0) => format!("{places}, and no read is refused for that"),
+        (1, _) => format!("{places}: its reads are refused"),
+        (_, refused) if refused == all => format!("{places}: their reads are refused"),
+        (_, refused) => format!("{places}: reads of {refused} of them are refused"),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn damage_is_told_with_what_it_costs() {
+        let said = |damaged, refused| {
+            let (segments, bytes, free_bytes, records) = (1, 2, None, 3);
+            super::damaged(&JournalView { segments, bytes, free_bytes, records, damaged, refused })
+        };
+        assert_eq!(said(0, 0), "none");
+        assert_eq!(said(1, 0), "1 place, and no read is refused for that");
+        assert_eq!(said(1, 1), "1 place: its reads are refused");
+        assert_eq!(said(3, 1), "3 places: reads of 1 of them are refused");
+        assert_eq!(said(3, 3), "3 places: their reads are refused");
+    }
 
     #[test]
     fn what_is_wrong_stands_above_the_volumes() {

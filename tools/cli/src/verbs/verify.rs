@@ -7,15 +7,17 @@ use std::collections::BTreeMap;
 
 use clap::Args;
 use cx_api::{
-    ExitStatus, FindingKind, FindingView, JobState, JobView, PointView, RepairCreate, RepairView, UnitView,
-    VerificationCreate, VerificationView, paths,
+    ExitStatus, ExtentView, FindingKind, FindingView, JobState, JobView, PointView, Problem, RepairOf,
+    RepairedView, RepairsCreate, RepairsView, UnitFound, UnitsAsk, UnitsView, VerificationCreate,
+    VerificationView, VersionAt, VolumeView, paths,
 };
-use tap_block::{Lsn, Name};
+use tap_block::{BLOCK_SIZE, Lsn, Name};
+use tokio::signal::unix::Signal;
 
 use super::job::{follow, interrupts};
 use super::{Context, Globals, Result};
 use crate::client::Client;
-use crate::output::{self, Failure, or_dash, print, print_json, say};
+use crate::output::{self, Failure, Progress, or_dash, print, print_json, say};
 
 /// Of `verify`.
 #[derive(Debug, Args)]
@@ -45,23 +47,18 @@ pub(super) async fn run(args: VerifyArgs) -> Result<()> {
     let range =
         Range { from: at(&context, volume, args.from).await?, to: at(&context, volume, args.to).await? };
     range.check()?;
+    if let Some(source) = &source {
+        check_source(&context, source, volume).await?;
+    }
     let body = VerificationCreate { volume: volume.clone(), to: range.to.map(point) };
     let mut interrupts = interrupts()?;
-    let job: JobView = context.client.post(paths::VERIFICATIONS, &body).await.map_err(could_not)?;
-    let ended =
-        follow(&context, job, format!("verifying {volume}"), &mut interrupts).await.map_err(could_not)?;
-    check_ended(&ended)?;
-    let mut found = look(&context, volume, range).await?;
-    if let Some(source) = source {
-        // The list may be longer than what is shown of it.
-        loop {
-            let before = found.open;
-            repair(&context, &source, volume, &found).await?;
-            found = look(&context, volume, range).await?;
-            if found.open >= before {
-                break;
-            }
-        }
+    let mut found = verified(&context, &body, range, &mut interrupts).await?;
+    while let Some(source) = &source
+        && repair_all(&context, source, range, &mut found).await?
+        && found.open > 0
+    {
+        // There were more than are listed: the next walk lists them.
+        found = verified(&context, &body, range, &mut interrupts).await?;
     }
     let printed = if context.json() { print_json(&found) } else { print(&summary(&found)) };
     printed.map_err(could_not)?;
@@ -73,6 +70,40 @@ pub(super) async fn run(args: VerifyArgs) -> Result<()> {
             .map_err(could_not)?;
     }
     if found.open + found.over == 0 { Ok(()) } else { Err(damaged(&found)) }
+}
+
+/// What is known once the history has been read.
+async fn verified(
+    context: &Context,
+    body: &VerificationCreate,
+    range: Range,
+    interrupts: &mut Signal,
+) -> Result<VerificationView> {
+    let job: JobView = context.client.post(paths::VERIFICATIONS, body).await.map_err(could_not)?;
+    let title = format!("verifying {}", body.volume);
+    let ended = follow(context, job, title, interrupts).await.map_err(could_not)?;
+    check_ended(&ended)?;
+    look(context, &body.volume, range).await
+}
+
+/// Puts right what is listed, until nothing more of it can be; did any of it come right?
+async fn repair_all(
+    context: &Context,
+    source: &Client,
+    range: Range,
+    found: &mut VerificationView,
+) -> Result<bool> {
+    let (volume, begun) = (found.volume.clone(), found.open);
+    let mut repairing = Repairing::new(&volume, begun);
+    loop {
+        let before = found.open;
+        let left = repairing.listed(context, source, found).await?;
+        *found = look(context, &volume, range).await?;
+        if found.open >= before || found.open == 0 {
+            repairing.tell(&left);
+            return Ok(found.open < begun);
+        }
+    }
 }
 
 /// The points that are asked for.
@@ -128,38 +159,137 @@ async fn look(context: &Context, volume: &Name, range: Range) -> Result<Verifica
     context.client.get(&path).await.map_err(could_not)
 }
 
-/// Puts right what can be; what cannot is said once for all blocks of which the same is true, and stays listed.
-async fn repair(context: &Context, source: &Client, volume: &Name, found: &VerificationView) -> Result<()> {
-    let blocks = found.findings.iter().filter(|f| f.kind == FindingKind::Block && f.over.is_none());
-    let (mut repaired, mut left) = (0u64, BTreeMap::<String, Stretches>::new());
-    for finding in blocks {
-        let Some((extent, version)) = finding.extent.zip(finding.version) else { continue };
-        let path = paths::unit(volume.as_str(), extent.offset, version);
-        let outcome = match source.get::<UnitView>(&path).await {
-            Ok(UnitView { volume_id, unit }) => {
-                let body = RepairCreate { volume_id, offset: extent.offset, version, unit };
-                context.client.post::<_, RepairView>(&paths::repairs(volume.as_str()), &body).await
-            }
-            Err(failure) => Err(failure),
+/// Is it a gateway that has this volume, and not one of the same name? Asked before anything is read.
+async fn check_source(context: &Context, source: &Client, volume: &Name) -> Result<()> {
+    let path = paths::volume(volume.as_str());
+    let ours: VolumeView = context.client.get(&path).await.map_err(could_not)?;
+    let theirs = source.get::<VolumeView>(&path).await.map_err(|mut failure| {
+        failure.what = format!("--repair-from: {}", failure.what);
+        could_not(failure)
+    })?;
+    if ours.id == theirs.id {
+        return Ok(());
+    }
+    let what = format!("--repair-from: {volume} is another volume there ({}, not {})", theirs.id, ours.id);
+    Err(Failure::usage(what).fix("name a gateway that the same tap sends to"))
+}
+
+/// A block to put right.
+type Wanted = (ExtentView, VersionAt);
+
+/// Blocks that are put right.
+struct Repairing {
+    volume: Name,
+    repaired: u64,
+    all: u64,
+    progress: Progress,
+}
+
+/// Of which blocks this is true, as it is said.
+type Left = BTreeMap<String, Stretches>;
+
+impl Repairing {
+    fn new(volume: &Name, all: u64) -> Self {
+        let progress = Progress::new(format!("repairing {volume}"));
+        Self { volume: volume.clone(), repaired: 0, all, progress }
+    }
+
+    /// Puts right what can be of what is listed; what cannot stays listed.
+    async fn listed(&mut self, context: &Context, source: &Client, found: &VerificationView) -> Result<Left> {
+        let blocks = found.findings.iter().filter(|f| f.kind == FindingKind::Block && f.over.is_none());
+        let at = |f: &FindingView| {
+            let (extent, version) = f.extent.zip(f.version)?;
+            Some((extent, VersionAt { offset: extent.offset, version }))
         };
-        match outcome {
-            Ok(_) => repaired += 1,
-            Err(failure) if failure.exit == ExitStatus::Unreachable => return Err(could_not(failure)),
-            Err(failure) => {
-                let text = failure.lines();
+        let (wanted, mut left): (Vec<Wanted>, Left) = (blocks.filter_map(at).collect(), Left::new());
+        for some in wanted.chunks(paths::MAX_UNITS) {
+            let outcomes = repair_some(context, source, &self.volume, some).await?;
+            for ((extent, _), outcome) in some.iter().zip(outcomes) {
+                let Err(failure) = outcome else {
+                    self.repaired += 1;
+                    continue;
+                };
                 // What is said of a block names it.
-                let why = text.replace(&format!("byte {}", extent.offset), "these bytes");
+                let why = failure.lines().replace(&format!("byte {}", extent.offset), "these bytes");
                 left.entry(why).or_default().add(extent.offset, extent.length);
+            }
+            self.progress.at(self.repaired * BLOCK_SIZE, self.all * BLOCK_SIZE);
+        }
+        Ok(left)
+    }
+
+    /// What is not put right is said once for all blocks of which the same is true.
+    fn tell(&mut self, left: &Left) {
+        self.progress.clear();
+        if self.repaired > 0 {
+            say(&format!("repaired: {}\n", output::counted(self.repaired, "block")));
+        }
+        for (why, stretches) in left {
+            say(&format!("not repaired: {}: {why}", stretches.text()));
+        }
+    }
+}
+
+/// What becomes of some of them; a gateway that cannot be reached ends it.
+async fn repair_some(
+    context: &Context,
+    source: &Client,
+    volume: &Name,
+    some: &[Wanted],
+) -> Result<Vec<Result<()>>> {
+    let ask = UnitsAsk { blocks: some.iter().map(|(_, at)| *at).collect() };
+    let given: UnitsView = source.post(&paths::units(volume.as_str()), &ask).await.map_err(could_not)?;
+    let mut outcomes: Vec<Result<()>> = Vec::new();
+    let (mut blocks, mut asked) = (Vec::new(), Vec::new());
+    for (n, ((_, at), found)) in some.iter().zip(given.units).enumerate() {
+        let &VersionAt { offset, version } = at;
+        match found {
+            UnitFound { unit: Some(unit), .. } => {
+                blocks.push(RepairOf { offset, version, unit });
+                asked.push(n);
+                // Until it is told.
+                outcomes.push(Err(refusal(None)));
+            }
+            UnitFound { error, .. } => outcomes.push(Err(refusal(error))),
+        }
+    }
+    let mut told = Vec::new();
+    for blocks in fitting(blocks) {
+        let body = RepairsCreate { volume_id: given.volume_id, blocks };
+        let path = paths::repairs_of_many(volume.as_str());
+        let done: RepairsView = context.client.post(&path, &body).await.map_err(could_not)?;
+        told.extend(done.blocks);
+    }
+    for (n, RepairedView { places, error }) in asked.into_iter().zip(told) {
+        if let Some(outcome) = outcomes.get_mut(n) {
+            *outcome = places.map(drop).ok_or_else(|| refusal(error));
+        }
+    }
+    Ok(outcomes)
+}
+
+/// As many at a time as fit into a body.
+fn fitting(blocks: Vec<RepairOf>) -> Vec<Vec<RepairOf>> {
+    /// What stands around a unit in JSON, at most.
+    const AROUND: usize = 128;
+    let most = usize::try_from(paths::MAX_BODY).unwrap_or(usize::MAX) - AROUND;
+    let (mut all, mut bytes): (Vec<Vec<RepairOf>>, usize) = (Vec::new(), usize::MAX);
+    for block in blocks {
+        let more = block.unit.len() + AROUND;
+        bytes = bytes.saturating_add(more);
+        match all.last_mut().filter(|_| bytes <= most) {
+            Some(last) => last.push(block),
+            None => {
+                bytes = more;
+                all.push(vec![block]);
             }
         }
     }
-    if repaired > 0 {
-        say(&format!("{repaired} blocks are repaired"));
-    }
-    for (why, stretches) in &left {
-        say(&format!("not repaired: {}: {why}", stretches.text()));
-    }
-    Ok(())
+    all
+}
+
+fn refusal(problem: Option<Problem>) -> Failure {
+    problem.map_or_else(|| Failure::internal("a gateway does not say what became of a block"), Failure::from)
 }
 
 /// Stretches of a volume, neighbours as one.
@@ -194,19 +324,23 @@ impl Stretches {
 fn damaged(found: &VerificationView) -> Failure {
     let (open, over) = (found.open, found.over);
     if open == 0 {
-        return Failure::new(ExitStatus::Error, format!("{over} findings of {} are over", found.volume))
+        return Failure::new(ExitStatus::Error, over_text(over, &found.volume))
             .fix("say --acknowledge when you have read of them");
     }
     let doubted = |f: &&FindingView| matches!(f.kind, FindingKind::Altered | FindingKind::Ledger);
     if found.findings.iter().filter(|f| f.over.is_none()).all(|f| doubted(&f)) {
-        let text = format!("{} may not be what was written: {open} findings", found.volume);
+        let text =
+            format!("{} may not be what was written: {}", found.volume, output::counted(open, "finding"));
         return Failure::new(ExitStatus::Error, text)
             .because("the ledger and what is stored contradict each other; no read is refused for it")
             .fix(
                 "compare with another gateway's history, and find out who could write to this gateway's disk",
             );
     }
-    let failure = Failure::new(ExitStatus::Error, format!("{} is damaged: {open} findings", found.volume));
+    let failure = Failure::new(
+        ExitStatus::Error,
+        format!("{} is damaged: {}", found.volume, output::counted(open, "finding")),
+    );
     let listed = || found.findings.iter().filter(|f| f.over.is_none());
     // Which blocks were written by records that are lost nobody knows.
     if listed().any(|f| f.extent.is_none() && f.from_lsn.is_some()) {
@@ -225,9 +359,17 @@ fn damaged(found: &VerificationView) -> Failure {
              itself while its tap is connected",
         )
         .fix(
-            "say --repair-from URL if another gateway has the volume; where the newest point needs them, the tap is asked for a copy \
-             of the whole disk by itself, and points after it are whole",
+            format!(
+                "say --repair-from URL if another gateway has the volume; where the newest point needs them, the tap is asked for a \
+                 copy of the whole disk by itself, and points after it are whole (`chronogate volume resync {}` asks for one at once)",
+                found.volume
+            ),
         )
+}
+
+fn over_text(over: u64, volume: &Name) -> String {
+    let are = if over == 1 { "is" } else { "are" };
+    format!("{} of {volume} {are} over", output::counted(over, "finding"))
 }
 
 fn summary(found: &VerificationView) -> String {
@@ -299,6 +441,8 @@ fn row(f: &FindingView) -> [String; 8] {
 
 #[cfg(test)]
 mod tests {
+    use tap_block::units::count;
+
     use super::*;
 
     fn golden() -> VerificationView {
@@ -337,6 +481,25 @@ mod tests {
             stretches.text(),
             "8 versions of blocks in bytes 0..8192, 40960..45056, 81920..86016, 122880..126976 and 2 more stretches"
         );
+    }
+
+    #[test]
+    fn a_request_holds_as_many_blocks_as_fit() {
+        let block = |length: usize| RepairOf { offset: 1 << 40, version: 1 << 54, unit: "f".repeat(length) };
+        let all: Vec<RepairOf> = (0..400).map(|n| block(if n % 2 == 0 { 8224 } else { 80 })).collect();
+        let parts = fitting(all.clone());
+        assert_eq!(parts.concat(), all);
+        let bytes = |blocks: &Vec<RepairOf>| {
+            let body =
+                RepairsCreate { volume_id: tap_block::VolumeId::new(u64::MAX), blocks: blocks.clone() };
+            count(serde_json::to_string(&body).unwrap().len())
+        };
+        assert!(
+            parts.iter().all(|part| bytes(part) <= paths::MAX_BODY) && parts.len() < 9,
+            "{}",
+            parts.len()
+        );
+        assert_eq!(fitting(Vec::new()).len(), 0);
     }
 
     #[test]

@@ -2,10 +2,10 @@
 
 use clap::{Args, Subcommand};
 use cx_api::{
-    AtGateView, ClockView, DiffView, GapView, HistoryView, KeptView, LimitState, LimitView, TimelineView,
-    VolumeView, paths,
+    AtGateView, ClockView, DiffView, GapView, HistoryView, KeptView, LimitState, LimitView, StretchView,
+    TimelineView, VolumeView, paths,
 };
-use tap_block::{Clock as _, Name, WallTime};
+use tap_block::{Clock as _, Lsn, Name, WallTime};
 use tap_disk::RealClock;
 
 use super::{Context, Globals, Result};
@@ -33,6 +33,9 @@ enum VolumeCommand {
     Timeline {
         /// Its name
         volume: Name,
+        /// With -o json: the thousand points before this LSN, not the newest
+        #[arg(long, value_name = "LSN", value_parser = lsn)]
+        before: Option<Lsn>,
     },
     /// Lists the stretches that were written between two POINTs
     Diff {
@@ -44,6 +47,11 @@ enum VolumeCommand {
         /// Another one
         #[arg(value_name = "TO", allow_hyphen_values = true)]
         to: String,
+    },
+    /// Has its tap copy the whole disk anew, so that later points owe nothing to earlier history; no point meanwhile opens
+    Resync {
+        /// Its name
+        volume: Name,
     },
 }
 
@@ -58,12 +66,23 @@ pub(super) async fn run(args: VolumeArgs) -> Result<()> {
             let volume: VolumeView = context.client.get(&paths::volume(volume.as_str())).await?;
             if context.json() { print_json(&volume) } else { print(&details(&volume)) }
         }
-        VolumeCommand::Timeline { volume } => {
-            let timeline: TimelineView = context.client.get(&paths::timeline(volume.as_str())).await?;
+        VolumeCommand::Timeline { volume, before } => {
+            let path = match before {
+                Some(before) => paths::timeline_before(volume.as_str(), before),
+                None => paths::timeline(volume.as_str()),
+            };
+            let timeline: TimelineView = context.client.get(&path).await?;
             if context.json() { print_json(&timeline) } else { print(&timeline_text(&timeline)) }
         }
         VolumeCommand::Diff { volume, from, to } => diff(&context, &volume, &from, &to).await,
+        VolumeCommand::Resync { volume } => resync(&context, &volume).await,
     }
+}
+
+/// `8` or `lsn:8`.
+fn lsn(text: &str) -> std::result::Result<Lsn, String> {
+    let number = text.strip_prefix("lsn:").unwrap_or(text).parse().ok();
+    number.and_then(Lsn::new).ok_or_else(|| format!("{text:?} is no LSN: write it as 8 or lsn:8"))
 }
 
 fn clock_text(clock: &ClockView) -> String {
@@ -74,6 +93,16 @@ fn clock_text(clock: &ClockView) -> String {
     format!(
         "clock set back at lsn:{lsn}: times from {from} to {to} went by twice, and mean the second time\n"
     )
+}
+
+async fn resync(context: &Context, volume: &Name) -> Result<()> {
+    let title = format!("copying {volume} anew");
+    let job = super::image::watched(context, &paths::resync(volume.as_str()), &(), title).await?;
+    if context.json() {
+        return Ok(());
+    }
+    let size = output::size(job.total_bytes);
+    print(&format!("copied {volume} anew ({size}): points from here on owe nothing to what came before\n"))
 }
 
 /// Every page as one.
@@ -151,13 +180,36 @@ fn timeline_text(timeline: &TimelineView) -> String {
         text.push('\n');
         text.push_str(&gaps(&timeline.gaps));
     }
-    if !timeline.points.is_empty() {
-        let rows: Vec<_> =
-            timeline.points.iter().map(|p| [p.lsn.get().to_string(), p.time.to_string()]).collect();
+    if !timeline.stretches.is_empty() {
         text.push('\n');
-        text.push_str(&output::table(["POINT", "TIME"], &rows));
+        text.push_str(&stretches(&timeline.stretches));
     }
     text
+}
+
+/// A line for each stretch of points at one distance.
+fn stretches(all: &[StretchView]) -> String {
+    let row = |s: &StretchView| {
+        if s.points == 1 {
+            return [s.first.lsn.get().to_string(), s.first.time.to_string(), "1".to_owned(), String::new()];
+        }
+        let apart = s.last.time.since(s.first.time).as_secs_f64()
+            / f64::from(u32::try_from(s.points - 1).unwrap_or(u32::MAX));
+        let how = if s.every_write {
+            "every write".to_owned()
+        } else {
+            format!("one each {}", output::seconds(apart))
+        };
+        let (first, last) = (s.first.lsn.get(), s.last.lsn.get());
+        [
+            format!("{first}..{last}"),
+            format!("{} .. {}", s.first.time, s.last.time),
+            s.points.to_string(),
+            how,
+        ]
+    };
+    let rows: Vec<_> = all.iter().map(row).collect();
+    output::table(["POINT", "TIME", "POINTS", ""], &rows)
 }
 
 /// One line each.

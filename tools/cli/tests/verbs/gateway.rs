@@ -8,9 +8,10 @@ use cx_api::{
     BookmarkCreate, BookmarkView, Code, ConnectView, DiffView, ElapsedConfirm, ElapsedView, ExportCreate,
     ExportView, ExtentView, GroupPointView, GroupView, Health, HoldCreate, HoldView, ImageClone, ImageCommit,
     ImageCreate, ImageView, JobId, JobKind, JobState, JobView, JournalView, OtherStoreView, PinView,
-    PointView, PoliciesApply, PolicySet, PolicyView, Problem, RepairCreate, RepairView, SessionView,
-    StatusView, StoreGone, StoresView, SyncView, TimelineView, UnitView, VerificationCreate,
-    VerificationView, VolumeState, VolumeView,
+    PointView, PoliciesApply, PolicyPreview, PolicySet, PolicyView, Problem, RepairCreate, RepairOf,
+    RepairView, RepairedView, RepairsCreate, RepairsView, SessionView, StatusView, StoreGone, StoresView,
+    SyncView, TimelineView, UnitFound, UnitView, UnitsAsk, UnitsView, VerificationCreate, VerificationView,
+    VersionAt, VolumeState, VolumeView,
 };
 use gateway_server::http::{Answer, ApiConfig, ApiHandle, Control, ImageKey, Point, Points, start};
 use tap_block::{Consistency, Lsn, Name, SyncCause, VolumeId, WallTime};
@@ -397,7 +398,12 @@ impl Control for Gateway {
         Ok(views)
     }
 
-    async fn timeline(&self, volume: Name) -> Answer<TimelineView> {
+    async fn policies_preview(&self, wanted: PoliciesApply) -> Answer<Vec<PolicyPreview>> {
+        self.ask(format!("preview {}", wanted.policies.len()));
+        Ok(vec![serde_json::from_str(include_str!("../../../../cx/api/tests/golden/preview.json")).unwrap()])
+    }
+
+    async fn timeline(&self, volume: Name, _: Option<Lsn>) -> Answer<TimelineView> {
         self.known(&volume)?;
         Ok(serde_json::from_str(include_str!("../../../../cx/api/tests/golden/timeline.json")).unwrap())
     }
@@ -437,6 +443,12 @@ impl Control for Gateway {
         Ok(self.begin(JobKind::Verify, wanted.volume, String::new()))
     }
 
+    async fn resync(&self, volume: Name) -> Answer<JobView> {
+        self.known(&volume)?;
+        self.ask("resync");
+        Ok(self.begin(JobKind::Resync, volume, String::new()))
+    }
+
     async fn verification(&self, volume: Name, points: Points) -> Answer<VerificationView> {
         self.known(&volume)?;
         self.ask(format!("verification {:?} {:?}", points.from, points.to));
@@ -455,6 +467,21 @@ impl Control for Gateway {
     async fn unit(&self, volume: Name, offset: u64, version: u64) -> Answer<UnitView> {
         self.known(&volume)?;
         Ok(UnitView { volume_id: VolumeId::new(1), unit: format!("{offset:04x}{version:04x}") })
+    }
+
+    async fn units(&self, volume: Name, wanted: UnitsAsk) -> Answer<UnitsView> {
+        self.known(&volume)?;
+        self.ask(format!("units {}", wanted.blocks.len()));
+        let unit = |at: &VersionAt| Some(format!("{:04x}{:04x}", at.offset, at.version));
+        let found = |at: &VersionAt| UnitFound { unit: unit(at), error: None };
+        Ok(UnitsView { volume_id: VolumeId::new(1), units: wanted.blocks.iter().map(found).collect() })
+    }
+
+    async fn repair_many(&self, volume: Name, wanted: RepairsCreate) -> Answer<RepairsView> {
+        self.known(&volume)?;
+        wanted.blocks.iter().for_each(|b| self.ask(format!("repair {} {} {}", b.offset, b.version, b.unit)));
+        let done = |b: &RepairOf| RepairedView { places: Some(b.version), error: None };
+        Ok(RepairsView { blocks: wanted.blocks.iter().map(done).collect() })
     }
 
     async fn repair(&self, volume: Name, wanted: RepairCreate) -> Answer<RepairView> {
@@ -543,7 +570,14 @@ impl Control for Gateway {
             jobs_running: 0,
             nbd_connections: 0,
             nbd: Vec::new(),
-            journal: JournalView { segments: 1, bytes: 2, free_bytes: None, records: 3, damaged: 0 },
+            journal: JournalView {
+                segments: 1,
+                bytes: 2,
+                free_bytes: None,
+                records: 3,
+                damaged: 0,
+                refused: 0,
+            },
         })
     }
 }

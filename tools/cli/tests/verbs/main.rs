@@ -488,6 +488,38 @@ async fn a_commit_says_where_the_volume_is_used() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn what_policies_would_let_go_is_told_and_nothing_is_set() {
+    let server = Server::new().await;
+    let tmp = tempfile::tempdir().unwrap();
+    let file = tmp.path().join("retention.toml");
+    std::fs::write(&file, "[general]\nevery_write = \"1h\"\n").unwrap();
+    let file = file.to_str().unwrap();
+    for words in [&["policy", "preview", "-f", file][..], &["policy", "apply", "--dry-run", "-f", file]] {
+        server.gateway.asked.lock().unwrap().clear();
+        let output = run(&server.url(), words);
+        assert!(stderr(&output).contains("sooner than now"), "{}", stderr(&output));
+        let said = stdout(&output);
+        assert!(said.contains("web01   900     820") && said.contains("1 GiB"), "{said}");
+        let asked = server.gateway.asked.lock().unwrap().clone();
+        assert_eq!(asked.iter().filter(|a| *a == "preview 1").count(), 1, "{asked:?}");
+        assert!(!asked.iter().any(|a| a.starts_with("policies")), "{asked:?}");
+    }
+    assert_eq!(json(&server, &["policy", "preview", "-f", file])[0]["goes"], 820);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_disk_is_copied_anew_on_demand() {
+    let server = Server::new().await;
+    let said = text(&server, &["volume", "resync", "web01"]);
+    assert!(said.starts_with("copied web01 anew ("), "{said}");
+    assert_eq!(*server.gateway.asked.lock().unwrap(), ["resync"]);
+    let job = json(&server, &["volume", "resync", "web01"]);
+    assert_eq!((&job["kind"], &job["state"]), (&"resync".into(), &"done".into()));
+    assert_eq!(failure(&server.url(), &["volume", "resync", "away"]).0, Some(6));
+    assert_eq!(failure(&server.url(), &["volume", "resync", "db"]).0, Some(3));
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn verify_ends_with_one_only_for_damage() {
     let server = Server::new().await;
     let url = server.url();
@@ -495,7 +527,7 @@ async fn verify_ends_with_one_only_for_damage() {
     let (said, listed) = (stderr(&output), stdout(&output));
     assert_eq!(output.status.code(), Some(1), "{said}");
     assert!(listed.contains("block   4096..8192"), "{listed}");
-    assert!(said.contains("web01 is damaged: 1 findings"), "{said}");
+    assert!(said.contains("web01 is damaged: 1 finding\n"), "{said}");
     let asked = std::mem::take(&mut *server.gateway.asked.lock().unwrap());
     let looked = "verification Some(lsn:7) Some(lsn:8)";
     assert_eq!(asked, ["resolve b7", "resolve lsn:8", "verify to Some(\"lsn:8\")", looked]);
@@ -522,6 +554,19 @@ async fn verify_carries_blocks_from_one_gateway_to_another() {
     let asked = server.gateway.asked.lock().unwrap().clone();
     let repairs = asked.iter().filter(|a| *a == "repair 4096 84 10000054").count();
     assert_eq!(repairs, 1, "{asked:?}");
+    assert_eq!(*other.gateway.asked.lock().unwrap(), ["units 1"]);
+    // Another gateway is looked at before anything else, also when nothing is to be put right.
+    server.gateway.sound.store(true, Ordering::SeqCst);
+    server.gateway.asked.lock().unwrap().clear();
+    for (wrong, exit) in [("foo", 6), ("http://127.0.0.1:1", 6), ("ftp://a", 2)] {
+        let (code, said) = failure(&server.url(), &["verify", "web01", "--repair-from", wrong]);
+        assert_eq!(code, Some(exit), "{wrong}: {said}");
+    }
+    assert_eq!(*server.gateway.asked.lock().unwrap(), Vec::<String>::new());
+    assert_eq!(
+        run(&server.url(), &["verify", "web01", "--repair-from", &other.url()]).status.code(),
+        Some(0)
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
