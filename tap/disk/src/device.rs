@@ -10,7 +10,7 @@ mod status;
 mod zero;
 
 use std::fs::File;
-use std::io;
+use std::io::{self, IoSlice};
 use std::os::unix::fs::FileExt;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -96,6 +96,19 @@ impl FileDevice {
     /// What the operating system says.
     pub fn identity(&self) -> io::Result<FileIdentity> {
         FileIdentity::of(&self.disk.file)
+    }
+
+    /// Writes these pieces one behind the other, on the calling thread; `pieces` is used up. What is written when it fails nobody
+    /// knows.
+    ///
+    /// # Errors
+    /// As of [`Op::Write`].
+    pub fn write_all_at(&self, offset: u64, pieces: &mut [IoSlice<'_>]) -> Result<(), DeviceError> {
+        let length = pieces.iter().map(|piece| count(piece.len())).sum();
+        let extent = Extent::between(offset, offset.saturating_add(length));
+        // Whatever may be trimmed may be written.
+        self.disk.geometry.admit(&Op::Trim { extent, fua: false })?;
+        self.disk.write_pieces(offset, pieces)
     }
 
     fn read(&self, extent: Extent, ticket: Ticket) {
@@ -185,6 +198,22 @@ impl Disk {
     fn write(&self, offset: u64, data: &[u8]) -> Result<(), DeviceError> {
         self.refuse_if_shrunk()?;
         self.file.write_all_at(data, offset).map_err(|e| self.failed("write", &e))
+    }
+
+    fn write_pieces(&self, mut offset: u64, mut pieces: &mut [IoSlice<'_>]) -> Result<(), DeviceError> {
+        self.refuse_if_shrunk()?;
+        while !pieces.is_empty() {
+            match rustix::io::pwritev(&self.file, pieces, offset) {
+                Ok(0) => return Err(self.failed("write", &io::ErrorKind::WriteZero.into())),
+                Ok(written) => {
+                    offset += count(written);
+                    IoSlice::advance_slices(&mut pieces, written);
+                }
+                Err(Errno::INTR) => {}
+                Err(e) => return Err(self.failed("write", &e.into())),
+            }
+        }
+        Ok(())
     }
 
     /// As much as the page cache gives without waiting.
