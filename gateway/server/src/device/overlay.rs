@@ -30,6 +30,8 @@ use super::workers::Workers;
 /// Room in the data file for content that was replaced and waits for the next flush: a quarter of the quota, within bounds. Half
 /// of it used up makes a flush happen. It takes no space before it is used, and where there is little a flush comes sooner.
 const SLACK: std::ops::RangeInclusive<u64> = 256 << 20..=4 << 30;
+/// A write of so much is done by a worker, while the connection takes what comes next from its client.
+const LARGE: usize = 256 << 10;
 /// Zeroed on a disk between two looks at whether that is still wanted.
 const ZEROED_AT_ONCE: u64 = 64 << 20;
 /// Changed blocks looked at for one question of what is written.
@@ -193,7 +195,7 @@ impl OverlayDevice {
                 Ok(Some(data)) => Ok(Ok(data)),
                 Err(e) => Ok(Err(e)),
             },
-            Op::Write { offset, data, fua: false } if !self.layers.is_slack() => {
+            Op::Write { offset, data, fua: false } if data.len() < LARGE && !self.layers.is_slack() => {
                 match self.layers.write(*offset, data, ReadMode::Cached) {
                     Ok(false) => Err(op),
                     // A flush makes some.
