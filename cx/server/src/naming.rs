@@ -30,6 +30,9 @@ impl Naming {
 
     /// What the gateway is given for `batch`.
     pub(crate) fn name(&self, batch: Arc<Batch>) -> Arc<Batch> {
+        if let Some(size) = batch.entries.iter().rev().find_map(|e| resized(&e.action)) {
+            self.hello.lock().unwrap_or_else(PoisonError::into_inner).size = size;
+        }
         if !self.nameless.load(Ordering::Acquire) {
             return batch;
         }
@@ -59,10 +62,43 @@ impl Naming {
     }
 }
 
+/// What the tap greeted with is older than this.
+const fn resized(action: &Action) -> Option<u64> {
+    if let Action::Resize { size, .. } = action { Some(*size) } else { None }
+}
+
 fn announced(action: &Action) -> Option<SyncCause> {
     let Action::Mark(marker) = action else { return None };
     match marker.as_ref() {
         Marker::SyncStart { cause: cause @ SyncCause::HopLost } => Some(*cause),
         _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tap_block::WallTime;
+    use testbed_model::BatchBuilder;
+
+    use super::*;
+    use crate::tap::tests::hello;
+
+    #[test]
+    fn a_gateway_that_comes_in_late_is_told_the_size_that_the_disk_has_by_then() {
+        let naming = Naming::new(Arc::new(Mutex::new(hello(7, 1, 1))));
+        let whose = hello(7, 1, 1);
+        let batch = |lsn| {
+            let first = Lsn::new(lsn).unwrap();
+            BatchBuilder::new(whose.stream, whose.volume, whose.run, first, WallTime::EPOCH)
+        };
+        let (mut grown, mut lost) = (batch(2), batch(3));
+        grown.resize(2 << 30);
+        lost.mark(Marker::SyncStart { cause: SyncCause::HopLost });
+        naming.nameless.store(false, Ordering::Release);
+        naming.name(Arc::new(grown.build()));
+        naming.nameless.store(true, Ordering::Release);
+        let named = naming.name(Arc::new(lost.build()));
+        let Action::Mark(start) = &named.entries[0].action else { panic!("{named:?}") };
+        assert!(matches!(&**start, Marker::RunStart(run) if run.size == 2 << 30), "{start:?}");
     }
 }

@@ -23,7 +23,7 @@ use tap_block::units::count;
 use tap_block::{BLOCK_SIZE, BlockNo, Extent, ExtentSet};
 use thiserror::Error;
 
-pub use log::{LogError, Scan, encode_group, scan};
+pub use log::{LogError, Scan, encode_group, group_len, scan};
 pub use recent::{LogPlace, Recent, Said, unrecorded};
 
 /// A block-sized place in the data file.
@@ -140,6 +140,49 @@ pub struct Overlay {
     /// Sealed slots replaced since then.
     replaced: Vec<SlotNo>,
     quota_blocks: u64,
+    /// Slots lent for blocks that have none.
+    growing: u64,
+}
+
+/// A slot lent for the new content of a block. Nobody else gets it, and unless it is the block's own nobody reads it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Loan {
+    block: BlockNo,
+    slot: SlotNo,
+    kind: Lent,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Lent {
+    /// What the block has now is overwritten.
+    Own,
+    /// The block has one already.
+    Another,
+    /// The block has none.
+    First,
+}
+
+impl Loan {
+    /// For `block`, which has this slot now; which it is comes later if not that.
+    fn of(block: BlockNo, has: Option<&Slot>) -> Self {
+        match has {
+            Some(slot) if !slot.sealed => Self { block, slot: slot.no, kind: Lent::Own },
+            Some(slot) => Self { block, slot: slot.no, kind: Lent::Another },
+            None => Self { block, slot: SlotNo(0), kind: Lent::First },
+        }
+    }
+
+    /// Where the content goes.
+    #[must_use]
+    pub const fn slot(&self) -> SlotNo {
+        self.slot
+    }
+
+    /// Does the content replace one that is read from the same place?
+    #[must_use]
+    pub fn is_in_place(&self) -> bool {
+        self.kind == Lent::Own
+    }
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -161,6 +204,7 @@ impl Overlay {
             dirty: ExtentSet::new(),
             replaced: Vec::new(),
             quota_blocks: quota / BLOCK_SIZE,
+            growing: 0,
         }
     }
 
@@ -220,51 +264,90 @@ impl Overlay {
         both.filter_map(move |(e, is_zero)| Some((e.intersection(extent)?, is_zero)))
     }
 
-    /// Is there room to write all of `extent`?
+    /// Is there room to write all of `extent`, and all that slots are lent for?
     ///
     /// # Errors
     /// [`QuotaReached`]; nothing is changed.
     pub fn admit(&self, extent: Extent) -> Result<(), QuotaReached> {
         let held = count(self.slots_within(extent.to_blocks()).count());
         let new = extent.block_count().saturating_sub(held);
-        match count(self.slots.len()).saturating_add(new) <= self.quota_blocks {
+        let used = count(self.slots.len()).saturating_add(self.growing);
+        match new == 0 || used.saturating_add(new) <= self.quota_blocks {
             true => Ok(()),
             false => Err(QuotaReached { quota: self.quota_blocks * BLOCK_SIZE }),
         }
     }
 
-    /// Bytes by which the data file grows when `blocks` get content that is not zero.
-    pub fn growth(&self, blocks: impl Iterator<Item = BlockNo>) -> u64 {
-        let wanted = blocks.filter(|block| self.slots.get(block).is_none_or(|slot| slot.sealed)).count();
+    /// Slots for the new content of these blocks, which come in ascending order: a block's own while that is not sealed, else
+    /// another. Once written, [`Overlay::map`] them, or give them back with [`Overlay::unused`].
+    pub fn slots_for(&mut self, blocks: &[BlockNo]) -> Vec<Loan> {
+        let mut loans: Vec<Loan> =
+            walk(&self.slots, blocks).map(|(block, slot)| Loan::of(block, slot)).collect();
+        let wanted = loans.iter().filter(|loan| loan.kind != Lent::Own).count();
+        self.growing += count(loans.iter().filter(|loan| loan.kind == Lent::First).count());
+        let mut others = self.take_free(wanted).into_iter();
+        for loan in loans.iter_mut().filter(|loan| loan.kind != Lent::Own) {
+            loan.slot = others.next().unwrap_or_else(|| {
+                self.next += 1;
+                SlotNo(self.next - 1)
+            });
+        }
+        loans
+    }
+
+    /// Bytes by which the data file grows when these slots are written.
+    #[must_use]
+    pub fn growth(&self, blocks: &[BlockNo]) -> u64 {
+        let wanted =
+            walk(&self.slots, blocks).filter(|(_, slot)| slot.is_none_or(|slot| slot.sealed)).count();
         count(wanted.saturating_sub(self.free.len())) * BLOCK_SIZE
     }
 
-    /// The slot that the new content of `block` is to be written to: its own while that is not sealed, else
-    /// another. Once written, [`Overlay::map`] it, or give it back with [`Overlay::unused`].
-    pub fn slot_for(&mut self, block: BlockNo) -> SlotNo {
-        match self.slots.get(&block) {
-            Some(slot) if !slot.sealed => slot.no,
-            _ => self.free.pop().unwrap_or_else(|| {
-                self.next += 1;
-                SlotNo(self.next - 1)
-            }),
+    /// Those that came free last, in ascending order: neighbours are written in one go.
+    fn take_free(&mut self, most: usize) -> Vec<SlotNo> {
+        let mut taken = self.free.split_off(self.free.len().saturating_sub(most));
+        taken.sort_unstable();
+        taken
+    }
+
+    /// Slots from [`Overlay::slots_for`] were not written, or not all of them.
+    pub fn unused(&mut self, loans: &[Loan]) {
+        for loan in loans {
+            self.returned(loan);
+            if loan.kind != Lent::Own {
+                self.free.push(loan.slot);
+            }
         }
     }
 
-    /// The write to a slot from [`Overlay::slot_for`] failed.
-    pub fn unused(&mut self, block: BlockNo, slot: SlotNo) {
-        if self.slots.get(&block).is_none_or(|s| s.no != slot) {
-            self.free.push(slot);
+    fn returned(&mut self, loan: &Loan) {
+        self.growing = self.growing.saturating_sub(u64::from(loan.kind == Lent::First));
+    }
+
+    /// The contents of blocks, which ascend, are in the slots that were lent for them now.
+    pub fn map(&mut self, placed: &[(Loan, ContentSum)]) {
+        let changed: Vec<BlockNo> =
+            placed.iter().filter_map(|(loan, sum)| self.map_one(loan, *sum)).collect();
+        for run in changed.chunk_by(|a, b| a.get() + 1 == b.get()) {
+            if let (Some(first), Some(last)) = (run.first(), run.last()) {
+                let extent = Extent::between(first.offset(), extent_of(*last).end());
+                self.zeroes.remove(extent);
+                self.dirty.insert(extent);
+            }
         }
     }
 
-    /// The content of `block`, with this sum, is in `slot` now.
-    pub fn map(&mut self, block: BlockNo, slot: SlotNo, sum: ContentSum) {
-        let new = Slot { no: slot, sum, sealed: false };
-        let old = self.slots.insert(block, new).filter(|old| old.no != slot);
+    /// The block, unless it was among what changed already.
+    fn map_one(&mut self, loan: &Loan, sum: ContentSum) -> Option<BlockNo> {
+        self.returned(loan);
+        let new = Slot { no: loan.slot, sum, sealed: false };
+        let old = self.slots.insert(loan.block, new);
+        // What is not sealed is among what changed.
+        if old.is_some_and(|old| old.no == loan.slot && !old.sealed) {
+            return None;
+        }
         self.let_go(old);
-        self.zeroes.remove(extent_of(block));
-        self.dirty.insert(extent_of(block));
+        Some(loan.block)
     }
 
     /// Whole blocks are zeroes now. Needs no room.
@@ -354,6 +437,19 @@ impl Overlay {
     fn mapped_within(&self, extent: Extent) -> Vec<BlockNo> {
         self.slots_within(extent).map(|(&block, _)| block).collect()
     }
+}
+
+/// What each of `blocks`, which ascend, has.
+fn walk<'a>(
+    slots: &'a BTreeMap<BlockNo, Slot>,
+    blocks: &'a [BlockNo],
+) -> impl Iterator<Item = (BlockNo, Option<&'a Slot>)> {
+    let range = blocks.first().zip(blocks.last()).map(|(first, last)| slots.range(first..=last));
+    let mut there = range.into_iter().flatten().peekable();
+    blocks.iter().map(move |&block| {
+        while there.next_if(|(at, _)| **at < block).is_some() {}
+        (block, there.next_if(|(at, _)| **at == block).map(|(_, slot)| slot))
+    })
 }
 
 fn extent_of(block: BlockNo) -> Extent {

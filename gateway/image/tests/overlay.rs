@@ -10,7 +10,7 @@
 )]
 
 use gateway_image::overlay::{
-    Change, Content, ContentSum, LogPlace, Overlay, Recent, encode_group, scan, unrecorded,
+    Change, Content, ContentSum, Loan, LogPlace, Overlay, Recent, encode_group, scan, unrecorded,
 };
 use proptest::prelude::*;
 use tap_block::{BLOCK_SIZE, BlockNo, Extent};
@@ -22,6 +22,8 @@ const IMAGE: u64 = 3;
 #[derive(Debug, Clone)]
 enum Step {
     Write(u64),
+    /// A write whose content lies in a slot of its own when the other thing happens, and which is said only after it.
+    Overtaken(u64, Box<Step>),
     Zero(u64, u64),
     Flush,
     FailedFlush,
@@ -45,7 +47,9 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
         1 => Just(Step::Stale),
         2 => prop::option::of(0..BLOCKS).prop_map(Step::Kill),
     ];
-    prop::collection::vec(step, 1..120)
+    let overtaken =
+        (0..BLOCKS, step.clone()).prop_map(|(block, step)| Step::Overtaken(block, Box::new(step)));
+    prop::collection::vec(prop_oneof![5 => step, 1 => overtaken], 1..120)
 }
 
 /// The overlay with a data file and a log in memory. A block's content is one number, 0 is zeroes, and the
@@ -84,6 +88,7 @@ impl Rig {
     fn step(&mut self, n: i64, step: &Step) {
         match *step {
             Step::Write(block) => self.write(block, n),
+            Step::Overtaken(block, ref by) => self.overtaken(block, n, by),
             Step::Zero(first, blocks) => {
                 let extent = Extent::between(first * BLOCK_SIZE, (first + blocks) * BLOCK_SIZE);
                 self.say(Change::Zero(extent));
@@ -111,23 +116,49 @@ impl Rig {
         self.recent.said(&said);
     }
 
-    /// Where the write goes, said.
-    fn place(&mut self, block: u64, content: i64) -> Option<Change> {
+    fn lend(&mut self, block: u64) -> Option<Loan> {
         let no = BlockNo::new(block);
         self.overlay.admit(Extent::between(no.offset(), no.offset() + BLOCK_SIZE)).ok()?;
-        let slot = self.overlay.slot_for(no);
-        self.data.resize(self.data.len().max(slot.get() as usize + 1), 0);
-        let change = Change::Slot { block: no, slot, sum: ContentSum::of(no, &content.to_le_bytes()) };
-        self.say(change);
-        Some(change)
+        let loan = self.overlay.slots_for(&[no])[0];
+        self.data.resize(self.data.len().max(loan.slot().get() as usize + 1), 0);
+        Some(loan)
     }
 
+    fn say_write(&mut self, block: u64, loan: &Loan, content: i64) -> ContentSum {
+        let (block, slot) = (BlockNo::new(block), loan.slot());
+        let sum = ContentSum::of(block, &content.to_le_bytes());
+        self.say(Change::Slot { block, slot, sum });
+        sum
+    }
+
+    /// What is read from the same place is overwritten once it is said; what lies elsewhere is written first.
     fn write(&mut self, block: u64, content: i64) {
-        if let Some(Change::Slot { block: no, slot, sum }) = self.place(block, content) {
-            self.data[slot.get() as usize] = content;
-            self.overlay.map(no, slot, sum);
-            self.model[block as usize] = content;
+        let Some(loan) = self.lend(block) else { return };
+        if loan.is_in_place() {
+            self.say_write(block, &loan, content);
+            self.data[loan.slot().get() as usize] = content;
+        } else {
+            self.data[loan.slot().get() as usize] = content;
+            self.say_write(block, &loan, content);
         }
+        let sum = ContentSum::of(BlockNo::new(block), &content.to_le_bytes());
+        self.overlay.map(&[(loan, sum)]);
+        self.model[block as usize] = content;
+    }
+
+    fn overtaken(&mut self, block: u64, content: i64, by: &Step) {
+        let Some(loan) = self.lend(block) else { return };
+        if loan.is_in_place() {
+            return self.overlay.unused(&[loan]);
+        }
+        self.data[loan.slot().get() as usize] = content;
+        self.step(content + 1_000_000, by);
+        if matches!(by, Step::Crash | Step::Stale | Step::Kill(_)) {
+            return;
+        }
+        let sum = self.say_write(block, &loan, content);
+        self.overlay.map(&[(loan, sum)]);
+        self.model[block as usize] = content;
     }
 
     fn flush(&mut self, works: bool, meanwhile: impl FnOnce(&mut Self)) {
@@ -165,8 +196,8 @@ impl Rig {
     }
 
     fn kill(&mut self, under_way: Option<u64>, content: i64) {
-        if let Some(block) = under_way {
-            self.place(block, content);
+        if let Some((block, loan)) = under_way.and_then(|block| Some((block, self.lend(block)?))) {
+            self.say_write(block, &loan, content);
         }
         let found = self.found(&self.said);
         let answered = self.model.clone();

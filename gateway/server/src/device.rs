@@ -7,6 +7,7 @@ mod guarded;
 pub(crate) mod image;
 pub(crate) mod overlay;
 mod overlay_log;
+mod overlay_write;
 mod recent;
 pub(crate) mod room;
 mod status;

@@ -44,6 +44,7 @@ impl Exports for Disks {
             all => all.iter().find(|disk| disk.volume.name().as_str() == name),
         };
         let volume = &found.ok_or_else(|| unknown(name, &all))?.volume;
+        volume.follow_size();
         let device = Arc::clone(volume) as Arc<dyn tap_block::BlockDevice>;
         Ok(Export { name: volume.name().to_string(), description: describe(volume), device })
     }

@@ -109,7 +109,9 @@ impl Protected {
         let config =
             UplinkConfig { address: upward.cx.clone(), hub: upward.hub.clone(), backoff: Backoff::default() };
         told(whose.stream);
-        let uplink = Uplink::spawn(config, move || hello.clone(), feed);
+        let sized = Arc::clone(&volume);
+        let greeting = move || Hello { size: sized.geometry().size, ..hello.clone() };
+        let uplink = Uplink::spawn(config, greeting, feed);
         // Before the copier: one that cannot ask copies all it reads.
         let seed = getrandom::u64().map_err(|e| other(&e))?;
         volume.compare_with(Inquiry::spawn(Arc::downgrade(&volume), uplink.querier(), whose.volume, seed));
@@ -183,6 +185,7 @@ fn note_clean_stop(volume: &Volume, memory: &Memory, counters: &Counters) -> std
     memory.store_marks(&volume.marks())?;
     let (everywhere, resynced) = (counters.everywhere(), counters.resynced_before + snapshot.resynced);
     memory.update(|s| {
+        s.disk.size = s.disk.size.max(volume.geometry().size);
         s.sync = snapshot.sync.map(|p| p.cause);
         s.everywhere = s.everywhere.max(everywhere);
         s.resynced = resynced;

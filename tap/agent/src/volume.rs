@@ -57,6 +57,8 @@ pub(crate) struct Volume {
     inquiry: OnceLock<Inquiry>,
     /// The consistency group that it is a member of.
     group: OnceLock<Weak<Group>>,
+    /// One at a time looks whether the disk has grown.
+    sizing: Mutex<()>,
     /// Handed to the disk as the place for completions.
     me: Weak<Volume>,
 }
@@ -166,6 +168,7 @@ impl Volume {
             caught_up: Condvar::new(),
             inquiry: OnceLock::new(),
             group: OnceLock::new(),
+            sizing: Mutex::new(()),
             me: me.clone(),
         });
         volume.change(|volume, core, later| volume.carry_out(core, actions, later));
@@ -280,6 +283,33 @@ impl Volume {
     /// Copies these stretches again, because a hop below lost records.
     pub(crate) fn resync(&self, dirty: ExtentSet) {
         self.apply(Event::Resync { dirty });
+    }
+
+    /// Takes over the size of a disk that was made larger; whoever opens it from here on sees it. One that was made smaller keeps
+    /// its size, and fails behind its end.
+    pub(crate) fn follow_size(&self) {
+        let _one = self.sizing.lock().unwrap_or_else(PoisonError::into_inner);
+        let growth = match self.disk.growth() {
+            Ok(None) => return,
+            Ok(Some(growth)) => growth,
+            Err(e) => return tracing::warn!(volume = %self.name, "looking whether the disk has grown: {e}"),
+        };
+        let size = growth.size;
+        self.change(|volume, core, later| {
+            let (size, data) = (growth.size, growth.data);
+            volume.feed(core, Event::Grow { size, data }, later);
+            // Nobody writes to what came before history knows of it.
+            volume.disk.grow_to(core.splitter.size());
+        });
+        if self.geometry().size == size {
+            tracing::info!(volume = %self.name, size, "the protected disk has grown");
+        }
+        self.wake_copier();
+    }
+
+    /// Is the activity log on the disk as it should be?
+    pub(crate) fn has_kept_marks(&self) -> bool {
+        self.lock().splitter.has_kept_marks()
     }
 
     /// It is a member of this group from here on.

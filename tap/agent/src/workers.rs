@@ -164,6 +164,8 @@ impl Keeper {
             tracing::warn!(volume = %self.volume.name(), "cannot note that the tap watches: {e}");
         }
         self.watch_size();
+        // Only when the activity log covers what came is the disk what a restart expects.
+        let size = if self.volume.has_kept_marks() { self.volume.geometry().size } else { 0 };
         let snapshot = self.volume.snapshot();
         if snapshot.wants_flush {
             self.flush(snapshot.head);
@@ -178,6 +180,7 @@ impl Keeper {
         let over = self.ended.is_some_and(|end| everywhere >= end);
         let kept = self.memory.update_if_changed(|s| {
             s.resynced = resynced;
+            s.disk.size = s.disk.size.max(size);
             if sync.is_some() || over {
                 s.sync = sync;
             }
@@ -188,8 +191,9 @@ impl Keeper {
         self.keep("the tap's state", kept);
     }
 
-    /// A disk that somebody cuts while it is in use fails reads, writes and flushes behind the cut: said once, loudly.
+    /// A disk that grew is followed. One that somebody cuts while it is in use fails reads, writes and flushes behind the cut: said once, loudly.
     fn watch_size(&mut self) {
+        self.volume.follow_size();
         let (known, now) = (self.volume.geometry().size, self.volume.disk().identity());
         let shrunk = now.is_ok_and(|id| id.size < known);
         if shrunk && !self.shrunk {

@@ -5,16 +5,17 @@
 //! on the pool too, one at a time: whoever asks while one runs shares the next.
 
 mod flush;
+mod grow;
 mod open;
 mod status;
 mod zero;
 
 use std::fs::File;
-use std::io;
+use std::io::{self, IoSlice};
 use std::os::unix::fs::FileExt;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use bytes::Bytes;
 use rustix::io::Errno;
@@ -26,6 +27,7 @@ use crate::raw;
 use flush::Flusher;
 use zero::Zeroing;
 
+pub use grow::Growth;
 pub use open::{FileIdentity, FileOptions, OpenError};
 
 /// Reads and syncs that wait for a thread; at the limit the submitter does the work itself.
@@ -36,7 +38,7 @@ const ZERO_INLINE: u64 = 1 << 20;
 
 /// A disk whose content is a file or a block device.
 ///
-/// It keeps the size it had when it was opened. A file that somebody shrinks underneath is noticed at the
+/// It keeps the size it had when it was opened until it is told to [grow](FileDevice::grow_to). A file that somebody shrinks underneath is noticed at the
 /// next read past its end or flush; from then on writes are refused, because they would grow it again with
 /// zeroes nobody wrote.
 #[derive(Debug)]
@@ -50,7 +52,9 @@ pub struct FileDevice {
 struct Disk {
     file: File,
     path: PathBuf,
-    geometry: Geometry,
+    read_only: bool,
+    /// Bytes; more of them only by [`FileDevice::grow_to`].
+    size: AtomicU64,
     is_block_device: bool,
     trims: bool,
     /// The file system makes zeroes that stay allocated without writing them.
@@ -96,6 +100,19 @@ impl FileDevice {
     /// What the operating system says.
     pub fn identity(&self) -> io::Result<FileIdentity> {
         FileIdentity::of(&self.disk.file)
+    }
+
+    /// Writes these pieces one behind the other, on the calling thread; `pieces` is used up. What is written when it fails nobody
+    /// knows.
+    ///
+    /// # Errors
+    /// As of [`Op::Write`].
+    pub fn write_all_at(&self, offset: u64, pieces: &mut [IoSlice<'_>]) -> Result<(), DeviceError> {
+        let length = pieces.iter().map(|piece| count(piece.len())).sum();
+        let extent = Extent::between(offset, offset.saturating_add(length));
+        // Whatever may be trimmed may be written.
+        self.geometry().admit(&Op::Trim { extent, fua: false })?;
+        self.disk.write_pieces(offset, pieces)
     }
 
     fn read(&self, extent: Extent, ticket: Ticket) {
@@ -170,11 +187,11 @@ impl FileDevice {
 
 impl BlockDevice for FileDevice {
     fn geometry(&self) -> Geometry {
-        self.disk.geometry
+        self.disk.geometry()
     }
 
     fn submit(&self, op: Op, ticket: Ticket) {
-        match self.disk.geometry.admit(&op) {
+        match self.geometry().admit(&op) {
             Ok(()) => self.start(op, ticket),
             Err(e) => ticket.complete(Err(e)),
         }
@@ -182,9 +199,29 @@ impl BlockDevice for FileDevice {
 }
 
 impl Disk {
+    fn geometry(&self) -> Geometry {
+        Geometry { size: self.size.load(Ordering::Acquire), read_only: self.read_only }
+    }
+
     fn write(&self, offset: u64, data: &[u8]) -> Result<(), DeviceError> {
         self.refuse_if_shrunk()?;
         self.file.write_all_at(data, offset).map_err(|e| self.failed("write", &e))
+    }
+
+    fn write_pieces(&self, mut offset: u64, mut pieces: &mut [IoSlice<'_>]) -> Result<(), DeviceError> {
+        self.refuse_if_shrunk()?;
+        while !pieces.is_empty() {
+            match rustix::io::pwritev(&self.file, pieces, offset) {
+                Ok(0) => return Err(self.failed("write", &io::ErrorKind::WriteZero.into())),
+                Ok(written) => {
+                    offset += count(written);
+                    IoSlice::advance_slices(&mut pieces, written);
+                }
+                Err(Errno::INTR) => {}
+                Err(e) => return Err(self.failed("write", &e.into())),
+            }
+        }
+        Ok(())
     }
 
     /// As much as the page cache gives without waiting.
@@ -237,7 +274,7 @@ impl Disk {
     /// Is all of the disk still there? Once it was not, never again: growing the file back brings back its
     /// size and not its content.
     fn check_size(&self) -> io::Result<()> {
-        if !self.is_block_device && self.file.metadata()?.len() < self.geometry.size {
+        if !self.is_block_device && self.file.metadata()?.len() < self.geometry().size {
             self.shrunk.store(true, Ordering::Relaxed);
         }
         if self.shrunk.load(Ordering::Relaxed) {
@@ -247,7 +284,7 @@ impl Disk {
     }
 
     fn shrunk_message(&self) -> String {
-        let (path, size) = (self.path.display(), self.geometry.size);
+        let (path, size) = (self.path.display(), self.geometry().size);
         format!(
             "{path} has been shrunk below the {size} bytes it had when it was opened; what was behind its \
                  new end is gone: restore the file, then start again"

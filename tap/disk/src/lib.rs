@@ -35,7 +35,7 @@ mod testing;
 pub use append_file::AppendFile;
 pub use aside::{set_aside, was_set_aside};
 pub use clock::RealClock;
-pub use device::{FileDevice, FileIdentity, FileOptions, OpenError};
+pub use device::{FileDevice, FileIdentity, FileOptions, Growth, OpenError};
 pub use dir::{SameDir, ensure_dir, free_space};
 pub use lock::{DirLock, LockError};
 pub use pool::Pool;

@@ -31,6 +31,11 @@ pub enum Content {
         /// Whole blocks.
         extent: Extent,
     },
+    /// The volume has this many bytes from here on.
+    Resize {
+        /// Bytes.
+        size: u64,
+    },
     /// A record about the stream.
     Mark(Marker),
 }
@@ -45,7 +50,7 @@ impl Captured {
         OVERHEAD
             + match &self.content {
                 Content::Write { data, .. } => tap_block::units::count(data.len()),
-                Content::Zero { .. } | Content::Mark(_) => 0,
+                Content::Zero { .. } | Content::Resize { .. } | Content::Mark(_) => 0,
             }
     }
 }

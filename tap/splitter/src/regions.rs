@@ -108,6 +108,39 @@ impl Regions {
         }
     }
 
+    /// The volume has this size now. Where its regions become coarser with it, each is marked in which anything was; `next` is the
+    /// record that comes next.
+    pub(crate) fn grow(&mut self, size: u64, next: Lsn) {
+        let (before, region) = (self.region, RegionSize::for_volume(size));
+        let at = |i: usize| index(count(i).saturating_mul(before.bytes()) / region.bytes());
+        let mut wanted = RegionMarks::repeat(false, region.count(size));
+        self.wanted.iter_ones().for_each(|i| wanted.set(at(i), true));
+        // What counts as durable is on the disk in the new form only once that is written.
+        let is_same = before == region;
+        if is_same {
+            self.durable.resize(wanted.len(), false);
+        } else {
+            self.durable = RegionMarks::repeat(false, wanted.len());
+            self.persisting = None;
+            self.stale = true;
+        }
+        if let Some((_, marks)) = &mut self.persisting {
+            marks.resize(wanted.len(), false);
+        }
+        let mut touched = vec![Touch { last: next, at: Monotonic::default() }; wanted.len()];
+        for (i, old) in self.touched.iter().enumerate() {
+            if let Some(new) = touched.get_mut(at(i)) {
+                *new = Touch { last: new.last.max(old.last), at: new.at.max(old.at) };
+            }
+        }
+        (self.region, self.size, self.wanted, self.touched) = (region, size, wanted, touched);
+    }
+
+    /// Is everything wanted on the disk?
+    pub(crate) const fn is_kept(&self) -> bool {
+        self.persisting.is_none() && !self.stale
+    }
+
     /// May a write to `extent` start?
     pub(crate) fn ready(&self, extent: Extent) -> bool {
         self.region.touched(extent).all(|i| self.durable.get(i).is_some_and(|b| *b))
@@ -271,6 +304,27 @@ mod tests {
         assert!(r.marks().any());
         r.clear(first, later, |_| false);
         assert!(r.marks().not_any());
+    }
+
+    #[test]
+    fn a_volume_that_grows_keeps_its_marks_and_coarser_regions_wait_for_a_sync() {
+        let mut r = Regions::new(64 * MIB, RegionMarks::new(), Lsn::ZERO);
+        r.want(at(3), Monotonic::default());
+        assert!(persist(&mut r) && r.is_kept());
+        let next = Lsn::ZERO.plus(9);
+        r.grow(96 * MIB + 1, next);
+        assert!(r.ready(at(3)) && r.is_kept() && r.marks().len() == 97);
+        r.want(at(96), Monotonic::default());
+        let (old, marks) = r.poll_persist().unwrap();
+        assert_eq!(marks.iter_ones().collect::<Vec<_>>(), [3, 96]);
+        r.grow(32 << 30, next);
+        assert_eq!(r.region().bytes(), 4 * MIB);
+        assert_eq!(r.marks().iter_ones().collect::<Vec<_>>(), [0, 24]);
+        r.persisted(old);
+        assert!(!r.ready(at(3)), "the old form is on the disk");
+        assert!(persist(&mut r) && r.ready(at(3)) && r.ready(at(96)) && r.is_kept());
+        r.clear(next.previous(), Monotonic::default().plus(QUIET), |_| false);
+        assert!(r.marks().any(), "what was written before it grew may be on its way");
     }
 
     #[test]

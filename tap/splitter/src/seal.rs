@@ -46,6 +46,7 @@ fn entry(volume: VolumeId, record: Captured, lens: &mut Vec<u16>, body: &mut Vec
             Action::Write { volume, extent }
         }
         Content::Zero { extent } => Action::Zero { volume, extent },
+        Content::Resize { size } => Action::Resize { volume, size },
         Content::Mark(marker) => Action::Mark(Box::new(marker)),
     };
     Entry { position: record.position, captured_at: record.captured_at, action }

@@ -176,6 +176,7 @@ impl Splitter {
                 dirty.iter().for_each(|extent| self.regions.want_just(extent));
                 self.lost = dirty.iter().chain(self.lost.iter()).collect();
             }
+            Event::Grow { size, data } => self.grow(size, &data, now),
             Event::Clock => {}
             Event::Hold => self.held = true,
             Event::Release => self.let_go(actions),
@@ -208,6 +209,18 @@ impl Splitter {
         let holder = copy_holder(copy);
         self.copies.begin(ActiveCopy { holder, extent, as_of: self.head, tries: 1, spoiled, locked: false });
         Some(self.task(copy, extent))
+    }
+
+    /// Bytes of the volume. Less than an [`Event::Grow`] said when its record could get no LSN: it is to be told again.
+    #[must_use]
+    pub const fn size(&self) -> u64 {
+        self.config.size
+    }
+
+    /// Is the activity log on the disk as it should be?
+    #[must_use]
+    pub fn has_kept_marks(&self) -> bool {
+        self.regions.is_kept()
     }
 
     /// The last LSN given.
@@ -543,6 +556,23 @@ impl Splitter {
         if !owed {
             self.mark(Marker::SyncStart { cause }, now);
             self.floor = self.head;
+        }
+    }
+
+    /// What came with content is copied: no record says it.
+    fn grow(&mut self, size: u64, data: &ExtentSet, now: Now) {
+        if size <= self.config.size || self.lsns_left() == 0 {
+            return;
+        }
+        self.config.size = size;
+        self.regions.grow(size, self.head.next());
+        self.push_record(Content::Resize { size }, now);
+        if !data.is_empty() {
+            self.open_sync(SyncCause::ChangedUnwatched, now);
+        }
+        for extent in data.iter() {
+            self.regions.want_just(extent);
+            self.mark_unrecorded(extent);
         }
     }
 

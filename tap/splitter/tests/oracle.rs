@@ -40,6 +40,8 @@ struct Pending {
     change: Change,
     started: bool,
     applied: bool,
+    /// A block is to be read that it covers in part.
+    has_edges: bool,
 }
 
 /// A driver whose tasks are carried out in random order; what survives a kill is kept apart from what does not.
@@ -71,6 +73,10 @@ struct World {
     unwatched: bool,
     /// Blocks that were found to be the same.
     same: u64,
+    /// The disk is made larger now and then, by somebody else.
+    grows: bool,
+    /// Its size as the tap remembers it durably.
+    known: u64,
 }
 
 impl World {
@@ -114,7 +120,29 @@ impl World {
             failing: true,
             unwatched: false,
             same: 0,
+            grows: false,
+            known: SIZE,
         }
+    }
+
+    fn size(&self) -> u64 {
+        count(self.disk.len())
+    }
+
+    /// With or without content in what comes.
+    fn grow(&mut self) {
+        let old = self.size();
+        let new = old + (1 + self.random.below(600)) * 512;
+        self.disk.resize(index(new), 0);
+        let mut data = ExtentSet::new();
+        if self.random.below(2) == 0 {
+            let at = old + self.random.below(new - old);
+            let extent = Extent::between(at, (at + 9000).min(new));
+            self.disk[index(at)..index(extent.end())].fill(0xcc);
+            data.insert(extent.to_blocks());
+        }
+        self.apply(Event::Grow { size: new, data });
+        assert_eq!(self.splitter.size(), new);
     }
 
     fn apply(&mut self, event: Event) {
@@ -147,6 +175,9 @@ impl World {
         self.now.monotonic = self.now.monotonic.plus(Duration::from_nanos(pause));
         if self.unwatched && self.random.below(30) == 0 {
             self.arrive();
+        }
+        if self.grows && self.random.below(40) == 0 {
+            self.grow();
         }
         match self.random.below(18) {
             0..=4 => self.submit(),
@@ -185,7 +216,7 @@ impl World {
         if self.ops.len() >= 8 {
             return;
         }
-        let sectors = SIZE / 512;
+        let sectors = self.size() / 512;
         // Crowd the operations, so that they overlap.
         let start =
             if self.random.below(2) == 0 { self.random.below(40) } else { self.random.below(sectors) };
@@ -193,7 +224,7 @@ impl World {
         let end = (start + 1 + self.random.below(most)).min(sectors);
         let mut extent = Extent::between(start * 512, end * 512);
         if self.random.below(2) == 0 {
-            extent = Extent::between(extent.to_blocks().offset(), extent.to_blocks().end().min(SIZE));
+            extent = Extent::between(extent.to_blocks().offset(), extent.to_blocks().end().min(self.size()));
         }
         let change = match self.random.below(4) {
             0 => Change::Zero,
@@ -201,7 +232,10 @@ impl World {
         };
         self.next_op += 1;
         let op = OpId(self.next_op);
-        self.ops.insert(op, Pending { extent, change: change.clone(), started: false, applied: false });
+        let cut = |at: u64| !at.is_multiple_of(BLOCK_SIZE);
+        let has_edges = cut(extent.offset()) || (cut(extent.end()) && extent.end() != self.size());
+        let pending = Pending { extent, change: change.clone(), started: false, applied: false, has_edges };
+        self.ops.insert(op, pending);
         self.apply(Event::Submit { op, extent, change });
     }
 
@@ -233,9 +267,7 @@ impl World {
             }
         }
         let whole = pending.applied || !fails;
-        let first_cut = !pending.extent.offset().is_multiple_of(BLOCK_SIZE);
-        let edges =
-            first_cut || (!pending.extent.end().is_multiple_of(BLOCK_SIZE) && pending.extent.end() != SIZE);
+        let edges = pending.has_edges;
         pending.started = false;
         if !edges || !whole {
             self.ops.remove(&id);
@@ -314,6 +346,8 @@ impl World {
 
     fn compare(&mut self, copy: CopyId, extent: Extent, content: &[u8]) -> Option<Compared> {
         let (at, image) = self.told.get(&copy)?;
+        let mut image = image.clone();
+        image.resize(image.len().max(index(extent.end())), 0xee);
         let there = &image[index(extent.offset())..index(extent.end())];
         let block = BLOCK_SIZE as usize;
         let pairs = content.chunks(block).zip(there.chunks(block)).zip(extent.blocks());
@@ -359,6 +393,9 @@ impl World {
         self.apply(Event::Durable { everywhere });
         self.apply(Event::Flushed { head });
         self.apply(Event::Tick);
+        if self.splitter.has_kept_marks() {
+            self.known = self.splitter.size();
+        }
     }
 
     fn kill(&mut self) {
@@ -380,18 +417,21 @@ impl World {
         if changed {
             self.change_unwatched();
         }
+        let changed = changed || self.known != self.size();
+        self.known = self.size();
         self.start_again(changed);
     }
 
     fn start_again(&mut self, changed: bool) {
-        let (region, mut dirty) = (RegionSize::for_volume(SIZE), ExtentSet::new());
+        let (region, mut dirty) = (RegionSize::for_volume(self.size()), ExtentSet::new());
+        self.durable_marks.resize(region.count(self.size()), false);
         for i in self.durable_marks.iter_ones() {
-            let extent = region.extent(i, SIZE);
+            let extent = region.extent(i, self.size());
             dirty.insert(extent.to_blocks());
         }
         let mut cause = if self.baselined { SyncCause::UncleanStop } else { SyncCause::Baseline };
         if changed {
-            dirty.insert(Extent::between(0, SIZE).to_blocks());
+            dirty.insert(Extent::between(0, self.size()).to_blocks());
             self.durable_marks.fill(true);
             cause = if self.baselined { SyncCause::ChangedUnwatched } else { SyncCause::Baseline };
         }
@@ -402,13 +442,14 @@ impl World {
         let marks = self.durable_marks.clone();
         self.tasks.clear();
         self.told.clear();
-        let start = Start {
+        let mut start = Start {
             compare: self.unwatched && cause != SyncCause::Baseline,
             ..start(self.run, previous, first, self.bound, marks, dirty, Some(cause), false)
         };
+        start.run.size = self.size();
         // Room for little, so that bitmap mode comes between.
         let queue_limit = if self.unwatched { 120_000 } else { config().queue_limit };
-        let config = Config { queue_limit, ..config() };
+        let config = Config { queue_limit, size: self.size(), ..config() };
         self.splitter = Splitter::start(config, start, self.now, &mut self.tasks);
     }
 
@@ -465,7 +506,7 @@ impl World {
             let mut image = self.oracle.image_at(VOLUME, snapshot.lsn);
             let mut disk = snapshot.disk.clone();
             for moving in &snapshot.moving {
-                let range = index(moving.offset())..index(moving.end().min(SIZE));
+                let range = index(moving.offset())..index(moving.end()).min(disk.len());
                 image[range.clone()].fill(0);
                 disk[range].fill(0);
             }
@@ -555,6 +596,26 @@ fn after_kills_at_any_step_the_healed_head_is_the_disk() {
 }
 
 #[test]
+fn a_disk_that_grows_has_its_size_and_content_at_every_point() {
+    for seed in 3000..3040 {
+        let mut world = World::new(seed, seed % 3 != 0);
+        world.grows = true;
+        for _ in 0..3 {
+            for _ in 0..world.random.below(200) {
+                world.step();
+            }
+            if seed % 2 == 0 {
+                world.kill();
+            }
+        }
+        (0..100).for_each(|_| world.step());
+        world.quiesce();
+        world.check();
+        assert!(world.size() > SIZE);
+    }
+}
+
+#[test]
 fn after_unwatched_changes_only_differences_are_copied_and_the_head_is_the_disk() {
     let (mut same, mut overflows) = (0, 0);
     for seed in 2000..2060 {
@@ -598,7 +659,8 @@ impl World {
         let change = Change::Write(Bytes::from(vec![byte; index(extent.length())]));
         self.next_op += 1;
         let op = OpId(self.next_op);
-        self.ops.insert(op, Pending { extent, change: change.clone(), started: false, applied: false });
+        let (started, applied, has_edges) = (false, false, false);
+        self.ops.insert(op, Pending { extent, change: change.clone(), started, applied, has_edges });
         self.apply(Event::Submit { op, extent, change });
         while !self.ops.is_empty() {
             self.complete_some_op();

@@ -17,6 +17,16 @@ const SCENARIOS: &[(&str, &str, &str)] = &[
     ("restart", "restart", "fjall's directory deleted: every point and bookmark is still there"),
     ("crash-matrix", "crash_matrix", "kill -9 at every system call that makes something durable"),
     ("branch", "branch", "an image becomes a volume of its own, also by a gateway alone"),
+    (
+        "crowd",
+        "crowd",
+        "500 connections, 50 of them hostile, for three minutes: every byte, p99 with and without them, memory",
+    ),
+    (
+        "resize",
+        "resize",
+        "a protected disk is made larger while it is used: its size in history, at each moment",
+    ),
     ("clients", "clients", "nbdinfo, nbdcopy, qemu-io, fio and hostile requests against tap and images"),
     ("filesystem", "filesystem", "ext4 through the tap; yesterday's file comes back; e2fsck is content"),
     (

@@ -48,10 +48,16 @@ pub struct LogError {
     pub at: u64,
 }
 
+/// Bytes of a group of so many changes.
+#[must_use]
+pub const fn group_len(changes: usize) -> usize {
+    HEAD + changes * CHANGE + SUM
+}
+
 /// Group `no` of `image`'s log.
 #[must_use]
 pub fn encode_group(image: u64, no: u64, changes: &[Change]) -> Vec<u8> {
-    let mut out = Vec::with_capacity(HEAD + changes.len() * CHANGE + SUM);
+    let mut out = Vec::with_capacity(group_len(changes.len()));
     out.extend_from_slice(&MAGIC);
     out.extend_from_slice(&no.to_le_bytes());
     put_changes(&mut out, changes);

@@ -13,8 +13,7 @@ use bytes::{Bytes, BytesMut};
 use gateway_image::overlay::{Change, Changes, Content, ContentSum, Overlay, SlotNo};
 use gateway_store::ReadMode;
 use tap_block::device::run;
-use tap_block::stored::is_zero;
-use tap_block::units::{count, index};
+use tap_block::units::index;
 use tap_block::{
     Answer, Answered, BLOCK_SIZE, BlockDevice, BlockNo, DeviceError, Extent, ExtentSet, Geometry, Name, Op,
     Outcome, Part, Ticket,
@@ -23,17 +22,18 @@ use tap_disk::{FileDevice, FileOptions, ensure_dir, small_file};
 
 use super::image::{HOLE, Image, unread};
 use super::overlay_log::OverlayLog;
+use super::overlay_write::BATCH;
 use super::recent::{self, RecentFiles};
 use super::room::{Promise, Room};
 use super::workers::Workers;
 
-/// Room in the data file for content that was replaced and waits for the next flush. Half of it used up makes
-/// one happen.
-const SLACK: u64 = 256 << 20;
+/// Room in the data file for content that was replaced and waits for the next flush: a quarter of the quota, within bounds. Half
+/// of it used up makes a flush happen. It takes no space before it is used, and where there is little a flush comes sooner.
+const SLACK: std::ops::RangeInclusive<u64> = 256 << 20..=4 << 30;
+/// A write of so much is done by a worker, while the connection takes what comes next from its client.
+const LARGE: usize = 256 << 10;
 /// Zeroed on a disk between two looks at whether that is still wanted.
 const ZEROED_AT_ONCE: u64 = 64 << 20;
-/// Written at a time: said first, then done.
-const BATCH: u64 = 1 << 20;
 /// Changed blocks looked at for one question of what is written.
 const MOST_WRITTEN: usize = 1 << 20;
 const DATA: &str = "data";
@@ -52,21 +52,13 @@ pub(super) struct Layers {
     /// Readers hold it while they read slots, writers while they write them: nobody reads half a block.
     overlay: RwLock<Overlay>,
     data: Arc<FileDevice>,
+    /// Replaced content that makes a flush happen.
+    slack: u64,
     /// Held during a flush: one at a time.
     log: Mutex<OverlayLog>,
     /// Written only by whoever holds the overlay for writing.
     recent: Mutex<RecentFiles>,
 }
-
-/// New content of a block on its way to its slot; without one it is zeroes.
-struct Placed {
-    block: BlockNo,
-    content: Bytes,
-    slot: Option<SlotNo>,
-}
-
-/// The content, in the image below, of the blocks that a write covers only in part: its first, its last.
-type Edges = Vec<(BlockNo, Bytes)>;
 
 /// Where overlays are kept.
 #[derive(Clone)]
@@ -98,7 +90,8 @@ impl OverlayDir {
         ensure_dir(&dir)?;
         small_file::write_atomic(&dir.join(DATA), &[])?;
         let data = OpenOptions::new().write(true).open(dir.join(DATA))?;
-        data.set_len((quota / BLOCK_SIZE * BLOCK_SIZE).saturating_add(SLACK))?;
+        let slack = (quota / 4).clamp(*SLACK.start(), *SLACK.end());
+        data.set_len((quota / BLOCK_SIZE * BLOCK_SIZE).saturating_add(slack.next_multiple_of(BLOCK_SIZE)))?;
         OverlayLog::create(&dir)
     }
 
@@ -156,9 +149,10 @@ impl OverlayDir {
         let data = FileDevice::open(&dir.join(DATA), FileOptions::default()).map_err(io::Error::other)?;
         recover(&dir, image, &data, &mut log, &mut changes)?;
         let recent = Mutex::new(RecentFiles::begin(&dir, image, log.place())?);
+        let slack = data.geometry().size.saturating_sub(quota) / 2;
         let overlay = RwLock::new(Overlay::restore(quota, changes));
         let (room, log) = (Arc::clone(&self.room), Mutex::new(log));
-        let layers = Layers { image, room, below, overlay, data, log, recent };
+        let layers = Layers { image, room, below, overlay, data, slack, log, recent };
         Ok(OverlayDevice { layers: Arc::new(layers), workers: workers.into(), read_only })
     }
 }
@@ -201,9 +195,11 @@ impl OverlayDevice {
                 Ok(Some(data)) => Ok(Ok(data)),
                 Err(e) => Ok(Err(e)),
             },
-            Op::Write { offset, data, fua: false } if !self.layers.is_slack() => {
+            Op::Write { offset, data, fua: false } if data.len() < LARGE && !self.layers.is_slack() => {
                 match self.layers.write(*offset, data, ReadMode::Cached) {
                     Ok(false) => Err(op),
+                    // A flush makes some.
+                    Err(DeviceError::NoSpace(_)) if self.layers.read_lock().replaced() > 0 => Err(op),
                     done => Ok(done.map(|_| Bytes::new().into())),
                 }
             }
@@ -262,7 +258,7 @@ impl Layers {
             Op::Cache { .. } => false,
             Op::Flush => true,
             Op::Write { offset, data, fua } => {
-                self.write(*offset, data, ReadMode::Blocking)?;
+                self.write_with_room(*offset, data)?;
                 *fua
             }
             Op::Zero { may_trim: false, fast: true, .. } => {
@@ -282,6 +278,28 @@ impl Layers {
             self.flush()?;
         }
         Ok(Bytes::new().into())
+    }
+
+    /// Writes `data`, with the room that a flush makes if need be.
+    fn write_with_room(&self, offset: u64, data: &Bytes) -> Result<(), DeviceError> {
+        let done = self.write(offset, data, ReadMode::Blocking);
+        if matches!(done, Err(DeviceError::NoSpace(_))) && self.read_lock().replaced() > 0 {
+            self.flush()?;
+            return self.write(offset, data, ReadMode::Blocking).map(drop);
+        }
+        done.map(drop)
+    }
+
+    pub(super) fn image(&self) -> u64 {
+        self.image
+    }
+
+    pub(super) fn room(&self) -> &Room {
+        &self.room
+    }
+
+    pub(super) fn data(&self) -> &FileDevice {
+        &self.data
     }
 
     pub(super) fn below(&self) -> &Image {
@@ -309,7 +327,7 @@ impl Layers {
 
     /// Has so much been replaced or said since the last flush that the next write has to make one?
     fn is_slack(&self) -> bool {
-        self.read_lock().replaced() >= SLACK / 2 || self.recent_lock().is_full()
+        self.read_lock().replaced() >= self.slack || self.recent_lock().is_full()
     }
 
     fn read_blocking(&self, extent: Extent) -> Answered {
@@ -355,7 +373,7 @@ impl Layers {
         Ok((untouched, zeroes))
     }
 
-    fn read_slot(&self, block: BlockNo, slot: SlotNo, sum: ContentSum) -> Outcome {
+    pub(super) fn read_slot(&self, block: BlockNo, slot: SlotNo, sum: ContentSum) -> Outcome {
         let extent = Extent::between(slot.offset(), slot.offset() + BLOCK_SIZE);
         let data = run(&*self.data, Op::Read { extent })?;
         if ContentSum::of(block, &data) == sum {
@@ -364,141 +382,6 @@ impl Layers {
         let detail = "what was written here on the image has rotted in its overlay: write it again, or remove \
                       the image and create it anew";
         Err(DeviceError::Damaged { extent: extent_of(block), detail: detail.to_owned() })
-    }
-
-    /// Writes `data`; `false` when that needs content of the image below that is not at hand.
-    fn write(&self, offset: u64, data: &[u8], mode: ReadMode) -> Result<bool, DeviceError> {
-        self.write_kept(offset, data, mode, false)
-    }
-
-    /// The same; zeroes take no room unless they are to be `kept`.
-    fn write_kept(&self, offset: u64, data: &[u8], mode: ReadMode, kept: bool) -> Result<bool, DeviceError> {
-        let extent = Extent::between(offset, offset + count(data.len()));
-        let Some(edges) = self.edges(extent, mode)? else { return Ok(false) };
-        let mut overlay = self.write_lock();
-        let part = |piece: Extent| {
-            let from = index(piece.offset() - offset);
-            data.get(from..from + index(piece.length())).unwrap_or_default()
-        };
-        // Zeroes take no room, unless something else is in their block.
-        let takes = |piece: &Extent| {
-            let block = BlockNo::holding(piece.offset());
-            !is_zero(part(*piece)) || (piece.length() < BLOCK_SIZE && overlay.content(block) != Content::Zero)
-        };
-        let pieces = extent.split_at_multiples(BLOCK_SIZE).filter(takes);
-        let taking: Vec<BlockNo> = pieces.map(|piece| BlockNo::holding(piece.offset())).collect();
-        if !taking.is_empty() {
-            overlay.admit(extent).map_err(|e| DeviceError::NoSpace(e.to_string()))?;
-            let room = self.room.take(self.image, overlay.growth(taking.into_iter()));
-            room.map_err(|e| DeviceError::NoSpace(e.to_string()))?;
-        }
-        for batch in extent.split_at_multiples(BATCH) {
-            self.write_batch(&mut overlay, batch, part(batch), &edges, kept)?;
-        }
-        Ok(true)
-    }
-
-    /// `None`: not at hand without waiting.
-    fn edges(&self, extent: Extent, mode: ReadMode) -> Result<Option<Edges>, DeviceError> {
-        let mut edges = Edges::new();
-        for block in [BlockNo::holding(extent.offset()), BlockNo::holding(extent.end().saturating_sub(1))] {
-            let whole = extent_of(block).intersection(Extent::between(0, self.below.size()));
-            let covered = whole.is_none_or(|whole| extent.contains(whole));
-            if covered || self.read_lock().content(block) != Content::Image {
-                continue;
-            }
-            let Some(content) = self.below.read(extent_of(block), mode)? else { return Ok(None) };
-            edges.push((block, content));
-        }
-        Ok(Some(edges))
-    }
-
-    /// Says where all of it goes, then writes it.
-    fn write_batch(
-        &self,
-        overlay: &mut Overlay,
-        extent: Extent,
-        data: &[u8],
-        edges: &Edges,
-        kept: bool,
-    ) -> Result<(), DeviceError> {
-        let mut placed = Vec::with_capacity(index(extent.block_count()));
-        for piece in extent.split_at_multiples(BLOCK_SIZE) {
-            let from = index(piece.offset() - extent.offset());
-            let part = data.get(from..from + index(piece.length())).unwrap_or_default();
-            placed.push(self.new_content(overlay, piece, part, edges)?);
-        }
-        for one in &mut placed {
-            one.slot = (kept || !is_zero(&one.content)).then(|| overlay.slot_for(one.block));
-        }
-        let changes: Vec<Change> = placed.iter().map(Placed::change).collect();
-        let mut left = placed.into_iter();
-        let said = self.say(&changes);
-        let done = said.and_then(|()| left.try_for_each(|one| self.put_block(overlay, one)));
-        left.for_each(|one| one.give_back(overlay));
-        done
-    }
-
-    /// `part` is the new content of `piece`, which lies within one block.
-    fn new_content(
-        &self,
-        overlay: &Overlay,
-        piece: Extent,
-        part: &[u8],
-        edges: &Edges,
-    ) -> Result<Placed, DeviceError> {
-        let block = BlockNo::holding(piece.offset());
-        let content = if part.len() == index(BLOCK_SIZE) {
-            Bytes::copy_from_slice(part)
-        } else {
-            self.patched(overlay, block, piece, part, edges)?
-        };
-        Ok(Placed { block, content, slot: None })
-    }
-
-    /// For whoever finds the overlay after the gateway was killed.
-    fn say(&self, changes: &[Change]) -> Result<(), DeviceError> {
-        self.recent_lock().say(changes).map_err(|e| unrecorded(&e))
-    }
-
-    fn put_block(&self, overlay: &mut Overlay, placed: Placed) -> Result<(), DeviceError> {
-        let Placed { block, ref content, slot } = placed;
-        let Some(slot) = slot else {
-            overlay.zero(extent_of(block));
-            return Ok(());
-        };
-        let sum = ContentSum::of(block, content);
-        let write = Op::Write { offset: slot.offset(), data: content.clone(), fua: false };
-        if let Err(e) = run(&*self.data, write) {
-            placed.give_back(overlay);
-            return Err(e);
-        }
-        overlay.map(block, slot, sum);
-        Ok(())
-    }
-
-    /// The block's present content with `part` put in.
-    fn patched(
-        &self,
-        overlay: &Overlay,
-        block: BlockNo,
-        piece: Extent,
-        part: &[u8],
-        edges: &Edges,
-    ) -> Outcome {
-        let mut content = BytesMut::zeroed(index(BLOCK_SIZE));
-        match overlay.content(block) {
-            Content::Zero => {}
-            Content::Slot(slot, sum) => put(&mut content, 0, &self.read_slot(block, slot, sum)?),
-            Content::Image => {
-                // No edge: the write covers all of the block that is on the disk.
-                if let Some((_, old)) = edges.iter().find(|(b, _)| *b == block) {
-                    put(&mut content, 0, old);
-                }
-            }
-        }
-        put(&mut content, piece.offset() - block.offset(), part);
-        Ok(content.freeze())
     }
 
     /// Whole blocks become zeroes without taking room; what is cut at the edges is written.
@@ -526,10 +409,10 @@ impl Layers {
     /// refused.
     fn provision(&self, extent: Extent) -> Result<(), DeviceError> {
         self.read_lock().admit(extent).map_err(|e| DeviceError::NoSpace(e.to_string()))?;
-        let zeroes = vec![0; index(extent.length().min(BATCH))];
+        let zeroes = Bytes::from(vec![0; index(extent.length().min(BATCH))]);
         for part in extent.split_at_multiples(BATCH) {
-            let content = zeroes.get(..index(part.length())).unwrap_or_default();
-            self.write_kept(part.offset(), content, ReadMode::Blocking, true)?;
+            let content = zeroes.slice(..index(part.length()));
+            self.write_kept(part.offset(), &content, ReadMode::Blocking, true)?;
             if self.is_slack() {
                 self.flush()?;
             }
@@ -539,9 +422,15 @@ impl Layers {
 
     fn write_zeroes(&self, extent: Extent) -> Result<(), DeviceError> {
         if !extent.is_empty() {
-            self.write(extent.offset(), &vec![0; index(extent.length())], ReadMode::Blocking)?;
+            let zeroes = Bytes::from(vec![0; index(extent.length())]);
+            self.write(extent.offset(), &zeroes, ReadMode::Blocking)?;
         }
         Ok(())
+    }
+
+    /// For whoever finds the overlay after the gateway was killed.
+    pub(super) fn say(&self, changes: &[Change]) -> Result<(), DeviceError> {
+        self.recent_lock().say(changes).map_err(|e| unrecorded(&e))
     }
 
     /// Content first, mapping after.
@@ -636,11 +525,11 @@ impl Layers {
         Ok(true)
     }
 
-    fn read_lock(&self) -> RwLockReadGuard<'_, Overlay> {
+    pub(super) fn read_lock(&self) -> RwLockReadGuard<'_, Overlay> {
         self.overlay.read().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn write_lock(&self) -> RwLockWriteGuard<'_, Overlay> {
+    pub(super) fn write_lock(&self) -> RwLockWriteGuard<'_, Overlay> {
         self.overlay.write().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -650,23 +539,6 @@ impl Layers {
 
     fn recent_lock(&self) -> MutexGuard<'_, RecentFiles> {
         self.recent.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-impl Placed {
-    fn change(&self) -> Change {
-        match self.slot {
-            Some(slot) => {
-                Change::Slot { block: self.block, slot, sum: ContentSum::of(self.block, &self.content) }
-            }
-            None => Change::Zero(extent_of(self.block)),
-        }
-    }
-
-    fn give_back(self, overlay: &mut Overlay) {
-        if let Some(slot) = self.slot {
-            overlay.unused(self.block, slot);
-        }
     }
 }
 
@@ -704,7 +576,7 @@ fn is_there(data: &FileDevice, change: &Change) -> bool {
         && run(data, Op::Read { extent }).is_ok_and(|content| ContentSum::of(block, &content) == sum)
 }
 
-fn unrecorded(error: &io::Error) -> DeviceError {
+pub(super) fn unrecorded(error: &io::Error) -> DeviceError {
     match error.kind() {
         io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => DeviceError::NoSpace(error.to_string()),
         _ => DeviceError::Io(format!("cannot record what was written on the image: {error}")),
@@ -722,7 +594,7 @@ fn zero_on(disk: &FileDevice, extent: Extent, going: &mut dyn FnMut() -> bool) -
     Ok(true)
 }
 
-fn extent_of(block: BlockNo) -> Extent {
+pub(super) fn extent_of(block: BlockNo) -> Extent {
     Extent::between(block.offset(), block.offset().saturating_add(BLOCK_SIZE))
 }
 
@@ -746,7 +618,7 @@ fn put_answer(out: &mut [u8], part: Extent, blocks: Extent, answer: Answer, zero
 }
 
 /// Copies `data` to `at` in `out`, as far as it fits.
-fn put(out: &mut [u8], at: u64, data: &[u8]) {
+pub(super) fn put(out: &mut [u8], at: u64, data: &[u8]) {
     let to = out.get_mut(index(at)..).unwrap_or_default();
     for (to, from) in to.iter_mut().zip(data) {
         *to = *from;

@@ -7,7 +7,7 @@ use std::fs;
 use std::io::{self, IoSlice};
 use std::path::{Path, PathBuf};
 
-use gateway_image::overlay::{Change, LogPlace, Scan, encode_group, scan};
+use gateway_image::overlay::{Change, LogPlace, Scan, encode_group, group_len, scan};
 use tap_block::units::{count, index};
 use tap_disk::SegmentFile;
 
@@ -56,7 +56,7 @@ impl OverlayLog {
 
     /// Will a group of this many changes fit?
     pub(super) fn fits(&self, changes: &[Change]) -> bool {
-        self.end + count(encode_group(self.image, 0, changes).len()) <= self.file.len()
+        self.end + count(group_len(changes.len())) <= self.file.len()
     }
 
     /// How far it has come.

@@ -8,10 +8,10 @@ use std::path::{Path, PathBuf};
 
 use gateway_image::overlay::{Change, LogPlace, Recent, unrecorded};
 
-/// A file that has come so far asks for a flush: some hundred thousand writes.
-const FULL: u64 = 8 << 20;
+/// A file that has come so far asks for a flush: half a million writes, whose content is looked at one by one after a kill.
+const FULL: u64 = 32 << 20;
 /// As far as it goes when flushes fail.
-const MOST: u64 = 32 << 20;
+const MOST: u64 = 128 << 20;
 
 pub(super) struct RecentFiles {
     state: Recent,

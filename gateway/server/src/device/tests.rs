@@ -242,6 +242,50 @@ fn what_was_answered_is_there_after_the_gateway_was_killed() {
     }
 }
 
+/// Writers beside each other, whose stretches meet within a block, and one who flushes.
+#[test]
+fn writers_beside_each_other_lose_nothing_when_the_gateway_is_killed() {
+    for seed in 0..4 {
+        let rig = Rig::of(Workload::with_size(seed, 2 << 20), 4 << 20);
+        let point = rig.oracle.last_lsn();
+        let mut model = rig.oracle.image_at(rig.volume, point);
+        let quota = 4 << 20;
+        rig.overlays().create(7, quota).unwrap();
+        let open = || rig.overlays().open(7, Some(quota), rig.image(point), Arc::clone(&rig.pool)).unwrap();
+        for round in 0..3 {
+            let device = open();
+            let (device, stretch) = (&device, model.len() / 4 + 1000);
+            std::thread::scope(|scope| {
+                for (no, part) in model.chunks_mut(stretch).enumerate() {
+                    scope.spawn(move || {
+                        write_all_over(device, (no * stretch) as u64, part, seed * 100 + round)
+                    });
+                }
+                scope.spawn(|| (0..6).for_each(|_| drop(run(device, Op::Flush).unwrap())));
+            });
+            assert!(whole(device) == model, "seed {seed}");
+        }
+        assert!(whole(&open()) == model, "seed {seed}, after a kill");
+    }
+}
+
+/// Long and short writes to the part of the disk that begins at `at`, some of it zeroes.
+fn write_all_over(device: &OverlayDevice, at: u64, part: &mut [u8], seed: u64) {
+    let mut random = Random::new(seed + at);
+    for _ in 0..30 {
+        let from = random.below(part.len() as u64);
+        let end = (from + 1 + random.below(300_000)).min(part.len() as u64);
+        let data = &mut part[index(from)..index(end)];
+        if random.below(4) == 0 {
+            data.fill(0)
+        } else {
+            random.fill(data)
+        }
+        let data = Bytes::copy_from_slice(data);
+        run(device, Op::Write { offset: at + from, data, fua: false }).unwrap();
+    }
+}
+
 #[test]
 fn what_was_not_flushed_may_be_lost_with_the_power_but_nothing_else() {
     let rig = Rig::new(3);

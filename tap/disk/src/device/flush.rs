@@ -61,7 +61,7 @@ impl Disk {
     }
 
     fn sync(&self) -> Outcome {
-        if self.geometry.read_only {
+        if self.read_only {
             return Ok(Bytes::new());
         }
         if let Some(earlier) = self.flusher.failed.get() {

@@ -5,10 +5,9 @@ use std::io;
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, AtomicU64};
 
 use rustix::fs::{FsWord, SeekFrom};
-use tap_block::Geometry;
 use thiserror::Error;
 
 use super::flush::Flusher;
@@ -109,7 +108,8 @@ impl FileDevice {
             zeroes_in_place: !options.read_only && zeroes_in_place(&file, &identity),
             file,
             path: path.to_owned(),
-            geometry: Geometry { size: identity.size, read_only: options.read_only },
+            read_only: options.read_only,
+            size: AtomicU64::new(identity.size),
             is_block_device: identity.is_block_device,
             nowait: AtomicBool::new(true),
             shrunk: AtomicBool::new(false),

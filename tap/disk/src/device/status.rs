@@ -22,7 +22,11 @@ const FETCHED: u64 = 64 << 20;
 
 impl Disk {
     pub(super) fn data_extents(&self, from: u64) -> io::Result<Option<Extent>> {
-        let size = self.geometry.size;
+        self.data_below(from, self.geometry().size)
+    }
+
+    /// The same of a disk of this size.
+    pub(super) fn data_below(&self, from: u64, size: u64) -> io::Result<Option<Extent>> {
         if from >= size {
             return Ok(None);
         }

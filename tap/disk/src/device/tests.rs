@@ -8,7 +8,7 @@ use std::thread;
 
 use rustix::fs::{Advice, fadvise};
 use tap_block::device::{ask, run};
-use tap_block::{Map, State, Stretch};
+use tap_block::{ExtentSet, Map, State, Stretch};
 
 use super::*;
 use crate::testing::{Completions, SmallDisk};
@@ -312,6 +312,32 @@ fn a_file_that_grows_keeps_the_size_it_was_opened_with() {
     File::options().write(true).open(&path).unwrap().set_len(2 * MIB).unwrap();
     assert_eq!(disk.geometry().size, MIB);
     assert!(run(&*disk, Op::Flush).is_ok());
+    let past = run(&*disk, read(MIB, MIB + 1));
+    assert!(matches!(past, Err(DeviceError::OutOfRange { .. })), "{past:?}");
+}
+
+#[test]
+fn a_file_that_grew_is_larger_once_that_is_wanted_and_what_came_with_data_is_told() {
+    let tmp = tempfile::tempdir().unwrap();
+    let path = full(tmp.path(), MIB - 100);
+    let disk = open(&path);
+    assert_eq!(disk.growth().unwrap(), None);
+    let file = File::options().write(true).open(&path).unwrap();
+    file.set_len(4 * MIB).unwrap();
+    assert_eq!(disk.growth().unwrap(), Some(Growth { size: 4 * MIB, data: ExtentSet::new() }), "a hole");
+    let block = |n: u64| Extent::between(n * 4096, (n + 1) * 4096);
+    file.write_all_at(b"x", 2 * MIB + 5).unwrap();
+    file.write_all_at(b"y", MIB - 1).unwrap();
+    let data: ExtentSet = [block(255), block(512)].into_iter().collect();
+    assert_eq!(disk.growth().unwrap(), Some(Growth { size: 4 * MIB, data }));
+    disk.grow_to(4 * MIB);
+    assert_eq!((disk.geometry().size, disk.growth().unwrap()), (4 * MIB, None));
+    disk.grow_to(MIB);
+    assert_eq!(disk.geometry().size, 4 * MIB, "never smaller");
+    assert_eq!(run(&*disk, read(MIB - 1, MIB + 1)).unwrap()[..], [b'y', 0]);
+    assert!(run(&*disk, write(4 * MIB - 1, b"z")).is_ok());
+    file.set_len(3 * MIB).unwrap();
+    assert!(io_text(run(&*disk, Op::Flush)).contains("shrunk"), "the size it has now counts");
 }
 
 #[test]

@@ -137,6 +137,13 @@ pub enum Event {
         /// Stretches of the volume.
         dirty: ExtentSet,
     },
+    /// The disk has become larger. To be told before anybody uses what came; see [`crate::Splitter::size`].
+    Grow {
+        /// Bytes.
+        size: u64,
+        /// Blocks of what came that may hold something other than zeroes.
+        data: ExtentSet,
+    },
     /// The clock is looked at, as with every event. To be told each member of a group before [`crate::Splitter::earliest_mark`] is
     /// asked.
     Clock,

@@ -138,7 +138,7 @@ mod tests {
             out.push(match c {
                 Content::Write { extent, data } => (extent, data.len()),
                 Content::Zero { extent } => (extent, 0),
-                Content::Mark(_) => unreachable!(),
+                Content::Resize { .. } | Content::Mark(_) => unreachable!(),
             });
         });
         out
