@@ -92,8 +92,11 @@ fn findings(path: &Path) -> Vec<Vec<u8>> {
     lines.lines().map(hex).collect()
 }
 
+/// A function that is fuzzed, and streams for it.
+type Found = (fn(&[u8]), Vec<Vec<u8>>);
+
 /// What each file of findings is for, and what is in it.
-fn found() -> Vec<(fn(&[u8]), Vec<Vec<u8>>)> {
+fn found() -> Vec<Found> {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/found");
     let files = std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
     let all = files.map(|path| (fuzz::by_name(path.file_stem().unwrap().to_str().unwrap()), findings(&path)));
