@@ -17,6 +17,9 @@ use common::*;
 use gateway_nbd::{Limits, Tls, Wants};
 use tap_block::Geometry;
 
+/// Functions that are fuzzed.
+const TARGETS: usize = 2;
+
 /// What a corpus file says of the connection at its end.
 #[derive(Debug, PartialEq, Eq, Clone, Copy)]
 enum End {
@@ -96,6 +99,70 @@ fn the_corpus_is_survived_where_there_is_tls() {
                     rig.server.handle_tls_started();
                 }
             }
+        }
+    }
+}
+
+/// The streams in a file of findings, one to a line.
+fn findings(path: &Path) -> Vec<Vec<u8>> {
+    let lines = std::fs::read_to_string(path).unwrap();
+    let hex = |line: &str| {
+        let pairs = (0..line.len()).step_by(2).map(|n| u8::from_str_radix(&line[n..n + 2], 16).unwrap());
+        pairs.collect::<Vec<u8>>()
+    };
+    lines.lines().map(hex).collect()
+}
+
+/// A function that is fuzzed, and streams for it.
+type Found = (fn(&[u8]), Vec<Vec<u8>>);
+
+/// What each file of findings is for, and what is in it.
+fn found() -> Vec<Found> {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/found");
+    let files = std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
+    let all = files.map(|path| (fuzz::by_name(path.file_stem().unwrap().to_str().unwrap()), findings(&path)));
+    all.collect()
+}
+
+/// By `cargo fuzz`, which needs a nightly compiler; this does not.
+#[test]
+fn what_was_found_by_fuzzing_is_survived() {
+    let all = found();
+    assert!(
+        all.len() >= TARGETS && all.iter().all(|(_, streams)| streams.len() > 8),
+        "the findings are lost"
+    );
+    for (run, streams) in all {
+        streams.iter().for_each(|stream| run(stream));
+    }
+}
+
+/// A little fuzzing on any compiler: what was found, changed at random places and mixed. `FUZZ_ROUNDS` makes it long.
+#[test]
+fn what_was_found_and_then_mangled_is_survived() {
+    let rounds = std::env::var("FUZZ_ROUNDS").ok().and_then(|n| n.parse().ok()).unwrap_or(100);
+    let mut state = 0x9e37_79b9_7f4a_7c15_u64;
+    let mut below = |limit: usize| {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        (state % limit.max(1) as u64) as usize
+    };
+    for (run, streams) in found() {
+        for _ in 0..rounds {
+            let mut stream = streams[below(streams.len())].clone();
+            let other = &streams[below(streams.len())];
+            let at = below(stream.len());
+            match below(3) {
+                0 => stream.splice(at.., other[below(other.len())..].iter().copied()).for_each(drop),
+                1 => stream.splice(at..at, other[below(other.len())..].iter().copied()).for_each(drop),
+                _ => stream.truncate(at),
+            }
+            for _ in 0..below(4) {
+                let at = below(stream.len());
+                stream.iter_mut().skip(at).take(1).for_each(|byte| *byte ^= 1 << below(8));
+            }
+            run(&stream);
         }
     }
 }

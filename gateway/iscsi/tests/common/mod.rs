@@ -10,6 +10,8 @@
     reason = "tests"
 )]
 
+pub(crate) mod fuzz;
+
 use std::sync::{Arc, Mutex};
 
 use bytes::{Buf, Bytes, BytesMut};

@@ -10,6 +10,8 @@
     reason = "tests"
 )]
 
+pub(crate) mod fuzz;
+
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use gateway_nbd::{Action, CloseReason, ExportInfo, Limits, ListEntry, Refusal, Server, Tag, Tls, Wants};
 use tap_block::memory::MemoryDevice;
