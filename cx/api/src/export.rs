@@ -93,6 +93,26 @@ pub struct ExportCreate {
     /// Give it the original disk's identity, not one of its own.
     #[serde(default)]
     pub as_original: bool,
+    /// Make it another disk of the target of this export (its image's id or name), by whose access rules it is then reached; a
+    /// target of its own when null.
+    #[serde(default)]
+    pub beside: Option<String>,
+}
+
+/// Asks for other access rules of a target. What is null or false stays as it is.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct ExportAccess {
+    /// The initiators that may log in, by their iSCSI names; empty: all.
+    pub acl: Option<Vec<String>>,
+    /// What an initiator has to know.
+    pub chap: Option<ChapLogin>,
+    /// What the target answers an initiator that wants to know who it is.
+    pub mutual_chap: Option<ChapLogin>,
+    /// Initiators need to know nothing any more, and the target proves nothing.
+    pub no_chap: bool,
+    /// The target does not prove any more who it is.
+    pub no_mutual_chap: bool,
 }
 
 /// A CHAP name with its secret. The secret is never printed, and no answer carries it.

@@ -26,7 +26,9 @@ pub mod status;
 pub mod verification;
 pub mod volume;
 
-pub use export::{ChapLogin, ClientLinesView, ConnectView, ExportCreate, ExportProtocol, ExportView};
+pub use export::{
+    ChapLogin, ClientLinesView, ConnectView, ExportAccess, ExportCreate, ExportProtocol, ExportView,
+};
 pub use group::{GroupPointView, GroupView, MemberPointView};
 pub use image::{ImageClone, ImageCommit, ImageCreate, ImageView};
 pub use job::{JobId, JobKind, JobState, JobView, RestoreCreate};

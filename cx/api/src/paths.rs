@@ -235,6 +235,12 @@ pub fn export_forced(image: &str) -> String {
     format!("{}?force=true", export(image))
 }
 
+/// The access rules of an export's target (POST).
+#[must_use]
+pub fn export_access(image: &str) -> String {
+    format!("{}/access", export(image))
+}
+
 /// What to type at a client to open an export, at this portal if one is named (GET).
 #[must_use]
 pub fn export_connect(image: &str, portal: Option<&str>) -> String {

@@ -12,7 +12,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use gateway_front::{ClientId, Front, IscsiLimits, Targets};
-use gateway_iscsi::{Access, BlockLength, Credentials, Identity, LogicalUnit, Refusal, Target, TargetConfig};
+use gateway_iscsi::{
+    Access, Admission, BlockLength, Credentials, Identity, LogicalUnit, Refusal, Target, TargetConfig,
+};
 use tap_disk::{FileDevice, FileOptions};
 
 const NAME: &str = "iqn.2026-01.example.chronogate:file";
@@ -37,7 +39,7 @@ impl Targets for One {
     }
 
     fn discovery(&self) -> Access {
-        self.target.access().clone()
+        self.target.admission().access.clone()
     }
 }
 
@@ -103,8 +105,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     let target = Target::new(TargetConfig {
         name: NAME.to_owned(),
         alias: "a file".to_owned(),
-        access,
-        initiators: options.initiators,
+        admission: Admission { access, initiators: options.initiators },
         units: vec![(1, unit)],
     });
     let targets = Arc::new(One { target, kept: options.kept });

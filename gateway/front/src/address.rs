@@ -16,6 +16,50 @@ pub enum ListenAddress {
     Tcp(String),
 }
 
+/// Where iSCSI initiators connect.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct Portal {
+    /// Where it listens.
+    pub listen: ListenAddress,
+    /// The `HOST:PORT` that initiators are told to connect to; `None`: the address that they have connected to.
+    pub advertised: Option<String>,
+}
+
+/// Text that is no portal.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+#[error(
+    "`{0}` is no iSCSI portal; give HOST:PORT, or HOST:PORT,advertise=HOST:PORT, such as 0.0.0.0:3260,advertise=192.0.2.7:3260"
+)]
+pub struct PortalError(String);
+
+impl From<ListenAddress> for Portal {
+    fn from(listen: ListenAddress) -> Self {
+        Self { listen, advertised: None }
+    }
+}
+
+impl FromStr for Portal {
+    type Err = PortalError;
+
+    fn from_str(text: &str) -> Result<Self, PortalError> {
+        let wrong = || PortalError(text.to_owned());
+        let tcp = |text: &str| match text.parse() {
+            Ok(ListenAddress::Tcp(address)) => Ok(address),
+            _ => Err(wrong()),
+        };
+        let Some((listen, more)) = text.split_once(',') else {
+            return Ok(ListenAddress::Tcp(tcp(text)?).into());
+        };
+        let advertised = tcp(more.strip_prefix("advertise=").ok_or_else(wrong)?)?;
+        // It stands in lists of initiators, and behind a port that the system chooses nobody finds it.
+        let plain = |b: u8| b.is_ascii_alphanumeric() || b".-:[]".contains(&b);
+        if !advertised.bytes().all(plain) || advertised.ends_with(":0") {
+            return Err(wrong());
+        }
+        Ok(Self { listen: ListenAddress::Tcp(tcp(listen)?), advertised: Some(advertised) })
+    }
+}
+
 /// Text that is no listen address.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 #[error("`{0}` is no address to listen on; give unix:PATH or HOST:PORT, such as 127.0.0.1:10809")]
@@ -64,12 +108,12 @@ pub(crate) fn tcp_uri(address: SocketAddr, export: &str, tls: bool) -> String {
 }
 
 /// `iscsi://HOST:PORT/IQN/LUN`, as libiscsi and QEMU take it.
-pub(crate) fn iscsi_uri(address: SocketAddr, target: &str, lun: u16) -> String {
-    format!("iscsi://{}/{}/{lun}", reachable(address), encoded(target, b":"))
+pub(crate) fn iscsi_uri(portal: &str, target: &str, lun: u16) -> String {
+    format!("iscsi://{portal}/{}/{lun}", encoded(target, b":"))
 }
 
 /// "Any address" is nothing a client can connect to; on this machine, loopback is.
-fn reachable(address: SocketAddr) -> SocketAddr {
+pub(crate) fn reachable(address: SocketAddr) -> SocketAddr {
     let ip = match address.ip() {
         IpAddr::V4(ip) if ip.is_unspecified() => IpAddr::V4(Ipv4Addr::LOCALHOST),
         IpAddr::V6(ip) if ip.is_unspecified() => IpAddr::V6(Ipv6Addr::LOCALHOST),
@@ -102,6 +146,24 @@ mod tests {
         }
         for text in ["", "unix:", "10809", "host:", "host:99999", ":1", "::1:10809"] {
             assert!(text.parse::<ListenAddress>().is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_portal_may_be_told_of_under_another_address() {
+        let portal: Portal = "0.0.0.0:3260,advertise=[2001:db8::1]:860".parse().unwrap();
+        assert_eq!(portal.listen, ListenAddress::Tcp("0.0.0.0:3260".to_owned()));
+        assert_eq!(portal.advertised.as_deref(), Some("[2001:db8::1]:860"));
+        assert_eq!("[::1]:0".parse::<Portal>().unwrap().advertised, None);
+        for bad in [
+            "unix:/a",
+            "a:1,b:2",
+            "a:1,advertise=",
+            "a:1,advertise=b",
+            "a:1,advertise=b:0",
+            "a:1,advertise=b;c:1",
+        ] {
+            assert!(bad.parse::<Portal>().is_err(), "{bad}");
         }
     }
 

@@ -13,7 +13,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
 use tokio::sync::Notify;
 
-use crate::address::ListenAddress;
+use crate::address::{ListenAddress, Portal};
 use crate::connection::{Connection, Ended};
 use crate::exports::{ClientId, Exports};
 use crate::iscsi::{IscsiConnection, IscsiLimits, Targets};
@@ -62,8 +62,16 @@ pub struct Front;
 /// A running front. Dropping it ends it at once; [`drain_and_stop`](Self::drain_and_stop) ends it well.
 pub struct FrontHandle {
     shared: Arc<Shared>,
-    bound: Vec<(Bound, Tls)>,
+    bound: Vec<Entrance>,
     acceptor: Mutex<Option<JoinHandle<()>>>,
+}
+
+/// A place where it listens.
+struct Entrance {
+    bound: Bound,
+    tls: Tls,
+    /// What initiators are told of it.
+    advertised: Option<String>,
 }
 
 /// How a front ended.
@@ -150,7 +158,8 @@ impl Front {
         limits: Limits,
         security: Security,
     ) -> Result<FrontHandle, ListenError> {
-        start(addresses, Service::Nbd(exports), limits, security)
+        let addresses: Vec<Portal> = addresses.iter().cloned().map(Portal::from).collect();
+        start(&addresses, Service::Nbd(exports), limits, security)
     }
 
     /// The same over iSCSI: serves `targets` to whoever logs in.
@@ -158,61 +167,63 @@ impl Front {
     /// # Errors
     /// As [`start`](Self::start).
     pub fn start_iscsi(
-        addresses: &[ListenAddress],
+        portals: &[Portal],
         targets: Arc<dyn Targets>,
         limits: IscsiLimits,
     ) -> Result<FrontHandle, ListenError> {
         let shared = Limits { connections: limits.connections, ..Limits::default() };
-        start(addresses, Service::Iscsi(targets, limits), shared, Security::default())
+        start(portals, Service::Iscsi(targets, limits), shared, Security::default())
     }
 }
 
 fn start(
-    addresses: &[ListenAddress],
+    addresses: &[Portal],
     service: Service,
     limits: Limits,
     security: Security,
 ) -> Result<FrontHandle, ListenError> {
-    let (mut listeners, mut bound) = (Vec::new(), Vec::new());
-    for address in addresses {
-        match Listener::bind(address) {
-            Ok((listener, at)) => {
-                let tls = security.mode_at(address);
-                listeners.push((listener, tls));
-                bound.push((at, tls));
+    let (mut listeners, mut entrances) = (Vec::new(), Vec::<Entrance>::new());
+    for Portal { listen, advertised } in addresses {
+        match Listener::bind(listen) {
+            Ok((listener, bound)) => {
+                let (tls, advertised) = (security.mode_at(listen), advertised.clone());
+                listeners.push((listener, tls, advertised.clone()));
+                entrances.push(Entrance { bound, tls, advertised });
             }
             Err(error) => {
-                bound.iter().for_each(|(bound, _)| bound.remove());
+                entrances.iter().for_each(|entrance| entrance.bound.remove());
                 return Err(error);
             }
         }
     }
     let shared = Arc::new(Shared::new(service, limits, security));
     let acceptor = start_acceptor(listeners, shared.clone()).map_err(|source| {
-        bound.iter().for_each(|(bound, _)| bound.remove());
-        let address = addresses.first().cloned().unwrap_or(ListenAddress::Tcp(String::new()));
+        entrances.iter().for_each(|entrance| entrance.bound.remove());
+        let address = addresses.first().map(|portal| portal.listen.clone());
+        let address = address.unwrap_or(ListenAddress::Tcp(String::new()));
         ListenError::Io { address, source }
     })?;
-    Ok(FrontHandle { shared, bound, acceptor: Mutex::new(Some(acceptor)) })
+    Ok(FrontHandle { shared, bound: entrances, acceptor: Mutex::new(Some(acceptor)) })
 }
 
 impl FrontHandle {
     /// The URIs under which clients reach `export`; that of the front itself for an empty name.
     #[must_use]
     pub fn uris(&self, export: &str) -> Vec<String> {
-        self.bound.iter().map(|(bound, tls)| bound.uri(export, *tls == Tls::Required)).collect()
+        self.bound.iter().map(|at| at.bound.uri(export, at.tls == Tls::Required)).collect()
     }
 
     /// The URIs under which initiators reach a unit of a target, for a front that speaks iSCSI.
     #[must_use]
     pub fn iscsi_uris(&self, target: &str, lun: u16) -> Vec<String> {
-        self.bound.iter().filter_map(|(bound, _)| bound.iscsi_uri(target, lun)).collect()
+        let at = self.bound.iter();
+        at.filter_map(|at| at.bound.iscsi_uri(at.advertised.as_deref(), target, lun)).collect()
     }
 
     /// Where it listens: paths absolute, ports as the system chose them.
     #[must_use]
     pub fn addresses(&self) -> Vec<ListenAddress> {
-        self.bound.iter().map(|(bound, _)| bound.address()).collect()
+        self.bound.iter().map(|at| at.bound.address()).collect()
     }
 
     /// How many clients are connected.
@@ -263,7 +274,7 @@ impl FrontHandle {
             if thread.join().is_err() {
                 tracing::error!("the thread that accepts NBD connections had failed");
             }
-            self.bound.iter().for_each(|(bound, _)| bound.remove());
+            self.bound.iter().for_each(|at| at.bound.remove());
         }
     }
 }
@@ -287,13 +298,16 @@ impl Shared {
     }
 }
 
-fn start_acceptor(listeners: Vec<(Listener, Tls)>, shared: Arc<Shared>) -> io::Result<JoinHandle<()>> {
+fn start_acceptor(
+    listeners: Vec<(Listener, Tls, Option<String>)>,
+    shared: Arc<Shared>,
+) -> io::Result<JoinHandle<()>> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let listeners = {
         let _inside = runtime.enter();
         listeners
             .into_iter()
-            .map(|(listener, tls)| AsyncListener::new(listener, tls))
+            .map(|(listener, tls, advertised)| AsyncListener::new(listener, tls, advertised))
             .collect::<io::Result<Vec<_>>>()?
     };
     std::thread::Builder::new().name("nbd-accept".to_owned()).spawn(move || {
@@ -317,6 +331,7 @@ fn start_acceptor(listeners: Vec<(Listener, Tls)>, shared: Arc<Shared>) -> io::R
 struct AsyncListener {
     socket: AsyncSocket,
     tls: Tls,
+    advertised: Option<String>,
 }
 
 enum AsyncSocket {
@@ -331,15 +346,17 @@ struct Guest {
     /// Where from, port included.
     peer: String,
     tls: Tls,
+    /// Where it is told that it has connected to; `None`: where it has.
+    advertised: Option<String>,
 }
 
 impl AsyncListener {
-    fn new(listener: Listener, tls: Tls) -> io::Result<Self> {
+    fn new(listener: Listener, tls: Tls, advertised: Option<String>) -> io::Result<Self> {
         let socket = match listener {
             Listener::Unix(listener) => AsyncSocket::Unix(UnixListener::from_std(listener)?),
             Listener::Tcp(listener) => AsyncSocket::Tcp(TcpListener::from_std(listener)?),
         };
-        Ok(Self { socket, tls })
+        Ok(Self { socket, tls, advertised })
     }
 
     /// Accepts for ever.
@@ -358,7 +375,7 @@ impl AsyncListener {
     }
 
     async fn accept(&self) -> io::Result<Guest> {
-        let tls = self.tls;
+        let (tls, advertised) = (self.tls, self.advertised.clone());
         match &self.socket {
             AsyncSocket::Unix(listener) => {
                 let (stream, _) = listener.accept().await?;
@@ -368,7 +385,7 @@ impl AsyncListener {
                 let peer = stream.peer_cred()?;
                 let client = ClientId::Unix { pid: peer.pid(), uid: peer.uid() };
                 let peer = client.to_string();
-                Ok(Guest { socket: Socket::Unix(stream.into_std()?), client, peer, tls })
+                Ok(Guest { socket: Socket::Unix(stream.into_std()?), client, peer, tls, advertised })
             }
             AsyncSocket::Tcp(listener) => {
                 let (stream, from) = listener.accept().await?;
@@ -376,7 +393,8 @@ impl AsyncListener {
                     tracing::debug!(%error, "a TCP option could not be set");
                 }
                 let client = ClientId::Tcp(from.ip());
-                Ok(Guest { socket: Socket::Tcp(stream.into_std()?), client, peer: from.to_string(), tls })
+                let (socket, peer) = (Socket::Tcp(stream.into_std()?), from.to_string());
+                Ok(Guest { socket, client, peer, tls, advertised })
             }
         }
     }
@@ -431,14 +449,15 @@ fn run(guest: Guest, place: &Place) -> Ended {
         Ok(runtime) => runtime,
         Err(error) => return Ended::Socket(error),
     };
-    let Guest { socket, client, tls, .. } = guest;
+    let Guest { socket, client, tls, advertised, .. } = guest;
     let ended = runtime.block_on(async {
         match socket {
             Socket::Unix(stream) => {
                 serve(UnixStream::from_std(stream), String::new(), client, tls, place).await
             }
             Socket::Tcp(stream) => {
-                let portal = stream.local_addr().map(|address| address.to_string()).unwrap_or_default();
+                let own = || stream.local_addr().map(|address| address.to_string()).unwrap_or_default();
+                let portal = advertised.unwrap_or_else(own);
                 serve(TcpStream::from_std(stream), portal, client, tls, place).await
             }
         }

@@ -27,7 +27,7 @@ mod sessions;
 mod tls;
 
 pub use access::{Access, Clients, Grant, Pattern};
-pub use address::{AddressError, ListenAddress};
+pub use address::{AddressError, ListenAddress, Portal, PortalError};
 pub use exports::{ClientId, Export, ExportEntry, Exports, OpenError};
 pub use front::{Drained, Front, FrontHandle, Limits};
 pub use gateway_nbd::Tls;

@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 
 use thiserror::Error;
 
-use crate::address::{ListenAddress, iscsi_uri, tcp_uri, unix_uri};
+use crate::address::{ListenAddress, iscsi_uri, reachable, tcp_uri, unix_uri};
 
 /// Clients that may wait to be accepted, as far as the system lets them.
 const WAITING: i32 = 1024;
@@ -117,10 +117,11 @@ impl Bound {
     }
 
     /// The URI of a unit of a target here; iSCSI speaks TCP only.
-    pub(crate) fn iscsi_uri(&self, target: &str, lun: u16) -> Option<String> {
-        match self {
-            Self::Unix { .. } => None,
-            Self::Tcp(address) => Some(iscsi_uri(*address, target, lun)),
+    pub(crate) fn iscsi_uri(&self, advertised: Option<&str>, target: &str, lun: u16) -> Option<String> {
+        match (self, advertised) {
+            (Self::Unix { .. }, _) => None,
+            (Self::Tcp(_), Some(portal)) => Some(iscsi_uri(portal, target, lun)),
+            (Self::Tcp(address), None) => Some(iscsi_uri(&reachable(*address).to_string(), target, lun)),
         }
     }
 

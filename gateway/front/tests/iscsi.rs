@@ -15,7 +15,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use gateway_front::{ClientId, Front, FrontHandle, IscsiLimits, Targets};
-use gateway_iscsi::{Access, BlockLength, Identity, LogicalUnit, Refusal, Target, TargetConfig};
+use gateway_iscsi::{Admission, BlockLength, Identity, LogicalUnit, Refusal, Target, TargetConfig};
 use tap_block::memory::MemoryDevice;
 
 const NAME: &str = "iqn.2026-01.example:disk";
@@ -64,8 +64,7 @@ impl Rig {
         let target = Target::new(TargetConfig {
             name: NAME.to_owned(),
             alias: String::new(),
-            access: Access::Open,
-            initiators: None,
+            admission: Admission::default(),
             units: vec![(1, unit)],
         });
         let disk = Arc::new(Disk { target, kept: Mutex::default() });

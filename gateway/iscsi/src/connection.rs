@@ -324,9 +324,9 @@ impl Connection {
     fn enter(&mut self, request: &Header, answer: Pdu, ended: Ended) -> Option<Action> {
         let membership = match &ended.target {
             None => None,
-            Some(target) => {
+            Some((target, admission)) => {
                 let kick = Ticket::new(KICK, self.queue.clone());
-                match target.enter(&ended.port, ended.tsih, kick) {
+                match target.enter((&ended.port, admission), ended.tsih, kick) {
                     Ok(membership) => Some(membership),
                     Err(status) => {
                         return Some(self.fail_login(request, failure(request, status), status));

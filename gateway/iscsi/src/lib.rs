@@ -37,4 +37,4 @@ pub use pdu::FramingError;
 pub use scsi::reservation::InitiatorPort;
 pub use scsi::unit::{BlockLength, Identity, LogicalUnit};
 pub use tap_block::Output;
-pub use target::{SessionInfo, Target, TargetConfig};
+pub use target::{Admission, SessionInfo, Target, TargetConfig};

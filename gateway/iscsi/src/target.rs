@@ -22,18 +22,28 @@ pub struct TargetConfig {
     pub name: String,
     /// For people; may be empty.
     pub alias: String,
-    /// Who may log in.
-    pub access: Access,
-    /// The names of the initiators that may log in; `None` for all.
-    pub initiators: Option<Vec<String>>,
+    /// Who may log in, until [`Target::admit`] says otherwise.
+    pub admission: Admission,
     /// Its disks by LUN.
     pub units: Vec<(u16, Arc<LogicalUnit>)>,
 }
 
+/// Who may log in to a target.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Admission {
+    /// What has to be known.
+    pub access: Access,
+    /// The names of the initiators that may; `None` for all.
+    pub initiators: Option<Vec<String>>,
+}
+
 /// A target that can be logged in to.
 pub struct Target {
-    config: TargetConfig,
+    alias: String,
+    units: Vec<(u16, Arc<LogicalUnit>)>,
     name: Arc<str>,
+    /// A login that began by other rules than these is refused at its end.
+    admission: Mutex<Arc<Admission>>,
     luns: Vec<u16>,
     sessions: Mutex<Sessions>,
 }
@@ -77,8 +87,9 @@ impl Target {
     pub fn new(config: TargetConfig) -> Arc<Self> {
         let mut luns: Vec<u16> = config.units.iter().map(|(lun, _)| *lun).collect();
         luns.sort_unstable();
-        let name = config.name.as_str().into();
-        Arc::new(Self { config, name, luns, sessions: Mutex::default() })
+        let TargetConfig { name, alias, admission, units } = config;
+        let (name, admission) = (name.as_str().into(), Mutex::new(Arc::new(admission)));
+        Arc::new(Self { alias, units, name, admission, luns, sessions: Mutex::default() })
     }
 
     /// Its iSCSI name.
@@ -102,35 +113,45 @@ impl Target {
     }
 
     pub(crate) fn alias(&self) -> &str {
-        &self.config.alias
+        &self.alias
     }
 
-    /// Who may log in.
+    /// Who may log in now.
     #[must_use]
-    pub fn access(&self) -> &Access {
-        &self.config.access
+    pub fn admission(&self) -> Arc<Admission> {
+        Arc::clone(&self.admission.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// From here on these may log in. Sessions of initiators that are not on the list end; all others go on, whatever they
+    /// would have to know by now.
+    pub fn admit(&self, admission: Admission) {
+        let admission = Arc::new(admission);
+        let mut sessions = self.lock();
+        *self.admission.lock().unwrap_or_else(PoisonError::into_inner) = Arc::clone(&admission);
+        let all = std::mem::take(&mut sessions.list);
+        let (stay, ended) = all.into_iter().partition(|entry| admission.admits(&entry.port.name));
+        sessions.list = stay;
+        drop(sessions);
+        let ended: Vec<Entry> = ended;
+        self.end(ended);
     }
 
     pub(crate) fn luns(&self) -> &[u16] {
         &self.luns
     }
 
-    /// Is this initiator on the list?
-    pub(crate) fn admits(&self, initiator: &str) -> bool {
-        match &self.config.initiators {
-            None => true,
-            Some(names) => names.iter().any(|name| name.eq_ignore_ascii_case(initiator)),
-        }
-    }
-
     /// A session begins (RFC 7143 section 6.3.5): one of the same port before it ends.
     pub(crate) fn enter(
         self: &Arc<Self>,
-        port: &InitiatorPort,
+        (port, admission): (&InitiatorPort, &Arc<Admission>),
         tsih: u16,
         kick: Ticket,
     ) -> Result<Membership, LoginStatus> {
         let mut sessions = self.lock();
+        // Under the same lock as a change of the rules: who came in by the old ones is on the list that is gone through then.
+        if !Arc::ptr_eq(admission, &self.admission()) {
+            return Err(LoginStatus::NotAuthorized);
+        }
         let at = sessions.list.iter().position(|entry| entry.port == *port);
         let before = at.and_then(|at| sessions.list.get(at));
         if tsih != 0 && before.is_none_or(|entry| entry.tsih != tsih) {
@@ -144,20 +165,29 @@ impl Target {
         drop(sessions);
         self.end(before);
         let join = |(lun, unit): &(u16, Arc<LogicalUnit>)| unit.join(*lun, self.name.clone(), session, port);
-        let nexuses = self.config.units.iter().map(join).collect();
+        let nexuses = self.units.iter().map(join).collect();
         Ok(Membership { target: self.clone(), tsih, nexuses, session })
     }
 
     /// What they held is given up here, so that whoever comes next need not wait for their threads.
     fn end(&self, sessions: impl IntoIterator<Item = Entry>) {
         for entry in sessions {
-            self.config.units.iter().for_each(|(_, unit)| unit.part(entry.session));
+            self.units.iter().for_each(|(_, unit)| unit.part(entry.session));
             entry.kick.complete(Ok(Bytes::new()));
         }
     }
 
     fn lock(&self) -> MutexGuard<'_, Sessions> {
         self.sessions.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Admission {
+    /// Is this initiator on the list?
+    #[must_use]
+    pub fn admits(&self, initiator: &str) -> bool {
+        let names = self.initiators.as_ref();
+        names.is_none_or(|names| names.iter().any(|name| name.eq_ignore_ascii_case(initiator)))
     }
 }
 
@@ -189,6 +219,6 @@ impl Drop for Membership {
 
 impl fmt::Debug for Target {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Target").field("config", &self.config).finish_non_exhaustive()
+        f.debug_struct("Target").field("name", &self.name).field("units", &self.units).finish_non_exhaustive()
     }
 }

@@ -11,7 +11,7 @@
 mod common;
 
 use common::*;
-use gateway_iscsi::{Access, CloseReason, Credentials, Limits, LoginStatus, TargetConfig};
+use gateway_iscsi::{Access, Admission, CloseReason, Credentials, Limits, LoginStatus, TargetConfig};
 use md5::Digest;
 
 fn credentials(name: &str, secret: &str) -> Credentials {
@@ -108,8 +108,10 @@ fn logins_that_cannot_be_say_why() {
     let closed_to_us = gateway_iscsi::Target::new(TargetConfig {
         name: NAME.to_owned(),
         alias: String::new(),
-        access: Access::Open,
-        initiators: Some(vec!["iqn.2026-01.example:another".to_owned()]),
+        admission: Admission {
+            access: Access::Open,
+            initiators: Some(vec!["iqn.2026-01.example:another".to_owned()]),
+        },
         units: vec![(1, unit)],
     });
     assert_eq!(Rig::new(&closed_to_us).log_in(1, &[]).login_status(), [2, 2]);

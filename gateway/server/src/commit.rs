@@ -35,7 +35,6 @@ use crate::jobs::Job;
 use crate::materialize::Copying;
 use crate::names::{Holder, Reserved};
 use crate::problems;
-use crate::sessions::users_text;
 
 /// A commit at work.
 struct Commit {
@@ -120,8 +119,8 @@ impl Commit {
 
     /// Why it is not to be had, with who has it open.
     fn used_by(&self, refused: Problem) -> Problem {
-        let doors = self.gateway.upgrade().map(|gateway| gateway.doors_to_images());
-        match doors.and_then(|doors| users_text(self.record.name.as_str(), &doors)) {
+        let users = self.gateway.upgrade().and_then(|gateway| gateway.users_of_image(&self.record));
+        match users {
             Some(users) => refused.because(format!("it is used by {users}")).fix(
                 "close what uses it, or end those sessions (`chronogate session kick ID`), and commit it again: the copy stays",
             ),

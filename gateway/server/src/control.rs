@@ -5,12 +5,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use cx_api::{
-    BookmarkCreate, BookmarkView, Code, ConnectView, DiffView, ElapsedConfirm, ElapsedView, ExportCreate,
-    ExportView, GroupPointView, GroupView, HoldCreate, HoldView, ImageClone, ImageCommit, ImageCreate,
-    ImageView, JobId, JobKind, JobView, PinView, PointView, PoliciesApply, PolicyPreview, PolicySet,
-    PolicyView, Problem, RepairCreate, RepairView, RepairsCreate, RepairsView, SessionView, StatusView,
-    StoreGone, StoresView, TimelineView, UnitView, UnitsAsk, UnitsView, VerificationCreate, VerificationView,
-    VolumeView,
+    BookmarkCreate, BookmarkView, Code, ConnectView, DiffView, ElapsedConfirm, ElapsedView, ExportAccess,
+    ExportCreate, ExportView, GroupPointView, GroupView, HoldCreate, HoldView, ImageClone, ImageCommit,
+    ImageCreate, ImageView, JobId, JobKind, JobView, PinView, PointView, PoliciesApply, PolicyPreview,
+    PolicySet, PolicyView, Problem, RepairCreate, RepairView, RepairsCreate, RepairsView, SessionView,
+    StatusView, StoreGone, StoresView, TimelineView, UnitView, UnitsAsk, UnitsView, VerificationCreate,
+    VerificationView, VolumeView,
 };
 use cx_wire::{Question, Reply};
 use gateway_image::Point;
@@ -178,6 +178,12 @@ impl Control for Gateway {
         let gateway = self.me.upgrade().ok_or_else(|| problems::internal("the gateway is stopping"))?;
         let removed = tokio::spawn(async move { gateway.remove_export(&which, force).await });
         removed.await.map_err(problems::internal)?
+    }
+
+    async fn export_access(&self, which: ImageKey, wanted: ExportAccess) -> Answer<ExportView> {
+        let gateway = self.me.upgrade().ok_or_else(|| problems::internal("the gateway is stopping"))?;
+        let changed = tokio::spawn(async move { gateway.change_access(&which, wanted).await });
+        changed.await.map_err(problems::internal)?
     }
 
     async fn export_connect(&self, which: ImageKey, portal: Option<String>) -> Answer<ConnectView> {

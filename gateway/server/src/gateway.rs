@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Duration;
 
 use cx_link::{Address, Downlink, Hub, Listener};
-use gateway_front::{Front, FrontHandle, IscsiLimits, Limits, ListenAddress, ListenError, Security};
+use gateway_front::{Front, FrontHandle, IscsiLimits, Limits, ListenAddress, ListenError, Portal, Security};
 use gateway_image::catalogue::Volume;
 use gateway_store::{Store, StoreConfig, StoreError};
 use tap_block::{Clock, Name, WallTime};
@@ -61,7 +61,7 @@ pub struct GatewayConfig {
     /// TLS of NBD clients.
     pub security: Security,
     /// Where iSCSI initiators connect to: the portals.
-    pub iscsi: Vec<ListenAddress>,
+    pub iscsi: Vec<Portal>,
     /// Initiators on other machines may open what has no access rules: the network is trusted.
     pub open_portals: bool,
     /// Where the HTTP API is.

@@ -31,6 +31,7 @@ use std::time::Duration;
 use thiserror::Error;
 use tokio::net::TcpListener;
 
+pub(crate) use answer::image_key;
 pub use control::{Answer, Control, ImageKey, Points};
 pub use gateway_image::Point;
 pub use routes::{Method, Route, routes};

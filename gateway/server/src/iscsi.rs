@@ -3,27 +3,28 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use cx_api::{Code, ConnectView, ExportCreate, ExportProtocol, ExportView, Problem};
-use gateway_front::{FrontHandle, ListenAddress};
+use cx_api::{Code, ConnectView, ExportAccess, ExportCreate, ExportProtocol, ExportView, Problem};
+use gateway_front::{FrontHandle, Portal};
 use gateway_journal::ImageRecord;
 use tap_block::units::count;
 
 use crate::connect::{self, Wanted};
 use crate::gateway::{Gateway, StartError};
-use crate::http::{Answer, ImageKey};
+use crate::http::{Answer, ImageKey, image_key};
 use crate::problems;
-use crate::sessions::{Door, ISCSI, users_of, users_text};
+use crate::sessions::{Door, ISCSI, OpenedAs, users_of, users_text};
 use crate::targets::{LUN, Rules, identity_of, target_name};
 
 impl Gateway {
     /// What has no access rules is for this machine alone: exports without them keep a portal for others from opening.
-    pub(crate) fn check_portals(&self, portals: &[ListenAddress]) -> Result<(), StartError> {
-        let Some(portal) = portals.iter().map(ToString::to_string).find(|p| !is_loopback(p)) else {
+    pub(crate) fn check_portals(&self, portals: &[Portal]) -> Result<(), StartError> {
+        let Some(portal) = portals.iter().map(|portal| portal.listen.to_string()).find(|p| !is_loopback(p))
+        else {
             return Ok(());
         };
         // Without the list no target is served at all.
         let exports = self.targets.all(&self.store.catalogue()).unwrap_or_default();
-        let open = exports.iter().filter(|(rules, _)| !rules.is_guarded());
+        let open = exports.iter().filter(|(rules, _)| !self.targets.entry_rules(rules).is_guarded());
         let images: Vec<&str> = open.map(|(_, image)| image.name.as_str()).collect();
         if self.targets.open_to_all || images.is_empty() {
             return Ok(());
@@ -42,8 +43,9 @@ impl Gateway {
     fn iscsi_uris(&self, image: &ImageRecord, rules: Option<&Rules>) -> Vec<String> {
         let Some(front) = self.fronts().iscsi else { return Vec::new() };
         let lun = rules.map_or(LUN, |rules| rules.lun);
-        let mut uris = front.iscsi_uris(&target_name(image.name.as_str()), lun);
-        if !rules.is_some_and(Rules::is_guarded) && !self.targets.open_to_all {
+        let mut uris = front.iscsi_uris(&target_name(self.served_by(image).name.as_str()), lun);
+        let is_guarded = rules.is_some_and(|rules| self.targets.entry_rules(rules).is_guarded());
+        if !is_guarded && !self.targets.open_to_all {
             uris.retain(|uri| authority(uri).is_some_and(is_loopback));
         }
         uris
@@ -65,22 +67,23 @@ impl Gateway {
         let volume = catalogue.volume(image.volume);
         let volume = volume.ok_or_else(|| problems::internal("the image's volume is gone"))?;
         let (identity, uris) = (identity_of(image, rules), self.iscsi_uris(image, Some(rules)));
-        let sessions = self.initiators().map_or(0, |door| users_of(&door, image.name.as_str()).len());
+        let (served, entry) = (self.served_by(image).name, self.targets.entry_rules(rules));
+        let sessions = self.initiators().map_or(0, |door| users_of(&door, served.as_str()).len());
         Ok(ExportView {
             image: image.id.get(),
             name: image.name.clone(),
             volume: volume.name().clone(),
             protocol: ExportProtocol::Iscsi,
-            target: target_name(image.name.as_str()),
+            target: target_name(served.as_str()),
             lun: rules.lun,
             writable: image.writable,
-            acl: rules.acl.clone(),
-            chap_user: rules.chap.as_ref().map(|login| login.user.clone()),
-            mutual_chap_user: rules.mutual.as_ref().map(|login| login.user.clone()),
+            acl: entry.acl.clone(),
+            chap_user: entry.chap.as_ref().map(|login| login.user.clone()),
+            mutual_chap_user: entry.mutual.as_ref().map(|login| login.user.clone()),
             as_original: rules.as_original,
             naa: format!("{:032x}", identity.naa),
             serial: identity.serial,
-            problem: rules.is_locked().then(|| locked(image)),
+            problem: entry.is_locked().then(|| locked(served.as_str())),
             sessions: count(sessions),
             created: rules.created,
             uri: uris.first().cloned().unwrap_or_default(),
@@ -93,14 +96,38 @@ impl Gateway {
         let _one_at_a_time = self.removing.lock().await;
         let image = self.images.find(which)?;
         let (_, front) = self.initiators().ok_or_else(no_portal)?;
-        if wanted.acl.is_empty() && wanted.chap.is_none() && !self.targets.open_to_all {
+        let beside = wanted.beside.as_deref().map(|text| self.images.find(&image_key(text)?)).transpose()?;
+        let is_open = wanted.acl.is_empty() && wanted.chap.is_none() && beside.is_none();
+        if is_open && !self.targets.open_to_all {
             check_local(&image, &front)?;
         }
         let (targets, catalogue) = (Arc::clone(&self.targets), self.store.catalogue());
         let (asked, now) = (image.clone(), self.clock.wall());
-        let made = tokio::task::spawn_blocking(move || targets.export(&asked, wanted, &catalogue, now));
+        let made = tokio::task::spawn_blocking(move || {
+            targets.export(&asked, (wanted, beside.as_ref()), &catalogue, now)
+        });
         let rules = made.await.map_err(problems::internal)??;
         self.view_of_export(&image, &rules)
+    }
+
+    /// Gives the target of an export other rules of who may log in.
+    pub(crate) async fn change_access(&self, which: &ImageKey, wanted: ExportAccess) -> Answer<ExportView> {
+        let _one_at_a_time = self.removing.lock().await;
+        let image = self.images.find(which)?;
+        let open = match self.initiators().filter(|_| !self.targets.open_to_all) {
+            Some((_, front)) => check_local(&image, &front),
+            None => Ok(()),
+        };
+        let (targets, catalogue, asked) = (Arc::clone(&self.targets), self.store.catalogue(), image.clone());
+        let changed =
+            tokio::task::spawn_blocking(move || targets.change_access(&asked, wanted, &catalogue, open));
+        let rules = changed.await.map_err(problems::internal)??.ok_or_else(|| not_exported(&image))?;
+        self.view_of_export(&image, &rules)
+    }
+
+    /// The image that the iSCSI target of this one has its name from.
+    pub(crate) fn served_by(&self, image: &ImageRecord) -> ImageRecord {
+        self.targets.served_by(image, &self.store.catalogue())
     }
 
     /// Takes an export back; with `force` from who is logged in as well. One that was taken back is as it should be.
@@ -110,23 +137,26 @@ impl Gateway {
             Err(problem) if force && problem.code == Code::NotFound => return Ok(()),
             found => found?,
         };
-        let name = image.name.as_str();
+        let served = self.served_by(&image);
+        let name = served.name.as_str();
         let doors: Vec<Door> = self.initiators().into_iter().collect();
         let exported = self.targets.rules(&image)?.is_some();
         if !force
             && exported
-            && let Some(users) = users_text(name, &doors)
+            && let Some(users) = users_text(OpenedAs { own: name, served: name }, &doors)
         {
-            return Err(Problem::new(Code::Conflict, format!("the export of image {name} is open"))
+            let image = &image.name;
+            return Err(Problem::new(Code::Conflict, format!("the export of image {image} is open"))
                 .because(format!("it is used by {users}"))
-                .fix(format!("log them out, or end them: chronogate export rm --force {name}")));
+                .fix(format!("log them out, or end them: chronogate export rm --force {image}")));
         }
         let closed = force.then(|| self.targets.close(name));
         let (targets, catalogue, asked) = (Arc::clone(&self.targets), self.store.catalogue(), image.clone());
         let removed = tokio::task::spawn_blocking(move || targets.unexport(&asked, &catalogue, force));
         removed.await.map_err(problems::internal)??;
         if closed.is_some() {
-            self.clear_of_clients(name, &doors, || !self.targets.is_open(name)).await?;
+            let names = OpenedAs { own: name, served: name };
+            self.clear_of_clients(names, &doors, || !self.targets.is_open(name)).await?;
         }
         Ok(())
     }
@@ -198,8 +228,7 @@ fn not_exported(image: &ImageRecord) -> Problem {
         .fix(format!("export it: chronogate export create {name} --iscsi"))
 }
 
-fn locked(image: &ImageRecord) -> String {
-    let name = &image.name;
+fn locked(name: &str) -> String {
     format!(
         "nobody can log in: its CHAP secret cannot be opened, because the file secrets.key is not the one that it was \
          sealed with; put that back and start the gateway again, or export the image anew (chronogate export rm {name})"

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use cx_api::{Code, Problem, SessionView};
 use gateway_front::{FrontHandle, SessionInfo};
+use gateway_journal::ImageRecord;
 
 use crate::gateway::{Fronts, Gateway};
 use crate::http::{Answer, ImageKey};
@@ -81,14 +82,15 @@ impl Gateway {
             Err(problem) if force && problem.code == Code::NotFound => return Ok(()),
             found => found?,
         };
-        let name = record.name.as_str();
+        let served = self.served_by(&record);
+        let names = OpenedAs { own: record.name.as_str(), served: served.name.as_str() };
         if force {
-            let _closed = self.targets.close(name);
+            let _closed = self.targets.close(names.served);
             let frozen = self.images.freeze_in_use(&record).await?;
-            self.clear_of_clients(name, &self.doors_to_images(), || frozen.users() == 0).await?;
+            self.clear_of_clients(names, &self.doors_to_images(), || frozen.users() == 0).await?;
             self.images.retire(frozen, || Ok(())).await?;
         } else {
-            self.check_unused(name)?;
+            self.check_unused(names)?;
             self.images.remove(which).await?;
         }
         self.forget_export(record.clone()).await;
@@ -96,22 +98,29 @@ impl Gateway {
         self.committed.forget_unfinished(record.id).map_err(problems::internal)
     }
 
+    /// Who has an image open, for people; `None`: nobody.
+    pub(crate) fn users_of_image(&self, record: &ImageRecord) -> Option<String> {
+        let served = self.served_by(record);
+        let names = OpenedAs { own: record.name.as_str(), served: served.name.as_str() };
+        users_text(names, &self.doors_to_images())
+    }
+
     /// Ends every session at an export that cannot be opened any more, until `is_unused`.
     pub(crate) async fn clear_of_clients(
         &self,
-        export: &str,
+        names: OpenedAs<'_>,
         doors: &[Door],
         is_unused: impl Fn() -> bool,
     ) -> Answer<()> {
         let deadline = tokio::time::Instant::now() + GONE_WITHIN;
         while !is_unused() {
             if tokio::time::Instant::now() >= deadline {
-                return Err(Problem::new(Code::Conflict, format!("image {export} is still open"))
+                return Err(Problem::new(Code::Conflict, format!("image {} is still open", names.own))
                     .because("its clients were told to end, and wait for their disk")
                     .fix("try again, or see who is left: chronogate session ls"));
             }
             for door in doors {
-                let ids = users_of(door, export).into_iter().map(|info| info.id).collect();
+                let ids = users_of(door, names.at(door)).into_iter().map(|info| info.id).collect();
                 end(Arc::clone(&door.1), ids).await?;
             }
             tokio::time::sleep(LOOK_AGAIN).await;
@@ -119,8 +128,9 @@ impl Gateway {
         Ok(())
     }
 
-    fn check_unused(&self, export: &str) -> Answer<()> {
-        match users_text(export, &self.doors_to_images()) {
+    fn check_unused(&self, names: OpenedAs<'_>) -> Answer<()> {
+        let export = names.own;
+        match users_text(names, &self.doors_to_images()) {
             None => Ok(()),
             Some(users) => Err(Problem::new(Code::Conflict, format!("image {export} is open"))
                 .because(format!("it is used by {users}"))
@@ -145,9 +155,24 @@ impl Gateway {
     }
 }
 
+/// What an image is opened by.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct OpenedAs<'a> {
+    /// Its name.
+    pub(crate) own: &'a str,
+    /// The name of the export whose iSCSI target it is a disk of.
+    pub(crate) served: &'a str,
+}
+
+impl<'a> OpenedAs<'a> {
+    fn at(self, (at, _): &Door) -> &'a str {
+        if *at == ISCSI { self.served } else { self.own }
+    }
+}
+
 /// Who has an export open, for people; `None`: nobody.
-pub(crate) fn users_text(export: &str, doors: &[Door]) -> Option<String> {
-    let users: Vec<SessionInfo> = doors.iter().flat_map(|door| users_of(door, export)).collect();
+pub(crate) fn users_text(names: OpenedAs<'_>, doors: &[Door]) -> Option<String> {
+    let users: Vec<SessionInfo> = doors.iter().flat_map(|door| users_of(door, names.at(door))).collect();
     let named = |info: &SessionInfo| match info.certificate.as_ref().or(info.initiator.as_ref()) {
         Some(name) => format!("session {} ({name} at {})", info.id, info.peer),
         None => format!("session {} ({})", info.id, info.peer),

@@ -1,4 +1,5 @@
-//! What iSCSI initiators can log in to: the same names as over NBD, each a target with one disk.
+//! What iSCSI initiators can log in to: the same names as over NBD, each a target with one disk, or with those of several
+//! exports.
 //!
 //! ```text
 //!   export create ─► table (rules of exported images, open targets) ─► file (exports.json), seal (CHAP secrets)
@@ -19,7 +20,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use gateway_front::{ClientId, Exports as _, Targets};
-use gateway_iscsi::{Access, Identity, LogicalUnit, Refusal, Target, TargetConfig};
+use gateway_iscsi::{Access, Admission, Identity, LogicalUnit, Refusal, Target, TargetConfig};
 use gateway_journal::ImageRecord;
 use tap_block::Name;
 use tap_disk::{ensure_dir, small_file};
@@ -29,6 +30,7 @@ use crate::http::Answer;
 
 pub(crate) use rules::Rules;
 pub(crate) use table::TargetTable;
+use table::{Kept, Seen};
 
 /// The number of a target's disk, unless another one is asked for.
 pub(crate) const LUN: u16 = 1;
@@ -58,12 +60,35 @@ impl GatewayTargets {
         Self { exports, table }
     }
 
-    /// The target of an export by these rules, and what its reservations lie under.
-    fn make(&self, export: &str, rules: Option<&Rules>) -> Answer<Option<(Arc<Target>, String)>> {
-        let Some(access) = rules.map_or(Some(Access::Open), Rules::access) else {
+    /// The target of an export by these rules, with the disks of those that share it, and what reservations lie under.
+    fn make(&self, export: &str, seen: &Seen) -> Answer<Option<(Arc<Target>, Kept)>> {
+        let rules = seen.rules.as_ref();
+        let Some(admission) = rules.map_or(Some(Admission::default()), Rules::admission) else {
             tracing::error!(export, "a CHAP secret cannot be opened: the target is not served");
             return Ok(None);
         };
+        let Some((unit, alias, serial)) = self.unit(export, rules)? else { return Ok(None) };
+        let lun = rules.map_or(LUN, |rules| rules.lun);
+        let (mut units, mut kept) = (vec![(lun, unit)], vec![(lun, serial)]);
+        for more in &seen.more {
+            let image = self.exports.store.catalogue().image(more.image).filter(|i| more.is_of(i)).cloned();
+            // One that is gone takes none of the others with it.
+            let Some(image) = image else { continue };
+            let Some((unit, _, serial)) = self.unit(image.name.as_str(), Some(more))? else {
+                return Ok(None);
+            };
+            units.push((more.lun, unit));
+            kept.push((more.lun, serial));
+        }
+        Ok(Some((Target::new(TargetConfig { name: target_name(export), alias, admission, units }), kept)))
+    }
+
+    /// The disk of an export, its description, and what its reservations lie under.
+    fn unit(
+        &self,
+        export: &str,
+        rules: Option<&Rules>,
+    ) -> Answer<Option<(Arc<LogicalUnit>, String, String)>> {
         let (opened, shown) = self.exports.open_named(export.to_owned(), CLIENT)?;
         // Under its own serial number: what was reserved on the original is not reserved on each that stands in for it.
         let kept = own_identity(shown).serial;
@@ -75,21 +100,13 @@ impl GatewayTargets {
                 return Ok(None);
             }
         };
-        let Some(unit) = unit else {
+        if unit.is_none() {
             tracing::error!(
                 path = %path.display(),
                 "reservations are damaged: the target is not served; remove the file to go on without them"
             );
-            return Ok(None);
-        };
-        let config = TargetConfig {
-            name: target_name(export),
-            alias: opened.description,
-            access,
-            initiators: rules.map(|rules| rules.acl.clone()).filter(|acl| !acl.is_empty()),
-            units: vec![(rules.map_or(LUN, |rules| rules.lun), unit)],
-        };
-        Ok(Some((Target::new(config), kept)))
+        }
+        Ok(unit.map(|unit| (unit, opened.description, kept)))
     }
 
     fn kept(&self, serial: &str) -> PathBuf {
@@ -137,7 +154,7 @@ impl Targets for GatewayTargets {
         if let Some(target) = seen.target {
             return Ok(target);
         }
-        let made = self.make(export, seen.rules.as_ref()).map_err(|problem| {
+        let made = self.make(export, &seen).map_err(|problem| {
             tracing::info!(name, problem = problem.detail, "an iSCSI target cannot be opened");
             Refusal::Unknown
         })?;
@@ -150,8 +167,8 @@ impl Targets for GatewayTargets {
         Access::Optional { known: self.table.logins() }
     }
 
-    fn keep(&self, target: &str, _: u16, reservations: &[u8]) -> Result<(), String> {
-        let kept = export_of(target).and_then(|export| self.table.kept(export));
+    fn keep(&self, target: &str, lun: u16, reservations: &[u8]) -> Result<(), String> {
+        let kept = export_of(target).and_then(|export| self.table.kept(export, lun));
         let path = self.kept(&kept.ok_or("the target is gone")?);
         let kept = match reservations.is_empty() {
             true => remove(&path),

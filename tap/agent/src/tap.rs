@@ -6,7 +6,8 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use cx_link::{Address, Hub};
-use gateway_front::{Front, FrontHandle, IscsiLimits, ListenAddress, ListenError, Security};
+use gateway_front::{Front, FrontHandle, IscsiLimits, ListenAddress, ListenError, Portal, Security};
+use gateway_iscsi::Admission;
 use tap_block::{MAX_MEMBERS, Name, StreamId};
 use thiserror::Error;
 
@@ -32,7 +33,9 @@ pub struct TapConfig {
     /// TLS of guests.
     pub security: Security,
     /// Where guests connect over iSCSI: the portals.
-    pub iscsi: Vec<ListenAddress>,
+    pub iscsi: Vec<Portal>,
+    /// Who may log in there.
+    pub admission: Admission,
     /// The CX.
     pub cx: Address,
     /// The switchboard for in-memory addresses.
@@ -117,7 +120,7 @@ impl Tap {
         }
         let exports = Arc::clone(&disks) as _;
         let front = Front::start_secured(&config.listen, exports, config.nbd_limits, config.security)?;
-        let iscsi = start_iscsi(&config.iscsi, &disks, &dir)?.map(Arc::new);
+        let iscsi = start_iscsi(&config.iscsi, &disks, (&dir, config.admission))?.map(Arc::new);
         let groups: Vec<Arc<Group>> =
             config.groups.iter().map(|group| form(group, &volumes, config.group_interval)).collect();
         let barriers = put_barriers(&groups)?;
@@ -211,14 +214,14 @@ impl Tap {
 
 /// None without portals.
 fn start_iscsi(
-    portals: &[ListenAddress],
+    portals: &[Portal],
     disks: &Arc<Disks>,
-    dir: &Path,
+    (dir, admission): (&Path, Admission),
 ) -> Result<Option<FrontHandle>, ListenError> {
     if portals.is_empty() {
         return Ok(None);
     }
-    let targets = Arc::new(DiskTargets::new(Arc::clone(disks), dir.to_owned()));
+    let targets = Arc::new(DiskTargets::new(Arc::clone(disks), dir.to_owned(), admission));
     Front::start_iscsi(portals, targets, IscsiLimits::default()).map(Some)
 }
 

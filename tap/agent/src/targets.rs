@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use gateway_front::{ClientId, Targets};
-use gateway_iscsi::{Access, Identity, LogicalUnit, Refusal, Target, TargetConfig};
+use gateway_iscsi::{Access, Admission, Identity, LogicalUnit, Refusal, Target, TargetConfig};
 use tap_block::Name;
 use tap_disk::small_file;
 
@@ -25,6 +25,8 @@ pub(crate) struct DiskTargets {
     disks: Arc<Disks>,
     /// Where the volumes' folders lie.
     dir: PathBuf,
+    /// Who may log in, to all of them.
+    admission: Admission,
     open: Mutex<HashMap<Name, Arc<Target>>>,
 }
 
@@ -34,8 +36,8 @@ pub(crate) fn target_name(volume: &Name) -> String {
 }
 
 impl DiskTargets {
-    pub(crate) fn new(disks: Arc<Disks>, dir: PathBuf) -> Self {
-        Self { disks, dir, open: Mutex::default() }
+    pub(crate) fn new(disks: Arc<Disks>, dir: PathBuf, admission: Admission) -> Self {
+        Self { disks, dir, admission, open: Mutex::default() }
     }
 
     fn make(&self, name: &str, disk: &Disk) -> io::Result<Arc<Target>> {
@@ -52,8 +54,7 @@ impl DiskTargets {
         Ok(Target::new(TargetConfig {
             name: name.to_owned(),
             alias: describe(&disk.volume),
-            access: Access::Open,
-            initiators: None,
+            admission: self.admission.clone(),
             units: vec![(LUN, unit.ok_or_else(damaged)?)],
         }))
     }
@@ -69,7 +70,10 @@ impl DiskTargets {
 }
 
 impl Targets for DiskTargets {
-    fn list(&self, _: &str, _: &ClientId) -> Vec<String> {
+    fn list(&self, initiator: &str, _: &ClientId) -> Vec<String> {
+        if !self.admission.admits(initiator) {
+            return Vec::new();
+        }
         self.disks.all().iter().map(|disk| target_name(disk.volume.name())).collect()
     }
 
@@ -86,6 +90,16 @@ impl Targets for DiskTargets {
         })?;
         open.insert(disk.volume.name().clone(), Arc::clone(&target));
         Ok(target)
+    }
+
+    /// As at the gateway: a list tells nobody more than who may know of it, and some initiators offer their CHAP alone.
+    fn discovery(&self) -> Access {
+        match &self.admission.access {
+            Access::Chap { initiator, target } => {
+                Access::Optional { known: vec![(initiator.clone(), target.clone())] }
+            }
+            other => other.clone(),
+        }
     }
 
     fn keep(&self, target: &str, _: u16, reservations: &[u8]) -> Result<(), String> {

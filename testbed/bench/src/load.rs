@@ -7,8 +7,13 @@ use anyhow::{Context, Result, bail, ensure};
 use tap_block::units::{count, index};
 use testbed_model::Random;
 
-use crate::nbd::{Client, Command, Export, REPLY_HEADER, Reply, request};
 use crate::payload::{Mix, Payload};
+use crate::socket::Stream;
+
+/// Room for the largest unit of any protocol.
+const LEAST_INPUT: usize = 1 << 20;
+/// No protocol has more before the data of one answer.
+const ANSWER_HEAD: usize = 64;
 
 /// Requests that a connection keeps in flight.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -56,6 +61,43 @@ pub(crate) struct Done {
     pub(crate) waits: Vec<Duration>,
 }
 
+/// A disk that a load can be put on.
+pub(crate) trait Served: Sync {
+    /// A new connection.
+    fn connect(&self) -> Result<Box<dyn Wire>>;
+}
+
+/// A connection, as the load sees it: a protocol's requests and answers.
+pub(crate) trait Wire: Send {
+    fn stream(&mut self) -> &mut Stream;
+    /// Bytes of the disk.
+    fn size(&self) -> u64;
+    /// Adds a request to `out`.
+    fn ask(&mut self, out: &mut Vec<u8>, request: &Request, content: &mut Payload) -> Result<()>;
+    /// Takes one unit off the front of `input`, if it is whole; what has to be said to it goes to `out`.
+    fn take(&mut self, input: &[u8], out: &mut Vec<u8>, content: &mut Payload) -> Result<Option<Taken>>;
+    /// Says goodbye.
+    fn close(self: Box<Self>) -> Result<()>;
+}
+
+/// A request of a load.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Request {
+    pub(crate) kind: Kind,
+    /// Its answer has the same.
+    pub(crate) cookie: u64,
+    pub(crate) offset: u64,
+    pub(crate) length: usize,
+}
+
+/// A unit that was taken.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Taken {
+    pub(crate) length: usize,
+    /// The request that it ends.
+    pub(crate) done: Option<u64>,
+}
+
 impl Load {
     /// In words.
     pub(crate) fn describe(&self) -> String {
@@ -76,9 +118,9 @@ impl Load {
     }
 
     /// Does it.
-    pub(crate) fn run(&self, export: &Export) -> Result<Done> {
-        let clients: Vec<Client> =
-            (0..self.connections).map(|_| Client::connect(export)).collect::<Result<_>>()?;
+    pub(crate) fn run(&self, disk: &dyn Served) -> Result<Done> {
+        let clients: Vec<Box<dyn Wire>> =
+            (0..self.connections).map(|_| disk.connect()).collect::<Result<_>>()?;
         let begun = Instant::now();
         let parts: Vec<Result<Vec<Duration>>> = std::thread::scope(|scope| {
             let threads: Vec<_> =
@@ -90,8 +132,8 @@ impl Load {
         Ok(Done { ops: count(waits.len()), elapsed, waits })
     }
 
-    fn drive(&self, client: Client, number: u64) -> Result<Vec<Duration>> {
-        let room = client.size / count(self.block);
+    fn drive(&self, client: Box<dyn Wire>, number: u64) -> Result<Vec<Duration>> {
+        let room = client.size() / count(self.block);
         let blocks = (self.span / count(self.block)).min(room);
         ensure!(blocks > 0, "the export is smaller than a block");
         Connection {
@@ -103,7 +145,7 @@ impl Load {
             payload: Payload::new(Mix::Half, self.seed ^ number),
             slots: vec![None; self.depth.0],
             out: Vec::new(),
-            input: vec![0; (self.block + REPLY_HEADER) * self.depth.0.max(2)],
+            input: vec![0; LEAST_INPUT.max((self.block + ANSWER_HEAD) * self.depth.0.max(2))],
             filled: 0,
             waits: Vec::new(),
         }
@@ -114,7 +156,7 @@ impl Load {
 /// One connection at work.
 struct Connection {
     load: Load,
-    client: Client,
+    client: Box<dyn Wire>,
     blocks: u64,
     /// The next in order, of sequential ones.
     next: u64,
@@ -154,7 +196,7 @@ impl Connection {
                 self.add_request(slot, block * count(self.load.block))?;
             }
         }
-        Ok(self.client.stream.write_all(&self.out)?)
+        Ok(self.client.stream().write_all(&self.out)?)
     }
 
     fn next_block(&mut self) -> Option<u64> {
@@ -169,17 +211,9 @@ impl Connection {
     }
 
     fn add_request(&mut self, slot: usize, offset: u64) -> Result<()> {
-        let command = match self.load.kind {
-            Kind::Read => Command::Read,
-            Kind::Write => Command::Write,
-            Kind::DurableWrite => Command::DurableWrite,
-        };
-        self.out.extend(request(command, count(slot), offset, self.load.block)?);
-        if self.load.kind != Kind::Read {
-            let at = self.out.len();
-            self.out.resize(at + self.load.block, 0);
-            self.payload.fill(offset, self.out.get_mut(at..).unwrap_or_default());
-        }
+        let Load { kind, block: length, .. } = self.load;
+        let request = Request { kind, cookie: count(slot), offset, length };
+        self.client.ask(&mut self.out, &request, &mut self.payload)?;
         if let Some(free) = self.slots.get_mut(slot) {
             *free = Some(Instant::now());
         }
@@ -189,30 +223,30 @@ impl Connection {
     /// Waits for at least some bytes and takes every whole reply.
     fn receive(&mut self) -> Result<()> {
         let room = self.input.get_mut(self.filled..).unwrap_or_default();
-        let got = self.client.stream.read(room).context("waiting for a reply")?;
+        let got = self.client.stream().read(room).context("waiting for a reply")?;
         ensure!(got > 0, "the server closed the connection");
         self.filled += got;
+        self.out.clear();
         let mut used = 0;
-        while let Some(taken) = self.take_reply(used)? {
+        while let Some(taken) = self.take_unit(used)? {
             used += taken;
         }
         self.input.copy_within(used..self.filled, 0);
         self.filled -= used;
-        Ok(())
+        if self.out.is_empty() {
+            return Ok(());
+        }
+        Ok(self.client.stream().write_all(&self.out)?)
     }
 
-    /// The length of the reply at `from`, when it is whole.
-    fn take_reply(&mut self, from: usize) -> Result<Option<usize>> {
+    /// The length of the unit at `from`, when it is whole.
+    fn take_unit(&mut self, from: usize) -> Result<Option<usize>> {
         let there = self.input.get(from..self.filled).unwrap_or_default();
-        let Some(head) = there.first_chunk::<REPLY_HEADER>() else { return Ok(None) };
-        let reply = Reply::parse(head)?;
-        ensure!(reply.error == 0, "a request failed with NBD error {}", reply.error);
-        let data = if self.load.kind == Kind::Read { self.load.block } else { 0 };
-        if there.len() < REPLY_HEADER + data {
-            return Ok(None);
+        let Some(taken) = self.client.take(there, &mut self.out, &mut self.payload)? else { return Ok(None) };
+        if let Some(cookie) = taken.done {
+            let slot = self.slots.get_mut(index(cookie)).and_then(Option::take);
+            self.waits.push(slot.context("a reply to nothing")?.elapsed());
         }
-        let slot = self.slots.get_mut(index(reply.cookie)).and_then(Option::take);
-        self.waits.push(slot.context("a reply to nothing")?.elapsed());
-        Ok(Some(REPLY_HEADER + data))
+        Ok(Some(taken.length))
     }
 }

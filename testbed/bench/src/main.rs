@@ -12,6 +12,7 @@
 
 mod cases;
 mod image;
+mod iscsi;
 mod journal;
 mod load;
 mod machine;
@@ -22,6 +23,8 @@ mod process;
 mod report;
 mod sample;
 mod server;
+mod socket;
+mod tgt;
 mod up;
 
 use std::process::ExitCode;

@@ -1,14 +1,12 @@
-//! A plain NBD client: newstyle with GO, simple replies, a blocking unix socket.
+//! A plain NBD client: newstyle with GO, simple replies, a blocking socket.
 
 use std::io::{Read, Write};
-use std::os::unix::net::UnixStream;
-use std::path::PathBuf;
-use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
 
-/// Long enough for any server on this machine; a hung one fails the case instead of hanging it.
-const PATIENCE: Duration = Duration::from_secs(60);
+use crate::load::{Kind, Request, Served, Taken, Wire};
+use crate::payload::Payload;
+use crate::socket::{Socket, Stream};
 
 const GREETING: &[u8; 16] = b"NBDMAGICIHAVEOPT";
 const OPTION_MAGIC: &[u8; 8] = b"IHAVEOPT";
@@ -27,11 +25,11 @@ const CLIENT_FLAGS: u32 = 3;
 /// Bytes before a simple reply's data.
 pub(crate) const REPLY_HEADER: usize = 16;
 
-/// An export on a unix socket.
+/// An export.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Export {
     /// Where the server listens.
-    pub(crate) socket: PathBuf,
+    pub(crate) socket: Socket,
     /// Its name; empty for the default one.
     pub(crate) name: String,
 }
@@ -49,8 +47,10 @@ pub(crate) enum Command {
 /// A connection in transmission.
 #[derive(Debug)]
 pub(crate) struct Client {
-    pub(crate) stream: UnixStream,
+    pub(crate) stream: Stream,
     pub(crate) size: u64,
+    /// Bytes of each read of a load; there is one kind of request in it.
+    reading: usize,
 }
 
 /// The head of a simple reply.
@@ -63,7 +63,10 @@ pub(crate) struct Reply {
 impl Export {
     /// As other clients take it.
     pub(crate) fn uri(&self) -> String {
-        format!("nbd+unix:///{}?socket={}", self.name, self.socket.display())
+        match &self.socket {
+            Socket::Unix(path) => format!("nbd+unix:///{}?socket={}", self.name, path.display()),
+            Socket::Tcp(address) => format!("nbd://{address}/{}", self.name),
+        }
     }
 }
 
@@ -74,15 +77,13 @@ impl Client {
     }
 
     fn open(export: &Export) -> Result<Self> {
-        let mut stream = UnixStream::connect(&export.socket)?;
-        stream.set_read_timeout(Some(PATIENCE))?;
-        stream.set_write_timeout(Some(PATIENCE))?;
+        let mut stream = export.socket.connect()?;
         let greeting: [u8; 18] = take(&mut stream)?;
         ensure!(greeting.starts_with(GREETING), "this is no newstyle NBD server");
         stream.write_all(&CLIENT_FLAGS.to_be_bytes())?;
         stream.write_all(&go(&export.name)?)?;
         let size = negotiated(&mut stream)?;
-        Ok(Self { stream, size })
+        Ok(Self { stream, size, reading: 0 })
     }
 
     /// Reads all of `out` from `offset`.
@@ -96,6 +97,51 @@ impl Client {
     /// Says goodbye.
     pub(crate) fn close(mut self) -> Result<()> {
         Ok(self.stream.write_all(&request(Command::Disconnect, 0, 0, 0)?)?)
+    }
+}
+
+impl Served for Export {
+    fn connect(&self) -> Result<Box<dyn Wire>> {
+        Ok(Box::new(Client::connect(self)?))
+    }
+}
+
+impl Wire for Client {
+    fn stream(&mut self) -> &mut Stream {
+        &mut self.stream
+    }
+
+    fn size(&self) -> u64 {
+        self.size
+    }
+
+    fn ask(&mut self, out: &mut Vec<u8>, asked: &Request, content: &mut Payload) -> Result<()> {
+        let command = match asked.kind {
+            Kind::Read => Command::Read,
+            Kind::Write => Command::Write,
+            Kind::DurableWrite => Command::DurableWrite,
+        };
+        out.extend(request(command, asked.cookie, asked.offset, asked.length)?);
+        if asked.kind == Kind::Read {
+            self.reading = asked.length;
+            return Ok(());
+        }
+        let at = out.len();
+        out.resize(at + asked.length, 0);
+        content.fill(asked.offset, out.get_mut(at..).unwrap_or_default());
+        Ok(())
+    }
+
+    fn take(&mut self, input: &[u8], _: &mut Vec<u8>, _: &mut Payload) -> Result<Option<Taken>> {
+        let Some(head) = input.first_chunk::<REPLY_HEADER>() else { return Ok(None) };
+        let reply = Reply::parse(head)?;
+        ensure!(reply.error == 0, "a request failed with NBD error {}", reply.error);
+        let length = REPLY_HEADER + self.reading;
+        Ok((input.len() >= length).then_some(Taken { length, done: Some(reply.cookie) }))
+    }
+
+    fn close(self: Box<Self>) -> Result<()> {
+        Self::close(*self)
     }
 }
 
@@ -140,7 +186,7 @@ fn go(name: &str) -> Result<Vec<u8>> {
 }
 
 /// Reads the answers to GO and returns the export's size.
-fn negotiated(stream: &mut UnixStream) -> Result<u64> {
+fn negotiated(stream: &mut Stream) -> Result<u64> {
     let mut size = None;
     loop {
         ensure!(u64::from_be_bytes(take(stream)?) == OPTION_REPLY, "not an answer to an option");

@@ -26,7 +26,7 @@ pub(crate) struct Options {
     /// Work below this folder, on the disk to be measured
     #[arg(long, value_name = "FOLDER")]
     pub(crate) dir: Option<PathBuf>,
-    /// Seconds of load in each round of `tap`, `read` and `nbd` (10, 4 and 3; 0.4 with --quick)
+    /// Seconds of load in each round of `tap`, `read`, `nbd` and `iscsi` (10, 4, 3 and 3; 0.4 with --quick)
     #[arg(long, value_name = "SECONDS")]
     seconds: Option<f64>,
     /// The largest journal of `open`, in records (10000000; 100000 with --quick)
@@ -53,7 +53,7 @@ enum Group {
 impl Group {
     fn has(self, case: Case) -> bool {
         match self {
-            Self::Journal => !matches!(case, Case::Tap | Case::Nbd | Case::Soak),
+            Self::Journal => !matches!(case, Case::Tap | Case::Nbd | Case::Iscsi | Case::Soak),
         }
     }
 }
@@ -72,6 +72,9 @@ pub(crate) enum Case {
     /// Our NBD server, over an image, the head, a read/write image and the tap, against nbdkit, qemu-nbd, nbd-server and
     /// nbdkit's null disk
     Nbd,
+    /// Our iSCSI target, over the head and a read/write image, against tgt on files (rdwr, aio) and tgt's null store, and
+    /// our own NBD server
+    Iscsi,
     /// Settling old history: its speed, its price for commits, and reads of what is settled
     Settle,
     /// Memory of `chronogate up` under full write load

@@ -17,6 +17,8 @@ use crate::sample::{Ratio, Sample, Spread};
 pub(crate) enum Target {
     /// A ratio of at least this.
     AtLeast(Ratio),
+    /// A ratio of at most this.
+    AtMost(Ratio),
     /// A figure below this, in its own unit.
     Below(f64),
     /// Only to be known.
@@ -147,6 +149,7 @@ impl Target {
     fn met(self, value: f64) -> bool {
         match self {
             Self::AtLeast(least) => value >= least.0,
+            Self::AtMost(most) => value <= most.0,
             Self::Below(limit) => value < limit,
             Self::None => true,
         }
@@ -156,6 +159,7 @@ impl Target {
         let word = if self.met(value) { "reached" } else { "MISSED" };
         match self {
             Self::AtLeast(least) => format!("; target at least {:.2}: {word}", least.0),
+            Self::AtMost(most) => format!("; target at most {:.2}: {word}", most.0),
             Self::Below(limit) => format!("; target below {limit}: {word}"),
             Self::None => String::new(),
         }
@@ -164,6 +168,7 @@ impl Target {
     fn as_json(self) -> Value {
         match self {
             Self::AtLeast(least) => json!({ "at_least": least.0 }),
+            Self::AtMost(most) => json!({ "at_most": most.0 }),
             Self::Below(limit) => json!({ "below": limit }),
             Self::None => Value::Null,
         }

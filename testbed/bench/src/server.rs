@@ -1,6 +1,7 @@
-//! Servers as processes on unix sockets: started, awaited, and ended by their number.
+//! Servers as processes: started, awaited, and ended by their number.
 
 use std::fs::File;
+use std::net::TcpListener;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -11,6 +12,7 @@ use rustix::process::{Signal, kill_process};
 
 use crate::nbd::Export;
 use crate::process::Pid;
+use crate::socket::Socket;
 
 const START: Duration = Duration::from_secs(30);
 /// Lines of a log shown from either end.
@@ -191,7 +193,7 @@ impl Peer {
         let mut server = started.context("install it: apt-get install nbdkit qemu-utils nbd-server")?;
         server.wait_listening(&socket)?;
         let export = if self == Self::NbdServer { "disk" } else { "" };
-        Ok((server, Export { socket, name: export.to_owned() }))
+        Ok((server, Export { socket: Socket::Unix(socket), name: export.to_owned() }))
     }
 }
 
@@ -241,6 +243,11 @@ pub(crate) fn pause(time: Duration) {
     while let Some(rest) = end.checked_duration_since(Instant::now()).filter(|rest| !rest.is_zero()) {
         std::thread::park_timeout(rest);
     }
+}
+
+/// A port that was free a moment ago.
+pub(crate) fn free_address() -> Result<String> {
+    Ok(TcpListener::bind("127.0.0.1:0")?.local_addr()?.to_string())
 }
 
 /// A command as it would be typed.

@@ -1,7 +1,7 @@
 //! `chronogate up` as a process under measurement, and what it says of its volume.
 
 use std::io::{Read, Write};
-use std::net::{TcpListener, TcpStream};
+use std::net::TcpStream;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant};
@@ -9,9 +9,11 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail, ensure};
 use serde_json::Value;
 
+use crate::iscsi::Unit;
 use crate::nbd::Export;
 use crate::process::Pid;
-use crate::server::{Server, pause, words};
+use crate::server::{Server, free_address, pause, words};
+use crate::socket::Socket;
 
 const VOLUME: &str = "bench";
 /// Between two looks at the volume: short against a round, long enough to cost nothing.
@@ -25,6 +27,9 @@ pub(crate) struct Up {
     server: Server,
     folder: PathBuf,
     api: String,
+    /// Over TCP.
+    nbd: String,
+    iscsi: String,
 }
 
 /// A tap alone: the CX that it is told of is not there.
@@ -54,17 +59,18 @@ pub(crate) struct Volume {
 impl Up {
     /// Protects `disk` and waits until the baseline is in history.
     pub(crate) fn start(disk: &Path, folder: &Path) -> Result<Self> {
-        let api = free_address()?;
+        let (api, nbd, iscsi) = (free_address()?, free_address()?, free_address()?);
         let ready = folder.join("ready.json");
         let mut command = Command::new(program()?);
         command.arg("up").arg("--data").arg(folder.join("data"));
         command.arg("--protect").arg(format!("{VOLUME}={}", disk.display()));
         command.arg("--tap-nbd").arg(format!("unix:{}", folder.join("tap.sock").display()));
         command.arg("--nbd").arg(format!("unix:{}", folder.join("gateway.sock").display()));
+        command.args(["--nbd", &nbd, "--iscsi", &iscsi]);
         command.args(["--api", &api]).arg("--ready-file").arg(&ready);
         let mut server = Server::start(&mut command, folder.join("up.log"))?;
         server.wait(|| ready.is_file().then_some(()))?;
-        let up = Self { server, folder: folder.to_owned(), api };
+        let up = Self { server, folder: folder.to_owned(), api, nbd, iscsi };
         up.settle()?;
         Ok(up)
     }
@@ -81,17 +87,32 @@ impl Up {
 
     /// The tap's export: what the guest writes to.
     pub(crate) fn tap(&self) -> Export {
-        Export { socket: self.folder.join("tap.sock"), name: VOLUME.to_owned() }
+        Export { socket: self.socket("tap.sock"), name: VOLUME.to_owned() }
     }
 
     /// The disk as it is now, from history.
     pub(crate) fn head(&self) -> Export {
-        Export { socket: self.folder.join("gateway.sock"), name: VOLUME.to_owned() }
+        Export { socket: self.socket("gateway.sock"), name: VOLUME.to_owned() }
     }
 
     /// The image at `lsn`.
     pub(crate) fn image(&self, lsn: u64) -> Export {
-        Export { socket: self.folder.join("gateway.sock"), name: format!("{VOLUME}@lsn:{lsn}") }
+        Export { socket: self.socket("gateway.sock"), name: format!("{VOLUME}@lsn:{lsn}") }
+    }
+
+    /// The same export over TCP.
+    pub(crate) fn over_tcp(&self, export: &Export) -> Export {
+        Export { socket: Socket::Tcp(self.nbd.clone()), name: export.name.clone() }
+    }
+
+    /// The same export over iSCSI.
+    pub(crate) fn over_iscsi(&self, export: &Export) -> Unit {
+        let target = format!("iqn.2026-01.example.chronogate:{}", export.name);
+        Unit { portal: self.iscsi.clone(), target, lun: 1 }
+    }
+
+    fn socket(&self, name: &str) -> Socket {
+        Socket::Unix(self.folder.join(name))
     }
 
     /// Adds the log to an error: a client that was cut off knows nothing of the reason.
@@ -134,7 +155,7 @@ impl Up {
             "volume": VOLUME, "at": format!("lsn:{lsn}"), "writable": true, "name": "work"
         });
         post(&self.api, "/api/v1/images", &image)?;
-        Ok(Export { socket: self.folder.join("gateway.sock"), name: "work".to_owned() })
+        Ok(Export { socket: self.socket("gateway.sock"), name: "work".to_owned() })
     }
 
     /// Settles all of history; the moment at `lsn` is kept as an image.
@@ -176,7 +197,7 @@ impl LoneTap {
 
     /// What the guest writes to.
     pub(crate) fn export(&self) -> Export {
-        Export { socket: self.socket.clone(), name: VOLUME.to_owned() }
+        Export { socket: Socket::Unix(self.socket.clone()), name: VOLUME.to_owned() }
     }
 
     /// Its process.
@@ -205,7 +226,7 @@ impl Gateway {
 
     /// An image.
     pub(crate) fn image(&self, volume: &str, lsn: u64) -> Export {
-        Export { socket: self.socket.clone(), name: format!("{volume}@lsn:{lsn}") }
+        Export { socket: Socket::Unix(self.socket.clone()), name: format!("{volume}@lsn:{lsn}") }
     }
 
     /// Its process.
@@ -248,11 +269,6 @@ fn program() -> Result<PathBuf> {
 /// How the program is named in printed commands.
 pub(crate) fn show_command(volume: &str) -> String {
     words(Command::new("chronogate").args(["volume", "show", volume, "-o", "json"]))
-}
-
-/// A port that was free a moment ago.
-fn free_address() -> Result<String> {
-    Ok(TcpListener::bind("127.0.0.1:0")?.local_addr()?.to_string())
 }
 
 /// One GET on a connection of its own; the answer's body.

@@ -4,7 +4,9 @@ use std::sync::Arc;
 
 use anyhow::Result;
 use gateway_front::{ClientId, Front, FrontHandle, IscsiLimits, Targets};
-use gateway_iscsi::{Access, BlockLength, Credentials, Identity, LogicalUnit, Refusal, Target, TargetConfig};
+use gateway_iscsi::{
+    Access, Admission, BlockLength, Credentials, Identity, LogicalUnit, Refusal, Target, TargetConfig,
+};
 use tap_block::memory::MemoryDevice;
 
 const NAME: &str = "iqn.2026-01.example.chronogate:guarded";
@@ -50,8 +52,7 @@ pub fn serve(port: u16, initiator: Credentials, target: Credentials) -> Result<F
     let target = Target::new(TargetConfig {
         name: NAME.to_owned(),
         alias: String::new(),
-        access: Access::Chap { initiator, target: Some(target) },
-        initiators: None,
+        admission: Admission { access: Access::Chap { initiator, target: Some(target) }, initiators: None },
         units: unit.map(|unit| (1, unit)).into_iter().collect(),
     });
     let address = format!("127.0.0.1:{port}").parse()?;

@@ -230,3 +230,36 @@ fn other_machines_are_let_in_to_what_has_rules_only() -> Result<()> {
         up.stop()
     })
 }
+
+#[test]
+fn one_target_has_several_disks_and_its_rules_can_be_changed() -> Result<()> {
+    if let Some(why) = command::missing(CLIENTS) {
+        return skipped("one_target_has_several_disks_and_its_rules_can_be_changed", &why);
+    }
+    scenario(|lab| {
+        let disk = lab.disk("web01.img", SIZE, 16)?;
+        let port = lab::free_port()?;
+        let up = lab.up_with(&[("web01", &disk)], &["--iscsi", &format!("127.0.0.1:{port}")])?;
+        lab.settle("web01")?;
+        lab.verb(&["mount", "web01@now", "--rw", "--name", "main", "--iscsi", "--acl", ONE])?;
+        let more =
+            ["mount", "web01@now", "--rw", "--name", "more", "--iscsi", "--beside", "main", "--lun", "2"];
+        let made = lab.verb(&more)?;
+        let target = format!("iscsi://127.0.0.1:{port}/iqn.2026-01.example.chronogate:main");
+        ensure!(made["uri"] == format!("{target}/2"), "{made}");
+        let listed = tool("iscsi-ls", ["-s", "-i", ONE, &format!("iscsi://127.0.0.1:{port}/")])?.text();
+        ensure!(listed.contains("Lun:1") && listed.contains("Lun:2"), "{listed}");
+        opened(ONE, &format!("{target}/1"))?;
+        opened(ONE, &format!("{target}/2"))?;
+        refused(ONE, &format!("{target}/3"), "LOGICAL_UNIT_NOT_SUPPORTED")?;
+
+        lab.verb(&["export", "set", "main", "--acl", TWO])?;
+        opened(TWO, &format!("{target}/2"))?;
+        refused(ONE, &format!("{target}/2"), "Authorization failure")?;
+        let open = lab.verb(&["export", "set", "main", "--any-initiator"])?;
+        ensure!(open["acl"] == serde_json::json!([]), "{open}");
+
+        conforms("ExtendedCopy.Simple", &format!("{target}/2"))?;
+        up.stop()
+    })
+}

@@ -171,11 +171,31 @@ fn a_protected_disk_is_the_same_disk_after_a_kill() -> Result<()> {
 }
 
 #[test]
-fn a_tap_portal_that_others_can_reach_is_refused() -> Result<()> {
+fn a_tap_portal_that_others_can_reach_asks_who_comes() -> Result<()> {
+    if let Some(why) = command::missing(&["iscsi-inq", "iscsi-ls"]) {
+        return skipped("a_tap_portal_that_others_can_reach_asks_who_comes", &why);
+    }
     scenario(|lab| {
         let path = lab.disk("web01.img", SIZE, 23)?;
         let refused = lab.up_with(&[("web01", &path)], &["--tap-iscsi", "0.0.0.0:0"]);
         ensure!(refused.is_err_and(|e| format!("{e:#}").contains("can be reached from other machines")));
-        Ok(())
+
+        let (port, secret) = (lab::free_port()?, lab.path("secret"));
+        std::fs::write(&secret, "a-secret-of-the-tap\n")?;
+        let secret = secret.display().to_string();
+        let portal = format!("0.0.0.0:{port},advertise=localhost:{port}");
+        let rules = ["--tap-acl", ONE, "--tap-chap", "guest", "--tap-chap-secret-file", &secret];
+        let up = lab.up_with(&[("web01", &path)], &[&["--tap-iscsi", &portal], &rules[..]].concat())?;
+        let place = format!("127.0.0.1:{port}/iqn.2026-01.example.chronogate.tap:web01/1");
+        let opens = |name: &str, url: String| {
+            tool("iscsi-inq", ["-i", name, &url]).is_ok_and(|said| said.text().contains("DIRECT_ACCESS"))
+        };
+        ensure!(opens(ONE, format!("iscsi://guest%a-secret-of-the-tap@{place}")), "not let in");
+        ensure!(!opens(ONE, format!("iscsi://guest%another-secret@{place}")), "a wrong secret");
+        ensure!(!opens(ONE, format!("iscsi://{place}")), "no secret");
+        ensure!(!opens(TWO, format!("iscsi://guest%a-secret-of-the-tap@{place}")), "not on the list");
+        let listed = tool("iscsi-ls", ["-i", ONE, &format!("iscsi://127.0.0.1:{port}/")])?.text();
+        ensure!(listed.contains(&format!("Portal:localhost:{port},1")), "{listed}");
+        up.stop()
     })
 }

@@ -121,7 +121,7 @@ fn plan(dir: &Path, disk: PathBuf) -> Result<Plan, Failure> {
         tap: Some(TapPlan {
             cx: to_cx,
             nbd: vec![unix("tap.sock").into()],
-            iscsi: Vec::new(),
+            iscsi: crate::tap_iscsi::TapIscsi::default(),
             protect: vec![Protect { name, path: disk }],
             groups: Vec::new(),
             group_interval: crate::programs::EACH_SECOND,

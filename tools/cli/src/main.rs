@@ -6,7 +6,9 @@ mod demo;
 mod listen;
 mod output;
 mod programs;
+mod secret;
 mod site;
+mod tap_iscsi;
 mod verbs;
 
 use std::process::ExitCode;

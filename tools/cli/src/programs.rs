@@ -8,7 +8,7 @@ use std::time::Duration;
 use clap::Args;
 use cx_api::ExitStatus;
 use cx_link::Address;
-use gateway_front::ListenAddress;
+use gateway_front::{ListenAddress, Portal};
 use tap_agent::{GroupOf, Protect};
 use tap_block::Name;
 use tokio::signal::unix::{SignalKind, signal};
@@ -16,6 +16,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use crate::listen::{Listen, NbdArgs};
 use crate::output::{Failure, say};
 use crate::site::{CxPlan, GatewayPlan, Plan, Ready, Site, TapPlan};
+use crate::tap_iscsi::TapIscsi;
 
 /// How often a group is marked unless it is said.
 pub(crate) const EACH_SECOND: Duration = Duration::from_secs(1);
@@ -58,9 +59,8 @@ struct Disks {
     /// [default: unix:DATA/tap.sock]
     #[arg(long, value_name = "ADDRESS", value_parser = Listen::from_str)]
     tap_nbd: Vec<Listen>,
-    /// Where guests open the protected disks over iSCSI, on loopback (repeatable) [default: nowhere]
-    #[arg(long, value_name = "HOST:PORT", value_parser = parse_portal)]
-    tap_iscsi: Vec<ListenAddress>,
+    #[command(flatten)]
+    tap_iscsi: TapIscsi,
     /// Protected disks that belong together, under a name: points of the group show all of them at one moment (repeatable)
     #[arg(long, value_name = "NAME=VOLUME,VOLUME", value_parser = parse_group)]
     group: Vec<GroupOf>,
@@ -76,10 +76,10 @@ struct Images {
     /// [default: unix:DATA/nbd.sock and 127.0.0.1:10809]
     #[arg(long, value_name = "ADDRESS", value_parser = Listen::from_str)]
     nbd: Vec<Listen>,
-    /// Where history is served over iSCSI (repeatable); initiators on other machines may open exports with access rules only
-    /// [default: nowhere]
-    #[arg(long, value_name = "HOST:PORT", value_parser = parse_portal)]
-    iscsi: Vec<ListenAddress>,
+    /// Where history is served over iSCSI (repeatable), `,advertise=HOST:PORT` behind it if initiators are to be told of another
+    /// address; those on other machines may open exports with access rules only [default: nowhere]
+    #[arg(long, value_name = "HOST:PORT")]
+    iscsi: Vec<Portal>,
     /// Where the HTTP API listens
     #[arg(long, value_name = "HOST:PORT", default_value = "127.0.0.1:7070")]
     api: SocketAddr,
@@ -136,9 +136,8 @@ pub(crate) struct GatewayArgs {
     /// Where volumes that images were committed to are used: unix:PATH or HOST:PORT (repeatable) [default: unix:DATA/tap.sock]
     #[arg(long, value_name = "ADDRESS", value_parser = Listen::from_str)]
     tap_nbd: Vec<Listen>,
-    /// The same over iSCSI, on loopback (repeatable) [default: nowhere]
-    #[arg(long, value_name = "HOST:PORT", value_parser = parse_portal)]
-    tap_iscsi: Vec<ListenAddress>,
+    #[command(flatten)]
+    tap_iscsi: TapIscsi,
     #[command(flatten)]
     images: Images,
     #[command(flatten)]
@@ -380,14 +379,6 @@ fn parse_protect(text: &str) -> Result<Protect, String> {
         return Err("the path is missing: give NAME=PATH".to_owned());
     }
     Ok(Protect { name, path: path.into() })
-}
-
-/// iSCSI speaks TCP only.
-fn parse_portal(text: &str) -> Result<ListenAddress, String> {
-    match text.parse().map_err(|e: gateway_front::AddressError| e.to_string())? {
-        ListenAddress::Unix(_) => Err("iSCSI needs HOST:PORT, for example 127.0.0.1:3260".to_owned()),
-        portal => Ok(portal),
-    }
 }
 
 fn parse_group(text: &str) -> Result<GroupOf, String> {

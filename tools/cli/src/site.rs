@@ -10,7 +10,7 @@ use std::time::Duration;
 use cx_api::ExitStatus;
 use cx_link::{Address, Hub};
 use cx_server::{Cx, CxConfig, CxHandle};
-use gateway_front::ListenAddress;
+use gateway_front::{ListenAddress, Portal};
 use gateway_server::http::{ApiConfig, Control as _};
 use gateway_server::{Cold, Gateway, GatewayConfig, GatewayHandle, ProtectDisk};
 use serde::Serialize;
@@ -19,6 +19,7 @@ use tap_disk::{DirLock, LockError};
 
 use crate::listen::{Door, DoorPlan, Listen, NbdArgs};
 use crate::output::{self, Failure};
+use crate::tap_iscsi::TapIscsi;
 use crate::verbs::PackAfter;
 
 /// A stop takes less than 20 s in all.
@@ -46,7 +47,7 @@ pub(crate) struct Plan {
 pub(crate) struct GatewayPlan {
     pub(crate) links: Vec<Address>,
     pub(crate) nbd: Vec<Listen>,
-    pub(crate) iscsi: Vec<ListenAddress>,
+    pub(crate) iscsi: Vec<Portal>,
     pub(crate) api: Option<SocketAddr>,
     /// Bytes the journal may take; `None`: what the file system has.
     pub(crate) journal_limit: Option<u64>,
@@ -67,7 +68,7 @@ pub(crate) struct CxPlan {
 pub(crate) struct TapPlan {
     pub(crate) cx: Address,
     pub(crate) nbd: Vec<Listen>,
-    pub(crate) iscsi: Vec<ListenAddress>,
+    pub(crate) iscsi: TapIscsi,
     pub(crate) protect: Vec<Protect>,
     pub(crate) groups: Vec<GroupOf>,
     pub(crate) group_interval: Duration,
@@ -201,6 +202,7 @@ impl Site {
     fn start_tap(&mut self, plan: TapPlan, door: Door, data: PathBuf, hub: &Hub) -> Result<(), Failure> {
         let TapPlan { cx, nbd: listen, iscsi, protect, groups, group_interval } = plan;
         let (hub, limits, listen) = (hub.clone(), Limits::default(), addresses(listen));
+        let admission = iscsi.admission()?;
         let Door { limits: nbd_limits, security } = door;
         let config = TapConfig {
             data,
@@ -208,7 +210,8 @@ impl Site {
             listen,
             nbd_limits,
             security,
-            iscsi,
+            iscsi: iscsi.portals,
+            admission,
             cx,
             hub,
             limits,
@@ -313,10 +316,6 @@ impl Plan {
             ListenAddress::Tcp(text) if !door.security.is_guarded(&listen.address) => Some(text.clone()),
             _ => None,
         };
-        let portal = |address: &ListenAddress| match address {
-            ListenAddress::Tcp(text) => Some(text.clone()),
-            ListenAddress::Unix(_) => None,
-        };
         let link = |a: &Address| match a {
             Address::Tcp(text) => Some(text.clone()),
             Address::Memory(_) => None,
@@ -330,12 +329,13 @@ impl Plan {
         }
         open.extend(self.cx.iter().flat_map(|c| c.listen.iter().filter_map(link)));
         open.extend(self.tap.iter().flat_map(|t| t.nbd.iter().filter_map(|listen| tcp(listen, tap))));
-        open.extend(self.tap.iter().flat_map(|t| t.iscsi.iter().filter_map(portal)));
+        let unguarded = self.tap.iter().filter(|t| !t.iscsi.is_guarded());
+        open.extend(unguarded.flat_map(|t| t.iscsi.portals.iter().map(|portal| portal.listen.to_string())));
         match open.iter().find(|a| !is_loopback(a)) {
             None => Ok(()),
             Some(address) => Err(Failure::usage(format!("{address} can be reached from other machines"))
                 .because("there nobody has to say who he is, so anybody could read and write your disks")
-                .fix("listen on 127.0.0.1 or a unix socket, require TLS of NBD clients (--nbd-tls-dir), or say --insecure if the network is yours alone")),
+                .fix("listen on 127.0.0.1 or a unix socket, require TLS of NBD clients (--nbd-tls-dir), say which initiators may log in (--tap-acl, --tap-chap), or say --insecure if the network is yours alone")),
         }
     }
 }

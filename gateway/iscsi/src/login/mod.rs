@@ -11,7 +11,7 @@ use bytes::{Bytes, BytesMut};
 use crate::connection::Limits;
 use crate::pdu::{CONTINUE, FINAL, Header, Pdu, opcode};
 use crate::scsi::reservation::InitiatorPort;
-use crate::target::Target;
+use crate::target::{Admission, Target};
 use crate::text::{self, Pair};
 use chap::{Access, Challenge, Chap};
 use params::{Answer, Params};
@@ -41,7 +41,7 @@ pub(crate) struct Login {
     requests: u32,
     text: BytesMut,
     named: Option<Named>,
-    target: Option<Arc<Target>>,
+    target: Option<(Arc<Target>, Arc<Admission>)>,
     chap: Option<Chap>,
     authenticated: bool,
     params: Params,
@@ -85,8 +85,8 @@ pub(crate) enum LoginStep {
 pub(crate) struct Ended {
     pub(crate) params: Params,
     pub(crate) port: InitiatorPort,
-    /// `None` for discovery.
-    pub(crate) target: Option<Arc<Target>>,
+    /// The target, and by which rules it was logged in to; `None` for discovery.
+    pub(crate) target: Option<(Arc<Target>, Arc<Admission>)>,
     pub(crate) tsih: u16,
     pub(crate) cid: u16,
     /// Of the first request.
@@ -114,7 +114,8 @@ impl Login {
 
     /// The answer to [`LoginStep::Resolve`].
     pub(crate) fn handle_resolved(&mut self, target: Arc<Target>) {
-        self.target = Some(target);
+        let admission = target.admission();
+        self.target = Some((target, admission));
     }
 
     /// One request.
@@ -226,8 +227,10 @@ impl Login {
             return Ok(());
         }
         let access = match &self.target {
-            Some(target) if !target.admits(self.initiator()) => return Err(LoginStatus::NotAuthorized),
-            Some(target) => target.access(),
+            Some((_, admission)) if !admission.admits(self.initiator()) => {
+                return Err(LoginStatus::NotAuthorized);
+            }
+            Some((_, admission)) => &admission.access,
             None => &self.portal.discovery,
         };
         match access {
@@ -311,7 +314,7 @@ impl Login {
 
     /// What we have to say of ourselves, once.
     fn declare(&mut self, answers: &mut Vec<Pair>) {
-        if let Some(target) = self.target.as_ref().filter(|_| !self.told_group) {
+        if let Some((target, _)) = self.target.as_ref().filter(|_| !self.told_group) {
             // Section 13.9: in the first answer after TargetName.
             answers.push(("TargetPortalGroupTag".to_owned(), "1".to_owned()));
             if !target.alias().is_empty() {

@@ -16,8 +16,8 @@ use std::sync::{Arc, Mutex};
 
 use bytes::{Buf, Bytes, BytesMut};
 use gateway_iscsi::{
-    Access, Action, BlockLength, Challenge, CloseReason, Connection, Identity, Limits, LogicalUnit, Refusal,
-    Setup, Target, TargetConfig,
+    Access, Action, Admission, BlockLength, Challenge, CloseReason, Connection, Identity, Limits,
+    LogicalUnit, Refusal, Setup, Target, TargetConfig,
 };
 use tap_block::memory::MemoryDevice;
 use tap_block::{Answered, BlockDevice, CompletionQueue, Op, Ticket};
@@ -64,8 +64,7 @@ pub(crate) fn target(unit: &Arc<LogicalUnit>, access: Access) -> Arc<Target> {
     Target::new(TargetConfig {
         name: NAME.to_owned(),
         alias: "a disk".to_owned(),
-        access,
-        initiators: None,
+        admission: Admission { access, initiators: None },
         units: vec![(1, unit.clone())],
     })
 }

@@ -124,6 +124,7 @@ async fn perform<C: Control>(
         Operation::ExportCreate => export::create(control, request).await,
         Operation::Export => Ok(Reply::json(&control.export(image_key(segment)?).await?)),
         Operation::ExportRemove => export::remove(control, segment, request).await,
+        Operation::ExportAccess => export::access(control, segment, request).await,
         Operation::ExportConnect => export::connect(control, segment, request).await,
         Operation::Policies => Ok(Reply::json(&Page::whole(control.policies().await?))),
         Operation::PolicySet => policy_set(control, request).await,
@@ -442,7 +443,7 @@ async fn health<C: Control>(control: &C) -> Reply {
     Reply::json(&view).with_status(status)
 }
 
-pub(super) fn image_key(segment: &str) -> Result<ImageKey, Problem> {
+pub(crate) fn image_key(segment: &str) -> Result<ImageKey, Problem> {
     let unknown = || {
         Problem::new(Code::NotFound, format!("there is no image {segment:?}"))
             .fix("list the images: chronogate image ls")

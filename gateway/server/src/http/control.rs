@@ -4,11 +4,11 @@ use std::future::Future;
 use std::path::PathBuf;
 
 use cx_api::{
-    BookmarkCreate, BookmarkView, ConnectView, DiffView, ElapsedConfirm, ElapsedView, ExportCreate,
-    ExportView, GroupPointView, GroupView, HoldCreate, HoldView, ImageClone, ImageCommit, ImageCreate,
-    ImageView, JobId, JobView, PinView, PointView, PoliciesApply, PolicyPreview, PolicySet, PolicyView,
-    Problem, RepairCreate, RepairView, RepairsCreate, RepairsView, SessionView, StatusView, StoreGone,
-    StoresView, TimelineView, UnitView, UnitsAsk, UnitsView, VerificationCreate, VerificationView,
+    BookmarkCreate, BookmarkView, ConnectView, DiffView, ElapsedConfirm, ElapsedView, ExportAccess,
+    ExportCreate, ExportView, GroupPointView, GroupView, HoldCreate, HoldView, ImageClone, ImageCommit,
+    ImageCreate, ImageView, JobId, JobView, PinView, PointView, PoliciesApply, PolicyPreview, PolicySet,
+    PolicyView, Problem, RepairCreate, RepairView, RepairsCreate, RepairsView, SessionView, StatusView,
+    StoreGone, StoresView, TimelineView, UnitView, UnitsAsk, UnitsView, VerificationCreate, VerificationView,
     VolumeView,
 };
 use gateway_image::Point;
@@ -124,6 +124,14 @@ pub trait Control: Send + Sync + 'static {
     /// Takes an export back; refused while somebody is logged in. With `force` it is taken away from them, and one whose image is
     /// gone is taken back.
     fn export_remove(&self, which: ImageKey, force: bool) -> impl Future<Output = Answer<()>> + Send;
+
+    /// Gives the target of an export other access rules. Initiators that are not on the list any more are logged out; who is
+    /// logged in and stays on it stays, and has to know a new secret from the next login on.
+    fn export_access(
+        &self,
+        which: ImageKey,
+        wanted: ExportAccess,
+    ) -> impl Future<Output = Answer<ExportView>> + Send;
 
     /// What to type at clients to open it, at this portal (`HOST:PORT`) or the first there is.
     fn export_connect(

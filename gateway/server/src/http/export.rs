@@ -3,7 +3,7 @@
 use std::net::Ipv6Addr;
 
 use cx_api::export::{MAX_CHAP, MAX_INITIATORS, MAX_ISCSI_NAME, MAX_LUN, MIN_CHAP_SECRET};
-use cx_api::{ChapLogin, ExportCreate, Problem, paths};
+use cx_api::{ChapLogin, ExportAccess, ExportCreate, Problem, paths};
 
 use super::answer::{Handled, flag, image_key};
 use super::control::Control;
@@ -23,6 +23,12 @@ pub(super) async fn remove<C: Control>(control: &C, segment: &str, request: &Req
     control.export_remove(image_key(segment)?, force).await.map(|()| Reply::nothing())
 }
 
+pub(super) async fn access<C: Control>(control: &C, segment: &str, request: &Request) -> Handled {
+    let body: ExportAccess = request.json()?;
+    check_access(&body)?;
+    Ok(Reply::json(&control.export_access(image_key(segment)?, body).await?))
+}
+
 pub(super) async fn connect<C: Control>(control: &C, segment: &str, request: &Request) -> Handled {
     let portal = request.param("portal")?.map(|text| portal(&text)).transpose()?;
     Ok(Reply::json(&control.export_connect(image_key(segment)?, portal).await?))
@@ -32,18 +38,52 @@ fn check(body: &ExportCreate) -> Result<(), Problem> {
     if let Some(lun) = body.lun.filter(|lun| *lun > MAX_LUN) {
         return Err(invalid(format!("there is no LUN {lun}")).fix(format!("choose one of 0 to {MAX_LUN}")));
     }
-    if body.acl.len() > MAX_INITIATORS {
-        return Err(invalid(format!("the list names {} initiators", body.acl.len()))
+    check_list(&body.acl)?;
+    if let Some(beside) = &body.beside {
+        image_key(beside)?;
+        if !body.acl.is_empty() || body.chap.is_some() || body.mutual_chap.is_some() {
+            return Err(invalid("a further disk of a target has no access rules of its own")
+                .because("whoever logs in to a target reaches all its disks")
+                .fix(format!("change those of the target: chronogate export set {beside}")));
+        }
+    }
+    check_logins(&body.chap, &body.mutual_chap)?;
+    match (&body.chap, &body.mutual_chap) {
+        (None, Some(_)) => Err(invalid("the target would prove who it is to initiators that need not")
+            .because("mutual CHAP is CHAP in both directions")
+            .fix("say what initiators have to know as well (--chap)")),
+        _ => Ok(()),
+    }
+}
+
+fn check_access(body: &ExportAccess) -> Result<(), Problem> {
+    check_list(body.acl.as_deref().unwrap_or_default())?;
+    check_logins(&body.chap, &body.mutual_chap)?;
+    let both = body.no_chap && (body.chap.is_some() || body.mutual_chap.is_some())
+        || body.no_mutual_chap && body.mutual_chap.is_some();
+    if both {
+        return Err(invalid("a CHAP secret is given and taken away").fix("say one of the two"));
+    }
+    if *body == ExportAccess::default() {
+        return Err(invalid("nothing is to be changed")
+            .fix("say what: --acl, --any-initiator, --chap, --mutual-chap, --no-chap or --no-mutual-chap"));
+    }
+    Ok(())
+}
+
+fn check_list(acl: &[String]) -> Result<(), Problem> {
+    if acl.len() > MAX_INITIATORS {
+        return Err(invalid(format!("the list names {} initiators", acl.len()))
             .because(format!("an export lets in at most {MAX_INITIATORS} by name"))
             .fix("use --chap for more"));
     }
-    body.acl.iter().try_for_each(|name| check_initiator(name))?;
-    let logins = [&body.chap, &body.mutual_chap];
+    acl.iter().try_for_each(|name| check_initiator(name))
+}
+
+fn check_logins(chap: &Option<ChapLogin>, mutual: &Option<ChapLogin>) -> Result<(), Problem> {
+    let logins = [chap, mutual];
     logins.into_iter().flatten().try_for_each(check_login)?;
     match logins {
-        [None, Some(_)] => Err(invalid("the target would prove who it is to initiators that need not")
-            .because("mutual CHAP is CHAP in both directions")
-            .fix("say what initiators have to know as well (--chap)")),
         [Some(one), Some(other)] if one.secret == other.secret => {
             Err(invalid("both directions of CHAP have the same secret")
                 .because("whoever knows one could then pass for the other (RFC 7143 section 9.2.1)")
@@ -151,11 +191,34 @@ mod tests {
             ExportCreate { acl: vec!["iqn.a\u{e9}".into()], ..plain() },
             ExportCreate { acl: vec![format!("iqn.{}", "x".repeat(220))], ..plain() },
             ExportCreate { acl: vec!["iqn.x".into(); 65], ..plain() },
+            ExportCreate { beside: Some("other".into()), chap: login("esx", "twelve-chars"), ..plain() },
         ];
         for body in bad {
             let said = check(&body).unwrap_err();
             let text = format!("{} {} {}", said.detail, said.cause, said.correction);
             assert!(!text.contains("twelve"), "{text}");
+        }
+    }
+
+    #[test]
+    fn rules_are_changed_one_way_or_the_other() {
+        let plain = ExportAccess::default;
+        let (chap, acl) = (login("esx", "twelve-chars"), vec!["iqn.2026-01.example:a".to_owned()]);
+        for good in [
+            ExportAccess { acl: Some(Vec::new()), ..plain() },
+            ExportAccess { acl: Some(acl), chap: chap.clone(), no_mutual_chap: true, ..plain() },
+            ExportAccess { no_chap: true, ..plain() },
+        ] {
+            check_access(&good).unwrap();
+        }
+        for bad in [
+            plain(),
+            ExportAccess { acl: Some(vec!["esx".into()]), ..plain() },
+            ExportAccess { chap: chap.clone(), no_chap: true, ..plain() },
+            ExportAccess { mutual_chap: chap.clone(), no_mutual_chap: true, ..plain() },
+            ExportAccess { chap: chap.clone(), mutual_chap: chap, ..plain() },
+        ] {
+            assert!(check_access(&bad).is_err(), "{bad:?}");
         }
     }
 

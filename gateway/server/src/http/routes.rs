@@ -54,6 +54,7 @@ pub(crate) enum Operation {
     ExportCreate,
     Export,
     ExportRemove,
+    ExportAccess,
     ExportConnect,
     Policies,
     PolicySet,
@@ -102,7 +103,7 @@ const fn route(method: Method, template: &'static str, operation: Operation) -> 
     Route { method, template, operation }
 }
 
-static ROUTES: [Route; 54] = [
+static ROUTES: [Route; 55] = [
     route(Method::Get, "/api/v1/volumes", Operation::Volumes),
     route(Method::Get, "/api/v1/volumes/{volume}", Operation::Volume),
     route(Method::Get, "/api/v1/volumes/{volume}/point", Operation::Point),
@@ -141,6 +142,7 @@ static ROUTES: [Route; 54] = [
     route(Method::Post, "/api/v1/exports", Operation::ExportCreate),
     route(Method::Get, "/api/v1/exports/{export}", Operation::Export),
     route(Method::Delete, "/api/v1/exports/{export}", Operation::ExportRemove),
+    route(Method::Post, "/api/v1/exports/{export}/access", Operation::ExportAccess),
     route(Method::Get, "/api/v1/exports/{export}/connect", Operation::ExportConnect),
     route(Method::Post, "/api/v1/restores", Operation::RestoreCreate),
     route(Method::Post, "/api/v1/verifications", Operation::Verify),
@@ -265,6 +267,7 @@ mod tests {
             ("POST", paths::EXPORTS.to_owned()),
             ("GET", paths::export("img")),
             ("DELETE", paths::export_forced("img").split('?').next().unwrap().to_owned()),
+            ("POST", paths::export_access("img")),
             ("GET", paths::export_connect("img", Some("a:1")).split('?').next().unwrap().to_owned()),
             ("POST", paths::RESTORES.to_owned()),
             ("GET", paths::JOBS.to_owned()),

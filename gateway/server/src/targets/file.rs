@@ -8,13 +8,15 @@ use serde::{Deserialize, Serialize};
 use tap_block::WallTime;
 use tap_disk::{ensure_dir, small_file};
 
-use super::rules::{Login, Rules};
+use super::rules::{ImageKeyOfStore, Login, Rules};
 use super::seal::Key;
 
 /// The file.
 const FILE: &str = "exports.json";
 /// Its form.
 const VERSION: u32 = 1;
+/// The same with exports that share a target: who does not know of that would serve them without access rules.
+const SHARED: u32 = 2;
 
 #[derive(Serialize, Deserialize)]
 struct File {
@@ -34,6 +36,15 @@ struct Line {
     as_original: bool,
     /// When it was exported, in nanoseconds.
     created: u64,
+    /// The export whose target it shares, as of version 2.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    beside: Option<Beside>,
+}
+
+#[derive(Serialize, Deserialize)]
+struct Beside {
+    image: u64,
+    image_created: u64,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -53,7 +64,7 @@ pub(super) fn load(dir: &Path) -> io::Result<(Vec<Rules>, Option<Key>)> {
     let damaged =
         |what: String| io::Error::new(io::ErrorKind::InvalidData, format!("{}: {what}", path.display()));
     let file: File = serde_json::from_slice(&bytes).map_err(|e| damaged(e.to_string()))?;
-    if file.version != VERSION {
+    if file.version != VERSION && file.version != SHARED {
         return Err(damaged(format!("version {} is none that this program knows", file.version)));
     }
     let rules = file.exports.into_iter().map(|line| line.into_rules(key.as_ref())).collect();
@@ -65,7 +76,9 @@ pub(super) fn load(dir: &Path) -> io::Result<(Vec<Rules>, Option<Key>)> {
 /// # Errors
 /// When it cannot be written: what was there is there still.
 pub(super) fn save<'a>(dir: &Path, rules: impl Iterator<Item = &'a Rules>) -> io::Result<()> {
-    let file = File { version: VERSION, exports: rules.map(Line::of).collect() };
+    let exports: Vec<Line> = rules.map(Line::of).collect();
+    let version = if exports.iter().any(|line| line.beside.is_some()) { SHARED } else { VERSION };
+    let file = File { version, exports };
     let bytes = serde_json::to_vec_pretty(&file).map_err(io::Error::other)?;
     ensure_dir(dir)?;
     small_file::write_private(&dir.join(FILE), &bytes)
@@ -83,6 +96,9 @@ impl Line {
             mutual_chap: rules.mutual.as_ref().map(sealed),
             as_original: rules.as_original,
             created: rules.created.nanos(),
+            beside: rules
+                .beside
+                .map(|other| Beside { image: other.image.get(), image_created: other.created.nanos() }),
         }
     }
 
@@ -96,6 +112,10 @@ impl Line {
             mutual: None,
             as_original: self.as_original,
             created: WallTime::from_nanos(self.created),
+            beside: self.beside.map(|other| ImageKeyOfStore {
+                image: ImageId::new(other.image),
+                created: WallTime::from_nanos(other.image_created),
+            }),
         };
         let open = |sealed: Sealed, way: &str, rules: &Rules| {
             let Sealed { user, secret: sealed } = sealed;
@@ -113,6 +133,7 @@ mod tests {
     use super::*;
 
     const GOLDEN: &str = include_str!("golden/exports.json");
+    const GOLDEN_2: &str = include_str!("golden/exports-2.json");
 
     #[test]
     fn what_was_written_once_is_read_for_ever() {
@@ -131,6 +152,19 @@ mod tests {
     }
 
     #[test]
+    fn exports_that_share_a_target_are_in_a_form_of_their_own() {
+        let tmp = tempfile::tempdir().unwrap();
+        std::fs::write(tmp.path().join(FILE), GOLDEN_2).unwrap();
+        let (mut rules, _) = load(tmp.path()).unwrap();
+        assert_eq!(rules[1].beside, Some(rules[0].key()));
+        save(tmp.path(), rules.iter()).unwrap();
+        assert_eq!(std::fs::read_to_string(tmp.path().join(FILE)).unwrap(), GOLDEN_2.trim_end());
+        rules.truncate(1);
+        save(tmp.path(), rules.iter()).unwrap();
+        assert!(std::fs::read_to_string(tmp.path().join(FILE)).unwrap().contains("\"version\": 1"));
+    }
+
+    #[test]
     fn secrets_without_their_key_stay_sealed_and_damage_is_an_error() {
         let tmp = tempfile::tempdir().unwrap();
         let path = tmp.path().join(FILE);
@@ -140,7 +174,7 @@ mod tests {
         assert!(rules[0].is_locked() && rules[0].is_guarded() && !rules[1].is_locked());
         save(tmp.path(), rules.iter()).unwrap();
         assert_eq!(std::fs::read_to_string(&path).unwrap(), GOLDEN.trim_end(), "nothing is lost by that");
-        for bad in ["", "{}", "[]", &GOLDEN.replace("\"version\": 1", "\"version\": 2"), &GOLDEN[..80]] {
+        for bad in ["", "{}", "[]", &GOLDEN.replace("\"version\": 1", "\"version\": 3"), &GOLDEN[..80]] {
             std::fs::write(&path, bad).unwrap();
             assert!(load(tmp.path()).is_err(), "{bad}");
         }

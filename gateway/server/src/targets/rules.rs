@@ -2,9 +2,9 @@
 
 use std::fmt;
 
-use cx_api::ExportCreate;
+use cx_api::{ExportAccess, ExportCreate};
 use gateway_front::ClientId;
-use gateway_iscsi::{Access, Credentials};
+use gateway_iscsi::{Access, Admission, Credentials};
 use gateway_journal::{ImageId, ImageRecord};
 use tap_block::WallTime;
 
@@ -23,6 +23,15 @@ pub(crate) struct Rules {
     pub(crate) chap: Option<Login>,
     pub(crate) mutual: Option<Login>,
     pub(crate) as_original: bool,
+    pub(crate) created: WallTime,
+    /// The export whose target its disk belongs to, and whose rules of who may log in are its own; `None`: it has a target.
+    pub(crate) beside: Option<ImageKeyOfStore>,
+}
+
+/// An image, whatever store it is of: its number is of one store.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct ImageKeyOfStore {
+    pub(crate) image: ImageId,
     pub(crate) created: WallTime,
 }
 
@@ -72,17 +81,53 @@ impl Rules {
             mutual: None,
             as_original: wanted.as_original,
             created: now,
+            beside: None,
         };
-        let seal = |login: Option<cx_api::ChapLogin>, way: &str| {
-            let Some(login) = login else { return Ok(None) };
-            let key = key.ok_or_else(|| std::io::Error::other("there is no key to seal a secret with"))?;
-            let (user, secret) = (login.user, login.secret.into_bytes());
-            let sealed = key.seal(&secret, &rules.place(way, &user), random)?;
-            Ok::<_, std::io::Error>(Some(Login { user, secret: Some(secret), sealed }))
-        };
-        let (chap, mutual) = (seal(wanted.chap, Self::CHAP)?, seal(wanted.mutual_chap, Self::MUTUAL)?);
-        (rules.chap, rules.mutual) = (chap, mutual);
+        rules.chap = rules.sealed(wanted.chap, Self::CHAP, key)?;
+        rules.mutual = rules.sealed(wanted.mutual_chap, Self::MUTUAL, key)?;
         Ok(rules)
+    }
+
+    /// The same with other rules of who may log in.
+    ///
+    /// # Errors
+    /// When a secret cannot be sealed.
+    pub(super) fn changed(&self, wanted: ExportAccess, key: Option<&Key>) -> std::io::Result<Self> {
+        let mut rules = self.clone();
+        let ExportAccess { acl, chap, mutual_chap, no_chap, no_mutual_chap } = wanted;
+        rules.acl = acl.unwrap_or(rules.acl);
+        if no_chap {
+            rules.chap = None;
+        }
+        if no_chap || no_mutual_chap {
+            rules.mutual = None;
+        }
+        rules.chap = self.sealed(chap, Self::CHAP, key)?.or(rules.chap);
+        rules.mutual = self.sealed(mutual_chap, Self::MUTUAL, key)?.or(rules.mutual);
+        Ok(rules)
+    }
+
+    fn sealed(
+        &self,
+        login: Option<cx_api::ChapLogin>,
+        way: &str,
+        key: Option<&Key>,
+    ) -> std::io::Result<Option<Login>> {
+        let Some(login) = login else { return Ok(None) };
+        let key = key.ok_or_else(|| std::io::Error::other("there is no key to seal a secret with"))?;
+        let (user, secret) = (login.user, login.secret.into_bytes());
+        let sealed = key.seal(&secret, &self.place(way, &user), random)?;
+        Ok(Some(Login { user, secret: Some(secret), sealed }))
+    }
+
+    pub(super) const fn key(&self) -> ImageKeyOfStore {
+        ImageKeyOfStore { image: self.image, created: self.image_created }
+    }
+
+    /// Would either of two parties that know one secret pass for the other?
+    pub(super) fn is_one_secret(&self) -> bool {
+        let secret = |login: &Option<Login>| login.as_ref().and_then(|login| login.secret.clone());
+        secret(&self.chap).is_some_and(|one| secret(&self.mutual) == Some(one))
     }
 
     /// Are they those of this image?
@@ -112,11 +157,12 @@ impl Rules {
     }
 
     /// Who may log in; `None` when a secret cannot be opened.
-    pub(super) fn access(&self) -> Option<Access> {
-        if self.chap.is_none() {
-            return Some(Access::Open);
-        }
-        self.login().map(|(initiator, target)| Access::Chap { initiator, target })
+    pub(super) fn admission(&self) -> Option<Admission> {
+        let access = match &self.chap {
+            None => Access::Open,
+            Some(_) => self.login().map(|(initiator, target)| Access::Chap { initiator, target })?,
+        };
+        Some(Admission { access, initiators: Some(self.acl.clone()).filter(|acl| !acl.is_empty()) })
     }
 
     /// What an initiator has to know, and what the target answers it with.

@@ -5,7 +5,7 @@ use std::collections::{BTreeSet, HashMap};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
-use cx_api::{Code, ExportCreate, Problem};
+use cx_api::{Code, ExportAccess, ExportCreate, Problem};
 use gateway_front::ClientId;
 use gateway_image::Catalogue;
 use gateway_iscsi::{Credentials, Refusal, Target};
@@ -14,7 +14,7 @@ use tap_block::WallTime;
 use tap_disk::ensure_dir;
 
 use super::file;
-use super::rules::{Rules, is_local};
+use super::rules::{ImageKeyOfStore, Rules, is_local};
 use super::seal::Key;
 use crate::http::Answer;
 use crate::problems;
@@ -46,14 +46,19 @@ struct State {
 
 struct Open {
     target: Weak<Target>,
-    /// What its reservations lie under.
-    kept: String,
+    /// What the reservations of each of its disks lie under.
+    kept: Kept,
 }
+
+/// What the reservations of a target's disks lie under, by LUN.
+pub(super) type Kept = Vec<(u16, String)>;
 
 /// What an export is at one moment.
 pub(super) struct Seen {
     pub(super) target: Option<Arc<Target>>,
     pub(super) rules: Option<Rules>,
+    /// Of the exports whose disks belong to its target as well.
+    pub(super) more: Vec<Rules>,
     changes: u64,
 }
 
@@ -104,10 +109,15 @@ impl TargetTable {
             return Err(Refusal::Unavailable);
         }
         let rules = state.rules_of(image).cloned();
+        if rules.as_ref().is_some_and(|rules| rules.beside.is_some()) {
+            // One disk under two names would be two disks to an initiator.
+            return Err(Refusal::Unknown);
+        }
         if !self.admits(rules.as_ref(), from) {
             return Err(Refusal::Policy);
         }
-        Ok(Seen { target: state.target(export), rules, changes: state.changes })
+        let more = rules.iter().flat_map(|rules| state.beside(rules.key())).cloned().collect();
+        Ok(Seen { target: state.target(export), rules, more, changes: state.changes })
     }
 
     /// Everybody has the same target of an export: this one, or that of who was faster.
@@ -115,7 +125,7 @@ impl TargetTable {
         &self,
         export: &str,
         target: Arc<Target>,
-        kept: String,
+        kept: Kept,
         seen: &Seen,
     ) -> Result<Arc<Target>, Refusal> {
         let mut state = self.lock();
@@ -131,9 +141,11 @@ impl TargetTable {
         Ok(target)
     }
 
-    /// What the reservations of an open target lie under.
-    pub(super) fn kept(&self, export: &str) -> Option<String> {
-        self.lock().open.get(export).map(|open| open.kept.clone())
+    /// What the reservations of a disk of an open target lie under.
+    pub(super) fn kept(&self, export: &str, lun: u16) -> Option<String> {
+        let state = self.lock();
+        let kept = &state.open.get(export)?.kept;
+        kept.iter().find(|(of, _)| *of == lun).map(|(_, kept)| kept.clone())
     }
 
     /// What the CHAP names and secrets of all exports let in, and what the target answers.
@@ -151,6 +163,19 @@ impl TargetTable {
         Ok(state.rules_of(Some(image)).cloned())
     }
 
+    /// The export whose target an export's disk belongs to: itself, unless it shares one.
+    pub(crate) fn served_by(&self, image: &ImageRecord, catalogue: &Catalogue) -> ImageRecord {
+        let state = self.lock();
+        let other = state.rules_of(Some(image)).and_then(|rules| state.keyed(rules.beside?));
+        other.and_then(|rules| image_of(rules, catalogue)).unwrap_or(image).clone()
+    }
+
+    /// The rules that say who may log in to an export's disk: its own, or those of the target that it shares.
+    pub(crate) fn entry_rules(&self, rules: &Rules) -> Rules {
+        let state = self.lock();
+        rules.beside.and_then(|other| state.keyed(other)).unwrap_or(rules).clone()
+    }
+
     /// Every export whose image is there, with that, in the order in which they were made.
     ///
     /// # Errors
@@ -162,28 +187,66 @@ impl TargetTable {
         Ok(state.rules.iter().filter_map(with_image).collect())
     }
 
-    /// Exports an image. Blocks until that is on disk.
+    /// Exports an image, as a further disk of another export's target if it is to be `beside` that. Blocks until that is on disk.
     ///
     /// # Errors
     /// When it is exported or open already, or the rules cannot be written.
     pub(crate) fn export(
         &self,
         image: &ImageRecord,
-        wanted: ExportCreate,
+        (wanted, beside): (ExportCreate, Option<&ImageRecord>),
         catalogue: &Catalogue,
         now: WallTime,
     ) -> Answer<Rules> {
         let mut state = self.lock();
         state.check_sound()?;
         state.check_new(image, &wanted, catalogue)?;
+        let beside = beside.map(|other| state.check_beside(other, &wanted)).transpose()?;
         if wanted.chap.is_some() {
             state.prepare_key(&self.dir)?;
         }
         let rules = Rules::new(image, wanted, now, state.key.as_ref()).map_err(|e| problems::of_disk(&e))?;
+        let rules = Rules { beside, ..rules };
         let mut all = state.kept_rules(catalogue);
         all.push(rules.clone());
         self.replace(&mut state, all)?;
         Ok(rules)
+    }
+
+    /// Gives an export's target other rules of who may log in; `open` is what is against its being open to all. Who is not on
+    /// the list any more is logged out. Blocks until that is on disk.
+    ///
+    /// # Errors
+    /// When it is not exported, has no target of its own, or the rules cannot be written: the old ones then stay.
+    pub(crate) fn change_access(
+        &self,
+        image: &ImageRecord,
+        wanted: ExportAccess,
+        catalogue: &Catalogue,
+        open: Answer<()>,
+    ) -> Answer<Option<Rules>> {
+        let mut state = self.lock();
+        state.check_sound()?;
+        let Some(rules) = state.rules_of(Some(image)).cloned() else { return Ok(None) };
+        if let Some(other) = rules.beside.and_then(|other| catalogue.image(other.image)) {
+            return Err(not_its_own(image, other));
+        }
+        if wanted.chap.is_some() || wanted.mutual_chap.is_some() {
+            state.prepare_key(&self.dir)?;
+        }
+        let rules = rules.changed(wanted, state.key.as_ref()).map_err(|e| problems::of_disk(&e))?;
+        check_secrets(&rules)?;
+        if !rules.is_guarded() {
+            open?;
+        }
+        let mut all = state.kept_rules(catalogue);
+        all.iter_mut().filter(|other| other.is_of(image)).for_each(|other| other.clone_from(&rules));
+        self.replace(&mut state, all)?;
+        // Under the lock that every login passes: by the old rules nobody gets in any more.
+        if let (Some(target), Some(admission)) = (state.target(image.name.as_str()), rules.admission()) {
+            target.admit(admission);
+        }
+        Ok(Some(rules))
     }
 
     /// Takes an export back; whether there was one. Blocks until that is on disk.
@@ -193,14 +256,19 @@ impl TargetTable {
     pub(crate) fn unexport(&self, image: &ImageRecord, catalogue: &Catalogue, forced: bool) -> Answer<bool> {
         let mut state = self.lock();
         state.check_sound()?;
-        if state.rules_of(Some(image)).is_none() {
-            return Ok(false);
-        }
-        if !forced && state.target(image.name.as_str()).is_some() {
+        let Some(rules) = state.rules_of(Some(image)) else { return Ok(false) };
+        let (key, served) = (rules.key(), rules.beside.unwrap_or(rules.key()));
+        let served = catalogue.image(served.image).unwrap_or(image);
+        if !forced && state.target(served.name.as_str()).is_some() {
             return Err(in_use(image));
         }
+        if let Some(other) =
+            state.beside(key).find_map(|other| image_of(other, catalogue)).filter(|_| !forced)
+        {
+            return Err(has_more_disks(image, other));
+        }
         let mut all = state.kept_rules(catalogue);
-        all.retain(|rules| !rules.is_of(image));
+        all.retain(|rules| !rules.is_of(image) && rules.beside != Some(key));
         self.replace(&mut state, all)?;
         Ok(true)
     }
@@ -239,9 +307,46 @@ impl State {
         self.rules.iter().find(|rules| rules.is_of(image))
     }
 
-    /// Those whose image is there still.
+    fn keyed(&self, key: ImageKeyOfStore) -> Option<&Rules> {
+        self.rules.iter().find(|rules| rules.key() == key)
+    }
+
+    /// The exports that share the target of this one.
+    fn beside(&self, key: ImageKeyOfStore) -> impl Iterator<Item = &Rules> {
+        self.rules.iter().filter(move |rules| rules.beside == Some(key))
+    }
+
+    /// Those whose image is there still, and the export whose target they share.
     fn kept_rules(&self, catalogue: &Catalogue) -> Vec<Rules> {
-        self.rules.iter().filter(|rules| image_of(rules, catalogue).is_some()).cloned().collect()
+        let there = |rules: &Rules| image_of(rules, catalogue).is_some();
+        let served = |rules: &Rules| rules.beside.is_none_or(|other| self.keyed(other).is_some_and(there));
+        self.rules.iter().filter(|rules| there(rules) && served(rules)).cloned().collect()
+    }
+
+    /// A further disk of a target has a number of its own there, and comes while nobody is logged in to it.
+    fn check_beside(&self, other: &ImageRecord, wanted: &ExportCreate) -> Answer<ImageKeyOfStore> {
+        let name = &other.name;
+        let rules = self.rules_of(Some(other)).ok_or_else(|| {
+            Problem::new(Code::NotFound, format!("image {name} is not exported, so it has no target"))
+                .fix(format!("export it first: chronogate export create {name} --iscsi"))
+        })?;
+        if rules.beside.is_some() {
+            return Err(Problem::new(Code::Invalid, format!("image {name} shares another export's target"))
+                .fix("name the export that the target has its name from: chronogate export ls"));
+        }
+        if self.closing.contains(name.as_str()) || self.target(name.as_str()).is_some() {
+            return Err(in_use(other));
+        }
+        let lun = wanted.lun.unwrap_or(super::LUN);
+        let mut taken = std::iter::once(rules).chain(self.beside(rules.key()));
+        if taken.any(|rules| rules.lun == lun) {
+            return Err(Problem::new(
+                Code::Conflict,
+                format!("the target of {name} has a disk with LUN {lun}"),
+            )
+            .fix("choose another number: --lun N"));
+        }
+        Ok(rules.key())
     }
 
     fn check_sound(&self) -> Answer<()> {
@@ -302,6 +407,43 @@ fn in_use(image: &ImageRecord) -> Problem {
         .fix(format!("log it out, or end it: chronogate export rm --force {name}"))
 }
 
+fn not_its_own(image: &ImageRecord, other: &ImageRecord) -> Problem {
+    let (name, other) = (&image.name, &other.name);
+    Problem::new(
+        Code::Invalid,
+        format!("the access rules of image {name} are those of the target of {other}"),
+    )
+    .because("whoever logs in to a target reaches all its disks")
+    .fix(format!("change those: chronogate export set {other}"))
+}
+
+fn has_more_disks(image: &ImageRecord, other: &ImageRecord) -> Problem {
+    let (name, other) = (&image.name, &other.name);
+    Problem::new(Code::Conflict, format!("image {other} is a disk of the target of {name}"))
+        .because("without the export that it has its name from there is no target")
+        .fix(format!(
+            "take that back first (chronogate export rm {other}), or all of it: chronogate export rm --force {name}"
+        ))
+}
+
+/// What a request cannot be checked for by itself: it changes a part of what there is.
+fn check_secrets(rules: &Rules) -> Answer<()> {
+    if rules.mutual.is_some() && rules.chap.is_none() {
+        return Err(Problem::new(
+            Code::Invalid,
+            "the target would prove who it is to initiators that need not",
+        )
+        .because("mutual CHAP is CHAP in both directions")
+        .fix("say what initiators have to know as well (--chap)"));
+    }
+    if rules.is_one_secret() {
+        return Err(Problem::new(Code::Invalid, "both directions of CHAP would have the same secret")
+            .because("whoever knows one could then pass for the other (RFC 7143 section 9.2.1)")
+            .fix("choose two secrets"));
+    }
+    Ok(())
+}
+
 fn two_originals(image: &ImageRecord, other: Option<&ImageRecord>) -> Problem {
     let other = other.map_or("another image", |other| other.name.as_str());
     let text = format!("image {} cannot pass for the original: {other} does already", image.name);
@@ -328,6 +470,7 @@ mod tests {
             mutual: None,
             as_original: false,
             created: WallTime::EPOCH,
+            beside: None,
         };
         let open = Rules { acl: Vec::new(), ..guarded.clone() };
         let from = |ip: &str| ClientId::Tcp(ip.parse().unwrap());

@@ -2,7 +2,7 @@
 
 use std::net::TcpStream;
 
-use cx_api::{ChapLogin, ExportCreate, ExportProtocol, ExportView};
+use cx_api::{ChapLogin, ExportAccess, ExportCreate, ExportProtocol, ExportView};
 
 use super::*;
 
@@ -13,6 +13,7 @@ const SECRET: &str = "twelve-chars";
 const IN: [u8; 2] = [0, 0];
 const NOT_PROVED: [u8; 2] = [2, 1];
 const NOT_ON_THE_LIST: [u8; 2] = [2, 2];
+const NO_SUCH_TARGET: [u8; 2] = [2, 3];
 const UNAVAILABLE: [u8; 2] = [3, 1];
 
 fn at_portal(portal: &str, dir: &Path, hub: &Hub) -> GatewayConfig {
@@ -52,6 +53,7 @@ fn plain() -> ExportCreate {
         chap: None,
         mutual_chap: None,
         as_original: false,
+        beside: None,
     }
 }
 
@@ -274,4 +276,118 @@ async fn without_its_key_or_its_list_nobody_logs_in_and_all_else_is_served() {
     assert!(site.export("next", for_one()).await.is_err());
     let kept = std::fs::read(site.path("data/iscsi/exports.json")).unwrap();
     assert_eq!(kept, b"{\"version\": 1, \"exp", "what is damaged is left for people to look at");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_may_log_in_can_be_changed_and_who_may_not_any_more_is_logged_out() {
+    let site = site_at("127.0.0.1:0").await;
+    let (_tap, link) = connected(&site, 65).await;
+    site.settled("web01").await;
+    site.image("now", true, Some("test")).await;
+    let gateway = site.gateway();
+    let set = |access: ExportAccess| gateway.export_access(key("test"), access);
+    let list = |names: &[&str]| ExportAccess {
+        acl: Some(names.iter().map(|name| (*name).to_owned()).collect()),
+        ..ExportAccess::default()
+    };
+    assert_eq!(set(list(&[ONE])).await.unwrap_err().code, Code::NotFound);
+    let made = site.export("test", for_one()).await.unwrap();
+    let (status, one) = site.log_in("test", ONE).await;
+    assert_eq!(status, IN);
+
+    // Who stays on the list stays.
+    let export = set(list(&[TWO, ONE])).await.unwrap();
+    assert_eq!((export.acl.len(), &export.naa, export.created), (2, &made.naa, made.created));
+    let (status, two) = site.log_in("test", TWO).await;
+    assert_eq!(status, IN);
+    site.alone_but(2).await;
+    set(list(&[TWO])).await.unwrap();
+    is_ended(one).await;
+    assert_eq!(site.log_in("test", ONE).await.0, NOT_ON_THE_LIST);
+    site.alone_but(1).await;
+
+    // A secret is asked for from now on, and not on the old list any more.
+    let chap = ChapLogin { user: "esx".to_owned(), secret: SECRET.to_owned() };
+    let mutual = ExportAccess { mutual_chap: Some(chap.clone()), ..ExportAccess::default() };
+    assert_eq!(set(mutual.clone()).await.unwrap_err().code, Code::Invalid, "without a secret of their own");
+    let wanted = ExportAccess { chap: Some(chap), ..list(&[]) };
+    assert_eq!(set(wanted).await.unwrap().chap_user.as_deref(), Some("esx"));
+    assert_eq!(site.log_in("test", TWO).await.0, NOT_PROVED);
+    assert_eq!(set(mutual).await.unwrap_err().code, Code::Invalid, "one secret in both directions");
+    assert_eq!(gateway.sessions().await.unwrap().len(), 1, "who is in proved what there was to prove");
+    drop((two, link));
+    site.alone().await;
+
+    let (site, told) = restarted_at("127.0.0.1:0", site).await;
+    told.unwrap();
+    assert_eq!(site.log_in("test", ONE).await.0, NOT_PROVED);
+    let open = ExportAccess { no_chap: true, ..ExportAccess::default() };
+    site.gateway().export_access(key("test"), open.clone()).await.unwrap();
+    assert_eq!(site.log_in("test", ONE).await.0, IN);
+    site.gateway().export_access(key("test"), list(&[ONE])).await.unwrap();
+    site.alone_but(1).await;
+
+    // Open to all it may not be where all can come.
+    let (site, told) = restarted_at("0.0.0.0:0", site).await;
+    told.unwrap();
+    let refused = site.gateway().export_access(key("test"), list(&[])).await.unwrap_err();
+    assert!(refused.code == Code::Invalid && refused.correction.contains("--acl"), "{refused:?}");
+    assert_eq!(site.gateway().export(key("test")).await.unwrap().acl, [ONE]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn one_target_has_the_disks_of_several_exports_and_one_set_of_rules() {
+    let site = site_at("127.0.0.1:0").await;
+    let (_tap, link) = connected(&site, 66).await;
+    site.settled("web01").await;
+    for called in ["main", "more", "third"] {
+        site.image("now", true, Some(called)).await;
+    }
+    let beside = |lun| ExportCreate { beside: Some("main".to_owned()), lun: Some(lun), ..plain() };
+    assert_eq!(site.export("more", beside(2)).await.unwrap_err().code, Code::NotFound);
+    let main = site.export("main", for_one()).await.unwrap();
+    assert_eq!(site.export("more", beside(1)).await.unwrap_err().code, Code::Conflict, "the number is taken");
+    let more = site.export("more", beside(2)).await.unwrap();
+    assert_eq!((&more.target, more.lun, &more.acl), (&main.target, 2, &main.acl));
+    assert!(more.uri.ends_with(":main/2") && more.naa != main.naa, "{more:?}");
+    let chained = ExportCreate { beside: Some("more".to_owned()), ..beside(3) };
+    assert_eq!(site.export("third", chained).await.unwrap_err().code, Code::Invalid);
+    let access = ExportAccess { acl: Some(Vec::new()), ..ExportAccess::default() };
+    assert_eq!(site.gateway().export_access(key("more"), access).await.unwrap_err().code, Code::Invalid);
+
+    // Only one name leads to each disk.
+    assert_eq!(site.log_in("more", ONE).await.0, NO_SUCH_TARGET);
+    drop(link);
+    let (site, told) = restarted_at("127.0.0.1:0", site).await;
+    told.unwrap();
+    assert_eq!(site.log_in("main", TWO).await.0, NOT_ON_THE_LIST);
+    let (status, held) = site.log_in("main", ONE).await;
+    assert_eq!(status, IN);
+    site.alone_but(1).await;
+    let exports = site.gateway().exports().await.unwrap();
+    assert_eq!(exports.iter().map(|export| export.sessions).collect::<Vec<_>>(), [1, 1]);
+    assert_eq!(site.export("third", beside(3)).await.unwrap_err().code, Code::Conflict, "somebody is in");
+    assert_eq!(site.gateway().export_remove(key("more"), false).await.unwrap_err().code, Code::Conflict);
+    assert!(site.gateway().image_remove(key("more"), false).await.is_err());
+    site.gateway().image_remove(key("more"), true).await.unwrap();
+    is_ended(held).await;
+    assert_eq!(site.gateway().exports().await.unwrap().len(), 1);
+
+    site.export("third", beside(3)).await.unwrap();
+    let refused = site.gateway().export_remove(key("main"), false).await.unwrap_err();
+    assert!(refused.detail.contains("third"), "{refused:?}");
+    site.gateway().export_remove(key("main"), true).await.unwrap();
+    assert!(site.gateway().exports().await.unwrap().is_empty());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn initiators_are_told_of_the_address_that_is_advertised() {
+    let site = site_at("127.0.0.1:0,advertise=192.0.2.7:3260").await;
+    let (_tap, _link) = connected(&site, 67).await;
+    site.settled("web01").await;
+    site.image("now", false, Some("test")).await;
+    let export = site.export("test", for_one()).await.unwrap();
+    assert_eq!(export.uri, "iscsi://192.0.2.7:3260/iqn.2026-01.example.chronogate:test/1");
+    let lines = site.gateway().export_connect(key("test"), None).await.unwrap();
+    assert_eq!(lines.portal, "192.0.2.7:3260");
 }

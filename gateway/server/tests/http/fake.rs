@@ -4,13 +4,13 @@ use std::path::PathBuf;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use cx_api::{
-    BookmarkCreate, BookmarkView, Code, ConnectView, DiffView, ElapsedConfirm, ElapsedView, ExportCreate,
-    ExportView, ExtentView, GapView, GroupPointView, GroupView, Health, HoldCreate, HoldView, ImageClone,
-    ImageCommit, ImageCreate, ImageView, JobId, JobKind, JobState, JobView, JournalView, OtherStoreView,
-    PinView, PointView, PoliciesApply, PolicyPreview, PolicySet, PolicyView, Problem, RepairCreate,
-    RepairView, RepairedView, RepairsCreate, RepairsView, SessionView, StatusView, StoreGone, StoresView,
-    SyncView, TimelineView, UnitFound, UnitView, UnitsAsk, UnitsView, VerificationCreate, VerificationView,
-    VolumeState, VolumeView,
+    BookmarkCreate, BookmarkView, Code, ConnectView, DiffView, ElapsedConfirm, ElapsedView, ExportAccess,
+    ExportCreate, ExportView, ExtentView, GapView, GroupPointView, GroupView, Health, HoldCreate, HoldView,
+    ImageClone, ImageCommit, ImageCreate, ImageView, JobId, JobKind, JobState, JobView, JournalView,
+    OtherStoreView, PinView, PointView, PoliciesApply, PolicyPreview, PolicySet, PolicyView, Problem,
+    RepairCreate, RepairView, RepairedView, RepairsCreate, RepairsView, SessionView, StatusView, StoreGone,
+    StoresView, SyncView, TimelineView, UnitFound, UnitView, UnitsAsk, UnitsView, VerificationCreate,
+    VerificationView, VolumeState, VolumeView,
 };
 use gateway_image::Point;
 use gateway_server::http::{Answer, Control, ImageKey, Points};
@@ -284,6 +284,14 @@ impl Control for Fake {
         }
         known_export(&which)?;
         Err(Problem::new(Code::Conflict, "somebody is logged in").fix("log him out"))
+    }
+
+    async fn export_access(&self, which: ImageKey, wanted: ExportAccess) -> Answer<ExportView> {
+        self.acts.fetch_add(1, Ordering::SeqCst);
+        let known = known_export(&which)?;
+        let chap_user = wanted.chap.map(|login| login.user).or(known.chap_user.clone());
+        let chap_user = chap_user.filter(|_| !wanted.no_chap);
+        Ok(ExportView { acl: wanted.acl.unwrap_or(known.acl.clone()), chap_user, ..known })
     }
 
     async fn export_connect(&self, which: ImageKey, portal: Option<String>) -> Answer<ConnectView> {

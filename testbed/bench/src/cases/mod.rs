@@ -1,6 +1,7 @@
 //! The cases, one file each, and what they have in common.
 
 mod ingest;
+mod iscsi;
 mod memory;
 mod nbd;
 mod open;
@@ -14,8 +15,7 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 use tempfile::TempDir;
 
-use crate::load::{Done, Load};
-use crate::nbd::Export;
+use crate::load::{Done, Load, Served};
 use crate::options::{Case, Options};
 use crate::process::{Pid, Watch};
 use crate::report::Report;
@@ -29,6 +29,7 @@ pub(crate) fn run(case: Case, options: &Options, report: &mut Report) -> Result<
         Case::Open => open::run(options, report),
         Case::Read => read::run(options, report),
         Case::Nbd => nbd::run(options, report),
+        Case::Iscsi => iscsi::run(options, report),
         Case::Settle => settle::run(options, report),
         Case::Memory => memory::run(options, report),
         Case::Soak => soak::run(options, report),
@@ -42,7 +43,7 @@ fn folder(options: &Options) -> Result<TempDir> {
     made.with_context(|| format!("cannot make a folder in {}", parent.display()))
 }
 
-/// Bytes of the disks in `tap`, `read`, `nbd` and `memory`.
+/// Bytes of the disks in `tap`, `read`, `nbd`, `iscsi` and `memory`.
 fn disk_size(options: &Options) -> u64 {
     options.pick(1 << 30, 64 << 20)
 }
@@ -55,13 +56,13 @@ fn order(round: u32, places: usize) -> Vec<usize> {
 /// Runs a load against a server. The clock stops when `settled` returns.
 fn measure(
     load: &Load,
-    export: &Export,
+    disk: &dyn Served,
     server: Pid,
     settled: impl FnOnce() -> Result<()>,
 ) -> Result<Sample> {
     let watch = Watch::begin(server)?;
     let cpu = server.cpu()?;
-    let Done { ops, elapsed, waits } = load.run(export)?;
+    let Done { ops, elapsed, waits } = load.run(disk)?;
     let begun = std::time::Instant::now();
     settled()?;
     Ok(Sample {

@@ -1,19 +1,16 @@
 //! `chronogate export`, and what `mount --iscsi` has of it.
 
-use std::fs;
-use std::io::{self, BufRead as _, IsTerminal as _};
-use std::path::{Path, PathBuf};
+use std::io::{self, IsTerminal as _};
+use std::path::PathBuf;
 
 use clap::{Args, Subcommand};
 use cx_api::export::MAX_LUN;
-use cx_api::{ChapLogin, ConnectView, ExitStatus, ExportCreate, ExportProtocol, ExportView, paths};
+use cx_api::{ChapLogin, ConnectView, ExportAccess, ExportCreate, ExportProtocol, ExportView, paths};
 use serde_json::json;
 
 use super::{Context, Globals, Result};
 use crate::output::{self, Failure, or_dash, print, print_json, say};
-
-/// No secret is longer, with room for what is wrong with one that is.
-const LONGEST: u64 = 4096;
+use crate::secret::secret;
 
 /// Of `export`.
 #[derive(Debug, Args)]
@@ -42,6 +39,14 @@ enum ExportCommand {
     Show {
         /// Its image's id or name
         image: String,
+    },
+    /// Changes who may log in. Initiators that are not on the list any more are logged out at once; a new secret is asked for at
+    /// the next login
+    Set {
+        /// Its image's id or name
+        image: String,
+        #[command(flatten)]
+        access: AccessArgs,
     },
     /// Prints what to type at open-iscsi, ESXi, Windows, XCP-ng and QEMU to open it
     Connect {
@@ -88,6 +93,40 @@ pub(super) struct RuleArgs {
     /// The disk has the identity of the original, to stand in for it; the original must not be seen by the same machine
     #[arg(long, requires = "iscsi")]
     as_original: bool,
+    /// It becomes a further disk of the target of this export, and is reached by that one's rules
+    #[arg(long, value_name = "EXPORT", requires = "iscsi", conflicts_with_all = ["acl", "chap"])]
+    beside: Option<String>,
+}
+
+/// What is to be changed of who may log in.
+#[derive(Debug, Default, Args)]
+struct AccessArgs {
+    /// The name of an initiator that may log in, in place of those that could so far (repeatable)
+    #[arg(long, value_name = "IQN")]
+    acl: Vec<String>,
+    /// Any initiator may, whatever its name
+    #[arg(long, conflicts_with = "acl")]
+    any_initiator: bool,
+    /// Initiators have to log in by CHAP with this name, and with the secret in --chap-secret-file, else in the variable
+    /// CHRONOGATE_CHAP_SECRET, else on standard input
+    #[arg(long, value_name = "USER")]
+    chap: Option<String>,
+    /// A file that holds the CHAP secret, 12 to 255 characters; `-`: a line of standard input
+    #[arg(long, value_name = "FILE", requires = "chap")]
+    chap_secret_file: Option<PathBuf>,
+    /// They need to know no secret any more
+    #[arg(long, conflicts_with_all = ["chap", "mutual_chap"])]
+    no_chap: bool,
+    /// The target proves to initiators that want it who it is, with this name, and with the secret in --mutual-chap-secret-file,
+    /// else in the variable CHRONOGATE_MUTUAL_CHAP_SECRET, else on (the next line of) standard input
+    #[arg(long, value_name = "USER")]
+    mutual_chap: Option<String>,
+    /// A file that holds that secret; `-`: a line of standard input
+    #[arg(long, value_name = "FILE", requires = "mutual_chap")]
+    mutual_chap_secret_file: Option<PathBuf>,
+    /// It proves that no more
+    #[arg(long, conflicts_with = "mutual_chap")]
+    no_mutual_chap: bool,
 }
 
 /// What is to be asked of the gateway, with its secrets; for an image that there may not be yet.
@@ -96,7 +135,11 @@ pub(super) struct Asked(ExportCreate);
 impl RuleArgs {
     /// Was any said?
     pub(super) fn is_any(&self) -> bool {
-        self.lun.is_some() || !self.acl.is_empty() || self.chap.is_some() || self.as_original
+        self.lun.is_some()
+            || !self.acl.is_empty()
+            || self.chap.is_some()
+            || self.as_original
+            || self.beside.is_some()
     }
 
     /// Reads the secrets.
@@ -104,18 +147,8 @@ impl RuleArgs {
     /// # Errors
     /// When one cannot be read.
     pub(super) fn read(self) -> Result<Asked> {
-        let login = |user: Option<String>, file: Option<PathBuf>, variable: &str, option: &str| {
-            let Some(user) = user else { return Ok(None) };
-            let secret = secret(file.as_deref(), variable, option)?;
-            Ok::<_, Failure>(Some(ChapLogin { user, secret }))
-        };
-        let chap = login(self.chap, self.chap_secret_file, "CHRONOGATE_CHAP_SECRET", "--chap-secret-file")?;
-        let mutual_chap = login(
-            self.mutual_chap,
-            self.mutual_chap_secret_file,
-            "CHRONOGATE_MUTUAL_CHAP_SECRET",
-            "--mutual-chap-secret-file",
-        )?;
+        let (chap, mutual_chap) =
+            logins((self.chap, self.chap_secret_file), (self.mutual_chap, self.mutual_chap_secret_file))?;
         Ok(Asked(ExportCreate {
             image: String::new(),
             protocol: ExportProtocol::Iscsi,
@@ -124,8 +157,33 @@ impl RuleArgs {
             chap,
             mutual_chap,
             as_original: self.as_original,
+            beside: self.beside,
         }))
     }
+}
+
+impl AccessArgs {
+    fn read(self) -> Result<ExportAccess> {
+        let (chap, mutual_chap) =
+            logins((self.chap, self.chap_secret_file), (self.mutual_chap, self.mutual_chap_secret_file))?;
+        let acl = (self.any_initiator || !self.acl.is_empty()).then_some(self.acl);
+        let Self { no_chap, no_mutual_chap, .. } = self;
+        Ok(ExportAccess { acl, chap, mutual_chap, no_chap, no_mutual_chap })
+    }
+}
+
+/// A CHAP name and the file with its secret.
+type Named = (Option<String>, Option<PathBuf>);
+
+/// Reads the secrets, that of the initiator first.
+fn logins(chap: Named, mutual: Named) -> Result<(Option<ChapLogin>, Option<ChapLogin>)> {
+    let login = |(user, file): Named, variable: &str, option: &str| {
+        let Some(user) = user else { return Ok(None) };
+        let secret = secret(file.as_deref(), variable, option)?;
+        Ok::<_, Failure>(Some(ChapLogin { user, secret }))
+    };
+    let chap = login(chap, "CHRONOGATE_CHAP_SECRET", "--chap-secret-file")?;
+    Ok((chap, login(mutual, "CHRONOGATE_MUTUAL_CHAP_SECRET", "--mutual-chap-secret-file")?))
 }
 
 /// Exports an image.
@@ -156,6 +214,11 @@ pub(super) async fn run(args: ExportArgs) -> Result<()> {
             let export: ExportView = context.client.get(&paths::export(&image)).await?;
             if context.json() { print_json(&export) } else { print(&details(&export)) }
         }
+        ExportCommand::Set { image, access } => {
+            let path = paths::export_access(&image);
+            let export: ExportView = context.client.post(&path, &access.read()?).await?;
+            if context.json() { print_json(&export) } else { print(&details(&export)) }
+        }
         ExportCommand::Connect { image, portal } => {
             let path = paths::export_connect(&image, portal.as_deref());
             let view: ConnectView = context.client.get(&path).await?;
@@ -168,55 +231,6 @@ pub(super) async fn run(args: ExportArgs) -> Result<()> {
                 return print_json(&json!({ "removed": image }));
             }
             print(&format!("{} is not exported any more\n", output::printable(&image)))
-        }
-    }
-}
-
-/// A secret that nobody sees: never of the command line, which every process can read.
-fn secret(file: Option<&Path>, variable: &str, option: &str) -> Result<String> {
-    let given = std::env::var(variable).ok().filter(|secret| !secret.is_empty());
-    match (file, given) {
-        (Some(path), _) if path != Path::new("-") => from_file(path),
-        (None, Some(secret)) => Ok(secret),
-        (None, None) if io::stdin().is_terminal() => Err(Failure::usage("the CHAP secret is missing")
-            .because("it is never given on the command line, which every process of the machine can read")
-            .fix(format!(
-                "put it into a file and say {option} FILE, into the variable {variable}, or pipe it in"
-            ))),
-        _ => from_input(option),
-    }
-}
-
-fn from_file(path: &Path) -> Result<String> {
-    let failed = |why: String| {
-        Failure::new(ExitStatus::Error, format!("the CHAP secret in {} cannot be read", path.display()))
-            .because(why)
-    };
-    let length = fs::metadata(path).map_err(|e| failed(e.to_string()))?.len();
-    if length > LONGEST {
-        return Err(failed(format!("it has {length} bytes: that is no secret")));
-    }
-    let mut text = fs::read_to_string(path).map_err(|e| failed(e.to_string()))?;
-    trim_end_of_line(&mut text);
-    Ok(text)
-}
-
-fn from_input(option: &str) -> Result<String> {
-    let mut text = String::new();
-    let failed = |why: &str| {
-        Failure::new(ExitStatus::Usage, "no CHAP secret came on standard input")
-            .because(why)
-            .fix(format!("send it as a line, or say {option} FILE"))
-    };
-    io::stdin().lock().read_line(&mut text).map_err(|e| failed(&e.to_string()))?;
-    trim_end_of_line(&mut text);
-    if text.is_empty() { Err(failed("the line is empty")) } else { Ok(text) }
-}
-
-fn trim_end_of_line(text: &mut String) {
-    for end in ['\n', '\r'] {
-        if text.ends_with(end) {
-            text.pop();
         }
     }
 }
@@ -320,18 +334,5 @@ mod tests {
         view.portal = "127.0.0.1:3260".to_owned();
         assert!(connect(&view).contains("--portal HOST"));
         assert!(text.contains("\niscsiadm -m node") && !text.contains('\u{1b}'), "{text}");
-    }
-
-    #[test]
-    fn a_secret_in_a_file_may_end_with_a_line() {
-        let tmp = tempfile::tempdir().unwrap();
-        let path = tmp.path().join("secret");
-        for text in ["twelve-chars", "twelve-chars\n", "twelve-chars\r\n"] {
-            fs::write(&path, text).unwrap();
-            assert_eq!(from_file(&path).unwrap(), "twelve-chars");
-        }
-        fs::write(&path, "x".repeat(5000)).unwrap();
-        assert!(from_file(&path).is_err());
-        assert!(from_file(&tmp.path().join("none")).unwrap_err().what.contains("none"));
     }
 }

@@ -5,13 +5,13 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
 use cx_api::{
-    BookmarkCreate, BookmarkView, Code, ConnectView, DiffView, ElapsedConfirm, ElapsedView, ExportCreate,
-    ExportView, ExtentView, GroupPointView, GroupView, Health, HoldCreate, HoldView, ImageClone, ImageCommit,
-    ImageCreate, ImageView, JobId, JobKind, JobState, JobView, JournalView, OtherStoreView, PinView,
-    PointView, PoliciesApply, PolicyPreview, PolicySet, PolicyView, Problem, RepairCreate, RepairOf,
-    RepairView, RepairedView, RepairsCreate, RepairsView, SessionView, StatusView, StoreGone, StoresView,
-    SyncView, TimelineView, UnitFound, UnitView, UnitsAsk, UnitsView, VerificationCreate, VerificationView,
-    VersionAt, VolumeState, VolumeView,
+    BookmarkCreate, BookmarkView, Code, ConnectView, DiffView, ElapsedConfirm, ElapsedView, ExportAccess,
+    ExportCreate, ExportView, ExtentView, GroupPointView, GroupView, Health, HoldCreate, HoldView,
+    ImageClone, ImageCommit, ImageCreate, ImageView, JobId, JobKind, JobState, JobView, JournalView,
+    OtherStoreView, PinView, PointView, PoliciesApply, PolicyPreview, PolicySet, PolicyView, Problem,
+    RepairCreate, RepairOf, RepairView, RepairedView, RepairsCreate, RepairsView, SessionView, StatusView,
+    StoreGone, StoresView, SyncView, TimelineView, UnitFound, UnitView, UnitsAsk, UnitsView,
+    VerificationCreate, VerificationView, VersionAt, VolumeState, VolumeView,
 };
 use gateway_server::http::{Answer, ApiConfig, ApiHandle, Control, ImageKey, Point, Points, start};
 use tap_block::{Consistency, Lsn, Name, SyncCause, VolumeId, WallTime};
@@ -355,6 +355,14 @@ impl Control for Gateway {
         }
         known_export(&which)?;
         Err(Problem::new(Code::Conflict, "somebody is logged in").fix("log him out"))
+    }
+
+    async fn export_access(&self, which: ImageKey, wanted: ExportAccess) -> Answer<ExportView> {
+        self.ask(format!("access {which:?} {}", serde_json::to_string(&wanted).unwrap()));
+        let known = known_export(&which)?;
+        let chap_user = wanted.chap.map(|login| login.user).or(known.chap_user.clone());
+        let chap_user = chap_user.filter(|_| !wanted.no_chap);
+        Ok(ExportView { acl: wanted.acl.unwrap_or(known.acl.clone()), chap_user, ..known })
     }
 
     async fn export_connect(&self, which: ImageKey, portal: Option<String>) -> Answer<ConnectView> {
