@@ -331,6 +331,10 @@ impl Merged {
                         self.ready.push_back(Record::Device { device, name });
                     }
                 }
+                Some(Record::Content(mut content)) => {
+                    content.device = self.devices.number(stream, content.device);
+                    self.ready.push_back(Record::Content(content));
+                }
                 Some(Record::Source(source)) => self.source(source),
                 Some(other) => self.ready.push_back(other),
             }

@@ -8,6 +8,7 @@ use crate::cgp::{Clock, Record, Source, Tally};
 use crate::event::{At, DeviceNo, Event, Kind};
 use crate::histogram::Histogram;
 use crate::model::coalescing::Coalescing;
+use crate::model::content::Contents;
 use crate::model::requirement::{Rate, Requirement};
 
 /// Count and bytes.
@@ -65,6 +66,10 @@ pub struct Profile {
     /// Events that came later than one with a later time. They count in their second; the exact figure takes them as
     /// of the time they came.
     pub backwards: u64,
+    /// Bytes of all writes, each rounded out to whole blocks: what travels is whole blocks.
+    pub whole_bytes: u64,
+    /// What was seen of their content.
+    pub contents: Contents,
     coalescing: Coalescing,
     ends: HashMap<DeviceNo, u64>,
     first: Option<At>,
@@ -94,9 +99,10 @@ impl Profile {
             Record::Counters { at, bin, .. } => self.second(at, bin),
             Record::Loss { from, to, events } => {
                 self.losses.events = self.losses.events.saturating_add(events);
-                self.losses.nanos = self.losses.nanos.saturating_add(to.since(from));
+                self.losses.nanos = self.losses.nanos.saturating_add(between(from, to));
             }
             Record::Tally(tally) => self.tally.add(&tally),
+            Record::Content(content) => self.contents.add(&content),
         }
     }
 
@@ -126,6 +132,8 @@ impl Profile {
         self.writes.add(1, event.length);
         self.write_sizes.add(event.length);
         let end = event.offset.saturating_add(event.length);
+        let whole = whole_blocks(event.offset, end);
+        self.whole_bytes = self.whole_bytes.saturating_add(whole);
         if self.ends.insert(event.device, end) == Some(event.offset) {
             self.sequential_writes += 1;
         }
@@ -139,6 +147,8 @@ impl Profile {
     fn second(&mut self, at: At, bin: Bin) {
         self.summed = true;
         self.writes.add(u64::from(bin.writes), bin.write_bytes);
+        // Where they lie is not known; a file system writes whole blocks.
+        self.whole_bytes = self.whole_bytes.saturating_add(bin.write_bytes);
         self.reads.add(u64::from(bin.reads), bin.read_bytes);
         let second = self.second_of(at);
         self.bins.add(second, bin);
@@ -151,7 +161,7 @@ impl Profile {
             self.backwards += 1;
         }
         self.last = self.last.max(at);
-        at.since(first) / BIN
+        between(first, at) / BIN
     }
 
     fn put_current(&mut self) {
@@ -212,7 +222,7 @@ impl Profile {
     }
 
     fn nanos(&self) -> u64 {
-        self.first.map_or(0, |first| self.last.since(first))
+        self.first.map_or(0, |first| between(first, self.last))
     }
 
     /// Do the times of all sources count from 1970, so that hours and weekdays are known?
@@ -220,4 +230,15 @@ impl Profile {
     pub fn has_wall_clock(&self) -> bool {
         !self.sources.is_empty() && self.sources.iter().all(|s| s.clock == Clock::Wall)
     }
+}
+
+/// Bytes of the blocks that a stretch touches.
+const fn whole_blocks(from: u64, end: u64) -> u64 {
+    let block = tap_block::BLOCK_SIZE;
+    if from >= end { 0 } else { (end.div_ceil(block) - from / block).saturating_mul(block) }
+}
+
+/// Nanoseconds; 0 when `from` lies behind `to`.
+const fn between(from: At, to: At) -> u64 {
+    to.nanos().saturating_sub(from.nanos())
 }

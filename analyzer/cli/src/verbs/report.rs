@@ -32,7 +32,7 @@ pub(crate) struct QuestionArgs {
     /// How much more will be written
     #[arg(long, value_parser = parse::share, default_value = "0%")]
     growth: f64,
-    /// What a written byte becomes on the link (0.5 for half); unknown counts as 1
+    /// What a written byte becomes on the link (0.5 for half), instead of what was measured; unknown counts as 1
     #[arg(long, value_parser = parse::share)]
     compression: Option<f64>,
     /// For how long every write is to be kept
@@ -229,6 +229,7 @@ impl Window {
                 self.first.get_or_insert(*at);
                 self.holds(*at, *device)
             }
+            Record::Content(content) => self.holds(content.from, content.device),
             Record::Source(_) | Record::Loss { .. } | Record::Tally(_) => true,
         }
     }
@@ -259,7 +260,7 @@ impl Window {
 
 fn edge(text: &str) -> Result<Edge, Failure> {
     if let Some(at) = WallTime::parse_rfc3339(text) {
-        return Ok(Edge::Wall(At::from_nanos(at.nanos())));
+        return Ok(Edge::Wall(at));
     }
     parse::duration(text).map(Edge::Behind).map_err(|_| {
         Failure::usage(format!("{text:?} is neither a time (RFC 3339) nor a length of time (90m)"))

@@ -3,6 +3,7 @@
 pub mod calendar;
 pub mod coalescing;
 pub mod confidence;
+pub mod content;
 pub mod coverage;
 pub mod drain;
 pub mod outage;

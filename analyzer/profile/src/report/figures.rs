@@ -3,9 +3,9 @@
 use std::time::Duration;
 
 use super::{
-    Answer, CoalescingFigures, CurvePoint, KeptFigures, LinkFigures, Others, OutageFigures, Quality,
-    Question, Recommended, Report, Required, RetentionFigures, Stretch, TrendFigures, ViolationFigures,
-    Writes, answers, calendar,
+    Answer, CoalescingFigures, ContentFigures, CurvePoint, KeptFigures, LinkFigures,
+    LinkSource, OnTheLink, Others, OutageFigures, Quality, Question, Recommended, Report, Required,
+    RetentionFigures, Stretch, TrendFigures, ViolationFigures, Writes, answers, calendar,
 };
 use crate::bins::Bins;
 use crate::event::At;
@@ -51,6 +51,8 @@ impl Figures<'_> {
             outage_survived_seconds: outage::survived(self.bins, self.profile.seconds(), self.question.spool),
             spool_bytes: self.question.spool,
             retention: self.question.retention.iter().map(|&d| self.retention(d)).collect(),
+            content: self.content(),
+            on_the_link: self.on_the_link(),
             coalescing: self.coalescing(),
             week: self.week(),
             timeline: self.timeline(),
@@ -68,7 +70,7 @@ impl Figures<'_> {
 
     fn begins(&self) -> Option<String> {
         let first = self.profile.first().filter(|_| self.profile.has_wall_clock())?;
-        Some(tap_block::WallTime::from_nanos(first.nanos()).to_string())
+        Some(first.to_string())
     }
 
     /// Seconds from Monday 00:00 UTC to the trace's start; 0 when nobody knows.
@@ -141,7 +143,33 @@ impl Figures<'_> {
 
     /// What a byte written in the trace becomes on the link later.
     fn scale(&self) -> f64 {
-        (1.0 + self.question.growth) * self.question.compression.unwrap_or(1.0)
+        (1.0 + self.question.growth) * self.on_the_link().share
+    }
+
+    fn on_the_link(&self) -> OnTheLink {
+        let p = self.profile;
+        let whole_blocks = if p.writes.bytes > 0 { real(p.whole_bytes) / real(p.writes.bytes) } else { 1.0 };
+        let measured = p.contents.stored_share().map(|e| e.value);
+        let (share, source) = match (self.question.compression, measured) {
+            (Some(given), _) => (given, LinkSource::Assumed),
+            (None, Some(measured)) => (measured * whole_blocks, LinkSource::Measured),
+            (None, None) => (whole_blocks, LinkSource::Unknown),
+        };
+        OnTheLink { share, source, whole_blocks }
+    }
+
+    fn content(&self) -> Option<ContentFigures> {
+        let contents = &self.profile.contents;
+        let (stored, repeated) = (contents.stored_share(), contents.repeated_share());
+        (contents.blocks() > 0).then(|| ContentFigures {
+            blocks: contents.blocks(),
+            sampled_blocks: contents.packed(),
+            zero_share: real(contents.zeroes()) / real(contents.blocks()),
+            stored_share: stored.map(|e| e.value),
+            stored_share_interval: stored.map(|e| (e.low, e.high)),
+            repeated_share: repeated.map(|e| e.value),
+            repeated_share_interval: repeated.map(|e| (e.low, e.high)),
+        })
     }
 
     fn curve(&self) -> Vec<CurvePoint> {

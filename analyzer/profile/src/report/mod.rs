@@ -26,7 +26,8 @@ pub struct Question {
     pub link: Option<[f64; crate::model::calendar::WEEK]>,
     /// How much more is written later: 0.3 for 30 %.
     pub growth: f64,
-    /// What a written byte becomes on the link: 0.5 for half. `None`: unknown, counted as 1.
+    /// What a written byte becomes on the link: 0.5 for half. `None`: as measured where the trace has content, else 1, in both
+    /// cases of whole blocks.
     pub compression: Option<f64>,
     /// For how long each write is kept.
     pub retention: Vec<Duration>,
@@ -90,6 +91,10 @@ pub struct Report {
     pub spool_bytes: u64,
     /// What history takes.
     pub retention: Vec<RetentionFigures>,
+    /// What the content of writes was like; null when the trace has none.
+    pub content: Option<ContentFigures>,
+    /// What a written byte becomes on the link, and from what that is known.
+    pub on_the_link: OnTheLink,
     /// Writing again what was written just before.
     pub coalescing: Option<CoalescingFigures>,
     /// Bytes written in each hour of the week, Monday 00:00 UTC first, the mean of the weeks in which it was seen; null when
@@ -256,6 +261,48 @@ pub struct RetentionFigures {
     pub extrapolated: bool,
     /// With every write for 48 h, one point a minute for 7 d and one an hour behind.
     pub tiered_bytes: Option<f64>,
+}
+
+/// What the content of writes was like. Intervals are those of 95 %.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+pub struct ContentFigures {
+    /// Whole blocks seen.
+    pub blocks: u64,
+    /// Blocks drawn from them and packed.
+    pub sampled_blocks: u64,
+    /// The share that was all zeroes, which do not travel.
+    pub zero_share: f64,
+    /// What a byte of a block becomes on the way; null when too few were drawn.
+    pub stored_share: Option<f64>,
+    /// Its interval.
+    pub stored_share_interval: Option<(f64, f64)>,
+    /// The share of the other blocks that had been written with the same content before; null when too few were drawn.
+    pub repeated_share: Option<f64>,
+    /// Its interval.
+    pub repeated_share_interval: Option<(f64, f64)>,
+}
+
+/// What a written byte becomes on the link.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+pub struct OnTheLink {
+    /// The factor, without growth.
+    pub share: f64,
+    /// From what it is known.
+    pub source: LinkSource,
+    /// What rounding out to whole blocks makes of a written byte; in the factor unless that was given.
+    pub whole_blocks: f64,
+}
+
+/// From what is known what a written byte becomes on the link.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum LinkSource {
+    /// Measured: the trace has content.
+    Measured,
+    /// Assumed: it was given.
+    Assumed,
+    /// Unknown: nothing is taken to shrink.
+    Unknown,
 }
 
 /// The share of written blocks that one point per window keeps.
