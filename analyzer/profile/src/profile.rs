@@ -72,6 +72,8 @@ pub struct Profile {
     pub contents: Contents,
     coalescing: Coalescing,
     ends: HashMap<DeviceNo, u64>,
+    /// Where the furthest write to each device ended.
+    reach: HashMap<DeviceNo, u64>,
     first: Option<At>,
     last: At,
     bins: Bins,
@@ -134,6 +136,8 @@ impl Profile {
         let end = event.offset.saturating_add(event.length);
         let whole = whole_blocks(event.offset, end);
         self.whole_bytes = self.whole_bytes.saturating_add(whole);
+        let reach = self.reach.entry(event.device).or_default();
+        *reach = end.max(*reach);
         if self.ends.insert(event.device, end) == Some(event.offset) {
             self.sequential_writes += 1;
         }
@@ -195,6 +199,12 @@ impl Profile {
     pub fn exact(&self, rpo: Duration) -> Option<Rate> {
         let known = self.exact.iter().find(|r| r.rpo() == rpo && !r.is_lower_bound());
         known.filter(|_| !self.summed).map(Requirement::rate)
+    }
+
+    /// Bytes up to the furthest write of each device, in all: the disks are at least so large.
+    #[must_use]
+    pub fn reach(&self) -> u64 {
+        self.reach.values().fold(0, |sum, &bytes| sum.saturating_add(bytes))
     }
 
     /// What thinning keeps.

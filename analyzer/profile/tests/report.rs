@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use analyzer_profile::cgp::{Clock, Mode, Record, Source};
 use analyzer_profile::model::confidence::Confidence;
-use analyzer_profile::report::{LinkSource, Question, Report, bytes_text, rate_text, time_text};
+use analyzer_profile::report::{self, LinkSource, Question, Report, bytes_text, rate_text, time_text};
 use analyzer_profile::synth::Plan;
 use analyzer_profile::{At, Bin, DeviceNo, Event, Profile, Sampler};
 
@@ -232,6 +232,26 @@ fn whole_blocks_travel() {
     let report = Report::of(&mut profile(small), &Question::default());
     assert_eq!((report.on_the_link.whole_blocks, report.on_the_link.share), (8.0, 8.0));
     assert_eq!(report.on_the_link.source, LinkSource::Unknown);
+}
+
+#[test]
+fn the_first_copy_and_the_way_back() {
+    let question = Question { link: Some([12.5e6; 168]), disk: Some(1 << 40), ..Question::default() };
+    let report = Report::of(&mut profile(plan(60).events()), &question);
+    let initial = report.initial_sync.unwrap();
+    let left = 12.5e6 - report.writes.mean_bytes_per_second;
+    assert!((initial.link_seconds.unwrap() - (1_u64 << 40) as f64 / left).abs() < 1.0, "{initial:?}");
+    assert!(initial.disk_known && initial.advice == report::Advice::Link, "{initial:?}");
+    assert_eq!(report.recovery.image_seconds, Some(305.0 + (1_u64 << 30) as f64 / 125e6));
+    assert_eq!(report.recovery.copied_back_seconds, Some(305.0 + (1_u64 << 40) as f64 / 125e6));
+    let slow = Question { link: Some([1e6; 168]), road: Duration::from_secs(86_400), ..question };
+    let report = Report::of(&mut profile(plan(60).events()), &slow);
+    assert_eq!(report.initial_sync.unwrap().advice, report::Advice::Carry);
+    assert!(report::initial_text(&report).unwrap().contains("carried"));
+    let none = Question { link: Some([1e3; 168]), disk: None, ..slow };
+    let report = Report::of(&mut profile(plan(60).events()), &none);
+    let initial = report.initial_sync.unwrap();
+    assert!(!initial.disk_known && initial.advice == report::Advice::FasterLink, "{initial:?}");
 }
 
 #[test]

@@ -2,7 +2,9 @@
 
 use std::fmt::Write as _;
 
-use analyzer_profile::report::{Report, bytes_text, hour_text, rate_text, time_text};
+use analyzer_profile::report::{
+    Report, bytes_text, hour_text, initial_text, rate_text, recovery_text, time_text,
+};
 
 /// All of it.
 pub(crate) fn terminal(report: &Report) -> String {
@@ -12,6 +14,7 @@ pub(crate) fn terminal(report: &Report) -> String {
     bandwidth(report, &mut text);
     link(report, &mut text);
     outages(report, &mut text);
+    deployment(report, &mut text);
     week(report, &mut text);
     text
 }
@@ -103,6 +106,13 @@ fn outages(r: &Report, text: &mut String) {
         ]
     }));
     table(&rows, text);
+}
+
+fn deployment(r: &Report, text: &mut String) {
+    if let Some(initial) = initial_text(r) {
+        line(text, format!("\nThe first copy\n  {initial}"));
+    }
+    line(text, format!("\nRecovery (RTO)\n  {}", recovery_text(r)));
 }
 
 /// Four hours to a cell, darker for more.

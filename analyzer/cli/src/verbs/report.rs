@@ -47,6 +47,31 @@ pub(crate) struct QuestionArgs {
     /// What sealing, the round trip and applying take of an RPO
     #[arg(long, value_parser = parse::duration, default_value = "250ms")]
     hop: Duration,
+    #[command(flatten)]
+    deployment: DeploymentArgs,
+}
+
+/// What no trace of writes knows.
+#[derive(Debug, Clone, clap::Args)]
+struct DeploymentArgs {
+    /// Bytes on the disks that are copied first [default: as far as the trace wrote]
+    #[arg(long, value_parser = parse::size)]
+    disk_size: Option<u64>,
+    /// The network beside the servers, and between the gateway and servers that are restored
+    #[arg(long, value_parser = parse::rate, default_value = "1Gbit")]
+    local_link: f64,
+    /// How long a gateway that copied beside the servers is on the road to its place
+    #[arg(long, value_parser = parse::duration, default_value = "2d")]
+    road: Duration,
+    /// How long it takes until somebody has decided to recover
+    #[arg(long, value_parser = parse::duration, default_value = "5m")]
+    decide: Duration,
+    /// How long it takes to open an image and attach it to a server
+    #[arg(long, value_parser = parse::duration, default_value = "5s")]
+    open: Duration,
+    /// What system and application read until they serve
+    #[arg(long, value_parser = parse::size, default_value = "1GiB")]
+    start_reads: u64,
 }
 
 impl QuestionArgs {
@@ -72,6 +97,12 @@ impl QuestionArgs {
             spool: self.spool,
             outages: self.outage.clone(),
             hop: self.hop,
+            disk: self.deployment.disk_size,
+            local: self.deployment.local_link,
+            road: self.deployment.road,
+            decide: self.deployment.decide,
+            open: self.deployment.open,
+            start: self.deployment.start_reads,
         })
     }
 

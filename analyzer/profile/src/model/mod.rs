@@ -6,6 +6,8 @@ pub mod confidence;
 pub mod content;
 pub mod coverage;
 pub mod drain;
+pub mod initial;
 pub mod outage;
+pub mod recovery;
 pub mod requirement;
 pub mod trend;

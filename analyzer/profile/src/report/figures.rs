@@ -51,6 +51,8 @@ impl Figures<'_> {
             outage_survived_seconds: outage::survived(self.bins, self.profile.seconds(), self.question.spool),
             spool_bytes: self.question.spool,
             retention: self.question.retention.iter().map(|&d| self.retention(d)).collect(),
+            recovery: self.recovery(),
+            initial_sync: self.initial_sync(),
             content: self.content(),
             on_the_link: self.on_the_link(),
             coalescing: self.coalescing(),
@@ -93,7 +95,7 @@ impl Figures<'_> {
     }
 
     /// A trace of less than a second counts as one.
-    fn mean(&self) -> f64 {
+    pub(super) fn mean(&self) -> f64 {
         real(self.profile.writes.bytes) / self.profile.duration_seconds().max(1.0)
     }
 
@@ -146,7 +148,7 @@ impl Figures<'_> {
         (1.0 + self.question.growth) * self.on_the_link().share
     }
 
-    fn on_the_link(&self) -> OnTheLink {
+    pub(super) fn on_the_link(&self) -> OnTheLink {
         let p = self.profile;
         let whole_blocks = if p.writes.bytes > 0 { real(p.whole_bytes) / real(p.writes.bytes) } else { 1.0 };
         let measured = p.contents.stored_share().map(|e| e.value);
@@ -212,7 +214,7 @@ impl Figures<'_> {
         let seconds = length.as_secs();
         let worst = outage::worst(self.bins, seconds);
         // As many seconds of the link as it takes, at the mean of its week.
-        let rate = self.question.link.map(|r| r.iter().sum::<f64>() / r.len() as f64 / self.scale());
+        let rate = self.mean_link().map(|r| r / self.scale());
         let by_hour = || outage::worst_by_hour(self.bins, seconds, self.begins_of_week());
         let grown = |bytes: u64| crate::numbers::whole(real(bytes) * self.scale());
         OutageFigures {
@@ -226,6 +228,11 @@ impl Figures<'_> {
                 .has_wall_clock()
                 .then(|| by_hour().into_iter().map(grown).collect()),
         }
+    }
+
+    /// Over the week.
+    pub(super) fn mean_link(&self) -> Option<f64> {
+        self.question.link.map(|r| r.iter().sum::<f64>() / r.len() as f64)
     }
 
     fn retention(&self, length: Duration) -> RetentionFigures {
@@ -252,7 +259,7 @@ impl Figures<'_> {
         self.mean() * spans.sum::<f64>()
     }
 
-    fn coalescing(&self) -> Option<CoalescingFigures> {
+    pub(super) fn coalescing(&self) -> Option<CoalescingFigures> {
         let coalescing = self.profile.coalescing();
         let [second, minute, hour, day] = coalescing.kept()?;
         let working_set_bytes = coalescing.working_set();

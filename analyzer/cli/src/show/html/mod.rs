@@ -6,7 +6,7 @@ mod svg;
 
 use std::fmt::Write as _;
 
-use analyzer_profile::report::{Report, bytes_text, rate_text, time_text};
+use analyzer_profile::report::{Report, bytes_text, initial_text, rate_text, recovery_text, time_text};
 
 const STYLE: &str = "
 :root{color-scheme:light}
@@ -35,6 +35,7 @@ pub(crate) fn html(report: &Report) -> String {
     week(report, &mut page);
     sizes(report, &mut page);
     outages(report, &mut page);
+    deployment(report, &mut page);
     foot(report, &mut page);
     page
 }
@@ -85,7 +86,7 @@ fn head(r: &Report, page: &mut String) {
     quality(r, page);
     add(
         page,
-        "<nav aria-label=\"Parts\"><a href=\"#answers\">Answers</a><a href=\"#bandwidth\">Bandwidth</a><a href=\"#time\">Over time</a><a href=\"#sizes\">Sizes</a><a href=\"#outages\">Outages</a></nav><main>",
+        "<nav aria-label=\"Parts\"><a href=\"#answers\">Answers</a><a href=\"#bandwidth\">Bandwidth</a><a href=\"#time\">Over time</a><a href=\"#sizes\">Sizes</a><a href=\"#outages\">Outages</a><a href=\"#deployment\">First copy and recovery</a></nav><main>",
     );
 }
 
@@ -266,6 +267,14 @@ fn outages(r: &Report, page: &mut String) {
         add(page, &row);
     }
     add(page, "</tbody></table></section>");
+}
+
+fn deployment(r: &Report, page: &mut String) {
+    add(page, "<section id=\"deployment\">");
+    if let Some(initial) = initial_text(r) {
+        add(page, &format!("<h2>The first copy</h2><p>{}</p>", escaped(&initial)));
+    }
+    add(page, &format!("<h2>Recovery</h2><p>{}</p></section>", escaped(&recovery_text(r))));
 }
 
 fn foot(r: &Report, page: &mut String) {
