@@ -7,6 +7,7 @@ use crate::bins::{BIN, Bin, Bins};
 use crate::cgp::{Clock, Record, Source, Tally};
 use crate::event::{At, DeviceNo, Event, Kind};
 use crate::histogram::Histogram;
+use crate::model::batches::{Batches, Stored};
 use crate::model::coalescing::Coalescing;
 use crate::model::content::Contents;
 use crate::model::requirement::{Rate, Requirement};
@@ -71,6 +72,7 @@ pub struct Profile {
     /// What was seen of their content.
     pub contents: Contents,
     coalescing: Coalescing,
+    batches: HashMap<DeviceNo, Batches>,
     ends: HashMap<DeviceNo, u64>,
     /// Where the furthest write to each device ended.
     reach: HashMap<DeviceNo, u64>,
@@ -136,6 +138,7 @@ impl Profile {
         let end = event.offset.saturating_add(event.length);
         let whole = whole_blocks(event.offset, end);
         self.whole_bytes = self.whole_bytes.saturating_add(whole);
+        self.batches.entry(event.device).or_default().write(event.at, whole / tap_block::BLOCK_SIZE);
         let reach = self.reach.entry(event.device).or_default();
         *reach = end.max(*reach);
         if self.ends.insert(event.device, end) == Some(event.offset) {
@@ -205,6 +208,19 @@ impl Profile {
     #[must_use]
     pub fn reach(&self) -> u64 {
         self.reach.values().fold(0, |sum, &bytes| sum.saturating_add(bytes))
+    }
+
+    /// What a journal takes for all writes beside the blocks: the least and the most.
+    #[must_use]
+    pub fn framing(&self, stored: Stored) -> (f64, f64) {
+        let each = self.batches.values().map(|batches| batches.overhead(stored));
+        each.fold((0.0, 0.0), |(least, most), (l, m)| (least + l, most + m))
+    }
+
+    /// Blocks of the largest batch of any device.
+    #[must_use]
+    pub fn largest_batch(&self) -> u64 {
+        self.batches.values().map(Batches::largest).max().unwrap_or(0)
     }
 
     /// What thinning keeps.

@@ -79,7 +79,13 @@ fn bandwidth(r: &Report, text: &mut String) {
 fn link(r: &Report, text: &mut String) {
     let Some(link) = &r.link else { return };
     let rpo = link.achievable_rpo_seconds.map_or_else(|| "none: it never catches up".to_owned(), time_text);
-    line(text, format!("\nThe given link: RPO {rpo}; at most {} wait", bytes_text(link.peak_backlog_bytes)));
+    let likely = link.likely.map_or_else(String::new, |l| {
+        format!(" (likely {}, {})", time_text(l.rpo_seconds), bytes_text(l.peak_backlog_bytes))
+    });
+    line(
+        text,
+        format!("\nThe given link: RPO {rpo}; at most {} wait{likely}", bytes_text(link.peak_backlog_bytes)),
+    );
     let mut rows = vec![["RPO", "BROKEN", "FOR", "LONGEST", "AT"].map(str::to_owned)];
     rows.extend(link.kept.iter().map(|k| {
         let longest = k.longest.first();

@@ -114,6 +114,15 @@ impl Contents {
         Some(Estimate::share(mean * of_all, Z * (variance / n * left).sqrt() * of_all))
     }
 
+    /// The standard deviation of the bytes that a block becomes, all-zero ones among them. `None` when too few were drawn.
+    #[must_use]
+    pub fn deviation(&self) -> Option<f64> {
+        let mean = self.stored_share()?.value * real(tap_block::BLOCK_SIZE);
+        let squares = real(self.packed.squares) / real(self.packed.count).max(1.0);
+        let squares = squares * real(self.others()) / real(self.blocks);
+        Some((squares - mean * mean).max(0.0).sqrt())
+    }
+
     /// The share of blocks, all-zero ones apart, that had been written with the same content before. `None` without any.
     #[must_use]
     pub fn repeated_share(&self) -> Option<Estimate> {

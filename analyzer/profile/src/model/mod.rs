@@ -1,5 +1,6 @@
 //! The models, each in a file of its own: what it answers, its formula, where that comes from.
 
+pub mod batches;
 pub mod calendar;
 pub mod coalescing;
 pub mod confidence;

@@ -3,14 +3,15 @@
 use std::time::Duration;
 
 use super::{
-    Answer, CoalescingFigures, ContentFigures, CurvePoint, KeptFigures, LinkFigures,
+    Answer, CoalescingFigures, ContentFigures, CurvePoint, KeptFigures, LikelyFigures, LinkFigures,
     LinkSource, OnTheLink, Others, OutageFigures, Quality, Question, Recommended, Report, Required,
     RetentionFigures, Stretch, TrendFigures, ViolationFigures, Writes, answers, calendar,
 };
 use crate::bins::Bins;
 use crate::event::At;
+use crate::model::batches::Stored;
 use crate::model::confidence::Confidence;
-use crate::model::drain::{Kept, Lag, Violation, with_calendar};
+use crate::model::drain::{self, Kept, Lag, Violation, with_calendar};
 use crate::model::requirement::Requirement;
 use crate::model::{coverage, outage, trend};
 use crate::numbers::real;
@@ -195,8 +196,19 @@ impl Figures<'_> {
             achievable_rpo_seconds: finite(all.worst_lag_seconds),
             peak_backlog_bytes: all.peak_backlog * self.scale(),
             kept: self.question.rpos.iter().map(|rpo| kept(&lags, rpo.as_secs_f64())).collect(),
+            likely: self.likely(),
             lag_timeline: self.lag_timeline(&lags),
         })
+    }
+
+    /// The first record of a batch waits for the last byte of it. Growth has batches fuller.
+    fn likely(&self) -> Option<LikelyFigures> {
+        let rate = calendar(self.question, 0)?.constant().filter(|&rate| rate > 0.0)?;
+        let worst = Kept::judge(drain::even(self.bins, rate / self.scale()), f64::INFINITY);
+        let batch = real(self.profile.largest_batch()) * self.stored().mean * (1.0 + self.question.growth);
+        let rpo_seconds = worst.worst_lag_seconds + batch / rate + self.question.hop.as_secs_f64();
+        let peak_backlog_bytes = worst.peak_backlog * self.scale();
+        rpo_seconds.is_finite().then_some(LikelyFigures { rpo_seconds, peak_backlog_bytes })
     }
 
     fn lag_timeline(&self, lags: &[Lag]) -> Vec<Option<f64>> {
@@ -243,11 +255,33 @@ impl Figures<'_> {
         } else {
             real(outage::worst(self.bins, seconds).spool)
         };
+        let (least, most) = self.framing();
+        let [least, most] = [least, most].map(|framing| self.scale() + framing);
+        let stored = f64::midpoint(least, most);
         RetentionFigures {
             seconds,
-            bytes: flat * self.scale(),
+            bytes: flat * stored,
+            bytes_between: (flat * least, flat * most),
             extrapolated,
-            tiered_bytes: self.coalescing().map(|c| self.tiered(seconds, &c) * self.scale()),
+            tiered_bytes: self.coalescing().map(|c| self.tiered(seconds, &c) * stored),
+        }
+    }
+
+    /// What frames take for each byte written, the least and the most. Growth has them fuller, or more of them.
+    fn framing(&self) -> (f64, f64) {
+        let written = real(self.profile.writes.bytes).max(1.0);
+        let (least, most) = self.profile.framing(self.stored());
+        let grown = 1.0 + self.question.growth;
+        (least / written * grown, most / written * grown)
+    }
+
+    /// The stored form of a block.
+    fn stored(&self) -> Stored {
+        let OnTheLink { share, whole_blocks, source } = self.on_the_link();
+        let measured = source == LinkSource::Measured;
+        Stored {
+            mean: share / whole_blocks * real(tap_block::BLOCK_SIZE),
+            deviation: self.profile.contents.deviation().filter(|_| measured),
         }
     }
 

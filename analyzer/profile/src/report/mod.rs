@@ -229,10 +229,22 @@ pub struct LinkFigures {
     pub achievable_rpo_seconds: Option<f64>,
     /// The most bytes that waited.
     pub peak_backlog_bytes: f64,
+    /// The same when each second's bytes come evenly over it, with what the hops and a batch take: what is likely, not what is
+    /// safe; null for a link that is shaped, and when it never catches up.
+    pub likely: Option<LikelyFigures>,
     /// By RPO, how often it was broken.
     pub kept: Vec<KeptFigures>,
     /// The longest lag in each stretch of the timeline, in seconds; null where it never ends.
     pub lag_timeline: Vec<Option<f64>>,
+}
+
+/// What a given link is likely to do.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+pub struct LikelyFigures {
+    /// The longest that a record waits until it is durable.
+    pub rpo_seconds: f64,
+    /// The most bytes that wait.
+    pub peak_backlog_bytes: f64,
 }
 
 /// How one RPO fared.
@@ -279,8 +291,10 @@ pub struct OutageFigures {
 pub struct RetentionFigures {
     /// For how long every write is kept.
     pub seconds: u64,
-    /// The journal's size.
+    /// The journal's size: the blocks as they are stored, and the frames around them. The middle of what it lies between.
     pub bytes: f64,
+    /// When the gateway's syncs each make many batches durable, and when each makes one.
+    pub bytes_between: (f64, f64),
     /// Was the trace shorter than that, so that the mean was prolonged?
     pub extrapolated: bool,
     /// With every write for 48 h, one point a minute for 7 d and one an hour behind.
