@@ -16,7 +16,14 @@ const TRACE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures/windows
 /// The page as the browser has it, and what it wrote on its console; `None` where there is no browser.
 fn open(page: &Path) -> Option<(String, Vec<String>)> {
     let mut browser = Command::new("timeout");
-    browser.args(["120", "chromium", "--headless", "--no-sandbox", "--disable-gpu", "--enable-logging=stderr"]);
+    browser.args([
+        "120",
+        "chromium",
+        "--headless",
+        "--no-sandbox",
+        "--disable-gpu",
+        "--enable-logging=stderr",
+    ]);
     browser.arg(format!("--user-data-dir={}", page.parent().unwrap().join("browser").display()));
     let done = browser.arg("--dump-dom").arg(format!("file://{}", page.display())).output().unwrap();
     if done.status.code() == Some(127) {

@@ -46,7 +46,7 @@ pub struct RecordArgs {
     /// counters: sums by the second, no privilege needed; events: each I/O, needs root and tracefs
     #[arg(long, value_enum, default_value = "counters")]
     mode: RecordMode,
-    /// Records how long each I/O took as well; with --mode events. It costs about as much again
+    /// Records how long each I/O took as well; with --mode events. It more than doubles the cost
     #[arg(long)]
     latency: bool,
     /// Our own share of one processor; above it events are left out for a while, and that is recorded
