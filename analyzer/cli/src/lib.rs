@@ -11,6 +11,7 @@
 mod failure;
 mod input;
 mod parse;
+mod progress;
 mod show;
 mod stream;
 mod verbs;

@@ -5,9 +5,10 @@ use std::cmp::Reverse;
 use std::collections::{BinaryHeap, HashMap, VecDeque};
 use std::io::Read;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use analyzer_profile::cgp::{Clock, EVENTS_PER_FRAME, Found, Mode, Reader, Record, Source};
-use analyzer_profile::import::{Format, Importer, PREFIX};
+use analyzer_profile::import::{Action, Completion, Format, Importer, Latencies, PREFIX};
 use analyzer_profile::{At, DeviceNo, Event};
 use tap_block::units::count;
 
@@ -17,6 +18,16 @@ use crate::input;
 /// How much is read at once.
 const PIECE: usize = 1 << 20;
 
+/// How long the end of an I/O is looked for.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// What a file has next.
+enum Piece {
+    Record(Record),
+    /// Ends of I/Os, which may have begun in another file.
+    Ends(Vec<Completion>),
+}
+
 /// One file.
 pub(crate) struct Stream {
     path: PathBuf,
@@ -24,7 +35,7 @@ pub(crate) struct Stream {
     /// Bytes that were read to tell the format.
     prefix: Vec<u8>,
     parser: Parser,
-    ready: VecDeque<Record>,
+    ready: VecDeque<Piece>,
     ended: bool,
     /// Are the devices of an import told already?
     told: usize,
@@ -58,22 +69,22 @@ impl Stream {
                         .fix("give --format if it is one of these all the same")
                 })?,
             };
-            ready.push_back(Record::Source(Source {
+            ready.push_back(Piece::Record(Record::Source(Source {
                 clock: importer.format().clock(),
                 mode: Mode::Import,
                 host: String::new(),
                 origin: importer.format().name().to_owned(),
-            }));
+            })));
             Parser::Import(Box::new(importer))
         };
         Ok(Self { path: path.to_owned(), input, prefix, parser, ready, ended: false, told: 0 })
     }
 
-    /// The next record; `None` at the end.
+    /// What comes next; `None` at the end.
     ///
     /// # Errors
     /// The file cannot be read on.
-    pub(crate) fn next(&mut self) -> Result<Option<Record>, Failure> {
+    fn next(&mut self) -> Result<Option<Piece>, Failure> {
         while self.ready.is_empty() && !self.ended {
             let bytes = self.piece()?;
             self.ended = bytes.is_empty();
@@ -110,7 +121,7 @@ impl Stream {
                 let newer = |e| Failure::new(format!("{} cannot be read", self.path.display())).because(e);
                 while let Some(found) = reader.next(self.ended).map_err(newer)? {
                     match found {
-                        Found::Record(record) => self.ready.push_back(record),
+                        Found::Record(record) => self.ready.push_back(Piece::Record(record)),
                         Found::Lost(lost) => say(&format!(
                             "warning: {lost} bytes of {} are damaged or cut off; the rest is used",
                             self.path.display()
@@ -137,14 +148,18 @@ impl Stream {
         }
         for (number, name) in importer.devices().iter().enumerate().skip(self.told) {
             let device = DeviceNo::new(u32::try_from(number).unwrap_or(u32::MAX));
-            self.ready.push_back(Record::Device { device, name: name.clone() });
+            self.ready.push_back(Piece::Record(Record::Device { device, name: name.clone() }));
         }
         self.told = importer.devices().len();
         if !events.is_empty() {
-            self.ready.push_back(Record::Events(events));
+            self.ready.push_back(Piece::Record(Record::Events(events)));
+        }
+        let ends = importer.completions();
+        if !ends.is_empty() {
+            self.ready.push_back(Piece::Ends(ends));
         }
         if self.ended {
-            self.ready.push_back(Record::Tally(importer.tally()));
+            self.ready.push_back(Piece::Record(Record::Tally(importer.tally())));
             warn_of_rejected(&self.path, importer);
         }
     }
@@ -159,7 +174,7 @@ fn warn_of_rejected(path: &Path, importer: &Importer) {
     if tally.rejected == 0 {
         return;
     }
-    let binary = importer.format() == Format::Blktrace;
+    let binary = importer.format().is_binary();
     let place = |place: u64| if binary { format!("byte {place}") } else { format!("line {place}") };
     let first: Vec<String> =
         importer.rejected().iter().map(|r| format!("{}: {}", place(r.place), r.why)).collect();
@@ -187,23 +202,32 @@ pub(crate) struct Merged {
     devices: Devices,
     ready: VecDeque<Record>,
     clocks: Vec<Clock>,
+    /// I/Os that wait for their ends, where the files tell these.
+    latencies: Option<Latencies>,
 }
 
 /// The processor that completes an I/O need not be the one that submitted it: all files of a blktrace count the same stage.
-fn agree_on_a_stage(streams: &mut [Stream]) {
+/// Are ends of I/Os told apart from it?
+fn agree_on_a_stage(streams: &mut [Stream]) -> bool {
     let importers =
         || streams.iter().filter_map(|s| if let Parser::Import(i) = &s.parser { Some(i) } else { None });
-    let Some(stage) = importers().filter_map(|i| i.counted()).min() else { return };
+    let Some(stage) = importers().filter_map(|i| i.counted()).min() else { return false };
+    let ends = stage != Action::Complete && importers().any(|i| i.has_completions());
     for stream in streams {
         if let Parser::Import(importer) = &mut stream.parser {
             importer.count(stage);
+            if ends {
+                importer.keep_completions();
+            }
         }
     }
+    ends
 }
 
 /// What has a time, of one stream.
 enum Timed {
     Events(std::vec::IntoIter<Event>),
+    Ends(std::vec::IntoIter<Completion>),
     Counters(Record),
     Ended,
 }
@@ -212,6 +236,7 @@ impl Timed {
     fn at(&self) -> Option<At> {
         match self {
             Self::Events(events) => events.as_slice().first().map(|e| e.at),
+            Self::Ends(ends) => ends.as_slice().first().map(|e| e.at),
             Self::Counters(Record::Counters { at, .. }) => Some(*at),
             Self::Counters(_) | Self::Ended => None,
         }
@@ -249,11 +274,11 @@ impl Merged {
     pub(crate) fn open(paths: &[PathBuf], format: Option<Format>) -> Result<Self, Failure> {
         let mut streams =
             paths.iter().map(|path| Stream::open(path, format)).collect::<Result<Vec<_>, _>>()?;
-        agree_on_a_stage(&mut streams);
+        let latencies = agree_on_a_stage(&mut streams).then(|| Latencies::new(PATIENCE));
         let timed = streams.iter().map(|_| Timed::Ended).collect();
         let (devices, ready) = (Devices::default(), VecDeque::new());
         let mut merged =
-            Self { timed, streams, heads: BinaryHeap::new(), devices, ready, clocks: Vec::new() };
+            Self { timed, streams, heads: BinaryHeap::new(), devices, ready, clocks: Vec::new(), latencies };
         for stream in 0..paths.len() {
             merged.refill(stream)?;
         }
@@ -270,22 +295,31 @@ impl Merged {
     /// # Errors
     /// A file cannot be read on.
     pub(crate) fn next(&mut self) -> Result<Option<Record>, Failure> {
-        if let Some(record) = self.ready.pop_front() {
-            return Ok(Some(record));
-        }
-        let Some(Reverse((_, stream))) = self.heads.pop() else { return Ok(None) };
-        // Up to this time the stream may go on alone.
-        let until = self.heads.peek().map(|Reverse((at, _))| *at);
-        let timed = self.timed.get_mut(stream).map(|t| std::mem::replace(t, Timed::Ended));
-        match timed {
-            Some(Timed::Events(events)) => self.run(stream, events, until)?,
-            Some(Timed::Counters(record)) => {
-                self.ready.push_back(record);
-                self.refill(stream)?;
+        loop {
+            if let Some(record) = self.ready.pop_front() {
+                return Ok(Some(record));
             }
-            Some(Timed::Ended) | None => {}
+            let Some(Reverse((_, stream))) = self.heads.pop() else { return Ok(self.rest()) };
+            // Up to this time the stream may go on alone.
+            let until = self.heads.peek().map(|Reverse((at, _))| *at);
+            let timed = self.timed.get_mut(stream).map(|t| std::mem::replace(t, Timed::Ended));
+            match timed {
+                Some(Timed::Events(events)) => self.run(stream, events, until)?,
+                Some(Timed::Ends(ends)) => self.end(stream, ends, until)?,
+                Some(Timed::Counters(record)) => {
+                    self.ready.push_back(record);
+                    self.refill(stream)?;
+                }
+                Some(Timed::Ended) | None => {}
+            }
         }
-        self.next()
+    }
+
+    /// At the end of all files: the I/Os whose end was not told.
+    fn rest(&mut self) -> Option<Record> {
+        let mut rest = Vec::new();
+        self.latencies.take()?.release_all(&mut rest);
+        (!rest.is_empty()).then_some(Record::Events(rest))
     }
 
     /// Passes on the events of a stream up to a time, one frame of them at most.
@@ -299,11 +333,47 @@ impl Merged {
         let sure = slice.iter().take(EVENTS_PER_FRAME);
         let n = sure.take_while(|e| until.is_none_or(|until| e.at <= until)).count().max(1);
         let batch: Vec<Event> = events.by_ref().take(n).collect();
-        self.ready.push_back(Record::Events(batch));
+        self.pass(batch);
         if events.as_slice().is_empty() {
             return self.refill(stream);
         }
         self.hold(stream, Timed::Events(events));
+        Ok(())
+    }
+
+    /// On to whoever asked, or to wait for its ends.
+    fn pass(&mut self, mut batch: Vec<Event>) {
+        if let Some(latencies) = &mut self.latencies {
+            batch.drain(..).for_each(|event| latencies.submit(event));
+            latencies.release(&mut batch);
+        }
+        if !batch.is_empty() {
+            self.ready.push_back(Record::Events(batch));
+        }
+    }
+
+    /// Takes the ends of a stream up to a time.
+    fn end(
+        &mut self,
+        stream: usize,
+        mut ends: std::vec::IntoIter<Completion>,
+        until: Option<At>,
+    ) -> Result<(), Failure> {
+        let sure = ends.as_slice().iter().take_while(|e| until.is_none_or(|until| e.at <= until));
+        let n = sure.count().max(1);
+        let numbered: Vec<Completion> = ends
+            .by_ref()
+            .take(n)
+            .map(|end| Completion { device: self.devices.number(stream, end.device), ..end })
+            .collect();
+        if let Some(latencies) = &mut self.latencies {
+            numbered.iter().for_each(|end| latencies.complete(end));
+        }
+        self.pass(Vec::new());
+        if ends.as_slice().is_empty() {
+            return self.refill(stream);
+        }
+        self.hold(stream, Timed::Ends(ends));
         Ok(())
     }
 
@@ -314,31 +384,47 @@ impl Merged {
             let imported = matches!(source.parser, Parser::Import(_));
             match source.next()? {
                 None => return Ok(()),
-                Some(Record::Events(events)) if events.is_empty() => {}
-                Some(Record::Events(mut events)) => {
-                    self.renumber(stream, &mut events);
-                    self.hold(stream, Timed::Events(events.into_iter()));
+                Some(Piece::Ends(ends)) => {
+                    self.hold(stream, Timed::Ends(ends.into_iter()));
                     return Ok(());
                 }
-                Some(Record::Counters { at, device, bin }) => {
-                    let device = self.devices.number(stream, device);
-                    self.hold(stream, Timed::Counters(Record::Counters { at, device, bin }));
-                    return Ok(());
-                }
-                Some(Record::Device { device, name }) => {
-                    let (device, new) = self.devices.declare(stream, imported, device, &name);
-                    if new {
-                        self.ready.push_back(Record::Device { device, name });
+                Some(Piece::Record(record)) => {
+                    if self.take(stream, imported, record) {
+                        return Ok(());
                     }
                 }
-                Some(Record::Content(mut content)) => {
-                    content.device = self.devices.number(stream, content.device);
-                    self.ready.push_back(Record::Content(content));
-                }
-                Some(Record::Source(source)) => self.source(source),
-                Some(other) => self.ready.push_back(other),
             }
         }
+    }
+
+    /// Takes a record of a stream; `true` when it has a time, so that it waits for its turn.
+    fn take(&mut self, stream: usize, imported: bool, record: Record) -> bool {
+        match record {
+            Record::Events(events) if events.is_empty() => {}
+            Record::Events(mut events) => {
+                self.renumber(stream, &mut events);
+                self.hold(stream, Timed::Events(events.into_iter()));
+                return true;
+            }
+            Record::Counters { at, device, bin } => {
+                let device = self.devices.number(stream, device);
+                self.hold(stream, Timed::Counters(Record::Counters { at, device, bin }));
+                return true;
+            }
+            Record::Device { device, name } => {
+                let (device, new) = self.devices.declare(stream, imported, device, &name);
+                if new {
+                    self.ready.push_back(Record::Device { device, name });
+                }
+            }
+            Record::Content(mut content) => {
+                content.device = self.devices.number(stream, content.device);
+                self.ready.push_back(Record::Content(content));
+            }
+            Record::Source(source) => self.source(source),
+            other => self.ready.push_back(other),
+        }
+        false
     }
 
     /// Files of one trace are one source.

@@ -48,8 +48,12 @@ struct Recorder {
 impl Recorder {
     /// Returns when it records.
     fn start(device: &str, mode: &str, out: &Path) -> Self {
+        Self::start_with(device, &["--mode", mode], out)
+    }
+
+    fn start_with(device: &str, more: &[&str], out: &Path) -> Self {
         let mut command = program();
-        command.args(["record", "--device", device, "--mode", mode, "--max-overhead", "100%"]);
+        command.args(["record", "--device", device, "--max-overhead", "100%"]).args(more);
         Self::begin(command, out)
     }
 
@@ -117,15 +121,45 @@ impl Loop {
     fn new(folder: &Path) -> Option<Self> {
         let file = folder.join("disk");
         std::fs::File::create(&file).unwrap().set_len(64 << 20).unwrap();
-        let done = Command::new("losetup").args(["--find", "--show"]).arg(&file).output().ok()?;
+        Self::of(&file)
+    }
+
+    /// With two partitions: from 1 MiB 16 MiB, behind it 32 MiB.
+    fn parted(folder: &Path) -> Option<Self> {
+        let file = folder.join("parted");
+        let mut head = vec![0_u8; 512];
+        for (n, (first, sectors)) in [(2048_u32, 32768_u32), (34816, 65536)].into_iter().enumerate() {
+            let entry = &mut head[446 + n * 16..462 + n * 16];
+            entry[4] = 0x83;
+            entry[8..12].copy_from_slice(&first.to_le_bytes());
+            entry[12..16].copy_from_slice(&sectors.to_le_bytes());
+        }
+        head[510..].copy_from_slice(&[0x55, 0xaa]);
+        std::fs::write(&file, head).unwrap();
+        std::fs::OpenOptions::new().write(true).open(&file).unwrap().set_len(64 << 20).unwrap();
+        let disk = Self::of(&file)?;
+        let has_parts = Path::new(&format!("{}p2", disk.device)).exists();
+        if !has_parts {
+            println!("SKIPPED: loop devices have no partitions here");
+        }
+        has_parts.then_some(disk)
+    }
+
+    fn of(file: &Path) -> Option<Self> {
+        let done =
+            Command::new("losetup").args(["--find", "--show", "--partscan"]).arg(file).output().ok()?;
         let device = String::from_utf8(done.stdout).unwrap().trim().to_owned();
         done.status.success().then_some(Self { device })
     }
 
     fn fio(&self, block: &str, size: &str) {
+        Self::write(&self.device, block, size);
+    }
+
+    fn write(device: &str, block: &str, size: &str) {
         let words = ["--name=t", "--rw=randwrite", "--direct=1", "--minimal", "--filename"];
         let mut command = Command::new("fio");
-        command.args(words).arg(&self.device).args([format!("--bs={block}"), format!("--size={size}")]);
+        command.args(words).arg(device).args([format!("--bs={block}"), format!("--size={size}")]);
         assert!(command.stdout(Stdio::null()).status().unwrap().success());
     }
 }
@@ -185,6 +219,45 @@ fn every_write_is_there_once_and_a_kill_loses_none_that_was_kept() {
     let last = report(&out);
     assert_eq!(last["writes"]["count"].as_u64().unwrap(), count + 128);
     assert!(last["quality"]["lost_seconds"].as_f64().unwrap() > 0.0, "the pauses are told");
+}
+
+#[test]
+fn a_partition_is_recorded_apart_from_its_neighbour() {
+    let tmp = tempfile::tempdir().unwrap();
+    if machine(tmp.path()).is_none() {
+        return;
+    }
+    let Some(disk) = Loop::parted(tmp.path()) else { return };
+    let out = tmp.path().join("run.cgp");
+    let (one, two) = (format!("{}p1", disk.device), format!("{}p2", disk.device));
+    let recorder = Recorder::start(&one, "events", &out);
+    Loop::write(&one, "4k", "4M");
+    Loop::write(&two, "8k", "8M");
+    recorder.stop();
+    let found = report(&out);
+    assert_eq!(found["writes"]["bytes"], 4 << 20);
+    assert_eq!(found["write_sizes"], serde_json::json!([[4096, 1024]]));
+    assert_eq!(found["devices"], serde_json::json!([one.strip_prefix("/dev/").unwrap()]));
+    let trace =
+        Command::new(PROGRAM).args(["export", "--format", "alibaba", "--out", "-"]).arg(&out).output();
+    let trace = String::from_utf8(trace.unwrap().stdout).unwrap();
+    let offsets = trace.lines().map(|line| line.split(',').nth(2).unwrap().parse::<u64>().unwrap());
+    assert!(offsets.max().unwrap() < 16 << 20, "offsets are the partition's own");
+}
+
+#[test]
+fn an_io_is_recorded_with_how_long_it_took() {
+    let tmp = tempfile::tempdir().unwrap();
+    let Some(disk) = machine(tmp.path()) else { return };
+    let out = tmp.path().join("run.cgp");
+    let recorder = Recorder::start_with(&disk.device, &["--mode", "events", "--latency"], &out);
+    disk.fio("4k", "4M");
+    recorder.stop();
+    let found = report(&out);
+    assert_eq!(found["write_sizes"], serde_json::json!([[4096, 1024]]), "each once");
+    let timed: u64 = found["latency_nanos"].as_array().unwrap().iter().map(|b| b[1].as_u64().unwrap()).sum();
+    assert!(timed >= 1024, "{}", found["latency_nanos"]);
+    assert_eq!(found["quality"]["backwards"], 0);
 }
 
 #[test]
@@ -254,6 +327,27 @@ fn what_a_tap_tells_is_recorded_also_when_it_was_away() {
 }
 
 #[test]
+fn a_device_that_vanishes_is_told_and_what_was_recorded_stays() {
+    let tmp = tempfile::tempdir().unwrap();
+    if machine(tmp.path()).is_none() {
+        return;
+    }
+    let Some(disk) = Loop::parted(tmp.path()) else { return };
+    let out = tmp.path().join("run.cgp");
+    let part = format!("{}p1", disk.device);
+    let mut recorder = Recorder::start(&part, "counters", &out);
+    Loop::write(&part, "16k", "4M");
+    // A second that has it is told before the device goes.
+    while report(&out)["writes"]["bytes"] != 4 << 20 {
+        std::thread::yield_now();
+    }
+    drop(disk);
+    recorder.wait_for("has gone; recording goes on");
+    recorder.stop();
+    assert_eq!(report(&out)["writes"]["bytes"], 4 << 20);
+}
+
+#[test]
 fn what_cannot_be_recorded_is_said() {
     let tmp = tempfile::tempdir().unwrap();
     let record = |device: &str, out: &Path| {
@@ -263,6 +357,10 @@ fn what_cannot_be_recorded_is_said() {
         String::from_utf8(done.stderr).unwrap()
     };
     assert!(record("nosuchdisk", &tmp.path().join("a")).contains("no block device"));
+    let words = ["record", "--device", "nosuchdisk", "--latency", "--out"];
+    let done = Command::new(PROGRAM).args(words).arg(tmp.path().join("c")).output().unwrap();
+    let said = String::from_utf8(done.stderr).unwrap();
+    assert!(!done.status.success() && said.contains("--mode events"), "{said}");
     let words = ["record", "--tap", "unix:/nonexistent/p", "--out"];
     let done = Command::new(PROGRAM).args(words).arg(tmp.path().join("b")).output().unwrap();
     let said = String::from_utf8(done.stderr).unwrap();

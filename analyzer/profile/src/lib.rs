@@ -26,6 +26,7 @@ pub mod import;
 pub mod live;
 pub mod model;
 mod numbers;
+pub mod probe;
 pub mod profile;
 pub mod report;
 pub mod synth;

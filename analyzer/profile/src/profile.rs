@@ -1,5 +1,7 @@
 //! A trace folded into what the models need, in bounded memory.
 
+mod merge;
+
 use std::collections::{BTreeMap, HashMap};
 use std::time::Duration;
 
@@ -11,6 +13,9 @@ use crate::model::batches::{Batches, Stored};
 use crate::model::coalescing::Coalescing;
 use crate::model::content::Contents;
 use crate::model::requirement::{Rate, Requirement};
+use merge::Run;
+
+pub use merge::MergeError;
 
 /// Count and bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -72,8 +77,8 @@ pub struct Profile {
     /// What was seen of their content.
     pub contents: Contents,
     coalescing: Coalescing,
-    batches: HashMap<DeviceNo, Batches>,
-    ends: HashMap<DeviceNo, u64>,
+    batches: BTreeMap<DeviceNo, Batches>,
+    ends: HashMap<DeviceNo, Run>,
     /// Where the furthest write to each device ended.
     reach: HashMap<DeviceNo, u64>,
     first: Option<At>,
@@ -141,8 +146,12 @@ impl Profile {
         self.batches.entry(event.device).or_default().write(event.at, whole / tap_block::BLOCK_SIZE);
         let reach = self.reach.entry(event.device).or_default();
         *reach = end.max(*reach);
-        if self.ends.insert(event.device, end) == Some(event.offset) {
-            self.sequential_writes += 1;
+        if let Some(run) = self.ends.get_mut(&event.device) {
+            self.sequential_writes += u64::from(run.end == event.offset);
+            (run.end, run.end_at) = (end, event.at);
+        } else {
+            let (begin, at) = (event.offset, event.at);
+            self.ends.insert(event.device, Run { begin, begin_at: at, end, end_at: at });
         }
         self.coalescing.write(event, second);
         for requirement in &mut self.exact {

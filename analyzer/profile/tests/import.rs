@@ -1,7 +1,7 @@
 //! Traces of other programs: lines as those programs write them, what is told apart, what is refused.
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, missing_docs, reason = "tests")]
 
-use analyzer_profile::import::{Format, Importer, Refusal, write_blktrace, write_line};
+use analyzer_profile::import::{Action, Completion, Format, Importer, Latencies, Refusal, write};
 use analyzer_profile::{At, DeviceNo, Event, Kind};
 use proptest::prelude::*;
 
@@ -70,10 +70,150 @@ fn a_line_of_each_format_is_what_it_says() {
             "  8,0    3        1     0.000001234   697  Q  WS 223490 + 8 [kjournald]\n  8,0    3        2     0.000001299   697  G  WS 223490 + 8 [kjournald]\nCPU0 (8,0):\n Reads Queued:           0,        0KiB\n",
             (Format::Blkparse, event(1234, Kind::Write, 223_490 * 512, 4096, None), "8,0"),
         ),
+        (
+            "1250000000 3 128 8 0\n",
+            (Format::Mqsim, event(1_250_000_000, Kind::Write, 128 * 512, 4096, None), "3"),
+        ),
     ];
     for (text, (format, expected, device)) in cases {
         assert_eq!(one(text), (format, expected, device.to_owned()));
     }
+}
+
+/// The I/Os of a fixture, read in pieces, and the names of its devices.
+fn fixture(bytes: &[u8], format: Format) -> (Vec<Event>, Vec<String>) {
+    let mut reads = [1, 13, 1 << 20].map(|piece| {
+        let (importer, events) = import(bytes, piece);
+        assert_eq!(importer.format(), format);
+        (events, importer.devices().to_vec(), importer.tally())
+    });
+    assert_eq!(reads[0], reads[1]);
+    assert_eq!(reads[1], reads[2]);
+    assert_eq!(reads[0].2.rejected, 0);
+    let (events, devices, _) = std::mem::take(&mut reads[0]);
+    (events, devices)
+}
+
+/// The I/Os of both fixtures of vscsiStats; an INQUIRY among them moves no data.
+fn vscsi_events(with_latency: bool) -> Vec<Event> {
+    let micros = |micros: u64| (with_latency && micros > 0).then_some(micros * 1000);
+    let at = |micros: u64| (2_756_000_000_000 + micros) * 1000;
+    vec![
+        event(at(778_716_647), Kind::Write, 24_048_792 * 512, 4096, micros(310)),
+        event(at(783_857_269), Kind::Write, 6_322_464 * 512, 4096, micros(250)),
+        event(at(783_857_712), Kind::Read, 6_234_880 * 512, 8192, micros(4000)),
+        event(at(797_029_103), Kind::Write, 23_749_656 * 512, 4608, micros(0)),
+        event(at(797_702_520), Kind::Flush, 0, 0, micros(90)),
+        event(at(802_107_736), Kind::Write, (1 << 33) * 512, 65536, micros(700)),
+        event(at(802_107_740), Kind::Discard, 100 * 512, 24, micros(1)),
+    ]
+}
+
+#[test]
+fn both_versions_of_vscsi_stats_are_read() {
+    let one = fixture(include_bytes!("fixtures/vscsi1.trace"), Format::Vscsi1);
+    assert_eq!(one, (vscsi_events(false), vec!["vscsi".to_owned()]));
+    let two = fixture(include_bytes!("fixtures/vscsi2.trace"), Format::Vscsi2);
+    assert_eq!(two, (vscsi_events(true), vec!["vscsi".to_owned()]));
+}
+
+#[test]
+fn a_trace_for_mqsim_is_read() {
+    let (events, devices) = fixture(include_bytes!("fixtures/mqsim.trace"), Format::Mqsim);
+    let mut last = event(1_250_000_000, Kind::Write, 128 * 512, 4096, None);
+    last.device = DeviceNo::new(1);
+    let first = event(32_200, Kind::Read, 7_441_224 * 512, 4096, None);
+    assert_eq!(events, [first, event(96_000, Kind::Write, 7_441_232 * 512, 8192, None), last]);
+    assert_eq!(devices, ["0", "1"]);
+}
+
+#[test]
+fn noise_in_a_trace_of_vscsi_stats_costs_what_it_covers() {
+    for (bytes, size) in [
+        (&include_bytes!("fixtures/vscsi1.trace")[..], 32),
+        (&include_bytes!("fixtures/vscsi2.trace")[..], 40),
+    ] {
+        let (_, all) = import(bytes, 64);
+        let mut damaged = bytes[..3 * size].to_vec();
+        damaged.extend_from_slice(b"some noise, 31 bytes in a row..");
+        damaged.extend_from_slice(&bytes[3 * size..8 * size - 7]);
+        let format = import(bytes, 64).0.format();
+        let (mut importer, mut found) = (Importer::of(format, bytes), Vec::new());
+        importer.push(&damaged, &mut found);
+        importer.finish(&mut found);
+        assert_eq!(found, all[..all.len() - 1], "the last was cut off");
+        assert_eq!(importer.tally().rejected, 2);
+    }
+}
+
+#[test]
+fn the_log_of_a_real_nbdkit_has_each_request_once_with_its_latency() {
+    let (events, devices) = fixture(include_bytes!("fixtures/nbdkit.log"), Format::Nbdkit);
+    let at = |micros: u64| (1_795_891_283_000_000 + micros) * 1000;
+    let micros = |micros: u64| Some(micros * 1000);
+    let expected = [
+        event(at(442_578), Kind::Write, 0x1000, 0x2000, micros(53)),
+        event(at(445_909), Kind::Write, 0x10000, 0x10000, micros(28)),
+        event(at(445_981), Kind::Discard, 0x20000, 0x1000, micros(4)),
+        event(at(446_017), Kind::Read, 0, 0x200, micros(4)),
+        event(at(446_117), Kind::Write, 0x40000, 0x1000, micros(31)),
+        event(at(446_159), Kind::Write, 0x80000, 0x1000, micros(24)),
+        event(at(446_238), Kind::Write, 0x2000, 0x1000, micros(4)),
+        event(at(446_271), Kind::Flush, 0, 0, micros(3)),
+        event(at(446_308), Kind::Flush, 0, 0, micros(3)),
+    ];
+    assert_eq!(events, expected);
+    assert_eq!(devices, ["nbdkit"]);
+}
+
+#[test]
+fn requests_of_nbdkit_that_cross_or_are_never_answered_keep_their_order() {
+    let line = |seconds: u64, rest: &str| format!("2026-01-31 12:00:{seconds:02}.000001 connection={rest}\n");
+    let text = [
+        line(0, "2 Connect export=\"db\" tls=0 size=0x400"),
+        line(1, "2 Write id=1 offset=0x0 count=0x200 fua=0 ..."),
+        line(2, "3 Read id=1 offset=0x200 count=0x200 ..."),
+        line(3, "2 Write id=2 offset=0x400 count=0x200 fua=0 ..."),
+        line(4, "2 ...Write id=2 return=0"),
+        line(5, "3 ...Read id=1 return=-1 error=EIO"),
+        line(6, "2 Write id=3 ..."),
+    ]
+    .concat();
+    let (importer, events) = import(text.as_bytes(), 1000);
+    let found: Vec<_> = events.iter().map(|e| (e.offset, e.device.get(), e.latency)).collect();
+    let s = 1_000_000_000;
+    assert_eq!(found, [(0, 0, None), (0x200, 1, Some(3 * s)), (0x400, 0, Some(s))]);
+    assert_eq!(importer.devices(), ["db", "nbdkit"]);
+    assert_eq!(importer.tally().rejected, 1, "a write of no range");
+}
+
+#[test]
+fn a_blktrace_tells_how_long_its_i_os_took() {
+    let submitted = [event(5, Kind::Write, 512, 4096, None), event(9, Kind::Read, 0, 512, None)];
+    let mut bytes = blktrace(&submitted);
+    let mut ends =
+        blktrace(&[event(105, Kind::Write, 512, 4096, None), event(300, Kind::Read, 0, 512, None)]);
+    ends.chunks_mut(48).for_each(|record| record[28..30].copy_from_slice(&8_u16.to_le_bytes()));
+    bytes.extend(ends);
+    let (mut importer, mut events) = (Importer::detect(&bytes).unwrap(), Vec::new());
+    assert!(importer.has_completions() && importer.counted() == Some(Action::Queue));
+    importer.keep_completions();
+    importer.push(&bytes, &mut events);
+    assert_eq!(events, submitted);
+    let found = importer.completions();
+    let end = |at, kind, offset, length| Completion {
+        at: At::from_nanos(at),
+        device: DeviceNo::new(0),
+        kind,
+        offset,
+        length,
+    };
+    assert_eq!(found, [end(105, Kind::Write, 512, 4096), end(300, Kind::Read, 0, 512)]);
+    let mut latencies = Latencies::new(std::time::Duration::from_secs(1));
+    events.drain(..).for_each(|event| latencies.submit(event));
+    found.iter().for_each(|end| latencies.complete(end));
+    latencies.release(&mut events);
+    assert_eq!(events.iter().map(|e| e.latency).collect::<Vec<_>>(), [Some(100), Some(291)]);
 }
 
 #[test]
@@ -123,7 +263,8 @@ fn a_line_without_end_does_not_fill_the_memory() {
 fn blktrace(events: &[Event]) -> Vec<u8> {
     let mut bytes = Vec::new();
     for (n, event) in events.iter().enumerate() {
-        assert!(write_blktrace(event, "8,16", u32::try_from(n).unwrap(), &mut bytes));
+        let n = u32::try_from(n).unwrap();
+        assert!(write(Format::Blktrace, event, "8,16", At::default(), n, &mut bytes));
     }
     bytes
 }
@@ -188,7 +329,7 @@ fn any_events(grain: u64) -> impl Strategy<Value = Vec<Event>> {
 proptest! {
     #[test]
     fn lines_written_are_lines_read(events in any_events(1_000_000_000), piece in 1..300_usize) {
-        let formats = [Format::Msr, Format::Systor, Format::Tencent, Format::Alibaba, Format::Blkreplay, Format::Fio2, Format::Fio3];
+        let formats = [Format::Msr, Format::Systor, Format::Tencent, Format::Alibaba, Format::Blkreplay, Format::Fio2, Format::Fio3, Format::Mqsim];
         for format in formats {
             let mut text = match format {
                 Format::Fio2 => b"fio version 2 iolog\n".to_vec(),
@@ -199,7 +340,7 @@ proptest! {
             let mut before = At::default();
             for event in &events {
                 let with = if format == Format::Msr { Event { latency: Some(700), ..*event } } else { *event };
-                prop_assert!(write_line(format, &with, device, before, &mut text));
+                prop_assert!(write(format, &with, device, before, 0, &mut text));
                 before = event.at;
             }
             let (importer, found) = import(&text, piece);
@@ -211,14 +352,62 @@ proptest! {
     }
 
     #[test]
-    fn records_written_are_records_read(events in any_events(1), piece in 1..300_usize) {
-        let (importer, found) = import(&blktrace(&events), piece);
-        prop_assert_eq!(importer.format(), Format::Blktrace);
-        prop_assert_eq!(found, events);
+    fn records_written_are_records_read(events in any_events(1000), piece in 1..300_usize) {
+        for format in [Format::Blktrace, Format::Vscsi1, Format::Vscsi2] {
+            let mut bytes = Vec::new();
+            for (n, event) in (0..).zip(&events) {
+                prop_assert!(write(format, event, "8,16", At::default(), n, &mut bytes));
+            }
+            let (importer, found) = import(&bytes, piece);
+            prop_assert_eq!(importer.format(), format);
+            prop_assert_eq!(&found, &events);
+        }
+    }
+
+    /// What a format carries of latencies, flushes and discards comes back as it was.
+    #[test]
+    fn all_that_a_format_carries_comes_back(list in prop::collection::vec((0..9000_u64, 0..4_usize, 0..1_u64 << 30, 1..2048_u64, 1..100_000_u64), 1..40)) {
+        let mut at = 1_600_000_000_000_000_000;
+        let events: Vec<Event> = list.into_iter().map(|(gap, kind, sector, sectors, latency)| {
+            at += gap * 1_000_000;
+            let flush = Kind::ALL[kind] == Kind::Flush;
+            let (offset, length) = if flush { (0, 0) } else { (sector * 512, sectors * 512) };
+            event(at, Kind::ALL[kind], offset, length, Some(latency * 1000))
+        }).collect();
+        for format in Format::ALL.into_iter().filter(|f| f.is_written()) {
+            let device = if format == Format::Msr { "host,3" } else { "12" };
+            let mut bytes = match format {
+                Format::Fio2 => b"fio version 2 iolog\n".to_vec(),
+                Format::Fio3 => b"fio version 3 iolog\n".to_vec(),
+                _ => Vec::new(),
+            };
+            let (mut before, mut said) = (At::default(), Vec::new());
+            for (n, event) in (0..).zip(&events) {
+                if write(format, event, device, before, n, &mut bytes) {
+                    before = event.at;
+                    said.push(*event);
+                }
+            }
+            let has_latency = matches!(format, Format::Msr | Format::Systor | Format::Blkreplay | Format::Vscsi2);
+            let has_fraction = format != Format::Tencent;
+            for event in &mut said {
+                event.latency = event.latency.filter(|_| has_latency);
+                if !has_fraction {
+                    event.at = At::from_nanos(event.at.nanos() / 1_000_000_000 * 1_000_000_000);
+                }
+            }
+            if said.is_empty() {
+                continue;
+            }
+            let (mut importer, mut found) = (Importer::of(format, &bytes), Vec::new());
+            importer.push(&bytes, &mut found);
+            importer.finish(&mut found);
+            prop_assert_eq!(&found, &said, "{:?}", format);
+        }
     }
 
     #[test]
-    fn no_bytes_stop_the_importer(mut bytes in prop::collection::vec(any::<u8>(), 1..2000), piece in 1..100_usize, format in 0..9_usize) {
+    fn no_bytes_stop_the_importer(mut bytes in prop::collection::vec(any::<u8>(), 1..2000), piece in 1..100_usize, format in 0..13_usize) {
         for text in [false, true] {
             if text {
                 bytes.iter_mut().for_each(|b| *b = b"0123456789,;. +RWQ\n"[usize::from(*b) % 19]);
@@ -229,7 +418,7 @@ proptest! {
                 importer.finish(&mut events);
                 (events, importer.tally())
             });
-            if format == 0 {
+            if Format::ALL[format].is_binary() {
                 // How much noise makes one rejected stretch depends on the pieces; the I/Os do not.
                 reads.iter_mut().for_each(|(_, tally)| tally.rejected = 0);
             }

@@ -260,7 +260,7 @@ fn figures_for_people() {
     assert_eq!(bytes_text(1_500_000.0), "1.50 MB");
     assert_eq!(rate_text(12_500_000.0), "100 Mbit/s (12.5 MB/s)");
     for (seconds, text) in [
-        (0.0, "0 ms"),
+        (0.0, "0 s"),
         (0.2501, "251 ms"),
         (15.0, "15 s"),
         (15.01, "15.1 s"),

@@ -4,7 +4,7 @@ use std::collections::{HashMap, HashSet};
 use std::path::PathBuf;
 
 use analyzer_profile::cgp::{Clock, Record};
-use analyzer_profile::import::{Format, write_blktrace, write_line};
+use analyzer_profile::import::{Format, write};
 use analyzer_profile::{At, Event};
 
 use super::Output;
@@ -20,7 +20,8 @@ pub struct ExportArgs {
     /// Where it goes, `-` for standard output
     #[arg(long)]
     out: PathBuf,
-    /// cgp, blktrace, blkreplay, fio2, fio3, msr, systor, tencent, alibaba, or seconds: a CSV of the traffic by the second
+    /// cgp, blktrace, blkreplay, fio2, fio3, msr, systor, tencent, alibaba, vscsi1, vscsi2, mqsim, or seconds: a CSV of the
+    /// traffic by the second
     #[arg(long, value_parser = target)]
     format: Target,
 }
@@ -37,7 +38,7 @@ fn target(name: &str) -> Result<Target, String> {
         "cgp" => Ok(Target::Cgp),
         "seconds" => Ok(Target::Seconds),
         _ => match Format::named(name) {
-            Some(format) if format != Format::Blkparse => Ok(Target::Trace(format)),
+            Some(format) if format.is_written() => Ok(Target::Trace(format)),
             _ => Err(format!("there is no export as {name:?}")),
         },
     }
@@ -154,7 +155,7 @@ impl Writer {
         let plain: String =
             name.chars().map(|c| if c.is_whitespace() || c == ',' { '_' } else { c }).collect();
         let shown = match self.format {
-            Format::Tencent if !numeric => device.get().to_string(),
+            Format::Tencent | Format::Mqsim if !numeric => device.get().to_string(),
             Format::Msr => match name.rsplit_once(',') {
                 Some((host, disk)) if disk.bytes().all(|b| b.is_ascii_digit()) && !host.contains(',') => {
                     name.to_owned()
@@ -182,13 +183,8 @@ impl Writer {
                 out.extend_from_slice(format!("{time}{name} {action}\n").as_bytes());
             }
         }
-        let written = if self.format == Format::Blktrace {
-            self.sequence = self.sequence.wrapping_add(1);
-            write_blktrace(event, name, self.sequence, out)
-        } else {
-            write_line(self.format, event, name, self.before, out)
-        };
-        if written {
+        self.sequence = self.sequence.wrapping_add(1);
+        if write(self.format, event, name, self.before, self.sequence, out) {
             self.before = self.before.max(event.at);
         } else {
             self.left_out += 1;

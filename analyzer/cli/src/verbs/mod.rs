@@ -6,7 +6,9 @@ mod export;
 mod import;
 mod record;
 mod report;
+mod sample;
 mod synth;
+mod throughput;
 
 use std::fs::File;
 use std::io::{BufWriter, Write};
@@ -36,6 +38,10 @@ pub enum Verb {
     Export(export::ExportArgs),
     /// Makes up a trace whose answers are known
     Synth(synth::SynthArgs),
+    /// Says what compression and deduplication would save of the data at rest
+    Sample(sample::SampleArgs),
+    /// Measures what a link carries
+    Throughput(throughput::ThroughputArgs),
 }
 
 impl Verb {
@@ -51,9 +57,27 @@ impl Verb {
             Self::Compare(args) => args.run(),
             Self::Export(args) => args.run(),
             Self::Synth(args) => args.run(),
+            Self::Sample(args) => args.run(),
+            Self::Throughput(args) => args.run(),
         };
         done.map_or_else(|failure| failure.report(), |()| ExitCode::SUCCESS)
     }
+}
+
+/// Ctrl-C, or SIGTERM: from now on they are not missed, and what comes back waits for one.
+fn told_to_stop() -> Result<impl Future<Output = ()>, Failure> {
+    let on = |kind| {
+        let signal = tokio::signal::unix::signal(kind);
+        signal.map_err(|e| Failure::new("cannot wait for signals").because(e))
+    };
+    let mut interrupt = on(tokio::signal::unix::SignalKind::interrupt())?;
+    let mut terminate = on(tokio::signal::unix::SignalKind::terminate())?;
+    Ok(async move {
+        tokio::select! {
+            _ = interrupt.recv() => {}
+            _ = terminate.recv() => {}
+        }
+    })
 }
 
 /// A file that is there when it is whole, or standard output for `-`.

@@ -7,7 +7,7 @@
 //! In the byte order of the machine that traced, which the magic tells. The low half of `action` is the stage of the
 //! I/O's life, the high half its categories.
 
-use super::{Devices, Line};
+use super::{Completion, Devices, Line};
 use crate::event::{At, Event, Kind};
 
 const MAGIC: u32 = 0x6561_7400;
@@ -50,6 +50,12 @@ pub(super) struct State {
     pub(super) counted: Option<Action>,
     /// The device that came last and its number.
     last: Option<(u32, crate::event::DeviceNo)>,
+    /// Are there ends of I/Os in the beginning of the file?
+    pub(super) has_ends: bool,
+    /// Are they kept?
+    pub(super) keeps_ends: bool,
+    /// Those of the bytes at hand.
+    pub(super) ends: Vec<Completion>,
 }
 
 /// Does a trace begin so?
@@ -106,18 +112,19 @@ fn record(bytes: &[u8]) -> Option<Option<Record>> {
 impl State {
     /// Chooses the stage by the beginning of the file.
     pub(super) fn choose(prefix: &[u8]) -> Self {
-        let (mut rest, mut counted) = (prefix, None);
+        let (mut rest, mut counted, mut has_ends) = (prefix, None, false);
         while let Some(Some(found)) = record(rest) {
             let stage = [Action::Queue, Action::Issue, Action::Complete]
                 .into_iter()
                 .find(|a| found.action & 0xffff == a.code() && found.action >> 16 & NOTIFY == 0);
+            has_ends |= stage == Some(Action::Complete);
             counted = match (counted, stage) {
                 (Some(a), Some(b)) => Some(std::cmp::min::<Action>(a, b)),
                 (a, b) => a.or(b),
             };
             rest = rest.get(RECORD + usize::from(found.pdu_len)..).unwrap_or(&[]);
         }
-        Self { counted, last: None }
+        Self { counted, has_ends, ..Self::default() }
     }
 
     /// The record at the front and its length; `None` when more bytes are needed.
@@ -138,25 +145,22 @@ impl State {
             return Line::Rejected("a record of another version than 7");
         }
         let categories = found.action >> 16;
-        if categories & NOTIFY != 0 || found.action & 0xffff != self.counted.unwrap_or_default().code() {
+        let stage = found.action & 0xffff;
+        let is_counted = stage == self.counted.unwrap_or_default().code();
+        let is_end = self.keeps_ends && stage == Action::Complete.code();
+        if categories & NOTIFY != 0 || !(is_counted || is_end) {
             return Line::Nothing;
         }
-        let kind = if categories & DISCARD != 0 {
-            Kind::Discard
-        } else if found.bytes == 0 && categories & FLUSH != 0 {
-            Kind::Flush
-        } else if categories & WRITE != 0 {
-            Kind::Write
-        } else if categories & READ != 0 {
-            Kind::Read
-        } else {
-            return Line::Nothing;
-        };
+        let Some(kind) = kind(categories, found.bytes) else { return Line::Nothing };
         let Some(offset) = found.sector.checked_mul(SECTOR) else {
             return Line::Rejected("a sector past 2^64 bytes");
         };
         let device = self.device(found.device, devices);
         let (at, length) = (At::from_nanos(found.time), u64::from(found.bytes));
+        if !is_counted {
+            self.ends.push(Completion { at, device, kind, offset, length });
+            return Line::Nothing;
+        }
         Line::Event(Event { at, device, kind, offset, length, latency: None })
     }
 
@@ -173,6 +177,21 @@ impl State {
     }
 }
 
+/// `None`: it moves no data.
+const fn kind(categories: u32, bytes: u32) -> Option<Kind> {
+    Some(if categories & DISCARD != 0 {
+        Kind::Discard
+    } else if bytes == 0 && categories & FLUSH != 0 {
+        Kind::Flush
+    } else if categories & WRITE != 0 {
+        Kind::Write
+    } else if categories & READ != 0 {
+        Kind::Read
+    } else {
+        return None;
+    })
+}
+
 /// Bytes to the next place where a magic stands, or could.
 fn to_next_magic(bytes: &[u8]) -> usize {
     let found =
@@ -182,7 +201,7 @@ fn to_next_magic(bytes: &[u8]) -> usize {
 
 /// Appends an I/O as the record of its queue event; the device's number is `major,minor` where its name is one, else
 /// its number here. `false` for lengths that do not fit.
-pub fn write_record(event: &Event, device: &str, sequence: u32, out: &mut Vec<u8>) -> bool {
+pub(super) fn write_record(event: &Event, device: &str, sequence: u32, out: &mut Vec<u8>) -> bool {
     let Ok(bytes) = u32::try_from(event.length) else { return false };
     let categories = match event.kind {
         Kind::Read => READ,

@@ -4,7 +4,7 @@
 use std::io::Write as _;
 
 use super::fields::{number, seconds, split, words};
-use super::{Devices, Format, Line, Refusal};
+use super::{Devices, Format, Line, Refusal, nbdkit};
 use crate::event::{At, DeviceNo, Event, Kind};
 
 const SECTOR: u64 = 512;
@@ -20,6 +20,7 @@ pub(super) struct State {
     waited: u64,
     /// blkreplay: was there an I/O?
     in_body: bool,
+    nbdkit: nbdkit::State,
 }
 
 /// The format of text.
@@ -34,8 +35,18 @@ pub(super) fn detect(prefix: &[u8]) -> Result<Format, Refusal> {
     if lines().any(is_blkreplay_heading) {
         return Ok(Format::Blkreplay);
     }
-    let formats =
-        [Format::Blkparse, Format::Blkreplay, Format::Msr, Format::Systor, Format::Tencent, Format::Alibaba];
+    if lines().next().is_some_and(nbdkit::is_line) {
+        return Ok(Format::Nbdkit);
+    }
+    let formats = [
+        Format::Blkparse,
+        Format::Blkreplay,
+        Format::Msr,
+        Format::Systor,
+        Format::Tencent,
+        Format::Alibaba,
+        Format::Mqsim,
+    ];
     let best = formats.into_iter().map(|format| (accepted(format, lines()), format)).max_by_key(|(n, _)| *n);
     match best {
         Some((n, format)) if n > 0 => Ok(format),
@@ -77,8 +88,22 @@ impl State {
             Format::Alibaba => {
                 alibaba(line, devices).map_or_else(|| heading(line, b"device_id"), Line::Event)
             }
-            Format::Blktrace => Line::Rejected("a line in a binary trace"),
+            Format::Mqsim => {
+                mqsim(line, devices).map_or(Line::Rejected("not the fields of this format"), Line::Event)
+            }
+            Format::Nbdkit => self.nbdkit.read(line, devices),
+            Format::Blktrace | Format::Vscsi1 | Format::Vscsi2 => Line::Rejected("a line in a binary trace"),
         }
+    }
+
+    /// Appends the I/Os whose end is waited for no longer.
+    pub(super) fn release(&mut self, out: &mut Vec<Event>) {
+        self.nbdkit.release(out);
+    }
+
+    /// Appends those that still wait.
+    pub(super) fn release_all(&mut self, out: &mut Vec<Event>) {
+        self.nbdkit.release_all(out);
     }
 
     fn fio2(&mut self, line: &[u8], devices: &mut Devices) -> Line {
@@ -290,9 +315,21 @@ fn alibaba(line: &[u8], devices: &mut Devices) -> Option<Event> {
     Some(Event { at, device: devices.number(device), kind, offset, length, latency: None })
 }
 
+/// Nanoseconds, device, sector, sectors, 0 for a write or 1 for a read.
+fn mqsim(line: &[u8], devices: &mut Devices) -> Option<Event> {
+    let mut rest = words(line);
+    let at = At::from_nanos(number(rest.next()?)?);
+    let device = rest.next()?;
+    number(device)?;
+    let (offset, length) = (sectors(rest.next()?)?, sectors(rest.next()?)?);
+    let kind = read_or_write(rest.next()?, b"1", b"0")?;
+    rest.next().is_none().then_some(())?;
+    Some(Event { at, device: devices.number(device), kind, offset, length, latency: None })
+}
+
 /// Appends an I/O as a line of `format`; `false` when the format cannot say it (a flush in a CSV of reads and
 /// writes), or is not of lines. `before` is the time of the line before, for formats that tell waits.
-pub fn write_line(format: Format, event: &Event, device: &str, before: At, out: &mut Vec<u8>) -> bool {
+pub(super) fn write_line(format: Format, event: &Event, device: &str, before: At, out: &mut Vec<u8>) -> bool {
     let nanos = event.at.nanos();
     let read = event.kind == Kind::Read;
     if !read && event.kind != Kind::Write && !matches!(format, Format::Fio2 | Format::Fio3) {
@@ -350,7 +387,16 @@ pub fn write_line(format: Format, event: &Event, device: &str, before: At, out: 
             }
             writeln!(out, "{device} {}", fio_words(event))
         }
-        Format::Blkparse | Format::Blktrace => return false,
+        Format::Mqsim => writeln!(
+            out,
+            "{nanos} {device} {} {} {}",
+            offset / SECTOR,
+            length.div_ceil(SECTOR),
+            u8::from(read)
+        ),
+        Format::Blkparse | Format::Nbdkit | Format::Blktrace | Format::Vscsi1 | Format::Vscsi2 => {
+            return false;
+        }
     };
     true
 }

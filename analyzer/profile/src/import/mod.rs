@@ -5,16 +5,19 @@
 
 mod blktrace;
 mod fields;
+mod held;
 mod lines;
+mod nbdkit;
+mod vscsi;
 
 use std::collections::HashMap;
 
 use crate::cgp::{Clock, Tally};
-use crate::event::{DeviceNo, Event};
+use crate::event::{At, DeviceNo, Event};
 
-pub use blktrace::{Action, write_record as write_blktrace};
+pub use blktrace::Action;
+pub use held::{Completion, Latencies};
 pub(crate) use lines::kind_of_rwbs;
-pub use lines::write_line;
 
 /// How many bytes [`Importer::detect`] wants to see, if there are so many.
 pub const PREFIX: usize = 1 << 20;
@@ -46,11 +49,19 @@ pub enum Format {
     Tencent,
     /// Alibaba block traces: device, opcode, offset, length, timestamp.
     Alibaba,
+    /// vscsiStats of VMware ESX, binary, version 1.
+    Vscsi1,
+    /// vscsiStats of VMware ESX, binary, version 2: with response times.
+    Vscsi2,
+    /// MQSim's ASCII traces: nanoseconds, device, sector, sectors, 0 for a write or 1 for a read.
+    Mqsim,
+    /// What nbdkit's log filter writes.
+    Nbdkit,
 }
 
 impl Format {
     /// All of them.
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 13] = [
         Self::Blktrace,
         Self::Blkparse,
         Self::Fio2,
@@ -60,6 +71,10 @@ impl Format {
         Self::Systor,
         Self::Tencent,
         Self::Alibaba,
+        Self::Vscsi1,
+        Self::Vscsi2,
+        Self::Mqsim,
+        Self::Nbdkit,
     ];
 
     /// Its name on the command line.
@@ -75,6 +90,10 @@ impl Format {
             Self::Systor => "systor",
             Self::Tencent => "tencent",
             Self::Alibaba => "alibaba",
+            Self::Vscsi1 => "vscsi1",
+            Self::Vscsi2 => "vscsi2",
+            Self::Mqsim => "mqsim",
+            Self::Nbdkit => "nbdkit",
         }
     }
 
@@ -88,9 +107,28 @@ impl Format {
     #[must_use]
     pub const fn clock(self) -> Clock {
         match self {
-            Self::Msr | Self::Systor | Self::Tencent | Self::Alibaba => Clock::Wall,
-            Self::Blktrace | Self::Blkparse | Self::Fio2 | Self::Fio3 | Self::Blkreplay => Clock::Relative,
+            Self::Msr | Self::Systor | Self::Tencent | Self::Alibaba | Self::Nbdkit => Clock::Wall,
+            Self::Blktrace
+            | Self::Blkparse
+            | Self::Fio2
+            | Self::Fio3
+            | Self::Blkreplay
+            | Self::Vscsi1
+            | Self::Vscsi2
+            | Self::Mqsim => Clock::Relative,
         }
+    }
+
+    /// Is it of records, not of lines?
+    #[must_use]
+    pub const fn is_binary(self) -> bool {
+        matches!(self, Self::Blktrace | Self::Vscsi1 | Self::Vscsi2)
+    }
+
+    /// Can a trace be written in it?
+    #[must_use]
+    pub const fn is_written(self) -> bool {
+        !matches!(self, Self::Blkparse | Self::Nbdkit)
     }
 }
 
@@ -102,7 +140,7 @@ pub enum Refusal {
     Empty,
     /// It is binary, and no blktrace.
     #[error(
-        "the file begins with the bytes {0}, which no trace format that is known does; text or blktrace binary is expected"
+        "the file begins with the bytes {0}, which no trace format that is known does; text, or the binary of blktrace or vscsiStats is expected"
     )]
     Binary(String),
     /// It is text, but of no format.
@@ -122,6 +160,8 @@ pub enum Refusal {
 /// What one line is.
 enum Line {
     Event(Event),
+    /// An I/O whose end is waited for.
+    Held,
     /// A comment, a header, another stage of an I/O.
     Nothing,
     /// Why it is not an I/O.
@@ -165,6 +205,11 @@ impl Importer {
         if blktrace::begins(prefix) {
             return Ok(Self::of(Format::Blktrace, prefix));
         }
+        match vscsi::Version::detect(prefix) {
+            Some(vscsi::Version::One) => return Ok(Self::of(Format::Vscsi1, prefix)),
+            Some(vscsi::Version::Two) => return Ok(Self::of(Format::Vscsi2, prefix)),
+            None => {}
+        }
         let head = prefix.get(..4096).unwrap_or(prefix);
         if head.contains(&0) || std::str::from_utf8(head).is_err_and(|e| e.valid_up_to() + 4 < head.len()) {
             let shown: Vec<String> = prefix.iter().take(8).map(|b| format!("{b:02x}")).collect();
@@ -206,9 +251,25 @@ impl Importer {
         self.blktrace.counted = Some(stage);
     }
 
+    /// Keeps the ends of I/Os for [`Importer::completions`]; of a blktrace that tells them apart from their beginnings.
+    pub const fn keep_completions(&mut self) {
+        self.blktrace.keeps_ends = true;
+    }
+
+    /// Does the beginning of the file have ends of I/Os?
+    #[must_use]
+    pub const fn has_completions(&self) -> bool {
+        self.blktrace.has_ends
+    }
+
+    /// The ends of I/Os in what was pushed since the last call.
+    pub fn completions(&mut self) -> Vec<Completion> {
+        std::mem::take(&mut self.blktrace.ends)
+    }
+
     /// Takes the next bytes, and appends the I/Os in them to `out`.
     pub fn push(&mut self, bytes: &[u8], out: &mut Vec<Event>) {
-        if self.format == Format::Blktrace {
+        if self.format.is_binary() {
             self.carry.extend_from_slice(bytes);
             self.records(out);
             return;
@@ -224,15 +285,15 @@ impl Importer {
 
     /// The file has ended: takes what is left of it.
     pub fn finish(&mut self, out: &mut Vec<Event>) {
-        if self.carry.is_empty() && !self.skipping {
-            return;
+        if !self.carry.is_empty() || self.skipping {
+            if self.format.is_binary() {
+                self.reject("the file ends inside a record");
+                self.carry.clear();
+            } else {
+                self.end_line(&[], out);
+            }
         }
-        if self.format == Format::Blktrace {
-            self.reject("the file ends inside a record");
-            self.carry.clear();
-        } else {
-            self.end_line(&[], out);
-        }
+        self.lines.release_all(out);
     }
 
     fn end_line(&mut self, line: &[u8], out: &mut Vec<Event>) {
@@ -270,21 +331,30 @@ impl Importer {
                 self.tally.accepted += 1;
                 out.push(event);
             }
+            Line::Held => self.tally.accepted += 1,
             Line::Nothing => self.tally.ignored += 1,
             Line::Rejected(why) => self.reject(why),
+        }
+        if self.format == Format::Nbdkit {
+            self.lines.release(out);
         }
     }
 
     fn records(&mut self, out: &mut Vec<Event>) {
         let mut used = 0;
         while let Some(rest) = self.carry.get(used..) {
-            let Some((length, record)) = self.blktrace.next(rest, &mut self.devices) else { break };
+            let next = match self.format {
+                Format::Vscsi1 => vscsi::Version::One.next(rest, &mut self.devices),
+                Format::Vscsi2 => vscsi::Version::Two.next(rest, &mut self.devices),
+                _ => self.blktrace.next(rest, &mut self.devices),
+            };
+            let Some((length, record)) = next else { break };
             match record {
                 Line::Event(event) => {
                     self.tally.accepted += 1;
                     out.push(event);
                 }
-                Line::Nothing => self.tally.ignored += 1,
+                Line::Held | Line::Nothing => self.tally.ignored += 1,
                 Line::Rejected(why) => {
                     self.tally.rejected += 1;
                     if self.rejected.len() < SHOWN {
@@ -357,5 +427,24 @@ impl Devices {
         let shown: String = String::from_utf8_lossy(name).chars().take(256).collect();
         self.names.push(shown);
         number
+    }
+}
+
+/// Appends an I/O in `format`; `false` when the format cannot say it (a flush in a CSV of reads and writes), or is none that
+/// is written. `device` is the name that the format shows, `before` the time of the I/O before, for formats that tell waits, and
+/// `number` counts them, for formats that have serial numbers.
+pub fn write(
+    format: Format,
+    event: &Event,
+    device: &str,
+    before: At,
+    number: u32,
+    out: &mut Vec<u8>,
+) -> bool {
+    match format {
+        Format::Blktrace => blktrace::write_record(event, device, number, out),
+        Format::Vscsi1 => vscsi::Version::One.write(event, number, out),
+        Format::Vscsi2 => vscsi::Version::Two.write(event, number, out),
+        _ => lines::write_line(format, event, device, before, out),
     }
 }

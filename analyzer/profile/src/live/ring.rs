@@ -29,9 +29,16 @@ pub struct Layout {
     sector: usize,
     sectors: usize,
     letters: (usize, usize),
+    end: bool,
 }
 
 impl Layout {
+    /// This event is the end of an I/O, not its beginning.
+    #[must_use]
+    pub const fn of_ends(self) -> Self {
+        Self { end: true, ..self }
+    }
+
     /// Reads a `format` file; `None` when a field is missing.
     #[must_use]
     pub fn parse(format: &str) -> Option<Self> {
@@ -43,6 +50,7 @@ impl Layout {
             sector: field("sector")?.0,
             sectors: field("nr_sector")?.0,
             letters: field("rwbs")?,
+            end: false,
         })
     }
 }
@@ -71,10 +79,12 @@ pub struct Traced {
     pub offset: u64,
     /// How many bytes.
     pub length: u64,
+    /// Is it the end of an I/O?
+    pub end: bool,
 }
 
-/// Appends the I/Os of one page. `true`: events before it were lost.
-pub fn page(bytes: &[u8], layout: &Layout, out: &mut Vec<Traced>) -> bool {
+/// Appends the I/Os of one page, of events of these layouts. `true`: events before it were lost.
+pub fn page(bytes: &[u8], layouts: &[Layout], out: &mut Vec<Traced>) -> bool {
     let (Some(mut time), Some(commit)) = (u64_at(bytes, 0), u64_at(bytes, 8)) else { return false };
     let length = usize::try_from(commit & LENGTH).unwrap_or(usize::MAX);
     let data = bytes.get(HEADER..).unwrap_or(&[]);
@@ -84,7 +94,7 @@ pub fn page(bytes: &[u8], layout: &Layout, out: &mut Vec<Traced>) -> bool {
             Time::Since(delta) => time.wrapping_add(delta),
             Time::Is(low) => (time & !((1 << 59) - 1)) | low,
         };
-        out.extend(entry.data.and_then(|data| traced(data, layout, time)));
+        out.extend(entry.data.and_then(|data| traced(data, layouts, time)));
         rest = rest.get(entry.length..).unwrap_or(&[]);
     }
     commit & MISSED != 0
@@ -127,11 +137,9 @@ impl<'a> Entry<'a> {
     }
 }
 
-fn traced(data: &[u8], layout: &Layout, nanos: u64) -> Option<Traced> {
+fn traced(data: &[u8], layouts: &[Layout], nanos: u64) -> Option<Traced> {
     let id = data.first_chunk().map(|&raw| u16::from_le_bytes(raw))?;
-    if id != layout.id {
-        return None;
-    }
+    let layout = layouts.iter().find(|layout| layout.id == id)?;
     let (at, size) = layout.letters;
     let letters = data.get(at..at + size)?.split(|&b| b == 0).next()?;
     let length = u64::from(u32_at(data, layout.sectors)?) * SECTOR;
@@ -139,7 +147,8 @@ fn traced(data: &[u8], layout: &Layout, nanos: u64) -> Option<Traced> {
     // A write of nothing is the flush that its first letter says.
     let kind = if length == 0 && kind == Kind::Write { Kind::Flush } else { kind };
     let offset = if length == 0 { 0 } else { u64_at(data, layout.sector)?.checked_mul(SECTOR)? };
-    Some(Traced { nanos, device: u32_at(data, layout.device)?, kind, offset, length })
+    let (device, end) = (u32_at(data, layout.device)?, layout.end);
+    Some(Traced { nanos, device, kind, offset, length, end })
 }
 
 fn u32_at(bytes: &[u8], at: usize) -> Option<u32> {
@@ -203,8 +212,11 @@ format:
         page_bytes.extend(entries);
         page_bytes.resize(4096, 0xee);
         let mut found = Vec::new();
-        assert!(page(&page_bytes, &layout, &mut found));
-        let traced = |nanos, kind, offset, length| Traced { nanos, device: 7 << 20, kind, offset, length };
+        let none = page(&page_bytes, &[], &mut found);
+        assert!(none && found.is_empty(), "events of others");
+        assert!(page(&page_bytes, &[layout], &mut found));
+        let traced =
+            |nanos, kind, offset, length| Traced { nanos, device: 7 << 20, kind, offset, length, end: false };
         let second = 1005 + (2 << 27) + 1 + 7;
         assert_eq!(
             found,
@@ -215,8 +227,11 @@ format:
             ]
         );
         for cut in 0..page_bytes.len() {
-            page(&page_bytes[..cut], &layout, &mut found);
+            page(&page_bytes[..cut], &[layout], &mut found);
         }
+        found.clear();
+        page(&page_bytes, &[layout.of_ends()], &mut found);
+        assert!(found.len() == 3 && found.iter().all(|t| t.end));
     }
 
     #[test]

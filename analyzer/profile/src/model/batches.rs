@@ -80,6 +80,19 @@ impl Batches {
         *of_all += records;
     }
 
+    /// Adds those of another. The batch at hand is the later one's; the other's has ended.
+    pub(crate) fn merge(&mut self, mut other: Self) {
+        if other.records > 0 && other.begun >= self.begun {
+            std::mem::swap(self, &mut other);
+        }
+        other.close();
+        for (blocks, (batches, records)) in other.done {
+            let (count, of_all) = self.done.entry(blocks).or_default();
+            *count += batches;
+            *of_all += records;
+        }
+    }
+
     /// All of them, the one at hand as well: blocks, how many batches, records in them.
     fn all(&self) -> BTreeMap<u64, (u64, u64)> {
         let mut done = self.done.clone();
@@ -128,6 +141,30 @@ mod tests {
         let expected = [(1, (1, 1)), (2, (2, 3)), (88, (1, 1)), (255, (1, 1)), (256, (2, 2))];
         assert_eq!(batches.all().into_iter().collect::<Vec<_>>(), expected);
         assert_eq!(batches.largest(), 256);
+    }
+
+    #[test]
+    fn merged_they_are_the_sum_and_the_later_one_goes_on() {
+        let at = |micros: u64| At::from_nanos(1_000_000_000 + micros * 1000);
+        let of = |writes: &[(u64, u64)]| {
+            let mut batches = Batches::default();
+            writes.iter().for_each(|&(micros, blocks)| batches.write(at(micros), blocks));
+            batches
+        };
+        let (early, late) = (of(&[(0, 1), (5000, 2), (6000, 3)]), of(&[(9000, 5), (20_000, 7)]));
+        for (mut all, other) in [(early.clone(), late.clone()), (late, early), (Batches::default(), of(&[]))]
+        {
+            let none = all.largest() == 0;
+            all.merge(other);
+            all.write(at(20_500), 8);
+            let expected = [(1, (1, 1)), (5, (2, 3)), (15, (1, 2))];
+            let found: Vec<_> = all.all().into_iter().collect();
+            assert_eq!(found, if none { vec![(8, (1, 1))] } else { expected.to_vec() });
+        }
+        // Writes that would have shared a batch are in two.
+        let mut split = of(&[(0, 1)]);
+        split.merge(of(&[(100, 1)]));
+        assert_eq!(split.all().into_iter().collect::<Vec<_>>(), [(1, (2, 2))]);
     }
 
     #[test]

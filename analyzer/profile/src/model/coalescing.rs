@@ -46,8 +46,8 @@ impl Hasher for AsIs {
 /// See the module.
 #[derive(Clone)]
 pub struct Coalescing {
-    /// When each sampled block was last written, by its hash, in seconds.
-    last: HashMap<u64, u32, BuildHasherDefault<AsIs>>,
+    /// When each sampled block was written first and last, by its hash, in seconds.
+    last: HashMap<u64, (u32, u32), BuildHasherDefault<AsIs>>,
     /// Blocks whose hash is at most this count.
     threshold: u64,
     written: f64,
@@ -85,7 +85,10 @@ impl Coalescing {
     }
 
     fn sampled(&mut self, hash: u64, second: u32) {
-        let before = self.last.insert(hash, second);
+        let mut before = None;
+        let times =
+            self.last.entry(hash).and_modify(|times| before = Some(times.1)).or_insert((second, second));
+        times.1 = second;
         self.written += 1.0;
         for (kept, window) in self.kept.iter_mut().zip(WINDOWS) {
             let again = before.is_some_and(|b| u64::from(b) / window == u64::from(second) / window);
@@ -104,6 +107,40 @@ impl Coalescing {
         self.kept.iter_mut().for_each(|k| *k /= 2.0);
     }
 
+    /// Adds what another saw; the seconds of both are moved by so many.
+    pub(crate) fn merge(&mut self, mut other: Self, later: (u64, u64)) {
+        while self.threshold != other.threshold {
+            if self.threshold > other.threshold { self.halve() } else { other.halve() }
+        }
+        self.last.values_mut().for_each(|times| *times = moved(*times, later.0));
+        self.written += other.written;
+        self.kept.iter_mut().zip(other.kept).for_each(|(mine, theirs)| *mine += theirs);
+        for (hash, times) in other.last {
+            self.join(hash, moved(times, later.1));
+        }
+        while self.last.len() > MAX_BLOCKS {
+            self.halve();
+        }
+    }
+
+    /// A block that both saw: the first time of one may lie in a window with the last time of the other.
+    fn join(&mut self, hash: u64, theirs: (u32, u32)) {
+        let Some(mine) = self.last.get_mut(&hash) else {
+            self.last.insert(hash, theirs);
+            return;
+        };
+        let (earlier, later) = if *mine <= theirs { (*mine, theirs) } else { (theirs, *mine) };
+        *mine = (earlier.0, earlier.1.max(later.1));
+        if earlier.1 > later.0 {
+            return;
+        }
+        for (kept, window) in self.kept.iter_mut().zip(WINDOWS) {
+            if u64::from(earlier.1) / window == u64::from(later.0) / window {
+                *kept -= 1.0;
+            }
+        }
+    }
+
     /// The share of blocks that one point per window keeps, for each of [`WINDOWS`]; `None` when no block was sampled.
     #[must_use]
     pub fn kept(&self) -> Option<[f64; WINDOWS.len()]> {
@@ -116,4 +153,10 @@ impl Coalescing {
         let share = crate::numbers::real(self.threshold) / crate::numbers::real(u64::MAX);
         crate::numbers::real(tap_block::units::count(self.last.len())) / share * crate::numbers::real(BLOCK)
     }
+}
+
+/// Times in seconds, so many later.
+fn moved((first, last): (u32, u32), later: u64) -> (u32, u32) {
+    let later = u32::try_from(later).unwrap_or(u32::MAX);
+    (first.saturating_add(later), last.saturating_add(later))
 }

@@ -61,11 +61,26 @@ impl Estimate {
 impl Contents {
     /// Adds what was sampled in a while.
     pub fn add(&mut self, content: &Content) {
-        self.blocks = self.blocks.saturating_add(content.blocks);
-        self.zeroes = self.zeroes.saturating_add(content.zeroes);
-        self.packed.merge(&content.packed);
-        self.share_bits = self.share_bits.max(u32::from(content.share_bits));
-        self.hashes.extend(&content.hashes);
+        self.sums(content.blocks, content.zeroes, &content.packed);
+        self.distinct(u32::from(content.share_bits), content.hashes.iter().copied());
+    }
+
+    /// Adds all that another has seen. Both are samples of writes and of contents, so the sum is one: its hashes are of the
+    /// smaller share.
+    pub(crate) fn merge(&mut self, other: Self) {
+        self.sums(other.blocks, other.zeroes, &other.packed);
+        self.distinct(other.share_bits, other.hashes);
+    }
+
+    fn sums(&mut self, blocks: u64, zeroes: u64, packed: &Packed) {
+        self.blocks = self.blocks.saturating_add(blocks);
+        self.zeroes = self.zeroes.saturating_add(zeroes);
+        self.packed.merge(packed);
+    }
+
+    fn distinct(&mut self, share_bits: u32, hashes: impl IntoIterator<Item = u64>) {
+        self.share_bits = self.share_bits.max(share_bits);
+        self.hashes.extend(hashes);
         self.thin();
         while self.hashes.len() > MAX_HASHES {
             self.share_bits += 1;

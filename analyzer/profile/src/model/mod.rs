@@ -1,5 +1,6 @@
 //! The models, each in a file of its own: what it answers, its formula, where that comes from.
 
+pub mod at_rest;
 pub mod batches;
 pub mod calendar;
 pub mod coalescing;
@@ -11,4 +12,5 @@ pub mod initial;
 pub mod outage;
 pub mod recovery;
 pub mod requirement;
+pub mod spread;
 pub mod trend;

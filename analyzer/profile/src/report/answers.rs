@@ -222,6 +222,9 @@ fn scaled(value: f64, step: f64, units: &[&str]) -> String {
 
 /// The two units that matter, rounded up: a lag is never shown better than it is.
 pub fn time_text(seconds: f64) -> String {
+    if seconds <= 0.0 {
+        return "0 s".to_owned();
+    }
     if seconds < 1.0 {
         return format!("{} ms", crate::numbers::whole_up(seconds * 1000.0));
     }

@@ -4,8 +4,8 @@ use analyzer_profile::report::{LinkFigures, Report, bytes_text, rate_text, time_
 
 use super::svg::{Axis, Chart, WIDTH};
 
-const BLUE: &str = "stroke=\"#0072b2\" stroke-width=\"2\"";
-const VERMILION: &str = "stroke=\"#d55e00\" stroke-width=\"1.5\" stroke-dasharray=\"5 3\"";
+const BLUE: &str = "class=\"line\" stroke-width=\"2\"";
+const VERMILION: &str = "class=\"other\" stroke-width=\"1.5\" stroke-dasharray=\"5 3\"";
 
 /// A rate in bits, as the axes have it, so that their decades are round.
 fn rate(bits_per_second: f64) -> String {
@@ -38,7 +38,7 @@ pub(super) fn curve(r: &Report) -> String {
         chart.line(&[(1.0, given), (3600.0, given)], VERMILION);
         let (x, y) = (chart.x(3600.0) - 4.0, chart.y(given) - 5.0);
         chart.add(&format!(
-            "<text x=\"{x:.1}\" y=\"{y:.1}\" text-anchor=\"end\" fill=\"#a84400\">the given link, {}</text>",
+            "<text x=\"{x:.1}\" y=\"{y:.1}\" text-anchor=\"end\" class=\"given\">the given link, {}</text>",
             rate(given)
         ));
     }
@@ -55,10 +55,10 @@ pub(super) fn writes(r: &Report) -> String {
         "Bytes written per second over time",
         r,
         Axis::log(peaks.iter().chain(&means).map(|p| p.1)),
-        &rate,
     );
-    chart.area(&means, "fill=\"#0072b2\" fill-opacity=\"0.35\" stroke=\"#0072b2\"");
-    chart.line(&peaks, "stroke=\"#d55e00\" stroke-width=\"1\"");
+    chart.y_ticks(&rate);
+    chart.area(&means, "class=\"area\"");
+    chart.line(&peaks, "class=\"other\" stroke-width=\"1\"");
     chart.done()
 }
 
@@ -67,15 +67,15 @@ pub(super) fn lag(r: &Report, link: &LinkFigures) -> String {
     let worst = link.lag_timeline.iter().flatten().copied().fold(0.0, f64::max);
     let lags = link.lag_timeline.iter().map(|lag| lag.unwrap_or(worst));
     let points: Vec<_> = r.timeline.iter().map(|s| s.start_seconds as f64).zip(lags).collect();
-    let mut chart = over_time("Lag over time", r, Axis::linear(worst), &time_text);
-    chart.area(&points, "fill=\"#0072b2\" fill-opacity=\"0.35\" stroke=\"#0072b2\"");
+    let mut chart = over_time("Lag over time", r, Axis::linear(worst));
+    chart.y_ticks_at(&time_ticks(worst), &time_text);
+    chart.area(&points, "class=\"area\"");
     chart.done()
 }
 
-fn over_time(label: &str, r: &Report, y: Axis, text: &dyn Fn(f64) -> String) -> Chart {
+fn over_time(label: &str, r: &Report, y: Axis) -> Chart {
     let end = r.timeline.last().map_or(1.0, |s| s.start_seconds as f64).max(1.0);
     let mut chart = Chart::new(label, Axis::linear(end), y);
-    chart.y_ticks(text);
     chart.x_ticks(&time_ticks(end), &|s| if s > 0.0 { format!("+{}", time_text(s)) } else { "0".to_owned() });
     chart
 }
@@ -90,19 +90,19 @@ pub(super) fn heat(week: &[f64]) -> String {
     );
     for (day, (hours, name)) in week.chunks(24).zip(DAYS).enumerate() {
         let y = day as f64 * high;
-        out.push_str(&format!("<text x=\"0\" y=\"{:.1}\" fill=\"#444\">{name}</text>", y + 17.0));
+        out.push_str(&format!("<text x=\"0\" y=\"{:.1}\" class=\"tick\">{name}</text>", y + 17.0));
         for (hour, &bytes) in hours.iter().enumerate() {
             // The root makes small differences among quiet hours visible.
             let share = if most > 0.0 { (bytes / most).sqrt() } else { 0.0 };
             out.push_str(&format!(
-                "<rect x=\"{:.1}\" y=\"{y:.1}\" width=\"{:.1}\" height=\"{:.1}\" fill=\"#08306b\" fill-opacity=\"{share:.3}\" stroke=\"#ccc\"><title>{name} {hour:02}:00: {}</title></rect>\n",
+                "<rect x=\"{:.1}\" y=\"{y:.1}\" width=\"{:.1}\" height=\"{:.1}\" class=\"heat\" fill-opacity=\"{share:.3}\"><title>{name} {hour:02}:00: {}</title></rect>\n",
                 40.0 + hour as f64 * cell, cell - 2.0, high - 2.0, bytes_text(bytes)
             ));
         }
     }
     for hour in [0, 6, 12, 18] {
         out.push_str(&format!(
-            "<text x=\"{:.1}\" y=\"202\" fill=\"#444\">{hour:02}:00</text>",
+            "<text x=\"{:.1}\" y=\"202\" class=\"tick\">{hour:02}:00</text>",
             40.0 + f64::from(hour) * cell
         ));
     }
@@ -122,7 +122,7 @@ pub(super) fn bars(buckets: &[(u64, u64)], label: &str, text: &dyn Fn(u64) -> St
         let y = n as f64 * high;
         let width = count as f64 / most * (WIDTH - 260.0);
         out.push_str(&format!(
-            "<text x=\"82\" y=\"{:.1}\" text-anchor=\"end\" fill=\"#444\">{}</text><rect x=\"90\" y=\"{:.1}\" width=\"{width:.1}\" height=\"{:.1}\" fill=\"#0072b2\"/><text x=\"{:.1}\" y=\"{:.1}\" fill=\"#444\">{count} ({:.1} %)</text>\n",
+            "<text x=\"82\" y=\"{:.1}\" text-anchor=\"end\" class=\"tick\">{}</text><rect x=\"90\" y=\"{:.1}\" width=\"{width:.1}\" height=\"{:.1}\" class=\"bar\"/><text x=\"{:.1}\" y=\"{:.1}\" class=\"tick\">{count} ({:.1} %)</text>\n",
             y + 16.0, text(from), y + 4.0, high - 8.0, 96.0 + width, y + 16.0, count as f64 / all * 100.0
         ));
     }

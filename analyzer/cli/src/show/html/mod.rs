@@ -6,23 +6,28 @@ mod svg;
 
 use std::fmt::Write as _;
 
-use analyzer_profile::report::{Report, bytes_text, initial_text, rate_text, recovery_text, time_text};
+use analyzer_profile::report::{
+    LinkFigures, Report, ViolationFigures, bytes_text, initial_text, rate_text, recovery_text, time_text,
+};
 
 const STYLE: &str = "
-:root{color-scheme:light}
-body{font:16px/1.5 system-ui,sans-serif;color:#1a1a1a;background:#fff;max-width:62rem;margin:0 auto;padding:1.5rem}
+:root{color-scheme:light;--ink:#1a1a1a;--paper:#fff;--soft:#555;--rule:#ddd;--edge:#ccc;--blue:#0072b2;--red:#d55e00;--given:#a84400;--note:#faf3ee;--heat:#08306b}
+@media screen and (prefers-color-scheme:dark){:root{color-scheme:dark;--ink:#e8e8e8;--paper:#16181b;--soft:#b5b8bd;--rule:#33373d;--edge:#4a4e55;--blue:#56b4e9;--red:#e69f00;--given:#f0b840;--note:#2a2419;--heat:#8ecbff}}
+body{font:16px/1.5 system-ui,sans-serif;color:var(--ink);background:var(--paper);max-width:62rem;margin:0 auto;padding:1.5rem}
 h1{font-size:1.6rem;line-height:1.2;margin:0 0 .3rem}h2{font-size:1.15rem;margin:2.2rem 0 .4rem}
-nav{margin:.8rem 0 1.2rem}nav a{margin-right:1rem}a{color:#0072b2}a:focus-visible,summary:focus-visible{outline:3px solid #d55e00;outline-offset:2px}
-.note{border-left:4px solid #d55e00;padding:.3rem .8rem;background:#faf3ee}
+nav{margin:.8rem 0 1.2rem}nav a{margin-right:1rem}a{color:var(--blue)}:focus-visible{outline:3px solid var(--red);outline-offset:2px}
+.note{border-left:4px solid var(--red);padding:.3rem .8rem;background:var(--note)}
 ol.answers{list-style:none;padding:0;display:grid;grid-template-columns:repeat(auto-fit,minmax(17rem,1fr));gap:.8rem}
-ol.answers li{border:1px solid #ccc;border-radius:6px;padding:.7rem .9rem;break-inside:avoid}
-ol.answers h3{font-size:.85rem;font-weight:600;color:#555;margin:0}ol.answers strong{display:block;font-size:1.35rem;margin:.1rem 0;color:#0072b2}
+ol.answers li{border:1px solid var(--edge);border-radius:6px;padding:.7rem .9rem;break-inside:avoid}
+ol.answers h3{font-size:.85rem;font-weight:600;color:var(--soft);margin:0}ol.answers strong{display:block;font-size:1.35rem;margin:.1rem 0;color:var(--blue)}
 ol.answers p{margin:0;font-size:.9rem}
-figure{margin:.4rem 0;break-inside:avoid}figcaption{font-size:.85rem;color:#555}svg{width:100%;height:auto}
-table{border-collapse:collapse;font-size:.9rem;font-variant-numeric:tabular-nums}th,td{text-align:right;padding:.2rem .8rem;border-bottom:1px solid #ddd}
-th:first-child,td:first-child{text-align:left}summary{cursor:pointer;color:#0072b2}
-footer{margin-top:2.5rem;font-size:.85rem;color:#555}
-@media print{body{padding:0;max-width:none;font-size:11pt}nav{display:none}details{display:block}}
+figure{margin:.4rem 0;break-inside:avoid}figcaption{font-size:.85rem;color:var(--soft)}.wide{overflow-x:auto}svg{width:100%;min-width:38rem;height:auto;display:block}
+.tick{fill:var(--soft)}.given{fill:var(--given)}.grid{stroke:var(--rule)}.mark{stroke:var(--soft)}.line{stroke:var(--blue)}.other{stroke:var(--red)}
+.dot,.bar{fill:var(--blue)}.area{fill:var(--blue);fill-opacity:.35;stroke:var(--blue)}.heat{fill:var(--heat);stroke:var(--edge)}
+table{border-collapse:collapse;font-size:.9rem;font-variant-numeric:tabular-nums}th,td{text-align:right;padding:.2rem .8rem;border-bottom:1px solid var(--rule);white-space:nowrap}
+th:first-child,td:first-child{text-align:left}summary{cursor:pointer;color:var(--blue)}
+footer{margin-top:2.5rem;font-size:.85rem;color:var(--soft)}
+@media print{body{padding:0;max-width:none;font-size:11pt}nav{display:none}h2,h2+p{break-after:avoid}.wide{break-inside:avoid}.wide{overflow:visible}svg{min-width:0}.bar,.dot,.area,.heat{print-color-adjust:exact;-webkit-print-color-adjust:exact}}
 ";
 
 /// All of it.
@@ -128,48 +133,87 @@ fn answers(r: &Report, page: &mut String) {
     add(page, "</ol></section>");
 }
 
+/// A rate in bits alone.
+fn short_rate(bytes_per_second: f64) -> String {
+    rate_text(bytes_per_second).split(" (").next().unwrap_or("").to_owned()
+}
+
 /// The number of an answer, short.
 fn figure(number: f64, unit: &str) -> String {
     match unit {
-        "bytes/s" => rate_text(number).split(" (").next().unwrap_or("").to_owned(),
+        "bytes/s" => short_rate(number),
         "bytes" => bytes_text(number),
         "s" => time_text(number),
         _ => format!("{:.1} %", number * 100.0),
     }
 }
 
+/// A drawing or table that is wider than a small screen: it scrolls in itself, by keyboard too.
+fn wide(page: &mut String, label: &str, what: &str) {
+    add(
+        page,
+        &format!("<div class=\"wide\" tabindex=\"0\" role=\"region\" aria-label=\"{label}\">{what}</div>"),
+    );
+}
+
+/// A table with a head.
+fn table(page: &mut String, label: &str, head: &[String], rows: &[Vec<String>]) {
+    let mut text = String::from("<table><thead><tr>");
+    for cell in head {
+        let _ = write!(text, "<th scope=\"col\">{cell}</th>");
+    }
+    text.push_str("</tr></thead><tbody>\n");
+    for row in rows {
+        text.push_str("<tr>");
+        for cell in row {
+            let _ = write!(text, "<td>{cell}</td>");
+        }
+        text.push_str("</tr>\n");
+    }
+    text.push_str("</tbody></table>");
+    wide(page, label, &text);
+}
+
+fn owned<const N: usize>(cells: [&str; N]) -> Vec<String> {
+    cells.map(str::to_owned).to_vec()
+}
+
 fn curve(r: &Report, page: &mut String) {
     add(page, "<section id=\"bandwidth\"><h2>The smallest link for an RPO</h2><figure>");
-    add(page, &chart::curve(r));
+    wide(page, "The smallest link over the RPO", &chart::curve(r));
     add(
         page,
         "<figcaption>Every byte written was at the other side within the RPO with this link, and was not with a link 1 % smaller. Both axes are logarithmic.</figcaption></figure>",
     );
-    add(
-        page,
-        "<details open><summary>As numbers</summary><table><thead><tr><th scope=\"col\">RPO</th><th scope=\"col\">Of the time</th><th scope=\"col\">Link</th><th scope=\"col\">I/O by I/O</th></tr></thead><tbody>",
-    );
-    for q in &r.required_bandwidth {
-        let exact = q.bytes_per_second_exact.map_or_else(|| "–".to_owned(), rate_text);
-        let share = (q.coverage * 1e5).round() / 1e3;
-        add(
-            page,
-            &format!(
-                "<tr><td>{}</td><td>{share} %</td><td>{}</td><td>{exact}</td></tr>",
-                time_text(q.rpo_seconds),
-                rate_text(q.bytes_per_second)
-            ),
-        );
-    }
-    add(page, "</tbody></table></details></section>");
+    add(page, "<details open><summary>As numbers, by the share of the time</summary>");
+    let shares: Vec<f64> = {
+        let first = r.required_bandwidth.first().map(|q| q.rpo_seconds);
+        r.required_bandwidth.iter().filter(|q| Some(q.rpo_seconds) == first).map(|q| q.coverage).collect()
+    };
+    let mut head = owned(["RPO"]);
+    head.extend(shares.iter().map(|share| format!("{} %", (share * 1e5).round() / 1e3)));
+    head.push("100 %, I/O by I/O".to_owned());
+    let rows: Vec<Vec<String>> = r
+        .required_bandwidth
+        .chunks(shares.len().max(1))
+        .map(|of_rpo| {
+            let mut row: Vec<String> = of_rpo.first().map(|q| time_text(q.rpo_seconds)).into_iter().collect();
+            row.extend(of_rpo.iter().map(|q| short_rate(q.bytes_per_second)));
+            let exact = of_rpo.iter().find_map(|q| q.bytes_per_second_exact);
+            row.push(exact.map_or_else(|| "–".to_owned(), short_rate));
+            row
+        })
+        .collect();
+    table(page, "The smallest link in numbers", &head, &rows);
+    add(page, "</details></section>");
 }
 
 fn timeline(r: &Report, page: &mut String) {
     add(page, "<section id=\"time\"><h2>Writes over time</h2><figure>");
-    add(page, &chart::writes(r));
+    wide(page, "Writes over time", &chart::writes(r));
     add(
         page,
-        "<figcaption>Blue, filled: the mean of each stretch. Vermilion, the line above: its busiest second. The rates are logarithmic.</figcaption></figure>",
+        "<figcaption>Filled: the mean of each stretch. The line above: its busiest second. The rates are logarithmic.</figcaption></figure>",
     );
     if let Some(link) = &r.link {
         let rpo = link.achievable_rpo_seconds.map_or_else(
@@ -183,8 +227,9 @@ fn timeline(r: &Report, page: &mut String) {
                 rate_text(link.mean_bytes_per_second)
             ),
         );
-        add(page, &chart::lag(r, link));
+        wide(page, "Lag over time", &chart::lag(r, link));
         add(page, "<figcaption>The longest lag of each stretch.</figcaption></figure>");
+        violations(link, page);
     }
     add(page, "</section>");
 }
@@ -192,17 +237,17 @@ fn timeline(r: &Report, page: &mut String) {
 fn week(r: &Report, page: &mut String) {
     if let Some(week) = &r.week {
         add(page, "<section><h2>Day and week</h2><figure>");
-        add(page, &chart::heat(week));
+        wide(page, "Writes by hour of the week", &chart::heat(week));
         add(
             page,
-            "<figcaption>Bytes written by hour of the week, UTC; darker is more, white is nothing.</figcaption></figure></section>",
+            "<figcaption>Bytes written by hour of the week, UTC; the stronger the colour, the more; an empty hour has none.</figcaption></figure></section>",
         );
     }
 }
 
 fn sizes(r: &Report, page: &mut String) {
     add(page, "<section id=\"sizes\"><h2>Sizes of writes</h2><figure>");
-    add(page, &chart::bars(&r.write_sizes, "Writes by size", &|v| bytes_power(v)));
+    wide(page, "Sizes of writes", &chart::bars(&r.write_sizes, "Writes by size", &|v| bytes_power(v)));
     add(
         page,
         &format!(
@@ -212,7 +257,7 @@ fn sizes(r: &Report, page: &mut String) {
     );
     if !r.latency_nanos.is_empty() {
         add(page, "<h2>Latencies</h2><figure>");
-        add(page, &chart::bars(&r.latency_nanos, "I/Os by latency", &|v| time_power(v)));
+        wide(page, "Latencies", &chart::bars(&r.latency_nanos, "I/Os by latency", &|v| time_power(v)));
         add(page, "<figcaption>By powers of two, from the trace.</figcaption></figure>");
     }
     if let Some(c) = &r.coalescing {
@@ -249,24 +294,46 @@ fn time_power(nanos: u64) -> String {
     }
 }
 
+/// How often the link breaks each RPO.
+fn violations(link: &LinkFigures, page: &mut String) {
+    let rows: Vec<Vec<String>> = link
+        .kept
+        .iter()
+        .map(|kept| {
+            let longest = kept.longest.first();
+            let of_longest =
+                |text: &dyn Fn(&ViolationFigures) -> String| longest.map_or_else(|| "–".to_owned(), text);
+            vec![
+                time_text(kept.rpo_seconds),
+                kept.violations.to_string(),
+                time_text(kept.broken_seconds as f64),
+                of_longest(&|v| time_text(v.seconds as f64)),
+                of_longest(&|v| format!("+{}", time_text(v.start_seconds as f64))),
+                of_longest(&|v| v.peak_lag_seconds.map_or_else(|| "never caught up".to_owned(), time_text)),
+            ]
+        })
+        .collect();
+    let head = owned(["RPO", "Times broken", "In all", "Longest", "Begins at", "Lag at its worst"]);
+    table(page, "How often the link breaks an RPO", &head, &rows);
+}
+
 fn outages(r: &Report, page: &mut String) {
-    add(
-        page,
-        "<section id=\"outages\"><h2>When the link is away</h2><table><thead><tr><th scope=\"col\">Outage</th><th scope=\"col\">Spool at its worst</th><th scope=\"col\">Begins at</th><th scope=\"col\">Caught up in</th></tr></thead><tbody>",
-    );
-    for o in &r.outages {
-        let back = o.catch_up_seconds.map_or_else(|| "–".to_owned(), time_text);
-        let mut row = String::new();
-        let _ = write!(
-            row,
-            "<tr><td>{}</td><td>{}</td><td>+{}</td><td>{back}</td></tr>",
-            time_text(o.seconds as f64),
-            bytes_text(o.spool_bytes as f64),
-            time_text(o.worst_begins_seconds as f64)
-        );
-        add(page, &row);
-    }
-    add(page, "</tbody></table></section>");
+    add(page, "<section id=\"outages\"><h2>When the link is away</h2>");
+    let rows: Vec<Vec<String>> = r
+        .outages
+        .iter()
+        .map(|o| {
+            vec![
+                time_text(o.seconds as f64),
+                bytes_text(o.spool_bytes as f64),
+                format!("+{}", time_text(o.worst_begins_seconds as f64)),
+                o.catch_up_seconds.map_or_else(|| "–".to_owned(), time_text),
+            ]
+        })
+        .collect();
+    let head = owned(["Outage", "Spool at its worst", "Begins at", "Caught up in"]);
+    table(page, "Outages", &head, &rows);
+    add(page, "</section>");
 }
 
 fn deployment(r: &Report, page: &mut String) {

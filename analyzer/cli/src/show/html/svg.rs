@@ -86,9 +86,14 @@ impl Chart {
 
     /// Lines across at the ticks of the height, with their text.
     pub(super) fn y_ticks(&mut self, text: &dyn Fn(f64) -> String) {
-        for tick in self.y.ticks() {
+        self.y_ticks_at(&self.y.ticks(), text);
+    }
+
+    /// Lines across at these heights, with their text.
+    pub(super) fn y_ticks_at(&mut self, at: &[f64], text: &dyn Fn(f64) -> String) {
+        for &tick in at {
             let y = self.y(tick);
-            self.add(&format!("<line x1=\"{LEFT}\" y1=\"{y:.1}\" x2=\"{:.1}\" y2=\"{y:.1}\" stroke=\"#ddd\"/><text x=\"{:.1}\" y=\"{:.1}\" text-anchor=\"end\" fill=\"#444\">{}</text>", WIDTH - RIGHT, LEFT - 6.0, y + 4.0, text(tick)));
+            self.add(&format!("<line x1=\"{LEFT}\" y1=\"{y:.1}\" x2=\"{:.1}\" y2=\"{y:.1}\" class=\"grid\"/><text x=\"{:.1}\" y=\"{:.1}\" text-anchor=\"end\" class=\"tick\">{}</text>", WIDTH - RIGHT, LEFT - 6.0, y + 4.0, text(tick)));
         }
     }
 
@@ -97,7 +102,7 @@ impl Chart {
         for &tick in at {
             let x = self.x(tick);
             let y = HEIGHT - BOTTOM;
-            self.add(&format!("<line x1=\"{x:.1}\" y1=\"{y}\" x2=\"{x:.1}\" y2=\"{}\" stroke=\"#888\"/><text x=\"{x:.1}\" y=\"{}\" text-anchor=\"middle\" fill=\"#444\">{}</text>", y + 5.0, y + 20.0, text(tick)));
+            self.add(&format!("<line x1=\"{x:.1}\" y1=\"{y}\" x2=\"{x:.1}\" y2=\"{}\" class=\"mark\"/><text x=\"{x:.1}\" y=\"{}\" text-anchor=\"middle\" class=\"tick\">{}</text>", y + 5.0, y + 20.0, text(tick)));
         }
     }
 
@@ -120,7 +125,7 @@ impl Chart {
     pub(super) fn dot(&mut self, (x, y): (f64, f64), text: &str) {
         let (x, y) = (self.x(x), self.y(y));
         self.add(&format!(
-            "<circle cx=\"{x:.1}\" cy=\"{y:.1}\" r=\"3.5\" fill=\"#0072b2\"><title>{text}</title></circle>"
+            "<circle cx=\"{x:.1}\" cy=\"{y:.1}\" r=\"3.5\" class=\"dot\"><title>{text}</title></circle>"
         ));
     }
 

@@ -107,7 +107,7 @@ mod tests {
             name: "sda".into(),
             number: 0,
             size: 0,
-            partition: false,
+            part: None,
             below: std::collections::BTreeSet::new(),
         };
         let begun = WallTime::from_nanos(1_700_000_000_000_000_000);

@@ -7,14 +7,16 @@ use std::fs::{File, OpenOptions};
 use std::io::Read as _;
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use analyzer_profile::cgp::{EVENTS_PER_FRAME, Record};
+use analyzer_profile::import::{Completion, Latencies};
 use analyzer_profile::live::ring::{Layout, Traced, page};
-use analyzer_profile::{At, Event};
+use analyzer_profile::{At, DeviceNo, Event};
 use tap_block::Clock as _;
 use tap_disk::RealClock;
 
-use super::{Target, number};
+use super::Target;
 use crate::failure::{Failure, say};
 
 const TRACEFS: [&str; 2] = ["/sys/kernel/tracing", "/sys/kernel/debug/tracing"];
@@ -23,9 +25,17 @@ const BUFFER_KIB: &str = "2048";
 /// `O_NONBLOCK` of Linux on every architecture that matters here.
 const NONBLOCK: i32 = 0o4000;
 
+/// An I/O is recorded, with how long it took, when its end was traced, or after this time without.
+const PATIENCE: Duration = Duration::from_secs(1);
+/// An I/O as it is submitted.
+const BEGINS: &str = "block_bio_queue";
+/// Its end: of a disk with a queue of requests, and of one without. An I/O has one of them.
+const ENDS: [&str; 2] = ["block_rq_complete", "block_bio_complete"];
+
 /// See the module.
 pub(super) struct Tracing {
-    layout: Layout,
+    layouts: Vec<Layout>,
+    latencies: Option<Latencies>,
     /// Closed before the instance goes: it does not while somebody reads it.
     pipes: Vec<File>,
     instance: Instance,
@@ -77,6 +87,18 @@ impl Instance {
     }
 }
 
+impl Instance {
+    /// Switches an event on for what is wanted; `None` when it lacks a field that it takes.
+    fn event(&self, name: &str, wanted: &str) -> Result<Option<Layout>, Failure> {
+        let folder = format!("events/block/{name}");
+        let format = std::fs::read_to_string(self.path.join(&folder).join("format")).unwrap_or_default();
+        let Some(layout) = Layout::parse(&format) else { return Ok(None) };
+        self.set(&format!("{folder}/filter"), wanted)?;
+        self.set(&format!("{folder}/enable"), "1")?;
+        Ok(Some(layout))
+    }
+}
+
 /// Instances of recorders that were killed: nobody reads them, so nobody frees their buffers.
 fn clear_leftovers(instances: &Path) {
     for entry in std::fs::read_dir(instances).into_iter().flatten().flatten() {
@@ -89,40 +111,37 @@ fn clear_leftovers(instances: &Path) {
 }
 
 impl Tracing {
-    pub(super) fn start(targets: Vec<Target>) -> Result<Self, Failure> {
-        if let Some(part) = targets.iter().find(|t| t.partition) {
-            return Err(Failure::new(format!("{} is a partition; the kernel traces whole disks", part.name))
-                .fix("name the disk, or record with --mode counters"));
-        }
+    /// Traces the beginnings of I/Os, and with `latency` their ends as well.
+    pub(super) fn start(targets: Vec<Target>, latency: bool) -> Result<Self, Failure> {
         let instance = Instance::create()?;
         instance.set("tracing_on", "0")?;
         instance.set("trace_clock", "mono")?;
         instance.set("buffer_size_kb", BUFFER_KIB)?;
-        let event = "events/block/block_bio_queue";
-        let wanted: Vec<String> = targets.iter().map(|t| format!("dev == {}", t.number)).collect();
-        instance.set(&format!("{event}/filter"), &wanted.join(" || "))?;
-        let format = std::fs::read_to_string(instance.path.join(event).join("format")).unwrap_or_default();
-        let layout = Layout::parse(&format).ok_or_else(|| {
-            Failure::new("this kernel's block_bio_queue has other fields").fix("record with --mode counters")
-        })?;
+        let wanted: Vec<String> = targets.iter().map(Target::filter).collect();
+        let wanted = wanted.join(" || ");
+        let begins = instance.event(BEGINS, &wanted)?;
+        let mut layouts = vec![begins.ok_or_else(|| {
+            Failure::new(format!("this kernel's {BEGINS} has other fields"))
+                .fix("record with --mode counters")
+        })?];
+        for event in ENDS.into_iter().filter(|_| latency) {
+            layouts.extend(instance.event(event, &wanted)?.map(Layout::of_ends));
+        }
         let pipes = pipes(&instance.path)?;
         let size = std::fs::read_to_string(instance.path.join("buffer_subbuf_size_kb")).ok();
         let kib = size.and_then(|s| s.trim().parse::<usize>().ok()).unwrap_or(4).clamp(4, 1024);
-        instance.set(&format!("{event}/enable"), "1")?;
         instance.set("tracing_on", "1")?;
-        let offset = RealClock.wall().nanos().wrapping_sub(monotonic());
-        let last = RealClock.wall();
-        let page = vec![0; kib << 10];
         Ok(Self {
             instance,
-            layout,
+            latencies: (layouts.len() > 1).then(|| Latencies::new(PATIENCE)),
+            layouts,
             pipes,
             targets,
-            offset,
+            offset: RealClock.wall().nanos().wrapping_sub(monotonic()),
             pending: Vec::new(),
-            page,
+            page: vec![0; kib << 10],
             lost_before: 0,
-            last,
+            last: RealClock.wall(),
             paused: None,
             unseen: None,
         })
@@ -135,13 +154,13 @@ impl Tracing {
         let mut lost = false;
         for pipe in &mut self.pipes {
             while let Some(n) = read_page(pipe, &mut self.page)? {
-                lost |= page(self.page.get(..n).unwrap_or(&[]), &self.layout, &mut self.pending);
+                lost |= page(self.page.get(..n).unwrap_or(&[]), &self.layouts, &mut self.pending);
             }
         }
         self.pending.sort_by_key(|t| t.nanos);
         let ready = self.pending.partition_point(|t| t.nanos < sure);
-        let ready: Vec<Event> =
-            self.pending.drain(..ready).collect::<Vec<_>>().iter().filter_map(|t| self.event(t)).collect();
+        let ready: Vec<Traced> = self.pending.drain(..ready).collect();
+        let ready = self.events(&ready);
         let now = At::from_nanos(sure.wrapping_add(self.offset));
         let mut records: Vec<Record> =
             ready.chunks(EVENTS_PER_FRAME).map(|c| Record::Events(c.to_vec())).collect();
@@ -153,13 +172,47 @@ impl Tracing {
         Ok(records)
     }
 
+    /// What was traced as I/Os of the targets; with latencies those whose end is known, or waited for no longer.
+    fn events(&mut self, traced: &[Traced]) -> Vec<Event> {
+        let mut events = Vec::with_capacity(traced.len());
+        let Some(mut latencies) = self.latencies.take() else {
+            events.extend(traced.iter().filter_map(|t| self.event(t)));
+            return events;
+        };
+        for one in traced {
+            match self.event(one) {
+                Some(Event { at, device, kind, offset, length, .. }) if one.end => {
+                    latencies.complete(&Completion { at, device, kind, offset, length });
+                }
+                Some(event) => latencies.submit(event),
+                None => {}
+            }
+        }
+        latencies.release(&mut events);
+        self.latencies = Some(latencies);
+        events
+    }
+
+    /// The last ones, also those whose end is not known.
+    pub(super) fn last(&mut self) -> Result<Vec<Record>, Failure> {
+        let mut records = self.take()?;
+        let mut rest = Vec::new();
+        if let Some(latencies) = &mut self.latencies {
+            latencies.release_all(&mut rest);
+        }
+        records.extend(rest.chunks(EVENTS_PER_FRAME).map(|c| Record::Events(c.to_vec())));
+        Ok(records)
+    }
+
     fn event(&self, traced: &Traced) -> Option<Event> {
-        let place = self.targets.iter().position(|t| t.number == traced.device)?;
+        let (device, offset) = (0..).zip(&self.targets).find_map(|(n, target)| {
+            Some((DeviceNo::new(n), target.place(traced.device, traced.offset, traced.length)?))
+        })?;
         Some(Event {
             at: At::from_nanos(traced.nanos.wrapping_add(self.offset)),
-            device: number(place),
+            device,
             kind: traced.kind,
-            offset: traced.offset,
+            offset,
             length: traced.length,
             latency: None,
         })

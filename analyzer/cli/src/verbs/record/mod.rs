@@ -14,6 +14,7 @@ use analyzer_profile::{At, DeviceNo};
 use tap_block::{Clock as _, WallTime};
 use tap_disk::{AppendFile, RealClock};
 
+use super::told_to_stop;
 use crate::failure::{Failure, say};
 use crate::parse;
 use content::Listening;
@@ -52,6 +53,9 @@ pub struct RecordArgs {
     /// [default: counters, content with --tap]
     #[arg(long, value_enum)]
     mode: Option<RecordMode>,
+    /// Records how long each I/O took as well; with --mode events. It more than doubles the cost
+    #[arg(long, conflicts_with = "tap")]
+    latency: bool,
     /// Our own share of one processor; above it events are left out for a while, and that is recorded
     #[arg(long, value_parser = parse::share, default_value = "3%")]
     max_overhead: f64,
@@ -90,7 +94,7 @@ impl Gathering {
     fn last(&mut self) -> Result<Vec<Record>, Failure> {
         match self {
             Self::Counters(counting) => counting.last(),
-            Self::Events(tracing) => tracing.take(),
+            Self::Events(tracing) => tracing.last(),
         }
     }
 }
@@ -112,6 +116,10 @@ impl RecordArgs {
             (RecordMode::Counters | RecordMode::Events, Some(_)) => {
                 Err(Failure::usage("a tap tells each I/O with its content").fix("leave out --mode"))
             }
+            (RecordMode::Counters, None) if self.latency => {
+                Err(Failure::usage("sums by the second do not tell how long an I/O took")
+                    .fix("add --mode events"))
+            }
             (mode, None) => self.watch(mode, &runtime),
         }
     }
@@ -120,7 +128,7 @@ impl RecordArgs {
         let targets = target::chosen(&self.device)?;
         let mut recording = Recording::open(&self.out)?;
         let gathering = if mode == RecordMode::Events {
-            Gathering::Events(Box::new(Tracing::start(targets.clone())?))
+            Gathering::Events(Box::new(Tracing::start(targets.clone(), self.latency)?))
         } else {
             Gathering::Counters(Counting::new(targets.clone(), RealClock.wall()))
         };
@@ -128,10 +136,13 @@ impl RecordArgs {
         runtime.block_on(self.gather(gathering, recording))
     }
 
-    /// Until the time is over or somebody ends it.
-    async fn told_to_stop(&self) -> Result<(), Failure> {
+    /// Waits until the time is over or somebody ends it; from now on a signal is not missed.
+    fn until_told(&self) -> Result<impl Future<Output = ()> + use<>, Failure> {
         let end = tokio::time::sleep(self.time.unwrap_or(FOR_EVER));
-        tokio::select! { () = end => Ok(()), stopped = told_to_stop() => stopped }
+        let told = told_to_stop()?;
+        Ok(async move {
+            tokio::select! { () = end => {}, () = told => {} }
+        })
     }
 
     async fn listen(&self, tap: &Path) -> Result<(), Failure> {
@@ -140,12 +151,12 @@ impl RecordArgs {
         recording.go_on()?;
         let mut keep = tokio::time::interval(KEEP_EACH);
         let cost = Cost::begin();
-        let mut stop = std::pin::pin!(self.told_to_stop());
+        let mut stop = std::pin::pin!(self.until_told()?);
         self.say_begun();
         loop {
             tokio::select! {
                 biased;
-                stopped = &mut stop => { stopped?; break }
+                () = &mut stop => break,
                 _ = keep.tick() => recording.keep()?,
                 taken = listening.take(&mut recording) => taken?,
             }
@@ -161,12 +172,12 @@ impl RecordArgs {
         let mut keep = tokio::time::interval(KEEP_EACH);
         let mut look = tokio::time::interval(LOOK_EACH);
         let mut cost = Cost::begin();
-        let mut stop = std::pin::pin!(self.told_to_stop());
+        let mut stop = std::pin::pin!(self.until_told()?);
         self.say_begun();
         loop {
             tokio::select! {
                 biased;
-                stopped = &mut stop => { stopped?; break }
+                () = &mut stop => break,
                 _ = tick.tick() => recording.add(&gathering.take(RealClock.wall())?)?,
                 _ = keep.tick() => recording.keep()?,
                 _ = look.tick() => if let Gathering::Events(tracing) = &mut gathering {
@@ -180,16 +191,6 @@ impl RecordArgs {
 
     fn say_begun(&self) {
         say(&format!("recording into {}; Ctrl-C ends it and keeps what was recorded", self.out.display()));
-    }
-}
-
-async fn told_to_stop() -> Result<(), Failure> {
-    let failed = |e: std::io::Error| Failure::new("cannot wait for signals").because(e);
-    let mut terminate =
-        tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate()).map_err(failed)?;
-    tokio::select! {
-        stopped = tokio::signal::ctrl_c() => stopped.map_err(failed),
-        _ = terminate.recv() => Ok(()),
     }
 }
 
@@ -243,7 +244,7 @@ impl Recording {
     fn finish(mut self, cost: &Cost) -> Result<(), Failure> {
         self.keep()?;
         say(&format!(
-            "{} I/Os recorded; own share of a processor: {:.2} %",
+            "{} I/Os recorded; own share of a processor: {:.3} %",
             self.taken,
             cost.whole() * 100.0
         ));
@@ -330,11 +331,8 @@ impl Cost {
 
     /// Nanoseconds on the clock, seconds of processor.
     fn now() -> (u64, f64) {
-        let text = std::fs::read_to_string("/proc/self/stat").unwrap_or_default();
-        // Behind the name in parentheses; utime and stime are the 14th and 15th field, in hundredths of a second.
-        let mut fields = text.rsplit(')').next().unwrap_or("").split_ascii_whitespace().skip(11);
-        let mut ticks = || fields.next().and_then(|f| f.parse::<u32>().ok()).map_or(0.0, f64::from);
-        (RealClock.monotonic().nanos(), (ticks() + ticks()) / 100.0)
+        let spent = rustix::time::clock_gettime(rustix::time::ClockId::ProcessCPUTime);
+        (RealClock.monotonic().nanos(), spent.tv_sec as f64 + spent.tv_nsec as f64 / 1e9)
     }
 
     fn share(from: (u64, f64), to: (u64, f64)) -> f64 {
