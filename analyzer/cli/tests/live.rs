@@ -11,6 +11,7 @@ use std::io::{BufRead as _, BufReader, Write as _};
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStderr, Command, Stdio};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use analyzer_profile::cgp::{Clock, Mode, Record, Source, encode};
 use analyzer_profile::{At, DeviceNo, Event, Kind, Sampler};
@@ -170,6 +171,13 @@ impl Drop for Loop {
     }
 }
 
+/// Tests that record disks run one after another: a number that one gives back is the next one's loop device at once, and what
+/// they trace is the same kernel's.
+fn alone() -> MutexGuard<'static, ()> {
+    static TURN: Mutex<()> = Mutex::new(());
+    TURN.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
 /// What the test needs, or why it does not run.
 fn machine(folder: &Path) -> Option<Loop> {
     let fio = Command::new("fio").arg("--version").stdout(Stdio::null()).status().is_ok();
@@ -187,6 +195,7 @@ fn instances() -> Vec<PathBuf> {
 
 #[test]
 fn every_write_is_there_once_and_a_kill_loses_none_that_was_kept() {
+    let _alone = alone();
     let tmp = tempfile::tempdir().unwrap();
     let Some(disk) = machine(tmp.path()) else { return };
     let out = tmp.path().join("run.cgp");
@@ -223,6 +232,7 @@ fn every_write_is_there_once_and_a_kill_loses_none_that_was_kept() {
 
 #[test]
 fn a_partition_is_recorded_apart_from_its_neighbour() {
+    let _alone = alone();
     let tmp = tempfile::tempdir().unwrap();
     if machine(tmp.path()).is_none() {
         return;
@@ -247,6 +257,7 @@ fn a_partition_is_recorded_apart_from_its_neighbour() {
 
 #[test]
 fn an_io_is_recorded_with_how_long_it_took() {
+    let _alone = alone();
     let tmp = tempfile::tempdir().unwrap();
     let Some(disk) = machine(tmp.path()) else { return };
     let out = tmp.path().join("run.cgp");
@@ -262,6 +273,7 @@ fn an_io_is_recorded_with_how_long_it_took() {
 
 #[test]
 fn counters_need_no_privilege_and_sum_the_same() {
+    let _alone = alone();
     let tmp = tempfile::tempdir().unwrap();
     let Some(disk) = machine(tmp.path()) else { return };
     let out = tmp.path().join("run.cgp");
@@ -328,6 +340,7 @@ fn what_a_tap_tells_is_recorded_also_when_it_was_away() {
 
 #[test]
 fn a_device_that_vanishes_is_told_and_what_was_recorded_stays() {
+    let _alone = alone();
     let tmp = tempfile::tempdir().unwrap();
     if machine(tmp.path()).is_none() {
         return;
