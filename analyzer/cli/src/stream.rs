@@ -417,6 +417,10 @@ impl Merged {
                     self.ready.push_back(Record::Device { device, name });
                 }
             }
+            Record::Content(mut content) => {
+                content.device = self.devices.number(stream, content.device);
+                self.ready.push_back(Record::Content(content));
+            }
             Record::Source(source) => self.source(source),
             other => self.ready.push_back(other),
         }

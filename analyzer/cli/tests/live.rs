@@ -7,10 +7,14 @@
     reason = "tests"
 )]
 
-use std::io::{BufRead as _, BufReader};
+use std::io::{BufRead as _, BufReader, Write as _};
+use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStderr, Command, Stdio};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
+use analyzer_profile::cgp::{Clock, Mode, Record, Source, encode};
+use analyzer_profile::{At, DeviceNo, Event, Kind, Sampler};
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 
@@ -50,7 +54,19 @@ impl Recorder {
 
     fn start_with(device: &str, more: &[&str], out: &Path) -> Self {
         let mut command = program();
-        command.args(["record", "--device", device, "--max-overhead", "100%", "--out"]).arg(out).args(more);
+        command.args(["record", "--device", device, "--max-overhead", "100%"]).args(more);
+        Self::begin(command, out)
+    }
+
+    /// The same of a tap.
+    fn of_tap(socket: &Path, out: &Path) -> Self {
+        let mut command = Command::new(PROGRAM);
+        command.args(["record", "--tap"]).arg(format!("unix:{}", socket.display()));
+        Self::begin(command, out)
+    }
+
+    fn begin(mut command: Command, out: &Path) -> Self {
+        command.arg("--out").arg(out);
         let mut child = command.stderr(Stdio::piped()).spawn().unwrap();
         let mut stderr = BufReader::new(child.stderr.take().unwrap());
         let (mut line, mut all) = (String::new(), String::new());
@@ -65,6 +81,15 @@ impl Recorder {
     fn signal(&self, signal: Signal) {
         let pid = Pid::from_raw(i32::try_from(self.child.id()).unwrap()).unwrap();
         kill_process(pid, signal).unwrap();
+    }
+
+    /// Waits until it has said that.
+    fn wait_for(&mut self, text: &str) {
+        let mut line = String::new();
+        while !line.contains(text) {
+            line.clear();
+            assert!(self.stderr.read_line(&mut line).unwrap() > 0, "it ended");
+        }
     }
 
     /// Ends it as Ctrl-C does; what it said.
@@ -146,6 +171,13 @@ impl Drop for Loop {
     }
 }
 
+/// Tests that record disks run one after another: a number that one gives back is the next one's loop device at once, and what
+/// they trace is the same kernel's.
+fn alone() -> MutexGuard<'static, ()> {
+    static TURN: Mutex<()> = Mutex::new(());
+    TURN.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
 /// What the test needs, or why it does not run.
 fn machine(folder: &Path) -> Option<Loop> {
     let fio = Command::new("fio").arg("--version").stdout(Stdio::null()).status().is_ok();
@@ -163,6 +195,7 @@ fn instances() -> Vec<PathBuf> {
 
 #[test]
 fn every_write_is_there_once_and_a_kill_loses_none_that_was_kept() {
+    let _alone = alone();
     let tmp = tempfile::tempdir().unwrap();
     let Some(disk) = machine(tmp.path()) else { return };
     let out = tmp.path().join("run.cgp");
@@ -173,7 +206,7 @@ fn every_write_is_there_once_and_a_kill_loses_none_that_was_kept() {
     let said = recorder.stop();
     assert!(said.contains("own share of a processor"), "{said}");
     let first = report(&out);
-    assert_eq!(first["writes"]["count"], 2048 + 16);
+    assert_eq!(first["writes"]["count"], 2048 + 16, "{said}");
     assert_eq!(first["writes"]["bytes"], 9 << 20);
     assert_eq!(first["write_sizes"], serde_json::json!([[4096, 2048], [65536, 16]]));
     assert_eq!(first["quality"]["lost_events"], 0);
@@ -199,6 +232,7 @@ fn every_write_is_there_once_and_a_kill_loses_none_that_was_kept() {
 
 #[test]
 fn a_partition_is_recorded_apart_from_its_neighbour() {
+    let _alone = alone();
     let tmp = tempfile::tempdir().unwrap();
     if machine(tmp.path()).is_none() {
         return;
@@ -223,6 +257,7 @@ fn a_partition_is_recorded_apart_from_its_neighbour() {
 
 #[test]
 fn an_io_is_recorded_with_how_long_it_took() {
+    let _alone = alone();
     let tmp = tempfile::tempdir().unwrap();
     let Some(disk) = machine(tmp.path()) else { return };
     let out = tmp.path().join("run.cgp");
@@ -238,6 +273,7 @@ fn an_io_is_recorded_with_how_long_it_took() {
 
 #[test]
 fn counters_need_no_privilege_and_sum_the_same() {
+    let _alone = alone();
     let tmp = tempfile::tempdir().unwrap();
     let Some(disk) = machine(tmp.path()) else { return };
     let out = tmp.path().join("run.cgp");
@@ -249,8 +285,62 @@ fn counters_need_no_privilege_and_sum_the_same() {
     assert!(found["required_bandwidth"][0]["bytes_per_second_exact"].is_null());
 }
 
+/// What a tap tells: a second of writes with their content.
+fn told(from: u64) -> Vec<u8> {
+    let mut sampler = Sampler::new(DeviceNo::new(0), from);
+    let block = vec![7; 4096];
+    let event = |n: u64| Event {
+        at: At::from_nanos((from + n) * 1_000_000),
+        device: DeviceNo::new(0),
+        kind: Kind::Write,
+        offset: n * 4096,
+        length: 4096,
+        latency: None,
+    };
+    let events: Vec<Event> = (0..1000).map(event).collect();
+    events.iter().for_each(|e| sampler.write(e.at, e.offset, &block));
+    let (host, origin) = ("db01".to_owned(), "a test".to_owned());
+    let source = Source { clock: Clock::Wall, mode: Mode::Events, host, origin };
+    let device = Record::Device { device: DeviceNo::new(0), name: "web01".to_owned() };
+    let mut bytes = Vec::new();
+    for record in
+        [Record::Source(source), device, Record::Events(events), Record::Content(sampler.take().unwrap())]
+    {
+        encode(&record, &mut bytes).unwrap();
+    }
+    bytes
+}
+
+#[test]
+fn what_a_tap_tells_is_recorded_also_when_it_was_away() {
+    let tmp = tempfile::tempdir().unwrap();
+    let (socket, out) = (tmp.path().join("profile.sock"), tmp.path().join("run.cgp"));
+    let tap = UnixListener::bind(&socket).unwrap();
+    let mut recorder = Recorder::of_tap(&socket, &out);
+    let (mut link, _) = tap.accept().unwrap();
+    link.write_all(&told(1_700_000_000_000)).unwrap();
+    drop(link);
+    recorder.wait_for("the tap has gone");
+    let (mut link, _) = tap.accept().unwrap();
+    link.write_all(&told(1_700_000_060_000)).unwrap();
+    drop(link);
+    recorder.wait_for("the tap has gone");
+    let said = recorder.stop();
+    assert!(said.contains("2000 I/Os recorded"), "{said}");
+    let found = report(&out);
+    assert_eq!(found["writes"]["count"], 2000);
+    assert_eq!(
+        (&found["content"]["blocks"], &found["on_the_link"]["source"]),
+        (&2000.into(), &"measured".into())
+    );
+    assert!(found["content"]["stored_share"].as_f64().unwrap() < 0.05, "{}", found["content"]);
+    assert!(found["quality"]["lost_seconds"].as_f64().unwrap() > 50.0, "the pause is told");
+    assert_eq!(found["devices"], serde_json::json!(["web01"]));
+}
+
 #[test]
 fn a_device_that_vanishes_is_told_and_what_was_recorded_stays() {
+    let _alone = alone();
     let tmp = tempfile::tempdir().unwrap();
     if machine(tmp.path()).is_none() {
         return;
@@ -265,11 +355,7 @@ fn a_device_that_vanishes_is_told_and_what_was_recorded_stays() {
         std::thread::yield_now();
     }
     drop(disk);
-    let mut line = String::new();
-    while !line.contains("has gone; recording goes on") {
-        line.clear();
-        assert!(recorder.stderr.read_line(&mut line).unwrap() > 0, "it ended");
-    }
+    recorder.wait_for("has gone; recording goes on");
     recorder.stop();
     assert_eq!(report(&out)["writes"]["bytes"], 4 << 20);
 }
@@ -284,4 +370,12 @@ fn what_cannot_be_recorded_is_said() {
         String::from_utf8(done.stderr).unwrap()
     };
     assert!(record("nosuchdisk", &tmp.path().join("a")).contains("no block device"));
+    let words = ["record", "--device", "nosuchdisk", "--latency", "--out"];
+    let done = Command::new(PROGRAM).args(words).arg(tmp.path().join("c")).output().unwrap();
+    let said = String::from_utf8(done.stderr).unwrap();
+    assert!(!done.status.success() && said.contains("--mode events"), "{said}");
+    let words = ["record", "--tap", "unix:/nonexistent/p", "--out"];
+    let done = Command::new(PROGRAM).args(words).arg(tmp.path().join("b")).output().unwrap();
+    let said = String::from_utf8(done.stderr).unwrap();
+    assert!(!done.status.success() && said.contains("--profile unix:/nonexistent/p"), "{said}");
 }

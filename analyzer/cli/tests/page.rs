@@ -44,7 +44,7 @@ fn a_browser_shows_the_report_and_its_console_stays_empty() {
     assert!(Command::new(PROGRAM).args(report).arg(&page).output().unwrap().status.success());
     let Some((shown, console)) = open(&page) else { return };
     assert_eq!(console, Vec::<String>::new());
-    assert!(shown.contains("6 min 19 s") && shown.matches("<svg").count() >= 4, "{shown}");
+    assert!(shown.contains("6 min 33 s") && shown.matches("<svg").count() >= 4, "{shown}");
     assert!(shown.contains("tabindex=\"0\" role=\"region\""), "what scrolls is reached by keyboard");
     // A page that does complain is heard.
     let text = std::fs::read_to_string(&page).unwrap();

@@ -1,36 +1,8 @@
 //! One I/O as a trace tells it.
 
-use std::time::Duration;
-
-/// A moment of a trace in nanoseconds: since 1970 in UTC where the trace says so, else since a start of its own.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
-pub struct At(u64);
-
-impl At {
-    /// From nanoseconds.
-    #[must_use]
-    pub const fn from_nanos(nanos: u64) -> Self {
-        Self(nanos)
-    }
-
-    /// Nanoseconds.
-    #[must_use]
-    pub const fn nanos(self) -> u64 {
-        self.0
-    }
-
-    /// Nanoseconds since `earlier`; 0 when that lies ahead.
-    #[must_use]
-    pub const fn since(self, earlier: Self) -> u64 {
-        self.0.saturating_sub(earlier.0)
-    }
-
-    /// This moment moved forward.
-    #[must_use]
-    pub fn plus(self, by: Duration) -> Self {
-        Self(self.0.saturating_add(u64::try_from(by.as_nanos()).unwrap_or(u64::MAX)))
-    }
-}
+/// A moment of a trace: since 1970 in UTC where the trace says so, else since a start of its own
+/// ([`Clock`](crate::cgp::Clock) of its source tells which).
+pub type At = tap_block::WallTime;
 
 /// A device within one trace or profile, numbered as it first comes up.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]

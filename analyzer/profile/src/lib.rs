@@ -19,6 +19,7 @@
 
 pub mod bins;
 pub mod cgp;
+pub mod content;
 pub mod event;
 pub mod histogram;
 pub mod import;
@@ -31,6 +32,7 @@ pub mod report;
 pub mod synth;
 
 pub use bins::{Bin, Bins};
+pub use content::{Content, Sampler};
 pub use event::{At, DeviceNo, Event, Kind};
 pub use histogram::Histogram;
 pub use profile::Profile;

@@ -9,7 +9,9 @@ use crate::bins::{BIN, Bin, Bins};
 use crate::cgp::{Clock, Record, Source, Tally};
 use crate::event::{At, DeviceNo, Event, Kind};
 use crate::histogram::Histogram;
+use crate::model::batches::{Batches, Stored};
 use crate::model::coalescing::Coalescing;
+use crate::model::content::Contents;
 use crate::model::requirement::{Rate, Requirement};
 use merge::Run;
 
@@ -70,8 +72,15 @@ pub struct Profile {
     /// Events that came later than one with a later time. They count in their second; the exact figure takes them as
     /// of the time they came.
     pub backwards: u64,
+    /// Bytes of all writes, each rounded out to whole blocks: what travels is whole blocks.
+    pub whole_bytes: u64,
+    /// What was seen of their content.
+    pub contents: Contents,
     coalescing: Coalescing,
+    batches: BTreeMap<DeviceNo, Batches>,
     ends: HashMap<DeviceNo, Run>,
+    /// Where the furthest write to each device ended.
+    reach: HashMap<DeviceNo, u64>,
     first: Option<At>,
     last: At,
     bins: Bins,
@@ -99,9 +108,10 @@ impl Profile {
             Record::Counters { at, bin, .. } => self.second(at, bin),
             Record::Loss { from, to, events } => {
                 self.losses.events = self.losses.events.saturating_add(events);
-                self.losses.nanos = self.losses.nanos.saturating_add(to.since(from));
+                self.losses.nanos = self.losses.nanos.saturating_add(between(from, to));
             }
             Record::Tally(tally) => self.tally.add(&tally),
+            Record::Content(content) => self.contents.add(&content),
         }
     }
 
@@ -131,6 +141,11 @@ impl Profile {
         self.writes.add(1, event.length);
         self.write_sizes.add(event.length);
         let end = event.offset.saturating_add(event.length);
+        let whole = whole_blocks(event.offset, end);
+        self.whole_bytes = self.whole_bytes.saturating_add(whole);
+        self.batches.entry(event.device).or_default().write(event.at, whole / tap_block::BLOCK_SIZE);
+        let reach = self.reach.entry(event.device).or_default();
+        *reach = end.max(*reach);
         if let Some(run) = self.ends.get_mut(&event.device) {
             self.sequential_writes += u64::from(run.end == event.offset);
             (run.end, run.end_at) = (end, event.at);
@@ -148,6 +163,8 @@ impl Profile {
     fn second(&mut self, at: At, bin: Bin) {
         self.summed = true;
         self.writes.add(u64::from(bin.writes), bin.write_bytes);
+        // Where they lie is not known; a file system writes whole blocks.
+        self.whole_bytes = self.whole_bytes.saturating_add(bin.write_bytes);
         self.reads.add(u64::from(bin.reads), bin.read_bytes);
         let second = self.second_of(at);
         self.bins.add(second, bin);
@@ -160,7 +177,7 @@ impl Profile {
             self.backwards += 1;
         }
         self.last = self.last.max(at);
-        at.since(first) / BIN
+        between(first, at) / BIN
     }
 
     fn put_current(&mut self) {
@@ -196,6 +213,25 @@ impl Profile {
         known.filter(|_| !self.summed).map(Requirement::rate)
     }
 
+    /// Bytes up to the furthest write of each device, in all: the disks are at least so large.
+    #[must_use]
+    pub fn reach(&self) -> u64 {
+        self.reach.values().fold(0, |sum, &bytes| sum.saturating_add(bytes))
+    }
+
+    /// What a journal takes for all writes beside the blocks: the least and the most.
+    #[must_use]
+    pub fn framing(&self, stored: Stored) -> (f64, f64) {
+        let each = self.batches.values().map(|batches| batches.overhead(stored));
+        each.fold((0.0, 0.0), |(least, most), (l, m)| (least + l, most + m))
+    }
+
+    /// Blocks of the largest batch of any device.
+    #[must_use]
+    pub fn largest_batch(&self) -> u64 {
+        self.batches.values().map(Batches::largest).max().unwrap_or(0)
+    }
+
     /// What thinning keeps.
     #[must_use]
     pub const fn coalescing(&self) -> &Coalescing {
@@ -221,7 +257,7 @@ impl Profile {
     }
 
     fn nanos(&self) -> u64 {
-        self.first.map_or(0, |first| self.last.since(first))
+        self.first.map_or(0, |first| between(first, self.last))
     }
 
     /// Do the times of all sources count from 1970, so that hours and weekdays are known?
@@ -229,4 +265,15 @@ impl Profile {
     pub fn has_wall_clock(&self) -> bool {
         !self.sources.is_empty() && self.sources.iter().all(|s| s.clock == Clock::Wall)
     }
+}
+
+/// Bytes of the blocks that a stretch touches.
+const fn whole_blocks(from: u64, end: u64) -> u64 {
+    let block = tap_block::BLOCK_SIZE;
+    if from >= end { 0 } else { (end.div_ceil(block) - from / block).saturating_mul(block) }
+}
+
+/// Nanoseconds; 0 when `from` lies behind `to`.
+const fn between(from: At, to: At) -> u64 {
+    to.nanos().saturating_sub(from.nanos())
 }

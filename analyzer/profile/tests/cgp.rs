@@ -2,10 +2,13 @@
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, missing_docs, reason = "tests")]
 
 use analyzer_profile::cgp::{CgpError, Clock, Found, Mode, Reader, Record, Source, Tally, encode};
+use analyzer_profile::content::{Content, Packed};
 use analyzer_profile::{At, Bin, DeviceNo, Event, Kind};
 use proptest::prelude::*;
 
 const GOLDEN: &[u8] = include_bytes!("golden/v1.cgp");
+/// A kind that came later: readers from before it leave it out and say so.
+const GOLDEN_CONTENT: &[u8] = include_bytes!("golden/content.cgp");
 
 fn records() -> Vec<Record> {
     let event = |at: u64, device: u32, kind, offset: u64, length: u64, latency| Event {
@@ -65,6 +68,42 @@ fn version_1_is_what_it_was() {
     let expected: Vec<_> = records().into_iter().map(Found::Record).collect();
     assert_eq!(found(GOLDEN, 4096), expected);
     assert_eq!(found(GOLDEN, 1), expected);
+}
+
+fn content() -> Content {
+    Content {
+        from: At::from_nanos(1_700_000_000_000_000_000),
+        to: At::from_nanos(1_700_000_001_000_000_000),
+        device: DeviceNo::new(7),
+        blocks: 300,
+        zeroes: 44,
+        packed: Packed { count: 16, bytes: 30_000, squares: 70_000_000 },
+        share_bits: 4,
+        hashes: vec![0, 0x0fff_ffff_ffff_ffff, 0x0123_4567_89ab_cdef],
+    }
+}
+
+#[test]
+fn content_frames_are_what_they_were() {
+    let records = [Record::Content(content())];
+    assert_eq!(encoded(&records), GOLDEN_CONTENT, "the format changed: that takes a new kind");
+    assert_eq!(found(GOLDEN_CONTENT, 3), records.map(Found::Record));
+}
+
+#[test]
+fn content_that_cannot_be_is_refused() {
+    let refused = |change: &dyn Fn(&mut Content)| {
+        let mut content = content();
+        change(&mut content);
+        let mut reader = Reader::default();
+        reader.push(&encoded(&[Record::Content(content)]));
+        matches!(reader.next(true), Err(CgpError::Body(_)))
+    };
+    assert!(!refused(&|_| ()));
+    assert!(refused(&|c| c.zeroes = 301), "more zeroes than blocks");
+    assert!(refused(&|c| c.packed.count = 257), "more packed than not all zeroes");
+    assert!(refused(&|c| c.hashes.push(1 << 60)), "a hash of another sample");
+    assert!(refused(&|c| c.share_bits = 64), "of one in 2^64");
 }
 
 #[test]

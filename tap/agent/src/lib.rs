@@ -5,6 +5,7 @@
 //!                               │        ▲                              │
 //!                               └──► the disk itself                 spool on disk
 //!                                        keeper: activity log, LSN reservation
+//!                                        profiling: what guests do, for the analyzer
 //! ```
 //!
 //! Architecture invariants: a guest's write waits for nothing but its own disk (and, the first time in a while that it
@@ -16,6 +17,7 @@ mod exports;
 mod group;
 mod local;
 mod memory;
+mod profiling;
 mod protect;
 mod state;
 mod tap;
@@ -30,6 +32,7 @@ use std::path::PathBuf;
 use tap_block::Name;
 
 pub use group::{Barriers, GroupOf};
+pub use profiling::ProfileTo;
 pub use protect::ProtectError;
 pub use tap::{StartError, Tap, TapConfig, VolumeStatus};
 

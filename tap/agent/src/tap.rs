@@ -13,9 +13,10 @@ use thiserror::Error;
 
 use crate::exports::Disks;
 use crate::group::{Barriers, Group, GroupOf};
+use crate::profiling::Profiler;
 use crate::protect::{Protected, Upward};
 use crate::targets::{DiskTargets, LUN, target_name};
-use crate::{Limits, Protect, ProtectError};
+use crate::{Limits, ProfileTo, Protect, ProtectError};
 
 /// Guests that are idle are given this long to hear the end of their connections.
 const FRONT_DRAIN: Duration = Duration::from_secs(3);
@@ -46,6 +47,8 @@ pub struct TapConfig {
     pub groups: Vec<GroupOf>,
     /// How often a barrier is put over a group that was written to.
     pub group_interval: Duration,
+    /// Where what guests do is told to the analyzer.
+    pub profile: Option<ProfileTo>,
 }
 
 /// Why a tap does not start.
@@ -65,6 +68,9 @@ pub enum StartError {
         /// Why, and what to do.
         why: String,
     },
+    /// What guests do cannot be told to the analyzer.
+    #[error("no profile can be kept: {0}; give --profile another place, or leave it out")]
+    Profile(std::io::Error),
     /// The tap is being stopped.
     #[error("the tap stops: protect the disk when it runs again")]
     Stopping,
@@ -85,6 +91,7 @@ pub struct Tap {
     limits: Limits,
     upward: Upward,
     groups: Vec<Arc<Group>>,
+    profiler: Option<Profiler>,
     /// Each puts barriers over a group.
     barriers: Mutex<Vec<JoinHandle<()>>>,
 }
@@ -113,8 +120,11 @@ impl Tap {
         let upward = Upward { cx: config.cx, hub: config.hub, sender: format!("tap {}", std::process::id()) };
         let (dir, limits) = (config.data.join("tap"), config.limits);
         let (mut volumes, disks) = (Vec::new(), Arc::new(Disks::default()));
+        let profiler =
+            config.profile.as_ref().map(Profiler::start).transpose().map_err(StartError::Profile)?;
         for what in &config.protect {
             let protected = Protected::start(what, &dir, limits, &upward, &|_| ())?;
+            observe(profiler.as_ref(), &protected);
             disks.add(protected.id, &protected.volume);
             volumes.push(protected);
         }
@@ -126,7 +136,7 @@ impl Tap {
         let barriers = put_barriers(&groups)?;
         let (volumes, front) = (Mutex::new(Some(volumes)), Arc::new(front));
         let barriers = Mutex::new(barriers);
-        Ok(Self { volumes, disks, front, iscsi, dir, limits, upward, groups, barriers })
+        Ok(Self { volumes, disks, front, iscsi, dir, limits, upward, groups, profiler, barriers })
     }
 
     /// Protects another disk, which can be used at once. Blocks while it is opened; must be called inside a tokio runtime.
@@ -147,6 +157,7 @@ impl Tap {
         let there = volumes.iter().map(|v| Protect { name: v.volume.name().clone(), path: v.path.clone() });
         refuse_doubles(&there.chain([what.clone()]).collect::<Vec<_>>())?;
         let protected = Protected::start(what, &self.dir, self.limits, &self.upward, told)?;
+        observe(self.profiler.as_ref(), &protected);
         self.disks.add(protected.id, &protected.volume);
         let status = self.status(&protected);
         volumes.push(protected);
@@ -204,11 +215,22 @@ impl Tap {
                 volumes.into_iter().map(|v| std::thread::spawn(move || v.stop(share))).collect();
             stops.into_iter().all(|s| s.join().unwrap_or(false)) && barred
         });
-        stopped.await.unwrap_or(false)
+        let stopped = stopped.await.unwrap_or(false);
+        if let Some(profiler) = &self.profiler {
+            profiler.stop();
+        }
+        stopped
     }
 
     fn lock(&self) -> MutexGuard<'_, Option<Vec<Protected>>> {
         self.volumes.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Before guests can use it: no write of theirs is missed.
+fn observe(profiler: Option<&Profiler>, protected: &Protected) {
+    if let Some(profiler) = profiler {
+        protected.volume.observe(profiler.probe(protected.volume.name()));
     }
 }
 

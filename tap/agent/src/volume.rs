@@ -23,6 +23,7 @@ use tap_splitter::{
 use crate::compare::{Inquiry, compare};
 use crate::group::Group;
 use crate::local;
+use crate::profiling::Probe;
 
 mod together;
 
@@ -59,6 +60,8 @@ pub(crate) struct Volume {
     group: OnceLock<Weak<Group>>,
     /// One at a time looks whether the disk has grown.
     sizing: Mutex<()>,
+    /// Who is told what guests do; without one, nobody is.
+    probe: OnceLock<Probe>,
     /// Handed to the disk as the place for completions.
     me: Weak<Volume>,
 }
@@ -169,6 +172,7 @@ impl Volume {
             inquiry: OnceLock::new(),
             group: OnceLock::new(),
             sizing: Mutex::new(()),
+            probe: OnceLock::new(),
             me: me.clone(),
         });
         volume.change(|volume, core, later| volume.carry_out(core, actions, later));
@@ -321,6 +325,12 @@ impl Volume {
     /// The consistency group that it is a member of.
     pub(crate) fn group(&self) -> Option<Arc<Group>> {
         self.group.get()?.upgrade()
+    }
+
+    /// From here on what guests do is told.
+    pub(crate) fn observe(&self, probe: Probe) {
+        // Twice would be a mistake without consequences: the first one stays.
+        let _ = self.probe.set(probe);
     }
 
     /// From here on copies may be compared first.
@@ -559,6 +569,9 @@ impl BlockDevice for Volume {
     fn submit(&self, op: Op, ticket: Ticket) {
         if let Err(refused) = self.geometry().admit(&op) {
             return ticket.complete(Err(refused));
+        }
+        if let Some(probe) = self.probe.get() {
+            probe.note(&op);
         }
         match op {
             Op::Read { .. } | Op::Cache { .. } | Op::Status { .. } | Op::Flush => {

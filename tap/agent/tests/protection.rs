@@ -197,6 +197,7 @@ impl Bench {
             limits,
             groups: Vec::new(),
             group_interval: Duration::from_secs(1),
+            profile: None,
         };
         Tap::start(config)
     }
@@ -412,6 +413,7 @@ async fn a_disk_that_is_protected_later_is_used_and_journalled_like_the_first() 
         limits: Limits::default(),
         groups: Vec::new(),
         group_interval: Duration::from_secs(1),
+        profile: None,
     };
     let tap = Tap::start(config).unwrap();
     let what = Protect { name: "web01".parse().unwrap(), path: bench.disk() };
@@ -450,6 +452,7 @@ async fn a_group_that_cannot_be_is_refused_with_what_to_do() {
             limits: Limits::default(),
             groups: groups.iter().map(group).collect(),
             group_interval: Duration::from_secs(1),
+            profile: None,
         };
         Tap::start(config).err().unwrap().to_string()
     };
@@ -488,6 +491,7 @@ async fn barriers_are_put_over_a_group_with_nobody_to_send_them_to() {
             members: vec!["web01".parse().unwrap(), "web02".parse().unwrap()],
         }],
         group_interval: Duration::from_millis(1),
+        profile: None,
     };
     let tap = Tap::start(config).unwrap();
     let made = || tap.groups().next().map(|(_, barriers)| barriers.made).unwrap();

@@ -18,6 +18,7 @@ pub mod mount;
 pub mod nbd;
 pub mod poll;
 pub mod scale;
+pub mod shaped;
 pub mod vm;
 pub mod volume;
 pub mod writer;

@@ -125,6 +125,7 @@ fn plan(dir: &Path, disk: PathBuf) -> Result<Plan, Failure> {
             protect: vec![Protect { name, path: disk }],
             groups: Vec::new(),
             group_interval: crate::programs::EACH_SECOND,
+            profile: None,
         }),
         ready_file: None,
         nbd: NbdArgs::default(),

@@ -9,7 +9,7 @@ use clap::Args;
 use cx_api::ExitStatus;
 use cx_link::Address;
 use gateway_front::{ListenAddress, Portal};
-use tap_agent::{GroupOf, Protect};
+use tap_agent::{GroupOf, ProfileTo, Protect};
 use tap_block::Name;
 use tokio::signal::unix::{SignalKind, signal};
 
@@ -67,6 +67,10 @@ struct Disks {
     /// How often a group that was written to gets such a point
     #[arg(long, value_name = "TIME", default_value = "1s", value_parser = parse_interval)]
     group_interval: Duration,
+    /// Tells `chronogate-analyzer` what guests do, with samples of what they write: a file, or unix:PATH, where `record --tap`
+    /// reads it. No write waits for it
+    #[arg(long, value_name = "PATH")]
+    profile: Option<ProfileTo>,
 }
 
 /// What a gateway serves.
@@ -182,7 +186,7 @@ impl GatewayArgs {
         let links = self.listen.into_iter().chain([own.clone()]).collect();
         let (protect, group, group_interval) = (Vec::new(), Vec::new(), EACH_SECOND);
         let Self { tap_nbd, tap_iscsi, .. } = self;
-        let disks = Disks { protect, tap_nbd, tap_iscsi, group, group_interval };
+        let disks = Disks { protect, tap_nbd, tap_iscsi, group, group_interval, profile: None };
         Plan {
             gateway: Some(self.images.into_plan(data, links)),
             tap: Some(disks.into_plan(data, own)),
@@ -204,8 +208,8 @@ impl Disks {
             true => vec![ListenAddress::Unix(data.join("tap.sock")).into()],
             false => self.tap_nbd,
         };
-        let Self { tap_iscsi: iscsi, protect, group: groups, group_interval, .. } = self;
-        TapPlan { cx, nbd, iscsi, protect, groups, group_interval }
+        let Self { tap_iscsi: iscsi, protect, group: groups, group_interval, profile, .. } = self;
+        TapPlan { cx, nbd, iscsi, protect, groups, group_interval, profile }
     }
 }
 

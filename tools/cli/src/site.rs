@@ -14,7 +14,7 @@ use gateway_front::{ListenAddress, Portal};
 use gateway_server::http::{ApiConfig, Control as _};
 use gateway_server::{Cold, Gateway, GatewayConfig, GatewayHandle, ProtectDisk};
 use serde::Serialize;
-use tap_agent::{GroupOf, Limits, Protect, Tap, TapConfig};
+use tap_agent::{GroupOf, Limits, ProfileTo, Protect, Tap, TapConfig};
 use tap_disk::{DirLock, LockError};
 
 use crate::listen::{Door, DoorPlan, Listen, NbdArgs};
@@ -72,6 +72,7 @@ pub(crate) struct TapPlan {
     pub(crate) protect: Vec<Protect>,
     pub(crate) groups: Vec<GroupOf>,
     pub(crate) group_interval: Duration,
+    pub(crate) profile: Option<ProfileTo>,
 }
 
 /// What runs.
@@ -200,7 +201,7 @@ impl Site {
 
     /// Beside a gateway the tap also protects the disks that images were committed to, and those that will be.
     fn start_tap(&mut self, plan: TapPlan, door: Door, data: PathBuf, hub: &Hub) -> Result<(), Failure> {
-        let TapPlan { cx, nbd: listen, iscsi, protect, groups, group_interval } = plan;
+        let TapPlan { cx, nbd: listen, iscsi, protect, groups, group_interval, profile } = plan;
         let (hub, limits, listen) = (hub.clone(), Limits::default(), addresses(listen));
         let admission = iscsi.admission()?;
         let Door { limits: nbd_limits, security } = door;
@@ -217,6 +218,7 @@ impl Site {
             limits,
             groups,
             group_interval,
+            profile,
         };
         let started = tokio::task::block_in_place(|| Tap::start(config));
         let tap = Arc::new(started.map_err(|e| cannot_start("the tap", &e))?);

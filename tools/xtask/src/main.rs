@@ -2,6 +2,7 @@
 //!
 //! They live in Rust so that they run wherever the project builds, and so that the tests can call them.
 
+mod analyzer;
 mod clients;
 mod licences;
 mod run;
@@ -20,6 +21,7 @@ cargo xtask tidy          check levels, sizes and bans (the tests do, too)
 cargo xtask licences      check the licence of every package linked
 cargo xtask show NAME     one end-to-end scenario at full size (without NAME: the list)
 cargo xtask bench ...     benchmarks: ratios measured in one run
+cargo xtask analyzer [N]  what the analyzer promises of itself, N I/Os piped (10^9 without N)
 ";
 
 fn main() -> ExitCode {
@@ -45,6 +47,7 @@ fn dispatch(words: &[String]) -> Result<()> {
         }
         ["show", name] => show::run(name),
         ["bench", rest @ ..] => show::bench(rest),
+        ["analyzer", rest @ ..] => analyzer::run(rest),
         [] | ["help" | "--help" | "-h"] => {
             print!("{USAGE}");
             Ok(())

@@ -45,6 +45,11 @@ const SCENARIOS: &[(&str, &str, &str)] = &[
         "bad_input",
         "noise at every port, damaged segments, full disk, shrunk file, second instance",
     ),
+    (
+        "prediction",
+        "prediction",
+        "a workload profiled through the tap, then run over a shaped link: RPO, spool and journal as predicted",
+    ),
     ("contract", "contract", "the JSON fields and exit codes that scripts rely on"),
 ];
 

@@ -2,7 +2,9 @@
 
 use std::fmt::Write as _;
 
-use analyzer_profile::report::{Report, bytes_text, hour_text, rate_text, time_text};
+use analyzer_profile::report::{
+    Report, bytes_text, hour_text, initial_text, rate_text, recovery_text, time_text,
+};
 
 /// All of it.
 pub(crate) fn terminal(report: &Report) -> String {
@@ -12,6 +14,7 @@ pub(crate) fn terminal(report: &Report) -> String {
     bandwidth(report, &mut text);
     link(report, &mut text);
     outages(report, &mut text);
+    deployment(report, &mut text);
     week(report, &mut text);
     text
 }
@@ -76,7 +79,13 @@ fn bandwidth(r: &Report, text: &mut String) {
 fn link(r: &Report, text: &mut String) {
     let Some(link) = &r.link else { return };
     let rpo = link.achievable_rpo_seconds.map_or_else(|| "none: it never catches up".to_owned(), time_text);
-    line(text, format!("\nThe given link: RPO {rpo}; at most {} wait", bytes_text(link.peak_backlog_bytes)));
+    let likely = link.likely.map_or_else(String::new, |l| {
+        format!(" (likely {}, {})", time_text(l.rpo_seconds), bytes_text(l.peak_backlog_bytes))
+    });
+    line(
+        text,
+        format!("\nThe given link: RPO {rpo}; at most {} wait{likely}", bytes_text(link.peak_backlog_bytes)),
+    );
     let mut rows = vec![["RPO", "BROKEN", "FOR", "LONGEST", "AT"].map(str::to_owned)];
     rows.extend(link.kept.iter().map(|k| {
         let longest = k.longest.first();
@@ -103,6 +112,13 @@ fn outages(r: &Report, text: &mut String) {
         ]
     }));
     table(&rows, text);
+}
+
+fn deployment(r: &Report, text: &mut String) {
+    if let Some(initial) = initial_text(r) {
+        line(text, format!("\nThe first copy\n  {initial}"));
+    }
+    line(text, format!("\nRecovery (RTO)\n  {}", recovery_text(r)));
 }
 
 /// Four hours to a cell, darker for more.

@@ -143,7 +143,10 @@ impl Writer {
     fn timed(&mut self, event: &Event) -> Event {
         let first = *self.first.get_or_insert(event.at);
         let moves = self.wall && self.format.clock() == Clock::Relative;
-        Event { at: if moves { At::from_nanos(event.at.since(first)) } else { event.at }, ..*event }
+        Event {
+            at: if moves { At::from_nanos(event.at.nanos().saturating_sub(first.nanos())) } else { event.at },
+            ..*event
+        }
     }
 
     /// The name in a form that the format can hold: it numbers volumes, or has commas and blanks of its own.

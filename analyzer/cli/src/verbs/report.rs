@@ -32,7 +32,7 @@ pub(crate) struct QuestionArgs {
     /// How much more will be written
     #[arg(long, value_parser = parse::share, default_value = "0%")]
     growth: f64,
-    /// What a written byte becomes on the link (0.5 for half); unknown counts as 1
+    /// What a written byte becomes on the link (0.5 for half), instead of what was measured; unknown counts as 1
     #[arg(long, value_parser = parse::share)]
     compression: Option<f64>,
     /// For how long every write is to be kept
@@ -47,6 +47,31 @@ pub(crate) struct QuestionArgs {
     /// What sealing, the round trip and applying take of an RPO
     #[arg(long, value_parser = parse::duration, default_value = "250ms")]
     hop: Duration,
+    #[command(flatten)]
+    deployment: DeploymentArgs,
+}
+
+/// What no trace of writes knows.
+#[derive(Debug, Clone, clap::Args)]
+struct DeploymentArgs {
+    /// Bytes on the disks that are copied first [default: as far as the trace wrote]
+    #[arg(long, value_parser = parse::size)]
+    disk_size: Option<u64>,
+    /// The network beside the servers, and between the gateway and servers that are restored
+    #[arg(long, value_parser = parse::rate, default_value = "1Gbit")]
+    local_link: f64,
+    /// How long a gateway that copied beside the servers is on the road to its place
+    #[arg(long, value_parser = parse::duration, default_value = "2d")]
+    road: Duration,
+    /// How long it takes until somebody has decided to recover
+    #[arg(long, value_parser = parse::duration, default_value = "5m")]
+    decide: Duration,
+    /// How long it takes to open an image and attach it to a server
+    #[arg(long, value_parser = parse::duration, default_value = "5s")]
+    open: Duration,
+    /// What system and application read until they serve
+    #[arg(long, value_parser = parse::size, default_value = "1GiB")]
+    start_reads: u64,
 }
 
 impl QuestionArgs {
@@ -72,6 +97,12 @@ impl QuestionArgs {
             spool: self.spool,
             outages: self.outage.clone(),
             hop: self.hop,
+            disk: self.deployment.disk_size,
+            local: self.deployment.local_link,
+            road: self.deployment.road,
+            decide: self.deployment.decide,
+            open: self.deployment.open,
+            start: self.deployment.start_reads,
         })
     }
 
@@ -229,6 +260,7 @@ impl Window {
                 self.first.get_or_insert(*at);
                 self.holds(*at, *device)
             }
+            Record::Content(content) => self.holds(content.from, content.device),
             Record::Source(_) | Record::Loss { .. } | Record::Tally(_) => true,
         }
     }
@@ -259,7 +291,7 @@ impl Window {
 
 fn edge(text: &str) -> Result<Edge, Failure> {
     if let Some(at) = WallTime::parse_rfc3339(text) {
-        return Ok(Edge::Wall(At::from_nanos(at.nanos())));
+        return Ok(Edge::Wall(at));
     }
     parse::duration(text).map(Edge::Behind).map_err(|_| {
         Failure::usage(format!("{text:?} is neither a time (RFC 3339) nor a length of time (90m)"))

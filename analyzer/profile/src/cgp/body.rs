@@ -2,6 +2,7 @@
 
 use crate::bins::Bin;
 use crate::cgp::CgpError;
+use crate::content::{Content, Packed};
 use crate::event::{At, DeviceNo, Event, Kind};
 
 /// What the times of a source count from.
@@ -93,6 +94,8 @@ pub enum Record {
     },
     /// What an import took, at its end.
     Tally(Tally),
+    /// What was sampled of the content of writes.
+    Content(Content),
 }
 
 const SOURCE: u8 = 1;
@@ -101,6 +104,7 @@ const EVENTS: u8 = 3;
 const COUNTERS: u8 = 4;
 const LOSS: u8 = 5;
 const TALLY: u8 = 6;
+const CONTENT: u8 = 7;
 
 /// The longest name.
 const MAX_NAME: usize = 4096;
@@ -142,6 +146,10 @@ pub(super) fn encode_body(record: &Record, out: &mut Vec<u8>) -> u8 {
             [t.accepted, t.ignored, t.rejected].into_iter().for_each(|n| put(n, out));
             TALLY
         }
+        Record::Content(content) => {
+            put_content(content, out);
+            CONTENT
+        }
     }
 }
 
@@ -165,6 +173,7 @@ pub(super) fn decode(kind: u8, body: &[u8]) -> Result<Option<Record>, CgpError> 
             let [accepted, ignored, rejected] = [input.number()?, input.number()?, input.number()?];
             Record::Tally(Tally { accepted, ignored, rejected })
         }
+        CONTENT => Record::Content(content(&mut input)?),
         _ => return Ok(None),
     };
     if input.rest.is_empty() { Ok(Some(record)) } else { Err(CgpError::Body("bytes behind its end")) }
@@ -203,6 +212,38 @@ fn bin(input: &mut Input<'_>) -> Result<Bin, CgpError> {
         read_bytes: input.number()?,
         reads: small(input.number()?)?,
     })
+}
+
+fn put_content(content: &Content, out: &mut Vec<u8>) {
+    let Content { from, to, device, blocks, zeroes, packed, share_bits, hashes } = content;
+    let places = [from.nanos(), to.nanos(), u64::from(device.get())];
+    let counts = [*blocks, *zeroes, packed.count, packed.bytes, packed.squares, u64::from(*share_bits)];
+    places.into_iter().chain(counts).for_each(|n| put(n, out));
+    put(tap_block::units::count(hashes.len()), out);
+    hashes.iter().for_each(|hash| out.extend_from_slice(&hash.to_le_bytes()));
+}
+
+fn content(input: &mut Input<'_>) -> Result<Content, CgpError> {
+    let (from, to) = (At::from_nanos(input.number()?), At::from_nanos(input.number()?));
+    let device = input.device()?;
+    let (blocks, zeroes) = (input.number()?, input.number()?);
+    let packed = Packed { count: input.number()?, bytes: input.number()?, squares: input.number()? };
+    let share_bits = u8::try_from(input.number()?).ok().filter(|&bits| bits < 64);
+    let share_bits = share_bits.ok_or(CgpError::Body("a sample of one hash in 2^64 or less"))?;
+    if zeroes > blocks || packed.count > blocks - zeroes {
+        return Err(CgpError::Body("more blocks sampled than were written"));
+    }
+    let announced = input.number()?;
+    let (hashes, rest) = input.rest.as_chunks::<8>();
+    if announced != tap_block::units::count(hashes.len()) || !rest.is_empty() {
+        return Err(CgpError::Body("more or fewer hashes than announced"));
+    }
+    let hashes: Vec<u64> = hashes.iter().map(|h| u64::from_le_bytes(*h)).collect();
+    if hashes.iter().any(|h| h.leading_zeros() < u32::from(share_bits)) {
+        return Err(CgpError::Body("a hash that is not of its sample"));
+    }
+    input.rest = &[];
+    Ok(Content { from, to, device, blocks, zeroes, packed, share_bits, hashes })
 }
 
 /// What the next event is told against.

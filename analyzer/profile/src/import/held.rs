@@ -42,7 +42,7 @@ impl Held {
     /// It has ended.
     pub(super) fn end(&mut self, number: u64, at: At) {
         if let Some((event, done)) = self.waiting(number) {
-            event.latency = Some(at.since(event.at));
+            event.latency = Some(at.nanos().saturating_sub(event.at.nanos()));
             *done = true;
         }
     }

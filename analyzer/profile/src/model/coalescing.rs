@@ -11,6 +11,7 @@ use std::collections::HashMap;
 use std::hash::{BuildHasherDefault, Hasher};
 
 use crate::event::Event;
+use crate::numbers::mix;
 
 /// The grain of history.
 const BLOCK: u64 = tap_block::BLOCK_SIZE;
@@ -24,7 +25,7 @@ pub const WINDOWS: [u64; 4] = [1, 60, 3600, 86400];
 
 /// Keys are hashes already.
 #[derive(Default)]
-struct AsIs(u64);
+pub(super) struct AsIs(u64);
 
 impl Hasher for AsIs {
     fn finish(&self) -> u64 {
@@ -158,12 +159,4 @@ impl Coalescing {
 fn moved((first, last): (u32, u32), later: u64) -> (u32, u32) {
     let later = u32::try_from(later).unwrap_or(u32::MAX);
     (first.saturating_add(later), last.saturating_add(later))
-}
-
-/// A hash of 64 bits in which every bit of the input moves every bit (the finalizer of `SplitMix64`, Steele and others 2014).
-const fn mix(key: u64) -> u64 {
-    let mut z = key.wrapping_add(0x9e37_79b9_7f4a_7c15);
-    z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-    z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-    z ^ (z >> 31)
 }

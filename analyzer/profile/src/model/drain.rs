@@ -3,7 +3,8 @@
 //! Each second's bytes arrive at its beginning, as one lump, and leave in order at the link's rate. The *lag* of a
 //! second is how long its last byte waits; the RPO is kept when no lag exceeds it. With a constant rate the lag is the
 //! backlog over the rate; with a calendar it is found by serving second after second.
-//! The lump makes the answer safe: spread over its second, no byte would wait longer.
+//! The lump makes the answer safe: spread over its second, no byte would wait longer. What is *likely* is told beside it
+//! ([`even`]): each second's bytes come evenly over it.
 
 use std::collections::VecDeque;
 
@@ -28,6 +29,17 @@ pub fn constant(bins: &Bins, rate: f64) -> impl Iterator<Item = Lag> + '_ {
     bins.written().map(move |(second, bytes)| {
         backlog = (backlog - rate * real(second - before)).max(0.0) + real(bytes);
         before = second;
+        Lag { second, backlog, seconds: wait(backlog, rate) }
+    })
+}
+
+/// The same with each second's bytes evenly over it: what waits at its end, and how long the last of that does.
+pub fn even(bins: &Bins, rate: f64) -> impl Iterator<Item = Lag> + '_ {
+    let (mut backlog, mut end) = (0.0_f64, 0);
+    bins.written().map(move |(second, bytes)| {
+        let idle = (backlog - rate * real(second - end)).max(0.0);
+        backlog = (idle + real(bytes) - rate).max(0.0);
+        end = second + 1;
         Lag { second, backlog, seconds: wait(backlog, rate) }
     })
 }

@@ -1,8 +1,11 @@
 //! Two profiles into one, as if all had been one trace: of hosts, of devices, of one run behind the other.
 
-use super::{Losses, Profile, Traffic};
+use std::collections::BTreeMap;
+
+use super::{Losses, Profile, Traffic, between};
 use crate::bins::{BIN, Bins};
-use crate::event::At;
+use crate::event::{At, DeviceNo};
+use crate::model::batches::Batches;
 
 /// Why two profiles cannot be one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -30,7 +33,8 @@ impl Profile {
     ///
     /// The result is the profile of all events of both, but for what takes them in order: the exact requirement is not known of two
     /// that both have writes (the one by the second is), and where both wrote the same *block* of one device by turns, what thinning saves of it
-    /// is a little low. Joining the files by time keeps these as well.
+    /// is a little low. Writes that would have shared a batch are in two when they are in different profiles: one batch more for
+    /// each seam. Joining the files by time keeps all of these.
     ///
     /// # Errors
     /// [`MergeError`]; nothing was changed.
@@ -42,17 +46,19 @@ impl Profile {
             self.merge_labels(other);
             return Ok(());
         };
-        let apart = mine.since(theirs).max(theirs.since(mine));
+        let (behind, ahead) = (between(theirs, mine), between(mine, theirs));
+        let apart = behind.max(ahead);
         if apart % BIN != 0 {
             return Err(MergeError::Seconds(apart % BIN));
         }
-        let later = (mine.since(theirs) / BIN, theirs.since(mine) / BIN);
+        let later = (behind / BIN, ahead / BIN);
         self.settle();
         other.settle();
         self.bins = shifted(std::mem::take(&mut self.bins), later.0);
         self.bins.merge(&other.bins, later.1);
         self.current.0 = self.current.0.saturating_add(later.0);
         self.merge_ends(&other);
+        self.merge_batches(std::mem::take(&mut other.batches));
         self.coalescing.merge(std::mem::take(&mut other.coalescing), later);
         self.merge_exact(&mut other);
         self.first = Some(mine.min(theirs));
@@ -77,8 +83,12 @@ impl Profile {
             latency,
             sequential_writes,
             backwards,
+            whole_bytes,
+            contents,
+            reach,
             summed,
             coalescing: _,
+            batches: _,
             ends: _,
             first: _,
             last: _,
@@ -103,7 +113,19 @@ impl Profile {
         self.latency.merge(&latency);
         self.sequential_writes += sequential_writes;
         self.backwards += backwards;
+        self.whole_bytes = self.whole_bytes.saturating_add(whole_bytes);
+        self.contents.merge(contents);
+        for (device, theirs) in reach {
+            let mine = self.reach.entry(device).or_default();
+            *mine = theirs.max(*mine);
+        }
         self.summed |= summed;
+    }
+
+    fn merge_batches(&mut self, other: BTreeMap<DeviceNo, Batches>) {
+        for (device, theirs) in other {
+            self.batches.entry(device).or_default().merge(theirs);
+        }
     }
 
     /// The exact requirement needs the events of both in order.

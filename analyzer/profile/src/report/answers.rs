@@ -1,6 +1,6 @@
 //! The seven questions that decide about a deployment, each with a number and a sentence; how figures are written for people.
 
-use super::{Answer, Question, Report, Required};
+use super::{Answer, ContentFigures, Question, Report, Required};
 use crate::numbers::{real, whole};
 
 /// All seven, in order.
@@ -74,20 +74,54 @@ fn savings(report: &Report, question: &Question) -> Answer {
     let asked = "What do compression and deduplication save?";
     let again = report.coalescing.map(|c| {
         let saved = percent(1.0 - c.minute);
-        format!("{saved} of what is written is written again within the minute, which thinned history does not keep")
+        format!(" {saved} of what is written is written again within the minute, which thinned history does not keep.")
     });
-    let again = again.map_or_else(String::new, |s| format!(" {s}."));
-    let (number, sentence) = match question.compression {
-        Some(ratio) => (
-            Some(1.0 - ratio),
-            format!("{} on the link, as assumed with --compression.{again}", percent(1.0 - ratio)),
-        ),
-        None => (
-            None,
-            format!("Not known: the trace has no content; assume a ratio with --compression 0.5.{again}"),
-        ),
+    let again = again.unwrap_or_default();
+    let measured = report.content.as_ref().and_then(measured_savings);
+    let (number, sentence) = match (question.compression, measured) {
+        (Some(ratio), measured) => {
+            let beside = measured.map_or_else(String::new, |(_, text)| format!(" The trace says: {text}"));
+            let saved = percent(1.0 - ratio);
+            (Some(1.0 - ratio), format!("{saved} on the link, as assumed with --compression.{beside}{again}"))
+        }
+        (None, Some((saved, text))) => (Some(saved), format!("{text}{again}")),
+        (None, None) => {
+            let why = if report.content.is_some() {
+                "too few blocks with content were seen"
+            } else {
+                "the trace has no content (record --tap has)"
+            };
+            (None, format!("Not known: {why}; assume a ratio with --compression 0.5.{again}"))
+        }
     };
     Answer { question: asked, number, unit: "share", sentence }
+}
+
+/// What was measured, with how sure that is.
+fn measured_savings(content: &ContentFigures) -> Option<(f64, String)> {
+    let saved = 1.0 - content.stored_share?;
+    let mut text = format!(
+        "{} on the link, measured on {} blocks drawn from {} written through the tap ({}).",
+        percent(saved),
+        content.sampled_blocks,
+        content.blocks,
+        interval(content.stored_share_interval),
+    );
+    if let Some(repeated) = content.repeated_share {
+        let sure = interval(content.repeated_share_interval.map(|(low, high)| (1.0 - high, 1.0 - low)));
+        text.push_str(&format!(
+            " {} of the blocks had been written with the same content before ({sure}): deduplication would save that, but \
+             history keeps each.",
+            percent(repeated)
+        ));
+    }
+    Some((saved, text))
+}
+
+/// Of a saving, from what is left.
+fn interval(left: Option<(f64, f64)>) -> String {
+    let (low, high) = left.unwrap_or((0.0, 1.0));
+    format!("{} to {} with 95 % confidence", percent(1.0 - high), percent(1.0 - low))
 }
 
 fn storage(report: &Report, question: &Question) -> Answer {

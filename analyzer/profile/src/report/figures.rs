@@ -3,14 +3,15 @@
 use std::time::Duration;
 
 use super::{
-    Answer, CoalescingFigures, CurvePoint, KeptFigures, LinkFigures, Others, OutageFigures, Quality,
-    Question, Recommended, Report, Required, RetentionFigures, Stretch, TrendFigures, ViolationFigures,
-    Writes, answers, calendar,
+    Answer, CoalescingFigures, ContentFigures, CurvePoint, KeptFigures, LikelyFigures, LinkFigures,
+    LinkSource, OnTheLink, Others, OutageFigures, Quality, Question, Recommended, Report, Required,
+    RetentionFigures, Stretch, TrendFigures, ViolationFigures, Writes, answers, calendar,
 };
 use crate::bins::Bins;
 use crate::event::At;
+use crate::model::batches::Stored;
 use crate::model::confidence::Confidence;
-use crate::model::drain::{Kept, Lag, Violation, with_calendar};
+use crate::model::drain::{self, Kept, Lag, Violation, with_calendar};
 use crate::model::requirement::Requirement;
 use crate::model::{coverage, outage, trend};
 use crate::numbers::real;
@@ -51,6 +52,10 @@ impl Figures<'_> {
             outage_survived_seconds: outage::survived(self.bins, self.profile.seconds(), self.question.spool),
             spool_bytes: self.question.spool,
             retention: self.question.retention.iter().map(|&d| self.retention(d)).collect(),
+            recovery: self.recovery(),
+            initial_sync: self.initial_sync(),
+            content: self.content(),
+            on_the_link: self.on_the_link(),
             coalescing: self.coalescing(),
             week: self.week(),
             timeline: self.timeline(),
@@ -68,7 +73,7 @@ impl Figures<'_> {
 
     fn begins(&self) -> Option<String> {
         let first = self.profile.first().filter(|_| self.profile.has_wall_clock())?;
-        Some(tap_block::WallTime::from_nanos(first.nanos()).to_string())
+        Some(first.to_string())
     }
 
     /// Seconds from Monday 00:00 UTC to the trace's start; 0 when nobody knows.
@@ -91,7 +96,7 @@ impl Figures<'_> {
     }
 
     /// A trace of less than a second counts as one.
-    fn mean(&self) -> f64 {
+    pub(super) fn mean(&self) -> f64 {
         real(self.profile.writes.bytes) / self.profile.duration_seconds().max(1.0)
     }
 
@@ -141,7 +146,33 @@ impl Figures<'_> {
 
     /// What a byte written in the trace becomes on the link later.
     fn scale(&self) -> f64 {
-        (1.0 + self.question.growth) * self.question.compression.unwrap_or(1.0)
+        (1.0 + self.question.growth) * self.on_the_link().share
+    }
+
+    pub(super) fn on_the_link(&self) -> OnTheLink {
+        let p = self.profile;
+        let whole_blocks = if p.writes.bytes > 0 { real(p.whole_bytes) / real(p.writes.bytes) } else { 1.0 };
+        let measured = p.contents.stored_share().map(|e| e.value);
+        let (share, source) = match (self.question.compression, measured) {
+            (Some(given), _) => (given, LinkSource::Assumed),
+            (None, Some(measured)) => (measured * whole_blocks, LinkSource::Measured),
+            (None, None) => (whole_blocks, LinkSource::Unknown),
+        };
+        OnTheLink { share, source, whole_blocks }
+    }
+
+    fn content(&self) -> Option<ContentFigures> {
+        let contents = &self.profile.contents;
+        let (stored, repeated) = (contents.stored_share(), contents.repeated_share());
+        (contents.blocks() > 0).then(|| ContentFigures {
+            blocks: contents.blocks(),
+            sampled_blocks: contents.packed(),
+            zero_share: real(contents.zeroes()) / real(contents.blocks()),
+            stored_share: stored.map(|e| e.value),
+            stored_share_interval: stored.map(|e| (e.low, e.high)),
+            repeated_share: repeated.map(|e| e.value),
+            repeated_share_interval: repeated.map(|e| (e.low, e.high)),
+        })
     }
 
     fn curve(&self) -> Vec<CurvePoint> {
@@ -165,8 +196,19 @@ impl Figures<'_> {
             achievable_rpo_seconds: finite(all.worst_lag_seconds),
             peak_backlog_bytes: all.peak_backlog * self.scale(),
             kept: self.question.rpos.iter().map(|rpo| kept(&lags, rpo.as_secs_f64())).collect(),
+            likely: self.likely(),
             lag_timeline: self.lag_timeline(&lags),
         })
+    }
+
+    /// The first record of a batch waits for the last byte of it. Growth has batches fuller.
+    fn likely(&self) -> Option<LikelyFigures> {
+        let rate = calendar(self.question, 0)?.constant().filter(|&rate| rate > 0.0)?;
+        let worst = Kept::judge(drain::even(self.bins, rate / self.scale()), f64::INFINITY);
+        let batch = real(self.profile.largest_batch()) * self.stored().mean * (1.0 + self.question.growth);
+        let rpo_seconds = worst.worst_lag_seconds + batch / rate + self.question.hop.as_secs_f64();
+        let peak_backlog_bytes = worst.peak_backlog * self.scale();
+        rpo_seconds.is_finite().then_some(LikelyFigures { rpo_seconds, peak_backlog_bytes })
     }
 
     fn lag_timeline(&self, lags: &[Lag]) -> Vec<Option<f64>> {
@@ -184,7 +226,7 @@ impl Figures<'_> {
         let seconds = length.as_secs();
         let worst = outage::worst(self.bins, seconds);
         // As many seconds of the link as it takes, at the mean of its week.
-        let rate = self.question.link.map(|r| r.iter().sum::<f64>() / r.len() as f64 / self.scale());
+        let rate = self.mean_link().map(|r| r / self.scale());
         let by_hour = || outage::worst_by_hour(self.bins, seconds, self.begins_of_week());
         let grown = |bytes: u64| crate::numbers::whole(real(bytes) * self.scale());
         OutageFigures {
@@ -200,6 +242,11 @@ impl Figures<'_> {
         }
     }
 
+    /// Over the week.
+    pub(super) fn mean_link(&self) -> Option<f64> {
+        self.question.link.map(|r| r.iter().sum::<f64>() / r.len() as f64)
+    }
+
     fn retention(&self, length: Duration) -> RetentionFigures {
         let seconds = length.as_secs();
         let extrapolated = real(seconds) > self.profile.duration_seconds();
@@ -208,11 +255,33 @@ impl Figures<'_> {
         } else {
             real(outage::worst(self.bins, seconds).spool)
         };
+        let (least, most) = self.framing();
+        let [least, most] = [least, most].map(|framing| self.scale() + framing);
+        let stored = f64::midpoint(least, most);
         RetentionFigures {
             seconds,
-            bytes: flat * self.scale(),
+            bytes: flat * stored,
+            bytes_between: (flat * least, flat * most),
             extrapolated,
-            tiered_bytes: self.coalescing().map(|c| self.tiered(seconds, &c) * self.scale()),
+            tiered_bytes: self.coalescing().map(|c| self.tiered(seconds, &c) * stored),
+        }
+    }
+
+    /// What frames take for each byte written, the least and the most. Growth has them fuller, or more of them.
+    fn framing(&self) -> (f64, f64) {
+        let written = real(self.profile.writes.bytes).max(1.0);
+        let (least, most) = self.profile.framing(self.stored());
+        let grown = 1.0 + self.question.growth;
+        (least / written * grown, most / written * grown)
+    }
+
+    /// The stored form of a block.
+    fn stored(&self) -> Stored {
+        let OnTheLink { share, whole_blocks, source } = self.on_the_link();
+        let measured = source == LinkSource::Measured;
+        Stored {
+            mean: share / whole_blocks * real(tap_block::BLOCK_SIZE),
+            deviation: self.profile.contents.deviation().filter(|_| measured),
         }
     }
 
@@ -224,7 +293,7 @@ impl Figures<'_> {
         self.mean() * spans.sum::<f64>()
     }
 
-    fn coalescing(&self) -> Option<CoalescingFigures> {
+    pub(super) fn coalescing(&self) -> Option<CoalescingFigures> {
         let coalescing = self.profile.coalescing();
         let [second, minute, hour, day] = coalescing.kept()?;
         let working_set_bytes = coalescing.working_set();

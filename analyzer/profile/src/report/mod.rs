@@ -3,6 +3,7 @@
 //! The names and units of fields are the contract of `--json` (docs/analyzer.md): fields may be added, none goes.
 
 mod answers;
+mod deployment;
 mod figures;
 
 use std::time::Duration;
@@ -10,6 +11,7 @@ use std::time::Duration;
 use serde::Serialize;
 
 pub use answers::{bytes_text, hour_text, rate_text, time_text};
+pub use deployment::{initial_text, recovery_text};
 
 use crate::model::calendar::Calendar;
 use crate::model::confidence::Confidence;
@@ -26,7 +28,8 @@ pub struct Question {
     pub link: Option<[f64; crate::model::calendar::WEEK]>,
     /// How much more is written later: 0.3 for 30 %.
     pub growth: f64,
-    /// What a written byte becomes on the link: 0.5 for half. `None`: unknown, counted as 1.
+    /// What a written byte becomes on the link: 0.5 for half. `None`: as measured where the trace has content, else 1, in both
+    /// cases of whole blocks.
     pub compression: Option<f64>,
     /// For how long each write is kept.
     pub retention: Vec<Duration>,
@@ -36,6 +39,18 @@ pub struct Question {
     pub outages: Vec<Duration>,
     /// What sealing, the round trip and applying take of an RPO.
     pub hop: Duration,
+    /// Bytes on the disks. `None`: as far as the trace wrote.
+    pub disk: Option<u64>,
+    /// The network beside the servers, and between the gateway and servers that are restored, in bytes per second.
+    pub local: f64,
+    /// How long a gateway is on the road from the servers to its place.
+    pub road: Duration,
+    /// How long it takes until somebody has decided to recover.
+    pub decide: Duration,
+    /// How long it takes to open an image and to attach it.
+    pub open: Duration,
+    /// Bytes that system and application read until they serve.
+    pub start: u64,
 }
 
 impl Default for Question {
@@ -51,6 +66,12 @@ impl Default for Question {
             spool: 16 << 30,
             outages: seconds(&[300, 3600, 8 * 3600]),
             hop: Duration::from_millis(250),
+            disk: None,
+            local: 125e6,
+            road: Duration::from_secs(2 * 86400),
+            decide: Duration::from_secs(300),
+            open: Duration::from_secs(5),
+            start: 1 << 30,
         }
     }
 }
@@ -90,6 +111,14 @@ pub struct Report {
     pub spool_bytes: u64,
     /// What history takes.
     pub retention: Vec<RetentionFigures>,
+    /// How long until an application serves again.
+    pub recovery: RecoveryFigures,
+    /// How the disks get to the gateway first; null without a link, or when nothing was written and no size given.
+    pub initial_sync: Option<InitialFigures>,
+    /// What the content of writes was like; null when the trace has none.
+    pub content: Option<ContentFigures>,
+    /// What a written byte becomes on the link, and from what that is known.
+    pub on_the_link: OnTheLink,
     /// Writing again what was written just before.
     pub coalescing: Option<CoalescingFigures>,
     /// Bytes written in each hour of the week, Monday 00:00 UTC first, the mean of the weeks in which it was seen; null when
@@ -200,10 +229,22 @@ pub struct LinkFigures {
     pub achievable_rpo_seconds: Option<f64>,
     /// The most bytes that waited.
     pub peak_backlog_bytes: f64,
+    /// The same when each second's bytes come evenly over it, with what the hops and a batch take: what is likely, not what is
+    /// safe; null for a link that is shaped, and when it never catches up.
+    pub likely: Option<LikelyFigures>,
     /// By RPO, how often it was broken.
     pub kept: Vec<KeptFigures>,
     /// The longest lag in each stretch of the timeline, in seconds; null where it never ends.
     pub lag_timeline: Vec<Option<f64>>,
+}
+
+/// What a given link is likely to do.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+pub struct LikelyFigures {
+    /// The longest that a record waits until it is durable.
+    pub rpo_seconds: f64,
+    /// The most bytes that wait.
+    pub peak_backlog_bytes: f64,
 }
 
 /// How one RPO fared.
@@ -250,12 +291,106 @@ pub struct OutageFigures {
 pub struct RetentionFigures {
     /// For how long every write is kept.
     pub seconds: u64,
-    /// The journal's size.
+    /// The journal's size: the blocks as they are stored, and the frames around them. The middle of what it lies between.
     pub bytes: f64,
+    /// When the gateway's syncs each make many batches durable, and when each makes one.
+    pub bytes_between: (f64, f64),
     /// Was the trace shorter than that, so that the mean was prolonged?
     pub extrapolated: bool,
     /// With every write for 48 h, one point a minute for 7 d and one an hour behind.
     pub tiered_bytes: Option<f64>,
+}
+
+/// What the content of writes was like. Intervals are those of 95 %.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+pub struct ContentFigures {
+    /// Whole blocks seen.
+    pub blocks: u64,
+    /// Blocks drawn from them and packed.
+    pub sampled_blocks: u64,
+    /// The share that was all zeroes, which do not travel.
+    pub zero_share: f64,
+    /// What a byte of a block becomes on the way; null when too few were drawn.
+    pub stored_share: Option<f64>,
+    /// Its interval.
+    pub stored_share_interval: Option<(f64, f64)>,
+    /// The share of the other blocks that had been written with the same content before; null when too few were drawn.
+    pub repeated_share: Option<f64>,
+    /// Its interval.
+    pub repeated_share_interval: Option<(f64, f64)>,
+}
+
+/// What a written byte becomes on the link.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+pub struct OnTheLink {
+    /// The factor, without growth.
+    pub share: f64,
+    /// From what it is known.
+    pub source: LinkSource,
+    /// What rounding out to whole blocks makes of a written byte; in the factor unless that was given.
+    pub whole_blocks: f64,
+}
+
+/// From what is known what a written byte becomes on the link.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum LinkSource {
+    /// Measured: the trace has content.
+    Measured,
+    /// Assumed: it was given.
+    Assumed,
+    /// Unknown: nothing is taken to shrink.
+    Unknown,
+}
+
+/// How long until an application serves again. What is assumed is in it.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+pub struct RecoveryFigures {
+    /// Assumed: the network between gateway and server.
+    pub bytes_per_second: f64,
+    /// Assumed: until somebody has decided.
+    pub decide_seconds: f64,
+    /// Assumed: to open an image and to attach it.
+    pub open_seconds: f64,
+    /// Assumed: what is read until the application serves.
+    pub start_bytes: u64,
+    /// Until it serves from an image; null without a network.
+    pub image_seconds: Option<f64>,
+    /// Until its disks are copied back first; null when their size is not known.
+    pub copied_back_seconds: Option<f64>,
+    /// The share of the seconds with reads whose reads that network carries; null when the trace has none.
+    pub reads_carried_share: Option<f64>,
+}
+
+/// How the disks get to the gateway first.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+pub struct InitialFigures {
+    /// What there is to copy.
+    pub disk_bytes: u64,
+    /// Was that given? Else it is as far as the trace wrote, and there may be more.
+    pub disk_known: bool,
+    /// Over the link, while new writes go on; null: never.
+    pub link_seconds: Option<f64>,
+    /// By a gateway that is carried; null: never.
+    pub carried_seconds: Option<f64>,
+    /// What is sent after it has arrived.
+    pub carried_catch_up_bytes: f64,
+    /// The spool does not hold what is written on the road.
+    pub carried_gap: bool,
+    /// What to do.
+    pub advice: Advice,
+}
+
+/// How to copy the disks first.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Advice {
+    /// Over the link.
+    Link,
+    /// Carry the gateway.
+    Carry,
+    /// Neither ends: a faster link first.
+    FasterLink,
 }
 
 /// The share of written blocks that one point per window keeps.

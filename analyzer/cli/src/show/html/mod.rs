@@ -6,7 +6,9 @@ mod svg;
 
 use std::fmt::Write as _;
 
-use analyzer_profile::report::{LinkFigures, Report, ViolationFigures, bytes_text, rate_text, time_text};
+use analyzer_profile::report::{
+    LinkFigures, Report, ViolationFigures, bytes_text, initial_text, rate_text, recovery_text, time_text,
+};
 
 const STYLE: &str = "
 :root{color-scheme:light;--ink:#1a1a1a;--paper:#fff;--soft:#555;--rule:#ddd;--edge:#ccc;--blue:#0072b2;--red:#d55e00;--given:#a84400;--note:#faf3ee;--heat:#08306b}
@@ -38,6 +40,7 @@ pub(crate) fn html(report: &Report) -> String {
     week(report, &mut page);
     sizes(report, &mut page);
     outages(report, &mut page);
+    deployment(report, &mut page);
     foot(report, &mut page);
     page
 }
@@ -88,7 +91,7 @@ fn head(r: &Report, page: &mut String) {
     quality(r, page);
     add(
         page,
-        "<nav aria-label=\"Parts\"><a href=\"#answers\">Answers</a><a href=\"#bandwidth\">Bandwidth</a><a href=\"#time\">Over time</a><a href=\"#sizes\">Sizes</a><a href=\"#outages\">Outages</a></nav><main>",
+        "<nav aria-label=\"Parts\"><a href=\"#answers\">Answers</a><a href=\"#bandwidth\">Bandwidth</a><a href=\"#time\">Over time</a><a href=\"#sizes\">Sizes</a><a href=\"#outages\">Outages</a><a href=\"#deployment\">First copy and recovery</a></nav><main>",
     );
 }
 
@@ -331,6 +334,14 @@ fn outages(r: &Report, page: &mut String) {
     let head = owned(["Outage", "Spool at its worst", "Begins at", "Caught up in"]);
     table(page, "Outages", &head, &rows);
     add(page, "</section>");
+}
+
+fn deployment(r: &Report, page: &mut String) {
+    add(page, "<section id=\"deployment\">");
+    if let Some(initial) = initial_text(r) {
+        add(page, &format!("<h2>The first copy</h2><p>{}</p>", escaped(&initial)));
+    }
+    add(page, &format!("<h2>Recovery</h2><p>{}</p></section>", escaped(&recovery_text(r))));
 }
 
 fn foot(r: &Report, page: &mut String) {

@@ -52,7 +52,7 @@ impl Counting {
     fn sums(&mut self, text: &str, nearest: u64) -> Vec<Record> {
         let pulse = nearest / PULSE != self.told / PULSE || self.told == 0;
         self.told = nearest;
-        let at = At::from_nanos(self.begun.nanos()).plus(Duration::from_secs(nearest - 1));
+        let at = self.begun.plus(Duration::from_secs(nearest - 1));
         let mut records = Vec::new();
         for (n, device) in self.devices.iter_mut().enumerate() {
             let (bin, loss) = device.step(text, at);
@@ -118,10 +118,8 @@ mod tests {
             records
                 .iter()
                 .map(|r| match r {
-                    Record::Counters { at, bin, .. } => {
-                        (at.since(At::from_nanos(begun.nanos())) / 1_000_000_000, u64::from(bin.writes))
-                    }
-                    Record::Loss { from, to, .. } => (to.since(*from) / 1_000_000_000, 0),
+                    Record::Counters { at, bin, .. } => (at.since(begun).as_secs(), u64::from(bin.writes)),
+                    Record::Loss { from, to, .. } => (to.since(*from).as_secs(), 0),
                     other => panic!("{other:?}"),
                 })
                 .collect::<Vec<_>>()

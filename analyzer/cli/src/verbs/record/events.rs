@@ -141,7 +141,7 @@ impl Tracing {
             pending: Vec::new(),
             page: vec![0; kib << 10],
             lost_before: 0,
-            last: At::from_nanos(RealClock.wall().nanos()),
+            last: RealClock.wall(),
             paused: None,
             unseen: None,
         })
@@ -235,8 +235,7 @@ impl Tracing {
     /// Leaves events out for a while when reading them costs more than it may.
     pub(super) fn spend(&mut self, share: f64, may: f64) -> Result<(), Failure> {
         if let Some(from) = self.paused.take() {
-            self.unseen =
-                Some(Record::Loss { from, to: At::from_nanos(RealClock.wall().nanos()), events: 0 });
+            self.unseen = Some(Record::Loss { from, to: RealClock.wall(), events: 0 });
             return self.instance.set("tracing_on", "1");
         }
         if share > may {
@@ -244,7 +243,7 @@ impl Tracing {
                 "recording costs {:.1} % of a processor, more than --max-overhead: a pause",
                 share * 100.0
             ));
-            self.paused = Some(At::from_nanos(RealClock.wall().nanos()));
+            self.paused = Some(RealClock.wall());
             self.instance.set("tracing_on", "0")?;
         }
         Ok(())

@@ -1,5 +1,7 @@
-//! `record`: a machine's disks into a profile, until told to stop; what was recorded stays, also after `kill -9`.
+//! `record`: a machine's disks, or what a tap's guests do, into a profile, until told to stop; what was recorded stays, also
+//! after `kill -9`.
 
+mod content;
 mod counters;
 mod events;
 mod target;
@@ -15,6 +17,7 @@ use tap_disk::{AppendFile, RealClock};
 use super::told_to_stop;
 use crate::failure::{Failure, say};
 use crate::parse;
+use content::Listening;
 use counters::Counting;
 use events::Tracing;
 pub(crate) use target::{Target, all};
@@ -35,19 +38,23 @@ const LOOK_EACH: Duration = Duration::from_secs(10);
 #[derive(Debug, clap::Args)]
 pub struct RecordArgs {
     /// The devices, by name or path; `devices` lists them
-    #[arg(long, required = true, value_delimiter = ',')]
+    #[arg(long, required_unless_present = "tap", value_delimiter = ',')]
     device: Vec<String>,
+    /// Records what the guests of a tap do, with samples of what they write: the unix:PATH of its --profile
+    #[arg(long, value_name = "unix:PATH", value_parser = content::socket, conflicts_with = "device")]
+    tap: Option<PathBuf>,
     /// How long; until Ctrl-C when it is not given
     #[arg(long = "for", value_parser = parse::duration)]
     time: Option<Duration>,
     /// Where the profile goes
     #[arg(long)]
     out: PathBuf,
-    /// counters: sums by the second, no privilege needed; events: each I/O, needs root and tracefs
-    #[arg(long, value_enum, default_value = "counters")]
-    mode: RecordMode,
-    /// Records how long each I/O took as well; with --mode events. It costs about as much again
-    #[arg(long)]
+    /// counters: sums by the second, no privilege needed; events: each I/O, needs root and tracefs; content: what --tap tells
+    /// [default: counters, content with --tap]
+    #[arg(long, value_enum)]
+    mode: Option<RecordMode>,
+    /// Records how long each I/O took as well; with --mode events. It more than doubles the cost
+    #[arg(long, conflicts_with = "tap")]
     latency: bool,
     /// Our own share of one processor; above it events are left out for a while, and that is recorded
     #[arg(long, value_parser = parse::share, default_value = "3%")]
@@ -58,6 +65,7 @@ pub struct RecordArgs {
 enum RecordMode {
     Counters,
     Events,
+    Content,
 }
 
 /// What gathers.
@@ -67,6 +75,14 @@ enum Gathering {
 }
 
 impl Gathering {
+    /// What a profile says of where it is from.
+    const fn source(&self) -> (Mode, &'static str) {
+        match self {
+            Self::Counters(_) => (Mode::Counters, "diskstats"),
+            Self::Events(_) => (Mode::Events, "block_bio_queue"),
+        }
+    }
+
     fn take(&mut self, now: WallTime) -> Result<Vec<Record>, Failure> {
         match self {
             Self::Counters(counting) => counting.take(now),
@@ -85,35 +101,79 @@ impl Gathering {
 
 impl RecordArgs {
     pub(super) fn run(self) -> Result<(), Failure> {
-        let targets = target::chosen(&self.device)?;
-        let mut recording = Recording::open(&self.out)?;
-        let gathering = self.gathering(targets.clone())?;
-        recording.begin(&targets, self.mode)?;
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
         let runtime = runtime.map_err(|e| Failure::new("cannot wait for time and signals").because(e))?;
+        let mode = self.mode.unwrap_or(match self.tap {
+            Some(_) => RecordMode::Content,
+            None => RecordMode::Counters,
+        });
+        match (mode, &self.tap) {
+            (RecordMode::Content, Some(tap)) => runtime.block_on(self.listen(tap)),
+            (RecordMode::Content, None) => {
+                Err(Failure::usage("the content of writes passes through a tap only")
+                    .fix("start the tap with --profile unix:PATH, and give that as --tap"))
+            }
+            (RecordMode::Counters | RecordMode::Events, Some(_)) => {
+                Err(Failure::usage("a tap tells each I/O with its content").fix("leave out --mode"))
+            }
+            (RecordMode::Counters, None) if self.latency => {
+                Err(Failure::usage("sums by the second do not tell how long an I/O took")
+                    .fix("add --mode events"))
+            }
+            (mode, None) => self.watch(mode, &runtime),
+        }
+    }
+
+    fn watch(&self, mode: RecordMode, runtime: &tokio::runtime::Runtime) -> Result<(), Failure> {
+        let targets = target::chosen(&self.device)?;
+        let mut recording = Recording::open(&self.out)?;
+        let gathering = if mode == RecordMode::Events {
+            Gathering::Events(Box::new(Tracing::start(targets.clone(), self.latency)?))
+        } else {
+            Gathering::Counters(Counting::new(targets.clone(), RealClock.wall()))
+        };
+        recording.begin(&targets, gathering.source())?;
         runtime.block_on(self.gather(gathering, recording))
     }
 
-    fn gathering(&self, targets: Vec<Target>) -> Result<Gathering, Failure> {
-        Ok(match self.mode {
-            RecordMode::Counters => Gathering::Counters(Counting::new(targets, RealClock.wall())),
-            RecordMode::Events => Gathering::Events(Box::new(Tracing::start(targets, self.latency)?)),
+    /// Waits until the time is over or somebody ends it; from now on a signal is not missed.
+    fn until_told(&self) -> Result<impl Future<Output = ()> + use<>, Failure> {
+        let end = tokio::time::sleep(self.time.unwrap_or(FOR_EVER));
+        let told = told_to_stop()?;
+        Ok(async move {
+            tokio::select! { () = end => {}, () = told => {} }
         })
     }
 
+    async fn listen(&self, tap: &Path) -> Result<(), Failure> {
+        let mut listening = Listening::start(tap).await?;
+        let mut recording = Recording::open(&self.out)?;
+        recording.go_on()?;
+        let mut keep = tokio::time::interval(KEEP_EACH);
+        let cost = Cost::begin();
+        let mut stop = std::pin::pin!(self.until_told()?);
+        self.say_begun();
+        loop {
+            tokio::select! {
+                biased;
+                () = &mut stop => break,
+                _ = keep.tick() => recording.keep()?,
+                taken = listening.take(&mut recording) => taken?,
+            }
+        }
+        recording.finish(&cost)
+    }
+
     async fn gather(&self, mut gathering: Gathering, mut recording: Recording) -> Result<(), Failure> {
-        let each = if self.mode == RecordMode::Counters { Duration::from_secs(1) } else { TAKE_EACH };
+        let counts = matches!(gathering, Gathering::Counters(_));
+        let each = if counts { Duration::from_secs(1) } else { TAKE_EACH };
         let mut tick = tokio::time::interval(each);
         tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Skip);
         let mut keep = tokio::time::interval(KEEP_EACH);
         let mut look = tokio::time::interval(LOOK_EACH);
         let mut cost = Cost::begin();
-        let end = tokio::time::sleep(self.time.unwrap_or(FOR_EVER));
-        let told = told_to_stop()?;
-        let mut stop = std::pin::pin!(async {
-            tokio::select! { () = end => {}, () = told => {} }
-        });
-        say(&format!("recording into {}; Ctrl-C ends it and keeps what was recorded", self.out.display()));
+        let mut stop = std::pin::pin!(self.until_told()?);
+        self.say_begun();
         loop {
             tokio::select! {
                 biased;
@@ -126,13 +186,11 @@ impl RecordArgs {
             }
         }
         recording.add(&gathering.last()?)?;
-        recording.keep()?;
-        say(&format!(
-            "{} I/Os recorded; own share of a processor: {:.3} %",
-            recording.taken,
-            cost.whole() * 100.0
-        ));
-        Ok(())
+        recording.finish(&cost)
+    }
+
+    fn say_begun(&self) {
+        say(&format!("recording into {}; Ctrl-C ends it and keeps what was recorded", self.out.display()));
     }
 }
 
@@ -158,11 +216,7 @@ impl Recording {
         Ok(Self { file, pending: Vec::new(), taken: 0, resumed: resumed.and_then(|(_, last)| last) })
     }
 
-    fn begin(&mut self, targets: &[Target], mode: RecordMode) -> Result<(), Failure> {
-        let (mode, origin) = match mode {
-            RecordMode::Counters => (Mode::Counters, "diskstats"),
-            RecordMode::Events => (Mode::Events, "block_bio_queue"),
-        };
+    fn begin(&mut self, targets: &[Target], (mode, origin): (Mode, &str)) -> Result<(), Failure> {
         let host = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default().trim().to_owned();
         let mut first =
             vec![Record::Source(Source { clock: Clock::Wall, mode, host, origin: origin.to_owned() })];
@@ -172,13 +226,29 @@ impl Recording {
                 .enumerate()
                 .map(|(n, t)| Record::Device { device: number(n), name: t.name.clone() }),
         );
-        if let Some(from) = self.resumed {
-            let to = At::from_nanos(RealClock.wall().nanos());
-            say(&format!("going on behind a pause of {} s", to.since(from) / 1_000_000_000));
-            first.push(Record::Loss { from, to, events: 0 });
-        }
         self.add(&first)?;
+        self.go_on()
+    }
+
+    /// Notes the pause since what was there before.
+    fn go_on(&mut self) -> Result<(), Failure> {
+        if let Some(from) = self.resumed.take() {
+            let to = RealClock.wall();
+            say(&format!("going on behind a pause of {} s", to.since(from).as_secs()));
+            self.add(&[Record::Loss { from, to, events: 0 }])?;
+        }
         self.keep()
+    }
+
+    /// Keeps the rest, and says what it was and cost.
+    fn finish(mut self, cost: &Cost) -> Result<(), Failure> {
+        self.keep()?;
+        say(&format!(
+            "{} I/Os recorded; own share of a processor: {:.3} %",
+            self.taken,
+            cost.whole() * 100.0
+        ));
+        Ok(())
     }
 
     fn add(&mut self, records: &[Record]) -> Result<(), Failure> {
