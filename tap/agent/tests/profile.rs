@@ -27,6 +27,7 @@ fn tap(dir: &Path, profile: ProfileTo) -> Tap {
         nbd_limits: gateway_front::Limits::default(),
         security: gateway_front::Security::default(),
         iscsi: Vec::new(),
+        admission: gateway_iscsi::Admission::default(),
         // Nobody is there: a guest's write does not wait for a CX.
         cx: Address::Memory("nobody".to_owned()),
         hub: Hub::new(),

@@ -155,7 +155,8 @@ fn harmful(way: usize, random: &mut Random, export: &str) -> Vec<u8> {
 
 /// Does harm again and again until it is over.
 fn harm(scene: &Scene<'_>, no: usize, times: &AtomicU64) -> Result<()> {
-    let (socket, export) = if no % 4 == 0 { ("tap.sock", "web01") } else { ("gw.sock", "web01@past") };
+    let (socket, export) =
+        if no.is_multiple_of(4) { ("tap.sock", "web01") } else { ("gw.sock", "web01@past") };
     let mut random = Random::new(u64::try_from(no)? + 1000);
     while !scene.over.load(Ordering::Relaxed) {
         let mut socket = UnixStream::connect(scene.lab.path(socket))?;
@@ -165,7 +166,7 @@ fn harm(scene: &Scene<'_>, no: usize, times: &AtomicU64) -> Result<()> {
         let _ = socket.write_all(&harmful(no, &mut random, export));
         times.fetch_add(1, Ordering::Relaxed);
         // Those that read nothing stay, and so do half of the others; the rest come again and again.
-        let is_lasting = no % 8 < 2 || no % 2 == 0;
+        let is_lasting = no % 8 < 2 || no.is_multiple_of(2);
         let stays = if is_lasting {
             Duration::from_secs(pick(2, 60))
         } else {

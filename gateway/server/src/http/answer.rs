@@ -146,9 +146,7 @@ async fn perform<C: Control>(
         Operation::RepairMany => repair_many(control, segment, request).await,
         Operation::Jobs => Ok(Reply::json(&Page::whole(control.jobs().await?))),
         Operation::Job => Ok(Reply::json(&control.job(job_id(segment)?).await?)),
-        Operation::JobCancel => {
-            Ok(Reply::json(&control.job_cancel(job_id(segment)?).await?).with_status(202))
-        }
+        Operation::JobCancel => job_cancel(control, segment).await,
         Operation::Sessions => Ok(Reply::json(&Page::whole(control.sessions().await?))),
         Operation::SessionEnd => control.session_end(session_id(segment)?).await.map(|()| Reply::nothing()),
         Operation::Status => Ok(Reply::json(&control.status().await?)),
@@ -163,6 +161,10 @@ async fn perform<C: Control>(
             Ok(Reply::text(metrics::MEDIA_TYPE, text))
         }
     }
+}
+
+async fn job_cancel<C: Control>(control: &C, segment: &str) -> Handled {
+    Ok(Reply::json(&control.job_cancel(job_id(segment)?).await?).with_status(202))
 }
 
 async fn resolve<C: Control>(control: &C, segment: &str, request: &Request) -> Handled {
