@@ -271,6 +271,11 @@ fn a_group_that_cannot_be_is_refused_at_the_start() -> Result<()> {
         let disk = lab.empty_disk("a.img", SIZE)?;
         let mut command = lab.program("up")?;
         command.arg("--data").arg(lab.path("data")).arg("--protect").arg(format!("a={}", disk.display()));
+        // Not the ports that everybody's own gateway has.
+        command
+            .arg("--nbd")
+            .arg(format!("unix:{}", lab.path("gw.sock").display()))
+            .args(["--api", "127.0.0.1:0"]);
         command.args(["--group", "db=a,b"]);
         let refused = run(&mut command, Duration::from_secs(20))?;
         ensure!(refused.code == 1, "{}", refused.stderr);
