@@ -9,7 +9,7 @@ use gateway_image::Catalogue;
 use gateway_journal::{ImageId, ImageRecord, MetaRecord};
 use gateway_store::{Store, StoreError};
 use tap_block::{BlockDevice, Clock, Lsn, Name, VolumeId};
-use tap_disk::Pool;
+use tap_disk::{Pool, set_aside};
 use tokio::sync::oneshot;
 
 use crate::device::flat::{FlatDir, FlatSlot};
@@ -534,12 +534,11 @@ async fn blocking(work: impl FnOnce() -> std::io::Result<()> + Send + 'static) -
 
 /// What was written on an image of which the journal may have lost the record stays, under another name, until somebody removes it.
 fn put_aside(dir: &Path) -> std::io::Result<()> {
-    let name = dir.file_name().unwrap_or_default().to_string_lossy();
-    let free = (0..).map(|n: u32| dir.with_file_name(format!("lost-{name}-{n}"))).find(|path| !path.exists());
-    let aside = free.unwrap_or_else(|| dir.with_file_name(format!("lost-{name}")));
-    tracing::warn!(
-        "records of the journal are lost, maybe that of image {name}: what was written on it is kept in {}",
-        aside.display()
-    );
-    std::fs::rename(dir, aside)
+    if let Some(aside) = set_aside(dir)? {
+        tracing::warn!(
+            "records of the journal are lost, maybe that of the image with this number: what was written on it is kept in {}",
+            aside.display()
+        );
+    }
+    Ok(())
 }

@@ -294,7 +294,7 @@ async fn what_was_written_on_an_image_that_the_journal_has_lost_stays_on_the_dis
     let handle = Gateway::start(config(tmp.path(), &hub)).await.unwrap();
     let site = Site { tmp, hub, handle };
     assert!(site.gateway().images().await.unwrap().is_empty());
-    let aside = site.path(&format!("data/overlays/lost-{}-0", image.id));
+    let aside = site.path(&format!("data/overlays/{}.unreadable-1", image.id));
     assert!(aside.join("data").is_file(), "{}", aside.display());
     let found = site.gateway().verification(name("web01"), Points::default()).await.unwrap();
     let told = found.findings.iter().any(|f| f.detail.contains("images made then are gone"));

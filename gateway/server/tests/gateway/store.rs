@@ -17,14 +17,7 @@ async fn a_store_that_vanished_is_missed_until_it_is_back_or_said_to_be_gone() {
     let link = tap.connect(&site.hub, "web01");
     let anew = site.until("web01", |v| v.durable_lsn == first.durable_lsn).await;
     assert_eq!(anew.state, VolumeState::Protected, "the head is protected meanwhile");
-    let start = Instant::now();
-    let view = loop {
-        let view = site.gateway().verification(name("web01"), Points::default()).await.unwrap();
-        if view.open > 0 || start.elapsed() > LIMIT {
-            break view;
-        }
-        tokio::task::yield_now().await;
-    };
+    let view = found(site.gateway(), |view| view.open > 0).await;
     assert_eq!((view.open, view.findings[0].kind), (1, FindingKind::Missing), "{view:?}");
     let status = site.gateway().status().await.unwrap();
     assert_eq!(status.health, cx_api::Health::Degraded);
