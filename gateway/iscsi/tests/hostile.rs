@@ -11,10 +11,12 @@
 
 mod common;
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use common::*;
 use gateway_iscsi::Wants;
+use testbed_model::Random;
+use testbed_model::found::{mangled, streams};
 
 /// Functions that are fuzzed.
 const TARGETS: usize = 3;
@@ -82,16 +84,6 @@ fn the_corpus_is_survived() {
     assert!(seen >= 20, "the corpus is not where it should be");
 }
 
-/// The streams in a file of findings, one to a line.
-fn findings(path: &Path) -> Vec<Vec<u8>> {
-    let lines = std::fs::read_to_string(path).unwrap();
-    let hex = |line: &str| {
-        let pairs = (0..line.len()).step_by(2).map(|n| u8::from_str_radix(&line[n..n + 2], 16).unwrap());
-        pairs.collect::<Vec<u8>>()
-    };
-    lines.lines().map(hex).collect()
-}
-
 /// A function that is fuzzed, and streams for it.
 type Found = (fn(&[u8]), Vec<Vec<u8>>);
 
@@ -99,8 +91,11 @@ type Found = (fn(&[u8]), Vec<Vec<u8>>);
 fn found() -> Vec<Found> {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/found");
     let files = std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
-    let all = files.map(|path| (fuzz::by_name(path.file_stem().unwrap().to_str().unwrap()), findings(&path)));
-    all.collect()
+    let of = |path: PathBuf| {
+        let streams = streams(&std::fs::read_to_string(&path).unwrap()).unwrap();
+        (fuzz::by_name(path.file_stem().unwrap().to_str().unwrap()), streams)
+    };
+    files.map(of).collect()
 }
 
 /// By `cargo fuzz`, which needs a nightly compiler; this does not.
@@ -120,28 +115,8 @@ fn what_was_found_by_fuzzing_is_survived() {
 #[test]
 fn what_was_found_and_then_mangled_is_survived() {
     let rounds = std::env::var("FUZZ_ROUNDS").ok().and_then(|n| n.parse().ok()).unwrap_or(100);
-    let mut state = 0x9e37_79b9_7f4a_7c15_u64;
-    let mut below = |limit: usize| {
-        state ^= state << 13;
-        state ^= state >> 7;
-        state ^= state << 17;
-        (state % limit.max(1) as u64) as usize
-    };
+    let mut random = Random::new(1);
     for (run, streams) in found() {
-        for _ in 0..rounds {
-            let mut stream = streams[below(streams.len())].clone();
-            let other = &streams[below(streams.len())];
-            let at = below(stream.len());
-            match below(3) {
-                0 => stream.splice(at.., other[below(other.len())..].iter().copied()).for_each(drop),
-                1 => stream.splice(at..at, other[below(other.len())..].iter().copied()).for_each(drop),
-                _ => stream.truncate(at),
-            }
-            for _ in 0..below(4) {
-                let at = below(stream.len());
-                stream.iter_mut().skip(at).take(1).for_each(|byte| *byte ^= 1 << below(8));
-            }
-            run(&stream);
-        }
+        (0..rounds).for_each(|_| run(&mangled(&streams, &mut random)));
     }
 }

@@ -10,6 +10,7 @@
 //! under test can be repeated here.
 
 pub mod builder;
+pub mod found;
 pub mod oracle;
 pub mod random;
 pub mod workload;
