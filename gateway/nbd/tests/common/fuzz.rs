@@ -23,7 +23,8 @@ pub(crate) fn handshake(bytes: &[u8]) {
         0 => same_however_cut(stream, |limits| Rig::with(limits, GEOMETRY)),
         mode => {
             let tls = if mode == 1 { Tls::Optional } else { Tls::Required };
-            let mut rig = Rig { inline: Some(device()), ..Rig::with_tls(tls) };
+            let server = Server::with_tls(LIMITS, tls);
+            let mut rig = Rig { server, inline: Some(device()), ..Rig::with(LIMITS, GEOMETRY) };
             for piece in stream.chunks(64) {
                 feed(&mut rig, piece);
                 assert!(tls == Tls::Optional || rig.done.is_empty(), "served in the open");
