@@ -38,11 +38,6 @@ impl Store {
     /// [`StoreError::Invalid`] when it is more than may be confirmed, or nothing; when it cannot be noted.
     pub fn confirm_elapsed(&self, by: Duration) -> Result<(), StoreError> {
         let shared = self.shared();
-        let most = shared.age.creditable();
-        if by.is_zero() || by > most {
-            let text = format!("{} s cannot be confirmed: {} s can", by.as_secs(), most.as_secs());
-            return Err(StoreError::Invalid(text));
-        }
         shared.keeper.confirm_age(&shared.age, by)?;
         warn!(
             "{} s that were not counted for retention and holds are, for somebody confirmed them",

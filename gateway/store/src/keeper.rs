@@ -8,6 +8,7 @@ use tap_block::WallTime;
 use tracing::warn;
 
 use crate::age::Age;
+use crate::error::StoreError;
 use crate::mark::MarkStore;
 use crate::sync::{lock, wait_for};
 
@@ -46,9 +47,15 @@ impl Keeper {
         Ok(())
     }
 
-    /// Somebody confirmed that so much time went by: noted durably before anything ages by it.
-    pub(crate) fn confirm_age(&self, age: &Age, by: Duration) -> std::io::Result<()> {
+    /// Somebody confirmed that so much time went by: noted durably before anything ages by it. Of two who do so at once, one is
+    /// refused.
+    pub(crate) fn confirm_age(&self, age: &Age, by: Duration) -> Result<(), StoreError> {
         let mut state = lock(&self.state);
+        let most = age.creditable();
+        if by.is_zero() || by > most {
+            let text = format!("{} s cannot be confirmed: {} s can", by.as_secs(), most.as_secs());
+            return Err(StoreError::Invalid(text));
+        }
         let mark = Mark { aged: Some(age.note_with(by)), ..state.mark };
         self.store.store(&mark.encode())?;
         // A mark that was on its way to the disk meanwhile must not be the last.

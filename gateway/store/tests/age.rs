@@ -10,11 +10,13 @@
 
 mod common;
 
+use std::sync::atomic::{AtomicU8, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use common::lab::{Lab, cut, policy};
-use gateway_journal::{Hold, MetaRecord};
+use gateway_journal::{Hold, Mark, MetaRecord};
+use gateway_store::{MarkStore, MemoryMark, Parts, Store};
 
 use tap_block::{Clock, Lsn, Monotonic, WallTime};
 use testbed_model::Random;
@@ -196,6 +198,62 @@ fn what_was_not_counted_counts_once_somebody_confirms_it() {
     assert_eq!(lab.store().elapsed().missed, None);
     settle(&mut lab, &clock);
     assert!(lab.store().check_kept(lab.volume(), point).is_err(), "the hold is over");
+}
+
+/// A mark that takes its time when it is asked to: until somebody else comes, and a while after.
+struct Waits {
+    mark: Arc<MemoryMark>,
+    /// 1: the next note waits; 2: it does; 3: somebody came.
+    step: Arc<AtomicU8>,
+}
+
+impl MarkStore for Waits {
+    fn load(&self) -> Option<Vec<u8>> {
+        self.mark.load()
+    }
+
+    fn store(&self, bytes: &[u8]) -> std::io::Result<()> {
+        if self.step.compare_exchange(1, 2, Ordering::SeqCst, Ordering::SeqCst).is_ok() {
+            while self.step.load(Ordering::SeqCst) < 3 {
+                std::thread::yield_now();
+            }
+            (0..10_000).for_each(|_| std::thread::yield_now());
+        }
+        self.mark.store(bytes)
+    }
+}
+
+/// What is noted last is what counts after a kill.
+#[test]
+fn of_two_who_confirm_the_same_time_at_once_one_is_refused() {
+    let (mut lab, clock, _) = held();
+    lab.store = None;
+    clock.set(DAY * 30);
+    let step = Arc::new(AtomicU8::new(0));
+    let parts = Parts {
+        mark: Box::new(Waits { mark: Arc::clone(&lab.disk.mark), step: Arc::clone(&step) }),
+        ..lab.disk.parts()
+    };
+    let store = Store::open_on(lab.disk.config.clone(), Arc::clone(&lab.disk.clock), parts).unwrap();
+    let missed = store.elapsed().creditable;
+    assert!(missed > DAY * 20);
+    let second = std::thread::spawn({
+        let (store, step) = (Arc::clone(&store), Arc::clone(&step));
+        move || {
+            while step.load(Ordering::SeqCst) < 2 {
+                std::thread::yield_now();
+            }
+            step.store(3, Ordering::SeqCst);
+            store.confirm_elapsed(missed)
+        }
+    });
+    step.store(1, Ordering::SeqCst);
+    let first = store.confirm_elapsed(missed);
+    let second = second.join().unwrap();
+    // Whichever note of the keeper's was the one that waited.
+    assert!(first.is_ok() != second.is_ok(), "{first:?} {second:?}");
+    let noted = Mark::decode(&lab.disk.mark.load().unwrap()).unwrap().aged.unwrap();
+    assert!(noted.at <= store.elapsed().machine, "the store's clock would be ahead of the machine's");
 }
 
 #[test]

@@ -113,7 +113,12 @@ impl Disk {
     }
 
     pub fn try_open(&self) -> Result<Arc<Store>, StoreError> {
-        let parts = Parts {
+        Store::open_on(self.config.clone(), Arc::clone(&self.clock), self.parts())
+    }
+
+    /// What a store here is made of.
+    pub fn parts(&self) -> Parts {
+        Parts {
             segments: self.pool(),
             index: Box::new(self.index.clone()),
             mark: Box::new(Arc::clone(&self.mark)),
@@ -121,8 +126,7 @@ impl Disk {
             proofs: Box::new(Arc::clone(&self.proofs)),
             ledger: Box::new(self.ledger.clone()),
             free: Box::new(|| None),
-        };
-        Store::open_on(self.config.clone(), Arc::clone(&self.clock), parts)
+        }
     }
 }
 
