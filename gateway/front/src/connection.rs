@@ -21,6 +21,7 @@ use tokio::task::JoinHandle;
 use tokio::time::{Instant, Sleep};
 
 use crate::access::Access;
+use crate::busy_poll::BusyPoll;
 use crate::channel::Channel;
 use crate::exports::{ClientId, Export, Exports, OpenError};
 use crate::front::{Limits, Place, Shared};
@@ -56,6 +57,7 @@ pub(crate) struct Connection<S> {
     input: BytesMut,
     has_large_buffer: bool,
     mailbox: Arc<Mailbox>,
+    busy_poll: BusyPoll,
     done: Vec<(u64, Answered)>,
     exports: Arc<dyn Exports>,
     shared: Arc<Shared>,
@@ -150,6 +152,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
             input: BytesMut::with_capacity(RECEIVE),
             has_large_buffer: false,
             mailbox: Arc::clone(&session.mailbox),
+            busy_poll: BusyPoll::new(),
             done: Vec::new(),
             exports,
             shared: Arc::clone(shared),
@@ -186,18 +189,28 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
 
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Ended> {
         self.mailbox.awake();
+        self.busy_poll.wake();
         loop {
             match self.turn(cx) {
                 Ok(_) if self.stop == Stop::Abort => return Poll::Ready(Ended::Stopped),
-                Ok(true) => {}
+                Ok(true) => self.busy_poll.note_work(),
                 Ok(false) => match self.rest(cx) {
                     Some(ended) => return Poll::Ready(ended),
-                    None if self.mailbox.sleep(self.stop, cx.waker()) => return Poll::Pending,
+                    None if self.awaits_request() && self.busy_poll.look_again(cx) => return Poll::Pending,
+                    None if self.mailbox.sleep(self.stop, cx.waker()) => {
+                        self.busy_poll.sleep();
+                        return Poll::Pending;
+                    }
                     None => {}
                 },
                 Err(ended) => return Poll::Ready(ended),
             }
         }
+    }
+
+    /// Is there nothing that it waits for but the client?
+    fn awaits_request(&self) -> bool {
+        self.opened.is_some() && self.server.in_flight() == 0 && self.server.output().is_empty()
     }
 
     /// Does whatever can be done; was there anything?

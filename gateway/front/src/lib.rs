@@ -15,6 +15,7 @@
 
 mod access;
 mod address;
+mod busy_poll;
 mod channel;
 mod connection;
 mod exports;

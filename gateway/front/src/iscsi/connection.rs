@@ -17,6 +17,7 @@ use tokio::task::JoinHandle;
 use tokio::time::{Instant, Sleep};
 
 use super::{IscsiLimits, Targets};
+use crate::busy_poll::BusyPoll;
 use crate::connection::{Ended, linger};
 use crate::exports::ClientId;
 use crate::mailbox::{Mailbox, Stop};
@@ -41,6 +42,7 @@ pub(crate) struct IscsiConnection<S> {
     protocol: Connection,
     input: BytesMut,
     mailbox: Arc<Mailbox>,
+    busy_poll: BusyPoll,
     session: Arc<Session>,
     client: ClientId,
     done: Vec<(u64, Answered)>,
@@ -86,6 +88,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> IscsiConnection<S> {
             protocol: Connection::new(setup),
             input: BytesMut::with_capacity(RECEIVE),
             mailbox,
+            busy_poll: BusyPoll::new(),
             session,
             client,
             done: Vec::new(),
@@ -113,18 +116,28 @@ impl<S: AsyncRead + AsyncWrite + Unpin> IscsiConnection<S> {
 
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Ended> {
         self.mailbox.awake();
+        self.busy_poll.wake();
         loop {
             match self.turn(cx) {
                 Ok(_) if self.stop == Stop::Abort => return Poll::Ready(Ended::Stopped),
-                Ok(true) => {}
+                Ok(true) => self.busy_poll.note_work(),
                 Ok(false) => match self.rest(cx) {
                     Some(ended) => return Poll::Ready(ended),
-                    None if self.mailbox.sleep(self.stop, cx.waker()) => return Poll::Pending,
+                    None if self.awaits_command() && self.busy_poll.look_again(cx) => return Poll::Pending,
+                    None if self.mailbox.sleep(self.stop, cx.waker()) => {
+                        self.busy_poll.sleep();
+                        return Poll::Pending;
+                    }
                     None => {}
                 },
                 Err(error) => return Poll::Ready(Ended::Socket(error)),
             }
         }
+    }
+
+    /// Is there nothing that it waits for but the initiator?
+    fn awaits_command(&self) -> bool {
+        !self.protocol.is_logging_in() && self.protocol.in_flight() == 0 && self.protocol.output().is_empty()
     }
 
     /// Does whatever can be done; was there anything?
@@ -166,8 +179,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> IscsiConnection<S> {
         let protocol = self.protocol.next_deadline();
         let protocol = protocol.map(|at| self.began + Duration::from_nanos(at.nanos()));
         let next = [self.deadline, protocol].into_iter().flatten().min()?;
-        self.timer.as_mut().reset(next);
-        if self.timer.as_mut().poll(cx).is_pending() {
+        if self.sleeps_until(next, cx) {
             return None;
         }
         if self.deadline.is_some_and(|deadline| deadline <= Instant::now()) {
@@ -176,6 +188,21 @@ impl<S: AsyncRead + AsyncWrite + Unpin> IscsiConnection<S> {
         // The protocol's own time is up: another turn.
         cx.waker().wake_by_ref();
         None
+    }
+
+    /// Is it before `next`? Then the task of `cx` is woken at that time at the latest. Deadlines move with each command: the
+    /// timer runs on and is set right when it goes off, or when it would be too late.
+    fn sleeps_until(&mut self, next: Instant, cx: &mut Context<'_>) -> bool {
+        if next < self.timer.deadline() {
+            self.timer.as_mut().reset(next);
+        }
+        while self.timer.as_mut().poll(cx).is_ready() {
+            if next <= Instant::now() {
+                return false;
+            }
+            self.timer.as_mut().reset(next);
+        }
+        true
     }
 
     fn take_letters(&mut self) -> bool {
