@@ -41,6 +41,8 @@ const LEAST_ROOM: usize = 32 << 10;
 const BATCH: usize = 8;
 /// The same for large requests: payload beyond this ends a batch.
 const BATCH_BYTES: u64 = 256 << 10;
+/// So many requests one at a time show a client that sends one at a time.
+const ALONE_AT_LEAST: u32 = 8;
 /// Pieces to one vectored write.
 const SLICES: usize = 64;
 /// What is still read of a client when the front stops: what it has sent already, but no endless stream.
@@ -66,6 +68,8 @@ pub(crate) struct Connection<S> {
     client: ClientId,
     access: Access,
     limits: Limits,
+    /// So many requests in a row came while there was no other.
+    alone: u32,
     /// TLS begins when what waits to be written is written.
     starting_tls: bool,
     /// What was written may still lie in the buffers of TLS.
@@ -161,6 +165,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
             client,
             access,
             limits,
+            alone: 0,
             starting_tls: false,
             unflushed: false,
             stalled: Patience::new(limits.stall).or_less(limits.stall_in_need),
@@ -309,10 +314,19 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
             idle.end();
         }
         let ticket = Ticket::new(tag.get(), self.mailbox.clone());
+        let ticket = if self.is_alone() { ticket.alone() } else { ticket };
         if let Some(opened) = &self.opened {
             opened.export.device.submit(op, ticket);
         }
         bytes
+    }
+
+    /// Does the client send one request at a time, and is this the one? Then this thread may wait for it: there is nothing else
+    /// that it could do. It takes some of them in a row, as each of many may happen to be the first.
+    fn is_alone(&mut self) -> bool {
+        let alone = self.server.in_flight() <= 1 && self.input.is_empty() && self.server.output().is_empty();
+        self.alone = if alone { self.alone.saturating_add(1) } else { 0 };
+        self.alone > ALONE_AT_LEAST
     }
 
     /// Begins TLS when it is time, and sees it through.

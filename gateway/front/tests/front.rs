@@ -96,6 +96,23 @@ impl BlockDevice for Marked {
     }
 }
 
+/// Notes of each operation whether it may be waited for where it is submitted.
+struct Noting {
+    disk: MemoryDevice,
+    alone: Mutex<Vec<bool>>,
+}
+
+impl BlockDevice for Noting {
+    fn geometry(&self) -> Geometry {
+        self.disk.geometry()
+    }
+
+    fn submit(&self, op: Op, ticket: Ticket) {
+        self.alone.lock().unwrap().push(ticket.is_alone());
+        self.disk.submit(op, ticket);
+    }
+}
+
 struct Disks {
     devices: BTreeMap<String, Arc<dyn BlockDevice>>,
     opened_by: Mutex<Vec<ClientId>>,
@@ -125,6 +142,7 @@ struct Rig {
     front: FrontHandle,
     folder: tempfile::TempDir,
     gated: Arc<Gated>,
+    noting: Arc<Noting>,
     disks: Arc<Disks>,
     open_slow: Sender<()>,
 }
@@ -137,16 +155,18 @@ impl Rig {
     fn with(limits: Limits) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let gated = Gated::new();
+        let noting = Arc::new(Noting { disk: MemoryDevice::new(SIZE), alone: Mutex::default() });
         let mut devices: BTreeMap<String, Arc<dyn BlockDevice>> = BTreeMap::new();
         devices.insert("disk".to_owned(), Arc::new(MemoryDevice::new(SIZE)));
         devices.insert("slow".to_owned(), Arc::new(MemoryDevice::new(SIZE)));
         devices.insert("gated".to_owned(), gated.clone());
+        devices.insert("noting".to_owned(), noting.clone());
         devices.insert("marked".to_owned(), Arc::new(Marked(Arc::new(MemoryDevice::new(SIZE)))));
         let (open_slow, slow) = channel();
         let disks = Arc::new(Disks { devices, opened_by: Mutex::default(), slow: Mutex::new(Some(slow)) });
         let addresses = [ListenAddress::Unix(folder.path().join("nbd.sock")), "127.0.0.1:0".parse().unwrap()];
         let front = Front::start(&addresses, disks.clone(), limits).unwrap();
-        Self { front, folder, gated, disks, open_slow }
+        Self { front, folder, gated, noting, disks, open_slow }
     }
 
     fn socket(&self) -> PathBuf {
@@ -308,6 +328,25 @@ fn many_requests_are_under_way_and_answered_as_they_complete() {
         assert_eq!(client.reply(), (0, cookie));
     }
     assert_eq!(rig.gated.disk.content()[7 * 4096], 7);
+}
+
+#[test]
+fn only_a_client_that_sends_one_request_at_a_time_may_be_waited_for() {
+    let rig = Rig::new();
+    let mut client = rig.open("noting");
+    (0..12).for_each(|_| client.write(0, &[1; 512]));
+    let one_by_one = std::mem::take(&mut *rig.noting.alone.lock().unwrap());
+    assert!(!one_by_one[0] && one_by_one[11], "{one_by_one:?}");
+    let mut burst = Vec::new();
+    for _ in 0..12 {
+        burst.extend([0x25, 0x60, 0x95, 0x13, 0, 0, 0, 0]);
+        burst.extend([0; 16]);
+        burst.extend(512_u32.to_be_bytes());
+    }
+    client.0.write_all(&burst).unwrap();
+    client.0.read_exact(&mut [0; 12 * (16 + 512)]).unwrap();
+    let together = std::mem::take(&mut *rig.noting.alone.lock().unwrap());
+    assert!(!together.contains(&true), "{together:?}");
 }
 
 #[test]

@@ -118,7 +118,10 @@ struct Wanted {
 /// What to do once the lock is released.
 #[derive(Default)]
 struct Later {
-    disk: Vec<(u64, Op)>,
+    /// On the local disk, by tag; true for one that this thread may wait for.
+    disk: Vec<(u64, Op, bool)>,
+    /// What a guest submits on this thread, which waits for nothing else.
+    alone: Option<OpId>,
     answers: Vec<Box<dyn FnOnce() + Send>>,
 }
 
@@ -394,8 +397,10 @@ impl Volume {
             return;
         }
         let Some(me) = self.me.upgrade() else { return };
-        local::run(later.disk.into_iter().map(|(tag, op)| {
-            (Arc::clone(&self.disk) as Arc<dyn BlockDevice>, op, Ticket::new(tag, Arc::clone(&me) as _))
+        local::run(later.disk.into_iter().map(|(tag, op, alone)| {
+            let ticket = Ticket::new(tag, Arc::clone(&me) as _);
+            let ticket = if alone { ticket.alone() } else { ticket };
+            (Arc::clone(&self.disk) as Arc<dyn BlockDevice>, op, ticket)
         }));
     }
 
@@ -410,11 +415,11 @@ impl Volume {
             match action {
                 Action::Start(id) => {
                     if let Some(op) = core.guests.get_mut(&id).and_then(|g| g.op.take()) {
-                        later.disk.push((core.run(Running::Guest(id)), op));
+                        later.disk.push((core.run(Running::Guest(id)), op, later.alone == Some(id)));
                     }
                 }
                 Action::Fill { op, extent } => {
-                    later.disk.push((core.run(Running::Fill(op, extent)), Op::Read { extent }));
+                    later.disk.push((core.run(Running::Fill(op, extent)), Op::Read { extent }, false));
                 }
                 Action::Copy(task) => core.read_copy(task, later),
                 Action::PersistMarks { generation, marks } => {
@@ -489,6 +494,7 @@ impl Volume {
             }
             core.next_op += 1;
             let id = OpId(core.next_op);
+            later.alone = ticket.is_alone().then_some(id);
             core.guests.insert(id, Guest { op: Some(op), ticket, outcome: None });
             volume.feed(core, Event::Submit { op: id, extent, change }, later);
         });
@@ -541,7 +547,7 @@ impl Core {
     }
 
     fn read_copy(&mut self, task: CopyTask, later: &mut Later) {
-        later.disk.push((self.run(Running::Copy(task)), Op::Read { extent: task.extent }));
+        later.disk.push((self.run(Running::Copy(task)), Op::Read { extent: task.extent }, false));
     }
 }
 

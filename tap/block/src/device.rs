@@ -299,13 +299,28 @@ pub trait CompletionQueue: Send + Sync {
 pub struct Ticket {
     tag: u64,
     queue: Option<Arc<dyn CompletionQueue>>,
+    lone: bool,
 }
 
 impl Ticket {
     /// A ticket that completes `tag` in `queue`.
     #[must_use]
     pub fn new(tag: u64, queue: Arc<dyn CompletionQueue>) -> Self {
-        Self { tag, queue: Some(queue) }
+        Self { tag, queue: Some(queue), lone: false }
+    }
+
+    /// The same; the thread that submits has nothing else to do until this is answered, so the device may take the time it needs
+    /// right there.
+    #[must_use]
+    pub const fn alone(mut self) -> Self {
+        self.lone = true;
+        self
+    }
+
+    /// Does the thread that submits wait for nothing else?
+    #[must_use]
+    pub const fn is_alone(&self) -> bool {
+        self.lone
     }
 
     /// Hands over the outcome.

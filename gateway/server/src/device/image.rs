@@ -12,7 +12,7 @@ use gateway_journal::{REGION_BYTES, RegionNo};
 use gateway_store::{OpenPoint, ReadError, ReadMode, Store, StoreError, UnitRead};
 use tap_block::units::index;
 use tap_block::{
-    Answer, BLOCK_SIZE, BlockDevice, DeviceError, Extent, Geometry, Lsn, Name, Op, Ticket, VolumeId,
+    Answer, Answered, BLOCK_SIZE, BlockDevice, DeviceError, Extent, Geometry, Lsn, Name, Op, Ticket, VolumeId,
 };
 
 use super::ahead::Ahead;
@@ -331,6 +331,7 @@ impl ImageDevice {
         }
         match self.image.answer(extent, ReadMode::Cached) {
             Ok(Some(answer)) => ticket.answer(Ok(answer)),
+            Ok(None) if ticket.is_alone() => ticket.answer(wait_for(&self.image, extent)),
             Ok(None) => self.read_elsewhere(extent, ticket),
             Err(e) => ticket.complete(Err(e)),
         }
@@ -338,10 +339,7 @@ impl ImageDevice {
 
     fn read_elsewhere(&self, extent: Extent, ticket: Ticket) {
         let image = Arc::clone(&self.image);
-        self.workers.reads.submit(move || {
-            let read = image.answer(extent, ReadMode::Blocking);
-            ticket.answer(read.and_then(|answer| answer.ok_or_else(|| unread(extent))));
-        });
+        self.workers.reads.submit(move || ticket.answer(wait_for(&image, extent)));
     }
 
     fn fetch(&self, extent: Extent) {
@@ -350,6 +348,11 @@ impl ImageDevice {
             self.workers.reads.submit_if_idle(move || image.fetch(soon));
         }
     }
+}
+
+/// The content of `extent`, however long it takes.
+fn wait_for(image: &Image, extent: Extent) -> Answered {
+    image.answer(extent, ReadMode::Blocking)?.ok_or_else(|| unread(extent))
 }
 
 /// Reads, however long it takes.

@@ -209,6 +209,20 @@ impl OverlayDevice {
     }
 }
 
+impl OverlayDevice {
+    /// Does `op` where it may take the time that it needs.
+    fn run_elsewhere(&self, op: Op, ticket: Ticket) {
+        // What may take long is no worker's of those that others wait for.
+        let is_long = matches!(op, Op::Status { .. } | Op::Zero { may_trim: false, .. });
+        if ticket.is_alone() && !is_long {
+            return ticket.answer(self.layers.run(&op));
+        }
+        let layers = Arc::clone(&self.layers);
+        let pool = if is_long { &self.workers.maps } else { &self.workers.reads };
+        pool.submit(move || ticket.answer(layers.run(&op)));
+    }
+}
+
 impl BlockDevice for OverlayDevice {
     fn geometry(&self) -> Geometry {
         Geometry { size: self.layers.below.size(), read_only: self.read_only }
@@ -225,13 +239,7 @@ impl BlockDevice for OverlayDevice {
         };
         match self.at_once(op) {
             Ok(answered) => ticket.answer(answered),
-            Err(op) => {
-                let layers = Arc::clone(&self.layers);
-                // What may take long is no worker's of those that others wait for.
-                let is_long = matches!(op, Op::Status { .. } | Op::Zero { may_trim: false, .. });
-                let pool = if is_long { &self.workers.maps } else { &self.workers.reads };
-                pool.submit(move || ticket.answer(layers.run(&op)));
-            }
+            Err(op) => self.run_elsewhere(op, ticket),
         }
         // Where something was written, what is below is not asked for.
         if let Some(ahead) = ahead.filter(|ahead| self.layers.read_lock().is_untouched(*ahead)) {

@@ -43,6 +43,13 @@ impl Flusher {
         Some(std::mem::take(&mut state.waiting))
     }
 
+    /// Does nobody wait? Then nobody is running any more.
+    pub(super) fn is_done(&self) -> bool {
+        let mut state = self.lock();
+        state.running = !state.waiting.is_empty();
+        !state.running
+    }
+
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -53,10 +60,22 @@ impl Disk {
     /// so it covers them.
     pub(super) fn run_flushes(&self) {
         while let Some(tickets) = self.flusher.next() {
-            let outcome = self.sync();
-            for ticket in tickets {
-                ticket.complete(outcome.clone());
-            }
+            self.sync_for(tickets);
+        }
+    }
+
+    /// Syncs once. `false`: others have joined meanwhile, and the caller has to see to it that
+    /// [`run_flushes`](Self::run_flushes) runs.
+    pub(super) fn run_one_flush(&self) -> bool {
+        let Some(tickets) = self.flusher.next() else { return true };
+        self.sync_for(tickets);
+        self.flusher.is_done()
+    }
+
+    pub(super) fn sync_for(&self, tickets: Vec<Ticket>) {
+        let outcome = self.sync();
+        for ticket in tickets {
+            ticket.complete(outcome.clone());
         }
     }
 

@@ -463,3 +463,40 @@ fn a_block_device_is_a_disk_too() {
     assert_eq!(&got[got.len() - 5..], b"tail!");
     assert_eq!(got.iter().filter(|b| **b == 0x5a).count(), index(2 * MIB) - 5);
 }
+
+#[test]
+fn what_is_asked_for_alone_is_done_on_the_thread_that_asks() {
+    let dir = tempfile::tempdir().unwrap();
+    let disk = open(&full(dir.path(), 64 << 10));
+    disk.disk.nowait.store(false, Ordering::Relaxed);
+    let (done, here) = (Completions::new(), std::thread::current().id());
+    let read = || Op::Read { extent: Extent::between(0, 4096) };
+    let write = || Op::Write { offset: 0, data: vec![7; 4096].into(), fua: true };
+    for (tag, op) in [(0, write()), (1, Op::Flush), (2, read())] {
+        disk.submit(op, done.ticket(tag).alone());
+        let (answered, outcome, thread) = done.at_once().expect("before submit returns");
+        assert!(answered == tag && outcome.is_ok() && thread == here);
+    }
+    for (tag, op) in [(3, write()), (4, Op::Flush), (5, read())] {
+        disk.submit(op, done.ticket(tag));
+        let (answered, outcome, thread) = done.next();
+        assert!(answered == tag && outcome.is_ok() && thread != here, "{tag} kept its submitter");
+    }
+}
+
+#[test]
+fn who_joins_while_somebody_syncs_alone_is_synced_after_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let disk = open(&full(dir.path(), 4096));
+    let done = Completions::new();
+    assert!(disk.disk.flusher.join(done.ticket(0).alone()));
+    let alone = disk.disk.flusher.next().unwrap();
+    assert!(!disk.disk.flusher.join(done.ticket(1)), "somebody runs already");
+    disk.disk.sync_for(alone);
+    assert!(!disk.disk.flusher.is_done(), "one has joined");
+    disk.disk.run_flushes();
+    assert_eq!((done.next().0, done.next().0), (0, 1));
+    assert!(disk.disk.flusher.join(done.ticket(2)), "and from the start again");
+    assert!(disk.disk.run_one_flush());
+    assert!(disk.disk.flusher.join(done.ticket(3)), "nobody was left to run it");
+}
