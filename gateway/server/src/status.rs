@@ -267,7 +267,13 @@ fn clock_alert(volume: &VolumeView) -> Option<String> {
 
 /// The worst that is true, and why.
 fn health(store: &StoreStatus, volumes: &[VolumeView], alerts: Vec<String>) -> (Health, Vec<String>) {
-    let failing: Vec<String> = store.failing.iter().cloned().collect();
+    let rotten = store.index_damaged.iter().map(|e| {
+        format!(
+            "the index is damaged, so points may not open ({e}); nothing is lost: restart the gateway, which builds it again from \
+             the segments"
+        )
+    });
+    let failing: Vec<String> = store.failing.iter().cloned().chain(rotten).collect();
     let damage =
         store.damage.iter().map(|d| format!("the journal is damaged in {}: {}", d.segment, d.detail));
     let index = store.index_failing.iter().map(|e| format!("the index does not take versions: {e}"));

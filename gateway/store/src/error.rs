@@ -121,7 +121,9 @@ pub enum StoreError {
     #[error("the history at that point is damaged: {0}")]
     Damaged(String),
     /// The index failed. It can be deleted: it is built again from the segments.
-    #[error("the index failed: {0}; it can be rebuilt by deleting the fjall directory of the stopped store")]
+    #[error(
+        "the index failed: {0}; one that is damaged is built again from the segments when the gateway is restarted"
+    )]
     Index(String),
     /// The store cannot be opened.
     #[error("the store cannot be opened: {0}")]

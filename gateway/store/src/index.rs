@@ -48,8 +48,26 @@ impl Table {
 
 /// The index failed.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
-#[error("{0}")]
-pub struct IndexError(pub String);
+#[error("{text}")]
+pub struct IndexError {
+    text: String,
+    /// What is on the disk is not what was written: only to build it again helps.
+    is_damage: bool,
+}
+
+impl IndexError {
+    /// It failed, and may not fail another time.
+    #[must_use]
+    pub const fn new(text: String) -> Self {
+        Self { text, is_damage: false }
+    }
+
+    /// It is not what was written.
+    #[must_use]
+    pub const fn damaged(text: String) -> Self {
+        Self { text, is_damage: true }
+    }
+}
 
 /// Ordered rows, read from any thread. Calls may block.
 pub trait IndexStore: Send + Sync {
@@ -111,11 +129,20 @@ pub trait IndexOpener: Send + Sync {
     /// When it is there and cannot be read: it is then to be wiped.
     fn open(&self) -> Result<std::sync::Arc<dyn IndexStore>, IndexError>;
 
-    /// Removes whatever is there.
+    /// Removes whatever is there, and the word that it is damaged.
     ///
     /// # Errors
     /// When that is not possible.
     fn wipe(&self) -> Result<(), IndexError>;
+
+    /// Remembers durably that what is there is damaged, and is to be wiped at the next start.
+    ///
+    /// # Errors
+    /// When that is not possible.
+    fn condemn(&self, why: &str) -> Result<(), IndexError>;
+
+    /// Why it is to be wiped, if it is.
+    fn condemned(&self) -> Option<String>;
 }
 
 /// Keys removed in one go.

@@ -286,5 +286,5 @@ fn first_key(
 }
 
 fn bad(e: gateway_journal::FormatError) -> IndexError {
-    IndexError(e.to_string())
+    IndexError::new(e.to_string())
 }

@@ -106,6 +106,8 @@ pub(crate) fn recover(
     renew_copy(survey.settled.manifest.as_ref(), manifests);
     let settled = settled_state(&survey, store)?;
     let trail = Trail::new(store, settled_state(&survey, store)?);
+    // What it tells of the manifest it tells all the same.
+    let opened = opener.condemned().map_or(opened, |why| Err(IndexError::new(why)));
     let (index, known, damage) = open_index(opened, opener, store, &survey, &pool)?;
     let (next_settle, next_segment) = given_out(&*index, &survey)?;
     // Numbers that the index leads to are never given out again, whatever became of those segments.
@@ -229,7 +231,7 @@ fn adopt(index: &dyn IndexStore, survey: &Survey, known: Option<Known>) -> Resul
     let Some((state, mut groups)) = known else { return Ok(None) };
     let rows_are_there = shown == settle || (shown < settle && has_rows(index, survey, settle)?);
     if !rows_are_there || state.group < group {
-        return Err(IndexError(format!("it shows settle {shown}, not {settle}")));
+        return Err(IndexError::new(format!("it shows settle {shown}, not {settle}")));
     }
     if shown != settle {
         index.commit(vec![(keys::LAYOUT.to_vec(), settle.to_be_bytes().to_vec())])?;
@@ -272,7 +274,8 @@ fn has_rows(index: &dyn IndexStore, survey: &Survey, settle: u64) -> Result<bool
 
 fn read_state(index: &dyn IndexStore, store: StoreId) -> Result<Option<Known>, IndexError> {
     let Some(bytes) = index.get(Table::State, keys::STATE)? else { return Ok(None) };
-    let state = state::decode(&bytes, store).ok_or_else(|| IndexError("its state is not readable".into()))?;
+    let state =
+        state::decode(&bytes, store).ok_or_else(|| IndexError::new("its state is not readable".into()))?;
     let mut groups = Vec::new();
     let (from, to) = (keys::group(GroupNo::new(0)), keys::group(state.group));
     index.scan(Table::State, &from, &to, &mut |key, value| {

@@ -65,6 +65,8 @@ pub struct StoreStatus {
     pub failing: Option<String>,
     /// Why nothing goes into the index at the moment.
     pub index_failing: Option<String>,
+    /// What of the index was found damaged: it is built again at the next start, and until then points do not open.
+    pub index_damaged: Option<String>,
     /// Damage found in the journal.
     pub damage: Vec<Damage>,
 }
@@ -111,6 +113,7 @@ impl Store {
             uncounted: shared.age.uncounted(),
             failing: failing.map(|why| why.to_string()),
             index_failing,
+            index_damaged: shared.index.damage().map(str::to_owned),
             damage: published.damage.clone(),
         }
     }

@@ -178,3 +178,23 @@ fn regions_that_hold_something_are_known_wherever_history_lies() {
     drop(store);
     assert_eq!(held(&disk.open()), regions(&[0, 2, 5, 7, 9_000_000]), "after a restart");
 }
+
+#[test]
+fn an_index_found_damaged_is_told_of_and_built_again_at_the_next_start() {
+    let mut workload = Workload::new(77);
+    let history = workload.history(300);
+    let (disk, oracle) = (Disk::small(), oracle(&history));
+    let store = disk.open();
+    append_all(&store, &history);
+    drop(store);
+    let store = disk.open();
+    assert_eq!(store.status().index_damaged, None);
+    disk.index.rot();
+    let opened = store.region_map(workload.volume(), gateway_journal::RegionNo::new(0), oracle.last_lsn());
+    assert!(opened.is_err(), "{opened:?}");
+    assert!(store.status().index_damaged.is_some(), "nobody is told");
+    drop(store);
+    let store = disk.open();
+    assert_eq!(store.status().index_damaged, None);
+    assert_equal(&store, &oracle, workload.volume(), 7);
+}

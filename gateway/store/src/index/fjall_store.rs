@@ -12,6 +12,8 @@ use fjall::{Database, Keyspace, KeyspaceCreateOptions, PersistMode};
 
 use tap_block::units::count;
 
+use tap_disk::small_file;
+
 use super::{IndexError, IndexOpener, IndexStore, Row, Table};
 
 /// Opens the index in a directory.
@@ -52,6 +54,14 @@ impl IndexOpener for PinnedOpener {
     fn wipe(&self) -> Result<(), IndexError> {
         self.opener.wipe()
     }
+
+    fn condemn(&self, why: &str) -> Result<(), IndexError> {
+        self.opener.condemn(why)
+    }
+
+    fn condemned(&self) -> Option<String> {
+        self.opener.condemned()
+    }
 }
 
 struct FjallIndex {
@@ -69,7 +79,14 @@ struct FjallIndex {
 
 impl From<fjall::Error> for IndexError {
     fn from(e: fjall::Error) -> Self {
-        Self(e.to_string())
+        use fjall::Error as E;
+        match e {
+            // What may pass: the system's word, and fjall's own after it.
+            E::Io(_) | E::Poisoned | E::Locked | E::KeyspaceDeleted | E::Storage(fjall::LsmError::Io(_)) => {
+                Self::new(e.to_string())
+            }
+            _ => Self::damaged(e.to_string()),
+        }
     }
 }
 
@@ -77,8 +94,15 @@ impl FjallOpener {
     /// A damaged database makes fjall panic in places; that is an error like any other here.
     fn open_through(&self, parent: Option<&Arc<File>>) -> Result<Arc<dyn IndexStore>, IndexError> {
         let opened = catch_unwind(AssertUnwindSafe(|| FjallIndex::open(self, parent)));
-        let opened = opened.map_err(|_| IndexError(format!("{} cannot be read", self.dir.display())))?;
+        let opened = opened.map_err(|_| IndexError::new(format!("{} cannot be read", self.dir.display())))?;
         opened.map(|index| Arc::new(index) as Arc<dyn IndexStore>)
+    }
+}
+
+impl FjallOpener {
+    /// There while the index is known to be damaged.
+    fn condemned_file(&self) -> PathBuf {
+        self.dir.with_extension("damaged")
     }
 }
 
@@ -90,10 +114,24 @@ impl IndexOpener for FjallOpener {
     fn wipe(&self) -> Result<(), IndexError> {
         match fs::remove_dir_all(&self.dir) {
             Err(e) if e.kind() != io::ErrorKind::NotFound => {
-                Err(IndexError(format!("cannot remove {}: {e}", self.dir.display())))
+                Err(IndexError::new(format!("cannot remove {}: {e}", self.dir.display())))
             }
-            _ => Ok(()),
+            _ => match fs::remove_file(self.condemned_file()) {
+                Err(e) if e.kind() != io::ErrorKind::NotFound => Err(IndexError::new(e.to_string())),
+                _ => Ok(()),
+            },
         }
+    }
+
+    fn condemn(&self, why: &str) -> Result<(), IndexError> {
+        let file = self.condemned_file();
+        small_file::write_atomic(&file, why.as_bytes())
+            .map_err(|e| IndexError::new(format!("cannot write {}: {e}", file.display())))
+    }
+
+    fn condemned(&self) -> Option<String> {
+        let why = fs::read(self.condemned_file()).ok()?;
+        Some(String::from_utf8_lossy(&why).into_owned())
     }
 }
 
@@ -276,6 +314,28 @@ mod tests {
         let index = FjallOpener { dir: away.join("fjall"), cache: 1 << 20 }.open().unwrap();
         assert!(index.get(Table::Runs, &105u64.to_be_bytes()).unwrap().is_some());
         assert!(index.get(Table::State, b"state").unwrap().is_some());
+    }
+
+    #[test]
+    fn a_flipped_bit_in_a_table_is_damage_and_wiping_forgets_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let opener = FjallOpener { dir: dir.path().join("fjall"), cache: 0 };
+        let index = FjallIndex::open(&opener, None).unwrap();
+        index.ingest(Table::Runs, rows(0, 300)).unwrap();
+        let table = fs::read_dir(index.runs.path().join("tables")).unwrap().next().unwrap().unwrap().path();
+        drop(index);
+        let mut bytes = fs::read(&table).unwrap();
+        let middle = bytes.len() / 2;
+        bytes[middle] ^= 8;
+        fs::write(&table, bytes).unwrap();
+        let index = opener.open().unwrap();
+        let found = index.scan(Table::Runs, &[], &[0xff; 9], &mut |_, _| true).unwrap_err();
+        assert!(found.is_damage, "{found}");
+        drop(index);
+        opener.condemn(&found.to_string()).unwrap();
+        assert_eq!(opener.condemned(), Some(found.to_string()));
+        opener.wipe().unwrap();
+        assert_eq!(opener.condemned(), None);
     }
 
     #[test]

@@ -19,6 +19,8 @@ struct Inner {
     failing: bool,
     poisoned: bool,
     unreadable: bool,
+    rotten: bool,
+    condemned: Option<String>,
     ingests: u64,
 }
 
@@ -42,6 +44,11 @@ impl MemoryIndex {
     /// Opening fails until it is wiped.
     pub fn make_unreadable(&self) {
         self.lock().unreadable = true;
+    }
+
+    /// What leads to versions is found damaged from here on, until it is wiped.
+    pub fn rot(&self) {
+        self.lock().rotten = true;
     }
 
     /// How often rows were brought in.
@@ -76,7 +83,7 @@ impl MemoryIndex {
     fn insert(&self, rows: Vec<Row>, table: Table) -> Result<(), IndexError> {
         let mut inner = self.lock();
         if inner.failing || inner.poisoned {
-            return Err(IndexError("writes fail on purpose".into()));
+            return Err(IndexError::new("writes fail on purpose".into()));
         }
         inner.rows.extend(rows.into_iter().map(|(key, value)| ((table, key), value)));
         Ok(())
@@ -93,6 +100,9 @@ impl IndexStore for MemoryIndex {
             return Ok(None);
         }
         let inner = self.lock();
+        if inner.rotten && table != Table::State {
+            return Err(IndexError::damaged("rotten on purpose".into()));
+        }
         let last = inner.rows.range((table, from.to_vec())..=(table, to.to_vec())).next_back();
         Ok(last.map(|((_, key), value)| (key.clone(), value.clone())))
     }
@@ -108,6 +118,9 @@ impl IndexStore for MemoryIndex {
             return Ok(());
         }
         let inner = self.lock();
+        if inner.rotten && table != Table::State {
+            return Err(IndexError::damaged("rotten on purpose".into()));
+        }
         for ((_, key), value) in inner.rows.range((table, from.to_vec())..=(table, to.to_vec())) {
             if !each(key, value) {
                 break;
@@ -142,7 +155,7 @@ impl IndexOpener for MemoryIndex {
     fn open(&self) -> Result<Arc<dyn IndexStore>, IndexError> {
         let mut inner = self.lock();
         if inner.unreadable {
-            return Err(IndexError("unreadable on purpose".into()));
+            return Err(IndexError::new("unreadable on purpose".into()));
         }
         inner.poisoned = false;
         Ok(Arc::new(self.clone()))
@@ -152,6 +165,17 @@ impl IndexOpener for MemoryIndex {
         let mut inner = self.lock();
         inner.rows.clear();
         inner.unreadable = false;
+        inner.rotten = false;
+        inner.condemned = None;
         Ok(())
+    }
+
+    fn condemn(&self, why: &str) -> Result<(), IndexError> {
+        self.lock().condemned = Some(why.to_owned());
+        Ok(())
+    }
+
+    fn condemned(&self) -> Option<String> {
+        self.lock().condemned.clone()
     }
 }

@@ -121,7 +121,7 @@ impl Places {
                     places.push(((v.first, v.position), at));
                 }
             };
-            decode_run(&run, add).map_err(|e| IndexError(e.to_string()))?;
+            decode_run(&run, add).map_err(|e| IndexError::new(e.to_string()))?;
         }
         places.sort_unstable_by_key(|(key, _)| *key);
         Ok(Self(places))
@@ -135,8 +135,8 @@ impl Places {
     /// The checkpoint with new places; `None` when it is of no more use. What was not rewritten stays where it is.
     fn moved(&self, manifest: &Manifest, checkpoint: &[u8]) -> Result<Option<Vec<u8>>, IndexError> {
         let mut versions = Vec::new();
-        let group =
-            decode_checkpoint(checkpoint, |v| versions.push(v)).map_err(|e| IndexError(e.to_string()))?;
+        let group = decode_checkpoint(checkpoint, |v| versions.push(v))
+            .map_err(|e| IndexError::new(e.to_string()))?;
         if group < manifest.group {
             return Ok(None);
         }

@@ -376,7 +376,7 @@ fn is_indexed(shared: &Shared, damage: &Damage) -> Result<bool, IndexError> {
         outcome = decode_run(run, |v| found |= inside(&v));
         outcome.is_ok() && !found
     })?;
-    outcome.map_err(|e| IndexError(e.to_string()))?;
+    outcome.map_err(|e| IndexError::new(e.to_string()))?;
     Ok(found)
 }
 

@@ -121,7 +121,7 @@ struct Hidden<'a> {
 
 impl Hidden<'_> {
     fn take(&mut self, volume: VolumeId, region: RegionNo, run: &[u8]) -> Result<(), IndexError> {
-        decode_run(run, |v| self.check(volume, region, &v)).map_err(|e| IndexError(e.to_string()))
+        decode_run(run, |v| self.check(volume, region, &v)).map_err(|e| IndexError::new(e.to_string()))
     }
 
     fn check(&mut self, volume: VolumeId, region: RegionNo, version: &Version) {

@@ -256,7 +256,7 @@ impl Walk {
                 let (settle, volume, region) = which;
                 let mut row = Vec::new();
                 if let Some(run) = store.get(Table::Settled, &keys::settled(settle, volume, region))? {
-                    decode_run(&run, |v| row.push(v)).map_err(|e| IndexError(e.to_string()))?;
+                    decode_run(&run, |v| row.push(v)).map_err(|e| IndexError::new(e.to_string()))?;
                 }
                 (which, row)
             }

@@ -215,6 +215,14 @@ impl IndexOpener for Opener {
     fn wipe(&self) -> Result<(), IndexError> {
         self.index.wipe()
     }
+
+    fn condemn(&self, why: &str) -> Result<(), IndexError> {
+        self.index.condemn(why)
+    }
+
+    fn condemned(&self) -> Option<String> {
+        self.index.condemned()
+    }
 }
 
 struct Index {
