@@ -204,6 +204,12 @@ impl OutboxDriver {
         self.shared.lock().outbox.durable_below().reached
     }
 
+    /// The last record of the stream that is known here: that anybody has below, or that was taken in.
+    #[must_use]
+    pub fn furthest(&self) -> Reached {
+        self.shared.lock().outbox.furthest()
+    }
+
     /// The last record up to which everything is durable at every gateway.
     #[must_use]
     pub fn everywhere(&self) -> Lsn {

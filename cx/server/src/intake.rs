@@ -123,10 +123,12 @@ impl Streams {
     }
 }
 
-impl Intake for Streams {
-    fn open(&self, hello: &Hello) -> Result<(Welcome, Arc<dyn StreamIntake>), Refuse> {
-        if self.stopping.load(Ordering::Acquire) {
-            return Err(Refuse { code: RefuseCode::Stopping, detail: "the CX is stopping".to_owned() });
+impl Streams {
+    /// A stream that goes on, or begins.
+    fn take(&self, hello: &Hello) -> Result<(Welcome, Arc<dyn StreamIntake>), Refuse> {
+        if let Some(known) = self.find(hello.stream) {
+            known.reports.wait(GATEWAY_PATIENCE);
+            known.check_run(hello)?;
         }
         self.remember(hello)?;
         let stream = self.stream(hello)?;
@@ -142,5 +144,18 @@ impl Intake for Streams {
             return Err(Refuse { code: RefuseCode::Other, detail: detail.to_owned() });
         }
         Ok((stream.welcome(credit), stream))
+    }
+}
+
+impl Intake for Streams {
+    fn open(&self, hello: &Hello) -> Result<(Welcome, Arc<dyn StreamIntake>), Refuse> {
+        if self.stopping.load(Ordering::Acquire) {
+            return Err(Refuse { code: RefuseCode::Stopping, detail: "the CX is stopping".to_owned() });
+        }
+        let taken = self.take(hello);
+        if let Some(stream) = self.find(hello.stream) {
+            stream.tap.note_refused(taken.as_ref().err().map(|refuse| refuse.detail.as_str()));
+        }
+        taken
     }
 }

@@ -10,8 +10,8 @@ use cx_link::{
     UplinkHandle,
 };
 use cx_spool::ConsumerNo;
-use cx_wire::{Heartbeat, Hello, Lookup, Question, Welcome};
-use tap_block::{Batch, Clock};
+use cx_wire::{Heartbeat, Hello, Lookup, Question, Refuse, RefuseCode, Welcome};
+use tap_block::{Batch, Clock, Lsn};
 use tokio::runtime::Handle;
 use tokio::task::JoinHandle;
 
@@ -109,6 +109,26 @@ impl Stream {
     /// The tap greets anew; the gateways hear of it at their next connection, and by the run's first record.
     pub(crate) fn greet(&self, hello: &Hello) {
         lock(&self.hello).clone_from(hello);
+    }
+
+    /// A run that is new here must begin above all that is known: LSNs are never used twice. The gateways would find the same, but
+    /// not before something of the run reaches them, and meanwhile the tap would take what it sends for kept.
+    pub(crate) fn check_run(&self, hello: &Hello) -> Result<(), Refuse> {
+        let known = self.driver.furthest();
+        let other = known.run.filter(|run| *run != hello.run);
+        let Some(run) = other.filter(|_| hello.first_lsn > Lsn::ZERO && hello.first_lsn <= known.lsn) else {
+            return Ok(());
+        };
+        let detail = format!(
+            "{}: this tap's {} begins at lsn:{}, but lsn:{} of {run} is here: the tap's state is an old copy, or two taps write this \
+             stream; stop this tap; go on with the newest copy of its state, or remove its state and protect the disk under another \
+             name",
+            hello.name,
+            hello.run,
+            hello.first_lsn.get(),
+            known.lsn.get(),
+        );
+        Err(Refuse { code: RefuseCode::SplitHistory, detail })
     }
 
     /// What the tap is told: everything up to here is durable below.

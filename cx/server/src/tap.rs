@@ -6,7 +6,7 @@ use std::time::Duration;
 use cx_link::DownlinkHandle;
 use cx_link::outbox::OutboxObserver;
 use cx_spool::{Hole, Reached};
-use cx_wire::{AskCode, AskError, Heartbeat, Question, Reply, TapState, TapStatus};
+use cx_wire::{AskCode, AskError, Heartbeat, MAX_REFUSAL, Question, Reply, TapState, TapStatus};
 use tap_block::{Lsn, Monotonic, WallTime};
 use tokio::sync::Notify;
 
@@ -29,6 +29,8 @@ struct State {
     everywhere: Lsn,
     /// How many heartbeats in a row had this head and nothing waiting, while this was the last record received.
     idle: (Lsn, Lsn, u32),
+    /// Why the tap was turned away when it came last.
+    refused: Option<String>,
 }
 
 /// So many heartbeats in a row prove that a tap has nothing waiting. One does not: a record may just be passing from
@@ -45,6 +47,11 @@ impl Tap {
         };
         link.ack_everywhere(everywhere);
         self.trouble.notify_one();
+    }
+
+    /// The tap came, and was taken (`None`) or turned away.
+    pub(crate) fn note_refused(&self, why: Option<&str>) {
+        self.lock().refused = why.map(|why| why.chars().take(MAX_REFUSAL / 4).collect());
     }
 
     pub(crate) fn detached(&self) {
@@ -73,7 +80,7 @@ impl Tap {
     /// where they were and the state says that it does not run, as far as anybody knows.
     pub(crate) fn heartbeat(&self, head: Lsn, spooled: u64, now: Monotonic) -> Heartbeat {
         let state = self.lock();
-        let away = state.link.is_none();
+        let (away, refused) = (state.link.is_none(), state.refused.clone());
         let Some((heartbeat, heard)) = state.heartbeat.clone() else {
             return Heartbeat {
                 head,
@@ -82,10 +89,11 @@ impl Tap {
                 ledgers: None,
                 witnesses: Vec::new(),
                 stores: Vec::new(),
+                refused,
             };
         };
         drop(state);
-        let mut beat = heartbeat;
+        let mut beat = Heartbeat { refused, ..heartbeat };
         beat.head = beat.head.max(head);
         beat.status.spooled_bytes += spooled;
         if away && now.since(heard) >= SILENCE {
@@ -103,13 +111,18 @@ impl Tap {
 
     /// Asks the tap.
     pub(crate) async fn ask(&self, question: Question, limit: Duration) -> Result<Reply, AskError> {
-        match self.link() {
-            Some(link) => link.ask(question, limit).await,
-            None => Err(AskError::new(
+        if let Some(link) = self.link() {
+            return link.ask(question, limit).await;
+        }
+        Err(match &self.lock().refused {
+            Some(why) => {
+                AskError::new(AskCode::Conflict, format!("the CX does not take the tap's records: {why}"))
+            }
+            None => AskError::new(
                 AskCode::NotReachable,
                 "the tap of this volume is not connected to the CX: check that it runs, then try again",
-            )),
-        }
+            ),
+        })
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -196,6 +209,7 @@ pub(crate) mod tests {
                 ledgers: None,
                 witnesses: Vec::new(),
                 stores: Vec::new(),
+                refused: None,
             },
             head,
             second(1),
@@ -217,6 +231,7 @@ pub(crate) mod tests {
             ledgers: None,
             witnesses: Vec::new(),
             stores: Vec::new(),
+            refused: None,
         };
         let told = |queued, received| tap.heard(beat(queued), received, second(1));
         assert_eq!((0..4).filter_map(|_| told(0, old)).count(), 0);

@@ -457,6 +457,37 @@ fn a_gateways_refusal_reaches_the_tap_and_its_end_too() {
     });
 }
 
+/// As when a server is restored from a backup, and the CX and the gateway are not: what the tap has would be taken for records
+/// that are here already.
+#[test]
+fn a_tap_whose_state_was_set_back_is_turned_away_at_once_and_the_gateway_hears_why() {
+    run(async {
+        let world = World::new(1);
+        let gateway = &world.gateways[0];
+        gateway.start().await;
+        let cx = world.cx().await;
+        let mut tap = world.tap(15).await;
+        tap.write(30);
+        tap.wait_everywhere().await;
+        tap.disconnect().await;
+        let mut old = world.tap_set_back(15).await;
+        old.write(2);
+        until("refused", &old.shared.changed, || old.refused().is_some()).await;
+        assert_eq!(old.refused().unwrap().code, RefuseCode::SplitHistory);
+        let told = || gateway.heartbeats().last().and_then(|beat| beat.refused.clone());
+        until("told", &gateway.changed, || told().is_some_and(|why| why.contains("old copy"))).await;
+        assert!(old.everywhere() == Lsn::ZERO, "nothing of it is taken for kept");
+        old.disconnect().await;
+        // The right one goes on, and nothing is said any more.
+        tap.connect(&world);
+        tap.write(5);
+        tap.wait_everywhere().await;
+        until("no more", &gateway.changed, || told().is_none()).await;
+        gateway.check_against(&tap.truth, tap.work.volume(), Lsn::ZERO);
+        cx.stop().await;
+    });
+}
+
 #[test]
 fn a_second_cx_on_the_same_directory_is_refused_by_name() {
     run(async {

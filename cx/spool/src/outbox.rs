@@ -247,6 +247,12 @@ impl Outbox {
         self.end_reached().lsn
     }
 
+    /// The last record of the stream that is known here: that anybody has below, or that was taken in.
+    #[must_use]
+    pub fn furthest(&self) -> Reached {
+        self.consumers.iter().map(|c| c.durable).fold(self.end_reached(), Reached::max)
+    }
+
     // --- consumers ---
 
     /// What `consumer` gets next; moves its cursor.

@@ -120,6 +120,9 @@ pub struct Heartbeat {
     pub witnesses: Vec<Witness>,
     /// The stores that the sender knows by the receiver's name, at most [`MAX_LEDGERS`].
     pub stores: Vec<KnownStore>,
+    /// Why the sender does not take the tap's records, in words for people, at most [`MAX_REFUSAL`] bytes; `None`: it does, or
+    /// has not heard of the tap.
+    pub refused: Option<String>,
 }
 
 /// A store that a gateway of a name has, or had.
@@ -142,6 +145,9 @@ pub struct Witness {
 
 /// Bytes of a gateway's name.
 pub const MAX_GATEWAY_NAME: usize = 256;
+
+/// Bytes of the reason in a heartbeat.
+pub const MAX_REFUSAL: usize = 1024;
 
 /// Heads of ledgers in a heartbeat.
 pub const MAX_LEDGERS: usize = 64;

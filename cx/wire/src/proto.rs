@@ -109,6 +109,8 @@ struct Heartbeat {
     witnesses: Vec<Witness>,
     #[prost(message, repeated, tag = "6")]
     stores: Vec<KnownStore>,
+    #[prost(string, optional, tag = "7")]
+    refused: Option<String>,
 }
 
 #[derive(Clone, PartialEq, Message)]

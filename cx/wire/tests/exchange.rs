@@ -363,5 +363,6 @@ fn heartbeat() -> Heartbeat {
         ledgers: None,
         witnesses: Vec::new(),
         stores: Vec::new(),
+        refused: None,
     }
 }

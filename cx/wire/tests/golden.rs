@@ -111,6 +111,10 @@ fn messages() -> Vec<(&'static str, Message)> {
         ("heartbeat-ledgers", Message::Heartbeat(beat(Some(vec![ledger_head(), ledger_head()])))),
         ("heartbeat-no-ledgers", Message::Heartbeat(beat(Some(Vec::new())))),
         ("heartbeat-witnesses", Message::Heartbeat(Heartbeat { witnesses: vec![witness()], ..beat(None) })),
+        (
+            "heartbeat-refused",
+            Message::Heartbeat(Heartbeat { refused: Some("web01: an old copy".to_owned()), ..beat(None) }),
+        ),
         ("heartbeat-stores", Message::Heartbeat(Heartbeat { stores: vec![known_store()], ..beat(None) })),
         ("welcome-store", Message::Welcome(Welcome { store: Some(0x7777), ..welcome(None) })),
         ("ack-witnessed", Message::Ack(Ack { witnessed: Some(ledger_head()), ..ack(None) })),
@@ -133,6 +137,7 @@ fn beat(ledgers: Option<Vec<LedgerHead>>) -> Heartbeat {
         ledgers,
         witnesses: Vec::new(),
         stores: Vec::new(),
+        refused: None,
     }
 }
 

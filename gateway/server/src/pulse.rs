@@ -66,6 +66,12 @@ impl Pulse {
         newer.or(self.proven).map(|(_, at)| at)
     }
 
+    /// Why the CX does not take what the tap has, as it last said.
+    pub(crate) fn refused(&self, now: Monotonic) -> Option<&str> {
+        let last = self.last.as_ref().filter(|last| now.since(last.heard) < SILENCE)?;
+        last.heartbeat.refused.as_deref()
+    }
+
     /// What the tap last said, unless that is too long ago.
     pub(crate) fn status(&self, now: Monotonic) -> Option<&TapStatus> {
         let last = self.last.as_ref().filter(|last| now.since(last.heard) < SILENCE)?;
@@ -114,6 +120,7 @@ mod tests {
             ledgers: None,
             witnesses: Vec::new(),
             stores: Vec::new(),
+            refused: None,
         }
     }
 

@@ -189,6 +189,7 @@ impl Gateway {
         let store = self.store.status();
         let alerts = [
             self.stores.alerts(),
+            self.streams.refusals(),
             self.room_alerts(&histories),
             self.ledger_alerts(),
             self.group_alerts(&catalogue),

@@ -1,6 +1,6 @@
 //! The streams that arrive: from the link into the store, and questions the other way.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -46,6 +46,8 @@ pub(crate) struct Streams {
     clock: Arc<dyn Clock>,
     names: Arc<Names>,
     open: Mutex<HashMap<StreamId, Arc<Stream>>>,
+    /// Taps that were not taken lately, why, and when they came last.
+    turned_away: Mutex<BTreeMap<StreamId, (String, Monotonic)>>,
     stopping: AtomicBool,
     /// Ticks whenever something became durable or a heartbeat came.
     progress: watch::Sender<()>,
@@ -74,6 +76,10 @@ pub(crate) struct Stream {
     announced: AtomicU64,
 }
 
+/// A tap that was turned away comes again; one that has not for so long is not spoken of any more.
+const TURNED_AWAY: Duration = Duration::from_secs(120);
+/// Of so many taps at most; at the limit some other is spoken of no more.
+const MOST_TURNED_AWAY: usize = 64;
 /// A link follows the greeting within this time.
 const LINKED_WITHIN: Duration = Duration::from_secs(10);
 
@@ -96,9 +102,9 @@ impl Streams {
         clock: Arc<dyn Clock>,
         names: Arc<Names>,
     ) -> Self {
-        let (open, stopping) = (Mutex::default(), AtomicBool::new(false));
+        let (open, turned_away, stopping) = (Mutex::default(), Mutex::default(), AtomicBool::new(false));
         let (progress, readers) = (watch::Sender::new(()), Arc::new(Semaphore::new(READERS)));
-        Self { store, stores, clock, names, open, stopping, progress, readers }
+        Self { store, stores, clock, names, open, turned_away, stopping, progress, readers }
     }
 
     /// Changes whenever a point that was not there yet may be now.
@@ -191,6 +197,38 @@ impl Streams {
         })
     }
 
+    /// Why taps are not taken, as far as they came lately: in words for people.
+    pub(crate) fn refusals(&self) -> Vec<String> {
+        let now = self.clock.monotonic();
+        let mut away = self.turned_away.lock().unwrap_or_else(PoisonError::into_inner);
+        away.retain(|_, (_, at)| now.since(*at) < TURNED_AWAY);
+        let heard = self
+            .lock()
+            .values()
+            .filter_map(|s| s.lock_pulse().refused(now).map(str::to_owned))
+            .collect::<Vec<_>>();
+        let told = away.values().map(|(why, _)| why.clone());
+        let mut all: Vec<String> =
+            told.chain(heard).map(|why| format!("a tap is not taken: {why}")).collect();
+        all.sort();
+        all.dedup();
+        all
+    }
+
+    /// Whoever reads the status hears of it for a while; `None`: the tap was taken.
+    fn note_turned_away(&self, hello: &Hello, refused: Option<&Refuse>) {
+        let mut away = self.turned_away.lock().unwrap_or_else(PoisonError::into_inner);
+        away.remove(&hello.stream);
+        if let Some(refused) = refused.filter(|r| r.code != RefuseCode::Stopping) {
+            let now = self.clock.monotonic();
+            if away.len() >= MOST_TURNED_AWAY {
+                away.retain(|_, (_, at)| now.since(*at) < TURNED_AWAY);
+                away.pop_first();
+            }
+            away.insert(hello.stream, (refused.detail.clone(), now));
+        }
+    }
+
     /// # Errors
     /// When a tap has announced the name, though nothing of it is here yet.
     pub(crate) fn check_unannounced(&self, name: &Name) -> Answer<()> {
@@ -242,9 +280,9 @@ fn check_run(hello: &Hello, durable: Option<&Durable>, catalogue: &Catalogue) ->
     Err(refuse(
         RefuseCode::SplitHistory,
         format!(
-            "{}: this tap's {} begins at lsn:{}, but lsn:{} of {} is durable here: two taps wrote this \
-             stream, or the tap's state is an old copy; remove the tap's state to protect the disk as a new \
-             volume",
+            "{}: this tap's {} begins at lsn:{}, but lsn:{} of {} is durable here: the tap's state is an old copy, or \
+             two taps write this stream; stop this tap; go on with the newest copy of its state, or remove its state and protect \
+             the disk under another name",
             hello.name,
             hello.run,
             hello.first_lsn.get(),
@@ -257,10 +295,12 @@ fn check_run(hello: &Hello, durable: Option<&Durable>, catalogue: &Catalogue) ->
 impl Intake for Streams {
     fn open(&self, hello: &Hello) -> Result<(Welcome, Arc<dyn StreamIntake>), Refuse> {
         let durable = self.store.durable(hello.stream);
-        self.check(hello, durable.as_ref()).inspect_err(|refused| {
+        let checked = self.check(hello, durable.as_ref()).inspect_err(|refused| {
             tracing::warn!(volume = %hello.name, sender = hello.sender, "refused: {}", refused.detail);
-        })?;
-        let stream = self.admit(hello)?;
+        });
+        let admitted = checked.and_then(|()| self.admit(hello));
+        self.note_turned_away(hello, admitted.as_ref().err());
+        let stream = admitted?;
         let welcome = Welcome {
             durable: durable.as_ref().map_or(Lsn::ZERO, |d| d.lsn),
             durable_run: durable.as_ref().map(|d| d.run),

@@ -182,6 +182,7 @@ impl Feed for Upstream {
             ledgers: None,
             witnesses: Vec::new(),
             stores: Vec::new(),
+            refused: None,
         }
     }
 

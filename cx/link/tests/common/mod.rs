@@ -147,6 +147,7 @@ impl Feed for TestFeed {
             ledgers: None,
             witnesses: Vec::new(),
             stores: Vec::new(),
+            refused: None,
         }
     }
 

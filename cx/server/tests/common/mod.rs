@@ -111,6 +111,13 @@ impl World {
         Tap::new(self, Workload::new(seed))
     }
 
+    /// The tap of `seed` in a later life, with the state that it had before it wrote anything.
+    pub async fn tap_set_back(&self, seed: u64) -> Tap {
+        let mut work = Workload::new(seed);
+        drop((work.begin(), work.restart(0, None)));
+        Tap::new(self, work)
+    }
+
     /// Names of the files in the spools.
     pub fn spool_files(&self) -> Vec<String> {
         let mut names = Vec::new();
@@ -476,6 +483,7 @@ impl Tap {
                 ledgers: None,
                 witnesses: Vec::new(),
                 stores: Vec::new(),
+                refused: None,
             }),
             asked: Mutex::default(),
             progress: Mutex::default(),

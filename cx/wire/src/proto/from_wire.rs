@@ -14,8 +14,8 @@ use super as proto;
 use crate::codec::{MAX_LOOKUP, WireError};
 use crate::message::{
     Ack, Answer, Ask, AskCode, AskError, Goodbye, HASH_BYTES, Hashes, Heartbeat, Hello, KnownStore,
-    LedgerHead, Lookup, MAX_GATEWAY_NAME, MAX_LEDGERS, Message, Query, QueryReply, Question, Refuse,
-    RefuseCode, Reply, SyncProgress, TapState, TapStatus, Welcome, Witness,
+    LedgerHead, Lookup, MAX_GATEWAY_NAME, MAX_LEDGERS, MAX_REFUSAL, Message, Query, QueryReply, Question,
+    Refuse, RefuseCode, Reply, SyncProgress, TapState, TapStatus, Welcome, Witness,
 };
 
 impl proto::Envelope {
@@ -73,7 +73,13 @@ fn heartbeat(m: proto::Heartbeat) -> Result<Heartbeat, WireError> {
         ledgers: m.ledgers.map(|l| ledger_heads(&l.heads)).transpose()?,
         witnesses: witnesses(m.witnesses)?,
         stores: known_stores(&m.stores)?,
+        refused: m.refused.map(refusal).transpose()?,
     })
+}
+
+fn refusal(why: String) -> Result<String, WireError> {
+    bounded("length of a refusal", why.len(), MAX_REFUSAL)?;
+    Ok(why)
 }
 
 fn known_stores(all: &[proto::KnownStore]) -> Result<Vec<KnownStore>, WireError> {

@@ -76,6 +76,7 @@ fn heartbeat(m: &Heartbeat) -> proto::Heartbeat {
         ledgers: ledgers.map(|heads| proto::LedgerHeads { heads: heads.iter().map(ledger_head).collect() }),
         witnesses: m.witnesses.iter().map(witness).collect(),
         stores: m.stores.iter().map(known_store).collect(),
+        refused: m.refused.clone(),
     }
 }
 
@@ -138,6 +139,7 @@ fn answer(m: &Answer) -> proto::Answer {
             ledgers: None,
             witnesses: Vec::new(),
             stores: Vec::new(),
+            refused: None,
         }),
         Ok(Reply::Bookmarked { lsn, at }) => {
             proto::Outcome::Bookmarked(proto::Bookmarked { lsn: lsn.get(), at: at.nanos() })

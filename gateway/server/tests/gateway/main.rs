@@ -676,6 +676,9 @@ async fn a_second_volume_of_the_same_name_is_refused() {
     }
     assert_eq!(other.refused().unwrap().code, RefuseCode::NameTaken);
     assert!(tap.refused().is_none());
+    let status = site.gateway().status().await.unwrap();
+    assert_eq!(status.health, cx_api::Health::Degraded);
+    assert!(status.reasons.iter().any(|r| r.contains("a tap is not taken: web01 is the name of another")));
     let volumes = site.gateway().volumes().await.unwrap();
     assert_eq!(volumes.len(), 1);
 }

@@ -226,6 +226,7 @@ impl Feed for Tap {
             ledgers: state.kept.clone(),
             witnesses: state.witnesses.clone(),
             stores: state.stores.clone(),
+            refused: None,
         }
     }
 
