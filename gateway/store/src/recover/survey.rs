@@ -103,6 +103,9 @@ impl Survey {
     fn sort_in(&mut self, file: FileNo, kind: &Kind) {
         let (segment, header, blank) = match kind {
             Kind::Segment(header) => (header.segment, Some(*header), false),
+            Kind::Settled(header) if Some(header.store) != self.store => {
+                return warn!("segment file {file} belongs to another store; it is left alone");
+            }
             Kind::Settled(header) => {
                 self.next = self.next.max(header.segment.next());
                 return self.settled.sort_in(file, *header);

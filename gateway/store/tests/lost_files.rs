@@ -1,0 +1,311 @@
+//! Files of the store that are gone, back again, another store's, or that cannot be read: nothing that is kept goes with them, what is
+//! known of it stays, and all else goes on.
+#![allow(
+    dead_code,
+    unused_imports,
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    clippy::cast_possible_truncation,
+    reason = "tests"
+)]
+
+mod common;
+
+use std::io::{self, IoSlice};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use common::lab::{Lab, cut, policy, tiers};
+use common::{Disk, append, image, try_image};
+use gateway_journal::{Manifest, MetaRecord, SegmentHeader, SegmentId, SettledHeader};
+use gateway_store::{IndexOpener as _, MarkStore as _, MemoryIndex, Parts, Store};
+use tap_block::{BLOCK_SIZE, Lsn, Marker, RunId, RunStart, StreamId, SyncCause, VolumeId, WallTime};
+use tap_disk::{FileNo, Medium, PoolOptions, SegmentDir, SegmentFile, SegmentPool};
+use testbed_model::{BatchBuilder, Oracle, Random};
+
+fn log(disk: &Disk) -> Vec<(FileNo, SegmentHeader)> {
+    let header = |no: FileNo| {
+        let mut head = [0; 4096];
+        disk.dir.open(no).unwrap().read_at(0, &mut head).unwrap();
+        Some((no, SegmentHeader::decode(&head).ok()?))
+    };
+    let mut found: Vec<_> = disk.dir.list().unwrap().into_iter().filter_map(header).collect();
+    found.sort_by_key(|(_, header)| header.segment);
+    found
+}
+
+fn take_away(disk: &Disk, no: FileNo) -> (FileNo, Vec<u8>) {
+    let file = disk.dir.open(no).unwrap();
+    let mut bytes = vec![0; file.len() as usize];
+    file.read_at(0, &mut bytes).unwrap();
+    disk.dir.remove(no).unwrap();
+    (no, bytes)
+}
+
+fn put_back(disk: &Disk, (no, bytes): &(FileNo, Vec<u8>)) {
+    let highest = disk.dir.list().unwrap().iter().map(|no| no.get()).max().unwrap_or(0);
+    let no = if disk.dir.open(*no).is_ok() { FileNo::new(highest + 1) } else { *no };
+    let file = disk.dir.create(no, bytes.len() as u64).unwrap();
+    file.write_at(0, &[IoSlice::new(bytes)]).unwrap();
+    file.sync().unwrap();
+}
+
+/// Points of the main volume that are exact; one that is wrong is a failure. And those that are refused.
+fn points(lab: &Lab) -> (usize, Vec<Lsn>) {
+    points_of(lab.store(), &lab.oracle, lab.volume())
+}
+
+fn points_of(store: &Store, oracle: &Oracle, volume: VolumeId) -> (usize, Vec<Lsn>) {
+    let (mut sound, mut refused) = (0, Vec::new());
+    let catalogue = store.catalogue();
+    let Some(known) = catalogue.volume(volume) else { return (0, oracle.lsns()) };
+    for lsn in oracle.lsns() {
+        if known.selectable(lsn).is_err() || store.check_kept(volume, lsn).is_err() {
+            continue;
+        }
+        match try_image(store, volume, lsn) {
+            Ok(image) => {
+                assert!(image == oracle.image_at(volume, lsn), "{lsn} is wrong and served");
+                sound += 1;
+            }
+            Err(_) => refused.push(lsn),
+        }
+    }
+    (sound, refused)
+}
+
+/// kill -9: what is there goes on in a new segment.
+fn crash(lab: &mut Lab) {
+    lab.wait_for_index();
+    let left = cut(&lab.disk, &mut Random::new(1));
+    lab.store = None;
+    lab.disk = left;
+    lab.open();
+}
+
+fn settle_what_can_be(lab: &Lab) -> Vec<String> {
+    let mut errors = Vec::new();
+    for _ in 0..100 {
+        match lab.store().settle() {
+            Ok(Some(_)) => {}
+            Ok(None) => break,
+            Err(e) => {
+                errors.push(e.to_string());
+                break;
+            }
+        }
+    }
+    errors
+}
+
+const STREAM: StreamId = StreamId::new(500);
+const VOLUME: VolumeId = VolumeId::new(600);
+const AT: WallTime = WallTime::from_nanos(1_700_000_000_000_000_000);
+
+struct Own {
+    run: RunId,
+    next: Lsn,
+    oracle: Oracle,
+}
+
+impl Own {
+    fn new() -> Self {
+        Self { run: RunId::new(1), next: Lsn::ZERO.next(), oracle: Oracle::new() }
+    }
+
+    fn put(&mut self, lab: &Lab, fill: impl FnOnce(&mut BatchBuilder)) {
+        let mut builder = BatchBuilder::new(STREAM, VOLUME, self.run, self.next, AT);
+        fill(&mut builder);
+        self.next = builder.next_lsn();
+        let batch = builder.build();
+        append(lab.store(), &batch).unwrap();
+        self.oracle.apply(&batch).unwrap();
+    }
+
+    fn begin(&mut self, lab: &Lab, blocks: u64, jump: u64, sync: Option<SyncCause>) {
+        self.next = self.next.plus(jump);
+        let (name, size) = ("copied".parse().unwrap(), blocks * BLOCK_SIZE);
+        let previous = (self.next > Lsn::ZERO.next()).then_some(self.run);
+        self.run = RunId::new(self.run.get() + 1);
+        let start = RunStart { previous, durable: self.next.previous(), volume: VOLUME, name, size, sync };
+        self.put(lab, |b| {
+            b.mark(Marker::RunStart(start));
+        });
+    }
+
+    fn write(&mut self, lab: &Lab, blocks: std::ops::Range<u64>) {
+        let mut random = Random::new(blocks.start);
+        for block in blocks {
+            let mut data = vec![0; 4096];
+            random.fill(&mut data);
+            self.put(lab, |b| {
+                b.write(block, &data);
+            });
+        }
+    }
+
+    fn newest(&self) -> Lsn {
+        self.next.previous()
+    }
+}
+
+fn live(disk: &Disk) -> Vec<(FileNo, SegmentId)> {
+    let Some(manifest) = disk.manifest.load() else { return Vec::new() };
+    let manifest = Manifest::unseal(&manifest).unwrap();
+    let listed: Vec<_> = manifest.generations.iter().flat_map(|g| &g.segments).map(|s| s.segment).collect();
+    let of = |no: FileNo| {
+        let mut head = [0; 128];
+        disk.dir.open(no).unwrap().read_at(0, &mut head).unwrap();
+        let header = SettledHeader::decode(&head).ok().filter(|header| listed.contains(&header.segment))?;
+        Some((no, header.segment))
+    };
+    disk.dir.list().unwrap().into_iter().filter_map(of).collect()
+}
+
+fn resync(lab: &mut Lab) {
+    for batch in
+        [lab.workload.restart(10, Some(SyncCause::HopLost)), lab.workload.end_sync(), lab.workload.batch(3)]
+    {
+        lab.append(&batch);
+    }
+    for (workload, oracle) in &mut lab.others {
+        for batch in [workload.restart(10, Some(SyncCause::HopLost)), workload.end_sync(), workload.batch(3)]
+        {
+            append(lab.store.as_ref().unwrap(), &batch).unwrap();
+            oracle.apply(&batch).unwrap();
+        }
+    }
+}
+
+/// So many batches, as far as they are taken.
+fn fill(lab: &mut Lab, batches: usize) -> usize {
+    let mut refused = 0;
+    for taken in 0..batches {
+        let before = lab.workload.clone();
+        let batch = lab.workload.batch(8);
+        while append(lab.store(), &batch).is_err() {
+            refused += 1;
+            if refused > 2000 {
+                lab.workload = before;
+                return taken;
+            }
+            lab.wait_for_index();
+            let _ = lab.store().settle();
+            lab.clock.advance(Duration::from_secs(1));
+        }
+        lab.clock.advance(Duration::from_secs(1));
+    }
+    batches
+}
+
+/// A directory in which one sector cannot be read.
+struct BadSector {
+    dir: tap_disk::MemoryDir,
+    at: (FileNo, u64),
+    bad: Arc<AtomicBool>,
+}
+
+struct BadFile {
+    file: SegmentFile,
+    at: Option<u64>,
+    bad: Arc<AtomicBool>,
+}
+
+impl BadSector {
+    fn wrap(&self, no: FileNo, file: SegmentFile) -> SegmentFile {
+        let len = file.len();
+        let at = (no == self.at.0).then_some(self.at.1);
+        SegmentFile::over(Box::new(BadFile { file, at, bad: Arc::clone(&self.bad) }), format!("{no}"), len)
+    }
+}
+
+impl SegmentDir for BadSector {
+    fn list(&self) -> io::Result<Vec<FileNo>> {
+        self.dir.list()
+    }
+    fn create(&self, no: FileNo, len: u64) -> io::Result<SegmentFile> {
+        self.dir.create(no, len).map(|file| self.wrap(no, file))
+    }
+    fn open(&self, no: FileNo) -> io::Result<SegmentFile> {
+        self.dir.open(no).map(|file| self.wrap(no, file))
+    }
+    fn remove(&self, no: FileNo) -> io::Result<()> {
+        self.dir.remove(no)
+    }
+}
+
+impl Medium for BadFile {
+    fn write(&self, offset: u64, data: &[IoSlice<'_>]) -> io::Result<usize> {
+        self.file.write_at(offset, data)?;
+        Ok(data.iter().map(|d| d.len()).sum())
+    }
+    fn read(&self, offset: u64, into: &mut [u8]) -> io::Result<usize> {
+        let (from, to) = (offset, offset + into.len() as u64);
+        if self.bad.load(Ordering::SeqCst) && self.at.is_some_and(|at| from < at + 4096 && at < to) {
+            return Err(io::Error::other("medium error"));
+        }
+        let n = self.file.len().saturating_sub(offset).min(into.len() as u64) as usize;
+        self.file.read_at(offset, &mut into[..n])?;
+        Ok(n)
+    }
+    fn read_cached(&self, offset: u64, into: &mut [u8]) -> io::Result<usize> {
+        self.read(offset, into)
+    }
+    fn will_need(&self, _: u64, _: u64) {}
+    fn sync(&self) -> io::Result<()> {
+        self.file.sync()
+    }
+    fn drop_cache(&self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+fn open_with_bad_sector(lab: &mut Lab, at: (FileNo, u64)) -> Arc<AtomicBool> {
+    lab.store = None;
+    let bad = Arc::new(AtomicBool::new(true));
+    let dir = BadSector { dir: lab.disk.dir.clone(), at, bad: Arc::clone(&bad) };
+    let options = PoolOptions { ready: 0, ..PoolOptions::default() };
+    let segments = SegmentPool::over(Box::new(dir), u64::from(lab.disk.config.segment_len), options).unwrap();
+    let parts = Parts { segments, ..lab.disk.parts() };
+    lab.store = Some(Store::open_on(lab.disk.config.clone(), Arc::clone(&lab.disk.clock), parts).unwrap());
+    bad
+}
+
+/// A settled segment of another store, with a number that one of this store has, lies among the files.
+#[test]
+fn a_settled_segment_of_another_store_takes_the_place_of_none() {
+    let aged = |seed| {
+        let mut lab = Lab::new(seed, tiers());
+        lab.write(60, 5);
+        lab.settle();
+        lab.more(20, 8);
+        lab.settle();
+        lab.more(40, 1);
+        lab
+    };
+    let mut lab = aged(31);
+    let before = points(&lab);
+    lab.store = None;
+    let ours = live(&lab.disk);
+    let same = |id: SegmentId| ours.iter().any(|(_, of)| *of == id);
+    let other = |seed| {
+        let mut other = aged(seed);
+        other.store = None;
+        let (no, id) = live(&other.disk).into_iter().find(|(_, id)| same(*id))?;
+        Some((other, no, id))
+    };
+    let (other, no, id) = (77..99).find_map(other).unwrap();
+    put_back(&lab.disk, &take_away(&other.disk, no));
+    lab.open();
+    lab.more(10, 1);
+    assert_eq!(
+        points(&lab).1,
+        [],
+        "{id}; of {} before; {:?}",
+        before.0,
+        lab.store().findings(lab.volume()).len()
+    );
+}
