@@ -101,6 +101,32 @@ fn settle_what_can_be(lab: &Lab) -> Vec<String> {
     errors
 }
 
+/// "Put the segment back", says the error. The first of the log is thrown away when that is done, if a segment was begun meanwhile.
+#[test]
+fn the_first_segment_of_the_log_counts_when_it_is_put_back() {
+    let mut lab = Lab::new(4, policy(1_000_000, &[], 0));
+    lab.disk.config.index_at_stop = true;
+    lab.open();
+    lab.write(300, 1);
+    lab.store = None;
+    let away = take_away(&lab.disk, log(&lab.disk)[0].0);
+    lab.open();
+    let before = log(&lab.disk).len();
+    while log(&lab.disk).len() < before + 1 {
+        lab.more(10, 1);
+    }
+    lab.store = None;
+    put_back(&lab.disk, &away);
+    lab.open();
+    let (sound, refused) = points(&lab);
+    assert!(
+        refused.is_empty(),
+        "{sound} are there, {} are not: {:?}",
+        refused.len(),
+        lab.store().status().damage
+    );
+}
+
 const STREAM: StreamId = StreamId::new(500);
 const VOLUME: VolumeId = VolumeId::new(600);
 const AT: WallTime = WallTime::from_nanos(1_700_000_000_000_000_000);
@@ -272,6 +298,42 @@ fn open_with_bad_sector(lab: &mut Lab, at: (FileNo, u64)) -> Arc<AtomicBool> {
     let parts = Parts { segments, ..lab.disk.parts() };
     lab.store = Some(Store::open_on(lab.disk.config.clone(), Arc::clone(&lab.disk.clock), parts).unwrap());
     bad
+}
+
+/// The directory of segments is empty (not mounted, moved away). MARK, SETTLED and the index say that there was a store.
+#[test]
+fn a_store_all_of_whose_segments_are_gone_says_so_and_is_whole_when_they_are_back() {
+    for writes in [false, true] {
+        let mut lab = Lab::new(31, tiers());
+        lab.write(60, 5);
+        lab.settle();
+        lab.more(20, 8);
+        assert!(lab.settle() > 0);
+        lab.more(40, 1);
+        let (sound, _) = points(&lab);
+        lab.store = None;
+        let away: Vec<_> =
+            lab.disk.dir.list().unwrap().into_iter().map(|no| take_away(&lab.disk, no)).collect();
+        if let Ok(store) = lab.disk.try_open() {
+            let named = store.findings(lab.volume());
+            assert!(!named.is_empty() && store.catalogue().volume(lab.volume()).is_some());
+            if writes {
+                let batch = lab.workload.clone().restart(10, Some(SyncCause::HopLost));
+                append(&store, &batch).unwrap();
+            }
+        }
+        for file in &away {
+            put_back(&lab.disk, file);
+        }
+        lab.open();
+        let (now, refused) = points(&lab);
+        assert!(
+            now >= sound && refused.is_empty(),
+            "writes {writes}: {now} of {sound}, {} refused; {:?}",
+            refused.len(),
+            lab.store().status().damage
+        );
+    }
 }
 
 /// A settled segment of another store, with a number that one of this store has, lies among the files.
