@@ -539,7 +539,7 @@ fn take_frame(
             let span = u64::from(header.span);
             *published.written.entry(header.stream).or_default() += fresh_bytes(batch, span);
         }
-        Work::Meta(records) => history.take_meta(laid.at, header, records),
+        Work::Meta(records) => history.take_meta(laid.at, header, records, &mut published.active),
     }
     let durable: Option<Durable> = history.streams.get(&header.stream).map(|s| s.durable);
     if let Some(durable) = durable {

@@ -178,6 +178,137 @@ impl Own {
     }
 }
 
+/// A segment with nothing but zeroes is gone. The index knows it; settled, older content is served for it.
+#[test]
+fn a_segment_of_zeroes_that_is_gone_is_not_settled_past() {
+    let mut lab = Lab::new(5, policy(10, &[], 0));
+    lab.disk.config.index_at_stop = true;
+    lab.disk.config.group_versions = 100_000;
+    lab.disk.config.checkpoint_versions = 1_000_000;
+    lab.open();
+    let mut own = Own::new();
+    own.begin(&lab, 64, 0, None);
+    own.write(&lab, 0..64);
+    crash(&mut lab);
+    own.put(&lab, |b| {
+        b.zero(0, 32);
+    });
+    crash(&mut lab);
+    lab.write(100, 1);
+    lab.store = None;
+    lab.open();
+    lab.store = None;
+    let all = log(&lab.disk);
+    let gone = all.iter().position(|(no, _)| {
+        let (file, mut bytes) = (lab.disk.dir.open(*no).unwrap(), vec![0; 12288]);
+        file.read_at(0, &mut bytes).unwrap();
+        let header = gateway_journal::FrameHeader::decode(&bytes[4096..]);
+        header.is_ok_and(|h| h.stream == STREAM && h.body == 0 && h.first_lsn == own.newest())
+    });
+    lab.disk.dir.remove(all[gone.unwrap()].0).unwrap();
+    lab.open();
+    let newest = own.newest();
+    let expected = own.oracle.image_at(VOLUME, newest);
+    assert!(image(lab.store(), VOLUME, newest) == expected, "the index knows all of it");
+    lab.clock.advance(Duration::from_secs(2000));
+    lab.more(30, 1);
+    lab.store = None;
+    lab.open();
+    let errors = settle_what_can_be(&lab);
+    let read = try_image(lab.store(), VOLUME, newest);
+    assert!(read.as_ref().is_ok_and(|i| *i == expected), "served wrong: {}; {errors:?}", read.is_ok());
+}
+
+/// Of two neighbours that are gone only the second is named. The first one's units are not settled away when that holds none.
+#[test]
+fn of_two_neighbours_that_are_gone_neither_is_settled_past() {
+    let mut lab = Lab::new(5, policy(10, &[], 0));
+    lab.disk.config.index_at_stop = true;
+    lab.disk.config.group_versions = 100_000;
+    lab.disk.config.checkpoint_versions = 1_000_000;
+    lab.open();
+    let mut own = Own::new();
+    own.begin(&lab, 64, 0, None);
+    own.write(&lab, 0..64);
+    crash(&mut lab);
+    let before = log(&lab.disk).len();
+    own.write(&lab, 7..40);
+    crash(&mut lab);
+    own.put(&lab, |b| {
+        b.zero(50, 4);
+    });
+    crash(&mut lab);
+    lab.write(100, 1);
+    lab.store = None;
+    lab.open();
+    lab.store = None;
+    let all = log(&lab.disk);
+    for gone in &all[before..before + 2] {
+        lab.disk.dir.remove(gone.0).unwrap();
+    }
+    lab.open();
+    let newest = own.newest();
+    let expected = own.oracle.image_at(VOLUME, newest);
+    assert!(!try_image(lab.store(), VOLUME, newest).is_ok_and(|i| i != expected));
+    lab.clock.advance(Duration::from_secs(2000));
+    lab.more(30, 1);
+    lab.store = None;
+    lab.open();
+    let errors = settle_what_can_be(&lab);
+    let read = try_image(lab.store(), VOLUME, newest);
+    assert!(!read.is_ok_and(|i| i != expected), "served wrong; {errors:?}");
+}
+
+/// So is one with nothing but a bookmark.
+#[test]
+fn a_segment_with_a_bookmark_that_is_gone_is_not_settled_past() {
+    let mut lab = Lab::new(5, policy(10, &[], 1_000_000));
+    lab.disk.config.index_at_stop = true;
+    lab.disk.config.group_versions = 100_000;
+    lab.disk.config.checkpoint_versions = 1_000_000;
+    lab.open();
+    let mut own = Own::new();
+    own.begin(&lab, 64, 0, None);
+    own.write(&lab, 0..64);
+    crash(&mut lab);
+    let bookmark = tap_block::Bookmark {
+        name: "release".parse().unwrap(),
+        consistency: tap_block::Consistency::Crash,
+        note: String::new(),
+    };
+    own.put(&lab, |b| {
+        b.mark(Marker::Bookmark(bookmark));
+    });
+    let named = own.newest();
+    crash(&mut lab);
+    own.write(&lab, 0..8);
+    lab.write(100, 1);
+    lab.store = None;
+    let all = log(&lab.disk);
+    let gone = all.iter().position(|(no, _)| {
+        let (file, mut bytes) = (lab.disk.dir.open(*no).unwrap(), vec![0; 12288]);
+        file.read_at(0, &mut bytes).unwrap();
+        let header = gateway_journal::FrameHeader::decode(&bytes[4096..]);
+        header.is_ok_and(|h| h.stream == STREAM && h.body == 0 && h.first_lsn == named)
+    });
+    lab.disk.dir.remove(all[gone.unwrap()].0).unwrap();
+    lab.open();
+    let sound = |lab: &Lab, lsn: Lsn| {
+        lab.store().check_kept(VOLUME, lsn).is_ok()
+            && try_image(lab.store(), VOLUME, lsn).is_ok_and(|i| i == own.oracle.image_at(VOLUME, lsn))
+    };
+    assert!(sound(&lab, named) && sound(&lab, own.newest()));
+    lab.clock.advance(Duration::from_secs(2000));
+    lab.more(30, 1);
+    let errors = settle_what_can_be(&lab);
+    assert!(
+        sound(&lab, named) && sound(&lab, own.newest()),
+        "{} {} {errors:?}",
+        sound(&lab, named),
+        sound(&lab, own.newest())
+    );
+}
+
 fn live(disk: &Disk) -> Vec<(FileNo, SegmentId)> {
     let Some(manifest) = disk.manifest.load() else { return Vec::new() };
     let manifest = Manifest::unseal(&manifest).unwrap();
@@ -334,6 +465,43 @@ fn a_store_all_of_whose_segments_are_gone_says_so_and_is_whole_when_they_are_bac
             lab.store().status().damage
         );
     }
+}
+
+/// A pin in a segment that is gone, and that the index knows, is not settled away.
+#[test]
+fn a_pin_in_a_segment_that_is_gone_is_not_settled_away() {
+    let mut lab = Lab::new(5, policy(10, &[], 0));
+    lab.disk.config.index_at_stop = true;
+    lab.disk.config.group_versions = 100_000;
+    lab.disk.config.checkpoint_versions = 1_000_000;
+    lab.open();
+    lab.write(100, 1);
+    crash(&mut lab);
+    let point = *lab.oracle.lsns().last().unwrap();
+    lab.rule(MetaRecord::Pinned { volume: lab.volume(), point, note: "why".into() });
+    crash(&mut lab);
+    lab.more(60, 1);
+    lab.store = None;
+    let all = log(&lab.disk);
+    let gone = all.iter().rposition(|(no, _)| {
+        let (file, mut bytes) = (lab.disk.dir.open(*no).unwrap(), vec![0; 12288]);
+        file.read_at(0, &mut bytes).unwrap();
+        let header = gateway_journal::FrameHeader::decode(&bytes[4096..]);
+        header.is_ok_and(|h| h.stream == gateway_journal::meta::OWN_STREAM && h.first_lsn.get() == 2)
+    });
+    let away = take_away(&lab.disk, all[gone.unwrap()].0);
+    lab.open();
+    let pinned = |lab: &Lab| lab.store().catalogue().rules().pinned(lab.volume()).contains(&point);
+    assert!(pinned(&lab), "the index knows it");
+    lab.clock.advance(Duration::from_secs(2000));
+    lab.more(30, 1);
+    let errors = settle_what_can_be(&lab);
+    assert!(pinned(&lab));
+    lab.store = None;
+    put_back(&lab.disk, &away);
+    lab.disk.index = MemoryIndex::new();
+    lab.open();
+    assert!(pinned(&lab), "{errors:?}; own loss {}", lab.store().has_own_loss());
 }
 
 /// A settled segment of another store, with a number that one of this store has, lies among the files.

@@ -291,7 +291,8 @@ impl Trail {
         match header.kind {
             FrameKind::Meta => {
                 tell(Met::Frame(passed, None))?;
-                self.history.take_meta(at, header, &decode_meta(header, table).map_err(bad)?);
+                let records = decode_meta(header, table).map_err(bad)?;
+                self.history.take_meta(at, header, &records, &mut window.versions);
             }
             FrameKind::Records => {
                 let records = decode_records(header, table).map_err(bad)?;
