@@ -149,6 +149,9 @@ fn follow(shared: &Shared, plan: &Plan, layout: &Layout, held: &HeldCount) -> Re
         if let Err(why) = passed {
             return Ok(Followed { trail, window, groups: n, full: false, stopped: Some(why) });
         }
+        if !group.spans.is_empty() {
+            trail.trust([&read(&shared.published).damage, layout.trail.damage()]);
+        }
         if !held.take(&window) {
             return Ok(Followed { trail, window, groups: n, full: true, stopped: None });
         }

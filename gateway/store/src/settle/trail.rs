@@ -6,6 +6,7 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use gateway_image::Catalogue;
+use gateway_journal::meta::OWN_STREAM;
 use gateway_journal::run::decode_run;
 use gateway_journal::table::{decode_meta, decode_records};
 use gateway_journal::{
@@ -18,7 +19,7 @@ use tap_disk::SegmentFile;
 
 use crate::chunks::ChunkReader;
 use crate::error::{Damage, StoreError};
-use crate::history::{History, PlacedFrame, gone_marks};
+use crate::history::{History, Loss, PlacedFrame, gone_marks};
 use crate::index::{IndexError, IndexStore as _, Table, keys};
 use crate::state::{self, IndexState};
 use crate::store::Shared;
@@ -144,6 +145,14 @@ impl Trail {
     /// Damage that the log has shown so far, with what it cost.
     pub(crate) fn damage(&self) -> &[Damage] {
         &self.history.damage
+    }
+
+    /// The index took in just what was met, and lost no more than is known: what else looks like it behind damage is none, but a
+    /// jump of a run or a copy under way.
+    pub(super) fn trust(&mut self, known: [&[Damage]; 2]) {
+        let noted = |loss: &Loss| known.iter().copied().flatten().any(|d| d.lost.contains(loss));
+        let stays = |loss: &Loss| loss.0 == OWN_STREAM || noted(loss);
+        self.history.damage.iter_mut().for_each(|damage| damage.lost.retain(stays));
     }
 
     /// Follows the log to the end of a group, telling what it meets.
