@@ -531,6 +531,37 @@ fn a_store_all_of_whose_segments_are_gone_says_so_and_is_whole_when_they_are_bac
     }
 }
 
+/// Times of the log can be told although a settled segment, whose number lies between two of the log, is gone with the index.
+#[test]
+fn times_in_the_log_do_not_need_a_settled_segment() {
+    let mut tried = 0;
+    for seed in 60..70 {
+        let mut lab = Lab::new(seed, tiers());
+        lab.write(60, 5);
+        lab.settle();
+        lab.more(20, 8);
+        lab.settle();
+        lab.more(200, 1);
+        lab.store = None;
+        let ids: Vec<SegmentId> = log(&lab.disk).iter().map(|(_, h)| h.segment).collect();
+        let between = |id: SegmentId| ids.iter().any(|l| *l < id) && ids.iter().any(|l| *l > id);
+        let Some((no, id)) = live(&lab.disk).into_iter().find(|(_, id)| between(*id)) else { continue };
+        lab.disk.dir.remove(no).unwrap();
+        lab.disk.index.wipe().unwrap();
+        lab.open();
+        tried += 1;
+        let stream = lab.workload.stream();
+        let settled = lab.store().kept(lab.volume()).unwrap().settled;
+        for lsn in lab.oracle.lsns().into_iter().filter(|l| *l > settled) {
+            let time = lab.store().time_of(stream, lsn);
+            assert_eq!(time, Ok(lab.oracle.time_of(lsn)), "{lsn}, {id} of {ids:?} is gone");
+            let at = lab.store().lsn_at(stream, lab.oracle.time_of(lsn).unwrap());
+            assert!(at.is_ok(), "{lsn} {at:?}");
+        }
+    }
+    assert!(tried > 0);
+}
+
 /// A pin in a segment that is gone, and that the index knows, is not settled away.
 #[test]
 fn a_pin_in_a_segment_that_is_gone_is_not_settled_away() {

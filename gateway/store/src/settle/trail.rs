@@ -180,7 +180,8 @@ impl Trail {
     ) -> Result<(), StoreError> {
         let (known, layout) = {
             let published = crate::sync::read(&shared.published);
-            (published.damage.clone(), Arc::clone(&published.layout))
+            let of_log = published.damage.iter().filter(|d| !published.layout.lists(d.segment));
+            (of_log.cloned().collect::<Vec<_>>(), Arc::clone(&published.layout))
         };
         let noted = Noted { lost: &known, kept: &layout.kept };
         let oldest = || shared.segments.oldest().map(|segment| (segment, Start::of_segment(None)));
