@@ -6,7 +6,7 @@ use std::sync::Arc;
 use gateway_image::catalogue::Volume;
 use gateway_journal::run::{decode_checkpoint, decode_run};
 use gateway_journal::{Generation, GroupNo, Kept, Manifest, Place, RegionNo, SegmentId, Version};
-use tap_block::{Lsn, VolumeId};
+use tap_block::{Lsn, VolumeId, WallTime};
 
 use crate::error::StoreError;
 use crate::index::{IndexError, IndexStore, Table, keys};
@@ -64,15 +64,19 @@ impl Lost {
         Some(Self { settle: u64::from_be_bytes(*settle), from: place(from)?, to: place(to)?, since })
     }
 
-    /// The part of it that each of these volumes has, with how far that is settled.
+    /// The part of it that each of these volumes has, with how far that was settled when the generation was written: the points
+    /// that came later say so, however often the index is built.
     pub(crate) fn by_volume<'a>(
         &self,
         volumes: impl Iterator<Item = &'a (VolumeId, Kept)>,
+        written: WallTime,
     ) -> impl Iterator<Item = Self> {
         let (first, last) = (RegionNo::new(0), RegionNo::new(u32::MAX));
         let of = |(volume, kept): &(VolumeId, Kept)| {
             let (from, to) = (self.from.max((*volume, first)), self.to.min((*volume, last)));
-            (from <= to).then_some(Self { settle: self.settle, from, to, since: Some(kept.settled) })
+            let later = kept.points.iter().find(|p| written > WallTime::EPOCH && p.received_at > written);
+            let since = Some(later.map_or(kept.settled, |p| p.lsn.previous()));
+            (from <= to).then_some(Self { settle: self.settle, from, to, since })
         };
         volumes.filter_map(of).collect::<Vec<_>>().into_iter()
     }

@@ -562,6 +562,40 @@ fn times_in_the_log_do_not_need_a_settled_segment() {
     assert!(tried > 0);
 }
 
+/// Points behind the copy that made up for a loss stay readable when the index is built once more.
+#[test]
+fn points_behind_a_copy_stay_when_the_index_is_built_again() {
+    let mut lab = Lab::new(61, tiers());
+    lab.write(60, 5);
+    lab.settle();
+    lab.more(20, 8);
+    lab.settle();
+    lab.more(40, 1);
+    lab.store = None;
+    for (no, _) in live(&lab.disk) {
+        lab.disk.dir.remove(no).unwrap();
+    }
+    lab.disk.index.wipe().unwrap();
+    lab.open();
+    resync(&mut lab);
+    for _ in 0..3 {
+        lab.more(30, 20);
+        lab.settle();
+    }
+    lab.open();
+    let before = points(&lab);
+    lab.store = None;
+    lab.disk.index.wipe().unwrap();
+    lab.open();
+    let after = points(&lab);
+    assert_eq!(
+        (after.0, after.1.len()),
+        (before.0, before.1.len()),
+        "wound {:?}",
+        lab.store().wound(lab.workload.stream())
+    );
+}
+
 /// A pin in a segment that is gone, and that the index knows, is not settled away.
 #[test]
 fn a_pin_in_a_segment_that_is_gone_is_not_settled_away() {
