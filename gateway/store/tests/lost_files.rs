@@ -1,8 +1,6 @@
 //! Files of the store that are gone, back again, another store's, or that cannot be read: nothing that is kept goes with them, what is
 //! known of it stays, and all else goes on.
 #![allow(
-    dead_code,
-    unused_imports,
     clippy::unwrap_used,
     clippy::expect_used,
     clippy::panic,
@@ -493,6 +491,26 @@ fn open_with_bad_sector(lab: &mut Lab, at: (FileNo, u64)) -> Arc<AtomicBool> {
     let parts = Parts { segments, ..lab.disk.parts() };
     lab.store = Some(Store::open_on(lab.disk.config.clone(), Arc::clone(&lab.disk.clock), parts).unwrap());
     bad
+}
+
+/// One sector of settled history cannot be read any more. All else is settled and let go of as ever.
+#[test]
+fn a_sector_that_cannot_be_read_does_not_keep_a_full_store_from_getting_smaller() {
+    let mut lab = Lab::new(8, policy(20, &[(200, 1_000_000)], 0));
+    lab.disk.config.settle_reserve = 8;
+    lab.disk.config = lab.disk.config.clone().limited(40 * (512 << 10));
+    lab.open();
+    lab.write(60, 5);
+    lab.settle();
+    lab.more(20, 8);
+    lab.settle();
+    let first = live(&lab.disk)[0].0;
+    let bad = open_with_bad_sector(&mut lab, (first, 8192));
+    let taken = fill(&mut lab, 3000);
+    let failing = lab.store().status().settle_failing;
+    bad.store(false, Ordering::SeqCst);
+    let then = fill(&mut lab, 200);
+    assert_eq!((taken, then), (3000, 200), "{failing:?}");
 }
 
 /// The directory of segments is empty (not mounted, moved away). MARK, SETTLED and the index say that there was a store.
