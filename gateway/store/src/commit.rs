@@ -289,7 +289,7 @@ impl Committer {
             store: self.history.store,
             segment,
             length: self.shared.config.segment_len,
-            first_live: self.shared.segments.oldest().unwrap_or(segment),
+            first_live: self.first_live().unwrap_or(segment),
             previous: self.tail.sealed,
             created_at: self.history.received(self.shared.age.now()),
         };
@@ -298,6 +298,14 @@ impl Committer {
         let header = Some(header.encode());
         self.tail.open = Some(Open { writer, durable: writer, file, no, header, lent });
         Ok(())
+    }
+
+    /// The first segment of the log that counts, whether it is there or not: one that is gone may be put back.
+    fn first_live(&self) -> Option<SegmentId> {
+        let published = read(&self.shared.published);
+        let from = published.layout.trail.at().0;
+        let gone = published.damage.iter().filter(|d| d.from == 0 && d.segment >= from).map(|d| d.segment);
+        gone.chain(self.shared.segments.oldest()).min()
     }
 
     /// Lays jobs into `group` until the segment is full; those that may not follow are refused.
@@ -531,7 +539,7 @@ fn take_frame(
             let span = u64::from(header.span);
             *published.written.entry(header.stream).or_default() += fresh_bytes(batch, span);
         }
-        Work::Meta(records) => history.take_meta(laid.at, header, records),
+        Work::Meta(records) => history.take_meta(laid.at, header, records, &mut published.active),
     }
     let durable: Option<Durable> = history.streams.get(&header.stream).map(|s| s.durable);
     if let Some(durable) = durable {

@@ -221,8 +221,15 @@ impl History {
     }
 
     /// Takes a frame of the gateway's own records in, which lies at this byte of its segment.
-    pub(crate) fn take_meta(&mut self, at: u32, header: &FrameHeader, records: &[MetaRecord]) {
+    pub(crate) fn take_meta(
+        &mut self,
+        at: u32,
+        header: &FrameHeader,
+        records: &[MetaRecord],
+        into: &mut Group,
+    ) {
         self.received = self.received.max(header.received_at);
+        into.grow(header.stream, header.span);
         self.note_own_losses(at, header);
         if records.contains(&MetaRecord::LossRead) {
             self.forget_own_losses();

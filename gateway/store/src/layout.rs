@@ -5,8 +5,8 @@ use std::sync::Arc;
 
 use gateway_image::catalogue::Volume;
 use gateway_journal::run::{decode_checkpoint, decode_run};
-use gateway_journal::{Generation, GroupNo, Kept, Manifest, Place, RegionNo, Version};
-use tap_block::{Lsn, VolumeId};
+use gateway_journal::{Generation, GroupNo, Kept, Manifest, Place, RegionNo, SegmentId, Version};
+use tap_block::{Lsn, VolumeId, WallTime};
 
 use crate::error::StoreError;
 use crate::index::{IndexError, IndexStore, Table, keys};
@@ -64,15 +64,19 @@ impl Lost {
         Some(Self { settle: u64::from_be_bytes(*settle), from: place(from)?, to: place(to)?, since })
     }
 
-    /// The part of it that each of these volumes has, with how far that is settled.
+    /// The part of it that each of these volumes has, with how far that was settled when the generation was written: the points
+    /// that came later say so, however often the index is built.
     pub(crate) fn by_volume<'a>(
         &self,
         volumes: impl Iterator<Item = &'a (VolumeId, Kept)>,
+        written: WallTime,
     ) -> impl Iterator<Item = Self> {
         let (first, last) = (RegionNo::new(0), RegionNo::new(u32::MAX));
         let of = |(volume, kept): &(VolumeId, Kept)| {
             let (from, to) = (self.from.max((*volume, first)), self.to.min((*volume, last)));
-            (from <= to).then_some(Self { settle: self.settle, from, to, since: Some(kept.settled) })
+            let later = kept.points.iter().find(|p| written > WallTime::EPOCH && p.received_at > written);
+            let since = Some(later.map_or(kept.settled, |p| p.lsn.previous()));
+            (from <= to).then_some(Self { settle: self.settle, from, to, since })
         };
         volumes.filter_map(of).collect::<Vec<_>>().into_iter()
     }
@@ -116,6 +120,11 @@ impl Layout {
     fn behind(&self, lost: &Lost, volume: VolumeId) -> Lsn {
         let settled = || self.kept.get(&volume).map_or(Lsn::ZERO, |kept| kept.settled);
         lost.since.unwrap_or_else(settled).next()
+    }
+
+    /// Is it a segment of settled history? Its number may lie between two of the log.
+    pub(crate) fn lists(&self, segment: SegmentId) -> bool {
+        self.generations.iter().flat_map(|g| &g.segments).any(|s| s.segment == segment)
     }
 
     /// Bytes of settled segments; parts of one generation may name a segment both.

@@ -454,7 +454,9 @@ impl<'a> Replay<'a> {
     ) -> bool {
         match header.kind {
             FrameKind::Meta => match decode_meta(header, table) {
-                Ok(records) => self.history.take_meta(at, header, &records),
+                Ok(records) => {
+                    self.history.take_meta(at, header, &records, &mut self.published.active);
+                }
                 Err(_) => return false,
             },
             FrameKind::Records => {

@@ -8,7 +8,9 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use gateway_image::{Catalogue, Passed, RegionMap};
-use gateway_journal::{Head, Hold, Kept, LEDGER_FILE, Location, MARK_FILE, MetaRecord, RegionNo, StoreId};
+use gateway_journal::{
+    Head, Hold, Kept, LEDGER_FILE, Location, MARK_FILE, MetaRecord, RegionNo, SegmentId, StoreId,
+};
 use tap_block::{Batch, BlockNo, Clock, ExtentSet, Lsn, Position, StreamId, VolumeId, WallTime};
 use tap_disk::{DiskDir, PoolOptions, SameDir, SegmentPool, ensure_dir, free_space};
 use tracing::warn;
@@ -79,6 +81,8 @@ pub(crate) struct Shared {
     pub(crate) limits: RwLock<Limits>,
     /// Holds for which no room is made, as of the last look.
     pub(crate) held_up: Mutex<Vec<HeldUp>>,
+    /// Segments of which something cannot be read: since when, and when that was found last.
+    pub(crate) unreadable: Mutex<BTreeMap<SegmentId, (WallTime, WallTime)>>,
     pub(crate) proving: Proving,
     pub(crate) scrubbing: Scrubbing,
     pub(crate) bookkeeping: Bookkeeping,
@@ -208,6 +212,7 @@ impl Store {
             settling: Settling::new(found.settler),
             limits: RwLock::default(),
             held_up: Mutex::default(),
+            unreadable: Mutex::default(),
             proving: Proving::new(parts.proofs),
             scrubbing: Scrubbing::default(),
             keeper,

@@ -350,11 +350,12 @@ enum Gaps {
 }
 
 fn refuse_gap(shared: &Shared, gaps: Gaps, between: Range<SegmentId>) -> Result<(), StoreError> {
+    let published = read(&shared.published);
     let is_gap = |d: &&Damage| {
         let counts = gaps == Gaps::All || !shared.segments.lives(d.segment);
-        d.from == 0 && between.contains(&d.segment) && counts
+        d.from == 0 && between.contains(&d.segment) && counts && !published.layout.lists(d.segment)
     };
-    match read(&shared.published).damage.iter().find(is_gap) {
+    match published.damage.iter().find(is_gap) {
         Some(gap) => Err(damaged(gap.segment, gap.from, &gap.detail)),
         None => Ok(()),
     }

@@ -211,7 +211,9 @@ impl SettledFound {
                 }
             }
             let lost = rows.finish()?;
-            let lost = lost.iter().flat_map(|lost| lost.by_volume(manifest.kept.iter()));
+            let written = manifest.generations.iter().find(|g| g.settle == settle).map(|g| g.at);
+            let lost =
+                lost.iter().flat_map(|l| l.by_volume(manifest.kept.iter(), written.unwrap_or_default()));
             state.extend(lost.map(|lost| (keys::lost(&lost), lost.encode())));
         }
         index.commit(state)?;

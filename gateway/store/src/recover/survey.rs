@@ -103,6 +103,9 @@ impl Survey {
     fn sort_in(&mut self, file: FileNo, kind: &Kind) {
         let (segment, header, blank) = match kind {
             Kind::Segment(header) => (header.segment, Some(*header), false),
+            Kind::Settled(header) if Some(header.store) != self.store => {
+                return warn!("segment file {file} belongs to another store; it is left alone");
+            }
             Kind::Settled(header) => {
                 self.next = self.next.max(header.segment.next());
                 return self.settled.sort_in(file, *header);
@@ -123,8 +126,13 @@ impl Survey {
     /// Segments of an earlier life of their file, and such as were begun and never became part of the store.
     fn drop_leftovers(&mut self, mark: Option<&Mark>) {
         let headers: Vec<SegmentHeader> = self.pieces.values().filter_map(|p| p.header).collect();
-        let first = headers.iter().map(|h| h.first_live).max().unwrap_or(SegmentId::new(0));
-        let first = first.max(self.settled.log_from());
+        let (first, log_from) = (headers.iter().map(|h| h.first_live).max(), self.settled.log_from());
+        let first = first.unwrap_or(SegmentId::new(0)).max(log_from);
+        // Earlier programs took a segment that was gone for one that does not count any more.
+        let named = |id: SegmentId| {
+            let names = |h: &SegmentHeader| h.previous.is_some_and(|p| p.segment == id) && h.first_live <= id;
+            id >= log_from && headers.iter().any(names)
+        };
         let skipped = |id: SegmentId| {
             // One that names none says with `first_live` what there was: it was begun when the last one was gone.
             headers.iter().any(|h| h.previous.is_some_and(|p| p.segment < id && id < h.segment))
@@ -134,7 +142,7 @@ impl Survey {
         self.pieces.retain(|&id, piece| {
             // Frames without a header that nothing vouches for were never synced. One that is damaged was written.
             let torn = piece.blank && Some(id) == newest && id > marked;
-            id >= first && !skipped(id) && !torn
+            (id >= first || named(id)) && !skipped(id) && !torn
         });
     }
 
@@ -215,11 +223,13 @@ impl Kind {
     }
 }
 
-/// The store that is said to be here, if anything of it is; else the one that most files are of.
+/// The store that is said to be here, if anything of it is; else the one that most files are of. Of no file at all, it is what is said.
 fn whose(seen: &[(FileNo, Kind)], said: [Option<StoreId>; 2]) -> Option<StoreId> {
     let of = |id: StoreId| seen.iter().filter(|(_, kind)| kind.store() == Some(id)).count();
     let most = seen.iter().filter_map(|(_, kind)| kind.store()).max_by_key(|id| of(*id));
-    said.into_iter().flatten().find(|id| of(*id) > 0).or(most)
+    let mut said = said.into_iter().flatten();
+    let first = said.clone().next();
+    said.find(|id| of(*id) > 0).or(most).or(first)
 }
 
 fn look(pool: &SegmentPool, no: FileNo) -> Kind {

@@ -8,14 +8,14 @@ use gateway_image::Catalogue;
 use gateway_image::catalogue::Volume;
 use gateway_journal::{GateMove, Generation, GroupNo, Hold, Kept, Manifest, SegmentId, Start, StoreId};
 use tap_block::units::count;
-use tap_block::{VolumeId, WallTime};
+use tap_block::{StreamId, VolumeId, WallTime};
 
 use super::gates::overruled;
 use super::held::HeldCount;
 use super::keep::{Terms, lost_points, points, thinned};
 use super::plan::Plan;
 use super::trail::{Met, Trail, Window, check_known, check_unsealed, not_settled};
-use crate::error::StoreError;
+use crate::error::{Damage, StoreError};
 use crate::layout::Layout;
 use crate::store::Shared;
 use crate::sync::read;
@@ -129,16 +129,28 @@ pub(super) fn decide_settled(shared: &Shared, plan: &Plan, terms: &Terms) -> Res
 fn follow(shared: &Shared, plan: &Plan, layout: &Layout, held: &HeldCount) -> Result<Followed, StoreError> {
     let mut trail = Trail::clone(&layout.trail);
     let (mut window, mut held) = (trail.stand(), held.clone());
+    let (mut last, mut indexed) = (None, BTreeMap::new());
     for (n, group) in plan.groups.iter().enumerate() {
         let passed =
             trail.advance_into(&mut window, shared, (group.no, group.through), &mut |met| match met {
                 Met::Frame(..) => Ok(()),
-                Met::Damage(damage) => check_known(shared, damage),
-                Met::Unsealed(damage) => check_unsealed(shared, damage),
+                Met::Damage(damage) => check_known(shared, last.insert(damage.clone())),
+                Met::Unsealed(damage) => check_unsealed(shared, last.insert(damage.clone())),
                 Met::Missing(damage) => Err(not_settled(damage)),
             });
+        for (stream, bytes) in &group.spans {
+            *indexed.entry(*stream).or_insert(0) += bytes;
+        }
+        // Frames without a unit in them, too: the index took in more than there is.
+        let passed = passed.and_then(|()| match falls_short(&window, &indexed) {
+            true => Err(not_settled(&last.clone().unwrap_or_else(|| short_of(group.through)))),
+            false => Ok(()),
+        });
         if let Err(why) = passed {
             return Ok(Followed { trail, window, groups: n, full: false, stopped: Some(why) });
+        }
+        if !group.spans.is_empty() {
+            trail.trust([&read(&shared.published).damage, layout.trail.damage()]);
         }
         if !held.take(&window) {
             return Ok(Followed { trail, window, groups: n, full: true, stopped: None });
@@ -149,6 +161,18 @@ fn follow(shared: &Shared, plan: &Plan, layout: &Layout, held: &HeldCount) -> Re
         }
     }
     Ok(Followed { trail, window, groups: plan.groups.len(), full: false, stopped: None })
+}
+
+/// Did the index take in more of any stream's frames than were met?
+fn falls_short(window: &Window, indexed: &BTreeMap<StreamId, u64>) -> bool {
+    let met = |stream| window.versions.spans().get(stream).copied().unwrap_or(0);
+    indexed.iter().any(|(stream, bytes)| met(stream) < *bytes)
+}
+
+/// Nothing says what is gone, or where.
+fn short_of((segment, end): (SegmentId, Start)) -> Damage {
+    let detail = "frames before this place are gone".to_owned();
+    Damage { segment, from: end.at, to: end.at, detail, lost: Vec::new() }
 }
 
 /// Decides which points are left. `Err`: their list, of so many bytes, does not fit into a segment; then nothing is decided.

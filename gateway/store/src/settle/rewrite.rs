@@ -30,6 +30,7 @@ use crate::error::StoreError;
 use crate::index::{IndexError, IndexStore, Row, Table, keys, remove_settle};
 use crate::segments::Known;
 use crate::store::Shared;
+use crate::sync::lock;
 
 /// Units this near to each other are read in one go.
 const GAP: u32 = 64 << 10;
@@ -410,8 +411,9 @@ impl<'a> Rewriter<'a> {
         let mut bytes = vec![0; index(u64::from(end.saturating_sub(first.offset)))];
         let file = file.ok_or_else(gone)?;
         if let Err(e) = file.read_at(u64::from(first.offset), &mut bytes) {
-            // What somebody has offered in place of a pack need not be read for it; all else may be read another time.
-            if !units.iter().all(|(at, ..)| self.shared.offers.has(*at)) {
+            // What somebody has offered in place of a pack need not be read for it; all else may be read another time, but not for ever.
+            let offered = units.iter().all(|(at, ..)| self.shared.offers.has(*at));
+            if !offered && !self.shared.is_given_up(first.segment) {
                 return Err(e.into());
             }
             read_what_can_be(&file, u64::from(first.offset), &mut bytes);
@@ -709,6 +711,22 @@ const fn segment_of(version: &Version) -> Option<SegmentId> {
     match version.place {
         Place::Zero => None,
         Place::Unit(at) => Some(at.segment),
+    }
+}
+
+/// A segment of which something cannot be read for so long is settled all the same: what cannot is damaged then like any other block.
+const GIVEN_UP: Duration = Duration::from_secs(900);
+
+impl Shared {
+    /// Something of a segment cannot be read: has that been so for long?
+    fn is_given_up(&self, segment: SegmentId) -> bool {
+        let (now, mut unreadable) = (self.age.now(), lock(&self.unreadable));
+        let (first, last) = unreadable.entry(segment).or_insert((now, now));
+        if now.since(*last) > GIVEN_UP {
+            *first = now;
+        }
+        *last = now;
+        now.since(*first) >= GIVEN_UP
     }
 }
 

@@ -6,6 +6,7 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use gateway_image::Catalogue;
+use gateway_journal::meta::OWN_STREAM;
 use gateway_journal::run::decode_run;
 use gateway_journal::table::{decode_meta, decode_records};
 use gateway_journal::{
@@ -18,7 +19,7 @@ use tap_disk::SegmentFile;
 
 use crate::chunks::ChunkReader;
 use crate::error::{Damage, StoreError};
-use crate::history::{History, PlacedFrame, gone_marks};
+use crate::history::{History, Loss, PlacedFrame, gone_marks};
 use crate::index::{IndexError, IndexStore as _, Table, keys};
 use crate::state::{self, IndexState};
 use crate::store::Shared;
@@ -146,6 +147,14 @@ impl Trail {
         &self.history.damage
     }
 
+    /// The index took in just what was met, and lost no more than is known: what else looks like it behind damage is none, but a
+    /// jump of a run or a copy under way.
+    pub(super) fn trust(&mut self, known: [&[Damage]; 2]) {
+        let noted = |loss: &Loss| known.iter().copied().flatten().any(|d| d.lost.contains(loss));
+        let stays = |loss: &Loss| loss.0 == OWN_STREAM || noted(loss);
+        self.history.damage.iter_mut().for_each(|damage| damage.lost.retain(stays));
+    }
+
     /// Follows the log to the end of a group, telling what it meets.
     ///
     /// # Errors
@@ -171,7 +180,8 @@ impl Trail {
     ) -> Result<(), StoreError> {
         let (known, layout) = {
             let published = crate::sync::read(&shared.published);
-            (published.damage.clone(), Arc::clone(&published.layout))
+            let of_log = published.damage.iter().filter(|d| !published.layout.lists(d.segment));
+            (of_log.cloned().collect::<Vec<_>>(), Arc::clone(&published.layout))
         };
         let noted = Noted { lost: &known, kept: &layout.kept };
         let oldest = || shared.segments.oldest().map(|segment| (segment, Start::of_segment(None)));
@@ -291,7 +301,8 @@ impl Trail {
         match header.kind {
             FrameKind::Meta => {
                 tell(Met::Frame(passed, None))?;
-                self.history.take_meta(at, header, &decode_meta(header, table).map_err(bad)?);
+                let records = decode_meta(header, table).map_err(bad)?;
+                self.history.take_meta(at, header, &records, &mut window.versions);
             }
             FrameKind::Records => {
                 let records = decode_records(header, table).map_err(bad)?;
