@@ -436,7 +436,7 @@ impl Layers {
     /// Content first, mapping after.
     fn flush(&self) -> Result<(), DeviceError> {
         let mut log = self.log_lock();
-        let changes = self.take_changes(&log);
+        let changes = self.take_changes(&mut log);
         if changes.is_empty() {
             return Ok(());
         }
@@ -452,7 +452,7 @@ impl Layers {
     }
 
     /// What a flush has to record. What is said from now on is not about it.
-    fn take_changes(&self, log: &OverlayLog) -> Changes {
+    fn take_changes(&self, log: &mut OverlayLog) -> Changes {
         let mut overlay = self.write_lock();
         let changes = overlay.take_changes();
         if !changes.is_empty() {

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use bytes::Bytes;
+use gateway_image::overlay::group_len;
 use gateway_store::{Store, StoreConfig};
 use tap_block::device::run;
 use tap_block::units::index;
@@ -394,6 +395,43 @@ fn a_log_that_is_full_begins_anew() {
     let block = run(&again, Op::Read { extent: Extent::between(0, 4096) }).unwrap();
     assert!(block.iter().all(|&b| b == 200));
     assert_eq!(maps(rig.tmp.path()), now);
+}
+
+/// A flush that would have begun the log anew, and could not, is followed by one for which there is room in the old log: what was
+/// said between the two is older than what comes after the second.
+#[test]
+fn a_log_that_could_not_begin_anew_does_not_bring_back_what_was_before_the_last_flush() {
+    const BLOCKS: usize = 59;
+    let rig = Rig::new(5);
+    let point = rig.oracle.last_lsn();
+    rig.overlays().create(7, QUOTA).unwrap();
+    let device = rig.overlay(point);
+    let write = |block: usize, fill: u8| {
+        let offset = block as u64 * BLOCK_SIZE;
+        run(&device, Op::Write { offset, data: vec![fill; 4096].into(), fua: false }).unwrap();
+    };
+    // So many flushes leave less room than one more of the kind takes, and more than a small one does.
+    let flushes = (256 << 10) / group_len(BLOCKS);
+    assert!((256 << 10) % group_len(BLOCKS) > 2 * group_len(1));
+    for fill in (1..=200).cycle().take(flushes) {
+        (0..BLOCKS).for_each(|block| write(block, fill));
+        run(&device, Op::Flush).unwrap();
+    }
+    let in_the_way = rig.tmp.path().join("overlays/7/map-1");
+    std::fs::create_dir(&in_the_way).unwrap();
+    (0..BLOCKS).for_each(|block| write(block, 201));
+    assert!(run(&device, Op::Flush).is_err(), "the new log cannot be made");
+    let all = Extent::between(0, BLOCKS as u64 * BLOCK_SIZE);
+    run(&device, Op::Trim { extent: all, fua: false }).unwrap();
+    let flushed = run(&device, Op::Flush);
+    std::fs::remove_dir(&in_the_way).unwrap();
+    flushed.or_else(|_| run(&device, Op::Flush)).unwrap();
+    write(0, 202);
+    run(&device, Op::Flush).unwrap();
+    drop(device);
+    let again = whole(&rig.overlay(point));
+    assert_eq!(again[..4096], [202; 4096], "flushed, and then the gateway was killed");
+    assert!(again[4096..index(all.end())].iter().all(|&b| b == 0));
 }
 
 /// A mapping that is not all there says that blocks were never written: older content would be served for them.
