@@ -9,7 +9,8 @@ use gateway_store::{Store, StoreConfig};
 use tap_block::device::run;
 use tap_block::units::index;
 use tap_block::{
-    BLOCK_SIZE, BlockDevice, Clock, DeviceError, Extent, Lsn, Monotonic, Op, VolumeId, WallTime,
+    Answered, BLOCK_SIZE, BlockDevice, Clock, CompletionQueue, DeviceError, Extent, Lsn, Monotonic, Op,
+    Ticket, VolumeId, WallTime,
 };
 use tap_disk::{Pool, RealClock};
 use tempfile::TempDir;
@@ -395,6 +396,47 @@ fn a_log_that_is_full_begins_anew() {
     let block = run(&again, Op::Read { extent: Extent::between(0, 4096) }).unwrap();
     assert!(block.iter().all(|&b| b == 200));
     assert_eq!(maps(rig.tmp.path()), now);
+}
+
+/// Says which operation is over, and how.
+struct Over(std::sync::mpsc::Sender<(u64, Answered)>);
+
+impl CompletionQueue for Over {
+    fn complete(&self, tag: u64, answered: Answered) {
+        let _ = self.0.send((tag, answered));
+    }
+}
+
+/// What was replaced takes room until the next flush; while that takes its time there may be no more.
+#[test]
+fn a_full_overlay_is_written_again_when_a_flush_has_made_room() {
+    const PART: u64 = 16;
+    let rig = Rig::new(5);
+    let (point, dir) = (rig.oracle.last_lsn(), rig.overlays());
+    let quota = 4 * PART * BLOCK_SIZE;
+    dir.create(7, quota).unwrap();
+    let data = std::fs::OpenOptions::new().write(true).open(dir.of(7).join("data")).unwrap();
+    data.set_len(quota + 2 * PART * BLOCK_SIZE).unwrap();
+    let device = dir.open(7, Some(quota), rig.image(point), Arc::clone(&rig.pool)).unwrap();
+    let write = |part: u64, fill: u8| {
+        let data = vec![fill; index(PART * BLOCK_SIZE)].into();
+        Op::Write { offset: part * PART * BLOCK_SIZE, data, fua: false }
+    };
+    (0..4).for_each(|part| drop(run(&device, write(part, 1)).unwrap()));
+    run(&device, Op::Flush).unwrap();
+    let (said, over) = std::sync::mpsc::channel();
+    let queue: Arc<dyn CompletionQueue> = Arc::new(Over(said));
+    let held = device.hold();
+    for part in 0..4 {
+        device.submit(write(part, 2), Ticket::new(part, Arc::clone(&queue)));
+    }
+    // One is answered at once, one waits for the flush; those that find no room say so now or wait.
+    let first = over.recv().unwrap();
+    let early = over.recv_timeout(std::time::Duration::from_millis(300));
+    drop(held);
+    let all = [Some(first), early.ok()].into_iter().flatten().chain(over.iter());
+    assert!(all.take(4).all(|(_, answered)| answered.is_ok()));
+    assert!(whole(&device)[..index(quota)].iter().all(|&b| b == 2));
 }
 
 /// A flush that would have begun the log anew, and could not, is followed by one for which there is room in the old log: what was
