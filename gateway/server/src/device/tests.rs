@@ -439,6 +439,32 @@ fn a_full_overlay_is_written_again_when_a_flush_has_made_room() {
     assert!(whole(&device)[..index(quota)].iter().all(|&b| b == 2));
 }
 
+/// A copy of the image is made, or its disk is slow: whoever waits for a flush of it waits long.
+#[test]
+fn nobody_waits_for_those_who_wait_for_a_flush_of_another_image() {
+    const READ: u64 = 99;
+    let rig = Rig::of(Workload::with_size(5, 2 << 20), 4 << 20);
+    let point = rig.oracle.last_lsn();
+    rig.overlays().create(7, QUOTA).unwrap();
+    let device = rig.overlay(point);
+    run(&device, Op::Write { offset: 0, data: vec![1; 4096].into(), fua: false }).unwrap();
+    let other = ImageDevice::new(rig.image(point), Arc::clone(&rig.pool));
+    let (said, over) = std::sync::mpsc::channel();
+    let queue: Arc<dyn CompletionQueue> = Arc::new(Over(said));
+    let held = device.hold();
+    for tag in 0..6 {
+        device.submit(Op::Flush, Ticket::new(tag, Arc::clone(&queue)));
+    }
+    let extent = Extent::between(0, 1 << 20);
+    other.submit(Op::Read { extent }, Ticket::new(READ, queue));
+    let first = over.recv_timeout(std::time::Duration::from_secs(10));
+    drop(held);
+    assert_eq!(first.map(|(tag, answered)| (tag, answered.is_ok())), Ok((READ, true)));
+    let mut flushed: Vec<u64> = over.iter().take(6).map(|(tag, _)| tag).collect();
+    flushed.sort_unstable();
+    assert_eq!(flushed, [0, 1, 2, 3, 4, 5]);
+}
+
 /// A flush that would have begun the log anew, and could not, is followed by one for which there is room in the old log: what was
 /// said between the two is older than what comes after the second.
 #[test]
