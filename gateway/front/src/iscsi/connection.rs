@@ -211,9 +211,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> IscsiConnection<S> {
                 device.submit(op, ticket);
                 return bytes;
             }
-            Action::Keep { target, lun, reservations, ticket } => {
-                self.keep(&target, lun, reservations, ticket)
-            }
+            Action::Keep { target, lun, ticket, .. } => self.keep(&target, lun, ticket),
             Action::Resolve { target, initiator } => {
                 let (targets, client) = (self.targets.clone(), self.client.clone());
                 self.deadline = None;
@@ -250,10 +248,11 @@ impl<S: AsyncRead + AsyncWrite + Unpin> IscsiConnection<S> {
     }
 
     /// On a thread of its own, which completes the ticket.
-    fn keep(&self, target: &Arc<Target>, lun: u16, reservations: Bytes, ticket: Ticket) {
+    fn keep(&self, target: &Arc<Target>, lun: u16, ticket: Ticket) {
         let (targets, target) = (self.targets.clone(), target.clone());
         drop(tokio::task::spawn_blocking(move || {
-            let kept = targets.keep(target.name(), lun, &reservations);
+            let kept = target.keep(lun, |reservations| targets.keep(target.name(), lun, reservations));
+            let kept = kept.unwrap_or_else(|| Err("the target has no such unit".to_owned()));
             if let Err(error) = &kept {
                 tracing::error!(target = target.name(), lun, error, "reservations could not be kept");
             }
