@@ -13,7 +13,7 @@ use std::net::TcpStream;
 use std::process::Command;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use gateway_front::{ClientId, Front, FrontHandle, IscsiLimits, Targets};
 use gateway_iscsi::{Admission, BlockLength, Identity, LogicalUnit, Refusal, Target, TargetConfig};
@@ -228,6 +228,26 @@ fn noise_and_slow_logins_are_hung_up_on_and_disturb_nobody() {
     noisy.write_all(&[0x5a; 4096]).unwrap();
     assert!(ends(&mut noisy) && ends(&mut slow));
     assert_eq!(initiator.command(&[0; 6], 0, 0, b"").0, 0, "who is logged in may take its time");
+}
+
+/// It keeps what waits for it, and would do so for ever.
+#[test]
+fn an_initiator_that_takes_no_answer_is_hung_up_on() {
+    let rig = Rig::new(IscsiLimits { stall: Duration::from_millis(300), ..IscsiLimits::default() });
+    let mut greedy = rig.log_in();
+    let mut header = [0; 48];
+    (header[0], header[1], header[9]) = (0x01, 0xc0, 1);
+    header[20..24].copy_from_slice(&(32_u32 << 20).to_be_bytes());
+    header[24..28].copy_from_slice(&greedy.cmd_sn.to_be_bytes());
+    // READ(12) of 32 MiB.
+    header[32] = 0xa8;
+    header[38..42].copy_from_slice(&65_536_u32.to_be_bytes());
+    greedy.send(header, b"");
+    let since = Instant::now();
+    while rig.front.connections() > 0 {
+        assert!(since.elapsed() < PATIENCE, "it is still there");
+        std::thread::yield_now();
+    }
 }
 
 #[test]

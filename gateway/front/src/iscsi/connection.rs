@@ -17,9 +17,11 @@ use tokio::task::JoinHandle;
 use tokio::time::{Instant, Sleep};
 
 use super::{IscsiLimits, Targets};
-use crate::connection::{Ended, linger};
+use crate::connection::{Ended, PROGRESS, linger};
 use crate::exports::ClientId;
+use crate::front::{Place, Shared};
 use crate::mailbox::{Mailbox, Stop};
+use crate::patience::Patience;
 use crate::sessions::Session;
 
 /// The receive buffer.
@@ -42,8 +44,13 @@ pub(crate) struct IscsiConnection<S> {
     input: BytesMut,
     mailbox: Arc<Mailbox>,
     session: Arc<Session>,
+    shared: Arc<Shared>,
     client: ClientId,
     done: Vec<(u64, Answered)>,
+    /// For an initiator that takes no answer.
+    stalled: Patience,
+    /// What it has taken meanwhile.
+    taken: usize,
     targets: Arc<dyn Targets>,
     lookup: Option<Lookup>,
     /// Who says to be logging in, until it has.
@@ -70,9 +77,11 @@ impl<S: AsyncRead + AsyncWrite + Unpin> IscsiConnection<S> {
         (portal, client): (String, ClientId),
         targets: Arc<dyn Targets>,
         limits: IscsiLimits,
-        session: Arc<Session>,
+        place: &Place,
     ) -> Self {
+        let (session, shared) = (Arc::clone(&place.session), Arc::clone(&place.shared));
         let mailbox = Arc::clone(&session.mailbox);
+        let stalled = Patience::new(shared.limits.stall).or_less(shared.limits.stall_in_need);
         let setup = Setup {
             limits: limits.protocol,
             discovery: targets.discovery(),
@@ -87,8 +96,11 @@ impl<S: AsyncRead + AsyncWrite + Unpin> IscsiConnection<S> {
             input: BytesMut::with_capacity(RECEIVE),
             mailbox,
             session,
+            shared,
             client,
             done: Vec::new(),
+            stalled,
+            taken: 0,
             targets,
             lookup: None,
             initiator: None,
@@ -145,6 +157,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> IscsiConnection<S> {
         if !busy {
             busy = self.poll_read(cx)?;
         }
+        let held = self.protocol.output().len() + self.input.capacity().saturating_sub(RECEIVE);
+        self.shared.sessions.note_held(&self.session, count(held));
         Ok(busy)
     }
 
@@ -155,6 +169,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin> IscsiConnection<S> {
 
     /// Nothing to do: is the connection over, or too slow?
     fn rest(&mut self, cx: &mut Context<'_>) -> Option<Ended> {
+        let (sessions, most) = (&self.shared.sessions, self.shared.limits.memory);
+        if self.stalled.is_over(cx, || sessions.held() > most) {
+            return Some(Ended::Stalled);
+        }
         if self.protocol.output().is_empty() {
             if let Some(reason) = self.closing.take() {
                 return Some(Ended::IscsiClosed(reason));
@@ -309,12 +327,23 @@ impl<S: AsyncRead + AsyncWrite + Unpin> IscsiConnection<S> {
             let used = self.protocol.output().slices(&mut slices);
             let pieces = slices.get(..used).unwrap_or_default();
             match Pin::new(&mut self.stream).poll_write_vectored(cx, pieces)? {
-                Poll::Pending => break,
+                Poll::Pending => {
+                    self.stalled.begin();
+                    return Ok(busy);
+                }
                 Poll::Ready(0) => return Err(io::ErrorKind::WriteZero.into()),
-                Poll::Ready(n) => self.protocol.output_mut().advance(n),
+                Poll::Ready(n) => {
+                    self.protocol.output_mut().advance(n);
+                    self.taken += n;
+                }
+            }
+            if self.taken >= PROGRESS {
+                self.taken = 0;
+                self.stalled.end();
             }
             busy = true;
         }
+        self.stalled.end();
         Ok(busy)
     }
 
