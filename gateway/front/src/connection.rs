@@ -48,7 +48,7 @@ const SLICES: usize = 64;
 /// What is still read of a client when the front stops: what it has sent already, but no endless stream.
 const LAST_INPUT: usize = 1 << 20;
 /// A client gets on with it when it takes so much of what waits for it, or all.
-const PROGRESS: usize = 64 << 10;
+pub(crate) const PROGRESS: usize = 64 << 10;
 /// How long a client has to hang up after the last reply, so that closing does not cut the reply off.
 const LINGER: Duration = Duration::from_millis(500);
 

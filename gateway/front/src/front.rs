@@ -171,7 +171,8 @@ impl Front {
         targets: Arc<dyn Targets>,
         limits: IscsiLimits,
     ) -> Result<FrontHandle, ListenError> {
-        let shared = Limits { connections: limits.connections, ..Limits::default() };
+        let IscsiLimits { connections, stall, .. } = limits;
+        let shared = Limits { connections, stall, ..Limits::default() };
         start(portals, Service::Iscsi(targets, limits), shared, Security::default())
     }
 }
@@ -480,8 +481,9 @@ async fn serve<S: AsyncRead + AsyncWrite + Unpin>(
                 Connection::new(stream, client, tls, Arc::clone(exports), place).serve().await
             }
             Service::Iscsi(targets, limits) => {
-                let (targets, session) = (Arc::clone(targets), Arc::clone(&place.session));
-                IscsiConnection::new(stream, (portal, client), targets, *limits, session).serve().await
+                IscsiConnection::new(stream, (portal, client), Arc::clone(targets), *limits, place)
+                    .serve()
+                    .await
             }
         },
         Err(error) => Ended::Socket(error),

@@ -11,8 +11,9 @@
 use std::io::{ErrorKind, Read, Write};
 use std::net::TcpStream;
 use std::process::Command;
-use std::sync::{Arc, Mutex};
-use std::time::Duration;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Condvar, Mutex};
+use std::time::{Duration, Instant};
 
 use gateway_front::{ClientId, Front, FrontHandle, IscsiLimits, Targets};
 use gateway_iscsi::{Admission, BlockLength, Identity, LogicalUnit, Refusal, Target, TargetConfig};
@@ -21,10 +22,16 @@ use tap_block::memory::MemoryDevice;
 const NAME: &str = "iqn.2026-01.example:disk";
 const SIZE: u64 = 64 << 20;
 const PATIENCE: Duration = Duration::from_secs(20);
+/// Whoever may overtake somebody does it within this time.
+const OVERTAKEN_WITHIN: Duration = Duration::from_millis(500);
 
 struct Disk {
     target: Arc<Target>,
+    unit: Arc<LogicalUnit>,
     kept: Mutex<Vec<Vec<u8>>>,
+    /// The first that is kept takes until another one is, or a while.
+    first_is_slow: AtomicBool,
+    another: Condvar,
 }
 
 impl Targets for Disk {
@@ -37,7 +44,13 @@ impl Targets for Disk {
     }
 
     fn keep(&self, _: &str, _: u16, reservations: &[u8]) -> Result<(), String> {
-        self.kept.lock().unwrap().push(reservations.to_vec());
+        let mut kept = self.kept.lock().unwrap();
+        if self.first_is_slow.swap(false, Ordering::Relaxed) {
+            let alone = |kept: &mut Vec<_>| kept.is_empty();
+            (kept, _) = self.another.wait_timeout_while(kept, OVERTAKEN_WITHIN, alone).unwrap();
+        }
+        kept.push(reservations.to_vec());
+        self.another.notify_all();
         Ok(())
     }
 }
@@ -65,9 +78,10 @@ impl Rig {
             name: NAME.to_owned(),
             alias: String::new(),
             admission: Admission::default(),
-            units: vec![(1, unit)],
+            units: vec![(1, unit.clone())],
         });
-        let disk = Arc::new(Disk { target, kept: Mutex::default() });
+        let (kept, first_is_slow, another) = Default::default();
+        let disk = Arc::new(Disk { target, unit, kept, first_is_slow, another });
         let front = Front::start_iscsi(&["127.0.0.1:0".parse().unwrap()], disk.clone(), limits).unwrap();
         Self { front, device, disk }
     }
@@ -79,9 +93,12 @@ impl Rig {
     }
 
     fn log_in(&self) -> Initiator {
+        self.log_in_as("iqn.2026-01.example:test")
+    }
+
+    fn log_in_as(&self, name: &str) -> Initiator {
         let mut initiator = Initiator { socket: self.connect(), cmd_sn: 1 };
-        let text =
-            format!("InitiatorName=iqn.2026-01.example:test\0TargetName={NAME}\0FirstBurstLength=262144\0");
+        let text = format!("InitiatorName={name}\0TargetName={NAME}\0FirstBurstLength=262144\0");
         let mut header = [0; 48];
         (header[0], header[1], header[8], header[27]) = (0x43, 0x87, 0x80, 1);
         initiator.send(header, text.as_bytes());
@@ -163,6 +180,26 @@ fn what_is_written_is_there_and_reservations_are_kept() {
     assert_eq!(rig.front.iscsi_uris(NAME, 1).len(), 1);
 }
 
+/// Two initiators register at once, and what the first one's is kept with takes its time.
+#[test]
+fn what_is_kept_last_of_reservations_is_how_they_are() {
+    let rig = Rig::new(IscsiLimits::default());
+    let mut both = ["iqn.2026-01.example:a", "iqn.2026-01.example:b"].map(|name| rig.log_in_as(name));
+    rig.disk.first_is_slow.store(true, Ordering::Relaxed);
+    std::thread::scope(|scope| {
+        for (initiator, key) in both.iter_mut().zip(1..) {
+            let mut list = [0; 24];
+            (list[15], list[20]) = (key, 1);
+            scope.spawn(move || {
+                assert_eq!(initiator.command(&[0x5f, 0, 0, 0, 0, 0, 0, 0, 24, 0], 0x20, 24, &list).0, 0);
+            });
+        }
+    });
+    let kept = rig.disk.kept.lock().unwrap();
+    assert_eq!(kept.len(), 2);
+    assert_eq!(kept[1], rig.disk.unit.kept(), "who was answered is in it");
+}
+
 #[test]
 fn a_session_says_who_is_logged_in_where_and_what_it_moved() {
     let rig = Rig::new(IscsiLimits::default());
@@ -191,6 +228,26 @@ fn noise_and_slow_logins_are_hung_up_on_and_disturb_nobody() {
     noisy.write_all(&[0x5a; 4096]).unwrap();
     assert!(ends(&mut noisy) && ends(&mut slow));
     assert_eq!(initiator.command(&[0; 6], 0, 0, b"").0, 0, "who is logged in may take its time");
+}
+
+/// It keeps what waits for it, and would do so for ever.
+#[test]
+fn an_initiator_that_takes_no_answer_is_hung_up_on() {
+    let rig = Rig::new(IscsiLimits { stall: Duration::from_millis(300), ..IscsiLimits::default() });
+    let mut greedy = rig.log_in();
+    let mut header = [0; 48];
+    (header[0], header[1], header[9]) = (0x01, 0xc0, 1);
+    header[20..24].copy_from_slice(&(32_u32 << 20).to_be_bytes());
+    header[24..28].copy_from_slice(&greedy.cmd_sn.to_be_bytes());
+    // READ(12) of 32 MiB.
+    header[32] = 0xa8;
+    header[38..42].copy_from_slice(&65_536_u32.to_be_bytes());
+    greedy.send(header, b"");
+    let since = Instant::now();
+    while rig.front.connections() > 0 {
+        assert!(since.elapsed() < PATIENCE, "it is still there");
+        std::thread::yield_now();
+    }
 }
 
 #[test]

@@ -295,6 +295,12 @@ impl Overlay {
         loans
     }
 
+    /// Behind the last slot that was ever given out.
+    #[must_use]
+    pub const fn end(&self) -> u64 {
+        SlotNo(self.next).offset()
+    }
+
     /// Bytes by which the data file grows when these slots are written.
     #[must_use]
     pub fn growth(&self, blocks: &[BlockNo]) -> u64 {

@@ -46,6 +46,8 @@ pub struct Target {
     admission: Mutex<Arc<Admission>>,
     luns: Vec<u16>,
     sessions: Mutex<Sessions>,
+    /// Held while reservations are kept.
+    keeping: Mutex<()>,
 }
 
 #[derive(Default)]
@@ -89,7 +91,8 @@ impl Target {
         luns.sort_unstable();
         let TargetConfig { name, alias, admission, units } = config;
         let (name, admission) = (name.as_str().into(), Mutex::new(Arc::new(admission)));
-        Arc::new(Self { alias, units, name, admission, luns, sessions: Mutex::default() })
+        let (sessions, keeping) = (Mutex::default(), Mutex::default());
+        Arc::new(Self { alias, units, name, admission, luns, sessions, keeping })
     }
 
     /// Its iSCSI name.
@@ -110,6 +113,14 @@ impl Target {
     pub fn kick(&self) {
         let ended = std::mem::take(&mut self.lock().list);
         self.end(ended);
+    }
+
+    /// Has `write` keep the reservations of a unit as they are when its turn comes: one after the other, so that what is kept last is
+    /// newest, in whatever order [`crate::Action::Keep`] is done by several sessions. `None`: there is no such unit.
+    pub fn keep<R>(&self, lun: u16, write: impl FnOnce(&[u8]) -> R) -> Option<R> {
+        let _one = self.keeping.lock().unwrap_or_else(PoisonError::into_inner);
+        let (_, unit) = self.units.iter().find(|(no, _)| *no == lun)?;
+        Some(write(&unit.kept()))
     }
 
     pub(crate) fn alias(&self) -> &str {

@@ -296,6 +296,24 @@ fn a_session_that_was_replaced_writes_nothing_any_more() {
     assert_eq!([content[0], content[8 * 512], content[16 * 512]], [0, 8, 0]);
 }
 
+/// Drivers forget a target that nobody has, and make it anew for whoever comes next: who would not wait for that write.
+#[test]
+fn a_target_lasts_as_long_as_a_write_of_a_session_that_is_gone() {
+    let (_, unit, target) = disk();
+    let mut rig = Rig::ready(&target, 1);
+    rig.held = true;
+    rig.start(&[0x2a, 0, 0, 0, 0, 0, 0, 0, 1, 0], WRITE, 512, &[1; 512]);
+    let ops = std::mem::take(&mut rig.ops);
+    assert_eq!(ops.len(), 1);
+    let known = Arc::downgrade(&target);
+    drop((rig, target, unit));
+    assert!(known.upgrade().is_some(), "a write is under way");
+    for (device, op, ticket) in ops {
+        device.submit(op, ticket);
+    }
+    assert!(known.upgrade().is_none());
+}
+
 #[test]
 fn a_silent_initiator_is_asked_and_then_left() {
     let (_, _, target) = disk();

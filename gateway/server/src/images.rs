@@ -132,10 +132,9 @@ impl Images {
         // From here until it is on record nothing may thin it out.
         let _held = self.image(wanted.at.volume, wanted.at.lsn)?;
         let (record, _reserved) = self.record_of(&catalogue, wanted)?;
-        if record.writable {
-            let (dir, id, quota) = (self.dir.clone(), record.id.get(), record.quota);
-            blocking(move || dir.create(id, quota)).await?;
-        }
+        let (dir, id, quota, writable) = (self.dir.clone(), record.id.get(), record.quota, record.writable);
+        // What was made under the number for an image that did not come to be is not this one's.
+        blocking(move || if writable { dir.create(id, quota) } else { dir.remove(id) }).await?;
         self.write(MetaRecord::ImageCreated(record.clone())).await?;
         Ok(record)
     }
@@ -164,7 +163,7 @@ impl Images {
         blocking(move || match overlay {
             Some(from) => dir.fork(&from, id.get(), held),
             None if writable => dir.create(id.get(), quota),
-            None => Ok(()),
+            None => dir.remove(id.get()),
         })
         .await?;
         let quota = if writable { quota } else { 0 };
@@ -542,3 +541,6 @@ fn put_aside(dir: &Path) -> std::io::Result<()> {
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests;

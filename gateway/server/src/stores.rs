@@ -60,6 +60,9 @@ struct Known {
 struct Written {
     /// The one in use.
     store: Option<u64>,
+    /// The one that comes into use in its place: what is beside them is being exchanged.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    entering: Option<u64>,
     stores: Vec<Line>,
     gone: Vec<Gone>,
 }
@@ -89,11 +92,20 @@ impl Stores {
 
     fn take_up(data: &Path, own: StoreId, fresh: bool, dir: SameDir, now: WallTime) -> io::Result<Self> {
         let path = data.join(FILE);
-        let written = read(&path);
+        let mut written = read(&path);
         // Where nobody noted whose that is, it is not a new store's.
-        let before = written.store.or(fresh.then_some(UNKNOWN)).filter(|before| *before != own.get());
-        if let Some(before) = before {
-            exchange(data, before, own.get())?;
+        let mut before = written.store.or(fresh.then_some(UNKNOWN));
+        let cut_short = before.zip(written.entering);
+        if let Some((left, entered)) = cut_short {
+            exchange(data, left, entered)?;
+            before = Some(entered);
+        }
+        let other = before.filter(|before| *before != own.get());
+        if let Some(other) = other {
+            // Noted first: else whoever starts next takes what is there for its own.
+            (written.store, written.entering) = (Some(other), Some(own.get()));
+            note(&path, &written)?;
+            exchange(data, other, own.get())?;
         }
         let here = |line: Line| {
             let known = Known { by: OWN.to_owned(), told: WallTime::from_nanos(line.last), here: true };
@@ -105,8 +117,10 @@ impl Stores {
         };
         state.known.insert(own.get(), Known { by: OWN.to_owned(), told: now, here: true });
         let stores = Self { own, path, dir, state: Mutex::new(state) };
-        if let Err(e) = stores.write(&stores.lock()) {
-            tracing::warn!("which store is here cannot be noted: {e}");
+        match stores.write(&stores.lock()) {
+            Err(e) if other.or(cut_short.map(|(left, _)| left)).is_some() => return Err(e),
+            Err(e) => tracing::warn!("which store is here cannot be noted: {e}"),
+            Ok(()) => {}
         }
         stores.alerts().iter().for_each(|alert| tracing::error!("{alert}"));
         Ok(stores)
@@ -193,14 +207,16 @@ impl Stores {
         stores.sort_by_key(|line| std::cmp::Reverse(line.last));
         stores.truncate(MAX_LEDGERS);
         let gone = state.gone.iter().map(|(by, store)| Gone { store: *store, by: *by }).collect();
-        let bytes = serde_json::to_vec(&Written { store: Some(self.own.get()), stores, gone })
-            .map_err(io::Error::other)?;
-        small_file::write_atomic(&self.path, &bytes)
+        note(&self.path, &Written { store: Some(self.own.get()), entering: None, stores, gone })
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+fn note(path: &Path, written: &Written) -> io::Result<()> {
+    small_file::write_atomic(path, &serde_json::to_vec(written).map_err(io::Error::other)?)
 }
 
 /// What a file says; one that is damaged says nothing.
@@ -389,6 +405,34 @@ mod tests {
         take_up(&tmp, NEW);
         assert_eq!(there(), None);
         assert!(tmp.path().join("overlays-of-0000000000000000/1/DATA").exists());
+    }
+
+    /// The other store's disk is there at the next start, and then its own again.
+    #[test]
+    fn what_could_not_be_noted_gives_nobody_what_is_anothers() {
+        let tmp = tempfile::tempdir().unwrap();
+        let written = tmp.path().join("overlays/1/DATA");
+        let there = || fs::read_to_string(&written).ok();
+        for (store, text) in [(OLD, "old"), (NEW, "new")] {
+            take_up(&tmp, store);
+            fs::create_dir_all(written.parent().unwrap()).unwrap();
+            fs::write(&written, text).unwrap();
+        }
+        let in_the_way = tmp.path().join("stores.json.tmp");
+        fs::create_dir(&in_the_way).unwrap();
+        let _ = Stores::take_up(tmp.path(), OLD, false, SameDir::of(tmp.path()).unwrap(), at(9));
+        fs::remove_dir(&in_the_way).unwrap();
+        take_up(&tmp, NEW);
+        assert_eq!(there().as_deref(), Some("new"));
+        // Killed behind the note that something begins, whatever was done of it.
+        let noted = Written { store: Some(NEW.get()), entering: Some(OLD.get()), ..Written::default() };
+        for store in [NEW, OLD] {
+            take_up(&tmp, NEW);
+            note(&tmp.path().join(FILE), &noted).unwrap();
+            exchange(tmp.path(), NEW.get(), OLD.get()).unwrap();
+            take_up(&tmp, store);
+            assert_eq!(there().as_deref(), Some(if store == NEW { "new" } else { "old" }));
+        }
     }
 
     #[test]

@@ -18,9 +18,11 @@ use tokio::time::{Instant, Sleep};
 
 use super::{IscsiLimits, Targets};
 use crate::busy_poll::BusyPoll;
-use crate::connection::{Ended, linger};
+use crate::connection::{Ended, PROGRESS, linger};
 use crate::exports::ClientId;
+use crate::front::{Place, Shared};
 use crate::mailbox::{Mailbox, Stop};
+use crate::patience::Patience;
 use crate::sessions::Session;
 
 /// The receive buffer.
@@ -44,8 +46,13 @@ pub(crate) struct IscsiConnection<S> {
     mailbox: Arc<Mailbox>,
     busy_poll: BusyPoll,
     session: Arc<Session>,
+    shared: Arc<Shared>,
     client: ClientId,
     done: Vec<(u64, Answered)>,
+    /// For an initiator that takes no answer.
+    stalled: Patience,
+    /// What it has taken meanwhile.
+    taken: usize,
     targets: Arc<dyn Targets>,
     lookup: Option<Lookup>,
     /// Who says to be logging in, until it has.
@@ -72,9 +79,11 @@ impl<S: AsyncRead + AsyncWrite + Unpin> IscsiConnection<S> {
         (portal, client): (String, ClientId),
         targets: Arc<dyn Targets>,
         limits: IscsiLimits,
-        session: Arc<Session>,
+        place: &Place,
     ) -> Self {
+        let (session, shared) = (Arc::clone(&place.session), Arc::clone(&place.shared));
         let mailbox = Arc::clone(&session.mailbox);
+        let stalled = Patience::new(shared.limits.stall).or_less(shared.limits.stall_in_need);
         let setup = Setup {
             limits: limits.protocol,
             discovery: targets.discovery(),
@@ -90,8 +99,11 @@ impl<S: AsyncRead + AsyncWrite + Unpin> IscsiConnection<S> {
             mailbox,
             busy_poll: BusyPoll::new(),
             session,
+            shared,
             client,
             done: Vec::new(),
+            stalled,
+            taken: 0,
             targets,
             lookup: None,
             initiator: None,
@@ -158,6 +170,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> IscsiConnection<S> {
         if !busy {
             busy = self.poll_read(cx)?;
         }
+        let held = self.protocol.output().len() + self.input.capacity().saturating_sub(RECEIVE);
+        self.shared.sessions.note_held(&self.session, count(held));
         Ok(busy)
     }
 
@@ -168,6 +182,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin> IscsiConnection<S> {
 
     /// Nothing to do: is the connection over, or too slow?
     fn rest(&mut self, cx: &mut Context<'_>) -> Option<Ended> {
+        let (sessions, most) = (&self.shared.sessions, self.shared.limits.memory);
+        if self.stalled.is_over(cx, || sessions.held() > most) {
+            return Some(Ended::Stalled);
+        }
         if self.protocol.output().is_empty() {
             if let Some(reason) = self.closing.take() {
                 return Some(Ended::IscsiClosed(reason));
@@ -238,9 +256,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> IscsiConnection<S> {
                 device.submit(op, ticket);
                 return bytes;
             }
-            Action::Keep { target, lun, reservations, ticket } => {
-                self.keep(&target, lun, reservations, ticket)
-            }
+            Action::Keep { target, lun, ticket, .. } => self.keep(&target, lun, ticket),
             Action::Resolve { target, initiator } => {
                 let (targets, client) = (self.targets.clone(), self.client.clone());
                 self.deadline = None;
@@ -277,10 +293,11 @@ impl<S: AsyncRead + AsyncWrite + Unpin> IscsiConnection<S> {
     }
 
     /// On a thread of its own, which completes the ticket.
-    fn keep(&self, target: &Arc<Target>, lun: u16, reservations: Bytes, ticket: Ticket) {
+    fn keep(&self, target: &Arc<Target>, lun: u16, ticket: Ticket) {
         let (targets, target) = (self.targets.clone(), target.clone());
         drop(tokio::task::spawn_blocking(move || {
-            let kept = targets.keep(target.name(), lun, &reservations);
+            let kept = target.keep(lun, |reservations| targets.keep(target.name(), lun, reservations));
+            let kept = kept.unwrap_or_else(|| Err("the target has no such unit".to_owned()));
             if let Err(error) = &kept {
                 tracing::error!(target = target.name(), lun, error, "reservations could not be kept");
             }
@@ -337,12 +354,23 @@ impl<S: AsyncRead + AsyncWrite + Unpin> IscsiConnection<S> {
             let used = self.protocol.output().slices(&mut slices);
             let pieces = slices.get(..used).unwrap_or_default();
             match Pin::new(&mut self.stream).poll_write_vectored(cx, pieces)? {
-                Poll::Pending => break,
+                Poll::Pending => {
+                    self.stalled.begin();
+                    return Ok(busy);
+                }
                 Poll::Ready(0) => return Err(io::ErrorKind::WriteZero.into()),
-                Poll::Ready(n) => self.protocol.output_mut().advance(n),
+                Poll::Ready(n) => {
+                    self.protocol.output_mut().advance(n);
+                    self.taken += n;
+                }
+            }
+            if self.taken >= PROGRESS {
+                self.taken = 0;
+                self.stalled.end();
             }
             busy = true;
         }
+        self.stalled.end();
         Ok(busy)
     }
 

@@ -42,12 +42,19 @@ pub struct IscsiLimits {
     pub connections: usize,
     /// How long an initiator may take to log in, lookups not counted.
     pub login: Duration,
+    /// How long an initiator may take next to nothing of answers that wait for it; then it is hung up on.
+    pub stall: Duration,
     /// What each connection may hold.
     pub protocol: gateway_iscsi::Limits,
 }
 
 impl Default for IscsiLimits {
     fn default() -> Self {
-        Self { connections: 256, login: Duration::from_secs(10), protocol: gateway_iscsi::Limits::default() }
+        Self {
+            connections: 256,
+            login: Duration::from_secs(10),
+            stall: Duration::from_secs(120),
+            protocol: gateway_iscsi::Limits::default(),
+        }
     }
 }

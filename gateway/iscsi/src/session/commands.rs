@@ -13,14 +13,17 @@ use crate::scsi::sense::{Reply, Sense};
 use crate::scsi::unit::{Hold, Nexus};
 use crate::scsi::work::{Step, Work};
 use crate::scsi::{self, Begun};
+use crate::target::Target;
 
 /// What the initiator has to send is not what its CDB speaks of, where that would make it something else.
 const WRONG_LENGTH: Sense = Sense::new(5, 0x2400);
 
-/// Keeps a command's claim on its blocks until its operation is over, whatever became of the session.
+/// Keeps a command's claim on its blocks until its operation is over, whatever became of the session, and the target: one made
+/// anew would know of no claim for the initiator's next session to wait for.
 struct Landing {
     queue: Arc<dyn CompletionQueue>,
     _hold: Arc<Hold>,
+    _target: Option<Arc<Target>>,
 }
 
 impl CompletionQueue for Landing {
@@ -329,7 +332,11 @@ impl Session {
         let Some(nexus) = task.nexus.and_then(|n| nexuses.get(n)) else { return };
         let device = nexus.unit.device().clone();
         let queue: Arc<dyn CompletionQueue> = match &task.hold {
-            Some(hold) => Arc::new(Landing { queue: self.queue.clone(), _hold: hold.clone() }),
+            Some(hold) => Arc::new(Landing {
+                queue: self.queue.clone(),
+                _hold: hold.clone(),
+                _target: self.membership.as_ref().map(|m| m.target.clone()),
+            }),
             None => self.queue.clone(),
         };
         task.tag = Some(tag);

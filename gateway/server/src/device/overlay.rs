@@ -7,7 +7,9 @@
 use std::fs::{self, OpenOptions};
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+use std::sync::{
+    Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard, TryLockError,
+};
 
 use bytes::{Bytes, BytesMut};
 use gateway_image::overlay::{Change, Changes, Content, ContentSum, Overlay, SlotNo};
@@ -58,6 +60,15 @@ pub(super) struct Layers {
     log: Mutex<OverlayLog>,
     /// Written only by whoever holds the overlay for writing.
     recent: Mutex<RecentFiles>,
+    waiting: Mutex<Waiting>,
+}
+
+/// Who waits for a flush: one thread makes it for all, for many others are waited for by the same threads.
+#[derive(Default)]
+struct Waiting {
+    tickets: Vec<Ticket>,
+    /// Somebody sees to them.
+    served: bool,
 }
 
 /// Where overlays are kept.
@@ -152,7 +163,8 @@ impl OverlayDir {
         let slack = data.geometry().size.saturating_sub(quota) / 2;
         let overlay = RwLock::new(Overlay::restore(quota, changes));
         let (room, log) = (Arc::clone(&self.room), Mutex::new(log));
-        let layers = Layers { image, room, below, overlay, data, slack, log, recent };
+        let layers =
+            Layers { image, room, below, overlay, data, slack, log, recent, waiting: Mutex::default() };
         Ok(OverlayDevice { layers: Arc::new(layers), workers: workers.into(), read_only })
     }
 }
@@ -214,12 +226,12 @@ impl OverlayDevice {
     fn run_elsewhere(&self, op: Op, ticket: Ticket) {
         // What may take long is no worker's of those that others wait for.
         let is_long = matches!(op, Op::Status { .. } | Op::Zero { may_trim: false, .. });
-        if ticket.is_alone() && !is_long {
-            return ticket.answer(self.layers.run(&op));
+        if ticket.is_alone() && !is_long && !self.layers.is_flushed() {
+            return ticket.answer(self.layers.run_and_flush(&op));
         }
         let layers = Arc::clone(&self.layers);
         let pool = if is_long { &self.workers.maps } else { &self.workers.reads };
-        pool.submit(move || ticket.answer(layers.run(&op)));
+        pool.submit(move || layers.serve(&op, ticket));
     }
 }
 
@@ -258,11 +270,54 @@ impl BlockDevice for OverlayDevice {
 }
 
 impl Layers {
-    /// Does `op`, however long it takes.
-    fn run(&self, op: &Op) -> Answered {
+    /// Does `op`, however long it takes, and answers it.
+    fn serve(&self, op: &Op, ticket: Ticket) {
+        match self.run(op) {
+            Ok((_, true)) => self.flush_for(ticket),
+            done => ticket.answer(done.map(|(answer, _)| answer)),
+        }
+    }
+
+    /// Does `op`, and the flush that has to follow.
+    fn run_and_flush(&self, op: &Op) -> Answered {
+        let (answer, flushes) = self.run(op)?;
+        if flushes {
+            self.flush()?;
+        }
+        Ok(answer)
+    }
+
+    /// Does anybody flush, copy or fold it? That may take minutes.
+    fn is_flushed(&self) -> bool {
+        matches!(self.log.try_lock(), Err(TryLockError::WouldBlock))
+    }
+
+    /// Answers `ticket` with a flush that begins after this was called. On this thread, unless one sees to another's already.
+    fn flush_for(&self, ticket: Ticket) {
+        let mut waiting = self.waiting();
+        waiting.tickets.push(ticket);
+        if std::mem::replace(&mut waiting.served, true) {
+            return;
+        }
+        while !waiting.tickets.is_empty() {
+            let tickets = std::mem::take(&mut waiting.tickets);
+            drop(waiting);
+            let done = self.flush();
+            tickets.into_iter().for_each(|ticket| ticket.complete(done.clone().map(|()| Bytes::new())));
+            waiting = self.waiting();
+        }
+        waiting.served = false;
+    }
+
+    fn waiting(&self) -> MutexGuard<'_, Waiting> {
+        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Does `op`; what it gave, and whether a flush has to follow before it is answered.
+    fn run(&self, op: &Op) -> Result<(Answer, bool), DeviceError> {
         let fua = match op {
-            Op::Read { extent } => return self.read_blocking(*extent),
-            Op::Status { extent, maps, most } => return self.status(*extent, maps, *most),
+            Op::Read { extent } => return Ok((self.read_blocking(*extent)?, false)),
+            Op::Status { extent, maps, most } => return Ok((self.status(*extent, maps, *most)?, false)),
             Op::Cache { .. } => false,
             Op::Flush => true,
             Op::Write { offset, data, fua } => {
@@ -282,10 +337,7 @@ impl Layers {
                 *fua
             }
         };
-        if fua || self.is_slack() {
-            self.flush()?;
-        }
-        Ok(Bytes::new().into())
+        Ok((Bytes::new().into(), fua || self.is_slack()))
     }
 
     /// Writes `data`, with the room that a flush makes if need be.
@@ -444,7 +496,7 @@ impl Layers {
     /// Content first, mapping after.
     fn flush(&self) -> Result<(), DeviceError> {
         let mut log = self.log_lock();
-        let changes = self.take_changes(&log);
+        let changes = self.take_changes(&mut log);
         if changes.is_empty() {
             return Ok(());
         }
@@ -460,7 +512,7 @@ impl Layers {
     }
 
     /// What a flush has to record. What is said from now on is not about it.
-    fn take_changes(&self, log: &OverlayLog) -> Changes {
+    fn take_changes(&self, log: &mut OverlayLog) -> Changes {
         let mut overlay = self.write_lock();
         let changes = overlay.take_changes();
         if !changes.is_empty() {

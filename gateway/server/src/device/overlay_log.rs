@@ -21,6 +21,9 @@ pub(super) struct OverlayLog {
     file: SegmentFile,
     next_group: u64,
     end: u64,
+    /// A place in the next file was told: until that is the log, nothing goes into this one, or what bears that place would count as
+    /// newer than what comes here.
+    is_left: bool,
 }
 
 impl OverlayLog {
@@ -47,7 +50,7 @@ impl OverlayLog {
                 return Err(named(dir, &cut_off(file.len())));
             }
             let Scan { changes, next_group, end, .. } = found;
-            let log = Self { dir: dir.to_owned(), image, generation, file, next_group, end };
+            let log = Self { dir: dir.to_owned(), image, generation, file, next_group, end, is_left: false };
             log.remove_others();
             return Ok((log, changes));
         }
@@ -56,7 +59,7 @@ impl OverlayLog {
 
     /// Will a group of this many changes fit?
     pub(super) fn fits(&self, changes: &[Change]) -> bool {
-        self.end + count(group_len(changes.len())) <= self.file.len()
+        !self.is_left && self.end + count(group_len(changes.len())) <= self.file.len()
     }
 
     /// How far it has come.
@@ -64,12 +67,13 @@ impl OverlayLog {
         LogPlace { generation: self.generation, group: self.next_group }
     }
 
-    /// How far it will have come with these changes.
-    pub(super) fn place_with(&self, changes: &[Change]) -> LogPlace {
-        match self.fits(changes) {
-            true => LogPlace { group: self.next_group + 1, ..self.place() },
-            false => LogPlace { generation: self.generation + 1, group: 1 },
+    /// How far it will have come with these changes, which are what is recorded next.
+    pub(super) fn place_with(&mut self, changes: &[Change]) -> LogPlace {
+        if self.fits(changes) {
+            return LogPlace { group: self.next_group + 1, ..self.place() };
         }
+        self.is_left = true;
+        LogPlace { generation: self.generation + 1, group: 1 }
     }
 
     /// Appends `changes`, durably.
@@ -97,6 +101,7 @@ impl OverlayLog {
             let _ = fs::remove_file(&path);
         })?;
         (self.generation, self.file, self.next_group, self.end) = (generation, file, 1, count(group.len()));
+        self.is_left = false;
         self.remove_others();
         Ok(())
     }

@@ -11,7 +11,7 @@ use gateway_image::overlay::{Change, Content, ContentSum, Loan, Overlay};
 use gateway_store::ReadMode;
 use tap_block::stored::is_zero;
 use tap_block::units::{count, index};
-use tap_block::{BLOCK_SIZE, BlockNo, DeviceError, Extent, Outcome};
+use tap_block::{BLOCK_SIZE, BlockDevice as _, BlockNo, DeviceError, Extent, Outcome};
 
 use super::overlay::{Layers, extent_of, put};
 
@@ -131,7 +131,11 @@ impl Layers {
         let taking: Vec<BlockNo> = pieces.iter().filter(|p| p.sum.is_some()).map(Piece::block).collect();
         if !taking.is_empty() {
             overlay.admit(extent).map_err(no_space)?;
-            self.room().take(self.image(), overlay.growth(&taking)).map_err(no_space)?;
+            let growth = overlay.growth(&taking);
+            if overlay.end().saturating_add(growth) > self.data().geometry().size {
+                return Err(no_space("what was replaced on the image takes all room until the next flush"));
+            }
+            self.room().take(self.image(), growth).map_err(no_space)?;
         }
         let contents = pieces.iter().filter_map(|piece| Some((piece.block(), &piece.content, piece.sum?)));
         let lent = contents.zip(overlay.slots_for(&taking)).map(|((block, content, sum), loan)| Lent {

@@ -4,11 +4,13 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use bytes::Bytes;
+use gateway_image::overlay::group_len;
 use gateway_store::{Store, StoreConfig};
 use tap_block::device::run;
 use tap_block::units::index;
 use tap_block::{
-    BLOCK_SIZE, BlockDevice, Clock, DeviceError, Extent, Lsn, Monotonic, Op, VolumeId, WallTime,
+    Answered, BLOCK_SIZE, BlockDevice, Clock, CompletionQueue, DeviceError, Extent, Lsn, Monotonic, Op,
+    Ticket, VolumeId, WallTime,
 };
 use tap_disk::{Pool, RealClock};
 use tempfile::TempDir;
@@ -394,6 +396,110 @@ fn a_log_that_is_full_begins_anew() {
     let block = run(&again, Op::Read { extent: Extent::between(0, 4096) }).unwrap();
     assert!(block.iter().all(|&b| b == 200));
     assert_eq!(maps(rig.tmp.path()), now);
+}
+
+/// Says which operation is over, and how.
+struct Over(std::sync::mpsc::Sender<(u64, Answered)>);
+
+impl CompletionQueue for Over {
+    fn complete(&self, tag: u64, answered: Answered) {
+        let _ = self.0.send((tag, answered));
+    }
+}
+
+/// What was replaced takes room until the next flush; while that takes its time there may be no more.
+#[test]
+fn a_full_overlay_is_written_again_when_a_flush_has_made_room() {
+    const PART: u64 = 16;
+    let rig = Rig::new(5);
+    let (point, dir) = (rig.oracle.last_lsn(), rig.overlays());
+    let quota = 4 * PART * BLOCK_SIZE;
+    dir.create(7, quota).unwrap();
+    let data = std::fs::OpenOptions::new().write(true).open(dir.of(7).join("data")).unwrap();
+    data.set_len(quota + 2 * PART * BLOCK_SIZE).unwrap();
+    let device = dir.open(7, Some(quota), rig.image(point), Arc::clone(&rig.pool)).unwrap();
+    let write = |part: u64, fill: u8| {
+        let data = vec![fill; index(PART * BLOCK_SIZE)].into();
+        Op::Write { offset: part * PART * BLOCK_SIZE, data, fua: false }
+    };
+    (0..4).for_each(|part| drop(run(&device, write(part, 1)).unwrap()));
+    run(&device, Op::Flush).unwrap();
+    let (said, over) = std::sync::mpsc::channel();
+    let queue: Arc<dyn CompletionQueue> = Arc::new(Over(said));
+    let held = device.hold();
+    for part in 0..4 {
+        device.submit(write(part, 2), Ticket::new(part, Arc::clone(&queue)));
+    }
+    // One is answered at once, one waits for the flush; those that find no room say so now or wait.
+    let first = over.recv().unwrap();
+    let early = over.recv_timeout(std::time::Duration::from_millis(300));
+    drop(held);
+    let all = [Some(first), early.ok()].into_iter().flatten().chain(over.iter());
+    assert!(all.take(4).all(|(_, answered)| answered.is_ok()));
+    assert!(whole(&device)[..index(quota)].iter().all(|&b| b == 2));
+}
+
+/// A copy of the image is made, or its disk is slow: whoever waits for a flush of it waits long.
+#[test]
+fn nobody_waits_for_those_who_wait_for_a_flush_of_another_image() {
+    const READ: u64 = 99;
+    let rig = Rig::of(Workload::with_size(5, 2 << 20), 4 << 20);
+    let point = rig.oracle.last_lsn();
+    rig.overlays().create(7, QUOTA).unwrap();
+    let device = rig.overlay(point);
+    run(&device, Op::Write { offset: 0, data: vec![1; 4096].into(), fua: false }).unwrap();
+    let other = ImageDevice::new(rig.image(point), Arc::clone(&rig.pool));
+    let (said, over) = std::sync::mpsc::channel();
+    let queue: Arc<dyn CompletionQueue> = Arc::new(Over(said));
+    let held = device.hold();
+    for tag in 0..6 {
+        device.submit(Op::Flush, Ticket::new(tag, Arc::clone(&queue)));
+    }
+    let extent = Extent::between(0, 1 << 20);
+    other.submit(Op::Read { extent }, Ticket::new(READ, queue));
+    let first = over.recv_timeout(std::time::Duration::from_secs(10));
+    drop(held);
+    assert_eq!(first.map(|(tag, answered)| (tag, answered.is_ok())), Ok((READ, true)));
+    let mut flushed: Vec<u64> = over.iter().take(6).map(|(tag, _)| tag).collect();
+    flushed.sort_unstable();
+    assert_eq!(flushed, [0, 1, 2, 3, 4, 5]);
+}
+
+/// A flush that would have begun the log anew, and could not, is followed by one for which there is room in the old log: what was
+/// said between the two is older than what comes after the second.
+#[test]
+fn a_log_that_could_not_begin_anew_does_not_bring_back_what_was_before_the_last_flush() {
+    const BLOCKS: usize = 59;
+    let rig = Rig::new(5);
+    let point = rig.oracle.last_lsn();
+    rig.overlays().create(7, QUOTA).unwrap();
+    let device = rig.overlay(point);
+    let write = |block: usize, fill: u8| {
+        let offset = block as u64 * BLOCK_SIZE;
+        run(&device, Op::Write { offset, data: vec![fill; 4096].into(), fua: false }).unwrap();
+    };
+    // So many flushes leave less room than one more of the kind takes, and more than a small one does.
+    let flushes = (256 << 10) / group_len(BLOCKS);
+    assert!((256 << 10) % group_len(BLOCKS) > 2 * group_len(1));
+    for fill in (1..=200).cycle().take(flushes) {
+        (0..BLOCKS).for_each(|block| write(block, fill));
+        run(&device, Op::Flush).unwrap();
+    }
+    let in_the_way = rig.tmp.path().join("overlays/7/map-1");
+    std::fs::create_dir(&in_the_way).unwrap();
+    (0..BLOCKS).for_each(|block| write(block, 201));
+    assert!(run(&device, Op::Flush).is_err(), "the new log cannot be made");
+    let all = Extent::between(0, BLOCKS as u64 * BLOCK_SIZE);
+    run(&device, Op::Trim { extent: all, fua: false }).unwrap();
+    let flushed = run(&device, Op::Flush);
+    std::fs::remove_dir(&in_the_way).unwrap();
+    flushed.or_else(|_| run(&device, Op::Flush)).unwrap();
+    write(0, 202);
+    run(&device, Op::Flush).unwrap();
+    drop(device);
+    let again = whole(&rig.overlay(point));
+    assert_eq!(again[..4096], [202; 4096], "flushed, and then the gateway was killed");
+    assert!(again[4096..index(all.end())].iter().all(|&b| b == 0));
 }
 
 /// A mapping that is not all there says that blocks were never written: older content would be served for them.
