@@ -60,7 +60,7 @@ pub use held::{HeldUp, HeldWhat};
 use keep::{Strain, Terms, points, thinned};
 pub(crate) use limits::Limits;
 pub use limits::{LimitState, VolumeLimit};
-use plan::Plan;
+use plan::{End, Plan};
 pub use preview::Preview;
 pub(crate) use preview::preview;
 use publish::publish;
@@ -110,7 +110,7 @@ pub(crate) struct Settler {
     /// Points of settled history that went since it was last gone through: what they alone showed is still there.
     dropped: BTreeMap<VolumeId, usize>,
     /// What would have gone, and into how much room, when a stretch was last looked for by which something is gained.
-    attempt: Option<(usize, u64)>,
+    attempt: Option<(usize, End)>,
     /// The last pass settled a part of the log.
     log_last: bool,
     /// None of the log can be settled.
@@ -348,7 +348,7 @@ impl Settler {
     /// A stretch of settled history by which something is gained, unless just that was looked for and there was none.
     fn last_resort(&mut self, shared: &Shared, range: RegionRange, terms: &Terms) -> Option<Plan> {
         let plan = Plan::for_gain(shared, range)?;
-        let attempt = Some((self.gone(shared, terms), plan.budget));
+        let attempt = Some((self.gone(shared, terms), plan.end));
         (std::mem::replace(&mut self.attempt, attempt) != attempt).then_some(plan)
     }
 
@@ -403,7 +403,8 @@ impl Settler {
         let mut undecided = false;
         let (gone, overruled) = (decision.gone.clone(), decision.overruled.clone());
         let short = terms.strain.pressure > Pressure::None || !terms.own.is_empty();
-        let keep_packs = short || !plan.is_stretch() || plan.budget < shared.config.settle_at_once;
+        let in_full = plan.end.budget().is_some_and(|budget| budget >= shared.config.settle_at_once);
+        let keep_packs = short || !in_full;
         let outcome = self.rewrite(shared, plan, decision, keep_packs, &mut undecided);
         if outcome.is_err() && !undecided {
             shared.points.call_off();
@@ -430,8 +431,9 @@ impl Settler {
         let mut rewriter = Rewriter::new(shared, (decision.trail.store(), settle), decision.at(), keep_packs);
         if plan.is_for_gain() {
             let budget = budget_for_gain(shared, &plan, &decision.kept, &rewriter)?;
-            plan.budget =
-                budget.ok_or_else(|| StoreError::NoSpace("no room comes free by settling".into()))?;
+            plan.end = End::Budget(
+                budget.ok_or_else(|| StoreError::NoSpace("no room comes free by settling".into()))?,
+            );
         }
         let merged = merge(shared, &plan, &decision.window, &decision.kept, &mut rewriter)?;
         let written = rewriter.finish()?;

@@ -22,7 +22,7 @@ use tap_block::{Lsn, VolumeId, WallTime};
 use tap_disk::{FileNo, SegmentFile};
 
 use super::cold::{Body, Judge, bring_together, first_group, places, repack};
-use super::plan::Plan;
+use super::plan::{End, Plan};
 use super::trail::Window;
 use crate::chunks::read_what_can_be;
 use crate::config::Cold;
@@ -91,14 +91,11 @@ pub(super) fn merge(
         bring_together(&mut left);
         let old = into.old(points);
         let bytes = into.written_for(&left, old);
-        if into.bytes() + bytes > plan.budget {
-            match merged.last {
-                Some(_) => return Ok(merged),
-                None if plan.binds_first => {
-                    return Err(StoreError::RegionTooLarge { bytes, limit: plan.budget });
-                }
-                // It would never get smaller otherwise.
-                None => {}
+        if plan.end.budget().is_some_and(|most| into.bytes() + bytes > most) {
+            match (merged.last, plan.end) {
+                (Some(_), _) => return Ok(merged),
+                (None, End::Strict(limit)) => return Err(StoreError::RegionTooLarge { bytes, limit }),
+                (None, _) => {}
             }
         }
         merged = Merged { seen: merged.seen + count(versions.len()), last: Some((volume, region)) };
@@ -132,7 +129,7 @@ pub(super) fn budget_for_gain(
         let mut left = needed(&versions, points);
         bring_together(&mut left);
         written += into.written_for(&left, into.old(points));
-        if written > plan.budget {
+        if plan.end.budget().is_some_and(|most| written > most) {
             break;
         }
         let filled = index(written.div_ceil(segment)) + 1;
