@@ -20,6 +20,7 @@ const MOST_GENERATIONS: usize = 12;
 const ALIKE: usize = 4;
 
 /// See the module.
+#[derive(Clone)]
 pub(super) struct Plan {
     /// Groups of the log, the oldest that are not settled.
     pub(super) groups: Vec<GroupInfo>,
@@ -42,6 +43,8 @@ pub(super) struct Plan {
 pub(super) enum End {
     /// With all that it took on.
     Whole,
+    /// The same of the log, if that pays: it may take on more than there is room for, for much of it goes.
+    Paid,
     /// Before the region with which more than so many bytes would be written. The first is written all the same: it would never get
     /// smaller otherwise.
     Budget(u64),
@@ -55,7 +58,7 @@ impl End {
     /// Bytes that may be written; `None`: as many as there are.
     pub(super) const fn budget(self) -> Option<u64> {
         match self {
-            Self::Whole => None,
+            Self::Whole | Self::Paid => None,
             Self::Budget(bytes) | Self::Strict(bytes) | Self::Gain(bytes) => Some(bytes),
         }
     }
@@ -70,7 +73,11 @@ impl Plan {
         held: &HeldCount,
     ) -> Option<Self> {
         let published = read(&shared.published);
-        let room = shared.settle_room(0);
+        // When room is scarce it is reckoned what a pass writes, which may be much less than what it goes through.
+        let (room, ends) = match shared.is_scarce() {
+            true => (u64::MAX, End::Paid),
+            false => (shared.settle_room(0), End::Whole),
+        };
         let strained = strained_groups(&published, &read(&shared.limits), now, held.listed());
         let groups = old_groups(shared, &published, held, (now, pressure, strained, room));
         let (end, start) = groups.last()?.through;
@@ -90,7 +97,7 @@ impl Plan {
         // A hold that was made since was not counted.
         let rules = held.rules().clone();
         let range = RegionRange::ALL;
-        Some(Self { groups, merged, range, wanted: range, untouched, end: End::Whole, rules })
+        Some(Self { groups, merged, range, wanted: range, untouched, end: ends, rules })
     }
 
     /// Settled history of these regions, as far as there is room; `None` when there is nothing, or no room.
@@ -139,7 +146,7 @@ impl Plan {
     pub(super) fn for_gain(shared: &Shared, range: RegionRange) -> Option<Self> {
         let published = read(&shared.published);
         let merged = published.layout.generations.clone();
-        let room = shared.settle_room(0);
+        let room = shared.last_room();
         if merged.is_empty() || room == 0 || !published.layout.lost.is_empty() {
             return None;
         }
@@ -151,6 +158,28 @@ impl Plan {
     /// Does it end where something is gained, or not begin?
     pub(super) const fn is_for_gain(&self) -> bool {
         matches!(self.end, End::Gain(_))
+    }
+
+    /// Of the log: leaves generations as they are, or else half of the groups; `false` when there is but one.
+    pub(super) fn take_on_less(&mut self) -> bool {
+        if !self.merged.is_empty() {
+            self.untouched.append(&mut self.merged);
+            return true;
+        }
+        let half = self.groups.len() / 2;
+        self.groups.truncate(half.max(1));
+        half > 0
+    }
+
+    /// The same with every generation.
+    pub(super) fn with_all_that_is_settled(&self) -> Self {
+        let merged = self.untouched.iter().chain(&self.merged).cloned().collect();
+        Self { merged, untouched: Vec::new(), ..self.clone() }
+    }
+
+    /// How many generations hold one and the same region, at most, behind a pass over the log.
+    pub(super) fn depth_behind(&self) -> usize {
+        depth(&self.untouched) + 1
     }
 
     /// The regions with which a segment of what is rewritten comes free, ascending, for each that does.
@@ -176,7 +205,7 @@ impl Plan {
 
     /// Does it end where room ends, rather than take on whatever there is as a whole?
     pub(super) const fn is_stretch(&self) -> bool {
-        !matches!(self.end, End::Whole)
+        !matches!(self.end, End::Whole | End::Paid)
     }
 
     /// Have generations become so many that, were there more, no stretch of them could be rewritten in the room there is?
