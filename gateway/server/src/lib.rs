@@ -37,6 +37,7 @@ mod points;
 mod preview;
 mod problems;
 mod pulse;
+mod refusals;
 mod restore;
 mod resync;
 mod retention;

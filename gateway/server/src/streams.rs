@@ -25,6 +25,7 @@ use crate::names::Names;
 use crate::nurse::nurse;
 use crate::problems;
 use crate::pulse::Pulse;
+use crate::refusals::{Refusals, send_again_when_there_is_room};
 use crate::skew::{Offset, Skew};
 use crate::stores::Stores;
 
@@ -67,8 +68,7 @@ pub(crate) struct Stream {
     name: Mutex<Name>,
     progress: watch::Sender<()>,
     readers: Arc<Semaphore>,
-    /// The last batch could not be stored.
-    refused: Arc<AtomicBool>,
+    refusals: Arc<Refusals>,
     skew: Arc<Mutex<Skew>>,
     /// The store of the last head that the CX was told is kept here for another gateway.
     witnessed: AtomicU64,
@@ -83,10 +83,15 @@ const MOST_TURNED_AWAY: usize = 64;
 /// A link follows the greeting within this time.
 const LINKED_WITHIN: Duration = Duration::from_secs(10);
 
+/// A sender that was refused for want of room is back within this time.
+const BACK_WITHIN: Duration = Duration::from_secs(6);
+/// How often it is looked whether it is.
+const GLANCE: Duration = Duration::from_millis(20);
+
 /// The link of a stream while it stands, and who has the stream's wounds healed over it.
 struct Attached {
     link: DownlinkHandle,
-    care: [AbortHandle; 3],
+    care: [AbortHandle; 4],
 }
 
 impl Drop for Attached {
@@ -173,7 +178,7 @@ impl Streams {
                 name: Mutex::new(hello.name.clone()),
                 progress: self.progress.clone(),
                 readers: Arc::clone(&self.readers),
-                refused: Arc::default(),
+                refusals: Arc::default(),
                 skew: Arc::default(),
                 witnessed: AtomicU64::new(0),
                 announced: AtomicU64::new(0),
@@ -333,6 +338,13 @@ impl Stream {
     /// # Errors
     /// The tap's error, or that it cannot be reached.
     pub(crate) async fn ask(&self, question: Question, limit: Duration) -> Result<Reply, AskError> {
+        let begun = self.clock.monotonic();
+        while self.lock_link().is_none() && self.refusals.is_last() {
+            if self.clock.monotonic().since(begun) >= limit.min(BACK_WITHIN) {
+                break;
+            }
+            tokio::time::sleep(GLANCE).await;
+        }
         let link = self.lock_link().as_ref().map(|attached| attached.link.clone());
         match link {
             Some(link) if question == Question::Head => {
@@ -441,29 +453,40 @@ impl StreamIntake for Stream {
         let nursing = nurse(Arc::clone(&self.store), self.id, link.clone());
         let mending = mend_while_linked(Arc::clone(&self.store), self.id, link.clone());
         let measuring = measure_while_linked(link.clone(), Arc::clone(&self.clock), Arc::clone(&self.skew));
+        let (refusals, store) = (Arc::clone(&self.refusals), Arc::clone(&self.store));
+        let sending = send_again_when_there_is_room(refusals, store, self.id);
         let care = [
             tokio::spawn(nursing).abort_handle(),
             tokio::spawn(mending).abort_handle(),
             tokio::spawn(measuring).abort_handle(),
+            tokio::spawn(sending).abort_handle(),
         ];
+        self.refusals.open();
         *self.lock_link() = Some(Attached { link, care });
     }
 
     fn batch(&self, batch: Arc<Batch>, done: BatchDone) {
         let (stream, pulse, progress) = (self.id, Arc::clone(&self.pulse), self.progress.clone());
-        let refused = Arc::clone(&self.refused);
+        let refusals = Arc::clone(&self.refusals);
+        let Err(done) = refusals.follow(done) else { return };
         let stored = move |result: Result<Lsn, StoreError>| match result {
             Ok(durable) => {
-                refused.store(false, Ordering::Relaxed);
+                refusals.stored();
                 lock_pulse(&pulse).durable(durable);
                 done.durable(durable, durable);
                 progress.send_replace(());
             }
             // Dropping `done` closes the connection; the sender comes back and resumes from what is durable.
             Err(StoreError::Stopped) => {}
-            // Said once: everything that is sent meanwhile meets the same.
-            Err(_) if refused.swap(true, Ordering::Relaxed) => {}
-            Err(e) => tracing::warn!(%stream, "records were not stored and will be sent again: {e}"),
+            Err(e) => {
+                // Said once: everything that is sent meanwhile meets the same.
+                if refusals.is_new() {
+                    tracing::warn!(%stream, "records were not stored and will be sent again: {e}");
+                }
+                if matches!(e, StoreError::NoSpace(_) | StoreError::OverLimit { .. }) {
+                    refusals.keep(done);
+                }
+            }
         };
         self.store.append(Arc::unwrap_or_clone(batch), Box::new(stored));
     }
@@ -487,6 +510,7 @@ impl StreamIntake for Stream {
     }
 
     fn closed(&self) {
+        self.refusals.close();
         *self.lock_link() = None;
     }
 }

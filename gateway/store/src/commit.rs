@@ -117,7 +117,10 @@ impl Committer {
         let behind = self.tail.open.as_ref().map(|open| place_behind(&open.durable));
         let Some(end) = behind.or(self.tail.behind) else { return };
         let mut published = write(&self.shared.published);
-        if published.active.versions() > 0 || (all && published.active.begun.is_some()) {
+        let has_others = |published: &Published| {
+            (all && published.active.begun.is_some()) || self.shared.is_scattered(published)
+        };
+        if published.active.versions() > 0 || has_others(&published) {
             self.history.freeze(&mut published, end);
         }
     }
@@ -247,7 +250,13 @@ impl Committer {
             return;
         }
         self.settle();
-        let text = "what is left is needed to settle old history, which makes room";
+        let text = match self.shared.settling.is_spent() {
+            true => {
+                "nothing more of it may go: its newest state, images, pins, holds and what policies keep that say when_full = \
+                 \"stop\" take all there is; give the disk more room, or let policies keep less"
+            }
+            false => "what is left is needed to settle old history, which makes room",
+        };
         let held = self.shared.said_of_holds().map(|held| format!("; {held}")).unwrap_or_default();
         self.refuse_all(&mut { history }, &StoreError::NoSpace(format!("{text}{held}")));
     }
@@ -283,7 +292,9 @@ impl Committer {
         if self.shared.pressure() > Pressure::None || read(&self.shared.limits).are_near() {
             self.shared.settling.hurry();
         }
-        let (no, file) = self.shared.segments.pool().take()?;
+        self.shared.hold_room();
+        let pool = self.shared.segments.pool();
+        let (no, file) = if lent { pool.take() } else { pool.take_beyond() }?;
         let segment = self.shared.segments.new_id();
         let header = SegmentHeader {
             store: self.history.store,

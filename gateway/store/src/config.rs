@@ -9,7 +9,7 @@ pub struct StoreConfig {
     /// Its directory: `seg` holds the segments, `fjall` the index (deleting it loses nothing but time), `MARK` the
     /// high-water mark.
     pub dir: PathBuf,
-    /// Bytes of a segment file.
+    /// Bytes of a segment file; fewer where there is little room.
     pub segment_len: u32,
     /// Segment files zeroed ahead.
     pub spare_segments: usize,
@@ -102,9 +102,39 @@ impl StoreConfig {
     pub fn limited(self, bytes: u64) -> Self {
         let segments = usize::try_from(bytes / u64::from(self.segment_len.max(1))).unwrap_or(usize::MAX);
         let max_segments = segments.max(Self::LEAST_SEGMENTS);
-        // A pass takes on a group at least: it has to fit into what is left to settling.
-        let share = u64::from(self.segment_len) * tap_block::units::count(max_segments) / 16;
-        Self { max_segments, group_limit: self.group_limit.min(share), ..self }
+        let bytes = u64::from(self.segment_len) * tap_block::units::count(max_segments);
+        Self { max_segments, ..self.within(bytes) }
+    }
+
+    /// So many segments a store has at least, where there is room for so many of the shortest: of a few, settling could not make
+    /// room, since it has to write new ones before old ones go.
+    const ENOUGH_SEGMENTS: u64 = 64;
+    /// A batch, and its frames, are much shorter.
+    const SHORTEST_SEGMENT: u32 = 8 << 20;
+
+    /// With segments as long as those that are `there` already; else with such that enough of them fit into the room there is, and
+    /// into its own limit. All its files have one length.
+    pub(crate) fn fitted(self, there: Option<u32>, room: u64) -> Self {
+        let limit = tap_block::units::count(self.max_segments).saturating_mul(u64::from(self.segment_len));
+        let room = if self.max_segments == usize::MAX { room } else { room.min(limit) };
+        let mut len = self.segment_len;
+        while len / 2 >= Self::SHORTEST_SEGMENT && room / u64::from(len) < Self::ENOUGH_SEGMENTS {
+            len /= 2;
+        }
+        let len = there.filter(|there| *there <= self.segment_len).unwrap_or(len);
+        let max_segments = match self.max_segments {
+            usize::MAX => usize::MAX,
+            _ => usize::try_from(limit / u64::from(len.max(1))).unwrap_or(usize::MAX),
+        };
+        Self { segment_len: len, max_segments, ..self }.within(room)
+    }
+
+    /// With groups for a store that has no more room than this. A pass takes on a group at least: it has to fit into what is left to
+    /// settling.
+    #[must_use]
+    pub fn within(self, bytes: u64) -> Self {
+        let share = (bytes / 16).max(u64::from(self.segment_len) / 4);
+        Self { group_limit: self.group_limit.min(share), ..self }
     }
 
     /// The usual limits for a store in `dir`.
@@ -135,5 +165,32 @@ impl StoreConfig {
             map_cache: 64 << 20,
             index_cache: 32 << 20,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn where_there_is_little_room_segments_are_short_and_many() {
+        let fitted = |there, room| {
+            let config = StoreConfig::new(PathBuf::new()).fitted(there, room);
+            (config.segment_len >> 20, config.group_limit >> 20)
+        };
+        assert_eq!(fitted(None, u64::MAX), (64, 256));
+        assert_eq!(fitted(None, 4 << 30), (64, 256));
+        assert_eq!(fitted(None, 3 << 30), (32, 192));
+        assert_eq!(fitted(None, 576 << 20), (8, 36));
+        assert_eq!(fitted(None, 0), (8, 2), "and it goes on getting shorter no more");
+        assert_eq!(fitted(Some(64 << 20), 576 << 20), (64, 36), "what is there stays as it is");
+    }
+
+    #[test]
+    fn a_limited_store_has_as_many_bytes_in_shorter_segments() {
+        let limited = StoreConfig::new(PathBuf::new()).limited(1 << 30).fitted(None, u64::MAX);
+        assert_eq!((limited.segment_len, limited.max_segments), (16 << 20, 64));
+        let limited = StoreConfig::new(PathBuf::new()).limited(1 << 30).fitted(Some(64 << 20), u64::MAX);
+        assert_eq!((limited.segment_len, limited.max_segments), (64 << 20, 16));
     }
 }

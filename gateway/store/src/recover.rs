@@ -6,6 +6,7 @@ mod manifest;
 mod newer;
 mod stand_in;
 mod survey;
+mod unclaimed;
 
 use std::collections::VecDeque;
 use std::sync::Arc;

@@ -146,6 +146,11 @@ impl Segments {
         read(&self.known).len()
     }
 
+    /// Segments of the log before this one.
+    pub(crate) fn count_before(&self, segment: SegmentId) -> usize {
+        read(&self.known).range(..segment).count()
+    }
+
     /// Its file; `None` when it is not part of the store.
     pub(crate) fn file(&self, segment: SegmentId) -> io::Result<Option<Arc<SegmentFile>>> {
         self.any(segment).map(|known| self.pool.get(known.file)).transpose()

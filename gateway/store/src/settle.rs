@@ -18,7 +18,9 @@
 
 mod chill;
 mod cold;
+mod cursor;
 mod decide;
+mod gain;
 mod gates;
 mod held;
 mod held_times;
@@ -38,6 +40,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, TryLockError};
 use std::time::{Duration, Instant};
 
 use gateway_image::Catalogue;
+use gateway_image::catalogue::Rules;
 use gateway_image::group::CommonMarks;
 use gateway_journal::{GroupNo, Kept, RegionPlace, RegionRange};
 use tap_block::units::count;
@@ -51,6 +54,7 @@ use crate::sync::{lock, read, wait_for};
 
 use chill::Chilling;
 use decide::{Decision, Outcome, decide, decide_settled};
+use gain::{budget_for_gain, can_gain, decide_what_pays};
 pub use gates::AtGate;
 use gates::note_overruled;
 pub(crate) use gates::{at_gates, at_gates_of};
@@ -60,11 +64,11 @@ pub use held::{HeldUp, HeldWhat};
 use keep::{Strain, Terms, points, thinned};
 pub(crate) use limits::Limits;
 pub use limits::{LimitState, VolumeLimit};
-use plan::Plan;
+use plan::{End, Plan};
 pub use preview::Preview;
 pub(crate) use preview::preview;
 use publish::publish;
-use rewrite::{Rewriter, budget_for_gain, merge};
+use rewrite::{Rewriter, merge};
 pub(crate) use room::Pressure;
 pub(crate) use trail::{Met, PassedFrame, Trail};
 
@@ -109,12 +113,15 @@ pub(crate) struct Settler {
     waiting: Option<Waiting>,
     /// Points of settled history that went since it was last gone through: what they alone showed is still there.
     dropped: BTreeMap<VolumeId, usize>,
-    /// What would have gone, and into how much room, when a stretch was last looked for by which something is gained.
-    attempt: Option<(usize, u64)>,
+    /// What would have gone, into how much room, and the last settle, when a stretch was last looked for by which something is
+    /// gained.
+    attempt: Option<(usize, End, u64)>,
     /// The last pass settled a part of the log.
     log_last: bool,
     /// None of the log can be settled.
     stuck: Option<Stuck>,
+    /// Nothing is gained by settling the log.
+    futile: Option<Futile>,
     chilling: Chilling,
 }
 
@@ -135,6 +142,31 @@ struct Stuck {
     at: WallTime,
 }
 
+/// Nothing would be gained by a pass over these groups of the log, whatever went for it.
+#[derive(PartialEq, Eq)]
+struct Futile {
+    groups: Option<(GroupNo, GroupNo)>,
+    free: Option<usize>,
+    /// The last settle.
+    settle: u64,
+    rules: Rules,
+    /// When that was found.
+    at: WallTime,
+}
+
+impl Futile {
+    fn new(shared: &Shared, plan: &Plan, at: WallTime) -> Self {
+        let settle = read(&shared.published).layout.settle;
+        let groups = plan.groups.first().zip(plan.groups.last()).map(|(first, last)| (first.no, last.no));
+        Self { groups, free: shared.free_segments(), settle, rules: plan.rules.clone(), at }
+    }
+
+    /// Images that were closed are looked for by and by.
+    fn is_still(&self, now: &Self) -> bool {
+        now.at.since(self.at) < LOOK_AGAIN && Self { at: now.at, rules: self.rules.clone(), ..*self } == *now
+    }
+}
+
 /// Whether bytes that are damaged still matter is found out by going through the whole index: not with every pass.
 const LOOK_AGAIN: Duration = Duration::from_secs(60);
 
@@ -144,6 +176,9 @@ impl Stuck {
         matches!(self.why, StoreError::Damaged(_)) && now.since(self.at) < LOOK_AGAIN
     }
 }
+
+/// So many times is more asked for, little by little, before anybody who waits for settling has a turn.
+const STEPS: usize = 32;
 
 /// Points that have to be gone before settled history is gone through for their sake: this many, and a quarter of all.
 const WORTH_A_CYCLE: usize = 32;
@@ -163,6 +198,7 @@ impl Settler {
             attempt: None,
             log_last: false,
             stuck: None,
+            futile: None,
             chilling: Chilling::new(),
         }
     }
@@ -175,10 +211,26 @@ impl Settler {
         renew: bool,
     ) -> Result<Option<SettleReport>, StoreError> {
         shared.find_limits();
-        let terms = self.terms(shared, pressure);
         if renew && self.cycle.is_none() {
+            let terms = self.terms(shared, pressure);
             return self.compact(shared, terms, true);
         }
+        for _ in 0..STEPS {
+            let asked = (self.floor, self.bookmarks);
+            let made = self.settle_on_terms(shared, pressure)?;
+            if made.is_some() || asked == (self.floor, self.bookmarks) {
+                return Ok(made);
+            }
+        }
+        Ok(None)
+    }
+
+    fn settle_on_terms(
+        &mut self,
+        shared: &Shared,
+        pressure: Pressure,
+    ) -> Result<Option<SettleReport>, StoreError> {
+        let terms = self.terms(shared, pressure);
         // A log that fills quickly must not keep old history from being let go.
         let log_last = std::mem::take(&mut self.log_last);
         let crowded = pressure == Pressure::Purge && Plan::is_crowded(shared);
@@ -233,7 +285,7 @@ impl Settler {
                 self.waiting = Some(waiting);
                 return Ok(Log::Waits);
             }
-            None => decide(shared, &mut plan, terms, &held).inspect_err(|why| {
+            None => self.decide_log(shared, &mut plan, terms, &held).inspect_err(|why| {
                 shared.log_waits_for_none(None);
                 if concerns_the_log(why) {
                     self.stuck = Some(Stuck { group, why: why.clone(), at: terms.now });
@@ -241,18 +293,57 @@ impl Settler {
             })?,
         };
         match outcome {
-            Outcome::Decided(decision) => {
+            Some(Outcome::Decided(decision)) => {
                 shared.log_waits_for_none(None);
-                let report = self.carry_out(shared, plan, *decision, terms)?;
+                let futile = Futile::new(shared, &plan, terms.now);
+                let was_to_pay = plan.end == End::Paid;
+                let report = match self.carry_out(shared, plan, *decision, terms) {
+                    // It was reckoned a little too low. What else there is may still make room.
+                    Err(StoreError::NoSpace(_)) if was_to_pay => {
+                        self.futile = Some(futile);
+                        return Ok(Log::Nothing);
+                    }
+                    outcome => outcome?,
+                };
                 self.log_last = true;
                 Ok(Log::Settled(report))
             }
-            Outcome::Waits(hold) => {
+            Some(Outcome::Waits(hold)) => {
                 self.waiting = Some(Waiting::new(&held, first, terms));
                 shared.log_waits_for(hold);
                 Ok(Log::Waits)
             }
+            None => Ok(Log::Nothing),
         }
+    }
+
+    /// What a pass over the log leaves; `None`: with the little room there is, nothing is gained by one.
+    fn decide_log(
+        &mut self,
+        shared: &Shared,
+        plan: &mut Plan,
+        terms: &Terms,
+        held: &HeldCount,
+    ) -> Result<Option<Outcome>, StoreError> {
+        if plan.end != End::Paid {
+            return decide(shared, plan, terms, held).map(Some);
+        }
+        let futile = Futile::new(shared, plan, terms.now);
+        if self.futile.as_ref().is_some_and(|known| known.is_still(&futile)) {
+            return Ok(None);
+        }
+        let mut most = plan.clone();
+        if let Some(outcome) = decide_what_pays(shared, plan, terms, held)? {
+            return Ok(Some(outcome));
+        }
+        // No point goes for room that nothing would give.
+        let pays = decide_what_pays(shared, &mut most, &terms.at_most(), held)?;
+        shared.points.call_off();
+        match pays {
+            Some(_) => self.ask_for_more(shared, terms.now, terms.strain),
+            None => self.futile = Some(futile),
+        }
+        Ok(None)
     }
 
     /// Goes on through settled history, or begins to when that is worth it or has to be.
@@ -276,7 +367,7 @@ impl Settler {
         let range = RegionRange { first: from, ..RegionRange::ALL };
         let pressed = terms.strain.pressure == Pressure::Purge;
         let mut plan = Plan::compaction(shared, range);
-        if plan.is_none() && worth && pressed {
+        if plan.is_none() && pressed {
             plan = self.last_resort(shared, range, &terms);
         }
         let Some(plan) = plan else {
@@ -285,11 +376,14 @@ impl Settler {
         };
         let begins = self.cycle.is_none() && plan.is_stretch();
         let for_gain = plan.is_for_gain();
-        let (now, strain) = (terms.now, terms.strain);
+        let (most, strain) = (terms.at_most(), terms.strain);
         let outcome = self.pass(shared, plan, terms);
         if matches!(outcome, Err(StoreError::NoSpace(_))) && pressed {
             // What is left of one region is more than there is room for, or nothing is gained: less has to be left.
-            self.ask_for_more(shared, now, strain);
+            if worth && (!for_gain || can_gain(shared, range, &most)?) {
+                self.ask_for_more(shared, most.now, strain);
+                self.attempt = None;
+            }
             if for_gain {
                 self.cycle = None;
                 return Ok(None);
@@ -348,7 +442,8 @@ impl Settler {
     /// A stretch of settled history by which something is gained, unless just that was looked for and there was none.
     fn last_resort(&mut self, shared: &Shared, range: RegionRange, terms: &Terms) -> Option<Plan> {
         let plan = Plan::for_gain(shared, range)?;
-        let attempt = Some((self.gone(shared, terms), plan.budget));
+        let settle = read(&shared.published).layout.settle;
+        let attempt = Some((self.gone(shared, terms), plan.end, settle));
         (std::mem::replace(&mut self.attempt, attempt) != attempt).then_some(plan)
     }
 
@@ -403,7 +498,8 @@ impl Settler {
         let mut undecided = false;
         let (gone, overruled) = (decision.gone.clone(), decision.overruled.clone());
         let short = terms.strain.pressure > Pressure::None || !terms.own.is_empty();
-        let keep_packs = short || !plan.is_stretch() || plan.budget < shared.config.settle_at_once;
+        let in_full = plan.end.budget().is_some_and(|budget| budget >= shared.config.settle_at_once);
+        let keep_packs = short || !in_full;
         let outcome = self.rewrite(shared, plan, decision, keep_packs, &mut undecided);
         if outcome.is_err() && !undecided {
             shared.points.call_off();
@@ -428,10 +524,11 @@ impl Settler {
         let settle = self.next;
         self.next += 1;
         let mut rewriter = Rewriter::new(shared, (decision.trail.store(), settle), decision.at(), keep_packs);
-        if plan.is_for_gain() {
-            let budget = budget_for_gain(shared, &plan, &decision.kept, &rewriter)?;
-            plan.budget =
-                budget.ok_or_else(|| StoreError::NoSpace("no room comes free by settling".into()))?;
+        if let End::Gain(room) = plan.end {
+            let budget = budget_for_gain(shared, (&plan, room), &decision, &rewriter)?;
+            plan.end = End::Budget(
+                budget.ok_or_else(|| StoreError::NoSpace("no room comes free by settling".into()))?,
+            );
         }
         let merged = merge(shared, &plan, &decision.window, &decision.kept, &mut rewriter)?;
         let written = rewriter.finish()?;
@@ -447,6 +544,7 @@ impl Settler {
             points_dropped: count(decision.dropped),
         };
         let segments_freed = publish(shared, &plan, &manifest, decision.trail, written, undecided)?;
+        shared.hold_room();
         if plan.is_stretch() {
             let next = merged.last.and_then(RegionRange::after).filter(|next| *next <= plan.wanted.last);
             let cycle = if plan.is_of_a_volume() { &mut self.own_cycle } else { &mut self.cycle };
@@ -460,6 +558,7 @@ impl Settler {
         let published = read(&shared.published);
         let oldest =
             published.layout.kept.values().filter_map(|k| k.points.first()).map(|p| p.received_at).min();
+        let oldest = oldest.or_else(|| published.ingested.first().map(|group| group.received_at));
         let from = stands.max(oldest).unwrap_or(now);
         from.plus(now.since(from) / 10)
     }
@@ -506,6 +605,8 @@ struct State {
     stopped: bool,
     last: Option<SettleReport>,
     failing: Option<String>,
+    /// There is no room, and nothing more goes.
+    spent: bool,
 }
 
 impl Settling {
@@ -533,11 +634,13 @@ impl Settling {
 
     /// One pass now.
     pub(crate) fn pass(&self, shared: &Shared) -> Result<Option<SettleReport>, StoreError> {
-        let mut stuck = None;
+        let (mut stuck, mut spent) = (None, false);
         let outcome = shared.refuse_unread_loss().and_then(|()| {
             let renew = self.renew.swap(false, Ordering::Relaxed);
             let mut settler = lock(&self.settler);
+            let asked = (settler.floor, settler.bookmarks);
             let outcome = settler.settle(shared, shared.pressure(), renew);
+            spent = matches!(outcome, Ok(None)) && asked == (settler.floor, settler.bookmarks);
             stuck = settler.stuck.as_ref().map(|stuck| stuck.why.to_string());
             outcome
         });
@@ -551,6 +654,7 @@ impl Settling {
             warn!("rows that are gone still take room in the index: {e}");
         }
         let mut state = lock(&self.state);
+        state.spent = spent && shared.is_scarce();
         match &outcome {
             Ok(Some(report)) => (state.last, state.failing) = (Some(*report), stuck),
             Ok(None) => state.failing = None,
@@ -618,6 +722,11 @@ impl Settling {
     /// A pass under way ends without having done anything.
     pub(crate) fn is_stopped(&self) -> bool {
         lock(&self.state).stopped
+    }
+
+    /// Is there no room though everything went that may?
+    pub(crate) fn is_spent(&self) -> bool {
+        lock(&self.state).spent
     }
 
     pub(crate) fn last(&self) -> Option<SettleReport> {

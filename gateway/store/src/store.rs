@@ -12,7 +12,7 @@ use gateway_journal::{
     Head, Hold, Kept, LEDGER_FILE, Location, MARK_FILE, MetaRecord, RegionNo, SegmentId, StoreId,
 };
 use tap_block::{Batch, BlockNo, Clock, ExtentSet, Lsn, Position, StreamId, VolumeId, WallTime};
-use tap_disk::{DiskDir, PoolOptions, SameDir, SegmentPool, ensure_dir, free_space};
+use tap_disk::{DiskDir, PoolOptions, SameDir, SegmentDir as _, SegmentPool, ensure_dir, free_space};
 use tracing::warn;
 
 use crate::age::Age;
@@ -155,6 +155,7 @@ impl Store {
             Box::new(move || free_space(&dir).ok())
         };
         let files = DiskDir::open(&dir.join("seg"))?;
+        let config = on_its_disk(config, &files, free_space(&dir).ok())?;
         let segments = Reserving { dir: files, keep_free: config.keep_free, free: free(&dir) };
         let options = PoolOptions {
             ready: config.spare_segments,
@@ -224,6 +225,7 @@ impl Store {
         shared.note_torn(&found.torn)?;
         usage::count_old_groups(&shared);
         shared.find_limits();
+        shared.hold_room();
         let committer = Committer::new(Arc::clone(&shared), found.history, found.tail)?;
         let ingester = Ingester::new(Arc::clone(&shared), found.weights);
         let keeper = Arc::clone(&shared);
@@ -260,6 +262,12 @@ impl Store {
             Some((used, limit)) => Err(StoreError::OverLimit { used, limit }),
             None => Ok(()),
         }
+    }
+
+    /// Would a batch of this stream find room for a segment to begin?
+    #[must_use]
+    pub fn has_room_for(&self, stream: StreamId) -> bool {
+        self.check_limit(stream).is_ok() && !self.shared.is_scarce()
     }
 
     /// Commits a record of the gateway's own stream, as [`Store::append`].
@@ -738,6 +746,16 @@ impl Drop for Store {
     fn drop(&mut self) {
         self.stop();
     }
+}
+
+/// With segments as long as those that are there, and else as the disk's room asks for.
+fn on_its_disk(config: StoreConfig, files: &DiskDir, free: Option<u64>) -> Result<StoreConfig, StoreError> {
+    let lens: Vec<u64> = files.list()?.iter().filter_map(|no| Some(files.open(*no).ok()?.len())).collect();
+    let there: u64 = lens.iter().sum();
+    let room = free.map_or(u64::MAX, |free| there.saturating_add(free).saturating_sub(config.keep_free));
+    // One that was cut off is no measure.
+    let longest = lens.into_iter().max().and_then(|len| u32::try_from(len).ok());
+    Ok(config.fitted(longest.filter(|len| *len > 0), room))
 }
 
 /// The longest extent one record may have: it becomes a version in every region it touches.

@@ -48,6 +48,8 @@ struct Shared {
 struct State {
     in_use: BTreeSet<FileNo>,
     spare: VecDeque<FileNo>,
+    /// So many spare files are not for everybody.
+    held_back: usize,
     /// How many files are being made right now.
     making: usize,
     /// The background thread is at work, or about to be.
@@ -56,6 +58,14 @@ struct State {
     next: u32,
     open: HashMap<FileNo, Handle>,
     uses: u64,
+}
+
+/// Who takes a file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Taker {
+    Anybody,
+    /// Somebody for whom some are held back.
+    Beyond,
 }
 
 /// An open file: one object for all users, because a failed sync concerns them all.
@@ -139,11 +149,30 @@ impl SegmentPool {
     /// # Errors
     /// At the limit of files, without room on the disk, and what else the operating system says.
     pub fn take(&self) -> io::Result<(FileNo, Arc<SegmentFile>)> {
-        let taken = self.shared.take();
+        let taken = self.shared.take(Taker::Anybody);
         if taken.is_ok() {
             self.prepare();
         }
         taken
+    }
+
+    /// The same for those who may not have what is [held back](Self::hold_back).
+    ///
+    /// # Errors
+    /// As [`SegmentPool::take`], though files may lie there.
+    pub fn take_beyond(&self) -> io::Result<(FileNo, Arc<SegmentFile>)> {
+        let taken = self.shared.take(Taker::Beyond);
+        if taken.is_ok() {
+            self.prepare();
+        }
+        taken
+    }
+
+    /// From here on so many spare files are for [`SegmentPool::take`] alone. They are made ahead, beside those that lie ready, as
+    /// far as there is room: nobody else can take that from the disk then.
+    pub fn hold_back(&self, files: usize) {
+        self.shared.lock().held_back = files;
+        self.prepare();
     }
 
     /// The end of `no`'s use: it is recycled, or removed if there are spares enough or it is not fit for use
@@ -199,13 +228,14 @@ impl Shared {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn take(&self) -> io::Result<(FileNo, Arc<SegmentFile>)> {
+    fn take(&self, taker: Taker) -> io::Result<(FileNo, Arc<SegmentFile>)> {
         let mut state = self.lock();
         loop {
-            if let Some(no) = state.spare.pop_front() {
+            if let Some(no) = state.take_spare(taker) {
                 return self.hand_out(&mut state, no);
             }
-            if !state.preparing {
+            // With some there that are held back, more are being made than one: nobody waits for all of them.
+            if !state.preparing || !state.spare.is_empty() {
                 break;
             }
             state = self.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
@@ -254,7 +284,8 @@ impl Shared {
     }
 
     fn wants_more(&self, state: &State) -> bool {
-        !state.closing && state.spare.len() < self.options.ready && state.total() < self.options.max_files
+        let wanted = self.options.ready.saturating_add(state.held_back);
+        !state.closing && state.spare.len() < wanted && state.total() < self.options.max_files
     }
 
     /// Fills up the spares; an error is left to the next `take`, which meets it and reports it.
@@ -284,7 +315,7 @@ impl Shared {
             return Err(not_in_use(no));
         }
         let fit = self.opened(&mut state, no).is_ok_and(|file| file.len() == self.len && !file.is_poisoned());
-        if fit && state.spare.len() < self.options.max_spare {
+        if fit && state.spare.len() < self.options.max_spare.max(state.held_back) {
             state.spare.push_back(no);
             self.changed.notify_all();
             return Ok(());
@@ -329,6 +360,11 @@ impl Shared {
 }
 
 impl State {
+    fn take_spare(&mut self, taker: Taker) -> Option<FileNo> {
+        let left = if taker == Taker::Beyond { self.held_back } else { 0 };
+        if self.spare.len() > left { self.spare.pop_front() } else { None }
+    }
+
     fn total(&self) -> usize {
         self.in_use.len() + self.spare.len() + self.making
     }

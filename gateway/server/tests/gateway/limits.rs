@@ -38,6 +38,21 @@ async fn a_volume_at_its_limit_is_not_taken_until_there_is_room() {
     }
     let behind = site.gateway().volume(name("web01")).await.unwrap();
     assert_eq!((behind.durable_lsn, state(&behind)), (full.durable_lsn, Some(LimitState::Stopped)));
+    // The link stands though nothing is taken: the tap is asked over it, time and again.
+    let begun = Instant::now();
+    while begun.elapsed() < Duration::from_secs(3) {
+        let asked = site.gateway().volume(name("web01")).await.unwrap();
+        assert_eq!(asked.head_lsn, Some(tap.oracle().last_lsn()));
+        tokio::task::yield_now().await;
+    }
+    let wanted = BookmarkCreate {
+        name: name("gold"),
+        consistency: Consistency::Crash,
+        note: String::new(),
+        wait_seconds: 5,
+    };
+    let made = site.gateway().bookmark_create(name("web01"), wanted).await.unwrap();
+    assert!(!made.selectable, "it counts once there is room");
     let status = site.gateway().status().await.unwrap();
     assert!(status.reasons.iter().any(|r| r.contains("no more of it is taken")), "{:?}", status.reasons);
     site.gateway().policy_set(policy(1 << 30)).await.unwrap();

@@ -15,6 +15,7 @@ use tracing::{info, warn};
 use super::Told;
 use super::headless::{Inside, holds_log, look_inside};
 use super::manifest::SettledFound;
+use super::unclaimed::is_idle;
 use crate::chunks::ChunkReader;
 use crate::error::{Damage, StoreError};
 
@@ -36,6 +37,8 @@ pub(super) struct Survey {
     /// No segment ever had this id or a later one.
     pub(super) next: SegmentId,
     pub(super) settled: SettledFound,
+    /// Files without a sound header that hold nothing that counts.
+    idle: Vec<FileNo>,
 }
 
 enum Kind {
@@ -63,7 +66,7 @@ impl Survey {
         let settled = manifest.as_ref().and_then(|bytes| Manifest::unseal(bytes).ok()).map(|m| m.store);
         let store = whose(&seen, [mark.map(|m| m.store), settled]);
         let (pieces, settled) = (BTreeMap::new(), SettledFound::default());
-        let mut survey = Self { store, pieces, next: SegmentId::new(1), settled };
+        let mut survey = Self { store, pieces, next: SegmentId::new(1), settled, idle: Vec::new() };
         for (no, kind) in &seen {
             survey.sort_in(*no, kind);
         }
@@ -92,8 +95,8 @@ impl Survey {
         survey.find_headless(pool, mark, [spoilt, empty].concat());
         for (no, kind) in seen {
             let used = survey.pieces.values().any(|p| p.file == no) || survey.settled.is_in(no);
-            if !used && !matches!(kind, Kind::Unknown) && kind.store().is_none_or(|s| Some(s) == survey.store)
-            {
+            let known = !matches!(kind, Kind::Unknown) || survey.idle.contains(&no);
+            if !used && known && kind.store().is_none_or(|s| Some(s) == survey.store) {
                 pool.give_back(no)?;
             }
         }
@@ -126,8 +129,7 @@ impl Survey {
     /// Segments of an earlier life of their file, and such as were begun and never became part of the store.
     fn drop_leftovers(&mut self, mark: Option<&Mark>) {
         let headers: Vec<SegmentHeader> = self.pieces.values().filter_map(|p| p.header).collect();
-        let (first, log_from) = (headers.iter().map(|h| h.first_live).max(), self.settled.log_from());
-        let first = first.unwrap_or(SegmentId::new(0)).max(log_from);
+        let (first, log_from) = (self.log_from(), self.settled.log_from());
         // Earlier programs took a segment that was gone for one that does not count any more.
         let named = |id: SegmentId| {
             let names = |h: &SegmentHeader| h.previous.is_some_and(|p| p.segment == id) && h.first_live <= id;
@@ -157,9 +159,26 @@ impl Survey {
             }
         }
         files.retain(|no| !pool.get(*no).is_ok_and(begins_blank));
+        let whole =
+            self.missing(mark.and_then(|m| m.durable).as_ref()).is_empty() && !self.settled.misses_some();
+        let (first, pieces) = (self.log_from(), &self.pieces);
+        let gone = |id: SegmentId| id < first || pieces.contains_key(&id);
         for file in files {
-            warn!("segment file {file} holds neither a segment nor zeroes; it is left alone");
+            if whole && is_idle(pool, file, store, &gone) {
+                warn!(
+                    "segment file {file} has a damaged header and holds nothing that counts: it is used again"
+                );
+                self.idle.push(file);
+            } else {
+                warn!("segment file {file} holds neither a segment nor zeroes; it is left alone");
+            }
         }
+    }
+
+    /// The first segment of the log that may count.
+    fn log_from(&self) -> SegmentId {
+        let named = self.pieces.values().filter_map(|p| p.header).map(|h| h.first_live).max();
+        named.unwrap_or(SegmentId::new(0)).max(self.settled.log_from())
     }
 
     /// Segments of the log that must be there and are not, and how they ended.

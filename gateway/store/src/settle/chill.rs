@@ -11,7 +11,7 @@ use tap_block::{VolumeId, WallTime};
 use tracing::warn;
 
 use super::keep::Terms;
-use super::plan::Plan;
+use super::plan::{End, Plan};
 use super::{Pressure, SettleReport, Settler};
 use crate::config::Cold;
 use crate::error::StoreError;
@@ -76,8 +76,7 @@ impl Settler {
         // The log is to have room whatever this does.
         let half =
             shared.log_room().map_or(u64::MAX, |left| count(left / 2) * u64::from(shared.config.segment_len));
-        plan.budget = plan.budget.min(AT_ONCE).min(half);
-        plan.binds_first = true;
+        plan.end = End::Strict(plan.end.budget().unwrap_or(u64::MAX).min(AT_ONCE).min(half));
         self.chilling.last = Some(now);
         match self.stretch(shared, plan, terms) {
             Err(StoreError::Stopped) => Err(StoreError::Stopped),

@@ -55,6 +55,12 @@ pub(super) struct Strain {
 }
 
 impl Terms {
+    /// The same, were all that may go asked for.
+    pub(super) fn at_most(&self) -> Self {
+        let strain = Strain { floor: Some(self.now), bookmarks: Some(self.now), ..self.strain };
+        Self { strain, ..self.clone() }
+    }
+
     /// What a volume's policy comes to: when room is needed and it allows it, the tiers begin at once.
     pub(super) fn of(
         &self,

@@ -20,6 +20,7 @@ const MOST_GENERATIONS: usize = 12;
 const ALIKE: usize = 4;
 
 /// See the module.
+#[derive(Clone)]
 pub(super) struct Plan {
     /// Groups of the log, the oldest that are not settled.
     pub(super) groups: Vec<GroupInfo>,
@@ -31,14 +32,36 @@ pub(super) struct Plan {
     pub(super) wanted: RegionRange,
     /// The generations that stay as they are; oldest first.
     pub(super) untouched: Vec<Generation>,
-    /// The pass ends before the region with which more bytes would be written.
-    pub(super) budget: u64,
-    /// The first region as well.
-    pub(super) binds_first: bool,
-    /// It ends where more segments come free than are written.
-    pub(super) for_gain: bool,
+    /// Where it ends.
+    pub(super) end: End,
     /// What the groups were chosen by.
     pub(super) rules: Rules,
+}
+
+/// Where a pass ends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum End {
+    /// With all that it took on.
+    Whole,
+    /// The same of the log, if that pays: it may take on more than there is room for, for much of it goes.
+    Paid,
+    /// Before the region with which more than so many bytes would be written. The first is written all the same: it would never get
+    /// smaller otherwise.
+    Budget(u64),
+    /// The same, and it is not made when the first region is more than that.
+    Strict(u64),
+    /// Where most segments come free beyond those that it fills, with no more than so many bytes.
+    Gain(u64),
+}
+
+impl End {
+    /// Bytes that may be written; `None`: as many as there are.
+    pub(super) const fn budget(self) -> Option<u64> {
+        match self {
+            Self::Whole | Self::Paid => None,
+            Self::Budget(bytes) | Self::Strict(bytes) | Self::Gain(bytes) => Some(bytes),
+        }
+    }
 }
 
 impl Plan {
@@ -50,7 +73,11 @@ impl Plan {
         held: &HeldCount,
     ) -> Option<Self> {
         let published = read(&shared.published);
-        let room = shared.settle_room(0);
+        // When room is scarce it is reckoned what a pass writes, which may be much less than what it goes through.
+        let (room, ends) = match shared.is_scarce() {
+            true => (u64::MAX, End::Paid),
+            false => (shared.settle_room(0), End::Whole),
+        };
         let strained = strained_groups(&published, &read(&shared.limits), now, held.listed());
         let groups = old_groups(shared, &published, held, (now, pressure, strained, room));
         let (end, start) = groups.last()?.through;
@@ -70,17 +97,7 @@ impl Plan {
         // A hold that was made since was not counted.
         let rules = held.rules().clone();
         let range = RegionRange::ALL;
-        Some(Self {
-            groups,
-            merged,
-            range,
-            wanted: range,
-            untouched,
-            budget: u64::MAX,
-            binds_first: false,
-            for_gain: false,
-            rules,
-        })
+        Some(Self { groups, merged, range, wanted: range, untouched, end: ends, rules })
     }
 
     /// Settled history of these regions, as far as there is room; `None` when there is nothing, or no room.
@@ -102,9 +119,7 @@ impl Plan {
                 range,
                 wanted: range,
                 untouched,
-                budget,
-                binds_first: false,
-                for_gain: false,
+                end: End::Budget(budget),
                 rules,
             });
         }
@@ -122,18 +137,8 @@ impl Plan {
         let (old, young) = generations.split_at(generations.len() - n);
         let (untouched, merged) = (old.to_vec(), young.to_vec());
         let range = RegionRange::ALL;
-        let (wanted, budget) = (range, u64::MAX);
-        (n > 1).then_some(Self {
-            groups,
-            merged,
-            range,
-            wanted,
-            untouched,
-            budget,
-            binds_first: false,
-            for_gain: false,
-            rules,
-        })
+        let (wanted, end) = (range, End::Whole);
+        (n > 1).then_some(Self { groups, merged, range, wanted, untouched, end, rules })
     }
 
     /// Settled history of these regions up to where more segments come free than are written, wherever that is: when there is so
@@ -141,28 +146,40 @@ impl Plan {
     pub(super) fn for_gain(shared: &Shared, range: RegionRange) -> Option<Self> {
         let published = read(&shared.published);
         let merged = published.layout.generations.clone();
-        let budget = shared.settle_room(0);
-        if merged.is_empty() || budget == 0 || !published.layout.lost.is_empty() {
+        let room = shared.last_room();
+        if merged.is_empty() || room == 0 || !published.layout.lost.is_empty() {
             return None;
         }
         let rules = published.catalogue.rules().clone();
         let (groups, untouched, wanted) = (Vec::new(), Vec::new(), range);
-        Some(Self {
-            groups,
-            merged,
-            range,
-            wanted,
-            untouched,
-            budget,
-            binds_first: false,
-            for_gain: true,
-            rules,
-        })
+        Some(Self { groups, merged, range, wanted, untouched, end: End::Gain(room), rules })
     }
 
     /// Does it end where something is gained, or not begin?
     pub(super) const fn is_for_gain(&self) -> bool {
-        self.for_gain
+        matches!(self.end, End::Gain(_))
+    }
+
+    /// Of the log: leaves generations as they are, or else half of the groups; `false` when there is but one.
+    pub(super) fn take_on_less(&mut self) -> bool {
+        if !self.merged.is_empty() {
+            self.untouched.append(&mut self.merged);
+            return true;
+        }
+        let half = self.groups.len() / 2;
+        self.groups.truncate(half.max(1));
+        half > 0
+    }
+
+    /// The same with every generation.
+    pub(super) fn with_all_that_is_settled(&self) -> Self {
+        let merged = self.untouched.iter().chain(&self.merged).cloned().collect();
+        Self { merged, untouched: Vec::new(), ..self.clone() }
+    }
+
+    /// How many generations hold one and the same region, at most, behind a pass over the log.
+    pub(super) fn depth_behind(&self) -> usize {
+        depth(&self.untouched) + 1
     }
 
     /// The regions with which a segment of what is rewritten comes free, ascending, for each that does.
@@ -188,7 +205,7 @@ impl Plan {
 
     /// Does it end where room ends, rather than take on whatever there is as a whole?
     pub(super) const fn is_stretch(&self) -> bool {
-        self.budget != u64::MAX
+        !matches!(self.end, End::Whole | End::Paid)
     }
 
     /// Have generations become so many that, were there more, no stretch of them could be rewritten in the room there is?

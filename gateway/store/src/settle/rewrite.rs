@@ -3,15 +3,15 @@
 //! Units are read in the order in which they lie (neighbours in one go, each segment once per stripe), gathered in memory
 //! for as many regions as a stripe holds, and written in the order of their blocks.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::BTreeMap;
 use std::io::IoSlice;
 use std::sync::Arc;
 use std::time::Duration;
 
 use gateway_image::retention::needed;
 use gateway_journal::pack::MEMBERS;
-use gateway_journal::run::{decode_run, encode_run};
-use gateway_journal::settled::SettledLaid;
+use gateway_journal::run::encode_run;
+use gateway_journal::settled::{SETTLED_FRAME_BYTES, SettledLaid};
 use gateway_journal::{
     Generation, Kept, KeptPoint, Location, Manifest, Place, RegionNo, RegionPlace, RegionRange, SegmentId,
     SettledSegment, SettledWriter, Share, StoreId, Version,
@@ -22,12 +22,13 @@ use tap_block::{Lsn, VolumeId, WallTime};
 use tap_disk::{FileNo, SegmentFile};
 
 use super::cold::{Body, Judge, bring_together, first_group, places, repack};
-use super::plan::Plan;
+use super::cursor::Regions;
+use super::plan::{End, Plan};
 use super::trail::Window;
 use crate::chunks::read_what_can_be;
 use crate::config::Cold;
 use crate::error::StoreError;
-use crate::index::{IndexError, IndexStore, Row, Table, keys, remove_settle};
+use crate::index::{IndexStore, Row, Table, keys, remove_settle};
 use crate::segments::Known;
 use crate::store::Shared;
 use crate::sync::lock;
@@ -37,7 +38,7 @@ const GAP: u32 = 64 << 10;
 /// The most that is read in one go.
 const LONGEST_READ: u32 = 4 << 20;
 /// Bytes of units in a frame, about.
-const FRAME_BYTES: u32 = 1 << 20;
+pub(super) const FRAME_BYTES: u32 = 1 << 20;
 /// Versions in a frame.
 const FRAME_VERSIONS: usize = 16 << 10;
 /// So much is written between two syncs: a commit that waits for the disk meanwhile waits no longer than for that.
@@ -68,135 +69,21 @@ pub(super) fn merge(
     kept: &BTreeMap<VolumeId, Kept>,
     into: &mut Rewriter<'_>,
 ) -> Result<Merged, StoreError> {
-    let sorted = window.versions.sorted();
-    let mut fresh = sorted.iter().peekable();
-    let mut old: Vec<Cursor<'_>> =
-        plan.merged.iter().filter_map(|g| Cursor::new(&shared.index, g, plan.range)).collect();
+    let mut regions = Regions::new(shared, plan, window);
     let mut merged = Merged { seen: 0, last: None };
-    loop {
-        let mut next = fresh.peek().map(|(volume, region, _)| (*volume, *region));
-        for cursor in &mut old {
-            next = [next, cursor.place()?].into_iter().flatten().min();
-        }
-        let Some((volume, region)) = next else { return Ok(Merged { last: None, ..merged }) };
-        let mut versions = Vec::new();
-        // In the order of delivery: the oldest generation first, the log last.
-        for cursor in &mut old {
-            cursor.take((volume, region), &mut versions)?;
-        }
-        if let Some((_, _, more)) = fresh.next_if(|(v, r, _)| (*v, *r) == (volume, region)) {
-            versions.extend_from_slice(more);
-        }
-        let points = kept.get(&volume).map_or(&[][..], |k| &k.points);
-        let mut left = needed(&versions, points);
-        bring_together(&mut left);
-        let old = into.old(points);
-        let bytes = into.written_for(&left, old);
-        if into.bytes() + bytes > plan.budget {
-            match merged.last {
-                Some(_) => return Ok(merged),
-                None if plan.binds_first => {
-                    return Err(StoreError::RegionTooLarge { bytes, limit: plan.budget });
-                }
-                // It would never get smaller otherwise.
-                None => {}
+    while let Some(((volume, region), versions)) = regions.step()? {
+        let (left, old, bytes) = into.left_of(&versions, kept.get(&volume));
+        if plan.end.budget().is_some_and(|most| into.bytes() + bytes > most) {
+            match (merged.last, plan.end) {
+                (Some(_), _) => return Ok(merged),
+                (None, End::Strict(limit)) => return Err(StoreError::RegionTooLarge { bytes, limit }),
+                (None, _) => {}
             }
         }
         merged = Merged { seen: merged.seen + count(versions.len()), last: Some((volume, region)) };
         into.add(Region { volume, region, versions: left, old }, bytes)?;
     }
-}
-
-/// How much a pass for gain has to write to come to where most segments come free beyond those that it fills, one for the
-/// manifest among them; `None`: nowhere is anything gained. Nothing is read but rows of the index.
-pub(super) fn budget_for_gain(
-    shared: &Shared,
-    plan: &Plan,
-    kept: &BTreeMap<VolumeId, Kept>,
-    into: &Rewriter<'_>,
-) -> Result<Option<u64>, StoreError> {
-    let mut old: Vec<Cursor<'_>> =
-        plan.merged.iter().filter_map(|g| Cursor::new(&shared.index, g, plan.range)).collect();
-    let (mut written, mut best, ends) = (0u64, None, plan.ends());
-    let segment = u64::from(shared.config.segment_len) / 8 * 7;
-    loop {
-        let mut next = None;
-        for cursor in &mut old {
-            next = [next, cursor.place()?].into_iter().flatten().min();
-        }
-        let Some((volume, region)) = next else { break };
-        let mut versions = Vec::new();
-        for cursor in &mut old {
-            cursor.take((volume, region), &mut versions)?;
-        }
-        let points = kept.get(&volume).map_or(&[][..], |k| &k.points);
-        let mut left = needed(&versions, points);
-        bring_together(&mut left);
-        written += into.written_for(&left, into.old(points));
-        if written > plan.budget {
-            break;
-        }
-        let filled = index(written.div_ceil(segment)) + 1;
-        let gain = ends.partition_point(|end| *end <= (volume, region)).saturating_sub(filled);
-        if gain > best.map_or(0, |(most, _)| most) {
-            best = Some((gain, written));
-        }
-    }
-    Ok(best.map(|(_, written)| written))
-}
-
-/// Walks a generation's rows.
-struct Cursor<'a> {
-    index: &'a dyn IndexStore,
-    from: Vec<u8>,
-    to: Vec<u8>,
-    rows: VecDeque<Row>,
-    over: bool,
-}
-
-impl<'a> Cursor<'a> {
-    const PAGE: usize = 64;
-
-    /// Over what counts of a generation within `range`; `None` when that is nothing.
-    fn new(index: &'a dyn IndexStore, generation: &Generation, range: RegionRange) -> Option<Self> {
-        let (first, last) = (generation.range.first.max(range.first), generation.range.last.min(range.last));
-        let key = |(volume, region)| keys::settled(generation.settle, volume, region);
-        let (from, to) = (key(first), key(last));
-        (first <= last).then(|| Self { index, from, to, rows: VecDeque::new(), over: false })
-    }
-
-    fn place(&mut self) -> Result<Option<(VolumeId, RegionNo)>, IndexError> {
-        if self.rows.is_empty() && !self.over {
-            self.fill()?;
-        }
-        Ok(self.rows.front().and_then(|(key, _)| keys::settled_place(key)))
-    }
-
-    fn fill(&mut self) -> Result<(), IndexError> {
-        let rows = &mut self.rows;
-        self.index.scan(Table::Settled, &self.from, &self.to, &mut |key, value| {
-            rows.push_back((key.to_vec(), value.to_vec()));
-            rows.len() < Self::PAGE
-        })?;
-        match self.rows.back() {
-            Some((key, _)) => {
-                self.from.clone_from(key);
-                // The key after it.
-                self.from.push(0);
-            }
-            None => self.over = true,
-        }
-        Ok(())
-    }
-
-    fn take(&mut self, place: (VolumeId, RegionNo), into: &mut Vec<Version>) -> Result<(), StoreError> {
-        if self.place()? == Some(place)
-            && let Some((_, run)) = self.rows.pop_front()
-        {
-            decode_run(&run, |v| into.push(v)).map_err(|e| StoreError::Index(e.to_string()))?;
-        }
-        Ok(())
-    }
+    Ok(Merged { last: None, ..merged })
 }
 
 /// Writes regions, in order.
@@ -293,6 +180,20 @@ impl<'a> Rewriter<'a> {
         self.taken
     }
 
+    /// What is left of a region, the last point of which all is old, and the bytes that are written for it, at most, about.
+    pub(super) fn left_of(
+        &self,
+        versions: &[Version],
+        kept: Option<&Kept>,
+    ) -> (Vec<Version>, Option<Lsn>, u64) {
+        let points = kept.map_or(&[][..], |k| &k.points);
+        let mut left = needed(versions, points);
+        bring_together(&mut left);
+        let old = self.old(points);
+        let bytes = self.written_for(&left, old);
+        (left, old, bytes)
+    }
+
     /// The last of a volume's points, ascending, of which all is old.
     fn old(&self, points: &[KeptPoint]) -> Option<Lsn> {
         let after = self.shared.config.cold?.after;
@@ -316,7 +217,8 @@ impl<'a> Rewriter<'a> {
         let apart =
             |v: &&Version| matches!(v.place, Place::Unit(at) if at.is_pack()) && !self.is_cold(v, old);
         let apart = count(versions.iter().filter(apart).count()) * count(MAX_STORED);
-        stored + apart + count(versions.len()) * VERSION_BYTES
+        let frame = if versions.is_empty() { 0 } else { u64::from(SETTLED_FRAME_BYTES) };
+        stored + apart + frame + count(versions.len()) * VERSION_BYTES
     }
 
     /// Takes what is left of a region, for which so much is written at most; regions come in order.

@@ -3,8 +3,10 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use gateway_journal::SEGMENT_HEADER;
 use tap_block::units::count;
 
+use super::rewrite::FRAME_BYTES;
 use crate::error::StoreError;
 use crate::store::Shared;
 use crate::sync::{lock, read, wait_for, write};
@@ -33,12 +35,13 @@ impl Shared {
             let published = read(&self.published);
             let rules = published.catalogue.rules();
             let whole = published.active.volumes().map(|v| rules.policy_of(v).every_write).max();
-            let begun = published.active.begun.filter(|_| published.active.versions() > 0);
             let filled = published.ingested.is_empty() && self.pressure() == Pressure::Purge;
             let filled = filled || self.fills_a_limit(&published);
-            whole.zip(begun).is_some_and(|(whole, begun)| {
+            let begun = published.active.begun.filter(|_| published.active.versions() > 0);
+            let old = whole.zip(begun).is_some_and(|(whole, begun)| {
                 filled || now.since(begun) > whole.saturating_add(whole.min(SLACK))
-            })
+            });
+            old || self.is_scattered(&published)
         };
         if due {
             let (told, ended) = std::sync::mpsc::channel();
@@ -51,6 +54,13 @@ impl Shared {
                 self.wait_for_index();
             }
         }
+    }
+
+    /// Are several segments all that a full log holds, and records of the gateway's own all that they do? It begins one each time it
+    /// was killed.
+    pub(crate) fn is_scattered(&self, published: &Published) -> bool {
+        let empty = published.ingested.is_empty() && published.frozen.is_empty();
+        empty && published.active.versions() == 0 && self.segments.count() > 1 && self.is_scarce()
     }
 
     /// Is a full volume's history in the group that is gathered, and nowhere else in the log?
@@ -81,7 +91,7 @@ impl Shared {
     }
 
     /// Segments that can still be begun; `None` when nothing limits it.
-    fn free_segments(&self) -> Option<usize> {
+    pub(super) fn free_segments(&self) -> Option<usize> {
         let used = self.segments.count() + self.segments.settled_count();
         let limit = self.config.max_segments;
         let by_count = (limit != usize::MAX).then(|| limit.saturating_sub(used));
@@ -96,7 +106,23 @@ impl Shared {
     /// Segments that the log can still begin, leaving what settling needs; `None` when nothing limits it.
     pub(crate) fn log_room(&self) -> Option<usize> {
         let free = self.free_segments()?;
-        Some(free.saturating_sub(self.reserve(free)))
+        let reserve = self.reserve(free);
+        // Of a log that is but one segment nothing could ever go: the last is left behind only once there is another.
+        let turns = self.segments.count() <= 1 && free == reserve && free > 2;
+        Some(if turns { 1 } else { free.saturating_sub(reserve) })
+    }
+
+    /// Is all that is left of room needed to settle?
+    pub(crate) fn is_scarce(&self) -> bool {
+        self.log_room() == Some(0)
+    }
+
+    /// What is left to settling lies ready as files, where whoever else writes to the disk cannot take it: for each segment beyond
+    /// the first that the store holds one, as long as it is small.
+    pub(crate) fn hold_room(&self) {
+        let Some((free, room)) = self.free_segments().zip(self.log_room()) else { return };
+        let used = self.segments.count() + self.segments.settled_count();
+        self.segments.pool().hold_back(free.saturating_sub(room).min(used.saturating_sub(1)));
     }
 
     /// Why appends fail, unless they failed for want of room and there is room again: whoever was refused comes back by and by.
@@ -107,9 +133,9 @@ impl Shared {
     }
 
     /// May the gateway's own records begin a segment though history may not? They are few and small: one of what is left to
-    /// settling is enough for them for long, and without them nobody could say what may go. With the last two something can still be settled.
+    /// settling is enough for them for long, and without them nobody could say what may go. With the last one something can still be settled.
     pub(crate) fn may_lend(&self) -> bool {
-        self.free_segments().is_none_or(|free| free > 2)
+        self.free_segments().is_none_or(|free| free > 1)
     }
 
     /// Segments that are left to settling.
@@ -125,6 +151,23 @@ impl Shared {
         let Some(free) = self.free_segments() else { return u64::MAX };
         let segments = count(free.saturating_sub(kept).saturating_sub(1));
         (segments * u64::from(self.config.segment_len) / 8).saturating_mul(7)
+    }
+
+    /// Bytes that a pass may write that fills all that is left, with its manifest.
+    pub(super) fn last_room(&self) -> u64 {
+        let free = self.free_segments().unwrap_or(usize::MAX);
+        count(free).saturating_mul(self.fits())
+    }
+
+    /// Segments that so many bytes of frames fill.
+    pub(super) fn segments_for(&self, bytes: u64) -> usize {
+        usize::try_from(bytes.div_ceil(self.fits().max(1))).unwrap_or(usize::MAX)
+    }
+
+    /// Bytes of frames that a settled segment holds for certain: behind the last there may be room for all but one more.
+    fn fits(&self) -> u64 {
+        let longest = FRAME_BYTES.min(self.config.segment_len / 4);
+        u64::from(self.config.segment_len.saturating_sub(SEGMENT_HEADER).saturating_sub(longest / 4 * 5))
     }
 
     /// Bytes of the file system that others may take: with less left, history would be thinned to make room, or not be taken any

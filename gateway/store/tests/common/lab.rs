@@ -1,6 +1,7 @@
 //! A store, what was written to it, and time that moves by hand.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::sync::mpsc::channel;
 use std::time::Duration;
 
@@ -175,5 +176,9 @@ pub fn cut(disk: &Disk, random: &mut Random) -> Disk {
     let dir = disk.dir.after_power_cut(|_, _| random.one_in(odds));
     let proofs = Arc::new(MemoryMark::holding(disk.proofs.load()));
     let (clock, config) = (Arc::clone(&disk.clock), disk.config.clone());
-    Disk { dir, index, mark, manifest, proofs, ledger, clock, config }
+    let mut left = Disk { dir, index, mark, manifest, proofs, ledger, clock, config, capacity: None };
+    if let Some(capacity) = &disk.capacity {
+        left.leave(capacity.load(Ordering::SeqCst));
+    }
+    left
 }

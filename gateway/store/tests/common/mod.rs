@@ -14,18 +14,19 @@
 pub mod lab;
 pub mod steps;
 
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, channel};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use gateway_journal::RegionNo;
 use gateway_store::{
-    Cold, MemoryIndex, MemoryLedger, MemoryMark, Offered, Parts, ReadMode, Repair, Store, StoreConfig,
-    StoreError, UnitRead,
+    Cold, FreeSpace, MemoryIndex, MemoryLedger, MemoryMark, Offered, Parts, ReadMode, Repair, Store,
+    StoreConfig, StoreError, UnitRead,
 };
 use tap_block::stored::UNIT;
 use tap_block::{Batch, BlockNo, Clock, Lsn, Monotonic, Position, VolumeId, WallTime};
-use tap_disk::{MemoryDir, PoolOptions, SegmentPool};
+use tap_disk::{MemoryDir, PoolOptions, SegmentDir as _, SegmentPool};
 
 /// A clock that moves a millisecond each time it is asked.
 #[derive(Debug, Default)]
@@ -74,6 +75,8 @@ pub struct Disk {
     pub ledger: MemoryLedger,
     pub clock: Arc<dyn Clock>,
     pub config: StoreConfig,
+    /// Bytes that segment files may take together; `None`: as many as they like.
+    pub capacity: Option<Arc<AtomicU64>>,
 }
 
 impl Disk {
@@ -100,7 +103,23 @@ impl Disk {
         let clock = Arc::new(StepClock::default());
         let (mark, manifest, proofs) = (Arc::default(), Arc::default(), Arc::default());
         let (dir, index, ledger) = (MemoryDir::new(), MemoryIndex::new(), MemoryLedger::default());
-        Self { dir, index, mark, manifest, proofs, ledger, clock, config }
+        Self { dir, index, mark, manifest, proofs, ledger, clock, config, capacity: None }
+    }
+
+    /// From here on others leave so many bytes of the disk to segment files.
+    pub fn leave(&mut self, bytes: u64) {
+        self.dir.set_capacity(bytes);
+        self.capacity.get_or_insert_default().store(bytes, Ordering::SeqCst);
+    }
+
+    /// Bytes that segment files take.
+    pub fn taken(&self) -> u64 {
+        self.dir.list().unwrap().len() as u64 * u64::from(self.config.segment_len)
+    }
+
+    fn free(&self) -> FreeSpace {
+        let this = self.clone();
+        Box::new(move || Some(this.capacity.as_ref()?.load(Ordering::SeqCst).saturating_sub(this.taken())))
     }
 
     pub fn pool(&self) -> SegmentPool {
@@ -125,7 +144,7 @@ impl Disk {
             manifest: Box::new(Arc::clone(&self.manifest)),
             proofs: Box::new(Arc::clone(&self.proofs)),
             ledger: Box::new(self.ledger.clone()),
-            free: Box::new(|| None),
+            free: self.free(),
         }
     }
 }

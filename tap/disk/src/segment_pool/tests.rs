@@ -190,3 +190,35 @@ fn takers_at_once_get_different_files() {
     });
     assert_eq!(pool.list(), taken.into_inner().unwrap().into_iter().collect::<Vec<_>>());
 }
+
+#[test]
+fn what_is_held_back_is_there_when_the_disk_is_full() {
+    let dir = MemoryDir::new();
+    let pool = memory(&dir, options(1));
+    pool.take_beyond().unwrap();
+    settle(&pool);
+    assert_eq!(pool.spare(), 1);
+    pool.hold_back(2);
+    settle(&pool);
+    assert_eq!(pool.spare(), 3, "made ahead, beside what lies ready");
+    dir.set_capacity(4 * LEN);
+    pool.take_beyond().unwrap();
+    assert_eq!(pool.take_beyond().unwrap_err().kind(), ErrorKind::StorageFull);
+    assert_eq!(pool.spare(), 2);
+    let (no, _) = pool.take().unwrap();
+    pool.give_back(no).unwrap();
+    assert_eq!(pool.take_beyond().unwrap_err().kind(), ErrorKind::StorageFull, "it is held back again");
+    pool.hold_back(1);
+    pool.take_beyond().unwrap();
+    assert!(pool.take_beyond().is_err());
+}
+
+#[test]
+fn who_may_not_have_what_is_held_back_gets_a_new_file() {
+    let dir = MemoryDir::new();
+    let pool = memory(&dir, options(0));
+    pool.hold_back(1);
+    settle(&pool);
+    let (first, _) = pool.take_beyond().unwrap();
+    assert_eq!((first.get(), pool.spare()), (2, 1));
+}
