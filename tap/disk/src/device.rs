@@ -4,6 +4,7 @@
 //! answered on the spot when the page cache has the bytes, otherwise by a bounded pool of threads. Syncs run
 //! on the pool too, one at a time: whoever asks while one runs shares the next.
 
+mod claim;
 mod flush;
 mod grow;
 mod open;
@@ -24,6 +25,7 @@ use tap_block::{Answer, Answered, BlockDevice, DeviceError, Extent, Geometry, Op
 
 use crate::pool::Pool;
 use crate::raw;
+use claim::Exclusive;
 use flush::Flusher;
 use zero::Zeroing;
 
@@ -45,6 +47,7 @@ const ZERO_INLINE: u64 = 1 << 20;
 pub struct FileDevice {
     disk: Arc<Disk>,
     pool: Pool,
+    exclusive: Exclusive,
 }
 
 /// What the operations share, also those on the pool.
