@@ -84,8 +84,8 @@ impl Protected {
         let name = &what.name;
         let other =
             |e: &dyn std::fmt::Display| ProtectError::Other { name: name.clone(), why: e.to_string() };
-        let disk = FileDevice::open(&what.path, FileOptions::default())
-            .map_err(|source| ProtectError::Disk { name: name.clone(), source })?;
+        let disk =
+            open_alone(&what.path).map_err(|source| ProtectError::Disk { name: name.clone(), source })?;
         let (memory, beginning) = remember(dir, name, &disk).map_err(|e| other(&e))?;
         let (state, run_start) = (beginning.state, beginning.start.run.clone());
         let whose =
@@ -144,8 +144,15 @@ impl Protected {
     }
 
     /// Stops cleanly: everything captured is durable below or in the spool, so that the next run begins without a gap.
-    /// Blocks, for about `limit` at most. Returns whether it was clean.
+    /// Blocks, for about `limit` at most. Returns whether it was clean. Another tap may have the disk then.
     pub(crate) fn stop(self, limit: Duration) -> bool {
+        let volume = Arc::clone(&self.volume);
+        let clean = self.wind_down(limit);
+        volume.let_go();
+        clean
+    }
+
+    fn wind_down(self, limit: Duration) -> bool {
         let Self {
             volume,
             memory,
@@ -216,6 +223,13 @@ fn remember(dir: &Path, name: &Name, disk: &FileDevice) -> Result<(Memory, Begin
     memory.note_alive(RealClock.wall())?;
     memory.store(beginning.state.clone())?;
     Ok((memory, beginning))
+}
+
+/// Before anything is read from it: another tap's disk is neither copied nor noted.
+fn open_alone(path: &Path) -> Result<Arc<FileDevice>, OpenError> {
+    let disk = FileDevice::open(path, FileOptions::default())?;
+    disk.claim()?;
+    Ok(disk)
 }
 
 fn draw() -> Result<Drawn, getrandom::Error> {

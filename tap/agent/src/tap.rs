@@ -79,6 +79,14 @@ pub enum StartError {
     Listen(#[from] ListenError),
 }
 
+impl StartError {
+    /// Is a disk somebody else's?
+    #[must_use]
+    pub const fn is_in_use(&self) -> bool {
+        matches!(self, Self::Protect(ProtectError::Disk { source, .. }) if source.is_in_use())
+    }
+}
+
 /// A running tap.
 pub struct Tap {
     /// `None` once it stops.
@@ -119,22 +127,22 @@ impl Tap {
         check_groups(&config.groups, &config.protect)?;
         let upward = Upward { cx: config.cx, hub: config.hub, sender: format!("tap {}", std::process::id()) };
         let (dir, limits) = (config.data.join("tap"), config.limits);
-        let (mut volumes, disks) = (Vec::new(), Arc::new(Disks::default()));
+        let (mut begun, disks) = (Begun::default(), Arc::new(Disks::default()));
         let profiler =
             config.profile.as_ref().map(Profiler::start).transpose().map_err(StartError::Profile)?;
         for what in &config.protect {
             let protected = Protected::start(what, &dir, limits, &upward, &|_| ())?;
             observe(profiler.as_ref(), &protected);
             disks.add(protected.id, &protected.volume);
-            volumes.push(protected);
+            begun.0.push(protected);
         }
         let exports = Arc::clone(&disks) as _;
         let front = Front::start_secured(&config.listen, exports, config.nbd_limits, config.security)?;
         let iscsi = start_iscsi(&config.iscsi, &disks, (&dir, config.admission))?.map(Arc::new);
         let groups: Vec<Arc<Group>> =
-            config.groups.iter().map(|group| form(group, &volumes, config.group_interval)).collect();
+            config.groups.iter().map(|group| form(group, &begun.0, config.group_interval)).collect();
         let barriers = put_barriers(&groups)?;
-        let (volumes, front) = (Mutex::new(Some(volumes)), Arc::new(front));
+        let (volumes, front) = (Mutex::new(Some(std::mem::take(&mut begun.0))), Arc::new(front));
         let barriers = Mutex::new(barriers);
         Ok(Self { volumes, disks, front, iscsi, dir, limits, upward, groups, profiler, barriers })
     }
@@ -224,6 +232,18 @@ impl Tap {
 
     fn lock(&self) -> MutexGuard<'_, Option<Vec<Protected>>> {
         self.volumes.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Volumes of a tap that is being started. If that fails, they are stopped, and their disks free again.
+#[derive(Default)]
+struct Begun(Vec<Protected>);
+
+impl Drop for Begun {
+    fn drop(&mut self) {
+        for volume in self.0.drain(..) {
+            volume.stop(Duration::ZERO);
+        }
     }
 }
 

@@ -366,6 +366,15 @@ impl Volume {
         self.paused.notify_all();
     }
 
+    /// Lets another tap have the disk of a volume that was stopped, unless a write that it took could still reach it: then the disk
+    /// is free when the volume is gone.
+    pub(crate) fn let_go(&self) {
+        let core = self.lock();
+        if core.stopping && core.guests.is_empty() {
+            self.disk.release();
+        }
+    }
+
     /// Nothing under way and nothing captured waits.
     pub(crate) fn is_quiet(&self) -> bool {
         let core = self.lock();

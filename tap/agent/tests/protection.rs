@@ -183,7 +183,10 @@ impl Bench {
     }
 
     fn try_start(&self, limits: Limits) -> Result<Tap, tap_agent::StartError> {
-        let protect = vec![Protect { name: "web01".parse().unwrap(), path: self.disk() }];
+        self.try_protect(vec![Protect { name: "web01".parse().unwrap(), path: self.disk() }], limits)
+    }
+
+    fn try_protect(&self, protect: Vec<Protect>, limits: Limits) -> Result<Tap, tap_agent::StartError> {
         let config = TapConfig {
             data: self.dir.path().to_owned(),
             protect,
@@ -394,6 +397,32 @@ async fn a_missing_or_shrunk_disk_is_refused_with_what_to_do() {
     std::fs::remove_file(bench.disk()).unwrap();
     let refused = bench.try_start(Limits::default()).err().unwrap().to_string();
     assert!(refused.contains("does not exist"), "{refused}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_disk_has_one_tap_at_a_time_and_the_next_one_once_it_has_stopped() {
+    let bench = Bench::new(&[1; 8192]);
+    let first = bench.start();
+    let mut guest = bench.guest();
+    write_at(&mut guest, 4096, &[2; 4096]);
+    // A tap of its own in all but the disk; it is to protect another one before, which it must not keep.
+    let second = Bench::new(&[]);
+    let disk = |name: &str, path| Protect { name: name.parse().unwrap(), path };
+    let both = [disk("own", second.disk()), disk("web01", bench.disk())];
+    let refused = second.try_protect(both.to_vec(), Limits::default()).err().unwrap();
+    assert!(refused.is_in_use(), "{refused}");
+    let said = refused.to_string();
+    assert!(
+        said.contains(&std::process::id().to_string()) && said.contains("cannot protect web01"),
+        "{said}"
+    );
+    let own = second.try_protect(vec![disk("own", second.disk())], Limits::default()).unwrap();
+    assert!(own.stop(Duration::from_secs(10)).await);
+    // The guest and the tap itself still have it open, but write to it no more.
+    assert!(first.stop(Duration::from_secs(10)).await);
+    let now = second.try_protect(vec![disk("web01", bench.disk())], Limits::default()).unwrap();
+    assert!(bench.try_start(Limits::default()).err().unwrap().is_in_use());
+    assert!(now.stop(Duration::from_secs(10)).await);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -5,6 +5,7 @@
 //! on the pool too, one at a time: whoever asks while one runs shares the next. Who has nothing else to do meanwhile
 //! ([`Ticket::is_alone`]) reads and syncs itself: two hops between threads cost a third of a sync.
 
+mod claim;
 mod flush;
 mod grow;
 mod open;
@@ -25,6 +26,7 @@ use tap_block::{Answer, Answered, BlockDevice, DeviceError, Extent, Geometry, Op
 
 use crate::pool::Pool;
 use crate::raw;
+use claim::Exclusive;
 use flush::Flusher;
 use zero::Zeroing;
 
@@ -46,6 +48,7 @@ const ZERO_INLINE: u64 = 1 << 20;
 pub struct FileDevice {
     disk: Arc<Disk>,
     pool: Pool,
+    exclusive: Exclusive,
 }
 
 /// What the operations share, also those on the pool.

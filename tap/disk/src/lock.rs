@@ -74,7 +74,8 @@ fn read_pid(file: &mut File) -> Option<u32> {
     text.trim().parse().ok()
 }
 
-fn owner(pid: Option<u32>) -> String {
+/// Who has what somebody else wants.
+pub(crate) fn owner(pid: Option<u32>) -> String {
     pid.map_or_else(|| "another process".to_owned(), |pid| format!("process {pid}"))
 }
 

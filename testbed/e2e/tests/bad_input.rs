@@ -296,6 +296,23 @@ fn a_second_instance_is_refused_by_name() -> Result<()> {
 }
 
 #[test]
+fn a_disk_is_protected_by_one_program_at_a_time() -> Result<()> {
+    scenario(|lab| {
+        let disk = lab.disk("web01.img", 1 << 20, 8)?;
+        let mut up = lab.up(&[("web01", &disk)])?;
+        let pid = up.pid().to_string();
+        let second = Lab::new()?; // nothing of the first but its disk
+        let refused = second.up_refused(&[("web01", &disk)], &second.path("data"))?;
+        ensure!(refused.code == 5, "a disk has two taps, or the exit status is wrong: {}", refused.code);
+        let said = &refused.stderr;
+        ensure!(said.contains(&pid) && said.contains("web01.img"), "who holds what? {said}");
+        up.still_running()?;
+        up.kill()?;
+        second.up(&[("web01", &disk)])?.stop()
+    })
+}
+
+#[test]
 fn a_disk_changed_while_nobody_watched_is_copied_again() -> Result<()> {
     scenario(|lab| {
         let disk = lab.disk("web01.img", 4 << 20, 6)?;

@@ -221,7 +221,7 @@ impl Site {
             profile,
         };
         let started = tokio::task::block_in_place(|| Tap::start(config));
-        let tap = Arc::new(started.map_err(|e| cannot_start("the tap", &e))?);
+        let tap = Arc::new(started.map_err(|e| tap_does_not_start(&e))?);
         if let Some(gateway) = &self.gateway {
             let fronts = [Some(("tap", tap.front())), tap.iscsi().map(|front| ("tap-iscsi", front))];
             gateway.gateway().list_clients_of(fronts.into_iter().flatten());
@@ -388,6 +388,11 @@ fn lock(data: &Path) -> Result<DirLock, Failure> {
 
 fn cannot_start(what: &str, error: &dyn std::error::Error) -> Failure {
     Failure::new(ExitStatus::Error, format!("{what} does not start")).because(error.to_string())
+}
+
+fn tap_does_not_start(error: &tap_agent::StartError) -> Failure {
+    let exit = if error.is_in_use() { ExitStatus::Conflict } else { ExitStatus::Error };
+    Failure { exit, ..cannot_start("the tap", error) }
 }
 
 /// A limit that is too small to be kept to is not taken as a larger one.

@@ -10,8 +10,10 @@ use std::sync::atomic::{AtomicBool, AtomicU64};
 use rustix::fs::{FsWord, SeekFrom};
 use thiserror::Error;
 
+use super::claim::Exclusive;
 use super::flush::Flusher;
 use super::{Disk, FileDevice, QUEUE_LIMIT};
+use crate::lock::owner;
 use crate::pool::Pool;
 
 /// The file systems that punch holes, by magic number: ext2 to 4, XFS, Btrfs, tmpfs, F2FS, bcachefs, ZFS,
@@ -60,6 +62,28 @@ pub enum OpenError {
         /// The path.
         path: PathBuf,
     },
+    /// Somebody else has it.
+    #[error(
+        "{} is locked by {}, another tap or a restore: two that write to one disk would each miss the other's writes; \
+         stop that one first, or name another disk",
+        path.display(), owner(*pid)
+    )]
+    Claimed {
+        /// The path.
+        path: PathBuf,
+        /// Who, as far as it is known.
+        pid: Option<u32>,
+    },
+    /// A block device that is in use.
+    #[error(
+        "{path} is in use: it is mounted, part of a volume group or RAID, or another tap has it, and what is written to it \
+         that way would be missed; end that first (`lsblk {path}` and `fuser -v {path}` say what it is), or name another disk",
+        path = path.display()
+    )]
+    Busy {
+        /// The path.
+        path: PathBuf,
+    },
     /// Anything else.
     #[error("cannot open {}: {source}", path.display())]
     Io {
@@ -92,6 +116,14 @@ impl Default for FileOptions {
     }
 }
 
+impl OpenError {
+    /// Is the disk there, and somebody else's?
+    #[must_use]
+    pub const fn is_in_use(&self) -> bool {
+        matches!(self, Self::Claimed { .. } | Self::Busy { .. })
+    }
+}
+
 impl FileDevice {
     /// Opens the file or block device at `path`.
     ///
@@ -116,7 +148,7 @@ impl FileDevice {
             flusher: Flusher::default(),
         };
         let pool = Pool::new("disk", options.read_pool, QUEUE_LIMIT);
-        Ok(Arc::new(Self { disk: Arc::new(disk), pool }))
+        Ok(Arc::new(Self { disk: Arc::new(disk), pool, exclusive: Exclusive::default() }))
     }
 }
 

@@ -421,6 +421,40 @@ fn what_is_no_disk_is_refused_with_its_reason() {
     assert!(refused(&fifo).to_string().contains("is a fifo"), "and opening it does not wait");
 }
 
+#[test]
+fn a_disk_has_one_owner_at_a_time() {
+    let tmp = tempfile::tempdir().unwrap();
+    let path = full(tmp.path(), MIB);
+    let (first, second) = (open(&path), open(&path));
+    first.claim().unwrap();
+    first.claim().unwrap();
+    let refused = second.claim().unwrap_err();
+    assert!(matches!(&refused, OpenError::Claimed { .. }) && refused.is_in_use(), "{refused}");
+    let said = refused.to_string();
+    assert!(said.contains(&*path.to_string_lossy()) && said.contains("stop that one first"), "{said}");
+    assert!(run(&*second, read(0, 4096)).is_ok(), "it may be read all the same");
+    second.release();
+    assert!(second.claim().is_err(), "who has nothing releases nothing");
+    first.release();
+    second.claim().unwrap();
+    drop(second);
+    first.claim().unwrap();
+}
+
+#[test]
+fn a_block_device_has_one_owner_too() {
+    let tmp = tempfile::tempdir().unwrap();
+    let Some(device) = Loop::over(&full(tmp.path(), 4 * MIB)) else { return };
+    let (first, second) = (open(Path::new(&device.0)), open(Path::new(&device.0)));
+    first.claim().unwrap();
+    let refused = second.claim().unwrap_err();
+    assert!(matches!(&refused, OpenError::Busy { .. }) && refused.is_in_use(), "{refused}");
+    assert!(refused.to_string().contains(&format!("fuser -v {}", device.0)), "{refused}");
+    run(&*first, write(0, b"ours")).unwrap();
+    first.release();
+    second.claim().unwrap();
+}
+
 /// A file as a block device, for one test.
 struct Loop(String);
 
