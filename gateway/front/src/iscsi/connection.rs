@@ -1,8 +1,8 @@
 //! One iSCSI connection: moves bytes between a socket and the protocol's state machine, operations between
-//! that and the disks. Each turn is the same as an NBD connection's.
+//! that and the disks, [turn by turn](crate::turn).
 
 use std::future::Future;
-use std::io::{self, IoSlice};
+use std::io;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -17,21 +17,14 @@ use tokio::task::JoinHandle;
 use tokio::time::{Instant, Sleep};
 
 use super::{IscsiLimits, Targets};
-use crate::connection::{Ended, linger};
+use crate::connection::Ended;
 use crate::exports::ClientId;
 use crate::mailbox::{Mailbox, Stop};
 use crate::sessions::Session;
+use crate::turn::{LEAST_ROOM, Turns, batch, linger, poll_write};
 
 /// The receive buffer.
 const RECEIVE: usize = 512 << 10;
-/// A read with less room than this is not worth its system call.
-const LEAST_ROOM: usize = 32 << 10;
-/// Actions done before answers are written.
-const BATCH: usize = 8;
-/// The same for large ones: payload beyond this ends a batch.
-const BATCH_BYTES: u64 = 256 << 10;
-/// Pieces to one vectored write.
-const SLICES: usize = 64;
 /// How long an initiator has to log out when the front stops (the protocol tells it so).
 const LOGOUT: Duration = Duration::from_secs(5);
 
@@ -111,71 +104,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin> IscsiConnection<S> {
         ended
     }
 
-    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Ended> {
-        self.mailbox.awake();
-        loop {
-            match self.turn(cx) {
-                Ok(_) if self.stop == Stop::Abort => return Poll::Ready(Ended::Stopped),
-                Ok(true) => {}
-                Ok(false) => match self.rest(cx) {
-                    Some(ended) => return Poll::Ready(ended),
-                    None if self.mailbox.sleep(self.stop, cx.waker()) => return Poll::Pending,
-                    None => {}
-                },
-                Err(error) => return Poll::Ready(Ended::Socket(error)),
-            }
-        }
-    }
-
-    /// Does whatever can be done; was there anything?
-    fn turn(&mut self, cx: &mut Context<'_>) -> io::Result<bool> {
-        self.protocol.handle_time(self.now());
-        let mut busy = self.take_letters();
-        busy |= self.poll_lookup(cx);
-        if self.act() {
-            // Operations that completed on the spot are answered in this very turn.
-            self.take_letters();
-            busy = true;
-        }
-        if self.deadline.is_some() && !self.protocol.is_logging_in() {
-            self.settle_time();
-        }
-        self.session.note_in_flight(self.protocol.in_flight());
-        busy |= self.poll_write(cx)?;
-        if !busy {
-            busy = self.poll_read(cx)?;
-        }
-        Ok(busy)
-    }
-
     fn now(&self) -> Monotonic {
         let nanos = self.began.elapsed().as_nanos();
         Monotonic::from_nanos(u64::try_from(nanos).unwrap_or(u64::MAX))
-    }
-
-    /// Nothing to do: is the connection over, or too slow?
-    fn rest(&mut self, cx: &mut Context<'_>) -> Option<Ended> {
-        if self.protocol.output().is_empty() {
-            if let Some(reason) = self.closing.take() {
-                return Some(Ended::IscsiClosed(reason));
-            }
-            if self.hung_up {
-                return Some(Ended::HungUp);
-            }
-        }
-        let protocol = self.protocol.next_deadline();
-        let protocol = protocol.map(|at| self.began + Duration::from_nanos(at.nanos()));
-        let next = [self.deadline, protocol].into_iter().flatten().min()?;
-        self.timer.as_mut().reset(next);
-        if self.timer.as_mut().poll(cx).is_pending() {
-            return None;
-        }
-        if self.deadline.is_some_and(|deadline| deadline <= Instant::now()) {
-            return Some(if self.stop == Stop::Drain { Ended::Stopped } else { Ended::TooSlow });
-        }
-        // The protocol's own time is up: another turn.
-        cx.waker().wake_by_ref();
-        None
     }
 
     fn take_letters(&mut self) -> bool {
@@ -194,13 +125,13 @@ impl<S: AsyncRead + AsyncWrite + Unpin> IscsiConnection<S> {
 
     /// Does actions until the batch is full or there are no more; was there any?
     fn act(&mut self) -> bool {
-        let (mut started, mut bytes) = (0, 0);
-        while started < BATCH && bytes < BATCH_BYTES && self.closing.is_none() {
-            let Some(action) = self.protocol.poll_action(&mut self.input) else { break };
-            bytes += self.perform(action);
-            started += 1;
-        }
-        started > 0
+        batch(|| {
+            if self.closing.is_some() {
+                return None;
+            }
+            let action = self.protocol.poll_action(&mut self.input)?;
+            Some(self.perform(action))
+        })
     }
 
     /// Does what the protocol asks for; how much payload it moves.
@@ -306,13 +237,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> IscsiConnection<S> {
     fn poll_write(&mut self, cx: &mut Context<'_>) -> io::Result<bool> {
         let mut busy = false;
         while !self.protocol.output().is_empty() {
-            let mut slices = [IoSlice::new(&[]); SLICES];
-            let used = self.protocol.output().slices(&mut slices);
-            let pieces = slices.get(..used).unwrap_or_default();
-            match Pin::new(&mut self.stream).poll_write_vectored(cx, pieces)? {
-                Poll::Pending => break,
-                Poll::Ready(0) => return Err(io::ErrorKind::WriteZero.into()),
-                Poll::Ready(n) => self.protocol.output_mut().advance(n),
+            if poll_write(&mut self.stream, self.protocol.output_mut(), cx)?.is_pending() {
+                break;
             }
             busy = true;
         }
@@ -334,6 +260,60 @@ impl<S: AsyncRead + AsyncWrite + Unpin> IscsiConnection<S> {
             Poll::Ready(_) => {}
         }
         Ok(true)
+    }
+}
+
+impl<S: AsyncRead + AsyncWrite + Unpin> Turns for IscsiConnection<S> {
+    fn mailbox(&self) -> &Mailbox {
+        &self.mailbox
+    }
+
+    fn stop(&self) -> Stop {
+        self.stop
+    }
+
+    fn turn(&mut self, cx: &mut Context<'_>) -> Result<bool, Ended> {
+        self.protocol.handle_time(self.now());
+        let mut busy = self.take_letters();
+        busy |= self.poll_lookup(cx);
+        if self.act() {
+            // Operations that completed on the spot are answered in this very turn.
+            self.take_letters();
+            busy = true;
+        }
+        if self.deadline.is_some() && !self.protocol.is_logging_in() {
+            self.settle_time();
+        }
+        self.session.note_in_flight(self.protocol.in_flight());
+        busy |= self.poll_write(cx)?;
+        if !busy {
+            busy = self.poll_read(cx)?;
+        }
+        Ok(busy)
+    }
+
+    fn rest(&mut self, cx: &mut Context<'_>) -> Option<Ended> {
+        if self.protocol.output().is_empty() {
+            if let Some(reason) = self.closing.take() {
+                return Some(Ended::IscsiClosed(reason));
+            }
+            if self.hung_up {
+                return Some(Ended::HungUp);
+            }
+        }
+        let protocol = self.protocol.next_deadline();
+        let protocol = protocol.map(|at| self.began + Duration::from_nanos(at.nanos()));
+        let next = [self.deadline, protocol].into_iter().flatten().min()?;
+        self.timer.as_mut().reset(next);
+        if self.timer.as_mut().poll(cx).is_pending() {
+            return None;
+        }
+        if self.deadline.is_some_and(|deadline| deadline <= Instant::now()) {
+            return Some(if self.stop == Stop::Drain { Ended::Stopped } else { Ended::TooSlow });
+        }
+        // The protocol's own time is up: another turn.
+        cx.waker().wake_by_ref();
+        None
     }
 }
 
