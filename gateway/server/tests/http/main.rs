@@ -1,6 +1,7 @@
 //! The API over real sockets, in front of a gateway that answers from memory.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing, reason = "tests")]
 
+mod examples;
 mod fake;
 mod openapi;
 
