@@ -48,6 +48,9 @@ pub struct ImageView {
     pub uris: Vec<String>,
 }
 
+/// The most that a quota may be: no volume is as large.
+pub const MAX_QUOTA: u64 = 1 << 56;
+
 /// Asks for an image of an image: what it shows now, written blocks included.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]

@@ -1,22 +1,18 @@
 //! One connection: moves bytes between a socket and the protocol's state machine, operations between that
-//! and a device.
-//!
-//! Each turn takes all completions there are, starts a batch of requests, writes all replies in one go and
-//! reads whatever has arrived; only when none of this got anywhere does the thread sleep.
+//! and a device, [turn by turn](crate::turn).
 
 use std::future::Future;
-use std::io::{self, IoSlice};
+use std::io;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::task::{Context, Poll};
-use std::time::Duration;
 
 use bytes::BytesMut;
 use gateway_nbd::{Action, CloseReason, ExportInfo, ListEntry, Refusal, Server, Tag, Tls, Wants};
 use tap_block::units::count;
 use tap_block::{Answer, Answered, BlockDevice, Name, Op, Ticket};
 use thiserror::Error;
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite};
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, Sleep};
 
@@ -29,28 +25,18 @@ use crate::mailbox::{Mailbox, Stop};
 use crate::patience::Patience;
 use crate::sessions::Session;
 use crate::tls::Security;
+use crate::turn::{LEAST_ROOM, Turns, batch, linger, poll_write};
 
 /// The receive buffer, as long as no larger request comes.
 const RECEIVE: usize = 256 << 10;
 /// A buffer that grew beyond this for one request is given back after it.
 const KEPT: usize = 2 << 20;
-/// A read with less room than this is not worth its system call.
-const LEAST_ROOM: usize = 32 << 10;
-/// Requests started before replies are written: enough to save system calls, few enough that the client
-/// gets to work on the first replies.
-const BATCH: usize = 8;
-/// The same for large requests: payload beyond this ends a batch.
-const BATCH_BYTES: u64 = 256 << 10;
 /// So many requests one at a time show a client that sends one at a time.
 const ALONE_AT_LEAST: u32 = 8;
-/// Pieces to one vectored write.
-const SLICES: usize = 64;
 /// What is still read of a client when the front stops: what it has sent already, but no endless stream.
 const LAST_INPUT: usize = 1 << 20;
 /// A client gets on with it when it takes so much of what waits for it, or all.
 pub(crate) const PROGRESS: usize = 64 << 10;
-/// How long a client has to hang up after the last reply, so that closing does not cut the reply off.
-const LINGER: Duration = Duration::from_millis(500);
 
 /// A client's connection.
 pub(crate) struct Connection<S> {
@@ -192,72 +178,6 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
         ended
     }
 
-    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Ended> {
-        self.mailbox.awake();
-        self.busy_poll.wake();
-        loop {
-            match self.turn(cx) {
-                Ok(_) if self.stop == Stop::Abort => return Poll::Ready(Ended::Stopped),
-                Ok(true) => self.busy_poll.note_work(),
-                Ok(false) => match self.rest(cx) {
-                    Some(ended) => return Poll::Ready(ended),
-                    None if self.awaits_request() && self.busy_poll.look_again(cx) => return Poll::Pending,
-                    None if self.mailbox.sleep(self.stop, cx.waker()) => {
-                        self.busy_poll.sleep();
-                        return Poll::Pending;
-                    }
-                    None => {}
-                },
-                Err(ended) => return Poll::Ready(ended),
-            }
-        }
-    }
-
-    /// Is there nothing that it waits for but the client?
-    fn awaits_request(&self) -> bool {
-        self.opened.is_some() && self.server.in_flight() == 0 && self.server.output().is_empty()
-    }
-
-    /// Does whatever can be done; was there anything?
-    fn turn(&mut self, cx: &mut Context<'_>) -> Result<bool, Ended> {
-        let mut busy = self.take_letters();
-        busy |= self.poll_lookup(cx);
-        busy |= self.poll_tls(cx)?;
-        if self.act() {
-            // Operations that completed on the spot are answered in this very turn.
-            self.take_letters();
-            busy = true;
-        }
-        busy |= self.poll_write(cx)?;
-        if !busy {
-            busy = self.poll_read(cx)?;
-        }
-        self.session.note_in_flight(self.server.in_flight());
-        let held = self.server.output().len() + self.input.capacity().saturating_sub(RECEIVE);
-        self.shared.sessions.note_held(&self.session, count(held));
-        Ok(busy)
-    }
-
-    /// Nothing to do: is the connection over, or too slow?
-    fn rest(&mut self, cx: &mut Context<'_>) -> Option<Ended> {
-        let (sessions, most) = (&self.shared.sessions, self.limits.memory);
-        if self.stalled.is_over(cx, || sessions.held() > most) {
-            return Some(Ended::Stalled);
-        }
-        if self.server.in_flight() == 0 && self.server.output().is_empty() && !self.unflushed {
-            if let Some(reason) = self.closing.take() {
-                return Some(Ended::Closed(reason));
-            }
-            if self.input_left == Some(0) || self.heard {
-                return Some(if self.stop == Stop::Drain { Ended::Stopped } else { Ended::HungUp });
-            }
-        }
-        if let Some(timer) = &mut self.deadline {
-            return timer.as_mut().poll(cx).is_ready().then_some(Ended::TooSlow);
-        }
-        self.has_idled(cx).then_some(Ended::Idle)
-    }
-
     fn take_letters(&mut self) -> bool {
         let stop = self.mailbox.take(&mut self.done);
         let busy = !self.done.is_empty() || stop != self.stop;
@@ -278,13 +198,13 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
 
     /// Starts requests until the batch is full or there are no more; was there any?
     fn act(&mut self) -> bool {
-        let (mut started, mut bytes) = (0, 0);
-        while started < BATCH && bytes < BATCH_BYTES && self.closing.is_none() {
-            let Some(action) = self.server.poll_action(&mut self.input) else { break };
-            bytes += self.perform(action);
-            started += 1;
-        }
-        started > 0
+        batch(|| {
+            if self.closing.is_some() {
+                return None;
+            }
+            let action = self.server.poll_action(&mut self.input)?;
+            Some(self.perform(action))
+        })
     }
 
     /// Does what the protocol asks for; how much payload it moves.
@@ -488,19 +408,12 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
     fn poll_write(&mut self, cx: &mut Context<'_>) -> io::Result<bool> {
         let mut busy = false;
         while !self.server.output().is_empty() {
-            let mut slices = [IoSlice::new(&[]); SLICES];
-            let used = self.server.output().slices(&mut slices);
-            let pieces = slices.get(..used).unwrap_or_default();
-            match Pin::new(&mut self.stream).poll_write_vectored(cx, pieces)? {
+            match poll_write(&mut self.stream, self.server.output_mut(), cx)? {
                 Poll::Pending => {
                     self.stalled.begin();
                     return Ok(busy);
                 }
-                Poll::Ready(0) => return Err(io::ErrorKind::WriteZero.into()),
-                Poll::Ready(n) => {
-                    self.server.output_mut().advance(n);
-                    self.taken += n;
-                }
+                Poll::Ready(n) => self.taken += n,
             }
             if self.taken >= PROGRESS {
                 self.taken = 0;
@@ -566,18 +479,60 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
     }
 }
 
-/// Tells the other end that nothing more comes and waits a little for it to hang up, so that closing does not cut off the last of
-/// what was sent.
-pub(crate) async fn linger(stream: &mut (impl AsyncRead + AsyncWrite + Unpin), input: &mut BytesMut) {
-    let goodbye = async {
-        stream.shutdown().await?;
-        while stream.read_buf(input).await? > 0 {
-            input.clear();
+impl<S: AsyncRead + AsyncWrite + Unpin> Turns for Connection<S> {
+    fn mailbox(&self) -> &Mailbox {
+        &self.mailbox
+    }
+
+    fn stop(&self) -> Stop {
+        self.stop
+    }
+
+    fn busy_poll(&mut self) -> &mut BusyPoll {
+        &mut self.busy_poll
+    }
+
+    fn awaits_client(&self) -> bool {
+        self.opened.is_some() && self.server.in_flight() == 0 && self.server.output().is_empty()
+    }
+
+    fn turn(&mut self, cx: &mut Context<'_>) -> Result<bool, Ended> {
+        let mut busy = self.take_letters();
+        busy |= self.poll_lookup(cx);
+        busy |= self.poll_tls(cx)?;
+        if self.act() {
+            // Operations that completed on the spot are answered in this very turn.
+            self.take_letters();
+            busy = true;
         }
-        io::Result::Ok(())
-    };
-    // One that lingers on, or has gone already, has got its answers or never will.
-    let _ = tokio::time::timeout(LINGER, goodbye).await;
+        busy |= self.poll_write(cx)?;
+        if !busy {
+            busy = self.poll_read(cx)?;
+        }
+        self.session.note_in_flight(self.server.in_flight());
+        let held = self.server.output().len() + self.input.capacity().saturating_sub(RECEIVE);
+        self.shared.sessions.note_held(&self.session, count(held));
+        Ok(busy)
+    }
+
+    fn rest(&mut self, cx: &mut Context<'_>) -> Option<Ended> {
+        let (sessions, most) = (&self.shared.sessions, self.limits.memory);
+        if self.stalled.is_over(cx, || sessions.held() > most) {
+            return Some(Ended::Stalled);
+        }
+        if self.server.in_flight() == 0 && self.server.output().is_empty() && !self.unflushed {
+            if let Some(reason) = self.closing.take() {
+                return Some(Ended::Closed(reason));
+            }
+            if self.input_left == Some(0) || self.heard {
+                return Some(if self.stop == Stop::Drain { Ended::Stopped } else { Ended::HungUp });
+            }
+        }
+        if let Some(timer) = &mut self.deadline {
+            return timer.as_mut().poll(cx).is_ready().then_some(Ended::TooSlow);
+        }
+        self.has_idled(cx).then_some(Ended::Idle)
+    }
 }
 
 impl Ended {

@@ -26,6 +26,7 @@ mod mailbox;
 mod patience;
 mod sessions;
 mod tls;
+mod turn;
 
 pub use access::{Access, Clients, Grant, Pattern};
 pub use address::{AddressError, ListenAddress, Portal, PortalError};

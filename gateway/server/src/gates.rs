@@ -5,6 +5,7 @@
 //! half of one has gone by, for hooks that hang must not keep others from ever being run.
 
 mod hook;
+mod leftover;
 mod views;
 
 use std::collections::{BTreeMap, HashMap};
@@ -122,6 +123,10 @@ impl Running {
 
 /// Follows the gates until `stop` says so; hooks that still run are ended then, and run again after the next start.
 pub(crate) async fn follow(gateway: Arc<Gateway>, mut stop: watch::Receiver<bool>) {
+    tokio::select! {
+        () = leftover::end(gateway.store.id()) => {}
+        _ = stop.changed() => return,
+    }
     let mut follower = Follower { gateway, hooks: JoinSet::new(), running: HashMap::new() };
     loop {
         let pause = follower.look().await;
@@ -203,7 +208,7 @@ impl Follower {
         let volume = catalogue.volume(at.volume)?.name().clone();
         let points: Vec<_> = at.waiting.iter().filter(|p| p.received_at <= batch.through).copied().collect();
         let uris = |export: &str| self.gateway.front().map(|front| front.uris(export)).unwrap_or_default();
-        Call::new(volume, &at.tier, points, &uris)
+        Call::new(self.gateway.store.id(), volume, &at.tier, points, &uris)
     }
 
     fn ended(&mut self, ended: Result<(Id, Result<(), String>), JoinError>) {

@@ -192,6 +192,9 @@ pub(crate) fn of_disk(e: &std::io::Error) -> Problem {
             Problem::new(Code::NoSpace, e.to_string()).fix("make room on the disk")
         }
         std::io::ErrorKind::QuotaExceeded => Problem::new(Code::NoSpace, e.to_string()),
+        std::io::ErrorKind::FileTooLarge => Problem::new(Code::Invalid, e.to_string())
+            .because("the file system that the gateway's data lies on takes no file of that size")
+            .fix("ask for less; more than the volume's size is never used"),
         _ => internal(e),
     }
 }

@@ -1,8 +1,8 @@
 //! One iSCSI connection: moves bytes between a socket and the protocol's state machine, operations between
-//! that and the disks. Each turn is the same as an NBD connection's.
+//! that and the disks, [turn by turn](crate::turn).
 
 use std::future::Future;
-use std::io::{self, IoSlice};
+use std::io;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -18,23 +18,16 @@ use tokio::time::{Instant, Sleep};
 
 use super::{IscsiLimits, Targets};
 use crate::busy_poll::BusyPoll;
-use crate::connection::{Ended, PROGRESS, linger};
+use crate::connection::{Ended, PROGRESS};
 use crate::exports::ClientId;
 use crate::front::{Place, Shared};
 use crate::mailbox::{Mailbox, Stop};
 use crate::patience::Patience;
 use crate::sessions::Session;
+use crate::turn::{LEAST_ROOM, Turns, batch, linger, poll_write};
 
 /// The receive buffer.
 const RECEIVE: usize = 512 << 10;
-/// A read with less room than this is not worth its system call.
-const LEAST_ROOM: usize = 32 << 10;
-/// Actions done before answers are written.
-const BATCH: usize = 8;
-/// The same for large ones: payload beyond this ends a batch.
-const BATCH_BYTES: u64 = 256 << 10;
-/// Pieces to one vectored write.
-const SLICES: usize = 64;
 /// How long an initiator has to log out when the front stops (the protocol tells it so).
 const LOGOUT: Duration = Duration::from_secs(5);
 
@@ -126,86 +119,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin> IscsiConnection<S> {
         ended
     }
 
-    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Ended> {
-        self.mailbox.awake();
-        self.busy_poll.wake();
-        loop {
-            match self.turn(cx) {
-                Ok(_) if self.stop == Stop::Abort => return Poll::Ready(Ended::Stopped),
-                Ok(true) => self.busy_poll.note_work(),
-                Ok(false) => match self.rest(cx) {
-                    Some(ended) => return Poll::Ready(ended),
-                    None if self.awaits_command() && self.busy_poll.look_again(cx) => return Poll::Pending,
-                    None if self.mailbox.sleep(self.stop, cx.waker()) => {
-                        self.busy_poll.sleep();
-                        return Poll::Pending;
-                    }
-                    None => {}
-                },
-                Err(error) => return Poll::Ready(Ended::Socket(error)),
-            }
-        }
-    }
-
-    /// Is there nothing that it waits for but the initiator?
-    fn awaits_command(&self) -> bool {
-        !self.protocol.is_logging_in() && self.protocol.in_flight() == 0 && self.protocol.output().is_empty()
-    }
-
-    /// Does whatever can be done; was there anything?
-    fn turn(&mut self, cx: &mut Context<'_>) -> io::Result<bool> {
-        self.protocol.handle_time(self.now());
-        let mut busy = self.take_letters();
-        busy |= self.poll_lookup(cx);
-        if self.act() {
-            // Operations that completed on the spot are answered in this very turn.
-            self.take_letters();
-            busy = true;
-        }
-        if self.deadline.is_some() && !self.protocol.is_logging_in() {
-            self.settle_time();
-        }
-        self.session.note_in_flight(self.protocol.in_flight());
-        busy |= self.poll_write(cx)?;
-        if !busy {
-            busy = self.poll_read(cx)?;
-        }
-        let held = self.protocol.output().len() + self.input.capacity().saturating_sub(RECEIVE);
-        self.shared.sessions.note_held(&self.session, count(held));
-        Ok(busy)
-    }
-
     fn now(&self) -> Monotonic {
         let nanos = self.began.elapsed().as_nanos();
         Monotonic::from_nanos(u64::try_from(nanos).unwrap_or(u64::MAX))
-    }
-
-    /// Nothing to do: is the connection over, or too slow?
-    fn rest(&mut self, cx: &mut Context<'_>) -> Option<Ended> {
-        let (sessions, most) = (&self.shared.sessions, self.shared.limits.memory);
-        if self.stalled.is_over(cx, || sessions.held() > most) {
-            return Some(Ended::Stalled);
-        }
-        if self.protocol.output().is_empty() {
-            if let Some(reason) = self.closing.take() {
-                return Some(Ended::IscsiClosed(reason));
-            }
-            if self.hung_up {
-                return Some(Ended::HungUp);
-            }
-        }
-        let protocol = self.protocol.next_deadline();
-        let protocol = protocol.map(|at| self.began + Duration::from_nanos(at.nanos()));
-        let next = [self.deadline, protocol].into_iter().flatten().min()?;
-        if self.sleeps_until(next, cx) {
-            return None;
-        }
-        if self.deadline.is_some_and(|deadline| deadline <= Instant::now()) {
-            return Some(if self.stop == Stop::Drain { Ended::Stopped } else { Ended::TooSlow });
-        }
-        // The protocol's own time is up: another turn.
-        cx.waker().wake_by_ref();
-        None
     }
 
     /// Is it before `next`? Then the task of `cx` is woken at that time at the latest. Deadlines move with each command: the
@@ -239,13 +155,13 @@ impl<S: AsyncRead + AsyncWrite + Unpin> IscsiConnection<S> {
 
     /// Does actions until the batch is full or there are no more; was there any?
     fn act(&mut self) -> bool {
-        let (mut started, mut bytes) = (0, 0);
-        while started < BATCH && bytes < BATCH_BYTES && self.closing.is_none() {
-            let Some(action) = self.protocol.poll_action(&mut self.input) else { break };
-            bytes += self.perform(action);
-            started += 1;
-        }
-        started > 0
+        batch(|| {
+            if self.closing.is_some() {
+                return None;
+            }
+            let action = self.protocol.poll_action(&mut self.input)?;
+            Some(self.perform(action))
+        })
     }
 
     /// Does what the protocol asks for; how much payload it moves.
@@ -350,19 +266,12 @@ impl<S: AsyncRead + AsyncWrite + Unpin> IscsiConnection<S> {
     fn poll_write(&mut self, cx: &mut Context<'_>) -> io::Result<bool> {
         let mut busy = false;
         while !self.protocol.output().is_empty() {
-            let mut slices = [IoSlice::new(&[]); SLICES];
-            let used = self.protocol.output().slices(&mut slices);
-            let pieces = slices.get(..used).unwrap_or_default();
-            match Pin::new(&mut self.stream).poll_write_vectored(cx, pieces)? {
+            match poll_write(&mut self.stream, self.protocol.output_mut(), cx)? {
                 Poll::Pending => {
                     self.stalled.begin();
                     return Ok(busy);
                 }
-                Poll::Ready(0) => return Err(io::ErrorKind::WriteZero.into()),
-                Poll::Ready(n) => {
-                    self.protocol.output_mut().advance(n);
-                    self.taken += n;
-                }
+                Poll::Ready(n) => self.taken += n,
             }
             if self.taken >= PROGRESS {
                 self.taken = 0;
@@ -389,6 +298,73 @@ impl<S: AsyncRead + AsyncWrite + Unpin> IscsiConnection<S> {
             Poll::Ready(_) => {}
         }
         Ok(true)
+    }
+}
+
+impl<S: AsyncRead + AsyncWrite + Unpin> Turns for IscsiConnection<S> {
+    fn mailbox(&self) -> &Mailbox {
+        &self.mailbox
+    }
+
+    fn stop(&self) -> Stop {
+        self.stop
+    }
+
+    fn busy_poll(&mut self) -> &mut BusyPoll {
+        &mut self.busy_poll
+    }
+
+    fn awaits_client(&self) -> bool {
+        !self.protocol.is_logging_in() && self.protocol.in_flight() == 0 && self.protocol.output().is_empty()
+    }
+
+    fn turn(&mut self, cx: &mut Context<'_>) -> Result<bool, Ended> {
+        self.protocol.handle_time(self.now());
+        let mut busy = self.take_letters();
+        busy |= self.poll_lookup(cx);
+        if self.act() {
+            // Operations that completed on the spot are answered in this very turn.
+            self.take_letters();
+            busy = true;
+        }
+        if self.deadline.is_some() && !self.protocol.is_logging_in() {
+            self.settle_time();
+        }
+        self.session.note_in_flight(self.protocol.in_flight());
+        busy |= self.poll_write(cx)?;
+        if !busy {
+            busy = self.poll_read(cx)?;
+        }
+        let held = self.protocol.output().len() + self.input.capacity().saturating_sub(RECEIVE);
+        self.shared.sessions.note_held(&self.session, count(held));
+        Ok(busy)
+    }
+
+    fn rest(&mut self, cx: &mut Context<'_>) -> Option<Ended> {
+        let (sessions, most) = (&self.shared.sessions, self.shared.limits.memory);
+        if self.stalled.is_over(cx, || sessions.held() > most) {
+            return Some(Ended::Stalled);
+        }
+        if self.protocol.output().is_empty() {
+            if let Some(reason) = self.closing.take() {
+                return Some(Ended::IscsiClosed(reason));
+            }
+            if self.hung_up {
+                return Some(Ended::HungUp);
+            }
+        }
+        let protocol = self.protocol.next_deadline();
+        let protocol = protocol.map(|at| self.began + Duration::from_nanos(at.nanos()));
+        let next = [self.deadline, protocol].into_iter().flatten().min()?;
+        if self.sleeps_until(next, cx) {
+            return None;
+        }
+        if self.deadline.is_some_and(|deadline| deadline <= Instant::now()) {
+            return Some(if self.stop == Stop::Drain { Ended::Stopped } else { Ended::TooSlow });
+        }
+        // The protocol's own time is up: another turn.
+        cx.waker().wake_by_ref();
+        None
     }
 }
 

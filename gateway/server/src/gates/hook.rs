@@ -12,12 +12,14 @@ use std::time::Duration;
 
 use cx_api::Span;
 use cx_api::json::Text as _;
-use gateway_journal::{KeptPoint, Tier};
+use gateway_journal::{KeptPoint, StoreId, Tier};
 use rustix::process::{Pid, Signal, kill_process_group};
 use tap_block::Name;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt};
 use tokio::process::{Child, ChildStdin, Command};
 use tracing::info;
+
+use super::leftover;
 
 /// Bytes of a hook's output that are kept, for the log and for whoever asks why it failed.
 const MOST_OUTPUT: usize = 4096;
@@ -47,6 +49,7 @@ pub(crate) fn find(hooks: &Path, hook: &str) -> Result<PathBuf, String> {
 pub(super) struct Call {
     pub(super) volume: Name,
     pub(super) points: Vec<KeptPoint>,
+    store: StoreId,
     first: KeptPoint,
     last: KeptPoint,
     tier: String,
@@ -56,6 +59,7 @@ pub(super) struct Call {
 impl Call {
     /// `None` when there are no points.
     pub(super) fn new(
+        store: StoreId,
         volume: Name,
         tier: &Tier,
         points: Vec<KeptPoint>,
@@ -64,10 +68,10 @@ impl Call {
         let (first, last) = (*points.first()?, *points.last()?);
         let tier = format!("{} for {}", Span(tier.each).to_text(), Span(tier.keep).to_text());
         let uri = uris(&export(&volume, &last)).into_iter().next().unwrap_or_default();
-        Some(Self { volume, points, first, last, tier, uri })
+        Some(Self { volume, points, store, first, last, tier, uri })
     }
 
-    fn environment(&self) -> [(&'static str, String); 9] {
+    fn environment(&self) -> [(&'static str, String); 10] {
         let lsn = |p: &KeptPoint| p.lsn.get().to_string();
         [
             ("CHRONOGATE_VOLUME", self.volume.to_string()),
@@ -79,6 +83,7 @@ impl Call {
             ("CHRONOGATE_TO_TIME", self.last.captured_at.to_string()),
             ("CHRONOGATE_EXPORT", export(&self.volume, &self.last)),
             ("CHRONOGATE_NBD_URI", self.uri.clone()),
+            (leftover::STORE, leftover::name(self.store)),
         ]
     }
 
@@ -93,7 +98,8 @@ fn export(volume: &Name, point: &KeptPoint) -> String {
     format!("{volume}@lsn:{}", point.lsn.get())
 }
 
-/// Runs the hook to its end. Dropped before, it and all that it started are killed.
+/// Runs the hook to its end. Dropped before, it and all that it started are killed; when this whole program is killed, the next
+/// one [does that](leftover).
 ///
 /// # Errors
 /// Why it did not succeed, with the last it said.
@@ -210,8 +216,8 @@ mod tests {
         };
         let (each, keep) = (Duration::from_secs(1), Duration::from_secs(2));
         let tier = Tier { each, keep, before_drop: None };
-        let call =
-            Call::new("web01".parse().unwrap(), &tier, (0..9000).map(point).collect(), &|_| Vec::new());
+        let (store, volume) = (StoreId::new(1), "web01".parse().unwrap());
+        let call = Call::new(store, volume, &tier, (0..9000).map(point).collect(), &|_| Vec::new());
         let done = tokio::time::timeout(Duration::from_secs(20), run(&program, &call.unwrap())).await;
         assert_eq!(done, Ok(Ok(())));
     }

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use cx_api::image::MAX_QUOTA;
 use cx_api::json::Text as _;
 use cx_api::paths::{self, MAX_PAGE};
 use cx_api::point::{MAX_NOTE, MAX_WAIT_SECONDS};
@@ -344,6 +345,14 @@ fn check_image(name: Option<&Name>, writable: bool, quota: Option<u64>) -> Resul
     if quota == Some(0) {
         return Err(invalid("a quota of no bytes takes no write")
             .fix("give what its writes may take, or no quota: the gateway chooses one then"));
+    }
+    if let Some(large) = quota.filter(|quota| *quota > MAX_QUOTA) {
+        return Err(invalid(format!("a quota of {large} bytes is too large"))
+            .because("no volume is as large, so nobody could write as much")
+            .fix(format!(
+                "give {} at most; more than the volume's size is never used",
+                Size(MAX_QUOTA).to_text()
+            )));
     }
     if quota.is_some() && !writable {
         return Err(invalid("a read-only image takes no writes, so it has no quota")

@@ -131,6 +131,34 @@ async fn a_hook_hands_points_on_and_then_they_go() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_hook_that_outlived_its_gateway_is_ended_before_it_is_run_again() {
+    use std::os::unix::process::{CommandExt as _, ExitStatusExt as _};
+    // It says so if it is not alone.
+    let site = site(
+        "echo $CHRONOGATE_STORE > store.new; mv store.new store\n\
+         kill -0 $(cat first) 2> /dev/null && echo beside another > beside\n\
+         [ -e first ] && echo again > again\n\
+         while [ ! -e go ]; do sleep 0.02; done",
+    )
+    .await;
+    let _tap = running(&site).await;
+    policy(&site, LONG).await;
+    let store = file(&site, "store").await;
+    // As it would run on after a kill.
+    let mut left = std::process::Command::new("sleep");
+    let mut left = left.arg("1000").env("CHRONOGATE_STORE", store.trim()).process_group(0).spawn().unwrap();
+    std::fs::write(site.path("first"), left.id().to_string()).unwrap();
+    let reaper = std::thread::spawn(move || left.wait().unwrap());
+    let site = restarted(site).await;
+    file(&site, "again").await;
+    assert!(!site.path("beside").exists());
+    assert_eq!(reaper.join().unwrap().signal(), Some(9));
+    std::fs::write(site.path("go"), "").unwrap();
+    gate(&site, |g| g.last_outcome == Some(GateOutcome::Passed)).await;
+    site.handle.stop(GRACE).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_hook_that_fails_is_run_again_until_its_deadline_and_then_points_go_with_an_alarm() {
     let site = site("cat > /dev/null; echo no tape; exit 3").await;
     policy(&site, Duration::from_secs(2)).await;

@@ -68,6 +68,15 @@ async fn an_image_of_an_image_survives_its_parent_and_a_restart() {
     assert_eq!(site.gateway().image_clone(key(), taken).await.unwrap_err().code, Code::Conflict);
     let small = ImageClone { writable: true, name: None, quota_bytes: Some(4096) };
     assert_eq!(site.gateway().image_clone(key(), small).await.unwrap_err().code, Code::NoSpace);
+    // More than a file may hold here is no fault of the gateway's, where it is more.
+    for quota in [1 << 45, 1 << 56] {
+        let large = ImageCreate { quota_bytes: Some(quota), ..wish("now", true, None) };
+        let point = large.at.parse().unwrap();
+        match site.gateway().image_create(large, point).await {
+            Ok(made) => assert_eq!(made.quota_bytes, Some(quota)),
+            Err(refused) => assert_eq!(refused.code, Code::Invalid, "{refused:?}"),
+        }
+    }
     removed(&site, key()).await;
     let site = site.restarted().await;
     for called in ["fixed", "branch"] {

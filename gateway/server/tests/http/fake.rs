@@ -5,17 +5,18 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use cx_api::{
     BookmarkCreate, BookmarkView, Code, ConnectView, DiffView, ElapsedConfirm, ElapsedView, ExportAccess,
-    ExportCreate, ExportView, ExtentView, GapView, GroupPointView, GroupView, Health, HoldCreate, HoldView,
-    ImageClone, ImageCommit, ImageCreate, ImageView, JobId, JobKind, JobState, JobView, JournalView,
-    OtherStoreView, PinView, PointView, PoliciesApply, PolicyPreview, PolicySet, PolicyView, Problem,
-    RepairCreate, RepairView, RepairedView, RepairsCreate, RepairsView, SessionView, StatusView, StoreGone,
-    StoresView, SyncView, TimelineView, UnitFound, UnitView, UnitsAsk, UnitsView, VerificationCreate,
-    VerificationView, VolumeState, VolumeView,
+    ExportCreate, ExportView, GapView, GroupPointView, GroupView, Health, HoldCreate, HoldView, ImageClone,
+    ImageCommit, ImageCreate, ImageView, JobId, JobKind, JobState, JobView, PinView, PointView,
+    PoliciesApply, PolicyPreview, PolicySet, PolicyView, Problem, RepairCreate, RepairView, RepairedView,
+    RepairsCreate, RepairsView, SessionView, StatusView, StoreGone, StoresView, SyncView, TimelineView,
+    UnitFound, UnitView, UnitsAsk, UnitsView, VerificationCreate, VerificationView, VolumeState, VolumeView,
 };
 use gateway_image::Point;
 use gateway_server::http::{Answer, Control, ImageKey, Points};
 use tap_block::{Consistency, Lsn, Name, SyncCause, VolumeId, WallTime};
 use tokio::sync::Notify;
+
+use crate::examples::{self, lsn, name};
 
 /// One volume, web01, with 2500 bookmarks at LSNs 10, 20, 30 ...
 #[derive(Default)]
@@ -31,16 +32,8 @@ pub(crate) struct Fake {
 
 pub(crate) const BOOKMARKS: u64 = 2500;
 
-pub(crate) fn name(text: &str) -> Name {
-    text.parse().unwrap()
-}
-
 fn noon() -> WallTime {
     WallTime::parse_rfc3339("2026-11-22T12:00:00Z").unwrap()
-}
-
-fn lsn(n: u64) -> Lsn {
-    Lsn::new(n).unwrap()
 }
 
 fn known(volume: &Name) -> Answer<()> {
@@ -130,26 +123,6 @@ fn job(path: &str) -> JobView {
     }
 }
 
-fn policy() -> PolicyView {
-    serde_json::from_str(include_str!("../../../../cx/api/tests/golden/policy.json")).unwrap()
-}
-
-fn group() -> GroupView {
-    serde_json::from_str(include_str!("../../../../cx/api/tests/golden/group.json")).unwrap()
-}
-
-fn export() -> ExportView {
-    serde_json::from_str(include_str!("../../../../cx/api/tests/golden/export.json")).unwrap()
-}
-
-fn known_export(which: &ImageKey) -> Answer<ExportView> {
-    match which {
-        ImageKey::Id(3) => Ok(export()),
-        ImageKey::Name(name) if name.as_str() == "web01-test" => Ok(export()),
-        other => Err(Problem::new(Code::NotFound, format!("there is no image {other:?}"))),
-    }
-}
-
 impl Control for Fake {
     async fn volumes(&self) -> Answer<Vec<VolumeView>> {
         Ok(vec![volume()])
@@ -184,11 +157,11 @@ impl Control for Fake {
     }
 
     async fn groups(&self) -> Answer<Vec<GroupView>> {
-        Ok(vec![group()])
+        Ok(vec![examples::group()])
     }
 
     async fn group(&self, name: Name) -> Answer<GroupView> {
-        Ok(GroupView { name, ..group() })
+        Ok(GroupView { name, ..examples::group() })
     }
 
     async fn group_point(
@@ -197,8 +170,7 @@ impl Control for Fake {
         after: Option<Point>,
         before: Option<Point>,
     ) -> Answer<GroupPointView> {
-        let found = if after.is_none() && before.is_some() { group().oldest } else { group().newest };
-        Ok(GroupPointView { group: name, ..found.unwrap() })
+        Ok(examples::group_point(name, after.as_ref(), before.as_ref()))
     }
 
     async fn bookmark_remove(&self, volume: Name, bookmark: Name) -> Answer<()> {
@@ -211,7 +183,7 @@ impl Control for Fake {
     }
 
     async fn group_bookmark(&self, name: Name, request: BookmarkCreate) -> Answer<GroupPointView> {
-        Ok(GroupPointView { group: name, bookmark: Some(request.name), ..group().newest.unwrap() })
+        Ok(examples::group_bookmark(name, request.name))
     }
 
     async fn image_create(&self, _: ImageCreate, _: Point) -> Answer<ImageView> {
@@ -253,52 +225,29 @@ impl Control for Fake {
     }
 
     async fn exports(&self) -> Answer<Vec<ExportView>> {
-        Ok(vec![export()])
+        Ok(vec![examples::export()])
     }
 
     async fn export(&self, which: ImageKey) -> Answer<ExportView> {
-        known_export(&which)
+        examples::known_export(&which)
     }
 
     async fn export_create(&self, which: ImageKey, wanted: ExportCreate) -> Answer<ExportView> {
         self.acts.fetch_add(1, Ordering::SeqCst);
-        let user = |login: &Option<cx_api::ChapLogin>| login.as_ref().map(|login| login.user.clone());
-        let (chap_user, mutual_chap_user) = (user(&wanted.chap), user(&wanted.mutual_chap));
-        let (acl, as_original, lun) = (wanted.acl, wanted.as_original, wanted.lun.unwrap_or(1));
-        let uri = format!("iscsi://127.0.0.1:3260/iqn.2026-01.example.chronogate:web01-test/{lun}");
-        Ok(ExportView {
-            chap_user,
-            mutual_chap_user,
-            acl,
-            as_original,
-            lun,
-            uri: uri.clone(),
-            uris: vec![uri],
-            ..known_export(&which)?
-        })
+        Ok(examples::export_create(examples::known_export(&which)?, wanted))
     }
 
     async fn export_remove(&self, which: ImageKey, force: bool) -> Answer<()> {
-        if force {
-            return Ok(());
-        }
-        known_export(&which)?;
-        Err(Problem::new(Code::Conflict, "somebody is logged in").fix("log him out"))
+        examples::export_remove(&which, force)
     }
 
     async fn export_access(&self, which: ImageKey, wanted: ExportAccess) -> Answer<ExportView> {
         self.acts.fetch_add(1, Ordering::SeqCst);
-        let known = known_export(&which)?;
-        let chap_user = wanted.chap.map(|login| login.user).or(known.chap_user.clone());
-        let chap_user = chap_user.filter(|_| !wanted.no_chap);
-        Ok(ExportView { acl: wanted.acl.unwrap_or(known.acl.clone()), chap_user, ..known })
+        examples::export_access(&which, wanted)
     }
 
     async fn export_connect(&self, which: ImageKey, portal: Option<String>) -> Answer<ConnectView> {
-        known_export(&which)?;
-        let view: ConnectView =
-            serde_json::from_str(include_str!("../../../../cx/api/tests/golden/connect.json")).unwrap();
-        Ok(ConnectView { portal: portal.unwrap_or(view.portal.clone()), ..view })
+        examples::export_connect(&which, portal)
     }
 
     async fn restore(&self, _: Name, _: Point, path: PathBuf) -> Answer<JobView> {
@@ -306,12 +255,11 @@ impl Control for Fake {
     }
 
     async fn policies(&self) -> Answer<Vec<PolicyView>> {
-        Ok(vec![policy()])
+        Ok(vec![examples::policy()])
     }
 
     async fn policy_set(&self, wanted: PolicySet) -> Answer<PolicyView> {
-        let retention = wanted.retention.unwrap_or_else(|| policy().retention);
-        Ok(PolicyView { volume: wanted.volume, retention, ..policy() })
+        Ok(examples::policy_set(wanted))
     }
 
     async fn policies_apply(&self, wanted: PoliciesApply) -> Answer<Vec<PolicyView>> {
@@ -323,22 +271,18 @@ impl Control for Fake {
     }
 
     async fn policies_preview(&self, _: PoliciesApply) -> Answer<Vec<PolicyPreview>> {
-        Ok(vec![serde_json::from_str(include_str!("../../../../cx/api/tests/golden/preview.json")).unwrap()])
+        Ok(examples::preview())
     }
 
     async fn timeline(&self, volume: Name, _: Option<Lsn>) -> Answer<TimelineView> {
         known(&volume)?;
-        Ok(serde_json::from_str(include_str!("../../../../cx/api/tests/golden/timeline.json")).unwrap())
+        Ok(examples::timeline())
     }
 
     async fn diff(&self, volume: Name, points: (Point, Point), after: u64, _: usize) -> Answer<DiffView> {
         known(&volume)?;
         let _ = points;
-        let view: DiffView =
-            serde_json::from_str(include_str!("../../../../cx/api/tests/golden/diff.json")).unwrap();
-        let extent = ExtentView { offset: after.max(4096), length: 4096 };
-        let next = view.next.filter(|_| after == 0);
-        Ok(DiffView { volume, extents: vec![extent], next, ..view })
+        Ok(examples::diff(volume, after))
     }
 
     async fn pin(&self, volume: Name, point: Point, note: String) -> Answer<PinView> {
@@ -355,8 +299,7 @@ impl Control for Fake {
 
     async fn hold(&self, volume: Name, wanted: HoldCreate) -> Answer<HoldView> {
         known(&volume)?;
-        let HoldCreate { from, to, until, note, .. } = wanted;
-        Ok(HoldView { from: from.unwrap_or(WallTime::EPOCH), to: to.unwrap_or(until), until, note })
+        Ok(examples::hold(wanted))
     }
 
     async fn verify(&self, wanted: VerificationCreate) -> Answer<JobView> {
@@ -372,7 +315,7 @@ impl Control for Fake {
     async fn verification(&self, volume: Name, points: Points) -> Answer<VerificationView> {
         known(&volume)?;
         let _ = points;
-        Ok(serde_json::from_str(include_str!("../../../../cx/api/tests/golden/verification.json")).unwrap())
+        Ok(examples::verification())
     }
 
     async fn acknowledge(&self, volume: Name, points: Points) -> Answer<VerificationView> {
@@ -381,7 +324,7 @@ impl Control for Fake {
 
     async fn unit(&self, volume: Name, offset: u64, version: u64) -> Answer<UnitView> {
         known(&volume)?;
-        Ok(UnitView { volume_id: VolumeId::new(1), unit: format!("{offset:04x}{version:04x}") })
+        Ok(examples::unit(offset, version))
     }
 
     async fn units(&self, volume: Name, wanted: UnitsAsk) -> Answer<UnitsView> {
@@ -414,50 +357,27 @@ impl Control for Fake {
     }
 
     async fn sessions(&self) -> Answer<Vec<SessionView>> {
-        Ok(vec![serde_json::from_str(include_str!("../../../../cx/api/tests/golden/session.json")).unwrap()])
+        Ok(examples::sessions())
     }
 
     async fn session_end(&self, id: u64) -> Answer<()> {
-        if id == 7 { Ok(()) } else { Err(Problem::new(Code::NotFound, format!("there is no session {id}"))) }
+        examples::session_end(id)
     }
 
     async fn elapsed(&self) -> Answer<ElapsedView> {
-        Ok(ElapsedView {
-            age: noon(),
-            machine: noon(),
-            went_seconds: Some(90 * 86_400),
-            uncounted_seconds: 83 * 86_400,
-            creditable_seconds: 83 * 86_400,
-            holds_ending: vec!["web01 until 2026-12-01T00:00:00Z".to_owned()],
-        })
+        Ok(examples::elapsed(noon()))
     }
 
     async fn elapsed_confirm(&self, wanted: ElapsedConfirm) -> Answer<ElapsedView> {
-        let all = self.elapsed().await?;
-        if wanted.seconds > all.creditable_seconds {
-            return Err(Problem::new(Code::Conflict, "that is more than may be confirmed"));
-        }
-        let (uncounted_seconds, creditable_seconds, holds_ending) = (0, 0, Vec::new());
-        Ok(ElapsedView { went_seconds: None, uncounted_seconds, creditable_seconds, holds_ending, ..all })
+        examples::elapsed_confirm(noon(), &wanted)
     }
 
     async fn stores(&self) -> Answer<StoresView> {
-        Ok(StoresView {
-            store: "000000000000000b".to_owned(),
-            others: vec![OtherStoreView {
-                store: "000000000000000a".to_owned(),
-                known_by: "cx".to_owned(),
-                last: noon(),
-                confirmed_gone: false,
-            }],
-        })
+        Ok(examples::stores(noon()))
     }
 
     async fn store_gone(&self, wanted: StoreGone) -> Answer<StoresView> {
-        let mut stores = self.stores().await?;
-        let other = stores.others.iter_mut().find(|other| other.store == wanted.store);
-        other.ok_or_else(|| Problem::new(Code::NotFound, "nobody knows of it"))?.confirmed_gone = true;
-        Ok(stores)
+        examples::store_gone(noon(), &wanted)
     }
 
     async fn status(&self) -> Answer<StatusView> {
@@ -472,14 +392,7 @@ impl Control for Fake {
             jobs_running: 0,
             nbd_connections: 0,
             nbd: Vec::new(),
-            journal: JournalView {
-                segments: 1,
-                bytes: 2,
-                free_bytes: None,
-                records: 3,
-                damaged: 0,
-                refused: 0,
-            },
+            journal: examples::journal(),
         })
     }
 

@@ -1,6 +1,7 @@
 //! The API over real sockets, in front of a gateway that answers from memory.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing, reason = "tests")]
 
+mod examples;
 mod fake;
 mod openapi;
 
@@ -240,6 +241,16 @@ async fn what_cannot_be_meant_is_refused_with_a_reason() {
     }
     let empty = r#"{"volume": "web01", "at": "now", "writable": true, "quota_bytes": 0}"#;
     server.post(paths::IMAGES, &[], empty).await.problem(Code::Invalid);
+    for (quota, status) in [(1u64 << 56, 201), ((1 << 56) + 1, 400), (u64::MAX, 400)] {
+        let image =
+            format!(r#"{{"volume": "web01", "at": "now", "writable": true, "quota_bytes": {quota}}}"#);
+        assert_eq!(server.post(paths::IMAGES, &[], &image).await.status, status, "{quota}");
+        let clone = format!(r#"{{"writable": true, "quota_bytes": {quota}}}"#);
+        assert_eq!(server.post(&paths::clones("3"), &[], &clone).await.status, status, "{quota}");
+    }
+    let large = r#"{"writable": true, "quota_bytes": 18446744073709551615}"#;
+    let large = server.post(&paths::clones("3"), &[], large).await.problem(Code::Invalid);
+    assert!(large.correction.contains("give 65536TiB at most"), "{large:?}");
     let tier = |deadline| {
         let gate = format!(r#"{{"hook": "a.sh", "deadline": "{deadline}"}}"#);
         format!(

@@ -1,6 +1,8 @@
 //! The verbs as scripts and people meet them: the real program against the real HTTP layer.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing, reason = "tests")]
 
+#[path = "../../../../gateway/server/tests/http/examples.rs"]
+mod examples;
 mod gateway;
 
 use std::io::Write as _;
