@@ -19,6 +19,7 @@ use super::overlay::OverlayDir;
 use super::room::Room;
 use super::{Image, ImageDevice, OverlayDevice};
 
+mod copies;
 mod maps;
 
 const QUOTA: u64 = 1 << 20;
