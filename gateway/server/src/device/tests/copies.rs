@@ -263,3 +263,33 @@ fn rot_in_what_is_shared_is_seen_wherever_it_is_shown() {
         assert!(matches!(read, Err(DeviceError::Damaged { extent: told, .. }) if told == extent), "{read:?}");
     }
 }
+
+/// Whoever writes a part of a block reads the rest of it first: a copy onto the block meanwhile must not be lost.
+#[test]
+fn a_write_of_a_part_and_a_copy_onto_the_block_come_one_after_the_other() {
+    let rig = Rig::of(Workload::with_size(8, 4 << 20), 16 << 20);
+    let point = rig.oracle.last_lsn();
+    let content = rig.oracle.image_at(rig.volume, point);
+    rig.overlays().create(7, 4 << 20).unwrap();
+    let device = &rig.overlays().open(7, Some(4 << 20), rig.image(point), Arc::clone(&rig.pool)).unwrap();
+    let block = |n: u64| Extent::between(n * BLOCK_SIZE, (n + 1) * BLOCK_SIZE);
+    let of = |n| &content[index(block(n).offset())..index(block(n).end())];
+    // Each onto a block that shows the history below, from the other half of the disk.
+    for n in 0..500 {
+        let (from, to) = (block(n + 512), block(n));
+        let start = std::sync::Barrier::new(2);
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                start.wait();
+                let data = vec![0xab; 512].into();
+                run(device, Op::Write { offset: to.offset() + 1024, data, fua: false }).unwrap();
+            });
+            start.wait();
+            run(device, Op::Copy { from, to: to.offset() }).unwrap();
+        });
+        let mut both = of(n + 512).to_vec();
+        both[1024..1536].fill(0xab);
+        let read = run(device, Op::Read { extent: to }).unwrap();
+        assert!(read == of(n + 512) || read == both, "block {n}");
+    }
+}
