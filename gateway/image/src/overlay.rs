@@ -3,8 +3,12 @@
 //! ```text
 //!   block ──► slot of the data file (with the checksum of its content)   changed
 //!         ──► zero                                                       zeroed or trimmed
-//!         ──► the image                                                  neither
+//!         ──► the image, at another block                                copied from there
+//!         ──► the image                                                  none of these
 //! ```
+//!
+//! A copy moves no bytes: what it makes shows what its source shows, a slot that both share or the same place of the image. A
+//! shared slot is never written again, counts once against the quota, and is given out again when nobody has it any more.
 //!
 //! Pure: the driver moves the bytes. What makes it safe over a crash is the rule for slots: once a mapping is
 //! on its way into the log its slot is *sealed* and never written again; content that changes later takes a
@@ -12,6 +16,7 @@
 //! was last recorded is still in the data file, whatever came after. That is for a machine that loses power. A gateway that is
 //! killed keeps all that it answered: before content is written, what is about to change goes into a file that nobody syncs.
 
+mod copy;
 mod log;
 mod recent;
 #[cfg(test)]
@@ -20,10 +25,11 @@ mod tests;
 use std::collections::BTreeMap;
 
 use tap_block::units::count;
-use tap_block::{BLOCK_SIZE, BlockNo, Extent, ExtentSet};
+use tap_block::{BLOCK_SIZE, BlockNo, Extent, ExtentMap, ExtentSet};
 use thiserror::Error;
 
-pub use log::{LogError, Scan, encode_group, group_len, scan};
+use copy::{Shift, Users};
+pub use log::{LogError, Scan, encode_group, group_len, has_references, scan};
 pub use recent::{LogPlace, Recent, Said, unrecorded};
 
 /// A block-sized place in the data file.
@@ -50,29 +56,38 @@ impl SlotNo {
     }
 }
 
-/// The checksum of a block's content, bound to the block's number.
+/// The checksum of a block's content, bound to the number of the block that it was written to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct ContentSum(u64);
+pub struct ContentSum {
+    sum: u64,
+    of: BlockNo,
+}
 
 impl ContentSum {
     /// Of this content.
     #[must_use]
     pub fn of(block: BlockNo, content: &[u8]) -> Self {
-        Self(xxhash_rust::xxh3::xxh3_64_with_seed(content, block.get()))
+        Self { sum: xxhash_rust::xxh3::xxh3_64_with_seed(content, block.get()), of: block }
+    }
+
+    /// Is it the content's, wherever that is shown?
+    #[must_use]
+    pub fn is_of(self, content: &[u8]) -> bool {
+        Self::of(self.of, content) == self
     }
 
     /// As it is stored.
     #[must_use]
     pub const fn bytes(self) -> [u8; 8] {
-        self.0.to_le_bytes()
+        self.sum.to_le_bytes()
     }
 }
 
 /// Where a block's content is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Content {
-    /// Unchanged: in the image below.
-    Image,
+    /// In the image below, at this block: its own unless it was copied from there.
+    Image(BlockNo),
     /// Zeroes.
     Zero,
     /// In the data file.
@@ -93,6 +108,63 @@ pub enum Change {
     },
     /// Whole blocks are zeroes.
     Zero(Extent),
+    /// Whole blocks show what the image below has.
+    Image(FromImage),
+}
+
+/// Whole blocks, and where what they show begins in the image below.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct FromImage {
+    /// Where it is shown.
+    pub extent: Extent,
+    /// Where the image has it.
+    pub at: u64,
+}
+
+/// What stands somewhere on the overlay.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Written {
+    /// Content of its own.
+    Data,
+    /// Zeroes.
+    Zeroes,
+    /// What the image below has, from this place on.
+    Image(u64),
+}
+
+impl Change {
+    /// The blocks that it is about.
+    #[must_use]
+    pub fn extent(&self) -> Extent {
+        match *self {
+            Self::Slot { block, .. } => extent_of(block),
+            Self::Zero(extent) | Self::Image(FromImage { extent, .. }) => extent,
+        }
+    }
+
+    /// Does it speak of content that was written elsewhere?
+    #[must_use]
+    pub fn is_reference(&self) -> bool {
+        match *self {
+            Self::Slot { block, sum, .. } => sum.of != block,
+            Self::Zero(_) => false,
+            Self::Image(_) => true,
+        }
+    }
+}
+
+impl FromImage {
+    /// Its place in the image.
+    #[must_use]
+    pub const fn source(&self) -> Extent {
+        Extent::between(self.at, self.at.saturating_add(self.extent.length()))
+    }
+
+    /// Do the blocks show what they would show anyway?
+    #[must_use]
+    pub const fn is_own(&self) -> bool {
+        self.at == self.extent.offset()
+    }
 }
 
 /// Changes on their way into the log.
@@ -132,7 +204,10 @@ pub struct QuotaReached {
 #[derive(Debug, Clone)]
 pub struct Overlay {
     slots: BTreeMap<BlockNo, Slot>,
+    users: Users,
     zeroes: ExtentSet,
+    /// What shows the image at another place; or at its own, until that is recorded.
+    images: ExtentMap<Shift>,
     free: Vec<SlotNo>,
     next: u64,
     /// Changed since the last [`Overlay::take_changes`].
@@ -158,17 +233,17 @@ enum Lent {
     Own,
     /// The block has one already.
     Another,
-    /// The block has none.
+    /// The block has none, or not for itself.
     First,
 }
 
 impl Loan {
     /// For `block`, which has this slot now; which it is comes later if not that.
-    fn of(block: BlockNo, has: Option<&Slot>) -> Self {
+    fn of(block: BlockNo, has: Option<&Slot>, users: &Users) -> Self {
         match has {
             Some(slot) if !slot.sealed => Self { block, slot: slot.no, kind: Lent::Own },
-            Some(slot) => Self { block, slot: slot.no, kind: Lent::Another },
-            None => Self { block, slot: SlotNo(0), kind: Lent::First },
+            Some(slot) if !users.are_many(slot.no) => Self { block, slot: slot.no, kind: Lent::Another },
+            _ => Self { block, slot: SlotNo(0), kind: Lent::First },
         }
     }
 
@@ -198,7 +273,9 @@ impl Overlay {
     pub fn new(quota: u64) -> Self {
         Self {
             slots: BTreeMap::new(),
+            users: Users::default(),
             zeroes: ExtentSet::new(),
+            images: ExtentMap::new(),
             free: Vec::new(),
             next: 0,
             dirty: ExtentSet::new(),
@@ -215,23 +292,31 @@ impl Overlay {
             overlay.replay(change);
         }
         overlay.next = overlay.slots.values().map(|s| s.no.0 + 1).max().unwrap_or(0);
-        let used: std::collections::HashSet<u64> = overlay.slots.values().map(|s| s.no.0).collect();
-        overlay.free = (0..overlay.next).rev().filter(|n| !used.contains(n)).map(SlotNo).collect();
+        let mut used: Vec<SlotNo> = overlay.slots.values().map(|s| s.no).collect();
+        used.sort_unstable();
+        overlay.users = Users::of(&used);
+        used.dedup();
+        let mut used = used.into_iter().rev().peekable();
+        let all = (0..overlay.next).rev().map(SlotNo);
+        overlay.free = all.filter(|no| used.next_if_eq(no).is_none()).collect();
         overlay
     }
 
     fn replay(&mut self, change: Change) {
+        let extent = change.extent();
+        self.zeroes.remove(extent);
+        self.images.remove(extent);
+        if let Change::Slot { block, slot, sum } = change {
+            self.slots.insert(block, Slot { no: slot, sum, sealed: true });
+            return;
+        }
+        for block in self.mapped_within(extent) {
+            self.slots.remove(&block);
+        }
         match change {
-            Change::Slot { block, slot, sum } => {
-                self.zeroes.remove(extent_of(block));
-                self.slots.insert(block, Slot { no: slot, sum, sealed: true });
-            }
-            Change::Zero(extent) => {
-                for block in self.mapped_within(extent) {
-                    self.slots.remove(&block);
-                }
-                self.zeroes.insert(extent);
-            }
+            Change::Image(part) if !part.is_own() => self.images.insert(extent, Shift::of(part)),
+            Change::Zero(_) => self.zeroes.insert(extent),
+            Change::Image(_) | Change::Slot { .. } => {}
         }
     }
 
@@ -241,7 +326,7 @@ impl Overlay {
         match self.slots.get(&block) {
             Some(slot) => Content::Slot(slot.no, slot.sum),
             None if self.zeroes.overlaps(extent_of(block)) => Content::Zero,
-            None => Content::Image,
+            None => Content::Image(self.shown_of(block)),
         }
     }
 
@@ -249,19 +334,19 @@ impl Overlay {
     #[must_use]
     pub fn is_untouched(&self, extent: Extent) -> bool {
         let blocks = extent.to_blocks();
-        !self.zeroes.overlaps(blocks) && self.slots_within(blocks).next().is_none()
+        !self.zeroes.overlaps(blocks)
+            && !self.images.overlaps(blocks)
+            && self.slots_within(blocks).next().is_none()
     }
 
-    /// What was written within `extent`, in order, block by block and zeroes by the stretch: are they zeroes?
-    pub fn written(&self, extent: Extent) -> impl Iterator<Item = (Extent, bool)> {
-        let mut slots = self.slots_within(extent.to_blocks()).map(|(&block, _)| extent_of(block)).peekable();
-        let mut zeroes = self.zeroes.within(extent).peekable();
-        let both = std::iter::from_fn(move || match (slots.peek(), zeroes.peek()) {
-            (Some(slot), Some(zero)) if zero.offset() < slot.offset() => zeroes.next().map(|e| (e, true)),
-            (Some(_), _) => slots.next().map(|e| (e, false)),
-            (None, _) => zeroes.next().map(|e| (e, true)),
-        });
-        both.filter_map(move |(e, is_zero)| Some((e.intersection(extent)?, is_zero)))
+    /// What was written within `extent`, in order, block by block and all else by the stretch.
+    pub fn written(&self, extent: Extent) -> impl Iterator<Item = (Extent, Written)> {
+        let slots = self.slots_within(extent.to_blocks());
+        let slots = slots.filter_map(move |(&block, _)| extent_of(block).intersection(extent));
+        let zeroes = self.zeroes.within(extent).map(|e| (e, Written::Zeroes));
+        let images =
+            self.images.within(extent).map(|(e, shift)| (e, Written::Image(shift.place(e.offset()))));
+        in_order(in_order(slots.map(|e| (e, Written::Data)), zeroes), images)
     }
 
     /// Is there room to write all of `extent`, and all that slots are lent for?
@@ -269,9 +354,10 @@ impl Overlay {
     /// # Errors
     /// [`QuotaReached`]; nothing is changed.
     pub fn admit(&self, extent: Extent) -> Result<(), QuotaReached> {
-        let held = count(self.slots_within(extent.to_blocks()).count());
+        let slots = self.slots_within(extent.to_blocks());
+        let held = count(slots.filter(|(_, slot)| !self.users.are_many(slot.no)).count());
         let new = extent.block_count().saturating_sub(held);
-        let used = count(self.slots.len()).saturating_add(self.growing);
+        let used = self.used_slots().saturating_add(self.growing);
         match new == 0 || used.saturating_add(new) <= self.quota_blocks {
             true => Ok(()),
             false => Err(QuotaReached { quota: self.quota_blocks * BLOCK_SIZE }),
@@ -282,7 +368,7 @@ impl Overlay {
     /// another. Once written, [`Overlay::map`] them, or give them back with [`Overlay::unused`].
     pub fn slots_for(&mut self, blocks: &[BlockNo]) -> Vec<Loan> {
         let mut loans: Vec<Loan> =
-            walk(&self.slots, blocks).map(|(block, slot)| Loan::of(block, slot)).collect();
+            walk(&self.slots, blocks).map(|(block, slot)| Loan::of(block, slot, &self.users)).collect();
         let wanted = loans.iter().filter(|loan| loan.kind != Lent::Own).count();
         self.growing += count(loans.iter().filter(|loan| loan.kind == Lent::First).count());
         let mut others = self.take_free(wanted).into_iter();
@@ -338,6 +424,7 @@ impl Overlay {
             if let (Some(first), Some(last)) = (run.first(), run.last()) {
                 let extent = Extent::between(first.offset(), extent_of(*last).end());
                 self.zeroes.remove(extent);
+                self.images.remove(extent);
                 self.dirty.insert(extent);
             }
         }
@@ -358,16 +445,24 @@ impl Overlay {
 
     /// Whole blocks are zeroes now. Needs no room.
     pub fn zero(&mut self, extent: Extent) {
+        self.clear(extent);
+        self.zeroes.insert(extent);
+    }
+
+    /// Nothing is written there any more; what is to stand there instead comes next.
+    fn clear(&mut self, extent: Extent) {
         for block in self.mapped_within(extent) {
             let old = self.slots.remove(&block);
             self.let_go(old);
         }
-        self.zeroes.insert(extent);
+        self.zeroes.remove(extent);
+        self.images.remove(extent);
         self.dirty.insert(extent);
     }
 
     fn let_go(&mut self, old: Option<Slot>) {
         match old {
+            Some(slot) if self.users.one_less(slot.no) => {}
             Some(slot) if slot.sealed => self.replaced.push(slot.no),
             Some(slot) => self.free.push(slot.no),
             None => {}
@@ -382,6 +477,7 @@ impl Overlay {
         let mut list = Vec::new();
         for extent in dirty.iter() {
             list.extend(self.zeroes.within(extent).map(Change::Zero));
+            list.extend(self.images.within(extent).map(|(e, shift)| Change::Image(shift.to(e))));
             let range = BlockNo::holding(extent.offset())..BlockNo::holding(extent.end());
             for (&block, slot) in self.slots.range_mut(range) {
                 slot.sealed = true;
@@ -408,7 +504,8 @@ impl Overlay {
     #[must_use]
     pub fn snapshot(&self) -> Vec<Change> {
         let slots = self.slots.iter().map(|(&block, s)| Change::Slot { block, slot: s.no, sum: s.sum });
-        self.zeroes.iter().map(Change::Zero).chain(slots).collect()
+        let images = self.images.iter().map(|(e, shift)| shift.to(e)).filter(|part| !part.is_own());
+        images.map(Change::Image).chain(self.zeroes.iter().map(Change::Zero)).chain(slots).collect()
     }
 
     /// The whole mapping, sealed, on its way into a log of its own.
@@ -417,10 +514,21 @@ impl Overlay {
         self.snapshot()
     }
 
-    /// Bytes of changed blocks, which count against the quota.
+    /// Bytes of content that was written, which count against the quota: what several blocks share counts once.
     #[must_use]
     pub fn used(&self) -> u64 {
-        count(self.slots.len()) * BLOCK_SIZE
+        self.used_slots() * BLOCK_SIZE
+    }
+
+    fn used_slots(&self) -> u64 {
+        count(self.slots.len()).saturating_sub(self.users.besides())
+    }
+
+    /// Bytes that it puts onto a flat copy of the image below, for each block that shows them.
+    #[must_use]
+    pub fn laid_out(&self) -> u64 {
+        let images = self.images.iter().map(|(e, shift)| shift.to(e)).filter(|part| !part.is_own());
+        count(self.slots.len()) * BLOCK_SIZE + images.map(|part| part.extent.length()).sum::<u64>()
     }
 
     /// Bytes of slots that wait for changes to be recorded before they can be used again. The driver flushes
@@ -433,7 +541,7 @@ impl Overlay {
     /// How many entries the mapping has.
     #[must_use]
     pub fn entries(&self) -> usize {
-        self.slots.len() + self.zeroes.iter().count()
+        self.slots.len() + self.zeroes.count() + self.images.len()
     }
 
     fn slots_within(&self, extent: Extent) -> impl Iterator<Item = (&BlockNo, &Slot)> {
@@ -455,6 +563,19 @@ fn walk<'a>(
     blocks.iter().map(move |&block| {
         while there.next_if(|(at, _)| **at < block).is_some() {}
         (block, there.next_if(|(at, _)| **at == block).map(|(_, slot)| slot))
+    })
+}
+
+/// Both, each in order, as one.
+fn in_order<T>(
+    a: impl Iterator<Item = (Extent, T)>,
+    b: impl Iterator<Item = (Extent, T)>,
+) -> impl Iterator<Item = (Extent, T)> {
+    let (mut a, mut b) = (a.peekable(), b.peekable());
+    std::iter::from_fn(move || match (a.peek(), b.peek()) {
+        (Some((first, _)), Some((second, _))) if second.offset() < first.offset() => b.next(),
+        (Some(_), _) => a.next(),
+        (None, _) => b.next(),
     })
 }
 

@@ -1,5 +1,5 @@
-//! The overlay against a plain model: reads see the last write, and a crash at any moment leaves exactly
-//! what was last flushed.
+//! The overlay against a plain model: reads see the last write, whatever was copied from where, and a crash at any moment leaves
+//! exactly what was last flushed.
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
@@ -9,8 +9,10 @@
     reason = "tests"
 )]
 
+use std::collections::BTreeSet;
+
 use gateway_image::overlay::{
-    Change, Content, ContentSum, Loan, LogPlace, Overlay, Recent, encode_group, scan, unrecorded,
+    Change, Content, ContentSum, Loan, LogPlace, Overlay, Recent, Written, encode_group, scan, unrecorded,
 };
 use proptest::prelude::*;
 use tap_block::{BLOCK_SIZE, BlockNo, Extent};
@@ -25,6 +27,8 @@ enum Step {
     /// A write whose content lies in a slot of its own when the other thing happens, and which is said only after it.
     Overtaken(u64, Box<Step>),
     Zero(u64, u64),
+    /// From, how many, to.
+    Copy(u64, u64, u64),
     Flush,
     FailedFlush,
     /// A flush, and a write in the middle of it.
@@ -40,6 +44,8 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
     let step = prop_oneof![
         6 => (0..BLOCKS).prop_map(Step::Write),
         2 => (0..BLOCKS, 1..8u64).prop_map(|(b, n)| Step::Zero(b, n.min(BLOCKS - b))),
+        4 => (0..BLOCKS, 0..BLOCKS, 1..10u64)
+            .prop_map(|(a, b, n)| Step::Copy(a, n.min(BLOCKS - a).min(BLOCKS - b), b)),
         2 => Just(Step::Flush),
         1 => Just(Step::FailedFlush),
         1 => (0..BLOCKS, any::<bool>()).prop_map(|(b, works)| Step::Busy(b, works)),
@@ -53,7 +59,7 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
 }
 
 /// The overlay with a data file and a log in memory. A block's content is one number, 0 is zeroes, and the
-/// image below holds -1 everywhere.
+/// image below holds its negative number, counted from one, in each block.
 struct Rig {
     overlay: Overlay,
     data: Vec<i64>,
@@ -68,7 +74,7 @@ struct Rig {
 
 impl Rig {
     fn new() -> Self {
-        let fresh = vec![-1; BLOCKS as usize];
+        let fresh: Vec<i64> = (0..BLOCKS).map(below).collect();
         let overlay = Overlay::new(QUOTA);
         let recent = Recent::new(IMAGE, LogPlace::default());
         let (data, log, said, said_before) = Default::default();
@@ -95,6 +101,7 @@ impl Rig {
                 self.overlay.zero(extent);
                 self.model[first as usize..(first + blocks) as usize].fill(0);
             }
+            Step::Copy(from, blocks, to) => self.copy(from, blocks, to),
             Step::Flush => self.flush(true, |_| {}),
             Step::FailedFlush => self.flush(false, |_| {}),
             Step::Busy(block, works) => self.flush(works, |rig| rig.write(block, n)),
@@ -108,8 +115,22 @@ impl Rig {
         }
     }
 
+    fn copy(&mut self, from: u64, blocks: u64, to: u64) {
+        let extent = Extent::between(from * BLOCK_SIZE, (from + blocks) * BLOCK_SIZE);
+        let changes = self.overlay.copied(extent, BlockNo::new(to));
+        let used = self.overlay.used();
+        self.say_all(&changes);
+        self.overlay.show(&changes);
+        assert!(self.overlay.used() <= used, "a copy takes no room");
+        self.model.copy_within(from as usize..(from + blocks) as usize, to as usize);
+    }
+
     fn say(&mut self, change: Change) {
-        let said = self.recent.say(&[change]);
+        self.say_all(&[change]);
+    }
+
+    fn say_all(&mut self, changes: &[Change]) {
+        let said = self.recent.say(changes);
         let (file, at) = (&mut self.said[usize::from(said.second)], said.offset as usize);
         file.resize(file.len().max(at + said.bytes.len()), 0);
         file[at..at + said.bytes.len()].copy_from_slice(&said.bytes);
@@ -148,7 +169,8 @@ impl Rig {
 
     fn overtaken(&mut self, block: u64, content: i64, by: &Step) {
         let Some(loan) = self.lend(block) else { return };
-        if loan.is_in_place() {
+        // Nobody copies while slots are lent.
+        if loan.is_in_place() || matches!(by, Step::Copy(..)) {
             return self.overlay.unused(&[loan]);
         }
         self.data[loan.slot().get() as usize] = content;
@@ -210,31 +232,62 @@ impl Rig {
         let place = LogPlace { generation: 0, group: self.groups };
         let mut found = unrecorded(IMAGE, [&said[0], &said[1]], place);
         found.retain(|change| match change {
-            Change::Slot { block, slot, sum } => {
+            Change::Slot { slot, sum, .. } => {
                 let content = self.data.get(slot.get() as usize);
-                content.is_some_and(|c| ContentSum::of(*block, &c.to_le_bytes()) == *sum)
+                content.is_some_and(|c| sum.is_of(&c.to_le_bytes()))
             }
-            Change::Zero(_) => true,
+            Change::Zero(_) | Change::Image(_) => true,
         });
         found
     }
 
     fn check(&self) {
+        let mut slots = BTreeSet::new();
         for (block, &expected) in (0..).map(BlockNo::new).zip(&self.model) {
             let got = match self.overlay.content(block) {
-                Content::Image => -1,
+                Content::Image(at) => below(at.get()),
                 Content::Zero => 0,
                 Content::Slot(slot, sum) => {
+                    slots.insert(slot);
                     let content = self.data[slot.get() as usize];
-                    assert_eq!(sum, ContentSum::of(block, &content.to_le_bytes()));
+                    assert!(sum.is_of(&content.to_le_bytes()));
                     content
                 }
             };
             assert_eq!(got, expected, "{block:?}");
         }
+        self.check_written();
+        assert_eq!(self.overlay.used(), slots.len() as u64 * BLOCK_SIZE, "what is shared counts once");
         assert!(self.overlay.used() <= QUOTA);
         assert!(self.data.len() as u64 * BLOCK_SIZE <= QUOTA * 2 + 120 * BLOCK_SIZE);
     }
+}
+
+impl Rig {
+    /// What is told of stretches is what is told of each block, in order.
+    fn check_written(&self) {
+        let mut done = 0;
+        for (extent, what) in self.overlay.written(Extent::between(0, BLOCKS * BLOCK_SIZE)) {
+            assert!(self.overlay.is_untouched(Extent::between(done, extent.offset())));
+            for block in extent.blocks() {
+                let is_so = match (what, self.overlay.content(block)) {
+                    (Written::Data, Content::Slot(..)) | (Written::Zeroes, Content::Zero) => true,
+                    (Written::Image(at), Content::Image(from)) => {
+                        at + (block.offset() - extent.offset()) == from.offset()
+                    }
+                    _ => false,
+                };
+                assert!(is_so, "{block:?} {what:?}");
+            }
+            done = extent.end();
+        }
+        assert!(self.overlay.is_untouched(Extent::between(done, BLOCKS * BLOCK_SIZE)));
+    }
+}
+
+/// What the image has.
+fn below(block: u64) -> i64 {
+    -block.cast_signed() - 1
 }
 
 proptest! {

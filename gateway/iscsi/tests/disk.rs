@@ -350,12 +350,61 @@ fn copies_within_the_disk() {
     assert_eq!(copy(&mut rig, b""), good(b""));
 }
 
+/// Shows content at two places, where it is whole kibibytes.
+struct Sharing(MemoryDevice, std::sync::Mutex<Vec<Op>>);
+
+impl BlockDevice for Sharing {
+    fn geometry(&self) -> Geometry {
+        self.0.geometry()
+    }
+
+    fn submit(&self, op: Op, ticket: Ticket) {
+        self.1.lock().unwrap().push(op.clone());
+        match op {
+            Op::Copy { from, to } if (from.offset() | from.length() | to) % 1024 == 0 => {
+                let data = tap_block::device::run(&self.0, Op::Read { extent: from }).unwrap();
+                self.0.submit(Op::Write { offset: to, data, fua: false }, ticket);
+            }
+            op => self.0.submit(op, ticket),
+        }
+    }
+}
+
+#[test]
+fn what_a_disk_can_share_is_not_moved_and_the_rest_is() {
+    let content: Vec<u8> = (0..SIZE).map(|n| (n / 512 * 7 + n) as u8).collect();
+    let device = Arc::new(Sharing(MemoryDevice::with_content(content.clone()), Default::default()));
+    let target = target(&unit(device.clone()), Access::Open);
+    let mut rig = Rig::ready(&target, 1);
+    let list = copy_list(identity(BlockLength::Short).naa, &[(4000, 0, 8000), (3, 0, 101), (2, 2, 6000)]);
+    assert_eq!(rig.writing(&cdb16(0x83, 0, 0, list.len() as u32), &list), good(b""));
+    let mut expected = content;
+    for (blocks, from, to) in [(4000, 0, 8000), (3, 0, 101), (2, 2, 6000)] {
+        expected.copy_within(from * 512..(from + blocks) * 512, to * 512);
+    }
+    assert!(device.0.content() == expected);
+    let done = rig.reading(&cdb16(0x84, 0, 77 << 56, 12), 12).data;
+    assert_eq!((done[4], &done[5..7], &done[8..]), (1, &[0, 3][..], &(4005 * 512_u32).to_be_bytes()[..]));
+    let ops = device.1.lock().unwrap();
+    let kinds = ops.iter().map(|op| match op {
+        Op::Copy { .. } => 'c',
+        Op::Read { .. } => 'r',
+        Op::Write { .. } => 'w',
+        _ => '?',
+    });
+    assert_eq!(kinds.collect::<String>(), "ccrwc", "one at a time, and bytes for one that cannot be shared");
+}
+
 #[test]
 fn a_copy_of_zeroes_is_zeroes_that_take_no_room() {
     let (_, mut rig) = ready();
     rig.held = true;
     let list = copy_list(identity(BlockLength::Short).naa, &[(16, 0, 100)]);
     rig.start(&cdb16(0x83, 0, 0, list.len() as u32), WRITE, list.len() as u32, &list);
+    let (_, op, ticket) = rig.ops.remove(0);
+    assert_eq!(op, Op::Copy { from: Extent::between(0, 8192), to: 51_200 });
+    ticket.answer(Err(DeviceError::Unsupported(String::new())));
+    rig.pump();
     let (_, op, ticket) = rig.ops.remove(0);
     assert_eq!(op, Op::Read { extent: Extent::between(0, 8192) });
     ticket.answer(Ok(tap_block::Answer::Zeroes(8192)));

@@ -6,8 +6,8 @@
 //!                            ─► a tap protects the disk
 //! ```
 //!
-//! What was put onto the copy does not have the copy's checksums any more, and nobody reads the copy there: what is written on
-//! the image lies above it. So a copy whose commit failed stays a copy, and the next commit proves it, makes anew what is not of
+//! What was put onto the copy does not have the copy's checksums any more. What is written on the image lies above it, and what
+//! was copied on the image from a place below it is read from the journal then. So a copy whose commit failed stays a copy, and the next commit proves it, makes anew what is not of
 //! the image, and goes on.
 //!
 //! A crash before the image is gone leaves the image as it was; one after that leaves the disk, which is protected at the next
@@ -134,7 +134,7 @@ impl Commit {
         check_room(&self.images.flats, overlay)?;
         let copy = self.images.flats.content_of(self.record.id.get());
         let disk = FileDevice::open(&copy, FileOptions::default()).map_err(io::Error::other)?;
-        let total = self.size + overlay.used();
+        let total = self.size + overlay.laid_out();
         let folded = overlay.fold_onto(&disk, &mut |done| {
             job.progress_of(self.size + done, total);
             !job.is_cancelled()
@@ -173,7 +173,7 @@ impl Commit {
 
 /// What was written on the image may fall into holes of the copy. The journal's room comes first.
 fn check_room(flats: &FlatDir, overlay: &OverlayDevice) -> io::Result<()> {
-    let (needed, free) = (overlay.used(), flats.free_beyond_reserve()?);
+    let (needed, free) = (overlay.laid_out(), flats.free_beyond_reserve()?);
     if needed <= free {
         return Ok(());
     }

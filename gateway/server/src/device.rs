@@ -6,6 +6,7 @@ pub(crate) mod flat;
 mod guarded;
 pub(crate) mod image;
 pub(crate) mod overlay;
+mod overlay_copy;
 mod overlay_log;
 mod overlay_write;
 mod recent;

@@ -142,7 +142,8 @@ impl Probe {
                 (Kind::Discard, extent.offset(), extent.length(), Bytes::new())
             }
             Op::Flush => (Kind::Flush, 0, 0, Bytes::new()),
-            Op::Cache { .. } | Op::Status { .. } => return,
+            // A copy is refused, and comes again as reads and writes.
+            Op::Cache { .. } | Op::Status { .. } | Op::Copy { .. } => return,
         };
         let held = count(data.len());
         let at = RealClock.wall();

@@ -598,6 +598,11 @@ impl BlockDevice for Volume {
                     (Extent::between(offset, offset + tap_block::units::count(data.len())), data.clone());
                 self.submit_change(extent, Change::Write(data), op, ticket);
             }
+            // What is written has to pass through here.
+            Op::Copy { .. } => {
+                let why = "what is copied on a protected disk is captured as it is written".to_owned();
+                ticket.complete(Err(DeviceError::Unsupported(why)));
+            }
             Op::Zero { extent, .. } if extent.is_empty() => ticket.complete(Ok(Bytes::new())),
             // Refused before it starts: what failed on the disk would be read again as a whole.
             Op::Zero { may_trim, fast: true, .. } if !self.disk.zeroes_fast(may_trim) => {

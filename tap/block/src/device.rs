@@ -90,6 +90,14 @@ pub enum Op {
         /// Where.
         extent: Extent,
     },
+    /// What `from` holds is held by as many bytes from `to` on as well; should they overlap, as if all of it was read before any is
+    /// written. A device does it without moving the content, or answers [`DeviceError::Unsupported`] and has changed nothing.
+    Copy {
+        /// Where from.
+        from: Extent,
+        /// The first byte of where to.
+        to: u64,
+    },
     /// What its maps say of the extent; changes nothing. Answered with [`Answer::Status`].
     ///
     /// A device bounds what it looks at for one operation: the answer covers the extent from its start on, not
@@ -162,7 +170,7 @@ pub enum DeviceError {
     /// The operating system refused.
     #[error("I/O error: {0}")]
     Io(String),
-    /// Not as it was asked for (see [`Op::Zero`]'s `fast`).
+    /// Not as it was asked for (see [`Op::Zero`]'s `fast`, and [`Op::Copy`]).
     #[error("not supported: {0}")]
     Unsupported(String),
     /// The device is being closed.
@@ -245,7 +253,7 @@ impl From<Bytes> for Answer {
 }
 
 impl Op {
-    /// Where it works; `None` for a flush or an extent past the end of the number space.
+    /// Where it works (of a copy: where to); `None` for a flush or an extent past the end of the number space.
     #[must_use]
     pub fn extent(&self) -> Option<Extent> {
         match self {
@@ -255,6 +263,7 @@ impl Op {
             | Self::Cache { extent }
             | Self::Status { extent, .. } => Some(*extent),
             Self::Write { offset, data, .. } => Extent::new(*offset, count(data.len())),
+            Self::Copy { from, to } => Extent::new(*to, from.length()),
             Self::Flush => None,
         }
     }
@@ -262,7 +271,7 @@ impl Op {
     /// Does it change the device?
     #[must_use]
     pub const fn is_write(&self) -> bool {
-        matches!(self, Self::Write { .. } | Self::Zero { .. } | Self::Trim { .. })
+        matches!(self, Self::Write { .. } | Self::Zero { .. } | Self::Trim { .. } | Self::Copy { .. })
     }
 }
 
@@ -277,6 +286,11 @@ impl Geometry {
         }
         if matches!(op, Op::Flush) {
             return Ok(());
+        }
+        if let Op::Copy { from, .. } = op
+            && from.end() > self.size
+        {
+            return Err(DeviceError::OutOfRange { extent: *from, size: self.size });
         }
         match op.extent() {
             Some(extent) if extent.end() <= self.size => Ok(()),

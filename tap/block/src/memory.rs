@@ -63,6 +63,7 @@ impl MemoryDevice {
                 let content = part(&mut content, *extent)?;
                 Ok(Answer::Status(status::of_content(*extent, content, maps, *most)))
             }
+            Op::Copy { .. } => Err(DeviceError::Unsupported("it has no way to share content".to_owned())),
             Op::Cache { .. } | Op::Flush => Ok(Bytes::new().into()),
         }
     }

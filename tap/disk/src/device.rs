@@ -188,6 +188,10 @@ impl FileDevice {
                 let disk = Arc::clone(&self.disk);
                 self.pool.submit(move || ticket.answer(disk.status(extent, &maps, most)));
             }
+            Op::Copy { .. } => {
+                let why = "what a file holds is not shared within it".to_owned();
+                ticket.complete(Err(DeviceError::Unsupported(why)));
+            }
             Op::Flush => self.flush(ticket),
         }
     }

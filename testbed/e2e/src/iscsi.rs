@@ -118,6 +118,34 @@ impl Initiator {
         Ok(())
     }
 
+    /// EXTENDED COPY: stretches of this disk in blocks, (from, to, how many).
+    ///
+    /// # Errors
+    /// When it is refused.
+    pub fn copy(&mut self, stretches: &[(u32, u32, u16)]) -> Result<()> {
+        let page = self.command(&[0x12, 1, 0x83, 1, 0, 0], READING, 256, &[])?.data;
+        // The first designator is the NAA identifier.
+        let naa = page.get(8..24).context("no identifier")?;
+        // Nobody asks how it went; 32 bytes of target descriptors.
+        let mut list = vec![0, 0x18, 0, 32, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0];
+        list.extend_from_slice(&[0xe4, 0, 0, 0, 1, 3, 0, 16]);
+        list.extend_from_slice(naa);
+        list.resize(48, 0);
+        for (from, to, blocks) in stretches {
+            list.extend_from_slice(&[2, 0, 0, 24, 0, 0, 0, 0, 0, 0]);
+            list.extend_from_slice(&blocks.to_be_bytes());
+            list.extend_from_slice(&u64::from(*from).to_be_bytes());
+            list.extend_from_slice(&u64::from(*to).to_be_bytes());
+        }
+        let segments = u32::try_from(list.len() - 48)?.to_be_bytes();
+        list.splice(8..12, segments);
+        let length = u32::try_from(list.len())?;
+        let cdb = [&[0x83; 1][..], &[0; 9], &length.to_be_bytes(), &[0; 2]].concat();
+        let done = self.command(&cdb, WRITING, length, &list)?;
+        ensure!(done.status == 0, "copying {stretches:?}: {done:?}");
+        Ok(())
+    }
+
     /// PERSISTENT RESERVE OUT with APTPL; its status.
     ///
     /// # Errors

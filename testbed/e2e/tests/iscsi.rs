@@ -77,6 +77,59 @@ fn images_are_arrays_disks_for_stock_initiators() -> Result<()> {
     })
 }
 
+/// What several places share is there after a kill, flushed or not, in an image of the image, and in the volume that it becomes.
+#[test]
+fn what_is_copied_within_an_image_takes_no_room_and_survives_a_kill_and_a_commit() -> Result<()> {
+    scenario(|lab| {
+        let disk = lab.disk("web01.img", SIZE, 13)?;
+        let portal = format!("127.0.0.1:{}", lab::free_port()?);
+        let arguments = ["--iscsi", portal.as_str()];
+        let up = lab.up_with(&[("web01", &disk)], &arguments)?;
+        lab.settle("web01")?;
+        let image = mounted(lab, &["web01@now", "--rw", "--name", "clones"])?;
+        let mut initiator = Initiator::log_in(&image, ONE)?;
+        initiator.write(16, &[0xc5; 128 * 512])?;
+        let mut expected = initiator.read_all()?;
+        let mut copied = |initiator: &mut Initiator, stretches: &[(u32, u32, u16)]| -> Result<()> {
+            for &(from, to, blocks) in stretches {
+                let (from, end) = (from as usize * 512, (from as usize + usize::from(blocks)) * 512);
+                expected.copy_within(from..end, to as usize * 512);
+            }
+            initiator.copy(stretches)?;
+            same("the copies", &initiator.read_all()?, &expected)
+        };
+        // From the image and from what was written, cut at its ends, onto itself, and of blocks that lie differently.
+        copied(
+            &mut initiator,
+            &[(0, 4096, 4096), (0, 8192, 4096), (19, 10_003, 99), (16, 24, 128), (8, 4097, 16)],
+        )?;
+        let used =
+            |name: &str| Ok::<_, anyhow::Error>(lab.verb(&["image", "show", name])?["used_bytes"].as_u64());
+        ensure!(used("clones")? <= Some(128 * 512 + 16 * 4096), "{:?} bytes", used("clones")?);
+        initiator.command(&[0x35, 0, 0, 0, 0, 0, 0, 0, 0, 0], 0, 0, &[])?;
+        copied(&mut initiator, &[(4096, 0, 2048), (0, 12_288, 1024)])?;
+        drop(initiator);
+        up.kill()?;
+
+        let up = lab.up_with(&[("web01", &disk)], &arguments)?;
+        same("what was answered", &Initiator::log_in(&image, ONE)?.read_all()?, &expected)?;
+        lab.verb(&["image", "clone", "clones", "--rw", "--name", "other"])?;
+        ensure!(used("other")? == used("clones")?, "shared here, shared there");
+        let mut initiator = Initiator::log_in(&image, ONE)?;
+        initiator.write(4096, &[0x3a; 64 * 512])?;
+        same("the image of the image", &lab.content(&lab.gateway("other"))?, &expected)?;
+        expected[4096 * 512..4160 * 512].fill(0x3a);
+        same("the image", &initiator.read_all()?, &expected)?;
+        drop(initiator);
+        up.stop()?;
+
+        let up = lab.up(&[("web01", &disk)])?;
+        let job = lab.verb(&["image", "commit", "clones", "--name", "branch"])?;
+        same("the volume", &lab.content(job["uris"][0].as_str().context("no URI")?)?, &expected)?;
+        up.stop()
+    })
+}
+
 #[test]
 fn a_reservation_survives_the_gateway_killed() -> Result<()> {
     scenario(|lab| {

@@ -5,7 +5,7 @@
 //!  ┌───────────┬────────┬────────────────┬───────────┬───────────┬──────────────────┬─────────────┐
 //!  │ magic u32 │ no u64 │ generation u64 │ group u64 │ count u32 │ count × 25 bytes │ xxh3-64 u64 │   little endian
 //!  └───────────┴────────┴────────────────┴───────────┴───────────┴──────────────────┴─────────────┘
-//!    changes and checksum as in the mapping log
+//!    changes and checksum as in the mapping log, with a magic of its own where there are references as well
 //! ```
 //!
 //! A group is written, and not synced, before the content that it is about. So it is a claim: whoever reads it back compares the
@@ -17,9 +17,11 @@ use tap_block::units::count;
 use xxhash_rust::xxh3::xxh3_64_with_seed;
 
 use super::Change;
-use super::log::{changes_behind, put_changes};
+use super::log::{changes_behind, has_references, put_changes};
 
 const MAGIC: [u8; 4] = *b"CGR1";
+/// Of a group with references.
+const MAGIC_REFERENCES: [u8; 4] = *b"CGR2";
 const HEAD: usize = 32;
 
 /// How far a mapping log has come.
@@ -106,7 +108,7 @@ impl Recent {
 /// Group `no`, of changes to `image` that a log at `place` does not have.
 fn encode_recent(image: u64, no: u64, place: LogPlace, changes: &[Change]) -> Vec<u8> {
     let mut out = Vec::with_capacity(HEAD + changes.len() * 25 + 8);
-    out.extend_from_slice(&MAGIC);
+    out.extend_from_slice(if has_references(changes) { &MAGIC_REFERENCES } else { &MAGIC });
     for number in [no, place.generation, place.group] {
         out.extend_from_slice(&number.to_le_bytes());
     }
@@ -145,7 +147,7 @@ fn groups_of(image: u64, mut rest: &[u8]) -> Vec<Group> {
 }
 
 fn decode(image: u64, bytes: &[u8]) -> Option<(Group, usize)> {
-    let numbers = bytes.strip_prefix(&MAGIC)?;
+    let numbers = bytes.strip_prefix(&MAGIC).or_else(|| bytes.strip_prefix(&MAGIC_REFERENCES))?;
     let [no, generation, group] = *numbers.first_chunk::<24>()?.as_chunks::<8>().0 else { return None };
     let [no, generation, group] = [no, generation, group].map(u64::from_le_bytes);
     let (changes, len) = changes_behind(image, HEAD, bytes)?;

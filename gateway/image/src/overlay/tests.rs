@@ -86,7 +86,7 @@ fn the_quota_counts_changed_blocks_once() {
 #[test]
 fn zeroes_and_writes_hide_each_other() {
     let mut overlay = Overlay::new(1 << 20);
-    assert_eq!(overlay.content(block(5)), Content::Image);
+    assert_eq!(overlay.content(block(5)), Content::Image(block(5)));
     assert!(overlay.is_untouched(blocks(0, 100)));
     write(&mut overlay, 5, b"a");
     overlay.zero(blocks(4, 3));
@@ -117,10 +117,7 @@ fn a_log_leads_back_to_the_mapping() {
 }
 
 fn sorted(mut changes: Vec<Change>) -> Vec<Change> {
-    changes.sort_by_key(|c| match c {
-        Change::Slot { block, .. } => block.offset(),
-        Change::Zero(e) => e.offset(),
-    });
+    changes.sort_by_key(|c| c.extent().offset());
     changes
 }
 
@@ -145,7 +142,7 @@ fn a_torn_tail_is_cut_and_damage_is_told() {
 #[test]
 fn what_was_said_between_flushes_is_read_back_from_where_it_was_written() {
     let mut recent = Recent::new(9, LogPlace { generation: 1, group: 2 });
-    let slot = Change::Slot { block: block(3), slot: SlotNo(4), sum: ContentSum(5) };
+    let slot = Change::Slot { block: block(3), slot: SlotNo(4), sum: ContentSum { sum: 5, of: block(3) } };
     let first = recent.say(&[slot, Change::Zero(blocks(6, 1))]);
     assert_eq!((first.second, first.offset), (false, 0));
     assert_eq!(hex(&first.bytes), GOLDEN, "written by earlier programs");
@@ -166,9 +163,100 @@ fn what_was_said_between_flushes_is_read_back_from_where_it_was_written() {
     }
 }
 
+/// Copies `n` blocks.
+fn copy(overlay: &mut Overlay, from: u64, n: u64, to: u64) -> Vec<Change> {
+    let changes = overlay.copied(blocks(from, n), block(to));
+    overlay.show(&changes);
+    changes
+}
+
+#[test]
+fn what_is_shared_is_written_elsewhere_by_either_and_is_free_when_both_have_gone() {
+    let mut overlay = Overlay::new(4 * BLOCK_SIZE);
+    let slot = write(&mut overlay, 1, b"a");
+    let sum = ContentSum::of(block(1), b"a");
+    copy(&mut overlay, 1, 1, 8);
+    assert_eq!(overlay.content(block(8)), Content::Slot(slot, sum));
+    assert_eq!((overlay.used(), overlay.laid_out()), (BLOCK_SIZE, 2 * BLOCK_SIZE));
+    assert!(overlay.admit(blocks(20, 3)).is_ok() && overlay.admit(blocks(20, 4)).is_err());
+    let loans = overlay.slots_for(&[block(1), block(8)]);
+    assert!(loans.iter().all(|loan| loan.slot() != slot && !loan.is_in_place()));
+    assert!(overlay.admit(blocks(20, 2)).is_err(), "two more are lent");
+    overlay.unused(&loans);
+    assert_ne!(write(&mut overlay, 1, b"b"), slot);
+    assert_eq!(overlay.content(block(8)), Content::Slot(slot, sum), "the other one has it still");
+    assert_eq!(overlay.used(), 2 * BLOCK_SIZE);
+    flush(&mut overlay);
+    overlay.zero(blocks(8, 1));
+    assert_ne!(write(&mut overlay, 2, b"c"), slot, "a crash may bring it back");
+    flush(&mut overlay);
+    assert_eq!(write(&mut overlay, 3, b"d"), slot, "now nobody has it");
+    overlay = Overlay::restore(4 * BLOCK_SIZE, overlay.seal_all());
+    copy(&mut overlay, 1, 3, 2);
+    assert_eq!(overlay.used(), 3 * BLOCK_SIZE, "none of the three is gone: each stands one further on");
+}
+
+#[test]
+fn what_is_copied_from_the_image_and_back_is_as_it_was() {
+    let mut overlay = Overlay::new(1 << 20);
+    copy(&mut overlay, 0, 4, 10);
+    copy(&mut overlay, 12, 2, 30);
+    assert_eq!(overlay.content(block(31)), Content::Image(block(3)));
+    write(&mut overlay, 3, b"a");
+    let recorded = flush(&mut overlay);
+    copy(&mut overlay, 31, 1, 3);
+    assert_eq!(overlay.content(block(3)), Content::Image(block(3)));
+    let back = flush(&mut overlay);
+    let own = FromImage { extent: blocks(3, 1), at: 3 * BLOCK_SIZE };
+    assert_eq!(back, [Change::Image(own)], "the log has to know");
+    let again = Overlay::restore(1 << 20, recorded.into_iter().chain(back));
+    assert!(again.is_untouched(blocks(0, 10)));
+    assert_eq!((again.used(), again.laid_out()), (0, 6 * BLOCK_SIZE));
+    assert_eq!(sorted(again.snapshot()), sorted(overlay.snapshot()));
+}
+
+#[test]
+fn references_are_read_back_and_programs_before_them_find_no_log() {
+    let mut overlay = Overlay::new(1 << 20);
+    for n in 1..4 {
+        write(&mut overlay, n, b"a");
+    }
+    overlay.zero(blocks(4, 2));
+    let plain = flush(&mut overlay);
+    copy(&mut overlay, 0, 8, 20);
+    write(&mut overlay, 22, b"b");
+    let references = flush(&mut overlay);
+    assert!(!has_references(&plain) && has_references(&references));
+    let log = encode_group(9, 0, &references);
+    assert_eq!(log.len(), group_len(&references));
+    // A run of the image at either end, zeroes, a slot of its own, and two shared ones, each with a row that says whose.
+    assert_eq!(u32::from_le_bytes(log[12..16].try_into().unwrap()), 8);
+    assert_eq!(hex(&log), REFERENCES, "written by earlier programs");
+    let found = scan(9, &log).unwrap();
+    assert_eq!((&found.changes, found.has_references), (&references, true));
+    let both = [encode_group(9, 0, &plain), encode_group(9, 1, &references)].concat();
+    assert!(!scan(9, &both).unwrap().has_references, "it does not begin with them");
+    assert!(!log.starts_with(b"CGO1") && encode_group(9, 0, &plain).starts_with(b"CGO1"));
+    let said = Recent::new(9, LogPlace::default()).say(&references);
+    assert_eq!(unrecorded(9, [&said.bytes, &[]], LogPlace::default()), references);
+    let mut torn = both.clone();
+    torn[20] ^= 1;
+    assert_eq!(scan(9, &torn), Err(LogError { at: 0 }), "what stands behind the damage is seen");
+}
+
 fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
+
+/// Never changed.
+const REFERENCES: &str = concat!(
+    "43474f3200000000000000000800000002008001000000000000200000000000000000000000000000031400",
+    "00000000000000000000000000000100000000000000031a0000000000000006000000000000000200000000",
+    "0000000415000000000000000100000000000000010000000000000001150000000000000000000000000000",
+    "0020a7376f99d0f6d20116000000000000000300000000000000c44ca6cccd169dbb04170000000000000003",
+    "00000000000000010000000000000001170000000000000002000000000000009c1bd918e81f98a503b09df6",
+    "2a3036dc",
+);
 
 /// Never changed.
 const GOLDEN: &str = concat!(

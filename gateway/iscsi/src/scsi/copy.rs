@@ -1,9 +1,10 @@
 //! EXTENDED COPY and RECEIVE COPY RESULTS (SPC-4 sections 6.4, 6.18 to 6.20), within one unit: block to block
-//! segments, whole blocks or with byte offsets.
+//! segments, whole blocks or with byte offsets. A disk is asked to show a segment's content at both places; one that
+//! cannot is read and written piece by piece.
 
 use std::collections::VecDeque;
 
-use tap_block::{Answer, Extent, Op};
+use tap_block::{Answer, Answered, DeviceError, Extent, Op};
 
 use crate::field::{be16, be32, be64, byte, len8, len16, len32, put};
 use crate::scsi::blocks::Disk;
@@ -58,6 +59,18 @@ pub(crate) struct Copy {
     /// Of the first segment.
     done: u64,
     bytes: u64,
+    doing: Doing,
+}
+
+/// What is under way.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Doing {
+    /// The disk does the whole segment.
+    Whole,
+    /// A piece is read.
+    Reading,
+    /// It is written.
+    Writing,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -77,6 +90,7 @@ impl Copy {
             finished: 0,
             done: 0,
             bytes: 0,
+            doing: Doing::Whole,
         };
         if list.is_empty() {
             return Ok(empty);
@@ -97,6 +111,9 @@ impl Copy {
     /// The next piece: where from and where to.
     fn piece(&self) -> Option<Segment> {
         let Segment { from, to } = *self.segments.front()?;
+        if self.doing == Doing::Whole {
+            return Some(Segment { from, to });
+        }
         let left = from.length() - self.done;
         let length = left.min(PIECE);
         // A copy onto itself further on goes from the end.
@@ -105,13 +122,31 @@ impl Copy {
         Some(Segment { from: part(from), to: part(to) })
     }
 
-    /// The next piece has to be read from here; `None` when all is done.
-    pub(crate) fn read(&self) -> Option<Op> {
-        self.piece().map(|piece| Op::Read { extent: piece.from })
+    /// What comes first; `None` when there is nothing to copy.
+    pub(crate) fn first(&self) -> Option<Op> {
+        let Segment { from, to } = self.piece()?;
+        Some(match self.doing {
+            Doing::Whole => Op::Copy { from, to: to.offset() },
+            Doing::Reading | Doing::Writing => Op::Read { extent: from },
+        })
+    }
+
+    /// What comes next after this; `None` when all is done.
+    pub(crate) fn next(&mut self, answered: Answered) -> Result<Option<Op>, DeviceError> {
+        match (self.doing, answered) {
+            (Doing::Whole, Err(DeviceError::Unsupported(_))) => self.doing = Doing::Reading,
+            (_, Err(error)) => return Err(error),
+            (Doing::Reading, Ok(answer)) => {
+                self.doing = Doing::Writing;
+                return Ok(self.write(answer));
+            }
+            (Doing::Whole | Doing::Writing, Ok(_)) => self.wrote(),
+        }
+        Ok(self.first())
     }
 
     /// It was read; it has to be written. Zeroes take no room where they go to either.
-    pub(crate) fn write(&self, answer: Answer) -> Option<Op> {
+    fn write(&self, answer: Answer) -> Option<Op> {
         let to = self.piece()?.to;
         Some(match answer {
             Answer::Zeroes(_) => Op::Zero { extent: to, fua: false, may_trim: true, fast: false },
@@ -120,14 +155,16 @@ impl Copy {
     }
 
     /// It was written.
-    pub(crate) fn wrote(&mut self) {
+    fn wrote(&mut self) {
         let Some(piece) = self.piece() else { return };
         self.done += piece.to.length();
         self.bytes += piece.to.length();
+        self.doing = Doing::Reading;
         if self.segments.front().is_some_and(|segment| segment.from.length() == self.done) {
             self.segments.pop_front();
             self.finished += 1;
             self.done = 0;
+            self.doing = Doing::Whole;
         }
     }
 

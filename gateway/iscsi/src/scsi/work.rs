@@ -64,7 +64,7 @@ enum Kind {
     OrWrite { fua: bool, read: bool },
     WriteSame { unmap: bool, done: u64 },
     Unmap { disk: Disk, left: Option<VecDeque<Extent>> },
-    Copy { copy: Option<Copy>, read: bool },
+    Copy(Option<Copy>),
     Status(Question),
     ModeSelect { cdb: [u8; 16] },
     Reserve { cdb: [u8; 16] },
@@ -137,7 +137,7 @@ impl Work {
 
     pub(crate) fn copy(cdb: &[u8; 16]) -> Result<Self, Sense> {
         let list = listed(be32(cdb, 10))?;
-        Ok(Self::new(Kind::Copy { copy: None, read: false }, Extent::between(0, 0), list))
+        Ok(Self::new(Kind::Copy(None), Extent::between(0, 0), list))
     }
 
     /// The bytes of Data-Out that the CDB speaks of.
@@ -158,7 +158,7 @@ impl Work {
                 | Kind::OrWrite { .. }
                 | Kind::WriteSame { .. }
                 | Kind::Reserve { .. }
-                | Kind::Copy { .. }
+                | Kind::Copy(_)
         )
     }
 
@@ -175,7 +175,7 @@ impl Work {
                 let end = left.iter().map(|e| e.end()).max()?;
                 Some((Extent::between(start, end), false))
             }
-            Kind::Copy { copy: Some(copy), .. } => copy.target().map(|extent| (extent, false)),
+            Kind::Copy(Some(copy)) => copy.target().map(|extent| (extent, false)),
             _ => None,
         }
     }
@@ -193,7 +193,7 @@ impl Work {
                 return Err(Sense::INVALID_INFORMATION_UNIT);
             }
         }
-        if let Kind::Copy { copy, .. } = &mut self.kind {
+        if let Kind::Copy(copy) = &mut self.kind {
             *copy = Some(Copy::parse(nexus.unit.identity(), nexus.disk(), &self.data)?);
         }
         if let Kind::Unmap { disk, left } = &mut self.kind {
@@ -217,10 +217,10 @@ impl Work {
     /// The step after an operation.
     pub(crate) fn go_on(&mut self, nexus: &Nexus, answered: Answered) -> Step {
         let step = match (answered, &mut self.kind) {
-            (Ok(answer), Kind::Copy { copy: Some(copy), read: read @ true }) => {
-                *read = false;
-                copy.write(answer).map_or_else(|| Step::Done(Reply::good()), Step::Submit)
-            }
+            (answered, Kind::Copy(Some(copy))) => match copy.next(answered) {
+                Ok(next) => next.map_or_else(|| Step::Done(Reply::good()), Step::Submit),
+                Err(error) => Step::Done(failure(&error, true).into()),
+            },
             (Ok(answer), Kind::Status(question)) => Step::Done(question.answer(&stretches(answer))),
             (Err(DeviceError::Unsupported(_)), Kind::Status(question)) => Step::Done(question.answer(&[])),
             (Ok(answer), _) => self.took(answer.into_bytes()),
@@ -231,7 +231,7 @@ impl Work {
 
     /// How a copy ended can be asked for later.
     fn noted(&self, nexus: &Nexus, step: Step) -> Step {
-        if let (Kind::Copy { copy: Some(copy), .. }, Step::Done(_)) = (&self.kind, &step) {
+        if let (Kind::Copy(Some(copy)), Step::Done(_)) = (&self.kind, &step) {
             copy.result().into_iter().for_each(|copied| nexus.note_copy(copied));
         }
         step
@@ -252,9 +252,8 @@ impl Work {
                 Some(extent) => Step::Submit(Op::Zero { extent, fua: false, may_trim: true, fast: false }),
                 None => Step::Done(Reply::good()),
             },
-            Kind::Copy { copy, read } => {
-                *read = true;
-                copy.as_ref().and_then(Copy::read).map_or_else(|| Step::Done(Reply::good()), Step::Submit)
+            Kind::Copy(copy) => {
+                copy.as_ref().and_then(Copy::first).map_or_else(|| Step::Done(Reply::good()), Step::Submit)
             }
             _ if extent.is_empty() => Step::Done(Reply::good()),
             Kind::Read
@@ -314,10 +313,6 @@ impl Work {
                 self.next()
             }
             Kind::Unmap { .. } => self.next(),
-            Kind::Copy { copy: Some(copy), .. } => {
-                copy.wrote();
-                self.next()
-            }
             _ => Step::Done(Reply::good()),
         }
     }

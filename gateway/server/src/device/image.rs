@@ -186,6 +186,26 @@ impl Image {
         Ok(read)
     }
 
+    /// The content of whole `blocks`, however long it takes, where somebody may have written on the flat copy: what is not sound
+    /// of that is read from the store, and left as it is.
+    pub(super) fn original(&self, blocks: Extent) -> Result<Answer, DeviceError> {
+        let Some(flat) = self.flat.get() else { return self.original_from_journal(blocks) };
+        // Should the map be lost, the copy is read as it is.
+        let pieces = self.plan(blocks, ReadMode::Blocking).ok().flatten().unwrap_or_default();
+        if !pieces.is_empty() && all_zeroes(&pieces) {
+            return Ok(Answer::Zeroes(blocks.length()));
+        }
+        let mut out = Buffer::take(index(blocks.length()));
+        match flat.read(blocks, ReadMode::Blocking, out.bytes()) {
+            Ok(FlatRead::Done) => Ok(Answer::Data(Bytes::from_owner(out))),
+            _ => self.original_from_journal(blocks),
+        }
+    }
+
+    fn original_from_journal(&self, blocks: Extent) -> Result<Answer, DeviceError> {
+        self.answer_from_journal(blocks, ReadMode::Blocking)?.ok_or_else(|| unread(blocks))
+    }
+
     /// Reads whole `blocks` from the store, past a flat copy. `false`: it would have to wait.
     pub(crate) fn read_journal(
         &self,

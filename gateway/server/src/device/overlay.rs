@@ -4,6 +4,7 @@
 //! and the mapping after it, so a mapping never shows content that is not there. Between flushes each write says first where it
 //! goes, in a file that is not synced: a gateway that is killed loses nothing that it answered.
 
+use std::collections::HashMap;
 use std::fs::{self, OpenOptions};
 use std::io;
 use std::path::{Path, PathBuf};
@@ -12,7 +13,7 @@ use std::sync::{
 };
 
 use bytes::{Bytes, BytesMut};
-use gateway_image::overlay::{Change, Changes, Content, ContentSum, Overlay, SlotNo};
+use gateway_image::overlay::{Change, Changes, Content, ContentSum, FromImage, Overlay, SlotNo, Written};
 use gateway_store::ReadMode;
 use tap_block::device::run;
 use tap_block::units::index;
@@ -23,6 +24,7 @@ use tap_block::{
 use tap_disk::{FileDevice, FileOptions, ensure_dir, small_file};
 
 use super::image::{HOLE, Image, unread};
+use super::overlay_copy::SHARED_AT_ONCE;
 use super::overlay_log::OverlayLog;
 use super::overlay_write::BATCH;
 use super::recent::{self, RecentFiles};
@@ -34,6 +36,8 @@ use super::workers::Workers;
 const SLACK: std::ops::RangeInclusive<u64> = 256 << 20..=4 << 30;
 /// A write of so much is done by a worker, while the connection takes what comes next from its client.
 const LARGE: usize = 256 << 10;
+/// Put onto a disk at a time of what the image below has elsewhere.
+const FOLDED_AT_ONCE: u64 = 1 << 20;
 /// Zeroed on a disk between two looks at whether that is still wanted.
 const ZEROED_AT_ONCE: u64 = 64 << 20;
 /// Changed blocks looked at for one question of what is written.
@@ -53,6 +57,8 @@ pub(super) struct Layers {
     below: Arc<Image>,
     /// Readers hold it while they read slots, writers while they write them: nobody reads half a block.
     overlay: RwLock<Overlay>,
+    /// Held for reading by who has slots lent, for writing by who makes blocks share theirs. Taken before the overlay.
+    lending: RwLock<()>,
     data: Arc<FileDevice>,
     /// Replaced content that makes a flush happen.
     slack: u64,
@@ -163,16 +169,21 @@ impl OverlayDir {
         let slack = data.geometry().size.saturating_sub(quota) / 2;
         let overlay = RwLock::new(Overlay::restore(quota, changes));
         let (room, log) = (Arc::clone(&self.room), Mutex::new(log));
-        let layers =
-            Layers { image, room, below, overlay, data, slack, log, recent, waiting: Mutex::default() };
+        let (lending, waiting) = (RwLock::default(), Mutex::default());
+        let layers = Layers { image, room, below, overlay, lending, data, slack, log, recent, waiting };
         Ok(OverlayDevice { layers: Arc::new(layers), workers: workers.into(), read_only })
     }
 }
 
 impl OverlayDevice {
-    /// Bytes of changed blocks.
+    /// Bytes of changed blocks; what several share counts once.
     pub(crate) fn used(&self) -> u64 {
         self.layers.read_lock().used()
+    }
+
+    /// Bytes that are put onto a flat copy of what is below.
+    pub(crate) fn laid_out(&self) -> u64 {
+        self.layers.read_lock().laid_out()
     }
 
     /// Makes durable what was written.
@@ -225,7 +236,11 @@ impl OverlayDevice {
     /// Does `op` where it may take the time that it needs.
     fn run_elsewhere(&self, op: Op, ticket: Ticket) {
         // What may take long is no worker's of those that others wait for.
-        let is_long = matches!(op, Op::Status { .. } | Op::Zero { may_trim: false, .. });
+        let is_long = match &op {
+            Op::Status { .. } | Op::Zero { may_trim: false, .. } => true,
+            Op::Copy { from, .. } => from.length() > SHARED_AT_ONCE,
+            _ => false,
+        };
         if ticket.is_alone() && !is_long && !self.layers.is_flushed() {
             return ticket.answer(self.layers.run_and_flush(&op));
         }
@@ -320,6 +335,10 @@ impl Layers {
             Op::Status { extent, maps, most } => return Ok((self.status(*extent, maps, *most)?, false)),
             Op::Cache { .. } => false,
             Op::Flush => true,
+            Op::Copy { from, to } => {
+                self.copy(*from, *to)?;
+                false
+            }
             Op::Write { offset, data, fua } => {
                 self.write_with_room(*offset, data)?;
                 *fua
@@ -341,7 +360,7 @@ impl Layers {
     }
 
     /// Writes `data`, with the room that a flush makes if need be.
-    fn write_with_room(&self, offset: u64, data: &Bytes) -> Result<(), DeviceError> {
+    pub(super) fn write_with_room(&self, offset: u64, data: &Bytes) -> Result<(), DeviceError> {
         let done = self.write(offset, data, ReadMode::Blocking);
         if matches!(done, Err(DeviceError::NoSpace(_))) && self.read_lock().replaced() > 0 {
             self.flush()?;
@@ -367,19 +386,19 @@ impl Layers {
     }
 
     /// What is written within `extent`, merged, and how much of it this is about: so many runs at most.
-    pub(super) fn written(&self, extent: Extent, most: usize) -> (Vec<(Extent, bool)>, Extent) {
-        let mut runs: Vec<(Extent, bool)> = Vec::new();
+    pub(super) fn written(&self, extent: Extent, most: usize) -> (Vec<(Extent, Written)>, Extent) {
+        let mut runs: Vec<(Extent, Written)> = Vec::new();
         let overlay = self.read_lock();
-        for (n, (run, is_zero)) in overlay.written(extent).enumerate() {
+        for (n, (run, what)) in overlay.written(extent).enumerate() {
             let is_full = runs.len() > most || n >= MOST_WRITTEN;
             match runs.last_mut() {
-                Some((last, of)) if last.end() == run.offset() && *of == is_zero && n < MOST_WRITTEN => {
+                Some((last, of)) if last.end() == run.offset() && *of == what && n < MOST_WRITTEN => {
                     *last = Extent::between(last.offset(), run.end());
                 }
                 _ if is_full => {
                     return (runs, Extent::between(extent.offset(), run.offset()));
                 }
-                _ => runs.push((run, is_zero)),
+                _ => runs.push((run, what)),
             }
         }
         (runs, extent)
@@ -390,7 +409,7 @@ impl Layers {
         self.read_lock().replaced() >= self.slack || self.recent_lock().is_full()
     }
 
-    fn read_blocking(&self, extent: Extent) -> Answered {
+    pub(super) fn read_blocking(&self, extent: Extent) -> Answered {
         self.read(extent, ReadMode::Blocking)?.ok_or_else(|| unread(extent))
     }
 
@@ -402,8 +421,8 @@ impl Layers {
         let mut out = BytesMut::zeroed(index(blocks.length()));
         let (untouched, mut zeroes) = self.read_changed(blocks, &mut out)?;
         for part in untouched {
-            let Some(answer) = self.below.answer(part, mode)? else { return Ok(None) };
-            put_answer(&mut out, part, blocks, answer, &mut zeroes);
+            let Some(answer) = self.below.answer(part.source(), mode)? else { return Ok(None) };
+            put_answer(&mut out, part.extent, blocks, answer, &mut zeroes);
         }
         let from = index(extent.offset() - blocks.offset());
         let data = out.freeze().slice(from..from + index(extent.length()));
@@ -413,9 +432,13 @@ impl Layers {
     }
 
     /// Fills in what the overlay has of `blocks` and returns the parts it has not, and what it knows to be zeroes.
-    fn read_changed(&self, blocks: Extent, out: &mut [u8]) -> Result<(Vec<Extent>, ExtentSet), DeviceError> {
+    fn read_changed(
+        &self,
+        blocks: Extent,
+        out: &mut [u8],
+    ) -> Result<(Vec<FromImage>, ExtentSet), DeviceError> {
         let overlay = self.read_lock();
-        let (mut untouched, mut zeroes): (Vec<Extent>, _) = (Vec::new(), ExtentSet::new());
+        let (mut untouched, mut zeroes): (Vec<FromImage>, _) = (Vec::new(), ExtentSet::new());
         for block in blocks.blocks() {
             let extent = extent_of(block);
             match (overlay.content(block), untouched.last_mut()) {
@@ -424,10 +447,12 @@ impl Layers {
                     let data = self.read_slot(block, slot, sum)?;
                     put(out, extent.offset() - blocks.offset(), &data);
                 }
-                (Content::Image, Some(last)) if last.end() == extent.offset() => {
-                    *last = Extent::between(last.offset(), extent.end());
+                (Content::Image(at), Some(last))
+                    if last.extent.end() == extent.offset() && last.source().end() == at.offset() =>
+                {
+                    last.extent = Extent::between(last.extent.offset(), extent.end());
                 }
-                (Content::Image, _) => untouched.push(extent),
+                (Content::Image(at), _) => untouched.push(FromImage { extent, at: at.offset() }),
             }
         }
         Ok((untouched, zeroes))
@@ -436,7 +461,7 @@ impl Layers {
     pub(super) fn read_slot(&self, block: BlockNo, slot: SlotNo, sum: ContentSum) -> Outcome {
         let extent = Extent::between(slot.offset(), slot.offset() + BLOCK_SIZE);
         let data = run(&*self.data, Op::Read { extent })?;
-        if ContentSum::of(block, &data) == sum {
+        if sum.is_of(&data) {
             return Ok(data);
         }
         let detail = "what was written here on the image has rotted in its overlay: write it again, or remove \
@@ -540,11 +565,18 @@ impl Layers {
         let data = FileDevice::open(&dir.join(DATA), FileOptions::default()).map_err(io::Error::other)?;
         let (mut log, _) = OverlayLog::open(dir, image)?;
         let (mut copied, mut slots) = (Vec::with_capacity(mapping.len()), 0);
+        let mut shared: HashMap<SlotNo, SlotNo> = HashMap::new();
         for change in mapping {
             let Change::Slot { block, slot, sum } = change else {
                 copied.push(change);
                 continue;
             };
+            // What blocks share here they share there.
+            if let Some(&slot) = shared.get(&slot) {
+                copied.push(Change::Slot { block, slot, sum });
+                continue;
+            }
+            shared.insert(slot, SlotNo::new(slots));
             let content = self.read_slot(block, slot, sum).map_err(io::Error::other)?;
             let slot = SlotNo::new(slots);
             let write = Op::Write { offset: slot.offset(), data: content, fua: false };
@@ -563,6 +595,15 @@ impl Layers {
         let (end, mut done) = (disk.geometry().size, 0);
         for change in mapping {
             match change {
+                Change::Image(part) => {
+                    for piece in cut_at(part, FOLDED_AT_ONCE) {
+                        self.fold_image(disk, piece, end)?;
+                        done += piece.extent.length();
+                        if !going(done) {
+                            return Ok(false);
+                        }
+                    }
+                }
                 Change::Slot { block, slot, sum } => {
                     let mut data = self.read_slot(block, slot, sum).map_err(io::Error::other)?;
                     data.truncate(index(end.saturating_sub(block.offset())));
@@ -583,6 +624,30 @@ impl Layers {
         }
         run(disk, Op::Flush).map_err(io::Error::other)?;
         Ok(true)
+    }
+
+    /// Puts what the image below has elsewhere onto `disk`. That may be the very copy of the image, with something put onto it.
+    fn fold_image(&self, disk: &FileDevice, part: FromImage, end: u64) -> io::Result<()> {
+        let extent = Extent::between(part.extent.offset(), part.extent.end().min(end));
+        let write = match self.below.original(part.source()).map_err(io::Error::other)? {
+            Answer::Zeroes(_) => Op::Zero { extent, fua: false, may_trim: true, fast: false },
+            answer => {
+                let mut data = answer.into_bytes();
+                data.truncate(index(extent.length()));
+                Op::Write { offset: extent.offset(), data, fua: false }
+            }
+        };
+        run(disk, write).map(drop).map_err(io::Error::other)
+    }
+
+    /// For as long as it is held no slots are lent, and no blocks are made to share theirs by others.
+    pub(super) fn nothing_lent(&self) -> RwLockWriteGuard<'_, ()> {
+        self.lending.write().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// For whoever has slots lent.
+    pub(super) fn lending(&self) -> RwLockReadGuard<'_, ()> {
+        self.lending.read().unwrap_or_else(PoisonError::into_inner)
     }
 
     pub(super) fn read_lock(&self) -> RwLockReadGuard<'_, Overlay> {
@@ -630,10 +695,10 @@ fn recover(
 
 /// Is the content there that the change speaks of?
 fn is_there(data: &FileDevice, change: &Change) -> bool {
-    let Change::Slot { block, slot, sum } = *change else { return true };
+    let Change::Slot { slot, sum, .. } = *change else { return true };
     let extent = Extent::between(slot.offset(), slot.offset().saturating_add(BLOCK_SIZE));
     extent.end() <= data.geometry().size
-        && run(data, Op::Read { extent }).is_ok_and(|content| ContentSum::of(block, &content) == sum)
+        && run(data, Op::Read { extent }).is_ok_and(|content| sum.is_of(&content))
 }
 
 pub(super) fn unrecorded(error: &io::Error) -> DeviceError {
@@ -652,6 +717,12 @@ fn zero_on(disk: &FileDevice, extent: Extent, going: &mut dyn FnMut() -> bool) -
         }
     }
     Ok(true)
+}
+
+/// In pieces of so many bytes.
+fn cut_at(part: FromImage, grain: u64) -> impl Iterator<Item = FromImage> {
+    let pieces = part.extent.split_at_multiples(grain);
+    pieces.map(move |extent| FromImage { extent, at: part.at + (extent.offset() - part.extent.offset()) })
 }
 
 pub(super) fn extent_of(block: BlockNo) -> Extent {

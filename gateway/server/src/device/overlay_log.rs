@@ -7,7 +7,7 @@ use std::fs;
 use std::io::{self, IoSlice};
 use std::path::{Path, PathBuf};
 
-use gateway_image::overlay::{Change, LogPlace, Scan, encode_group, group_len, scan};
+use gateway_image::overlay::{Change, LogPlace, Scan, encode_group, group_len, has_references, scan};
 use tap_block::units::{count, index};
 use tap_disk::SegmentFile;
 
@@ -24,6 +24,8 @@ pub(super) struct OverlayLog {
     /// A place in the next file was told: until that is the log, nothing goes into this one, or what bears that place would count as
     /// newer than what comes here.
     is_left: bool,
+    /// Programs that know of none do not read the file.
+    has_references: bool,
 }
 
 impl OverlayLog {
@@ -49,17 +51,19 @@ impl OverlayLog {
             if file.len() < length(generation, found.first) || (is_empty && generation > 0) {
                 return Err(named(dir, &cut_off(file.len())));
             }
-            let Scan { changes, next_group, end, .. } = found;
-            let log = Self { dir: dir.to_owned(), image, generation, file, next_group, end, is_left: false };
+            let Scan { changes, next_group, end, has_references, .. } = found;
+            let dir = dir.to_owned();
+            let log = Self { dir, image, generation, file, next_group, end, is_left: false, has_references };
             log.remove_others();
             return Ok((log, changes));
         }
         Err(named(dir, &io::Error::new(io::ErrorKind::NotFound, "its mapping log is missing")))
     }
 
-    /// Will a group of this many changes fit?
+    /// Will a group of these changes fit? One with the first references does not: the file has to begin with them.
     pub(super) fn fits(&self, changes: &[Change]) -> bool {
-        !self.is_left && self.end + count(group_len(changes.len())) <= self.file.len()
+        let is_told = self.has_references || !has_references(changes);
+        !self.is_left && is_told && self.end + count(group_len(changes)) <= self.file.len()
     }
 
     /// How far it has come.
@@ -102,6 +106,7 @@ impl OverlayLog {
         })?;
         (self.generation, self.file, self.next_group, self.end) = (generation, file, 1, count(group.len()));
         self.is_left = false;
+        self.has_references = has_references(mapping);
         self.remove_others();
         Ok(())
     }

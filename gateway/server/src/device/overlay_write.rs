@@ -67,6 +67,8 @@ impl Layers {
         kept: bool,
     ) -> Result<bool, DeviceError> {
         let extent = Extent::between(offset, offset + count(data.len()));
+        // No copy comes between: neither to what is lent, nor to a block whose edges were read.
+        let _lending = self.lending();
         let Some(edges) = self.edges(extent, mode)? else { return Ok(false) };
         if extent.length() > BATCH && !is_zero(data) {
             // Rather nothing of it than its beginning.
@@ -88,10 +90,11 @@ impl Layers {
         for block in [BlockNo::holding(extent.offset()), BlockNo::holding(extent.end().saturating_sub(1))] {
             let whole = extent_of(block).intersection(Extent::between(0, self.below().size()));
             let covered = whole.is_none_or(|whole| extent.contains(whole));
-            if covered || self.read_lock().content(block) != Content::Image {
+            if covered {
                 continue;
             }
-            let Some(content) = self.below().read(extent_of(block), mode)? else { return Ok(None) };
+            let Content::Image(at) = self.read_lock().content(block) else { continue };
+            let Some(content) = self.below().read(extent_of(at), mode)? else { return Ok(None) };
             edges.push((block, content));
         }
         Ok(Some(edges))
@@ -216,7 +219,7 @@ impl Layers {
         match overlay.content(block) {
             Content::Zero => {}
             Content::Slot(slot, sum) => put(&mut content, 0, &self.read_slot(block, slot, sum)?),
-            Content::Image => {
+            Content::Image(_) => {
                 // No edge: the write covers all of the block that is on the disk.
                 if let Some((_, old)) = edges.iter().find(|(b, _)| *b == block) {
                     put(&mut content, 0, old);

@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use gateway_image::RegionMap;
+use gateway_image::overlay::Written;
 use gateway_journal::{REGION_BYTES, RegionNo};
 use tap_block::units::index;
 use tap_block::{
@@ -165,23 +166,42 @@ impl Layers {
     fn describe(
         &self,
         extent: Extent,
-        written: &[(Extent, bool)],
+        written: &[(Extent, Written)],
         map: &Map,
         stretches: &mut Stretches,
     ) -> Result<(), DeviceError> {
         let (mut walk, mut at) = (Walk::default(), extent.offset());
-        let end = (Extent::between(extent.end(), extent.end()), false);
-        for (run, is_zero) in written.iter().chain([&end]) {
+        let end = (Extent::between(extent.end(), extent.end()), Written::Data);
+        for (run, what) in written.iter().chain([&end]) {
             let below = Extent::between(at, run.offset());
             let each: Each<'_> = &mut |length, state| stretches.push(length, one_below(state));
             if !self.below().describe(below, map, &mut walk, each)?
-                || !stretches.push(run.length(), own(map, *is_zero))
+                || !self.describe_written(*run, *what, map, &mut walk, stretches)?
             {
                 break;
             }
             at = run.end();
         }
         Ok(())
+    }
+
+    /// What was copied from the image is as much of it allocated as there.
+    fn describe_written(
+        &self,
+        run: Extent,
+        what: Written,
+        map: &Map,
+        walk: &mut Walk,
+        stretches: &mut Stretches,
+    ) -> Result<bool, DeviceError> {
+        match (what, map) {
+            (Written::Image(at), Map::Allocation) => {
+                let below = Extent::between(at, at.saturating_add(run.length()));
+                let each: Each<'_> = &mut |length, state| stretches.push(length, state);
+                self.below().describe(below, map, walk, each)
+            }
+            _ => Ok(stretches.push(run.length(), own(map, what == Written::Zeroes))),
+        }
     }
 }
 

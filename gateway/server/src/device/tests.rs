@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use bytes::Bytes;
-use gateway_image::overlay::group_len;
+use gateway_image::overlay::{Change, group_len};
 use gateway_store::{Store, StoreConfig};
 use tap_block::device::run;
 use tap_block::units::index;
@@ -21,6 +21,7 @@ use super::overlay::OverlayDir;
 use super::room::Room;
 use super::{Image, ImageDevice, OverlayDevice};
 
+mod copies;
 mod maps;
 
 const QUOTA: u64 = 1 << 20;
@@ -479,8 +480,9 @@ fn a_log_that_could_not_begin_anew_does_not_bring_back_what_was_before_the_last_
         run(&device, Op::Write { offset, data: vec![fill; 4096].into(), fua: false }).unwrap();
     };
     // So many flushes leave less room than one more of the kind takes, and more than a small one does.
-    let flushes = (256 << 10) / group_len(BLOCKS);
-    assert!((256 << 10) % group_len(BLOCKS) > 2 * group_len(1));
+    let group = |rows: usize| group_len(&vec![Change::Zero(Extent::between(0, BLOCK_SIZE)); rows]);
+    let flushes = (256 << 10) / group(BLOCKS);
+    assert!((256 << 10) % group(BLOCKS) > 2 * group(1));
     for fill in (1..=200).cycle().take(flushes) {
         (0..BLOCKS).for_each(|block| write(block, fill));
         run(&device, Op::Flush).unwrap();
