@@ -51,7 +51,7 @@ fn live(disk: &Disk) -> Vec<FileNo> {
     found.retain(|no| {
         let mut head = [0; 128];
         disk.dir.open(*no).unwrap().read_at(0, &mut head).unwrap();
-        listed.contains(&SettledHeader::decode(&head).unwrap().segment)
+        SettledHeader::decode(&head).is_ok_and(|header| listed.contains(&header.segment))
     });
     found
 }
