@@ -85,6 +85,9 @@ const LINKED_WITHIN: Duration = Duration::from_secs(10);
 
 /// A sender that was refused for want of room is back within this time.
 const BACK_WITHIN: Duration = Duration::from_secs(6);
+/// Why the tap does not answer meanwhile: it waits for a copy to end, say, of which nothing is taken.
+const NO_ROOM: &str = "this gateway has no room for the volume's history (`chronogate status` says why), and what was asked needs some: \
+                       make room, then try again";
 /// How often it is looked whether it is.
 const GLANCE: Duration = Duration::from_millis(20);
 
@@ -338,20 +341,29 @@ impl Stream {
     /// # Errors
     /// The tap's error, or that it cannot be reached.
     pub(crate) async fn ask(&self, question: Question, limit: Duration) -> Result<Reply, AskError> {
-        let begun = self.clock.monotonic();
-        while self.lock_link().is_none() && self.refusals.is_last() {
-            if self.clock.monotonic().since(begun) >= limit.min(BACK_WITHIN) {
-                break;
-            }
-            tokio::time::sleep(GLANCE).await;
-        }
+        self.wait_for_link(limit.min(BACK_WITHIN)).await;
         let link = self.lock_link().as_ref().map(|attached| attached.link.clone());
-        match link {
+        let reply = match link {
             Some(link) if question == Question::Head => {
                 ask_head(&link, limit, &*self.clock, &self.skew).await
             }
             Some(link) => link.ask(question, limit).await,
             None => Err(AskError::new(AskCode::NotReachable, "no link that carries the volume is open")),
+        };
+        reply.map_err(|e| match e.code {
+            AskCode::NotReachable if self.refusals.is_last() => AskError::new(e.code, NO_ROOM),
+            _ => e,
+        })
+    }
+
+    /// Until the link of a sender that was refused for want of room stands again.
+    async fn wait_for_link(&self, limit: Duration) {
+        let begun = self.clock.monotonic();
+        while self.lock_link().is_none() && self.refusals.is_last() {
+            if self.clock.monotonic().since(begun) >= limit {
+                return;
+            }
+            tokio::time::sleep(GLANCE).await;
         }
     }
 

@@ -635,6 +635,7 @@ impl Settling {
     /// One pass now.
     pub(crate) fn pass(&self, shared: &Shared) -> Result<Option<SettleReport>, StoreError> {
         let (mut stuck, mut spent) = (None, false);
+        shared.hold_room();
         let outcome = shared.refuse_unread_loss().and_then(|()| {
             let renew = self.renew.swap(false, Ordering::Relaxed);
             let mut settler = lock(&self.settler);
@@ -653,8 +654,12 @@ impl Settling {
         {
             warn!("rows that are gone still take room in the index: {e}");
         }
+        // What is missing, and an index that takes nothing, say so themselves.
+        let can_settle =
+            lock(&shared.ingest).failing.is_none() && read(&shared.published).layout.lost.is_empty();
+        let spent = spent && can_settle && shared.is_scarce();
         let mut state = lock(&self.state);
-        state.spent = spent && shared.is_scarce();
+        state.spent = spent;
         match &outcome {
             Ok(Some(report)) => (state.last, state.failing) = (Some(*report), stuck),
             Ok(None) => state.failing = None,

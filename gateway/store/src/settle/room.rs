@@ -26,6 +26,9 @@ pub(crate) enum Pressure {
 /// A group that fills slowly is closed when its first record is so much older than all that policies keep whole.
 const SLACK: Duration = Duration::from_secs(3600);
 
+/// Nobody fills the disk with so many segments from one look to the next.
+const NEAR: u64 = 256;
+
 impl Shared {
     /// The index takes versions by the group. One that would still be filling when its records may go is closed early, and
     /// one that is all that a full log holds.
@@ -117,12 +120,15 @@ impl Shared {
         self.log_room() == Some(0)
     }
 
-    /// What is left to settling lies ready as files, where whoever else writes to the disk cannot take it: for each segment beyond
-    /// the first that the store holds one, as long as it is small.
+    /// Where the disk gets full, what is left to settling lies ready as files, which whoever else writes to it cannot take: for each
+    /// segment beyond the first that the store holds one, as long as it is small.
     pub(crate) fn hold_room(&self) {
         let Some((free, room)) = self.free_segments().zip(self.log_room()) else { return };
         let used = self.segments.count() + self.segments.settled_count();
-        self.segments.pool().hold_back(free.saturating_sub(room).min(used.saturating_sub(1)));
+        let others = (self.free)().unwrap_or(u64::MAX).saturating_sub(self.config.keep_free);
+        let near = others / u64::from(self.config.segment_len) < NEAR;
+        let held = if near { free.saturating_sub(room).min(used.saturating_sub(1)) } else { 0 };
+        self.segments.pool().hold_back(held);
     }
 
     /// Why appends fail, unless they failed for want of room and there is room again: whoever was refused comes back by and by.
