@@ -1,4 +1,4 @@
-# Job: the kernel's own initiator. First CHAP with each of its algorithms, to the target at $CHAP; then the read/write image $IMAGE over
+# Job: the kernel's own initiator. First CHAP with each of its algorithms, to the target `guarded`; then the read/write image $IMAGE over
 # the two portals $ONE and $TWO, under multipathd: a file system and numbered blocks beside it, written while the target is killed and
 # started again ($KILLS times: told by a line, seen by the kernel's own complaint), with a reservation that has to live through it.
 die() { echo "FAILED: $*"; dmesg | tail -20; multipathd show paths 2> /dev/null; exit 1; }
@@ -17,21 +17,21 @@ found() { iscsiadm -m discovery -t st -p $HOST:$1 > /tmp/found 2>&1 || { cat /tm
 
 chap=iqn.2026-01.example.chronogate:guarded
 step chap
-record $chap $CHAP
-setting $chap $CHAP node.session.auth.authmethod CHAP
-setting $chap $CHAP node.session.auth.username initiator
-setting $chap $CHAP node.session.auth.username_in target
-setting $chap $CHAP node.session.auth.password_in another-secret-2
-setting $chap $CHAP node.session.initial_login_retry_max 1
+record $chap $ONE
+setting $chap $ONE node.session.auth.authmethod CHAP
+setting $chap $ONE node.session.auth.username initiator
+setting $chap $ONE node.session.auth.username_in target
+setting $chap $ONE node.session.auth.password_in another-secret-2
+setting $chap $ONE node.session.initial_login_retry_max 1
 for algorithm in MD5 SHA1 SHA256 SHA3-256; do
-    setting $chap $CHAP node.session.auth.chap_algs $algorithm
-    setting $chap $CHAP node.session.auth.password the-first-secret
-    quietly iscsiadm -m node -T $chap -p $HOST:$CHAP --login
-    quietly iscsiadm -m node -T $chap -p $HOST:$CHAP --logout
+    setting $chap $ONE node.session.auth.chap_algs $algorithm
+    setting $chap $ONE node.session.auth.password the-first-secret
+    quietly iscsiadm -m node -T $chap -p $HOST:$ONE --login
+    quietly iscsiadm -m node -T $chap -p $HOST:$ONE --logout
     echo "CHAP $algorithm"
 done
-setting $chap $CHAP node.session.auth.password not-the-first-secret
-iscsiadm -m node -T $chap -p $HOST:$CHAP --login > /tmp/said 2>&1 && die "a wrong secret is good enough"
+setting $chap $ONE node.session.auth.password not-the-first-secret
+iscsiadm -m node -T $chap -p $HOST:$ONE --login > /tmp/said 2>&1 && die "a wrong secret is good enough"
 iscsiadm -m node -o delete > /dev/null 2>&1
 
 target=iqn.2026-01.example.chronogate:$IMAGE

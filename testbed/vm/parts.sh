@@ -1,7 +1,8 @@
 #!/bin/bash
-# Makes, in FOLDER, a test machine: QEMU (qemu/), a stock Debian kernel (vmlinux) and two RAM disks: initrd.cpio with the kernel's
-# own block clients and the tools of file systems, iscsi.cpio with open-iscsi, multipath-tools, sg3-utils and fio besides. All of it
-# comes from Debian's packages and is unpacked here; nothing is installed, and the system's package lists stay as they are.
+# Makes, in FOLDER, a test machine: QEMU (qemu/), a stock Debian kernel (vmlinux) and RAM disks: initrd.cpio with the kernel's own
+# block clients and the tools of file systems, iscsi.cpio with open-iscsi, multipath-tools and sg3-utils besides, and fio.cpio with
+# fio as well, whose libraries are most of it and cost seconds at each start. All of it comes from Debian's packages and is unpacked
+# here; nothing is installed, and the system's package lists stay as they are.
 # usage: parts.sh FOLDER
 #
 # The kernel is started uncompressed, by QEMU's direct entry: under emulation unpacking it would take longer than all the rest.
@@ -12,7 +13,7 @@ mkdir -p "$out"
 # One at a time: tests that want a machine run side by side.
 exec 9> "$out/lock"
 flock 9
-[ -s "$out/initrd.cpio" ] && [ -s "$out/iscsi.cpio" ] && [ -s "$out/vmlinux" ] &&
+[ -s "$out/initrd.cpio" ] && [ -s "$out/iscsi.cpio" ] && [ -s "$out/fio.cpio" ] && [ -s "$out/vmlinux" ] &&
     [ "$out/initrd.cpio" -nt "$here/init" ] && [ "$out/initrd.cpio" -nt "$0" ] && exit 0
 work=$(mktemp -d "$out/making.XXXX")
 trap 'rm -rf "$work"' EXIT
@@ -20,6 +21,8 @@ trap 'rm -rf "$work"' EXIT
 # A package state of our own: QEMU is taken from the backports, in the version of the tools that the other tests use.
 state="$out/apt"
 private_apt() { APT_CONFIG="$state/apt.conf" "$@"; }
+# As if nothing were installed: what this system has may be newer than all that can be fetched.
+download() { private_apt apt-get -q -o Dir::State::status="$state/nothing" download "$@" > /dev/null; }
 make_apt() {
     local mirror suite
     mkdir -p "$state"/{lists/partial,cache/archives/partial,parts}
@@ -29,13 +32,14 @@ make_apt() {
     done > "$state/sources.list"
     printf 'Dir::Etc::sourcelist "%s";\nDir::Etc::sourceparts "%s";\nDir::State::lists "%s";\nDir::Cache "%s";\nDebug::NoLocking "1";\n' \
         "$state/sources.list" "$state/parts" "$state/lists" "$state/cache" > "$state/apt.conf"
+    : > "$state/nothing"
     private_apt apt-get -q update > /dev/null
 }
 
 # QEMU and the programs that pack, with the libraries that are not on this system.
 fetch_tools() {
     private_apt apt-get install -y -q --download-only --no-install-recommends -t "*-backports" qemu-system-x86 qemu-utils > /dev/null
-    (cd "$state/cache/archives" && private_apt apt-get -q download busybox-static cpio kmod libkmod2 extlinux syslinux-common > /dev/null)
+    (cd "$state/cache/archives" && download busybox-static cpio kmod libkmod2 extlinux syslinux-common)
     rm -rf "$out/qemu" && mkdir "$out/qemu"
     for package in "$state"/cache/archives/*.deb; do dpkg -x "$package" "$out/qemu"; done
     # Their links are to where the package would be installed.
@@ -50,14 +54,14 @@ fetch_initiator() {
     local libraries
     libraries=$(private_apt apt-cache depends open-iscsi multipath-tools sg3-utils dmsetup | sed -n 's/.*Depends: \(lib.*\)/\1/p' | sort -u | grep -vx libc6)
     mkdir "$work/debs"
-    (cd "$work/debs" && private_apt apt-get -q download open-iscsi multipath-tools sg3-utils dmsetup $libraries > /dev/null)
+    (cd "$work/debs" && download open-iscsi multipath-tools sg3-utils dmsetup $libraries)
     for package in "$work"/debs/*.deb; do dpkg -x "$package" "$work/initiator"; done
 }
 
 fetch_kernel() {
     local package
     package=$(private_apt apt-cache depends linux-image-amd64/"$(. /etc/os-release && echo "$VERSION_CODENAME")" | sed -n 's/.*Depends: \(linux-image-[0-9].*\)/\1/p' | head -1)
-    (cd "$work" && private_apt apt-get -q download "$package" > /dev/null)
+    (cd "$work" && download "$package")
     dpkg -x "$work/$package"_*.deb "$work/kernel"
     cp "$work/kernel/boot"/vmlinuz-* "$out/vmlinuz"
     python3 - "$work/kernel" "$out/vmlinux" <<'PYTHON'
@@ -99,8 +103,10 @@ put_initiator() {
     local of="$work/initiator" plugin
     export PATH="$of/sbin:$of/usr/sbin:$of/usr/bin:$PATH"
     export LD_LIBRARY_PATH="$of/lib:$of/lib/x86_64-linux-gnu:$of/usr/lib/x86_64-linux-gnu:$LD_LIBRARY_PATH"
-    for program in iscsid iscsiadm multipath multipathd dmsetup sg_persist sg_inq sg_vpd sg_unmap sg_turs blkdiscard fio; do put "$program"; done
+    for program in iscsid iscsiadm multipath multipathd dmsetup sg_persist sg_inq sg_vpd sg_unmap sg_turs blkdiscard; do put "$program"; done
     mkdir -p "$work/root"/{lib/multipath,etc/iscsi,var/lib/iscsi}
+    # The C library itself loads this one, when a thread is to be ended.
+    cp -L /lib/x86_64-linux-gnu/libgcc_s.so.1 "$work/root/lib/x86_64-linux-gnu/"
     for plugin in checktur checkdirectio prioconst prioalua; do
         cp "$of/lib/multipath/lib$plugin.so" "$work/root/lib/multipath/"
         put_libraries "$of/lib/multipath/lib$plugin.so"
@@ -154,6 +160,7 @@ fetch_initiator
 put_initiator
 put_modules $base iscsi_tcp sd_mod sg dm_multipath dm_round_robin dm_service_time scsi_dh_alua
 pack iscsi
+put fio
+pack fio
 rm -rf "$state"
-mv "$work/iscsi.cpio" "$out/iscsi.cpio"
-mv "$work/initrd.cpio" "$out/initrd.cpio"
+for name in fio iscsi initrd; do mv "$work/$name.cpio" "$out/$name.cpio"; done

@@ -187,7 +187,11 @@ impl Bench {
     }
 
     fn try_protect(&self, protect: Vec<Protect>, limits: Limits) -> Result<Tap, tap_agent::StartError> {
-        let config = TapConfig {
+        Tap::start(TapConfig { limits, ..self.config(protect) })
+    }
+
+    fn config(&self, protect: Vec<Protect>) -> TapConfig {
+        TapConfig {
             data: self.dir.path().to_owned(),
             protect,
             listen: vec![ListenAddress::Unix(self.socket())],
@@ -197,12 +201,11 @@ impl Bench {
             admission: gateway_iscsi::Admission::default(),
             cx: cx_address(),
             hub: self.hub.clone(),
-            limits,
+            limits: Limits::default(),
             groups: Vec::new(),
             group_interval: Duration::from_secs(1),
             profile: None,
-        };
-        Tap::start(config)
+        }
     }
 
     fn guest(&self) -> NbdClient<UnixStream> {
@@ -429,22 +432,7 @@ async fn a_disk_has_one_tap_at_a_time_and_the_next_one_once_it_has_stopped() {
 async fn a_disk_that_is_protected_later_is_used_and_journalled_like_the_first() {
     let bench = Bench::new(&[7; 100_000]);
     let (cx, _downlink) = FakeCx::listen(&bench.hub).await;
-    let config = TapConfig {
-        data: bench.dir.path().to_owned(),
-        protect: Vec::new(),
-        listen: vec![ListenAddress::Unix(bench.socket())],
-        nbd_limits: gateway_front::Limits::default(),
-        security: gateway_front::Security::default(),
-        iscsi: Vec::new(),
-        admission: gateway_iscsi::Admission::default(),
-        cx: cx_address(),
-        hub: bench.hub.clone(),
-        limits: Limits::default(),
-        groups: Vec::new(),
-        group_interval: Duration::from_secs(1),
-        profile: None,
-    };
-    let tap = Tap::start(config).unwrap();
+    let tap = Tap::start(bench.config(Vec::new())).unwrap();
     let what = Protect { name: "web01".parse().unwrap(), path: bench.disk() };
     let volume = tap.protect(&what).unwrap();
     assert_eq!(tap.volumes(), [volume]);
@@ -468,21 +456,8 @@ async fn a_group_that_cannot_be_is_refused_with_what_to_do() {
             members: members.iter().map(|m| m.parse().unwrap()).collect(),
         };
         let disk = |name: &str| Protect { name: name.parse().unwrap(), path: bench.dir.path().join(name) };
-        let config = TapConfig {
-            data: bench.dir.path().to_owned(),
-            protect: vec![disk("a"), disk("b"), disk("c")],
-            listen: Vec::new(),
-            nbd_limits: gateway_front::Limits::default(),
-            security: gateway_front::Security::default(),
-            iscsi: Vec::new(),
-            admission: gateway_iscsi::Admission::default(),
-            cx: cx_address(),
-            hub: bench.hub.clone(),
-            limits: Limits::default(),
-            groups: groups.iter().map(group).collect(),
-            group_interval: Duration::from_secs(1),
-            profile: None,
-        };
+        let groups = groups.iter().map(group).collect();
+        let config = TapConfig { groups, ..bench.config(vec![disk("a"), disk("b"), disk("c")]) };
         Tap::start(config).err().unwrap().to_string()
     };
     assert!(refused(&[("g", &["a", "elsewhere"])]).contains("of one tap, each given with --protect"));
@@ -505,22 +480,12 @@ async fn barriers_are_put_over_a_group_with_nobody_to_send_them_to() {
         Protect { name: name.parse().unwrap(), path }
     };
     let config = TapConfig {
-        data: bench.dir.path().to_owned(),
-        protect: vec![disk("web01"), disk("web02")],
-        listen: vec![ListenAddress::Unix(bench.socket())],
-        nbd_limits: gateway_front::Limits::default(),
-        security: gateway_front::Security::default(),
-        iscsi: Vec::new(),
-        admission: gateway_iscsi::Admission::default(),
-        cx: cx_address(),
-        hub: bench.hub.clone(),
-        limits: Limits::default(),
         groups: vec![GroupOf {
             name: "db".parse().unwrap(),
             members: vec!["web01".parse().unwrap(), "web02".parse().unwrap()],
         }],
         group_interval: Duration::from_millis(1),
-        profile: None,
+        ..bench.config(vec![disk("web01"), disk("web02")])
     };
     let tap = Tap::start(config).unwrap();
     let made = || tap.groups().next().map(|(_, barriers)| barriers.made).unwrap();

@@ -11,7 +11,6 @@
 //! (in CI it fails). `CHRONOGATE_E2E=full` runs the scenarios at full size (`cargo xtask show NAME`).
 
 pub mod command;
-pub mod guarded;
 pub mod iscsi;
 pub mod lab;
 pub mod mount;

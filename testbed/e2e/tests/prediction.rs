@@ -52,8 +52,9 @@ struct Workload {
     /// Bytes a second between bursts, and in them.
     base: f64,
     burst: f64,
-    /// A burst begins every so many seconds, from the middle on, and lasts so many.
+    /// A burst begins every so many seconds, after so many of them, and lasts so many.
     every: u64,
+    after: u64,
     lasts: u64,
     /// Of the link.
     rate: f64,
@@ -62,13 +63,13 @@ struct Workload {
 impl Workload {
     fn of_this_run() -> Self {
         let (base, burst) = (200e3, pick(4e6, 6e6));
-        let (seconds, every, lasts) = pick((14, 14, 4), (240, 80, 20));
-        Self { seconds, base, burst, every, lasts, rate: pick(600e3, 1.2e6) }
+        let (seconds, every, after, lasts) = pick((7, 7, 2, 2), (240, 80, 5, 20));
+        Self { seconds, base, burst, every, after, lasts, rate: pick(600e3, 1.2e6) }
     }
 
     /// Bytes a second at this moment of it.
     fn wanted(&self, second: f64) -> f64 {
-        let of_one = second % self.every as f64 - 5.0;
+        let of_one = second % self.every as f64 - self.after as f64;
         if (0.0..self.lasts as f64).contains(&of_one) { self.burst } else { self.base }
     }
 
