@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use gateway_image::catalogue::Volume;
 use gateway_journal::run::{decode_checkpoint, decode_run};
-use gateway_journal::{Generation, GroupNo, Kept, Manifest, Place, RegionNo, Version};
+use gateway_journal::{Generation, GroupNo, Kept, Manifest, Place, RegionNo, SegmentId, Version};
 use tap_block::{Lsn, VolumeId};
 
 use crate::error::StoreError;
@@ -116,6 +116,11 @@ impl Layout {
     fn behind(&self, lost: &Lost, volume: VolumeId) -> Lsn {
         let settled = || self.kept.get(&volume).map_or(Lsn::ZERO, |kept| kept.settled);
         lost.since.unwrap_or_else(settled).next()
+    }
+
+    /// Does what is settled lie in it?
+    pub(crate) fn lists(&self, segment: SegmentId) -> bool {
+        self.generations.iter().any(|g| g.segments.iter().any(|s| s.segment == segment))
     }
 
     /// Bytes of settled segments; parts of one generation may name a segment both.
