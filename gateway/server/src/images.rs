@@ -52,6 +52,8 @@ struct Open {
     flat: Arc<FlatSlot>,
     /// What makes the flat copy, or made it.
     copying: Option<Arc<Job>>,
+    /// Why what is written on it cannot be opened.
+    unreadable: Option<String>,
 }
 
 /// An image that nobody can open; it is what it was when this goes.
@@ -324,6 +326,7 @@ impl Images {
             let below = Arc::new(below);
             let quota = record.writable.then_some(record.quota);
             let opened = self.dir.open(record.id.get(), quota, below, self.workers.clone());
+            entry.note_opened(&record.name, opened.as_ref().err());
             entry.overlay = Some(Arc::new(opened.map_err(problems::internal)?));
         }
         Ok(entry.overlay.clone())
@@ -345,7 +348,8 @@ impl Images {
         self.overlay(&mut table, record).ok().flatten().map(|overlay| overlay.used())
     }
 
-    /// What is to be said of images that find no room on the disk.
+    /// What is to be said of images: that they find no room on the disk, and that what was written on them is damaged, as far as
+    /// anybody has come past it.
     pub(crate) fn alerts(&self) -> Vec<String> {
         let catalogue = self.store.catalogue();
         let short = self.dir.room().short().into_iter().filter_map(|id| catalogue.image(ImageId::new(id)));
@@ -356,7 +360,16 @@ impl Images {
                 record.name
             )
         });
-        said.collect()
+        said.chain(self.damaged(&catalogue)).collect()
+    }
+
+    fn damaged(&self, catalogue: &Catalogue) -> Vec<String> {
+        let table = self.table();
+        let named = |id: &ImageId| catalogue.image(*id).map(|record| record.name.clone());
+        let said = table.open.iter().filter_map(|(id, open)| Some(open.damage(&named(id)?)));
+        let mut said: Vec<String> = said.flatten().collect();
+        said.sort_unstable();
+        said
     }
 
     /// A volume at one point, as a read-only disk.
@@ -456,7 +469,34 @@ impl Images {
 
 impl Default for Open {
     fn default() -> Self {
-        Self { users: Arc::new(()), overlay: None, flat: Arc::default(), copying: None }
+        let (users, flat) = (Arc::new(()), Arc::default());
+        Self { users, overlay: None, flat, copying: None, unreadable: None }
+    }
+}
+
+impl Open {
+    /// Its overlay was opened, or could not be.
+    fn note_opened(&mut self, name: &Name, failed: Option<&std::io::Error>) {
+        let unreadable = failed.map(ToString::to_string);
+        if unreadable != self.unreadable
+            && let Some(why) = &unreadable
+        {
+            tracing::warn!("image {name} cannot be opened: {why}");
+        }
+        self.unreadable = unreadable;
+    }
+
+    /// What is to be said of what is written on it.
+    fn damage(&self, name: &Name) -> Vec<String> {
+        let rotten = self.overlay.as_ref().and_then(|overlay| overlay.rotten()).map(|(first, n)| {
+            format!(
+                "of what was written on image {name} {n} blocks have rotted, the first at byte {}: they are refused; write them \
+                 again, or remove the image and create it anew",
+                first.offset()
+            )
+        });
+        let unreadable = self.unreadable.as_ref().map(|why| format!("image {name} cannot be opened: {why}"));
+        unreadable.into_iter().chain(rotten).collect()
     }
 }
 

@@ -22,7 +22,7 @@ use tap_disk::{FileNo, SegmentFile};
 use tracing::{info, warn};
 
 use crate::error::StoreError;
-use crate::history::{History, PlacedFrame};
+use crate::history::{History, PlacedFrame, forget_over};
 use crate::queue::{Done, Job, Work};
 use crate::segments::Known;
 use crate::settle::Pressure;
@@ -440,6 +440,10 @@ impl Committer {
 
     fn publish(&mut self, group: &Group, members: &mut [Member], end: (SegmentId, Start)) {
         self.forget_some_marks();
+        if !self.history.damage.is_empty() {
+            let layout = Arc::clone(&read(&self.shared.published).layout);
+            forget_over(&mut self.history.damage, &self.shared.segments, &layout);
+        }
         let mut published = write(&self.shared.published);
         let durable = members.iter_mut().filter(|m| m.work.is_some());
         for (laid, member) in group.frames().iter().zip(durable) {

@@ -16,6 +16,8 @@ use tap_block::{
 };
 
 use crate::error::{Damage, StoreError};
+use crate::layout::Layout;
+use crate::segments::Segments;
 use crate::tail::{Durable, Frozen, Group, Published, StreamState};
 use crate::times::TimeRow;
 
@@ -61,6 +63,17 @@ pub(crate) fn gone_marks(catalogue: &Catalogue, kept: &BTreeMap<VolumeId, Kept>)
         (!gone.is_empty()).then_some((*id, gone))
     };
     kept.iter().filter_map(gone).collect()
+}
+
+/// Damage that cost no record is over once nothing of the store lies there any more, or should.
+pub(crate) fn forget_over(damage: &mut Vec<Damage>, segments: &Segments, layout: &Layout) {
+    damage.retain(|d| !d.lost.is_empty() || is_needed(d.segment, segments, layout));
+}
+
+/// Is it a segment of the store, or should be?
+pub(crate) fn is_needed(segment: SegmentId, segments: &Segments, layout: &Layout) -> bool {
+    let of_log = || segment >= layout.trail.at().0 && segments.is_missed(segment);
+    segments.lives(segment) || layout.lists(segment) || of_log()
 }
 
 impl History {

@@ -27,7 +27,7 @@ use crate::chunks::ChunkReader;
 use crate::commit::{Open, Tail};
 use crate::config::StoreConfig;
 use crate::error::{Damage, StoreError};
-use crate::history::{History, PlacedFrame, gone_marks};
+use crate::history::{History, PlacedFrame, forget_over, gone_marks};
 use crate::index::{IndexError, IndexOpener, IndexStore, Table, keys, remove_settle};
 use crate::ingest::{Into, Weights, ingest};
 use crate::layout::{Layout, Lost};
@@ -355,6 +355,9 @@ impl<'a> Replay<'a> {
             self.segments.set(segment, segments::Known { file, end });
         }
         for damage in survey.damage(self.mark.durable.as_ref()) {
+            if !survey.pieces.contains_key(&damage.segment) {
+                self.segments.miss(damage.segment);
+            }
             // Of a segment that is gone, what lay behind the index's place is lost; a header, the index did without.
             let behind = at <= SEGMENT_HEADER || (damage.to > at && !survey.pieces.contains_key(&first));
             if damage.segment > first || (damage.segment == first && behind) {
@@ -427,7 +430,9 @@ impl<'a> Replay<'a> {
                     self.damaged(segment, from, to, why.to_string());
                 }
                 Some(Found::Over { end, torn }) => {
-                    for at in doubtful.into_iter().chain([end.at]) {
+                    // Behind a segment that another one follows a program of this version went on.
+                    let doubtful = doubtful.into_iter().chain([end.at]).filter(|_| sealed.is_none());
+                    for at in doubtful {
                         refuse_newer_frame(&file, at, (self.mark.store, segment))?;
                     }
                     self.over(segment, piece, end, group, torn);
@@ -532,6 +537,7 @@ impl<'a> Replay<'a> {
         self.published.streams = self.history.streams.iter().map(|(&id, s)| (id, s.durable)).collect();
         self.history.forget_marks(&gone_marks(&self.history.catalogue, &self.published.layout.kept));
         self.published.catalogue = Arc::clone(&self.history.catalogue);
+        forget_over(&mut self.history.damage, &self.segments, &self.published.layout);
         self.published.damage.clone_from(&self.history.damage);
         let open = self.resume(survey)?;
         let end = self.end();

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, RwLock};
 
 use gateway_journal::{SegmentId, Start};
@@ -13,9 +13,14 @@ use crate::sync::{read, write};
 /// The segments of a store.
 pub(crate) struct Segments {
     pool: SegmentPool,
-    /// The log's.
-    known: RwLock<BTreeMap<SegmentId, Known>>,
+    /// The log's, each with the bytes of those before it: asked for once for each group that waits, whenever it is looked whether
+    /// there is something to settle.
+    known: RwLock<BTreeMap<SegmentId, (Known, u64)>>,
+    /// Those bytes are to be counted anew.
+    stale: AtomicBool,
     settled: RwLock<BTreeMap<SegmentId, Known>>,
+    /// The log's that are gone.
+    missed: RwLock<BTreeSet<SegmentId>>,
     /// No segment ever had this id or a later one.
     next: AtomicU32,
 }
@@ -30,7 +35,8 @@ pub(crate) struct Known {
 impl Segments {
     pub(crate) fn new(pool: SegmentPool, next: SegmentId) -> Self {
         let (known, settled) = (RwLock::new(BTreeMap::new()), RwLock::new(BTreeMap::new()));
-        Self { pool, known, settled, next: AtomicU32::new(next.get()) }
+        let (missed, stale) = (RwLock::default(), AtomicBool::new(false));
+        Self { pool, known, stale, settled, missed, next: AtomicU32::new(next.get()) }
     }
 
     /// An id no segment ever had.
@@ -43,17 +49,31 @@ impl Segments {
     }
 
     pub(crate) fn set(&self, segment: SegmentId, known: Known) {
-        write(&self.known).insert(segment, known);
+        write(&self.known).insert(segment, (known, 0));
+        self.stale.store(true, Ordering::Relaxed);
     }
 
     pub(crate) fn set_end(&self, segment: SegmentId, end: u32) {
-        if let Some(known) = write(&self.known).get_mut(&segment) {
+        let mut log = write(&self.known);
+        let is_last = log.last_key_value().is_some_and(|(last, _)| *last == segment);
+        if let Some((known, _)) = log.get_mut(&segment) {
             known.end = end;
+            self.stale.fetch_or(!is_last, Ordering::Relaxed);
         }
     }
 
     pub(crate) fn forget(&self, segment: SegmentId) {
         write(&self.known).remove(&segment);
+        self.stale.store(true, Ordering::Relaxed);
+    }
+
+    /// It is a segment of the log, and gone.
+    pub(crate) fn miss(&self, segment: SegmentId) {
+        write(&self.missed).insert(segment);
+    }
+
+    pub(crate) fn is_missed(&self, segment: SegmentId) -> bool {
+        read(&self.missed).contains(&segment)
     }
 
     /// A settled segment that is whole.
@@ -70,12 +90,12 @@ impl Segments {
     pub(crate) fn forget_before(&self, segment: SegmentId) -> Vec<(SegmentId, Known)> {
         let mut known = write(&self.known);
         let rest = known.split_off(&segment);
-        std::mem::replace(&mut *known, rest).into_iter().collect()
+        std::mem::replace(&mut *known, rest).into_iter().map(|(id, (known, _))| (id, known)).collect()
     }
 
     /// A segment of the log.
     pub(crate) fn known(&self, segment: SegmentId) -> Option<Known> {
-        read(&self.known).get(&segment).copied()
+        read(&self.known).get(&segment).map(|(known, _)| *known)
     }
 
     /// Any segment.
@@ -90,7 +110,17 @@ impl Segments {
 
     /// Bytes that the log has up to a place.
     pub(crate) fn bytes_to(&self, segment: SegmentId, at: u32) -> u64 {
-        read(&self.known).range(..segment).map(|(_, known)| u64::from(known.end)).sum::<u64>() + u64::from(at)
+        if self.stale.load(Ordering::Relaxed) {
+            let mut log = write(&self.known);
+            if self.stale.swap(false, Ordering::Relaxed) {
+                count_bytes(&mut log);
+            }
+        }
+        let log = read(&self.known);
+        let first = log.first_key_value().map_or(0, |(_, (_, before))| *before);
+        let last = log.range(..segment).next_back();
+        let through = last.map_or(first, |(_, (known, before))| before + u64::from(known.end));
+        through - first + u64::from(at)
     }
 
     /// Takes the settled segments that are not `live` out of the store; their files are the caller's.
@@ -106,14 +136,14 @@ impl Segments {
     /// Segments of the log that nothing is appended to any more: every one but the last.
     pub(crate) fn finished(&self) -> Vec<(SegmentId, Known)> {
         let known = read(&self.known);
-        let all = known.iter().map(|(id, known)| (*id, *known));
+        let all = known.iter().map(|(id, (known, _))| (*id, *known));
         all.take(known.len().saturating_sub(1)).collect()
     }
 
     /// Where the log ends.
     pub(crate) fn durable_end(&self) -> Option<(SegmentId, Start)> {
         let known = read(&self.known);
-        let (segment, last) = known.last_key_value()?;
+        let (segment, (last, _)) = known.last_key_value()?;
         Some((*segment, Start { at: last.end, ..Start::of_segment(None) }))
     }
 
@@ -122,7 +152,7 @@ impl Segments {
         if from > to {
             return Vec::new();
         }
-        read(&self.known).range(from..=to).map(|(id, known)| (*id, *known)).collect()
+        read(&self.known).range(from..=to).map(|(id, (known, _))| (*id, *known)).collect()
     }
 
     pub(crate) fn is_settled(&self, segment: SegmentId) -> bool {
@@ -154,5 +184,40 @@ impl Segments {
     /// Its file; `None` when it is not part of the store.
     pub(crate) fn file(&self, segment: SegmentId) -> io::Result<Option<Arc<SegmentFile>>> {
         self.any(segment).map(|known| self.pool.get(known.file)).transpose()
+    }
+}
+
+/// What comes before each segment.
+fn count_bytes(log: &mut BTreeMap<SegmentId, (Known, u64)>) {
+    let mut through = 0;
+    for (known, before) in log.values_mut() {
+        *before = through;
+        through += u64::from(known.end);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tap_disk::{MemoryDir, PoolOptions};
+
+    use super::*;
+
+    #[test]
+    fn the_bytes_up_to_a_place_are_those_of_all_before_it() {
+        let options = PoolOptions { ready: 0, ..PoolOptions::default() };
+        let pool = SegmentPool::over(Box::new(MemoryDir::new()), 4096, options).unwrap();
+        let segments = Segments::new(pool, SegmentId::new(1));
+        let (id, known) = (SegmentId::new, |end| Known { file: FileNo::new(1), end });
+        for (n, end) in [(2, 20), (9, 90), (4, 40), (6, 60)] {
+            segments.set(id(n), known(end));
+        }
+        segments.set_end(id(4), 41);
+        segments.set_end(id(9), 91);
+        let to = |n| segments.bytes_to(id(n), 5);
+        assert_eq!([1, 2, 3, 6, 7, 9, 10].map(to), [5, 5, 25, 66, 126, 126, 217]);
+        assert_eq!(segments.forget_before(id(5)).len(), 2);
+        assert_eq!([2, 6, 7, 10].map(to), [5, 5, 65, 156], "what is gone counts no more");
+        segments.forget(id(6));
+        assert_eq!(to(10), 96);
     }
 }

@@ -47,7 +47,7 @@ use tap_block::units::count;
 use tap_block::{VolumeId, WallTime};
 use tracing::{info, warn};
 
-use crate::error::StoreError;
+use crate::error::{Damage, StoreError};
 use crate::index::IndexStore as _;
 use crate::store::Shared;
 use crate::sync::{lock, read, wait_for};
@@ -70,7 +70,7 @@ pub(crate) use preview::preview;
 use publish::publish;
 use rewrite::{Rewriter, merge};
 pub(crate) use room::Pressure;
-pub(crate) use trail::{Met, PassedFrame, Trail};
+pub(crate) use trail::{Met, PassedFrame, Trail, WentPast};
 
 /// What a settle did.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -140,6 +140,8 @@ struct Stuck {
     why: StoreError,
     /// When that was found.
     at: WallTime,
+    /// Segments that are gone were given up by then.
+    given_up: bool,
 }
 
 /// Nothing would be gained by a pass over these groups of the log, whatever went for it.
@@ -172,8 +174,9 @@ const LOOK_AGAIN: Duration = Duration::from_secs(60);
 
 impl Stuck {
     /// Another policy makes an end of a list that is too long at once.
-    fn lasts(&self, now: WallTime) -> bool {
-        matches!(self.why, StoreError::Damaged(_)) && now.since(self.at) < LOOK_AGAIN
+    fn lasts(&self, shared: &Shared, now: WallTime) -> bool {
+        let soon = matches!(self.why, StoreError::Damaged(_)) && now.since(self.at) < LOOK_AGAIN;
+        soon && self.given_up == shared.settling.gives_up()
     }
 }
 
@@ -274,7 +277,7 @@ impl Settler {
             return Ok(Log::Nothing);
         };
         let group = plan.groups.first().map(|group| group.no).unwrap_or_default();
-        self.stuck.take_if(|stuck| stuck.group != group || !stuck.lasts(terms.now));
+        self.stuck.take_if(|stuck| stuck.group != group || !stuck.lasts(shared, terms.now));
         if let Some(stuck) = &self.stuck {
             return Err(stuck.why.clone());
         }
@@ -287,26 +290,25 @@ impl Settler {
             }
             None => self.decide_log(shared, &mut plan, terms, &held).inspect_err(|why| {
                 shared.log_waits_for_none(None);
-                if concerns_the_log(why) {
-                    self.stuck = Some(Stuck { group, why: why.clone(), at: terms.now });
-                }
+                self.note_stuck(shared, group, terms.now, why);
             })?,
         };
         match outcome {
             Some(Outcome::Decided(decision)) => {
                 shared.log_waits_for_none(None);
-                let futile = Futile::new(shared, &plan, terms.now);
+                let (futile, by_index) =
+                    (Futile::new(shared, &plan, terms.now), decision.went_past.is_some());
                 let was_to_pay = plan.end == End::Paid;
-                let report = match self.carry_out(shared, plan, *decision, terms) {
+                let report = self.carry_out(shared, plan, *decision, terms);
+                if was_to_pay && matches!(report, Err(StoreError::NoSpace(_))) {
                     // It was reckoned a little too low. What else there is may still make room.
-                    Err(StoreError::NoSpace(_)) if was_to_pay => {
-                        self.futile = Some(futile);
-                        return Ok(Log::Nothing);
-                    }
-                    outcome => outcome?,
-                };
-                self.log_last = true;
-                Ok(Log::Settled(report))
+                    self.futile = Some(futile);
+                    return Ok(Log::Nothing);
+                }
+                let stuck = report.as_ref().err().filter(|_| by_index);
+                stuck.into_iter().for_each(|why| self.note_stuck(shared, group, terms.now, why));
+                self.log_last = report.is_ok();
+                report.map(Log::Settled)
             }
             Some(Outcome::Waits(hold)) => {
                 self.waiting = Some(Waiting::new(&held, first, terms));
@@ -344,6 +346,14 @@ impl Settler {
             None => self.futile = Some(futile),
         }
         Ok(None)
+    }
+
+    /// The log cannot be settled from this group on, if that is why.
+    fn note_stuck(&mut self, shared: &Shared, group: GroupNo, at: WallTime, why: &StoreError) {
+        if concerns_the_log(why) {
+            let given_up = shared.settling.gives_up();
+            self.stuck = Some(Stuck { group, why: why.clone(), at, given_up });
+        }
     }
 
     /// Goes on through settled history, or begins to when that is worth it or has to be.
@@ -492,20 +502,27 @@ impl Settler {
         &mut self,
         shared: &Shared,
         plan: Plan,
-        decision: Decision,
+        mut decision: Decision,
         terms: &Terms,
     ) -> Result<SettleReport, StoreError> {
         let mut undecided = false;
         let (gone, overruled) = (decision.gone.clone(), decision.overruled.clone());
+        let went_past = decision.went_past.take();
+        let unreadable = went_past.as_ref().map(|past| shared.unreadable(past)).transpose();
+        let unreadable = unreadable.inspect_err(|_| shared.points.call_off())?;
         let short = terms.strain.pressure > Pressure::None || !terms.own.is_empty();
         let in_full = plan.end.budget().is_some_and(|budget| budget >= shared.config.settle_at_once);
         let keep_packs = short || !in_full;
-        let outcome = self.rewrite(shared, plan, decision, keep_packs, &mut undecided);
+        let damaged = went_past.as_ref().map_or(&[][..], |past| &past.damage);
+        let outcome = self.rewrite(shared, plan, decision, (keep_packs, damaged), &mut undecided);
         if outcome.is_err() && !undecided {
             shared.points.call_off();
         }
         let report = outcome?;
         note_overruled(shared, overruled);
+        if let Some((went_past, unreadable)) = went_past.as_ref().zip(unreadable) {
+            shared.note_passed(went_past, unreadable);
+        }
         for (volume, points) in gone {
             *self.dropped.entry(volume).or_default() += points;
         }
@@ -518,12 +535,13 @@ impl Settler {
         shared: &Shared,
         mut plan: Plan,
         decision: Decision,
-        keep_packs: bool,
+        (keep_packs, damaged): (bool, &[Damage]),
         undecided: &mut bool,
     ) -> Result<SettleReport, StoreError> {
         let settle = self.next;
         self.next += 1;
-        let mut rewriter = Rewriter::new(shared, (decision.trail.store(), settle), decision.at(), keep_packs);
+        let of = (decision.trail.store(), settle);
+        let mut rewriter = Rewriter::new(shared, of, decision.at(), keep_packs, damaged);
         if let End::Gain(room) = plan.end {
             let budget = budget_for_gain(shared, (&plan, room), &decision, &rewriter)?;
             plan.end = End::Budget(
@@ -596,6 +614,8 @@ pub(crate) struct Settling {
     settler: Mutex<Settler>,
     /// Something of settled history is damaged that its blocks do without: it is to be written anew.
     renew: AtomicBool,
+    /// Segments of the log that are gone are not waited for.
+    gives_up: AtomicBool,
     state: Mutex<State>,
     changed: Condvar,
 }
@@ -614,6 +634,7 @@ impl Settling {
         Self {
             settler: Mutex::new(settler),
             renew: AtomicBool::new(false),
+            gives_up: AtomicBool::new(false),
             state: Mutex::default(),
             changed: Condvar::new(),
         }
@@ -717,6 +738,16 @@ impl Settling {
     pub(crate) fn renew(&self) {
         self.renew.store(true, Ordering::Relaxed);
         self.hurry();
+    }
+
+    /// Somebody has read of what is damaged: segments of the log that are gone will not be put back.
+    pub(crate) fn give_up(&self) {
+        self.gives_up.store(true, Ordering::Relaxed);
+        self.hurry();
+    }
+
+    pub(crate) fn gives_up(&self) -> bool {
+        self.gives_up.load(Ordering::Relaxed)
     }
 
     /// There is no room: look now.

@@ -277,6 +277,41 @@ mod tests {
     use crate::history::History;
     use crate::tail::Group;
 
+    /// Manifests are read for ever, and hold a state each. `GOLDEN=write` writes the fixtures of a new one.
+    fn pinned(name: &str, bytes: &[u8]) {
+        let path = std::path::PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("src/golden").join(name);
+        let line = |bytes: &[u8]| bytes.iter().map(|b| format!("{b:02x}")).collect::<String>() + "\n";
+        let text: String = bytes.chunks(32).map(line).collect();
+        if std::env::var_os("GOLDEN").is_some_and(|v| v == "write") {
+            std::fs::write(&path, &text).unwrap();
+        }
+        assert_eq!(std::fs::read_to_string(&path).unwrap(), text, "{name}: the bytes changed");
+    }
+
+    #[test]
+    fn a_state_has_the_bytes_that_it_always_had() {
+        let lsn = |n| Lsn::new(n).unwrap();
+        let at = WallTime::from_nanos(0x0102_0304_0506_0708);
+        let mut history = History::new(StoreId::new(7));
+        let durable = Durable { lsn: lsn(70), run: RunId::new(0x11), epoch: Epoch::new(2), at };
+        let state = StreamState { durable, latest: at, row: (at, 5) };
+        history.streams.insert(StreamId::new(5), state);
+        let lost = vec![(StreamId::new(5), lsn(60), lsn(63))];
+        let damage = Damage { segment: SegmentId::new(3), from: 4096, to: 8192, detail: "torn".into(), lost };
+        history.damage.push(damage.clone());
+        let _ = history.received(at);
+        let place = (SegmentId::new(3), Start { at: 12288, number: 9, group: 4, previous: Some(0x99) });
+        let bytes = |history: &History| encode(&history.frozen(Group::new(GroupNo::new(6)), place));
+        pinned("state.hex", &bytes(&history));
+        // Field 13 came later.
+        history.suspect = Some(Suspect { damage, seen: vec![StreamId::new(5), StreamId::new(8)] });
+        pinned("state-suspect.hex", &bytes(&history));
+        let known = decode(&bytes(&history), history.store).unwrap();
+        assert_eq!((known.suspect, known.damage, known.through), (history.suspect, history.damage, place));
+        assert_eq!(known.streams, [(StreamId::new(5), state)]);
+        assert!(decode(&[], history.store).is_none());
+    }
+
     #[test]
     fn what_damage_cost_a_stream_that_has_not_gone_on_yet_is_asked_again_behind_a_restart() {
         let mut history = History::new(StoreId::new(7));

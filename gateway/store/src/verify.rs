@@ -15,6 +15,7 @@ mod judge;
 mod known;
 mod ledger;
 mod log;
+mod passed;
 mod proofs;
 mod repair;
 mod scrub;

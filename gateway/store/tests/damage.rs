@@ -181,15 +181,14 @@ fn fill(lab: &mut Lab, batches: usize) -> (usize, usize) {
     (batches, passes)
 }
 
-/// The log is not settled from there on, and says so. All else is: history goes on for as long as that makes room.
+/// The log is settled past it, and so is all else: history goes on.
 #[test]
-fn a_damaged_frame_of_the_log_keeps_nothing_else_from_being_settled() {
+fn a_damaged_frame_of_the_log_keeps_nothing_from_being_settled() {
     let (all, _, fails) = fills(false);
     assert!(all == 600 && !fails, "{all}");
     let (taken, passes, fails) = fills(true);
     println!("{taken} of {all}, {passes} passes");
-    assert!(fails, "it says so");
-    assert!(passes > 15, "{taken} of {all}, {passes} passes");
+    assert!(taken == all && !fails, "{taken} of {all}, {passes} passes");
 }
 
 /// Damage that likes headers, ends and borders of frames; where, in words.

@@ -15,7 +15,7 @@ use std::time::Duration;
 
 use common::lab::{Lab, tiers};
 use common::{Disk, append, try_image};
-use gateway_journal::{Manifest, RegionNo, SettledHeader};
+use gateway_journal::{FrameHeader, Manifest, RegionNo, SegmentHeader, SettledHeader};
 use gateway_store::{Finding, FindingKind, MarkStore as _, MemoryIndex, Scope, Store, StoreError};
 use tap_block::SyncCause::HopLost;
 use tap_disk::{FileNo, SegmentDir};
@@ -321,12 +321,18 @@ fn a_store_of_a_newer_format_is_refused_and_left_as_it_is() {
             change(&lab.disk, no, at, |_| 1);
         }
     }
-    // A frame that is reached on the way.
-    let no = *files(&lab.disk, b"CGSEGMT").last().unwrap();
+    // A frame that is reached on the way; behind that of a segment which another one follows a program of this version went on.
+    let segment = |no: &FileNo| {
+        let mut head = [0; 4096];
+        lab.disk.dir.open(*no).unwrap().read_at(0, &mut head).unwrap();
+        SegmentHeader::decode(&head).unwrap().segment
+    };
+    let no = files(&lab.disk, b"CGSEGMT").into_iter().max_by_key(segment).unwrap();
     let file = lab.disk.dir.open(no).unwrap();
     let mut bytes = vec![0; file.len() as usize];
     file.read_at(0, &mut bytes).unwrap();
-    let last = bytes.windows(7).rposition(|w| w == b"CGFRAME").unwrap() as u64;
+    let own = |at: &usize| FrameHeader::decode(&bytes[*at..]).is_ok_and(|f| f.segment == segment(&no));
+    let last = (4096..bytes.len()).step_by(8).rfind(own).unwrap() as u64;
     let index = lab.disk.index.clone();
     lab.disk.index = MemoryIndex::new();
     change(&lab.disk, no, last + 7, |_| 2);
@@ -340,6 +346,27 @@ fn a_store_of_a_newer_format_is_refused_and_left_as_it_is() {
     both.iter().for_each(|no| change(&lab.disk, *no, 7, |_| 1));
     lab.open();
     assert!(!lab.check(3).is_empty());
+}
+
+#[test]
+fn a_header_of_a_far_version_before_frames_of_this_one_has_rotted() {
+    for magic in [b"CGSEGMT", b"CGSETTL"] {
+        let mut lab = aged(6);
+        let kept = lab.check(3);
+        lab.store = None;
+        let no = *files(&lab.disk, magic).last().unwrap();
+        change(&lab.disk, no, 7, |_| 84);
+        for without_index in [false, true] {
+            if without_index {
+                lab.disk.index = MemoryIndex::new();
+            }
+            lab.open();
+            let found = lab.store().findings(lab.volume());
+            assert!(found.iter().any(|f| f.kind == FindingKind::Header && f.over_at.is_none()), "{found:?}");
+            let again = lab.check(3);
+            assert!(again.len() * 2 > kept.len(), "{} of {}", again.len(), kept.len());
+        }
+    }
 }
 
 /// Nobody knows then what the newest settle left: on the word of an older one its segments would be taken for free.

@@ -189,6 +189,20 @@ fn without_the_index_a_copy_of_the_disk_makes_later_points_whole_and_they_stay_s
             lab.open();
             points(lab.store(), &lab);
         }
+        // Once nothing is kept that shows it, it is over: history is gone through again, and nobody is told any more.
+        for batch in [lab.workload.restart(10, Some(HopLost)), lab.workload.end_sync()] {
+            lab.append(&batch);
+        }
+        for _ in 0..2 {
+            lab.more(30, 20);
+            lab.clock.advance(std::time::Duration::from_secs(10_000));
+            lab.settle();
+        }
+        lab.settle();
+        assert_eq!(lab.store().status().damage, [], "{how:?}");
+        lab.open();
+        assert_eq!(lab.store().status().damage, [], "{how:?}");
+        assert_eq!((points(lab.store(), &lab).1, hurt(&lab)), (0, vec![]));
     }
     assert!(found > 0, "one of them at least hit a newest point");
 }

@@ -11,7 +11,8 @@
 //! A group is written, and not synced, before the content that it is about. So it is a claim: whoever reads it back compares the
 //! checksum of the slot's content, and leaves out a change whose content is not there. The changes of one file count up; two
 //! files are written by turns, so that one can begin anew once the mapping log has all that the other held: generation and group
-//! say where the log stood, or was about to stand, when the change was made. A log that stands further on has it.
+//! say where the log stood, or was about to stand, when the change was made. A log that stands further on has it. A group without
+//! changes says that the log has stood there, durably: one that does not come so far any more is damaged.
 
 use tap_block::units::count;
 use xxhash_rust::xxh3::xxh3_64_with_seed;
@@ -125,6 +126,13 @@ pub fn unrecorded(image: u64, files: [&[u8]; 2], place: LogPlace) -> Vec<Change>
     groups.sort_by_key(|group| group.no);
     groups.retain(|group| group.place >= place);
     groups.into_iter().flat_map(|group| group.changes).collect()
+}
+
+/// The furthest place that a log is known to have come to; `None`: that was never said.
+#[must_use]
+pub fn stood(image: u64, files: [&[u8]; 2]) -> Option<LogPlace> {
+    let groups = files.into_iter().flat_map(|file| groups_of(image, file));
+    groups.filter(|group| group.changes.is_empty()).map(|group| group.place).max()
 }
 
 struct Group {

@@ -4,7 +4,7 @@
 //! and the mapping after it, so a mapping never shows content that is not there. Between flushes each write says first where it
 //! goes, in a file that is not synced: a gateway that is killed loses nothing that it answered.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::fs::{self, OpenOptions};
 use std::io;
 use std::path::{Path, PathBuf};
@@ -42,6 +42,8 @@ const FOLDED_AT_ONCE: u64 = 1 << 20;
 const ZEROED_AT_ONCE: u64 = 64 << 20;
 /// Changed blocks looked at for one question of what is written.
 const MOST_WRITTEN: usize = 1 << 20;
+/// Rotten blocks that are remembered of an image.
+const MOST_ROTTEN: usize = 4096;
 const DATA: &str = "data";
 
 /// A read/write image as a disk.
@@ -67,6 +69,7 @@ pub(super) struct Layers {
     /// Written only by whoever holds the overlay for writing.
     recent: Mutex<RecentFiles>,
     waiting: Mutex<Waiting>,
+    rotten: Mutex<Rotten>,
 }
 
 /// Who waits for a flush: one thread makes it for all, for many others are waited for by the same threads.
@@ -76,6 +79,9 @@ struct Waiting {
     /// Somebody sees to them.
     served: bool,
 }
+
+/// Blocks that were found not to be what was written, and where they lay; none that is written again.
+type Rotten = BTreeMap<BlockNo, (SlotNo, ContentSum)>;
 
 /// Where overlays are kept.
 #[derive(Clone)]
@@ -169,8 +175,9 @@ impl OverlayDir {
         let slack = data.geometry().size.saturating_sub(quota) / 2;
         let overlay = RwLock::new(Overlay::restore(quota, changes));
         let (room, log) = (Arc::clone(&self.room), Mutex::new(log));
-        let (lending, waiting) = (RwLock::default(), Mutex::default());
-        let layers = Layers { image, room, below, overlay, lending, data, slack, log, recent, waiting };
+        let (lending, waiting, rotten) = (RwLock::default(), Mutex::default(), Mutex::default());
+        let layers =
+            Layers { image, room, below, overlay, lending, data, slack, log, recent, waiting, rotten };
         Ok(OverlayDevice { layers: Arc::new(layers), workers: workers.into(), read_only })
     }
 }
@@ -184,6 +191,14 @@ impl OverlayDevice {
     /// Bytes that are put onto a flat copy of what is below.
     pub(crate) fn laid_out(&self) -> u64 {
         self.layers.read_lock().laid_out()
+    }
+
+    /// Blocks of what is written here that were found to have rotted and that were not written again since: the first, and how many.
+    pub(crate) fn rotten(&self) -> Option<(BlockNo, usize)> {
+        let overlay = self.layers.read_lock();
+        let mut rotten = self.layers.rotten_lock();
+        rotten.retain(|block, (slot, sum)| overlay.content(*block) == Content::Slot(*slot, *sum));
+        rotten.first_key_value().map(|(first, _)| (*first, rotten.len()))
     }
 
     /// Makes durable what was written.
@@ -464,9 +479,22 @@ impl Layers {
         if sum.is_of(&data) {
             return Ok(data);
         }
+        self.note_rotten(block, slot, sum);
         let detail = "what was written here on the image has rotted in its overlay: write it again, or remove \
                       the image and create it anew";
         Err(DeviceError::Damaged { extent: extent_of(block), detail: detail.to_owned() })
+    }
+
+    fn note_rotten(&self, block: BlockNo, slot: SlotNo, sum: ContentSum) {
+        let (image, offset) = (self.image, block.offset());
+        let mut rotten = self.rotten_lock();
+        if rotten.len() < MOST_ROTTEN && rotten.insert(block, (slot, sum)) != Some((slot, sum)) {
+            tracing::warn!(
+                image,
+                offset,
+                "what was written on a test image has rotted: the block is refused"
+            );
+        }
     }
 
     /// Whole blocks become zeroes without taking room; what is cut at the edges is written.
@@ -660,6 +688,10 @@ impl Layers {
 
     fn log_lock(&self) -> MutexGuard<'_, OverlayLog> {
         self.log.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn rotten_lock(&self) -> MutexGuard<'_, Rotten> {
+        self.rotten.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn recent_lock(&self) -> MutexGuard<'_, RecentFiles> {

@@ -1,5 +1,7 @@
 //! Images against the oracle, and overlays against a plain model, over a real store and real files.
 
+use std::fs::OpenOptions;
+use std::os::unix::fs::FileExt as _;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -9,8 +11,8 @@ use gateway_store::{Store, StoreConfig};
 use tap_block::device::run;
 use tap_block::units::index;
 use tap_block::{
-    Answered, BLOCK_SIZE, BlockDevice, Clock, CompletionQueue, DeviceError, Extent, Lsn, Monotonic, Op,
-    Ticket, VolumeId, WallTime,
+    Answered, BLOCK_SIZE, BlockDevice, BlockNo, Clock, CompletionQueue, DeviceError, Extent, Lsn, Monotonic,
+    Op, Ticket, VolumeId, WallTime,
 };
 use tap_disk::{Pool, RealClock};
 use tempfile::TempDir;
@@ -505,6 +507,54 @@ fn a_log_that_could_not_begin_anew_does_not_bring_back_what_was_before_the_last_
 }
 
 /// A mapping that is not all there says that blocks were never written: older content would be served for them.
+/// Nothing of the first flush was cut off when it is known to have been done.
+#[test]
+fn a_log_of_one_flush_with_a_flipped_bit_is_refused_and_not_taken_for_empty() {
+    let rig = Rig::new(5);
+    let point = rig.oracle.last_lsn();
+    rig.overlays().create(7, QUOTA).unwrap();
+    let write = Op::Write { offset: 0, data: vec![0xee; 8192].into(), fua: true };
+    run(&rig.overlay(point), write).unwrap();
+    let map = rig.tmp.path().join("overlays/7/map-0");
+    let sound = std::fs::read(&map).unwrap();
+    for (round, at) in [0, 4, 12, 20, 50].into_iter().enumerate() {
+        let mut bytes = sound.clone();
+        bytes[at] ^= 1;
+        std::fs::write(&map, bytes).unwrap();
+        let opened = rig.overlays().open(7, Some(QUOTA), rig.image(point), Arc::clone(&rig.pool));
+        let why = opened.err().map(|e| e.to_string());
+        assert!(why.is_some_and(|why| why.contains("mapping log is damaged")), "byte {at}");
+        std::fs::write(&map, &sound).unwrap();
+        // Nothing is written from here on: the files of what is recent hold nothing else.
+        let device = rig.overlay(point);
+        assert!(whole(&device)[..8192] == [0xee; 8192], "round {round}");
+    }
+}
+
+#[test]
+fn a_rotten_block_is_named_until_it_is_written_again() {
+    let rig = Rig::new(6);
+    let point = rig.oracle.last_lsn();
+    rig.overlays().create(7, QUOTA).unwrap();
+    let write = |at: u64| Op::Write { offset: at, data: vec![0xee; 4096].into(), fua: true };
+    let read = |at: u64| Op::Read { extent: Extent::between(at, at + BLOCK_SIZE) };
+    let device = rig.overlay(point);
+    [8192, 16384].into_iter().for_each(|at| drop(run(&device, write(at)).unwrap()));
+    assert_eq!(device.rotten(), None);
+    let path = rig.tmp.path().join("overlays/7/data");
+    let data = OpenOptions::new().write(true).open(path).unwrap();
+    (0..2u64).for_each(|slot| data.write_all_at(&[7], slot * BLOCK_SIZE + 9).unwrap());
+    for at in [8192, 8192, 16384] {
+        assert!(matches!(run(&device, read(at)), Err(DeviceError::Damaged { .. })));
+    }
+    assert_eq!(device.rotten(), Some((BlockNo::holding(8192), 2)));
+    run(&device, write(8192)).unwrap();
+    assert_eq!(device.rotten(), Some((BlockNo::holding(16384), 1)));
+    let zero = Op::Zero { extent: Extent::between(16384, 20480), fua: false, may_trim: true, fast: false };
+    run(&device, zero).unwrap();
+    assert_eq!(device.rotten(), None);
+}
+
 #[test]
 fn an_overlay_whose_log_was_cut_off_is_refused() {
     for rounds in [1, 200] {

@@ -45,6 +45,37 @@ async fn a_writable_image_keeps_its_writes_over_a_restart() {
     assert_eq!(same_name.unwrap_err().code, Code::Conflict);
 }
 
+/// Who looks at the status sees which image it is, and what to do.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_damaged_of_an_image_is_named_in_the_status() {
+    let site = Site::new().await;
+    let (_tap, _link) = connected(&site, 8).await;
+    site.settled("web01").await;
+    let image = site.image("now", true, Some("test")).await;
+    drop(written(&site, vec![(0, vec![7; 8192])]).await);
+    let reasons = |site: &Site| {
+        let gateway = Arc::clone(site.gateway());
+        async move { gateway.status().await.unwrap().reasons.join("; ") }
+    };
+    assert!(!reasons(&site).await.contains("image test"), "{}", reasons(&site).await);
+    let file = |site: &Site, name: &str| site.path(&format!("data/overlays/{}/{name}", image.id));
+    let spoil = |path: PathBuf, at: u64| {
+        let file = std::fs::OpenOptions::new().write(true).open(path).unwrap();
+        std::os::unix::fs::FileExt::write_all_at(&file, &[0x55], at).unwrap();
+    };
+    spoil(file(&site, "data"), 77);
+    assert!(read(site.path("nbd.sock"), "test".to_owned()).await.is_err());
+    let said = reasons(&site).await;
+    assert!(said.contains("image test") && said.contains("rotted") && said.contains("byte 0"), "{said}");
+    let maps = std::fs::read_dir(file(&site, "")).unwrap().map(|entry| entry.unwrap().path());
+    let map = maps.filter(|path| path.to_str().unwrap().contains("map-")).max().unwrap();
+    let site = site.restarted().await;
+    spoil(map, 9);
+    assert_eq!(site.gateway().images().await.unwrap()[0].used_bytes, None);
+    let said = reasons(&site).await;
+    assert!(said.contains("image test cannot be opened") && said.contains("mapping log"), "{said}");
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_image_of_an_image_survives_its_parent_and_a_restart() {
     let site = Site::new().await;

@@ -2,15 +2,16 @@
 //! given to two segments. How a settled segment ends stands in the manifest as well.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
+use gateway_journal::frame::FRAME_ALIGN;
 use gateway_journal::{
-    Expected, Found, Manifest, SEGMENT_HEADER, Sealed, SegmentId, SegmentScan, SettledFrame, SettledKind,
-    Start, StoreId,
+    Expected, Found, Manifest, SEGMENT_HEADER, SETTLED_FRAME_BYTES, Sealed, SegmentId, SegmentScan,
+    SettledFrame, SettledKind, Start, StoreId,
 };
-use tap_block::units::index;
 use tap_disk::{FileNo, SegmentFile, SegmentPool};
 
-use crate::chunks::{ChunkReader, read_what_can_be};
+use crate::chunks::ChunkReader;
 use crate::settled::read_frame;
 
 /// Settled segments of which sound frames lie in a file: the one that it holds, and maybe what is left of earlier ones.
@@ -34,14 +35,15 @@ pub(super) struct Remains {
 pub(super) fn look_inside(pool: &SegmentPool, no: FileNo, store: Option<StoreId>) -> Inside {
     let mut inside = Inside { file: no, segments: BTreeMap::new() };
     let Ok(file) = pool.get(no) else { return inside };
-    let mut bytes = vec![0; index(file.len())];
-    read_what_can_be(&file, 0, &mut bytes);
-    let mut at = SEGMENT_HEADER;
-    while let Some(rest) = bytes.get(index(u64::from(at))..).filter(|rest| !rest.is_empty()) {
-        at = at.saturating_add(match SettledFrame::decode(rest) {
-            Ok(frame) if Some(frame.store) == store => take(&mut inside, &file, &frame, at).unwrap_or(8),
-            _ => 8,
-        });
+    let length = u32::try_from(file.len()).unwrap_or(u32::MAX);
+    // Whatever it is, it may be of any length.
+    let (mut reader, mut at) = (ChunkReader::new(Arc::clone(&file)), SEGMENT_HEADER);
+    while at < length {
+        let head = reader.fetch(at, SETTLED_FRAME_BYTES);
+        let frame = SettledFrame::begins(head).then(|| SettledFrame::decode(head).ok()).flatten();
+        let frame = frame.filter(|frame| Some(frame.store) == store);
+        let span = frame.and_then(|frame| take(&mut inside, &file, &frame, at));
+        at = at.saturating_add(span.unwrap_or(FRAME_ALIGN));
     }
     inside
 }
@@ -54,7 +56,7 @@ fn take(inside: &mut Inside, file: &SegmentFile, frame: &SettledFrame, at: u32) 
     if frame.kind == SettledKind::Manifest {
         remains.manifest = Manifest::decode(&table).ok().map(|manifest| (at, manifest));
     }
-    Some(frame.span.max(8))
+    Some(frame.span.max(FRAME_ALIGN))
 }
 
 /// Is a sound frame of this segment of the log in the file?

@@ -10,6 +10,10 @@ use tap_disk::{FileNo, SegmentFile, SegmentPool};
 use super::headless::end_of_log;
 use crate::chunks::ChunkReader;
 use crate::error::StoreError;
+use crate::settled::read_frame;
+
+/// A version so far ahead of this program's is believed of a header only if no frame of this version lies in its segment.
+const FAR: u8 = 16;
 
 /// Refuses a store of which a mark, the copy of a manifest, or the start of a file says that it is newer.
 pub(super) fn refuse_newer(
@@ -43,8 +47,8 @@ pub(super) fn refuse_newer_manifest(file: &str, why: &FormatError) -> Result<(),
     }
 }
 
-/// Refuses when a frame of a newer version is where one of this segment was due, and no sound one of this version lies behind:
-/// a newer program writes no older ones.
+/// Refuses when a frame of a newer version is where one of this segment was due, and no sound one of this version lies behind, in it
+/// or in another: a newer program writes no older ones.
 pub(super) fn refuse_newer_frame(
     file: &SegmentFile,
     at: u32,
@@ -78,12 +82,29 @@ fn version_of(pool: &SegmentPool, no: FileNo) -> Option<(String, u8)> {
         let sound = log.is_some_and(|of| end_of_log(pool, no, of) > SEGMENT_HEADER);
         (!sound).then_some(version)
     };
-    newer_header(head).or_else(in_frame).map(|version| (name, version))
+    let in_header = newer_header(head).filter(|&version| !is_far(version) || !holds_frames(pool, no, head));
+    in_header.or_else(in_frame).map(|version| (name, version))
+}
+
+const fn is_far(version: u8) -> bool {
+    version.saturating_sub(FORMAT) > FAR
+}
+
+/// Was the segment that the header names written by a program of this version?
+fn holds_frames(pool: &SegmentPool, no: FileNo, head: &[u8]) -> bool {
+    let mut head = head.to_vec();
+    head.get_mut(7).into_iter().for_each(|version| *version = FORMAT);
+    if let Ok(header) = SegmentHeader::decode(&head) {
+        return end_of_log(pool, no, (header.store, header.segment)) > SEGMENT_HEADER;
+    }
+    let settled = SettledHeader::decode(&head).ok().zip(pool.get(no).ok());
+    settled.is_some_and(|(header, file)| read_frame(&file, header.segment, SEGMENT_HEADER).is_ok())
 }
 
 fn newer(what: &str, version: u32, known: u32) -> StoreError {
     StoreError::Open(format!(
         "{what} is of version {version} of its format, and {known} is the last that this program knows: a newer chronogate \
-         wrote it; use that one. Nothing was changed"
+         wrote it; use that one. Nothing was changed. If none ever ran here, it is damaged: put it back from a copy, or move it away, \
+         which gives up what lies in it"
     ))
 }

@@ -14,7 +14,7 @@ use super::gates::overruled;
 use super::held::HeldCount;
 use super::keep::{Terms, lost_points, points, thinned};
 use super::plan::Plan;
-use super::trail::{Met, Trail, Window, check_known, check_unsealed, not_settled};
+use super::trail::{Met, Trail, WentPast, Window, check_known, check_unsealed, not_settled};
 use crate::error::{Damage, StoreError};
 use crate::layout::Layout;
 use crate::store::Shared;
@@ -44,6 +44,8 @@ pub(super) struct Decision {
     pub(super) gone: BTreeMap<VolumeId, usize>,
     /// Gates that they went past for want of room.
     pub(super) overruled: Vec<GateMove>,
+    /// What of the log cannot be read any more.
+    pub(super) went_past: Option<WentPast>,
 }
 
 /// Whether a plan can be carried out.
@@ -69,8 +71,9 @@ struct Followed {
     groups: usize,
     /// More may not be listed for holds.
     full: bool,
-    /// The next group cannot be settled.
+    /// The next group cannot be settled by what the log says.
     stopped: Option<StoreError>,
+    went_past: Option<WentPast>,
 }
 
 /// Follows the log to the end of the plan's groups, or of as many as there may be, and decides which points are left.
@@ -82,11 +85,12 @@ pub(super) fn decide(
 ) -> Result<Outcome, StoreError> {
     let layout = Arc::clone(&read(&shared.published).layout);
     loop {
-        let Followed { trail, window, groups, full, stopped } = follow(shared, plan, &layout, held)?;
-        if let Some(why) = stopped {
-            if groups == 0 {
-                return Err(why);
-            }
+        let mut followed = follow(shared, plan, &layout, held)?;
+        if let Some(why) = followed.stopped.take_if(|_| followed.groups == 0) {
+            followed = follow_by_index(shared, plan, &layout, held, why)?;
+        }
+        let Followed { trail, window, groups, full, stopped, went_past } = followed;
+        if stopped.is_some() {
             // What lies before it is none the worse.
             plan.groups.truncate(groups);
             continue;
@@ -102,7 +106,9 @@ pub(super) fn decide(
         }
         let limit = room(shared);
         match leave(shared, plan, &layout, terms, (trail, window, limit)) {
-            Ok(decision) => return Ok(Outcome::Decided(Box::new(decision))),
+            Ok(decision) => {
+                return Ok(Outcome::Decided(Box::new(Decision { went_past, ..decision })));
+            }
             Err(_) if groups > 1 => plan.groups.truncate(groups / 2),
             Err(too_much) => {
                 let TooMuch { bytes, points, window } = *too_much;
@@ -147,20 +153,45 @@ fn follow(shared: &Shared, plan: &Plan, layout: &Layout, held: &HeldCount) -> Re
             false => Ok(()),
         });
         if let Err(why) = passed {
-            return Ok(Followed { trail, window, groups: n, full: false, stopped: Some(why) });
+            return Ok(Followed { stopped: Some(why), ..Followed::to(trail, window, n) });
         }
         if !group.spans.is_empty() {
             trail.trust([&read(&shared.published).damage, layout.trail.damage()]);
         }
         if !held.take(&window) {
-            return Ok(Followed { trail, window, groups: n, full: true, stopped: None });
+            return Ok(Followed { full: true, ..Followed::to(trail, window, n) });
         }
         // Records that change nothing are no versions, but take as much memory.
         if window.records() >= shared.config.settle_versions {
-            return Ok(Followed { trail, window, groups: n + 1, full: false, stopped: None });
+            return Ok(Followed::to(trail, window, n + 1));
         }
     }
-    Ok(Followed { trail, window, groups: plan.groups.len(), full: false, stopped: None })
+    Ok(Followed::to(trail, window, plan.groups.len()))
+}
+
+/// Follows the log to the end of the plan's first group, which is all of the plan then, by what the index has of it. `why` the log
+/// does not do.
+fn follow_by_index(
+    shared: &Shared,
+    plan: &mut Plan,
+    layout: &Layout,
+    held: &HeldCount,
+    why: StoreError,
+) -> Result<Followed, StoreError> {
+    plan.groups.truncate(1);
+    let group = plan.groups.first().filter(|_| matches!(why, StoreError::Damaged(_)));
+    let Some(group) = group else { return Err(why) };
+    let mut trail = Trail::clone(&layout.trail);
+    let (window, went_past) = trail.advance_by_index(shared, group)?;
+    let full = !held.clone().take(&window);
+    let followed = Followed::to(trail, window, usize::from(!full));
+    Ok(Followed { full, went_past: Some(went_past), ..followed })
+}
+
+impl Followed {
+    const fn to(trail: Trail, window: Window, groups: usize) -> Self {
+        Self { trail, window, groups, full: false, stopped: None, went_past: None }
+    }
 }
 
 /// Did the index take in more of any stream's frames than were met?
@@ -198,6 +229,7 @@ fn leave(
         };
         let kept: BTreeMap<_, _> = volumes(&catalogue, &trail).filter_map(of).collect();
         trail.forget_marks(&kept);
+        trail.forget_harmless();
         state = trail.encode();
         bytes = manifest_bytes(shared, plan, &kept, count(state.len()));
         listed = count(points(&kept));
@@ -214,6 +246,7 @@ fn leave(
         window,
         kept,
         overruled: overrules,
+        went_past: None,
     })
 }
 
@@ -275,5 +308,10 @@ impl Decision {
     /// When it was taken.
     pub(super) const fn at(&self) -> WallTime {
         self.at
+    }
+
+    /// What of the log it goes past.
+    pub(super) fn damaged(&self) -> &[Damage] {
+        self.went_past.as_ref().map_or(&[], |past| &past.damage)
     }
 }

@@ -52,7 +52,7 @@ pub(super) fn budget_for_gain(
 pub(super) fn can_gain(shared: &Shared, range: RegionRange, terms: &Terms) -> Result<bool, StoreError> {
     let Some(plan) = Plan::for_gain(shared, range) else { return Ok(false) };
     let decision = decide_settled(shared, &plan, terms)?;
-    let into = Rewriter::new(shared, (decision.trail.store(), 0), decision.at(), true);
+    let into = Rewriter::new(shared, (decision.trail.store(), 0), decision.at(), true, decision.damaged());
     let budget = budget_for_gain(shared, (&plan, shared.last_room()), &decision, &into);
     shared.points.call_off();
     Ok(budget?.is_some())
@@ -99,7 +99,7 @@ fn filled(
     decision: &Decision,
     most: usize,
 ) -> Result<Option<usize>, StoreError> {
-    let into = Rewriter::new(shared, (decision.trail.store(), 0), decision.at(), true);
+    let into = Rewriter::new(shared, (decision.trail.store(), 0), decision.at(), true, decision.damaged());
     let mut regions = Regions::new(shared, plan, &decision.window);
     let mut written = manifest_bytes(shared, plan, decision);
     while shared.segments_for(written) <= most {

@@ -13,9 +13,10 @@ use super::Trail;
 use super::plan::Plan;
 use super::rewrite::Written;
 use crate::error::StoreError;
-use crate::history::gone_marks;
+use crate::history::{forget_over, gone_marks};
 use crate::index::{IndexError, IndexStore, Table, keys, remove_range};
-use crate::layout::Layout;
+use crate::layout::{Layout, Lost};
+use crate::maps::healed_at;
 use crate::store::Shared;
 use crate::sync::lock;
 
@@ -46,10 +47,11 @@ pub(super) fn publish(
         }
     };
     // A copy: one flipped bit must not cost what the log does not have any more. It counts without, too.
-    if let Err(e) = shared.manifests.store(&manifest.seal()) {
-        warn!("the copy of the manifest of settle {} cannot be written: {e}", manifest.settle);
+    match shared.manifests.store(&manifest.seal()) {
+        Ok(()) => shared.end_findings_of_the_copy(),
+        Err(e) => warn!("the copy of the manifest of settle {} cannot be written: {e}", manifest.settle),
     }
-    let lost = crate::sync::read(&shared.published).layout.lost.clone();
+    let lost = still_lost(shared, manifest);
     shared.points.replace_layout(shared, Arc::new(Layout::of(manifest, trail).losing(&lost)));
     drop(counting);
     shared.forget_maps();
@@ -60,7 +62,39 @@ pub(super) fn publish(
     }
     drop(turn);
     note_gone_marks(shared);
-    Ok(recycle(shared, manifest, home))
+    let freed = recycle(shared, manifest, home);
+    forget_damage(shared);
+    Ok(freed)
+}
+
+/// Regions of which something is missing, but for those of volumes that have no point any more that shows it: a copy of the whole disk
+/// came behind, and what is kept comes behind the copy.
+fn still_lost(shared: &Shared, manifest: &Manifest) -> Vec<Lost> {
+    let (lost, catalogue) = {
+        let published = crate::sync::read(&shared.published);
+        (published.layout.lost.clone(), Arc::clone(&published.catalogue))
+    };
+    let is_over = |lost: &Lost| {
+        let of = |id| catalogue.volume(id).zip(manifest.kept.iter().find(|(kept, _)| *kept == id));
+        let known = of(lost.from.0).filter(|_| lost.from.0 == lost.to.0).zip(lost.since);
+        known.is_some_and(|((volume, (_, kept)), since)| {
+            let whole = healed_at(volume, since.next());
+            whole.is_some_and(|end| end <= kept.settled && kept.points.iter().all(|p| end <= p.lsn))
+        })
+    };
+    let (over, still): (Vec<Lost>, Vec<Lost>) = lost.into_iter().partition(is_over);
+    let rows = over.iter().map(keys::lost).collect();
+    if let Err(e) = shared.index.remove(Table::State, rows) {
+        warn!("the index goes on to say that regions are lost that no point shows any more: {e}");
+    }
+    still
+}
+
+/// What was damaged in segments that are not there any more is over.
+fn forget_damage(shared: &Shared) {
+    let layout = Arc::clone(&crate::sync::read(&shared.published).layout);
+    forget_over(&mut crate::sync::write(&shared.published).damage, &shared.segments, &layout);
+    shared.end_findings_of_the_past();
 }
 
 /// The commit thread is told which barrier marks are thinned out; to find them takes a look at all.

@@ -27,7 +27,7 @@ use super::plan::{End, Plan};
 use super::trail::Window;
 use crate::chunks::read_what_can_be;
 use crate::config::Cold;
-use crate::error::StoreError;
+use crate::error::{Damage, StoreError};
 use crate::index::{IndexStore, Row, Table, keys, remove_settle};
 use crate::segments::Known;
 use crate::store::Shared;
@@ -110,6 +110,8 @@ pub(super) struct Rewriter<'a> {
     keep_packs: bool,
     /// Is anything in packs?
     packs: bool,
+    /// Bytes of the log that are not what was written, or are gone.
+    damaged: &'a [Damage],
 }
 
 struct Region {
@@ -154,6 +156,7 @@ impl<'a> Rewriter<'a> {
         (store, settle): (StoreId, u64),
         now: WallTime,
         keep_packs: bool,
+        damaged: &'a [Damage],
     ) -> Self {
         Self {
             shared,
@@ -172,6 +175,7 @@ impl<'a> Rewriter<'a> {
             now,
             keep_packs,
             packs: false,
+            damaged,
         }
     }
 
@@ -294,14 +298,19 @@ impl<'a> Rewriter<'a> {
         units.sort_unstable_by_key(|(at, ..)| *at);
         let mut rest = units.as_slice();
         while let Some((first, ..)) = rest.first() {
-            let alone = self.shared.offers.has(*first);
-            let n = if alone { 1 } else { near(rest, *first, &|at| self.shared.offers.has(at)) };
+            let is_alone = |at| self.shared.offers.has(at) || self.is_damaged(at);
+            let n = if is_alone(*first) { 1 } else { near(rest, *first, &is_alone) };
             let (run, behind) = rest.split_at(n);
             let read = self.read(run, &mut bodies)?;
             self.give_way(read);
             rest = behind;
         }
         Ok(bodies)
+    }
+
+    fn is_damaged(&self, at: Location) -> bool {
+        let here = |d: &Damage| d.segment == at.segment && d.from <= at.offset && at.offset < d.to;
+        self.damaged.iter().any(here)
     }
 
     /// Units that lie close together. One whose checksum is wrong is copied as it is: it stays damaged, and refused.
@@ -311,11 +320,19 @@ impl<'a> Rewriter<'a> {
         let file = self.shared.segments.file(first.segment)?;
         let gone = || StoreError::Damaged(format!("{} is missing: settling waits for it", first.segment));
         let mut bytes = vec![0; index(u64::from(end.saturating_sub(first.offset)))];
+        if file.is_none() && units.iter().all(|(at, ..)| self.is_damaged(*at)) {
+            // It is refused as it is, until it is put right.
+            return Ok(0);
+        }
         let file = file.ok_or_else(gone)?;
         if let Err(e) = file.read_at(u64::from(first.offset), &mut bytes) {
             // What somebody has offered in place of a pack need not be read for it; all else may be read another time, but not for ever.
+            let is_damaged = units.iter().all(|(at, ..)| self.is_damaged(*at));
+            if is_damaged && !self.shared.settling.gives_up() {
+                return Err(unreadable(first, &e));
+            }
             let offered = units.iter().all(|(at, ..)| self.shared.offers.has(*at));
-            if !offered && !self.shared.is_given_up(first.segment) {
+            if !is_damaged && !offered && !self.shared.is_given_up(first.segment) {
                 return Err(e.into());
             }
             read_what_can_be(&file, u64::from(first.offset), &mut bytes);
@@ -607,6 +624,15 @@ impl Drop for Written<'_> {
             self.rewriter.open = None;
         }
     }
+}
+
+/// It may be the disk's mood.
+fn unreadable(at: &Location, error: &std::io::Error) -> StoreError {
+    StoreError::Damaged(format!(
+        "byte {} of {}: {error}; the log is not settled from there on, as long as it may be read another time. If it never will, say \
+         `chronogate verify VOLUME --acknowledge`: then history is settled past it, and the block is refused until it is put right",
+        at.offset, at.segment
+    ))
 }
 
 const fn segment_of(version: &Version) -> Option<SegmentId> {

@@ -1,6 +1,8 @@
 //! What was known where the log goes on: the history of everything that is settled, which follows behind the one of the
 //! commit thread, fed with the same frames by the same code.
 
+mod made_up;
+
 use std::collections::BTreeMap;
 use std::ops::Range;
 use std::sync::Arc;
@@ -25,12 +27,17 @@ use crate::state::{self, IndexState};
 use crate::store::Shared;
 use crate::tail::Group;
 
+use made_up::MadeUp;
+pub(crate) use made_up::WentPast;
+
 /// See the module.
 #[derive(Debug, Clone)]
 pub(crate) struct Trail {
     history: History,
     at: Option<(SegmentId, Start)>,
     group: GroupNo,
+    /// While it follows a group that cannot be read as a whole: what is known of it otherwise.
+    made_up: Option<MadeUp>,
 }
 
 /// A place between two groups of the log: the last group before it, and where that ends.
@@ -93,10 +100,9 @@ impl Trail {
     /// Behind what a manifest settled; `None`: nothing is settled yet.
     pub(crate) fn new(store: StoreId, known: Option<IndexState>) -> Self {
         let mut history = History::new(store);
-        let Some(known) = known else { return Self { history, at: None, group: GroupNo::new(0) } };
-        let (at, group) = (Some(known.through), known.group);
-        history.restore(known);
-        Self { history, at, group }
+        let (at, group) = known.as_ref().map_or((None, GroupNo::new(0)), |k| (Some(k.through), k.group));
+        known.into_iter().for_each(|known| history.restore(known));
+        Self { history, at, group, made_up: None }
     }
 
     pub(crate) const fn store(&self) -> StoreId {
@@ -107,6 +113,11 @@ impl Trail {
     pub(super) fn forget_marks(&mut self, kept: &BTreeMap<VolumeId, Kept>) {
         let gone = gone_marks(&self.history.catalogue, kept);
         self.history.forget_marks(&gone);
+    }
+
+    /// Damage that cost nothing and is passed is of no more concern to anybody.
+    pub(super) fn forget_harmless(&mut self) {
+        self.history.damage.retain(|damage| !damage.lost.is_empty());
     }
 
     pub(super) fn catalogue(&self) -> &Catalogue {
@@ -307,10 +318,11 @@ impl Trail {
             FrameKind::Records => {
                 let records = decode_records(header, table).map_err(bad)?;
                 tell(Met::Frame(passed, Some(&records)))?;
-                let last = self.last(header.stream).unwrap_or_default();
                 let Records { entries, lens } = &records;
                 let frame = PlacedFrame { segment, at, header, entries, lens };
                 self.note_lost(header.stream, noted.lost);
+                self.fill_before(header, entries, window.points.entry(header.stream).or_default());
+                let last = self.last(header.stream).unwrap_or_default();
                 self.history.take(&frame, noted.kept, &mut window.versions);
                 if let Some(missing) = self.missing_before(&frame, noted.lost) {
                     tell(Met::Missing(missing))?;
@@ -347,7 +359,7 @@ impl Trail {
 }
 
 /// Damage that the index knows nothing of has been assessed: what it cost is noted, and reads refuse it. Of all other the index
-/// knows more than the log does: were it settled, older content would stand where that lay, and nobody would know.
+/// knows more than the log does: were what the log says settled, older content would stand where that lay, and nobody would know.
 pub(super) fn check_known(shared: &Shared, damage: &Damage) -> Result<(), StoreError> {
     let known = {
         let published = crate::sync::read(&shared.published);
@@ -365,13 +377,15 @@ pub(super) fn check_unsealed(shared: &Shared, damage: &Damage) -> Result<(), Sto
     if is_indexed(shared, damage)? { Err(not_settled(damage)) } else { Ok(()) }
 }
 
-/// The index knows more than the log does.
+/// The index knows more than the log does. What is in the segments all the same is settled by what it says; a segment that is gone
+/// may be found.
 pub(super) fn not_settled(damage: &Damage) -> StoreError {
     let Damage { segment, from, to, detail, .. } = damage;
     StoreError::Damaged(format!(
-        "{segment} from byte {from} to {to}: {detail}; the log is not settled from there on, so that what the index still \
-         knows of it stays. Put the segment back; or stop the gateway and delete the store's fjall directory, which gives \
-         up what lay there: then what is lost is shown, and a resync makes later points sound"
+        "{segment} from byte {from} to {to}: {detail}; the log is not settled from there on, so that what lay there is whole again \
+         once the segment is put back (into the stopped gateway's store). If it is gone for good, say `chronogate verify VOLUME \
+         --acknowledge`: then history is settled past it, the blocks that lay there are refused until they are repaired from \
+         another gateway (`--repair-from`), and a resync makes later points whole"
     ))
 }
 

@@ -9,6 +9,7 @@ use tap_block::Lsn;
 use super::judge::is_kept;
 use super::{Finding, FindingKind};
 use crate::error::{Damage, StoreError};
+use crate::history::is_needed;
 use crate::maps::healed_at;
 use crate::store::Shared;
 use crate::sync::read;
@@ -28,9 +29,13 @@ pub(super) fn lost(shared: &Shared, damage: &Damage) -> Vec<Finding> {
     // Damage that reads know of refuses every point behind it; of what rotted since, the index still knows all.
     let refused = |lost| known.iter().chain(layout.trail.damage()).any(|d| d.lost.contains(lost));
     let own = damage.lost.iter().find(|(stream, ..)| *stream == OWN_STREAM);
-    let own = own.map(|&(_, from, to)| {
-        let loss = StoreError::OwnLoss { from: from.get(), to: to.get() };
-        Finding { detail: format!("{detail}; {loss}"), ..whole.clone() }
+    let own = own.and_then(|own| {
+        let loss = StoreError::OwnLoss { from: own.1.get(), to: own.2.get() };
+        match known.iter().any(|d| d.lost.contains(own)) {
+            true => Some(Finding { detail: format!("{detail}; {loss}"), ..whole.clone() }),
+            // What it said was taken in long ago, and is known.
+            false => shared.segments.lives(*segment).then(|| whole.clone()),
+        }
     });
     let of = damage.lost.iter().filter_map(|lost| {
         let &(stream, first, last) = lost;
@@ -49,6 +54,28 @@ pub(super) fn lost(shared: &Shared, damage: &Damage) -> Vec<Finding> {
 }
 
 impl Shared {
+    /// What was found in segments that are not the store's any more is over. (Blocks that lay there are known by their versions,
+    /// records that are lost by their numbers: those go on.)
+    pub(crate) fn end_findings_of_the_past(&self) {
+        let (layout, damage) = {
+            let published = read(&self.published);
+            (Arc::clone(&published.layout), published.damage.clone())
+        };
+        let costs = |f: &Finding| {
+            damage.iter().any(|d| (d.segment, d.from) == (f.segment, f.from) && !d.lost.is_empty())
+        };
+        let past = |f: &Finding| f.is_renewable() || f.kind == FindingKind::Missing;
+        self.proving.end(self.age.now(), |f| {
+            let gone = !f.is_of_copy() && !is_needed(f.segment, &self.segments, &layout);
+            f.volume.is_none() && past(f) && gone && !costs(f)
+        });
+    }
+
+    /// The copy of the manifest was written anew.
+    pub(crate) fn end_findings_of_the_copy(&self) {
+        self.proving.end(self.age.now(), Finding::is_of_copy);
+    }
+
     /// Holds and pins that are lost keep nothing: no point may go until somebody has looked.
     ///
     /// # Errors
@@ -78,6 +105,11 @@ impl Shared {
             Finding::of_store(FindingKind::Missing, d.segment, place, d.detail.clone(), self.age.now())
         });
         let found: Vec<Finding> = headless.iter().map(header).chain(lost).chain(gone).collect();
+        // Headers that were put right while nothing ran, and what is not there any more.
+        self.proving.end(self.age.now(), |f| {
+            f.kind == FindingKind::Header && self.segments.lives(f.segment) && !headless.contains(&f.segment)
+        });
+        self.end_findings_of_the_past();
         self.proving.note_all(&found);
         if headless.iter().any(|segment| self.segments.is_settled(*segment)) {
             self.settling.renew();

@@ -145,6 +145,16 @@ impl Proving {
         }
     }
 
+    /// These findings are over; if none is, nothing is written.
+    pub(super) fn end(&self, now: WallTime, is_over: impl Fn(&Finding) -> bool) {
+        let is_over = |f: &Finding| f.over_at.is_none() && is_over(f);
+        if lock(&self.state).findings.iter().any(is_over) {
+            self.change(|proofs| {
+                proofs.findings.iter_mut().filter(|f| is_over(f)).for_each(|f| f.over_at = Some(now));
+            });
+        }
+    }
+
     /// Is the ledger's file listed as not what was written?
     pub(crate) fn doubts_ledger(&self) -> bool {
         lock(&self.state).findings.iter().any(Finding::is_of_ledger)
@@ -196,6 +206,11 @@ impl Finding {
     /// What only happened to the ledger is over from the start.
     fn is_of_ledger(&self) -> bool {
         self.kind == FindingKind::Ledger && self.over_at.is_none()
+    }
+
+    /// Is it about the copy of the manifest?
+    pub(super) fn is_of_copy(&self) -> bool {
+        self.kind == FindingKind::Manifest && self.segment == SegmentId::new(0)
     }
 
     fn key(&self) -> Key {
@@ -290,8 +305,8 @@ fn is_answered(old: &Finding, report: &VerifyReport) -> bool {
     let scope = report.scope;
     let looked = match old.volume {
         Some(volume) => scope.has(volume),
-        // Every walk looks at the whole ledger.
-        None if old.kind == FindingKind::Ledger => true,
+        // Every walk looks at the whole ledger, and at the copy of the manifest.
+        None if old.kind == FindingKind::Ledger || old.is_of_copy() => true,
         None => scope.volume.is_none() || report.walked.contains(&old.segment),
     };
     let reached = scope.to.is_none_or(|to| old.points.is_some_and(|(first, _)| first <= to));
