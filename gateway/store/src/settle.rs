@@ -17,6 +17,7 @@
 //! arrangement or the new one. Readers that hold on to places of the old one find their segment gone and look again.
 
 mod chill;
+mod coarse;
 mod cold;
 mod decide;
 mod gates;
@@ -50,12 +51,13 @@ use crate::store::Shared;
 use crate::sync::{lock, read, wait_for};
 
 use chill::Chilling;
-use decide::{Decision, Outcome, decide, decide_settled};
+pub(crate) use coarse::apart;
+use decide::{Decision, decide, decide_settled};
 pub use gates::AtGate;
 use gates::note_overruled;
 pub(crate) use gates::{at_gates, at_gates_of};
+use held::HeldCount;
 pub(crate) use held::hold_on;
-use held::{HeldCount, Waiting};
 pub use held::{HeldUp, HeldWhat};
 use keep::{Strain, Terms, points, thinned};
 pub(crate) use limits::Limits;
@@ -105,8 +107,6 @@ pub(crate) struct Settler {
     own_cycle: Option<RegionPlace>,
     /// The volume whose history was gone through last.
     relieved: Option<VolumeId>,
-    /// What the log waits for.
-    waiting: Option<Waiting>,
     /// Points of settled history that went since it was last gone through: what they alone showed is still there.
     dropped: BTreeMap<VolumeId, usize>,
     /// What would have gone, and into how much room, when a stretch was last looked for by which something is gained.
@@ -116,15 +116,6 @@ pub(crate) struct Settler {
     /// None of the log can be settled.
     stuck: Option<Stuck>,
     chilling: Chilling,
-}
-
-/// What became of the log.
-enum Log {
-    Settled(SettleReport),
-    /// It waits for a hold.
-    Waits,
-    /// None of it is to be settled, or there is no room.
-    Nothing,
 }
 
 /// The log cannot be settled from its first group on.
@@ -158,7 +149,6 @@ impl Settler {
             cycle: None,
             own_cycle: None,
             relieved: None,
-            waiting: None,
             dropped: BTreeMap::new(),
             attempt: None,
             log_last: false,
@@ -191,22 +181,20 @@ impl Settler {
         if log_last && let Some(report) = self.relieve(shared, terms.clone())? {
             return Ok(Some(report));
         }
-        let is_held = match self.settle_log(shared, &terms) {
-            Ok(Log::Settled(report)) => return Ok(Some(report)),
-            Ok(Log::Waits) => true,
-            Ok(Log::Nothing) => false,
-            Err(_) if self.stuck.is_some() => true,
+        match self.settle_log(shared, &terms) {
+            Ok(Some(report)) => return Ok(Some(report)),
+            Ok(None) => {}
+            Err(_) if self.stuck.is_some() => {}
             Err(e) => return Err(e),
-        };
+        }
         if let Some(report) = self.compact(shared, terms.clone(), false)? {
             return Ok(Some(report));
         }
         if let Some(report) = self.relieve(shared, terms.clone())? {
             return Ok(Some(report));
         }
-        if !is_held {
-            shared.log_waits_for_none(Some(&terms).filter(|_| pressure == Pressure::Purge));
-        }
+        let full = Some(&terms).filter(|_| pressure == Pressure::Purge && self.stuck.is_none());
+        shared.note_in_the_way(full);
         let chilled = self.chill(shared, terms)?;
         match (&self.stuck, chilled) {
             (Some(stuck), None) => Err(stuck.why.clone()),
@@ -214,45 +202,27 @@ impl Settler {
         }
     }
 
-    /// Settles old groups of the log.
-    fn settle_log(&mut self, shared: &Shared, terms: &Terms) -> Result<Log, StoreError> {
+    /// Settles old groups of the log; `None`: none of it is to be settled, or there is no room.
+    fn settle_log(&mut self, shared: &Shared, terms: &Terms) -> Result<Option<SettleReport>, StoreError> {
         let held = HeldCount::new(shared, terms.now);
         let Some(mut plan) = Plan::window(shared, terms.now, terms.strain.pressure, &held) else {
             self.stuck = None;
-            return Ok(Log::Nothing);
+            return Ok(None);
         };
         let group = plan.groups.first().map(|group| group.no).unwrap_or_default();
         self.stuck.take_if(|stuck| stuck.group != group || !stuck.lasts(terms.now));
         if let Some(stuck) = &self.stuck {
             return Err(stuck.why.clone());
         }
-        let first = (group, self.next);
-        let waiting = self.waiting.take().filter(|waiting| waiting.still(&held, first, terms));
-        let outcome = match waiting {
-            Some(waiting) => {
-                self.waiting = Some(waiting);
-                return Ok(Log::Waits);
+        shared.note_in_the_way(None);
+        let decision = decide(shared, &mut plan, terms).inspect_err(|why| {
+            if concerns_the_log(why) {
+                self.stuck = Some(Stuck { group, why: why.clone(), at: terms.now });
             }
-            None => decide(shared, &mut plan, terms, &held).inspect_err(|why| {
-                shared.log_waits_for_none(None);
-                if concerns_the_log(why) {
-                    self.stuck = Some(Stuck { group, why: why.clone(), at: terms.now });
-                }
-            })?,
-        };
-        match outcome {
-            Outcome::Decided(decision) => {
-                shared.log_waits_for_none(None);
-                let report = self.carry_out(shared, plan, *decision, terms)?;
-                self.log_last = true;
-                Ok(Log::Settled(report))
-            }
-            Outcome::Waits(hold) => {
-                self.waiting = Some(Waiting::new(&held, first, terms));
-                shared.log_waits_for(hold);
-                Ok(Log::Waits)
-            }
-        }
+        })?;
+        let report = self.carry_out(shared, plan, decision, terms)?;
+        self.log_last = true;
+        Ok(Some(report))
     }
 
     /// Goes on through settled history, or begins to when that is worth it or has to be.
@@ -444,7 +414,7 @@ impl Settler {
             versions_kept: written.versions(),
             bytes_written: written.bytes(),
             segments_freed: 0,
-            points_dropped: count(decision.dropped),
+            points_dropped: decision.dropped,
         };
         let segments_freed = publish(shared, &plan, &manifest, decision.trail, written, undecided)?;
         if plan.is_stretch() {

@@ -13,7 +13,7 @@ use super::Trail;
 use super::plan::Plan;
 use super::rewrite::Written;
 use crate::error::StoreError;
-use crate::history::gone_marks;
+use crate::history::forgotten_names;
 use crate::index::{IndexError, IndexStore, Table, keys, remove_range};
 use crate::layout::Layout;
 use crate::store::Shared;
@@ -59,17 +59,17 @@ pub(super) fn publish(
         warn!("the index does not know yet of settle {}: {e}", manifest.settle);
     }
     drop(turn);
-    note_gone_marks(shared);
+    note_gone_names(shared);
     Ok(recycle(shared, manifest, home))
 }
 
-/// The commit thread is told which barrier marks are thinned out; to find them takes a look at all.
-fn note_gone_marks(shared: &Shared) {
+/// The commit thread is told which barrier marks and bookmarks are thinned out; to find them takes a look at all.
+fn note_gone_names(shared: &Shared) {
     let (catalogue, layout) = {
         let published = crate::sync::read(&shared.published);
         (Arc::clone(&published.catalogue), Arc::clone(&published.layout))
     };
-    *lock(&shared.gone_marks) = gone_marks(&catalogue, &layout.kept);
+    *lock(&shared.gone_names) = forgotten_names(&catalogue, &layout);
 }
 
 /// A hold that was made meanwhile: what it covers may have been thinned.
