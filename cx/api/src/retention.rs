@@ -445,7 +445,7 @@ pub struct TimelineView {
     pub stretches: Vec<StretchView>,
     /// How many there are in all.
     pub point_count: u64,
-    /// How many bookmarks there are, those of thinned points included.
+    /// How many bookmarks there are.
     pub bookmark_count: u64,
     /// Points that are never thinned out.
     pub pins: Vec<PinView>,
@@ -464,8 +464,8 @@ pub struct TimelineView {
     /// The gates of its tiers.
     #[serde(default)]
     pub gates: Vec<AtGateView>,
-    /// Holds, of whichever volume, that keep the log from being settled or a full store from making room: in words, with their
-    /// ends.
+    /// Holds, of whichever volume, of which not every point is listed on its own, or that keep a full store from making room: in
+    /// words, with their ends.
     #[serde(default)]
     pub held_up: Vec<String>,
 }

@@ -23,7 +23,7 @@ pub use codec::CatalogueError;
 pub use marks::{MOST_MARKS, MarkPoint, Marks, Membership};
 pub use rules::{GateMark, Rules};
 pub use volume::{
-    BookmarkPoint, ClockSet, Gap, MOST_CLOCKS, NotSelectable, Run, SyncSpan, Volume, cause_text,
+    BookmarkPoint, ClockSet, Gap, MOST_CLOCKS, MOST_GONE, NotSelectable, Run, SyncSpan, Volume, cause_text,
 };
 
 /// The catalogue; see the module.
@@ -206,6 +206,22 @@ impl Catalogue {
     pub fn forget_marks(&mut self, volume: VolumeId, gone: &BTreeSet<Lsn>) {
         if !gone.is_empty() {
             self.change(volume, |v| v.marks.forget(gone));
+        }
+    }
+
+    /// Forgets half of the barrier marks of each volume, for there is no room for their list; `false`: there are hardly any.
+    pub fn halve_marks(&mut self) -> bool {
+        let mut some = false;
+        for volume in self.volumes.values_mut().filter(|volume| !volume.marks.is_empty()) {
+            some |= Arc::make_mut(volume).marks.halve();
+        }
+        some
+    }
+
+    /// Forgets these bookmarks of a volume, whose points are gone.
+    pub fn forget_bookmarks(&mut self, volume: VolumeId, gone: &BTreeMap<Lsn, Name>) {
+        if !gone.is_empty() {
+            self.change(volume, |v| v.forget_bookmarks(gone));
         }
     }
 

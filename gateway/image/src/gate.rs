@@ -181,7 +181,7 @@ mod tests {
 
     /// Points received at these times.
     fn points(times: &[u64]) -> Vec<KeptPoint> {
-        let point = |&t| KeptPoint { lsn: Lsn::new(t).unwrap(), captured_at: at(t), received_at: at(t) };
+        let point = |&t| KeptPoint::new(Lsn::new(t).unwrap(), at(t), at(t));
         times.iter().map(point).collect()
     }
 

@@ -298,7 +298,7 @@ fn in_stream_of(all: &HashMap<(MarkId, VolumeId), Seen<'_>>, volume: &Volume) ->
     let marked = |mark: &MarkPoint| {
         let seen = all.get(&key(volume, mark)?.0)?;
         let (lsn, captured_at, received_at) = (mark.at.lsn, mark.at.at, seen.received_at);
-        let point = KeptPoint { lsn, captured_at, received_at };
+        let point = KeptPoint::new(lsn, captured_at, received_at);
         Some((lsn, StreamMark { point, whole: seen.there >= seen.members.len() }))
     };
     volume.marks().iter().filter_map(marked).collect()

@@ -59,6 +59,13 @@ impl Stretches {
         let after = self.0.partition_point(|(first, _)| *first <= lsn);
         after.checked_sub(1).and_then(|n| self.0.get(n)).is_some_and(|(_, last)| lsn <= *last)
     }
+
+    /// Is anything of what a listed point stands for in one of them?
+    #[must_use]
+    pub fn hold_any(&self, of: &KeptPoint) -> bool {
+        let after = self.0.partition_point(|(first, _)| *first <= of.lsn);
+        after.checked_sub(1).and_then(|n| self.0.get(n)).is_some_and(|(_, last)| of.first() <= *last)
+    }
 }
 
 impl Special {
@@ -106,6 +113,10 @@ pub fn waiting(
 
 /// Decides over candidates one after the other, in the order of their LSNs.
 ///
+/// Of points that are held, or that a policy keeps all of, those that follow each other and show the same become one that stands
+/// for all: marks at which nothing was written cost as much as one of them does. Once they are neither, those that tiers keep
+/// are listed again, by the marks that are known.
+///
 /// Where a group's barrier marks are, a tier keeps the last of them in each interval, and none of the stream's own points
 /// beside it. Which that is depends on nothing but the marks, so it is the same one in each member's stream, however far each
 /// is settled. An interval without a mark keeps the stream's own last point, as for a volume that is in no group. While some
@@ -122,6 +133,10 @@ pub struct Thinner<'a> {
     /// The cell of the last candidate that is kept, which gives way to a later one in the same if nothing else keeps it.
     last: Option<Cell>,
     ordinary: bool,
+    /// All that is around the last one that is kept is.
+    dense: bool,
+    /// The last candidate.
+    offered: Option<KeptPoint>,
     /// The marks that stand for their intervals, and those intervals.
     chosen: BTreeSet<Lsn>,
     marked: BTreeSet<Cell>,
@@ -143,8 +158,9 @@ impl<'a> Thinner<'a> {
         floor: Option<WallTime>,
     ) -> Self {
         let (kept, chosen, marked) = (Vec::new(), BTreeSet::new(), BTreeSet::new());
-        let (last, ordinary) = (None, false);
-        let mut thinner = Self { policy, special, now, floor, kept, last, ordinary, chosen, marked };
+        let (last, ordinary, dense, offered) = (None, false, false, None);
+        let mut thinner =
+            Self { policy, special, now, floor, kept, last, ordinary, dense, offered, chosen, marked };
         thinner.choose();
         thinner
     }
@@ -168,13 +184,56 @@ impl<'a> Thinner<'a> {
 
     /// The next candidate.
     pub fn offer(&mut self, point: KeptPoint) {
+        let before = self.offered.replace(point);
+        if self.is_dense(&point) {
+            return self.keep_all(point);
+        }
+        self.within(&point, before).into_values().for_each(|p| self.offer_one(p));
+        self.offer_one(KeptPoint { before: 0, ..point });
+    }
+
+    /// What is known of the points that one stands for beside itself: marks, and what somebody has open, which shows what is listed
+    /// `before` or something later.
+    fn within(&self, point: &KeptPoint, before: Option<KeptPoint>) -> BTreeMap<Lsn, KeptPoint> {
+        if !point.is_run() {
+            return BTreeMap::new();
+        }
+        let (run, since) = (point.first()..point.lsn, before.unwrap_or(*point));
+        let always = self.special.always.range(run.clone());
+        let always = always.map(|lsn| (*lsn, KeptPoint::new(*lsn, since.captured_at, since.received_at)));
+        always.chain(self.special.marks.range(run).map(|(lsn, mark)| (*lsn, mark.point))).collect()
+    }
+
+    /// Is all that it stands for kept, whatever it is? A mark is as old in each member's stream.
+    fn is_dense(&self, point: &KeptPoint) -> bool {
+        let is_young = || {
+            let mark = self.special.marks.get(&point.lsn).map(|mark| mark.point);
+            let point = mark.as_ref().unwrap_or(point);
+            self.cell(point, self.now.since(point.received_at)).is_some_and(|cell| cell.each == 0)
+        };
+        self.special.held.hold_any(point) || is_young()
+    }
+
+    /// Takes it in, together with the one before it if both show the same and neither is anything special.
+    fn keep_all(&mut self, point: KeptPoint) {
+        let named =
+            |p: &KeptPoint| self.special.always.contains(&p.lsn) || self.special.bookmarks.contains(&p.lsn);
+        let same = |before: &&KeptPoint| self.dense && before.idle && point.idle && !named(before);
+        let joined = self.kept.last().filter(same).and_then(|before| point.joined(before));
+        if joined.is_some() {
+            self.kept.pop();
+        }
+        self.kept.push(joined.unwrap_or(point));
+        (self.last, self.ordinary, self.dense) = (None, false, true);
+    }
+
+    fn offer_one(&mut self, point: KeptPoint) {
         let age = self.now.since(point.received_at);
         let named = self.special.always.contains(&point.lsn)
-            || self.special.held.hold(point.lsn)
             || (self.special.bookmarks.contains(&point.lsn) && age <= self.policy.bookmarks);
         if self.special.marks.contains_key(&point.lsn) {
             if named || self.chosen.contains(&point.lsn) {
-                (self.last, self.ordinary) = (None, false);
+                (self.last, self.ordinary, self.dense) = (None, false, false);
                 self.kept.push(point);
             }
             return;
@@ -185,7 +244,7 @@ impl<'a> Thinner<'a> {
             self.kept.pop();
         }
         if named || cell.is_some() {
-            (self.last, self.ordinary) = (cell, !named);
+            (self.last, self.ordinary, self.dense) = (cell, !named, false);
             self.kept.push(point);
         }
     }
@@ -253,7 +312,8 @@ pub fn needed(versions: &[Version], kept: &[KeptPoint]) -> Vec<Version> {
 /// Does a kept point show a version at `position` that is followed by one at `next`?
 fn shown(kept: &[KeptPoint], position: Position, next: Position) -> bool {
     let first = kept.partition_point(|p| !position.visible_at(p.lsn));
-    kept.get(first).is_some_and(|p| !next.visible_at(p.lsn))
+    // Of a run the first point that shows it.
+    kept.get(first).is_some_and(|p| !next.visible_at(p.first().max(position.lsn())))
 }
 
 #[cfg(test)]

@@ -20,6 +20,8 @@ const WHAT: &str = "manifest";
 const VERSION: u32 = 2;
 /// The same, where something lies in packs.
 const VERSION_WITH_PACKS: u32 = 3;
+/// The same, where points are kept that are not listed on their own.
+const VERSION_WITH_RUNS: u32 = 4;
 
 /// See the module.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -195,7 +197,8 @@ pub struct Kept {
     pub points: Vec<KeptPoint>,
 }
 
-/// A point that is kept.
+/// A point that is kept, and with it those right before it that are not listed on their own: where nothing is written between
+/// points, or where there are more of them than can be listed, the last of a run stands for all.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct KeptPoint {
     /// Just after this record.
@@ -204,13 +207,84 @@ pub struct KeptPoint {
     pub captured_at: WallTime,
     /// When the gateway took it, on the store's own clock, which never jumps.
     pub received_at: WallTime,
+    /// So many records right before it are points as well. Nobody knows any more when each of them was captured.
+    pub before: u32,
+    /// It and they are marks, with which nothing was written: they show what the record before them shows.
+    pub idle: bool,
+}
+
+impl KeptPoint {
+    /// One that stands for itself alone.
+    #[must_use]
+    pub const fn new(lsn: Lsn, captured_at: WallTime, received_at: WallTime) -> Self {
+        Self { lsn, captured_at, received_at, before: 0, idle: false }
+    }
+
+    /// The first point that it stands for.
+    #[must_use]
+    pub fn first(&self) -> Lsn {
+        Lsn::ZERO.plus(self.lsn.get().saturating_sub(u64::from(self.before)))
+    }
+
+    /// How many points it stands for.
+    #[must_use]
+    pub fn count(&self) -> u64 {
+        u64::from(self.before).saturating_add(1)
+    }
+
+    /// Is it one of several?
+    #[must_use]
+    pub const fn is_run(&self) -> bool {
+        self.before > 0
+    }
+
+    /// Something was written between points that it stands for: of each of them the time is not listed any more.
+    #[must_use]
+    pub const fn is_coarse(&self) -> bool {
+        self.before > 0 && !self.idle
+    }
+
+    /// With the point that is listed right before it as one; `None` when there are others between them, or too many.
+    #[must_use]
+    pub fn joined(&self, to: &Self) -> Option<Self> {
+        let before = self.before.checked_add(to.before)?.checked_add(1)?;
+        let idle = self.idle && to.idle;
+        (to.lsn.next() == self.first()).then_some(Self { before, idle, ..*self })
+    }
 }
 
 impl Kept {
     /// Can the point still be opened? Says nothing about points that are not settled but that they are there.
     #[must_use]
     pub fn holds(&self, lsn: Lsn) -> bool {
-        lsn >= self.settled || self.points.binary_search_by_key(&lsn, |p| p.lsn).is_ok()
+        lsn >= self.settled || self.listed(lsn).is_some()
+    }
+
+    /// The listed point that stands for this one; `None` when it is not there, or not settled.
+    #[must_use]
+    pub fn listed(&self, lsn: Lsn) -> Option<&KeptPoint> {
+        let n = self.points.partition_point(|p| p.lsn < lsn);
+        self.points.get(n).filter(|p| p.first() <= lsn)
+    }
+
+    /// The last listed point that is not behind this one.
+    #[must_use]
+    pub fn listed_by(&self, lsn: Lsn) -> Option<&KeptPoint> {
+        let n = self.points.partition_point(|p| p.lsn <= lsn);
+        self.points.get(n.checked_sub(1)?)
+    }
+
+    /// How many points are there, whether they are listed on their own or not.
+    #[must_use]
+    pub fn count(&self) -> u64 {
+        self.points.iter().map(KeptPoint::count).sum()
+    }
+
+    /// Can any point of settled history from the first to the last be opened? `None`: there is no last.
+    #[must_use]
+    pub fn any(&self, first: Lsn, last: Option<Lsn>) -> bool {
+        let n = self.points.partition_point(|p| p.lsn < first);
+        self.points.get(n).is_some_and(|p| last.is_none_or(|last| p.first().max(first) <= last))
     }
 
     /// The nearest points that are there, before and after one that is not.
@@ -218,7 +292,7 @@ impl Kept {
     pub fn nearest(&self, lsn: Lsn) -> (Option<Lsn>, Option<Lsn>) {
         let n = self.points.partition_point(|p| p.lsn <= lsn);
         let before = n.checked_sub(1).and_then(|i| self.points.get(i)).map(|p| p.lsn);
-        let after = self.points.get(n).map_or(self.settled, |p| p.lsn);
+        let after = self.points.get(n).map_or(self.settled, KeptPoint::first);
         (before, Some(after))
     }
 }
@@ -303,6 +377,10 @@ struct PKept {
     captured: Vec<i64>,
     #[prost(sint64, repeated, tag = "5")]
     received: Vec<i64>,
+    /// Of each point twice the number of those that are not listed before it, and one more if they are idle. Empty when there is
+    /// nothing to say of any.
+    #[prost(uint64, repeated, tag = "6")]
+    runs: Vec<u64>,
 }
 
 impl Manifest {
@@ -328,9 +406,15 @@ impl Manifest {
         .encode_to_vec()
     }
 
-    /// A program that knows nothing of packs must not take one for damage.
+    /// A program that knows nothing of packs must not take one for damage, and one that knows nothing of runs must not let go of
+    /// them.
     fn version(&self) -> u32 {
-        if self.generations.iter().any(|g| g.packs) { VERSION_WITH_PACKS } else { VERSION }
+        let has_runs = |(_, kept): &(VolumeId, Kept)| kept.points.iter().any(KeptPoint::is_run);
+        match self.generations.iter().any(|g| g.packs) {
+            _ if self.kept.iter().any(has_runs) => VERSION_WITH_RUNS,
+            true => VERSION_WITH_PACKS,
+            false => VERSION,
+        }
     }
 
     /// As bytes behind a checksum: how a copy is kept outside a frame.
@@ -358,8 +442,8 @@ impl Manifest {
     /// [`FormatError`] when they are no manifest of this version.
     pub fn decode(bytes: &[u8]) -> Result<Self, FormatError> {
         let twin = PManifest::decode(bytes).map_err(|e| FormatError::malformed(WHAT, e.to_string()))?;
-        if twin.version > VERSION_WITH_PACKS {
-            let (version, known) = (twin.version, VERSION_WITH_PACKS);
+        if twin.version > VERSION_WITH_RUNS {
+            let (version, known) = (twin.version, VERSION_WITH_RUNS);
             return Err(FormatError::Newer { what: WHAT, version, known });
         }
         if twin.version == 0 {
@@ -467,6 +551,7 @@ fn kept_out((volume, kept): &(VolumeId, Kept)) -> PKept {
         lsns: Vec::with_capacity(kept.points.len()),
         captured: Vec::with_capacity(kept.points.len()),
         received: Vec::with_capacity(kept.points.len()),
+        runs: runs_out(&kept.points),
     };
     for point in &kept.points {
         twin.lsns.push(point.lsn.get().wrapping_sub(lsn));
@@ -477,14 +562,26 @@ fn kept_out((volume, kept): &(VolumeId, Kept)) -> PKept {
     twin
 }
 
+fn runs_out(points: &[KeptPoint]) -> Vec<u64> {
+    if points.iter().all(|p| p.before == 0 && !p.idle) {
+        return Vec::new();
+    }
+    points.iter().map(|p| u64::from(p.before) * 2 + u64::from(p.idle)).collect()
+}
+
 fn kept_in(twin: &PKept) -> Result<(VolumeId, Kept), FormatError> {
     let bad = || FormatError::malformed(WHAT, "kept points out of range or out of order");
-    if twin.captured.len() != twin.lsns.len() || twin.received.len() != twin.lsns.len() {
+    let alike = |len: usize| len == twin.lsns.len();
+    if !alike(twin.captured.len())
+        || !alike(twin.received.len())
+        || !(twin.runs.is_empty() || alike(twin.runs.len()))
+    {
         return Err(bad());
     }
     let (mut lsn, mut captured, mut received) = (0u64, 0u64, 0u64);
     let mut points: Vec<KeptPoint> = Vec::with_capacity(twin.lsns.len());
-    for ((&l, &c), &r) in twin.lsns.iter().zip(&twin.captured).zip(&twin.received) {
+    let runs = twin.runs.iter().copied().chain(std::iter::repeat(0));
+    for (((&l, &c), &r), run) in twin.lsns.iter().zip(&twin.captured).zip(&twin.received).zip(runs) {
         lsn = lsn.checked_add(l).ok_or_else(bad)?;
         captured = captured.wrapping_add(c.cast_unsigned());
         received = received.wrapping_add(r.cast_unsigned());
@@ -492,8 +589,11 @@ fn kept_in(twin: &PKept) -> Result<(VolumeId, Kept), FormatError> {
             lsn: Lsn::new(lsn).ok_or_else(bad)?,
             captured_at: WallTime::from_nanos(captured),
             received_at: WallTime::from_nanos(received),
+            before: u32::try_from(run / 2).map_err(|_| bad())?,
+            idle: run % 2 == 1,
         };
-        if points.last().is_some_and(|last| last.lsn >= point.lsn) {
+        let overlaps = points.last().is_some_and(|last| last.lsn >= point.first());
+        if overlaps || u64::from(point.before) > lsn {
             return Err(bad());
         }
         points.push(point);

@@ -350,7 +350,7 @@ fn settled_segments() {
     let versions = [version(1, 5, unit(100)), version(1, 7, unit(50)), version(2, 6, Place::Zero)];
     let run = writer.run(VolumeId::new(0x22), RegionNo::new(4), &versions).unwrap();
     pinned("settled-run", &run.head);
-    let point = KeptPoint { lsn: lsn(6), captured_at: NOW, received_at: NOW };
+    let point = KeptPoint::new(lsn(6), NOW, NOW);
     let place = (VolumeId::new(0x22), RegionNo::new(4));
     let (segment, end) = (SegmentId::new(9), 8192);
     let segment = SettledSegment { segment, end, frames: 1, first: place, last: place, warm: end };
@@ -375,6 +375,12 @@ fn settled_segments() {
     packed.generations[0].segments[0].warm = 100;
     assert_eq!(Manifest::decode(&packed.encode()).unwrap(), packed);
     pinned("settled-manifest-3", &newer.manifest(&packed.encode()).unwrap().head);
+    let mut held = manifest.clone();
+    let run = KeptPoint { before: 299, idle: true, ..KeptPoint::new(lsn(306), NOW, NOW) };
+    held.kept[0].1 =
+        Kept { settled: lsn(308), points: vec![point, run, KeptPoint { lsn: lsn(308), ..point }] };
+    assert_eq!(Manifest::decode(&held.encode()).unwrap(), held);
+    pinned("settled-manifest-4", &newer.manifest(&held.encode()).unwrap().head);
     let mut old = manifest;
     old.generations[0].shares.clear();
     let bytes = &fixture("settled-manifest")[SETTLED_FRAME..];

@@ -73,12 +73,13 @@ impl Control for Gateway {
         let known = self.known(&volume)?;
         let wanted = known.bookmarks().filter(|(_, at)| after.is_none_or(|after| at.at.lsn > after));
         let mut all: Vec<_> = wanted.collect();
-        all.sort_by_key(|(_, at)| at.at.lsn);
-        Ok(all
-            .into_iter()
-            .take(limit)
-            .map(|(name, at)| views::bookmark(&known, name, at, &self.store))
-            .collect())
+        // Of very many a page is all that is put into order.
+        if limit < all.len() {
+            all.select_nth_unstable_by_key(limit, |(_, at)| at.at.lsn);
+            all.truncate(limit);
+        }
+        all.sort_unstable_by_key(|(_, at)| at.at.lsn);
+        Ok(all.into_iter().map(|(name, at)| views::bookmark(&known, name, at, &self.store)).collect())
     }
 
     async fn bookmark_remove(&self, volume: Name, name: Name) -> Answer<()> {

@@ -9,7 +9,7 @@ use cx_wire::{Question, Reply};
 use gateway_image::catalogue::{Catalogue, Volume};
 use gateway_image::group::TimeRange;
 use gateway_image::{Group, GroupPoint, Point};
-use gateway_journal::Kept;
+use gateway_store::KeptPoints;
 use tap_block::units::count;
 use tap_block::{Lsn, MarkId, Name, VolumeId, WallTime};
 
@@ -135,14 +135,14 @@ impl Gateway {
     }
 
     /// Which points of the members are kept, and of those that were members.
-    fn kept_of(&self, catalogue: &Catalogue, group: &Group) -> HashMap<VolumeId, Kept> {
+    fn kept_of(&self, catalogue: &Catalogue, group: &Group) -> HashMap<VolumeId, KeptPoints> {
         let ever = group.ever_members(catalogue);
         ever.into_iter().filter_map(|id| Some((id, self.store.kept(id)?))).collect()
     }
 
     fn group_view(&self, catalogue: &Arc<Catalogue>, group: &Group) -> GroupView {
         let kept = self.kept_of(catalogue, group);
-        let held = |volume, lsn| kept.get(&volume).is_none_or(|kept: &Kept| kept.holds(lsn));
+        let held = |volume, lsn| kept.get(&volume).is_none_or(|kept| kept.holds(lsn));
         let (mut point_count, mut newest, mut oldest) = (0usize, None, None);
         for point in group.points(catalogue, &held, TimeRange::default()) {
             point_count += 1;

@@ -89,23 +89,20 @@ impl Gateway {
         catalogue.volumes().filter_map(of).collect()
     }
 
-    /// What is to be said of holds that keep the log from being settled, or a full store from making room.
+    /// What is to be said of holds of which not every point can be listed, or that keep a full store from making room.
     pub(crate) fn held_alerts(&self) -> Vec<String> {
         let catalogue = self.store.catalogue();
         let of = |up: HeldUp| Some(held_up(catalogue.volume(up.hold.volume)?.name(), &up));
         self.store.held_up().into_iter().filter_map(of).collect()
     }
 
-    /// For how long all that is written to a volume from now on stays: as its policy says, as a hold says, or as long as the log
-    /// waits for one.
+    /// For how long all that is written to a volume from now on stays: as its policy says, or as a hold says.
     pub(crate) fn kept_whole(&self, volume: VolumeId, policy: &RetentionPolicy) -> Duration {
         let (catalogue, age) = (self.store.catalogue(), self.store.age());
         let begun = |hold: &&Hold| hold.from <= age;
         let held =
             catalogue.rules().holds_of(volume, age).filter(begun).map(|h| h.to.min(h.until).since(age));
-        let waits = self.store.held_up().into_iter().filter(|up| up.what != HeldWhat::Room);
-        let waits = waits.map(|up| up.hold.until.since(age));
-        held.chain(waits).fold(policy.every_write, Duration::max)
+        held.fold(policy.every_write, Duration::max)
     }
 }
 
@@ -137,14 +134,20 @@ fn held(name: &Name, Hold { from, to, until, .. }: &Hold) -> String {
 fn held_up(name: &Name, up: &HeldUp) -> String {
     let held = held(name, &up.hold);
     match up.what {
-        HeldWhat::Log { most } => format!(
-            "{held}, and that is more than the {most} points that settled history lists for holds: until then nothing written \
-             since is settled, of no volume, and all of it takes room; make room or raise the journal's limit"
+        HeldWhat::Times { most, apart } => format!(
+            "{held}, and that is more than the {most} points that settled history lists one by one for holds: every point of it \
+             stays and can be opened (lsn:N), but a time in it is only known to {} s",
+            seconds_up(apart)
         ),
         HeldWhat::Room => {
             format!("{held}: until then it makes no room; make some, or raise the journal's limit")
         }
     }
+}
+
+/// In whole seconds, no fewer than there are.
+fn seconds_up(time: Duration) -> u64 {
+    time.as_secs().saturating_add(u64::from(time.subsec_nanos() > 0))
 }
 
 fn alert(name: &Name, history: &HistoryView, policy: &RetentionPolicy, now: WallTime) -> Option<String> {
@@ -210,11 +213,13 @@ mod tests {
         let (volume, note) = (VolumeId::new(1), String::new());
         let hold =
             Hold { volume, from: at(1000), to: at(2000), until: at(3000), credited: Duration::ZERO, note };
-        for what in [HeldWhat::Log { most: 777 }, HeldWhat::Room] {
+        let times = HeldWhat::Times { most: 777, apart: Duration::from_millis(4200) };
+        for what in [times, HeldWhat::Room] {
             let text = held_up(&"web01".parse().unwrap(), &HeldUp { hold: hold.clone(), what });
             let times = [hold.from, hold.to, hold.until];
             assert!(text.contains("web01") && times.iter().all(|t| text.contains(&t.to_string())), "{text}");
-            assert_eq!(text.contains("777 points"), what != HeldWhat::Room, "{text}");
+            let coarse = text.contains("777 points") && text.contains("only known to 5 s");
+            assert_eq!(coarse, what != HeldWhat::Room, "{text}");
         }
     }
 

@@ -1,11 +1,12 @@
 //! From a point as people name it to an LSN: waits for what is not durable yet, refuses what never was a disk.
 
+use std::cmp::Reverse;
 use std::sync::Arc;
 use std::time::Duration;
 
 use cx_api::{ClockView, Problem};
 use gateway_image::Point;
-use gateway_image::catalogue::Volume;
+use gateway_image::catalogue::{BookmarkPoint, Volume};
 use gateway_journal::RegionNo;
 use gateway_store::{Durable, Store, StoreError};
 use tap_block::{Clock, Lsn, MarkId, Name, VolumeId, WallTime};
@@ -144,7 +145,7 @@ impl Points {
             Point::Lsn(lsn) => Ok(Found::At(*lsn, None)),
             Point::Bookmark(name) => match volume.bookmark_named(name) {
                 Some(bookmark) => Ok(Found::At(bookmark.at.lsn, Some(name.clone()))),
-                None => Err(problems::no_bookmark(volume.name(), name, &similar(volume, name))),
+                None => Err(self.no_bookmark(volume, name)),
             },
             Point::Mark(id) => self.find_mark(volume, durable, *id),
             Point::Time(time) => self.find_time(volume, durable, asked, *time),
@@ -170,6 +171,15 @@ impl Points {
         passed
             .map(|passed| Found::At(passed.lsn, None))
             .ok_or_else(|| problems::too_early(volume.name(), asked, self.oldest(volume)))
+    }
+
+    /// No bookmark has the name: retention may have let go of the point of one that had.
+    pub(crate) fn no_bookmark(&self, volume: &Volume, name: &Name) -> Problem {
+        let Some(stood) = volume.gone_bookmark(name) else {
+            return problems::no_bookmark(volume.name(), name, &similar(volume, name));
+        };
+        let (before, after) = self.store.kept(volume.id()).unwrap_or_default().nearest(stood.lsn);
+        problems::bookmark_gone(volume.name(), name, stood.at, (before, after))
     }
 
     /// Before the first point of all nothing was ever thinned out.
@@ -238,7 +248,13 @@ fn similar(volume: &Volume, name: &Name) -> Vec<String> {
         let other = other.to_ascii_lowercase();
         other.contains(&wanted) || wanted.contains(&other)
     };
-    let mut all: Vec<_> = volume.bookmarks().collect();
-    all.sort_by_key(|(other, at)| (!alike(other.as_str()), std::cmp::Reverse(at.at.lsn)));
-    all.into_iter().take(3).map(|(other, _)| other.to_string()).collect()
+    let keyed = |(other, at): (&'_ Name, &BookmarkPoint)| (!alike(other.as_str()), Reverse(at.at.lsn));
+    let mut best: Vec<((bool, Reverse<Lsn>), &Name)> = Vec::new();
+    // There may be very many.
+    for (other, at) in volume.bookmarks() {
+        let key = keyed((other, at));
+        best.insert(best.partition_point(|(k, _)| *k < key), (key, other));
+        best.truncate(3);
+    }
+    best.into_iter().map(|(_, other)| other.to_string()).collect()
 }

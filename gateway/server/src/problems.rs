@@ -80,6 +80,21 @@ pub(crate) fn no_bookmark(volume: &Name, bookmark: &Name, near: &[String]) -> Pr
     Problem::new(Code::NotFound, format!("{volume} has no bookmark {bookmark}")).fix(fix)
 }
 
+/// Its point was thinned out.
+pub(crate) fn bookmark_gone(
+    volume: &Name,
+    bookmark: &Name,
+    at: WallTime,
+    (before, after): (Option<Lsn>, Option<Lsn>),
+) -> Problem {
+    Problem::new(
+        Code::NotSelectable,
+        format!("the bookmark {bookmark} of {volume}, made at {at}, is not kept any more"),
+    )
+    .because("its retention policy says how long bookmarks are kept, and its name is free again")
+    .fix(nearest(before, after))
+}
+
 pub(crate) fn no_mark(volume: &Name, id: MarkId) -> Problem {
     Problem::new(Code::NotFound, format!("{volume} has no {id}"))
         .because("no barrier of that number was put over it, or it was thinned out")

@@ -10,7 +10,7 @@ use cx_api::{
 };
 use gateway_image::Point;
 use gateway_image::catalogue::{BookmarkPoint, Catalogue, ClockSet, Run, Volume};
-use gateway_journal::{Gate, Hold, MetaRecord, RetentionPolicy, Tier};
+use gateway_journal::{Gate, Hold, KeptPoint, MetaRecord, RetentionPolicy, Tier};
 use tap_block::units::count;
 use tap_block::{Lsn, Name, VolumeId, WallTime};
 
@@ -112,7 +112,7 @@ impl Gateway {
 
     pub(crate) async fn remove_bookmark(&self, volume: &Name, name: &Name) -> Answer<()> {
         let known = self.known(volume)?;
-        let there = known.bookmark_named(name).ok_or_else(|| problems::no_bookmark(volume, name, &[]))?;
+        let there = known.bookmark_named(name).ok_or_else(|| self.points.no_bookmark(&known, name))?;
         if let Some(group) = self.shared_with(&known, name, there) {
             let text = format!("the bookmark {name} of {volume} is one of the group {group}");
             return Err(Problem::new(Code::Conflict, text)
@@ -181,32 +181,31 @@ impl Gateway {
     pub(crate) fn timeline_view(&self, name: &Name, before: Option<Lsn>) -> Answer<TimelineView> {
         let volume = self.known(name)?;
         let (catalogue, rules_now) = (self.store.catalogue(), self.store.age());
-        let (id, kept) = (volume.id(), self.store.kept(volume.id()));
-        let kept = kept.unwrap_or_default();
-        let views: Vec<KeptView> =
-            kept.points.iter().map(|p| KeptView { lsn: p.lsn, time: p.captured_at }).collect();
+        let (id, kept) = (volume.id(), self.store.kept(volume.id()).unwrap_or_default());
+        let view = |p: &KeptPoint| KeptView { lsn: p.lsn, time: p.captured_at };
         let durable = self.store.durable(volume.stream());
         let newest = durable.as_ref().and_then(|d| volume.sound_at_or_before(d.lsn));
         let newest = newest.map(|lsn| self.kept_view(&volume, lsn)).transpose()?.flatten();
         let first = volume.first_selectable().filter(|first| *first > kept.settled);
-        let oldest = match views.first() {
-            Some(point) => Some(*point),
+        let oldest = match kept.points.first() {
+            Some(point) => Some(view(point)),
             None => first.map(|lsn| self.kept_view(&volume, lsn)).transpose()?.flatten(),
         };
         let rules = catalogue.rules();
         let policy = rules.policy_of(id);
-        let end = before.map_or(views.len(), |before| views.partition_point(|p| p.lsn < before));
-        let shown = views.get(end.saturating_sub(SHOWN)..end).unwrap_or_default();
+        let all = &kept.points;
+        let end = before.map_or(all.len(), |before| all.partition_point(|p| p.lsn < before));
+        let shown = all.get(end.saturating_sub(SHOWN)..end).unwrap_or_default();
         Ok(TimelineView {
             volume: name.clone(),
             policy: policy_view(&catalogue, &volume),
             oldest,
             newest,
             every_write_after: kept.settled,
-            point_count: count(views.len()),
-            points: shown.to_vec(),
-            stretches: last_shown(stretches(&kept.points, &policy)),
-            bookmark_count: count(volume.bookmarks().count()),
+            point_count: kept.count(),
+            points: shown.iter().map(view).collect(),
+            stretches: last_shown(stretches(all, &policy)),
+            bookmark_count: count(volume.bookmark_count()),
             pins: rules.pins_of(id).map(|(lsn, note)| PinView { lsn, note: note.to_owned() }).collect(),
             holds: rules.holds_of(id, rules_now).map(|hold| self.hold_view(hold)).collect(),
             gaps: volume.gaps().map(views::gap).collect(),

@@ -29,12 +29,17 @@ pub(crate) fn stretches(points: &[KeptPoint], policy: &RetentionPolicy) -> Vec<S
         };
         match found.last_mut().filter(|(_, of)| goes_on(of)) {
             Some((stretch, of)) => {
-                (stretch.last, stretch.points, *of) = (view(point), stretch.points + 1, distance);
+                (stretch.last, *of) = (view(point), distance);
+                stretch.points += point.count();
                 stretch.every_write = distance == Some(Distance::None);
             }
             None => {
-                let stretch =
-                    StretchView { first: view(point), last: view(point), points: 1, every_write: false };
+                let stretch = StretchView {
+                    first: view(point),
+                    last: view(point),
+                    points: point.count(),
+                    every_write: false,
+                };
                 found.push((stretch, None));
             }
         }
@@ -43,7 +48,7 @@ pub(crate) fn stretches(points: &[KeptPoint], policy: &RetentionPolicy) -> Vec<S
 }
 
 fn distance(before: &KeptPoint, point: &KeptPoint, policy: &RetentionPolicy) -> Distance {
-    if point.lsn == before.lsn.next() {
+    if point.first() == before.lsn.next() {
         return Distance::None;
     }
     let apart = point.captured_at.since(before.captured_at);
@@ -60,7 +65,7 @@ mod tests {
 
     fn point(lsn: u64, seconds: u64) -> KeptPoint {
         let at = WallTime::from_nanos(seconds * 1_000_000_000);
-        KeptPoint { lsn: Lsn::new(lsn).unwrap(), captured_at: at, received_at: at }
+        KeptPoint::new(Lsn::new(lsn).unwrap(), at, at)
     }
 
     #[test]

@@ -304,7 +304,7 @@ mod tests {
     #[test]
     fn damage_of_settled_history_has_the_times_of_the_kept_points_that_show_it() {
         let (lsn, at) = (|raw| Lsn::new(raw).unwrap(), WallTime::from_nanos);
-        let point = |n| KeptPoint { lsn: lsn(n), captured_at: at(n * 10), received_at: at(n * 10) };
+        let point = |n| KeptPoint::new(lsn(n), at(n * 10), at(n * 10));
         let kept = Kept { settled: lsn(100), points: [20, 40, 60, 100].map(point).into() };
         let time = |asked: Lsn| (asked > lsn(100)).then(|| at(asked.get() * 10));
         let of = |first, last: Option<u64>| affected((lsn(first), last.map(lsn)), &kept, time);

@@ -439,7 +439,7 @@ impl Committer {
     }
 
     fn publish(&mut self, group: &Group, members: &mut [Member], end: (SegmentId, Start)) {
-        self.forget_some_marks();
+        self.forget_some_names();
         if !self.history.damage.is_empty() {
             let layout = Arc::clone(&read(&self.shared.published).layout);
             forget_over(&mut self.history.damage, &self.shared.segments, &layout);
@@ -464,9 +464,9 @@ impl Committer {
     }
 
     /// Those of one volume at a time, and with nothing locked: no commit is late for them.
-    fn forget_some_marks(&mut self) {
-        let Some((volume, gone)) = lock(&self.shared.gone_marks).pop_first() else { return };
-        self.history.forget_marks(&[(volume, gone)].into());
+    fn forget_some_names(&mut self) {
+        let Some((volume, gone)) = lock(&self.shared.gone_names).pop_first() else { return };
+        self.history.forget_names(&[(volume, gone)].into());
     }
 
     /// What was written last is not durable, and what is on the disk of it nobody knows: it is refused, and nothing

@@ -39,7 +39,8 @@ pub struct StoreConfig {
     /// Versions of the log that one pass settles, about.
     pub settle_versions: u64,
     /// Points of settled history that are listed because something holds them, at most: a record that is held is one, and takes
-    /// 24 bytes of memory and about 8 of every manifest. What is held beyond waits in the log, with all that came later.
+    /// 32 bytes of memory and about 9 of every manifest; marks in a row at which nothing was written are one. Of what is held
+    /// beyond all stays, but not every point is listed on its own.
     pub held_points: u64,
     /// A pass over settled history writes about so many bytes: it ends in a while, and needs no more room than that.
     pub settle_at_once: u64,

@@ -12,7 +12,7 @@ use gateway_journal::table::placed;
 use gateway_journal::{FrameHeader, Kept, MetaRecord, SegmentId, Start, StoreId, versions_of};
 use tap_block::stored::StoredLen;
 use tap_block::{
-    Action, Batch, Bookmark, Entry, Epoch, Lsn, Marker, RunId, StreamId, SyncCause, VolumeId, WallTime,
+    Action, Batch, Bookmark, Entry, Epoch, Lsn, Marker, Name, RunId, StreamId, SyncCause, VolumeId, WallTime,
 };
 
 use crate::error::{Damage, StoreError};
@@ -53,14 +53,24 @@ pub(crate) struct PlacedFrame<'a> {
     pub(crate) lens: &'a [StoredLen],
 }
 
-/// Barrier marks of volumes that are thinned out; of none without any.
-pub(crate) type GoneMarks = BTreeMap<VolumeId, BTreeSet<Lsn>>;
+/// Names of points of volumes that are gone; of none without any.
+pub(crate) type GoneNames = BTreeMap<VolumeId, Gone>;
 
-/// Those that a catalogue still has. It looks at every mark of what is settled.
-pub(crate) fn gone_marks(catalogue: &Catalogue, kept: &BTreeMap<VolumeId, Kept>) -> GoneMarks {
+/// Names of points that are gone.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) struct Gone {
+    marks: BTreeSet<Lsn>,
+    bookmarks: BTreeMap<Lsn, Name>,
+}
+
+/// Those that a catalogue still has. It looks at every mark and bookmark of what is settled.
+pub(crate) fn gone_names(catalogue: &Catalogue, kept: &BTreeMap<VolumeId, Kept>) -> GoneNames {
     let gone = |(id, kept): (&VolumeId, &Kept)| {
-        let gone = catalogue.volume(*id)?.marks().gone(kept.settled, |lsn| kept.holds(lsn));
-        (!gone.is_empty()).then_some((*id, gone))
+        let volume = catalogue.volume(*id)?;
+        let marks = volume.marks().gone(kept.settled, |lsn| kept.holds(lsn));
+        let bookmarks = volume.bookmarks().filter(|(_, there)| !kept.holds(there.at.lsn));
+        let bookmarks: BTreeMap<_, _> = bookmarks.map(|(name, there)| (there.at.lsn, name.clone())).collect();
+        (!marks.is_empty() || !bookmarks.is_empty()).then_some((*id, Gone { marks, bookmarks }))
     };
     kept.iter().filter_map(gone).collect()
 }
@@ -74,6 +84,21 @@ pub(crate) fn forget_over(damage: &mut Vec<Damage>, segments: &Segments, layout:
 pub(crate) fn is_needed(segment: SegmentId, segments: &Segments, layout: &Layout) -> bool {
     let of_log = || segment >= layout.trail.at().0 && segments.is_missed(segment);
     segments.lives(segment) || layout.lists(segment) || of_log()
+}
+
+/// The same, and marks that what is known of settled history does not have any more.
+pub(crate) fn forgotten_names(catalogue: &Catalogue, layout: &Layout) -> GoneNames {
+    let mut all = gone_names(catalogue, &layout.kept);
+    for (id, kept) in &layout.kept {
+        let Some((here, there)) = catalogue.volume(*id).zip(layout.trail.catalogue().volume(*id)) else {
+            continue;
+        };
+        let gone = here.marks().gone(kept.settled, |lsn| there.marks().at(lsn).is_some());
+        if !gone.is_empty() {
+            all.entry(*id).or_default().marks.extend(gone);
+        }
+    }
+    all
 }
 
 impl History {
@@ -326,11 +351,15 @@ impl History {
         published.frozen.push_back(Arc::new(self.frozen(group, through)));
     }
 
-    /// Barrier marks that were thinned out need not be known any more.
-    pub(crate) fn forget_marks(&mut self, gone: &GoneMarks) {
-        if !gone.is_empty() {
-            let catalogue = Arc::make_mut(&mut self.catalogue);
-            gone.iter().for_each(|(volume, gone)| catalogue.forget_marks(*volume, gone));
+    /// Barrier marks and bookmarks that were thinned out need not be known any more.
+    pub(crate) fn forget_names(&mut self, gone: &GoneNames) {
+        if gone.is_empty() {
+            return;
+        }
+        let catalogue = Arc::make_mut(&mut self.catalogue);
+        for (volume, gone) in gone {
+            catalogue.forget_marks(*volume, &gone.marks);
+            catalogue.forget_bookmarks(*volume, &gone.bookmarks);
         }
     }
 
@@ -372,6 +401,12 @@ const fn bookmark_of(marker: &Marker) -> Option<&Bookmark> {
         Marker::Barrier(mark) => mark.bookmark.as_ref(),
         _ => None,
     }
+}
+
+/// A mark with which nothing was written, named or said: the disk is what it was before.
+pub(crate) fn is_idle(entry: &Entry) -> bool {
+    let plain = |marker: &Marker| matches!(marker, Marker::Barrier(mark) if mark.bookmark.is_none());
+    matches!(&entry.action, Action::Mark(marker) if plain(marker))
 }
 
 fn starts_run(entry: &Entry) -> bool {

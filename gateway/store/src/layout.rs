@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use gateway_image::catalogue::Volume;
 use gateway_journal::run::{decode_checkpoint, decode_run};
@@ -11,7 +12,7 @@ use tap_block::{Lsn, VolumeId, WallTime};
 use crate::error::StoreError;
 use crate::index::{IndexError, IndexStore, Table, keys};
 use crate::segments::Segments;
-use crate::settle::Trail;
+use crate::settle::{Trail, apart};
 
 /// The settled part of history: one manifest's word on it. Replaced as a whole, never changed.
 #[derive(Debug, Default)]
@@ -27,6 +28,8 @@ pub(crate) struct Layout {
     pub(crate) shares: BTreeMap<VolumeId, u64>,
     /// What was known where the log goes on.
     pub(crate) trail: Arc<Trail>,
+    /// Volumes of which not every point that is held is listed on its own, and how far apart the times are that are listed.
+    pub(crate) coarse: BTreeMap<VolumeId, Duration>,
     /// Regions of which not all is known, because their frames are damaged and the index had to be built from them.
     pub(crate) lost: Vec<Lost>,
 }
@@ -91,6 +94,7 @@ impl Layout {
             kept: manifest.kept.iter().cloned().collect(),
             shares: Generation::bytes_by_volume(&manifest.generations),
             trail: Arc::new(trail),
+            coarse: manifest.kept.iter().filter_map(|(id, kept)| Some((*id, apart(kept)?))).collect(),
             lost: Vec::new(),
         }
     }
@@ -162,6 +166,43 @@ impl Layout {
         let Some(kept) = self.kept.get(&volume.id()).filter(|kept| !kept.holds(point)) else { return Ok(()) };
         let (before, after) = kept.nearest(point);
         Err(StoreError::Thinned { point, before, after })
+    }
+}
+
+/// What is left of a volume's settled history, as of when that was asked for.
+#[derive(Debug, Clone)]
+pub struct KeptPoints {
+    layout: Arc<Layout>,
+    volume: VolumeId,
+}
+
+impl KeptPoints {
+    /// `None` when nothing of it is settled.
+    pub(crate) fn of(layout: Arc<Layout>, volume: VolumeId) -> Option<Self> {
+        layout.kept.contains_key(&volume).then_some(Self { layout, volume })
+    }
+}
+
+impl Default for KeptPoints {
+    fn default() -> Self {
+        Self { layout: Arc::default(), volume: VolumeId::new(0) }
+    }
+}
+
+impl PartialEq for KeptPoints {
+    fn eq(&self, other: &Self) -> bool {
+        **self == **other
+    }
+}
+
+impl Eq for KeptPoints {}
+
+impl std::ops::Deref for KeptPoints {
+    type Target = Kept;
+
+    fn deref(&self) -> &Kept {
+        static NOTHING: Kept = Kept { settled: Lsn::ZERO, points: Vec::new() };
+        self.layout.kept.get(&self.volume).unwrap_or(&NOTHING)
     }
 }
 

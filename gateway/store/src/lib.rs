@@ -52,6 +52,7 @@ pub use config::{Cold, StoreConfig};
 pub use elapsed::Elapsed;
 pub use error::{Damage, ReadError, StoreError};
 pub use index::{FjallOpener, IndexError, IndexOpener, IndexStore, MemoryIndex, Row, Table};
+pub use layout::KeptPoints;
 pub use ledger::{Anchor, LedgerStatus, LedgerStore, MemoryLedger};
 pub use mark::{MarkStore, MemoryMark};
 pub use points::OpenPoint;

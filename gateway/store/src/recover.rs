@@ -27,7 +27,7 @@ use crate::chunks::ChunkReader;
 use crate::commit::{Open, Tail};
 use crate::config::StoreConfig;
 use crate::error::{Damage, StoreError};
-use crate::history::{History, PlacedFrame, forget_over, gone_marks};
+use crate::history::{History, PlacedFrame, forget_over, forgotten_names};
 use crate::index::{IndexError, IndexOpener, IndexStore, Table, keys, remove_settle};
 use crate::ingest::{Into, Weights, ingest};
 use crate::layout::{Layout, Lost};
@@ -535,7 +535,7 @@ impl<'a> Replay<'a> {
         let settled_at = survey.settled.manifest.as_ref().map_or(WallTime::EPOCH, |m| m.at);
         let last_received = Some(received.max(settled_at)).filter(|&last| last > WallTime::EPOCH);
         self.published.streams = self.history.streams.iter().map(|(&id, s)| (id, s.durable)).collect();
-        self.history.forget_marks(&gone_marks(&self.history.catalogue, &self.published.layout.kept));
+        self.history.forget_names(&forgotten_names(&self.history.catalogue, &self.published.layout));
         self.published.catalogue = Arc::clone(&self.history.catalogue);
         forget_over(&mut self.history.damage, &self.segments, &self.published.layout);
         self.published.damage.clone_from(&self.history.damage);

@@ -17,6 +17,7 @@
 //! arrangement or the new one. Readers that hold on to places of the old one find their segment gone and look again.
 
 mod chill;
+mod coarse;
 mod cold;
 mod cursor;
 mod decide;
@@ -53,13 +54,14 @@ use crate::store::Shared;
 use crate::sync::{lock, read, wait_for};
 
 use chill::Chilling;
-use decide::{Decision, Outcome, decide, decide_settled};
+pub(crate) use coarse::apart;
+use decide::{Decision, decide, decide_settled};
 use gain::{budget_for_gain, can_gain, decide_what_pays};
 pub use gates::AtGate;
 use gates::note_overruled;
 pub(crate) use gates::{at_gates, at_gates_of};
+use held::HeldCount;
 pub(crate) use held::hold_on;
-use held::{HeldCount, Waiting};
 pub use held::{HeldUp, HeldWhat};
 use keep::{Strain, Terms, points, thinned};
 pub(crate) use limits::Limits;
@@ -109,8 +111,6 @@ pub(crate) struct Settler {
     own_cycle: Option<RegionPlace>,
     /// The volume whose history was gone through last.
     relieved: Option<VolumeId>,
-    /// What the log waits for.
-    waiting: Option<Waiting>,
     /// Points of settled history that went since it was last gone through: what they alone showed is still there.
     dropped: BTreeMap<VolumeId, usize>,
     /// What would have gone, into how much room, and the last settle, when a stretch was last looked for by which something is
@@ -123,15 +123,6 @@ pub(crate) struct Settler {
     /// Nothing is gained by settling the log.
     futile: Option<Futile>,
     chilling: Chilling,
-}
-
-/// What became of the log.
-enum Log {
-    Settled(SettleReport),
-    /// It waits for a hold.
-    Waits,
-    /// None of it is to be settled, or there is no room.
-    Nothing,
 }
 
 /// The log cannot be settled from its first group on.
@@ -196,7 +187,6 @@ impl Settler {
             cycle: None,
             own_cycle: None,
             relieved: None,
-            waiting: None,
             dropped: BTreeMap::new(),
             attempt: None,
             log_last: false,
@@ -246,22 +236,20 @@ impl Settler {
         if log_last && let Some(report) = self.relieve(shared, terms.clone())? {
             return Ok(Some(report));
         }
-        let is_held = match self.settle_log(shared, &terms) {
-            Ok(Log::Settled(report)) => return Ok(Some(report)),
-            Ok(Log::Waits) => true,
-            Ok(Log::Nothing) => false,
-            Err(_) if self.stuck.is_some() => true,
+        match self.settle_log(shared, &terms) {
+            Ok(Some(report)) => return Ok(Some(report)),
+            Ok(None) => {}
+            Err(_) if self.stuck.is_some() => {}
             Err(e) => return Err(e),
-        };
+        }
         if let Some(report) = self.compact(shared, terms.clone(), false)? {
             return Ok(Some(report));
         }
         if let Some(report) = self.relieve(shared, terms.clone())? {
             return Ok(Some(report));
         }
-        if !is_held {
-            shared.log_waits_for_none(Some(&terms).filter(|_| pressure == Pressure::Purge));
-        }
+        let full = Some(&terms).filter(|_| pressure == Pressure::Purge && self.stuck.is_none());
+        shared.note_in_the_way(full);
         let chilled = self.chill(shared, terms)?;
         match (&self.stuck, chilled) {
             (Some(stuck), None) => Err(stuck.why.clone()),
@@ -269,54 +257,34 @@ impl Settler {
         }
     }
 
-    /// Settles old groups of the log.
-    fn settle_log(&mut self, shared: &Shared, terms: &Terms) -> Result<Log, StoreError> {
+    /// Settles old groups of the log; `None`: none of it is to be settled, or there is no room.
+    fn settle_log(&mut self, shared: &Shared, terms: &Terms) -> Result<Option<SettleReport>, StoreError> {
         let held = HeldCount::new(shared, terms.now);
         let Some(mut plan) = Plan::window(shared, terms.now, terms.strain.pressure, &held) else {
             self.stuck = None;
-            return Ok(Log::Nothing);
+            return Ok(None);
         };
         let group = plan.groups.first().map(|group| group.no).unwrap_or_default();
         self.stuck.take_if(|stuck| stuck.group != group || !stuck.lasts(shared, terms.now));
         if let Some(stuck) = &self.stuck {
             return Err(stuck.why.clone());
         }
-        let first = (group, self.next);
-        let waiting = self.waiting.take().filter(|waiting| waiting.still(&held, first, terms));
-        let outcome = match waiting {
-            Some(waiting) => {
-                self.waiting = Some(waiting);
-                return Ok(Log::Waits);
-            }
-            None => self.decide_log(shared, &mut plan, terms, &held).inspect_err(|why| {
-                shared.log_waits_for_none(None);
-                self.note_stuck(shared, group, terms.now, why);
-            })?,
-        };
-        match outcome {
-            Some(Outcome::Decided(decision)) => {
-                shared.log_waits_for_none(None);
-                let (futile, by_index) =
-                    (Futile::new(shared, &plan, terms.now), decision.went_past.is_some());
-                let was_to_pay = plan.end == End::Paid;
-                let report = self.carry_out(shared, plan, *decision, terms);
-                if was_to_pay && matches!(report, Err(StoreError::NoSpace(_))) {
-                    // It was reckoned a little too low. What else there is may still make room.
-                    self.futile = Some(futile);
-                    return Ok(Log::Nothing);
-                }
-                let stuck = report.as_ref().err().filter(|_| by_index);
-                stuck.into_iter().for_each(|why| self.note_stuck(shared, group, terms.now, why));
-                self.log_last = report.is_ok();
-                report.map(Log::Settled)
-            }
-            Some(Outcome::Waits(hold)) => {
-                self.waiting = Some(Waiting::new(&held, first, terms));
-                shared.log_waits_for(hold);
-                Ok(Log::Waits)
-            }
-            None => Ok(Log::Nothing),
+        shared.note_in_the_way(None);
+        let decision = self.decide_log(shared, &mut plan, terms);
+        let decision = decision.inspect_err(|why| self.note_stuck(shared, group, terms.now, why))?;
+        let Some(decision) = decision else { return Ok(None) };
+        let (futile, by_index) = (Futile::new(shared, &plan, terms.now), decision.went_past.is_some());
+        let was_to_pay = plan.end == End::Paid;
+        let report = self.carry_out(shared, plan, decision, terms);
+        if was_to_pay && matches!(report, Err(StoreError::NoSpace(_))) {
+            // It was reckoned a little too low. What else there is may still make room.
+            self.futile = Some(futile);
+            return Ok(None);
         }
+        let stuck = report.as_ref().err().filter(|_| by_index);
+        stuck.into_iter().for_each(|why| self.note_stuck(shared, group, terms.now, why));
+        self.log_last = report.is_ok();
+        report.map(Some)
     }
 
     /// What a pass over the log leaves; `None`: with the little room there is, nothing is gained by one.
@@ -325,21 +293,20 @@ impl Settler {
         shared: &Shared,
         plan: &mut Plan,
         terms: &Terms,
-        held: &HeldCount,
-    ) -> Result<Option<Outcome>, StoreError> {
+    ) -> Result<Option<Decision>, StoreError> {
         if plan.end != End::Paid {
-            return decide(shared, plan, terms, held).map(Some);
+            return decide(shared, plan, terms).map(Some);
         }
         let futile = Futile::new(shared, plan, terms.now);
         if self.futile.as_ref().is_some_and(|known| known.is_still(&futile)) {
             return Ok(None);
         }
         let mut most = plan.clone();
-        if let Some(outcome) = decide_what_pays(shared, plan, terms, held)? {
-            return Ok(Some(outcome));
+        if let Some(decision) = decide_what_pays(shared, plan, terms)? {
+            return Ok(Some(decision));
         }
         // No point goes for room that nothing would give.
-        let pays = decide_what_pays(shared, &mut most, &terms.at_most(), held)?;
+        let pays = decide_what_pays(shared, &mut most, &terms.at_most())?;
         shared.points.call_off();
         match pays {
             Some(_) => self.ask_for_more(shared, terms.now, terms.strain),
@@ -559,7 +526,7 @@ impl Settler {
             versions_kept: written.versions(),
             bytes_written: written.bytes(),
             segments_freed: 0,
-            points_dropped: count(decision.dropped),
+            points_dropped: decision.dropped,
         };
         let segments_freed = publish(shared, &plan, &manifest, decision.trail, written, undecided)?;
         shared.hold_room();

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use gateway_image::{Catalogue, Passed, RegionMap};
 use gateway_journal::{
-    Head, Hold, Kept, LEDGER_FILE, Location, MARK_FILE, MetaRecord, RegionNo, SegmentId, StoreId,
+    Head, Hold, LEDGER_FILE, Location, MARK_FILE, MetaRecord, RegionNo, SegmentId, StoreId,
 };
 use tap_block::{Batch, BlockNo, Clock, ExtentSet, Lsn, Position, StreamId, VolumeId, WallTime};
 use tap_disk::{DiskDir, PoolOptions, SameDir, SegmentDir as _, SegmentPool, ensure_dir, free_space};
@@ -20,10 +20,11 @@ use crate::commit::Committer;
 use crate::config::StoreConfig;
 use crate::error::{ReadError, StoreError};
 use crate::heat::Heat;
-use crate::history::GoneMarks;
+use crate::history::GoneNames;
 use crate::index::{HealingIndex, IndexOpener, PinnedOpener};
 use crate::ingest::{IngestState, Ingester};
 use crate::keeper::Keeper;
+use crate::layout::KeptPoints;
 use crate::ledger::{Anchor, Book, Bookkeeping, FileLedger, LedgerStatus, LedgerStore};
 use crate::maps::MapCache;
 use crate::mark::{FileMark, MarkStore, SmallFile};
@@ -71,8 +72,8 @@ pub(crate) struct Shared {
     /// Held from when a settle looks at the holds until readers see what it left.
     pub(crate) counting: Mutex<()>,
     pub(crate) points: Points,
-    /// Barrier marks that are thinned out, which the commit thread has not forgotten yet.
-    pub(crate) gone_marks: Mutex<GoneMarks>,
+    /// Barrier marks and bookmarks that are thinned out, which the commit thread has not forgotten yet.
+    pub(crate) gone_names: Mutex<GoneNames>,
     pub(crate) age: Age,
     /// Where a copy of the manifest is kept.
     pub(crate) manifests: Box<dyn MarkStore>,
@@ -208,7 +209,7 @@ impl Store {
             index_turn: Mutex::default(),
             counting: Mutex::default(),
             points: Points::default(),
-            gone_marks: Mutex::default(),
+            gone_names: Mutex::default(),
             manifests: parts.manifest,
             settling: Settling::new(found.settler),
             limits: RwLock::default(),
@@ -522,10 +523,11 @@ impl Store {
         self.shared.proving.is_head_wounded(volume)
     }
 
-    /// What is left of a volume's settled history; `None` when nothing of it is settled.
+    /// What is left of a volume's settled history; `None` when nothing of it is settled. There may be a million points: they are
+    /// shared, not copied.
     #[must_use]
-    pub fn kept(&self, volume: VolumeId) -> Option<Kept> {
-        read(&self.shared.published).layout.kept.get(&volume).cloned()
+    pub fn kept(&self, volume: VolumeId) -> Option<KeptPoints> {
+        KeptPoints::of(Arc::clone(&read(&self.shared.published).layout), volume)
     }
 
     /// What each volume's history takes in the journal.

@@ -68,11 +68,37 @@ pub(crate) fn lsn_at(
         if let Some(found) = last_in_log(shared, stream, log, time)? {
             return Ok(Some(found));
         }
+        let Some(kept) = settled else { return Ok(None) };
         // Where all that this clock meant is thinned out, what came before it is the last that is kept.
-        let by_then = |p: &&KeptPoint| p.lsn < range.0 || (p.lsn <= range.1 && p.captured_at <= time);
-        let point = settled.and_then(|kept| kept.points.iter().rev().find(by_then));
-        Ok(point.map(|p| Passed { lsn: p.lsn, at: p.captured_at }))
+        let by_then = |p: &KeptPoint| p.lsn < range.0 || (p.lsn <= range.1 && p.captured_at <= time);
+        let n = kept.points.iter().rposition(by_then).map_or(0, |n| n + 1);
+        let point = n.checked_sub(1).and_then(|n| kept.points.get(n)).map(passed);
+        let run = kept.points.get(n).filter(|p| p.is_run() && range.0 <= p.lsn && p.lsn <= range.1);
+        Ok(run.and_then(|run| mark_of_run(shared, stream, run, time)).or(point))
     })
+}
+
+const fn passed(point: &KeptPoint) -> Passed {
+    Passed { lsn: point.lsn, at: point.captured_at }
+}
+
+/// The last mark of a run that was made by then, of those that are known.
+fn mark_of_run(shared: &Shared, stream: StreamId, run: &KeptPoint, time: WallTime) -> Option<Passed> {
+    let catalogue = Arc::clone(&read(&shared.published).catalogue);
+    let marks = catalogue.volume_of(stream)?.marks();
+    marks.made_by((run.first(), run.lsn), time).map(|mark| mark.at)
+}
+
+/// A settled point; of one that is not listed on its own what is known of it: the mark, or else what is listed before it.
+fn settled_point(shared: &Shared, stream: StreamId, kept: &Kept, lsn: Lsn) -> Option<KeptPoint> {
+    let listed = kept.listed(lsn)?;
+    if listed.lsn == lsn {
+        return Some(KeptPoint { before: 0, ..*listed });
+    }
+    let catalogue = Arc::clone(&read(&shared.published).catalogue);
+    let mark = catalogue.volume_of(stream).and_then(|volume| volume.marks().at(lsn).copied());
+    let before = || kept.listed_by(lsn).map(|p| KeptPoint::new(lsn, p.captured_at, p.received_at));
+    mark.map(|mark| KeptPoint::new(lsn, mark.at.at, mark.received_at)).or_else(before)
 }
 
 fn last_in_log(
@@ -107,10 +133,7 @@ fn last_in_log(
 
 pub(crate) fn time_of(shared: &Shared, stream: StreamId, lsn: Lsn) -> Result<Option<WallTime>, StoreError> {
     under_one_layout(shared, |layout| match kept_of(shared, layout, stream).filter(|k| lsn <= k.settled) {
-        Some(kept) => {
-            let at = kept.points.binary_search_by_key(&lsn, |p| p.lsn).ok();
-            Ok(at.and_then(|i| kept.points.get(i)).map(|p| p.captured_at))
-        }
+        Some(kept) => Ok(settled_point(shared, stream, kept, lsn).map(|p| p.captured_at)),
         None => time_in_log(shared, stream, lsn),
     })
 }
@@ -131,10 +154,7 @@ fn time_in_log(shared: &Shared, stream: StreamId, lsn: Lsn) -> Result<Option<Wal
 /// A record as a point: when it was captured, and when it was received.
 pub(crate) fn point_of(shared: &Shared, stream: StreamId, lsn: Lsn) -> Result<Option<KeptPoint>, StoreError> {
     under_one_layout(shared, |layout| match kept_of(shared, layout, stream).filter(|k| lsn <= k.settled) {
-        Some(kept) => {
-            let at = kept.points.binary_search_by_key(&lsn, |p| p.lsn).ok();
-            Ok(at.and_then(|i| kept.points.get(i)).copied())
-        }
+        Some(kept) => Ok(settled_point(shared, stream, kept, lsn)),
         None => point_in_log(shared, stream, lsn),
     })
 }
@@ -145,7 +165,7 @@ fn point_in_log(shared: &Shared, stream: StreamId, lsn: Lsn) -> Result<Option<Ke
     walk_frames(shared, Gaps::Gone, &span, stream, |header, entries| {
         let entry = entries.iter().find(|e| !e.position.is_copy() && e.position.lsn() == lsn);
         let received_at = header.received_at;
-        found = entry.map(|e| KeptPoint { lsn, captured_at: e.captured_at, received_at });
+        found = entry.map(|e| KeptPoint::new(lsn, e.captured_at, received_at));
         if found.is_some() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
     })?;
     Ok(found)

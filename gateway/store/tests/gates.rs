@@ -183,7 +183,7 @@ fn moved_at(lab: &Lab, through: WallTime, at: WallTime, step: GateStep) {
 
 /// Pins, readers and policies come and go.
 fn meddle(lab: &Lab, random: &mut Random, readers: &mut Vec<OpenPoint>) {
-    let kept = lab.store().kept(lab.volume()).unwrap_or_default().points;
+    let kept = lab.store().kept(lab.volume()).unwrap_or_default().points.clone();
     let any = (!kept.is_empty()).then(|| kept[random.below(kept.len() as u64) as usize].lsn);
     let volume = lab.volume();
     match (random.below(6), any) {
@@ -226,7 +226,7 @@ proptest! {
                 hook.keeper = Gatekeeper::new(gate(&lab).mark.batch, lab.store().age());
             }
             lab.settle();
-            let kept = lab.store().kept(lab.volume()).unwrap_or_default().points;
+            let kept = lab.store().kept(lab.volume()).unwrap_or_default().points.clone();
             let is_kept = |lsn: &Lsn| kept.binary_search_by_key(lsn, |p| p.lsn).is_ok();
             // Of records of one moment the tier keeps the last.
             let is_thinned = |lsn: &Lsn, at: &WallTime| kept.iter().any(|p| p.lsn > *lsn && p.captured_at == *at);

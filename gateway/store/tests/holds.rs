@@ -15,10 +15,12 @@ use std::time::Duration;
 
 use common::lab::{Lab, cut, policy, tiers};
 use common::{append, image, try_image};
+use gateway_image::Group;
+use gateway_image::group::TimeRange;
 use gateway_journal::{Hold, MetaRecord, RetentionPolicy, WhenFull};
 use gateway_store::{HeldWhat, LimitState, MarkStore as _, MemoryIndex, Store, StoreError};
 use proptest::prelude::*;
-use tap_block::{BarrierMark, Batch, Lsn, MarkId, VolumeId, WallTime};
+use tap_block::{BarrierMark, Batch, Lsn, MarkId, Marker, VolumeId, WallTime};
 use testbed_model::{Oracle, Random};
 
 fn seconds(n: u64) -> Duration {
@@ -165,8 +167,29 @@ fn a_hold_on_one_volume_takes_no_room_of_what_others_write() {
     assert!(listed > 100 && left < 10, "it is over: {left} of {listed}");
 }
 
+/// Every time that is listed leads to its point, and any other to one that is there, before it and not too far.
+fn check_times(lab: &Lab, apart: Duration) {
+    let (store, stream) = (lab.store(), lab.workload.stream());
+    let kept = store.kept(lab.volume()).unwrap();
+    for point in &kept.points {
+        assert_eq!(store.time_of(stream, point.lsn).unwrap(), Some(point.captured_at));
+        let found = store.lsn_at(stream, point.captured_at).unwrap().unwrap();
+        assert!(found.lsn >= point.lsn && found.at == point.captured_at, "{found:?} for {point:?}");
+    }
+    for (before, point) in kept.points.iter().zip(kept.points.iter().skip(1)).filter(|(_, p)| p.is_coarse()) {
+        let time = point.captured_at.minus(Duration::from_nanos(1));
+        let found = store.lsn_at(stream, time).unwrap().unwrap();
+        assert!(
+            before.lsn <= found.lsn && found.lsn < point.lsn && time.since(found.at) <= apart,
+            "{found:?}"
+        );
+        let between = store.time_of(stream, point.first()).unwrap().unwrap();
+        assert!(before.captured_at <= between && between <= point.captured_at, "{between}");
+    }
+}
+
 #[test]
-fn more_than_may_be_listed_waits_in_the_log_and_is_said() {
+fn of_more_than_may_be_listed_every_point_stays_and_it_is_said() {
     let mut lab = Lab::new(32, policy(10, &[], 0));
     lab.disk.config.held_points = 160;
     lab.open();
@@ -179,21 +202,26 @@ fn more_than_may_be_listed_waits_in_the_log_and_is_said() {
         held.follow(&lab, &records);
         lab.settle();
     }
-    let (listed, log) = (lab.store().kept(lab.volume()).unwrap().points.len(), lab.store().status().groups);
-    assert!((60..=161).contains(&listed), "as many as may be: {listed}");
-    assert!(log > 3, "the rest waits: {log}");
-    let said = lab.store().held_up();
-    assert_eq!(said.len(), 1, "{said:?}");
-    assert_eq!((said[0].hold.volume, said[0].what), (lab.volume(), HeldWhat::Log { most: 160 }));
-    held.check(&lab, lab.store(), 5);
-    lab.open();
-    lab.settle();
-    assert_eq!((lab.store().held_up().len(), lab.store().status().groups), (1, log), "over a restart too");
-    held.check(&lab, lab.store(), 5);
+    let (kept, log) = (lab.store().kept(lab.volume()).unwrap(), lab.store().status().groups);
+    let listed = kept.points.len();
+    assert!((60..=161).contains(&listed) && kept.count() > 300, "{listed} of {}", kept.count());
+    assert!(log <= 3, "nothing waits: {log}");
+    for _ in 0..3 {
+        let said = lab.store().held_up();
+        assert_eq!(said.len(), 1, "{said:?}");
+        let HeldWhat::Times { most: 160, apart } = said[0].what else { panic!("{said:?}") };
+        assert!(said[0].hold.volume == lab.volume() && apart > Duration::ZERO, "{said:?}");
+        check_times(&lab, apart);
+        held.check(&lab, lab.store(), 3);
+        lab.disk.index = MemoryIndex::new();
+        lab.open();
+        lab.settle();
+    }
+    held.check(&lab, &cut(&lab.disk, &mut Random::new(32)).open(), 5);
     lab.clock.advance(seconds(6000));
     assert!(lab.store().held_up().is_empty(), "it is over");
     lab.settle();
-    assert!(lab.store().status().groups <= 1 && lab.store().kept(lab.volume()).unwrap().points.len() < 10);
+    assert!(lab.store().status().groups <= 1 && lab.store().kept(lab.volume()).unwrap().count() < 10);
     lab.check(5);
 }
 
@@ -268,16 +296,21 @@ fn a_hold_whose_stretch_is_over_is_no_reason_to_wait() {
         lab.settle();
     }
     let listed = lab.store().kept(volume).unwrap().points.len() as u64;
-    for most in [listed / 2, listed, listed + 1, listed + 9] {
+    for most in [listed, listed + 1, listed + 9, listed / 2] {
         lab.disk.config.held_points = most;
         lab.open();
         lab.more(12, 5);
         lab.clock.advance(seconds(100));
         assert!(lab.settle() > 0, "{most}: it settles on");
-        assert_eq!(
-            (lab.store().held_up(), lab.store().kept(volume).unwrap().points.len() as u64),
-            (vec![], listed)
-        );
+        let (said, kept) = (lab.store().held_up(), lab.store().kept(volume).unwrap());
+        if most >= listed {
+            assert_eq!((said, kept.points.len() as u64), (vec![], listed));
+        } else {
+            assert!(
+                said.len() == 1 && kept.points.len() as u64 <= most + 1 && kept.count() == listed,
+                "{said:?}"
+            );
+        }
     }
     lab.check(5);
 }
@@ -313,21 +346,76 @@ fn marks_of_an_idle_member(lab: &mut Lab, rounds: usize, marks: usize) -> usize 
 }
 
 #[test]
-fn marks_of_an_idle_member_are_counted_like_records() {
+fn marks_of_an_idle_member_are_one_point_however_many_they_are() {
     let mut lab = Lab::new(73, policy(10, &[], 0));
-    lab.disk.config.held_points = 100;
     lab.disk.config.group_versions = 40;
     lab.open();
     lab.write(60, 1);
     lab.settle();
     let mut held = Watched::begin(&lab, 1, 1_000_000, 1_000_000);
     let before = records(&lab);
-    let listed = marks_of_an_idle_member(&mut lab, 40, 10);
+    let first = marks_of_an_idle_member(&mut lab, 5, 10);
+    for _ in 0..4 {
+        assert_eq!(marks_of_an_idle_member(&mut lab, 10, 10), first, "pass after pass");
+        lab.open();
+    }
     held.follow(&lab, &before);
-    assert!((30..=101).contains(&listed), "{listed}");
-    let said = lab.store().held_up();
-    assert_eq!((said.len(), said[0].hold.volume), (1, held.volume), "{said:?}");
+    assert!(held.points.len() > 450 && lab.store().held_up().is_empty(), "{:?}", lab.store().held_up());
     held.check(&lab, lab.store(), 7);
+    let (volume, stream) = (held.volume, lab.others[0].0.stream());
+    let catalogue = lab.store().catalogue();
+    let marks = catalogue.volume(volume).unwrap().marks();
+    for mark in marks.iter().filter(|mark| held.points.contains(&mark.at.lsn)) {
+        assert_eq!(lab.store().lsn_at(stream, mark.at.at).unwrap(), Some(mark.at), "by its time");
+        assert_eq!(lab.store().time_of(stream, mark.at.lsn).unwrap(), Some(mark.at.at));
+    }
+    let write = lab.others[0].0.batch(3);
+    append(lab.store(), &write).unwrap();
+    lab.others[0].1.apply(&write).unwrap();
+    let listed = marks_of_an_idle_member(&mut lab, 10, 10);
+    assert!(listed <= first + 10, "a write, and marks behind it: {listed} after {first}");
+    held.check(&lab, lab.store(), 7);
+    lab.clock.advance(seconds(2_000_000));
+    // What costs nothing goes with the next that is settled.
+    lab.more(8, 5);
+    lab.clock.advance(seconds(100));
+    lab.settle();
+    let left = lab.store().kept(volume).unwrap();
+    assert!(left.count() < 10, "it is over: {:?}", left.points);
+    lab.check(9);
+}
+
+/// A policy may keep some points of what was held: those are marks that the group shares.
+#[test]
+fn what_was_held_is_thinned_to_marks_that_all_members_have() {
+    const EACH: u64 = 20_000_000;
+    let mut lab = Lab::new(76, policy(10, &[(20, 1_000_000)], 0));
+    lab.disk.config.group_versions = 40;
+    lab.open();
+    lab.write(60, 1);
+    let idle = lab.others[0].0.volume();
+    let held = Watched::begin(&lab, 1, 1_000_000, 3000);
+    marks_of_an_idle_member(&mut lab, 60, 10);
+    let listed = lab.store().kept(idle).unwrap();
+    assert!(listed.count() > 600 && listed.points.len() < 60, "{:?}", listed.points);
+    lab.clock.advance(seconds(5000));
+    lab.more(8, 5);
+    lab.clock.advance(seconds(100));
+    lab.settle();
+    let (store, catalogue) = (lab.store(), lab.store().catalogue());
+    assert!(store.age() > held.until);
+    let markers = lab.others[0].1.markers();
+    let marks = markers.iter().filter(|(_, _, marker)| matches!(marker, Marker::Barrier(_)));
+    let cells: BTreeSet<u64> = marks.map(|(_, at, _)| at.nanos() / EACH).collect();
+    let group = &Group::all(&catalogue)[0];
+    let kept = |volume, lsn| store.check_kept(volume, lsn).is_ok();
+    let points: Vec<u64> =
+        group.points(&catalogue, &kept, TimeRange::default()).map(|p| p.at.nanos() / EACH).collect();
+    assert!(cells.len() > 15 && cells == points.iter().copied().collect(), "{cells:?} {points:?}");
+    assert!(points.len() <= cells.len() + 1, "one of each: {points:?}");
+    let left = store.kept(idle).unwrap();
+    assert!(left.count() < 2 * cells.len() as u64 + 20, "and no more: {:?}", left.points);
+    lab.check(9);
 }
 
 /// Marks are listed twice: as points, and as marks.
@@ -341,16 +429,22 @@ fn what_holds_list_never_outgrows_a_segment() {
     let mut held = Watched::begin(&lab, 1, 1_000_000, 1_000_000);
     let before = records(&lab);
     let mut listed = 0;
-    for _ in 0..16 {
+    for _ in 0..40 {
         listed = marks_of_an_idle_member(&mut lab, 4, 50);
         let manifest = lab.disk.manifest.load().map_or(0, |bytes| bytes.len());
         assert!(manifest < 64 << 10, "{listed} points in {manifest} bytes");
+        assert!(lab.store().status().groups <= 3, "it settles on");
     }
     held.follow(&lab, &before);
-    assert!((1000..=2048).contains(&listed), "{listed}");
-    let said = lab.store().held_up();
-    assert_eq!((said.len(), said[0].hold.volume), (1, held.volume), "{said:?}");
+    assert!(listed < 100 && held.points.len() > 8000, "{listed}");
+    assert!(lab.store().held_up().is_empty(), "{:?}", lab.store().held_up());
     held.check(&lab, lab.store(), 400);
+    let marks = |lab: &Lab| lab.store().catalogue().volume(held.volume).unwrap().marks().len();
+    let left = marks(&lab);
+    assert!((500..6000).contains(&left), "{left}");
+    lab.disk.index = MemoryIndex::new();
+    lab.open();
+    assert!(marks(&lab).abs_diff(left) < 300, "{} of {left}", marks(&lab));
     lab.clock.advance(seconds(2_000_000));
     lab.settle();
     assert!(lab.store().held_up().is_empty() && lab.store().status().groups <= 1);
@@ -382,7 +476,7 @@ fn what_is_held_as_a_whole_is_settled_a_part_at_a_time() {
 
 /// A source that was away, or whose clock is behind: what it captured in a stretch comes when that is over.
 #[test]
-fn what_comes_late_is_counted_too() {
+fn what_comes_late_is_listed_in_less_detail_too() {
     let mut lab = Lab::new(72, policy(10, &[], 0));
     lab.disk.config.held_points = 100;
     lab.open();
@@ -399,7 +493,8 @@ fn what_comes_late_is_counted_too() {
     lab.more(10, 5);
     lab.clock.advance(seconds(100));
     lab.settle();
-    assert!(lab.store().kept(lab.volume()).is_none_or(|kept| kept.points.len() <= 101));
+    let kept = lab.store().kept(lab.volume()).unwrap();
+    assert!(kept.points.len() <= 101 && kept.count() > 1000, "{} of {}", kept.points.len(), kept.count());
     let said = lab.store().held_up();
     assert_eq!((said.len(), said[0].hold.volume), (1, lab.volume()), "{said:?}");
     let there = there(lab.store(), (lab.volume(), &lab.oracle));

@@ -79,6 +79,57 @@ fn the_name_of_a_bookmark_whose_point_is_gone_is_the_next_ones_behind_a_restart_
     assert_eq!(named_gold(&lab), Some(second), "and once it is settled");
 }
 
+fn bookmarks(lab: &Lab) -> usize {
+    lab.store().catalogue().volume(lab.volume()).unwrap().bookmarks().count()
+}
+
+/// A bookmark each now and then, for years: no more of them are known than there are points.
+#[test]
+fn bookmarks_whose_points_are_gone_are_forgotten_and_where_they_stood_is_told() {
+    let mut lab = Lab::new(95, policy(10, &[], 300));
+    lab.write(60, 1);
+    let first = gold(&mut lab);
+    let silver: Name = "silver".parse().unwrap();
+    let batch = lab.workload.bookmark(&silver);
+    lab.append(&batch);
+    let pinned = batch.last_lsn().unwrap();
+    lab.rule(MetaRecord::Pinned { volume: lab.volume(), point: pinned, note: String::new() });
+    let mut most = 0;
+    for n in 0..400 {
+        let batch = lab.workload.bookmark(&format!("b{n}").parse().unwrap());
+        lab.append(&batch);
+        lab.clock.advance(Duration::from_secs(20));
+        if n % 10 == 9 {
+            lab.more(20, 1);
+            lab.settle();
+            // What was settled is forgotten with the next commit.
+            lab.more(1, 1);
+            most = most.max(bookmarks(&lab));
+        }
+    }
+    age(&mut lab);
+    lab.more(1, 1);
+    assert!(most < 60, "{most}");
+    let stood = |lab: &Lab, name: &str| {
+        let catalogue = lab.store().catalogue();
+        catalogue.volume(lab.volume()).unwrap().gone_bookmark(&name.parse().unwrap()).map(|at| at.lsn)
+    };
+    for _ in 0..3 {
+        let catalogue = lab.store().catalogue();
+        let volume = catalogue.volume(lab.volume()).unwrap();
+        assert!(
+            volume.bookmarks().all(|(_, there)| lab.store().check_kept(volume.id(), there.at.lsn).is_ok())
+        );
+        assert_eq!(volume.bookmark_named(&silver).map(|there| there.at.lsn), Some(pinned), "a pin keeps it");
+        assert_eq!((stood(&lab, "gold"), named_gold(&lab)), (Some(first), None));
+        assert!(stood(&lab, "b7").is_some() && stood(&lab, "silver").is_none());
+        lab.disk.index = MemoryIndex::new();
+        lab.open();
+    }
+    let again = gold(&mut lab);
+    assert_eq!((stood(&lab, "gold"), named_gold(&lab)), (None, Some(again)), "its name was free");
+}
+
 #[test]
 fn policies_of_one_list_count_together_and_let_nothing_go_between() {
     let mut lab = Lab::new(94, policy(1_000_000, &[], 0));

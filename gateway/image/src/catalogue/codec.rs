@@ -72,6 +72,17 @@ struct PVolume {
     marks: Option<PMarks>,
     #[prost(message, repeated, tag = "9")]
     clocks: Vec<PClockSet>,
+    /// A program that does not know the field cannot say what became of them.
+    #[prost(message, repeated, tag = "10")]
+    gone: Vec<PGone>,
+}
+
+#[derive(Clone, PartialEq, Message)]
+struct PGone {
+    #[prost(string, tag = "1")]
+    name: String,
+    #[prost(message, optional, tag = "2")]
+    at: Option<PPassed>,
 }
 
 #[derive(Clone, Copy, PartialEq, Message)]
@@ -297,6 +308,7 @@ fn volume_out(v: &Volume) -> PVolume {
         syncs: v.syncs.iter().map(sync_out).collect(),
         marks: (v.marks != Marks::default()).then(|| marks_out(&v.marks)),
         clocks: v.clocks.iter().map(clock_out).collect(),
+        gone: v.gone.iter().map(gone_out).collect(),
     }
 }
 
@@ -311,6 +323,7 @@ fn volume_in(twin: PVolume) -> Result<Volume, CatalogueError> {
     volume.syncs = twin.syncs.into_iter().map(sync_in).collect::<Result<_, _>>()?;
     volume.marks = twin.marks.map(marks_in).transpose()?.unwrap_or_default();
     volume.clocks = twin.clocks.into_iter().map(clock_in).collect::<Result<_, _>>()?;
+    volume.gone = Arc::new(twin.gone.into_iter().map(gone_in).collect::<Result<_, _>>()?);
     Ok(volume)
 }
 
@@ -363,6 +376,14 @@ const fn clock_out(set: &ClockSet) -> PClockSet {
 
 fn clock_in(twin: PClockSet) -> Result<ClockSet, CatalogueError> {
     Ok(ClockSet { first: needed(twin.first)?, before: WallTime::from_nanos(twin.before) })
+}
+
+fn gone_out((name, at): &(Name, Passed)) -> PGone {
+    PGone { name: name.to_string(), at: Some(passed_out(*at)) }
+}
+
+fn gone_in(twin: PGone) -> Result<(Name, Passed), CatalogueError> {
+    Ok((name_in(&twin.name)?, needed(twin.at)?))
 }
 
 fn bookmark_out((name, point): (&Name, &BookmarkPoint)) -> PBookmark {

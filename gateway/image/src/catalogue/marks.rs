@@ -133,6 +133,33 @@ impl Marks {
         self.iter().rev().find(|mark| mark.id == id)
     }
 
+    /// The one at this record.
+    #[must_use]
+    pub fn at(&self, lsn: Lsn) -> Option<&MarkPoint> {
+        self.until(lsn).filter(|mark| mark.at.lsn == lsn)
+    }
+
+    /// The last at or before this record.
+    #[must_use]
+    pub fn until(&self, lsn: Lsn) -> Option<&MarkPoint> {
+        self.last_of(|mark| mark.at.lsn <= lsn)
+    }
+
+    /// The last of those from the first record to the second, between which the source's clock was not set, that was made by
+    /// then.
+    #[must_use]
+    pub fn made_by(&self, (first, last): (Lsn, Lsn), time: WallTime) -> Option<&MarkPoint> {
+        let wanted = |mark: &MarkPoint| mark.at.lsn < first || (mark.at.lsn <= last && mark.at.at <= time);
+        self.last_of(wanted).filter(|mark| first <= mark.at.lsn)
+    }
+
+    /// The last that `wanted` holds for; it holds for a first part of them.
+    fn last_of(&self, wanted: impl Fn(&MarkPoint) -> bool) -> Option<&MarkPoint> {
+        let n = self.chunks.partition_point(|chunk| chunk.marks.first().is_some_and(&wanted));
+        let marks = &self.chunks.get(n.checked_sub(1)?)?.marks;
+        marks.get(marks.partition_point(wanted).checked_sub(1)?)
+    }
+
     /// The group that the mark at `lsn` is of.
     #[must_use]
     pub fn membership_at(&self, lsn: Lsn) -> Option<&Membership> {
@@ -173,6 +200,18 @@ impl Marks {
         if self.len() > MOST_MARKS {
             self.thin(&spared());
         }
+    }
+
+    /// About half of them are let go, of every time, and the same ones in each member; says whether there were any to speak of.
+    pub(super) fn halve(&mut self) -> bool {
+        let all = self.len();
+        let up_to = |highest: usize| self.iter().filter(|mark| rank(mark) <= highest).count();
+        let highest = (0..64).find(|highest| up_to(*highest) >= all / 4);
+        let Some(highest) = highest.filter(|highest| all > CHUNK / 4 && up_to(*highest) < all) else {
+            return false;
+        };
+        self.drop_marks(|_, _| true, |mark| rank(mark) <= highest);
+        true
     }
 
     pub(super) fn join(&mut self, membership: Membership) {
@@ -311,8 +350,21 @@ mod tests {
         );
         assert!((0..2000).all(|n| marks.get(n).unwrap().at.lsn.get() == n as u64 + 1));
         let before = marks.clone();
-        marks.forget(&marks.gone(Lsn::new(1600).unwrap(), |lsn| lsn.get().is_multiple_of(100)));
+        let lsn = |n| Lsn::new(n).unwrap();
+        marks.forget(&marks.gone(lsn(1600), |lsn| lsn.get().is_multiple_of(100)));
         assert_eq!((marks.iter().count(), marks.len()), (16 + 400, 16 + 400));
+        let found = |mark: Option<&MarkPoint>| mark.map(|mark| mark.at.lsn.get());
+        assert_eq!((found(marks.at(lsn(700))), found(marks.at(lsn(701)))), (Some(700), None));
+        assert_eq!(
+            [99, 100, 799, 9999].map(|n| found(marks.until(lsn(n)))),
+            [None, Some(100), Some(700), Some(2000)]
+        );
+        let by =
+            |first, last, time| found(marks.made_by((lsn(first), lsn(last)), WallTime::from_nanos(time)));
+        assert_eq!(
+            [by(300, 900, 8990), by(801, 900, 8990), by(300, 900, 99_999)],
+            [Some(800), None, Some(900)]
+        );
         assert!(marks.iter().is_sorted_by_key(|m| m.at.lsn));
         assert_eq!(marks.membership_at(Lsn::new(1500).unwrap()).unwrap().members.len(), 2);
         assert_eq!(marks.membership_at(Lsn::new(1600).unwrap()).unwrap().members.len(), 3);
@@ -323,6 +375,16 @@ mod tests {
         marks.forget(&marks.gone(Lsn::new(2000).unwrap(), |_| false));
         assert_eq!((marks.is_empty(), marks.memberships().len()), (true, 1), "its group stays known");
         assert_eq!(before.iter().count(), 2000, "who holds a copy sees what was");
+    }
+
+    #[test]
+    fn marks_that_are_halved_are_the_same_in_members() {
+        let (mut one, mut other) = (many(1, 4000, &BTreeSet::new()), many(1, 4100, &BTreeSet::new()));
+        while one.halve() & other.halve() {}
+        assert!(one.len() <= CHUNK / 4 && one.len() > CHUNK / 16, "{}", one.len());
+        let ids = |marks: &Marks| marks.iter().map(|mark| mark.id).collect::<BTreeSet<_>>();
+        let common = ids(&one).intersection(&ids(&other)).count();
+        assert!(common * 2 > one.len(), "{common} of {} are in both", one.len());
     }
 
     /// So many marks of group `db`, each a second after the one before, from `first` on.

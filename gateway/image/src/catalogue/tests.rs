@@ -193,6 +193,39 @@ fn a_bookmark_is_the_first_of_its_name_until_that_is_forgotten_and_sizes_stay_wh
     assert_eq!(tape.volume().size(), 2 << 20);
 }
 
+/// A program that does not know the field reads the rest of it.
+#[test]
+fn bookmarks_whose_points_are_gone_are_forgotten_but_for_where_the_last_of_them_stood() {
+    let mut tape = Tape::default();
+    let mark =
+        |name| Marker::Bookmark(Bookmark { name, consistency: Consistency::Crash, note: String::new() });
+    tape.run(5, None).mark(6, mark(name("gold"))).mark(7, mark(name("tin"))).mark(8, mark(name("lead")));
+    // One has been given anew since that was found.
+    let gone = [(lsn(6), name("gold")), (lsn(7), name("tin")), (lsn(3), name("lead"))].into();
+    tape.catalogue.forget_bookmarks(VOLUME, &gone);
+    let left: Vec<_> = tape.volume().bookmarks().map(|(name, at)| (name.to_string(), at.at.lsn)).collect();
+    assert_eq!(left, [("lead".to_owned(), lsn(8))]);
+    let stood = |tape: &Tape, of| tape.volume().gone_bookmark(&name(of)).map(|at| at.lsn.get());
+    assert_eq!([stood(&tape, "gold"), stood(&tape, "tin"), stood(&tape, "lead")], [Some(6), Some(7), None]);
+    let bytes = tape.catalogue.encode();
+    assert_eq!(Catalogue::decode(&bytes).unwrap(), tape.catalogue);
+    let hex: String = bytes.iter().map(|b| format!("{b:02x}")).collect();
+    if std::env::var_os("GOLDEN").is_some_and(|v| v == "write") {
+        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/src/catalogue/catalogue-gone.hex");
+        std::fs::write(path, format!("{hex}\n")).unwrap();
+    }
+    assert_eq!(hex, include_str!("catalogue-gone.hex").trim(), "that needs a new version: manifests hold it");
+    tape.mark(9, mark(name("gold")));
+    assert_eq!((stood(&tape, "gold"), tape.volume().bookmarks().count()), (None, 2), "it is there again");
+    for n in 10..10 + 2 * MOST_GONE as u64 {
+        tape.mark(n, mark(name(&format!("b{n}"))));
+        tape.catalogue.forget_bookmarks(VOLUME, &[(lsn(n), name(&format!("b{n}")))].into());
+    }
+    assert_eq!(tape.volume().bookmarks().count(), 2);
+    assert_eq!([stood(&tape, "tin"), stood(&tape, "b10")], [None, None], "the oldest are not known any more");
+    assert!(stood(&tape, &format!("b{}", 9 + 2 * MOST_GONE)).is_some());
+}
+
 fn image(id: u64) -> ImageRecord {
     ImageRecord {
         id: ImageId::new(id),

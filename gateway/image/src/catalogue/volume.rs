@@ -22,6 +22,8 @@ pub struct Volume {
     pub(super) runs: Vec<Run>,
     /// Shared: a mark each second changes the rest of a volume, and there may be a year of these.
     pub(super) bookmarks: Arc<BTreeMap<Name, BookmarkPoint>>,
+    /// Bookmarks that were forgotten when their points went, the last of them.
+    pub(super) gone: Arc<Vec<(Name, Passed)>>,
     pub(super) syncs: Vec<SyncSpan>,
     pub(super) marks: Marks,
     /// Within runs, ascending.
@@ -31,6 +33,9 @@ pub struct Volume {
 /// Places where a source's clock was set that are remembered of a volume. Of older history times are then looked up as if it had
 /// not been.
 pub const MOST_CLOCKS: usize = 4096;
+
+/// Bookmarks whose points are gone that are remembered of a volume, so that whoever asks for one is told what became of it.
+pub const MOST_GONE: usize = 1024;
 
 /// Where the clock of the source was set within a run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -139,6 +144,7 @@ impl Volume {
             sizes: BTreeMap::new(),
             runs: Vec::new(),
             bookmarks: Arc::default(),
+            gone: Arc::default(),
             syncs: Vec::new(),
             marks: Marks::default(),
             clocks: Vec::new(),
@@ -234,10 +240,22 @@ impl Volume {
         self.bookmarks.iter()
     }
 
+    /// How many there are.
+    #[must_use]
+    pub fn bookmark_count(&self) -> usize {
+        self.bookmarks.len()
+    }
+
     /// The bookmark of this name.
     #[must_use]
     pub fn bookmark_named(&self, name: &Name) -> Option<&BookmarkPoint> {
         self.bookmarks.get(name)
+    }
+
+    /// Where a bookmark stood whose point is gone, if it is one of the last [`MOST_GONE`] of them.
+    #[must_use]
+    pub fn gone_bookmark(&self, name: &Name) -> Option<Passed> {
+        self.gone.iter().find(|(gone, _)| gone == name).map(|(_, at)| *at)
     }
 
     /// The marks of barriers over its group.
@@ -365,7 +383,24 @@ impl Volume {
         let point = BookmarkPoint { at, consistency: mark.consistency, note: mark.note.clone() };
         if !self.bookmarks.contains_key(&mark.name) {
             Arc::make_mut(&mut self.bookmarks).insert(mark.name.clone(), point);
+            if self.gone_bookmark(&mark.name).is_some() {
+                Arc::make_mut(&mut self.gone).retain(|(gone, _)| *gone != mark.name);
+            }
         }
+    }
+
+    /// Forgets these bookmarks, whose points are gone, but for the last of them where they stood.
+    pub(super) fn forget_bookmarks(&mut self, gone: &BTreeMap<Lsn, Name>) {
+        let bookmarks = Arc::make_mut(&mut self.bookmarks);
+        let forgotten = gone.iter().filter_map(|(lsn, name)| {
+            let there = bookmarks.get(name).filter(|there| there.at.lsn == *lsn)?.at;
+            bookmarks.remove(name);
+            Some((name.clone(), there))
+        });
+        let known = Arc::make_mut(&mut self.gone);
+        known.extend(forgotten);
+        known.sort_by_key(|(_, at)| at.lsn);
+        known.drain(..known.len().saturating_sub(MOST_GONE));
     }
 
     pub(super) fn forget_bookmark(&mut self, name: &Name) {

@@ -19,7 +19,7 @@ fn time(seconds: u64) -> WallTime {
 }
 
 fn point(n: u64, seconds: u64) -> KeptPoint {
-    KeptPoint { lsn: lsn(n), captured_at: time(seconds), received_at: time(seconds) }
+    KeptPoint::new(lsn(n), time(seconds), time(seconds))
 }
 
 /// Every write 10 s, then one a 10 s for 100 s, then one a minute for 600 s.
@@ -83,6 +83,34 @@ fn what_is_kept_later_was_kept_before() {
         assert_eq!(minutes, due, "each full minute in reach is still there at {now}");
         points = left;
     }
+}
+
+/// A mark a second at which nothing was written, every one of which is held, and then no more.
+#[test]
+fn marks_of_a_month_are_one_point_while_they_are_held_and_one_a_minute_behind() {
+    let policy = policy();
+    let month = 30 * 24 * 3600;
+    let mark = |n: u64| KeptPoint { idle: true, ..point(n + 1, n) };
+    let held = Stretches::of(vec![(lsn(1), lsn(month))]);
+    let special = Special { held, ..Special::default() };
+    let mut left = vec![];
+    for (from, to) in [(1, 1_000_000), (1_000_000, 1_000_001), (1_000_001, month)] {
+        let mut thinner = Thinner::new(&policy, &special, time(to), None);
+        [point(1, 0)].into_iter().filter(|_| from == 1).for_each(|p| thinner.offer(p));
+        left.drain(..).chain((from..to).map(mark)).for_each(|p| thinner.offer(p));
+        left = thinner.finish();
+    }
+    assert_eq!(
+        left,
+        [point(1, 0), KeptPoint { before: u32::try_from(month).unwrap() - 2, ..mark(month - 1) }]
+    );
+    let marks =
+        (month - 400..month).map(|n| (lsn(n + 1), StreamMark { point: point(n + 1, n), whole: true }));
+    let special = Special { marks: Arc::new(marks.collect()), ..Special::default() };
+    let mut thinner = Thinner::new(&policy, &special, time(month + 200), None);
+    left.drain(..).for_each(|p| thinner.offer(p));
+    let kept = thinner.finish();
+    assert!(kept.iter().all(|p| !p.is_run()) && (6..=8).contains(&kept.len()), "{kept:?}");
 }
 
 #[test]
@@ -281,6 +309,57 @@ proptest! {
             };
             prop_assert_eq!(map(&left), map(&versions), "at {}", at);
         }
+    }
+
+    #[test]
+    fn a_run_needs_what_each_of_its_points_does(versions in versions(), kept in vec((1..30u64, 0..9u32), 0..6)) {
+        let mut runs: Vec<KeptPoint> = Vec::new();
+        for (n, before) in kept.into_iter().collect::<BTreeMap<_, _>>() {
+            let free = runs.last().map_or(n, |last| n - last.lsn.get()) - 1;
+            let before = before.min(u32::try_from(free).unwrap());
+            runs.push(KeptPoint { before, ..point(n, n) });
+        }
+        let each: Vec<KeptPoint> =
+            runs.iter().flat_map(|run| run.first().get()..=run.lsn.get()).map(|n| point(n, n)).collect();
+        prop_assert_eq!(needed(&versions, &runs), needed(&versions, &each));
+    }
+
+    /// Whatever is held or young stays, be it joined or not, and costs no more than two points for each record that is no mark.
+    #[test]
+    fn what_shows_the_same_is_one_point_and_none_of_it_goes(
+        idle in vec(prop::bool::weighted(0.9), 1..400),
+        gaps in vec(1..400u64, 0..3),
+        holds in vec((1..400u64, 0..200u64), 0..4),
+        always in vec(1..400u64, 0..4),
+        every in 0..100u64,
+        later in vec(0..600u64, 1..4),
+    ) {
+        let all: Vec<KeptPoint> = (1u64..).zip(&idle).filter(|(n, _)| !gaps.contains(n))
+            .map(|(n, idle)| KeptPoint { idle: *idle, ..point(n, n) })
+            .collect();
+        let policy = RetentionPolicy { every_write: Duration::from_secs(every), tiers: Vec::new(), ..policy() };
+        let held = Stretches::of(holds.iter().map(|&(from, long)| (lsn(from), lsn(from + long))).collect());
+        let special = Special { held, always: always.iter().map(|n| lsn(*n)).collect(), ..Special::default() };
+        // As passes go: each takes on some more, and what the one before left.
+        let (mut left, mut seen) = (Vec::new(), 0);
+        let (mut now, passes) = (0, later.len());
+        for (n, later) in later.iter().enumerate() {
+            now += later;
+            let to = all.len() * (n + 1) / passes;
+            let mut thinner = Thinner::new(&policy, &special, time(now), None);
+            left.iter().chain(&all[seen.min(to)..to]).for_each(|p| thinner.offer(*p));
+            (left, seen) = (thinner.finish(), to);
+        }
+        let there = |n: Lsn| left.iter().any(|p| p.first() <= n && n <= p.lsn);
+        for p in &all[..seen] {
+            let wanted = special.held.hold(p.lsn) || special.always.contains(&p.lsn)
+                || time(now).since(p.received_at) <= policy.every_write;
+            // A run that is young at its end is young as a whole.
+            prop_assert!(!wanted || there(p.lsn), "{} at {}", p.lsn, now);
+        }
+        let (busy, named) = (all.iter().filter(|p| !p.idle).count(), always.len() + gaps.len() + 2 * holds.len());
+        prop_assert!(left.len() <= 2 * (busy + named) + 2, "{} of {}", left.len(), all.len());
+        prop_assert!(left.is_sorted_by(|a, b| a.lsn < b.first()));
     }
 
     #[test]

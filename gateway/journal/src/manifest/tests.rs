@@ -2,9 +2,13 @@
 
 use super::*;
 
+fn lsn(n: u64) -> Lsn {
+    Lsn::new(n).unwrap()
+}
+
 fn point(lsn: u64, at: u64) -> KeptPoint {
     let at = WallTime::from_nanos(at);
-    KeptPoint { lsn: Lsn::new(lsn).unwrap(), captured_at: at, received_at: at }
+    KeptPoint::new(Lsn::new(lsn).unwrap(), at, at)
 }
 
 fn place(n: u32) -> RegionPlace {
@@ -144,7 +148,20 @@ fn lists_that_do_not_fit_are_refused() {
     unshared.generations[0].share_bytes.pop();
     let mut cold = twin.clone();
     cold.generations[0].warm = vec![1];
-    for bad in [unordered, short, unshared, cold, PManifest { version: VERSION_WITH_PACKS + 1, ..twin }] {
+    let runs = |runs: &[u64]| {
+        let mut twin = twin.clone();
+        twin.kept[0].runs = runs.to_vec();
+        twin
+    };
+    // Too few; one that is of the point before too; one that begins before there was anything; one that is far too long.
+    let runs = [runs(&[0]), runs(&[0, 60, 0]), runs(&[22, 0, 0]), runs(&[0, 0, 1 << 40])];
+    for bad in runs.into_iter().chain([
+        unordered,
+        short,
+        unshared,
+        cold,
+        PManifest { version: VERSION_WITH_RUNS + 1, ..twin.clone() },
+    ]) {
         assert!(Manifest::decode(&bad.encode_to_vec()).is_err());
     }
 }
@@ -157,4 +174,37 @@ fn a_point_that_is_gone_has_neighbours() {
     assert!(kept.holds(lsn(40)) && kept.holds(lsn(91)) && !kept.holds(lsn(41)));
     assert_eq!(kept.nearest(lsn(41)), (Some(lsn(40)), Some(lsn(90))));
     assert_eq!(kept.nearest(lsn(5)), (None, Some(lsn(10))));
+}
+
+#[test]
+fn a_point_that_stands_for_a_run_is_all_of_it() {
+    let run = KeptPoint { before: 29, idle: true, ..point(70, 800) };
+    let kept = Kept { settled: lsn(90), points: vec![point(10, 500), point(40, 300), run, point(90, 900)] };
+    let there: Vec<u64> = (0..=95).filter(|n| kept.holds(lsn(*n))).collect();
+    let expected: Vec<u64> = [10, 40].into_iter().chain(41..=70).chain(90..=95).collect();
+    assert_eq!((there, kept.count()), (expected, 33));
+    assert_eq!(kept.nearest(lsn(39)), (Some(lsn(10)), Some(lsn(40))));
+    assert_eq!(kept.nearest(lsn(80)), (Some(lsn(70)), Some(lsn(90))));
+    let apart = Kept { points: vec![point(10, 500), KeptPoint { before: 9, ..run }], ..kept.clone() };
+    assert_eq!(apart.nearest(lsn(20)), (Some(lsn(10)), Some(lsn(61))));
+    assert_eq!((kept.listed(lsn(50)), kept.listed(lsn(39))), (Some(&run), None));
+    assert_eq!(kept.listed_by(lsn(50)), Some(&point(40, 300)));
+    for (first, last, any) in
+        [(11, 39, false), (41, 45, true), (69, 71, true), (71, 89, false), (91, 99, false)]
+    {
+        assert_eq!(kept.any(lsn(first), Some(lsn(last))), any, "{first} to {last}");
+    }
+    let manifest = Manifest { kept: vec![(VolumeId::new(1), kept)], ..manifest() };
+    assert_eq!(Manifest::decode(&manifest.encode()), Ok(manifest));
+}
+
+#[test]
+fn points_join_when_nothing_is_between_them() {
+    let (a, b) =
+        (KeptPoint { before: 3, idle: true, ..point(10, 5) }, KeptPoint { idle: true, ..point(11, 6) });
+    assert_eq!(b.joined(&a), Some(KeptPoint { before: 4, ..b }));
+    assert_eq!(point(12, 7).joined(&a), None, "11 is no point");
+    let coarse = point(11, 6).joined(&a).unwrap();
+    assert!(coarse.is_coarse() && !a.is_coarse(), "{coarse:?}");
+    assert_eq!(b.joined(&KeptPoint { before: u32::MAX, ..a }), None);
 }

@@ -209,11 +209,8 @@ mod tests {
         // It holds the hook's input open, and never reads what it is told: more than a pipe takes.
         std::fs::write(&program, "#!/bin/sh\nexec 3<&0\nsleep 1000 <&3 >/dev/null 2>&1 &\nexit 0\n").unwrap();
         std::fs::set_permissions(&program, std::fs::Permissions::from_mode(0o755)).unwrap();
-        let point = |n| KeptPoint {
-            lsn: Lsn::new(n).unwrap(),
-            captured_at: WallTime::from_nanos(n),
-            received_at: WallTime::from_nanos(n),
-        };
+        let at = WallTime::from_nanos;
+        let point = |n| KeptPoint::new(Lsn::new(n).unwrap(), at(n), at(n));
         let (each, keep) = (Duration::from_secs(1), Duration::from_secs(2));
         let tier = Tier { each, keep, before_drop: None };
         let (store, volume) = (StoreId::new(1), "web01".parse().unwrap());

@@ -5,6 +5,7 @@ mod exports;
 mod gates;
 mod images;
 mod limits;
+mod names;
 mod sessions;
 mod store;
 mod tap;

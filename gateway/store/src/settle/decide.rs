@@ -1,18 +1,18 @@
 //! What a pass leaves, decided before any of it is written: the log is followed a group at a time, and the pass ends before the
-//! group with which more would be listed for holds than may be, or with which its list of points would not fit into a segment.
+//! group with which its list of points would not fit into a segment. What is held is listed in less detail before that.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use gateway_image::Catalogue;
 use gateway_image::catalogue::Volume;
-use gateway_journal::{GateMove, Generation, GroupNo, Hold, Kept, Manifest, SegmentId, Start, StoreId};
+use gateway_journal::{GateMove, Generation, GroupNo, Kept, Manifest, SegmentId, Start, StoreId};
 use tap_block::units::count;
 use tap_block::{StreamId, VolumeId, WallTime};
 
+use super::coarse::{coarsen, listed};
 use super::gates::overruled;
-use super::held::HeldCount;
-use super::keep::{Terms, lost_points, points, thinned};
+use super::keep::{Terms, all_points, lost_points, points, thinned};
 use super::plan::Plan;
 use super::trail::{Met, Trail, WentPast, Window, check_known, check_unsealed, not_settled};
 use crate::error::{Damage, StoreError};
@@ -20,8 +20,8 @@ use crate::layout::Layout;
 use crate::store::Shared;
 use crate::sync::read;
 
-/// A kept point in a manifest takes no more bytes than this: three numbers.
-const POINT_BYTES: u64 = 30;
+/// A kept point in a manifest takes no more bytes than this: four numbers.
+const POINT_BYTES: u64 = 35;
 /// A segment in a manifest, and a volume's share of one.
 const SEGMENT_BYTES: u64 = 64;
 const SHARE_BYTES: u64 = 32;
@@ -39,7 +39,7 @@ pub(super) struct Decision {
     pub(super) window: Window,
     pub(super) kept: BTreeMap<VolumeId, Kept>,
     /// Points that cannot be opened any more.
-    pub(super) dropped: usize,
+    pub(super) dropped: u64,
     /// Those of them that were settled before, of each volume.
     pub(super) gone: BTreeMap<VolumeId, usize>,
     /// Gates that they went past for want of room.
@@ -48,20 +48,8 @@ pub(super) struct Decision {
     pub(super) went_past: Option<WentPast>,
 }
 
-/// Whether a plan can be carried out.
-pub(super) enum Outcome {
-    /// It can.
-    Decided(Box<Decision>),
-    /// Not even its first group may be settled, for this hold.
-    Waits(Hold),
-}
-
-/// A list of points does not fit into a segment.
-struct TooMuch {
-    bytes: u64,
-    points: u64,
-    window: Window,
-}
+/// A list of points does not fit into a segment: it has so many bytes.
+struct TooMuch(u64);
 
 /// Where the log was followed to.
 struct Followed {
@@ -69,56 +57,30 @@ struct Followed {
     window: Window,
     /// So many groups.
     groups: usize,
-    /// More may not be listed for holds.
-    full: bool,
     /// The next group cannot be settled by what the log says.
     stopped: Option<StoreError>,
     went_past: Option<WentPast>,
 }
 
 /// Follows the log to the end of the plan's groups, or of as many as there may be, and decides which points are left.
-pub(super) fn decide(
-    shared: &Shared,
-    plan: &mut Plan,
-    terms: &Terms,
-    held: &HeldCount,
-) -> Result<Outcome, StoreError> {
+pub(super) fn decide(shared: &Shared, plan: &mut Plan, terms: &Terms) -> Result<Decision, StoreError> {
     let layout = Arc::clone(&read(&shared.published).layout);
     loop {
-        let mut followed = follow(shared, plan, &layout, held)?;
+        let mut followed = follow(shared, plan, &layout)?;
         if let Some(why) = followed.stopped.take_if(|_| followed.groups == 0) {
-            followed = follow_by_index(shared, plan, &layout, held, why)?;
+            followed = follow_by_index(shared, plan, &layout, why)?;
         }
-        let Followed { trail, window, groups, full, stopped, went_past } = followed;
+        let Followed { trail, window, groups, stopped, went_past } = followed;
+        plan.groups.truncate(groups);
         if stopped.is_some() {
             // What lies before it is none the worse.
-            plan.groups.truncate(groups);
-            continue;
-        }
-        if full && groups == 0 {
-            let hold = held.heaviest(&layout, &window);
-            return hold.map(|(hold, _)| Outcome::Waits(hold)).ok_or(StoreError::RulesChanged);
-        }
-        plan.groups.truncate(groups);
-        if full {
-            // It went past their end.
             continue;
         }
         let limit = room(shared);
         match leave(shared, plan, &layout, terms, (trail, window, limit)) {
-            Ok(decision) => {
-                return Ok(Outcome::Decided(Box::new(Decision { went_past, ..decision })));
-            }
+            Ok(decision) => return Ok(Decision { went_past, ..decision }),
             Err(_) if groups > 1 => plan.groups.truncate(groups / 2),
-            Err(too_much) => {
-                let TooMuch { bytes, points, window } = *too_much;
-                // Are holds why, or all else that is kept?
-                let held = held.heaviest(&layout, &window);
-                let hold = held.filter(|(_, held)| held.saturating_mul(2) >= points);
-                return hold
-                    .map(|(hold, _)| Outcome::Waits(hold))
-                    .ok_or(StoreError::ListTooLarge { bytes, limit });
-            }
+            Err(TooMuch(bytes)) => return Err(StoreError::ListTooLarge { bytes, limit }),
         }
     }
 }
@@ -128,13 +90,13 @@ pub(super) fn decide_settled(shared: &Shared, plan: &Plan, terms: &Terms) -> Res
     let layout = Arc::clone(&read(&shared.published).layout);
     let (trail, limit) = (Trail::clone(&layout.trail), u64::MAX);
     let window = trail.stand();
-    let too_large = |much: Box<TooMuch>| StoreError::ListTooLarge { bytes: much.bytes, limit };
+    let too_large = |TooMuch(bytes)| StoreError::ListTooLarge { bytes, limit };
     leave(shared, plan, &layout, terms, (trail, window, limit)).map_err(too_large)
 }
 
-fn follow(shared: &Shared, plan: &Plan, layout: &Layout, held: &HeldCount) -> Result<Followed, StoreError> {
+fn follow(shared: &Shared, plan: &Plan, layout: &Layout) -> Result<Followed, StoreError> {
     let mut trail = Trail::clone(&layout.trail);
-    let (mut window, mut held) = (trail.stand(), held.clone());
+    let mut window = trail.stand();
     let (mut last, mut indexed) = (None, BTreeMap::new());
     for (n, group) in plan.groups.iter().enumerate() {
         let passed =
@@ -158,9 +120,6 @@ fn follow(shared: &Shared, plan: &Plan, layout: &Layout, held: &HeldCount) -> Re
         if !group.spans.is_empty() {
             trail.trust([&read(&shared.published).damage, layout.trail.damage()]);
         }
-        if !held.take(&window) {
-            return Ok(Followed { full: true, ..Followed::to(trail, window, n) });
-        }
         // Records that change nothing are no versions, but take as much memory.
         if window.records() >= shared.config.settle_versions {
             return Ok(Followed::to(trail, window, n + 1));
@@ -175,7 +134,6 @@ fn follow_by_index(
     shared: &Shared,
     plan: &mut Plan,
     layout: &Layout,
-    held: &HeldCount,
     why: StoreError,
 ) -> Result<Followed, StoreError> {
     plan.groups.truncate(1);
@@ -183,14 +141,12 @@ fn follow_by_index(
     let Some(group) = group else { return Err(why) };
     let mut trail = Trail::clone(&layout.trail);
     let (window, went_past) = trail.advance_by_index(shared, group)?;
-    let full = !held.clone().take(&window);
-    let followed = Followed::to(trail, window, usize::from(!full));
-    Ok(Followed { full, went_past: Some(went_past), ..followed })
+    Ok(Followed { went_past: Some(went_past), ..Followed::to(trail, window, 1) })
 }
 
 impl Followed {
     const fn to(trail: Trail, window: Window, groups: usize) -> Self {
-        Self { trail, window, groups, full: false, stopped: None, went_past: None }
+        Self { trail, window, groups, stopped: None, went_past: None }
     }
 }
 
@@ -213,9 +169,9 @@ fn leave(
     layout: &Layout,
     terms: &Terms,
     (mut trail, window, limit): (Trail, Window, u64),
-) -> Result<Decision, Box<TooMuch>> {
+) -> Result<Decision, TooMuch> {
     let catalogue = Arc::clone(&read(&shared.published).catalogue);
-    let (mut overrules, mut state, mut bytes, mut listed) = (Vec::new(), Vec::new(), 0, 0);
+    let (mut overrules, mut state, mut bytes) = (Vec::new(), Vec::new(), 0);
     let kept = shared.points.decide(|open| {
         let of = |volume: &Arc<Volume>| {
             let settled = trail.last(volume.stream())?;
@@ -227,19 +183,15 @@ fn leave(
             overrules.extend(overruled(&catalogue, volume, offered, &left, terms));
             Some((volume.id(), left))
         };
-        let kept: BTreeMap<_, _> = volumes(&catalogue, &trail).filter_map(of).collect();
-        trail.forget_marks(&kept);
-        trail.forget_harmless();
-        state = trail.encode();
-        bytes = manifest_bytes(shared, plan, &kept, count(state.len()));
-        listed = count(points(&kept));
+        let mut kept: BTreeMap<_, _> = volumes(&catalogue, &trail).filter_map(of).collect();
+        (state, bytes) = fit(shared, plan, (&catalogue, terms.now), (&mut trail, &mut kept), limit);
         (bytes <= limit).then_some(kept)
     });
-    let Some(kept) = kept else { return Err(Box::new(TooMuch { bytes, points: listed, window })) };
-    let offered = points(&layout.kept) + window.points.values().map(Vec::len).sum::<usize>();
+    let kept = kept.ok_or(TooMuch(bytes))?;
+    let offered = all_points(&layout.kept) + window.records();
     Ok(Decision {
         at: terms.now,
-        dropped: offered.saturating_sub(points(&kept)),
+        dropped: offered.saturating_sub(all_points(&kept)),
         gone: lost_points(&layout.kept, &kept),
         trail,
         state,
@@ -248,6 +200,34 @@ fn leave(
         overruled: overrules,
         went_past: None,
     })
+}
+
+/// What is known behind the groups as bytes, and how many the whole manifest has. Where those are too many, and most of them are
+/// of what is held, that is listed in less detail; where most are of what is known, there are fewer barrier marks.
+fn fit(
+    shared: &Shared,
+    plan: &Plan,
+    (catalogue, now): (&Catalogue, WallTime),
+    (trail, kept): (&mut Trail, &mut BTreeMap<VolumeId, Kept>),
+    limit: u64,
+) -> (Vec<u8>, u64) {
+    coarsen(kept, catalogue, now, shared.most_held());
+    trail.forget_names(kept);
+    trail.forget_harmless();
+    let mut state = trail.encode();
+    let bytes_of = |kept: &_, state: &[u8]| manifest_bytes(shared, plan, kept, count(state.len()));
+    let mut bytes = bytes_of(kept, &state);
+    while bytes > limit {
+        let held = listed(kept, catalogue, now);
+        let is_fewer = count(state.len()).saturating_mul(2) >= bytes && trail.halve_marks();
+        if is_fewer {
+            state = trail.encode();
+        } else if held.saturating_mul(2) < count(points(kept)) || !coarsen(kept, catalogue, now, held / 2) {
+            break;
+        }
+        bytes = bytes_of(kept, &state);
+    }
+    (state, bytes)
 }
 
 /// The volumes that the trail knows of, as they are now.

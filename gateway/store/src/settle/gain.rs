@@ -8,8 +8,7 @@ use gateway_journal::{Generation, RegionRange, SegmentId};
 use tap_block::units::count;
 
 use super::cursor::Regions;
-use super::decide::{Decision, Outcome, decide, decide_settled};
-use super::held::HeldCount;
+use super::decide::{Decision, decide, decide_settled};
 use super::keep::Terms;
 use super::plan::Plan;
 use super::rewrite::Rewriter;
@@ -63,14 +62,12 @@ pub(super) fn decide_what_pays(
     shared: &Shared,
     plan: &mut Plan,
     terms: &Terms,
-    held: &HeldCount,
-) -> Result<Option<Outcome>, StoreError> {
+) -> Result<Option<Decision>, StoreError> {
     loop {
-        let outcome = decide(shared, plan, terms, held)?;
-        let Outcome::Decided(decision) = &outcome else { return Ok(Some(outcome)) };
-        let found = pays(shared, plan, decision);
+        let decision = decide(shared, plan, terms)?;
+        let found = pays(shared, plan, &decision);
         if matches!(found, Ok(true)) {
-            return Ok(Some(outcome));
+            return Ok(Some(decision));
         }
         shared.points.call_off();
         found?;

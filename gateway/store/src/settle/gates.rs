@@ -77,7 +77,7 @@ pub(super) fn overruled<'a>(
     let (rules, id) = (catalogue.rules(), volume.id());
     let (policy, floor) = terms.of(id, rules.policy_of(id));
     let Some(floor) = floor else { return Vec::new() };
-    let gone = |p: &&KeptPoint| left.points.binary_search_by_key(&p.lsn, |q| q.lsn).is_err();
+    let gone = |p: &&KeptPoint| left.listed(p.lsn).is_none();
     let Some(last) = offered.filter(|p| p.received_at < floor).filter(gone).map(|p| p.received_at).max()
     else {
         return Vec::new();

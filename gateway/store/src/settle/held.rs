@@ -1,10 +1,10 @@
 //! What holds cost while history is settled: each record of a stretch that is held is a point of its own, listed in memory and
-//! in every manifest.
+//! in every manifest. Marks at which nothing was written are one together, however many they are; and of more than may be listed
+//! some stand for those before them, too (coarse.rs).
 //!
 //! ```text
 //!   log   [ a b b | A b A | b A b | a b b ]     A: records that a hold keeps
 //!   settled        A . A     A         a        each a point; what others wrote beside them is settled as ever
-//!                  └─ listed ─┘ at most so many: the group that goes beyond waits in the log, with all behind it
 //! ```
 
 use std::collections::BTreeMap;
@@ -13,14 +13,13 @@ use std::time::Duration;
 
 use gateway_image::Catalogue;
 use gateway_image::catalogue::{Rules, Volume};
-use gateway_journal::{GroupNo, Hold, KeptPoint};
+use gateway_journal::{Hold, KeptPoint};
 use tap_block::units::count;
-use tap_block::{Lsn, StreamId, VolumeId, WallTime};
+use tap_block::{Lsn, VolumeId, WallTime};
 
 use super::Pressure;
 use super::held_times::HeldTimes;
 use super::keep::{Strain, Terms, let_go};
-use super::trail::Window;
 use crate::error::StoreError;
 use crate::layout::Layout;
 use crate::store::Shared;
@@ -28,22 +27,25 @@ use crate::sync::{lock, read};
 use crate::tail::GroupInfo;
 use crate::times;
 
-/// A hold for which no room is made.
+/// A hold that costs more than there is room for.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct HeldUp {
     /// The hold.
     pub hold: Hold,
-    /// What waits for it.
+    /// Of what.
     pub what: HeldWhat,
 }
 
-/// What waits for a hold.
+/// Of what there is too little for a hold.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum HeldWhat {
-    /// The log, and with it whatever came later, of every volume: so many points are listed for holds at most.
-    Log {
-        /// Points.
+    /// Of the list of settled points: all that is held is there, but of some points it is not listed any more when they were
+    /// captured.
+    Times {
+        /// So many points are listed for holds at most.
         most: u64,
+        /// The times that are listed are so far apart, at most.
+        apart: Duration,
     },
     /// Room: there is none, and what may go has gone.
     Room,
@@ -71,20 +73,14 @@ pub(crate) fn hold_on(
     Ok(None)
 }
 
-/// Points that are, and would be, listed for holds.
+/// What is held, and how many points are listed for it.
 #[derive(Debug, Clone)]
 pub(super) struct HeldCount {
     catalogue: Arc<Catalogue>,
-    now: WallTime,
-    /// Of each volume with a hold: its stream, and when it is held.
-    times: BTreeMap<VolumeId, (StreamId, HeldTimes)>,
-    /// Points that are listed already.
+    /// When each volume with a hold is held.
+    times: BTreeMap<VolumeId, HeldTimes>,
+    /// Points that are listed.
     listed: u64,
-    /// And those that were counted since.
-    points: u64,
-    most: u64,
-    /// Records of a stream that were looked at.
-    seen: BTreeMap<VolumeId, usize>,
 }
 
 impl HeldCount {
@@ -95,12 +91,11 @@ impl HeldCount {
         };
         let of = |volume: &Arc<Volume>| {
             let times = HeldTimes::of(catalogue.rules(), volume.id(), now);
-            (!times.is_empty()).then(|| (volume.id(), (volume.stream(), times)))
+            (!times.is_empty()).then(|| (volume.id(), times))
         };
         let times: BTreeMap<_, _> = catalogue.volumes().filter_map(of).collect();
-        let listed = times.iter().map(|(id, (_, times))| listed_of(&layout, *id, times)).sum();
-        let (most, seen) = (shared.most_held(), BTreeMap::new());
-        Self { catalogue, now, times, listed, points: listed, most, seen }
+        let listed = times.iter().map(|(id, times)| listed_of(&layout, *id, times)).sum();
+        Self { catalogue, times, listed }
     }
 
     /// What it was counted by.
@@ -116,49 +111,16 @@ impl HeldCount {
     /// Is all of a group held, as far as that is known without looking into it? The group before it was received at `before`.
     pub(super) fn is_whole(&self, group: &GroupInfo, before: WallTime) -> bool {
         let held = |(v, _): &(VolumeId, _)| {
-            self.times.get(v).is_some_and(|(_, times)| times.meet(before, group.received_at))
+            self.times.get(v).is_some_and(|times| times.meet(before, group.received_at))
         };
         !group.mins.is_empty() && group.mins.iter().all(held)
-    }
-
-    /// Takes the records on that a window has since it was looked at last, each of which is a point if it is held. `false`: more
-    /// would be listed than may be. Where nothing is held, nothing more is listed, however much there is.
-    pub(super) fn take(&mut self, window: &Window) -> bool {
-        let mut fresh = 0;
-        for (id, (stream, times)) in &self.times {
-            let Some(points) = window.points.get(stream) else { continue };
-            let seen = self.seen.insert(*id, points.len()).unwrap_or(0);
-            let points = points.iter().skip(seen).filter(|p| times.hold(p));
-            fresh += count(points.filter(|p| self.opens(*id, p)).count());
-        }
-        self.points += fresh;
-        fresh == 0 || self.points <= self.most
-    }
-
-    fn opens(&self, volume: VolumeId, point: &KeptPoint) -> bool {
-        self.catalogue.volume(volume).is_none_or(|v| v.selectable(point.lsn).is_ok())
-    }
-
-    /// The hold that keeps most of what is listed and of a window, and how much all of them keep; `None` when nothing is held.
-    pub(super) fn heaviest(&self, layout: &Layout, window: &Window) -> Option<(Hold, u64)> {
-        let of = |(id, (stream, _)): (&VolumeId, &(StreamId, HeldTimes))| {
-            let listed = layout.kept.get(id).map_or(&[][..], |kept| &kept.points);
-            let fresh = window.points.get(stream).map_or(&[][..], Vec::as_slice);
-            let fresh = fresh.iter().filter(|p| self.opens(*id, p));
-            let points: Vec<&KeptPoint> = listed.iter().chain(fresh).collect();
-            let holds = self.catalogue.rules().holds_of(*id, self.now).cloned();
-            holds.map(|hold| (held_by(&hold, points.iter().copied()), hold)).collect::<Vec<_>>()
-        };
-        let weighed: Vec<_> = self.times.iter().flat_map(of).filter(|(points, _)| *points > 0).collect();
-        let all = weighed.iter().map(|(points, _)| points).sum();
-        weighed.into_iter().rev().max_by_key(|(points, _)| *points).map(|(_, hold)| (hold, all))
     }
 }
 
 fn listed_of(layout: &Layout, volume: VolumeId, times: &HeldTimes) -> u64 {
     let Some(kept) = layout.kept.get(&volume) else { return 0 };
     let held = times.points(kept.points.iter());
-    count(kept.points.iter().filter(|p| held.hold(p.lsn)).count())
+    count(kept.points.iter().filter(|p| held.hold_any(p)).count())
 }
 
 /// Of points that follow each other: how many one hold keeps.
@@ -167,69 +129,42 @@ fn held_by<'a>(hold: &Hold, points: impl Iterator<Item = &'a KeptPoint>) -> u64 
     count(points.filter(|p| times.hold(p)).count())
 }
 
-/// A group with which nothing of the log can be settled, for a hold: until something changes, or for a while, it need not be read
-/// again to find that out.
-#[derive(Debug)]
-pub(super) struct Waiting {
-    group: GroupNo,
-    settle: u64,
-    pressure: Pressure,
-    rules: Rules,
-    again: WallTime,
-}
-
-/// A group that waits is looked at again after this, whatever happens.
-const AGAIN: Duration = Duration::from_secs(600);
-
-impl Waiting {
-    /// As of the next settle of this number.
-    pub(super) fn new(held: &HeldCount, (group, settle): (GroupNo, u64), terms: &Terms) -> Self {
-        let rules = held.rules();
-        let holds = held.times.keys().flat_map(|id| rules.holds_of(*id, held.now));
-        let again = holds.map(|hold| hold.until).chain([held.now.plus(AGAIN)]).min().unwrap_or(held.now);
-        Self { group, settle, pressure: terms.strain.pressure, rules: rules.clone(), again }
-    }
-
-    /// Does the group wait as it did?
-    pub(super) fn still(&self, held: &HeldCount, (group, settle): (GroupNo, u64), terms: &Terms) -> bool {
-        let same = (self.group, self.settle, self.pressure) == (group, settle, terms.strain.pressure);
-        same && held.now < self.again && self.rules == *held.rules()
-    }
-}
-
 impl Shared {
     /// Points that are listed for holds at most: the manifest has to fit into a segment.
     pub(super) fn most_held(&self) -> u64 {
         self.config.held_points.min(u64::from(self.config.segment_len) / 32)
     }
 
-    /// Holds for which no room is made, as of the last look.
+    /// Holds that cost more than there is room for, as of the last look.
     pub(crate) fn held_up(&self) -> Vec<HeldUp> {
         let now = self.age.now();
-        lock(&self.held_up).iter().filter(|held| now < held.hold.until).cloned().collect()
+        let room = lock(&self.held_up).iter().filter(|held| now < held.hold.until).cloned().collect();
+        [self.held_coarsely(now), room].concat()
     }
 
-    /// Does the log wait for a hold?
-    pub(super) fn log_is_held_up(&self) -> bool {
-        self.held_up().iter().any(|held| matches!(held.what, HeldWhat::Log { .. }))
+    /// Of each volume of which not all that is held is listed: the hold that lasts longest.
+    fn held_coarsely(&self, now: WallTime) -> Vec<HeldUp> {
+        let (catalogue, layout) = {
+            let published = read(&self.published);
+            (Arc::clone(&published.catalogue), Arc::clone(&published.layout))
+        };
+        let most = self.most_held();
+        let of = |(volume, apart): (&VolumeId, &Duration)| {
+            let hold = catalogue.rules().holds_of(*volume, now).max_by_key(|hold| hold.until)?;
+            Some(HeldUp { hold: hold.clone(), what: HeldWhat::Times { most, apart: *apart } })
+        };
+        layout.coarse.iter().filter_map(of).collect()
     }
 
-    /// The log waits for this hold.
-    pub(super) fn log_waits_for(&self, hold: Hold) {
-        let what = HeldWhat::Log { most: self.most_held() };
-        *lock(&self.held_up) = vec![HeldUp { hold, what }];
-    }
-
-    /// The log waits for no hold. When there is no room either, and nothing more that may go, holds that keep what would go are
-    /// why.
-    pub(super) fn log_waits_for_none(&self, full: Option<&Terms>) {
+    /// When there is no room, and nothing more that may go, holds that keep what would go are why; `None`: there is room.
+    pub(super) fn note_in_the_way(&self, full: Option<&Terms>) {
         let holds = full.map_or_else(Vec::new, |terms| in_the_way(self, terms));
         *lock(&self.held_up) = holds.into_iter().map(|hold| HeldUp { hold, what: HeldWhat::Room }).collect();
     }
 
     /// What stands in the way of more room, for an error's text; `None` when no hold does.
     pub(crate) fn said_of_holds(&self) -> Option<String> {
-        let held = self.held_up().into_iter().next()?;
+        let held = self.held_up().into_iter().find(|held| held.what == HeldWhat::Room)?;
         let catalogue = Arc::clone(&read(&self.published).catalogue);
         let volume = catalogue.volume(held.hold.volume)?;
         Some(format!("the hold on {} keeps it from that until {}", volume.name(), held.hold.until))
@@ -251,7 +186,7 @@ fn in_the_way(shared: &Shared, terms: &Terms) -> Vec<Hold> {
     for volume in catalogue.volumes().filter(|v| held.times.contains_key(&v.id())) {
         let gone = layout.kept.get(&volume.id()).map_or_else(Vec::new, |kept| {
             let left = let_go(&catalogue, volume, kept, shared.points.open_of(volume.id()), &terms);
-            let goes = |p: &&KeptPoint| left.points.binary_search_by_key(&p.lsn, |q| q.lsn).is_err();
+            let goes = |p: &&KeptPoint| left.listed(p.lsn).is_none();
             kept.points.iter().filter(goes).collect()
         });
         let whole = waiting_groups(&held, &layout, &log, (volume, &catalogue, &terms));

@@ -50,18 +50,25 @@ impl HeldTimes {
             return Stretches::default();
         }
         let (mut held, mut offered, mut open) = (Vec::new(), offered.peekable(), false);
+        let mut before = None;
         while let Some(point) = offered.next() {
-            let inside = self.hold(point);
+            let inside = self.hold(point) || self.hold_of_run(before, point);
             match held.last_mut().filter(|_| open && inside) {
                 Some((_, last)) => *last = point.lsn,
                 None if inside || self.begin_with(point, offered.peek().copied()) => {
-                    held.push((point.lsn, point.lsn));
+                    held.push((point.first(), point.lsn));
                 }
                 None => {}
             }
-            open = inside;
+            (open, before) = (inside, Some(point));
         }
         Stretches::of(held)
+    }
+
+    /// Is anything held of what a listed point stands for? It was captured, and received, after what is listed before it.
+    fn hold_of_run(&self, before: Option<&KeptPoint>, point: &KeptPoint) -> bool {
+        let from = before.map_or((WallTime::EPOCH, WallTime::EPOCH), |p| (p.captured_at, p.received_at));
+        point.is_run() && (self.meet(from.0, point.captured_at) || self.meet(from.1, point.received_at))
     }
 
     /// Does a stretch begin behind a point that is in none, and before what follows it?
@@ -98,10 +105,8 @@ mod tests {
     }
 
     fn points(times: &[(u64, u64)]) -> Vec<KeptPoint> {
-        let point = |(n, &(captured, received)): (u64, &(u64, u64))| KeptPoint {
-            lsn: Lsn::new(n).unwrap(),
-            captured_at: at(captured),
-            received_at: at(received),
+        let point = |(n, &(captured, received)): (u64, &(u64, u64))| {
+            KeptPoint::new(Lsn::new(n).unwrap(), at(captured), at(received))
         };
         (1..).zip(times).map(point).collect()
     }
@@ -133,6 +138,23 @@ mod tests {
         assert_eq!(holds(&[(50, 50), (90, 90), (300, 300)]), [2], "nothing was written meanwhile");
         assert_eq!(holds(&[(50, 50), (90, 90)]), [2], "nor since");
         assert_eq!(holds(&[(300, 300)]), [0u64; 0]);
+    }
+
+    #[test]
+    fn a_run_is_held_as_a_whole_if_any_of_it_may_be() {
+        let run = |lsn, before, seconds| KeptPoint {
+            before,
+            ..KeptPoint::new(Lsn::new(lsn).unwrap(), at(seconds), at(seconds))
+        };
+        let all = [run(1, 0, 10), run(50, 48, 50), run(60, 0, 60), run(90, 20, 90), run(91, 0, 91)];
+        let held = |from, to| {
+            let held = times(&[(from, to)]).points(all.iter());
+            all.iter().filter(|p| held.hold_any(p)).map(|p| p.lsn.get()).collect::<Vec<_>>()
+        };
+        assert_eq!(held(20, 30), [1, 50], "and what it began with");
+        assert_eq!(held(5, 9), [0u64; 0]);
+        assert_eq!(held(61, 62), [60, 90]);
+        assert!(times(&[(20, 30)]).points(all.iter()).hold(Lsn::new(2).unwrap()));
     }
 
     #[test]

@@ -21,15 +21,20 @@ pub(super) fn lost_points(
 ) -> BTreeMap<VolumeId, usize> {
     let gone = |(id, kept): (&VolumeId, &Kept)| {
         let left = after.get(id);
-        let there =
-            |p: &&KeptPoint| left.is_some_and(|l| l.points.binary_search_by_key(&p.lsn, |q| q.lsn).is_ok());
+        let there = |p: &&KeptPoint| left.is_some_and(|left| left.listed(p.lsn).is_some());
         (*id, kept.points.len() - kept.points.iter().filter(there).count())
     };
     before.iter().map(gone).filter(|(_, n)| *n > 0).collect()
 }
 
+/// How many points are listed.
 pub(super) fn points(kept: &BTreeMap<VolumeId, Kept>) -> usize {
     kept.values().map(|k| k.points.len()).sum()
+}
+
+/// How many there are, be they listed on their own or not.
+pub(super) fn all_points(kept: &BTreeMap<VolumeId, Kept>) -> u64 {
+    kept.values().map(Kept::count).sum()
 }
 
 /// On what terms a pass decides.
@@ -167,10 +172,13 @@ pub(super) fn released(rules: &Rules, volume: VolumeId, policy: &RetentionPolicy
 /// Points that somebody holds and that are no record (a run may begin with a jump) show what the record before shows.
 fn add_between(points: &mut Vec<KeptPoint>, offered: &[KeptPoint], always: impl Iterator<Item = Lsn>) {
     for lsn in always {
-        let Err(at) = points.binary_search_by_key(&lsn, |p| p.lsn) else { continue };
+        let at = points.partition_point(|p| p.lsn < lsn);
+        if points.get(at).is_some_and(|p| p.first() <= lsn) {
+            continue;
+        }
         let n = offered.partition_point(|p| p.lsn <= lsn);
         if let Some(before) = n.checked_sub(1).and_then(|i| offered.get(i)) {
-            points.insert(at, KeptPoint { lsn, ..*before });
+            points.insert(at, KeptPoint::new(lsn, before.captured_at, before.received_at));
         }
     }
 }

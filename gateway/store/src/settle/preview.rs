@@ -67,7 +67,7 @@ pub(crate) fn preview(shared: &Shared, records: &[MetaRecord]) -> Result<Vec<Pre
         let limit = policy(&then, volume).limit;
         all.push(Preview {
             volume: volume.id(),
-            points: count(kept.points.len()),
+            points: kept.count(),
             goes: count(gone.len()),
             between: gone.first().zip(gone.last()).map(|(first, last)| (**first, **last)),
             freed,
@@ -87,7 +87,7 @@ fn terms(shared: &Shared, catalogue: &Catalogue, now: WallTime) -> Terms {
 }
 
 fn is_in(kept: &Kept, point: &KeptPoint) -> bool {
-    kept.points.binary_search_by_key(&point.lsn, |p| p.lsn).is_ok()
+    kept.listed(point.lsn).is_some()
 }
 
 /// Bytes of units that points of the first list show and none of the second does; whether that is reckoned from a part.

@@ -13,7 +13,7 @@ use super::Trail;
 use super::plan::Plan;
 use super::rewrite::Written;
 use crate::error::StoreError;
-use crate::history::{forget_over, gone_marks};
+use crate::history::{forget_over, forgotten_names};
 use crate::index::{IndexError, IndexStore, Table, keys, remove_range};
 use crate::layout::{Layout, Lost};
 use crate::maps::healed_at;
@@ -61,7 +61,7 @@ pub(super) fn publish(
         warn!("the index does not know yet of settle {}: {e}", manifest.settle);
     }
     drop(turn);
-    note_gone_marks(shared);
+    note_gone_names(shared);
     let freed = recycle(shared, manifest, home);
     forget_damage(shared);
     Ok(freed)
@@ -97,13 +97,13 @@ fn forget_damage(shared: &Shared) {
     shared.end_findings_of_the_past();
 }
 
-/// The commit thread is told which barrier marks are thinned out; to find them takes a look at all.
-fn note_gone_marks(shared: &Shared) {
+/// The commit thread is told which barrier marks and bookmarks are thinned out; to find them takes a look at all.
+fn note_gone_names(shared: &Shared) {
     let (catalogue, layout) = {
         let published = crate::sync::read(&shared.published);
         (Arc::clone(&published.catalogue), Arc::clone(&published.layout))
     };
-    *lock(&shared.gone_marks) = gone_marks(&catalogue, &layout.kept);
+    *lock(&shared.gone_names) = forgotten_names(&catalogue, &layout);
 }
 
 /// A hold that was made meanwhile: what it covers may have been thinned.

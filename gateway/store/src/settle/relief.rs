@@ -73,8 +73,7 @@ impl Settler {
         for (volume, strain) in full {
             let found = self.find_floor(shared, terms, volume, strain);
             let full = strain.pressure == Pressure::Purge;
-            let waits = waits_in_log(shared, volume) && !shared.log_is_held_up();
-            let stuck = full && found.is_none() && !waits;
+            let stuck = full && found.is_none() && !waits_in_log(shared, volume);
             write(&shared.limits).set_stuck(volume, stuck);
             if let Some(floor) = found {
                 return Some((volume, floor));

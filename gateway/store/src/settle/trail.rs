@@ -21,7 +21,7 @@ use tap_disk::SegmentFile;
 
 use crate::chunks::ChunkReader;
 use crate::error::{Damage, StoreError};
-use crate::history::{History, Loss, PlacedFrame, gone_marks};
+use crate::history::{History, Loss, PlacedFrame, gone_names, is_idle};
 use crate::index::{IndexError, IndexStore as _, Table, keys};
 use crate::state::{self, IndexState};
 use crate::store::Shared;
@@ -109,10 +109,10 @@ impl Trail {
         self.history.store
     }
 
-    /// Barrier marks that are thinned out are not written down.
-    pub(super) fn forget_marks(&mut self, kept: &BTreeMap<VolumeId, Kept>) {
-        let gone = gone_marks(&self.history.catalogue, kept);
-        self.history.forget_marks(&gone);
+    /// Barrier marks and bookmarks that are thinned out are not written down.
+    pub(super) fn forget_names(&mut self, kept: &BTreeMap<VolumeId, Kept>) {
+        let gone = gone_names(&self.history.catalogue, kept);
+        self.history.forget_names(&gone);
     }
 
     /// Damage that cost nothing and is passed is of no more concern to anybody.
@@ -120,7 +120,12 @@ impl Trail {
         self.history.damage.retain(|damage| !damage.lost.is_empty());
     }
 
-    pub(super) fn catalogue(&self) -> &Catalogue {
+    /// Their list is too long: half of the barrier marks are let go; `false`: there are hardly any.
+    pub(super) fn halve_marks(&mut self) -> bool {
+        Arc::make_mut(&mut self.history.catalogue).halve_marks()
+    }
+
+    pub(crate) fn catalogue(&self) -> &Catalogue {
         &self.history.catalogue
     }
 
@@ -329,9 +334,8 @@ impl Trail {
                 }
                 let fresh = entries.iter().filter(|e| !e.position.is_copy() && e.position.lsn() > last);
                 window.points.entry(header.stream).or_default().extend(fresh.map(|e| KeptPoint {
-                    lsn: e.position.lsn(),
-                    captured_at: e.captured_at,
-                    received_at: header.received_at,
+                    idle: is_idle(e),
+                    ..KeptPoint::new(e.position.lsn(), e.captured_at, header.received_at)
                 }));
             }
         }

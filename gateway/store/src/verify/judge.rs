@@ -124,7 +124,7 @@ pub(super) fn reached(
 /// Can any point from the first to the last be opened?
 pub(super) fn is_kept(kept: &Kept, first: Lsn, last: Option<Lsn>) -> bool {
     let after = last.is_none_or(|last| last >= kept.settled);
-    after || kept.points.iter().any(|p| first <= p.lsn && last.is_none_or(|last| p.lsn <= last))
+    after || kept.any(first, last)
 }
 
 #[cfg(test)]

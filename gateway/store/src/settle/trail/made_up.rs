@@ -215,7 +215,7 @@ impl Trail {
         for ((lsn, told), captured_at) in row.iter().zip(no_later(&row, captured_at)) {
             let (lsn, received_at) = (*lsn, told.received_at.unwrap_or(received_at));
             self.apply_told(stream, &state, (lsn, captured_at, received_at), told);
-            points.push(KeptPoint { lsn, captured_at, received_at });
+            points.push(KeptPoint::new(lsn, captured_at, received_at));
             (state.durable.lsn, state.durable.at) = (lsn, captured_at);
             state.latest = captured_at.max(state.latest);
         }
