@@ -413,7 +413,7 @@ fn fill(lab: &mut Lab, batches: usize) -> usize {
             }
             lab.wait_for_index();
             let _ = lab.store().settle();
-            lab.clock.advance(Duration::from_secs(1));
+            lab.clock.advance(Duration::from_secs(10));
         }
         lab.clock.advance(Duration::from_secs(1));
     }
@@ -506,11 +506,11 @@ fn a_sector_that_cannot_be_read_does_not_keep_a_full_store_from_getting_smaller(
     lab.settle();
     let first = live(&lab.disk)[0].0;
     let bad = open_with_bad_sector(&mut lab, (first, 8192));
-    let taken = fill(&mut lab, 3000);
+    let taken = fill(&mut lab, 2000);
     let failing = lab.store().status().settle_failing;
     bad.store(false, Ordering::SeqCst);
     let then = fill(&mut lab, 200);
-    assert_eq!((taken, then), (3000, 200), "{failing:?}");
+    assert_eq!((taken, then), (2000, 200), "{failing:?}");
 }
 
 /// The directory of segments is empty (not mounted, moved away). MARK, SETTLED and the index say that there was a store.
