@@ -13,6 +13,7 @@ use tokio::sync::Notify;
 
 use crate::heads::Heads;
 use crate::naming::Naming;
+use crate::past::Past;
 use crate::tap::Tap;
 
 /// What the gateways of a stream said when they were reached first since this process began.
@@ -81,10 +82,20 @@ pub(crate) struct GatewayFeed {
     pub(crate) driver: Arc<OutboxDriver>,
     pub(crate) tap: Arc<Tap>,
     pub(crate) reports: Arc<Reports>,
+    pub(crate) past: Arc<Mutex<Past>>,
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) runtime: Handle,
     pub(crate) naming: Naming,
     pub(crate) heads: Arc<Heads>,
+}
+
+impl GatewayFeed {
+    /// True when a tap that was welcomed before is to greet again, to hear of it.
+    fn note_past(&self, welcome: &Welcome) -> bool {
+        let mut past = self.past.lock().unwrap_or_else(PoisonError::into_inner);
+        let news = welcome.past.iter().flatten().filter(|seen| past.note(**seen)).count();
+        past.heard() || news > 0
+    }
 }
 
 /// How long the tap may take for an answer, besides what the question itself allows.
@@ -97,9 +108,13 @@ impl Feed for GatewayFeed {
             self.heads.claim(&self.gateway, store, &self.runtime);
         }
         self.driver.ready(self.consumer, welcome);
+        let is_news = self.note_past(welcome);
         self.reports.note(self.consumer, |report| {
             report.refused = None;
         });
+        if let Some(link) = self.tap.link().filter(|_| is_news) {
+            link.close(format!("{} told more of earlier runs than was known: greet again", self.gateway));
+        }
         Ok(())
     }
 

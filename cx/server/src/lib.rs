@@ -17,6 +17,7 @@ mod heads;
 mod intake;
 mod lookup;
 mod naming;
+mod past;
 mod status;
 mod stream;
 mod tap;

@@ -10,7 +10,7 @@ use cx_link::{
     UplinkHandle,
 };
 use cx_spool::ConsumerNo;
-use cx_wire::{Heartbeat, Hello, Lookup, Question, Refuse, RefuseCode, Welcome};
+use cx_wire::{Heartbeat, Hello, Lookup, Question, Refuse, RefuseCode, RunSeen, Welcome};
 use tap_block::{Batch, Clock, Lsn};
 use tokio::runtime::Handle;
 use tokio::task::JoinHandle;
@@ -19,6 +19,7 @@ use crate::feed::{GatewayFeed, Reports};
 use crate::heads::Heads;
 use crate::lookup::look_up;
 use crate::naming::Naming;
+use crate::past::Past;
 use crate::status::{GatewayStatus, StreamStatus};
 use crate::tap::Tap;
 
@@ -38,6 +39,7 @@ pub(crate) struct Stream {
     pub(crate) tap: Arc<Tap>,
     pub(crate) driver: Arc<OutboxDriver>,
     pub(crate) reports: Arc<Reports>,
+    past: Arc<Mutex<Past>>,
     gateways: Vec<(String, Address)>,
     uplinks: Mutex<Vec<UplinkHandle>>,
     nurse: JoinHandle<()>,
@@ -59,6 +61,8 @@ impl Stream {
         let tap = Arc::new(Tap::default());
         let driver = OutboxDriver::open(config, Arc::clone(&around.clock), tap.clone())?;
         let reports = Arc::new(Reports::new(around.gateways.len()));
+        let past = Arc::new(Mutex::new(Past::default()));
+        lock(&past).greet(hello.run);
         let hello = Arc::new(Mutex::new(hello));
         let nurse = around.runtime.spawn(nurse(Arc::clone(&tap), Arc::clone(&driver), around.gateways.len()));
         let stream = Self {
@@ -66,6 +70,7 @@ impl Stream {
             tap,
             driver,
             reports,
+            past,
             gateways: around.gateways.clone(),
             uplinks: Mutex::default(),
             nurse,
@@ -85,6 +90,7 @@ impl Stream {
                 driver: Arc::clone(&self.driver),
                 tap: Arc::clone(&self.tap),
                 reports: Arc::clone(&self.reports),
+                past: Arc::clone(&self.past),
                 clock: Arc::clone(&self.clock),
                 runtime: around.runtime.clone(),
                 naming: Naming::new(Arc::clone(&self.hello)),
@@ -108,6 +114,7 @@ impl Stream {
 
     /// The tap greets anew; the gateways hear of it at their next connection, and by the run's first record.
     pub(crate) fn greet(&self, hello: &Hello) {
+        lock(&self.past).greet(hello.run);
         lock(&self.hello).clone_from(hello);
     }
 
@@ -136,7 +143,15 @@ impl Stream {
         let durable = self.driver.durable();
         // Until every gateway has said what it has, less may be known here than was acknowledged.
         let known = self.reports.complete();
-        Welcome { durable: durable.lsn, durable_run: durable.run, known, credit, store: None }
+        let past = lock(&self.past).tell(self.hello().run, known);
+        Welcome {
+            durable: durable.lsn,
+            durable_run: durable.run,
+            known,
+            credit,
+            store: None,
+            past: Some(past),
+        }
     }
 
     /// Ends it: what the gateways do not take within moments goes to disk.
@@ -206,6 +221,9 @@ impl StreamIntake for Stream {
     }
 
     fn batch(&self, batch: Arc<Batch>, done: BatchDone) {
+        if let Some(last) = batch.entries.last() {
+            lock(&self.past).note(RunSeen { run: batch.run, at: last.captured_at });
+        }
         let taken = self
             .driver
             .push_with(batch, Box::new(move |durable, everywhere| done.durable(durable.lsn, everywhere)));
@@ -217,6 +235,7 @@ impl StreamIntake for Stream {
 
     fn heartbeat(&self, heartbeat: Heartbeat) {
         let received = self.driver.head();
+        lock(&self.past).note(RunSeen { run: self.hello().run, at: heartbeat.at });
         if let Some(head) = self.tap.heard(heartbeat, received, self.clock.monotonic()) {
             (0..self.gateways.len()).for_each(|at| self.driver.expect_head(ConsumerNo::new(at), head));
         }

@@ -16,8 +16,9 @@ pub use codec::{MAX_ENTRIES, MAX_LOOKUP, MAX_MESSAGE, Parts, WireError, decode_b
 pub use columns::{verify_units, without_records_to};
 pub use message::{
     Ack, Answer, Ask, AskCode, AskError, Goodbye, HASH_BYTES, Hashes, Heartbeat, Hello, KnownStore,
-    LedgerHead, Lookup, MAX_GATEWAY_NAME, MAX_LEDGERS, MAX_REFUSAL, Message, PROTOCOL, Query, QueryReply,
-    Question, Refuse, RefuseCode, Reply, SyncProgress, TapState, TapStatus, Welcome, Witness,
+    LedgerHead, Lookup, MAX_GATEWAY_NAME, MAX_LEDGERS, MAX_PAST, MAX_REFUSAL, Message, PROTOCOL, Query,
+    QueryReply, Question, Refuse, RefuseCode, Reply, RunSeen, SyncProgress, TapState, TapStatus, Welcome,
+    Witness,
 };
 pub use session::{
     Given, KEEPALIVE, MAX_ASKS, MAX_QUERIES, Receiver, ReceiverEvent, SILENCE, Sender, SenderEvent,

@@ -77,6 +77,18 @@ pub struct Welcome {
     pub credit: u64,
     /// The gateway's store, which the sender remembers by the gateway's name; `None`: it has none.
     pub store: Option<u64>,
+    /// How far the runs before the one that greets are known here or below, at most [`MAX_PAST`]; `None`: an older program does
+    /// not say. A sender that remembers less of a run of its own was set back.
+    pub past: Option<Vec<RunSeen>>,
+}
+
+/// The last that is known of a run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct RunSeen {
+    /// The run.
+    pub run: RunId,
+    /// When it was captured or said, on the tap's clock.
+    pub at: WallTime,
 }
 
 /// No, and why.
@@ -151,6 +163,8 @@ pub const MAX_REFUSAL: usize = 1024;
 
 /// Heads of ledgers in a heartbeat.
 pub const MAX_LEDGERS: usize = 64;
+/// Runs in a welcome.
+pub const MAX_PAST: usize = 16;
 
 /// The head of a gateway's ledger of segment hashes. Whoever keeps it can tell later whether the ledger was changed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -83,6 +83,23 @@ struct Welcome {
     /// Absent when the receiver is no gateway.
     #[prost(fixed64, optional, tag = "5")]
     store: Option<u64>,
+    /// Absent when the receiver does not know of it.
+    #[prost(message, optional, tag = "6")]
+    past: Option<Past>,
+}
+
+#[derive(Clone, PartialEq, Message)]
+struct Past {
+    #[prost(message, repeated, tag = "1")]
+    runs: Vec<RunSeen>,
+}
+
+#[derive(Clone, Copy, PartialEq, Message)]
+struct RunSeen {
+    #[prost(fixed64, tag = "1")]
+    run: u64,
+    #[prost(fixed64, tag = "2")]
+    at: u64,
 }
 
 #[derive(Clone, PartialEq, Message)]

@@ -254,6 +254,7 @@ impl World {
             known: last.is_some(),
             credit: CREDIT,
             store: None,
+            past: None,
         }
     }
 

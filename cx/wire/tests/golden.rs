@@ -17,8 +17,8 @@ use std::time::Duration;
 use bytes::Bytes;
 use cx_wire::{
     Ack, Answer, Ask, AskCode, AskError, Goodbye, Hashes, Heartbeat, Hello, KnownStore, LedgerHead, Lookup,
-    Message, PROTOCOL, Query, QueryReply, Question, Refuse, RefuseCode, Reply, SyncProgress, TapState,
-    TapStatus, Welcome, Witness, decode_batch, encode_batch,
+    Message, PROTOCOL, Query, QueryReply, Question, Refuse, RefuseCode, Reply, RunSeen, SyncProgress,
+    TapState, TapStatus, Welcome, Witness, decode_batch, encode_batch,
 };
 use tap_block::{
     Action, BarrierMark, Batch, BlockNo, Bookmark, Consistency, Entry, Epoch, Extent, Lsn, MarkId, Marker,
@@ -117,6 +117,10 @@ fn messages() -> Vec<(&'static str, Message)> {
         ),
         ("heartbeat-stores", Message::Heartbeat(Heartbeat { stores: vec![known_store()], ..beat(None) })),
         ("welcome-store", Message::Welcome(Welcome { store: Some(0x7777), ..welcome(None) })),
+        (
+            "welcome-past",
+            Message::Welcome(Welcome { past: Some(vec![run_seen()]), ..welcome(Some(RunId::new(3))) }),
+        ),
         ("ack-witnessed", Message::Ack(Ack { witnessed: Some(ledger_head()), ..ack(None) })),
         ("ack", Message::Ack(ack(None))),
         ("ack-ledger", Message::Ack(ack(Some(ledger_head())))),
@@ -233,7 +237,11 @@ fn hello() -> Hello {
 
 fn welcome(durable_run: Option<RunId>) -> Welcome {
     let durable = if durable_run.is_some() { lsn(300) } else { Lsn::ZERO };
-    Welcome { durable, durable_run, known: durable_run.is_some(), credit: 32 << 20, store: None }
+    Welcome { durable, durable_run, known: durable_run.is_some(), credit: 32 << 20, store: None, past: None }
+}
+
+fn run_seen() -> RunSeen {
+    RunSeen { run: RunId::new(0x3333), at: WallTime::from_nanos(0x1234) }
 }
 
 fn status() -> TapStatus {

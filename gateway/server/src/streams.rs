@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use cx_link::{BatchDone, DownlinkHandle, Intake, LookupReply, StreamIntake};
 use cx_wire::{
-    AskCode, AskError, Heartbeat, Hello, LedgerHead, Lookup, Question, Refuse, RefuseCode, Reply, TapStatus,
-    Welcome,
+    AskCode, AskError, Heartbeat, Hello, LedgerHead, Lookup, Question, Refuse, RefuseCode, Reply, RunSeen,
+    TapStatus, Welcome,
 };
 use gateway_image::Catalogue;
 use gateway_journal::meta::OWN_STREAM;
@@ -315,6 +315,7 @@ impl Intake for Streams {
             known: durable.is_some(),
             credit: self.credit(),
             store: Some(self.store.id().get()),
+            past: Some(durable.iter().map(|d| RunSeen { run: d.run, at: d.at }).collect()),
         };
         Ok((welcome, stream))
     }

@@ -3,14 +3,13 @@
 use std::io;
 use std::time::Duration;
 
-use tap_block::{
-    Epoch, Extent, ExtentSet, Lsn, Name, RunId, RunStart, StreamId, SyncCause, VolumeId, WallTime,
-};
+use tap_block::{Epoch, Extent, ExtentSet, Lsn, Name, RunId, RunStart, StreamId, SyncCause, VolumeId};
 use tap_disk::FileIdentity;
 use tap_splitter::{RegionMarks, RegionSize, Start};
 use thiserror::Error;
 
-use crate::state::{Disk, State};
+use crate::proof::{self, Unproven};
+use crate::state::{Alive, Disk, State};
 
 /// LSNs are reserved this far ahead at the start of a run.
 const RESERVATION: u64 = 1 << 20;
@@ -23,8 +22,8 @@ const WATCH_SLACK: Duration = Duration::from_secs(4);
 pub(crate) struct Found {
     pub(crate) state: Option<State>,
     pub(crate) marks: RegionMarks,
-    /// When the last run last noted that it watched.
-    pub(crate) alive: Option<WallTime>,
+    /// The last run's last note that it watched.
+    pub(crate) alive: Option<Alive>,
     pub(crate) identity: FileIdentity,
 }
 
@@ -89,7 +88,9 @@ pub(crate) fn begin(
     // Most of a disk that was changed unwatched is what it was, and most of a marked region. What a hop lost is
     // copied as a whole: that heals a damaged journal, too.
     let compare = matches!(state.sync, Some(SyncCause::ChangedUnwatched | SyncCause::UncleanStop));
-    let start = Start { run, first_lsn, bound: state.bound, marks, dirty, fresh, compare };
+    // After a clean stop the old run's end is known.
+    let unproven = !state.unproven.is_empty() && found.state.is_some_and(|old| old.clean.is_none());
+    let start = Start { run, first_lsn, bound: state.bound, marks, dirty, fresh, compare, unproven };
     Ok(Beginning { state, start })
 }
 
@@ -115,13 +116,17 @@ fn first_time(drawn: Drawn, identity: FileIdentity) -> (State, Copy) {
         baselines: 1,
         resynced: 0,
         disk: Disk::from(identity),
+        first: first_lsn(None),
+        unproven: Vec::new(),
     };
     (state, Copy::Data)
 }
 
 fn again(old: &State, drawn: Drawn, found: &Found) -> (State, Copy) {
     let changed = changed_unwatched(old, found);
-    let unfinished = old.clean.is_none() && found.marks.any();
+    let unproven = unproven(old, found, changed);
+    // A killed run that left nothing marked left nothing to copy, as far as is known here.
+    let unfinished = old.clean.is_none() && (found.marks.any() || !unproven.is_empty());
     let cause = match (changed, unfinished) {
         (true, _) => Some(SyncCause::ChangedUnwatched),
         (false, true) => Some(SyncCause::UncleanStop),
@@ -144,13 +149,27 @@ fn again(old: &State, drawn: Drawn, found: &Found) -> (State, Copy) {
         clean: None,
         sync,
         disk: Disk::from(found.identity),
+        first,
+        unproven,
         ..old.clone()
     };
     (state, copy)
 }
 
+/// The runs whose ends are to be looked for below. A disk that is compared as a whole needs no proof.
+fn unproven(old: &State, found: &Found, changed: bool) -> Vec<Unproven> {
+    let mut runs = old.unproven.clone();
+    if changed {
+        runs.clear();
+    } else if let (None, Some(alive)) = (old.clean, found.alive) {
+        proof::add(&mut runs, Unproven { run: old.run, first: old.first, alive: alive.at });
+    }
+    runs
+}
+
 /// After a clean stop the disk must be exactly as it was left; after any other, it may have been changed by our own
-/// last writes, so what counts is whether it changed after we were gone.
+/// last writes, so what counts is whether it changed after we were gone, or went back behind what we saw of it: somebody
+/// put an older copy in its place.
 fn changed_unwatched(old: &State, found: &Found) -> bool {
     let id = found.identity;
     if id.is_block_device || Disk::from(id) != old.disk {
@@ -159,8 +178,8 @@ fn changed_unwatched(old: &State, found: &Found) -> bool {
     match (old.clean, found.alive) {
         (Some(clean), _) => clean.changed_ns != id.ctime_ns,
         (None, Some(alive)) => {
-            let latest = i64::try_from(alive.plus(WATCH_SLACK).nanos()).unwrap_or(i64::MAX);
-            id.ctime_ns > latest
+            let latest = i64::try_from(alive.at.plus(WATCH_SLACK).nanos()).unwrap_or(i64::MAX);
+            id.ctime_ns > latest || alive.changed_ns.is_some_and(|noted| id.ctime_ns < noted)
         }
         (None, None) => true,
     }
@@ -193,6 +212,8 @@ fn marks_for(mut marks: RegionMarks, dirty: &ExtentSet, size: u64) -> RegionMark
 
 #[cfg(test)]
 mod tests {
+    use tap_block::WallTime;
+
     use super::*;
     use crate::state::CleanStop;
 
@@ -220,7 +241,7 @@ mod tests {
         Found {
             state: Some(state),
             marks: map,
-            alive: Some(WallTime::from_nanos(1_000)),
+            alive: Some(Alive { at: WallTime::from_nanos(1_000), changed_ns: Some(900) }),
             identity: identity(),
         }
     }
@@ -244,7 +265,30 @@ mod tests {
         assert_eq!(b.start.dirty.iter().collect::<Vec<_>>(), [Extent::between(3 << 20, 4 << 20)]);
         assert!(b.start.compare);
         assert!(b.state.bound > bound);
-        assert_eq!(go(left_behind(None, &[])).start.run.sync, None, "nothing was under way");
+        let idle = go(left_behind(None, &[]));
+        assert!(idle.start.dirty.is_empty(), "nothing was under way");
+        assert_eq!(idle.start.run.sync, Some(SyncCause::UncleanStop), "as far as is known here");
+    }
+
+    #[test]
+    fn what_a_killed_run_left_is_to_be_proven_below() {
+        let found = left_behind(None, &[]);
+        let killed = found.state.clone().unwrap();
+        let b = go(found);
+        let of_first =
+            Unproven { run: killed.run, first: Lsn::ZERO.next(), alive: WallTime::from_nanos(1_000) };
+        assert_eq!((b.start.unproven, b.state.unproven.clone()), (true, vec![of_first]));
+        assert_eq!(b.state.first, b.start.first_lsn);
+        // Killed again before anybody answered.
+        let again = |state: State| Found { state: Some(state), ..left_behind(None, &[]) };
+        let runs = go(again(b.state.clone())).state.unproven;
+        assert_eq!((runs.len(), runs[0], runs[1].first), (2, of_first, b.state.first));
+        // Stopped cleanly before: it is still to be proven, and nothing waits for it.
+        let stopped = go(again(State { clean: Some(CLEAN), sync: None, ..b.state }));
+        assert_eq!((stopped.start.unproven, stopped.start.run.sync), (false, None));
+        assert_eq!(stopped.state.unproven, [of_first]);
+        let clean = go(left_behind(Some(CLEAN), &[]));
+        assert!(!clean.start.unproven && clean.state.unproven.is_empty());
     }
 
     #[test]
@@ -260,6 +304,22 @@ mod tests {
         let mut found = left_behind(Some(CLEAN), &[]);
         found.identity.inode += 1;
         assert_eq!(go(found).start.run.sync, Some(SyncCause::ChangedUnwatched));
+    }
+
+    #[test]
+    fn a_disk_that_went_back_behind_what_was_seen_of_it_is_copied_whole() {
+        let mut found = left_behind(None, &[]);
+        found.identity.ctime_ns = 899;
+        let b = go(found);
+        assert_eq!(b.start.run.sync, Some(SyncCause::ChangedUnwatched));
+        assert_eq!((b.start.dirty.bytes(), b.start.compare), (SIZE, true));
+        // The last writes came after the note; and an older program noted less.
+        for (seen, is) in [(Some(900), 901), (Some(900), 900), (None, 1)] {
+            let mut found = left_behind(None, &[]);
+            found.identity.ctime_ns = is;
+            found.alive = found.alive.map(|alive| Alive { changed_ns: seen, ..alive });
+            assert_ne!(go(found).start.run.sync, Some(SyncCause::ChangedUnwatched));
+        }
     }
 
     #[test]

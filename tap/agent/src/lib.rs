@@ -18,6 +18,7 @@ mod group;
 mod local;
 mod memory;
 mod profiling;
+mod proof;
 mod protect;
 mod state;
 mod tap;

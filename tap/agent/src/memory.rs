@@ -4,11 +4,10 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use tap_block::WallTime;
 use tap_disk::{Durability, SlottedFile, ensure_dir};
 use tap_splitter::RegionMarks;
 
-use crate::state::{State, StateError};
+use crate::state::{Alive, State, StateError};
 
 /// Room for the state's text and for one bit for each of the 8192 regions at most.
 const STATE_BYTES: usize = 2048;
@@ -30,7 +29,7 @@ pub(crate) struct Memory {
 pub(crate) struct Remembered {
     pub(crate) state: Option<State>,
     pub(crate) marks: RegionMarks,
-    pub(crate) alive: Option<WallTime>,
+    pub(crate) alive: Option<Alive>,
 }
 
 /// Why they cannot be read.
@@ -54,10 +53,7 @@ impl Memory {
         let state = state.map_err(|source| MemoryError::State { dir: dir.to_owned(), source })?;
         let remembered = Remembered {
             marks: marks_file.load().map(RegionMarks::from_vec).unwrap_or_default(),
-            alive: alive_file
-                .load()
-                .and_then(|b| Some(u64::from_le_bytes(*b.first_chunk()?)))
-                .map(WallTime::from_nanos),
+            alive: alive_file.load().and_then(|bytes| Alive::decode(&bytes)),
             state: state.clone(),
         };
         Ok((
@@ -101,9 +97,9 @@ impl Memory {
         self.marks_file.store(&marks.clone().into_vec(), Durability::Synced)
     }
 
-    /// Notes that the tap watches the disk at `now`.
-    pub(crate) fn note_alive(&self, now: WallTime) -> io::Result<()> {
-        self.alive_file.store(&now.nanos().to_le_bytes(), Durability::Unsynced)
+    /// Notes that the tap watches the disk, and how that is.
+    pub(crate) fn note_alive(&self, alive: Alive) -> io::Result<()> {
+        self.alive_file.store(&alive.encode(), Durability::Unsynced)
     }
 
     fn lock(&self) -> MutexGuard<'_, Option<State>> {

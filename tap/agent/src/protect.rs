@@ -18,7 +18,8 @@ use thiserror::Error;
 use crate::begin::{BeginError, Beginning, Drawn, Found, begin};
 use crate::compare::Inquiry;
 use crate::memory::{Memory, MemoryError};
-use crate::state::CleanStop;
+use crate::proof::Proof;
+use crate::state::{Alive, CleanStop};
 use crate::upstream::{Counters, Progress, Room, Upstream};
 use crate::volume::Volume;
 use crate::workers::{spawn_copier, spawn_keeper, spawn_sealer};
@@ -98,6 +99,7 @@ impl Protected {
             Splitter::start(splitter_config, start, now, actions)
         });
         let counters = Arc::new(Counters::new(state.baselines, state.resynced, state.everywhere));
+        let proof = Arc::new(Proof::new(state.run, state.unproven));
         let room = Arc::new(Room::default());
         let observer = Progress::new(Arc::clone(&volume), Arc::clone(&counters), Arc::clone(&room));
         let outbox =
@@ -105,7 +107,13 @@ impl Protected {
                 .map_err(|e| other(&format!("opening its spool: {e}")))?;
         let (give_up, end_keeper) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicBool::new(false)));
         let memory = Arc::new(memory);
-        let feed = Arc::new(Upstream::new(Arc::clone(&volume), Arc::clone(&outbox), Arc::clone(&counters)));
+        let feed = Upstream::new(
+            Arc::clone(&volume),
+            Arc::clone(&outbox),
+            Arc::clone(&counters),
+            Arc::clone(&proof),
+        );
+        let feed = Arc::new(feed);
         let config =
             UplinkConfig { address: upward.cx.clone(), hub: upward.hub.clone(), backoff: Backoff::default() };
         told(whose.stream);
@@ -119,6 +127,7 @@ impl Protected {
             Arc::clone(&volume),
             Arc::clone(&memory),
             Arc::clone(&counters),
+            proof,
             Arc::clone(&end_keeper),
         )
         .map_err(|e| other(&e))?;
@@ -220,8 +229,9 @@ fn remember(dir: &Path, name: &Name, disk: &FileDevice) -> Result<(Memory, Begin
     let found = Found { state: found.state, marks: found.marks, alive: found.alive, identity };
     let beginning = begin(found, draw().map_err(RememberError::Random)?, name, || data_of(disk))?;
     memory.store_marks(&beginning.start.marks)?;
-    memory.note_alive(RealClock.wall())?;
+    // What was noted last is in the state by now, if it is still to be looked at.
     memory.store(beginning.state.clone())?;
+    memory.note_alive(Alive { at: RealClock.wall(), changed_ns: Some(identity.ctime_ns) })?;
     Ok((memory, beginning))
 }
 

@@ -11,9 +11,11 @@ use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::str::FromStr;
 
-use tap_block::{Epoch, Lsn, RunId, StreamId, SyncCause, VolumeId};
+use tap_block::{Epoch, Lsn, RunId, StreamId, SyncCause, VolumeId, WallTime};
 use tap_disk::FileIdentity;
 use thiserror::Error;
+
+use crate::proof::{self, Unproven};
 
 /// The format's number; a tap refuses one it does not know.
 const VERSION: u64 = 1;
@@ -38,6 +40,10 @@ pub(crate) struct State {
     pub(crate) resynced: u64,
     /// The disk, as it was when the run began.
     pub(crate) disk: Disk,
+    /// The first record of the latest run; zero when an older program began it.
+    pub(crate) first: Lsn,
+    /// Runs that ended without a clean stop, as long as nobody below has shown that they are remembered to their ends.
+    pub(crate) unproven: Vec<Unproven>,
 }
 
 /// How a clean stop left things.
@@ -60,6 +66,31 @@ pub(crate) struct Disk {
 impl From<FileIdentity> for Disk {
     fn from(id: FileIdentity) -> Self {
         Self { size: id.size, inode: id.inode, device: id.device }
+    }
+}
+
+/// The note that the tap watches.
+///
+/// ```text
+///   0 when u64   8 the disk's last change by its own account i64 (absent in notes of older programs)   little endian
+/// ```
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Alive {
+    pub(crate) at: WallTime,
+    /// When the disk was last changed then, by its own account (nanoseconds).
+    pub(crate) changed_ns: Option<i64>,
+}
+
+impl Alive {
+    pub(crate) fn encode(self) -> Vec<u8> {
+        let changed = self.changed_ns.map(i64::to_le_bytes);
+        [self.at.nanos().to_le_bytes()].into_iter().chain(changed).flatten().collect()
+    }
+
+    pub(crate) fn decode(bytes: &[u8]) -> Option<Self> {
+        let (at, rest) = bytes.split_first_chunk()?;
+        let at = WallTime::from_nanos(u64::from_le_bytes(*at));
+        Some(Self { at, changed_ns: rest.first_chunk().map(|ns| i64::from_le_bytes(*ns)) })
     }
 }
 
@@ -96,9 +127,13 @@ impl State {
         put("size", self.disk.size);
         put("inode", self.disk.inode);
         put("device", self.disk.device);
+        put("first", self.first.get());
         if let Some(clean) = self.clean {
             put("next", clean.next.get());
             let _ = writeln!(text, "changed {}", clean.changed_ns);
+        }
+        if !self.unproven.is_empty() {
+            let _ = writeln!(text, "unproven {}", proof::encode(&self.unproven));
         }
         text
     }
@@ -131,6 +166,9 @@ impl State {
             baselines: fields.number("baselines")?,
             resynced: fields.number("resynced")?,
             disk,
+            first: if fields.0.contains_key("first") { fields.lsn("first")? } else { Lsn::ZERO },
+            unproven: proof::decode(fields.0.get("unproven").unwrap_or(&""))
+                .ok_or(StateError::Field("unproven"))?,
         })
     }
 }
@@ -186,14 +224,35 @@ mod tests {
             baselines: 1,
             resynced: 4096,
             disk: Disk { size: 1 << 30, inode: 12, device: 8 },
+            first: Lsn::ZERO.plus(70),
+            unproven: Vec::new(),
         }
     }
 
     #[test]
     fn a_state_comes_back() {
-        for state in [state(), State { clean: None, sync: None, ..state() }] {
+        let killed =
+            Unproven { run: RunId::new(5), first: Lsn::ZERO.plus(3), alive: WallTime::from_nanos(7) };
+        let unproven = State { unproven: vec![killed, killed], ..state() };
+        for state in [state(), unproven, State { clean: None, sync: None, ..state() }] {
             assert_eq!(State::decode(state.encode().as_bytes()), Ok(state));
         }
+    }
+
+    #[test]
+    fn a_state_of_an_older_program_is_read() {
+        let text = state().encode().replace("first 70\n", "");
+        assert_eq!(State::decode(text.as_bytes()), Ok(State { first: Lsn::ZERO, ..state() }));
+    }
+
+    #[test]
+    fn a_note_comes_back_and_that_of_an_older_program_is_read() {
+        for changed_ns in [Some(-7), None] {
+            let alive = Alive { at: WallTime::from_nanos(9), changed_ns };
+            assert_eq!(Alive::decode(&alive.encode()), Some(alive));
+        }
+        assert_eq!(Alive::decode(&[9, 0, 0, 0, 0, 0, 0, 0]).map(|a| a.at), Some(WallTime::from_nanos(9)));
+        assert_eq!(Alive::decode(&[9; 7]), None);
     }
 
     #[test]

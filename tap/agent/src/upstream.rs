@@ -19,6 +19,7 @@ use tap_block::{
 use tap_splitter::{Event, Mode};
 use tokio::sync::Notify;
 
+use crate::proof::{Proof, Verdict};
 use crate::volume::{BookmarkReply, Snapshot, Volume};
 
 /// The only consumer of a tap's outbox.
@@ -29,6 +30,7 @@ pub(crate) struct Upstream {
     volume: Arc<Volume>,
     outbox: Arc<OutboxDriver>,
     counters: Arc<Counters>,
+    proof: Arc<Proof>,
     /// Since when the CX says at every connection that it has less than it acknowledged.
     short_since: Mutex<Option<Instant>>,
 }
@@ -57,8 +59,13 @@ impl Counters {
 }
 
 impl Upstream {
-    pub(crate) fn new(volume: Arc<Volume>, outbox: Arc<OutboxDriver>, counters: Arc<Counters>) -> Self {
-        Self { volume, outbox, counters, short_since: Mutex::default() }
+    pub(crate) fn new(
+        volume: Arc<Volume>,
+        outbox: Arc<OutboxDriver>,
+        counters: Arc<Counters>,
+        proof: Arc<Proof>,
+    ) -> Self {
+        Self { volume, outbox, counters, proof, short_since: Mutex::default() }
     }
 
     pub(crate) fn status(&self) -> (TapStatus, Snapshot) {
@@ -115,12 +122,39 @@ impl Upstream {
         Ok(())
     }
 
+    /// Before anything is sent: does what is there below end where this tap believes that it does?
+    fn check_past(&self, welcome: &Welcome) {
+        let Some(verdict) = self.proof.hear(welcome) else { return };
+        let why = match verdict {
+            Verdict::Open => return,
+            Verdict::Proven { for_good } => {
+                self.volume.apply(Event::Proven);
+                if for_good {
+                    self.proof.end();
+                }
+                return;
+            }
+            Verdict::SetBack(why) => why,
+        };
+        tracing::error!(
+            volume = %self.volume.name(),
+            "the history below goes on beyond what this tap remembers, so this machine was set back to an older state: {why}. \
+             The whole disk is compared with it; what came after that state stays in the history"
+        );
+        self.volume.set_back(self.whole());
+        self.volume.wake_copier();
+        self.proof.end();
+    }
+
+    fn whole(&self) -> ExtentSet {
+        let size = tap_block::BlockDevice::geometry(&*self.volume).size;
+        std::iter::once(Extent::between(0, size).to_blocks()).collect()
+    }
+
     /// What is not known block by block: the whole volume is copied again.
     fn resync(&self, from: Lsn) {
         tracing::warn!(volume = %self.volume.name(), %from, "the whole volume is copied again, as a hop below asks: it lost records, or somebody wants it");
-        let size = tap_block::BlockDevice::geometry(&*self.volume).size;
-        let whole: ExtentSet = std::iter::once(Extent::between(0, size).to_blocks()).collect();
-        self.volume.resync(whole);
+        self.volume.resync(self.whole());
         self.volume.wake_copier();
     }
 }
@@ -152,6 +186,7 @@ fn state(snapshot: &Snapshot, spooled: bool) -> TapState {
 
 impl Feed for Upstream {
     fn ready(&self, welcome: &Welcome) -> Result<(), String> {
+        self.check_past(welcome);
         self.outbox.ready(CX, welcome);
         self.check_short(welcome)
     }

@@ -292,6 +292,11 @@ impl Volume {
         self.apply(Event::Resync { dirty });
     }
 
+    /// Compares these stretches with what is below, because the disk was set back.
+    pub(crate) fn set_back(&self, dirty: ExtentSet) {
+        self.apply(Event::SetBack { dirty });
+    }
+
     /// Takes over the size of a disk that was made larger; whoever opens it from here on sees it. One that was made smaller keeps
     /// its size, and fails behind its end.
     pub(crate) fn follow_size(&self) {

@@ -13,6 +13,8 @@ use tap_splitter::seal::Identity;
 use tap_splitter::{Captured, Event, Progress, seal};
 
 use crate::memory::Memory;
+use crate::proof::Proof;
+use crate::state::Alive;
 use crate::upstream::{Counters, Room};
 use crate::volume::{Chore, Volume, describe};
 
@@ -27,6 +29,8 @@ const GATHER: Duration = Duration::from_millis(2);
 const PLENTY: u64 = 256 << 10;
 /// An idle thread looks around this often.
 const IDLE: Duration = Duration::from_millis(500);
+/// Between two notes that the tap watches: what is known below of a killed run is measured by the last one.
+const NOTED_EACH: Duration = Duration::from_millis(400);
 /// What failed is tried again after this.
 const RETRY: Duration = Duration::from_secs(1);
 
@@ -104,19 +108,24 @@ pub(crate) fn spawn_keeper(
     volume: Arc<Volume>,
     memory: Arc<Memory>,
     counters: Arc<Counters>,
+    proof: Arc<Proof>,
     end: Arc<AtomicBool>,
 ) -> std::io::Result<JoinHandle<()>> {
     let name = format!("keep-{}", volume.name());
     thread::Builder::new().name(name).spawn(move || {
         let mut keeper =
-            Keeper { volume, memory, counters, shown: Shown::default(), ended: None, shrunk: false };
-        let mut last = WallTime::EPOCH;
+            Keeper { volume, memory, counters, proof, shown: Shown::default(), ended: None, shrunk: false };
+        let (mut noted, mut last) = (WallTime::EPOCH, WallTime::EPOCH);
         while !end.load(Ordering::Acquire) {
             if let Some(chore) = keeper.volume.next_chore(IDLE) {
                 keeper.carry_out(chore);
             }
             let now = RealClock.wall();
-            if now.since(last) >= RETRY {
+            if now.since(noted).max(noted.since(now)) >= NOTED_EACH {
+                noted = now;
+                keeper.note_alive(now);
+            }
+            if now.since(last).max(last.since(now)) >= RETRY {
                 last = now;
                 keeper.each_second(now);
             }
@@ -128,6 +137,7 @@ struct Keeper {
     volume: Arc<Volume>,
     memory: Arc<Memory>,
     counters: Arc<Counters>,
+    proof: Arc<Proof>,
     shown: Shown,
     /// A sync has ended; its end is at or before this LSN.
     ended: Option<Lsn>,
@@ -159,10 +169,16 @@ impl Keeper {
         done.is_ok()
     }
 
-    fn each_second(&mut self, now: WallTime) {
-        if let Err(e) = self.memory.note_alive(now) {
+    fn note_alive(&self, now: WallTime) {
+        let changed_ns = self.volume.disk().identity().ok().map(|id| id.ctime_ns);
+        if let Err(e) = self.memory.note_alive(Alive { at: now, changed_ns }) {
             tracing::warn!(volume = %self.volume.name(), "cannot note that the tap watches: {e}");
         }
+    }
+
+    fn each_second(&mut self, now: WallTime) {
+        // What follows from a proof that failed is on the disk before the question is forgotten.
+        let proven = self.proof.is_over() && self.volume.has_kept_marks();
         self.watch_size();
         // Only when the activity log covers what came is the disk what a restart expects.
         let size = if self.volume.has_kept_marks() { self.volume.geometry().size } else { 0 };
@@ -180,6 +196,9 @@ impl Keeper {
         let over = self.ended.is_some_and(|end| everywhere >= end);
         let kept = self.memory.update_if_changed(|s| {
             s.resynced = resynced;
+            if proven {
+                s.unproven.clear();
+            }
             s.disk.size = s.disk.size.max(size);
             if sync.is_some() || over {
                 s.sync = sync;

@@ -19,13 +19,14 @@ use cx_link::{
     Address, BatchDone, Downlink, DownlinkHandle, Hub, Intake, Listener, LookupReply, StreamIntake,
 };
 use cx_wire::{
-    AskCode, AskError, Hashes, Heartbeat, Hello, Lookup, Question, Refuse, Reply, TapState, Welcome,
+    AskCode, AskError, Hashes, Heartbeat, Hello, Lookup, Question, Refuse, Reply, RunSeen, TapState, Welcome,
 };
 use gateway_front::ListenAddress;
 use nbd::client::NbdClient;
 use tap_agent::{GroupOf, Limits, Protect, Tap, TapConfig};
-use tap_block::{Batch, Consistency, Lsn, Marker, RunId, SyncCause, VolumeId};
-use testbed_model::Oracle;
+use tap_block::{Batch, Clock, Consistency, Lsn, Marker, RunId, StreamId, SyncCause, VolumeId};
+use tap_disk::RealClock;
+use testbed_model::{BatchBuilder, Oracle};
 
 const SIZE: usize = 8 << 20;
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -48,6 +49,9 @@ struct Seen {
     /// Queries are answered with what the oracle shows.
     tells: bool,
     queries: usize,
+    stream: Option<StreamId>,
+    /// Told with each welcome.
+    past: Option<Vec<RunSeen>>,
 }
 
 struct Stream(Arc<FakeCx>);
@@ -107,10 +111,16 @@ struct Door(Arc<FakeCx>);
 impl Intake for Door {
     fn open(&self, hello: &Hello) -> Result<(Welcome, Arc<dyn StreamIntake>), Refuse> {
         let mut seen = self.0.seen.lock().unwrap();
-        seen.volume = Some(hello.volume);
+        (seen.volume, seen.stream) = (Some(hello.volume), Some(hello.stream));
         let known = seen.run.is_some();
-        let welcome =
-            Welcome { durable: seen.durable, durable_run: seen.run, known, credit: 16 << 20, store: None };
+        let welcome = Welcome {
+            durable: seen.durable,
+            durable_run: seen.run,
+            known,
+            credit: 16 << 20,
+            store: None,
+            past: seen.past.clone(),
+        };
         Ok((welcome, Arc::new(Stream(self.0.clone()))))
     }
 }
@@ -386,6 +396,61 @@ async fn a_tap_that_waits_to_hear_what_is_below_stops_at_once_and_goes_on_later(
     assert!(cx.image(head) == bench.content());
     let resynced = cx.wait("a heartbeat", |s| s.heartbeat.as_ref().map(|h| h.status.resynced_bytes));
     assert_eq!(resynced, 4096, "the guest's write came by itself");
+    assert!(tap.stop(Duration::from_secs(10)).await);
+}
+
+/// What the tap keeps of a volume, but for its spool, as a snapshot of its machine has it.
+fn copy_state(from: &Path, to: &Path) {
+    std::fs::create_dir_all(to).unwrap();
+    for file in ["state", "marks", "alive"] {
+        std::fs::copy(from.join(file), to.join(file)).unwrap();
+    }
+}
+
+impl FakeCx {
+    /// A write of the present run to this block that nobody but this CX remembers; a minute later the run was heard last.
+    fn take_future(&self, block: u64) {
+        let mut seen = self.seen.lock().unwrap();
+        let (stream, volume, run) = (seen.stream.unwrap(), seen.volume.unwrap(), seen.run.unwrap());
+        let now = RealClock.wall();
+        let mut future = BatchBuilder::new(stream, volume, run, seen.durable.next(), now);
+        future.write(block, &[8; 4096]);
+        let batch = future.build();
+        seen.oracle.apply(&batch).unwrap();
+        seen.durable = batch.last_lsn().unwrap();
+        seen.past = Some(vec![RunSeen { run, at: now.plus(Duration::from_secs(60)) }]);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_tap_that_was_set_back_with_its_disk_compares_all_of_it_with_what_came_after() {
+    let bench = Bench::new(&[7; 100_000]);
+    let (cx, _downlink) = FakeCx::listen(&bench.hub).await;
+    let tap = bench.start();
+    cx.wait_for_head();
+    let (state, snapshot) = (bench.dir.path().join("tap/web01"), bench.dir.path().join("snapshot"));
+    copy_state(&state, &snapshot);
+    assert!(tap.stop(Duration::from_secs(10)).await);
+    cx.wait("the end of the connection", |s| s.link.is_none().then_some(()));
+    copy_state(&snapshot, &state);
+    // Far from what the activity log of the snapshot marks.
+    cx.take_future((5 << 20) / 4096);
+    cx.seen.lock().unwrap().tells = true;
+    let before = cx.seen.lock().unwrap().durable;
+    assert!(cx.image(before) != bench.content());
+    let tap = bench.start();
+    let head = cx.wait_for_head();
+    assert!(cx.image(head) == bench.content(), "the head is the disk as it is");
+    let told = |m: &Marker| matches!(m, Marker::SyncStart { cause: SyncCause::ChangedUnwatched });
+    assert!(cx.markers().iter().any(told), "and the gap says why");
+    let resynced = cx.wait("a heartbeat", |s| s.heartbeat.as_ref().map(|h| h.status.resynced_bytes));
+    assert_eq!(resynced, 0, "what differs is zero, and the rest was not sent");
+    assert!(tap.stop(Duration::from_secs(10)).await);
+    let seen = cx.markers().len();
+    let tap = bench.start();
+    cx.wait("the next run", |s| (s.oracle.markers().len() > seen).then_some(()));
+    cx.wait_for_head();
+    assert!(!cx.markers()[seen..].iter().any(told), "once");
     assert!(tap.stop(Duration::from_secs(10)).await);
 }
 

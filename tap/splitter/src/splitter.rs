@@ -43,8 +43,8 @@ struct Sync {
     owed: bool,
     /// The last moment before it that history covers; `None` when that was before this run.
     covered: Option<WallTime>,
-    /// A hop lost records meanwhile and was told that a sync begins: it waits for an end of that name.
-    hop_lost: bool,
+    /// What else was found meanwhile and told as the beginning of a sync: it waits for an end of that name.
+    joined: Vec<SyncCause>,
 }
 
 impl Sync {
@@ -81,6 +81,10 @@ pub struct Splitter {
     copies: Copies,
     /// Lost by a hop; copied as soon as the activity log has it.
     lost: ExtentSet,
+    /// What the receivers have of it may be the future of a disk that was set back; compared as soon as the activity log has it.
+    doubted: ExtentSet,
+    /// It is not known yet whether the receivers' history ends where this run begins: the sync that the run began with waits.
+    unproven: bool,
     next_copy: u64,
     head: Lsn,
     head_time: WallTime,
@@ -110,7 +114,7 @@ impl Splitter {
             from_zero: cause == SyncCause::Baseline && start.fresh && start.dirty.is_empty(),
             owed: false,
             covered: None,
-            hop_lost: false,
+            joined: Vec::new(),
         });
         let mut splitter = Self {
             ops: HashMap::new(),
@@ -124,6 +128,8 @@ impl Splitter {
             queue: Queue::new(config.queue_limit),
             copies: Copies::new(start.dirty),
             lost: ExtentSet::new(),
+            doubted: ExtentSet::new(),
+            unproven: start.unproven,
             next_copy: 0,
             head: start.first_lsn.previous(),
             head_time: now.wall,
@@ -175,6 +181,11 @@ impl Splitter {
             Event::Resync { dirty } => {
                 dirty.iter().for_each(|extent| self.regions.want_just(extent));
                 self.lost = dirty.iter().chain(self.lost.iter()).collect();
+            }
+            Event::Proven => self.unproven = false,
+            Event::SetBack { dirty } => {
+                dirty.iter().for_each(|extent| self.regions.want_just(extent));
+                self.doubted = dirty;
             }
             Event::Grow { size, data } => self.grow(size, &data, now),
             Event::Clock => {}
@@ -426,9 +437,10 @@ impl Splitter {
     }
 
     fn clear_marks(&mut self, now: Now) {
-        let (holds, copies, lost) = (&self.holds, &self.copies, &self.lost);
+        let (holds, copies, lost, doubted) = (&self.holds, &self.copies, &self.lost, &self.doubted);
         let sound = self.everywhere.min(self.flushed);
-        self.regions.clear(sound, now.monotonic, |e| holds.busy(e) || copies.concerns(e) || lost.overlaps(e));
+        let waits = |e| copies.concerns(e) || lost.overlaps(e) || doubted.overlaps(e);
+        self.regions.clear(sound, now.monotonic, |e| holds.busy(e) || waits(e));
     }
 
     // ---- copies ----
@@ -551,7 +563,7 @@ impl Splitter {
             from_zero: false,
             owed,
             covered: Some(now.wall),
-            hop_lost: false,
+            joined: Vec::new(),
         });
         if !owed {
             self.mark(Marker::SyncStart { cause }, now);
@@ -583,21 +595,38 @@ impl Splitter {
             return;
         }
         self.open_sync(SyncCause::HopLost, now);
-        self.announce_hop_lost(now);
+        self.join_sync(SyncCause::HopLost, now);
         // What is lost below is not known there either: it is copied, not compared.
         self.comparison = None;
         let lost = std::mem::take(&mut self.lost);
         lost.iter().for_each(|extent| self.copies.mark(extent, self.config.size));
     }
 
-    /// A hop that lost records takes nothing more until it sees this marker, even when a sync of another cause is
-    /// open already; both end together.
-    fn announce_hop_lost(&mut self, now: Now) {
+    /// The disk was set back, and the receivers have what it held afterwards: everything is compared once the activity log says
+    /// so, for the same reason.
+    fn compare_doubted(&mut self, now: Now) {
+        if self.doubted.is_empty() || !self.doubted.iter().all(|extent| self.regions.ready(extent)) {
+            return;
+        }
+        self.open_sync(SyncCause::ChangedUnwatched, now);
+        self.join_sync(SyncCause::ChangedUnwatched, now);
+        self.unproven = false;
+        // A hop that lost records need not have what its hashes would be of.
+        let is_lost = |s: &Sync| s.cause == SyncCause::HopLost || s.joined.contains(&SyncCause::HopLost);
+        self.comparison = (!self.sync.as_ref().is_some_and(is_lost)).then(|| Comparison::new(self.head));
+        let doubted = std::mem::take(&mut self.doubted);
+        doubted.iter().for_each(|extent| self.copies.mark(extent, self.config.size));
+    }
+
+    /// Tells of a cause that came while a sync of another was open already; both end together. A hop that lost records takes
+    /// nothing more until it sees this marker.
+    fn join_sync(&mut self, cause: SyncCause, now: Now) {
         let spare = self.lsns_left() > 0;
-        let Some(sync) = self.sync.as_mut().filter(|s| s.cause != SyncCause::HopLost) else { return };
+        let Some(sync) = self.sync.as_mut().filter(|s| s.cause != cause) else { return };
         if spare {
-            sync.hop_lost = true;
-            self.mark(Marker::SyncStart { cause: SyncCause::HopLost }, now);
+            sync.joined.retain(|joined| *joined != cause);
+            sync.joined.push(cause);
+            self.mark(Marker::SyncStart { cause }, now);
             self.floor = self.head;
         }
     }
@@ -620,7 +649,9 @@ impl Splitter {
     fn settle(&mut self, now: Now, actions: &mut Vec<Action>) {
         self.leave_bitmap_if_roomy(now);
         self.resync_lost(now);
-        if self.mode == Mode::Streaming && self.copies.done() && self.lsns_left() > 1 {
+        self.compare_doubted(now);
+        let waits = self.unproven || !self.doubted.is_empty();
+        if self.mode == Mode::Streaming && !waits && self.copies.done() && self.lsns_left() > 1 {
             self.end_sync(now);
         }
         if !self.bookmarks.is_empty() {
@@ -636,11 +667,11 @@ impl Splitter {
     }
 
     fn end_sync(&mut self, now: Now) {
-        let Some(Sync { cause, copied, from_zero, hop_lost, .. }) = self.sync.take() else { return };
+        let Some(Sync { cause, copied, from_zero, joined, .. }) = self.sync.take() else { return };
         (self.fresh, self.comparison) = (false, None);
         self.mark(Marker::SyncEnd { cause, copied, from_zero }, now);
-        if hop_lost {
-            self.mark(Marker::SyncEnd { cause: SyncCause::HopLost, copied, from_zero: false }, now);
+        for cause in joined {
+            self.mark(Marker::SyncEnd { cause, copied, from_zero: false }, now);
         }
     }
 

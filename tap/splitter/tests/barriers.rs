@@ -253,6 +253,7 @@ impl Member {
             dirty: ExtentSet::new(),
             fresh: false,
             compare: false,
+            unproven: false,
         };
         let config = Config { size: SIZE, queue_limit: 64 << 20, copy_size: 1 << 20 };
         let splitter = Splitter::start(config, start, now, &mut Vec::new());

@@ -37,6 +37,7 @@ impl World {
             dirty: ExtentSet::new(),
             fresh: false,
             compare: false,
+            unproven: false,
         };
         let config = Config { size: SIZE, queue_limit: 64 << 20, copy_size: 1 << 20 };
         let (wall, monotonic) = (100 * HOUR, 5);

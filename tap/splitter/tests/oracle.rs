@@ -562,7 +562,7 @@ fn start(
     let _ = run;
     let name = "web01".parse().unwrap();
     let run = RunStart { previous, durable: first_lsn.previous(), volume: VOLUME, name, size: SIZE, sync };
-    Start { run, first_lsn, bound, marks, dirty, fresh, compare: false }
+    Start { run, first_lsn, bound, marks, dirty, fresh, compare: false, unproven: false }
 }
 
 #[test]

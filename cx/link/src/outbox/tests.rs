@@ -92,7 +92,14 @@ impl World {
 
 fn welcome(durable: u64) -> Welcome {
     let run = (durable > 0).then_some(tap_block::RunId::new(7));
-    Welcome { durable: lsn(durable), durable_run: run, known: durable > 0, credit: MIB, store: None }
+    Welcome {
+        durable: lsn(durable),
+        durable_run: run,
+        known: durable > 0,
+        credit: MIB,
+        store: None,
+        past: None,
+    }
 }
 
 fn lsn(n: u64) -> Lsn {

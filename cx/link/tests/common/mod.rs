@@ -252,8 +252,14 @@ impl Intake for Shared {
         }
         let inner = self.0.inner.lock().unwrap();
         let (durable, durable_run) = (inner.durable, inner.run);
-        let welcome =
-            Welcome { durable, durable_run, known: durable_run.is_some(), credit: CREDIT, store: None };
+        let welcome = Welcome {
+            durable,
+            durable_run,
+            known: durable_run.is_some(),
+            credit: CREDIT,
+            store: None,
+            past: None,
+        };
         Ok((welcome, Arc::new(Self(Arc::clone(&self.0)))))
     }
 }

@@ -332,8 +332,14 @@ impl Intake for GatewayIntake {
             s.refuse.clone().map_or(Ok(s.durable), Err)
         })?;
         let known = opened.lsn > Lsn::ZERO;
-        let welcome =
-            Welcome { durable: opened.lsn, durable_run: opened.run, known, credit: MIB, store: None };
+        let welcome = Welcome {
+            durable: opened.lsn,
+            durable_run: opened.run,
+            known,
+            credit: MIB,
+            store: None,
+            past: None,
+        };
         Ok((welcome, Arc::new(Self(Arc::clone(&self.0)))))
     }
 }

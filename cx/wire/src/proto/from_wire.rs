@@ -14,8 +14,8 @@ use super as proto;
 use crate::codec::{MAX_LOOKUP, WireError};
 use crate::message::{
     Ack, Answer, Ask, AskCode, AskError, Goodbye, HASH_BYTES, Hashes, Heartbeat, Hello, KnownStore,
-    LedgerHead, Lookup, MAX_GATEWAY_NAME, MAX_LEDGERS, MAX_REFUSAL, Message, Query, QueryReply, Question,
-    Refuse, RefuseCode, Reply, SyncProgress, TapState, TapStatus, Welcome, Witness,
+    LedgerHead, Lookup, MAX_GATEWAY_NAME, MAX_LEDGERS, MAX_PAST, MAX_REFUSAL, Message, Query, QueryReply,
+    Question, Refuse, RefuseCode, Reply, RunSeen, SyncProgress, TapState, TapStatus, Welcome, Witness,
 };
 
 impl proto::Envelope {
@@ -62,7 +62,14 @@ fn welcome(m: &proto::Welcome) -> Result<Welcome, WireError> {
         known: m.known,
         credit: m.credit,
         store: m.store,
+        past: m.past.as_ref().map(|past| runs_seen(&past.runs)).transpose()?,
     })
+}
+
+fn runs_seen(all: &[proto::RunSeen]) -> Result<Vec<RunSeen>, WireError> {
+    bounded("number of runs", all.len(), MAX_PAST)?;
+    let one = |m: &proto::RunSeen| RunSeen { run: RunId::new(m.run), at: WallTime::from_nanos(m.at) };
+    Ok(all.iter().map(one).collect())
 }
 
 fn heartbeat(m: proto::Heartbeat) -> Result<Heartbeat, WireError> {

@@ -8,7 +8,7 @@ use tap_block::{BarrierMark, Bookmark, Consistency, Marker, SyncCause};
 use super as proto;
 use crate::message::{
     Answer, Ask, AskCode, AskError, Heartbeat, Hello, KnownStore, LedgerHead, Message, Query, QueryReply,
-    Question, RefuseCode, Reply, SyncProgress, TapState, TapStatus, Welcome, Witness,
+    Question, RefuseCode, Reply, RunSeen, SyncProgress, TapState, TapStatus, Welcome, Witness,
 };
 
 impl proto::Envelope {
@@ -64,7 +64,12 @@ fn welcome(m: &Welcome) -> proto::Welcome {
         known: m.known,
         credit: m.credit,
         store: m.store,
+        past: m.past.as_ref().map(|runs| proto::Past { runs: runs.iter().map(run_seen).collect() }),
     }
+}
+
+const fn run_seen(m: &RunSeen) -> proto::RunSeen {
+    proto::RunSeen { run: m.run.get(), at: m.at.nanos() }
 }
 
 fn heartbeat(m: &Heartbeat) -> proto::Heartbeat {

@@ -75,7 +75,14 @@ fn copy(run: RunId, as_of: u64) -> Batch {
 }
 
 fn welcome(durable: u64, durable_run: Option<RunId>) -> Welcome {
-    Welcome { durable: lsn(durable), durable_run, known: durable > 0, credit: 1 << 20, store: None }
+    Welcome {
+        durable: lsn(durable),
+        durable_run,
+        known: durable > 0,
+        credit: 1 << 20,
+        store: None,
+        past: None,
+    }
 }
 
 /// A receiver that has records of A up to `durable` (0: none).

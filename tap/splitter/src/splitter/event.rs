@@ -55,6 +55,9 @@ pub struct Start {
     pub fresh: bool,
     /// What must be copied may be compared first with what the receivers have.
     pub compare: bool,
+    /// The receivers' history may go on beyond what this tap remembers: a sync that begins with the run ends only after
+    /// [`Event::Proven`], or after what [`Event::SetBack`] asks for.
+    pub unproven: bool,
 }
 
 /// What a write-class operation does to its extent.
@@ -134,6 +137,14 @@ pub enum Event {
     },
     /// A hop lost records: this must be copied again.
     Resync {
+        /// Stretches of the volume.
+        dirty: ExtentSet,
+    },
+    /// The receivers' history ends where this tap believes that it does.
+    Proven,
+    /// The receivers have records that the tap knows nothing of: it and its disk were set back to an older state, and everything
+    /// may differ.
+    SetBack {
         /// Stretches of the volume.
         dirty: ExtentSet,
     },

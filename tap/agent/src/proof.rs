@@ -1,0 +1,211 @@
+//! Whether the history below ends where this tap believes that it does.
+//!
+//! A snapshot of a running machine that is put back later brings the tap's state back together with its disk. Nothing here shows
+//! that: the state says that a run of so many reserved LSNs was under way, as after any kill. What shows it is below: records,
+//! or a sign of life, of that very run from after the last note that it watched; or a run that began after it.
+
+use std::fmt::Write as _;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+use cx_wire::{RunSeen, Welcome};
+use tap_block::{Lsn, RunId, WallTime};
+
+/// A run that was killed may have recorded and said things this long after its last note, made twice a second.
+const NOTE_SLACK: Duration = Duration::from_secs(2);
+/// The oldest and the newest of so many runs are remembered, so that the state stays small.
+const MOST: usize = 8;
+
+/// A run that ended without a clean stop, and how far this tap remembers it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Unproven {
+    pub(crate) run: RunId,
+    /// Its first record.
+    pub(crate) first: Lsn,
+    /// Its last note that it watched.
+    pub(crate) alive: WallTime,
+}
+
+/// Adds a run to those that ended so.
+pub(crate) fn add(runs: &mut Vec<Unproven>, one: Unproven) {
+    runs.push(one);
+    if runs.len() > MOST {
+        runs.remove(1);
+    }
+}
+
+/// As a value in the tap's state.
+pub(crate) fn encode(runs: &[Unproven]) -> String {
+    let mut text = String::new();
+    for Unproven { run, first, alive } in runs {
+        // Writing to a String cannot fail.
+        let _ = write!(text, "{}/{}/{} ", run.get(), first.get(), alive.nanos());
+    }
+    text.trim_end().to_owned()
+}
+
+/// What [`encode`] made; `None` when it is damaged.
+pub(crate) fn decode(text: &str) -> Option<Vec<Unproven>> {
+    text.split_whitespace().map(decode_one).collect()
+}
+
+fn decode_one(text: &str) -> Option<Unproven> {
+    let mut parts = text.split('/').map(|part| part.parse::<u64>().ok());
+    let (run, first, alive) = (parts.next()??, parts.next()??, parts.next()??);
+    Some(Unproven { run: RunId::new(run), first: Lsn::new(first)?, alive: WallTime::from_nanos(alive) })
+}
+
+/// What a welcome shows.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Verdict {
+    /// The history below is this tap's own.
+    Proven {
+        /// Nothing can be said later that would show otherwise.
+        for_good: bool,
+    },
+    /// Nobody below could say anything yet.
+    Open,
+    /// It goes on beyond what this tap remembers: why that is known.
+    SetBack(String),
+}
+
+/// Judges a welcome of the run `own`, for a tap that remembers of the runs in `unproven` no more than what is there.
+pub(crate) fn judge(unproven: &[Unproven], own: RunId, welcome: &Welcome) -> Verdict {
+    let Some(oldest) = unproven.first() else { return Verdict::Proven { for_good: true } };
+    let of = |run: RunId| unproven.iter().find(|known| known.run == run);
+    let is_strange = |run: &RunId| *run != own && of(*run).is_none() && welcome.durable >= oldest.first;
+    if let Some(run) = welcome.durable_run.filter(is_strange) {
+        return Verdict::SetBack(format!(
+            "{} of {run} is durable below, a run that it knows nothing of",
+            welcome.durable
+        ));
+    }
+    let past = welcome.past.as_deref().unwrap_or_default();
+    let later = |seen: &&RunSeen| of(seen.run).is_some_and(|known| seen.at > known.alive.plus(NOTE_SLACK));
+    match past.iter().find(later) {
+        Some(seen) => Verdict::SetBack(format!(
+            "{} recorded things until {}, and the tap remembers it until {}",
+            seen.run,
+            seen.at,
+            of(seen.run).map_or(WallTime::EPOCH, |known| known.alive)
+        )),
+        None if welcome.past.is_some() && past.is_empty() && !welcome.known => Verdict::Open,
+        None => Verdict::Proven { for_good: welcome.known },
+    }
+}
+
+/// What is left to be proven, while a tap runs.
+#[derive(Debug)]
+pub(crate) struct Proof {
+    own: RunId,
+    unproven: Vec<Unproven>,
+    over: AtomicBool,
+    last: Mutex<Option<Verdict>>,
+}
+
+impl Proof {
+    pub(crate) fn new(own: RunId, unproven: Vec<Unproven>) -> Self {
+        let over = AtomicBool::new(unproven.is_empty());
+        Self { own, unproven, over, last: Mutex::default() }
+    }
+
+    /// What a welcome shows, as far as that was not known before.
+    pub(crate) fn hear(&self, welcome: &Welcome) -> Option<Verdict> {
+        if self.is_over() {
+            return None;
+        }
+        let verdict = judge(&self.unproven, self.own, welcome);
+        let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
+        let is_new = last.as_ref() != Some(&verdict);
+        *last = Some(verdict.clone());
+        is_new.then_some(verdict)
+    }
+
+    /// Nothing is left to be proven, or what that asks for is under way.
+    pub(crate) fn end(&self) {
+        self.over.store(true, Ordering::Release);
+    }
+
+    pub(crate) fn is_over(&self) -> bool {
+        self.over.load(Ordering::Acquire)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SECOND: u64 = 1_000_000_000;
+
+    fn unproven(run: u64, first: u64, alive: u64) -> Unproven {
+        Unproven {
+            run: RunId::new(run),
+            first: Lsn::new(first).unwrap(),
+            alive: WallTime::from_nanos(alive * SECOND),
+        }
+    }
+
+    fn welcome(durable: u64, run: u64, past: &[(u64, u64)]) -> Welcome {
+        let seen =
+            |&(run, at): &(u64, u64)| RunSeen { run: RunId::new(run), at: WallTime::from_nanos(at * SECOND) };
+        Welcome {
+            durable: Lsn::new(durable).unwrap(),
+            durable_run: Some(RunId::new(run)),
+            known: true,
+            credit: 0,
+            store: None,
+            past: Some(past.iter().map(seen).collect()),
+        }
+    }
+
+    fn is_set_back(runs: &[Unproven], welcome: &Welcome) -> bool {
+        matches!(judge(runs, RunId::new(9), welcome), Verdict::SetBack(_))
+    }
+
+    #[test]
+    fn a_run_that_was_killed_said_nothing_long_after_its_last_note() {
+        let runs = [unproven(5, 1, 100)];
+        assert!(!is_set_back(&runs, &welcome(70, 5, &[(5, 99)])));
+        assert!(!is_set_back(&runs, &welcome(70, 5, &[(5, 102)])));
+        assert!(is_set_back(&runs, &welcome(70, 5, &[(5, 103)])), "it went on");
+        assert!(!is_set_back(&runs, &welcome(70, 5, &[(4, 103)])), "of others nothing is known");
+        assert!(!is_set_back(&[], &welcome(70, 5, &[(5, 103)])));
+    }
+
+    #[test]
+    fn a_run_that_the_tap_knows_nothing_of_may_only_lie_before() {
+        let runs = [unproven(5, 50, 100), unproven(6, 1000, 200)];
+        assert!(is_set_back(&runs, &welcome(70, 7, &[])));
+        assert!(!is_set_back(&runs, &welcome(49, 4, &[])), "the later ones brought nothing down");
+        assert!(!is_set_back(&runs, &welcome(70, 5, &[])) && !is_set_back(&runs, &welcome(1001, 6, &[])));
+        assert!(!is_set_back(&runs, &welcome(2000, 9, &[])), "its own");
+    }
+
+    #[test]
+    fn one_who_cannot_know_yet_decides_nothing() {
+        let runs = [unproven(5, 1, 100)];
+        let nobody = Welcome { known: false, ..welcome(0, 5, &[]) };
+        let verdict = |w: &Welcome| judge(&runs, RunId::new(9), w);
+        assert_eq!(verdict(&nobody), Verdict::Open);
+        assert_eq!(verdict(&Welcome { past: None, ..nobody }), Verdict::Proven { for_good: false });
+        let some = Welcome { known: false, ..welcome(70, 5, &[(5, 99)]) };
+        assert_eq!(verdict(&some), Verdict::Proven { for_good: false });
+        let proof = Proof::new(RunId::new(9), runs.to_vec());
+        assert!(proof.hear(&some).is_some() && proof.hear(&some).is_none() && !proof.is_over());
+        assert!(matches!(proof.hear(&welcome(70, 5, &[(5, 200)])), Some(Verdict::SetBack(_))));
+        assert!(Proof::new(RunId::new(9), Vec::new()).is_over());
+    }
+
+    #[test]
+    fn runs_come_back_and_do_not_grow_for_ever() {
+        let mut runs = Vec::new();
+        assert_eq!(decode(&encode(&runs)), Some(Vec::new()));
+        for run in 1..100 {
+            add(&mut runs, unproven(run, run, run));
+        }
+        assert_eq!((runs.len(), runs[0].run, runs[MOST - 1].run), (MOST, RunId::new(1), RunId::new(99)));
+        assert_eq!(decode(&encode(&runs)), Some(runs));
+        assert_eq!((decode("1/2"), decode("1/2/x")), (None, None));
+    }
+}
