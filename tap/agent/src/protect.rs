@@ -196,13 +196,18 @@ impl Protected {
         if !(sealed && safe && kept && flushed && volume.is_quiet()) {
             return false;
         }
-        note_clean_stop(&volume, &memory, &counters)
+        note_clean_stop(&volume, &memory, &counters, proof.is_over())
             .inspect_err(|e| tracing::error!(volume = %volume.name(), "cannot note the clean stop: {e}; marked regions will be copied again"))
             .is_ok()
     }
 }
 
-fn note_clean_stop(volume: &Volume, memory: &Memory, counters: &Counters) -> std::io::Result<()> {
+fn note_clean_stop(
+    volume: &Volume,
+    memory: &Memory,
+    counters: &Counters,
+    proven: bool,
+) -> std::io::Result<()> {
     let (snapshot, identity) = (volume.snapshot(), volume.disk().identity()?);
     memory.store_marks(&volume.marks())?;
     let (everywhere, resynced) = (counters.everywhere(), counters.resynced_before + snapshot.resynced);
@@ -211,6 +216,9 @@ fn note_clean_stop(volume: &Volume, memory: &Memory, counters: &Counters) -> std
         s.sync = snapshot.sync.map(|p| p.cause);
         s.everywhere = s.everywhere.max(everywhere);
         s.resynced = resynced;
+        if proven {
+            s.unproven.clear();
+        }
         s.clean = Some(CleanStop { next: snapshot.head.next(), changed_ns: identity.ctime_ns });
     })
 }
