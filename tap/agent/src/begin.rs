@@ -3,7 +3,9 @@
 use std::io;
 use std::time::Duration;
 
-use tap_block::{Epoch, Extent, ExtentSet, Lsn, Name, RunId, RunStart, StreamId, SyncCause, VolumeId};
+use tap_block::{
+    Epoch, Extent, ExtentSet, Lsn, Name, RunId, RunStart, StreamId, SyncCause, VolumeId, WallTime,
+};
 use tap_disk::FileIdentity;
 use tap_splitter::{RegionMarks, RegionSize, Start};
 use thiserror::Error;
@@ -161,8 +163,15 @@ fn unproven(old: &State, found: &Found, changed: bool) -> Vec<Unproven> {
     let mut runs = old.unproven.clone();
     if changed {
         runs.clear();
-    } else if let (None, Some(alive)) = (old.clean, found.alive) {
-        proof::add(&mut runs, Unproven { run: old.run, first: old.first, alive: alive.at });
+        return runs;
+    }
+    let alive = match old.clean {
+        None => found.alive.map(|alive| alive.at),
+        // Of one that stopped cleanly all is known; it is no stranger beside those that wait for proof.
+        Some(_) => (!runs.is_empty()).then(|| WallTime::from_nanos(u64::MAX)),
+    };
+    if let Some(alive) = alive {
+        proof::add(&mut runs, Unproven { run: old.run, first: old.first, alive });
     }
     runs
 }
@@ -212,8 +221,6 @@ fn marks_for(mut marks: RegionMarks, dirty: &ExtentSet, size: u64) -> RegionMark
 
 #[cfg(test)]
 mod tests {
-    use tap_block::WallTime;
-
     use super::*;
     use crate::state::CleanStop;
 
@@ -286,7 +293,8 @@ mod tests {
         // Stopped cleanly before: it is still to be proven, and nothing waits for it.
         let stopped = go(again(State { clean: Some(CLEAN), sync: None, ..b.state }));
         assert_eq!((stopped.start.unproven, stopped.start.run.sync), (false, None));
-        assert_eq!(stopped.state.unproven, [of_first]);
+        assert_eq!(stopped.state.unproven[0], of_first);
+        assert_eq!(stopped.state.unproven[1].alive, WallTime::from_nanos(u64::MAX), "it is known whole");
         let clean = go(left_behind(Some(CLEAN), &[]));
         assert!(!clean.start.unproven && clean.state.unproven.is_empty());
     }

@@ -12,8 +12,9 @@ use std::time::Duration;
 use cx_wire::{RunSeen, Welcome};
 use tap_block::{Lsn, RunId, WallTime};
 
-/// A run that was killed may have recorded and said things this long after its last note, made twice a second.
-const NOTE_SLACK: Duration = Duration::from_secs(2);
+/// A run that was killed may have recorded and said things this long after its last note, made four times a second.
+/// Longer, and a future that was given up as soon is missed; shorter, and a busy machine compares for nothing.
+const NOTE_SLACK: Duration = Duration::from_secs(1);
 /// The oldest and the newest of so many runs are remembered, so that the state stays small.
 const MOST: usize = 8;
 
@@ -66,8 +67,17 @@ pub(crate) enum Verdict {
     },
     /// Nobody below could say anything yet.
     Open,
-    /// It goes on beyond what this tap remembers: why that is known.
-    SetBack(String),
+    /// It goes on beyond what this tap remembers.
+    SetBack {
+        /// Why that is known.
+        why: String,
+    },
+}
+
+/// Does a welcome say that another run's records reach beyond where the run `own` began? None of what is durable there is of
+/// this run then, whatever its number.
+pub(crate) fn is_foreign(own: RunId, first: Lsn, welcome: &Welcome) -> bool {
+    welcome.durable_run.is_some_and(|run| run != own) && welcome.durable >= first
 }
 
 /// Judges a welcome of the run `own`, for a tap that remembers of the runs in `unproven` no more than what is there.
@@ -76,20 +86,18 @@ pub(crate) fn judge(unproven: &[Unproven], own: RunId, welcome: &Welcome) -> Ver
     let of = |run: RunId| unproven.iter().find(|known| known.run == run);
     let is_strange = |run: &RunId| *run != own && of(*run).is_none() && welcome.durable >= oldest.first;
     if let Some(run) = welcome.durable_run.filter(is_strange) {
-        return Verdict::SetBack(format!(
-            "{} of {run} is durable below, a run that it knows nothing of",
-            welcome.durable
-        ));
+        let why = format!("{} of {run} is durable below, a run that it knows nothing of", welcome.durable);
+        return Verdict::SetBack { why };
     }
     let past = welcome.past.as_deref().unwrap_or_default();
     let later = |seen: &&RunSeen| of(seen.run).is_some_and(|known| seen.at > known.alive.plus(NOTE_SLACK));
     match past.iter().find(later) {
-        Some(seen) => Verdict::SetBack(format!(
-            "{} recorded things until {}, and the tap remembers it until {}",
-            seen.run,
-            seen.at,
-            of(seen.run).map_or(WallTime::EPOCH, |known| known.alive)
-        )),
+        Some(seen) => {
+            let known = of(seen.run).map_or(WallTime::EPOCH, |known| known.alive);
+            let why =
+                format!("{} was heard of at {}, and the tap remembers it until {known}", seen.run, seen.at);
+            Verdict::SetBack { why }
+        }
         None if welcome.past.is_some() && past.is_empty() && !welcome.known => Verdict::Open,
         None => Verdict::Proven { for_good: welcome.known },
     }
@@ -99,19 +107,41 @@ pub(crate) fn judge(unproven: &[Unproven], own: RunId, welcome: &Welcome) -> Ver
 #[derive(Debug)]
 pub(crate) struct Proof {
     own: RunId,
+    first: Lsn,
     unproven: Vec<Unproven>,
     over: AtomicBool,
+    foreign: AtomicBool,
+    split: AtomicBool,
     last: Mutex<Option<Verdict>>,
 }
 
 impl Proof {
-    pub(crate) fn new(own: RunId, unproven: Vec<Unproven>) -> Self {
+    /// For the run `own`, whose first record is `first`.
+    pub(crate) fn new(own: RunId, first: Lsn, unproven: Vec<Unproven>) -> Self {
         let over = AtomicBool::new(unproven.is_empty());
-        Self { own, unproven, over, last: Mutex::default() }
+        let (foreign, split) = (AtomicBool::new(false), AtomicBool::new(false));
+        Self { own, first, unproven, over, foreign, split, last: Mutex::default() }
+    }
+
+    /// What is said to be durable at every gateway since the last welcome, as far as it may be of this run.
+    pub(crate) fn own(&self, everywhere: Lsn) -> Lsn {
+        if self.foreign.load(Ordering::Acquire) { Lsn::ZERO } else { everywhere }
+    }
+
+    /// The run was refused, because its records contradict what is there.
+    pub(crate) fn note_split(&self) {
+        self.split.store(true, Ordering::Release);
+    }
+
+    /// It was refused so when it was answered last: a stop leaves nothing that the next run could go on from.
+    pub(crate) fn is_split(&self) -> bool {
+        self.split.load(Ordering::Acquire)
     }
 
     /// What a welcome shows, as far as that was not known before.
     pub(crate) fn hear(&self, welcome: &Welcome) -> Option<Verdict> {
+        self.foreign.store(is_foreign(self.own, self.first, welcome), Ordering::Release);
+        self.split.store(false, Ordering::Release);
         if self.is_over() {
             return None;
         }
@@ -160,14 +190,14 @@ mod tests {
     }
 
     fn is_set_back(runs: &[Unproven], welcome: &Welcome) -> bool {
-        matches!(judge(runs, RunId::new(9), welcome), Verdict::SetBack(_))
+        matches!(judge(runs, RunId::new(9), welcome), Verdict::SetBack { .. })
     }
 
     #[test]
     fn a_run_that_was_killed_said_nothing_long_after_its_last_note() {
         let runs = [unproven(5, 1, 100)];
         assert!(!is_set_back(&runs, &welcome(70, 5, &[(5, 99)])));
-        assert!(!is_set_back(&runs, &welcome(70, 5, &[(5, 102)])));
+        assert!(!is_set_back(&runs, &welcome(70, 5, &[(5, 101)])));
         assert!(is_set_back(&runs, &welcome(70, 5, &[(5, 103)])), "it went on");
         assert!(!is_set_back(&runs, &welcome(70, 5, &[(4, 103)])), "of others nothing is known");
         assert!(!is_set_back(&[], &welcome(70, 5, &[(5, 103)])));
@@ -191,10 +221,26 @@ mod tests {
         assert_eq!(verdict(&Welcome { past: None, ..nobody }), Verdict::Proven { for_good: false });
         let some = Welcome { known: false, ..welcome(70, 5, &[(5, 99)]) };
         assert_eq!(verdict(&some), Verdict::Proven { for_good: false });
-        let proof = Proof::new(RunId::new(9), runs.to_vec());
+        let proof = Proof::new(RunId::new(9), Lsn::ZERO, runs.to_vec());
         assert!(proof.hear(&some).is_some() && proof.hear(&some).is_none() && !proof.is_over());
-        assert!(matches!(proof.hear(&welcome(70, 5, &[(5, 200)])), Some(Verdict::SetBack(_))));
-        assert!(Proof::new(RunId::new(9), Vec::new()).is_over());
+        assert!(matches!(proof.hear(&welcome(70, 5, &[(5, 200)])), Some(Verdict::SetBack { .. })));
+        assert!(Proof::new(RunId::new(9), Lsn::ZERO, Vec::new()).is_over());
+    }
+
+    #[test]
+    fn what_is_durable_of_another_run_is_not_this_ones() {
+        let (first, at) = (Lsn::new(16).unwrap(), |lsn| Lsn::new(lsn).unwrap());
+        let proof = Proof::new(RunId::new(9), first, Vec::new());
+        assert_eq!(proof.own(at(75)), at(75));
+        proof.note_split();
+        proof.hear(&welcome(75, 5, &[]));
+        assert!(proof.own(at(75)) == Lsn::ZERO && !proof.is_split());
+        proof.hear(&welcome(15, 5, &[]));
+        assert_eq!(proof.own(at(20)), at(20), "those before it");
+        proof.hear(&welcome(75, 9, &[]));
+        assert_eq!(proof.own(at(75)), at(75), "its own");
+        proof.note_split();
+        assert!(proof.is_split());
     }
 
     #[test]

@@ -57,6 +57,7 @@ pub(crate) struct Protected {
     memory: Arc<Memory>,
     outbox: Arc<OutboxDriver>,
     counters: Arc<Counters>,
+    proof: Arc<Proof>,
     uplink: UplinkHandle,
     sealer: JoinHandle<bool>,
     copier: JoinHandle<()>,
@@ -99,7 +100,7 @@ impl Protected {
             Splitter::start(splitter_config, start, now, actions)
         });
         let counters = Arc::new(Counters::new(state.baselines, state.resynced, state.everywhere));
-        let proof = Arc::new(Proof::new(state.run, state.unproven));
+        let proof = Arc::new(Proof::new(state.run, state.first, state.unproven));
         let room = Arc::new(Room::default());
         let observer = Progress::new(Arc::clone(&volume), Arc::clone(&counters), Arc::clone(&room));
         let outbox =
@@ -127,7 +128,7 @@ impl Protected {
             Arc::clone(&volume),
             Arc::clone(&memory),
             Arc::clone(&counters),
-            proof,
+            Arc::clone(&proof),
             Arc::clone(&end_keeper),
         )
         .map_err(|e| other(&e))?;
@@ -143,6 +144,7 @@ impl Protected {
             memory,
             outbox,
             counters,
+            proof,
             uplink,
             sealer,
             copier,
@@ -167,6 +169,7 @@ impl Protected {
             memory,
             outbox,
             counters,
+            proof,
             uplink,
             sealer,
             copier,
@@ -181,7 +184,10 @@ impl Protected {
         give_up.store(true, Ordering::Release);
         let sealed = sealer.join().unwrap_or(false) && in_time;
         let left = deadline.saturating_duration_since(Instant::now()).max(Duration::from_secs(1));
-        let safe = outbox.stop(Spilling::Everything { limit: left });
+        // What is refused for good is not kept for the next run, which could only be refused again.
+        let split = proof.is_split();
+        let spilling = if split { Spilling::Nothing } else { Spilling::Everything { limit: left } };
+        let safe = outbox.stop(spilling) && !split;
         drop(uplink);
         end_keeper.store(true, Ordering::Release);
         volume.stop();
@@ -190,13 +196,18 @@ impl Protected {
         if !(sealed && safe && kept && flushed && volume.is_quiet()) {
             return false;
         }
-        note_clean_stop(&volume, &memory, &counters)
+        note_clean_stop(&volume, &memory, &counters, proof.is_over())
             .inspect_err(|e| tracing::error!(volume = %volume.name(), "cannot note the clean stop: {e}; marked regions will be copied again"))
             .is_ok()
     }
 }
 
-fn note_clean_stop(volume: &Volume, memory: &Memory, counters: &Counters) -> std::io::Result<()> {
+fn note_clean_stop(
+    volume: &Volume,
+    memory: &Memory,
+    counters: &Counters,
+    proven: bool,
+) -> std::io::Result<()> {
     let (snapshot, identity) = (volume.snapshot(), volume.disk().identity()?);
     memory.store_marks(&volume.marks())?;
     let (everywhere, resynced) = (counters.everywhere(), counters.resynced_before + snapshot.resynced);
@@ -205,6 +216,9 @@ fn note_clean_stop(volume: &Volume, memory: &Memory, counters: &Counters) -> std
         s.sync = snapshot.sync.map(|p| p.cause);
         s.everywhere = s.everywhere.max(everywhere);
         s.resynced = resynced;
+        if proven {
+            s.unproven.clear();
+        }
         s.clean = Some(CleanStop { next: snapshot.head.next(), changed_ns: identity.ctime_ns });
     })
 }

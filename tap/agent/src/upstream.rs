@@ -8,7 +8,8 @@ use cx_link::outbox::{OutboxDriver, OutboxObserver};
 use cx_link::{AskReply, Feed};
 use cx_spool::{ConsumerNo, Hole, Reached};
 use cx_wire::{
-    AskCode, AskError, Heartbeat, Question, Refuse, Reply, SyncProgress, TapState, TapStatus, Welcome,
+    AskCode, AskError, Heartbeat, Question, Refuse, RefuseCode, Reply, SyncProgress, TapState, TapStatus,
+    Welcome,
 };
 use tap_block::device::run;
 use tap_block::stored::pack;
@@ -134,7 +135,7 @@ impl Upstream {
                 }
                 return;
             }
-            Verdict::SetBack(why) => why,
+            Verdict::SetBack { why } => why,
         };
         tracing::error!(
             volume = %self.volume.name(),
@@ -200,7 +201,7 @@ impl Feed for Upstream {
     }
 
     fn acked(&self, batches: u64, durable: Lsn, everywhere: Lsn) {
-        self.outbox.acked(CX, batches, durable, everywhere);
+        self.outbox.acked(CX, batches, durable, self.proof.own(everywhere));
     }
 
     fn lost(&self) {
@@ -248,6 +249,9 @@ impl Feed for Upstream {
     }
 
     fn refused(&self, refuse: &Refuse) {
+        if refuse.code == RefuseCode::SplitHistory {
+            self.proof.note_split();
+        }
         tracing::error!(volume = %self.volume.name(), code = ?refuse.code, "the CX refuses this volume: {}", refuse.detail);
     }
 }

@@ -30,7 +30,7 @@ const PLENTY: u64 = 256 << 10;
 /// An idle thread looks around this often.
 const IDLE: Duration = Duration::from_millis(500);
 /// Between two notes that the tap watches: what is known below of a killed run is measured by the last one.
-const NOTED_EACH: Duration = Duration::from_millis(400);
+const NOTED_EACH: Duration = Duration::from_millis(250);
 /// What failed is tried again after this.
 const RETRY: Duration = Duration::from_secs(1);
 
@@ -117,7 +117,7 @@ pub(crate) fn spawn_keeper(
             Keeper { volume, memory, counters, proof, shown: Shown::default(), ended: None, shrunk: false };
         let (mut noted, mut last) = (WallTime::EPOCH, WallTime::EPOCH);
         while !end.load(Ordering::Acquire) {
-            if let Some(chore) = keeper.volume.next_chore(IDLE) {
+            if let Some(chore) = keeper.volume.next_chore(NOTED_EACH) {
                 keeper.carry_out(chore);
             }
             let now = RealClock.wall();

@@ -768,6 +768,35 @@ fn a_resync_is_announced_only_once_a_kill_cannot_forget_its_rest() {
 }
 
 #[test]
+fn a_sync_that_waits_for_proof_ends_with_it_or_compares_everything() {
+    let now = Now { wall: WallTime::from_nanos(1_000), monotonic: Monotonic::from_nanos(1_000) };
+    let (first, bound) = (Lsn::ZERO.plus(100), Lsn::ZERO.plus(1 << 20));
+    let begin = || {
+        let (none, sync) = (ExtentSet::new(), Some(SyncCause::UncleanStop));
+        let start = start(2, Some(RunId::new(1)), first, bound, RegionMarks::new(), none, sync, false);
+        Splitter::start(config(), Start { compare: true, unproven: true, ..start }, now, &mut Vec::new())
+    };
+    let mut proven = begin();
+    assert_eq!(proven.progress().unwrap().cause, SyncCause::UncleanStop, "though there is nothing to copy");
+    proven.apply(Event::Proven, now, &mut Vec::new());
+    assert_eq!((proven.progress(), proven.head()), (None, first.next()));
+    let (mut set_back, mut actions) = (begin(), Vec::new());
+    let whole: ExtentSet = std::iter::once(Extent::between(0, SIZE).to_blocks()).collect();
+    set_back.apply(Event::SetBack { dirty: whole }, now, &mut actions);
+    assert_eq!((set_back.head(), set_back.dirty_bytes()), (first, 0), "the activity log comes first");
+    let asked = |action: &Action| match action {
+        Action::PersistMarks { generation, marks } if marks.all() => Some(*generation),
+        _ => None,
+    };
+    let generation = actions.iter().find_map(asked).unwrap();
+    set_back.apply(Event::MarksPersisted { generation, durable: true }, now, &mut actions);
+    // Told as a sync of its own, and from there on compared.
+    assert_eq!(set_back.head(), first.next());
+    assert!(set_back.dirty_bytes() >= SIZE && set_back.progress().is_some());
+    assert_eq!(set_back.next_copy().unwrap().compare, Some(set_back.head()));
+}
+
+#[test]
 fn a_hop_lost_during_another_sync_gets_an_end_of_its_own() {
     let mut world = World::new(5, true);
     world.failing = false;
