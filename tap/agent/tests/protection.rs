@@ -83,9 +83,11 @@ impl FakeCx {
     }
 
     /// Waits until no sync is open and everything the tap gave an LSN has arrived.
+    /// Of a heartbeat that is not older than this call: whatever was answered before it is in the head.
     fn wait_for_head(&self) -> Lsn {
+        let asked = RealClock.wall();
         self.wait("the head", |s| {
-            let beat = s.heartbeat.as_ref()?;
+            let beat = s.heartbeat.as_ref().filter(|beat| beat.at >= asked)?;
             let quiet = beat.status.state == TapState::Protected && beat.status.queued_bytes == 0;
             (quiet && beat.head == s.durable).then_some(s.durable)
         })
