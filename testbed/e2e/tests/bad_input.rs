@@ -194,6 +194,8 @@ fn a_full_store_stops_no_guest_and_heals() -> Result<()> {
         let mut up = lab.up(&[("web01", &disk)])?;
         lab.settle("web01")?;
         let first = lab.bookmark("web01", "first")?;
+        // A full store lets go of all that is not pinned or held, bookmarks last.
+        lab.verb(&["point", "pin", "web01", "--at", "first"])?;
         let before = digest(&fs::read(&disk)?);
         let mut guest = Client::connect(&lab.tap("web01"))?;
         let mut random = Random::new(4);
