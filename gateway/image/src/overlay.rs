@@ -24,7 +24,7 @@ use tap_block::{BLOCK_SIZE, BlockNo, Extent, ExtentSet};
 use thiserror::Error;
 
 pub use log::{LogError, Scan, encode_group, group_len, scan};
-pub use recent::{LogPlace, Recent, Said, unrecorded};
+pub use recent::{Claims, LogPlace, Recent, RecentError, Said, all_unrecorded, unrecorded};
 
 /// A block-sized place in the data file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]

@@ -10,7 +10,8 @@
 )]
 
 use gateway_image::overlay::{
-    Change, Content, ContentSum, Loan, LogPlace, Overlay, Recent, encode_group, scan, unrecorded,
+    Change, Content, ContentSum, Loan, LogPlace, Overlay, Recent, all_unrecorded, encode_group, scan,
+    unrecorded,
 };
 use proptest::prelude::*;
 use tap_block::{BLOCK_SIZE, BlockNo, Extent};
@@ -199,24 +200,39 @@ impl Rig {
         if let Some((block, loan)) = under_way.and_then(|block| Some((block, self.lend(block)?))) {
             self.say_write(block, &loan, content);
         }
-        let found = self.found(&self.said);
+        let found = self.kept();
         let answered = self.model.clone();
         self.crash(&found);
         self.model = answered;
     }
 
-    /// What a gateway that comes back makes of it.
+    /// What a gateway that comes back makes of it when only it was gone.
+    fn kept(&self) -> Vec<Change> {
+        let place = LogPlace { generation: 0, group: self.groups };
+        let claims = all_unrecorded(IMAGE, [&self.said[0], &self.said[1]], place).unwrap();
+        let is_there = |change: &Change| self.is_there(change);
+        let sound = claims.into_iter().flat_map(|claim| {
+            claim.changes.into_iter().filter(move |change| claim.is_sure || is_there(change))
+        });
+        sound.collect()
+    }
+
+    /// The same when the machine was.
     fn found(&self, said: &[Vec<u8>; 2]) -> Vec<Change> {
         let place = LogPlace { generation: 0, group: self.groups };
         let mut found = unrecorded(IMAGE, [&said[0], &said[1]], place);
-        found.retain(|change| match change {
+        found.retain(|change| self.is_there(change));
+        found
+    }
+
+    fn is_there(&self, change: &Change) -> bool {
+        match change {
             Change::Slot { block, slot, sum } => {
                 let content = self.data.get(slot.get() as usize);
                 content.is_some_and(|c| ContentSum::of(*block, &c.to_le_bytes()) == *sum)
             }
             Change::Zero(_) => true,
-        });
-        found
+        }
     }
 
     fn check(&self) {

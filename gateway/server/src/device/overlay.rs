@@ -20,7 +20,7 @@ use tap_block::{
     Answer, Answered, BLOCK_SIZE, BlockDevice, BlockNo, DeviceError, Extent, ExtentSet, Geometry, Name, Op,
     Outcome, Part, Ticket,
 };
-use tap_disk::{FileDevice, FileOptions, ensure_dir, small_file};
+use tap_disk::{FileDevice, FileOptions, SegmentFile, ensure_dir, small_file};
 
 use super::image::{HOLE, Image, unread};
 use super::overlay_log::OverlayLog;
@@ -103,6 +103,8 @@ impl OverlayDir {
         let data = OpenOptions::new().write(true).open(dir.join(DATA))?;
         let slack = (quota / 4).clamp(*SLACK.start(), *SLACK.end());
         data.set_len((quota / BLOCK_SIZE * BLOCK_SIZE).saturating_add(slack.next_multiple_of(BLOCK_SIZE)))?;
+        // One that is shorter than what it is said to hold has been cut off.
+        SegmentFile::open(&dir.join(DATA))?.sync()?;
         OverlayLog::create(&dir)
     }
 
@@ -157,6 +159,9 @@ impl OverlayDir {
     ) -> io::Result<OverlayDevice> {
         let (dir, read_only, quota) = (self.of(image), quota.is_none(), quota.unwrap_or(0));
         let (mut log, mut changes) = OverlayLog::open(&dir, image)?;
+        if fs::metadata(dir.join(DATA))?.len() == 0 {
+            return Err(cut_off(&dir, 0));
+        }
         let data = FileDevice::open(&dir.join(DATA), FileOptions::default()).map_err(io::Error::other)?;
         recover(&dir, image, &data, &mut log, &mut changes)?;
         let recent = Mutex::new(RecentFiles::begin(&dir, image, log.place())?);
@@ -493,6 +498,13 @@ impl Layers {
         self.recent_lock().say(changes).map_err(|e| unrecorded(&e))
     }
 
+    /// What was said last could not be done. Where that cannot be said either, the blocks are refused after a kill.
+    pub(super) fn take_back(&self) {
+        if let Err(e) = self.recent_lock().take_back() {
+            tracing::warn!(image = self.image, "that a write failed cannot be noted: {e}");
+        }
+    }
+
     /// Content first, mapping after.
     fn flush(&self) -> Result<(), DeviceError> {
         let mut log = self.log_lock();
@@ -610,8 +622,13 @@ fn recover(
     log: &mut OverlayLog,
     changes: &mut Vec<Change>,
 ) -> io::Result<()> {
-    let mut found = recent::read(dir, image, log.place())?;
-    found.retain(|change| is_there(data, change));
+    let mut claims = recent::read(dir, image, log.place())?;
+    let all = claims.iter().flat_map(|claim| &claim.changes).chain(changes.iter());
+    check_length(dir, data, all)?;
+    for claim in claims.iter_mut().filter(|claim| !claim.is_sure) {
+        claim.changes.retain(|change| is_there(data, change));
+    }
+    let found: Vec<Change> = claims.into_iter().flat_map(|claim| claim.changes).collect();
     if found.is_empty() {
         return Ok(());
     }
@@ -620,12 +637,61 @@ fn recover(
         changes = found.len(),
         "an image finds what was written on it before the gateway ended"
     );
+    tell_rotten(image, data, &found);
     run(data, Op::Flush).map_err(io::Error::other)?;
     changes.extend(found.iter().copied());
     if log.fits(&found) {
         return log.append(&found);
     }
     log.replace(&Overlay::restore(0, changes.iter().copied()).snapshot())
+}
+
+/// Is all of the data file there that is spoken of?
+fn check_length<'a>(
+    dir: &Path,
+    data: &FileDevice,
+    mut changes: impl Iterator<Item = &'a Change>,
+) -> io::Result<()> {
+    let len = data.geometry().size;
+    if changes.any(|change| slot_end(change) > len) { Err(cut_off(dir, len)) } else { Ok(()) }
+}
+
+fn cut_off(dir: &Path, len: u64) -> io::Error {
+    let text = format!(
+        "the overlay in {}: its data file is cut off: {len} bytes are left of what was written on the image; put the file \
+         back, or remove the image and create it again",
+        dir.display()
+    );
+    io::Error::new(io::ErrorKind::InvalidData, text)
+}
+
+fn slot_end(change: &Change) -> u64 {
+    match change {
+        Change::Slot { slot, .. } => slot.offset().saturating_add(BLOCK_SIZE),
+        Change::Zero(_) => 0,
+    }
+}
+
+/// What was written and is not there any more is refused, not served as it was before.
+fn tell_rotten(image: u64, data: &FileDevice, found: &[Change]) {
+    let now = Overlay::restore(0, found.iter().copied());
+    let rotten = now.snapshot().into_iter().filter(|change| !is_there(data, change));
+    let rotten: Vec<u64> = rotten.map(|change| change_offset(&change)).collect();
+    if let Some(first) = rotten.first() {
+        tracing::warn!(
+            image,
+            blocks = rotten.len(),
+            first,
+            "what was written on a test image has rotted: the blocks are refused"
+        );
+    }
+}
+
+const fn change_offset(change: &Change) -> u64 {
+    match change {
+        Change::Slot { block, .. } => block.offset(),
+        Change::Zero(extent) => extent.offset(),
+    }
 }
 
 /// Is the content there that the change speaks of?
