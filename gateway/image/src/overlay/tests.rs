@@ -238,6 +238,27 @@ fn what_was_said_and_is_damaged_is_no_end_of_a_program() {
     assert_eq!(claims(&[files[0][..page].to_vec(), Vec::new()], 1), Ok(page / one));
 }
 
+/// What comes behind the damage is seen, whatever its beginning.
+#[test]
+fn a_long_group_with_references_that_is_damaged_is_no_end_of_a_program() {
+    let mut recent = Recent::new(9, LogPlace::default());
+    let mut file = Vec::new();
+    for group in 0..3 {
+        let from = |n: u64| Change::Image(FromImage { extent: blocks(n * 2, 1), at: group * BLOCK_SIZE });
+        let said = recent.say(&(0..200).map(from).collect::<Vec<_>>());
+        file.extend(&said.bytes);
+        recent.said(&said);
+    }
+    let claims = |file: &[u8]| all_unrecorded(9, [file, &[]], LogPlace::default()).map(|claims| claims.len());
+    assert_eq!(claims(&file), Ok(3));
+    let one = file.len() / 3;
+    for at in (0..one).step_by(97).flat_map(|at| [at, one + at]) {
+        file[at] ^= 16;
+        assert_eq!(claims(&file), Err(RecentError), "byte {at}");
+        file[at] ^= 16;
+    }
+}
+
 /// Where a file was begun anew, what it held before lies behind.
 #[test]
 fn whoever_is_killed_while_it_says_something_is_not_taken_for_damaged() {
