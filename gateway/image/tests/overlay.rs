@@ -12,7 +12,8 @@
 use std::collections::BTreeSet;
 
 use gateway_image::overlay::{
-    Change, Content, ContentSum, Loan, LogPlace, Overlay, Recent, Written, encode_group, scan, unrecorded,
+    Change, Content, ContentSum, Loan, LogPlace, Overlay, Recent, Written, all_unrecorded, encode_group,
+    scan, stood, unrecorded,
 };
 use proptest::prelude::*;
 use tap_block::{BLOCK_SIZE, BlockNo, Extent};
@@ -197,6 +198,8 @@ impl Rig {
             self.said_before = said;
             self.log.extend(encode_group(IMAGE, self.groups, changes.list()));
             self.groups += 1;
+            // How far the log stands.
+            self.say_all(&[]);
         }
         self.overlay.recorded(changes);
         self.flushed = flushed;
@@ -214,6 +217,7 @@ impl Rig {
         self.overlay = Overlay::restore(QUOTA, found.changes);
         self.recent = Recent::new(IMAGE, LogPlace { generation: 0, group: self.groups });
         self.said = Default::default();
+        self.say_all(&[]);
         self.model = self.flushed.clone();
     }
 
@@ -221,24 +225,40 @@ impl Rig {
         if let Some((block, loan)) = under_way.and_then(|block| Some((block, self.lend(block)?))) {
             self.say_write(block, &loan, content);
         }
-        let found = self.found(&self.said);
+        let found = self.kept();
         let answered = self.model.clone();
         self.crash(&found);
         self.model = answered;
     }
 
-    /// What a gateway that comes back makes of it.
+    /// What a gateway that comes back makes of it when only it was gone.
+    fn kept(&self) -> Vec<Change> {
+        let place = LogPlace { generation: 0, group: self.groups };
+        assert!(stood(IMAGE, [&self.said[0], &self.said[1]]) <= Some(place));
+        let claims = all_unrecorded(IMAGE, [&self.said[0], &self.said[1]], place).unwrap();
+        let is_there = |change: &Change| self.is_there(change);
+        let sound = claims.into_iter().flat_map(|claim| {
+            claim.changes.into_iter().filter(move |change| claim.is_sure || is_there(change))
+        });
+        sound.collect()
+    }
+
+    /// The same when the machine was.
     fn found(&self, said: &[Vec<u8>; 2]) -> Vec<Change> {
         let place = LogPlace { generation: 0, group: self.groups };
         let mut found = unrecorded(IMAGE, [&said[0], &said[1]], place);
-        found.retain(|change| match change {
+        found.retain(|change| self.is_there(change));
+        found
+    }
+
+    fn is_there(&self, change: &Change) -> bool {
+        match change {
             Change::Slot { slot, sum, .. } => {
                 let content = self.data.get(slot.get() as usize);
                 content.is_some_and(|c| sum.is_of(&c.to_le_bytes()))
             }
             Change::Zero(_) | Change::Image(_) => true,
-        });
-        found
+        }
     }
 
     fn check(&self) {

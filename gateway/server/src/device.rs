@@ -8,6 +8,7 @@ pub(crate) mod image;
 pub(crate) mod overlay;
 mod overlay_copy;
 mod overlay_log;
+mod overlay_recover;
 mod overlay_write;
 mod recent;
 pub(crate) mod room;

@@ -4,7 +4,7 @@
 //!
 //! No store is ever harmed by that: each has its own directory, id and ledger, and when the old one is back in its place, it is
 //! the new one that is told of. What lies beside the store and is its own (what was written on its images) is put aside as long
-//! as another store is in use.
+//! as another store is in use; a file in each of these directories says whose it is.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
@@ -17,7 +17,7 @@ use gateway_journal::StoreId;
 use gateway_store::Store;
 use serde::{Deserialize, Serialize};
 use tap_block::WallTime;
-use tap_disk::{SameDir, small_file};
+use tap_disk::{SameDir, ensure_dir, set_aside, small_file};
 
 use crate::gateway::Gateway;
 use crate::http::Answer;
@@ -27,6 +27,8 @@ use crate::problems;
 pub(crate) const FILE: &str = "stores.json";
 /// Directories beside the store's whose content goes by the numbers of its images.
 const BESIDE: [&str; 3] = ["overlays", "flats", "iscsi"];
+/// In each of them: the id of the store that it belongs to.
+const OWNER: &str = "STORE";
 /// The store in use before, when nobody noted which that was.
 const UNKNOWN: u64 = 0;
 /// Who remembers what stands in it.
@@ -97,7 +99,7 @@ impl Stores {
         let mut before = written.store.or(fresh.then_some(UNKNOWN));
         let cut_short = before.zip(written.entering);
         if let Some((left, entered)) = cut_short {
-            exchange(data, left, entered)?;
+            exchange(data, Some(left), entered)?;
             before = Some(entered);
         }
         let other = before.filter(|before| *before != own.get());
@@ -105,8 +107,11 @@ impl Stores {
             // Noted first: else whoever starts next takes what is there for its own.
             (written.store, written.entering) = (Some(other), Some(own.get()));
             note(&path, &written)?;
-            exchange(data, other, own.get())?;
+            exchange(data, Some(other), own.get())?;
         }
+        // Whatever is noted: what says whose it is is not taken for anybody else's.
+        let found = exchange(data, None, own.get())?;
+        BESIDE.iter().for_each(|name| claim(&data.join(name), own.get()));
         let here = |line: Line| {
             let known = Known { by: OWN.to_owned(), told: WallTime::from_nanos(line.last), here: true };
             (line.store, known)
@@ -115,7 +120,12 @@ impl Stores {
             known: written.stores.into_iter().take(MAX_LEDGERS).map(here).collect(),
             gone: written.gone.into_iter().map(|gone| (gone.by, gone.store)).collect(),
         };
-        state.known.insert(own.get(), Known { by: OWN.to_owned(), told: now, here: true });
+        for store in found.into_iter().chain([own.get()]) {
+            let told = Known { by: OWN.to_owned(), told: now, here: true };
+            if store == own.get() || !state.known.contains_key(&store) {
+                state.known.insert(store, told);
+            }
+        }
         let stores = Self { own, path, dir, state: Mutex::new(state) };
         match stores.write(&stores.lock()) {
             Err(e) if other.or(cut_short.map(|(left, _)| left)).is_some() => return Err(e),
@@ -232,33 +242,112 @@ fn read(path: &Path) -> Written {
     })
 }
 
-/// Puts what is the store `before`'s aside, and takes what is `own`'s back.
-fn exchange(data: &Path, before: u64, own: u64) -> io::Result<()> {
+/// Puts what is not `own`'s aside, and takes what is back. What does not say whose it is is the store `before`'s; without one it is
+/// `own`'s, unless something of that waits aside. The stores whose it was, where that is said.
+fn exchange(data: &Path, before: Option<u64>, own: u64) -> io::Result<BTreeSet<u64>> {
+    let mut found = BTreeSet::new();
     for name in BESIDE {
-        let (place, aside) = (data.join(name), data.join(format!("{name}-of-{}", id(before))));
-        // A start that was cut short may have done a part of this: what is aside says how far it came.
-        if holds_something(&place)? && !aside.exists() {
-            fs::rename(&place, &aside)?;
-            tracing::warn!("{} is of another store and waits as {}", place.display(), aside.display());
-        } else if before != UNKNOWN && !aside.exists() {
-            fs::create_dir(&aside)?;
+        let place = data.join(name);
+        let aside = |store: u64| data.join(format!("{name}-of-{}", id(store)));
+        match (owner(&place), before) {
+            _ if !place.exists() && before.is_none() => {}
+            (Some(owner), _) if owner == own => {}
+            (Some(owner), _) => {
+                found.extend(put_aside(&place, &aside(owner))?.then_some(owner));
+            }
+            (None, Some(before)) => put_unowned_aside(&place, &aside(before), before)?,
+            (None, None) if holds_something(&aside(own))? => {
+                put_aside(&place, &aside(UNKNOWN))?;
+            }
+            (None, None) => {}
         }
-        let back = data.join(format!("{name}-of-{}", id(own)));
-        if back.exists() && !holds_something(&place)? {
-            // An empty one.
-            let _ = fs::remove_dir(&place);
-            fs::rename(&back, &place)?;
+        take_back(&place, &aside(own))?;
+    }
+    Ok(found)
+}
+
+/// A start that was cut short may have done a part of this: what is aside says how far it came.
+fn put_unowned_aside(place: &Path, aside: &Path, before: u64) -> io::Result<()> {
+    if !aside.exists() {
+        put_aside(place, aside)?;
+    }
+    if before != UNKNOWN && !aside.exists() {
+        fs::create_dir(aside)?;
+    }
+    Ok(())
+}
+
+/// Was there anything?
+fn put_aside(place: &Path, aside: &Path) -> io::Result<bool> {
+    if !holds_something(place)? {
+        remove_empty(place)?;
+        return Ok(false);
+    }
+    if holds_something(aside)? {
+        // Nothing of it is thrown away.
+        let aside = set_aside(place)?;
+        tracing::error!("{} is of another store, of which there is more: {aside:?}", place.display());
+        return Ok(true);
+    }
+    remove_empty(aside)?;
+    fs::rename(place, aside)?;
+    tracing::warn!("{} is of another store and waits as {}", place.display(), aside.display());
+    Ok(true)
+}
+
+fn take_back(place: &Path, back: &Path) -> io::Result<()> {
+    if !back.exists() || holds_something(place)? {
+        return Ok(());
+    }
+    remove_empty(place)?;
+    fs::rename(back, place)
+}
+
+/// Only what would be in the way of what comes.
+fn remove_empty(dir: &Path) -> io::Result<()> {
+    for removed in [fs::remove_file(dir.join(OWNER)), fs::remove_dir(dir)] {
+        match removed {
+            Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(e),
+            _ => {}
         }
     }
     Ok(())
 }
 
-fn holds_something(dir: &Path) -> io::Result<bool> {
-    match fs::read_dir(dir) {
-        Ok(mut entries) => Ok(entries.next().is_some()),
-        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(false),
-        Err(e) => Err(e),
+/// The store that a directory says it belongs to.
+fn owner(dir: &Path) -> Option<u64> {
+    let path = dir.join(OWNER);
+    let said = small_file::read(&path).ok().flatten()?;
+    let owner = std::str::from_utf8(&said).ok().and_then(|text| parse(text.trim()).ok());
+    if owner.is_none() {
+        tracing::warn!("{} does not say which store it belongs to: it is written anew", path.display());
     }
+    owner
+}
+
+/// From here on it says that it is `own`'s. Where it cannot, that is known as long as the note is there.
+fn claim(dir: &Path, own: u64) {
+    let said = owner(dir) == Some(own);
+    let claimed = ensure_dir(dir).and_then(|()| match said {
+        true => Ok(()),
+        false => small_file::write_atomic(&dir.join(OWNER), id(own).as_bytes()),
+    });
+    if let Err(e) = claimed {
+        tracing::warn!("that {} belongs to the store in use cannot be noted: {e}", dir.display());
+    }
+}
+
+fn holds_something(dir: &Path) -> io::Result<bool> {
+    let entries = match fs::read_dir(dir) {
+        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(false),
+        entries => entries?,
+    };
+    for entry in entries {
+        if entry?.file_name() != OWNER {
+            return Ok(true);
+        }
+    }
+    Ok(false)
 }
 
 impl State {
@@ -402,6 +491,7 @@ mod tests {
         assert_eq!(there().as_deref(), Some("new"));
         // Nobody knows whose it is, and a new store has none.
         fs::remove_file(tmp.path().join(FILE)).unwrap();
+        fs::remove_file(tmp.path().join("overlays").join(OWNER)).unwrap();
         take_up(&tmp, NEW);
         assert_eq!(there(), None);
         assert!(tmp.path().join("overlays-of-0000000000000000/1/DATA").exists());
@@ -429,10 +519,85 @@ mod tests {
         for store in [NEW, OLD] {
             take_up(&tmp, NEW);
             note(&tmp.path().join(FILE), &noted).unwrap();
-            exchange(tmp.path(), NEW.get(), OLD.get()).unwrap();
+            exchange(tmp.path(), Some(NEW.get()), OLD.get()).unwrap();
             take_up(&tmp, store);
             assert_eq!(there().as_deref(), Some(if store == NEW { "new" } else { "old" }));
         }
+    }
+
+    /// Whoever noted which store was in use: when the note is lost, the directories say it.
+    #[test]
+    fn what_is_another_stores_waits_for_it_whenever_the_note_is_lost() {
+        let lost = [[false, true], [true, false], [true, true]];
+        for (lost, owners) in lost.into_iter().flat_map(|lost| [(lost, true), (lost, false)]) {
+            let tmp = tempfile::tempdir().unwrap();
+            let write = |text: &str| {
+                for name in BESIDE {
+                    fs::create_dir_all(tmp.path().join(name).join("1")).unwrap();
+                    fs::write(tmp.path().join(name).join("1/DATA"), text).unwrap();
+                }
+            };
+            let there = || BESIDE.map(|name| fs::read_to_string(tmp.path().join(name).join("1/DATA")).ok());
+            let of = |text: &str| BESIDE.map(|_| Some(text.to_owned()));
+            let lose = |lost: bool| {
+                if lost {
+                    fs::remove_file(tmp.path().join(FILE)).unwrap()
+                }
+            };
+            take_up(&tmp, OLD);
+            write("old");
+            // As an older gateway left them: then the note alone says it, and what waits aside.
+            if !owners {
+                BESIDE.iter().for_each(|name| fs::remove_file(tmp.path().join(name).join(OWNER)).unwrap());
+            }
+            let is_known = owners || !lost[0];
+            lose(lost[0]);
+            take_up(&tmp, NEW);
+            assert_eq!(there(), [None, None, None], "{lost:?}");
+            write("new");
+            if !owners {
+                BESIDE.iter().for_each(|name| fs::remove_file(tmp.path().join(name).join(OWNER)).unwrap());
+            }
+            if !is_known {
+                continue;
+            }
+            lose(lost[1]);
+            let stores = take_up(&tmp, OLD);
+            assert_eq!(there(), of("old"), "{lost:?}, {owners}");
+            if owners {
+                let alerts = stores.alerts();
+                assert!(
+                    alerts.len() == 1 && alerts[0].contains("confirm-gone 000000000000000b"),
+                    "{alerts:?}"
+                );
+                take_up(&tmp, NEW);
+                assert_eq!(there(), of("new"), "{lost:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn what_does_not_say_whose_it_is_is_taken_up_once_and_nothing_is_thrown_away() {
+        let tmp = tempfile::tempdir().unwrap();
+        let write = |path: &str, text: &str| {
+            let path = tmp.path().join(path);
+            fs::create_dir_all(path.parent().unwrap()).unwrap();
+            fs::write(path, text).unwrap();
+        };
+        let read = |path: &str| fs::read_to_string(tmp.path().join(path)).ok();
+        write("overlays/1/DATA", "adopted");
+        write("flats/STORE", "rubbish");
+        take_up(&tmp, OLD);
+        assert_eq!(read("overlays/1/DATA").as_deref(), Some("adopted"));
+        assert_eq!(BESIDE.map(|name| owner(&tmp.path().join(name))), [Some(OLD.get()); 3]);
+        // A copy of it was put back while it waited.
+        take_up(&tmp, NEW);
+        write("overlays/STORE", &id(OLD.get()));
+        write("overlays/1/DATA", "a copy");
+        take_up(&tmp, NEW);
+        assert_eq!(read("overlays/1/DATA"), None);
+        assert_eq!(read("overlays-of-000000000000000a/1/DATA").as_deref(), Some("adopted"));
+        assert_eq!(read("overlays.unreadable-1/1/DATA").as_deref(), Some("a copy"));
     }
 
     #[test]

@@ -17,6 +17,9 @@
 //!
 //! The checksum covers all before it and is seeded with the image's number, so that the log of another image
 //! is no log. Groups count up from the first: bytes of an older log behind the end are no group.
+//!
+//! A file is zeroes before it is written. So a group that the power cut off lacks a sector at least, and that is zeroes; one that
+//! is there in full and is not sound has rotted, or is another image's.
 
 use tap_block::units::{count, index};
 use tap_block::{BLOCK_SIZE, BlockNo, Extent};
@@ -35,6 +38,8 @@ const SLOT: u8 = 1;
 const ZERO: u8 = 2;
 const IMAGE: u8 = 3;
 const BOUND: u8 = 4;
+/// Written whole or not at all.
+const SECTOR: usize = 512;
 
 /// What a log holds.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -49,13 +54,15 @@ pub struct Scan {
     pub first: u64,
     /// Does the file say from its start on that there are references in it?
     pub has_references: bool,
+    /// Is there anything behind the end?
+    pub is_torn: bool,
 }
 
 /// The log is damaged, not merely torn at its end.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
 #[error(
-    "the overlay's mapping log is damaged at byte {at}, before its end: what was written on the image \
-         since cannot be trusted; remove the image and create it again"
+    "the overlay's mapping log is damaged at byte {at}, or is another image's: what was written on the image \
+         since cannot be trusted; put its own files back, or remove the image and create it again"
 )]
 pub struct LogError {
     /// Where.
@@ -129,7 +136,7 @@ fn are_bound_alike(a: &Change, b: &Change) -> bool {
 /// Reads a whole log.
 ///
 /// # Errors
-/// [`LogError`] when a later group is sound behind an unsound one.
+/// [`LogError`] when a later group is sound behind an unsound one, or an unsound one is there in full.
 pub fn scan(image: u64, log: &[u8]) -> Result<Scan, LogError> {
     let (mut found, mut rest) = (Scan::default(), log);
     while let Some((changes, len)) = decode_group(image, Some(found.next_group), rest) {
@@ -142,10 +149,45 @@ pub fn scan(image: u64, log: &[u8]) -> Result<Scan, LogError> {
         }
         rest = rest.get(len..).unwrap_or_default();
     }
-    match later_group(image, found.next_group, rest) {
-        true => Err(LogError { at: found.end }),
-        false => Ok(found),
+    found.is_torn = rest.iter().any(|b| *b != 0);
+    let is_damaged = found.is_torn
+        && (later_group(image, found.next_group, rest)
+            || is_whole(image, found.next_group, index(found.end % count(SECTOR)), rest));
+    if is_damaged { Err(LogError { at: found.end }) } else { Ok(found) }
+}
+
+/// Is what begins `bytes`, which is no sound group `no`, there in full all the same? Its first sector begins so many bytes before.
+fn is_whole(image: u64, no: u64, before: usize, bytes: &[u8]) -> bool {
+    if decode_group(image, None, bytes).is_some() {
+        // An older one.
+        return false;
     }
+    let there = bytes.iter().rposition(|b| *b != 0).map_or(0, |last| last + 1);
+    let is_begun = is_magic(bytes) && group_no(bytes) == Some(no);
+    let len = match row_count(bytes).filter(|_| is_begun) {
+        _ if is_sound_but_for_its_head(image, no, bytes.get(..there + SUM).unwrap_or(bytes)) => there,
+        Some(rows) => HEAD + rows * CHANGE + SUM,
+        // What is left of a longer one that was torn, and written over.
+        None if no > 0 => return false,
+        None => there.max(HEAD),
+    };
+    bytes.get(..len).is_some_and(|group| !has_blank_sector(before, group))
+}
+
+/// Does a head of so many rows as end where `bytes` do, but for zeroes, make it sound?
+fn is_sound_but_for_its_head(image: u64, no: u64, bytes: &[u8]) -> bool {
+    let there = bytes.iter().rposition(|b| *b != 0).unwrap_or(0);
+    let Some(rows) = there.checked_sub(HEAD).map(|rows| rows / CHANGE) else { return false };
+    let rows = u32::try_from(rows).unwrap_or(u32::MAX).to_le_bytes();
+    [MAGIC, MAGIC_REFERENCES].iter().any(|magic| {
+        let group = [magic, &no.to_le_bytes()[..], &rows, bytes.get(HEAD..).unwrap_or_default()].concat();
+        changes_behind(image, HEAD, &group).is_some()
+    })
+}
+
+fn has_blank_sector(before: usize, group: &[u8]) -> bool {
+    let (first, others) = group.split_at((SECTOR - before).min(group.len()));
+    std::iter::once(first).chain(others.chunks(SECTOR)).any(|sector| sector.iter().all(|b| *b == 0))
 }
 
 /// Is there a sound group numbered `from` or above anywhere in `bytes`?
@@ -154,6 +196,14 @@ fn later_group(image: u64, from: u64, bytes: &[u8]) -> bool {
         bytes.windows(MAGIC.len()).enumerate().filter(|(_, w)| *w == MAGIC || *w == MAGIC_REFERENCES);
     let mut numbered = starts.filter_map(|(at, _)| bytes.get(at..)).filter(|b| group_no(b) >= Some(from));
     numbered.any(|b| decode_group(image, None, b).is_some())
+}
+
+fn is_magic(bytes: &[u8]) -> bool {
+    bytes.starts_with(&MAGIC) || bytes.starts_with(&MAGIC_REFERENCES)
+}
+
+fn row_count(bytes: &[u8]) -> Option<usize> {
+    Some(index(u64::from(u32::from_le_bytes(*bytes.get(HEAD - 4..)?.first_chunk()?))))
 }
 
 fn group_no(bytes: &[u8]) -> Option<u64> {

@@ -13,8 +13,13 @@
 //! files are written by turns, so that one can begin anew once the mapping log has all that the other held: generation and group
 //! say where the log stood, or was about to stand, when the change was made. A log that stands further on has it. A group without
 //! changes says that the log has stood there, durably: one that does not come so far any more is damaged.
+//!
+//! Of what a machine held that lost its power anything may be missing. Where it did not, all is there but what was being written
+//! at the very end, and what a group of one zero of no length takes back: it failed.
 
-use tap_block::units::count;
+use tap_block::Extent;
+use tap_block::units::{count, index};
+use thiserror::Error;
 use xxhash_rust::xxh3::xxh3_64_with_seed;
 
 use super::Change;
@@ -24,6 +29,10 @@ const MAGIC: [u8; 4] = *b"CGR1";
 /// Of a group with references.
 const MAGIC_REFERENCES: [u8; 4] = *b"CGR2";
 const HEAD: usize = 32;
+/// The kernel takes a write page by page: there it is cut when its program is killed.
+const PAGE: usize = 4096;
+/// A file ends at a multiple of it where a write of its last group was cut short.
+const SECTOR: usize = 512;
 
 /// How far a mapping log has come.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
@@ -70,6 +79,12 @@ impl Recent {
     pub fn say(&self, changes: &[Change]) -> Said {
         let bytes = encode_recent(self.image, self.no, self.place, changes);
         Said { second: self.second, offset: self.end, bytes }
+    }
+
+    /// What was said last failed: of its content anything may be there.
+    #[must_use]
+    pub fn take_back(&self) -> Said {
+        self.say(&[Change::Zero(Extent::between(0, 0))])
     }
 
     /// It is written.
@@ -125,7 +140,135 @@ pub fn unrecorded(image: u64, files: [&[u8]; 2], place: LogPlace) -> Vec<Change>
     let mut groups: Vec<Group> = files.into_iter().flat_map(|file| groups_of(image, file)).collect();
     groups.sort_by_key(|group| group.no);
     groups.retain(|group| group.place >= place);
-    groups.into_iter().flat_map(|group| group.changes).collect()
+    groups.into_iter().flat_map(|group| group.changes).filter(|change| !says_nothing(change)).collect()
+}
+
+/// Changes that were said together.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Claims {
+    /// The changes.
+    pub changes: Vec<Change>,
+    /// Their content was written: if it is not there, or nothing that was written later takes its place, it has rotted.
+    pub is_sure: bool,
+}
+
+/// Something is missing of what was said, and no end of a program explains it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
+#[error(
+    "what was written on the image since its last flush is not all known: recent-0 or recent-1 is damaged"
+)]
+pub struct RecentError;
+
+/// The changes in both `files` that a log at `place` does not have, in order, where the machine has not lost its power since.
+///
+/// # Errors
+/// [`RecentError`].
+pub fn all_unrecorded(image: u64, files: [&[u8]; 2], place: LogPlace) -> Result<Vec<Claims>, RecentError> {
+    let found = files.map(|file| scattered(image, file));
+    let mut all: Vec<(usize, Group)> = Vec::new();
+    for (file, groups) in found.into_iter().enumerate() {
+        all.extend(groups.into_iter().map(|group| (file, group)));
+    }
+    all.sort_by_key(|(_, group)| group.no);
+    let mut next = 0;
+    for (_, group) in &all {
+        // What was said before the file was begun anew lies in the other, and counted before the flush.
+        let is_recorded = group.place < place || (group.at == 0 && group.place <= place);
+        if group.no != next && !is_recorded {
+            return Err(RecentError);
+        }
+        next = group.no.saturating_add(1);
+    }
+    let is_first_recorded =
+        all.first().is_some_and(|(_, group)| group.no > 0 && group.at == 0 && group.place <= place);
+    for (no, file) in files.into_iter().enumerate() {
+        let last = all.last().filter(|(of, _)| *of == no);
+        let end = last.map_or(0, |(_, group)| group.at + group.len);
+        let is_known = all.iter().any(|(of, _)| *of == no) || is_first_recorded || is_begun(next, file);
+        if (!is_known && !file.is_empty()) || has_rotten(image, next, end, file) {
+            return Err(RecentError);
+        }
+    }
+    let groups = all.into_iter().map(|(_, group)| group).filter(|group| group.place >= place);
+    Ok(claims(groups.map(|group| group.changes)))
+}
+
+/// Without what says only that something failed.
+fn claims(groups: impl Iterator<Item = Vec<Change>>) -> Vec<Claims> {
+    let mut claims: Vec<Claims> = Vec::new();
+    for changes in groups.filter(|changes| !changes.is_empty()) {
+        match claims.last_mut() {
+            Some(failed) if changes.iter().all(says_nothing) => failed.is_sure = false,
+            _ => claims.push(Claims { changes, is_sure: true }),
+        }
+    }
+    if let Some(last) = claims.last_mut() {
+        last.is_sure = false;
+    }
+    claims
+}
+
+fn says_nothing(change: &Change) -> bool {
+    matches!(change, Change::Zero(extent) if extent.is_empty())
+}
+
+/// How the group `no` begins, without and with references.
+fn heads(no: u64) -> [Vec<u8>; 2] {
+    [MAGIC, MAGIC_REFERENCES].map(|magic| [&magic[..], &no.to_le_bytes()].concat())
+}
+
+/// Does the group `no` begin there, as far as there is anything?
+fn is_begun(no: u64, bytes: &[u8]) -> bool {
+    heads(no).iter().any(|head| bytes.starts_with(head) || (!bytes.is_empty() && head.starts_with(bytes)))
+}
+
+/// Was the group `no`, which is not sound, written at `at` in full?
+fn has_rotten(image: u64, no: u64, at: usize, file: &[u8]) -> bool {
+    let bytes = file.get(at..).unwrap_or_default();
+    if bytes.is_empty() {
+        return false;
+    }
+    if !is_begun(no, bytes) {
+        return decode(image, bytes).is_none() && is_sound_but_for_its_head(image, no, bytes);
+    }
+    let rows = bytes.get(HEAD - 4..).and_then(|rows| rows.first_chunk());
+    let len = rows.map(|rows| HEAD + index(u64::from(u32::from_le_bytes(*rows))) * 25 + 8);
+    match len.filter(|len| *len <= bytes.len()) {
+        Some(len) => is_on_one_page(at, len),
+        // Where a page ends within, the rest may be what was there before.
+        None => !file.len().is_multiple_of(SECTOR) && is_on_one_page(at, bytes.len()),
+    }
+}
+
+fn is_sound_but_for_its_head(image: u64, no: u64, bytes: &[u8]) -> bool {
+    heads(no).iter().any(|head| {
+        let behind = bytes.get(head.len()..).unwrap_or_default();
+        decode(image, &[head, behind].concat()).is_some()
+    })
+}
+
+const fn is_on_one_page(at: usize, len: usize) -> bool {
+    at / PAGE == (at + len - 1) / PAGE
+}
+
+/// All groups in a file, wherever they are.
+fn scattered(image: u64, file: &[u8]) -> Vec<Group> {
+    let (mut groups, mut at) = (Vec::new(), 0);
+    while let Some(rest) = file.get(at..).filter(|rest| !rest.is_empty()) {
+        at += match decode(image, rest) {
+            Some((mut group, len)) => {
+                (group.at, group.len) = (at, len);
+                groups.push(group);
+                len
+            }
+            None => {
+                let mut later = rest.get(1..).unwrap_or_default().windows(MAGIC.len());
+                let next = later.position(|bytes| bytes == MAGIC || bytes == MAGIC_REFERENCES);
+                next.map_or(rest.len(), |before| before + 1)
+            }
+        };
+    }
+    groups
 }
 
 /// The furthest place that a log is known to have come to; `None`: that was never said.
@@ -139,6 +282,9 @@ struct Group {
     no: u64,
     place: LogPlace,
     changes: Vec<Change>,
+    /// Where in its file, as far as anybody asked.
+    at: usize,
+    len: usize,
 }
 
 /// From the start, as long as they count up: what comes then is older, or was torn.
@@ -159,5 +305,5 @@ fn decode(image: u64, bytes: &[u8]) -> Option<(Group, usize)> {
     let [no, generation, group] = *numbers.first_chunk::<24>()?.as_chunks::<8>().0 else { return None };
     let [no, generation, group] = [no, generation, group].map(u64::from_le_bytes);
     let (changes, len) = changes_behind(image, HEAD, bytes)?;
-    Some((Group { no, place: LogPlace { generation, group }, changes }, len))
+    Some((Group { no, place: LogPlace { generation, group }, changes, at: 0, len }, len))
 }

@@ -133,10 +133,209 @@ fn a_torn_tail_is_cut_and_damage_is_told() {
     bad[one + 20] ^= 1;
     assert_eq!(scan(9, &bad), Err(LogError { at: count(one) }));
     bad[2 * one + 20] ^= 1;
-    assert_eq!(scan(9, &bad).unwrap().next_group, 1, "nothing sound behind: torn");
-    assert_eq!(scan(8, &log).unwrap(), Scan::default(), "the log of another image");
+    assert_eq!(
+        scan(9, &bad),
+        Err(LogError { at: count(one) }),
+        "nothing sound behind, and all of it is there"
+    );
+    assert_eq!(scan(8, &log), Err(LogError { at: 0 }), "the log of another image");
     let stale = [group(0), group(0)].concat();
     assert_eq!(scan(9, &stale).unwrap().next_group, 1, "an older group behind the end is no damage");
+}
+
+/// What a group that is written when the power goes leaves are the sectors that came to be written.
+#[test]
+fn a_group_that_lacks_a_sector_is_torn_and_one_with_a_flipped_bit_is_damaged() {
+    torn_or_damaged(|no, changes| {
+        let changes: Vec<_> = (0..changes).map(|n| Change::Zero(blocks(no * 1000 + n, 1))).collect();
+        encode_group(9, no, &changes)
+    });
+}
+
+/// There are more rows than changes.
+#[test]
+fn a_group_with_references_is_torn_or_damaged_like_any_other() {
+    torn_or_damaged(|no, changes| {
+        let slot = |n| Change::Slot {
+            block: block(n * 3),
+            slot: SlotNo(n),
+            sum: ContentSum { sum: n * 77, of: block(no * 1000 + n) },
+        };
+        encode_group(9, no, &(1..=changes.div_ceil(2)).map(slot).collect::<Vec<_>>())
+    });
+}
+
+fn torn_or_damaged(of: impl Fn(u64, u64) -> Vec<u8>) {
+    for first in [1, 17, 19, 20, 100] {
+        let durable = of(0, first);
+        let all = [durable.clone(), of(1, 90)].concat();
+        for lost in durable.len() / 512..all.len().div_ceil(512) {
+            let mut torn = [all.clone(), vec![0; 5000]].concat();
+            torn[durable.len().max(lost * 512)..(lost + 1) * 512].fill(0);
+            let found = scan(9, &torn).unwrap();
+            assert_eq!((found.next_group, found.is_torn), (1, true), "{first}, sector {lost}");
+            assert!(!scan(9, &[durable.clone(), vec![0; 5000]].concat()).unwrap().is_torn);
+        }
+        for at in 0..all.len() {
+            let mut bad = [all.clone(), vec![0; 5000]].concat();
+            bad[at] ^= 4;
+            assert!(scan(9, &bad).is_err(), "{first}, byte {at}");
+        }
+        let mut only = [durable.clone(), vec![0; 5000]].concat();
+        for at in 0..durable.len() {
+            only[at] ^= 4;
+            assert_eq!(scan(9, &only), Err(LogError { at: 0 }), "{first}, byte {at}");
+            only[at] ^= 4;
+        }
+    }
+    let left = [of(0, 2), of(3, 90)[200..].to_vec(), vec![0; 5000]].concat();
+    assert!(scan(9, &left).unwrap().is_torn, "of one that was torn, and written over by a shorter one");
+}
+
+#[test]
+fn what_was_said_and_is_damaged_is_no_end_of_a_program() {
+    let mut recent = Recent::new(9, LogPlace { generation: 0, group: 1 });
+    let mut files = [Vec::new(), Vec::new()];
+    let mut say = |recent: &mut Recent, n: u64| {
+        let said = recent.say(&[Change::Zero(blocks(n, 1))]);
+        files[usize::from(said.second)].truncate(usize::try_from(said.offset).unwrap());
+        files[usize::from(said.second)].extend(&said.bytes);
+        recent.said(&said);
+    };
+    (0..100).for_each(|n| say(&mut recent, n));
+    recent.turn(LogPlace { generation: 0, group: 2 });
+    (100..150).for_each(|n| say(&mut recent, n));
+    let files = files;
+    let claims = |files: &[Vec<u8>; 2], group| {
+        all_unrecorded(9, [&files[0], &files[1]], LogPlace { generation: 0, group })
+            .map(|claims| claims.len())
+    };
+    assert_eq!((claims(&files, 1), claims(&files, 2), claims(&files, 3)), (Ok(150), Ok(50), Ok(0)));
+    let one = files[0].len() / 100;
+    let damage = |which: usize, how: &dyn Fn(&mut Vec<u8>)| {
+        let mut bad = files.clone();
+        how(&mut bad[which]);
+        bad
+    };
+    for at in 0..files[0].len() {
+        let bad = damage(0, &|file| file[at] ^= 8);
+        assert_eq!(claims(&bad, 1), Err(RecentError), "byte {at} of the first");
+        assert_eq!(claims(&bad, 2), Ok(50), "that is in the log");
+    }
+    for at in 0..files[1].len() {
+        let bad = damage(1, &|file| file[at] ^= 8);
+        assert_eq!(claims(&bad, 2), Err(RecentError), "byte {at} of the second");
+    }
+    assert_eq!(claims(&damage(0, &Vec::clear), 1), Err(RecentError));
+    assert_eq!(claims(&damage(1, &|file| file.truncate(one * 7 + 30)), 2), Err(RecentError));
+    assert_eq!(
+        all_unrecorded(8, [&files[0], &files[1]], LogPlace::default()),
+        Err(RecentError),
+        "another image's"
+    );
+    // Killed while the last was written.
+    let page = files[0].len() / 4096 * 4096;
+    assert_eq!(claims(&[files[0][..page].to_vec(), Vec::new()], 1), Ok(page / one));
+}
+
+/// What comes behind the damage is seen, whatever its beginning.
+#[test]
+fn a_long_group_with_references_that_is_damaged_is_no_end_of_a_program() {
+    let mut recent = Recent::new(9, LogPlace::default());
+    let mut file = Vec::new();
+    for group in 0..3 {
+        let from = |n: u64| Change::Image(FromImage { extent: blocks(n * 2, 1), at: group * BLOCK_SIZE });
+        let said = recent.say(&(0..200).map(from).collect::<Vec<_>>());
+        file.extend(&said.bytes);
+        recent.said(&said);
+    }
+    let claims = |file: &[u8]| all_unrecorded(9, [file, &[]], LogPlace::default()).map(|claims| claims.len());
+    assert_eq!(claims(&file), Ok(3));
+    let one = file.len() / 3;
+    for at in (0..one).step_by(97).flat_map(|at| [at, one + at]) {
+        file[at] ^= 16;
+        assert_eq!(claims(&file), Err(RecentError), "byte {at}");
+        file[at] ^= 16;
+    }
+}
+
+/// Where a file was begun anew, what it held before lies behind.
+#[test]
+fn whoever_is_killed_while_it_says_something_is_not_taken_for_damaged() {
+    let mut random = 7_u64;
+    let mut below = |n: u64| {
+        random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (random >> 33) % n
+    };
+    let mut cuts = 0;
+    for round in 0..60 {
+        let (mut place, mut told) = (LogPlace { generation: 0, group: 3 }, Vec::new());
+        let mut recent = Recent::new(9, place);
+        let mut files = [Vec::new(), Vec::new()];
+        let mut said_at = place;
+        for step in 0..14 {
+            let many = if step == 0 { 0 } else { [1 + below(4), 1 + below(300)][usize::from(below(2) == 0)] };
+            let from = |n: u64| FromImage { extent: blocks(n, 1), at: below(99) * BLOCK_SIZE };
+            let changes: Vec<Change> = match round % 2 {
+                0 => (0..many).map(|n| Change::Zero(blocks(n * 3, 1))).collect(),
+                _ => (0..many).map(from).map(Change::Image).collect(),
+            };
+            let said = recent.say(&changes);
+            let (start, len) = (usize::try_from(said.offset).unwrap(), said.bytes.len());
+            let with = |files: &[Vec<u8>; 2], so_far: usize| {
+                let mut files = files.clone();
+                let file = &mut files[usize::from(said.second)];
+                file.resize(file.len().max(start + so_far), 0);
+                file[start..start + so_far].copy_from_slice(&said.bytes[..so_far]);
+                files
+            };
+            let left = |told: &[(LogPlace, Vec<Change>)], place| -> Vec<Vec<Change>> {
+                told.iter().filter(|(at, _)| *at >= place).map(|(_, changes)| changes.clone()).collect()
+            };
+            let found = |files: &[Vec<u8>; 2], place| {
+                let found = all_unrecorded(9, [&files[0], &files[1]], place).unwrap();
+                found.into_iter().map(|claim| claim.changes).collect::<Vec<_>>()
+            };
+            for page in (start + 1..start + len).filter(|at| at % 4096 == 0) {
+                cuts += 1;
+                assert_eq!(found(&with(&files, page - start), place), left(&told, place));
+            }
+            files = with(&files, len);
+            recent.said(&said);
+            if !changes.is_empty() {
+                told.push((said_at, changes));
+            }
+            assert_eq!(found(&files, place), left(&told, place));
+            // A flush begins, or ends, well or not.
+            match below(3) {
+                0 => {
+                    said_at = LogPlace { group: place.group + 1, ..place };
+                    recent.turn(said_at);
+                }
+                1 if said_at > place => {
+                    place = said_at;
+                    recent.recorded();
+                }
+                _ => {}
+            }
+        }
+    }
+    assert!(cuts > 200, "{cuts}");
+}
+
+#[test]
+fn what_was_said_and_taken_back_is_not_sure() {
+    let mut recent = Recent::new(9, LogPlace::default());
+    let mut file = Vec::new();
+    for n in 0..4 {
+        let said = if n == 2 { recent.take_back() } else { recent.say(&[Change::Zero(blocks(n, 1))]) };
+        file.extend(&said.bytes);
+        recent.said(&said);
+    }
+    let sure = |claims: Vec<Claims>| claims.into_iter().map(|claim| claim.is_sure).collect::<Vec<_>>();
+    let found = all_unrecorded(9, [&file, &[]], LogPlace::default()).unwrap();
+    assert_eq!(sure(found), [true, false, false], "neither the one that failed nor the last");
+    assert_eq!(unrecorded(9, [&file, &[]], LogPlace::default()).len(), 3);
 }
 
 #[test]

@@ -21,13 +21,14 @@ use tap_block::{
     Answer, Answered, BLOCK_SIZE, BlockDevice, BlockNo, DeviceError, Extent, ExtentSet, Geometry, Name, Op,
     Outcome, Part, Ticket,
 };
-use tap_disk::{FileDevice, FileOptions, ensure_dir, small_file};
+use tap_disk::{FileDevice, FileOptions, SegmentFile, ensure_dir, small_file};
 
 use super::image::{HOLE, Image, unread};
 use super::overlay_copy::SHARED_AT_ONCE;
 use super::overlay_log::OverlayLog;
+use super::overlay_recover::{open_data, recover};
 use super::overlay_write::BATCH;
-use super::recent::{self, RecentFiles};
+use super::recent::RecentFiles;
 use super::room::{Promise, Room};
 use super::workers::Workers;
 
@@ -115,6 +116,8 @@ impl OverlayDir {
         let data = OpenOptions::new().write(true).open(dir.join(DATA))?;
         let slack = (quota / 4).clamp(*SLACK.start(), *SLACK.end());
         data.set_len((quota / BLOCK_SIZE * BLOCK_SIZE).saturating_add(slack.next_multiple_of(BLOCK_SIZE)))?;
+        // One that is shorter than what it is said to hold has been cut off.
+        SegmentFile::open(&dir.join(DATA))?.sync()?;
         OverlayLog::create(&dir)
     }
 
@@ -169,7 +172,7 @@ impl OverlayDir {
     ) -> io::Result<OverlayDevice> {
         let (dir, read_only, quota) = (self.of(image), quota.is_none(), quota.unwrap_or(0));
         let (mut log, mut changes) = OverlayLog::open(&dir, image)?;
-        let data = FileDevice::open(&dir.join(DATA), FileOptions::default()).map_err(io::Error::other)?;
+        let data = open_data(&dir, &dir.join(DATA))?;
         recover(&dir, image, &data, &mut log, &mut changes)?;
         let recent = Mutex::new(RecentFiles::begin(&dir, image, log.place())?);
         let slack = data.geometry().size.saturating_sub(quota) / 2;
@@ -546,6 +549,13 @@ impl Layers {
         self.recent_lock().say(changes).map_err(|e| unrecorded(&e))
     }
 
+    /// What was said last could not be done. Where that cannot be said either, the blocks are refused after a kill.
+    pub(super) fn take_back(&self) {
+        if let Err(e) = self.recent_lock().take_back() {
+            tracing::warn!(image = self.image, "that a write failed cannot be noted: {e}");
+        }
+    }
+
     /// Content first, mapping after.
     fn flush(&self) -> Result<(), DeviceError> {
         let mut log = self.log_lock();
@@ -697,40 +707,6 @@ impl Layers {
     fn recent_lock(&self) -> MutexGuard<'_, RecentFiles> {
         self.recent.lock().unwrap_or_else(PoisonError::into_inner)
     }
-}
-
-/// Puts what a killed gateway had answered and not flushed into the log, durably, and onto `changes`.
-fn recover(
-    dir: &Path,
-    image: u64,
-    data: &FileDevice,
-    log: &mut OverlayLog,
-    changes: &mut Vec<Change>,
-) -> io::Result<()> {
-    let mut found = recent::read(dir, image, log.place())?;
-    found.retain(|change| is_there(data, change));
-    if found.is_empty() {
-        return Ok(());
-    }
-    tracing::info!(
-        image,
-        changes = found.len(),
-        "an image finds what was written on it before the gateway ended"
-    );
-    run(data, Op::Flush).map_err(io::Error::other)?;
-    changes.extend(found.iter().copied());
-    if log.fits(&found) {
-        return log.append(&found);
-    }
-    log.replace(&Overlay::restore(0, changes.iter().copied()).snapshot())
-}
-
-/// Is the content there that the change speaks of?
-fn is_there(data: &FileDevice, change: &Change) -> bool {
-    let Change::Slot { slot, sum, .. } = *change else { return true };
-    let extent = Extent::between(slot.offset(), slot.offset().saturating_add(BLOCK_SIZE));
-    extent.end() <= data.geometry().size
-        && run(data, Op::Read { extent }).is_ok_and(|content| sum.is_of(&content))
 }
 
 pub(super) fn unrecorded(error: &io::Error) -> DeviceError {

@@ -21,8 +21,8 @@ pub(super) struct OverlayLog {
     file: SegmentFile,
     next_group: u64,
     end: u64,
-    /// A place in the next file was told: until that is the log, nothing goes into this one, or what bears that place would count as
-    /// newer than what comes here.
+    /// Something half written is at its end; or a place in the next file was told: until that is the log, nothing goes into this
+    /// one, or what bears that place would count as newer than what comes here.
     is_left: bool,
     /// Programs that know of none do not read the file.
     has_references: bool,
@@ -51,9 +51,10 @@ impl OverlayLog {
             if file.len() < length(generation, found.first) || (is_empty && generation > 0) {
                 return Err(named(dir, &cut_off(file.len())));
             }
-            let Scan { changes, next_group, end, has_references, .. } = found;
+            // What comes next could not be told from what was torn, should it be torn as well.
+            let Scan { changes, next_group, end, is_torn: is_left, has_references, .. } = found;
             let dir = dir.to_owned();
-            let log = Self { dir, image, generation, file, next_group, end, is_left: false, has_references };
+            let log = Self { dir, image, generation, file, next_group, end, is_left, has_references };
             log.remove_others();
             return Ok((log, changes));
         }
@@ -83,8 +84,11 @@ impl OverlayLog {
     /// Appends `changes`, durably.
     pub(super) fn append(&mut self, changes: &[Change]) -> io::Result<()> {
         let group = encode_group(self.image, self.next_group, changes);
+        // Unless all of it succeeds.
+        self.is_left = true;
         self.file.write_at(self.end, &[IoSlice::new(&group)])?;
         self.file.sync()?;
+        self.is_left = false;
         self.next_group += 1;
         self.end += count(group.len());
         Ok(())

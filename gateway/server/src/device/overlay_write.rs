@@ -175,6 +175,9 @@ impl Layers {
             Ok(()) => self.put_all(lent),
             Err(e) => (0, Err(e)),
         };
+        if written < lent.len() {
+            self.take_back();
+        }
         let (done_with, left) = lent.split_at_checked(written).unwrap_or((lent, &[]));
         overlay.unused(&loans_of(left));
         map(overlay, if done.is_ok() { pieces } else { &[] }, done_with);

@@ -1,17 +1,20 @@
 //! What was changed on an overlay since the last flush, in two files by turns: written before the content, never synced. The kernel
-//! has it when the gateway is killed.
+//! has it when the gateway is killed. A file beside them says under which start of the machine they were begun: as long as it is
+//! that one, what is missing of them has been damaged.
 
 use std::fs::{self, File};
 use std::io;
 use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
 
-use gateway_image::overlay::{Change, LogPlace, Recent, stood, unrecorded};
+use gateway_image::overlay::{Change, Claims, LogPlace, Recent, Said, all_unrecorded, stood, unrecorded};
+use tap_disk::small_file;
 
 /// A file that has come so far asks for a flush: half a million writes, whose content is looked at one by one after a kill.
 const FULL: u64 = 32 << 20;
 /// As far as it goes when flushes fail.
 const MOST: u64 = 128 << 20;
+const BOOT: &str = "boot";
 
 pub(super) struct RecentFiles {
     state: Recent,
@@ -22,43 +25,81 @@ pub(super) struct RecentFiles {
 /// What was changed and a log at `place` does not have, as far as it got.
 ///
 /// # Errors
-/// When they cannot be read; and when the log has come further already, and what it held since is not there.
-pub(super) fn read(dir: &Path, image: u64, place: LogPlace) -> io::Result<Vec<Change>> {
+/// When something is missing of it, though the machine has not lost what it held since; and when the log has come further
+/// already, and what it held since is not there.
+pub(super) fn read(dir: &Path, image: u64, place: LogPlace) -> io::Result<Vec<Claims>> {
+    let is_kept = is_kept(dir);
     let [first, second] = paths(dir).map(|path| match fs::read(path) {
-        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
-        read => read,
+        Err(e) if e.kind() == io::ErrorKind::NotFound && !is_kept => Ok(Vec::new()),
+        read => read.map_err(|e| damaged(dir, &e)),
     });
     let files = [first?, second?];
     let files = files.each_ref().map(Vec::as_slice);
-    match stood(image, files).filter(|stood| *stood > place) {
-        Some(stood) => Err(lost(dir, place, stood)),
-        None => Ok(unrecorded(image, files, place)),
+    if let Some(stood) = stood(image, files).filter(|stood| *stood > place) {
+        return Err(lost(dir, place, stood));
     }
+    if is_kept {
+        return all_unrecorded(image, files, place).map_err(|e| damaged(dir, &e));
+    }
+    Ok(vec![Claims { changes: unrecorded(image, files, place), is_sure: false }])
+}
+
+/// Has the machine run since they were begun? Then nothing that was written can be missing, on the disk or not.
+fn is_kept(dir: &Path) -> bool {
+    small_file::read(&dir.join(BOOT)).ok().flatten().is_some_and(|noted| Some(noted) == this_boot())
+}
+
+fn this_boot() -> Option<Vec<u8>> {
+    fs::read("/proc/sys/kernel/random/boot_id").ok().filter(|id| !id.is_empty())
+}
+
+fn damaged(dir: &Path, why: &dyn std::fmt::Display) -> io::Error {
+    let text = format!(
+        "the overlay in {}: {why}; to open the image with what of that is sound, which may be older than what its clients saw, \
+         remove the file {BOOT} there; or remove the image and create it again",
+        dir.display()
+    );
+    io::Error::new(io::ErrorKind::InvalidData, text)
 }
 
 impl RecentFiles {
     /// Empty, for changes that a log at `place` does not have.
     pub(super) fn begin(dir: &Path, image: u64, place: LogPlace) -> io::Result<Self> {
+        let boot = dir.join(BOOT);
+        // One that is left half way says nothing of them.
+        match fs::remove_file(&boot) {
+            Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(e),
+            _ => {}
+        }
         let [first, second] = paths(dir).map(File::create);
         let mut files = Self { state: Recent::new(image, place), first: first?, second: second? };
         files.say_recorded();
+        // Not synced, as they are not.
+        this_boot().map_or(Ok(()), |id| fs::write(boot, id))?;
         Ok(files)
     }
 
     /// Writes changes down whose content is written next.
     pub(super) fn say(&mut self, changes: &[Change]) -> io::Result<()> {
         // That would say that the log stands where it may not stand yet.
-        if changes.is_empty() { Ok(()) } else { self.put(changes) }
-    }
-
-    fn put(&mut self, changes: &[Change]) -> io::Result<()> {
+        if changes.is_empty() {
+            return Ok(());
+        }
         if self.state.len() >= MOST {
             return Err(io::Error::other("no flush has succeeded for too long: nothing more is taken"));
         }
-        let said = self.state.say(changes);
+        self.put(&self.state.say(changes))
+    }
+
+    /// Their content could not be written.
+    pub(super) fn take_back(&mut self) -> io::Result<()> {
+        self.put(&self.state.take_back())
+    }
+
+    fn put(&mut self, said: &Said) -> io::Result<()> {
         let file = if said.second { &self.second } else { &self.first };
         file.write_all_at(&said.bytes, said.offset)?;
-        self.state.said(&said);
+        self.state.said(said);
         Ok(())
     }
 
@@ -81,7 +122,7 @@ impl RecentFiles {
     /// So that a log that shows less one day is not taken for one whose last flush was cut off. Nothing depends on it: where it
     /// cannot be written, it is not known.
     fn say_recorded(&mut self) {
-        drop(self.put(&[]));
+        drop(self.put(&self.state.say(&[])));
     }
 }
 

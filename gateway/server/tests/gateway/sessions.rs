@@ -1,6 +1,6 @@
 //! NBD clients over their lives: what they are told, how they are listed, ended, and find everything again.
 
-use super::images::written;
+use super::images::{is_empty, written};
 use super::*;
 
 /// A client in its handshake.
@@ -196,7 +196,7 @@ async fn an_image_is_taken_away_from_its_clients_and_as_often_as_one_likes() {
         bystander.read_exact(&mut [0; 512]).unwrap();
     })
     .await;
-    assert!(std::fs::read_dir(site.path("data/overlays")).unwrap().next().is_none());
+    assert!(is_empty(&site.path("data/overlays")));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
