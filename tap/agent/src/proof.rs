@@ -14,7 +14,7 @@ use tap_block::{Lsn, RunId, WallTime};
 
 /// A run that was killed may have recorded and said things this long after its last note, made four times a second.
 /// Longer, and a future that was given up as soon is missed; shorter, and a busy machine compares for nothing.
-const NOTE_SLACK: Duration = Duration::from_secs(2);
+const NOTE_SLACK: Duration = Duration::from_secs(1);
 /// The oldest and the newest of so many runs are remembered, so that the state stays small.
 const MOST: usize = 8;
 
