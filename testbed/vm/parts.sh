@@ -106,7 +106,10 @@ put_initiator() {
     for program in iscsid iscsiadm multipath multipathd dmsetup sg_persist sg_inq sg_vpd sg_unmap sg_turs blkdiscard; do put "$program"; done
     mkdir -p "$work/root"/{lib/multipath,etc/iscsi,var/lib/iscsi}
     # The C library itself loads this one, when a thread is to be ended.
-    cp -L /lib/x86_64-linux-gnu/libgcc_s.so.1 "$work/root/lib/x86_64-linux-gnu/"
+    local unwinder
+    unwinder="$(PATH="$PATH:/usr/sbin:/sbin" ldconfig -p | awk '$1 == "libgcc_s.so.1" && /x86-64/ && !found++ { print $NF }')"
+    mkdir -p "$work/root$(dirname "$unwinder")"
+    cp -L "$unwinder" "$work/root$unwinder"
     for plugin in checktur checkdirectio prioconst prioalua; do
         cp "$of/lib/multipath/lib$plugin.so" "$work/root/lib/multipath/"
         put_libraries "$of/lib/multipath/lib$plugin.so"
