@@ -50,7 +50,7 @@ pub(crate) struct Streams {
     /// Taps that were not taken lately, why, and when they came last.
     turned_away: Mutex<BTreeMap<StreamId, (String, Monotonic)>>,
     stopping: AtomicBool,
-    /// Ticks whenever something became durable or a heartbeat came.
+    /// Ticks whenever something became durable, a heartbeat or a link came.
     progress: watch::Sender<()>,
     /// Turns to look something up for a tap.
     readers: Arc<Semaphore>,
@@ -88,8 +88,6 @@ const BACK_WITHIN: Duration = Duration::from_secs(6);
 /// Why the tap does not answer meanwhile: it waits for a copy to end, say, of which nothing is taken.
 const NO_ROOM: &str = "this gateway has no room for the volume's history (`chronogate status` says why), and what was asked needs some: \
                        make room, then try again";
-/// How often it is looked whether it is.
-const GLANCE: Duration = Duration::from_millis(20);
 
 /// The link of a stream while it stands, and who has the stream's wounds healed over it.
 struct Attached {
@@ -357,15 +355,14 @@ impl Stream {
         })
     }
 
-    /// Until the link of a sender that was refused for want of room stands again.
+    /// Until the link of a sender that was refused for want of room stands again, for `limit` at most.
     async fn wait_for_link(&self, limit: Duration) {
-        let begun = self.clock.monotonic();
-        while self.lock_link().is_none() && self.refusals.is_last() {
-            if self.clock.monotonic().since(begun) >= limit {
-                return;
-            }
-            tokio::time::sleep(GLANCE).await;
-        }
+        let mut ticks = self.progress.subscribe();
+        let stands = async {
+            while self.lock_link().is_none() && self.refusals.is_last() && ticks.changed().await.is_ok() {}
+        };
+        // Whoever asks finds out then.
+        let _ = tokio::time::timeout(limit, stands).await;
     }
 
     /// Its link stands, or is about to.
@@ -476,6 +473,8 @@ impl StreamIntake for Stream {
         ];
         self.refusals.open();
         *self.lock_link() = Some(Attached { link, care });
+        // Somebody may wait for it.
+        self.progress.send_replace(());
     }
 
     fn batch(&self, batch: Arc<Batch>, done: BatchDone) {
