@@ -38,7 +38,10 @@ make_apt() {
 
 # QEMU and the programs that pack, with the libraries that are not on this system.
 fetch_tools() {
-    private_apt apt-get install -y -q --download-only --no-install-recommends -t "*-backports" qemu-system-x86 qemu-utils > /dev/null
+    # What this system has of QEMU itself counts as not there, or nothing of it would be fetched.
+    awk -v RS= -v ORS='\n\n' '!/^Package: (qemu-|seabios|ipxe-qemu)/' /var/lib/dpkg/status > "$state/without-qemu"
+    private_apt apt-get -o Dir::State::status="$state/without-qemu" install -y -q --download-only --no-install-recommends \
+        -t "*-backports" qemu-system-x86 qemu-utils > /dev/null
     (cd "$state/cache/archives" && download busybox-static cpio kmod libkmod2 extlinux syslinux-common)
     rm -rf "$out/qemu" && mkdir "$out/qemu"
     for package in "$state"/cache/archives/*.deb; do dpkg -x "$package" "$out/qemu"; done

@@ -90,6 +90,24 @@ pub fn missing(programs: &[&str]) -> Option<String> {
         .then(|| format!("{} not installed (cargo xtask test installs it)", missing.join(", ")))
 }
 
+/// Can QEMU's programs be iSCSI initiators? Debian keeps that driver in a package of its own, qemu-block-extra, which is
+/// not there for every QEMU that is, nor always of the same version. Says so where it is missing.
+///
+/// # Errors
+/// When `qemu-img` cannot be started.
+pub fn qemu_has_iscsi() -> Result<bool> {
+    // Nobody listens there: a QEMU that speaks iSCSI says that it could not connect, any other that it does not know how to.
+    let said = run(Command::new("qemu-img").args(["info", "iscsi://127.0.0.1:1/none/0"]), LIMIT)?;
+    let has = said.stderr.contains("iSCSI: Failed to connect");
+    if !has {
+        eprintln!(
+            "SKIPPED: QEMU's iSCSI lines, for want of its driver (qemu-block-extra): {}",
+            said.stderr.trim()
+        );
+    }
+    Ok(has)
+}
+
 /// The newest PostgreSQL's programs.
 #[must_use]
 pub fn postgres() -> Option<PathBuf> {

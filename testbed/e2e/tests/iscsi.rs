@@ -188,17 +188,6 @@ fn connect_line(lab: &Lab, export: &str, begins: &str, secret_file: &str) -> Res
     Ok(line.replace("SECRET_FILE", secret_file))
 }
 
-/// Debian has QEMU's iSCSI driver in a package of its own, qemu-block-extra, which is not there for every QEMU that is.
-fn qemu_has_iscsi() -> Result<bool> {
-    let mut asked = Command::new("qemu-img");
-    let said = command::run(asked.args(["info", "iscsi://127.0.0.1:1/none/0"]), command::LIMIT)?;
-    let has = !said.stderr.contains("Unknown driver") && !said.stderr.contains("Unknown protocol");
-    if !has {
-        eprintln!("SKIPPED: QEMU's lines, for want of its iSCSI driver (qemu-block-extra)");
-    }
-    Ok(has)
-}
-
 #[test]
 fn an_export_lets_in_who_is_on_its_list_and_knows_its_secret() -> Result<()> {
     if let Some(why) = command::missing(CLIENTS) {
@@ -236,7 +225,7 @@ fn an_export_lets_in_who_is_on_its_list_and_knows_its_secret() -> Result<()> {
         };
         ensure!(listed(ONE)?.contains("chronogate:esx") && !listed(TWO)?.contains("chronogate:esx"));
 
-        if qemu_has_iscsi()? {
+        if command::qemu_has_iscsi()? {
             // QEMU's lines are those that are printed.
             let shell = |line: String| tool("sh", ["-c", &line]);
             ensure!(shell(connect_line(lab, "esx", "qemu-img", &secret)?)?.text().contains("8 MiB"));
