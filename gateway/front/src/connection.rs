@@ -47,6 +47,8 @@ pub(crate) struct Connection<S> {
     mailbox: Arc<Mailbox>,
     busy_poll: BusyPoll,
     done: Vec<(u64, Answered)>,
+    /// Asked for in this turn, for the device.
+    asked: Vec<(Op, Ticket)>,
     exports: Arc<dyn Exports>,
     shared: Arc<Shared>,
     security: Arc<Security>,
@@ -144,6 +146,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
             mailbox: Arc::clone(&session.mailbox),
             busy_poll: BusyPoll::new(),
             done: Vec::new(),
+            asked: Vec::new(),
             exports,
             shared: Arc::clone(shared),
             security,
@@ -198,13 +201,17 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
 
     /// Starts requests until the batch is full or there are no more; was there any?
     fn act(&mut self) -> bool {
-        batch(|| {
+        let any = batch(|| {
             if self.closing.is_some() {
                 return None;
             }
             let action = self.server.poll_action(&mut self.input)?;
             Some(self.perform(action))
-        })
+        });
+        if let Some(opened) = &self.opened {
+            opened.export.device.submit_all(&mut self.asked);
+        }
+        any
     }
 
     /// Does what the protocol asks for; how much payload it moves.
@@ -235,9 +242,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
         }
         let ticket = Ticket::new(tag.get(), self.mailbox.clone());
         let ticket = if self.is_alone() { ticket.alone() } else { ticket };
-        if let Some(opened) = &self.opened {
-            opened.export.device.submit(op, ticket);
-        }
+        self.asked.push((op, ticket));
         bytes
     }
 

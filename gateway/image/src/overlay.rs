@@ -219,6 +219,24 @@ pub struct Overlay {
     growing: u64,
 }
 
+/// Slots that are wanted for the new content of blocks.
+#[derive(Debug)]
+pub struct Asked {
+    loans: Vec<Loan>,
+}
+
+impl Asked {
+    /// Blocks that have none for themselves yet.
+    fn new_blocks(&self) -> u64 {
+        count(self.loans.iter().filter(|loan| loan.kind == Lent::First).count())
+    }
+
+    /// Slots that are not the blocks' own already.
+    fn slots(&self) -> usize {
+        self.loans.iter().filter(|loan| loan.kind != Lent::Own).count()
+    }
+}
+
 /// A slot lent for the new content of a block. Nobody else gets it, and unless it is the block's own nobody reads it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Loan {
@@ -356,7 +374,10 @@ impl Overlay {
     pub fn admit(&self, extent: Extent) -> Result<(), QuotaReached> {
         let slots = self.slots_within(extent.to_blocks());
         let held = count(slots.filter(|(_, slot)| !self.users.are_many(slot.no)).count());
-        let new = extent.block_count().saturating_sub(held);
+        self.admit_new(extent.block_count().saturating_sub(held))
+    }
+
+    fn admit_new(&self, new: u64) -> Result<(), QuotaReached> {
         let used = self.used_slots().saturating_add(self.growing);
         match new == 0 || used.saturating_add(new) <= self.quota_blocks {
             true => Ok(()),
@@ -364,14 +385,30 @@ impl Overlay {
         }
     }
 
-    /// Slots for the new content of these blocks, which come in ascending order: a block's own while that is not sealed, else
-    /// another. Once written, [`Overlay::map`] them, or give them back with [`Overlay::unused`].
-    pub fn slots_for(&mut self, blocks: &[BlockNo]) -> Vec<Loan> {
-        let mut loans: Vec<Loan> =
-            walk(&self.slots, blocks).map(|(block, slot)| Loan::of(block, slot, &self.users)).collect();
-        let wanted = loans.iter().filter(|loan| loan.kind != Lent::Own).count();
-        self.growing += count(loans.iter().filter(|loan| loan.kind == Lent::First).count());
-        let mut others = self.take_free(wanted).into_iter();
+    /// What it takes to give these blocks, which come in ascending order, new content: a block's own slot while that is not sealed,
+    /// else another.
+    ///
+    /// # Errors
+    /// [`QuotaReached`].
+    pub fn ask(&self, blocks: &[BlockNo]) -> Result<Asked, QuotaReached> {
+        let loans = walk(&self.slots, blocks).map(|(block, slot)| Loan::of(block, slot, &self.users));
+        let asked = Asked { loans: loans.collect() };
+        self.admit_new(asked.new_blocks())?;
+        Ok(asked)
+    }
+
+    /// Bytes by which the data file grows when that is written.
+    #[must_use]
+    pub fn growth(&self, asked: &Asked) -> u64 {
+        count(asked.slots().saturating_sub(self.free.len())) * BLOCK_SIZE
+    }
+
+    /// The slots that were asked for; nothing was changed since. Once written, [`Overlay::map`] them, or give them back with
+    /// [`Overlay::unused`].
+    pub fn lend(&mut self, asked: Asked) -> Vec<Loan> {
+        let mut others = self.take_free(asked.slots()).into_iter();
+        self.growing += asked.new_blocks();
+        let mut loans = asked.loans;
         for loan in loans.iter_mut().filter(|loan| loan.kind != Lent::Own) {
             loan.slot = others.next().unwrap_or_else(|| {
                 self.next += 1;
@@ -385,14 +422,6 @@ impl Overlay {
     #[must_use]
     pub const fn end(&self) -> u64 {
         SlotNo(self.next).offset()
-    }
-
-    /// Bytes by which the data file grows when these slots are written.
-    #[must_use]
-    pub fn growth(&self, blocks: &[BlockNo]) -> u64 {
-        let wanted =
-            walk(&self.slots, blocks).filter(|(_, slot)| slot.is_none_or(|slot| slot.sealed)).count();
-        count(wanted.saturating_sub(self.free.len())) * BLOCK_SIZE
     }
 
     /// Those that came free last, in ascending order: neighbours are written in one go.
@@ -553,16 +582,17 @@ impl Overlay {
     }
 }
 
-/// What each of `blocks`, which ascend, has.
+/// What each of `blocks`, which ascend, has. What lies between those that are no neighbours is not looked at: it may be all there is.
 fn walk<'a>(
     slots: &'a BTreeMap<BlockNo, Slot>,
     blocks: &'a [BlockNo],
 ) -> impl Iterator<Item = (BlockNo, Option<&'a Slot>)> {
-    let range = blocks.first().zip(blocks.last()).map(|(first, last)| slots.range(first..=last));
-    let mut there = range.into_iter().flatten().peekable();
-    blocks.iter().map(move |&block| {
-        while there.next_if(|(at, _)| **at < block).is_some() {}
-        (block, there.next_if(|(at, _)| **at == block).map(|(_, slot)| slot))
+    let runs = blocks.chunk_by(|a, b| a.get() + 1 == b.get());
+    runs.flat_map(|run| {
+        let first = run.first().and_then(|block| slots.get_key_value(block));
+        let others = run.get(1).zip(run.last()).map(|(second, last)| slots.range(second..=last));
+        let mut there = first.into_iter().chain(others.into_iter().flatten()).peekable();
+        run.iter().map(move |&block| (block, there.next_if(|(at, _)| **at == block).map(|(_, slot)| slot)))
     })
 }
 

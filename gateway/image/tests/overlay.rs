@@ -140,8 +140,8 @@ impl Rig {
 
     fn lend(&mut self, block: u64) -> Option<Loan> {
         let no = BlockNo::new(block);
-        self.overlay.admit(Extent::between(no.offset(), no.offset() + BLOCK_SIZE)).ok()?;
-        let loan = self.overlay.slots_for(&[no])[0];
+        let asked = self.overlay.ask(&[no]).ok()?;
+        let loan = self.overlay.lend(asked)[0];
         self.data.resize(self.data.len().max(loan.slot().get() as usize + 1), 0);
         Some(loan)
     }

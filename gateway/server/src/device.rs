@@ -9,6 +9,7 @@ pub(crate) mod overlay;
 mod overlay_copy;
 mod overlay_log;
 mod overlay_recover;
+mod overlay_together;
 mod overlay_write;
 mod recent;
 pub(crate) mod room;

@@ -30,6 +30,12 @@ pub trait BlockDevice: Send + Sync {
     /// with [`DeviceError::ReadOnly`].
     fn submit(&self, op: Op, ticket: Ticket);
 
+    /// Starts all of `batch`, in its order, and empties it. What came together may be done together: one by one each would cost
+    /// its own system calls.
+    fn submit_all(&self, batch: &mut Vec<(Op, Ticket)>) {
+        batch.drain(..).for_each(|(op, ticket)| self.submit(op, ticket));
+    }
+
     /// Can it tell what changed since the bookmark `name` ([`Map::ChangedSince`])? May block.
     fn has_bookmark(&self, _name: &Name) -> bool {
         false

@@ -10,8 +10,13 @@ fn blocks(first: u64, n: u64) -> Extent {
     Extent::between(first * BLOCK_SIZE, (first + n) * BLOCK_SIZE)
 }
 
+fn lent(overlay: &mut Overlay, blocks: &[BlockNo]) -> Vec<Loan> {
+    let asked = overlay.ask(blocks).unwrap();
+    overlay.lend(asked)
+}
+
 fn write(overlay: &mut Overlay, n: u64, content: &[u8]) -> SlotNo {
-    let loans = overlay.slots_for(&[block(n)]);
+    let loans = lent(overlay, &[block(n)]);
     overlay.map(&[(loans[0], ContentSum::of(block(n), content))]);
     loans[0].slot()
 }
@@ -42,8 +47,8 @@ fn blocks_that_are_written_together_lie_together_and_two_writers_never_share_a_s
     let numbers = |loans: &[Loan]| loans.iter().map(|loan| loan.slot().get()).collect::<Vec<_>>();
     let mut overlay = Overlay::new(8 * BLOCK_SIZE);
     let four = [4, 5, 6, 7].map(block);
-    let first = overlay.slots_for(&four);
-    let second = overlay.slots_for(&four[2..]);
+    let first = lent(&mut overlay, &four);
+    let second = lent(&mut overlay, &four[2..]);
     assert_eq!((numbers(&first), numbers(&second)), (vec![0, 1, 2, 3], vec![4, 5]));
     assert!(overlay.admit(blocks(20, 3)).is_err(), "what is lent counts");
     let sum = ContentSum::of(block(4), b"a");
@@ -52,13 +57,31 @@ fn blocks_that_are_written_together_lie_together_and_two_writers_never_share_a_s
     assert_eq!(overlay.content(block(6)), Content::Slot(SlotNo(4), sum), "the last one counts");
     assert!(overlay.admit(blocks(20, 4)).is_ok());
     // What the second replaced is free, its own place is written again until it is recorded.
-    let again = overlay.slots_for(&[block(7), block(9), block(10)]);
+    let again = lent(&mut overlay, &[block(7), block(9), block(10)]);
     assert_eq!(numbers(&again), [5, 2, 3]);
     assert_eq!(again.iter().map(Loan::is_in_place).collect::<Vec<_>>(), [true, false, false]);
     overlay.unused(&again);
     assert_eq!((overlay.growing, overlay.free.len(), overlay.used()), (0, 2, 4 * BLOCK_SIZE));
     assert_eq!(flush(&mut overlay).len(), 4);
-    assert_eq!(numbers(&overlay.slots_for(&four)), [2, 3, 6, 7], "they come back in order");
+    assert_eq!(numbers(&lent(&mut overlay, &four)), [2, 3, 6, 7], "they come back in order");
+}
+
+#[test]
+fn blocks_here_and_there_are_lent_what_each_of_them_needs() {
+    let mut overlay = Overlay::new(12 * BLOCK_SIZE);
+    for n in 0..8 {
+        write(&mut overlay, n, b"a");
+    }
+    flush(&mut overlay);
+    let own = write(&mut overlay, 3, b"b");
+    let asked = overlay.ask(&[1, 3, 4, 7, 9].map(block)).unwrap();
+    assert_eq!(overlay.growth(&asked), 4 * BLOCK_SIZE, "nothing is free before the flush");
+    let loans = overlay.lend(asked);
+    assert_eq!(loans.iter().map(Loan::is_in_place).collect::<Vec<_>>(), [false, true, false, false, false]);
+    assert_eq!((loans[1].slot(), overlay.growing), (own, 1));
+    assert!(overlay.ask(&[20, 30, 40].map(block)).is_ok(), "eight, one lent, and three");
+    let refused = overlay.ask(&[1, 20, 30, 40, 50].map(block)).unwrap_err();
+    assert_eq!(refused, QuotaReached { quota: 12 * BLOCK_SIZE });
 }
 
 #[test]
@@ -113,7 +136,7 @@ fn a_log_leads_back_to_the_mapping() {
     let mut back = Overlay::restore(1 << 20, found.changes);
     assert_eq!(sorted(back.snapshot()), sorted(overlay.snapshot()));
     let used: Vec<_> = back.slots.values().map(|s| s.no).collect();
-    assert!(!used.contains(&back.slots_for(&[block(99)])[0].slot()));
+    assert!(!used.contains(&lent(&mut back, &[block(99)])[0].slot()));
 }
 
 fn sorted(mut changes: Vec<Change>) -> Vec<Change> {
@@ -378,7 +401,7 @@ fn what_is_shared_is_written_elsewhere_by_either_and_is_free_when_both_have_gone
     assert_eq!(overlay.content(block(8)), Content::Slot(slot, sum));
     assert_eq!((overlay.used(), overlay.laid_out()), (BLOCK_SIZE, 2 * BLOCK_SIZE));
     assert!(overlay.admit(blocks(20, 3)).is_ok() && overlay.admit(blocks(20, 4)).is_err());
-    let loans = overlay.slots_for(&[block(1), block(8)]);
+    let loans = lent(&mut overlay, &[block(1), block(8)]);
     assert!(loans.iter().all(|loan| loan.slot() != slot && !loan.is_in_place()));
     assert!(overlay.admit(blocks(20, 2)).is_err(), "two more are lent");
     overlay.unused(&loans);

@@ -26,6 +26,10 @@ impl BlockDevice for Guarded {
         self.device.submit(op, ticket);
     }
 
+    fn submit_all(&self, batch: &mut Vec<(Op, Ticket)>) {
+        self.device.submit_all(batch);
+    }
+
     fn has_bookmark(&self, name: &Name) -> bool {
         self.device.has_bookmark(name)
     }

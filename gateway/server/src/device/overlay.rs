@@ -27,6 +27,7 @@ use super::image::{HOLE, Image, unread};
 use super::overlay_copy::SHARED_AT_ONCE;
 use super::overlay_log::OverlayLog;
 use super::overlay_recover::{open_data, recover};
+use super::overlay_together;
 use super::overlay_write::BATCH;
 use super::recent::RecentFiles;
 use super::room::{Promise, Room};
@@ -36,7 +37,7 @@ use super::workers::Workers;
 /// of it used up makes a flush happen. It takes no space before it is used, and where there is little a flush comes sooner.
 const SLACK: std::ops::RangeInclusive<u64> = 256 << 20..=4 << 30;
 /// A write of so much is done by a worker, while the connection takes what comes next from its client.
-const LARGE: usize = 256 << 10;
+pub(super) const LARGE: usize = 256 << 10;
 /// Put onto a disk at a time of what the image below has elsewhere.
 const FOLDED_AT_ONCE: u64 = 1 << 20;
 /// Zeroed on a disk between two looks at whether that is still wanted.
@@ -228,6 +229,11 @@ impl OverlayDevice {
         self.layers.log_lock()
     }
 
+    /// Does all of these, or says that they are better done one by one.
+    pub(super) fn write_together(&self, writes: &[(Extent, Bytes)]) -> bool {
+        !self.layers.is_slack() && self.layers.write_together(writes).is_ok()
+    }
+
     /// Does `op` on this thread if nothing in it waits for the disk; else gives it back.
     fn at_once(&self, op: Op) -> Result<Answered, Op> {
         match &op {
@@ -291,6 +297,10 @@ impl BlockDevice for OverlayDevice {
             let layers = Arc::clone(&self.layers);
             self.workers.reads.submit_if_idle(move || layers.below.fetch(ahead));
         }
+    }
+
+    fn submit_all(&self, batch: &mut Vec<(Op, Ticket)>) {
+        overlay_together::submit_all(self, batch);
     }
 
     fn has_bookmark(&self, name: &Name) -> bool {

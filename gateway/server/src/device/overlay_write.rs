@@ -3,6 +3,9 @@
 //! A write is cut into batches. Content that goes into slots which nobody reads yet is written on the spot, beside other writers;
 //! only then is it said where it lies, and mapped. Content that takes the place of what is there is said first and written under
 //! the lock: nobody reads half a block, and whoever finds the overlay after a kill can tell which of the two it holds.
+//!
+//! Small writes that a client sent together are done as one: what they write lies side by side in the data file, and where is said
+//! once for all of them.
 
 use std::io::IoSlice;
 
@@ -114,7 +117,7 @@ impl Layers {
             piece.content = self.patched(&overlay, piece, edges)?;
             piece.seal(kept);
         }
-        let lent = self.lend(&mut overlay, extent, &pieces)?;
+        let lent = self.lend(&mut overlay, &pieces)?;
         // Nobody may come between what was there and the part that was put into it.
         let is_of_parts = !pieces.iter().all(Piece::is_whole);
         if is_of_parts || lent.iter().any(|one| one.loan.is_in_place()) {
@@ -124,24 +127,37 @@ impl Layers {
         self.write_beside(&pieces, &lent)
     }
 
+    /// Writes whole blocks here and there, none of them twice. After an error some of it may be written, and each can be tried
+    /// again by itself.
+    pub(super) fn write_together(&self, writes: &[(Extent, Bytes)]) -> Result<(), DeviceError> {
+        let mut pieces: Vec<Piece> = writes.iter().flat_map(|(extent, data)| cut(*extent, data)).collect();
+        pieces.sort_unstable_by_key(Piece::block);
+        pieces.iter_mut().for_each(|piece| piece.seal(false));
+        let _lending = self.lending();
+        let mut overlay = self.write_lock();
+        let lent = self.lend(&mut overlay, &pieces)?;
+        let (own, others): (Vec<Lent>, Vec<Lent>) = lent.into_iter().partition(|one| one.loan.is_in_place());
+        if !own.is_empty() {
+            let done = self.write_in_place(&mut overlay, &[], &own);
+            done.inspect_err(|_| overlay.unused(&loans_of(&others)))?;
+        }
+        drop(overlay);
+        self.write_beside(&pieces, &others)
+    }
+
     /// Slots for what is not zero, if there is room.
-    fn lend(
-        &self,
-        overlay: &mut Overlay,
-        extent: Extent,
-        pieces: &[Piece],
-    ) -> Result<Vec<Lent>, DeviceError> {
+    fn lend(&self, overlay: &mut Overlay, pieces: &[Piece]) -> Result<Vec<Lent>, DeviceError> {
         let taking: Vec<BlockNo> = pieces.iter().filter(|p| p.sum.is_some()).map(Piece::block).collect();
+        let asked = overlay.ask(&taking).map_err(no_space)?;
         if !taking.is_empty() {
-            overlay.admit(extent).map_err(no_space)?;
-            let growth = overlay.growth(&taking);
+            let growth = overlay.growth(&asked);
             if overlay.end().saturating_add(growth) > self.data().geometry().size {
                 return Err(no_space("what was replaced on the image takes all room until the next flush"));
             }
             self.room().take(self.image(), growth).map_err(no_space)?;
         }
         let contents = pieces.iter().filter_map(|piece| Some((piece.block(), &piece.content, piece.sum?)));
-        let lent = contents.zip(overlay.slots_for(&taking)).map(|((block, content, sum), loan)| Lent {
+        let lent = contents.zip(overlay.lend(asked)).map(|((block, content, sum), loan)| Lent {
             block,
             content: content.clone(),
             sum,
@@ -255,7 +271,8 @@ fn loans_of(lent: &[Lent]) -> Vec<Loan> {
 
 /// The blocks that become zeroes, merged.
 fn zeroes_of(pieces: &[Piece]) -> impl Iterator<Item = Extent> {
-    let runs = pieces.chunk_by(|a, b| a.sum.is_none() == b.sum.is_none());
+    let runs =
+        pieces.chunk_by(|a, b| a.sum.is_none() == b.sum.is_none() && a.extent.end() == b.extent.offset());
     let zeroes = runs.filter(|run| run.iter().all(|piece| piece.sum.is_none()));
     zeroes.filter_map(|run| {
         let (first, last) = (run.first()?.extent, run.last()?.extent);

@@ -26,6 +26,7 @@ use super::{Image, ImageDevice, OverlayDevice};
 mod copies;
 mod damage;
 mod maps;
+mod together;
 
 const QUOTA: u64 = 1 << 20;
 
