@@ -53,6 +53,8 @@ impl Pool {
         }
         state.jobs.push_back(Box::new(job));
         if state.jobs.len() <= state.idle {
+            // Whoever wakes wants the lock: not while it is held here.
+            drop(state);
             self.shared.work.notify_one();
         } else if state.started < self.threads {
             state.started += 1;

@@ -325,6 +325,9 @@ const FETCHED: u64 = 32 << 20;
 /// From here on a read is worth a hop to another thread even if all of it is at hand: checking and decoding a megabyte takes
 /// longer than sending it, so the connection's own thread would be what limits it.
 const LARGE: u64 = 256 << 10;
+/// Small reads that came together to one worker: woken for each of them it would spend more on waking than on reading, and all of
+/// them to one would wait for the slowest.
+const TOGETHER: usize = 4;
 
 /// An [`Image`] as a read-only disk.
 pub(crate) struct ImageDevice {
@@ -338,28 +341,49 @@ impl ImageDevice {
     }
 
     fn read(&self, extent: Extent, ticket: Ticket) {
-        self.read_it(extent, ticket);
+        if let Some(missed) = self.read_at_once(extent, ticket) {
+            self.read_elsewhere(vec![missed]);
+        }
+        self.read_ahead_of(extent);
+    }
+
+    fn read_ahead_of(&self, extent: Extent) {
         if let Some(ahead) = self.image.ahead_of(extent) {
             let image = Arc::clone(&self.image);
             self.workers.reads.submit_if_idle(move || image.fetch(ahead));
         }
     }
 
-    fn read_it(&self, extent: Extent, ticket: Ticket) {
+    /// Answers what can be answered without waiting for the disk; else gives it back, and the disk has been asked.
+    fn read_at_once(&self, extent: Extent, ticket: Ticket) -> Option<(Extent, Ticket)> {
         if extent.length() >= LARGE {
-            return self.read_elsewhere(extent, ticket);
+            return Some((extent, ticket));
         }
         match self.image.answer(extent, ReadMode::Cached) {
             Ok(Some(answer)) => ticket.answer(Ok(answer)),
             Ok(None) if ticket.is_alone() => ticket.answer(wait_for(&self.image, extent)),
-            Ok(None) => self.read_elsewhere(extent, ticket),
+            Ok(None) => return Some((extent, ticket)),
             Err(e) => ticket.complete(Err(e)),
         }
+        None
     }
 
-    fn read_elsewhere(&self, extent: Extent, ticket: Ticket) {
+    /// One after the other, on another thread.
+    fn read_elsewhere(&self, reads: Vec<(Extent, Ticket)>) {
         let image = Arc::clone(&self.image);
-        self.workers.reads.submit(move || ticket.answer(wait_for(&image, extent)));
+        let read_all = move || {
+            reads.into_iter().for_each(|(extent, ticket)| ticket.answer(wait_for(&image, extent)));
+        };
+        self.workers.reads.submit(read_all);
+    }
+
+    /// Small reads that came together and that nobody has at hand. The disk is at all of them already, since it was asked for each
+    /// in passing; a worker for each would cost a thread woken for each.
+    fn read_together(&self, mut missed: Vec<(Extent, Ticket)>) {
+        while !missed.is_empty() {
+            let others = missed.split_off(missed.len().min(TOGETHER));
+            self.read_elsewhere(std::mem::replace(&mut missed, others));
+        }
     }
 
     fn fetch(&self, extent: Extent) {
@@ -405,6 +429,20 @@ impl BlockDevice for ImageDevice {
                 ticket.complete(Ok(Bytes::new()));
             }
         }
+    }
+
+    fn submit_all(&self, batch: &mut Vec<(Op, Ticket)>) {
+        let mut missed = Vec::new();
+        for (op, ticket) in batch.drain(..) {
+            match op {
+                Op::Read { extent } if extent.length() < LARGE && self.geometry().admit(&op).is_ok() => {
+                    missed.extend(self.read_at_once(extent, ticket));
+                    self.read_ahead_of(extent);
+                }
+                op => self.submit(op, ticket),
+            }
+        }
+        self.read_together(missed);
     }
 
     fn has_bookmark(&self, name: &Name) -> bool {

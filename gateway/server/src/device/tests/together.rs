@@ -1,4 +1,4 @@
-//! Writes that a client sent together.
+//! What a client asked for together.
 
 use super::*;
 
@@ -94,4 +94,29 @@ fn of_writes_that_came_together_is_said_at_once_where_they_lie() {
     let one_by_one = said(8, &|device| ops().for_each(|op| drop(run(device, op).unwrap())));
     let all = said(9, &|device| together(device, ops()).into_iter().for_each(|answer| drop(answer.unwrap())));
     assert!(all > 0 && all * 3 < one_by_one * 2, "{all} bytes at once, {one_by_one} one by one");
+}
+
+#[test]
+fn reads_that_came_together_are_answered_each_with_its_own() {
+    let rig = Rig::new(5);
+    let (point, mut random) = (rig.oracle.last_lsn(), Random::new(5));
+    let device = ImageDevice::new(rig.image(point), Arc::clone(&rig.pool));
+    let expected = rig.oracle.image_at(rig.volume, point);
+    let size = expected.len() as u64;
+    for _ in 0..40 {
+        let starts: Vec<u64> = (0..random.below(13)).map(|_| random.below(size)).collect();
+        let extents: Vec<Extent> =
+            starts.iter().map(|&start| Extent::between(start, start + 1 + random.below(9000))).collect();
+        let answers = together(&device, extents.iter().map(|&extent| Op::Read { extent }));
+        for (extent, answer) in extents.iter().zip(answers) {
+            match answer {
+                Ok(answer) => assert_eq!(
+                    answer.into_bytes(),
+                    expected[index(extent.offset())..index(extent.end())],
+                    "{extent}"
+                ),
+                Err(e) => assert!(matches!(e, DeviceError::OutOfRange { .. }) && extent.end() > size, "{e}"),
+            }
+        }
+    }
 }
