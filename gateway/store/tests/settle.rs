@@ -231,6 +231,32 @@ fn a_group_that_fills_slowly_is_settled_in_time() {
     lab.check(1);
 }
 
+/// A store that is stopped ends its group. One with bookmarks in it alone is nothing that policies speak of: it was kept for
+/// two days, and all behind it.
+#[test]
+fn a_group_without_a_version_keeps_nothing_behind_it_from_being_settled() {
+    let mut lab = Lab::new(9, policy(100, &[], 0));
+    lab.disk.config.index_at_stop = true;
+    lab.open();
+    lab.write(50, 1);
+    lab.clock.advance(Duration::from_secs(300));
+    assert!(lab.settle() > 0);
+    for name in ["one", "two"] {
+        let bookmark = lab.workload.bookmark(&name.parse().unwrap());
+        lab.append(&bookmark);
+        lab.wait_for_index();
+        lab.open();
+    }
+    lab.clock.advance(Duration::from_secs(300));
+    assert_eq!(lab.settle(), 0, "there is nothing to be gained");
+    lab.more(30, 1);
+    lab.open();
+    lab.clock.advance(Duration::from_secs(300));
+    let before = lab.check(1).len();
+    assert!(lab.settle() > 0 && lab.settle() == 0);
+    assert!(lab.check(1).len() * 2 < before, "{} of {before}", lab.check(1).len());
+}
+
 /// Writes on beyond what the store has room for: each batch is taken once settling has made some.
 fn fill(lab: &mut Lab, batch: impl Fn(&mut Workload, usize) -> Batch) {
     let mut refused = 0;

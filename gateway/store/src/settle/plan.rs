@@ -293,6 +293,11 @@ fn young_records(others: &HashMap<StreamId, Duration>, group: &GroupInfo, now: W
     u64::try_from(records).unwrap_or(u64::MAX)
 }
 
+/// For how long all that policies say of what is in a group keep it whole; `None`: there is nothing in it that they speak of.
+pub(super) fn keep_whole(rules: &Rules, group: &GroupInfo) -> Option<Duration> {
+    group.mins.iter().map(|(v, _)| rules.policy_of(*v).every_write).max()
+}
+
 /// The oldest groups of which every record is older than all that policies keep whole, as far as there is room to rewrite
 /// them, and memory; those of the first `strained` ones whatever their age. Behind the last that is not held as a whole they
 /// wait: nothing would come free. But when they are in the way of one that is not, as many of them are settled as may be at once.
@@ -307,9 +312,9 @@ fn old_groups(
     let (mut versions, mut before, mut fits) = (0u64, published.layout.trail.received_at(), true);
     for (n, group) in published.ingested.iter().enumerate() {
         let strained = n < strained;
-        let whole = group.mins.iter().map(|(v, _)| rules.policy_of(*v).every_write).max();
-        let whole = whole.unwrap_or_else(|| RetentionPolicy::default().every_write);
-        let old = strained || pressure > Pressure::None || now.since(group.received_at) > whole;
+        let (whole, age) = (keep_whole(rules, group), now.since(group.received_at));
+        let urgent = strained || pressure > Pressure::None;
+        let old = urgent || whole.is_none_or(|whole| age > whole);
         versions = versions.saturating_add(group.versions);
         let bytes = shared.segments.bytes_to(group.through.0, group.through.1.at);
         let many = versions > shared.config.settle_versions && n > 0;
@@ -317,7 +322,9 @@ fn old_groups(
         if !old || (!fits && worth > 0) {
             break;
         }
-        let is_worth = strained || !held.is_whole(group, before);
+        // Nothing comes free with a group of no versions: it is taken along, and gone for only when it has lain there for long.
+        let may_pay = whole.is_some() || urgent || age > RetentionPolicy::default().every_write;
+        let is_worth = strained || (may_pay && !held.is_whole(group, before));
         before = group.received_at;
         if !fits && is_worth {
             return groups;

@@ -6,11 +6,12 @@ use std::sync::Arc;
 use gateway_image::Catalogue;
 use gateway_image::catalogue::Volume;
 use gateway_image::retention::needed;
-use gateway_journal::{Kept, KeptPoint, Location, MetaRecord, Place, RegionNo, RetentionPolicy, Version};
+use gateway_journal::{Kept, KeptPoint, Location, MetaRecord, Place, RegionNo, Version};
 use tap_block::units::count;
 use tap_block::{VolumeId, WallTime};
 
 use super::keep::{Strain, Terms, thinned};
+use super::plan::keep_whole;
 use super::room::Pressure;
 use crate::error::StoreError;
 use crate::index::{IndexStore as _, Table, keys};
@@ -142,9 +143,7 @@ fn places(versions: &[Version]) -> BTreeSet<Location> {
 /// Bytes of a volume's log in the oldest groups of which every record is older than all that policies keep whole.
 fn settled_soon(catalogue: &Catalogue, groups: &[GroupInfo], volume: &Volume, now: WallTime) -> u64 {
     let is_old = |group: &&GroupInfo| {
-        let whole = group.mins.iter().map(|(v, _)| catalogue.rules().policy_of(*v).every_write).max();
-        let whole = whole.unwrap_or_else(|| RetentionPolicy::default().every_write);
-        now.since(group.received_at) > whole
+        keep_whole(catalogue.rules(), group).is_none_or(|whole| now.since(group.received_at) > whole)
     };
     let spans = groups.iter().take_while(is_old).flat_map(|group| &group.spans);
     spans.filter(|(stream, _)| *stream == volume.stream()).map(|(_, bytes)| bytes).sum()
