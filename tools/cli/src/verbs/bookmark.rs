@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use clap::{Args, Subcommand};
 use cx_api::json::Text as _;
-use cx_api::{BookmarkCreate, BookmarkView, GroupPointView, VolumeView, paths};
+use cx_api::{BookmarkCreate, BookmarkView, Code, GroupPointView, VolumeView, paths};
 use tap_block::{Consistency, Name};
 
 use super::group::place;
@@ -112,11 +112,27 @@ async fn create(context: &Context, args: CreateArgs) -> Result<()> {
         made = client.post(&path, &body) => made?,
         never = watch(context, &volume) => match never {},
     };
-    if context.json() {
-        return print_json(&bookmark);
-    }
     let lsn = bookmark.lsn.get();
-    print(&format!("{}@{}  lsn:{lsn}  {}\n", bookmark.volume, bookmark.name, bookmark.time))
+    if context.json() {
+        print_json(&bookmark)?;
+    } else {
+        print(&format!("{}@{}  lsn:{lsn}  {}\n", bookmark.volume, bookmark.name, bookmark.time))?;
+    }
+    if bookmark.selectable { Ok(()) } else { Err(under_way(&bookmark)) }
+}
+
+/// It is made, and lies in no gateway yet, or within a sync.
+fn under_way(bookmark: &BookmarkView) -> Failure {
+    let (volume, name) = (&bookmark.volume, &bookmark.name);
+    Failure::new(
+        Code::NotYetDurable.exit_status(),
+        format!("{volume}@{name} is made, and cannot be opened yet"),
+    )
+    .because(
+        "the gateway is behind, takes nothing at present, or copies the disk anew; until it has the bookmark, that can be lost with \
+         all that is under way",
+    )
+    .fix(format!("see what `chronogate status` says; `chronogate bookmark ls {volume}` lists it once it is kept"))
 }
 
 async fn remove(context: &Context, args: RmArgs) -> Result<()> {

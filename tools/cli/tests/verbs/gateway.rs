@@ -190,7 +190,8 @@ impl Control for Gateway {
         if self.baseline.load(Ordering::SeqCst) {
             self.wait_for_looks(2).await;
         }
-        Ok(bookmark(request.name, 9, &request.note))
+        let selectable = request.note != "under way";
+        Ok(BookmarkView { selectable, ..bookmark(request.name, 9, &request.note) })
     }
 
     async fn bookmarks(&self, volume: Name, after: Option<Lsn>, limit: usize) -> Answer<Vec<BookmarkView>> {

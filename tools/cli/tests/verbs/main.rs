@@ -142,6 +142,25 @@ async fn people_get_tables_and_a_mount_prints_its_uri_alone() {
     assert_eq!(listed.as_array().unwrap().len(), usize::try_from(BOOKMARKS).unwrap());
 }
 
+/// A script that goes on after it would count on what may be lost.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_bookmark_that_no_gateway_has_yet_is_told_and_not_taken_for_made() {
+    let server = Server::new().await;
+    for format in ["table", "json"] {
+        let words = ["bookmark", "create", "web01", "b", "--note", "under way", "-o", format];
+        let done = run(&server.url(), &words);
+        assert_eq!(done.status.code(), Some(5));
+        assert!(stdout(&done).contains("web01"), "where it lies is told all the same");
+        let said = stderr(&done);
+        assert!(
+            said.starts_with(
+                "error: web01@b is made, and cannot be opened yet\n  why: the gateway is behind"
+            ),
+            "{said}"
+        );
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn options_reach_the_gateway() {
     let server = Server::new().await;
