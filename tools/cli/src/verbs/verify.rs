@@ -69,7 +69,7 @@ pub(super) async fn run(args: VerifyArgs) -> Result<()> {
             .await
             .map_err(could_not)?;
     }
-    if found.open + found.over == 0 { Ok(()) } else { Err(damaged(&found)) }
+    if found.open + found.over == 0 { Ok(()) } else { Err(damaged(&found, args.acknowledge)) }
 }
 
 /// What is known once the history has been read.
@@ -321,11 +321,14 @@ impl Stretches {
     }
 }
 
-fn damaged(found: &VerificationView) -> Failure {
+fn damaged(found: &VerificationView, acknowledged: bool) -> Failure {
     let (open, over) = (found.open, found.over);
     if open == 0 {
         return Failure::new(ExitStatus::Error, over_text(over, &found.volume))
-            .fix("say --acknowledge when you have read of them");
+            .fix(match acknowledged {
+                true => "nothing more: that is acknowledged now, and the next verify says so if it finds nothing new",
+                false => "say --acknowledge when you have read of them",
+            });
     }
     let doubted = |f: &&FindingView| matches!(f.kind, FindingKind::Altered | FindingKind::Ledger);
     if found.findings.iter().filter(|f| f.over.is_none()).all(|f| doubted(&f)) {
@@ -506,12 +509,15 @@ mod tests {
     fn one_means_damage_and_nothing_else() {
         assert_eq!(could_not(Failure::new(ExitStatus::Error, "x")).exit, ExitStatus::Internal);
         assert_eq!(could_not(Failure::new(ExitStatus::Unreachable, "x")).exit, ExitStatus::Unreachable);
-        assert_eq!(damaged(&golden()).exit, ExitStatus::Error);
+        assert_eq!(damaged(&golden(), false).exit, ExitStatus::Error);
         let mut forged = golden();
         forged.findings.truncate(1);
         forged.findings[0].kind = FindingKind::Altered;
-        assert!(damaged(&forged).lines().contains("may not be what was written"));
-        assert!(damaged(&golden()).lines().contains("is damaged"));
+        assert!(damaged(&forged, false).lines().contains("may not be what was written"));
+        assert!(damaged(&golden(), false).lines().contains("is damaged"));
+        let over = VerificationView { open: 0, over: 1, ..golden() };
+        assert!(damaged(&over, false).lines().contains("say --acknowledge"));
+        assert!(damaged(&over, true).lines().contains("acknowledged now"));
     }
 
     #[test]
