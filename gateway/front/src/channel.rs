@@ -3,9 +3,11 @@
 use std::future::Future;
 use std::io::{self, IoSlice};
 use std::mem;
+use std::os::fd::AsFd;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio_rustls::server::TlsStream;
 use tokio_rustls::{Accept, TlsAcceptor};
@@ -28,6 +30,22 @@ pub(crate) struct Secured {
     pub(crate) version: String,
     /// The names in the client's certificate; `None`: it has not shown one.
     pub(crate) names: Option<Vec<String>>,
+}
+
+impl<S: AsFd> Channel<S> {
+    /// Has the other end closed its side, whatever is still to be read?
+    pub(crate) fn has_hung_up(&self) -> bool {
+        let socket = match self {
+            Self::Open(stream) => stream,
+            Self::Secure(stream) => stream.get_ref().0,
+            Self::Starting(_) | Self::Gone => return false,
+        };
+        let gone = PollFlags::RDHUP | PollFlags::HUP | PollFlags::ERR;
+        let mut asked = [PollFd::new(socket, PollFlags::RDHUP)];
+        let [answer] = &mut asked;
+        let told = poll(std::slice::from_mut(answer), Some(&Timespec::default()));
+        told.is_ok() && answer.revents().intersects(gone)
+    }
 }
 
 impl<S: AsyncRead + AsyncWrite + Unpin> Channel<S> {

@@ -3,24 +3,28 @@
 
 use std::future::Future;
 use std::io;
+use std::os::fd::AsFd;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use bytes::BytesMut;
 use gateway_nbd::{Action, CloseReason, ExportInfo, ListEntry, Refusal, Server, Tag, Tls, Wants};
 use tap_block::units::count;
-use tap_block::{Answer, Answered, BlockDevice, Name, Op, Ticket};
+use tap_block::{Answer, Answered, BlockDevice, DeviceError, Name, Op, Ticket};
 use thiserror::Error;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite};
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, Sleep};
 
 use crate::access::Access;
+use crate::budget::Share;
 use crate::busy_poll::BusyPoll;
 use crate::channel::Channel;
 use crate::exports::{ClientId, Export, Exports, OpenError};
 use crate::front::{Limits, Place, Shared};
+use crate::landing::{Begun, Shore};
 use crate::mailbox::{Mailbox, Stop};
 use crate::patience::Patience;
 use crate::sessions::Session;
@@ -37,6 +41,11 @@ const ALONE_AT_LEAST: u32 = 8;
 const LAST_INPUT: usize = 1 << 20;
 /// A client gets on with it when it takes so much of what waits for it, or all.
 pub(crate) const PROGRESS: usize = 64 << 10;
+
+/// How long a client that opens an export waits for the writes that are under way there.
+const BARRED: Duration = Duration::from_secs(10);
+/// The tag of the ticket by which it hears that they are over; no request has it.
+const OVER: u64 = u64::MAX;
 
 /// A client's connection.
 pub(crate) struct Connection<S> {
@@ -66,10 +75,19 @@ pub(crate) struct Connection<S> {
     stalled: Patience,
     /// What it has taken meanwhile.
     taken: usize,
+    /// Its part of the memory for requests and replies.
+    share: Share,
+    /// For a client that others wait for, since it holds more than its minimum and is slow.
+    pace: Patience,
+    /// What it has taken and sent meanwhile, of what is due.
+    moved: (u64, u64),
     /// For a client that asks for nothing.
     idle: Option<Patience>,
     lookup: Option<Lookup>,
     opened: Option<Opened>,
+    entry: Entry,
+    /// Its writes, as others see them.
+    shore: Option<Arc<Shore>>,
     /// For the handshake and for the last bytes of a connection that is being closed.
     deadline: Option<Pin<Box<Sleep>>>,
     closing: Option<CloseReason>,
@@ -98,6 +116,11 @@ pub(crate) enum Ended {
     /// A client that takes none of its replies.
     #[error("the client took next to nothing of its replies for too long")]
     Stalled,
+    /// A client that others wait for.
+    #[error(
+        "the client took or sent too little of what it holds memory for, while others wait for that; it should ask for less at a time"
+    )]
+    InTheWay,
     /// A client that asks for nothing.
     #[error("the client asked for nothing for too long")]
     Idle,
@@ -110,6 +133,15 @@ pub(crate) enum Ended {
     /// The socket failed.
     #[error("the socket failed: {0}")]
     Socket(io::Error),
+}
+
+/// Is the export open to the client's requests?
+enum Entry {
+    /// It has not made any.
+    Outside,
+    /// They wait for the writes of others, until then at most.
+    Barred(Pin<Box<Sleep>>),
+    Inside,
 }
 
 /// An export looked up, with what the client was told of it.
@@ -126,7 +158,7 @@ enum Lookup {
     Bookmarks(JoinHandle<Vec<Name>>),
 }
 
-impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
+impl<S: AsyncRead + AsyncWrite + AsFd + Unpin> Connection<S> {
     pub(crate) fn new(
         stream: S,
         client: ClientId,
@@ -138,6 +170,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
         let (limits, security) = (shared.limits, shared.security());
         // At a listener without TLS whoever can connect is trusted.
         let access = if tls == Tls::Off { Access::all() } else { security.clients.access_of_unknown() };
+        let share = Share::new(&shared.budget, session.id, &session.mailbox, std::time::Instant::now());
         Self {
             stream: Channel::Open(stream),
             server: Server::with_tls(limits.protocol, tls),
@@ -159,9 +192,14 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
             unflushed: false,
             stalled: Patience::new(limits.stall).or_less(limits.stall_in_need),
             taken: 0,
+            share,
+            pace: Patience::in_need(limits.stall_in_need),
+            moved: (0, 0),
             idle: limits.idle.map(Patience::new),
             lookup: None,
             opened: None,
+            entry: Entry::Outside,
+            shore: None,
             deadline: None,
             closing: None,
             input_left: None,
@@ -185,6 +223,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
         let stop = self.mailbox.take(&mut self.done);
         let busy = !self.done.is_empty() || stop != self.stop;
         for (tag, answered) in self.done.drain(..) {
+            if tag == OVER {
+                self.entry = Entry::Inside;
+                continue;
+            }
             self.session.count_read(answered.as_ref().map_or(0, Answer::length));
             self.server.handle_completion(Tag::new(tag), answered);
         }
@@ -202,16 +244,106 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
     /// Starts requests until the batch is full or there are no more; was there any?
     fn act(&mut self) -> bool {
         let any = batch(|| {
-            if self.closing.is_some() {
+            if self.closing.is_some() || !self.may_enter() {
                 return None;
             }
-            let action = self.server.poll_action(&mut self.input)?;
-            Some(self.perform(action))
+            let action = match self.server.poll_action(&mut self.input) {
+                None if self.borrow() => self.server.poll_action(&mut self.input),
+                action => action,
+            };
+            Some(self.perform(action?))
         });
         if let Some(opened) = &self.opened {
             opened.export.device.submit_all(&mut self.asked);
         }
         any
+    }
+
+    /// May requests be looked at? Before the first one the writes have to be over that were under way when it came.
+    fn may_enter(&mut self) -> bool {
+        let is_outside = matches!(self.entry, Entry::Outside) && !self.server.is_handshaking();
+        if let Some(opened) = self.opened.as_ref().filter(|_| is_outside) {
+            self.entry = Entry::Inside;
+            if !opened.info.geometry.read_only {
+                let over = Ticket::new(OVER, self.mailbox.clone());
+                self.shore = Some(self.shared.shores.open(&opened.export.name, over));
+                self.entry = Entry::Barred(Box::pin(tokio::time::sleep(BARRED)));
+            }
+        }
+        !matches!(self.entry, Entry::Barred(_))
+    }
+
+    /// Are they not over, after so long? Then it is no use to wait any longer.
+    fn gives_up_waiting(&mut self, cx: &mut Context<'_>) -> bool {
+        let Entry::Barred(timer) = &mut self.entry else { return false };
+        let gives_up = timer.as_mut().poll(cx).is_ready();
+        if gives_up {
+            let export = self.opened.as_ref().map_or("", |opened| &opened.export.name);
+            tracing::warn!(
+                export,
+                client = self.session.peer(),
+                "writes of other connections are not over after {BARRED:?}: this client's may be done before them; look what keeps the disk"
+            );
+            self.entry = Entry::Inside;
+        }
+        gives_up
+    }
+
+    /// Asks for memory for a request that waits for it; is there enough?
+    fn borrow(&mut self) -> bool {
+        let Some(total) = self.server.lacks() else { return false };
+        let (held, spare) = (self.server.held(), self.spare());
+        let lent = self.share.ask(held + spare, total.saturating_add(spare), std::time::Instant::now());
+        if lent {
+            self.allow();
+        }
+        lent
+    }
+
+    /// What it may hold is for requests and replies, but for what an input buffer takes that has grown.
+    fn allow(&mut self) {
+        self.server.allow(self.share.allowance().saturating_sub(self.spare()));
+    }
+
+    /// Bytes of the input buffer that are for no request.
+    fn spare(&self) -> u64 {
+        count(self.input.capacity().saturating_sub(RECEIVE)).saturating_sub(self.server.incoming())
+    }
+
+    /// What is held no more can be lent to others, and who holds much has to get on with it.
+    fn settle_memory(&mut self) {
+        let is_large = self.input.capacity() > RECEIVE && self.input.len() <= RECEIVE;
+        if is_large && self.server.incoming() == 0 && self.shared.budget.is_short() {
+            let large = std::mem::replace(&mut self.input, BytesMut::with_capacity(RECEIVE));
+            self.input.extend_from_slice(&large);
+            self.has_large_buffer = false;
+        }
+        let held = self.server.held() + self.spare();
+        if self.server.lacks().is_none() {
+            self.share.keep(held);
+        }
+        self.shared.sessions.note_held(&self.session, held);
+        self.keep_time(held);
+    }
+
+    /// Times a client that holds more than its minimum, as long as it is the one that is waited for.
+    fn keep_time(&mut self, held: u64) {
+        let has_output = !self.server.output().is_empty() || self.unflushed;
+        if !self.share.is_borrowing() || !has_output && self.server.incoming() == 0 {
+            self.moved = (0, 0);
+            return self.pace.end();
+        }
+        let (moved, due) = self.moved;
+        if moved >= due {
+            self.moved = (0, self.limits.due_in_need(held));
+            self.pace.end();
+        }
+        self.pace.begin();
+    }
+
+    fn note_moved(&mut self, bytes: usize) {
+        self.share.earn(bytes);
+        self.moved.0 += count(bytes);
     }
 
     /// Does what the protocol asks for; how much payload it moves.
@@ -240,9 +372,22 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
         if let Some(idle) = &mut self.idle {
             idle.end();
         }
-        let ticket = Ticket::new(tag.get(), self.mailbox.clone());
-        let ticket = if self.is_alone() { ticket.alone() } else { ticket };
-        self.asked.push((op, ticket));
+        let is_alone = self.is_alone();
+        let Some(opened) = &self.opened else { return bytes };
+        let device = &opened.export.device;
+        let changes = matches!(op, Op::Write { .. } | Op::Zero { .. } | Op::Trim { .. });
+        let Begun { queue, doubted } = match self.shore.as_ref().filter(|_| changes) {
+            Some(shore) => shore.begin(written, self.mailbox.clone(), device),
+            None => Begun { queue: self.mailbox.clone(), doubted: false },
+        };
+        let ticket = Ticket::new(tag.get(), queue);
+        if doubted && self.stream.has_hung_up() {
+            // It may be here again, with newer writes.
+            self.server.begin_shutdown();
+            ticket.complete(Err(DeviceError::Stopped));
+        } else {
+            self.asked.push((op, if is_alone { ticket.alone() } else { ticket }));
+        }
         bytes
     }
 
@@ -388,7 +533,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
     /// Has the client asked for nothing, for too long?
     fn has_idled(&mut self, cx: &mut Context<'_>) -> bool {
         let Some(idle) = &mut self.idle else { return false };
-        if self.server.in_flight() > 0 {
+        if self.server.in_flight() > 0 || self.server.lacks().is_some() {
             idle.end();
             return false;
         }
@@ -418,7 +563,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
                     self.stalled.begin();
                     return Ok(busy);
                 }
-                Poll::Ready(n) => self.taken += n,
+                Poll::Ready(n) => {
+                    self.taken += n;
+                    self.note_moved(n);
+                }
             }
             if self.taken >= PROGRESS {
                 self.taken = 0;
@@ -451,7 +599,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
         let Wants::Input(wanted) = self.server.wants(&self.input) else {
             return Ok(false);
         };
-        if self.input_left == Some(0) || self.closing.is_some() {
+        let is_barred = matches!(self.entry, Entry::Barred(_));
+        if self.input_left == Some(0) || self.closing.is_some() || is_barred {
             return Ok(false);
         }
         self.make_room(wanted);
@@ -464,7 +613,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
                 self.server.begin_shutdown();
             }
             Poll::Ready(0) => self.input_left = Some(0),
-            Poll::Ready(n) => self.input_left = self.input_left.map(|left| left.saturating_sub(n)),
+            Poll::Ready(n) => {
+                self.note_moved(n);
+                self.input_left = self.input_left.map(|left| left.saturating_sub(n));
+            }
         }
         Ok(true)
     }
@@ -484,7 +636,16 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
     }
 }
 
-impl<S: AsyncRead + AsyncWrite + Unpin> Turns for Connection<S> {
+impl<S> Drop for Connection<S> {
+    fn drop(&mut self) {
+        self.mailbox.close();
+        if let Some(shore) = &self.shore {
+            shore.inherit(self.share.take());
+        }
+    }
+}
+
+impl<S: AsyncRead + AsyncWrite + AsFd + Unpin> Turns for Connection<S> {
     fn mailbox(&self) -> &Mailbox {
         &self.mailbox
     }
@@ -498,13 +659,15 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Turns for Connection<S> {
     }
 
     fn awaits_client(&self) -> bool {
-        self.opened.is_some() && self.server.in_flight() == 0 && self.server.output().is_empty()
+        let is_free = self.server.in_flight() == 0 && self.server.output().is_empty();
+        is_free && matches!(self.entry, Entry::Inside) && self.server.lacks().is_none()
     }
 
     fn turn(&mut self, cx: &mut Context<'_>) -> Result<bool, Ended> {
         let mut busy = self.take_letters();
         busy |= self.poll_lookup(cx);
         busy |= self.poll_tls(cx)?;
+        self.allow();
         if self.act() {
             // Operations that completed on the spot are answered in this very turn.
             self.take_letters();
@@ -515,15 +678,21 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Turns for Connection<S> {
             busy = self.poll_read(cx)?;
         }
         self.session.note_in_flight(self.server.in_flight());
-        let held = self.server.output().len() + self.input.capacity().saturating_sub(RECEIVE);
-        self.shared.sessions.note_held(&self.session, count(held));
+        self.settle_memory();
         Ok(busy)
     }
 
     fn rest(&mut self, cx: &mut Context<'_>) -> Option<Ended> {
-        let (sessions, most) = (&self.shared.sessions, self.limits.memory);
-        if self.stalled.is_over(cx, || sessions.held() > most) {
+        let budget = &self.shared.budget;
+        if self.stalled.is_over(cx, || budget.is_short()) {
             return Some(Ended::Stalled);
+        }
+        if self.pace.is_over(cx, || budget.is_short()) {
+            return Some(Ended::InTheWay);
+        }
+        if self.gives_up_waiting(cx) {
+            cx.waker().wake_by_ref();
+            return None;
         }
         if self.server.in_flight() == 0 && self.server.output().is_empty() && !self.unflushed {
             if let Some(reason) = self.closing.take() {

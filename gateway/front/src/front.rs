@@ -2,6 +2,7 @@
 
 use std::io;
 use std::net::TcpStream as StdTcpStream;
+use std::os::fd::AsFd;
 use std::os::unix::net::UnixStream as StdUnixStream;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
@@ -9,14 +10,17 @@ use std::time::{Duration, Instant};
 
 use gateway_nbd::Tls;
 use rustix::net::sockopt;
+use tap_block::units::count;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
 use tokio::sync::Notify;
 
 use crate::address::{ListenAddress, Portal};
-use crate::connection::{Connection, Ended};
+use crate::budget::{Budget, MemoryUse};
+use crate::connection::{Connection, Ended, PROGRESS};
 use crate::exports::{ClientId, Exports};
 use crate::iscsi::{IscsiConnection, IscsiLimits, Targets};
+use crate::landing::Shores;
 use crate::listener::{Bound, ListenError, Listener};
 use crate::mailbox::Stop;
 use crate::sessions::{Session, SessionInfo, Sessions};
@@ -45,9 +49,10 @@ pub struct Limits {
     pub handshake: Duration,
     /// How long a client may take next to nothing of a reply that waits for it; then it is hung up on.
     pub stall: Duration,
-    /// Bytes of requests and replies that all connections may hold before patience with such clients gets shorter.
+    /// Bytes of requests and replies that all connections may hold. Half of it is a minimum for each of them (64 KiB at least); one
+    /// that would hold more waits while there is no more, and patience with clients that are slow gets shorter.
     pub memory: u64,
-    /// How long it lasts then.
+    /// How long it lasts then. A client that holds more than its minimum has to take a good part of it in this time.
     pub stall_in_need: Duration,
     /// How long a client may ask for nothing; then it is hung up on. `None`: for ever.
     pub idle: Option<Duration>,
@@ -88,6 +93,8 @@ pub(crate) struct Shared {
     /// Each connection keeps what it began with.
     security: Mutex<Arc<Security>>,
     pub(crate) sessions: Sessions,
+    pub(crate) budget: Arc<Budget>,
+    pub(crate) shores: Shores,
     stop_accepting: Notify,
 }
 
@@ -115,6 +122,16 @@ impl Default for Limits {
             idle: None,
             protocol: gateway_nbd::Limits::default(),
         }
+    }
+}
+
+impl Limits {
+    /// So much a client that holds `held` has to take within `stall_in_need`, while others wait for memory: what takes all of it
+    /// within `stall`, or a quarter of it if that is no more than a MiB; next to nothing is too little in any case.
+    pub(crate) fn due_in_need(&self, held: u64) -> u64 {
+        let part = u128::from(held) * self.stall_in_need.as_millis() / self.stall.as_millis().max(1);
+        let part = u64::try_from(part).unwrap_or(u64::MAX).min(held);
+        part.max((held / 4).min(1 << 20)).max(count(PROGRESS))
     }
 }
 
@@ -233,6 +250,12 @@ impl FrontHandle {
         self.shared.sessions.count()
     }
 
+    /// How the memory for requests and replies is used. Nothing is lent where iSCSI is spoken.
+    #[must_use]
+    pub fn memory(&self) -> MemoryUse {
+        self.shared.budget.usage(self.shared.sessions.held())
+    }
+
     /// The connections, the oldest first.
     #[must_use]
     pub fn sessions(&self) -> Vec<SessionInfo> {
@@ -289,9 +312,11 @@ impl Drop for FrontHandle {
 
 impl Shared {
     fn new(service: Service, limits: Limits, security: Security) -> Self {
-        let (sessions, stop_accepting) = (Sessions::default(), Notify::new());
+        let (sessions, shores, stop_accepting) = (Sessions::default(), Shores::default(), Notify::new());
         let security = Mutex::new(Arc::new(security));
-        Self { service, limits, security, sessions, stop_accepting }
+        let connections = limits.connections.saturating_add(service.told_full());
+        let budget = Arc::new(Budget::new(limits.memory, connections));
+        Self { service, limits, security, sessions, budget, shores, stop_accepting }
     }
 
     pub(crate) fn security(&self) -> Arc<Security> {
@@ -423,6 +448,9 @@ fn welcome(guest: Guest, shared: &Arc<Shared>) {
         let ended = run(guest, &place);
         let (client, session) = (place.session.peer(), id);
         match ended {
+            Ended::Stalled | Ended::InTheWay => {
+                tracing::warn!(session, client, %ended, "a client is hung up on");
+            }
             Ended::Tls(_) => tracing::info!(session, client, %ended, "a client is not let in"),
             _ => tracing::debug!(session, client, %ended, "a connection is over"),
         }
@@ -468,7 +496,7 @@ fn run(guest: Guest, place: &Place) -> Ended {
     ended
 }
 
-async fn serve<S: AsyncRead + AsyncWrite + Unpin>(
+async fn serve<S: AsyncRead + AsyncWrite + AsFd + Unpin>(
     stream: io::Result<S>,
     portal: String,
     client: ClientId,
@@ -487,5 +515,20 @@ async fn serve<S: AsyncRead + AsyncWrite + Unpin>(
             }
         },
         Err(error) => Ended::Socket(error),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_holds_much_while_others_wait_has_to_take_a_good_part_of_it() {
+        let due = |held| Limits::default().due_in_need(held);
+        assert_eq!((due(0), due(100 << 10)), (64 << 10, 64 << 10));
+        assert_eq!((due(1 << 20), due(4 << 20), due(24 << 20)), (256 << 10, 1 << 20, 1 << 20));
+        assert_eq!(due(48 << 20), 2 << 20);
+        let hasty = Limits { stall: Duration::from_secs(1), ..Limits::default() };
+        assert_eq!(hasty.due_in_need(1 << 20), 1 << 20);
     }
 }

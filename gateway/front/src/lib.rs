@@ -15,12 +15,14 @@
 
 mod access;
 mod address;
+mod budget;
 mod busy_poll;
 mod channel;
 mod connection;
 mod exports;
 mod front;
 mod iscsi;
+mod landing;
 mod listener;
 mod mailbox;
 mod patience;
@@ -30,6 +32,7 @@ mod turn;
 
 pub use access::{Access, Clients, Grant, Pattern};
 pub use address::{AddressError, ListenAddress, Portal, PortalError};
+pub use budget::MemoryUse;
 pub use exports::{ClientId, Export, ExportEntry, Exports, OpenError};
 pub use front::{Drained, Front, FrontHandle, Limits};
 pub use gateway_nbd::Tls;

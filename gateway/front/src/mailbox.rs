@@ -1,4 +1,4 @@
-//! How other threads reach a connection's thread: completions of operations, and the order to stop.
+//! How other threads reach a connection's thread: completions of operations, the order to stop, and that it is worth a look.
 //!
 //! A completion that comes while the connection is at work (a device that had the answer at hand) is only
 //! put down; the system is asked to wake the connection only when it sleeps.
@@ -31,6 +31,10 @@ pub(crate) struct Mailbox {
 struct Letters {
     done: Vec<(u64, Answered)>,
     stop: Stop,
+    /// Something has changed that the connection looks at by itself.
+    nudged: bool,
+    /// The connection has ended: nobody reads what comes.
+    closed: bool,
     /// There only while the connection sleeps.
     sleeper: Option<Waker>,
 }
@@ -40,13 +44,14 @@ impl Mailbox {
     pub(crate) fn take(&self, done: &mut Vec<(u64, Answered)>) -> Stop {
         let mut letters = self.lock();
         mem::swap(&mut letters.done, done);
+        letters.nudged = false;
         letters.stop
     }
 
     /// Lets the connection sleep until something comes; `false` when something has come since it looked.
     pub(crate) fn sleep(&self, seen: Stop, waker: &Waker) -> bool {
         let mut letters = self.lock();
-        if !letters.done.is_empty() || letters.stop != seen {
+        if letters.nudged || !letters.done.is_empty() || letters.stop != seen {
             return false;
         }
         match &letters.sleeper {
@@ -68,6 +73,22 @@ impl Mailbox {
         wake(letters);
     }
 
+    /// Has the connection look at everything again.
+    pub(crate) fn nudge(&self) {
+        let mut letters = self.lock();
+        letters.nudged = true;
+        wake(letters);
+    }
+
+    /// What is there, and what still comes, is thrown away: what was read for a connection that has ended holds no memory.
+    pub(crate) fn close(&self) {
+        let mut letters = self.lock();
+        letters.closed = true;
+        let unread = mem::take(&mut letters.done);
+        drop(letters);
+        drop(unread);
+    }
+
     fn lock(&self) -> MutexGuard<'_, Letters> {
         self.letters.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -76,8 +97,10 @@ impl Mailbox {
 impl CompletionQueue for Mailbox {
     fn complete(&self, tag: u64, answered: Answered) {
         let mut letters = self.lock();
-        letters.done.push((tag, answered));
-        wake(letters);
+        if !letters.closed {
+            letters.done.push((tag, answered));
+            wake(letters);
+        }
     }
 }
 

@@ -8,6 +8,9 @@ use std::time::Duration;
 
 use tokio::time::{Instant, Sleep};
 
+/// A century.
+const NEVER: Duration = Duration::from_secs(100 * 365 * 24 * 3600);
+
 /// See the module.
 #[derive(Debug)]
 pub(crate) struct Patience {
@@ -22,6 +25,11 @@ pub(crate) struct Patience {
 impl Patience {
     pub(crate) const fn new(limit: Duration) -> Self {
         Self { limit, least: limit, since: None, timer: None }
+    }
+
+    /// One that has no end but in need.
+    pub(crate) fn in_need(least: Duration) -> Self {
+        Self { least, ..Self::new(NEVER) }
     }
 
     /// The same, which ends after `least` in times of need.
@@ -92,6 +100,7 @@ mod tests {
         assert!(over_after(patience(), None) >= LIMIT);
         let at_once = over_after(patience(), Some(Duration::ZERO));
         assert!(at_once >= LEAST && at_once < LIMIT, "{at_once:?}");
+        assert!(over_after(Patience::in_need(LEAST), Some(3 * LEAST)) >= 3 * LEAST);
         // Need that comes later is noticed at the next look.
         let later = over_after(patience(), Some(3 * LEAST));
         assert!(later >= 3 * LEAST && later < LIMIT, "{later:?}");

@@ -8,6 +8,8 @@ use crate::server::Tag;
 pub(crate) struct Pending {
     pub(crate) to: To,
     pub(crate) cost: u64,
+    /// Bytes of memory that it may take.
+    pub(crate) memory: u64,
     pub(crate) kind: Kind,
 }
 
@@ -31,6 +33,7 @@ pub(crate) struct PendingTable {
     slots: Vec<Slot>,
     free: Vec<u32>,
     cost: u64,
+    memory: u64,
 }
 
 #[derive(Debug, Default)]
@@ -49,8 +52,14 @@ impl PendingTable {
         self.cost
     }
 
+    /// Bytes of memory that all of them may take.
+    pub(crate) const fn memory(&self) -> u64 {
+        self.memory
+    }
+
     pub(crate) fn insert(&mut self, pending: Pending) -> Tag {
         self.cost += pending.cost;
+        self.memory += pending.memory;
         let no = self.free.pop().unwrap_or_else(|| {
             self.slots.push(Slot::default());
             u32::try_from(self.slots.len() - 1).unwrap_or(u32::MAX)
@@ -75,6 +84,7 @@ impl PendingTable {
         slot.generation = slot.generation.wrapping_add(1);
         self.free.push(no);
         self.cost -= pending.cost;
+        self.memory -= pending.memory;
         Some(pending)
     }
 }

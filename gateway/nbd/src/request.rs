@@ -19,6 +19,8 @@ const COST: u64 = 512;
 const STATUS_COST: u64 = 8 << 20;
 /// Stretches that a reply tells of each context at most; a client asks on from there.
 const MAX_STRETCHES: usize = 4096;
+/// What those take in memory.
+const STATUS_MEMORY: u64 = 24 * MAX_STRETCHES as u64;
 
 /// A request's header.
 #[derive(Debug, Clone, Copy)]
@@ -92,6 +94,16 @@ impl Request {
             command::BLOCK_STATUS => STATUS_COST,
             _ => self.payload.saturating_add(COST),
         }
+    }
+
+    /// Bytes of memory that it may take, from its payload to the last byte of its reply.
+    pub(crate) fn memory(&self, served: &Served) -> u64 {
+        let reply = match self.command {
+            command::READ => self.length,
+            command::BLOCK_STATUS => STATUS_MEMORY * tap_block::units::count(served.contexts.len()),
+            _ => 0,
+        };
+        reply.saturating_add(self.payload).saturating_add(COST)
     }
 
     /// "Don't fragment".

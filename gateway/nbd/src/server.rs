@@ -1,6 +1,7 @@
 //! The connection as a whole: what callers see, and which half of the protocol gets the next bytes.
 
 use bytes::BytesMut;
+use tap_block::units::count;
 use tap_block::{Answered, Geometry, Name, Op, Output};
 use thiserror::Error;
 
@@ -16,6 +17,8 @@ pub struct Server {
     phase: Phase,
     limits: Limits,
     output: Output,
+    /// What it may hold in memory for requests and replies.
+    allowed: u64,
     stopping: bool,
     closed: bool,
 }
@@ -206,7 +209,7 @@ impl Server {
     pub fn with_tls(limits: Limits, tls: Tls) -> Self {
         let mut output = Output::default();
         let phase = Phase::Handshake(Handshake::new(&mut output, tls));
-        Self { phase, limits, output, stopping: false, closed: false }
+        Self { phase, limits, output, allowed: u64::MAX, stopping: false, closed: false }
     }
 
     /// The next thing to do, taking whole messages from the front of `input` as far as that needs.
@@ -233,6 +236,42 @@ impl Server {
         match &self.phase {
             Phase::Handshake(handshake) => handshake.wants(input, &self.output),
             Phase::Transmission(transmission) => transmission.wants(input, &self.output, &self.limits),
+        }
+    }
+
+    /// Whatever [`Limits`] say, requests and replies may hold so many bytes of memory from now on: a request for which there is not
+    /// enough waits, and is [told of](Self::lacks). At first that is as much as there is.
+    pub fn allow(&mut self, bytes: u64) {
+        self.allowed = bytes;
+        if let Phase::Transmission(transmission) = &mut self.phase {
+            transmission.allow(bytes);
+        }
+    }
+
+    /// Once [`poll_action`](Self::poll_action) has given `None`: so much would be held in all with the next request, which waits
+    /// because that is more than is [allowed](Self::allow).
+    #[must_use]
+    pub fn lacks(&self) -> Option<u64> {
+        match &self.phase {
+            Phase::Transmission(transmission) if !self.closed => transmission.short(),
+            _ => None,
+        }
+    }
+
+    /// Bytes of memory that requests under way and replies hold: a reply all of it until its last byte is written.
+    pub fn held(&mut self) -> u64 {
+        match &mut self.phase {
+            Phase::Handshake(_) => count(self.output.len()),
+            Phase::Transmission(transmission) => transmission.held(&self.output),
+        }
+    }
+
+    /// The part of that which is for a request whose payload has not come whole.
+    #[must_use]
+    pub fn incoming(&self) -> u64 {
+        match &self.phase {
+            Phase::Handshake(_) => 0,
+            Phase::Transmission(transmission) => transmission.incoming(),
         }
     }
 
@@ -315,6 +354,6 @@ impl Server {
     }
 
     fn enter(&mut self, session: Session) {
-        self.phase = Phase::Transmission(Transmission::new(session));
+        self.phase = Phase::Transmission(Transmission::new(session, self.allowed));
     }
 }

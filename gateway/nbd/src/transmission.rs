@@ -12,6 +12,7 @@ use crate::proto::{Errno, command};
 use crate::reply::To;
 use crate::request::{Refused, Request, Served};
 use crate::server::{Action, CloseReason, Limits, Step, Tag, Wants};
+use crate::unread::Unread;
 
 /// No longer payload is followed to its end, to refuse the request.
 const MAX_SKIPPED: u64 = u32::MAX as u64;
@@ -22,6 +23,13 @@ pub(crate) struct Transmission {
     served: Served,
     stage: Stage,
     pending: PendingTable,
+    unread: Unread,
+    /// Memory for a request whose payload is on its way.
+    incoming: u64,
+    /// What may be held in all.
+    allowed: u64,
+    /// What would be held with the next request, which is more than that.
+    short: Option<u64>,
 }
 
 #[derive(Debug)]
@@ -38,10 +46,28 @@ enum Stage {
 }
 
 impl Transmission {
-    pub(crate) fn new(session: Session) -> Self {
+    pub(crate) fn new(session: Session, allowed: u64) -> Self {
         let Session { geometry, style, contexts } = session;
         let served = Served { geometry, style, contexts };
-        Self { served, stage: Stage::Request, pending: PendingTable::default() }
+        let (pending, unread) = (PendingTable::default(), Unread::default());
+        Self { served, stage: Stage::Request, pending, unread, incoming: 0, allowed, short: None }
+    }
+
+    pub(crate) const fn allow(&mut self, bytes: u64) {
+        self.allowed = bytes;
+    }
+
+    pub(crate) const fn short(&self) -> Option<u64> {
+        self.short
+    }
+
+    pub(crate) const fn incoming(&self) -> u64 {
+        self.incoming
+    }
+
+    /// Memory that requests and replies hold.
+    pub(crate) fn held(&mut self, output: &Output) -> u64 {
+        self.pending.memory() + self.incoming + self.unread.held(output)
     }
 
     pub(crate) fn in_flight(&self) -> usize {
@@ -69,7 +95,7 @@ impl Transmission {
             Stage::Leaving(_) => Wants::Nothing,
             Stage::Skip { .. } => Wants::Input(1),
             Stage::Request => match self.served.peek(input) {
-                _ if !self.has_room(0, output, limits) => Wants::Nothing,
+                _ if self.short.is_some() || !self.has_room(0, output, limits) => Wants::Nothing,
                 Some(Ok(request)) if !self.has_room(request.cost(), output, limits) => Wants::Nothing,
                 Some(Ok(request)) => Wants::Input(header.saturating_add(index(request.payload()))),
                 _ => Wants::Input(header),
@@ -84,6 +110,8 @@ impl Transmission {
         limits: &Limits,
         stopping: bool,
     ) -> Step {
+        (self.incoming, self.short) = (0, None);
+        self.unread.note(output);
         if !self.has_room(0, output, limits) {
             return Step::Wait;
         }
@@ -108,8 +136,16 @@ impl Transmission {
                 Step::Again
             }
             Ok(()) if !self.has_room(request.cost(), output, limits) => Step::Wait,
+            Ok(()) if !self.may_hold(&request, output) => Step::Wait,
             Ok(()) => self.start(request, input, output),
         }
+    }
+
+    /// Is there memory for it?
+    fn may_hold(&mut self, request: &Request, output: &Output) -> bool {
+        let total = self.held(output).saturating_add(request.memory(&self.served));
+        self.short = (total > self.allowed).then_some(total);
+        self.short.is_none()
     }
 
     /// Is there room for a request that costs so much? One is always served when there is nothing else.
@@ -120,13 +156,14 @@ impl Transmission {
 
     fn start(&mut self, request: Request, input: &mut BytesMut, output: &mut Output) -> Step {
         if input.len() < self.served.header() + index(request.payload()) {
+            self.incoming = request.memory(&self.served);
             return Step::Wait;
         }
         input.advance(self.served.header());
         if request.command == command::BLOCK_STATUS {
             return self.start_status(request, input, output);
         }
-        let (to, cost) = (request.to(), request.cost());
+        let (to, cost, memory) = (request.to(), request.cost(), request.memory(&self.served));
         let (length, whole) = (request.length(), request.is_whole());
         let Some(op) = request.into_op(input) else {
             return Step::Again;
@@ -136,7 +173,7 @@ impl Transmission {
             Op::Write { .. } | Op::Zero { .. } => Kind::Write,
             _ => Kind::Other,
         };
-        let tag = self.pending.insert(Pending { to, cost, kind });
+        let tag = self.pending.insert(Pending { to, cost, memory, kind });
         Step::Act(Action::Submit { tag, op })
     }
 
@@ -157,7 +194,8 @@ impl Transmission {
         };
         let Some(op) = request.status(maps) else { return Step::Again };
         let kind = Kind::Status { length: request.length(), contexts };
-        let tag = self.pending.insert(Pending { to: request.to(), cost: request.cost(), kind });
+        let (to, cost, memory) = (request.to(), request.cost(), request.memory(&self.served));
+        let tag = self.pending.insert(Pending { to, cost, memory, kind });
         Step::Act(Action::Submit { tag, op })
     }
 
@@ -191,22 +229,28 @@ impl Transmission {
 
     pub(crate) fn handle_completion(&mut self, tag: Tag, answered: Answered, output: &mut Output) {
         let Some(Pending { to, kind, .. }) = self.pending.remove(tag) else { return };
-        match (answered, kind) {
-            (Ok(answer), Kind::Read { length, whole }) if answer.length() == length => {
-                to.content(output, answer, whole);
-            }
-            (Ok(Answer::Status(maps)), Kind::Status { length, contexts })
-                if maps.len() == contexts.len() && maps.iter().all(|map| is_sound(map, length)) =>
-            {
-                to.status(output, &contexts, &maps);
-            }
-            // A device that answers with something else has broken its contract; its bytes go nowhere.
-            (Ok(_), Kind::Read { .. } | Kind::Status { .. }) => {
-                to.error(output, Errno::Io, "the device gave something else than what was asked for", None);
-            }
-            (Ok(_), _) => to.done(output),
-            (Err(error), kind) => refused_by_device(to, &error, &kind, output),
+        self.unread.note(output);
+        reply(to, kind, answered, output);
+        self.unread.note(output);
+    }
+}
+
+fn reply(to: To, kind: Kind, answered: Answered, output: &mut Output) {
+    match (answered, kind) {
+        (Ok(answer), Kind::Read { length, whole }) if answer.length() == length => {
+            to.content(output, answer, whole);
         }
+        (Ok(Answer::Status(maps)), Kind::Status { length, contexts })
+            if maps.len() == contexts.len() && maps.iter().all(|map| is_sound(map, length)) =>
+        {
+            to.status(output, &contexts, &maps);
+        }
+        // A device that answers with something else has broken its contract; its bytes go nowhere.
+        (Ok(_), Kind::Read { .. } | Kind::Status { .. }) => {
+            to.error(output, Errno::Io, "the device gave something else than what was asked for", None);
+        }
+        (Ok(_), _) => to.done(output),
+        (Err(error), kind) => refused_by_device(to, &error, &kind, output),
     }
 }
 

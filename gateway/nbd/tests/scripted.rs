@@ -599,6 +599,39 @@ fn replies_nobody_reads_stop_the_intake() {
 }
 
 #[test]
+fn a_request_waits_for_memory_and_says_how_much() {
+    let mut rig = Rig::new().ready();
+    rig.server.allow(10_000);
+    let disk = device();
+    rig.send(&[request(0, READ, 1, 0, 4096), request(0, READ, 2, 0, 8192)].concat());
+    assert_eq!((rig.ops.len(), rig.server.held()), (1, 4096 + 512));
+    assert_eq!((rig.server.lacks(), rig.server.wants(&rig.input)), (Some(4608 + 8704), Wants::Nothing));
+    // The first one's reply holds its memory until the last byte of it is written.
+    let (tag, op) = rig.ops.remove(0);
+    rig.server.handle_completion(tag, tap_block::device::ask(&disk, op));
+    let reply = rig.server.output().len();
+    rig.server.output_mut().advance(reply - 1);
+    assert!(rig.server.poll_action(&mut rig.input).is_none());
+    assert_eq!((rig.server.held(), rig.server.lacks()), (reply as u64, Some(reply as u64 + 8704)));
+    rig.server.output_mut().advance(1);
+    rig.pump();
+    assert_eq!((rig.ops.len(), rig.server.lacks(), rig.server.held()), (1, None, 8704));
+    rig.complete(0, &disk);
+    // Not even a single one goes beyond what is allowed, and its payload is not waited for.
+    rig.send(&write(0, 3, 0, &[1; 20_000])[..100]);
+    assert_eq!((rig.server.lacks(), rig.server.incoming()), (Some(20_512), 0));
+    assert_eq!(rig.server.wants(&rig.input), Wants::Nothing);
+    rig.server.allow(20_512);
+    rig.pump();
+    assert_eq!((rig.server.lacks(), rig.server.incoming(), rig.server.held()), (None, 20_512, 20_512));
+    assert_eq!(rig.server.wants(&rig.input), Wants::Input(28 + 20_000));
+    rig.send(&[1; 20_000 - 72]);
+    assert_eq!((rig.ops.len(), rig.server.incoming(), rig.server.held()), (1, 0, 20_512));
+    rig.complete(0, &disk);
+    assert_eq!(rig.server.held(), 0);
+}
+
+#[test]
 fn write_payloads_are_not_copied() {
     let mut rig = Rig::new().ready();
     let bytes = write(0, 1, 0, &[7; 4096]);

@@ -343,6 +343,6 @@ impl Control for Gateway {
     }
 
     fn metrics(&self) -> String {
-        crate::metrics::text(&self.store.status(), self.gates.unguarded())
+        crate::metrics::text(&self.store.status(), self.gates.unguarded()) + &self.client_metrics()
     }
 }

@@ -2,7 +2,9 @@
 
 use std::fmt::Write as _;
 
+use gateway_front::MemoryUse;
 use gateway_store::StoreStatus;
+use tap_block::units::count;
 
 /// The families, without the closing line.
 pub(crate) fn text(store: &StoreStatus, gates_overdue: u64) -> String {
@@ -30,6 +32,21 @@ pub(crate) fn text(store: &StoreStatus, gates_overdue: u64) -> String {
     for (name, help, value) in gauges {
         family(&mut out, name, "gauge", help, &format!(" {value}"));
     }
+    out
+}
+
+/// What clients hold of each front's memory for requests and replies; fronts by the names that sessions have for them.
+pub(crate) fn clients(fronts: &[(&str, MemoryUse)]) -> String {
+    let mut out = String::new();
+    let mut tell = |name: &str, help: &str, value: fn(&MemoryUse) -> u64| {
+        let name = format!("chronogate_clients_{name}");
+        let _ = writeln!(out, "# TYPE {name} gauge\n# HELP {name} {help}");
+        for (at, usage) in fronts {
+            let _ = writeln!(out, "{name}{{at=\"{at}\"}} {}", value(usage));
+        }
+    };
+    tell("memory_bytes", "Bytes that requests and replies of clients hold.", |usage| usage.held);
+    tell("waiting_for_memory", "Clients whose next request waits for memory.", |usage| count(usage.waiting));
     out
 }
 

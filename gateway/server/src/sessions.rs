@@ -140,6 +140,13 @@ impl Gateway {
         }
     }
 
+    /// What clients hold, as OpenMetrics families.
+    pub(crate) fn client_metrics(&self) -> String {
+        let doors = self.doors();
+        let usage: Vec<_> = doors.iter().map(|(at, front)| (*at, front.memory())).collect();
+        crate::metrics::clients(&usage)
+    }
+
     /// Where clients connect, by the name that the API has for it.
     fn doors(&self) -> Vec<Door> {
         let tap = self.tap_fronts.lock().unwrap_or_else(PoisonError::into_inner).clone();

@@ -6,6 +6,8 @@ use std::io::IoSlice;
 
 use bytes::{Buf, Bytes, BytesMut};
 
+use crate::units::count;
+
 /// Payloads up to this size are copied behind their header; a slice of their own would cost more.
 const COPIED: usize = 512;
 
@@ -16,6 +18,8 @@ pub struct Output {
     /// Comes after all `pieces`.
     tail: BytesMut,
     len: usize,
+    /// Bytes taken off since the beginning.
+    written: u64,
 }
 
 impl Output {
@@ -23,6 +27,12 @@ impl Output {
     #[must_use]
     pub fn len(&self) -> usize {
         self.len
+    }
+
+    /// How many bytes have been written since the beginning.
+    #[must_use]
+    pub fn written(&self) -> u64 {
+        self.written
     }
 
     /// Has everything been written?
@@ -47,6 +57,7 @@ impl Output {
     pub fn advance(&mut self, n: usize) {
         let mut left = n.min(self.len);
         self.len -= left;
+        self.written += count(left);
         while let Some(front) = self.pieces.front_mut() {
             if left < front.len() {
                 front.advance(left);
@@ -65,6 +76,7 @@ impl Output {
             all.extend_from_slice(&piece);
         }
         all.extend_from_slice(&self.tail.split());
+        self.written += count(self.len);
         self.len = 0;
         all.freeze()
     }
@@ -116,6 +128,7 @@ mod tests {
                 out.advance(n);
             }
             assert_eq!(written, expected);
+            assert_eq!(out.written(), count(expected.len()));
         }
     }
 }

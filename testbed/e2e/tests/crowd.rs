@@ -1,5 +1,5 @@
-//! Five hundred connections to one program, a tenth of them hostile: they never read, stop in the middle of a request, send
-//! noise, or say nothing at all. The honest ones check every byte that they get.
+//! Five hundred connections to one program, a tenth of them hostile: they never read, or just so much that they are not hung up on,
+//! stop in the middle of a request, send noise, or say nothing at all. The honest ones check every byte that they get.
 //!
 //! First the honest ones are alone, then beside the hostile ones. Each asks, waits for the answer, and rests a while, so that what
 //! is measured is how long an answer takes and not how many clients fit on a machine.
@@ -19,6 +19,8 @@ use testbed_model::Random;
 /// What each honest client has to itself on the disk that it writes to.
 const STRETCH: usize = 64 << 10;
 const SIZE: usize = 500 * STRETCH;
+/// What one that trickles takes at a time of what it asked for.
+const TRICKLE: usize = 64 << 10;
 /// What the tap's and the gateway's front let replies hold before they hang up on those that take none, and room beside it.
 const MOST_MEMORY: u64 = (2 << 30) + (256 << 20);
 
@@ -133,12 +135,12 @@ fn request(command: u16, offset: u64, length: u32) -> Vec<u8> {
     [head, offset.to_be_bytes().to_vec(), length.to_be_bytes().to_vec()].concat()
 }
 
-/// What a client sends that means harm, in one of several ways; it reads none of the answers.
+/// What a client sends that means harm, in one of several ways.
 fn harmful(way: usize, random: &mut Random, export: &str) -> Vec<u8> {
     let mut noise = vec![0; 200_000];
     random.fill(&mut noise);
     match way % 8 {
-        // Asks for much and reads nothing.
+        // Asks for much and reads nothing, or next to nothing.
         0 | 1 => [opened(export), request(0, 0, 1 << 20).repeat(1000)].concat(),
         // Half a request, and silence.
         2 => [opened(export), request(1, 0, 4 << 20), vec![1; 100]].concat(),
@@ -173,7 +175,13 @@ fn harm(scene: &Scene<'_>, no: usize, times: &AtomicU64) -> Result<()> {
             Duration::from_millis(pick(500, 1500))
         };
         let stays = Instant::now() + stays;
+        let mut next = Instant::now();
         while Instant::now() < stays && !scene.over.load(Ordering::Relaxed) {
+            if no % 8 == 1 && Instant::now() >= next {
+                // Just within the patience that the server has in need.
+                next += Duration::from_millis(pick(900, 4900));
+                let _ = socket.read_exact(&mut vec![0; TRICKLE]);
+            }
             std::thread::park_timeout(Duration::from_millis(100));
         }
     }

@@ -37,6 +37,11 @@ impl Disks {
         let devices = names.iter().map(|name| ((*name).to_owned(), device())).collect();
         Arc::new(Self { devices, opened_by: Mutex::default() })
     }
+
+    pub(crate) fn of(name: &str, device: Arc<dyn BlockDevice>) -> Arc<Self> {
+        let devices = BTreeMap::from([(name.to_owned(), device)]);
+        Arc::new(Self { devices, opened_by: Mutex::default() })
+    }
 }
 
 impl Exports for Disks {

@@ -702,4 +702,6 @@ async fn the_status_tells_what_there_is() {
     assert!(status.journal.records > 0 && status.nbd.len() == 1);
     let text = Control::metrics(&**site.gateway());
     assert!(text.contains("chronogate_journal_commits_total "), "{text}");
+    assert!(text.contains("chronogate_clients_memory_bytes{at=\"gateway\"} 0\n"), "{text}");
+    assert!(text.contains("chronogate_clients_waiting_for_memory{at=\"gateway\"} 0\n"), "{text}");
 }

@@ -1,0 +1,183 @@
+//! The writes that are under way on each export, those of connections that are gone included.
+//!
+//! A client whose connection broke comes back and sends its writes again, and newer ones. Those of the old connection may still
+//! wait for the disk, which does them in any order: they must not land on top. So who opens an export waits until the writes are
+//! over that were under way there then ([`Shores::bar`]); whatever became of their connections, each is known until its ticket
+//! is. And what an old connection has received and not begun is not begun any more once its client has hung up
+//! ([`Begun::doubted`]).
+//!
+//! An iSCSI unit knows the claims of its commands and does the same with them (`gateway_iscsi`).
+
+use std::collections::{BTreeMap, HashMap};
+use std::mem;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+
+use tap_block::{Answered, BlockDevice, CompletionQueue, Ticket};
+
+use crate::budget::Share;
+
+/// What connections of a front write to, by the name of the export.
+#[derive(Debug, Default)]
+pub(crate) struct Shores {
+    exports: Mutex<HashMap<String, Vec<Weak<Shore>>>>,
+}
+
+/// The writes of one connection. It is there as long as the connection or one of them is.
+#[derive(Debug, Default)]
+pub(crate) struct Shore {
+    writes: Mutex<Writes>,
+}
+
+#[derive(Debug, Default)]
+struct Writes {
+    /// How much memory each of them holds.
+    under_way: BTreeMap<u64, u64>,
+    next: u64,
+    /// Dropped when all writes before a number are over.
+    waiting: Vec<(u64, Arc<Ticket>)>,
+    /// Somebody else has opened the export since the last write.
+    doubted: bool,
+    /// The memory of a connection that has ended.
+    left: Option<Share>,
+}
+
+/// A write that may be handed to its device.
+pub(crate) struct Begun {
+    /// Where its outcome goes.
+    pub(crate) queue: Arc<dyn CompletionQueue>,
+    /// Is its client perhaps gone, and here again already? Then this write must not be done.
+    pub(crate) doubted: bool,
+}
+
+/// One of them on its way: over when this is dropped.
+struct Landing {
+    queue: Arc<dyn CompletionQueue>,
+    shore: Arc<Shore>,
+    no: u64,
+    /// Whoever opens it next has to find this very device.
+    _device: Arc<dyn BlockDevice>,
+}
+
+impl Shores {
+    /// A connection opens `export`: its own writes will be known by what comes back. `ticket` is dropped, or completed, when those
+    /// are over that are under way there now.
+    pub(crate) fn open(&self, export: &str, ticket: Ticket) -> Arc<Shore> {
+        let (own, ticket) = (Arc::new(Shore::default()), Arc::new(ticket));
+        let mut exports = self.exports.lock().unwrap_or_else(PoisonError::into_inner);
+        exports.retain(|_, shores| {
+            shores.retain(|shore| shore.strong_count() > 0);
+            !shores.is_empty()
+        });
+        let shores = exports.entry(export.to_owned()).or_default();
+        shores.iter().filter_map(Weak::upgrade).for_each(|shore| shore.bar(&ticket));
+        shores.push(Arc::downgrade(&own));
+        own
+    }
+}
+
+impl Shore {
+    /// A write that holds so much memory begins.
+    pub(crate) fn begin(
+        self: &Arc<Self>,
+        bytes: u64,
+        queue: Arc<dyn CompletionQueue>,
+        device: &Arc<dyn BlockDevice>,
+    ) -> Begun {
+        let mut writes = self.lock();
+        let no = writes.next;
+        writes.next += 1;
+        writes.under_way.insert(no, bytes);
+        let doubted = mem::take(&mut writes.doubted);
+        drop(writes);
+        let landing = Landing { queue, shore: Arc::clone(self), no, _device: Arc::clone(device) };
+        Begun { queue: Arc::new(landing), doubted }
+    }
+
+    /// The connection is over: its share of the memory goes with the last of its writes.
+    pub(crate) fn inherit(&self, mut share: Share) {
+        let mut writes = self.lock();
+        share.retire(writes.under_way.values().sum());
+        if !writes.under_way.is_empty() {
+            writes.left = Some(share);
+        }
+    }
+
+    fn bar(&self, ticket: &Arc<Ticket>) {
+        let mut writes = self.lock();
+        writes.doubted = true;
+        if !writes.under_way.is_empty() {
+            let before = writes.next;
+            writes.waiting.push((before, Arc::clone(ticket)));
+        }
+    }
+
+    fn end(&self, no: u64) {
+        let mut writes = self.lock();
+        writes.under_way.remove(&no);
+        let oldest = writes.under_way.first_key_value().map_or(u64::MAX, |(no, _)| *no);
+        let free = writes.waiting.extract_if(.., |(before, _)| *before <= oldest).collect::<Vec<_>>();
+        let left = if writes.under_way.is_empty() { writes.left.take() } else { None };
+        drop(writes);
+        drop((free, left));
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Writes> {
+        self.writes.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl CompletionQueue for Landing {
+    fn complete(&self, tag: u64, answered: Answered) {
+        self.queue.complete(tag, answered);
+    }
+}
+
+impl Drop for Landing {
+    fn drop(&mut self) {
+        self.shore.end(self.no);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tap_block::memory::MemoryDevice;
+
+    use super::*;
+    use crate::mailbox::{Mailbox, Stop};
+
+    /// Has what was waited for come?
+    fn has_come(mailbox: &Mailbox) -> bool {
+        let mut done = Vec::new();
+        assert_eq!(mailbox.take(&mut done), Stop::Run);
+        !done.is_empty()
+    }
+
+    #[test]
+    fn who_opens_an_export_waits_for_what_is_under_way_there_and_for_nothing_newer() {
+        let device: Arc<dyn BlockDevice> = Arc::new(MemoryDevice::new(4096));
+        let (shores, mailbox, others) = (Shores::default(), Arc::<Mailbox>::default(), Arc::default());
+        let others: Arc<Mailbox> = others;
+        let ticket = || Ticket::new(1, mailbox.clone());
+        let first = shores.open("a", ticket());
+        assert!(has_come(&mailbox), "there is nobody to wait for");
+        let begin = |shore: &Arc<Shore>| shore.begin(512, others.clone(), &device);
+        let (one, two) = (begin(&first), begin(&first));
+        assert!(!one.doubted && !two.doubted);
+        let second = shores.open("a", ticket());
+        let elsewhere = shores.open("b", Ticket::new(2, others.clone()));
+        assert!(has_come(&others) && !has_come(&mailbox));
+        // What begins now is in doubt, and nobody waits for it; the connection itself may be gone.
+        let three = begin(&first);
+        assert!(three.doubted && !begin(&first).doubted && !begin(&second).doubted);
+        drop((first, two));
+        assert!(!has_come(&mailbox));
+        drop(one);
+        assert!(has_come(&mailbox));
+        // The next one waits for the third, whose connection is gone.
+        let _third = shores.open("a", ticket());
+        assert!(!has_come(&mailbox));
+        drop(three);
+        assert!(has_come(&mailbox));
+        drop((second, elsewhere));
+    }
+}

@@ -1,0 +1,150 @@
+//! Writes of connections that broke, and those of the clients that come back.
+#![allow(clippy::unwrap_used, clippy::indexing_slicing, clippy::cast_possible_truncation, reason = "tests")]
+
+mod wire;
+
+use std::net::TcpStream;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use gateway_front::{Front, FrontHandle, Limits};
+use tap_block::memory::MemoryDevice;
+use tap_block::{BlockDevice, Geometry, Op, Ticket};
+use wire::*;
+
+const BLOCK: u64 = 4096;
+/// A client that was not answered within this has to wait.
+const SOON: Duration = Duration::from_millis(400);
+
+/// A disk that holds writes back as long as it is told to, and knows all that came.
+struct Holding {
+    disk: MemoryDevice,
+    holds: AtomicBool,
+    held: Mutex<Vec<(Op, Ticket)>>,
+    /// Where and with what it was written to.
+    came: Mutex<Vec<(u64, u8)>>,
+}
+
+impl Holding {
+    fn new() -> Arc<Self> {
+        let (disk, holds) = (MemoryDevice::new(SIZE), AtomicBool::new(true));
+        Arc::new(Self { disk, holds, held: Mutex::default(), came: Mutex::default() })
+    }
+
+    fn release(&self) {
+        let held: Vec<_> = self.held.lock().unwrap().drain(..).collect();
+        held.into_iter().for_each(|(op, ticket)| self.disk.submit(op, ticket));
+    }
+}
+
+impl BlockDevice for Holding {
+    fn geometry(&self) -> Geometry {
+        self.disk.geometry()
+    }
+
+    fn submit(&self, op: Op, ticket: Ticket) {
+        if let Op::Write { offset, data, .. } = &op {
+            self.came.lock().unwrap().push((*offset, data[0]));
+            if self.holds.load(Ordering::SeqCst) {
+                return self.held.lock().unwrap().push((op, ticket));
+            }
+        }
+        self.disk.submit(op, ticket);
+    }
+}
+
+struct Rig {
+    disk: Arc<Holding>,
+    front: FrontHandle,
+}
+
+impl Rig {
+    fn new(limits: Limits) -> Self {
+        let disk = Holding::new();
+        let exports = Disks::of("a", disk.clone());
+        let front = Front::start(&["127.0.0.1:0".parse().unwrap()], exports, limits).unwrap();
+        Self { disk, front }
+    }
+
+    fn open(&self) -> Client<TcpStream> {
+        let mut client = connect_tcp(&self.front);
+        client.greet();
+        client.choose(GO, "a").unwrap();
+        client
+    }
+
+    /// A client with writes of ones, of which one is held up.
+    fn writing(&self, blocks: u64) -> Client<TcpStream> {
+        let mut client = self.open();
+        for block in 0..blocks {
+            client.request(1, block, block * BLOCK, &[1; BLOCK as usize], BLOCK as u32).unwrap();
+        }
+        wait_until("the write", || self.disk.held.lock().unwrap().len() == 1);
+        self.disk.holds.store(false, Ordering::SeqCst);
+        client
+    }
+
+    /// The client is here again and writes a two; what is held up goes on when that has to wait, or is done.
+    fn write_anew(&self, block: u64) -> Client<TcpStream> {
+        let mut client = self.open();
+        client.request(1, 9, block * BLOCK, &[2; BLOCK as usize], BLOCK as u32).unwrap();
+        client.0.set_read_timeout(Some(SOON)).unwrap();
+        let answered = client.reply().is_ok();
+        client.0.set_read_timeout(Some(PATIENCE)).unwrap();
+        self.disk.release();
+        if !answered {
+            assert_eq!(client.reply().unwrap(), (0, 9));
+        }
+        client
+    }
+}
+
+#[test]
+fn a_write_of_a_broken_connection_does_not_land_on_a_newer_one() {
+    let rig = Rig::new(Limits::default());
+    drop(rig.writing(1));
+    let mut again = rig.write_anew(0);
+    assert_eq!(again.read(0, 8), [2; 8]);
+}
+
+#[test]
+fn nor_does_one_of_a_connection_that_was_ended_by_hand() {
+    let rig = Rig::new(Limits::default());
+    let mut first = rig.writing(1);
+    assert_eq!(rig.front.end_sessions(&[rig.front.sessions()[0].id]), 0);
+    first.assert_closed();
+    let mut again = rig.write_anew(0);
+    assert_eq!(again.read(0, 8), [2; 8]);
+}
+
+#[test]
+fn what_a_client_that_hung_up_had_sent_is_not_begun_once_it_is_here_again() {
+    // One write at a time.
+    let protocol = gateway_nbd::Limits { in_flight: 8192, ..gateway_nbd::Limits::default() };
+    let rig = Rig::new(Limits { protocol, ..Limits::default() });
+    drop(rig.writing(2));
+    let mut again = rig.write_anew(1);
+    wait_until("the end of the first connection", || rig.front.connections() == 1);
+    assert_eq!(*rig.disk.came.lock().unwrap(), [(0, 1), (BLOCK, 2)]);
+    assert_eq!((again.read(0, 8), again.read(BLOCK, 8)), (vec![1; 8], vec![2; 8]));
+}
+
+#[test]
+fn connections_that_live_do_not_keep_a_new_one_waiting_for_what_they_begin_later() {
+    let rig = Rig::new(Limits::default());
+    let mut first = rig.writing(1);
+    let mut second = rig.open();
+    second.request(0, 7, 0, &[], 512).unwrap();
+    rig.disk.release();
+    assert_eq!(first.reply().unwrap(), (0, 0));
+    assert_eq!(second.reply().unwrap(), (0, 7));
+    // From here on each goes its own way.
+    rig.disk.holds.store(true, Ordering::SeqCst);
+    first.request(1, 8, 0, &[3; BLOCK as usize], BLOCK as u32).unwrap();
+    wait_until("the write", || rig.disk.held.lock().unwrap().len() == 1);
+    std::io::copy(&mut std::io::Read::take(&mut second.0, 512), &mut std::io::sink()).unwrap();
+    assert_eq!(second.read(BLOCK, 512), [0; 512]);
+    rig.disk.release();
+    assert_eq!(first.reply().unwrap(), (0, 8));
+}
