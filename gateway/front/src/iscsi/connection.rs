@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use gateway_iscsi::{Action, Challenge, CloseReason, Connection, Refusal, Setup, Target, Wants};
 use tap_block::units::count;
 use tap_block::{Answered, DeviceError, Monotonic, Op, Ticket};
@@ -16,6 +16,7 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite};
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, Sleep};
 
+use super::intake::Intake;
 use super::{IscsiLimits, Targets};
 use crate::busy_poll::BusyPoll;
 use crate::connection::{Ended, PROGRESS};
@@ -26,8 +27,6 @@ use crate::patience::Patience;
 use crate::sessions::Session;
 use crate::turn::{LEAST_ROOM, Turns, batch, linger, poll_write};
 
-/// The receive buffer.
-const RECEIVE: usize = 512 << 10;
 /// How long an initiator has to log out when the front stops (the protocol tells it so).
 const LOGOUT: Duration = Duration::from_secs(5);
 
@@ -35,7 +34,7 @@ const LOGOUT: Duration = Duration::from_secs(5);
 pub(crate) struct IscsiConnection<S> {
     stream: S,
     protocol: Connection,
-    input: BytesMut,
+    intake: Intake,
     mailbox: Arc<Mailbox>,
     busy_poll: BusyPoll,
     session: Arc<Session>,
@@ -88,7 +87,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> IscsiConnection<S> {
         Self {
             stream,
             protocol: Connection::new(setup),
-            input: BytesMut::with_capacity(RECEIVE),
+            intake: Intake::new(),
             mailbox,
             busy_poll: BusyPoll::new(),
             session,
@@ -114,7 +113,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> IscsiConnection<S> {
     pub(crate) async fn serve(mut self) -> Ended {
         let ended = std::future::poll_fn(|cx| self.poll(cx)).await;
         if matches!(ended, Ended::Stopped | Ended::IscsiClosed(_)) && self.stop != Stop::Abort {
-            linger(&mut self.stream, &mut self.input).await;
+            linger(&mut self.stream, self.intake.input()).await;
         }
         ended
     }
@@ -159,7 +158,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> IscsiConnection<S> {
             if self.closing.is_some() {
                 return None;
             }
-            let action = self.protocol.poll_action(&mut self.input)?;
+            let action = self.protocol.poll_action(self.intake.input())?;
             Some(self.perform(action))
         })
     }
@@ -284,15 +283,12 @@ impl<S: AsyncRead + AsyncWrite + Unpin> IscsiConnection<S> {
     }
 
     fn poll_read(&mut self, cx: &mut Context<'_>) -> io::Result<bool> {
-        let Wants::Input(wanted) = self.protocol.wants(&self.input) else { return Ok(false) };
+        let Wants::Input(wanted) = self.protocol.wants(self.intake.bytes()) else { return Ok(false) };
         if self.hung_up || self.closing.is_some() {
             return Ok(false);
         }
-        let missing = wanted.saturating_sub(self.input.len()).max(LEAST_ROOM);
-        if self.input.capacity() - self.input.len() < missing {
-            self.input.reserve(RECEIVE.max(missing));
-        }
-        match pin!(self.stream.read_buf(&mut self.input)).poll(cx)? {
+        self.intake.make_room(wanted.saturating_sub(self.intake.bytes().len()).max(LEAST_ROOM));
+        match pin!(self.stream.read_buf(self.intake.input())).poll(cx)? {
             Poll::Pending => return Ok(false),
             Poll::Ready(0) => self.hung_up = true,
             Poll::Ready(_) => {}
@@ -335,12 +331,15 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Turns for IscsiConnection<S> {
         if !busy {
             busy = self.poll_read(cx)?;
         }
-        let held = self.protocol.output().len() + self.input.capacity().saturating_sub(RECEIVE);
+        let held = self.protocol.output().len() + self.intake.grown();
         self.shared.sessions.note_held(&self.session, count(held));
         Ok(busy)
     }
 
     fn rest(&mut self, cx: &mut Context<'_>) -> Option<Ended> {
+        if self.protocol.in_flight() == 0 {
+            self.intake.rest();
+        }
         let (sessions, most) = (&self.shared.sessions, self.shared.limits.memory);
         if self.stalled.is_over(cx, || sessions.held() > most) {
             return Some(Ended::Stalled);

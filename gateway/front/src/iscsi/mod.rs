@@ -1,6 +1,7 @@
 //! What an iSCSI front serves: the seam between the protocol and whoever owns the targets.
 
 mod connection;
+mod intake;
 
 use std::sync::Arc;
 use std::time::Duration;

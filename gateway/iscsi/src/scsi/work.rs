@@ -150,6 +150,11 @@ impl Work {
         if matches!(self.kind, Kind::Read) { self.extent.length() } else { 0 }
     }
 
+    /// Where it begins, if it is a write and nothing but that: one that need not be on the disk for good when it is answered.
+    pub(crate) fn plain_write(&self) -> Option<u64> {
+        matches!(self.kind, Kind::Write { fua: false }).then(|| self.extent.offset())
+    }
+
     /// Would less or more data than it wants make it something else?
     pub(crate) fn is_exact(&self) -> bool {
         matches!(
@@ -426,7 +431,7 @@ fn reserve(nexus: &Nexus, cdb: &[u8; 16], list: &[u8]) -> Step {
 }
 
 /// What an initiator is told of a disk's failure.
-fn failure(error: &DeviceError, writes: bool) -> Sense {
+pub(crate) fn failure(error: &DeviceError, writes: bool) -> Sense {
     match error {
         DeviceError::ReadOnly => Sense::WRITE_PROTECTED,
         DeviceError::OutOfRange { .. } => Sense::OUT_OF_RANGE,

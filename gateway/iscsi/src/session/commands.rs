@@ -4,6 +4,7 @@ use bytes::Bytes;
 use std::sync::Arc;
 use tap_block::{Answered, CompletionQueue, Op, Output, Ticket};
 
+use super::pieces::Pieces;
 use super::task::{DataOut, Stage, Task};
 use super::{IMMEDIATE, Session, reason};
 use crate::connection::Action;
@@ -57,6 +58,7 @@ impl Session {
             tag: None,
             reserved: 0,
             out: DataOut::new(available, data, unsolicited),
+            pieces: Pieces::default(),
             verdict: None,
             data_units: 0,
         };
@@ -103,8 +105,11 @@ impl Session {
             Begun::Work(work) => (Some(work), None),
         };
         let wanted = work.as_ref().map_or(0, Work::wanted).min(u64::from(available));
+        let block = task.nexus.and_then(|n| self.nexuses().get(n)).map_or(0, |nexus| nexus.disk().block);
+        let pieces = Pieces::of(work.as_ref(), wanted, block);
         let Some(task) = self.tasks.get_mut(&itt) else { return };
         task.out.limit(u32::try_from(wanted).unwrap_or(available));
+        task.pieces = pieces;
         (task.work, task.verdict) = (work, verdict);
         task.stage = Stage::Receiving;
         self.proceed(itt, output);
@@ -168,7 +173,7 @@ impl Session {
     pub(super) fn forget(&mut self, itt: u32) -> Option<Task> {
         let task = self.tasks.remove(&itt)?;
         self.reserved -= task.reserved;
-        if let Some(tag) = task.tag {
+        for tag in task.tags() {
             self.tags.remove(&tag);
         }
         let set = task.nexus.and_then(|n| self.sets.get_mut(n));
@@ -182,24 +187,28 @@ impl Session {
     pub(super) fn data_out(&mut self, pdu: Pdu, output: &mut Output) {
         let header = pdu.header;
         let itt = header.itt();
-        let Some(task) = self.tasks.get_mut(&itt) else { return };
+        let live = |task: &&mut Task| task.stage != Stage::Landing;
+        let Some(task) = self.tasks.get_mut(&itt).filter(live) else { return };
         match task.out.put(pdu) {
             Ok(()) => self.proceed(itt, output),
             Err(_) => {
                 self.reject(&header, reason::PROTOCOL, output);
-                self.finish(itt, Sense::SHORT_DATA.into(), output);
+                self.finish_landed(itt, Sense::SHORT_DATA, output);
             }
         }
     }
 
     /// A task has got something: what now?
-    fn proceed(&mut self, itt: u32, output: &mut Output) {
+    pub(super) fn proceed(&mut self, itt: u32, output: &mut Output) {
         let Some(task) = self.tasks.get_mut(&itt) else { return };
         if task.stage != Stage::Receiving || task.out.unsolicited {
             return;
         }
-        if let Some(reply) = task.verdict.take() {
-            return self.finish(itt, reply, output);
+        if task.verdict.is_some() {
+            return self.conclude(itt, output);
+        }
+        if task.reserved > 0 && task.pieces.are_wanted() {
+            return self.write_pieces(itt, output);
         }
         if task.reserved > 0 && !task.out.is_whole() {
             return self.ask(itt, output);
@@ -232,13 +241,13 @@ impl Session {
                 self.run(itt, output);
             } else {
                 task.stage = Stage::Receiving;
-                self.ask(itt, output);
+                self.proceed(itt, output);
             }
         }
     }
 
     /// Asks for data as far as was agreed (section 11.8).
-    fn ask(&mut self, itt: u32, output: &mut Output) {
+    pub(super) fn ask(&mut self, itt: u32, output: &mut Output) {
         let most = usize::try_from(self.params.max_outstanding_r2t).unwrap_or(1);
         loop {
             let ttt = self.transfer_tag();
@@ -299,14 +308,16 @@ impl Session {
     }
 
     /// What a task waited for has come.
-    pub(super) fn resume(&mut self, itt: u32, answered: Answered, output: &mut Output) {
-        let Some(task) = self.tasks.get_mut(&itt) else { return };
-        task.tag = None;
+    pub(super) fn resume(&mut self, itt: u32, tag: u64, answered: Answered, output: &mut Output) {
         if self.tasks.get(&itt).is_some_and(|task| self.is_stale(task)) {
             self.forget(itt);
             return;
         }
         let Some(task) = self.tasks.get_mut(&itt) else { return };
+        if let Some(piece) = task.pieces.remove(tag) {
+            return self.piece_came(itt, piece, answered, output);
+        }
+        task.tag = None;
         if task.stage == Stage::Claiming {
             return self.start(itt, output);
         }
@@ -330,18 +341,18 @@ impl Session {
         let nexuses = self.membership.as_ref().map_or(&[][..], |m| &m.nexuses);
         let Some(task) = self.tasks.get_mut(&itt) else { return };
         let Some(nexus) = task.nexus.and_then(|n| nexuses.get(n)) else { return };
-        let device = nexus.unit.device().clone();
-        let queue: Arc<dyn CompletionQueue> = match &task.hold {
-            Some(hold) => Arc::new(Landing {
-                queue: self.queue.clone(),
-                _hold: hold.clone(),
-                _target: self.membership.as_ref().map(|m| m.target.clone()),
-            }),
-            None => self.queue.clone(),
-        };
+        let (device, hold) = (nexus.unit.device().clone(), task.hold.clone());
         task.tag = Some(tag);
         self.tags.insert(tag, itt);
-        self.actions.push_back(Action::Submit { device, op, ticket: Ticket::new(tag, queue) });
+        let ticket = Ticket::new(tag, self.landing(hold));
+        self.actions.push_back(Action::Submit { device, op, ticket });
+    }
+
+    /// Where the outcome of an operation goes that was begun with this claim.
+    pub(super) fn landing(&self, hold: Option<Arc<Hold>>) -> Arc<dyn CompletionQueue> {
+        let Some(hold) = hold else { return self.queue.clone() };
+        let target = self.membership.as_ref().map(|m| m.target.clone());
+        Arc::new(Landing { queue: self.queue.clone(), _hold: hold, _target: target })
     }
 
     fn keep(&mut self, itt: u32, reservations: Bytes) {

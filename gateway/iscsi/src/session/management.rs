@@ -75,7 +75,7 @@ impl Session {
 
     /// Ends a task without an answer; what of it is still under way.
     fn abort(&mut self, itt: u32) -> Vec<u64> {
-        self.forget(itt).and_then(|task| task.tag).into_iter().collect()
+        self.forget(itt).map_or_else(Vec::new, |task| task.tags().collect())
     }
 
     fn abort_all(&mut self, at: usize) -> Vec<u64> {

@@ -5,6 +5,7 @@ mod commands;
 mod management;
 mod numbers;
 mod order;
+mod pieces;
 mod task;
 mod texts;
 
@@ -306,7 +307,7 @@ impl Session {
     pub(crate) fn handle_completion(&mut self, tag: u64, answered: Answered, output: &mut Output) {
         self.barred.0.remove(&tag);
         if let Some(itt) = self.tags.remove(&tag) {
-            self.resume(itt, answered, output);
+            self.resume(itt, tag, answered, output);
         }
         self.manage_completed(tag, output);
     }

@@ -5,8 +5,11 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 
 use bytes::{Bytes, BytesMut};
+use tap_block::BLOCK_SIZE;
+use tap_block::units::{count, index};
 
 use super::order::Turn;
+use super::pieces::Pieces;
 use crate::pdu::{Header, NO_TAG, Pdu};
 use crate::scsi::sense::Reply;
 use crate::scsi::unit::Hold;
@@ -33,6 +36,8 @@ pub(crate) struct Task {
     /// Bytes set aside for it.
     pub(crate) reserved: u64,
     pub(crate) out: DataOut,
+    /// What goes to the disk while more of its data comes.
+    pub(crate) pieces: Pieces,
     /// An answer decided before all data was there.
     pub(crate) verdict: Option<Reply>,
     /// R2T and Data-In units so far.
@@ -52,6 +57,8 @@ pub(crate) enum Stage {
     Claiming,
     /// An operation is under way.
     Running,
+    /// It has failed, and waits for what of it is at the disk.
+    Landing,
 }
 
 /// The data of a write, as far as it has come.
@@ -64,6 +71,8 @@ pub(crate) struct DataOut {
     /// Bytes asked for, or coming unasked.
     requested: u32,
     data: Data,
+    /// Bytes that were taken while more was to come.
+    taken: u32,
     /// More comes unasked.
     pub(crate) unsolicited: bool,
     /// The most that may come unasked.
@@ -102,6 +111,11 @@ impl Task {
 
     pub(crate) fn writes(&self) -> bool {
         self.header.flags() & 0x20 != 0
+    }
+
+    /// Of all that it waits for.
+    pub(crate) fn tags(&self) -> impl Iterator<Item = u64> {
+        self.tag.into_iter().chain(self.pieces.tags())
     }
 
     /// Expected data transfer length.
@@ -144,6 +158,27 @@ impl DataOut {
             Data::One(bytes) => bytes,
             Data::Many(bytes) => bytes.freeze(),
         }
+    }
+
+    /// Takes what there is of a command that begins at `start` on the disk: all that is left, or so much that it is worth a write. It
+    /// ends between blocks of the disk, so that none of them is written in two parts.
+    pub(crate) fn take_piece(&mut self, start: u64, least: u64) -> Option<(u64, Bytes)> {
+        let (from, there) = (start + u64::from(self.taken), count(self.data.len()));
+        let whole = ((from + there) / BLOCK_SIZE * BLOCK_SIZE).saturating_sub(from);
+        let length = if self.is_whole() { there } else { whole };
+        if length == 0 || !self.is_whole() && length + BLOCK_SIZE <= least {
+            return None;
+        }
+        let piece = self.data.split_to(index(length));
+        self.taken += crate::field::len32(piece.len());
+        Some((from, piece))
+    }
+
+    /// Nothing of it is wanted any more, neither what is there nor what was asked for.
+    pub(crate) fn drop_all(&mut self) {
+        drop(self.take());
+        (self.unsolicited, self.wanted) = (false, 0);
+        self.r2ts.clear();
     }
 
     /// What to ask for next, `None` when all is asked for (section 11.8).
@@ -204,6 +239,25 @@ impl R2t {
 }
 
 impl Data {
+    fn len(&self) -> usize {
+        match self {
+            Self::None => 0,
+            Self::One(bytes) => bytes.len(),
+            Self::Many(bytes) => bytes.len(),
+        }
+    }
+
+    /// The first of it.
+    fn split_to(&mut self, length: usize) -> Bytes {
+        let (first, rest) = match std::mem::take(self) {
+            Self::None => return Bytes::new(),
+            Self::One(mut bytes) => (bytes.split_to(length.min(bytes.len())), Self::One(bytes)),
+            Self::Many(mut bytes) => (bytes.split_to(length.min(bytes.len())).freeze(), Self::Many(bytes)),
+        };
+        *self = if rest.len() == 0 { Self::None } else { rest };
+        first
+    }
+
     fn truncate(&mut self, length: usize) {
         match self {
             Self::None => {}
@@ -221,7 +275,8 @@ impl Data {
         *self = match std::mem::take(self) {
             Self::None => Self::One(piece),
             Self::One(first) => {
-                let capacity = usize::try_from(wanted).unwrap_or(0).min(FIRST_ROOM);
+                let left = (wanted - offset.min(wanted)).saturating_add(length(&first));
+                let capacity = usize::try_from(left).unwrap_or(0).min(FIRST_ROOM);
                 let mut all = BytesMut::with_capacity(capacity);
                 all.extend_from_slice(&first);
                 all.extend_from_slice(&piece);
