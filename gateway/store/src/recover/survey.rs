@@ -193,6 +193,11 @@ impl Survey {
         missing
     }
 
+    /// Is every segment that counts there?
+    pub(super) fn is_whole(&self, mark: Option<&Sealed>) -> bool {
+        self.missing(mark).is_empty() && self.settled.is_whole()
+    }
+
     pub(super) fn all(&self) -> impl Iterator<Item = (SegmentId, FileNo)> {
         self.pieces.iter().map(|(&id, piece)| (id, piece.file))
     }
