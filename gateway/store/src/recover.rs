@@ -609,8 +609,9 @@ impl<'a> Replay<'a> {
         let marked = self.mark.durable.map(|sealed| (sealed, self.mark.group));
         let known =
             indexed.filter(|(sealed, _)| sealed.segment > SegmentId::new(0)).into_iter().chain(marked);
+        let known = known.max_by_key(|(sealed, _)| (sealed.segment, sealed.end));
         // Of equal ones the last is taken.
-        known.chain(self.last).max_by_key(|(sealed, _)| sealed.segment)
+        known.into_iter().chain(self.last).max_by_key(|(sealed, _)| sealed.segment)
     }
 
     /// The last segment, to be written on: only after a stop in order, and only if it is exactly as it was left.
