@@ -125,6 +125,9 @@ pub enum StoreError {
         "the index failed: {0}; one that is damaged is built again from the segments when the gateway is restarted"
     )]
     Index(String),
+    /// What is in the index is not what was written.
+    #[error("the index is damaged: {0}; it is built again from the segments when the gateway is restarted")]
+    IndexDamaged(String),
     /// The store cannot be opened.
     #[error("the store cannot be opened: {0}")]
     Open(String),
@@ -145,7 +148,8 @@ impl From<io::Error> for StoreError {
 
 impl From<IndexError> for StoreError {
     fn from(e: IndexError) -> Self {
-        Self::Index(e.to_string())
+        let text = e.to_string();
+        if e.is_damage() { Self::IndexDamaged(text) } else { Self::Index(text) }
     }
 }
 

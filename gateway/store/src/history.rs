@@ -418,7 +418,7 @@ fn sets_clock(entry: &Entry) -> bool {
 }
 
 /// A new run may go on at a higher LSN, and so does a tap that was told that a hop lost records.
-fn explains_jump(entry: &Entry) -> bool {
+pub(crate) fn explains_jump(entry: &Entry) -> bool {
     let lost = |marker: &Marker| matches!(marker, Marker::SyncStart { cause: SyncCause::HopLost });
     starts_run(entry) || matches!(&entry.action, Action::Mark(marker) if lost(marker))
 }

@@ -67,6 +67,12 @@ impl IndexError {
     pub const fn damaged(text: String) -> Self {
         Self { text, is_damage: true }
     }
+
+    /// Is it damage, and no passing failure?
+    #[must_use]
+    pub const fn is_damage(&self) -> bool {
+        self.is_damage
+    }
 }
 
 /// Ordered rows, read from any thread. Calls may block.

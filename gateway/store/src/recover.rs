@@ -84,6 +84,7 @@ impl Recovered {
     }
 }
 
+/// Opens what is there. An index that is found damaged on the way is built again.
 pub(crate) fn recover(
     config: &StoreConfig,
     pool: SegmentPool,
@@ -91,13 +92,28 @@ pub(crate) fn recover(
     marks: &dyn MarkStore,
     manifests: &dyn MarkStore,
 ) -> Result<Recovered, StoreError> {
+    let pool = Arc::new(pool);
+    let with = |condemned| recover_with(config, &pool, (opener, condemned), (marks, manifests));
+    match with(opener.condemned()) {
+        Err(StoreError::IndexDamaged(why)) => with(Some(why)),
+        done => done,
+    }
+}
+
+/// `condemned`: why the index is damaged, whatever it looks like.
+fn recover_with(
+    config: &StoreConfig,
+    pool: &Arc<SegmentPool>,
+    (opener, condemned): (&dyn IndexOpener, Option<String>),
+    (marks, manifests): (&dyn MarkStore, &dyn MarkStore),
+) -> Result<Recovered, StoreError> {
     let (mark, copy) = (marks.load(), manifests.load());
-    refuse_newer(&pool, mark.as_deref(), copy.as_deref())?;
+    refuse_newer(pool, mark.as_deref(), copy.as_deref())?;
     let stored = mark.and_then(|bytes| Mark::decode(&bytes));
     let opened = opener.open();
     let told = opened.as_ref().ok().and_then(|index| Told::of(&**index));
-    let mut survey = Survey::make(&pool, stored.as_ref(), copy, told.as_ref())?;
-    survey.settled.count_shares(&pool);
+    let mut survey = Survey::make(pool, stored.as_ref(), copy, told.as_ref())?;
+    survey.settled.count_shares(pool);
     let store = match survey.store.or(stored.map(|m| m.store)) {
         Some(store) => store,
         None => StoreId::new(getrandom::u64().map_err(|e| StoreError::Open(e.to_string()))?),
@@ -108,12 +124,13 @@ pub(crate) fn recover(
     let settled = settled_state(&survey, store)?;
     let trail = Trail::new(store, settled_state(&survey, store)?);
     // What it tells of the manifest it tells all the same.
-    let opened = opener.condemned().map_or(opened, |why| Err(IndexError::new(why)));
-    let (index, known, damage) = open_index(opened, opener, store, &survey, &pool)?;
+    let opened = condemned.map_or(opened, |why| Err(IndexError::new(why)));
+    let found = (&survey, mark.durable.as_ref());
+    let (index, known, damage) = open_index(opened, opener, store, found, pool)?;
     let (next_settle, next_segment) = given_out(&*index, &survey)?;
     // Numbers that the index leads to are never given out again, whatever became of those segments.
     let through = known.as_ref().map_or(SegmentId::new(0), |(state, _)| state.through.0);
-    let segments = Segments::new(pool, next_segment.max(through.next()));
+    let segments = Segments::new(Arc::clone(pool), next_segment.max(through.next()));
     let mut missing = survey.settled.make_known(&segments);
     // Only the index knows what lay there: without it nothing could be put back.
     let torn = if known.is_some() { stand_in(&survey.settled, &segments, store) } else { Vec::new() };
@@ -201,11 +218,16 @@ fn open_index(
     opened: Result<Arc<dyn IndexStore>, IndexError>,
     opener: &dyn IndexOpener,
     store: StoreId,
-    survey: &Survey,
+    (survey, mark): (&Survey, Option<&Sealed>),
     pool: &SegmentPool,
 ) -> Result<Opened, StoreError> {
     match opened {
         Ok(index) => match read_state(&*index, store).and_then(|state| adopt(&*index, survey, state)) {
+            Ok(Some((state, _)))
+                if survey.is_whole(mark) && is_back(&lost(&*index)?, &state.damage, (survey, pool)) =>
+            {
+                info!("what was missing when the index was built is back; it is built again");
+            }
             // What it knows of segments that are gone is more than all that is left.
             Ok(Some(state)) => return Ok((index, Some(state), Vec::new())),
             Ok(None) if survey.pieces.is_empty() && survey.settled.manifest.is_none() => {
@@ -220,6 +242,21 @@ fn open_index(
     let index = opener.open()?;
     let damage = survey.settled.rebuild(pool, &*index)?;
     Ok((index, None, damage))
+}
+
+/// Is something of what the index has for lost there again? (What was lost when that was settled past stays so.)
+fn is_back(lost: &[Lost], known: &[Damage], (survey, pool): (&Survey, &SegmentPool)) -> bool {
+    let in_log = |d: &Damage| {
+        // A damaged header costs no more than itself.
+        let was_gone = d.from == 0 && d.to > SEGMENT_HEADER && !d.lost.is_empty();
+        let piece = survey.pieces.get(&d.segment).filter(|_| d.segment > survey.settled.log_from());
+        was_gone && piece.is_some_and(|piece| piece.header.is_some())
+    };
+    let is_settled = |d: &Damage| {
+        let settle = survey.settled.settle_of(d.segment).filter(|_| survey.settled.is_sound_again(pool, d));
+        lost.iter().any(|lost| Some(lost.settle) == settle)
+    };
+    known.iter().any(|d| in_log(d) || is_settled(d))
 }
 
 /// Does the index show the manifest that counts? It may be one settle behind, whose rows it has: they were brought in before
@@ -572,8 +609,9 @@ impl<'a> Replay<'a> {
         let marked = self.mark.durable.map(|sealed| (sealed, self.mark.group));
         let known =
             indexed.filter(|(sealed, _)| sealed.segment > SegmentId::new(0)).into_iter().chain(marked);
+        let known = known.max_by_key(|(sealed, _)| (sealed.segment, sealed.end));
         // Of equal ones the last is taken.
-        known.chain(self.last).max_by_key(|(sealed, _)| sealed.segment)
+        known.into_iter().chain(self.last).max_by_key(|(sealed, _)| sealed.segment)
     }
 
     /// The last segment, to be written on: only after a stop in order, and only if it is exactly as it was left.

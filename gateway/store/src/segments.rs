@@ -12,7 +12,7 @@ use crate::sync::{read, write};
 
 /// The segments of a store.
 pub(crate) struct Segments {
-    pool: SegmentPool,
+    pool: Arc<SegmentPool>,
     /// The log's, each with the bytes of those before it: asked for once for each group that waits, whenever it is looked whether
     /// there is something to settle.
     known: RwLock<BTreeMap<SegmentId, (Known, u64)>>,
@@ -33,7 +33,7 @@ pub(crate) struct Known {
 }
 
 impl Segments {
-    pub(crate) fn new(pool: SegmentPool, next: SegmentId) -> Self {
+    pub(crate) fn new(pool: Arc<SegmentPool>, next: SegmentId) -> Self {
         let (known, settled) = (RwLock::new(BTreeMap::new()), RwLock::new(BTreeMap::new()));
         let (missed, stale) = (RwLock::default(), AtomicBool::new(false));
         Self { pool, known, stale, settled, missed, next: AtomicU32::new(next.get()) }
@@ -44,7 +44,7 @@ impl Segments {
         SegmentId::new(self.next.fetch_add(1, Ordering::Relaxed))
     }
 
-    pub(crate) const fn pool(&self) -> &SegmentPool {
+    pub(crate) fn pool(&self) -> &SegmentPool {
         &self.pool
     }
 
@@ -206,7 +206,7 @@ mod tests {
     fn the_bytes_up_to_a_place_are_those_of_all_before_it() {
         let options = PoolOptions { ready: 0, ..PoolOptions::default() };
         let pool = SegmentPool::over(Box::new(MemoryDir::new()), 4096, options).unwrap();
-        let segments = Segments::new(pool, SegmentId::new(1));
+        let segments = Segments::new(Arc::new(pool), SegmentId::new(1));
         let (id, known) = (SegmentId::new, |end| Known { file: FileNo::new(1), end });
         for (n, end) in [(2, 20), (9, 90), (4, 40), (6, 60)] {
             segments.set(id(n), known(end));

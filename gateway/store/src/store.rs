@@ -223,7 +223,9 @@ impl Store {
             failing: Mutex::default(),
         });
         shared.note_found(&found.headless);
-        shared.note_torn(&found.torn)?;
+        if let Err(e) = shared.note_torn(&found.torn) {
+            warn!("which blocks lay in segments that are torn is not known before the next start: {e}");
+        }
         usage::count_old_groups(&shared);
         shared.find_limits();
         shared.hold_room();

@@ -472,6 +472,12 @@ impl SyncSpan {
         matches!(self.cause, SyncCause::Baseline | SyncCause::HopLost) && self.ends_with == self.cause
     }
 
+    /// The cause that its end names: another sync may have gone on with it.
+    #[must_use]
+    pub const fn ends_with(&self) -> SyncCause {
+        self.ends_with
+    }
+
     /// Does it make `lsn` unsound?
     #[must_use]
     pub fn covers(&self, lsn: Lsn) -> bool {

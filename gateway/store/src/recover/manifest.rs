@@ -6,8 +6,8 @@ use std::sync::Arc;
 
 use gateway_journal::run::encode_run;
 use gateway_journal::{
-    Manifest, RegionNo, RegionPlace, SEGMENT_HEADER, SegmentId, SettledFrame, SettledHeader, SettledKind,
-    SettledSegment, Share, StoreId, Version,
+    Generation, Manifest, RegionNo, RegionPlace, SEGMENT_HEADER, SegmentId, SettledFrame, SettledHeader,
+    SettledKind, SettledSegment, Share, StoreId, Version,
 };
 use tap_block::VolumeId;
 use tap_disk::{FileNo, SegmentFile, SegmentPool};
@@ -143,6 +143,27 @@ impl SettledFound {
     /// Is a segment that counts in none of the files so far?
     pub(super) fn misses_some(&self) -> bool {
         self.manifest.iter().flat_map(listed).any(|id| !self.files.contains_key(&id))
+    }
+
+    /// The settle that wrote a segment that counts; `None` when it is not there itself.
+    pub(super) fn settle_of(&self, segment: SegmentId) -> Option<u64> {
+        self.files.get(&segment).filter(|(_, header)| !stands_in(header))?;
+        let generations = self.manifest.iter().flat_map(|m| &m.generations);
+        let holds = |g: &&Generation| g.segments.iter().any(|s| s.segment == segment);
+        generations.into_iter().find(holds).map(|g| g.settle)
+    }
+
+    /// Is what was missing of a segment, or the frame that was damaged, there now?
+    pub(super) fn is_sound_again(&self, pool: &SegmentPool, was: &Damage) -> bool {
+        let at = was.from.max(SEGMENT_HEADER);
+        let file = self.files.get(&was.segment).and_then(|(no, _)| pool.get(*no).ok());
+        let frame = file.map(|file| read_frame(&file, was.segment, at));
+        frame.is_some_and(|read| read.is_ok_and(|(frame, table)| versions_in(&frame, at, &table).is_ok()))
+    }
+
+    /// Is every segment that counts there itself?
+    pub(super) fn is_whole(&self) -> bool {
+        self.manifest.iter().flat_map(listed).all(|id| self.settle_of(id).is_some())
     }
 
     /// Does this file hold a segment that counts?
@@ -375,7 +396,7 @@ impl<'a> Rows<'a> {
 mod tests {
     use std::io::IoSlice;
 
-    use gateway_journal::{Generation, GroupNo, Location, Place, RegionRange, SettledWriter, Start};
+    use gateway_journal::{GroupNo, Location, Place, RegionRange, SettledWriter, Start};
     use tap_block::{Lsn, Position, WallTime};
     use tap_disk::{MemoryDir, PoolOptions};
 

@@ -193,6 +193,11 @@ impl Survey {
         missing
     }
 
+    /// Is every segment that counts there?
+    pub(super) fn is_whole(&self, mark: Option<&Sealed>) -> bool {
+        self.missing(mark).is_empty() && self.settled.is_whole()
+    }
+
     pub(super) fn all(&self) -> impl Iterator<Item = (SegmentId, FileNo)> {
         self.pieces.iter().map(|(&id, piece)| (id, piece.file))
     }
@@ -253,6 +258,7 @@ fn whose(seen: &[(FileNo, Kind)], said: [Option<StoreId>; 2]) -> Option<StoreId>
 
 fn look(pool: &SegmentPool, no: FileNo) -> Kind {
     let Ok(file) = pool.get(no) else { return Kind::Unknown };
+    let is_read = is_readable(&file);
     let mut reader = ChunkReader::new(file);
     let head = reader.fetch(0, SEGMENT_HEADER * 2);
     if let Ok(header) = SegmentHeader::decode(head) {
@@ -264,14 +270,22 @@ fn look(pool: &SegmentPool, no: FileNo) -> Kind {
     let (header, frames) = head.split_at_checked(index(u64::from(SEGMENT_HEADER))).unwrap_or((head, &[]));
     let frame = frames.get(..FRAME_HEADER).and_then(|bytes| FrameHeader::decode(bytes).ok());
     match frame {
-        Some(FrameHeader { store, segment, .. }) => Kind::Headless { store, segment, blank: is_zero(header) },
+        Some(FrameHeader { store, segment, .. }) => {
+            Kind::Headless { store, segment, blank: is_zero(header) && is_read }
+        }
         // A settled segment without its header never counted.
-        None if is_zero(header) => Kind::Empty,
+        None if is_zero(header) && is_read => Kind::Empty,
         None => {
             info!("segment file {no} has no sound header");
             Kind::Unknown
         }
     }
+}
+
+/// Does the disk say what stands at its start? What it does not is taken for zeroes, and may be read another time.
+fn is_readable(file: &SegmentFile) -> bool {
+    let len = u64::from(SEGMENT_HEADER * 2).min(file.len());
+    file.read_at(0, &mut vec![0; index(len)]).is_ok()
 }
 
 fn begins_blank(file: Arc<SegmentFile>) -> bool {

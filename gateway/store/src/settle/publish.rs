@@ -79,7 +79,7 @@ fn still_lost(shared: &Shared, manifest: &Manifest) -> Vec<Lost> {
         let known = of(lost.from.0).filter(|_| lost.from.0 == lost.to.0).zip(lost.since);
         known.is_some_and(|((volume, (_, kept)), since)| {
             let whole = healed_at(volume, since.next());
-            whole.is_some_and(|end| end <= kept.settled && kept.points.iter().all(|p| end <= p.lsn))
+            whole.is_some_and(|end| end <= kept.settled && kept.points.iter().all(|p| end <= p.first()))
         })
     };
     let (over, still): (Vec<Lost>, Vec<Lost>) = lost.into_iter().partition(is_over);

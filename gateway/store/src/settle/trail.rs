@@ -16,7 +16,7 @@ use gateway_journal::{
     SEGMENT_HEADER, Sealed, SegmentId, SegmentScan, Start, StoreId, Version,
 };
 use tap_block::units::count;
-use tap_block::{Lsn, StreamId, VolumeId, WallTime};
+use tap_block::{Entry, Lsn, StreamId, VolumeId, WallTime};
 use tap_disk::SegmentFile;
 
 use crate::chunks::ChunkReader;
@@ -325,8 +325,9 @@ impl Trail {
                 tell(Met::Frame(passed, Some(&records)))?;
                 let Records { entries, lens } = &records;
                 let frame = PlacedFrame { segment, at, header, entries, lens };
-                self.note_lost(header.stream, noted.lost);
+                let (due, next) = (self.history.due(header.stream), next_of(header, entries));
                 self.fill_before(header, entries, window.points.entry(header.stream).or_default());
+                self.note_lost(header.stream, (due, next), noted.lost);
                 let last = self.last(header.stream).unwrap_or_default();
                 self.history.take(&frame, noted.kept, &mut window.versions);
                 if let Some(missing) = self.missing_before(&frame, noted.lost) {
@@ -343,12 +344,19 @@ impl Trail {
     }
 }
 
+/// The first record of a frame; of copies alone, the header says which is due next.
+fn next_of(header: &FrameHeader, entries: &[Entry]) -> Lsn {
+    let record = entries.iter().find(|e| !e.position.is_copy());
+    record.map_or(header.first_lsn, |e| e.position.lsn())
+}
+
 impl Trail {
-    /// What was found lost of a stream when the log was read is lost here, too: behind the same frame.
-    fn note_lost(&mut self, stream: StreamId, known: &[Damage]) {
-        let due = self.history.due(stream);
+    /// What was found lost of a stream when the log was read is lost here, too: behind the same frame, or among records from the one
+    /// on that was `due` before some were filled in.
+    fn note_lost(&mut self, stream: StreamId, (due, next): (Lsn, Lsn), known: &[Damage]) {
+        let passed = due..=self.history.due(stream).max(next.previous());
         for damage in known {
-            for loss in damage.lost.iter().filter(|(of, from, _)| *of == stream && *from == due) {
+            for loss in damage.lost.iter().filter(|(of, from, _)| *of == stream && passed.contains(from)) {
                 self.history.lose(damage, *loss);
             }
         }

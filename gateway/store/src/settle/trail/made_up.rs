@@ -19,14 +19,14 @@ use gateway_image::catalogue::Volume;
 use gateway_image::{Catalogue, Origin, Passed};
 use gateway_journal::meta::OWN_STREAM;
 use gateway_journal::run::decode_run;
-use gateway_journal::{FrameHeader, GroupNo, KeptPoint, RegionNo, Start};
+use gateway_journal::{FrameHeader, GroupNo, KeptPoint, Place, RegionNo, SegmentId, Start, Version};
 use tap_block::{
     Action, BarrierMark, Bookmark, Entry, Epoch, Lsn, Marker, Position, RunId, StreamId, VolumeId, WallTime,
 };
 
 use super::{Met, Trail, Window, not_settled};
 use crate::error::{Damage, StoreError};
-use crate::history::Loss;
+use crate::history::{Loss, explains_jump};
 use crate::index::{IndexError, IndexStore as _, Table, keys};
 use crate::store::Shared;
 use crate::sync::read;
@@ -94,8 +94,9 @@ impl MadeUp {
         self.records.get(&stream)?.last().copied()
     }
 
-    /// What is known of a stream's records, one after the other from the first of these on.
-    fn told(&self, stream: StreamId, lsns: &Range<Lsn>) -> Vec<(Lsn, Told)> {
+    /// What is known of a stream's records, one after the other from `due` on; up to a jump all that is known.
+    fn told(&self, stream: StreamId, due: Lsn, upto: Upto) -> Vec<(Lsn, Told)> {
+        let lsns = &(due..upto.lsn());
         if lsns.is_empty() {
             return Vec::new();
         }
@@ -103,6 +104,13 @@ impl MadeUp {
         let mut all: BTreeMap<Lsn, Told> = changes.map(|lsn| (*lsn, Told::default())).collect();
         let volume = self.catalogue.volume_of(stream);
         all.extend(volume.into_iter().flat_map(|volume| self.markers(volume, lsns)));
+        if upto != Upto::End {
+            all.extend(volume.into_iter().flat_map(|volume| ends_of_syncs(volume, lsns)));
+        }
+        if matches!(upto, Upto::Jump(_)) {
+            volume.into_iter().for_each(|volume| add_sizes(&mut all, volume, lsns));
+            return all.into_iter().collect();
+        }
         let (mut row, mut due) = (Vec::new(), lsns.start);
         while let Some(told) =
             all.remove(&due).or_else(|| resized(volume?, due)).filter(|_| lsns.contains(&due))
@@ -111,6 +119,15 @@ impl MadeUp {
             due = due.next();
         }
         row
+    }
+
+    /// The last of records up to a jump after which the disk was sound: a sync that goes on, or begins, behind it goes back to there.
+    fn sound(&self, stream: StreamId, row: &[(Lsn, Told)], upto: Upto) -> Lsn {
+        let last = row.last().map_or(Lsn::ZERO, |(lsn, _)| *lsn);
+        match self.catalogue.volume_of(stream).filter(|_| matches!(upto, Upto::Jump(_))) {
+            Some(volume) => volume.sound_at_or_before(last).unwrap_or_default(),
+            None => last,
+        }
     }
 
     /// Markers that the catalogue remembers. Of marks, which may follow each other without an end, those received by now.
@@ -142,12 +159,81 @@ impl MadeUp {
     }
 }
 
+/// What records are filled in up to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Upto {
+    /// The end of the group. Some of what is known may lie behind it.
+    End,
+    /// A record that follows in the group.
+    Record(Lsn),
+    /// One that says why others are left out. Of a run that lies before it as a whole it says all that points behind it need: how large
+    /// the disk is, and what is still to be copied.
+    Jump(Lsn),
+}
+
+impl Upto {
+    const fn lsn(self) -> Lsn {
+        match self {
+            Self::End => Lsn::ZERO.plus(Lsn::LIMIT),
+            Self::Record(lsn) | Self::Jump(lsn) => lsn,
+        }
+    }
+}
+
+/// Where syncs end whose copies are in the group.
+fn ends_of_syncs(volume: &Volume, lsns: &Range<Lsn>) -> Vec<(Lsn, Told)> {
+    let ended = volume.syncs().iter().filter_map(|sync| Some((sync, sync.end?)));
+    let ended = ended.filter(|(_, end)| lsns.contains(&end.lsn)).map(|(sync, end)| {
+        let (cause, copied, from_zero) = (sync.ends_with(), sync.copied, sync.harmless);
+        let action = Action::Mark(Box::new(Marker::SyncEnd { cause, copied, from_zero }));
+        (end.lsn, Told { captured_at: Some(end.at), received_at: None, action: Some(action) })
+    });
+    ended.collect()
+}
+
 /// Did the volume get another size there, and not because a run began?
 fn resized(volume: &Volume, lsn: Lsn) -> Option<Told> {
     let (size, before) = (volume.size_at(lsn), volume.size_at(lsn.previous()));
     let begins = volume.runs().iter().any(|run| run.first.lsn == lsn);
     let action = Action::Resize { volume: volume.id(), size };
     (size != before && !begins).then_some(Told { action: Some(action), ..Told::default() })
+}
+
+/// Where the volume got another size: behind records that are known, or where a run began.
+fn add_sizes(all: &mut BTreeMap<Lsn, Told>, volume: &Volume, lsns: &Range<Lsn>) {
+    for run in volume.runs().iter().filter(|run| lsns.contains(&run.first.lsn)) {
+        let (lsn, at) = (run.first.lsn, Some(run.first.at));
+        let action = Some(Action::Resize { volume: volume.id(), size: volume.size_at(lsn) });
+        all.insert(lsn, Told { captured_at: at, received_at: None, action });
+    }
+    let behind: Vec<Lsn> = [lsns.start].into_iter().chain(all.keys().map(|lsn| lsn.next())).collect();
+    for mut lsn in behind {
+        while lsns.contains(&lsn)
+            && !all.contains_key(&lsn)
+            && let Some(told) = resized(volume, lsn)
+        {
+            all.insert(lsn, told);
+            lsn = lsn.next();
+        }
+    }
+}
+
+/// Segments that a group's versions lead to, and the one that it ends in, if they are gone and no header names them any more.
+fn unnamed(shared: &Shared, group: &GroupInfo, versions: &Group, named: &[Damage]) -> Vec<Damage> {
+    let segment = |version: &Version| match version.place {
+        Place::Unit(at) => Some(at.segment),
+        Place::Zero => None,
+    };
+    let all = versions.sorted();
+    let all = all.iter().flat_map(|(.., versions)| versions.iter()).filter_map(segment);
+    let all: BTreeSet<SegmentId> = all.chain([group.through.0]).collect();
+    let is_named = |segment: &SegmentId| named.iter().any(|damage| damage.segment == *segment);
+    let gone = all.into_iter().filter(|segment| !shared.segments.lives(*segment) && !is_named(segment));
+    let damage = |segment| {
+        let detail = "the segment is missing".to_owned();
+        Damage { segment, from: 0, to: shared.config.segment_len, detail, lost: Vec::new() }
+    };
+    gone.map(damage).collect()
 }
 
 impl Trail {
@@ -164,13 +250,18 @@ impl Trail {
         let (mut window, mut damage) = (self.stand(), Vec::new());
         self.made_up = Some(made_up);
         let walked = self.advance_into(&mut window, shared, (group.no, group.through), &mut |met| {
-            let (Met::Damage(met) | Met::Unsealed(met) | Met::Missing(met)) = met else { return Ok(()) };
-            let waits = !shared.segments.lives(met.segment) && !shared.settling.gives_up();
-            damage.push(met.clone());
-            if waits { Err(not_settled(met)) } else { Ok(()) }
+            if let Met::Damage(met) | Met::Unsealed(met) | Met::Missing(met) = met {
+                damage.push(met.clone());
+            }
+            Ok(())
         });
         let made_up = self.made_up.take();
         walked?;
+        damage.extend(unnamed(shared, group, &versions, &damage));
+        let waits = |d: &&Damage| !shared.segments.lives(d.segment) && !shared.settling.gives_up();
+        if let Some(gone) = damage.iter().find(waits) {
+            return Err(not_settled(gone));
+        }
         let mut known = Vec::new();
         if let Some(mut made_up) = made_up {
             self.fill_the_rest(shared, &mut made_up, &mut window)?;
@@ -189,19 +280,22 @@ impl Trail {
     ) {
         let Some(mut made_up) = self.made_up.take() else { return };
         let record = entries.iter().find(|e| !e.position.is_copy());
-        let (until, captured_at) =
-            record.map_or((header.first_lsn, header.last_time), |e| (e.position.lsn(), e.captured_at));
-        self.fill(&mut made_up, header.stream, until, (captured_at, header.received_at), points);
+        let (upto, captured_at) = match record {
+            Some(e) if explains_jump(e) => (Upto::Jump(e.position.lsn()), e.captured_at),
+            Some(e) => (Upto::Record(e.position.lsn()), e.captured_at),
+            None => (Upto::Record(header.first_lsn), header.last_time),
+        };
+        self.fill(&mut made_up, header.stream, upto, (captured_at, header.received_at), points);
         self.made_up = Some(made_up);
     }
 
-    /// Records of a stream before `until` whose frames are lost, as far as they are known without a gap. They were captured and
+    /// Records of a stream whose frames are lost, as far as they are known without a gap, or all up to a jump. They were captured and
     /// received no later than then.
     fn fill(
         &mut self,
         made_up: &mut MadeUp,
         stream: StreamId,
-        until: Lsn,
+        upto: Upto,
         (captured_at, received_at): (WallTime, WallTime),
         points: &mut Vec<KeptPoint>,
     ) {
@@ -211,16 +305,19 @@ impl Trail {
         }
         let due = self.history.due(stream);
         let Some(&(mut state)) = self.history.streams.get(&stream) else { return };
-        let row = made_up.told(stream, &(due..until));
+        let row = made_up.told(stream, due, upto);
+        let sound = made_up.sound(stream, &row, upto);
         for ((lsn, told), captured_at) in row.iter().zip(no_later(&row, captured_at)) {
             let (lsn, received_at) = (*lsn, told.received_at.unwrap_or(received_at));
             self.apply_told(stream, &state, (lsn, captured_at, received_at), told);
             points.push(KeptPoint::new(lsn, captured_at, received_at));
-            (state.durable.lsn, state.durable.at) = (lsn, captured_at);
-            state.latest = captured_at.max(state.latest);
+            if lsn <= sound {
+                (state.durable.lsn, state.durable.at) = (lsn, captured_at);
+                state.latest = captured_at.max(state.latest);
+            }
         }
-        if !row.is_empty() {
-            made_up.filled.push((stream, due, state.durable.lsn));
+        if let Some((last, _)) = row.last() {
+            made_up.filled.push((stream, due, *last));
             self.history.streams.insert(stream, state);
         }
     }
@@ -253,7 +350,7 @@ impl Trail {
             let captured_at = captured_behind(shared, stream, last.unwrap_or_default())?;
             let points = window.points.entry(stream).or_default();
             let times = (captured_at, made_up.received_at);
-            self.fill(made_up, stream, Lsn::ZERO.plus(Lsn::LIMIT), times, points);
+            self.fill(made_up, stream, Upto::End, times, points);
             if let Some(last) = last.filter(|last| *last >= self.history.due(stream)) {
                 self.lose_up_to(made_up, stream, last, captured_at);
             }
