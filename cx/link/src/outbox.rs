@@ -26,7 +26,7 @@ use cx_spool::{
     Config, ConsumerNo, ConsumerView, Full, Hole, ItemNo, Load, Next, Outbox, Reached, Recovered,
 };
 use cx_wire::Welcome;
-use tap_block::{Batch, Clock, Lsn, Monotonic};
+use tap_block::{Batch, Clock, Lsn, Monotonic, RunId, WallTime};
 use tokio::sync::Notify;
 
 use spool::Spool;
@@ -208,6 +208,12 @@ impl OutboxDriver {
     #[must_use]
     pub fn furthest(&self) -> Reached {
         self.shared.lock().outbox.furthest()
+    }
+
+    /// The runs of what is held here, in order, and when the last record of each was captured.
+    #[must_use]
+    pub fn ends(&self) -> Vec<(RunId, WallTime)> {
+        self.shared.lock().outbox.ends()
     }
 
     /// The last record up to which everything is durable at every gateway.

@@ -11,7 +11,7 @@ use cx_link::{
 };
 use cx_spool::ConsumerNo;
 use cx_wire::{Heartbeat, Hello, Lookup, Question, Refuse, RefuseCode, RunSeen, Welcome};
-use tap_block::{Batch, Clock, Lsn};
+use tap_block::{Batch, Clock, Lsn, RunId};
 use tokio::runtime::Handle;
 use tokio::task::JoinHandle;
 
@@ -61,8 +61,7 @@ impl Stream {
         let tap = Arc::new(Tap::default());
         let driver = OutboxDriver::open(config, Arc::clone(&around.clock), tap.clone())?;
         let reports = Arc::new(Reports::new(around.gateways.len()));
-        let past = Arc::new(Mutex::new(Past::default()));
-        lock(&past).greet(hello.run);
+        let past = Arc::new(Mutex::new(past(hello.run, &driver)));
         let hello = Arc::new(Mutex::new(hello));
         let nurse = around.runtime.spawn(nurse(Arc::clone(&tap), Arc::clone(&driver), around.gateways.len()));
         let stream = Self {
@@ -255,6 +254,17 @@ impl Drop for Stream {
     fn drop(&mut self) {
         self.nurse.abort();
     }
+}
+
+/// What is known of the runs of a stream whose last one is `run`, before anybody has said anything: what the spool holds the
+/// gateways may not have.
+fn past(run: RunId, driver: &OutboxDriver) -> Past {
+    let mut past = Past::default();
+    past.greet(run);
+    for (run, at) in driver.ends() {
+        past.note(RunSeen { run, at });
+    }
+    past
 }
 
 /// Has holes healed: asks the tap for a resync of everything, again and again, until the sync begins.

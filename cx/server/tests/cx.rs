@@ -13,8 +13,10 @@ mod common;
 
 use common::{Gateway, Mode, SOON, World, ask_head, run, until};
 use cx_server::{Cx, CxError};
-use cx_wire::{AskCode, LedgerHead, Lookup, Question, Refuse, RefuseCode, Reply, TapState, Witness};
-use tap_block::{Extent, Lsn, WallTime};
+use cx_wire::{
+    AskCode, Hello, LedgerHead, Lookup, Question, Refuse, RefuseCode, Reply, RunSeen, TapState, Witness,
+};
+use tap_block::{Extent, Lsn, RunId, WallTime};
 
 #[test]
 fn batches_pass_through_to_every_gateway_and_nothing_is_written_to_disk() {
@@ -484,6 +486,28 @@ fn a_tap_whose_state_was_set_back_is_turned_away_at_once_and_the_gateway_hears_w
         tap.wait_everywhere().await;
         until("no more", &gateway.changed, || told().is_none()).await;
         gateway.check_against(&tap.truth, tap.work.volume(), Lsn::ZERO);
+        cx.stop().await;
+    });
+}
+
+/// What the spool holds the gateways need not have: a tap that was set back must hear of it all the same.
+#[test]
+fn a_run_whose_end_is_in_the_spool_alone_is_told_of_after_a_restart() {
+    run(async {
+        let world = World::new(1);
+        let cx = world.cx().await;
+        let mut tap = world.tap(17).await;
+        tap.write(30);
+        tap.wait_acked().await;
+        tap.disconnect().await;
+        cx.stop().await;
+        let cx = world.cx().await;
+        let (known, last) = (tap.hello(), tap.made.last().unwrap().entries.last().unwrap().captured_at);
+        let before = tap.welcome();
+        let next = RunId::new(known.run.get() ^ 1);
+        tap.connect_as(&world, Hello { run: next, first_lsn: tap.head().plus(1 << 20), ..known.clone() });
+        until("welcomed", &tap.shared.changed, || tap.welcome() != before).await;
+        assert_eq!(tap.welcome().unwrap().past, Some(vec![RunSeen { run: known.run, at: last }]));
         cx.stop().await;
     });
 }

@@ -3,7 +3,7 @@
 use std::fmt;
 use std::sync::Arc;
 
-use tap_block::{Action, Batch, Lsn, Marker, Monotonic, RunId, SyncCause};
+use tap_block::{Action, Batch, Lsn, Marker, Monotonic, RunId, SyncCause, WallTime};
 
 /// The place of a batch in its outbox. Numbers rise by one and are never reused, over restarts too.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
@@ -84,6 +84,8 @@ impl Reached {
 pub struct Summary {
     /// The run that made it.
     pub run: RunId,
+    /// When its last record was captured.
+    pub at: WallTime,
     /// The first stream record; `None` when there are only copies.
     pub first: Option<Lsn>,
     /// The last stream record.
@@ -114,6 +116,7 @@ impl Summary {
         };
         Self {
             run: batch.run,
+            at: batch.entries.last().map_or(WallTime::EPOCH, |last| last.captured_at),
             first: lsn,
             last: batch.last_lsn(),
             needs,

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tap_block::units::{count, index};
-use tap_block::{Batch, Lsn, Monotonic, RunId};
+use tap_block::{Batch, Lsn, Monotonic, RunId, WallTime};
 
 use crate::consumer::{Broken, Consumer, ConsumerNo, ConsumerView, Hole};
 use crate::item::{Item, ItemNo, Place, Reached, Summary};
@@ -253,6 +253,19 @@ impl Outbox {
         self.consumers.iter().map(|c| c.durable).fold(self.end_reached(), Reached::max)
     }
 
+    /// The runs of what is held here, in order, and when the last record of each was captured.
+    #[must_use]
+    pub fn ends(&self) -> Vec<(RunId, WallTime)> {
+        let mut ends: Vec<(RunId, WallTime)> = Vec::new();
+        for s in self.items.iter().filter(|item| item.place != Place::Lost).map(|item| &item.summary) {
+            match ends.last_mut() {
+                Some((run, at)) if *run == s.run => *at = s.at.max(*at),
+                _ => ends.push((s.run, s.at)),
+            }
+        }
+        ends
+    }
+
     // --- consumers ---
 
     /// What `consumer` gets next; moves its cursor.
@@ -323,7 +336,7 @@ impl Outbox {
         if let Some(broken) = &mut c.broken {
             broken.after = durable;
         }
-        self.skip_received(consumer, durable);
+        self.skip_received(consumer, has);
         self.forget();
         None
     }
@@ -540,6 +553,7 @@ impl Outbox {
     fn adopt(&mut self, item: RecoveredItem) {
         let lost = Summary {
             run: RunId::new(0),
+            at: WallTime::EPOCH,
             first: None,
             last: None,
             needs: Lsn::ZERO,
@@ -622,12 +636,15 @@ impl Outbox {
         }
     }
 
-    /// Skips what `consumer` has. Copies carry no LSN, so an item with any is sent again, and so is all after it.
-    fn skip_received(&mut self, consumer: ConsumerNo, durable: Lsn) {
+    /// Skips what `consumer` has. Copies carry no LSN, so an item with any is sent again, and so is all after it; but not one of a
+    /// run that ended there. It would be refused: to whoever remembers the last run alone it contradicts what is there.
+    fn skip_received(&mut self, consumer: ConsumerNo, has: Reached) {
         let Some(c) = self.consumers.get_mut(consumer.get()) else { return };
         while let Some(item) = self.items.get(index(c.next.since(self.first))) {
             let s = &item.summary;
-            if s.copies || s.last.is_none_or(|last| last > durable) || item.place == Place::Lost {
+            let has_ended = has.run.is_some_and(|run| run != s.run) && s.last.unwrap_or(s.needs) <= has.lsn;
+            let is_received = has_ended || !s.copies && s.last.is_some_and(|last| last <= has.lsn);
+            if !is_received || item.place == Place::Lost {
                 break;
             }
             c.has_next();

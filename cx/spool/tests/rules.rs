@@ -297,6 +297,28 @@ fn a_reconnect_sends_again_what_is_not_durable_copies_included() {
     assert_eq!(sent(&mut outbox, A), [2, 3]);
 }
 
+/// As when a machine is set back to a snapshot with a spool that has been sent since.
+#[test]
+fn copies_of_a_run_that_ended_below_are_not_sent_again() {
+    let entry = |position| Entry { position, captured_at: WallTime::EPOCH, action: write() };
+    let both = Arc::new(Batch {
+        entries: vec![entry(Position::record(lsn(5))), entry(Position::copy_as_of(lsn(5)))],
+        ..(*record(5)).clone()
+    });
+    let items = [both, copy(5), record(6), copy(6)];
+    let items = items.iter().map(|batch| RecoveredItem::Sound(Summary::of(batch))).collect();
+    let found = Recovered { items, ..Recovered::default() };
+    let of = |n, run| Reached { lsn: lsn(n), run: Some(RunId::new(run)) };
+    let waiting = |has: Reached| {
+        let mut outbox = Outbox::recovered(config(), 1, found.clone());
+        outbox.rewind(A, has);
+        outbox.status().items
+    };
+    assert_eq!((waiting(of(6, 1)), waiting(of(5, 1)), waiting(of(4, 1))), (4, 4, 4));
+    assert_eq!((waiting(of(9, 2)), waiting(of(5, 2))), (0, 2), "the next run is there already");
+    assert_eq!(waiting(Reached { run: None, ..of(9, 2) }), 4);
+}
+
 #[test]
 fn a_gateway_that_lost_what_is_still_here_gets_it_again() {
     let mut outbox = outbox(2, 1..=4);

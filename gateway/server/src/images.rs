@@ -1,5 +1,9 @@
 //! Images and their overlays: made, opened, removed.
 
+mod place;
+#[cfg(test)]
+mod tests;
+
 use std::collections::{HashMap, HashSet};
 use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -20,6 +24,8 @@ use crate::jobs::Job;
 use crate::names::{Holder, Names, Reserved};
 use crate::points::Resolved;
 use crate::problems;
+
+use place::OverlayPlace;
 
 /// What opens moments as disks.
 pub(crate) struct Images {
@@ -47,7 +53,7 @@ struct Open {
     /// Each connection has a clone.
     users: Arc<()>,
     /// All connections to a read/write image share its overlay.
-    overlay: Option<Arc<OverlayDevice>>,
+    overlay: Arc<OverlayPlace>,
     /// Everything that reads the image looks here for its flat copy.
     flat: Arc<FlatSlot>,
     /// What makes the flat copy, or made it.
@@ -145,19 +151,19 @@ impl Images {
     ///
     /// # Errors
     /// When there is no such image, the name is taken, or what is written on it does not fit into the quota.
-    pub(crate) async fn clone_of(&self, which: &ImageKey, wanted: ImageClone) -> Answer<ImageRecord> {
+    pub(crate) async fn clone_of(
+        self: &Arc<Self>,
+        which: &ImageKey,
+        wanted: ImageClone,
+    ) -> Answer<ImageRecord> {
+        let source = self.find(which)?;
+        // Before anybody waits for this.
+        let overlay = self.overlay_to_copy(&source).await?;
         let _one_at_a_time = self.changing.lock().await;
-        let (catalogue, source) = (self.store.catalogue(), self.find(which)?);
-        let id = catalogue.next_image();
+        self.check_there(&self.table(), &source)?;
+        let id = self.store.catalogue().next_image();
         let reserved = self.reserve(wanted.name, &source.name, id)?;
         let name = reserved.name().clone();
-        let overlay = {
-            let mut table = self.table();
-            if table.frozen.contains(&source.id) {
-                return Err(problems::no_image(source.name.as_str()));
-            }
-            self.overlay(&mut table, &source)?
-        };
         let writable = wanted.writable;
         let quota = wanted.quota_bytes.unwrap_or_else(|| source.quota.max(self.default_quota));
         let used = overlay.as_ref().map_or(0, |overlay| overlay.used());
@@ -173,6 +179,11 @@ impl Images {
         let record = ImageRecord { id, name, writable, quota, created_at, parent, ..source };
         self.write(MetaRecord::ImageCreated(record.clone())).await?;
         Ok(record)
+    }
+
+    async fn overlay_to_copy(self: &Arc<Self>, source: &ImageRecord) -> Answer<Option<Arc<OverlayDevice>>> {
+        let (images, source) = (Arc::clone(self), source.clone());
+        tokio::task::spawn_blocking(move || images.overlay(&source)).await.map_err(problems::internal)?
     }
 
     /// The name that is wanted, or one made of `stem`, for nobody else until it is on record.
@@ -231,12 +242,13 @@ impl Images {
         record: &ImageRecord,
         by: Option<&Arc<Job>>,
     ) -> Answer<(Frozen<'_>, Option<Arc<OverlayDevice>>)> {
+        let record = self.find(&ImageKey::Id(record.id.get()))?;
+        // Only who is to get it needs it open; a broken one can be removed. Before anybody waits for this.
+        let overlay = if by.is_some() { self.overlay(&record)? } else { None };
         let _one_at_a_time = self.changing.lock().await;
         let record = self.find(&ImageKey::Id(record.id.get()))?;
         let mut table = self.table();
         table.check_unused(&record, by)?;
-        // Only who is to get it needs it open; a broken one can be removed.
-        let overlay = if by.is_some() { self.overlay(&mut table, &record)? } else { None };
         table.frozen.insert(record.id);
         drop(table);
         Ok((Frozen { images: self, record }, overlay))
@@ -302,50 +314,72 @@ impl Images {
     /// # Errors
     /// When it is being removed, or its overlay cannot be read.
     pub(crate) fn open(&self, record: &ImageRecord) -> Answer<Arc<dyn BlockDevice>> {
-        let mut table = self.table();
-        if table.frozen.contains(&record.id) || self.store.catalogue().image(record.id).is_none() {
-            return Err(problems::no_image(record.name.as_str()));
-        }
-        let overlay = self.overlay(&mut table, record)?;
-        let entry = table.open.entry(record.id).or_default();
-        let (users, flat) = (Arc::clone(&entry.users), Arc::clone(&entry.flat));
-        let device: Arc<dyn BlockDevice> = match overlay {
+        let (users, flat) = {
+            let mut table = self.table();
+            self.check_there(&table, record)?;
+            let entry = table.open.entry(record.id).or_default();
+            (Arc::clone(&entry.users), Arc::clone(&entry.flat))
+        };
+        let device: Arc<dyn BlockDevice> = match self.overlay(record)? {
             Some(overlay) => overlay,
             None => self.device(self.image(record.volume, record.point)?.with_flat(flat)),
         };
+        // Somebody may have begun to remove it meanwhile.
+        self.check_there(&self.table(), record)?;
         Ok(Arc::new(Guarded::new(device, users)))
     }
 
-    fn overlay(&self, table: &mut Table, record: &ImageRecord) -> Answer<Option<Arc<OverlayDevice>>> {
+    fn check_there(&self, table: &Table, record: &ImageRecord) -> Answer<()> {
+        match table.frozen.contains(&record.id) || self.store.catalogue().image(record.id).is_none() {
+            true => Err(problems::no_image(record.name.as_str())),
+            false => Ok(()),
+        }
+    }
+
+    /// What is written on an image, opened if need be, which may take long; the image counts as open meanwhile. Blocks.
+    fn overlay(&self, record: &ImageRecord) -> Answer<Option<Arc<OverlayDevice>>> {
         if !record.writable && !self.dir.has(record.id.get()) {
             return Ok(None);
         }
-        let entry = table.open.entry(record.id).or_default();
-        if entry.overlay.is_none() {
-            let below = self.image(record.volume, record.point)?.with_flat(Arc::clone(&entry.flat));
-            let below = Arc::new(below);
+        let (place, flat, _user) = {
+            let mut table = self.table();
+            // From here on it has a user: nobody takes its files away.
+            self.check_there(&table, record)?;
+            let entry = table.open.entry(record.id).or_default();
+            (Arc::clone(&entry.overlay), Arc::clone(&entry.flat), Arc::clone(&entry.users))
+        };
+        if let Some(overlay) = place.get() {
+            return Ok(Some(overlay));
+        }
+        let below = Arc::new(self.image(record.volume, record.point)?.with_flat(flat));
+        let overlay = place.or_open(|| {
             let quota = record.writable.then_some(record.quota);
             let opened = self.dir.open(record.id.get(), quota, below, self.workers.clone());
-            entry.note_opened(&record.name, opened.as_ref().err());
-            entry.overlay = Some(Arc::new(opened.map_err(problems::internal)?));
-        }
-        Ok(entry.overlay.clone())
+            let mut table = self.table();
+            table.open.entry(record.id).or_default().note_opened(&record.name, opened.as_ref().err());
+            opened
+        });
+        overlay.map(Some).map_err(problems::internal)
     }
 
     /// What is written on an image.
     #[cfg(test)]
     pub(crate) fn overlay_of(&self, which: &ImageKey) -> Arc<OverlayDevice> {
         let record = self.find(which).unwrap();
-        self.overlay(&mut self.table(), &record).unwrap().unwrap()
+        self.overlay(&record).unwrap().unwrap()
     }
 
-    /// Bytes written on an image; `None` for a read-only one, or when they cannot be told.
+    /// Bytes written on an image; `None` for a read-only one, or when they cannot be told, as while somebody opens it. Blocks.
     pub(crate) fn used(&self, record: &ImageRecord) -> Option<u64> {
-        let mut table = self.table();
-        if !record.writable || table.frozen.contains(&record.id) {
+        let is_told = {
+            let table = self.table();
+            let is_being_opened = |open: &Open| open.overlay.is_being_opened();
+            !table.frozen.contains(&record.id) && !table.open.get(&record.id).is_some_and(is_being_opened)
+        };
+        if !record.writable || !is_told {
             return None;
         }
-        self.overlay(&mut table, record).ok().flatten().map(|overlay| overlay.used())
+        self.overlay(record).ok().flatten().map(|overlay| overlay.used())
     }
 
     /// What is to be said of images: that they find no room on the disk, and that what was written on them is damaged, as far as
@@ -400,7 +434,7 @@ impl Images {
 
     /// Makes durable what was written on images. Blocks.
     pub(crate) fn flush_all(&self) {
-        let overlays: Vec<_> = self.table().open.iter().map(|(id, o)| (*id, o.overlay.clone())).collect();
+        let overlays: Vec<_> = self.table().open.iter().map(|(id, o)| (*id, o.overlay.get())).collect();
         for (id, overlay) in overlays {
             if let Some(Err(e)) = overlay.map(|o| o.flush()) {
                 tracing::error!("what was last written on {id} is not durable: {e}");
@@ -455,9 +489,7 @@ impl Images {
             let text = format!("job {} works on image {} already", other.id(), record.name);
             return Err(Problem::new(Code::Conflict, text).fix("wait for it, or cancel it"));
         }
-        if table.frozen.contains(&record.id) || self.store.catalogue().image(record.id).is_none() {
-            return Err(problems::no_image(record.name.as_str()));
-        }
+        self.check_there(&table, record)?;
         table.open.entry(record.id).or_default().copying = Some(Arc::clone(job));
         Ok(())
     }
@@ -470,7 +502,7 @@ impl Images {
 impl Default for Open {
     fn default() -> Self {
         let (users, flat) = (Arc::new(()), Arc::default());
-        Self { users, overlay: None, flat, copying: None, unreadable: None }
+        Self { users, overlay: Arc::default(), flat, copying: None, unreadable: None }
     }
 }
 
@@ -488,7 +520,7 @@ impl Open {
 
     /// What is to be said of what is written on it.
     fn damage(&self, name: &Name) -> Vec<String> {
-        let rotten = self.overlay.as_ref().and_then(|overlay| overlay.rotten()).map(|(first, n)| {
+        let rotten = self.overlay.get().and_then(|overlay| overlay.rotten()).map(|(first, n)| {
             format!(
                 "of what was written on image {name} {n} blocks have rotted, the first at byte {}: they are refused; write them \
                  again, or remove the image and create it anew",
@@ -581,6 +613,3 @@ fn put_aside(dir: &Path) -> std::io::Result<()> {
     }
     Ok(())
 }
-
-#[cfg(test)]
-mod tests;

@@ -26,6 +26,8 @@ use crate::{problems, views};
 
 /// How long the tap may take to say where it stands.
 const HEAD_LIMIT: Duration = Duration::from_secs(2);
+/// How long it is waited for what is written on an image to be opened.
+const USED_WITHIN: Duration = Duration::from_secs(1);
 
 impl Gateway {
     /// The volume, with its head asked of the tap.
@@ -121,8 +123,12 @@ impl Gateway {
         let volume = known.ok_or_else(|| problems::internal("the image's volume is gone"))?;
         let asked = record.clone();
         let flat = images.flat(record.id).get();
-        let used =
-            tokio::task::spawn_blocking(move || images.used(&asked)).await.map_err(problems::internal)?;
+        let used = tokio::task::spawn_blocking(move || images.used(&asked));
+        // One that takes long to open is opened all the same, and told of later.
+        let used = match tokio::time::timeout(USED_WITHIN, used).await {
+            Ok(used) => used.map_err(problems::internal)?,
+            Err(_) => None,
+        };
         let uris = self.uris(&record);
         Ok(ImageView {
             id: record.id.get(),

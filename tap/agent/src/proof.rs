@@ -123,6 +123,11 @@ impl Proof {
         Self { own, first, unproven, over, foreign, split, last: Mutex::default() }
     }
 
+    /// The run that it is for.
+    pub(crate) const fn run(&self) -> RunId {
+        self.own
+    }
+
     /// What is said to be durable at every gateway since the last welcome, as far as it may be of this run.
     pub(crate) fn own(&self, everywhere: Lsn) -> Lsn {
         if self.foreign.load(Ordering::Acquire) { Lsn::ZERO } else { everywhere }

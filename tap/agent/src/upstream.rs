@@ -1,6 +1,6 @@
 //! The way up to the CX: what the link asks of a volume, answered from the splitter and the outbox.
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -21,6 +21,7 @@ use tap_splitter::{Event, Mode};
 use tokio::sync::Notify;
 
 use crate::proof::{Proof, Verdict};
+use crate::sent::Sent;
 use crate::volume::{BookmarkReply, Snapshot, Volume};
 
 /// The only consumer of a tap's outbox.
@@ -32,6 +33,9 @@ pub(crate) struct Upstream {
     outbox: Arc<OutboxDriver>,
     counters: Arc<Counters>,
     proof: Arc<Proof>,
+    sent: Sent,
+    /// Why nothing more is sent was told.
+    told: AtomicBool,
     /// Since when the CX says at every connection that it has less than it acknowledged.
     short_since: Mutex<Option<Instant>>,
 }
@@ -66,7 +70,8 @@ impl Upstream {
         counters: Arc<Counters>,
         proof: Arc<Proof>,
     ) -> Self {
-        Self { volume, outbox, counters, proof, short_since: Mutex::default() }
+        let (sent, told, short_since) = (Sent::default(), AtomicBool::new(false), Mutex::default());
+        Self { volume, outbox, counters, proof, sent, told, short_since }
     }
 
     pub(crate) fn status(&self) -> (TapStatus, Snapshot) {
@@ -147,6 +152,24 @@ impl Upstream {
         self.proof.end();
     }
 
+    /// Fails when what is below of this very run is not all this process's: nothing of it may follow on that.
+    fn check_sent(&self, welcome: &Welcome) -> Result<(), String> {
+        let Some(sent) = self.sent.is_exceeded(self.proof.run(), welcome) else { return Ok(()) };
+        // A stop leaves nothing that the next run could go on from, and that one compares everything.
+        self.proof.note_split();
+        let why = format!(
+            "this machine was set back to a snapshot with its memory: {} of this run is durable below, and no more than {sent} was \
+             sent; nothing is protected before the tap is restarted, which compares the whole disk",
+            welcome.durable
+        );
+        if !self.told.swap(true, Ordering::AcqRel) {
+            tracing::error!(volume = %self.volume.name(), "{why}");
+            self.volume.set_back(self.whole());
+            self.volume.wake_copier();
+        }
+        Err(why)
+    }
+
     fn whole(&self) -> ExtentSet {
         let size = tap_block::BlockDevice::geometry(&*self.volume).size;
         std::iter::once(Extent::between(0, size).to_blocks()).collect()
@@ -188,12 +211,13 @@ fn state(snapshot: &Snapshot, spooled: bool) -> TapState {
 impl Feed for Upstream {
     fn ready(&self, welcome: &Welcome) -> Result<(), String> {
         self.check_past(welcome);
+        self.check_sent(welcome)?;
         self.outbox.ready(CX, welcome);
         self.check_short(welcome)
     }
 
     fn next(&self) -> Option<Arc<Batch>> {
-        self.outbox.next(CX)
+        self.outbox.next(CX).inspect(|batch| self.sent.note(batch))
     }
 
     fn changed(&self) -> &Notify {

@@ -52,6 +52,7 @@ struct Seen {
     stream: Option<StreamId>,
     /// Told with each welcome.
     past: Option<Vec<RunSeen>>,
+    greetings: usize,
 }
 
 struct Stream(Arc<FakeCx>);
@@ -114,6 +115,8 @@ impl Intake for Door {
     fn open(&self, hello: &Hello) -> Result<(Welcome, Arc<dyn StreamIntake>), Refuse> {
         let mut seen = self.0.seen.lock().unwrap();
         (seen.volume, seen.stream) = (Some(hello.volume), Some(hello.stream));
+        seen.greetings += 1;
+        self.0.changed.notify_all();
         let known = seen.run.is_some();
         let welcome = Welcome {
             durable: seen.durable,
@@ -453,6 +456,33 @@ async fn a_tap_that_was_set_back_with_its_disk_compares_all_of_it_with_what_came
     cx.wait("the next run", |s| (s.oracle.markers().len() > seen).then_some(()));
     cx.wait_for_head();
     assert!(!cx.markers()[seen..].iter().any(told), "once");
+    assert!(tap.stop(Duration::from_secs(10)).await);
+}
+
+/// The tap goes on as if nothing had been, with numbers that are taken below: what it would send counted as sent before.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_tap_that_was_set_back_with_its_memory_sends_nothing_and_compares_all_when_it_is_restarted() {
+    let bench = Bench::new(&[7; 100_000]);
+    let (cx, _downlink) = FakeCx::listen(&bench.hub).await;
+    let tap = bench.start();
+    cx.wait_for_head();
+    // What the machine did and sent before it was set back.
+    cx.take_future((5 << 20) / 4096);
+    let (before, greetings) = {
+        let mut seen = cx.seen.lock().unwrap();
+        (seen.past, seen.tells) = (None, true);
+        (seen.durable, seen.greetings)
+    };
+    cx.wait("a connection", |s| s.link.clone()).close("the machine is another one now".to_owned());
+    write_at(&mut guest(&bench.socket()), 3 << 20, &[9; 4096]);
+    cx.wait("greetings in vain", |s| (s.greetings > greetings + 1).then_some(()));
+    assert_eq!(cx.seen.lock().unwrap().durable, before);
+    assert!(!tap.stop(Duration::from_secs(10)).await, "nothing to go on from");
+    cx.wait("the end of the connection", |s| s.link.is_none().then_some(()));
+    assert!(cx.image(before) != bench.content());
+    let tap = bench.start();
+    let head = cx.wait_for_head();
+    assert!(head > before && cx.image(head) == bench.content(), "the head is the disk as it is");
     assert!(tap.stop(Duration::from_secs(10)).await);
 }
 

@@ -407,6 +407,7 @@ pub struct TapShared {
     asked: Mutex<Vec<Question>>,
     progress: Mutex<(Lsn, Lsn)>,
     refused: Mutex<Option<Refuse>>,
+    welcome: Mutex<Option<Welcome>>,
 }
 
 impl OutboxObserver for TapShared {
@@ -428,6 +429,8 @@ const CX: ConsumerNo = ConsumerNo::new(0);
 impl Feed for TapFeed {
     fn ready(&self, welcome: &Welcome) -> Result<(), String> {
         self.outbox.ready(CX, welcome);
+        *self.shared.welcome.lock().unwrap() = Some(welcome.clone());
+        self.shared.changed.send_replace(());
         Ok(())
     }
 
@@ -494,6 +497,7 @@ impl Tap {
             asked: Mutex::default(),
             progress: Mutex::default(),
             refused: Mutex::default(),
+            welcome: Mutex::default(),
         });
         let config = DriverConfig {
             dir: None,
@@ -533,10 +537,14 @@ impl Tap {
     }
 
     pub fn connect(&mut self, world: &World) {
+        self.connect_as(world, self.hello());
+    }
+
+    /// The same, with another greeting.
+    pub fn connect_as(&mut self, world: &World, hello: Hello) {
         let feed = Arc::new(TapFeed { outbox: Arc::clone(&self.outbox), shared: Arc::clone(&self.shared) });
         let backoff = Backoff { first: Duration::from_millis(10), limit: Duration::from_millis(50) };
         let config = UplinkConfig { address: world.listen.clone(), hub: world.hub.clone(), backoff };
-        let hello = self.hello();
         self.uplink = Some(Uplink::spawn(config, move || hello.clone(), feed));
     }
 
@@ -628,6 +636,11 @@ impl Tap {
 
     pub fn asked(&self) -> Vec<Question> {
         self.shared.asked.lock().unwrap().clone()
+    }
+
+    /// The last welcome.
+    pub fn welcome(&self) -> Option<Welcome> {
+        self.shared.welcome.lock().unwrap().clone()
     }
 
     pub fn refused(&self) -> Option<Refuse> {

@@ -278,6 +278,13 @@ pub fn stood(image: u64, files: [&[u8]; 2]) -> Option<LogPlace> {
     groups.filter(|group| group.changes.is_empty()).map(|group| group.place).max()
 }
 
+/// The furthest place of a log that anything in the files bears, what is damaged left out: whatever comes into the log next has to
+/// stand beyond it, or it would count as older than that.
+#[must_use]
+pub fn furthest(image: u64, files: [&[u8]; 2]) -> Option<LogPlace> {
+    files.into_iter().flat_map(|file| scattered(image, file)).map(|group| group.place).max()
+}
+
 struct Group {
     no: u64,
     place: LogPlace,

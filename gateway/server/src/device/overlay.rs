@@ -420,7 +420,7 @@ impl Layers {
         for (n, (run, what)) in overlay.written(extent).enumerate() {
             let is_full = runs.len() > most || n >= MOST_WRITTEN;
             match runs.last_mut() {
-                Some((last, of)) if last.end() == run.offset() && *of == what && n < MOST_WRITTEN => {
+                Some((last, of)) if goes_on(*last, *of, run, what) && n < MOST_WRITTEN => {
                     *last = Extent::between(last.offset(), run.end());
                 }
                 _ if is_full => {
@@ -724,6 +724,16 @@ pub(super) fn unrecorded(error: &io::Error) -> DeviceError {
         io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => DeviceError::NoSpace(error.to_string()),
         _ => DeviceError::Io(format!("cannot record what was written on the image: {error}")),
     }
+}
+
+/// Is what stands in `run` one stretch with what stands before it? Of what the image below has elsewhere only if that goes on there
+/// as well: two neighbours may show the same place.
+fn goes_on(last: Extent, of: Written, run: Extent, what: Written) -> bool {
+    let is_alike = match (of, what) {
+        (Written::Image(at), Written::Image(next)) => at.checked_add(last.length()) == Some(next),
+        _ => of == what,
+    };
+    is_alike && last.end() == run.offset()
 }
 
 /// Zeroes are not counted; they may be many all the same.

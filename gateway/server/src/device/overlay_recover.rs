@@ -30,25 +30,31 @@ pub(super) fn recover(
     log: &mut OverlayLog,
     changes: &mut Vec<Change>,
 ) -> io::Result<()> {
-    let mut claims = recent::read(dir, image, log.place())?;
+    let recent::Found { mut claims, furthest } = recent::read(dir, image, log.place())?;
     let all = claims.iter().flat_map(|claim| &claim.changes).chain(changes.iter());
     check_length(dir, data, all)?;
     for claim in claims.iter_mut().filter(|claim| !claim.is_sure) {
         claim.changes.retain(|change| is_there(data, change));
     }
     let found: Vec<Change> = claims.into_iter().flat_map(|claim| claim.changes).collect();
-    if found.is_empty() {
+    // The files are emptied and that is not synced: what they held may come back when the power goes. Then the log is to stand
+    // where it was said to come, or further: what is flushed from here on would be undone.
+    let is_behind = furthest.is_some_and(|furthest| furthest > log.place());
+    if found.is_empty() && !is_behind {
         return Ok(());
     }
-    tracing::info!(
-        image,
-        changes = found.len(),
-        "an image finds what was written on it before the gateway ended"
-    );
+    if !found.is_empty() {
+        tracing::info!(
+            image,
+            changes = found.len(),
+            "an image finds what was written on it before the gateway ended"
+        );
+    }
     tell_rotten(image, data, &found);
     run(data, Op::Flush).map_err(io::Error::other)?;
     changes.extend(found.iter().copied());
-    if log.fits(&found) {
+    let is_of_next = furthest.is_some_and(|furthest| furthest.generation > log.place().generation);
+    if log.fits(&found) && !is_of_next {
         return log.append(&found);
     }
     log.replace(&Overlay::restore(0, changes.iter().copied()).snapshot())

@@ -180,17 +180,20 @@ impl Layers {
         Ok(())
     }
 
-    /// Over what is read from the same places: said, then written, and nobody reads meanwhile.
+    /// Over what is read from the same places: said, then written, and nobody reads meanwhile. Zeroes are said when all else is
+    /// there.
     fn write_in_place(
         &self,
         overlay: &mut Overlay,
         pieces: &[Piece],
         lent: &[Lent],
     ) -> Result<(), DeviceError> {
-        let (written, done) = match self.say(&changes_of(pieces, lent)) {
+        let (written, done) = match self.say(&slots_of(lent).collect::<Vec<_>>()) {
             Ok(()) => self.put_all(lent),
             Err(e) => (0, Err(e)),
         };
+        // Only now: of zeroes nobody could tell whether they came to be or failed.
+        let done = done.and_then(|()| self.say(&zeroes_of(pieces).map(Change::Zero).collect::<Vec<_>>()));
         if written < lent.len() {
             self.take_back();
         }
@@ -261,8 +264,11 @@ fn cut(extent: Extent, data: &Bytes) -> Vec<Piece> {
 
 /// What is said of them.
 fn changes_of(pieces: &[Piece], lent: &[Lent]) -> Vec<Change> {
-    let slots = lent.iter().map(|one| Change::Slot { block: one.block, slot: one.loan.slot(), sum: one.sum });
-    zeroes_of(pieces).map(Change::Zero).chain(slots).collect()
+    zeroes_of(pieces).map(Change::Zero).chain(slots_of(lent)).collect()
+}
+
+fn slots_of(lent: &[Lent]) -> impl Iterator<Item = Change> {
+    lent.iter().map(|one| Change::Slot { block: one.block, slot: one.loan.slot(), sum: one.sum })
 }
 
 fn loans_of(lent: &[Lent]) -> Vec<Loan> {

@@ -7,7 +7,9 @@ use std::io;
 use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
 
-use gateway_image::overlay::{Change, Claims, LogPlace, Recent, Said, all_unrecorded, stood, unrecorded};
+use gateway_image::overlay::{
+    Change, Claims, LogPlace, Recent, Said, all_unrecorded, furthest, stood, unrecorded,
+};
 use tap_disk::small_file;
 
 /// A file that has come so far asks for a flush: half a million writes, whose content is looked at one by one after a kill.
@@ -22,12 +24,20 @@ pub(super) struct RecentFiles {
     second: File,
 }
 
+/// What is found of what was said before.
+pub(super) struct Found {
+    /// What a log does not have of it.
+    pub(super) claims: Vec<Claims>,
+    /// The furthest place of a log that anything of it bears.
+    pub(super) furthest: Option<LogPlace>,
+}
+
 /// What was changed and a log at `place` does not have, as far as it got.
 ///
 /// # Errors
 /// When something is missing of it, though the machine has not lost what it held since; and when the log has come further
 /// already, and what it held since is not there.
-pub(super) fn read(dir: &Path, image: u64, place: LogPlace) -> io::Result<Vec<Claims>> {
+pub(super) fn read(dir: &Path, image: u64, place: LogPlace) -> io::Result<Found> {
     let is_kept = is_kept(dir);
     let [first, second] = paths(dir).map(|path| match fs::read(path) {
         Err(e) if e.kind() == io::ErrorKind::NotFound && !is_kept => Ok(Vec::new()),
@@ -38,10 +48,11 @@ pub(super) fn read(dir: &Path, image: u64, place: LogPlace) -> io::Result<Vec<Cl
     if let Some(stood) = stood(image, files).filter(|stood| *stood > place) {
         return Err(lost(dir, place, stood));
     }
-    if is_kept {
-        return all_unrecorded(image, files, place).map_err(|e| damaged(dir, &e));
-    }
-    Ok(vec![Claims { changes: unrecorded(image, files, place), is_sure: false }])
+    let claims = match is_kept {
+        true => all_unrecorded(image, files, place).map_err(|e| damaged(dir, &e))?,
+        false => vec![Claims { changes: unrecorded(image, files, place), is_sure: false }],
+    };
+    Ok(Found { claims, furthest: furthest(image, files) })
 }
 
 /// Has the machine run since they were begun? Then nothing that was written can be missing, on the disk or not.

@@ -248,6 +248,31 @@ fn a_map_tells_of_copies_what_they_read_as() {
     }
 }
 
+/// What stands in the image behind the block that both show is another matter.
+#[test]
+fn two_neighbours_that_show_the_same_block_of_the_image_are_told_alike() {
+    let rig = Rig::of(Workload::blank(1, 4 << 20), 1 << 20);
+    let point = rig.oracle.last_lsn();
+    let content = rig.oracle.image_at(rig.volume, point);
+    let is_zero = |n: u64| content[index(n * BLOCK_SIZE)..][..4096].iter().all(|b| *b == 0);
+    let blocks = content.len() as u64 / BLOCK_SIZE;
+    let data = (0..blocks - 8).find(|n| !is_zero(*n) && is_zero(n + 1)).unwrap();
+    let hole = (0..blocks - 8).find(|n| is_zero(*n) && !is_zero(n + 1)).unwrap();
+    rig.overlays().create(7, QUOTA).unwrap();
+    let device = rig.overlay(point);
+    let to = blocks - 6;
+    for (n, from) in [data, data, data, hole, hole, hole].into_iter().enumerate() {
+        let from = Extent::between(from * BLOCK_SIZE, (from + 1) * BLOCK_SIZE);
+        run(&device, Op::Copy { from, to: (to + n as u64) * BLOCK_SIZE }).unwrap();
+    }
+    let (extent, maps) =
+        (Extent::between(to * BLOCK_SIZE, blocks * BLOCK_SIZE), Arc::from([Map::Allocation]));
+    let answer = ask(&device, Op::Status { extent, maps, most: 9 }).unwrap();
+    let Answer::Status(told) = answer else { panic!("{answer:?}") };
+    let told: Vec<_> = told.into_iter().flatten().map(|told| (told.length, told.state)).collect();
+    assert_eq!(told, [(3 * BLOCK_SIZE, State::Data), (3 * BLOCK_SIZE, State::Zeroes)]);
+}
+
 #[test]
 fn rot_in_what_is_shared_is_seen_wherever_it_is_shown() {
     let rig = Rig::new(6);

@@ -235,3 +235,62 @@ fn a_flipped_bit_in_what_was_flushed_last_is_refused() {
         assert!(whole(&opened(&rig, 7).unwrap()) == expected);
     }
 }
+
+/// What was said is emptied when an image is opened, and that is not synced: the power brings it back, beside what was flushed
+/// since.
+#[test]
+fn what_was_said_of_a_log_that_never_came_to_be_does_not_come_back_over_what_was_flushed_since() {
+    let rig = Rig::new(5);
+    let at = |name: &str| dir(&rig, 7).join(name);
+    rig.overlays().create(7, QUOTA).unwrap();
+    let device = opened(&rig, 7).unwrap();
+    let durable = fs::read(at("data")).unwrap();
+    // The first references begin the log anew, which fails.
+    fs::create_dir(at("map-1")).unwrap();
+    write(&device, 0, 1);
+    run(&device, Op::Copy { from: Extent::between(0, BLOCK_SIZE), to: 8 * BLOCK_SIZE }).unwrap();
+    assert!(run(&device, Op::Flush).is_err());
+    run(&device, Op::Trim { extent: Extent::between(0, BLOCK_SIZE), fua: false }).unwrap();
+    drop(device);
+    fs::remove_dir(at("map-1")).unwrap();
+    // The power goes, and takes all content with it.
+    let said = ["recent-0", "recent-1"].map(|name| (at(name), fs::read(at(name)).unwrap()));
+    fs::write(at("data"), durable).unwrap();
+    fs::remove_file(at("boot")).unwrap();
+    let device = opened(&rig, 7).unwrap();
+    write(&device, 0, 2);
+    run(&device, Op::Flush).unwrap();
+    drop(device);
+    // And again.
+    put_back(&said);
+    fs::remove_file(at("boot")).unwrap();
+    assert_eq!(whole(&opened(&rig, 7).unwrap())[..4096], [2; 4096]);
+}
+
+/// A data file that fails to be written from some moment on.
+fn failing(path: &std::path::Path) -> std::os::fd::OwnedFd {
+    use rustix::fs::MemfdFlags;
+    let file = rustix::fs::memfd_create("data", MemfdFlags::ALLOW_SEALING).unwrap();
+    rustix::fs::ftruncate(&file, fs::metadata(path).unwrap().len()).unwrap();
+    fs::remove_file(path).unwrap();
+    let of = std::os::fd::AsRawFd::as_raw_fd(&file);
+    std::os::unix::fs::symlink(format!("/proc/self/fd/{of}"), path).unwrap();
+    file
+}
+
+/// Part of the write takes the place of what is there, and part is zeroes, which take none.
+#[test]
+fn zeroes_of_a_write_that_failed_do_not_come_back_after_a_kill() {
+    let rig = Rig::new(5);
+    rig.overlays().create(7, QUOTA).unwrap();
+    let data = failing(&dir(&rig, 7).join("data"));
+    let device = opened(&rig, 7).unwrap();
+    (0..3).for_each(|block| write(&device, block, 7));
+    let expected = whole(&device);
+    rustix::fs::fcntl_add_seals(&data, rustix::fs::SealFlags::WRITE).unwrap();
+    let both = [[8; 4096], [0; 4096]].concat().into();
+    assert!(run(&device, Op::Write { offset: 0, data: both, fua: false }).is_err());
+    assert!(whole(&device) == expected, "nothing of it was done");
+    drop(device);
+    assert!(whole(&opened(&rig, 7).unwrap()) == expected);
+}
