@@ -188,7 +188,7 @@ pub(crate) fn asked(volume: &Name, error: &AskError) -> Problem {
 
 pub(crate) fn stored(error: &StoreError) -> Problem {
     let code = match error {
-        StoreError::NoSpace(_) | StoreError::OverLimit { .. } => Code::NoSpace,
+        StoreError::NoSpace(_) | StoreError::OverLimit { .. } | StoreError::IndexFull(_) => Code::NoSpace,
         StoreError::Stopped => Code::Unreachable,
         StoreError::Busy => Code::Conflict,
         _ => Code::Internal,

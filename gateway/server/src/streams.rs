@@ -495,7 +495,10 @@ impl StreamIntake for Stream {
                 if refusals.is_new() {
                     tracing::warn!(%stream, "records were not stored and will be sent again: {e}");
                 }
-                if matches!(e, StoreError::NoSpace(_) | StoreError::OverLimit { .. }) {
+                if matches!(
+                    e,
+                    StoreError::NoSpace(_) | StoreError::OverLimit { .. } | StoreError::IndexFull(_)
+                ) {
                     refusals.keep(done);
                 }
             }

@@ -225,7 +225,7 @@ impl Committer {
         let mut state = lock(&self.shared.ingest);
         while full(&self.shared) {
             if let Some(why) = &state.failing {
-                return Err(StoreError::Index(why.clone()));
+                return Err(why.clone().into());
             }
             state = wait_for(&self.shared.ingest_changed, state, Duration::from_millis(200));
         }

@@ -128,9 +128,25 @@ pub enum StoreError {
     /// What is in the index is not what was written.
     #[error("the index is damaged: {0}; it is built again from the segments when the gateway is restarted")]
     IndexDamaged(String),
+    /// The index has no room. Nothing accepted is lost; what it did not take it takes once there is room.
+    #[error(
+        "the disk of the index is full ({0}): free some space there, everything then goes on by itself; nothing that was taken is \
+         lost"
+    )]
+    IndexFull(String),
     /// The store cannot be opened.
     #[error("the store cannot be opened: {0}")]
     Open(String),
+}
+
+impl StoreError {
+    /// The same of a store that is not open yet: nothing goes on by itself there.
+    pub(crate) fn at_start(self) -> Self {
+        let Self::IndexFull(e) = self else { return self };
+        Self::Open(format!(
+            "the disk of the index is full ({e}): free some space there and start again; nothing is lost"
+        ))
+    }
 }
 
 fn text(lsn: Option<Lsn>) -> String {
@@ -149,7 +165,11 @@ impl From<io::Error> for StoreError {
 impl From<IndexError> for StoreError {
     fn from(e: IndexError) -> Self {
         let text = e.to_string();
-        if e.is_damage() { Self::IndexDamaged(text) } else { Self::Index(text) }
+        match (e.is_damage(), e.is_full()) {
+            (true, _) => Self::IndexDamaged(text),
+            (_, true) => Self::IndexFull(text),
+            _ => Self::Index(text),
+        }
     }
 }
 

@@ -10,6 +10,7 @@
 //!
 //! The trait is a seam: the real one is fjall, tests use memory, or one that fails.
 
+mod ballast;
 mod fjall_store;
 mod healing;
 pub(crate) mod keys;
@@ -18,6 +19,7 @@ mod memory;
 use gateway_journal::RegionRange;
 use thiserror::Error;
 
+pub(crate) use ballast::Holding;
 pub use fjall_store::FjallOpener;
 pub(crate) use fjall_store::PinnedOpener;
 pub(crate) use healing::HealingIndex;
@@ -51,28 +53,59 @@ impl Table {
 #[error("{text}")]
 pub struct IndexError {
     text: String,
-    /// What is on the disk is not what was written: only to build it again helps.
-    is_damage: bool,
+    kind: Kind,
+}
+
+/// What helps.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    /// To try again.
+    Passing,
+    /// Room on its disk: it is not damaged.
+    Full,
+    /// Only to build it again: what is on the disk is not what was written.
+    Damage,
 }
 
 impl IndexError {
     /// It failed, and may not fail another time.
     #[must_use]
     pub const fn new(text: String) -> Self {
-        Self { text, is_damage: false }
+        Self { text, kind: Kind::Passing }
+    }
+
+    /// Its disk has no room.
+    #[must_use]
+    pub const fn full(text: String) -> Self {
+        Self { text, kind: Kind::Full }
     }
 
     /// It is not what was written.
     #[must_use]
     pub const fn damaged(text: String) -> Self {
-        Self { text, is_damage: true }
+        Self { text, kind: Kind::Damage }
+    }
+
+    /// Does it want for room, and for nothing else?
+    #[must_use]
+    pub fn is_full(&self) -> bool {
+        self.kind == Kind::Full
     }
 
     /// Is it damage, and no passing failure?
     #[must_use]
-    pub const fn is_damage(&self) -> bool {
-        self.is_damage
+    pub fn is_damage(&self) -> bool {
+        self.kind == Kind::Damage
     }
+}
+
+/// Less is free on the disk of the index than it needs to go on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Shortage {
+    /// Bytes that are free.
+    pub free: u64,
+    /// Bytes that have to be.
+    pub needed: u64,
 }
 
 /// Ordered rows, read from any thread. Calls may block.
@@ -120,6 +153,14 @@ pub trait IndexStore: Send + Sync {
     /// When that is not possible; nothing is lost then.
     fn tidy(&self, idle: bool) -> Result<(), IndexError>;
 
+    /// Does it still take rows? One that wrote something in the background may have failed without anybody asking.
+    ///
+    /// # Errors
+    /// When it takes none until it is opened again.
+    fn check(&self) -> Result<(), IndexError> {
+        Ok(())
+    }
+
     /// Sets rows of [`Table::State`], all or none of them, durably.
     ///
     /// # Errors
@@ -149,6 +190,14 @@ pub trait IndexOpener: Send + Sync {
 
     /// Why it is to be wiped, if it is.
     fn condemned(&self) -> Option<String>;
+
+    /// Gives up as much of the room that is held for the index as may be needed now, or takes back what there is room for.
+    fn make_room(&self) {}
+
+    /// Too little is free on its disk to go on, if it is.
+    fn shortage(&self) -> Option<Shortage> {
+        None
+    }
 }
 
 /// Keys removed in one go.

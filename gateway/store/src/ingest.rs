@@ -1,7 +1,7 @@
 //! Bringing closed groups of versions into the index, off the way of commits.
 
 use std::collections::HashMap;
-use std::sync::Arc;
+use std::sync::{Arc, MutexGuard};
 use std::time::Duration;
 
 use gateway_image::RegionMapBuilder;
@@ -23,7 +23,7 @@ use crate::tail::Frozen;
 #[derive(Debug, Default)]
 pub(crate) struct IngestState {
     /// Why the last attempt failed.
-    pub(crate) failing: Option<String>,
+    pub(crate) failing: Option<IndexError>,
     /// No more groups come.
     pub(crate) stopped: bool,
 }
@@ -80,12 +80,27 @@ impl Ingester {
             if state.stopped {
                 return None;
             }
-            state = wait(&self.shared.ingest_changed, state);
+            state = match self.shared.index.is_ill() {
+                false => wait(&self.shared.ingest_changed, state),
+                true => self.mend_after_a_while(state),
+            };
         }
+    }
+
+    /// Nothing is to be brought in, but it could not be: others who write to the index may have to wait for it.
+    fn mend_after_a_while<'a>(&'a self, state: MutexGuard<'a, IngestState>) -> MutexGuard<'a, IngestState> {
+        let state = wait_for(&self.shared.ingest_changed, state, AGAIN);
+        let is_stopped = state.stopped;
+        drop(state);
+        if !is_stopped {
+            self.shared.mend_index();
+        }
+        lock(&self.shared.ingest)
     }
 
     fn bring_in(&mut self, frozen: &Frozen) -> Result<(), IndexError> {
         let shared = &self.shared;
+        shared.index.mend()?;
         // A settle that ended in between would take away what a checkpoint is being made of.
         let _turn = lock(&shared.index_turn);
         let into = Into {
@@ -110,23 +125,20 @@ impl Ingester {
     }
 
     fn failed(&self, e: &IndexError) {
-        warn!("the index took no versions, trying again: {e}");
         let mut state = lock(&self.shared.ingest);
-        state.failing = Some(e.to_string());
+        if state.failing.is_none() {
+            warn!("the index took no versions, they are offered to it each second: {e}");
+        }
+        state.failing = Some(e.clone());
         self.shared.ingest_changed.notify_all();
-        if state.stopped {
-            return;
-        }
-        drop(state);
-        if let Err(e) = self.shared.index.heal() {
-            warn!("the index cannot be opened again: {e}");
-        }
-        let state = lock(&self.shared.ingest);
         if !state.stopped {
-            drop(wait_for(&self.shared.ingest_changed, state, Duration::from_secs(1)));
+            drop(wait_for(&self.shared.ingest_changed, state, AGAIN));
         }
     }
 }
+
+/// When what failed is tried again.
+const AGAIN: Duration = Duration::from_secs(1);
 
 /// Where versions are brought in.
 pub(crate) struct Into<'a> {

@@ -68,6 +68,11 @@ impl Points {
         lock(&self.inner).open_of(volume)
     }
 
+    /// What is open at all.
+    pub(crate) fn all_open(&self) -> BTreeSet<(VolumeId, Lsn)> {
+        lock(&self.inner).open.keys().copied().collect()
+    }
+
     /// Nothing came of it.
     pub(crate) fn call_off(&self) {
         lock(&self.inner).deciding = None;

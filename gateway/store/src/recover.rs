@@ -110,7 +110,13 @@ fn recover_with(
     let (mark, copy) = (marks.load(), manifests.load());
     refuse_newer(pool, mark.as_deref(), copy.as_deref())?;
     let stored = mark.and_then(|bytes| Mark::decode(&bytes));
+    opener.make_room();
     let opened = opener.open();
+    if let Err(e) = &opened
+        && (e.is_full() || opener.shortage().is_some() && !e.is_damage())
+    {
+        return Err(StoreError::IndexFull(e.to_string()));
+    }
     let told = opened.as_ref().ok().and_then(|index| Told::of(&**index));
     let mut survey = Survey::make(pool, stored.as_ref(), copy, told.as_ref())?;
     survey.settled.count_shares(pool);
@@ -234,6 +240,8 @@ fn open_index(
                 return Ok((index, None, Vec::new()));
             }
             Ok(_) => info!("the index is missing or behind the segments; it is built again"),
+            // It is not damaged: nothing is gained by building it again.
+            Err(e) if e.is_full() => return Err(e.into()),
             Err(e) => warn!("the index cannot be read, it is built again from the segments: {e}"),
         },
         Err(e) => warn!("the index cannot be opened, it is built again from the segments: {e}"),

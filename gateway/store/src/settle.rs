@@ -21,6 +21,7 @@ mod coarse;
 mod cold;
 mod cursor;
 mod decide;
+mod futile;
 mod gain;
 mod gates;
 mod held;
@@ -35,13 +36,12 @@ mod rewrite;
 mod room;
 mod trail;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, TryLockError};
 use std::time::{Duration, Instant};
 
 use gateway_image::Catalogue;
-use gateway_image::catalogue::Rules;
 use gateway_image::group::CommonMarks;
 use gateway_journal::{GroupNo, Kept, RegionPlace, RegionRange};
 use tap_block::units::count;
@@ -56,6 +56,7 @@ use crate::sync::{lock, read, wait_for};
 use chill::Chilling;
 pub(crate) use coarse::apart;
 use decide::{Decision, decide, decide_settled};
+use futile::Futile;
 use gain::{budget_for_gain, can_gain, decide_what_pays};
 pub use gates::AtGate;
 use gates::note_overruled;
@@ -121,7 +122,7 @@ pub(crate) struct Settler {
     /// None of the log can be settled.
     stuck: Option<Stuck>,
     /// Nothing is gained by settling the log.
-    futile: Option<Futile>,
+    futile: Option<futile::Known>,
     chilling: Chilling,
 }
 
@@ -133,31 +134,6 @@ struct Stuck {
     at: WallTime,
     /// Segments that are gone were given up by then.
     given_up: bool,
-}
-
-/// Nothing would be gained by a pass over these groups of the log, whatever went for it.
-#[derive(PartialEq, Eq)]
-struct Futile {
-    groups: Option<(GroupNo, GroupNo)>,
-    free: Option<usize>,
-    /// The last settle.
-    settle: u64,
-    rules: Rules,
-    /// When that was found.
-    at: WallTime,
-}
-
-impl Futile {
-    fn new(shared: &Shared, plan: &Plan, at: WallTime) -> Self {
-        let settle = read(&shared.published).layout.settle;
-        let groups = plan.groups.first().zip(plan.groups.last()).map(|(first, last)| (first.no, last.no));
-        Self { groups, free: shared.free_segments(), settle, rules: plan.rules.clone(), at }
-    }
-
-    /// Images that were closed are looked for by and by.
-    fn is_still(&self, now: &Self) -> bool {
-        now.at.since(self.at) < LOOK_AGAIN && Self { at: now.at, rules: self.rules.clone(), ..*self } == *now
-    }
 }
 
 /// Whether bytes that are damaged still matter is found out by going through the whole index: not with every pass.
@@ -278,7 +254,7 @@ impl Settler {
         let report = self.carry_out(shared, plan, decision, terms);
         if was_to_pay && matches!(report, Err(StoreError::NoSpace(_))) {
             // It was reckoned a little too low. What else there is may still make room.
-            self.futile = Some(futile);
+            self.futile = Some(futile::Known::tried(futile, terms.now));
             return Ok(None);
         }
         let stuck = report.as_ref().err().filter(|_| by_index);
@@ -298,7 +274,7 @@ impl Settler {
             return decide(shared, plan, terms).map(Some);
         }
         let futile = Futile::new(shared, plan, terms.now);
-        if self.futile.as_ref().is_some_and(|known| known.is_still(&futile)) {
+        if self.futile.as_ref().is_some_and(|known| known.is_still(&futile, terms.now)) {
             return Ok(None);
         }
         let mut most = plan.clone();
@@ -310,7 +286,7 @@ impl Settler {
         shared.points.call_off();
         match pays {
             Some(_) => self.ask_for_more(shared, terms.now, terms.strain),
-            None => self.futile = Some(futile),
+            None => self.futile = Some(futile::Known::found(futile, terms.now, shared.age.now())),
         }
         Ok(None)
     }
@@ -452,7 +428,7 @@ impl Settler {
         let mut gone: usize = self.dropped.values().sum();
         for (id, kept) in &layout.kept {
             let Some(volume) = catalogue.volume(*id) else { continue };
-            let left = thinned(&catalogue, volume, kept, &[], BTreeSet::new(), terms);
+            let left = thinned(&catalogue, volume, kept, &[], shared.points.open_of(*id), terms);
             gone += kept.points.len().saturating_sub(left.points.len());
         }
         gone
@@ -624,7 +600,8 @@ impl Settling {
     pub(crate) fn pass(&self, shared: &Shared) -> Result<Option<SettleReport>, StoreError> {
         let (mut stuck, mut spent) = (None, false);
         shared.hold_room();
-        let outcome = shared.refuse_unread_loss().and_then(|()| {
+        let fit = || shared.index.mend().map_err(StoreError::from);
+        let outcome = shared.refuse_unread_loss().and_then(|()| fit()).and_then(|()| {
             let renew = self.renew.swap(false, Ordering::Relaxed);
             let mut settler = lock(&self.settler);
             let asked = (settler.floor, settler.bookmarks);
@@ -643,8 +620,14 @@ impl Settling {
             warn!("rows that are gone still take room in the index: {e}");
         }
         // What is missing, and an index that takes nothing, say so themselves.
-        let can_settle =
-            lock(&shared.ingest).failing.is_none() && read(&shared.published).layout.lost.is_empty();
+        let can_settle = lock(&shared.ingest).failing.is_none()
+            && !shared.index.is_ill()
+            && read(&shared.published).layout.lost.is_empty();
+        if shared.index.is_ill() {
+            // Whoever opens it again may not know yet.
+            drop(lock(&shared.ingest));
+            shared.ingest_changed.notify_all();
+        }
         let spent = spent && can_settle && shared.is_scarce();
         let mut state = lock(&self.state);
         state.spent = spent;

@@ -4,7 +4,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use gateway_journal::Uncounted;
 
-use crate::error::Damage;
+use crate::error::{Damage, StoreError};
+use crate::index::IndexError;
 use crate::settle::SettleReport;
 use crate::store::Store;
 use crate::sync::{lock, read};
@@ -71,6 +72,11 @@ pub struct StoreStatus {
     pub damage: Vec<Damage>,
 }
 
+/// Damage has words of its own.
+fn said(e: IndexError) -> String {
+    if e.is_full() { StoreError::from(e).to_string() } else { e.to_string() }
+}
+
 impl Store {
     /// Numbers as they are now.
     #[must_use]
@@ -79,7 +85,7 @@ impl Store {
         let get = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
         let counters = &shared.counters;
         // Before the published state is locked: whoever has the one lock may wait for the other.
-        let index_failing = lock(&shared.ingest).failing.clone();
+        let index_failing = shared.index.illness().or_else(|| lock(&shared.ingest).failing.clone());
         let failing = shared.still_failing();
         let segments = tap_block::units::count(shared.segments.count());
         let settled_segments = tap_block::units::count(shared.segments.settled_count());
@@ -112,7 +118,7 @@ impl Store {
             free_bytes: (shared.free)(),
             uncounted: shared.age.uncounted(),
             failing: failing.map(|why| why.to_string()),
-            index_failing,
+            index_failing: index_failing.map(said),
             index_damaged: shared.index.damage().map(str::to_owned),
             damage: published.damage.clone(),
         }

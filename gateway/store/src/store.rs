@@ -21,7 +21,7 @@ use crate::config::StoreConfig;
 use crate::error::{ReadError, StoreError};
 use crate::heat::Heat;
 use crate::history::GoneNames;
-use crate::index::{HealingIndex, IndexOpener, PinnedOpener};
+use crate::index::{HealingIndex, Holding, IndexOpener, PinnedOpener};
 use crate::ingest::{IngestState, Ingester};
 use crate::keeper::Keeper;
 use crate::layout::KeptPoints;
@@ -157,6 +157,7 @@ impl Store {
         };
         let files = DiskDir::open(&dir.join("seg"))?;
         let config = on_its_disk(config, &files, free_space(&dir).ok())?;
+        let holding = Holding::of(config.segment_len, config.keep_free);
         let segments = Reserving { dir: files, keep_free: config.keep_free, free: free(&dir) };
         let options = PoolOptions {
             ready: config.spare_segments,
@@ -165,7 +166,7 @@ impl Store {
         };
         let parts = Parts {
             segments: SegmentPool::over(Box::new(segments), u64::from(config.segment_len), options)?,
-            index: Box::new(PinnedOpener::new(&dir, "fjall", config.index_cache)?),
+            index: Box::new(PinnedOpener::new(&dir, "fjall", config.index_cache, holding)?),
             mark: Box::new(FileMark::open(&dir.join(MARK_FILE))?),
             manifest: Box::new(SmallFile::new(&same, dir.join(MANIFEST_FILE))),
             proofs: Box::new(SmallFile::new(&same, dir.join(PROOFS_FILE))),
@@ -184,8 +185,8 @@ impl Store {
         clock: Arc<dyn Clock>,
         parts: Parts,
     ) -> Result<Arc<Self>, StoreError> {
-        let mut found =
-            recover::recover(&config, parts.segments, &*parts.index, &*parts.mark, &*parts.manifest)?;
+        let found = recover::recover(&config, parts.segments, &*parts.index, &*parts.mark, &*parts.manifest);
+        let mut found = found.map_err(StoreError::at_start)?;
         let fresh = found.segments.count() + found.segments.settled_count() == 0;
         let book = Book::open(parts.ledger, found.mark.store, fresh);
         let keeper = Keeper::new(parts.mark, found.mark);
@@ -270,7 +271,7 @@ impl Store {
     /// Would a batch of this stream find room for a segment to begin?
     #[must_use]
     pub fn has_room_for(&self, stream: StreamId) -> bool {
-        self.check_limit(stream).is_ok() && !self.shared.is_scarce()
+        self.check_limit(stream).is_ok() && !self.shared.is_scarce() && !self.shared.index.is_ill()
     }
 
     /// Commits a record of the gateway's own stream, as [`Store::append`].

@@ -174,6 +174,30 @@ fn a_store_that_stops_goes_on_once_its_policy_keeps_less() {
     assert!(lab.check(3).contains(&points[0]), "it is pinned");
 }
 
+#[test]
+fn a_full_store_goes_on_as_soon_as_readers_let_go_of_its_points() {
+    let mut lab = small(45, all(), 9);
+    lab.write(50, 1);
+    // Each needs what was on the disk then.
+    let mut open = Vec::new();
+    let batch = loop {
+        let batch = lab.workload.batch(8);
+        if let Err(refused) = write_one(&mut lab, batch) {
+            break *refused;
+        }
+        open.push(lab.store().open_point(lab.volume(), lab.oracle.last_lsn()).unwrap());
+    };
+    others_take_all(&mut lab);
+    assert!(write_one(&mut lab, batch.clone()).is_err());
+    drop(open);
+    // Whoever is refused asks again and again: no time has to pass.
+    if write_one(&mut lab, batch).is_err() {
+        panic!("nobody reads any more, and it stands still: {:?}", lab.store().status());
+    }
+    write(&mut lab, 20).unwrap();
+    lab.check(5);
+}
+
 proptest! {
     #![proptest_config(ProptestConfig { cases: common::cases(8), failure_persistence: None, ..ProptestConfig::default() })]
 

@@ -5,6 +5,7 @@
 //!   SegmentPool ─ SegmentFile ── the journal's and the spool's fixed-size, recycled files
 //!   small_file, SlottedFile ── state of a few kilobytes that survives a crash
 //!   AppendFile ── a small file that only grows
+//!   HeldRoom ── room that nobody else can take
 //!   set_aside ── what cannot be read is kept under another name
 //!   DirLock ── one instance per data directory
 //!   Pool ── bounded worker threads for what may block
@@ -18,6 +19,7 @@ mod aside;
 mod clock;
 mod device;
 mod dir;
+mod held_room;
 mod lock;
 mod pool;
 mod priority;
@@ -37,6 +39,7 @@ pub use aside::{set_aside, was_set_aside};
 pub use clock::RealClock;
 pub use device::{FileDevice, FileIdentity, FileOptions, Growth, OpenError};
 pub use dir::{SameDir, ensure_dir, free_space};
+pub use held_room::HeldRoom;
 pub use lock::{DirLock, LockError};
 pub use pool::Pool;
 pub use priority::step_back;

@@ -6,15 +6,17 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 use std::{fs, io};
 
-use fjall::{Database, Keyspace, KeyspaceCreateOptions, PersistMode};
+use fjall::{AbstractTree as _, Database, Keyspace, KeyspaceCreateOptions, PersistMode};
 
 use tap_block::units::count;
 
 use tap_disk::small_file;
 
-use super::{IndexError, IndexOpener, IndexStore, Row, Table};
+use super::ballast::{Ballast, Holding};
+use super::{IndexError, IndexOpener, IndexStore, Row, Shortage, Table};
 
 /// Opens the index in a directory.
 #[derive(Debug, Clone)]
@@ -26,29 +28,39 @@ pub struct FjallOpener {
 }
 
 /// Opens the index in a directory that it holds on to: fjall makes and removes files by their names whenever it likes, and
-/// must never do so in what was mounted over it meanwhile.
+/// must never do so in what was mounted over it meanwhile. Room is held for it beside it.
 pub(crate) struct PinnedOpener {
     opener: FjallOpener,
-    /// What the opener's path leads through.
-    parent: Arc<File>,
+    with: With,
+}
+
+/// What an index is opened with.
+#[derive(Clone, Default)]
+struct With {
+    /// What its path leads through until the last: a number that was closed may be another directory's soon.
+    _parent: Option<Arc<File>>,
+    ballast: Option<Arc<Ballast>>,
 }
 
 impl PinnedOpener {
-    /// `name` in `parent`.
+    /// `name` in `parent`, with room held for it.
     ///
     /// # Errors
     /// What the operating system says.
-    pub(crate) fn new(parent: &Path, name: &str, cache: u64) -> io::Result<Self> {
+    pub(crate) fn new(parent: &Path, name: &str, cache: u64, holding: Holding) -> io::Result<Self> {
         let held = File::open(parent)?;
         let through = PathBuf::from(format!("/proc/self/fd/{}", held.as_raw_fd()));
         let parent = if through.is_dir() { through.as_path() } else { parent };
-        Ok(Self { opener: FjallOpener { dir: parent.join(name), cache }, parent: Arc::new(held) })
+        let dir = parent.join(name);
+        let ballast = Ballast::open(&dir.with_extension("ballast"), holding);
+        let with = With { _parent: Some(Arc::new(held)), ballast: Some(Arc::new(ballast)) };
+        Ok(Self { opener: FjallOpener { dir, cache }, with })
     }
 }
 
 impl IndexOpener for PinnedOpener {
     fn open(&self) -> Result<Arc<dyn IndexStore>, IndexError> {
-        self.opener.open_through(Some(&self.parent))
+        self.opener.open_with(&self.with)
     }
 
     fn wipe(&self) -> Result<(), IndexError> {
@@ -62,6 +74,14 @@ impl IndexOpener for PinnedOpener {
     fn condemned(&self) -> Option<String> {
         self.opener.condemned()
     }
+
+    fn make_room(&self) {
+        self.with.ballast.iter().for_each(|ballast| ballast.balance());
+    }
+
+    fn shortage(&self) -> Option<Shortage> {
+        self.with.ballast.as_ref()?.shortage()
+    }
 }
 
 struct FjallIndex {
@@ -73,14 +93,16 @@ struct FjallIndex {
     state: Keyspace,
     /// Rows removed from each table since it was last tidied.
     removed: [AtomicU64; Table::ALL.len()],
-    /// Its path leads through it until the last: a number that was closed may be another directory's soon.
-    _parent: Option<Arc<File>>,
+    with: With,
 }
 
 impl From<fjall::Error> for IndexError {
     fn from(e: fjall::Error) -> Self {
         use fjall::Error as E;
         match e {
+            E::Io(ref io) | E::Storage(fjall::LsmError::Io(ref io)) if is_full(io) => {
+                Self::full(e.to_string())
+            }
             // What may pass: the system's word, and fjall's own after it.
             E::Io(_) | E::Poisoned | E::Locked | E::KeyspaceDeleted | E::Storage(fjall::LsmError::Io(_)) => {
                 Self::new(e.to_string())
@@ -90,10 +112,14 @@ impl From<fjall::Error> for IndexError {
     }
 }
 
+fn is_full(e: &io::Error) -> bool {
+    matches!(e.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
+}
+
 impl FjallOpener {
     /// A damaged database makes fjall panic in places; that is an error like any other here.
-    fn open_through(&self, parent: Option<&Arc<File>>) -> Result<Arc<dyn IndexStore>, IndexError> {
-        let opened = catch_unwind(AssertUnwindSafe(|| FjallIndex::open(self, parent)));
+    fn open_with(&self, with: &With) -> Result<Arc<dyn IndexStore>, IndexError> {
+        let opened = catch_unwind(AssertUnwindSafe(|| FjallIndex::open(self, with)));
         let opened = opened.map_err(|_| IndexError::new(format!("{} cannot be read", self.dir.display())))?;
         opened.map(|index| Arc::new(index) as Arc<dyn IndexStore>)
     }
@@ -108,7 +134,7 @@ impl FjallOpener {
 
 impl IndexOpener for FjallOpener {
     fn open(&self) -> Result<Arc<dyn IndexStore>, IndexError> {
-        self.open_through(None)
+        self.open_with(&With::default())
     }
 
     fn wipe(&self) -> Result<(), IndexError> {
@@ -136,7 +162,7 @@ impl IndexOpener for FjallOpener {
 }
 
 impl FjallIndex {
-    fn open(opener: &FjallOpener, parent: Option<&Arc<File>>) -> Result<Self, IndexError> {
+    fn open(opener: &FjallOpener, with: &With) -> Result<Self, IndexError> {
         let database = Database::builder(&opener.dir)
             .cache_size(opener.cache)
             .manual_journal_persist(true)
@@ -154,7 +180,7 @@ impl FjallIndex {
             state,
             database,
             removed: Default::default(),
-            _parent: parent.cloned(),
+            with: with.clone(),
         })
     }
 
@@ -164,8 +190,34 @@ impl FjallIndex {
     fn flush(&self, rows: &Keyspace) -> Result<(), IndexError> {
         (0..SNAPSHOTS_A_LOOK).for_each(|_| drop(self.database.snapshot()));
         // Something has to be there to be written.
+        self.wait_to_write(rows)?;
         rows.remove(NO_ROW)?;
-        Ok(rows.rotate_memtable_and_wait()?)
+        if rows.rotate_memtable()? {
+            self.wait_while(|| rows.tree.sealed_memtable_count() > 0)?;
+        }
+        Ok(())
+    }
+
+    /// Where fjall lets a writer wait for its workers, it does so for ever when they ended because of an error: it is waited here
+    /// before that.
+    fn wait_to_write(&self, rows: &Keyspace) -> Result<(), IndexError> {
+        self.wait_while(|| {
+            rows.tree.sealed_memtable_count() + 1 >= MOST_SEALED || rows.tree.l0_run_count() >= MOST_RUNS
+        })
+    }
+
+    /// Until its workers are done, or one of them failed.
+    fn wait_while(&self, busy: impl Fn() -> bool) -> Result<(), IndexError> {
+        while busy() {
+            self.check()?;
+            std::thread::park_timeout(GLANCE);
+        }
+        Ok(())
+    }
+
+    /// What a table is rewritten into has to fit beside it: a compaction that finds no room leaves half of it there until the index is opened again.
+    fn has_room_for(&self, bytes: u64) -> bool {
+        self.with.ballast.as_ref().is_none_or(|ballast| ballast.has_room_for(bytes))
     }
 
     fn removed(&self, table: Table) -> &AtomicU64 {
@@ -194,6 +246,11 @@ impl FjallIndex {
 const NO_ROW: [u8; 1] = [0];
 /// fjall's own number (3.1).
 const SNAPSHOTS_A_LOOK: usize = 10_000;
+/// With so many tables in memory that wait to be written out, or runs in the first level, fjall (3.1) lets writers wait.
+const MOST_SEALED: usize = 4;
+const MOST_RUNS: usize = 30;
+/// How often it is looked whether its workers are done.
+const GLANCE: Duration = Duration::from_millis(10);
 /// A table that takes no more than this on the disk is left to fjall.
 const WORTH_TIDYING: u64 = 1 << 20;
 /// A batch holds fjall's journal lock; nobody should wait long for it.
@@ -249,6 +306,7 @@ impl IndexStore for FjallIndex {
 
     fn remove(&self, table: Table, keys: Vec<Vec<u8>>) -> Result<(), IndexError> {
         for chunk in keys.chunks(REMOVED_AT_ONCE) {
+            self.wait_to_write(self.table(table))?;
             let mut batch = self.database.batch();
             for key in chunk {
                 batch.remove(self.table(table), key.as_slice());
@@ -265,7 +323,8 @@ impl IndexStore for FjallIndex {
             // A removed row counts twice until then: as what it was, and as the word that it is gone.
             let left = count(rows.approximate_len()).saturating_sub(removed.saturating_mul(2));
             let many = if idle { removed.saturating_mul(4) > left } else { removed > left.saturating_mul(4) };
-            if !many || rows.disk_space() < WORTH_TIDYING {
+            let bytes = rows.disk_space();
+            if !many || bytes < WORTH_TIDYING || !self.has_room_for(bytes) {
                 continue;
             }
             self.flush(rows)?;
@@ -277,7 +336,12 @@ impl IndexStore for FjallIndex {
         Ok(())
     }
 
+    fn check(&self) -> Result<(), IndexError> {
+        Ok(self.database.persist(PersistMode::Buffer)?)
+    }
+
     fn commit(&self, rows: Vec<Row>) -> Result<(), IndexError> {
+        self.wait_to_write(&self.state)?;
         let mut batch = self.database.batch().durability(Some(PersistMode::SyncAll));
         for (key, value) in rows {
             batch.insert(&self.state, key, value);
@@ -301,7 +365,7 @@ mod tests {
         let tmp = tempfile::tempdir().unwrap();
         let (path, away) = (tmp.path().join("store"), tmp.path().join("away"));
         fs::create_dir(&path).unwrap();
-        let opener = PinnedOpener::new(&path, "fjall", 1 << 20).unwrap();
+        let opener = PinnedOpener::new(&path, "fjall", 1 << 20, Holding::of(1 << 20, 0)).unwrap();
         let index = opener.open().unwrap();
         index.ingest(Table::Runs, rows(0, 30)).unwrap();
         fs::rename(&path, &away).unwrap();
@@ -320,7 +384,7 @@ mod tests {
     fn a_flipped_bit_in_a_table_is_damage_and_wiping_forgets_it() {
         let dir = tempfile::tempdir().unwrap();
         let opener = FjallOpener { dir: dir.path().join("fjall"), cache: 0 };
-        let index = FjallIndex::open(&opener, None).unwrap();
+        let index = FjallIndex::open(&opener, &With::default()).unwrap();
         index.ingest(Table::Runs, rows(0, 300)).unwrap();
         let table = fs::read_dir(index.runs.path().join("tables")).unwrap().next().unwrap().unwrap().path();
         drop(index);
@@ -330,7 +394,7 @@ mod tests {
         fs::write(&table, bytes).unwrap();
         let index = opener.open().unwrap();
         let found = index.scan(Table::Runs, &[], &[0xff; 9], &mut |_, _| true).unwrap_err();
-        assert!(found.is_damage, "{found}");
+        assert!(found.is_damage(), "{found}");
         drop(index);
         opener.condemn(&found.to_string()).unwrap();
         assert_eq!(opener.condemned(), Some(found.to_string()));
@@ -338,11 +402,67 @@ mod tests {
         assert_eq!(opener.condemned(), None);
     }
 
+    /// A file system of so many MiB; `None` for a user who may not mount.
+    struct Small(tempfile::TempDir);
+
+    impl Small {
+        fn new(mib: u64) -> Option<Self> {
+            let dir = tempfile::tempdir().unwrap();
+            let size = format!("size={mib}m");
+            let mount = std::process::Command::new("mount")
+                .args(["-t", "tmpfs", "-o", &size, "tmpfs"])
+                .arg(dir.path())
+                .output();
+            if mount.is_ok_and(|output| output.status.success()) {
+                return Some(Self(dir));
+            }
+            eprintln!("not run: mounting a small file system needs root");
+            None
+        }
+
+        fn fill(&self) {
+            use std::io::Write as _;
+            let mut file = File::create(self.0.path().join("neighbour")).unwrap();
+            while file.write(&[1; 4096]).is_ok() {}
+        }
+    }
+
+    impl Drop for Small {
+        fn drop(&mut self) {
+            let _ = std::process::Command::new("umount").arg("--lazy").arg(self.0.path()).status();
+        }
+    }
+
+    /// Its workers end with their first error, and fjall itself would wait for them for ever.
+    #[test]
+    fn nobody_waits_for_ever_for_what_finds_no_room() {
+        let Some(small) = Small::new(16) else { return };
+        let opener = FjallOpener { dir: small.0.path().join("fjall"), cache: 0 };
+        let index = FjallIndex::open(&opener, &With::default()).unwrap();
+        index.ingest(Table::Runs, rows(0, 200)).unwrap();
+        index.remove(Table::Runs, (0..150u64).map(|k| k.to_be_bytes().to_vec()).collect()).unwrap();
+        // Its log has room enough in its last page; the table that is written out has none.
+        index.commit(vec![(b"state".to_vec(), vec![7; 10])]).unwrap();
+        small.fill();
+        let found = index.tidy(true).unwrap_err();
+        let again = index.commit(vec![(b"state".to_vec(), vec![7; 4096])]).unwrap_err();
+        assert!(!found.is_damage() && !again.is_damage(), "{found}, {again}");
+        assert!(index.check().is_err());
+        assert!(index.get(Table::Runs, &190u64.to_be_bytes()).unwrap().is_some(), "what is there is read");
+        drop(index);
+        fs::remove_file(small.0.path().join("neighbour")).unwrap();
+        let index = opener.open().unwrap();
+        index.commit(vec![(b"state".to_vec(), vec![7; 4096])]).unwrap();
+        index.tidy(true).unwrap();
+        assert!(index.get(Table::Runs, &190u64.to_be_bytes()).unwrap().is_some());
+    }
+
     #[test]
     fn removed_rows_give_their_room_back_when_it_is_asked_for() {
         let dir = tempfile::tempdir().unwrap();
         let index =
-            FjallIndex::open(&FjallOpener { dir: dir.path().to_owned(), cache: 1 << 20 }, None).unwrap();
+            FjallIndex::open(&FjallOpener { dir: dir.path().to_owned(), cache: 1 << 20 }, &With::default())
+                .unwrap();
         for round in 0..4 {
             index.ingest(Table::Runs, rows(round * 1000, 300)).unwrap();
             let keys = (round * 1000..round * 1000 + 290).map(|k| k.to_be_bytes().to_vec()).collect();

@@ -1,32 +1,100 @@
-//! An index that is opened again when it fails: fjall takes nothing more after an I/O error until then. One that is found
-//! damaged is told of, and built again at the next start.
+//! An index that is opened again when it fails: fjall takes nothing more after an I/O error until then. One whose disk is full waits
+//! for room first: what it has is read meanwhile. One that is found damaged is told of, and built again at the next start.
 
-use std::sync::{Arc, OnceLock, RwLock};
+use std::sync::{Arc, Mutex, OnceLock, RwLock};
 
-use tracing::error;
+use tap_block::{Clock as _, WallTime};
+use tap_disk::RealClock;
+use tracing::{error, info, warn};
 
-use super::{IndexError, IndexOpener, IndexStore, Row, Table};
-use crate::sync::{read, write};
+use super::{IndexError, IndexOpener, IndexStore, Row, Shortage, Table};
+use crate::sync::{lock, read, write};
 
 pub(crate) struct HealingIndex {
     opener: Box<dyn IndexOpener>,
     /// `None` while it cannot be opened.
     current: RwLock<Option<Arc<dyn IndexStore>>>,
     damage: OnceLock<String>,
+    /// It takes nothing until it is opened again.
+    ill: Mutex<Option<Ill>>,
+}
+
+#[derive(Debug, Clone)]
+struct Ill {
+    why: IndexError,
+    since: WallTime,
+}
+
+impl Ill {
+    /// Nothing is wrong but that there is no room, whatever was said: what fails once for want of it says another time only that
+    /// it failed.
+    fn for_want_of_room(&self, Shortage { free, needed }: Shortage) -> IndexError {
+        let since = self.since;
+        let text = format!("it waits for room since {since}: {free} bytes are free, {needed} are needed");
+        IndexError::full(text)
+    }
 }
 
 impl HealingIndex {
     pub(crate) fn new(opener: Box<dyn IndexOpener>, index: Arc<dyn IndexStore>) -> Self {
-        Self { opener, current: RwLock::new(Some(index)), damage: OnceLock::new() }
+        let (current, damage) = (RwLock::new(Some(index)), OnceLock::new());
+        Self { opener, current, damage, ill: Mutex::default() }
     }
 
-    /// Closes and opens it. What is in it stays; what it did not take is offered again by its owner.
-    pub(crate) fn heal(&self) -> Result<(), IndexError> {
+    /// Sees to it that it takes rows: makes room, and opens it again if it failed. What is in it stays; what it did not take is
+    /// offered again by its owner.
+    ///
+    /// # Errors
+    /// When it goes on to take none; while its disk is full it is not closed for that.
+    pub(crate) fn mend(&self) -> Result<(), IndexError> {
+        self.opener.make_room();
+        let Some(ill) = self.examine() else { return Ok(()) };
+        match self.opener.shortage() {
+            Some(shortage) => Err(ill.for_want_of_room(shortage)),
+            None => self.open_again(),
+        }
+    }
+
+    fn examine(&self) -> Option<Ill> {
+        let known = lock(&self.ill).clone();
+        known.or_else(|| {
+            let found = self.with(|index| index.check()).err()?;
+            self.fell_ill(&found);
+            lock(&self.ill).clone()
+        })
+    }
+
+    fn open_again(&self) -> Result<(), IndexError> {
         let mut current = write(&self.current);
+        // Another thread may have been faster.
+        let Some(ill) = lock(&self.ill).clone() else { return Ok(()) };
         // The old one holds the directory: it goes first.
         *current = None;
         *current = Some(self.opener.open()?);
+        *lock(&self.ill) = None;
+        info!("the index, which took nothing since {}, was opened again", ill.since);
         Ok(())
+    }
+
+    fn fell_ill(&self, why: &IndexError) {
+        if why.is_damage() {
+            return;
+        }
+        lock(&self.ill).get_or_insert_with(|| {
+            warn!("the index takes nothing until it is opened again: {why}");
+            Ill { why: why.clone(), since: RealClock.wall() }
+        });
+    }
+
+    /// Why it takes nothing at the moment.
+    pub(crate) fn illness(&self) -> Option<IndexError> {
+        let ill = lock(&self.ill).clone()?;
+        let shortage = self.opener.shortage();
+        Some(shortage.map_or(ill.why.clone(), |shortage| ill.for_want_of_room(shortage)))
+    }
+
+    pub(crate) fn is_ill(&self) -> bool {
+        lock(&self.ill).is_some()
     }
 
     /// What of it was found damaged since the start.
@@ -40,10 +108,15 @@ impl HealingIndex {
             None => Err(IndexError::new("the index could not be opened again".into())),
         };
         done.inspect_err(|e| {
-            if e.is_damage {
+            if e.is_damage() {
                 self.note_damage(e);
             }
         })
+    }
+
+    fn change(&self, call: impl FnOnce(&dyn IndexStore) -> Result<(), IndexError>) -> Result<(), IndexError> {
+        self.mend()?;
+        self.with(call).inspect_err(|e| self.fell_ill(e))
     }
 
     fn note_damage(&self, found: &IndexError) {
@@ -82,18 +155,18 @@ impl IndexStore for HealingIndex {
     }
 
     fn ingest(&self, table: Table, rows: Vec<Row>) -> Result<(), IndexError> {
-        self.with(|index| index.ingest(table, rows))
+        self.change(|index| index.ingest(table, rows))
     }
 
     fn remove(&self, table: Table, keys: Vec<Vec<u8>>) -> Result<(), IndexError> {
-        self.with(|index| index.remove(table, keys))
+        self.change(|index| index.remove(table, keys))
     }
 
     fn tidy(&self, idle: bool) -> Result<(), IndexError> {
-        self.with(|index| index.tidy(idle))
+        self.change(|index| index.tidy(idle))
     }
 
     fn commit(&self, rows: Vec<Row>) -> Result<(), IndexError> {
-        self.with(|index| index.commit(rows))
+        self.change(|index| index.commit(rows))
     }
 }

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use super::{IndexError, IndexOpener, IndexStore, Row, Table};
+use super::{IndexError, IndexOpener, IndexStore, Row, Shortage, Table};
 
 type Rows = BTreeMap<(Table, Vec<u8>), Vec<u8>>;
 
@@ -22,6 +22,8 @@ struct Inner {
     rotten: bool,
     condemned: Option<String>,
     ingests: u64,
+    full: bool,
+    wipes: u64,
 }
 
 impl MemoryIndex {
@@ -39,6 +41,18 @@ impl MemoryIndex {
     /// Writes fail until it is opened again, as fjall's do after an I/O error.
     pub fn poison(&self) {
         self.lock().poisoned = true;
+    }
+
+    /// Its disk is full from here on, or has room again. What it was to write meanwhile failed, so it takes nothing until it is
+    /// opened again, for which it needs room.
+    pub fn fill(&self, full: bool) {
+        self.lock().full = full;
+    }
+
+    /// How often it was thrown away.
+    #[must_use]
+    pub fn wipes(&self) -> u64 {
+        self.lock().wipes
     }
 
     /// Opening fails until it is wiped.
@@ -82,11 +96,19 @@ impl MemoryIndex {
 
     fn insert(&self, rows: Vec<Row>, table: Table) -> Result<(), IndexError> {
         let mut inner = self.lock();
+        inner.fails_if_full()?;
         if inner.failing || inner.poisoned {
             return Err(IndexError::new("writes fail on purpose".into()));
         }
         inner.rows.extend(rows.into_iter().map(|(key, value)| ((table, key), value)));
         Ok(())
+    }
+}
+
+impl Inner {
+    fn fails_if_full(&mut self) -> Result<(), IndexError> {
+        self.poisoned |= self.full;
+        if self.full { Err(IndexError::full("full on purpose".into())) } else { Ok(()) }
     }
 }
 
@@ -154,6 +176,7 @@ impl IndexStore for MemoryIndex {
 impl IndexOpener for MemoryIndex {
     fn open(&self) -> Result<Arc<dyn IndexStore>, IndexError> {
         let mut inner = self.lock();
+        inner.fails_if_full()?;
         if inner.unreadable {
             return Err(IndexError::new("unreadable on purpose".into()));
         }
@@ -163,6 +186,7 @@ impl IndexOpener for MemoryIndex {
 
     fn wipe(&self) -> Result<(), IndexError> {
         let mut inner = self.lock();
+        inner.wipes += 1;
         inner.rows.clear();
         inner.unreadable = false;
         inner.rotten = false;
@@ -177,5 +201,9 @@ impl IndexOpener for MemoryIndex {
 
     fn condemned(&self) -> Option<String> {
         self.lock().condemned.clone()
+    }
+
+    fn shortage(&self) -> Option<Shortage> {
+        self.lock().full.then_some(Shortage { free: 0, needed: 1 })
     }
 }

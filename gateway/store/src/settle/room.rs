@@ -134,8 +134,18 @@ impl Shared {
     /// Why appends fail, unless they failed for want of room and there is room again: whoever was refused comes back by and by.
     pub(crate) fn still_failing(&self) -> Option<StoreError> {
         let failing = lock(&self.failing).clone();
-        let has_room = || self.log_room().is_some_and(|room| room > 0);
-        failing.filter(|why| !matches!(why, StoreError::NoSpace(_)) || !has_room())
+        failing.filter(|why| match why {
+            StoreError::NoSpace(_) => self.log_room().is_none_or(|room| room == 0),
+            StoreError::IndexFull(_) => self.index.is_ill(),
+            _ => true,
+        })
+    }
+
+    /// Has the index opened again that failed, if that is possible now; whoever waits for it goes on.
+    pub(crate) fn mend_index(&self) {
+        if self.index.mend().is_ok() {
+            self.settling.hurry();
+        }
     }
 
     /// May the gateway's own records begin a segment though history may not? They are few and small: one of what is left to
