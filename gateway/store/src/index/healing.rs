@@ -1,13 +1,17 @@
 //! An index that is opened again when it fails: fjall takes nothing more after an I/O error until then. One whose disk is full waits
-//! for room first: what it has is read meanwhile. One that is found damaged is told of, and built again at the next start.
+//! for room first: what it has is read meanwhile. One that is found damaged is told of, and built again at the next start; so is one
+//! that is not the same any more when it is opened again. An empty one, say, where somebody removed it: all history would read as
+//! zeroes, and be settled so.
 
+use std::collections::HashMap;
 use std::sync::{Arc, Mutex, OnceLock, RwLock};
 
 use tap_block::{Clock as _, WallTime};
 use tap_disk::RealClock;
 use tracing::{error, info, warn};
+use xxhash_rust::xxh3::xxh3_64;
 
-use super::{IndexError, IndexOpener, IndexStore, Row, Shortage, Table};
+use super::{IndexError, IndexOpener, IndexStore, Row, Shortage, Table, keys};
 use crate::sync::{lock, read, write};
 
 pub(crate) struct HealingIndex {
@@ -17,6 +21,52 @@ pub(crate) struct HealingIndex {
     damage: OnceLock<String>,
     /// It takes nothing until it is opened again.
     ill: Mutex<Option<Ill>>,
+    marks: Mutex<Marks>,
+}
+
+/// What the index says of itself, each as a checksum: by that it is known again.
+#[derive(Debug, Default)]
+struct Marks {
+    /// Durable.
+    known: HashMap<&'static [u8], u64>,
+    /// Nobody knows whether it got as far.
+    tried: HashMap<&'static [u8], u64>,
+}
+
+impl Marks {
+    const KEYS: [&'static [u8]; 2] = [keys::STATE, keys::LAYOUT];
+
+    /// Of an index that holds what it should.
+    fn of(index: &dyn IndexStore) -> Self {
+        let read = |key| Some((key, xxh3_64(&index.get(Table::State, key).ok()??)));
+        Self { known: Self::KEYS.into_iter().filter_map(read).collect(), tried: HashMap::new() }
+    }
+
+    fn try_rows(&mut self, rows: &[Row]) {
+        for key in Self::KEYS {
+            if let Some((_, value)) = rows.iter().find(|(k, _)| k == key) {
+                self.tried.insert(key, xxh3_64(value));
+            }
+        }
+    }
+
+    fn succeeded(&mut self) {
+        self.known.extend(self.tried.drain());
+    }
+
+    /// # Errors
+    /// Damage, when it is another, or one that lost something.
+    fn check(&self, index: &dyn IndexStore) -> Result<(), IndexError> {
+        for (key, known) in &self.known {
+            let sum = index.get(Table::State, key)?.map(|value| xxh3_64(&value));
+            if sum.is_none_or(|sum| sum != *known && self.tried.get(key) != Some(&sum)) {
+                let text = "what was opened again is not the index that was there: it was removed, or exchanged, while the \
+                            gateway ran";
+                return Err(IndexError::damaged(text.to_owned()));
+            }
+        }
+        Ok(())
+    }
 }
 
 #[derive(Debug, Clone)]
@@ -37,8 +87,9 @@ impl Ill {
 
 impl HealingIndex {
     pub(crate) fn new(opener: Box<dyn IndexOpener>, index: Arc<dyn IndexStore>) -> Self {
+        let marks = Mutex::new(Marks::of(&*index));
         let (current, damage) = (RwLock::new(Some(index)), OnceLock::new());
-        Self { opener, current, damage, ill: Mutex::default() }
+        Self { opener, current, damage, ill: Mutex::default(), marks }
     }
 
     /// Sees to it that it takes rows: makes room, and opens it again if it failed. What is in it stays; what it did not take is
@@ -70,7 +121,14 @@ impl HealingIndex {
         let Some(ill) = lock(&self.ill).clone() else { return Ok(()) };
         // The old one holds the directory: it goes first.
         *current = None;
-        *current = Some(self.opener.open()?);
+        let opened = self.opener.open()?;
+        let is_same = lock(&self.marks).check(&*opened);
+        is_same.inspect_err(|e| {
+            if e.is_damage() {
+                self.note_damage(e)
+            }
+        })?;
+        *current = Some(opened);
         *lock(&self.ill) = None;
         info!("the index, which took nothing since {}, was opened again", ill.since);
         Ok(())
@@ -167,6 +225,70 @@ impl IndexStore for HealingIndex {
     }
 
     fn commit(&self, rows: Vec<Row>) -> Result<(), IndexError> {
-        self.change(|index| index.commit(rows))
+        lock(&self.marks).try_rows(&rows);
+        self.change(|index| index.commit(rows))?;
+        lock(&self.marks).succeeded();
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::MemoryIndex;
+    use super::*;
+
+    /// Opens what is put here.
+    struct Exchanged(Arc<Mutex<MemoryIndex>>, Arc<OnceLock<String>>);
+
+    impl IndexOpener for Exchanged {
+        fn open(&self) -> Result<Arc<dyn IndexStore>, IndexError> {
+            lock(&self.0).open()
+        }
+
+        fn wipe(&self) -> Result<(), IndexError> {
+            Ok(())
+        }
+
+        fn condemn(&self, why: &str) -> Result<(), IndexError> {
+            self.1.set(why.to_owned()).unwrap();
+            Ok(())
+        }
+
+        fn condemned(&self) -> Option<String> {
+            self.1.get().cloned()
+        }
+    }
+
+    #[test]
+    fn an_index_that_is_opened_again_and_is_another_is_none() {
+        let (place, condemned) = (Arc::new(Mutex::new(MemoryIndex::new())), Arc::default());
+        let first = lock(&place).open().unwrap();
+        first.commit(vec![(keys::STATE.to_vec(), b"one".to_vec())]).unwrap();
+        let opener = Exchanged(Arc::clone(&place), Arc::clone(&condemned));
+        let index = HealingIndex::new(Box::new(opener), first);
+        let state = |value: &str| vec![(keys::STATE.to_vec(), value.into()), (b"x".to_vec(), vec![1])];
+        index.commit(state("two")).unwrap();
+        index.fell_ill(&IndexError::new("it failed".to_owned()));
+        index.mend().unwrap();
+        assert_eq!(index.get(Table::State, keys::STATE).unwrap(), Some(b"two".to_vec()), "the same one");
+
+        // What failed may have got there all the same.
+        lock(&index.marks).try_rows(&state("three"));
+        lock(&place).open().unwrap().commit(state("three")).unwrap();
+        index.fell_ill(&IndexError::new("it failed".to_owned()));
+        index.mend().unwrap();
+
+        for another in [None, Some("one")] {
+            *lock(&place) = MemoryIndex::new();
+            if let Some(value) = another {
+                lock(&place).open().unwrap().commit(state(value)).unwrap();
+            }
+            index.fell_ill(&IndexError::new("it failed".to_owned()));
+            assert!(index.mend().is_err_and(|e| e.is_damage()));
+            assert!(index.get(Table::State, keys::STATE).is_err(), "nothing is read from it");
+            assert!(index.commit(state("four")).is_err(), "or written to it");
+        }
+        assert!(index.damage().unwrap().contains("removed, or exchanged"));
+        assert!(condemned.get().unwrap().contains("removed, or exchanged"));
     }
 }

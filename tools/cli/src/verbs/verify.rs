@@ -324,11 +324,12 @@ impl Stretches {
 fn damaged(found: &VerificationView, acknowledged: bool) -> Failure {
     let (open, over) = (found.open, found.over);
     if open == 0 {
-        return Failure::new(ExitStatus::Error, over_text(over, &found.volume))
-            .fix(match acknowledged {
-                true => "nothing more: that is acknowledged now, and the next verify says so if it finds nothing new",
-                false => "say --acknowledge when you have read of them",
-            });
+        return Failure::new(ExitStatus::Error, over_text(over, &found.volume)).fix(match acknowledged {
+            true => {
+                "nothing more: that is acknowledged now, and the next verify says so if it finds nothing new"
+            }
+            false => "say --acknowledge when you have read of them",
+        });
     }
     let doubted = |f: &&FindingView| matches!(f.kind, FindingKind::Altered | FindingKind::Ledger);
     if found.findings.iter().filter(|f| f.over.is_none()).all(|f| doubted(&f)) {
