@@ -118,7 +118,7 @@ fn follow(shared: &Shared, plan: &Plan, layout: &Layout) -> Result<Followed, Sto
             return Ok(Followed { stopped: Some(why), ..Followed::to(trail, window, n) });
         }
         if !group.spans.is_empty() {
-            trail.trust([&read(&shared.published).damage, layout.trail.damage()]);
+            trail.trust([&read(&shared.published).damage, layout.trail.damage()], |_| true);
         }
         // Records that change nothing are no versions, but take as much memory.
         if window.records() >= shared.config.settle_versions {
@@ -215,7 +215,7 @@ fn fit(
     trail.forget_names(kept);
     trail.forget_harmless();
     let mut state = trail.encode();
-    let bytes_of = |kept: &_, state: &[u8]| manifest_bytes(shared, plan, kept, count(state.len()));
+    let bytes_of = |kept: &_, state: &[u8]| manifest_bytes(shared, plan, kept, state);
     let mut bytes = bytes_of(kept, &state);
     while bytes > limit {
         let held = listed(kept, catalogue, now);
@@ -236,17 +236,18 @@ fn volumes<'a>(catalogue: &'a Catalogue, trail: &'a Trail) -> impl Iterator<Item
 }
 
 /// Bytes of a manifest that fit into a segment.
-fn room(shared: &Shared) -> u64 {
+pub(super) fn room(shared: &Shared) -> u64 {
     u64::from(shared.config.segment_len).saturating_sub(AROUND)
 }
 
-/// Bytes of the manifest of a pass, at most.
-fn manifest_bytes(shared: &Shared, plan: &Plan, kept: &BTreeMap<VolumeId, Kept>, state: u64) -> u64 {
+/// Bytes of the manifest of a pass, at most; compressed, where it does not fit into a segment as it is.
+fn manifest_bytes(shared: &Shared, plan: &Plan, kept: &BTreeMap<VolumeId, Kept>, state: &[u8]) -> u64 {
     let entry =
         |g: &Generation| count(g.segments.len()) * SEGMENT_BYTES + count(g.shares.len()) * SHARE_BYTES;
     let there: u64 = plan.untouched.iter().map(entry).sum();
-    let fixed = state + written_bytes(shared, plan, count(kept.len()));
-    let most = fixed + there + (count(points(kept)) + count(kept.len())) * POINT_BYTES;
+    let written = written_bytes(shared, plan, count(kept.len()));
+    let listed = (count(points(kept)) + count(kept.len())) * POINT_BYTES;
+    let most = count(state.len()) + written + there + listed;
     if most <= room(shared) {
         return most;
     }
@@ -258,9 +259,9 @@ fn manifest_bytes(shared: &Shared, plan: &Plan, kept: &BTreeMap<VolumeId, Kept>,
         through: (SegmentId::new(0), Start::of_segment(None)),
         group: GroupNo::new(0),
         kept: kept.iter().map(|(v, k)| (*v, k.clone())).collect(),
-        state: Vec::new(),
+        state: state.to_vec(),
     };
-    fixed + count(list.encode().len())
+    written + count(list.encode_within(room(shared).saturating_sub(written)).len())
 }
 
 /// Bytes of the generation that a pass writes, at most.
