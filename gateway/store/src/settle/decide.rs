@@ -215,7 +215,7 @@ fn fit(
     trail.forget_names(kept);
     trail.forget_harmless();
     let mut state = trail.encode();
-    let bytes_of = |kept: &_, state: &[u8]| manifest_bytes(shared, plan, kept, state);
+    let bytes_of = |kept: &_, state: &[u8]| manifest_bytes(shared, plan, kept, count(state.len()));
     let mut bytes = bytes_of(kept, &state);
     while bytes > limit {
         let held = listed(kept, catalogue, now);
@@ -236,18 +236,17 @@ fn volumes<'a>(catalogue: &'a Catalogue, trail: &'a Trail) -> impl Iterator<Item
 }
 
 /// Bytes of a manifest that fit into a segment.
-pub(super) fn room(shared: &Shared) -> u64 {
+fn room(shared: &Shared) -> u64 {
     u64::from(shared.config.segment_len).saturating_sub(AROUND)
 }
 
-/// Bytes of the manifest of a pass, at most; compressed, where it does not fit into a segment as it is.
-fn manifest_bytes(shared: &Shared, plan: &Plan, kept: &BTreeMap<VolumeId, Kept>, state: &[u8]) -> u64 {
+/// Bytes of the manifest of a pass, at most.
+fn manifest_bytes(shared: &Shared, plan: &Plan, kept: &BTreeMap<VolumeId, Kept>, state: u64) -> u64 {
     let entry =
         |g: &Generation| count(g.segments.len()) * SEGMENT_BYTES + count(g.shares.len()) * SHARE_BYTES;
     let there: u64 = plan.untouched.iter().map(entry).sum();
-    let written = written_bytes(shared, plan, count(kept.len()));
-    let listed = (count(points(kept)) + count(kept.len())) * POINT_BYTES;
-    let most = count(state.len()) + written + there + listed;
+    let fixed = state + written_bytes(shared, plan, count(kept.len()));
+    let most = fixed + there + (count(points(kept)) + count(kept.len())) * POINT_BYTES;
     if most <= room(shared) {
         return most;
     }
@@ -259,9 +258,9 @@ fn manifest_bytes(shared: &Shared, plan: &Plan, kept: &BTreeMap<VolumeId, Kept>,
         through: (SegmentId::new(0), Start::of_segment(None)),
         group: GroupNo::new(0),
         kept: kept.iter().map(|(v, k)| (*v, k.clone())).collect(),
-        state: state.to_vec(),
+        state: Vec::new(),
     };
-    written + count(list.encode_within(room(shared).saturating_sub(written)).len())
+    fixed + count(list.encode().len())
 }
 
 /// Bytes of the generation that a pass writes, at most.

@@ -10,7 +10,6 @@ use tap_block::{Lsn, Position, StreamId, VolumeId};
 use tracing::warn;
 
 use super::Trail;
-use super::decide::room;
 use super::plan::Plan;
 use super::rewrite::Written;
 use crate::error::StoreError;
@@ -48,7 +47,7 @@ pub(super) fn publish(
         }
     };
     // A copy: one flipped bit must not cost what the log does not have any more. It counts without, too.
-    match shared.manifests.store(&manifest.seal_within(room(shared))) {
+    match shared.manifests.store(&manifest.seal()) {
         Ok(()) => shared.end_findings_of_the_copy(),
         Err(e) => warn!("the copy of the manifest of settle {} cannot be written: {e}", manifest.settle),
     }
