@@ -4,10 +4,12 @@
 //! readers; a snapshot shares every volume that has not changed since. It is a view: applying the journal's
 //! markers again from the start gives the same catalogue.
 
+mod bookmarks;
 mod codec;
 mod mark_codec;
 mod marks;
 mod rules;
+mod shared_map;
 #[cfg(test)]
 mod tests;
 mod volume;
@@ -19,12 +21,11 @@ use std::time::Duration;
 use gateway_journal::{ImageId, ImageRecord, MetaRecord};
 use tap_block::{Action, Entry, Epoch, Lsn, Marker, Name, RunId, RunStart, StreamId, VolumeId, WallTime};
 
+pub use bookmarks::BookmarkPoint;
 pub use codec::CatalogueError;
 pub use marks::{MOST_MARKS, MarkPoint, Marks, Membership};
 pub use rules::{GateMark, Rules};
-pub use volume::{
-    BookmarkPoint, ClockSet, Gap, MOST_CLOCKS, MOST_GONE, NotSelectable, Run, SyncSpan, Volume, cause_text,
-};
+pub use volume::{ClockSet, Gap, MOST_CLOCKS, MOST_GONE, NotSelectable, Run, SyncSpan, Volume, cause_text};
 
 /// The catalogue; see the module.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]

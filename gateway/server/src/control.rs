@@ -71,15 +71,8 @@ impl Control for Gateway {
 
     async fn bookmarks(&self, volume: Name, after: Option<Lsn>, limit: usize) -> Answer<Vec<BookmarkView>> {
         let known = self.known(&volume)?;
-        let wanted = known.bookmarks().filter(|(_, at)| after.is_none_or(|after| at.at.lsn > after));
-        let mut all: Vec<_> = wanted.collect();
-        // Of very many a page is all that is put into order.
-        if limit < all.len() {
-            all.select_nth_unstable_by_key(limit, |(_, at)| at.at.lsn);
-            all.truncate(limit);
-        }
-        all.sort_unstable_by_key(|(_, at)| at.at.lsn);
-        Ok(all.into_iter().map(|(name, at)| views::bookmark(&known, name, at, &self.store)).collect())
+        let page = known.bookmarks_behind(after.unwrap_or_default()).take(limit);
+        Ok(page.map(|(name, at)| views::bookmark(&known, name, at, &self.store)).collect())
     }
 
     async fn bookmark_remove(&self, volume: Name, name: Name) -> Answer<()> {

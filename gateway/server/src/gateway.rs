@@ -261,7 +261,7 @@ impl Gateway {
             jobs: Arc::default(),
             gates: Gates::new(config.hooks.clone()),
             forbidden: Forbidden { files: config.protected.clone(), data: config.data.clone() },
-            leases: Arc::new(LeaseFile::open(config.data.join("leases.json"), &*clock)),
+            leases: Arc::new(LeaseFile::open(config.data.join("leases.json"), store.id(), &*clock)),
             targets: Arc::new(TargetTable::open(config.data.join("iscsi"), config.open_portals)),
             started: clock.wall(),
             fronts: Mutex::default(),

@@ -256,7 +256,7 @@ fn names(catalogue: &Catalogue, group: &Group) -> Vec<String> {
 fn point_view(catalogue: &Catalogue, group: &Name, point: &GroupPoint) -> GroupPointView {
     let volumes = members(catalogue, &point.members);
     let first = volumes.first().zip(point.lsns.first());
-    let bookmark = first.and_then(|(volume, lsn)| volume.bookmarks().find(|(_, b)| b.at.lsn == *lsn));
+    let bookmark = first.and_then(|(volume, lsn)| volume.bookmark_at(*lsn));
     let member = |(volume, &lsn): (&Arc<Volume>, &Lsn)| MemberPointView {
         volume: volume.name().clone(),
         lsn,

@@ -22,6 +22,8 @@ pub(crate) struct Jobs {
 
 #[derive(Debug, Default)]
 struct Table {
+    /// Jobs that are being started, of which a volume has one at a time.
+    starting: Vec<(JobKind, Name)>,
     last: u64,
     jobs: BTreeMap<JobId, Arc<Job>>,
 }
@@ -92,6 +94,28 @@ impl Jobs {
         Ok(job)
     }
 
+    /// As long as what is returned lives nobody else starts a job of this kind on the volume.
+    ///
+    /// # Errors
+    /// When one runs already, or is being started.
+    pub(crate) fn start_alone(&self, kind: JobKind, volume: &Name) -> Result<Starting<'_>, Problem> {
+        let mut table = self.table();
+        let mut of_volume = table.jobs.values().filter(|j| (j.task.kind, &j.task.volume) == (kind, volume));
+        if let Some(other) = of_volume.find(|j| j.is_running()) {
+            let text = format!("job {} ({}) works on {volume} already", other.id, kind.as_str());
+            let fix = format!("`chronogate job show {}` says how far it is", other.id);
+            return Err(Problem::new(Code::Conflict, text).fix(fix));
+        }
+        if table.starting.iter().any(|(k, v)| (*k, v) == (kind, volume)) {
+            let text = format!("somebody starts the same ({}) on {volume} at this moment", kind.as_str());
+            return Err(Problem::new(Code::Conflict, text)
+                .because("one copy serves all who asked for it")
+                .fix("`chronogate job ls` lists it in a moment"));
+        }
+        table.starting.push((kind, volume.clone()));
+        Ok(Starting { jobs: self, kind, volume: volume.clone() })
+    }
+
     pub(crate) fn get(&self, id: JobId) -> Result<Arc<Job>, Problem> {
         self.table().jobs.get(&id).cloned().ok_or_else(|| {
             Problem::new(Code::NotFound, format!("there is no job {id}"))
@@ -122,6 +146,20 @@ impl Jobs {
 
     fn table(&self) -> MutexGuard<'_, Table> {
         self.table.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// See [`Jobs::start_alone`].
+pub(crate) struct Starting<'a> {
+    jobs: &'a Jobs,
+    kind: JobKind,
+    volume: Name,
+}
+
+impl Drop for Starting<'_> {
+    fn drop(&mut self) {
+        let this = |(kind, volume): &(JobKind, Name)| (*kind, volume) == (self.kind, &self.volume);
+        self.jobs.table().starting.retain(|one| !this(one));
     }
 }
 

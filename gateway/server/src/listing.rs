@@ -98,7 +98,7 @@ pub(crate) fn point(points: &Points, volume: &Volume, lsn: Lsn) -> String {
 }
 
 fn moment(points: &Points, volume: &Volume, lsn: Lsn, time: Option<WallTime>) -> String {
-    let bookmark = volume.bookmarks().find(|(_, at)| at.at.lsn == lsn);
+    let bookmark = volume.bookmark_at(lsn);
     let promised = bookmark.map_or(Consistency::Crash, |(_, at)| at.consistency);
     worded(lsn, time, points.source_now(volume.name()), promised)
 }

@@ -335,7 +335,8 @@ impl History {
         let damage = suspect.damage.clone();
         // Of copies alone, the header says which record is due next.
         let first = record.map_or(frame.header.first_lsn, |e| e.position.lsn());
-        let missing = Some(first).filter(|&lsn| lsn > due);
+        let begins = !self.streams.contains_key(&stream) && record.is_some_and(begins_stream);
+        let missing = Some(first).filter(|&lsn| lsn > due && !begins);
         // Copies carry no number that would show their loss: while a sync ran, some may be missing.
         let syncing = self.catalogue.volumes().any(|v| v.stream() == stream && v.open_sync().is_some());
         if let Some(to) = missing.map(Lsn::previous).or_else(|| syncing.then_some(due)) {
@@ -411,6 +412,12 @@ pub(crate) fn is_idle(entry: &Entry) -> bool {
 
 fn starts_run(entry: &Entry) -> bool {
     matches!(&entry.action, Action::Mark(marker) if matches!(**marker, Marker::RunStart(_)))
+}
+
+/// A run that follows none: whatever number it begins with, its stream had no record here before.
+fn begins_stream(entry: &Entry) -> bool {
+    let first = |marker: &Marker| matches!(marker, Marker::RunStart(start) if start.previous.is_none());
+    matches!(&entry.action, Action::Mark(marker) if first(marker))
 }
 
 fn sets_clock(entry: &Entry) -> bool {

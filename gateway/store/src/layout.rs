@@ -30,6 +30,8 @@ pub(crate) struct Layout {
     pub(crate) trail: Arc<Trail>,
     /// Volumes of which not every point that is held is listed on its own, and how far apart the times are that are listed.
     pub(crate) coarse: BTreeMap<VolumeId, Duration>,
+    /// The manifest lies in no segment any more: its copy is all that is left of it, until the next settle.
+    pub(crate) copy_only: bool,
     /// Regions of which not all is known, because their frames are damaged and the index had to be built from them.
     pub(crate) lost: Vec<Lost>,
 }
@@ -95,6 +97,7 @@ impl Layout {
             shares: Generation::bytes_by_volume(&manifest.generations),
             trail: Arc::new(trail),
             coarse: manifest.kept.iter().filter_map(|(id, kept)| Some((*id, apart(kept)?))).collect(),
+            copy_only: false,
             lost: Vec::new(),
         }
     }

@@ -237,12 +237,19 @@ pub(crate) fn healed(volume: &Volume, lost: Lsn, point: Lsn) -> bool {
 }
 
 /// The first point that a loss does not concern: a copy of the whole disk, begun after it, is complete there. The record before
-/// the copy is then the one before the loss or a later one. (A copy of differences heals nothing: what it left out may be what
-/// is lost.)
+/// the copy is then the one before the loss or a later one, or there was none in all of the stream's history. (A copy of differences
+/// heals nothing: what it left out may be what is lost.)
 pub(crate) fn healed_at(volume: &Volume, lost: Lsn) -> Option<Lsn> {
-    let after = volume
-        .syncs()
-        .iter()
-        .filter(|sync| sync.is_whole() && sync.sound.is_some_and(|sound| sound.lsn >= lost.previous()));
-    after.filter_map(|sync| sync.end.map(|end| end.lsn)).min()
+    let begun = volume.runs().first().filter(|run| run.previous.is_none() && lost < run.first.lsn);
+    let after = volume.syncs().iter().filter(|sync| sync.is_whole());
+    let ends = after.filter_map(|sync| {
+        let end = sync.end?.lsn;
+        let is_behind = match sync.sound {
+            Some(sound) => sound.lsn >= lost.previous(),
+            // With the first run that is known; what stands in for one that is lost is no copy, and ends where a run begins.
+            None => begun.is_some_and(|run| run.first.lsn < end),
+        };
+        is_behind.then_some(end)
+    });
+    ends.min()
 }

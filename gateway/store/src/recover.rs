@@ -4,6 +4,7 @@
 mod headless;
 mod manifest;
 mod newer;
+mod rivals;
 mod stand_in;
 mod survey;
 mod unclaimed;
@@ -143,7 +144,7 @@ fn recover_with(
     missing.retain(|damage| !segments.lives(damage.segment));
     let known = known.or_else(|| settled.map(|state| (state, Vec::new())));
     let layout = match &survey.settled.manifest {
-        Some(manifest) => Layout::of(manifest, trail),
+        Some(manifest) => Layout { copy_only: survey.settled.copy_only, ..Layout::of(manifest, trail) },
         None => Layout { trail: Arc::new(trail), ..Layout::default() },
     };
     let layout = layout.losing(&lost(&*index)?);
@@ -195,16 +196,17 @@ fn settled_state(survey: &Survey, store: StoreId) -> Result<Option<IndexState>, 
 }
 
 /// The settle that an index shows: it was published, whatever is left of its manifest.
-pub(super) struct Told {
+pub(super) struct Told<'a> {
+    index: &'a dyn IndexStore,
     settle: u64,
     state: Vec<u8>,
 }
 
-impl Told {
-    fn of(index: &dyn IndexStore) -> Option<Self> {
+impl<'a> Told<'a> {
+    fn of(index: &'a dyn IndexStore) -> Option<Self> {
         let shown = index.get(Table::State, keys::LAYOUT).ok()??;
         let settle = u64::from_be_bytes(*shown.first_chunk::<8>()?);
-        Some(Self { settle, state: index.get(Table::State, keys::STATE).ok()?? })
+        Some(Self { index, settle, state: index.get(Table::State, keys::STATE).ok()?? })
     }
 
     /// Of this store; 0: it is another one's.

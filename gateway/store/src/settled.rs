@@ -1,10 +1,14 @@
 //! Reading the frames of settled segments.
 
+use std::sync::Arc;
+
 use gateway_journal::frame::FRAME_ALIGN;
 use gateway_journal::settled::{check_settled, decode_settled_run};
 use gateway_journal::{SETTLED_FRAME, SETTLED_FRAME_BYTES, SegmentId, SettledFrame, SettledKind, Version};
 use tap_block::units::index;
 use tap_disk::SegmentFile;
+
+use crate::chunks::ChunkReader;
 
 /// The frame at `at`: its header and its table, checked.
 pub(crate) fn read_frame(
@@ -33,17 +37,15 @@ pub(crate) fn versions_in(frame: &SettledFrame, at: u32, table: &[u8]) -> Result
     }
 }
 
-/// Where the next sound frame behind `bad` begins; `end` when there is none.
-pub(crate) fn next_sound(file: &SegmentFile, segment: SegmentId, bad: u32, end: u32) -> u32 {
-    let mut bytes = vec![0; index(u64::from(end.saturating_sub(bad)))];
-    if file.read_at(u64::from(bad), &mut bytes).is_err() {
-        return end;
+/// Where the next sound frame behind `bad` begins; `end` when there is none. A sector that cannot be read holds none.
+pub(crate) fn next_sound(file: &Arc<SegmentFile>, segment: SegmentId, bad: u32, end: u32) -> u32 {
+    let (mut reader, mut at) = (ChunkReader::new(Arc::clone(file)), bad.saturating_add(FRAME_ALIGN));
+    while at < end {
+        let begins = SettledFrame::begins(reader.fetch(at, FRAME_ALIGN));
+        if begins && read_frame(file, segment, at).is_ok() {
+            return at;
+        }
+        at = at.saturating_add(FRAME_ALIGN);
     }
-    let step = index(u64::from(FRAME_ALIGN));
-    let sound = |(n, chunk): (usize, &[u8])| {
-        let at = u32::try_from(n * step).ok().and_then(|o| bad.checked_add(o)).filter(|&at| at > bad)?;
-        let begins = SettledFrame::begins(chunk);
-        (begins && read_frame(file, segment, at).is_ok()).then_some(at)
-    };
-    bytes.chunks(step).enumerate().find_map(sound).unwrap_or(end)
+    end
 }

@@ -8,6 +8,7 @@
 //!   HeldRoom ── room that nobody else can take
 //!   set_aside ── what cannot be read is kept under another name
 //!   DirLock ── one instance per data directory
+//!   private_socket ── a listener that only its owner may connect to
 //!   Pool ── bounded worker threads for what may block
 //! ```
 //!
@@ -27,6 +28,7 @@ mod raw;
 mod segment;
 mod segment_pool;
 mod slotted;
+mod socket;
 mod sync;
 
 pub mod small_file;
@@ -46,3 +48,4 @@ pub use priority::step_back;
 pub use segment::{DiskDir, Medium, MemoryDir, SegmentDir, SegmentFile};
 pub use segment_pool::{FileNo, PoolOptions, SegmentPool};
 pub use slotted::{Durability, SlottedFile};
+pub use socket::private_socket;

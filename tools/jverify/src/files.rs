@@ -109,14 +109,14 @@ impl Files {
             return self.find_at(&head.path, None, all, "it belongs to another store");
         }
         if let Some(header) = head.settled {
-            self.settled.files.insert(header.segment, (head.path, header));
-            return;
+            return self.settled.add(head.path, header, self.store);
         }
         let known = head.header.map(|h| h.segment).or(head.frame.map(|f| f.segment));
         let Some(segment) = known else {
             return self.find_at(&head.path, None, all, "neither a segment nor zeroes");
         };
-        let better = self.segments.get(&segment).is_none_or(|s| s.header.is_none());
+        let ours = || (head.header.is_some(), used(&head.path));
+        let better = self.segments.get(&segment).is_none_or(|s| ours() > (s.header.is_some(), used(&s.path)));
         if better {
             self.segments.insert(segment, SegmentPath { path: head.path, header: head.header });
         }
@@ -208,6 +208,11 @@ impl Head {
     fn store(&self) -> Option<StoreId> {
         self.header.map(|h| h.store).or(self.settled.map(|h| h.store)).or(self.frame.map(|f| f.store))
     }
+}
+
+/// Bytes of a file up to the last that is not zero: an older copy of a segment has fewer.
+fn used(path: &Path) -> usize {
+    fs::read(path).map_or(0, |bytes| bytes.iter().rposition(|byte| *byte != 0).unwrap_or(0))
 }
 
 fn read_mark(path: &Path, findings: &mut Vec<Finding>) -> Result<Option<Mark>, VerifyError> {

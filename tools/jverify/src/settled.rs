@@ -27,6 +27,14 @@ pub(crate) struct Settled {
 }
 
 impl Settled {
+    /// Of several files of one segment the one with more of it counts.
+    pub(crate) fn add(&mut self, path: PathBuf, header: SettledHeader, store: StoreId) {
+        let known = self.files.get(&header.segment);
+        if known.is_none_or(|(known, of)| sound(&path, &header, store) > sound(known, of, store)) {
+            self.files.insert(header.segment, (path, header));
+        }
+    }
+
     /// Finds the manifest: the newest of those in segments and of the copy in `dir`.
     pub(crate) fn choose(
         &mut self,
@@ -43,7 +51,7 @@ impl Settled {
             to: 0,
             detail,
         };
-        let mut best = None;
+        let (mut best, mut in_segments) = (None, 0);
         match copy {
             Some(Ok(manifest)) if manifest.store == store => best = Some(manifest),
             Some(Ok(_)) => findings.push(note(&path, "the manifest of another store".into())),
@@ -57,7 +65,10 @@ impl Settled {
             let Some(at) = header.manifest else { continue };
             let newest = best.as_ref().is_none_or(|b: &Manifest| b.settle <= header.settle);
             match read_manifest(path, header, at) {
-                Ok(found) if newest => best = Some(found),
+                Ok(found) if newest => {
+                    in_segments = found.settle;
+                    best = Some(found);
+                }
                 // A leftover of an earlier settle may be overwritten.
                 Ok(_) => {}
                 Err(Unread::Newer(why)) => return Err(why),
@@ -66,6 +77,10 @@ impl Settled {
                 }
                 Err(Unread::Damaged(_)) => {}
             }
+        }
+        if let Some(only) = best.as_ref().filter(|manifest| manifest.settle > in_segments) {
+            let detail = "lies in no segment with a sound header: this copy is all that is left of it";
+            findings.push(note(&path, format!("the manifest of settle {} {detail}", only.settle)));
         }
         self.manifest = best;
         let live = self.live();
@@ -145,6 +160,13 @@ impl Settled {
         };
         report.volumes = sums.into_iter().map(view).collect();
     }
+}
+
+/// Frames and blocks in a file that are sound.
+fn sound(path: &Path, header: &SettledHeader, store: StoreId) -> u64 {
+    let (bytes, mut wrong) = (fs::read(path).unwrap_or_default(), 0);
+    let counts = walk_segment(&bytes, store, (header, true), &mut |_, _, _| wrong += 1);
+    (counts.frames + counts.blocks).saturating_sub(wrong)
 }
 
 #[derive(Default)]

@@ -413,6 +413,43 @@ fn damage_in_a_segment_of_the_log_that_is_settled_costs_nothing() {
     assert!(walk.findings.is_empty(), "{:?}", walk.findings);
 }
 
+/// A copy that somebody made earlier lies beside a segment, before it or behind it.
+#[test]
+fn of_two_files_of_a_segment_the_one_with_more_of_it_counts() {
+    let tmp = tempfile::tempdir().unwrap();
+    settled_store(tmp.path());
+    let store = small(tmp.path());
+    let mut other = Workload::new(8);
+    other.history(200).into_iter().for_each(|batch| append(&store, batch));
+    drop(store);
+    assert!(jverify::verify(tmp.path()).unwrap().sound);
+    for path in files(tmp.path()) {
+        let mut part = fs::read(&path).unwrap();
+        let Some(half) = part.iter().rposition(|byte| *byte != 0).map(|used| used / 2) else { continue };
+        part[half.max(4096)..].fill(0);
+        for called in ["0.seg", "zz.seg"] {
+            let copy = tmp.path().join("seg").join(called);
+            fs::write(&copy, &part).unwrap();
+            let report = jverify::verify(tmp.path()).unwrap();
+            assert!(report.sound, "{called}, {}: {report}", path.display());
+            fs::remove_file(copy).unwrap();
+        }
+    }
+}
+
+/// The segment that the manifest lay in is gone, and held nothing else.
+#[test]
+fn a_manifest_that_lies_in_no_segment_is_told() {
+    let tmp = tempfile::tempdir().unwrap();
+    settled_store(tmp.path());
+    let path = tmp.path().join("SETTLED");
+    let manifest = gateway_journal::Manifest::unseal(&fs::read(&path).unwrap()).unwrap();
+    let later = gateway_journal::Manifest { settle: manifest.settle + 1, ..manifest };
+    fs::write(&path, later.seal()).unwrap();
+    let report = jverify::verify(tmp.path()).unwrap();
+    assert!(!report.sound && report.to_string().contains("lies in no segment"), "{report}");
+}
+
 #[test]
 fn an_empty_mark_is_none() {
     let tmp = tempfile::tempdir().unwrap();

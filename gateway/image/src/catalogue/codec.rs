@@ -319,7 +319,7 @@ fn volume_in(twin: PVolume) -> Result<Volume, CatalogueError> {
     }
     volume.runs = twin.runs.into_iter().map(run_in).collect::<Result<_, _>>()?;
     let bookmarks = twin.bookmarks.into_iter().map(bookmark_in);
-    volume.bookmarks = Arc::new(bookmarks.collect::<Result<BTreeMap<_, _>, _>>()?);
+    volume.bookmarks = bookmarks.collect::<Result<_, _>>()?;
     volume.syncs = twin.syncs.into_iter().map(sync_in).collect::<Result<_, _>>()?;
     volume.marks = twin.marks.map(marks_in).transpose()?.unwrap_or_default();
     volume.clocks = twin.clocks.into_iter().map(clock_in).collect::<Result<_, _>>()?;

@@ -4,11 +4,11 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use tap_block::{
-    BarrierMark, Bookmark, Consistency, Epoch, Lsn, Name, RunId, RunStart, StreamId, SyncCause, VolumeId,
-    WallTime,
+    BarrierMark, Bookmark, Epoch, Lsn, Name, RunId, RunStart, StreamId, SyncCause, VolumeId, WallTime,
 };
 use thiserror::Error;
 
+use super::bookmarks::{BookmarkPoint, Bookmarks};
 use super::{Marks, Origin, Passed};
 
 /// A protected disk.
@@ -20,8 +20,7 @@ pub struct Volume {
     /// The size from each LSN on.
     pub(super) sizes: BTreeMap<Lsn, u64>,
     pub(super) runs: Vec<Run>,
-    /// Shared: a mark each second changes the rest of a volume, and there may be a year of these.
-    pub(super) bookmarks: Arc<BTreeMap<Name, BookmarkPoint>>,
+    pub(super) bookmarks: Bookmarks,
     /// Bookmarks that were forgotten when their points went, the last of them.
     pub(super) gone: Arc<Vec<(Name, Passed)>>,
     pub(super) syncs: Vec<SyncSpan>,
@@ -57,17 +56,6 @@ pub struct Run {
     pub first: Passed,
     /// The last record of earlier runs that arrived.
     pub previous: Option<Passed>,
-}
-
-/// Where a bookmark stands.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct BookmarkPoint {
-    /// Its record.
-    pub at: Passed,
-    /// What it promises.
-    pub consistency: Consistency,
-    /// Free text of its maker.
-    pub note: String,
 }
 
 /// A stretch in which blocks were copied outside the stream of writes, so that no point in it is a disk that
@@ -143,7 +131,7 @@ impl Volume {
             stream,
             sizes: BTreeMap::new(),
             runs: Vec::new(),
-            bookmarks: Arc::default(),
+            bookmarks: Bookmarks::default(),
             gone: Arc::default(),
             syncs: Vec::new(),
             marks: Marks::default(),
@@ -240,9 +228,19 @@ impl Volume {
         self.bookmarks.iter()
     }
 
+    /// Those behind this record, in the order of their records.
+    pub fn bookmarks_behind(&self, lsn: Lsn) -> impl Iterator<Item = (&Name, &BookmarkPoint)> {
+        self.bookmarks.behind(lsn)
+    }
+
+    /// Their records, ascending.
+    pub fn bookmark_lsns(&self) -> impl Iterator<Item = Lsn> {
+        self.bookmarks.lsns()
+    }
+
     /// How many there are.
     #[must_use]
-    pub fn bookmark_count(&self) -> usize {
+    pub const fn bookmark_count(&self) -> usize {
         self.bookmarks.len()
     }
 
@@ -250,6 +248,12 @@ impl Volume {
     #[must_use]
     pub fn bookmark_named(&self, name: &Name) -> Option<&BookmarkPoint> {
         self.bookmarks.get(name)
+    }
+
+    /// The bookmark at this record.
+    #[must_use]
+    pub fn bookmark_at(&self, lsn: Lsn) -> Option<(&Name, &BookmarkPoint)> {
+        self.bookmarks.at(lsn)
     }
 
     /// Where a bookmark stood whose point is gone, if it is one of the last [`MOST_GONE`] of them.
@@ -381,8 +385,8 @@ impl Volume {
     /// The first that has a name keeps it, until it is forgotten: whoever was told of that point finds it under its name.
     pub(super) fn bookmark(&mut self, at: Passed, mark: &Bookmark) {
         let point = BookmarkPoint { at, consistency: mark.consistency, note: mark.note.clone() };
-        if !self.bookmarks.contains_key(&mark.name) {
-            Arc::make_mut(&mut self.bookmarks).insert(mark.name.clone(), point);
+        if self.bookmarks.get(&mark.name).is_none() {
+            self.bookmarks.insert(mark.name.clone(), point);
             if self.gone_bookmark(&mark.name).is_some() {
                 Arc::make_mut(&mut self.gone).retain(|(gone, _)| *gone != mark.name);
             }
@@ -391,11 +395,10 @@ impl Volume {
 
     /// Forgets these bookmarks, whose points are gone, but for the last of them where they stood.
     pub(super) fn forget_bookmarks(&mut self, gone: &BTreeMap<Lsn, Name>) {
-        let bookmarks = Arc::make_mut(&mut self.bookmarks);
+        let bookmarks = &mut self.bookmarks;
         let forgotten = gone.iter().filter_map(|(lsn, name)| {
-            let there = bookmarks.get(name).filter(|there| there.at.lsn == *lsn)?.at;
-            bookmarks.remove(name);
-            Some((name.clone(), there))
+            bookmarks.get(name).filter(|there| there.at.lsn == *lsn)?;
+            Some((name.clone(), bookmarks.remove(name)?.at))
         });
         let known = Arc::make_mut(&mut self.gone);
         known.extend(forgotten);
@@ -404,12 +407,12 @@ impl Volume {
     }
 
     pub(super) fn forget_bookmark(&mut self, name: &Name) {
-        Arc::make_mut(&mut self.bookmarks).remove(name);
+        self.bookmarks.remove(name);
     }
 
     pub(super) fn remove_bookmark(&mut self, name: &Name, point: Lsn) {
         if self.bookmarks.get(name).is_some_and(|there| there.at.lsn == point) {
-            Arc::make_mut(&mut self.bookmarks).remove(name);
+            self.bookmarks.remove(name);
         }
     }
 
@@ -418,7 +421,7 @@ impl Volume {
             self.bookmark(at, bookmark);
         }
         let bookmarks = &self.bookmarks;
-        self.marks.take(at, received_at, mark, || bookmarks.values().map(|b| b.at.lsn).collect());
+        self.marks.take(at, received_at, mark, || bookmarks.lsns().collect());
     }
 
     pub(super) fn set_clock(&mut self, first: Passed, before: WallTime) {

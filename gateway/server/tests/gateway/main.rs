@@ -564,6 +564,23 @@ async fn a_disk_is_copied_anew_when_somebody_asks_for_it() {
     assert_eq!(away.code, Code::Unreachable, "{away:?}");
 }
 
+/// Whoever asks while another one's request is on its way to the tap hears of that one.
+#[tokio::test]
+async fn of_two_who_ask_for_a_copy_at_once_one_is_told_of_the_other() {
+    let site = Site::new().await;
+    let (_tap, _uplink) = connected(&site, 5).await;
+    site.settled("web01").await;
+    let gateway = site.gateway();
+    let (one, other) = tokio::join!(gateway.resync(name("web01")), gateway.resync(name("web01")));
+    let (job, told) = match (one, other) {
+        (Ok(job), Err(told)) | (Err(told), Ok(job)) => (job, told),
+        both => panic!("{both:?}"),
+    };
+    assert_eq!((job.kind, told.code), (JobKind::Resync, Code::Conflict));
+    let third = gateway.resync(name("web01")).await.unwrap_err();
+    assert!(third.detail.contains(&format!("job {}", job.id)), "{third:?}");
+}
+
 /// Wipes a part in the middle of what was written.
 fn damage(segments: &Path) {
     let mut files: Vec<PathBuf> = std::fs::read_dir(segments).unwrap().map(|e| e.unwrap().path()).collect();

@@ -16,6 +16,7 @@ use tracing::{info, warn};
 use super::Told;
 use super::headless::Inside;
 use super::newer::refuse_newer_manifest;
+use super::rivals::{Worth, is_worthless, tell_left_alone};
 use super::stand_in::stands_in;
 use crate::error::{Damage, StoreError};
 use crate::index::{IndexStore, Row, Table, keys};
@@ -30,18 +31,43 @@ pub(super) struct SettledFound {
     pub(super) files: BTreeMap<SegmentId, (FileNo, SettledHeader)>,
     /// What counts; `None`: nothing is settled.
     pub(super) manifest: Option<Manifest>,
+    /// No segment has it (any more), only its copy.
+    pub(super) copy_only: bool,
     /// Those of them whose header is damaged: what it said is put together from elsewhere.
     pub(super) headless: BTreeSet<SegmentId>,
     /// No settle ever had this number or a later one.
     pub(super) next: u64,
+    /// More files that say they are one of `files`.
+    rivals: Vec<(FileNo, SettledHeader)>,
+    /// Those of them that may hold what the one that counts does not.
+    left_alone: Vec<(SegmentId, FileNo)>,
 }
 
 impl SettledFound {
-    /// A whole segment. One that was put back, or not given up yet, counts more than what stands in for it.
+    /// A whole segment, as its header says.
     pub(super) fn sort_in(&mut self, file: FileNo, header: SettledHeader) {
-        let known = self.files.get(&header.segment).is_some_and(|(_, known)| !stands_in(known));
-        if !known || !stands_in(&header) {
-            self.files.insert(header.segment, (file, header));
+        match self.files.entry(header.segment) {
+            Entry::Vacant(place) => drop(place.insert((file, header))),
+            Entry::Occupied(_) => self.rivals.push((file, header)),
+        }
+    }
+
+    /// Of several files of one segment the one with more of it counts: one that was put back before what stands in for it, a whole
+    /// one before one that was cut off.
+    pub(super) fn choose_files(&mut self, pool: &SegmentPool, told: Option<&Told<'_>>) {
+        let rows = told.map(|told| told.index);
+        for (file, header) in std::mem::take(&mut self.rivals) {
+            let Some(known) = self.files.get_mut(&header.segment) else { continue };
+            let here = Worth::of_settled(pool, (known.0, &known.1), rows);
+            let there = Worth::of_settled(pool, (file, &header), rows);
+            let (loser, best) = match there > here {
+                true => (std::mem::replace(known, (file, header)).0, there),
+                false => (file, here),
+            };
+            if !is_worthless(pool, loser, known.0, best) {
+                tell_left_alone(header.segment, loser, known.0);
+                self.left_alone.push((header.segment, loser));
+            }
         }
     }
 
@@ -52,7 +78,7 @@ impl SettledFound {
     pub(super) fn choose(
         mut self,
         pool: &SegmentPool,
-        (store, told): (Option<StoreId>, Option<&Told>),
+        (store, told): (Option<StoreId>, Option<&Told<'_>>),
         copy: Option<Vec<u8>>,
         inside: &[Inside],
     ) -> Result<Self, StoreError> {
@@ -60,12 +86,16 @@ impl SettledFound {
         let mut best = copy.filter(|m| Some(m.store) == store);
         let shown = told.map_or(0, |told| told.settle(store));
         let mut newest = best.as_ref().map_or(0, |m| m.settle).max(shown);
+        let mut found_in_segment = 0;
         for (file, header) in self.files.values() {
             self.next = self.next.max(header.settle);
             let Some(at) = header.manifest.filter(|_| Some(header.store) == store) else { continue };
             newest = newest.max(header.settle);
             match read_manifest(pool, *file, header, at) {
-                Ok(found) if best.as_ref().is_none_or(|b| b.settle <= found.settle) => best = Some(found),
+                Ok(found) if best.as_ref().is_none_or(|b| b.settle <= found.settle) => {
+                    found_in_segment = found.settle;
+                    best = Some(found);
+                }
                 Ok(_) => {}
                 Err(Unread::Newer(why)) => return Err(why),
                 Err(Unread::Damaged(why)) => {
@@ -76,6 +106,7 @@ impl SettledFound {
         let headless = inside.iter().flat_map(|i| i.segments.values()).filter_map(|r| r.manifest.as_ref());
         for (_, manifest) in headless.filter(|(_, m)| Some(m.store) == store) {
             newest = newest.max(manifest.settle);
+            found_in_segment = found_in_segment.max(manifest.settle);
             if best.as_ref().is_none_or(|b| b.settle < manifest.settle) {
                 best = Some(manifest.clone());
             }
@@ -93,6 +124,7 @@ impl SettledFound {
             )));
         }
         self.next = self.next.max(newest) + 1;
+        self.copy_only = best.as_ref().is_some_and(|m| m.settle > found_in_segment);
         self.manifest = best;
         Ok(self)
     }
@@ -166,9 +198,10 @@ impl SettledFound {
         self.manifest.iter().flat_map(listed).all(|id| self.settle_of(id).is_some())
     }
 
-    /// Does this file hold a segment that counts?
+    /// Does this file hold a segment that counts, or what may be worth something of one?
     pub(super) fn is_in(&self, file: FileNo) -> bool {
-        self.files.iter().any(|(id, (f, _))| *f == file && self.is_live(*id))
+        let alone = self.left_alone.iter().any(|(id, f)| *f == file && self.is_live(*id));
+        alone || self.files.iter().any(|(id, (f, _))| *f == file && self.is_live(*id))
     }
 
     /// What volumes take of segments, where a manifest of version 1 does not say.
@@ -255,7 +288,7 @@ impl SettledFound {
 }
 
 /// What volumes take of a segment. What cannot be read is nobody's.
-fn shares_of(file: &SegmentFile, written: &SettledSegment) -> Vec<Share> {
+fn shares_of(file: &Arc<SegmentFile>, written: &SettledSegment) -> Vec<Share> {
     let (mut shares, mut at) = (BTreeMap::new(), SEGMENT_HEADER);
     while at < written.end {
         at = match read_frame(file, written.segment, at) {
@@ -442,7 +475,7 @@ mod tests {
             state: Vec::new(),
         };
         let files = [(writer.segment(), (no, writer.header()))].into();
-        let mut found = SettledFound { files, manifest: Some(manifest), headless: BTreeSet::new(), next: 4 };
+        let mut found = SettledFound { files, manifest: Some(manifest), next: 4, ..SettledFound::default() };
         found.count_shares(&pool);
         assert_eq!(Generation::bytes_by_volume(&found.manifest.unwrap().generations), spans);
     }

@@ -1,6 +1,7 @@
 //! Which file holds which segment.
 
 use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 use std::sync::Arc;
 
 use gateway_journal::frame::FRAME_HEADER;
@@ -15,6 +16,7 @@ use tracing::{info, warn};
 use super::Told;
 use super::headless::{Inside, holds_log, look_inside};
 use super::manifest::SettledFound;
+use super::rivals::{Worth, is_worthless, tell_left_alone};
 use super::unclaimed::is_idle;
 use crate::chunks::ChunkReader;
 use crate::error::{Damage, StoreError};
@@ -39,6 +41,10 @@ pub(super) struct Survey {
     pub(super) settled: SettledFound,
     /// Files without a sound header that hold nothing that counts.
     idle: Vec<FileNo>,
+    /// More files that say they are one of `pieces`.
+    rivals: Vec<(SegmentId, Piece)>,
+    /// Those of them that may hold what the one that counts does not.
+    left_alone: Vec<(SegmentId, FileNo)>,
 }
 
 enum Kind {
@@ -60,16 +66,25 @@ impl Survey {
         pool: &SegmentPool,
         mark: Option<&Mark>,
         manifest: Option<Vec<u8>>,
-        told: Option<&Told>,
+        told: Option<&Told<'_>>,
     ) -> Result<Self, StoreError> {
         let seen: Vec<(FileNo, Kind)> = pool.list().into_iter().map(|no| (no, look(pool, no))).collect();
         let settled = manifest.as_ref().and_then(|bytes| Manifest::unseal(bytes).ok()).map(|m| m.store);
         let store = whose(&seen, [mark.map(|m| m.store), settled]);
-        let (pieces, settled) = (BTreeMap::new(), SettledFound::default());
-        let mut survey = Self { store, pieces, next: SegmentId::new(1), settled, idle: Vec::new() };
+        let mut survey = Self {
+            store,
+            pieces: BTreeMap::new(),
+            next: SegmentId::new(1),
+            settled: SettledFound::default(),
+            idle: Vec::new(),
+            rivals: Vec::new(),
+            left_alone: Vec::new(),
+        };
         for (no, kind) in &seen {
             survey.sort_in(*no, kind);
         }
+        survey.settled.choose_files(pool, told.filter(|told| told.settle(store) > 0));
+        survey.choose_files(pool);
         if let Some(marked) = mark.and_then(|m| m.durable) {
             survey.next = survey.next.max(marked.segment.next());
         }
@@ -94,7 +109,7 @@ impl Survey {
         survey.drop_leftovers(mark);
         survey.find_headless(pool, mark, [spoilt, empty].concat());
         for (no, kind) in seen {
-            let used = survey.pieces.values().any(|p| p.file == no) || survey.settled.is_in(no);
+            let used = survey.is_in(no) || survey.settled.is_in(no);
             let known = !matches!(kind, Kind::Unknown) || survey.idle.contains(&no);
             if !used && known && kind.store().is_none_or(|s| Some(s) == survey.store) {
                 pool.give_back(no)?;
@@ -120,10 +135,35 @@ impl Survey {
             return warn!("segment file {file} belongs to another store; it is left alone");
         }
         self.next = self.next.max(segment.next());
-        let better = self.pieces.get(&segment).is_none_or(|p| p.header.is_none());
-        if better {
-            self.pieces.insert(segment, Piece { file, header, blank });
+        let piece = Piece { file, header, blank };
+        match self.pieces.entry(segment) {
+            Entry::Vacant(place) => drop(place.insert(piece)),
+            Entry::Occupied(_) => self.rivals.push((segment, piece)),
         }
+    }
+
+    /// Of several files of one segment of the log the one with more of it counts.
+    fn choose_files(&mut self, pool: &SegmentPool) {
+        let Some(store) = self.store else { return };
+        for (segment, piece) in std::mem::take(&mut self.rivals) {
+            let sealed = self.sealed(segment);
+            let Some(known) = self.pieces.get_mut(&segment) else { continue };
+            let [here, there] = [&*known, &piece].map(|p| Worth::of_log(pool, p, (store, segment), sealed));
+            let (loser, best) = match there > here {
+                true => (std::mem::replace(known, piece).file, there),
+                false => (piece.file, here),
+            };
+            if !is_worthless(pool, loser, known.file, best) {
+                tell_left_alone(segment, loser, known.file);
+                self.left_alone.push((segment, loser));
+            }
+        }
+    }
+
+    /// Does this file hold a segment of the log that counts, or what may be worth something of one?
+    fn is_in(&self, file: FileNo) -> bool {
+        let alone = self.left_alone.iter().any(|(id, f)| *f == file && self.pieces.contains_key(id));
+        alone || self.pieces.values().any(|p| p.file == file)
     }
 
     /// Segments of an earlier life of their file, and such as were begun and never became part of the store.

@@ -83,7 +83,7 @@ fn held(kept: &BTreeMap<VolumeId, Kept>, catalogue: &Catalogue, now: WallTime) -
 
 fn named(catalogue: &Catalogue, volume: &Volume) -> BTreeSet<Lsn> {
     let images = catalogue.images().filter(|image| image.volume == volume.id()).map(|image| image.point);
-    let bookmarks = volume.bookmarks().map(|(_, mark)| mark.at.lsn);
+    let bookmarks = volume.bookmark_lsns();
     bookmarks.chain(images).chain(catalogue.rules().pinned(volume.id())).collect()
 }
 

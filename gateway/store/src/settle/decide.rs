@@ -118,7 +118,7 @@ fn follow(shared: &Shared, plan: &Plan, layout: &Layout) -> Result<Followed, Sto
             return Ok(Followed { stopped: Some(why), ..Followed::to(trail, window, n) });
         }
         if !group.spans.is_empty() {
-            trail.trust([&read(&shared.published).damage, layout.trail.damage()]);
+            trail.trust([&read(&shared.published).damage, layout.trail.damage()], |_| true);
         }
         // Records that change nothing are no versions, but take as much memory.
         if window.records() >= shared.config.settle_versions {

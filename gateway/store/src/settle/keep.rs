@@ -159,7 +159,7 @@ fn special(
     // Whatever is asked for between this one and the next is what it shows; in a sync, what was sound before it.
     special.always.insert(settled);
     special.always.extend(volume.sound_at_or_before(settled));
-    special.bookmarks.extend(volume.bookmarks().map(|(_, mark)| mark.at.lsn));
+    special.bookmarks.extend(volume.bookmark_lsns());
     special
 }
 

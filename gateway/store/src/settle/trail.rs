@@ -163,11 +163,11 @@ impl Trail {
         &self.history.damage
     }
 
-    /// The index took in just what was met, and lost no more than is known: what else looks like it behind damage is none, but a
-    /// jump of a run or a copy under way.
-    pub(super) fn trust(&mut self, known: [&[Damage]; 2]) {
+    /// Of `whole` streams the index took in just what was met, and lost no more than is known: what else looks like it behind damage is
+    /// none, but a jump of a run or a copy under way.
+    pub(crate) fn trust(&mut self, known: [&[Damage]; 2], whole: impl Fn(StreamId) -> bool) {
         let noted = |loss: &Loss| known.iter().copied().flatten().any(|d| d.lost.contains(loss));
-        let stays = |loss: &Loss| loss.0 == OWN_STREAM || noted(loss);
+        let stays = |loss: &Loss| loss.0 == OWN_STREAM || !whole(loss.0) || noted(loss);
         self.history.damage.iter_mut().for_each(|damage| damage.lost.retain(stays));
     }
 

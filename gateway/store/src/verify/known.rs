@@ -7,6 +7,7 @@ use gateway_journal::{SEGMENT_HEADER, SegmentId};
 use tap_block::Lsn;
 
 use super::judge::is_kept;
+use super::segment::ONLY_COPY;
 use super::{Finding, FindingKind};
 use crate::error::{Damage, StoreError};
 use crate::history::is_needed;
@@ -90,28 +91,36 @@ impl Shared {
     }
 
     /// Notes what was found when the store was opened, so that it is listed from the start: segments whose header is damaged, and
-    /// what is lost or gone. Headers of settled segments are written anew.
+    /// what is lost or gone. Headers of settled segments, and the manifest, are written anew.
     pub(crate) fn note_found(&self, headless: &[SegmentId]) {
         let header = |segment: &SegmentId| {
             let detail = "the segment's header is damaged: what it holds is known from its frames".to_owned();
             let place = (0, SEGMENT_HEADER);
             Finding::of_store(FindingKind::Header, *segment, place, detail, self.age.now())
         };
-        let damage = read(&self.published).damage.clone();
+        let (damage, copy_only) = {
+            let published = read(&self.published);
+            (published.damage.clone(), published.layout.copy_only)
+        };
         let lost = damage.iter().filter(|d| !d.lost.is_empty()).flat_map(|d| lost(self, d));
         let gone = damage.iter().filter(|d| d.lost.is_empty() && !self.segments.lives(d.segment));
         let gone = gone.map(|d| {
             let place = (d.from, d.to);
             Finding::of_store(FindingKind::Missing, d.segment, place, d.detail.clone(), self.age.now())
         });
-        let found: Vec<Finding> = headless.iter().map(header).chain(lost).chain(gone).collect();
+        let only_copy = copy_only.then(|| {
+            let (kind, segment) = (FindingKind::Manifest, SegmentId::new(0));
+            Finding::of_store(kind, segment, (0, 0), ONLY_COPY.to_owned(), self.age.now())
+        });
+        let found = headless.iter().map(header).chain(lost).chain(gone).chain(only_copy);
+        let found: Vec<Finding> = found.collect();
         // Headers that were put right while nothing ran, and what is not there any more.
         self.proving.end(self.age.now(), |f| {
             f.kind == FindingKind::Header && self.segments.lives(f.segment) && !headless.contains(&f.segment)
         });
         self.end_findings_of_the_past();
         self.proving.note_all(&found);
-        if headless.iter().any(|segment| self.segments.is_settled(*segment)) {
+        if copy_only || headless.iter().any(|segment| self.segments.is_settled(*segment)) {
             self.settling.renew();
         }
     }

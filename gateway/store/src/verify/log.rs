@@ -1,5 +1,6 @@
 //! The log, group by group.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use gateway_journal::run::encode_run;
@@ -8,7 +9,7 @@ use gateway_journal::{
 };
 use tap_block::stored::verify;
 use tap_block::units::index;
-use tap_block::{Action, VolumeId};
+use tap_block::{Action, StreamId, VolumeId};
 use tap_disk::SegmentFile;
 
 use super::hidden::Stretch;
@@ -38,7 +39,7 @@ impl Verifier<'_, '_> {
             self.shared.segments.bytes_to(segment, start.at)
         });
         self.left = end.saturating_sub(u64::from(trail.at().1.at)) + self.layout().bytes();
-        let mut rest = groups.as_slice();
+        let (mut rest, mut met) = (groups.as_slice(), MetSoFar::default());
         while let Some((due, behind)) = rest.split_first() {
             if due.info.no <= trail.group() {
                 rest = behind;
@@ -49,10 +50,12 @@ impl Verifier<'_, '_> {
             let layout = self.layout();
             if layout.group > before && !matches!(read, Err(StoreError::Cancelled)) {
                 // It was settled while it was read, its files may have been gone: there it is looked at again.
-                trail = Trail::clone(&layout.trail);
+                (trail, met) = (Trail::clone(&layout.trail), MetSoFar::default());
                 continue;
             }
             let (mut step, window, damaged) = read?;
+            met.take(&window, &due.info);
+            trail.trust([&self.known_damage(), layout.trail.damage()], |stream| met.is_whole(stream));
             if !damaged.is_empty() {
                 self.hidden_in_log(&damaged, due.info.no, &mut step)?;
             }
@@ -66,13 +69,17 @@ impl Verifier<'_, '_> {
         }
         let mut damage = trail.damage().to_vec();
         // A segment before the first that is left is met by no walk.
-        let known = read(&self.shared.published).damage.clone();
+        let known = self.known_damage();
         let met = |d: &Damage| damage.iter().any(|m| (m.segment, m.from) == (d.segment, d.from));
         let unmet: Vec<Damage> = known.into_iter().filter(|d| !d.lost.is_empty() && !met(d)).collect();
         damage.extend(unmet);
         let findings = damage.iter().flat_map(|d| self.lost(d)).collect();
         self.list(findings);
         Ok(())
+    }
+
+    fn known_damage(&self) -> Vec<Damage> {
+        read(&self.shared.published).damage.clone()
     }
 
     fn groups(&self) -> Vec<Due> {
@@ -177,6 +184,31 @@ impl Verifier<'_, '_> {
             f.volume.is_none_or(|volume| self.report.scope.has(volume)) && !beyond
         };
         found.filter(wanted).collect()
+    }
+}
+
+/// How many bytes of each stream's frames were met on a trail, and how many there are: where those are not fewer, nothing is lost
+/// that was not when the log was read, whatever a damaged header may have hidden.
+#[derive(Default)]
+struct MetSoFar {
+    streams: BTreeMap<StreamId, (u64, u64)>,
+    /// Of some group nobody noted how much there is.
+    unknown: bool,
+}
+
+impl MetSoFar {
+    fn take(&mut self, met: &Group, there: &GroupInfo) {
+        self.unknown |= there.spans.is_empty() && !met.spans().is_empty();
+        for (stream, bytes) in met.spans() {
+            self.streams.entry(*stream).or_default().0 += bytes;
+        }
+        for (stream, bytes) in &there.spans {
+            self.streams.entry(*stream).or_default().1 += bytes;
+        }
+    }
+
+    fn is_whole(&self, stream: StreamId) -> bool {
+        !self.unknown && self.streams.get(&stream).is_none_or(|(met, there)| met >= there)
     }
 }
 

@@ -201,15 +201,21 @@ impl Verifier<'_, '_> {
         }
         let bytes = self.shared.manifests.load().unwrap_or_default();
         let why = match Manifest::unseal(&bytes) {
-            Ok(manifest) if manifest.settle >= layout.settle => return None,
-            Ok(_) => "it is of an older settle".to_owned(),
-            Err(e) => e.to_string(),
+            Ok(manifest) if manifest.settle >= layout.settle && !layout.copy_only => return None,
+            Ok(manifest) if manifest.settle >= layout.settle => ONLY_COPY.to_owned(),
+            Ok(_) => format!("{COPY}: it is of an older settle; {ANEW}"),
+            Err(e) => format!("{COPY}: {e}; {ANEW}"),
         };
-        let detail = format!("the copy of the manifest (SETTLED): {why}; the next settle writes it anew");
         let current = Arc::ptr_eq(&layout, &self.layout());
-        current.then(|| self.finding(FindingKind::Manifest, SegmentId::new(0), (0, 0), detail))
+        current.then(|| self.finding(FindingKind::Manifest, SegmentId::new(0), (0, 0), why))
     }
 }
+
+const COPY: &str = "the copy of the manifest (SETTLED)";
+const ANEW: &str = "the next settle writes it anew";
+/// The segment that it lay in need not hold anything else: nobody misses it then.
+pub(super) const ONLY_COPY: &str = "the manifest lies in no segment any more, for that is gone or damaged: its copy (SETTLED) is all \
+                                    that is left of it, until the next settle writes both anew";
 
 /// Does what this settle wrote of the region still count?
 fn counts(layout: &Layout, settle: u64, volume: VolumeId, region: RegionNo) -> bool {

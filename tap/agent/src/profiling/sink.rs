@@ -1,7 +1,7 @@
 //! Where the frames of a profile go: a file that grows up to a limit, or one reader at a time over a unix socket.
 
 use std::io::{self, Read as _, Write as _};
-use std::os::unix::fs::{FileTypeExt as _, PermissionsExt as _};
+use std::os::unix::fs::FileTypeExt as _;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use tap_block::WallTime;
 use tap_block::units::count;
-use tap_disk::AppendFile;
+use tap_disk::{AppendFile, private_socket};
 
 use super::ProfileTo;
 
@@ -131,8 +131,7 @@ fn listen(path: &Path) -> io::Result<UnixListener> {
     if stale {
         std::fs::remove_file(path)?;
     }
-    let listener = UnixListener::bind(path)?;
-    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600))?;
+    let listener = private_socket(path)?;
     listener.set_nonblocking(true)?;
     Ok(listener)
 }

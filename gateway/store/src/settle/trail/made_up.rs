@@ -133,7 +133,7 @@ impl MadeUp {
     /// Markers that the catalogue remembers. Of marks, which may follow each other without an end, those received by now.
     fn markers(&self, volume: &Volume, lsns: &Range<Lsn>) -> Vec<(Lsn, Told)> {
         let named = |lsn: Lsn| {
-            let (name, point) = volume.bookmarks().find(|(_, point)| point.at.lsn == lsn)?;
+            let (name, point) = volume.bookmark_at(lsn)?;
             let (name, consistency, note) = (name.clone(), point.consistency, point.note.clone());
             Some(Bookmark { name, consistency, note })
         };
