@@ -20,6 +20,7 @@ mod memory;
 mod profiling;
 mod proof;
 mod protect;
+mod restored;
 mod state;
 mod tap;
 mod targets;
