@@ -479,7 +479,7 @@ impl FakeCx {
         let (name, size) = ("web01".parse().unwrap(), SIZE as u64);
         let (previous, durable) = (seen.run, seen.durable);
         other.mark(Marker::RunStart(RunStart { previous, durable, volume, name, size, sync: None }));
-        for block in 0..60 {
+        for block in 0..5 {
             other.write(1024 + block, &[9; 4096]);
         }
         let batch = other.build();
@@ -566,8 +566,12 @@ async fn what_a_refused_tap_spooled_before_it_was_killed_does_not_have_it_refuse
         write_at(&mut guest, piece << 16, &noise);
         guest.flush().unwrap();
     }
-    let spooled = || std::fs::read_dir(state.join("spool")).unwrap().count() > 1;
-    for _ in 0..2000 {
+    // A megabyte of records at least.
+    let holds =
+        |path: &Path| std::fs::read(path).unwrap().iter().filter(|byte| **byte != 0).count() > 500_000;
+    let files = || std::fs::read_dir(state.join("spool")).unwrap().map(|file| file.unwrap().path());
+    let spooled = || files().any(|file| holds(&file));
+    for _ in 0..200 {
         if spooled() {
             break;
         }
