@@ -50,4 +50,4 @@ pub use verification::{
     RepairsCreate, RepairsView, UnitFound, UnitView, UnitsAsk, UnitsView, VerificationCreate,
     VerificationView, VersionAt,
 };
-pub use volume::{GapView, LimitState, LimitView, SyncView, VolumeState, VolumeView};
+pub use volume::{AcceptedView, GapView, LimitState, LimitView, SyncView, VolumeState, VolumeView};

@@ -120,6 +120,12 @@ pub fn diff(volume_name: &str, from: &str, to: &str) -> String {
     format!("{}/diff?from={}&to={}", volume(volume_name), escape(from), escape(to))
 }
 
+/// Has a tap whose state is an old copy go on all the same (POST).
+#[must_use]
+pub fn accept_restored(volume_name: &str) -> String {
+    format!("{}/accept-restored", volume(volume_name))
+}
+
 /// Has the whole disk copied anew (POST: 202 and a job).
 #[must_use]
 pub fn resync(volume_name: &str) -> String {

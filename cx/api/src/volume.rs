@@ -58,6 +58,30 @@ pub struct VolumeView {
     pub history_limit: Option<LimitView>,
 }
 
+/// A tap whose state is an old copy, and that is to go on all the same: it begins anew, and its whole disk is compared.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AcceptedView {
+    /// The volume.
+    #[serde(with = "json::text")]
+    pub volume: Name,
+    /// The tap, as it greets.
+    pub tap: String,
+    /// Since when it is refused.
+    #[serde(with = "json::text")]
+    pub refused_since: WallTime,
+    /// The last LSN that its state knows of.
+    #[serde(with = "json::lsn")]
+    pub knows_lsn: Lsn,
+    /// When the record at `knows_lsn` was captured: so old is the copy; null when history does not show that.
+    #[serde(with = "json::text_or_null")]
+    pub knows_time: Option<WallTime>,
+    /// The last LSN of the history, above which the tap goes on.
+    #[serde(with = "json::lsn")]
+    pub history_lsn: Lsn,
+    /// The fencing number that the tap gets; every other copy of its state has a lower one, and is refused from here on.
+    pub epoch: u32,
+}
+
 /// What a volume's history may take.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LimitView {

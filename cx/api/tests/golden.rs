@@ -4,14 +4,15 @@
 #![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "tests")]
 
 use cx_api::{
-    AnchorView, AtGateView, BookmarkCreate, BookmarkView, ChapLogin, ClientLinesView, ClockView, Code,
-    ConnectView, DiffView, ElapsedConfirm, ElapsedView, ExportCreate, ExportProtocol, ExportView, ExtentView,
-    FindingKind, FindingView, ForecastView, GapView, GateOutcome, GateState, GateView, GroupPointView,
-    GroupView, Health, HealthView, HistoryView, HoldView, ImageCreate, ImageView, JobId, JobKind, JobState,
-    JobView, JournalView, KeptView, LimitState, LimitView, MemberPointView, OtherStoreView, Page, PinView,
-    PointView, PoliciesApply, PolicyPreview, PolicySet, PolicySource, PolicyView, Problem, ProofView,
-    RestoreCreate, Retention, SessionView, Size, Span, StatusView, StoreGone, StoresView, StretchView,
-    SyncView, TierView, TimelineView, VerificationView, VolumeState, VolumeView, WhenFull,
+    AcceptedView, AnchorView, AtGateView, BookmarkCreate, BookmarkView, ChapLogin, ClientLinesView,
+    ClockView, Code, ConnectView, DiffView, ElapsedConfirm, ElapsedView, ExportCreate, ExportProtocol,
+    ExportView, ExtentView, FindingKind, FindingView, ForecastView, GapView, GateOutcome, GateState,
+    GateView, GroupPointView, GroupView, Health, HealthView, HistoryView, HoldView, ImageCreate, ImageView,
+    JobId, JobKind, JobState, JobView, JournalView, KeptView, LimitState, LimitView, MemberPointView,
+    OtherStoreView, Page, PinView, PointView, PoliciesApply, PolicyPreview, PolicySet, PolicySource,
+    PolicyView, Problem, ProofView, RestoreCreate, Retention, SessionView, Size, Span, StatusView, StoreGone,
+    StoresView, StretchView, SyncView, TierView, TimelineView, VerificationView, VolumeState, VolumeView,
+    WhenFull,
 };
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -126,6 +127,20 @@ fn points_and_bookmarks() {
         selectable: true,
     };
     golden(&Page { items: vec![bookmark], next: Some("8".into()) }, include_str!("golden/bookmarks.json"));
+}
+
+#[test]
+fn an_old_copy_that_was_accepted() {
+    let accepted = AcceptedView {
+        volume: name("web01"),
+        tap: "tap 4711".into(),
+        refused_since: at("2026-11-22T12:00:00Z"),
+        knows_lsn: lsn(15),
+        knows_time: Some(at("2026-11-20T03:00:00.5Z")),
+        history_lsn: lsn(75),
+        epoch: 2,
+    };
+    golden(&accepted, include_str!("golden/accepted.json"));
 }
 
 #[test]

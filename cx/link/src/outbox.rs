@@ -111,6 +111,8 @@ struct State {
     outbox: Outbox,
     waiting: VecDeque<(ItemNo, WhenDurable)>,
     loads: VecDeque<Load>,
+    /// What other runs made is not taken.
+    only: Option<RunId>,
     holes: Vec<Hole>,
     told: (Reached, Lsn, u64),
     /// The disk thread sleeps, until then at the latest.
@@ -257,6 +259,21 @@ impl OutboxDriver {
         self.shared.settle(state);
     }
 
+    /// Does what waits from before the run `own` contradict what is below, so that it will never be taken?
+    #[must_use]
+    pub fn contradicts(&self, own: RunId, welcome: &Welcome) -> bool {
+        let has = Reached { lsn: welcome.durable, run: welcome.durable_run };
+        self.shared.lock().outbox.contradicts(own, has)
+    }
+
+    /// Lets go of everything that other runs than `run` made, and takes no more of them. To be called while nobody is connected.
+    pub fn keep_only(&self, run: RunId) {
+        let mut state = self.shared.lock();
+        state.only = Some(run);
+        state.outbox.let_go_before(run);
+        self.shared.settle(state);
+    }
+
     /// [`Feed::ready`](crate::Feed::ready).
     pub fn ready(&self, consumer: ConsumerNo, welcome: &Welcome) {
         let mut state = self.shared.lock();
@@ -326,6 +343,7 @@ impl State {
             outbox,
             waiting: VecDeque::new(),
             loads: VecDeque::new(),
+            only: None,
             holes: Vec::new(),
             told,
             asleep: None,
@@ -344,6 +362,9 @@ impl Shared {
 
     fn push(&self, batch: Arc<Batch>, done: Option<WhenDurable>) -> Result<ItemNo, Full> {
         let mut state = self.lock();
+        if state.only.is_some_and(|run| batch.run != run) {
+            return Ok(state.outbox.end());
+        }
         let no = state.outbox.push(batch, self.clock.monotonic())?;
         state.waiting.extend(done.map(|d| (no, d)));
         self.settle(state);

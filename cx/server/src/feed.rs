@@ -6,7 +6,7 @@ use std::time::Duration;
 use cx_link::outbox::OutboxDriver;
 use cx_link::{AskReply, Feed};
 use cx_spool::ConsumerNo;
-use cx_wire::{Heartbeat, LedgerHead, Question, Refuse, RefuseCode, Welcome};
+use cx_wire::{Accepted, AskError, Heartbeat, LedgerHead, Question, Refuse, RefuseCode, Reply, Welcome};
 use tap_block::{Batch, Clock, Lsn};
 use tokio::runtime::Handle;
 use tokio::sync::Notify;
@@ -98,6 +98,21 @@ impl GatewayFeed {
     }
 }
 
+impl GatewayFeed {
+    fn accept_restored(&self) -> Result<Accepted, AskError> {
+        let accepted = self.tap.accept_restored(self.driver.furthest().lsn, self.clock.wall())?;
+        tracing::warn!(
+            by = self.gateway,
+            tap = accepted.sender,
+            run = %accepted.run,
+            "an old copy of a tap's state is accepted: it goes on above {} as {}, and every other copy is fenced",
+            accepted.known,
+            accepted.epoch
+        );
+        Ok(accepted)
+    }
+}
+
 /// How long the tap may take for an answer, besides what the question itself allows.
 const ANSWER_LIMIT: Duration = Duration::from_secs(10);
 
@@ -154,17 +169,27 @@ impl Feed for GatewayFeed {
     }
 
     fn ask(&self, question: Question, reply: AskReply) {
+        if question == Question::AcceptRestored {
+            return reply.send(self.accept_restored().map(Reply::Accepted));
+        }
         let limit = match &question {
             Question::Bookmark { wait, .. } => wait.saturating_add(ANSWER_LIMIT),
-            Question::Head | Question::Resync { .. } | Question::Block { .. } => ANSWER_LIMIT,
+            Question::Head | Question::Resync { .. } | Question::Block { .. } | Question::AcceptRestored => {
+                ANSWER_LIMIT
+            }
         };
         let tap = Arc::clone(&self.tap);
         self.runtime.spawn(async move { reply.send(tap.ask(question, limit).await) });
     }
 
     fn refused(&self, refuse: &Refuse) {
-        let lasting =
-            matches!(refuse.code, RefuseCode::Fenced | RefuseCode::SplitHistory | RefuseCode::NameTaken);
+        let lasting = matches!(
+            refuse.code,
+            RefuseCode::Fenced
+                | RefuseCode::SplitHistory
+                | RefuseCode::BeginAnew { .. }
+                | RefuseCode::NameTaken
+        );
         self.reports.note(self.consumer, |report| report.refused = lasting.then(|| refuse.clone()));
         if let (Some(refusal), Some(link)) = (self.reports.refusal(), self.tap.link()) {
             // The tap learns why when it comes back.

@@ -154,7 +154,7 @@ impl Intake for Streams {
         }
         let taken = self.take(hello);
         if let Some(stream) = self.find(hello.stream) {
-            stream.tap.note_refused(taken.as_ref().err().map(|refuse| refuse.detail.as_str()));
+            stream.tap.note_refused(hello, taken.as_ref().err(), self.around.clock.wall());
         }
         taken
     }

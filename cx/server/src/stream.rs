@@ -62,6 +62,7 @@ impl Stream {
         let driver = OutboxDriver::open(config, Arc::clone(&around.clock), tap.clone())?;
         let reports = Arc::new(Reports::new(around.gateways.len()));
         let past = Arc::new(Mutex::new(past(hello.run, &driver)));
+        tap.note_refused(&hello, None, around.clock.wall());
         let hello = Arc::new(Mutex::new(hello));
         let nurse = around.runtime.spawn(nurse(Arc::clone(&tap), Arc::clone(&driver), around.gateways.len()));
         let stream = Self {
@@ -121,18 +122,21 @@ impl Stream {
     /// not before something of the run reaches them, and meanwhile the tap would take what it sends for kept.
     pub(crate) fn check_run(&self, hello: &Hello) -> Result<(), Refuse> {
         let known = self.driver.furthest();
+        self.tap.check_copy(hello, known.lsn)?;
         let other = known.run.filter(|run| *run != hello.run);
         let Some(run) = other.filter(|_| hello.first_lsn > Lsn::ZERO && hello.first_lsn <= known.lsn) else {
             return Ok(());
         };
         let detail = format!(
             "{}: this tap's {} begins at lsn:{}, but lsn:{} of {run} is here: the tap's state is an old copy, or two taps write this \
-             stream; stop this tap; go on with the newest copy of its state, or remove its state and protect the disk under another \
-             name",
+             stream; go on with the newest copy of its state; or with this one, if its server was restored: chronogate volume \
+             accept-restored {} has the whole disk compared; or stop this tap, remove its state and protect the disk under \
+             another name",
             hello.name,
             hello.run,
             hello.first_lsn.get(),
             known.lsn.get(),
+            hello.name,
         );
         Err(Refuse { code: RefuseCode::SplitHistory, detail })
     }

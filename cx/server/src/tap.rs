@@ -6,7 +6,10 @@ use std::time::Duration;
 use cx_link::DownlinkHandle;
 use cx_link::outbox::OutboxObserver;
 use cx_spool::{Hole, Reached};
-use cx_wire::{AskCode, AskError, Heartbeat, MAX_REFUSAL, Question, Reply, TapState, TapStatus};
+use cx_wire::{
+    Accepted, AskCode, AskError, Copies, Heartbeat, Hello, Question, Refuse, Reply, Standing, TapState,
+    TapStatus,
+};
 use tap_block::{Lsn, Monotonic, WallTime};
 use tokio::sync::Notify;
 
@@ -29,8 +32,7 @@ struct State {
     everywhere: Lsn,
     /// How many heartbeats in a row had this head and nothing waiting, while this was the last record received.
     idle: (Lsn, Lsn, u32),
-    /// Why the tap was turned away when it came last.
-    refused: Option<String>,
+    copies: Copies,
 }
 
 /// So many heartbeats in a row prove that a tap has nothing waiting. One does not: a record may just be passing from
@@ -50,8 +52,24 @@ impl Tap {
     }
 
     /// The tap came, and was taken (`None`) or turned away.
-    pub(crate) fn note_refused(&self, why: Option<&str>) {
-        self.lock().refused = why.map(|why| why.chars().take(MAX_REFUSAL / 4).collect());
+    pub(crate) fn note_refused(&self, hello: &Hello, refused: Option<&Refuse>, now: WallTime) {
+        let copies = &mut self.lock().copies;
+        match refused {
+            Some(refuse) => copies.refused(hello, refuse, now),
+            None => copies.taken(hello.epoch),
+        }
+    }
+
+    /// Is it the copy of the tap's state that the stream goes on with? `known`: how far that is.
+    pub(crate) fn check_copy(&self, hello: &Hello, known: Lsn) -> Result<(), Refuse> {
+        self.lock().copies.check(hello, known)
+    }
+
+    /// The one that was turned away last is to go on after all.
+    pub(crate) fn accept_restored(&self, known: Lsn, now: WallTime) -> Result<Accepted, AskError> {
+        let mut state = self.lock();
+        let stream = Standing { known, epoch: None, is_linked: state.link.is_some() };
+        state.copies.accept(stream, now)
     }
 
     pub(crate) fn detached(&self) {
@@ -80,7 +98,7 @@ impl Tap {
     /// where they were and the state says that it does not run, as far as anybody knows.
     pub(crate) fn heartbeat(&self, head: Lsn, spooled: u64, now: Monotonic) -> Heartbeat {
         let state = self.lock();
-        let (away, refused) = (state.link.is_none(), state.refused.clone());
+        let (away, refused) = (state.link.is_none(), state.copies.why().map(str::to_owned));
         let Some((heartbeat, heard)) = state.heartbeat.clone() else {
             return Heartbeat {
                 head,
@@ -114,7 +132,7 @@ impl Tap {
         if let Some(link) = self.link() {
             return link.ask(question, limit).await;
         }
-        Err(match &self.lock().refused {
+        Err(match self.lock().copies.why() {
             Some(why) => {
                 AskError::new(AskCode::Conflict, format!("the CX does not take the tap's records: {why}"))
             }
@@ -170,7 +188,7 @@ impl OutboxObserver for Tap {
 #[cfg(test)]
 pub(crate) mod tests {
     use super::*;
-    use cx_wire::{Hello, PROTOCOL};
+    use cx_wire::PROTOCOL;
     use tap_block::{Epoch, RunId, StreamId, VolumeId};
 
     pub(crate) fn hello(stream: u64, run: u64, first: u64) -> Hello {

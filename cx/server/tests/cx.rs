@@ -16,7 +16,7 @@ use cx_server::{Cx, CxError};
 use cx_wire::{
     AskCode, Hello, LedgerHead, Lookup, Question, Refuse, RefuseCode, Reply, RunSeen, TapState, Witness,
 };
-use tap_block::{Extent, Lsn, RunId, WallTime};
+use tap_block::{Epoch, Extent, Lsn, RunId, WallTime};
 
 #[test]
 fn batches_pass_through_to_every_gateway_and_nothing_is_written_to_disk() {
@@ -580,6 +580,39 @@ fn a_query_is_answered_with_what_all_gateways_agree_on() {
         world.gateways[1].stop().await;
         let refused = tap.querier().query(lookup, SOON).await.unwrap_err();
         assert!(refused.detail.contains("connection"), "{refused}");
+        cx.stop().await;
+    });
+}
+
+/// The server was restored from a backup, and somebody says so: its copy of the tap's state goes on, and no other one does.
+#[test]
+fn an_old_copy_that_is_accepted_is_told_how_to_begin_anew_and_every_other_one_is_fenced() {
+    run(async {
+        let world = World::new(1);
+        let gateway = &world.gateways[0];
+        gateway.start().await;
+        let cx = world.cx().await;
+        let mut tap = world.tap(15).await;
+        tap.write(30);
+        tap.wait_everywhere().await;
+        let accept = || async { gateway.link().unwrap().ask(Question::AcceptRestored, SOON).await };
+        assert_eq!(accept().await.unwrap_err().code, AskCode::Conflict, "nothing is refused");
+        tap.disconnect().await;
+        let mut old = world.tap_set_back(15).await;
+        until("refused", &old.shared.changed, || old.refused().is_some()).await;
+        let told = || gateway.heartbeats().last().and_then(|beat| beat.refused.clone());
+        let verb = "chronogate volume accept-restored web01";
+        until("the verb is named", &gateway.changed, || told().is_some_and(|why| why.contains(verb))).await;
+        let Ok(Reply::Accepted(accepted)) = accept().await else { panic!("not accepted") };
+        assert_eq!((accepted.run, accepted.known), (old.work.run(), tap.head()));
+        assert_eq!((accepted.sender.as_str(), accepted.epoch), ("a test", Epoch::new(1)));
+        assert_eq!(accept().await, Ok(Reply::Accepted(accepted)), "said again");
+        let anew = RefuseCode::BeginAnew { above: tap.head(), epoch: Epoch::new(1) };
+        until("told", &old.shared.changed, || old.refused().is_some_and(|r| r.code == anew)).await;
+        old.disconnect().await;
+        tap.connect(&world);
+        let fenced = || tap.refused().is_some_and(|r| r.code == RefuseCode::Fenced);
+        until("the newest copy is fenced", &tap.shared.changed, fenced).await;
         cx.stop().await;
     });
 }

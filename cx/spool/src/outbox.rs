@@ -372,6 +372,24 @@ impl Outbox {
         self.break_off(consumer, has.lsn, true)
     }
 
+    /// Does what waits here from before the run `own` contradict what a consumer `has`? Its last record is of a run that nothing
+    /// here knows of, and there are records here at places that it has filled: nobody will ever take them.
+    #[must_use]
+    pub fn contradicts(&self, own: RunId, has: Reached) -> bool {
+        let Some(run) = has.run.filter(|run| *run != own) else { return false };
+        let mut before = self.items.iter().map(|item| &item.summary).take_while(|summary| summary.run != own);
+        let is_known = self.items.iter().any(|item| item.summary.run == run);
+        !is_known && before.any(|summary| summary.first.is_some_and(|first| first <= has.lsn))
+    }
+
+    /// Lets go of what waits from before `run`: what replaces it comes with that run. To be called while no consumer is connected.
+    pub fn let_go_before(&mut self, run: RunId) {
+        let others = self.items.iter().take_while(|item| item.summary.run != run).count();
+        let (from, to) = (self.first, self.first.plus(count(others)));
+        self.consumers.iter_mut().for_each(|c| c.skip(from, to));
+        self.forget();
+    }
+
     /// How many consumers there are.
     #[must_use]
     pub const fn consumers(&self) -> usize {

@@ -8,14 +8,16 @@
 
 mod codec;
 mod columns;
+mod copies;
 pub mod message;
 mod proto;
 pub mod session;
 
 pub use codec::{MAX_ENTRIES, MAX_LOOKUP, MAX_MESSAGE, Parts, WireError, decode_batch, encode_batch};
 pub use columns::{verify_units, without_records_to};
+pub use copies::{Copies, Standing};
 pub use message::{
-    Ack, Answer, Ask, AskCode, AskError, Goodbye, HASH_BYTES, Hashes, Heartbeat, Hello, KnownStore,
+    Accepted, Ack, Answer, Ask, AskCode, AskError, Goodbye, HASH_BYTES, Hashes, Heartbeat, Hello, KnownStore,
     LedgerHead, Lookup, MAX_GATEWAY_NAME, MAX_LEDGERS, MAX_PAST, MAX_REFUSAL, Message, PROTOCOL, Query,
     QueryReply, Question, Refuse, RefuseCode, Reply, RunSeen, SyncProgress, TapState, TapStatus, Welcome,
     Witness,

@@ -109,6 +109,14 @@ pub enum RefuseCode {
     Fenced,
     /// The sender's records contradict history that is already durable.
     SplitHistory,
+    /// The same, and somebody said that this sender's disk is the one to go on with: it is to begin a new run above this record,
+    /// with this epoch, and to have the whole disk compared. To an older peer it is [`RefuseCode::SplitHistory`].
+    BeginAnew {
+        /// The last record that is known of the stream.
+        above: Lsn,
+        /// Above that of every other copy of the sender's state.
+        epoch: Epoch,
+    },
     /// Another stream has this volume name.
     NameTaken,
     /// The receiver is stopping.
@@ -277,6 +285,8 @@ pub enum Question {
         /// Copy the whole volume.
         whole: bool,
     },
+    /// To the CX alone, about a tap that it refused last, because its state is an old copy: it is to go on from there after all.
+    AcceptRestored,
     /// What the protected disk holds of a block now: what was damaged below may still be there.
     Block {
         /// Which.
@@ -317,8 +327,27 @@ pub enum Reply {
         /// The stored form of the block; empty when it is all zeroes.
         unit: Bytes,
     },
+    /// To [`Question::AcceptRestored`].
+    Accepted(Accepted),
     /// To anything that has no more to say.
     Done,
+}
+
+/// A tap that was refused and is to go on after all.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Accepted {
+    /// As it greets.
+    pub sender: String,
+    /// Its run that is refused.
+    pub run: RunId,
+    /// Since when it is.
+    pub since: WallTime,
+    /// Where that run would begin: the tap remembers nothing from there on.
+    pub first_lsn: Lsn,
+    /// The last record that is known of the stream.
+    pub known: Lsn,
+    /// The fencing number that it gets; every other copy of its state has a lower one.
+    pub epoch: Epoch,
 }
 
 /// Why a question got no good answer.

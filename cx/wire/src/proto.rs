@@ -109,6 +109,17 @@ struct Refuse {
     code: u32,
     #[prost(string, tag = "2")]
     detail: String,
+    /// Present when the sender is to begin anew.
+    #[prost(message, optional, tag = "3")]
+    anew: Option<Anew>,
+}
+
+#[derive(Clone, Copy, PartialEq, Message)]
+struct Anew {
+    #[prost(uint64, tag = "1")]
+    above: u64,
+    #[prost(uint32, tag = "2")]
+    epoch: u32,
 }
 
 #[derive(Clone, PartialEq, Message)]
@@ -210,7 +221,7 @@ struct Ack {
 struct Ask {
     #[prost(uint64, tag = "1")]
     id: u64,
-    #[prost(oneof = "Question", tags = "2, 3, 4, 5")]
+    #[prost(oneof = "Question", tags = "2, 3, 4, 5, 6")]
     question: Option<Question>,
 }
 
@@ -224,6 +235,8 @@ enum Question {
     Resync(AskResync),
     #[prost(message, tag = "5")]
     Block(AskBlock),
+    #[prost(message, tag = "6")]
+    AcceptRestored(Nothing),
 }
 
 #[derive(Clone, PartialEq, Message)]
@@ -262,7 +275,7 @@ struct AskBlock {
 struct Answer {
     #[prost(uint64, tag = "1")]
     id: u64,
-    #[prost(oneof = "Outcome", tags = "2, 3, 4, 5, 6")]
+    #[prost(oneof = "Outcome", tags = "2, 3, 4, 5, 6, 7")]
     outcome: Option<Outcome>,
 }
 
@@ -278,6 +291,24 @@ enum Outcome {
     Done(Nothing),
     #[prost(message, tag = "6")]
     Block(Block),
+    #[prost(message, tag = "7")]
+    Accepted(Accepted),
+}
+
+#[derive(Clone, PartialEq, Message)]
+struct Accepted {
+    #[prost(string, tag = "1")]
+    sender: String,
+    #[prost(fixed64, tag = "2")]
+    run: u64,
+    #[prost(fixed64, tag = "3")]
+    since: u64,
+    #[prost(uint64, tag = "4")]
+    first_lsn: u64,
+    #[prost(uint64, tag = "5")]
+    known: u64,
+    #[prost(uint32, tag = "6")]
+    epoch: u32,
 }
 
 #[derive(Clone, PartialEq, Message)]

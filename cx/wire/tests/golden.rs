@@ -16,8 +16,8 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use cx_wire::{
-    Ack, Answer, Ask, AskCode, AskError, Goodbye, Hashes, Heartbeat, Hello, KnownStore, LedgerHead, Lookup,
-    Message, PROTOCOL, Query, QueryReply, Question, Refuse, RefuseCode, Reply, RunSeen, SyncProgress,
+    Accepted, Ack, Answer, Ask, AskCode, AskError, Goodbye, Hashes, Heartbeat, Hello, KnownStore, LedgerHead,
+    Lookup, Message, PROTOCOL, Query, QueryReply, Question, Refuse, RefuseCode, Reply, RunSeen, SyncProgress,
     TapState, TapStatus, Welcome, Witness, decode_batch, encode_batch,
 };
 use tap_block::{
@@ -166,6 +166,7 @@ fn refusals() -> Vec<(&'static str, Message)> {
         ("refuse-protocol", RefuseCode::Protocol),
         ("refuse-fenced", RefuseCode::Fenced),
         ("refuse-split", RefuseCode::SplitHistory),
+        ("refuse-anew", RefuseCode::BeginAnew { above: lsn(300), epoch: Epoch::new(5) }),
         ("refuse-name", RefuseCode::NameTaken),
         ("refuse-stopping", RefuseCode::Stopping),
         ("refuse-other", RefuseCode::Other),
@@ -202,6 +203,7 @@ fn questions() -> Vec<(&'static str, Question)> {
         ("ask-bookmark", bookmark),
         ("ask-group-bookmark", of_group),
         ("ask-resync", Question::Resync { from: lsn(5), whole: true }),
+        ("ask-accept-restored", Question::AcceptRestored),
         ("ask-block", Question::Block { block: BlockNo::new(300) }),
     ]
 }
@@ -211,6 +213,7 @@ fn results() -> Vec<(&'static str, Result<Reply, AskError>)> {
     vec![
         ("answer-head", Ok(Reply::Head { lsn: lsn(300), at: at(7), status: status() })),
         ("answer-bookmarked", Ok(Reply::Bookmarked { lsn: lsn(300), at: at(7) })),
+        ("answer-accepted", Ok(Reply::Accepted(accepted()))),
         ("answer-done", Ok(Reply::Done)),
         ("answer-block", Ok(Reply::Block { unit: Bytes::from_static(b"unit") })),
         ("answer-unreachable", failed(AskCode::NotReachable)),
@@ -219,6 +222,17 @@ fn results() -> Vec<(&'static str, Result<Reply, AskError>)> {
         ("answer-timeout", failed(AskCode::Timeout)),
         ("answer-failed", failed(AskCode::Failed)),
     ]
+}
+
+fn accepted() -> Accepted {
+    Accepted {
+        sender: "tap 7".to_owned(),
+        run: RunId::new(0x3333),
+        since: at(7),
+        first_lsn: lsn(77),
+        known: lsn(300),
+        epoch: Epoch::new(5),
+    }
 }
 
 fn hello() -> Hello {

@@ -5,12 +5,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use cx_api::{
-    BookmarkCreate, BookmarkView, Code, ConnectView, DiffView, ElapsedConfirm, ElapsedView, ExportAccess,
-    ExportCreate, ExportView, GroupPointView, GroupView, HoldCreate, HoldView, ImageClone, ImageCommit,
-    ImageCreate, ImageView, JobId, JobKind, JobView, PinView, PointView, PoliciesApply, PolicyPreview,
-    PolicySet, PolicyView, Problem, RepairCreate, RepairView, RepairsCreate, RepairsView, SessionView,
-    StatusView, StoreGone, StoresView, TimelineView, UnitView, UnitsAsk, UnitsView, VerificationCreate,
-    VerificationView, VolumeView,
+    AcceptedView, BookmarkCreate, BookmarkView, Code, ConnectView, DiffView, ElapsedConfirm, ElapsedView,
+    ExportAccess, ExportCreate, ExportView, GroupPointView, GroupView, HoldCreate, HoldView, ImageClone,
+    ImageCommit, ImageCreate, ImageView, JobId, JobKind, JobView, PinView, PointView, PoliciesApply,
+    PolicyPreview, PolicySet, PolicyView, Problem, RepairCreate, RepairView, RepairsCreate, RepairsView,
+    SessionView, StatusView, StoreGone, StoresView, TimelineView, UnitView, UnitsAsk, UnitsView,
+    VerificationCreate, VerificationView, VolumeView,
 };
 use cx_wire::{Question, Reply};
 use gateway_image::Point;
@@ -257,6 +257,10 @@ impl Control for Gateway {
 
     async fn resync(&self, volume: Name) -> Answer<JobView> {
         self.start_resync(volume).await
+    }
+
+    async fn accept_restored(&self, volume: Name) -> Answer<AcceptedView> {
+        self.accept_copy(volume).await
     }
 
     async fn verification(&self, volume: Name, points: Points) -> Answer<VerificationView> {

@@ -39,6 +39,7 @@ mod problems;
 mod pulse;
 mod refusals;
 mod restore;
+mod restored;
 mod resync;
 mod retention;
 mod sessions;

@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use cx_link::{BatchDone, DownlinkHandle, Intake, LookupReply, StreamIntake};
 use cx_wire::{
-    AskCode, AskError, Heartbeat, Hello, LedgerHead, Lookup, Question, Refuse, RefuseCode, Reply, RunSeen,
-    TapStatus, Welcome,
+    Accepted, AskCode, AskError, Heartbeat, Hello, LedgerHead, Lookup, Question, Refuse, RefuseCode, Reply,
+    RunSeen, Standing, TapStatus, Welcome,
 };
 use gateway_image::Catalogue;
 use gateway_journal::meta::OWN_STREAM;
@@ -26,6 +26,7 @@ use crate::nurse::nurse;
 use crate::problems;
 use crate::pulse::Pulse;
 use crate::refusals::{Refusals, send_again_when_there_is_room};
+use crate::restored::TurnedAway;
 use crate::skew::{Offset, Skew};
 use crate::stores::Stores;
 
@@ -49,6 +50,7 @@ pub(crate) struct Streams {
     open: Mutex<HashMap<StreamId, Arc<Stream>>>,
     /// Taps that were not taken lately, why, and when they came last.
     turned_away: Mutex<BTreeMap<StreamId, (String, Monotonic)>>,
+    copies: TurnedAway,
     stopping: AtomicBool,
     /// Ticks whenever something became durable, a heartbeat or a link came.
     progress: watch::Sender<()>,
@@ -109,8 +111,9 @@ impl Streams {
         names: Arc<Names>,
     ) -> Self {
         let (open, turned_away, stopping) = (Mutex::default(), Mutex::default(), AtomicBool::new(false));
+        let copies = TurnedAway::default();
         let (progress, readers) = (watch::Sender::new(()), Arc::new(Semaphore::new(READERS)));
-        Self { store, stores, clock, names, open, turned_away, stopping, progress, readers }
+        Self { store, stores, clock, names, open, turned_away, copies, stopping, progress, readers }
     }
 
     /// Changes whenever a point that was not there yet may be now.
@@ -136,6 +139,7 @@ impl Streams {
             return Err(refuse(RefuseCode::Other, "stream 0 is the gateway's own: use another"));
         }
         let catalogue = self.store.catalogue();
+        self.copies.check(hello, durable.map_or(Lsn::ZERO, |d| d.lsn))?;
         check_epoch(hello, &catalogue)?;
         check_run(hello, durable, &catalogue)?;
         self.check_name(hello, &catalogue)
@@ -223,6 +227,7 @@ impl Streams {
 
     /// Whoever reads the status hears of it for a while; `None`: the tap was taken.
     fn note_turned_away(&self, hello: &Hello, refused: Option<&Refuse>) {
+        self.copies.note(hello, refused, self.clock.wall());
         let mut away = self.turned_away.lock().unwrap_or_else(PoisonError::into_inner);
         away.remove(&hello.stream);
         if let Some(refused) = refused.filter(|r| r.code != RefuseCode::Stopping) {
@@ -233,6 +238,16 @@ impl Streams {
             }
             away.insert(hello.stream, (refused.detail.clone(), now));
         }
+    }
+
+    /// The tap of this stream that was turned away here last is to go on after all; `None`: none was turned away.
+    pub(crate) fn accept_here(&self, id: StreamId) -> Option<Result<Accepted, AskError>> {
+        let stream = Standing {
+            known: self.store.durable(id).map_or(Lsn::ZERO, |d| d.lsn),
+            epoch: self.store.catalogue().epoch(id),
+            is_linked: self.get(id).is_some_and(|stream| stream.lock_link().is_some()),
+        };
+        self.copies.accept(id, stream, self.clock.wall())
     }
 
     /// # Errors
@@ -265,8 +280,9 @@ fn check_epoch(hello: &Hello, catalogue: &Catalogue) -> Result<(), Refuse> {
             RefuseCode::Fenced,
             format!(
                 "{} was taken over ({epoch}, this tap has {}): this copy of the disk is no longer the one in \
-                 charge; stop this tap, or protect the disk as a new volume",
-                hello.name, hello.epoch
+                 charge; stop this tap, or protect the disk as a new volume; to go on with it after all: chronogate volume \
+                 accept-restored {}",
+                hello.name, hello.epoch, hello.name
             ),
         )),
         _ => Ok(()),
@@ -287,13 +303,15 @@ fn check_run(hello: &Hello, durable: Option<&Durable>, catalogue: &Catalogue) ->
         RefuseCode::SplitHistory,
         format!(
             "{}: this tap's {} begins at lsn:{}, but lsn:{} of {} is durable here: the tap's state is an old copy, or \
-             two taps write this stream; stop this tap; go on with the newest copy of its state, or remove its state and protect \
-             the disk under another name",
+             two taps write this stream; go on with the newest copy of its state; or with this one, if its server was restored: \
+             chronogate volume accept-restored {} has the whole disk compared; or stop this tap, remove its state and protect the \
+             disk under another name",
             hello.name,
             hello.run,
             hello.first_lsn.get(),
             durable.lsn.get(),
-            durable.run
+            durable.run,
+            hello.name
         ),
     ))
 }

@@ -14,7 +14,7 @@ use crate::proof::{self, Unproven};
 use crate::state::{Alive, Disk, State};
 
 /// LSNs are reserved this far ahead at the start of a run.
-const RESERVATION: u64 = 1 << 20;
+pub(crate) const RESERVATION: u64 = 1 << 20;
 /// The tap notes each second that it watches; a disk changed later than this after the last note was changed
 /// by somebody else.
 const WATCH_SLACK: Duration = Duration::from_secs(4);

@@ -20,6 +20,7 @@ mod memory;
 mod profiling;
 mod proof;
 mod protect;
+mod restored;
 mod sent;
 mod state;
 mod tap;

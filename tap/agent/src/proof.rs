@@ -6,7 +6,7 @@
 
 use std::fmt::Write as _;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use cx_wire::{RunSeen, Welcome};
@@ -106,8 +106,8 @@ pub(crate) fn judge(unproven: &[Unproven], own: RunId, welcome: &Welcome) -> Ver
 /// What is left to be proven, while a tap runs.
 #[derive(Debug)]
 pub(crate) struct Proof {
-    own: RunId,
-    first: Lsn,
+    /// The run that it is for, and its first record.
+    own: Mutex<(RunId, Lsn)>,
     unproven: Vec<Unproven>,
     over: AtomicBool,
     foreign: AtomicBool,
@@ -120,12 +120,22 @@ impl Proof {
     pub(crate) fn new(own: RunId, first: Lsn, unproven: Vec<Unproven>) -> Self {
         let over = AtomicBool::new(unproven.is_empty());
         let (foreign, split) = (AtomicBool::new(false), AtomicBool::new(false));
-        Self { own, first, unproven, over, foreign, split, last: Mutex::default() }
+        Self { own: Mutex::new((own, first)), unproven, over, foreign, split, last: Mutex::default() }
     }
 
     /// The run that it is for.
-    pub(crate) const fn run(&self) -> RunId {
-        self.own
+    pub(crate) fn run(&self) -> RunId {
+        self.lock_own().0
+    }
+
+    /// Another run begins in its place, with this record, and everything is compared: nothing is left to be proven.
+    pub(crate) fn begin_anew(&self, run: RunId, first: Lsn) {
+        *self.lock_own() = (run, first);
+        self.end();
+    }
+
+    fn lock_own(&self) -> MutexGuard<'_, (RunId, Lsn)> {
+        self.own.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// What is said to be durable at every gateway since the last welcome, as far as it may be of this run.
@@ -145,12 +155,13 @@ impl Proof {
 
     /// What a welcome shows, as far as that was not known before.
     pub(crate) fn hear(&self, welcome: &Welcome) -> Option<Verdict> {
-        self.foreign.store(is_foreign(self.own, self.first, welcome), Ordering::Release);
+        let (own, first) = *self.lock_own();
+        self.foreign.store(is_foreign(own, first, welcome), Ordering::Release);
         self.split.store(false, Ordering::Release);
         if self.is_over() {
             return None;
         }
-        let verdict = judge(&self.unproven, self.own, welcome);
+        let verdict = judge(&self.unproven, own, welcome);
         let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
         let is_new = last.as_ref() != Some(&verdict);
         *last = Some(verdict.clone());

@@ -21,7 +21,7 @@ use crate::memory::{Memory, MemoryError};
 use crate::proof::Proof;
 use crate::state::{Alive, CleanStop};
 use crate::upstream::{Counters, Progress, Room, Upstream};
-use crate::volume::Volume;
+use crate::volume::{Life, Volume};
 use crate::workers::{spawn_copier, spawn_keeper, spawn_sealer};
 use crate::{Limits, Protect};
 
@@ -96,7 +96,8 @@ impl Protected {
         let splitter_config =
             Config { size: run_start.size, queue_limit: limits.queue_bytes, copy_size: COPY_SIZE };
         let start = beginning.start;
-        let volume = Volume::new(name.clone(), disk, |now, actions| {
+        let life = Life { whose, first: start.first_lsn };
+        let volume = Volume::new(name.clone(), disk, life, |now, actions| {
             Splitter::start(splitter_config, start, now, actions)
         });
         let counters = Arc::new(Counters::new(state.baselines, state.resynced, state.everywhere));
@@ -118,8 +119,7 @@ impl Protected {
         let config =
             UplinkConfig { address: upward.cx.clone(), hub: upward.hub.clone(), backoff: Backoff::default() };
         told(whose.stream);
-        let sized = Arc::clone(&volume);
-        let greeting = move || Hello { size: sized.geometry().size, ..hello.clone() };
+        let greeting = greeting(Arc::clone(&volume), hello);
         let uplink = Uplink::spawn(config, greeting, feed);
         // Before the copier: one that cannot ask copies all it reads.
         let seed = getrandom::u64().map_err(|e| other(&e))?;
@@ -132,9 +132,8 @@ impl Protected {
             Arc::clone(&end_keeper),
         )
         .map_err(|e| other(&e))?;
-        let sealer =
-            spawn_sealer(Arc::clone(&volume), Arc::clone(&outbox), whose, room, Arc::clone(&give_up))
-                .map_err(|e| other(&e))?;
+        let sealer = spawn_sealer(Arc::clone(&volume), Arc::clone(&outbox), room, Arc::clone(&give_up))
+            .map_err(|e| other(&e))?;
         let path = what.path.clone();
         let copier = spawn_copier(Arc::clone(&volume)).map_err(|e| other(&e))?;
         Ok(Self {
@@ -286,6 +285,14 @@ fn hello(whose: Identity, name: &Name, size: u64, first_lsn: Lsn, sender: &str) 
         run: whose.run,
         first_lsn,
         sender: sender.to_owned(),
+    }
+}
+
+/// As the volume is when it greets.
+fn greeting(volume: Arc<Volume>, first: Hello) -> impl Fn() -> Hello {
+    move || {
+        let Life { whose: Identity { run, epoch, .. }, first: first_lsn } = volume.life();
+        Hello { size: volume.geometry().size, run, epoch, first_lsn, ..first.clone() }
     }
 }
 

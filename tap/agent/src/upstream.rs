@@ -14,13 +14,14 @@ use cx_wire::{
 use tap_block::device::run;
 use tap_block::stored::pack;
 use tap_block::{
-    BLOCK_SIZE, Batch, BlockDevice as _, BlockNo, Bookmark, Extent, ExtentSet, Lsn, Name, Op, SyncCause,
-    WallTime,
+    BLOCK_SIZE, Batch, BlockDevice as _, BlockNo, Bookmark, Epoch, Extent, ExtentSet, Lsn, Name, Op,
+    SyncCause, WallTime,
 };
 use tap_splitter::{Event, Mode};
 use tokio::sync::Notify;
 
 use crate::proof::{Proof, Verdict};
+use crate::restored;
 use crate::sent::Sent;
 use crate::volume::{BookmarkReply, Snapshot, Volume};
 
@@ -130,7 +131,16 @@ impl Upstream {
 
     /// Before anything is sent: does what is there below end where this tap believes that it does?
     fn check_past(&self, welcome: &Welcome) {
-        let Some(verdict) = self.proof.hear(welcome) else { return };
+        let verdict = self.proof.hear(welcome);
+        let verdict = match verdict {
+            Some(Verdict::SetBack { .. }) => verdict,
+            // An earlier life of this tap was refused, and what it spooled was not let go.
+            _ if self.outbox.contradicts(self.proof.run(), welcome) => Some(Verdict::SetBack {
+                why: "what waits in this tap's spool was written there by another run".to_owned(),
+            }),
+            _ => verdict,
+        };
+        let Some(verdict) = verdict else { return };
         let why = match verdict {
             Verdict::Open => return,
             Verdict::Proven { for_good } => {
@@ -149,6 +159,8 @@ impl Upstream {
         );
         self.volume.set_back(self.whole());
         self.volume.wake_copier();
+        // What earlier runs left would be refused, again and again; the comparison finds what it said.
+        self.outbox.keep_only(self.proof.run());
         self.proof.end();
     }
 
@@ -168,6 +180,31 @@ impl Upstream {
             self.volume.wake_copier();
         }
         Err(why)
+    }
+
+    /// This tap's state is an old copy, and somebody said that it is the one to go on with. What it says again before that is under
+    /// way changes nothing.
+    fn begin_anew(&self, above: Lsn, epoch: Epoch) {
+        let name = self.volume.name();
+        match restored::life_above(self.volume.life(), above, epoch) {
+            Ok(Some(life)) => {
+                let anew = restored::anew(&self.volume, life, self.counters.everywhere());
+                if !self.volume.begin_anew(life, anew) {
+                    return;
+                }
+                tracing::warn!(
+                    volume = %name, %above, %epoch,
+                    "this tap's state is an old copy, and an administrator has accepted it: a new run begins above what is known, \
+                     and the whole disk is compared; what was captured since this tap was started is not sent"
+                );
+                self.outbox.keep_only(life.whose.run);
+                self.proof.begin_anew(life.whose.run, life.first);
+            }
+            Ok(None) => {}
+            Err(e) => {
+                tracing::error!(volume = %name, "no new run can begin: the system gives no random numbers: {e}")
+            }
+        }
     }
 
     fn whole(&self) -> ExtentSet {
@@ -264,6 +301,10 @@ impl Feed for Upstream {
                     format!("a tap cannot tell what changed after {from} alone: ask for the whole volume");
                 reply.send(Err(AskError::new(AskCode::Conflict, detail)));
             }
+            Question::AcceptRestored => {
+                let detail = "a tap that is taken is not refused: there is nothing to accept";
+                reply.send(Err(AskError::new(AskCode::Conflict, detail)));
+            }
             Question::Block { block } => {
                 let volume = Arc::clone(&self.volume);
                 // The disk may have to be waited for.
@@ -273,8 +314,11 @@ impl Feed for Upstream {
     }
 
     fn refused(&self, refuse: &Refuse) {
-        if refuse.code == RefuseCode::SplitHistory {
+        if matches!(refuse.code, RefuseCode::SplitHistory | RefuseCode::BeginAnew { .. }) {
             self.proof.note_split();
+        }
+        if let RefuseCode::BeginAnew { above, epoch } = refuse.code {
+            return self.begin_anew(above, epoch);
         }
         tracing::error!(volume = %self.volume.name(), code = ?refuse.code, "the CX refuses this volume: {}", refuse.detail);
     }

@@ -15,9 +15,10 @@ use tap_block::{
     ExtentSet, Geometry, Lsn, Monotonic, Name, Op, Outcome, Ticket, WallTime,
 };
 use tap_disk::{FileDevice, RealClock};
+use tap_splitter::seal::Identity;
 use tap_splitter::{
-    Action, BookmarkId, Captured, Change, CopyId, CopyTask, Event, Mode, Now, OpId, Progress, RegionMarks,
-    Splitter,
+    Action, Anew, BookmarkId, Captured, Change, CopyId, CopyTask, Event, Mode, Now, OpId, Progress,
+    RegionMarks, Splitter,
 };
 
 use crate::compare::{Inquiry, compare};
@@ -66,8 +67,18 @@ pub(crate) struct Volume {
     me: Weak<Volume>,
 }
 
+/// One life of a tap: whose its records are, and where they begin.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Life {
+    pub(crate) whose: Identity,
+    pub(crate) first: Lsn,
+}
+
 struct Core {
     splitter: Splitter,
+    life: Life,
+    /// The one that is to begin in its place.
+    next_life: Option<Life>,
     next_tag: u64,
     /// What runs on the local disk, by the tag of its completion.
     running: HashMap<u64, Running>,
@@ -92,6 +103,7 @@ struct Core {
 pub(crate) enum Chore {
     Marks { generation: u64, marks: RegionMarks },
     Bound(Lsn),
+    Anew { life: Life, anew: Box<Anew> },
 }
 
 struct Guest {
@@ -143,12 +155,15 @@ impl Volume {
     pub(crate) fn new(
         name: Name,
         disk: Arc<FileDevice>,
+        life: Life,
         begin: impl FnOnce(Now, &mut Vec<Action>) -> Splitter,
     ) -> Arc<Self> {
         let mut actions = Vec::new();
         let splitter = begin(now(&RealClock), &mut actions);
         let core = Core {
             splitter,
+            life,
+            next_life: None,
             next_tag: 0,
             running: HashMap::new(),
             guests: HashMap::new(),
@@ -230,14 +245,15 @@ impl Volume {
         }
     }
 
-    /// Takes about `bytes` of records; `None` once the volume stops and nothing is left.
-    pub(crate) fn take(&self, bytes: u64, records: usize) -> Option<Vec<Captured>> {
+    /// Takes about `bytes` of records, and whose they are; `None` once the volume stops and nothing is left.
+    pub(crate) fn take(&self, bytes: u64, records: usize) -> Option<(Identity, Vec<Captured>)> {
         let mut core = self.lock();
         let mut taken = Vec::new();
         core.splitter.take(bytes, records, now(&self.clock), &mut taken);
         let over = core.stopping && taken.is_empty() && core.splitter.is_quiet();
+        let whose = core.life.whose;
         drop(core);
-        (!over).then_some(taken)
+        (!over).then_some((whose, taken))
     }
 
     /// Waits up to `patience` for something that must be made durable.
@@ -295,6 +311,36 @@ impl Volume {
     /// Compares these stretches with what is below, because the disk was set back.
     pub(crate) fn set_back(&self, dirty: ExtentSet) {
         self.apply(Event::SetBack { dirty });
+    }
+
+    /// The present life.
+    pub(crate) fn life(&self) -> Life {
+        self.lock().life
+    }
+
+    /// Has the present life end as if it had never been, and another begin, which compares the whole disk with what is below. False
+    /// when one is about to already.
+    pub(crate) fn begin_anew(&self, life: Life, anew: Anew) -> bool {
+        let mut is_first = false;
+        self.change(|volume, core, later| {
+            is_first = core.next_life.is_none();
+            if is_first {
+                core.next_life = Some(life);
+                volume.feed(core, Event::BeginAnew(Box::new(anew)), later);
+            }
+        });
+        is_first
+    }
+
+    /// The new life is in the tap's state: it begins. Not when that failed.
+    pub(crate) fn anew_persisted(&self, durable: bool) {
+        self.change(|volume, core, later| {
+            if let Some(life) = core.next_life.take_if(|_| durable) {
+                core.life = life;
+            }
+            volume.feed(core, Event::AnewPersisted { durable }, later);
+        });
+        self.wake_copier();
     }
 
     /// Takes over the size of a disk that was made larger; whoever opens it from here on sees it. One that was made smaller keeps
@@ -440,6 +486,11 @@ impl Volume {
                     self.chore(core, Chore::Marks { generation, marks })
                 }
                 Action::PersistBound(bound) => self.chore(core, Chore::Bound(bound)),
+                Action::PersistAnew(anew) => {
+                    if let Some(life) = core.next_life {
+                        self.chore(core, Chore::Anew { life, anew });
+                    }
+                }
                 Action::Bookmarked { id, lsn, at } => {
                     if let Some(wanted) = core.bookmarks.remove(&id) {
                         later.answers.push(Box::new(move || (wanted.reply)(Ok((lsn, at)))));

@@ -10,13 +10,14 @@ use cx_link::outbox::OutboxDriver;
 use tap_block::{BlockDevice, Clock, Lsn, Name, Op, WallTime};
 use tap_disk::RealClock;
 use tap_splitter::seal::Identity;
-use tap_splitter::{Captured, Event, Progress, seal};
+use tap_splitter::{Anew, Captured, Event, Progress, seal};
 
 use crate::memory::Memory;
 use crate::proof::Proof;
+use crate::restored;
 use crate::state::Alive;
 use crate::upstream::{Counters, Room};
-use crate::volume::{Chore, Volume, describe};
+use crate::volume::{Chore, Life, Volume, describe};
 
 /// A batch has about this many bytes at most.
 const BATCH_BYTES: u64 = 1 << 20;
@@ -38,13 +39,12 @@ const RETRY: Duration = Duration::from_secs(1);
 pub(crate) fn spawn_sealer(
     volume: Arc<Volume>,
     outbox: Arc<OutboxDriver>,
-    whose: Identity,
     room: Arc<Room>,
     give_up: Arc<AtomicBool>,
 ) -> std::io::Result<JoinHandle<bool>> {
     let name = format!("seal-{}", volume.name());
     thread::Builder::new().name(name).spawn(move || {
-        let sealer = Sealer { volume, outbox, whose, room, give_up };
+        let sealer = Sealer { volume, outbox, room, give_up };
         sealer.run()
     })
 }
@@ -52,7 +52,6 @@ pub(crate) fn spawn_sealer(
 struct Sealer {
     volume: Arc<Volume>,
     outbox: Arc<OutboxDriver>,
-    whose: Identity,
     room: Arc<Room>,
     give_up: Arc<AtomicBool>,
 }
@@ -60,14 +59,14 @@ struct Sealer {
 impl Sealer {
     fn run(&self) -> bool {
         let mut next = Lsn::ZERO;
-        while let Some(records) = self.gather() {
+        while let Some((whose, records)) = self.gather() {
             if !records.is_empty() {
                 next = records
                     .iter()
                     .rev()
                     .find(|r| !r.position.is_copy())
                     .map_or(next, |r| r.position.lsn().next());
-                if !self.push(next, records) {
+                if !self.push(whose, next, records) {
                     return false;
                 }
             }
@@ -76,7 +75,7 @@ impl Sealer {
         true
     }
 
-    fn gather(&self) -> Option<Vec<Captured>> {
+    fn gather(&self) -> Option<(Identity, Vec<Captured>)> {
         let queued = self.volume.wait_for_records(IDLE);
         if queued > 0 && queued < PLENTY {
             self.volume.linger(GATHER);
@@ -85,8 +84,8 @@ impl Sealer {
     }
 
     /// Waits for room as long as it takes: meanwhile the splitter's queue fills and the volume goes to bitmap mode.
-    fn push(&self, next: Lsn, records: Vec<Captured>) -> bool {
-        let batch = Arc::new(seal(self.whose, next, records));
+    fn push(&self, whose: Identity, next: Lsn, records: Vec<Captured>) -> bool {
+        let batch = Arc::new(seal(whose, next, records));
         while self.outbox.push(Arc::clone(&batch)).is_err() {
             if self.give_up.load(Ordering::Acquire) {
                 return false;
@@ -157,6 +156,21 @@ impl Keeper {
                     self.keep("the LSN reservation", self.memory.update(|s| s.bound = s.bound.max(bound)));
                 self.volume.apply(Event::BoundPersisted { bound: kept.then_some(bound) });
             }
+            Chore::Anew { life, anew } => self.begin_anew(life, &anew),
+        }
+    }
+
+    /// The activity log says by now that everything may differ.
+    fn begin_anew(&self, life: Life, anew: &Anew) {
+        let noted = self.memory.update(|s| {
+            (s.run, s.epoch, s.first) = (life.whose.run, life.whose.epoch, life.first);
+            (s.bound, s.clean, s.sync) = (anew.bound, None, anew.run.sync);
+            s.unproven.clear();
+        });
+        let durable = self.keep("the beginning of a new run", noted);
+        self.volume.anew_persisted(durable);
+        if durable {
+            restored::bookmark(&self.volume, life);
         }
     }
 

@@ -19,12 +19,15 @@ use cx_link::{
     Address, BatchDone, Downlink, DownlinkHandle, Hub, Intake, Listener, LookupReply, StreamIntake,
 };
 use cx_wire::{
-    AskCode, AskError, Hashes, Heartbeat, Hello, Lookup, Question, Refuse, Reply, RunSeen, TapState, Welcome,
+    AskCode, AskError, Hashes, Heartbeat, Hello, Lookup, Question, Refuse, RefuseCode, Reply, RunSeen,
+    TapState, Welcome,
 };
 use gateway_front::ListenAddress;
 use nbd::client::NbdClient;
 use tap_agent::{GroupOf, Limits, Protect, Tap, TapConfig};
-use tap_block::{Batch, Clock, Consistency, Lsn, Marker, RunId, StreamId, SyncCause, VolumeId};
+use tap_block::{
+    Batch, Clock, Consistency, Epoch, Lsn, Marker, RunId, RunStart, StreamId, SyncCause, VolumeId,
+};
 use tap_disk::RealClock;
 use testbed_model::{BatchBuilder, Oracle};
 
@@ -53,6 +56,11 @@ struct Seen {
     /// Told with each welcome.
     past: Option<Vec<RunSeen>>,
     greetings: usize,
+    /// What it says to a tap of a lower epoch than this.
+    refuse: Option<(Epoch, RefuseCode)>,
+    /// So many were turned away.
+    refused: usize,
+    hello: Option<Hello>,
 }
 
 struct Stream(Arc<FakeCx>);
@@ -114,6 +122,12 @@ struct Door(Arc<FakeCx>);
 impl Intake for Door {
     fn open(&self, hello: &Hello) -> Result<(Welcome, Arc<dyn StreamIntake>), Refuse> {
         let mut seen = self.0.seen.lock().unwrap();
+        if let Some((_, code)) = seen.refuse.filter(|(epoch, _)| hello.epoch < *epoch) {
+            seen.refused += 1;
+            self.0.changed.notify_all();
+            return Err(Refuse { code, detail: "an old copy".to_owned() });
+        }
+        seen.hello = Some(hello.clone());
         (seen.volume, seen.stream) = (Some(hello.volume), Some(hello.stream));
         seen.greetings += 1;
         self.0.changed.notify_all();
@@ -483,6 +497,126 @@ async fn a_tap_that_was_set_back_with_its_memory_sends_nothing_and_compares_all_
     let tap = bench.start();
     let head = cx.wait_for_head();
     assert!(head > before && cx.image(head) == bench.content(), "the head is the disk as it is");
+    assert!(tap.stop(Duration::from_secs(10)).await);
+}
+
+impl FakeCx {
+    /// A newer copy of the tap's state went on, in a run of its own.
+    fn take_other_run(&self) {
+        let mut seen = self.seen.lock().unwrap();
+        let (stream, volume, run) = (seen.stream.unwrap(), seen.volume.unwrap(), RunId::new(99));
+        let mut other = BatchBuilder::new(stream, volume, run, seen.durable.next(), RealClock.wall());
+        let (name, size) = ("web01".parse().unwrap(), SIZE as u64);
+        let (previous, durable) = (seen.run, seen.durable);
+        other.mark(Marker::RunStart(RunStart { previous, durable, volume, name, size, sync: None }));
+        for block in 0..5 {
+            other.write(1024 + block, &[9; 4096]);
+        }
+        let batch = other.build();
+        seen.oracle.apply(&batch).unwrap();
+        (seen.durable, seen.run) = (batch.last_lsn().unwrap(), Some(run));
+        seen.tells = true;
+        seen.refuse = Some((Epoch::new(2), RefuseCode::SplitHistory));
+    }
+}
+
+/// A tap whose state is older than what the CX has, and that is refused for that.
+async fn refused(bench: &Bench, cx: &Arc<FakeCx>, limits: Limits) -> Tap {
+    let tap = bench.start();
+    cx.wait_for_head();
+    assert!(tap.stop(Duration::from_secs(10)).await);
+    cx.wait("the end of the connection", |s| s.link.is_none().then_some(()));
+    cx.take_other_run();
+    let tap = bench.try_start(limits).unwrap();
+    cx.wait("a refusal", |s| (s.refused > 0).then_some(()));
+    tap
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_old_copy_that_is_accepted_goes_on_in_a_new_run_with_its_whole_disk_compared() {
+    let bench = Bench::new(&[7; 100_000]);
+    let (cx, _downlink) = FakeCx::listen(&bench.hub).await;
+    let tap = refused(&bench, &cx, Limits::default()).await;
+    let mut guest = bench.guest();
+    write_at(&mut guest, 0, &[1; 300_000]);
+    let above = {
+        let mut seen = cx.seen.lock().unwrap();
+        let above = seen.durable;
+        seen.refuse = Some((Epoch::new(2), RefuseCode::BeginAnew { above, epoch: Epoch::new(2) }));
+        above
+    };
+    let before = cx.image(above);
+    cx.wait("a new run", |s| s.hello.as_ref().filter(|hello| hello.first_lsn > above).map(|_| ()));
+    write_at(&mut guest, 3 << 20, &[2; 5000]);
+    guest.flush().unwrap();
+    let head = cx.wait_for_head();
+    assert!(cx.image(head) == bench.content(), "the head is the disk as it is");
+    assert!(cx.image(above) == before, "what was before stays");
+    let hello = cx.seen.lock().unwrap().hello.clone().unwrap();
+    assert_eq!((hello.first_lsn, hello.epoch), (above.next(), Epoch::new(2)));
+    let begins =
+        |m: &Marker| matches!(m, Marker::RunStart(run) if run.sync == Some(SyncCause::ChangedUnwatched));
+    assert_eq!(cx.markers().iter().filter(|m| begins(m)).count(), 1);
+    let told = format!("restored-{}", above.next().get());
+    let says = |m: &Marker| matches!(m, Marker::Bookmark(mark) if mark.name.as_str() == told);
+    cx.wait("the bookmark", |s| s.oracle.markers().iter().any(|(_, _, m)| says(m)).then_some(()));
+    drop(guest);
+    assert!(tap.stop(Duration::from_secs(10)).await);
+    // It is the copy that goes on from here.
+    let seen = cx.markers().len();
+    let tap = bench.start();
+    cx.wait("the next run", |s| (s.oracle.markers().len() > seen).then_some(()));
+    let head = cx.wait_for_head();
+    assert!(cx.image(head) == bench.content() && !cx.markers()[seen..].iter().any(begins));
+    assert!(tap.stop(Duration::from_secs(10)).await);
+}
+
+fn copy_all(from: &Path, to: &Path) {
+    std::fs::create_dir_all(to).unwrap();
+    for entry in std::fs::read_dir(from).unwrap() {
+        let (path, to) = (entry.as_ref().unwrap().path(), to.join(entry.unwrap().file_name()));
+        if path.is_dir() {
+            copy_all(&path, &to);
+        } else {
+            std::fs::copy(path, to).unwrap();
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_refused_tap_spooled_before_it_was_killed_does_not_have_it_refused_for_ever() {
+    let bench = Bench::new(&[7; 100_000]);
+    let (cx, _downlink) = FakeCx::listen(&bench.hub).await;
+    let limits = Limits { outbox_bytes: 256 << 10, ..Limits::default() };
+    let tap = refused(&bench, &cx, limits).await;
+    let mut guest = bench.guest();
+    let (state, killed) = (bench.dir.path().join("tap/web01"), bench.dir.path().join("killed"));
+    let noise: Vec<u8> = (0..64 << 10).map(|n: u32| (n.wrapping_mul(2_654_435_761) >> 13) as u8).collect();
+    for piece in 0..32 {
+        write_at(&mut guest, piece << 16, &noise);
+        guest.flush().unwrap();
+    }
+    // A megabyte of records at least.
+    let holds =
+        |path: &Path| std::fs::read(path).unwrap().iter().filter(|byte| **byte != 0).count() > 500_000;
+    let files = || std::fs::read_dir(state.join("spool")).unwrap().map(|file| file.unwrap().path());
+    let spooled = || files().any(|file| holds(&file));
+    for _ in 0..200 {
+        if spooled() {
+            break;
+        }
+        std::thread::park_timeout(Duration::from_millis(5));
+    }
+    assert!(spooled(), "it waits on the disk");
+    copy_all(&state, &killed);
+    drop(guest);
+    tap.stop(Duration::from_secs(10)).await;
+    std::fs::remove_dir_all(&state).unwrap();
+    copy_all(&killed, &state);
+    cx.seen.lock().unwrap().refuse = None;
+    let tap = bench.start();
+    let head = cx.wait_for_head();
+    assert!(cx.image(head) == bench.content(), "the head is the disk as it is");
     assert!(tap.stop(Duration::from_secs(10)).await);
 }
 

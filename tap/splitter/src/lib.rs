@@ -26,6 +26,6 @@ pub use queue::{Captured, Content};
 pub use regions::{RegionMarks, RegionSize};
 pub use seal::seal;
 pub use splitter::{
-    Action, BookmarkId, Change, Config, CopyId, CopyTask, Event, Mode, Now, OpId, Progress, Splitter,
+    Action, Anew, BookmarkId, Change, Config, CopyId, CopyTask, Event, Mode, Now, OpId, Progress, Splitter,
     Standing, Start,
 };

@@ -97,6 +97,12 @@ impl Queue {
         }
     }
 
+    /// Forgets what waits.
+    pub(crate) fn clear(&mut self) {
+        self.items.clear();
+        self.bytes = 0;
+    }
+
     pub(crate) fn bytes(&self) -> u64 {
         self.bytes
     }

@@ -136,6 +136,11 @@ impl Regions {
         (self.region, self.size, self.wanted, self.touched) = (region, size, wanted, touched);
     }
 
+    /// A run begins with the record `first`: what was touched before is sound only with it.
+    pub(crate) fn begin_anew(&mut self, first: Lsn) {
+        self.touched.iter_mut().for_each(|touch| touch.last = first);
+    }
+
     /// Is everything wanted on the disk?
     pub(crate) const fn is_kept(&self) -> bool {
         self.persisting.is_none() && !self.stale

@@ -11,16 +11,19 @@ use crate::holds::{Holds, Owner, copy_holder, op_holder, owner_of};
 use crate::queue::{Captured, Content, Queue};
 use crate::regions::{RegionMarks, RegionSize, Regions};
 
+mod anew;
 mod barrier;
 mod clock;
 mod event;
 mod op;
 
+use anew::Waiting;
 use clock::SourceClock;
 use op::Op;
 
 pub use event::{
-    Action, BookmarkId, Change, Config, CopyId, CopyTask, Event, Mode, Now, OpId, Progress, Standing, Start,
+    Action, Anew, BookmarkId, Change, Config, CopyId, CopyTask, Event, Mode, Now, OpId, Progress, Standing,
+    Start,
 };
 
 /// LSNs are reserved in steps of this many: one durable write for a million records.
@@ -83,6 +86,8 @@ pub struct Splitter {
     lost: ExtentSet,
     /// What the receivers have of it may be the future of a disk that was set back; compared as soon as the activity log has it.
     doubted: ExtentSet,
+    /// Another run is to begin.
+    anew: Option<Waiting>,
     /// It is not known yet whether the receivers' history ends where this run begins: the sync that the run began with waits.
     unproven: bool,
     next_copy: u64,
@@ -129,6 +134,7 @@ impl Splitter {
             copies: Copies::new(start.dirty),
             lost: ExtentSet::new(),
             doubted: ExtentSet::new(),
+            anew: None,
             unproven: start.unproven,
             next_copy: 0,
             head: start.first_lsn.previous(),
@@ -187,6 +193,8 @@ impl Splitter {
                 dirty.iter().for_each(|extent| self.regions.want_just(extent));
                 self.doubted = dirty;
             }
+            Event::BeginAnew(anew) => self.want_anew(*anew),
+            Event::AnewPersisted { durable } => self.anew_persisted(durable, now),
             Event::Grow { size, data } => self.grow(size, &data, now),
             Event::Clock => {}
             Event::Hold => self.held = true,
@@ -439,7 +447,8 @@ impl Splitter {
     fn clear_marks(&mut self, now: Now) {
         let (holds, copies, lost, doubted) = (&self.holds, &self.copies, &self.lost, &self.doubted);
         let sound = self.everywhere.min(self.flushed);
-        let waits = |e| copies.concerns(e) || lost.overlaps(e) || doubted.overlaps(e);
+        let anew = self.anew.is_some();
+        let waits = |e| anew || copies.concerns(e) || lost.overlaps(e) || doubted.overlaps(e);
         self.regions.clear(sound, now.monotonic, |e| holds.busy(e) || waits(e));
     }
 
@@ -660,6 +669,7 @@ impl Splitter {
         if let Some((generation, marks)) = self.regions.poll_persist() {
             actions.push(Action::PersistMarks { generation, marks });
         }
+        self.ask_for_anew(actions);
         if !self.bound_asked && self.lsns_left() < RESERVATION / 2 {
             self.bound_asked = true;
             actions.push(Action::PersistBound(self.head.plus(RESERVATION)));

@@ -19,10 +19,10 @@ use tap_block::{
 };
 use tap_splitter::seal::Identity;
 use tap_splitter::{
-    Action, BookmarkId, Change, Compared, Config, CopyId, CopyTask, Event, Mode, Now, OpId, RegionMarks,
-    RegionSize, Splitter, Standing, Start, seal,
+    Action, Anew, BookmarkId, Change, Compared, Config, CopyId, CopyTask, Event, Mode, Now, OpId,
+    RegionMarks, RegionSize, Splitter, Standing, Start, seal,
 };
-use testbed_model::{Oracle, Random};
+use testbed_model::{BatchBuilder, Oracle, Random};
 
 const SIZE: u64 = (2 << 20) + 3 * BLOCK_SIZE + 512;
 const VOLUME: VolumeId = VolumeId::new(7);
@@ -77,6 +77,8 @@ struct World {
     grows: bool,
     /// Its size as the tap remembers it durably.
     known: u64,
+    /// The receiver takes nothing of this run, until another begins.
+    refused: bool,
 }
 
 impl World {
@@ -122,6 +124,7 @@ impl World {
             same: 0,
             grows: false,
             known: SIZE,
+            refused: false,
         }
     }
 
@@ -160,6 +163,9 @@ impl World {
     }
 
     fn snapshot(&mut self) {
+        if self.refused {
+            return;
+        }
         let head = self.splitter.head();
         let known = self.snapshots.last().is_some_and(|s| s.lsn == head);
         if known || self.splitter.progress().is_some() || self.splitter.dirty_bytes() > 0 {
@@ -315,6 +321,14 @@ impl World {
                 self.bound = bound;
                 self.apply(Event::BoundPersisted { bound: Some(bound) });
             }
+            Action::PersistAnew(anew) => {
+                assert!(self.durable_marks.all(), "the activity log comes first");
+                let durable = self.random.below(3) != 0;
+                if durable {
+                    (self.bound, self.run, self.refused) = (anew.bound, self.run + 2, false);
+                }
+                self.apply(Event::AnewPersisted { durable });
+            }
             Action::Copy(CopyTask { copy, extent, .. }) => {
                 let content = self.read(extent);
                 let compared = content.as_ref().and_then(|c| self.compare(copy, extent, c));
@@ -366,7 +380,7 @@ impl World {
     fn deliver(&mut self) {
         let (mut records, next) = (Vec::new(), self.splitter.head().next());
         self.splitter.take(1 << 19, 64, self.now, &mut records);
-        if records.is_empty() {
+        if records.is_empty() || self.refused {
             return;
         }
         let whose =
@@ -389,7 +403,8 @@ impl World {
     }
 
     fn housekeeping(&mut self) {
-        let (everywhere, head) = (self.delivered, self.splitter.head());
+        let head = self.splitter.head();
+        let everywhere = if self.refused { Lsn::ZERO } else { self.delivered };
         self.apply(Event::Durable { everywhere });
         self.apply(Event::Flushed { head });
         self.apply(Event::Tick);
@@ -487,6 +502,7 @@ impl World {
                 && self.splitter.progress().is_none()
                 && self.splitter.dirty_bytes() == 0
                 && self.wire.is_empty()
+                && !self.refused
             {
                 return;
             }
@@ -653,6 +669,29 @@ impl World {
         world
     }
 
+    /// Another copy of the tap went on from what the receiver has, and this one, which is refused, is to go on after all.
+    fn begin_anew(&mut self) {
+        self.wire.clear();
+        let from = self.delivered;
+        self.snapshots.retain(|s| s.lsn <= from);
+        let name = "web01".parse().unwrap();
+        let start = RunStart { previous: None, durable: from, volume: VOLUME, name, size: SIZE, sync: None };
+        let mut future =
+            BatchBuilder::new(STREAM, VOLUME, RunId::new(self.run + 1), from.next(), self.now.wall);
+        future.mark(Marker::RunStart(start.clone()));
+        for _ in 0..self.random.below(40) {
+            let (block, byte) = (self.random.below(SIZE / BLOCK_SIZE), self.some_byte());
+            future.write(block, &[byte; 4096]);
+        }
+        let future = future.build();
+        self.oracle.apply(&future).unwrap();
+        self.delivered = future.last_lsn().unwrap();
+        let (first_lsn, sync) = (self.delivered.next(), Some(SyncCause::ChangedUnwatched));
+        let anew = Anew { run: RunStart { sync, ..start }, first_lsn, bound: first_lsn.plus(1 << 20) };
+        self.refused = true;
+        self.apply(Event::BeginAnew(Box::new(anew)));
+    }
+
     /// Writes sectors, and sees to everything that this asks for.
     fn write(&mut self, from: u64, sectors: u64, byte: u8) {
         let extent = Extent::between(from * 512, (from + sectors) * 512);
@@ -676,6 +715,32 @@ impl World {
         }
         assert!(self.same > before, "the receiver was asked and had the same");
     }
+}
+
+#[test]
+fn a_copy_that_goes_on_after_all_leaves_what_was_before_and_ends_as_its_disk() {
+    let mut same = 0;
+    for seed in 5000..5040 {
+        let mut world = World::new(seed, seed % 3 != 0);
+        for _ in 0..world.random.below(300) {
+            world.step();
+        }
+        world.unwatched = seed % 2 == 0;
+        world.begin_anew();
+        for _ in 0..150 {
+            world.step();
+        }
+        if seed % 4 == 0 && !world.refused {
+            world.kill();
+        }
+        for _ in 0..60 {
+            world.step();
+        }
+        world.quiesce();
+        world.check();
+        same += world.same;
+    }
+    assert!(same > 1000, "{same} blocks were found the same");
 }
 
 #[test]

@@ -156,7 +156,7 @@ impl Feed for TestFeed {
             Question::Head => {
                 reply.send(Ok(Reply::Head { lsn: Lsn::ZERO, at: WallTime::EPOCH, status: status() }))
             }
-            Question::Resync { .. } | Question::Block { .. } => drop(reply),
+            Question::Resync { .. } | Question::Block { .. } | Question::AcceptRestored => drop(reply),
             Question::Bookmark { .. } => std::mem::forget(reply),
         }
     }

@@ -13,7 +13,7 @@ use tap_block::{
 use super as proto;
 use crate::codec::{MAX_LOOKUP, WireError};
 use crate::message::{
-    Ack, Answer, Ask, AskCode, AskError, Goodbye, HASH_BYTES, Hashes, Heartbeat, Hello, KnownStore,
+    Accepted, Ack, Answer, Ask, AskCode, AskError, Goodbye, HASH_BYTES, Hashes, Heartbeat, Hello, KnownStore,
     LedgerHead, Lookup, MAX_GATEWAY_NAME, MAX_LEDGERS, MAX_PAST, MAX_REFUSAL, Message, Query, QueryReply,
     Question, Refuse, RefuseCode, Reply, RunSeen, SyncProgress, TapState, TapStatus, Welcome, Witness,
 };
@@ -23,7 +23,7 @@ impl proto::Envelope {
         Ok(match self.body.ok_or(WireError::Missing("a known message"))? {
             proto::Body::Hello(m) => Message::Hello(hello(m)?),
             proto::Body::Welcome(m) => Message::Welcome(welcome(&m)?),
-            proto::Body::Refuse(m) => Message::Refuse(Refuse { code: refuse_code(m.code), detail: m.detail }),
+            proto::Body::Refuse(m) => Message::Refuse(refuse(m)?),
             proto::Body::Data(m) => Message::Data(Arc::new(crate::columns::unpack(m)?)),
             proto::Body::Heartbeat(m) => Message::Heartbeat(heartbeat(m)?),
             proto::Body::Ack(m) => Message::Ack(ack(&m)?),
@@ -70,6 +70,16 @@ fn runs_seen(all: &[proto::RunSeen]) -> Result<Vec<RunSeen>, WireError> {
     bounded("number of runs", all.len(), MAX_PAST)?;
     let one = |m: &proto::RunSeen| RunSeen { run: RunId::new(m.run), at: WallTime::from_nanos(m.at) };
     Ok(all.iter().map(one).collect())
+}
+
+fn refuse(m: proto::Refuse) -> Result<Refuse, WireError> {
+    let code = match m.anew {
+        Some(proto::Anew { above, epoch }) => {
+            RefuseCode::BeginAnew { above: lsn(above)?, epoch: Epoch::new(epoch) }
+        }
+        None => refuse_code(m.code),
+    };
+    Ok(Refuse { code, detail: m.detail })
 }
 
 fn heartbeat(m: proto::Heartbeat) -> Result<Heartbeat, WireError> {
@@ -166,6 +176,7 @@ fn ask(m: proto::Ask) -> Result<Ask, WireError> {
         },
         proto::Question::Resync(q) => Question::Resync { from: lsn(q.from)?, whole: q.whole },
         proto::Question::Block(q) => Question::Block { block: BlockNo::new(q.block) },
+        proto::Question::AcceptRestored(proto::Nothing {}) => Question::AcceptRestored,
     };
     Ok(Ask { id: m.id, question })
 }
@@ -181,6 +192,7 @@ fn answer(m: proto::Answer) -> Result<Answer, WireError> {
             Ok(Reply::Bookmarked { lsn: lsn(b.lsn)?, at: WallTime::from_nanos(b.at) })
         }
         proto::Outcome::Done(proto::Nothing {}) => Ok(Reply::Done),
+        proto::Outcome::Accepted(tap) => Ok(Reply::Accepted(accepted(tap)?)),
         proto::Outcome::Block(found) if found.unit.len() <= MAX_STORED => {
             Ok(Reply::Block { unit: found.unit })
         }
@@ -190,6 +202,17 @@ fn answer(m: proto::Answer) -> Result<Answer, WireError> {
         }
     };
     Ok(Answer { id: m.id, result })
+}
+
+fn accepted(m: proto::Accepted) -> Result<Accepted, WireError> {
+    Ok(Accepted {
+        sender: m.sender,
+        run: RunId::new(m.run),
+        since: WallTime::from_nanos(m.since),
+        first_lsn: lsn(m.first_lsn)?,
+        known: lsn(m.known)?,
+        epoch: Epoch::new(m.epoch),
+    })
 }
 
 fn query(m: &proto::Query) -> Result<Query, WireError> {

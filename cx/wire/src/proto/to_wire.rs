@@ -22,7 +22,8 @@ fn body(message: &Message) -> proto::Body {
         Message::Hello(m) => proto::Body::Hello(hello(m)),
         Message::Welcome(m) => proto::Body::Welcome(welcome(m)),
         Message::Refuse(m) => {
-            proto::Body::Refuse(proto::Refuse { code: refuse_code(m.code), detail: m.detail.clone() })
+            let (code, detail) = (refuse_code(m.code), m.detail.clone());
+            proto::Body::Refuse(proto::Refuse { code, detail, anew: anew(m.code) })
         }
         Message::Data(batch) => {
             proto::Body::Data(proto::Batch { body: batch.body.clone(), ..crate::columns::pack(batch) })
@@ -130,6 +131,7 @@ fn ask(m: &Ask) -> proto::Ask {
             proto::Question::Resync(proto::AskResync { from: from.get(), whole: *whole })
         }
         Question::Block { block } => proto::Question::Block(proto::AskBlock { block: block.get() }),
+        Question::AcceptRestored => proto::Question::AcceptRestored(proto::Nothing {}),
     };
     proto::Ask { id: m.id, question: Some(question) }
 }
@@ -149,6 +151,14 @@ fn answer(m: &Answer) -> proto::Answer {
         Ok(Reply::Bookmarked { lsn, at }) => {
             proto::Outcome::Bookmarked(proto::Bookmarked { lsn: lsn.get(), at: at.nanos() })
         }
+        Ok(Reply::Accepted(tap)) => proto::Outcome::Accepted(proto::Accepted {
+            sender: tap.sender.clone(),
+            run: tap.run.get(),
+            since: tap.since.nanos(),
+            first_lsn: tap.first_lsn.get(),
+            known: tap.known.get(),
+            epoch: tap.epoch.get(),
+        }),
         Ok(Reply::Done) => proto::Outcome::Done(proto::Nothing {}),
         Ok(Reply::Block { unit }) => proto::Outcome::Block(proto::Block { unit: unit.clone() }),
     };
@@ -235,12 +245,21 @@ impl From<&Marker> for proto::Marker {
     }
 }
 
+const fn anew(code: RefuseCode) -> Option<proto::Anew> {
+    match code {
+        RefuseCode::BeginAnew { above, epoch } => {
+            Some(proto::Anew { above: above.get(), epoch: epoch.get() })
+        }
+        _ => None,
+    }
+}
+
 const fn refuse_code(code: RefuseCode) -> u32 {
     match code {
         RefuseCode::Other => 0,
         RefuseCode::Protocol => 1,
         RefuseCode::Fenced => 2,
-        RefuseCode::SplitHistory => 3,
+        RefuseCode::SplitHistory | RefuseCode::BeginAnew { .. } => 3,
         RefuseCode::NameTaken => 4,
         RefuseCode::Stopping => 5,
     }

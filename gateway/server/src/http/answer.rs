@@ -139,6 +139,7 @@ async fn perform<C: Control>(
         Operation::RestoreCreate => restore(control, request).await,
         Operation::Verify => verify(control, request).await,
         Operation::Resync => Ok(begun(&control.resync(volume_name(segment)?).await?)),
+        Operation::AcceptRestored => Ok(Reply::json(&control.accept_restored(volume_name(segment)?).await?)),
         Operation::Verification => verification(control, segment, request).await,
         Operation::Acknowledge => acknowledge(control, segment, request).await,
         Operation::Unit => unit(control, segment, request).await,

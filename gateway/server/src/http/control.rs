@@ -4,12 +4,12 @@ use std::future::Future;
 use std::path::PathBuf;
 
 use cx_api::{
-    BookmarkCreate, BookmarkView, ConnectView, DiffView, ElapsedConfirm, ElapsedView, ExportAccess,
-    ExportCreate, ExportView, GroupPointView, GroupView, HoldCreate, HoldView, ImageClone, ImageCommit,
-    ImageCreate, ImageView, JobId, JobView, PinView, PointView, PoliciesApply, PolicyPreview, PolicySet,
-    PolicyView, Problem, RepairCreate, RepairView, RepairsCreate, RepairsView, SessionView, StatusView,
-    StoreGone, StoresView, TimelineView, UnitView, UnitsAsk, UnitsView, VerificationCreate, VerificationView,
-    VolumeView,
+    AcceptedView, BookmarkCreate, BookmarkView, ConnectView, DiffView, ElapsedConfirm, ElapsedView,
+    ExportAccess, ExportCreate, ExportView, GroupPointView, GroupView, HoldCreate, HoldView, ImageClone,
+    ImageCommit, ImageCreate, ImageView, JobId, JobView, PinView, PointView, PoliciesApply, PolicyPreview,
+    PolicySet, PolicyView, Problem, RepairCreate, RepairView, RepairsCreate, RepairsView, SessionView,
+    StatusView, StoreGone, StoresView, TimelineView, UnitView, UnitsAsk, UnitsView, VerificationCreate,
+    VerificationView, VolumeView,
 };
 use gateway_image::Point;
 use tap_block::{Lsn, Name};
@@ -190,6 +190,9 @@ pub trait Control: Send + Sync + 'static {
 
     /// Has the tap copy the whole disk anew.
     fn resync(&self, volume: Name) -> impl Future<Output = Answer<JobView>> + Send;
+
+    /// Has a tap whose state is an old copy, and that is refused for that, go on all the same.
+    fn accept_restored(&self, volume: Name) -> impl Future<Output = Answer<AcceptedView>> + Send;
 
     /// Starts reading and checking a volume's history.
     fn verify(&self, wanted: VerificationCreate) -> impl Future<Output = Answer<JobView>> + Send;

@@ -68,6 +68,7 @@ pub(crate) enum Operation {
     RestoreCreate,
     Verify,
     Resync,
+    AcceptRestored,
     Verification,
     Acknowledge,
     Unit,
@@ -103,7 +104,7 @@ const fn route(method: Method, template: &'static str, operation: Operation) -> 
     Route { method, template, operation }
 }
 
-static ROUTES: [Route; 55] = [
+static ROUTES: [Route; 56] = [
     route(Method::Get, "/api/v1/volumes", Operation::Volumes),
     route(Method::Get, "/api/v1/volumes/{volume}", Operation::Volume),
     route(Method::Get, "/api/v1/volumes/{volume}/point", Operation::Point),
@@ -116,6 +117,7 @@ static ROUTES: [Route; 55] = [
     route(Method::Post, "/api/v1/volumes/{volume}/unpin", Operation::Unpin),
     route(Method::Post, "/api/v1/volumes/{volume}/holds", Operation::Hold),
     route(Method::Post, "/api/v1/volumes/{volume}/resync", Operation::Resync),
+    route(Method::Post, "/api/v1/volumes/{volume}/accept-restored", Operation::AcceptRestored),
     route(Method::Get, "/api/v1/volumes/{volume}/verification", Operation::Verification),
     route(Method::Post, "/api/v1/volumes/{volume}/verification/acknowledge", Operation::Acknowledge),
     route(Method::Get, "/api/v1/volumes/{volume}/unit", Operation::Unit),
@@ -238,6 +240,7 @@ mod tests {
             ("GET", paths::timeline("web01")),
             ("GET", paths::diff("web01", "", "").split('?').next().unwrap().to_owned()),
             ("POST", paths::resync("web01")),
+            ("POST", paths::accept_restored("web01")),
             ("GET", paths::verification("web01")),
             ("POST", paths::acknowledge("web01", None, None)),
             ("GET", paths::unit("web01", 0, 2).split('?').next().unwrap().to_owned()),

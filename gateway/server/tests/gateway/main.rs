@@ -29,7 +29,7 @@ use gateway_server::{Gateway, GatewayConfig, GatewayHandle, StartError};
 use gateway_store::StoreConfig;
 use nbd::client::{NbdClient, handshake};
 use tap::Tap;
-use tap_block::{Consistency, Extent, Lsn, Name, SyncCause, VolumeId, WallTime};
+use tap_block::{Consistency, Epoch, Extent, Lsn, Name, SyncCause, VolumeId, WallTime};
 use tempfile::TempDir;
 
 /// No test waits longer for anything.
@@ -459,6 +459,16 @@ async fn a_second_history_of_a_stream_is_refused() {
     }
     assert_eq!(copy.refused().unwrap().code, RefuseCode::SplitHistory);
     assert_eq!(site.gateway().volume(name("web01")).await.unwrap().durable_lsn, tap.oracle().last_lsn());
+    // Somebody says that it is the one to go on with: it is told where.
+    let accepted = site.gateway().accept_restored(name("web01")).await.unwrap();
+    let above = tap.oracle().last_lsn();
+    assert_eq!((accepted.history_lsn, accepted.volume.as_str()), (above, "web01"));
+    assert_eq!(site.gateway().accept_restored(name("web01")).await.unwrap(), accepted, "said again");
+    let told = RefuseCode::BeginAnew { above, epoch: Epoch::new(accepted.epoch) };
+    while copy.refused().unwrap().code != told {
+        assert!(start.elapsed() < LIMIT);
+        tokio::task::yield_now().await;
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -264,6 +264,7 @@ impl Feed for Tap {
                 state.resync_from = Some(from);
                 Reply::Done
             }
+            Question::AcceptRestored => Reply::Done,
             Question::Block { block } => Reply::Block { unit: state.stored_form(block) },
         };
         reply.send(Ok(answer));

@@ -1,10 +1,10 @@
 //! What the API answers, by example: for gateways that answer from memory, here and behind the tests of the command line.
 
 use cx_api::{
-    Code, ConnectView, DiffView, ElapsedConfirm, ElapsedView, ExportAccess, ExportCreate, ExportView,
-    ExtentView, GroupPointView, GroupView, HoldCreate, HoldView, JournalView, OtherStoreView, PolicyPreview,
-    PolicySet, PolicyView, Problem, SessionView, StoreGone, StoresView, TimelineView, UnitView,
-    VerificationView,
+    AcceptedView, Code, ConnectView, DiffView, ElapsedConfirm, ElapsedView, ExportAccess, ExportCreate,
+    ExportView, ExtentView, GroupPointView, GroupView, HoldCreate, HoldView, JournalView, OtherStoreView,
+    PolicyPreview, PolicySet, PolicyView, Problem, SessionView, StoreGone, StoresView, TimelineView,
+    UnitView, VerificationView,
 };
 use gateway_server::http::{Answer, ImageKey, Point};
 use serde::de::DeserializeOwned;
@@ -45,6 +45,10 @@ pub(crate) fn preview() -> Vec<PolicyPreview> {
 
 pub(crate) fn timeline() -> TimelineView {
     golden!("timeline")
+}
+
+pub(crate) fn accepted() -> AcceptedView {
+    golden!("accepted")
 }
 
 pub(crate) fn verification() -> VerificationView {

@@ -4,9 +4,9 @@ use std::path::PathBuf;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use cx_api::{
-    BookmarkCreate, BookmarkView, Code, ConnectView, DiffView, ElapsedConfirm, ElapsedView, ExportAccess,
-    ExportCreate, ExportView, GapView, GroupPointView, GroupView, Health, HoldCreate, HoldView, ImageClone,
-    ImageCommit, ImageCreate, ImageView, JobId, JobKind, JobState, JobView, PinView, PointView,
+    AcceptedView, BookmarkCreate, BookmarkView, Code, ConnectView, DiffView, ElapsedConfirm, ElapsedView,
+    ExportAccess, ExportCreate, ExportView, GapView, GroupPointView, GroupView, Health, HoldCreate, HoldView,
+    ImageClone, ImageCommit, ImageCreate, ImageView, JobId, JobKind, JobState, JobView, PinView, PointView,
     PoliciesApply, PolicyPreview, PolicySet, PolicyView, Problem, RepairCreate, RepairView, RepairedView,
     RepairsCreate, RepairsView, SessionView, StatusView, StoreGone, StoresView, SyncView, TimelineView,
     UnitFound, UnitView, UnitsAsk, UnitsView, VerificationCreate, VerificationView, VolumeState, VolumeView,
@@ -310,6 +310,11 @@ impl Control for Fake {
     async fn resync(&self, volume: Name) -> Answer<JobView> {
         known(&volume)?;
         Ok(JobView { kind: JobKind::Resync, ..job("") })
+    }
+
+    async fn accept_restored(&self, volume: Name) -> Answer<AcceptedView> {
+        known(&volume)?;
+        Ok(examples::accepted())
     }
 
     async fn verification(&self, volume: Name, points: Points) -> Answer<VerificationView> {

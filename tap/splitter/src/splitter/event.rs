@@ -60,6 +60,17 @@ pub struct Start {
     pub unproven: bool,
 }
 
+/// A new run in the midst of a tap's life: the receivers do not take the present one, whose records contradict what they have.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Anew {
+    /// The first record of the run; its `sync` is [`SyncCause::ChangedUnwatched`].
+    pub run: RunStart,
+    /// The LSN it takes: above all that the receivers have.
+    pub first_lsn: Lsn,
+    /// LSNs below this one are reserved once the beginning is durable.
+    pub bound: Lsn,
+}
+
 /// What a write-class operation does to its extent.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Change {
@@ -148,6 +159,14 @@ pub enum Event {
         /// Stretches of the volume.
         dirty: ExtentSet,
     },
+    /// The present run ends as if it had never been, and another begins: what was captured and not taken is let go, and the whole
+    /// disk is compared with what the receivers have. [`Action::PersistAnew`] comes once the activity log says so.
+    BeginAnew(Box<Anew>),
+    /// The answer to [`Action::PersistAnew`]: from here on records are the new run's. False when it failed; it is asked for again.
+    AnewPersisted {
+        /// Whether it worked.
+        durable: bool,
+    },
     /// The disk has become larger. To be told before anybody uses what came; see [`crate::Splitter::size`].
     Grow {
         /// Bytes.
@@ -199,6 +218,8 @@ pub enum Action {
     },
     /// Make the reservation durable, then [`Event::BoundPersisted`].
     PersistBound(Lsn),
+    /// Make the beginning of the new run durable, then [`Event::AnewPersisted`].
+    PersistAnew(Box<Anew>),
     /// Read the extent, then [`Event::CopyRead`] (a copy that has to be read again, or now holds its extent).
     Copy(CopyTask),
     /// The bookmark has its place.

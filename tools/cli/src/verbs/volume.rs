@@ -2,8 +2,8 @@
 
 use clap::{Args, Subcommand};
 use cx_api::{
-    AtGateView, ClockView, DiffView, GapView, HistoryView, KeptView, LimitState, LimitView, StretchView,
-    TimelineView, VolumeView, paths,
+    AcceptedView, AtGateView, ClockView, DiffView, GapView, HistoryView, KeptView, LimitState, LimitView,
+    StretchView, TimelineView, VolumeView, paths,
 };
 use tap_block::{Clock as _, Lsn, Name, WallTime};
 use tap_disk::RealClock;
@@ -53,6 +53,12 @@ enum VolumeCommand {
         /// Its name
         volume: Name,
     },
+    /// Says that its tap, which is refused because its state is an old copy (a restored server), is the one to go on with: the whole
+    /// disk is compared with the newest history, and every other copy of that tap is refused from then on
+    AcceptRestored {
+        /// Its name
+        volume: Name,
+    },
 }
 
 pub(super) async fn run(args: VolumeArgs) -> Result<()> {
@@ -76,6 +82,7 @@ pub(super) async fn run(args: VolumeArgs) -> Result<()> {
         }
         VolumeCommand::Diff { volume, from, to } => diff(&context, &volume, &from, &to).await,
         VolumeCommand::Resync { volume } => resync(&context, &volume).await,
+        VolumeCommand::AcceptRestored { volume } => accept_restored(&context, &volume).await,
     }
 }
 
@@ -103,6 +110,27 @@ async fn resync(context: &Context, volume: &Name) -> Result<()> {
     }
     let size = output::size(job.total_bytes);
     print(&format!("copied {volume} anew ({size}): points from here on owe nothing to what came before\n"))
+}
+
+async fn accept_restored(context: &Context, volume: &Name) -> Result<()> {
+    let accepted: AcceptedView = context.client.post(&paths::accept_restored(volume.as_str()), &()).await?;
+    if context.json() { print_json(&accepted) } else { print(&accepted_text(&accepted)) }
+}
+
+fn accepted_text(accepted: &AcceptedView) -> String {
+    let knows = format!("lsn:{}", accepted.knows_lsn.get());
+    let facts = output::fields(&[
+        ("volume", accepted.volume.to_string()),
+        ("accepted", accepted.tap.clone()),
+        ("refused since", accepted.refused_since.to_string()),
+        ("its state knows", accepted.knows_time.map_or(knows.clone(), |time| format!("{knows} of {time}"))),
+        ("history has", format!("lsn:{}", accepted.history_lsn.get())),
+    ]);
+    format!(
+        "{facts}it goes on above that as epoch {}, within seconds, and its whole disk is compared; no point opens meanwhile\n\
+         (chronogate volume show {} says how far it is); every other copy of this tap is refused from now on\n",
+        accepted.epoch, accepted.volume
+    )
 }
 
 /// Every page as one.

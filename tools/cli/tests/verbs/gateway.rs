@@ -5,9 +5,9 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
 use cx_api::{
-    BookmarkCreate, BookmarkView, Code, ConnectView, DiffView, ElapsedConfirm, ElapsedView, ExportAccess,
-    ExportCreate, ExportView, GroupPointView, GroupView, Health, HoldCreate, HoldView, ImageClone,
-    ImageCommit, ImageCreate, ImageView, JobId, JobKind, JobState, JobView, PinView, PointView,
+    AcceptedView, BookmarkCreate, BookmarkView, Code, ConnectView, DiffView, ElapsedConfirm, ElapsedView,
+    ExportAccess, ExportCreate, ExportView, GroupPointView, GroupView, Health, HoldCreate, HoldView,
+    ImageClone, ImageCommit, ImageCreate, ImageView, JobId, JobKind, JobState, JobView, PinView, PointView,
     PoliciesApply, PolicyPreview, PolicySet, PolicyView, Problem, RepairCreate, RepairOf, RepairView,
     RepairedView, RepairsCreate, RepairsView, SessionView, StatusView, StoreGone, StoresView, SyncView,
     TimelineView, UnitFound, UnitView, UnitsAsk, UnitsView, VerificationCreate, VerificationView, VersionAt,
@@ -400,6 +400,12 @@ impl Control for Gateway {
         self.known(&volume)?;
         self.ask("resync");
         Ok(self.begin(JobKind::Resync, volume, String::new()))
+    }
+
+    async fn accept_restored(&self, volume: Name) -> Answer<AcceptedView> {
+        self.known(&volume)?;
+        self.ask("accept-restored");
+        Ok(examples::accepted())
     }
 
     async fn verification(&self, volume: Name, points: Points) -> Answer<VerificationView> {

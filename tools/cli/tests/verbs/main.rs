@@ -541,6 +541,18 @@ async fn a_disk_is_copied_anew_on_demand() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn an_old_copy_of_a_tap_is_accepted_and_who_it_is_is_said() {
+    let server = Server::new().await;
+    let said = text(&server, &["volume", "accept-restored", "web01"]);
+    let parts =
+        ["tap 4711", "lsn:15 of 2026-11-20T03:00:00.5Z", "lsn:75", "epoch 2", "chronogate volume show web01"];
+    assert!(parts.iter().all(|part| said.contains(part)), "{said}");
+    assert_eq!(*server.gateway.asked.lock().unwrap(), ["accept-restored"]);
+    assert_eq!(json(&server, &["volume", "accept-restored", "web01"])["knows_lsn"], 15);
+    assert_eq!(failure(&server.url(), &["volume", "accept-restored", "db"]).0, Some(3));
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn verify_ends_with_one_only_for_damage() {
     let server = Server::new().await;
     let url = server.url();
