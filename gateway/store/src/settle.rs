@@ -182,7 +182,10 @@ impl Settler {
         shared.find_limits();
         if renew && self.cycle.is_none() {
             let terms = self.terms(shared, pressure);
-            return self.compact(shared, terms, true);
+            // While that cannot be (something of it is lost), the log is settled all the same, and that writes a manifest, too.
+            if let Some(report) = self.compact(shared, terms, true)? {
+                return Ok(Some(report));
+            }
         }
         for _ in 0..STEPS {
             let asked = (self.floor, self.bookmarks);

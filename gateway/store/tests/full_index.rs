@@ -267,6 +267,8 @@ fn an_index_that_others_left_no_byte_waits_and_goes_on_when_they_are_gone() {
             }
         };
         assert!(matches!(why, StoreError::IndexFull(_)), "{why}");
+        // And what came free when it failed.
+        small.fill();
         is_said(&full.store().status());
         full.check();
         if round == 2 {
