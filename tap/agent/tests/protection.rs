@@ -597,7 +597,7 @@ async fn what_a_refused_tap_spooled_before_it_was_killed_does_not_have_it_refuse
     let deadline = std::time::Instant::now() + Duration::from_secs(60);
     // No faster than the spool takes it: what finds no room is marked instead. Some fifteen records are more than the newer copy wrote.
     for (piece, content) in (0u64..).zip(noise.chunks(4096).cycle()) {
-        write_at(&mut guest, piece % 512 << 12, content);
+        write_at(&mut guest, (piece % 512) << 12, content);
         guest.flush().unwrap();
         if files().any(|file| holds(&file)) {
             break;
