@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use bytes::BytesMut;
+use bytes::{BufMut as _, BytesMut};
 use gateway_nbd::{Action, CloseReason, ExportInfo, ListEntry, Refusal, Server, Tag, Tls, Wants};
 use tap_block::units::count;
 use tap_block::{Answer, Answered, BlockDevice, DeviceError, Name, Op, Ticket};
@@ -604,7 +604,9 @@ impl<S: AsyncRead + AsyncWrite + AsFd + Unpin> Connection<S> {
             return Ok(false);
         }
         self.make_room(wanted);
-        match pin!(self.stream.read_buf(&mut self.input)).poll(cx)? {
+        // However large the buffer has become: no more than one that fits into the usual one comes behind what is waited for.
+        let most = wanted.max(RECEIVE).saturating_sub(self.input.len()).max(1);
+        match pin!(self.stream.read_buf(&mut (&mut self.input).limit(most))).poll(cx)? {
             Poll::Pending if self.stop == Stop::Run || self.heard => return Ok(false),
             // When the front stops, a client that has sent nothing more has been heard to the end. What it asks for while
             // something is still under way is answered "shutting down".

@@ -110,7 +110,9 @@ impl Transmission {
         limits: &Limits,
         stopping: bool,
     ) -> Step {
-        (self.incoming, self.short) = (0, None);
+        // What was lent to a request whose payload still comes stays lent.
+        let begun = std::mem::take(&mut self.incoming) > 0;
+        self.short = None;
         self.unread.note(output);
         if !self.has_room(0, output, limits) {
             return Step::Wait;
@@ -136,7 +138,7 @@ impl Transmission {
                 Step::Again
             }
             Ok(()) if !self.has_room(request.cost(), output, limits) => Step::Wait,
-            Ok(()) if !self.may_hold(&request, output) => Step::Wait,
+            Ok(()) if !begun && !self.may_hold(&request, output) => Step::Wait,
             Ok(()) => self.start(request, input, output),
         }
     }
