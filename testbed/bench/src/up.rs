@@ -150,12 +150,12 @@ impl Up {
     }
 
     /// A new read/write image of the moment at `lsn`.
-    pub(crate) fn overlay(&self, lsn: u64) -> Result<Export> {
+    pub(crate) fn overlay(&self, lsn: u64, name: &str) -> Result<Export> {
         let image = serde_json::json!({
-            "volume": VOLUME, "at": format!("lsn:{lsn}"), "writable": true, "name": "work"
+            "volume": VOLUME, "at": format!("lsn:{lsn}"), "writable": true, "name": name
         });
         post(&self.api, "/api/v1/images", &image)?;
-        Ok(Export { socket: self.socket("gateway.sock"), name: "work".to_owned() })
+        Ok(Export { socket: self.socket("gateway.sock"), name: name.to_owned() })
     }
 
     /// Settles all of history; the moment at `lsn` is kept as an image.

@@ -41,13 +41,16 @@ pub(super) fn run(options: &Options, report: &mut Report) -> Result<()> {
     }
     let load = field.load(Kind::Read, Order::Sequential, 1 << 20, (4, 1));
     field.row(&up, "head, 1 MiB sequential reads", &head, &load, 1.5)?;
-    let work = up.overlay(point)?;
+    let work = up.overlay(point, "work")?;
     for (parallel, least) in rows {
         let load = field.load(Kind::Write, Order::Random, 4096, parallel);
         field.row(&up, "read/write image, 4 KiB random writes", &work, &load, least)?;
     }
     let load = field.load(Kind::Write, Order::Sequential, 1 << 20, (4, 1));
-    field.row(&up, "read/write image, 1 MiB sequential writes", &work, &load, 1.5)?;
+    let fresh = up.overlay(point, "fresh")?;
+    field.row(&up, "read/write image, 1 MiB sequential writes", &fresh, &load, 1.5)?;
+    // Each goes to as many places as small ones have made of it.
+    field.row(&up, "read/write image, 1 MiB sequential writes over small ones", &work, &load, 1.5)?;
     up.stop();
     Ok(())
 }

@@ -101,18 +101,21 @@ impl Field<'_> {
         Ok(())
     }
 
-    /// Writes to a read/write image.
+    /// Writes to read/write images. Large ones have an image of their own, after all else: a kernel keeps what was written by the
+    /// megabyte in large pieces, of which each small write walks the whole (nbdkit's file on ext4: 90,000 writes a second become
+    /// 19,000), and the peers' files were not written so.
     fn overlay_writes(&mut self, up: &Up, point: u64) -> Result<()> {
-        let ours = up.overlay(point)?;
-        let large = self.load(Kind::Write, Order::Sequential, 1 << 20, (4, 1));
-        let name = "read/write image, 1 MiB sequential writes";
-        self.compare(up, name, &ours, &large, &[Peer::Nbdkit], 1.0)?;
+        let ours = up.overlay(point, "work")?;
         for parallel in PARALLEL.into_iter().filter(|parallel| *parallel != (64, 1)) {
             let load = self.load(Kind::Write, Order::Random, 4096, parallel);
             let name = format!("read/write image, 4 KiB random writes, {}", depth_of(&load));
             self.compare(up, &name, &ours, &load, &[Peer::QemuOverlay], 2.0)?;
             self.compare(up, &name, &ours, &load, &[Peer::Nbdkit], 0.8)?;
         }
+        let large = self.load(Kind::Write, Order::Sequential, 1 << 20, (4, 1));
+        let fresh = up.overlay(point, "fresh")?;
+        let name = "read/write image, 1 MiB sequential writes";
+        self.compare(up, name, &fresh, &large, &[Peer::Nbdkit], 1.0)?;
         // Each goes to as many places as small ones have made of it.
         let name = "read/write image, 1 MiB sequential writes over small ones";
         self.compare(up, name, &ours, &large, &[Peer::Nbdkit], 1.0)
