@@ -18,6 +18,7 @@ use std::time::{Duration, Instant};
 use gateway_front::{ClientId, Front, FrontHandle, IscsiLimits, Targets};
 use gateway_iscsi::{Admission, BlockLength, Identity, LogicalUnit, Refusal, Target, TargetConfig};
 use tap_block::memory::MemoryDevice;
+use tap_block::{BlockDevice, Geometry, Op, Ticket};
 
 const NAME: &str = "iqn.2026-01.example:disk";
 const SIZE: u64 = 64 << 20;
@@ -64,6 +65,11 @@ struct Rig {
 impl Rig {
     fn new(limits: IscsiLimits) -> Self {
         let device = Arc::new(MemoryDevice::new(SIZE));
+        Self::showing(device.clone(), device, limits)
+    }
+
+    /// Initiators are shown a disk that keeps its content in `device`.
+    fn showing(shown: Arc<dyn BlockDevice>, device: Arc<MemoryDevice>, limits: IscsiLimits) -> Self {
         let identity = Identity {
             vendor: "CHRONOGT".to_owned(),
             product: "TEST".to_owned(),
@@ -73,7 +79,7 @@ impl Rig {
             block: BlockLength::Short,
             emulated: false,
         };
-        let unit = LogicalUnit::new(identity, device.clone(), &[]).unwrap();
+        let unit = LogicalUnit::new(identity, shown, &[]).unwrap();
         let target = Target::new(TargetConfig {
             name: NAME.to_owned(),
             alias: String::new(),
@@ -133,8 +139,8 @@ impl Initiator {
         (header, data)
     }
 
-    /// Status and data.
-    fn command(&mut self, cdb: &[u8], flags: u8, expected: u32, data: &[u8]) -> (u8, Vec<u8>) {
+    /// The header of the next command.
+    fn header(&mut self, cdb: &[u8], flags: u8, expected: u32) -> [u8; 48] {
         let mut header = [0; 48];
         (header[0], header[1], header[9]) = (0x01, 0x80 | flags, 1);
         header[16..20].copy_from_slice(&self.cmd_sn.to_be_bytes());
@@ -142,6 +148,12 @@ impl Initiator {
         header[24..28].copy_from_slice(&self.cmd_sn.to_be_bytes());
         header[32..32 + cdb.len()].copy_from_slice(cdb);
         self.cmd_sn += 1;
+        header
+    }
+
+    /// Status and data.
+    fn command(&mut self, cdb: &[u8], flags: u8, expected: u32, data: &[u8]) -> (u8, Vec<u8>) {
+        let header = self.header(cdb, flags, expected);
         self.send(header, data);
         let mut all = Vec::new();
         loop {
@@ -162,6 +174,54 @@ fn ends(socket: &mut TcpStream) -> bool {
         Ok(_) => true,
         Err(e) => e.kind() == ErrorKind::ConnectionReset,
     }
+}
+
+/// Notes how many operations it is given at a time.
+struct Counted {
+    device: Arc<MemoryDevice>,
+    batches: Mutex<Vec<usize>>,
+}
+
+impl BlockDevice for Counted {
+    fn geometry(&self) -> Geometry {
+        self.device.geometry()
+    }
+
+    fn submit(&self, op: Op, ticket: Ticket) {
+        self.device.submit(op, ticket);
+    }
+
+    fn submit_all(&self, batch: &mut Vec<(Op, Ticket)>) {
+        self.batches.lock().unwrap().push(batch.len());
+        self.device.submit_all(batch);
+    }
+}
+
+#[test]
+fn commands_that_came_together_are_given_to_the_disk_together() {
+    let device = Arc::new(MemoryDevice::new(SIZE));
+    let counted = Arc::new(Counted { device: device.clone(), batches: Mutex::default() });
+    let rig = Rig::showing(counted.clone(), device, IscsiLimits::default());
+    let mut initiator = rig.log_in();
+    // What is sent in one go may still be read in two.
+    for _ in 0..100 {
+        let mut all = Vec::new();
+        for block in 0..4_u8 {
+            let mut header = initiator.header(&[0x2a, 0, 0, 0, 0, block, 0, 0, 1, 0], 0x20, 512);
+            header[6..8].copy_from_slice(&512_u16.to_be_bytes());
+            all.extend(header);
+            all.extend([block + 1; 512]);
+        }
+        initiator.socket.write_all(&all).unwrap();
+        for _ in 0..4 {
+            assert_eq!(initiator.unit().0[3], 0);
+        }
+        assert_eq!(rig.device.content()[3 * 512..4 * 512], [4; 512]);
+        if counted.batches.lock().unwrap().contains(&4) {
+            return;
+        }
+    }
+    panic!("four commands never came to the disk as one batch: {:?}", counted.batches.lock().unwrap());
 }
 
 #[test]

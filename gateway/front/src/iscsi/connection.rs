@@ -11,7 +11,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use gateway_iscsi::{Action, Challenge, CloseReason, Connection, Refusal, Setup, Target, Wants};
 use tap_block::units::count;
-use tap_block::{Answered, DeviceError, Monotonic, Op, Ticket};
+use tap_block::{Answered, BlockDevice, DeviceError, Monotonic, Op, Ticket};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite};
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, Sleep};
@@ -41,6 +41,9 @@ pub(crate) struct IscsiConnection<S> {
     shared: Arc<Shared>,
     client: ClientId,
     done: Vec<(u64, Answered)>,
+    /// What is asked of one disk in a row: it is given to the disk as a whole.
+    asked: Vec<(Op, Ticket)>,
+    asked_of: Option<Arc<dyn BlockDevice>>,
     /// For an initiator that takes no answer.
     stalled: Patience,
     /// What it has taken meanwhile.
@@ -94,6 +97,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> IscsiConnection<S> {
             shared,
             client,
             done: Vec::new(),
+            asked: Vec::new(),
+            asked_of: None,
             stalled,
             taken: 0,
             targets,
@@ -154,23 +159,38 @@ impl<S: AsyncRead + AsyncWrite + Unpin> IscsiConnection<S> {
 
     /// Does actions until the batch is full or there are no more; was there any?
     fn act(&mut self) -> bool {
-        batch(|| {
+        let any = batch(|| {
             if self.closing.is_some() {
                 return None;
             }
             let action = self.protocol.poll_action(self.intake.input())?;
             Some(self.perform(action))
-        })
+        });
+        self.submit_asked();
+        any
+    }
+
+    /// Asks it of `device`, together with what comes next for the same one.
+    fn ask(&mut self, device: Arc<dyn BlockDevice>, op: Op, ticket: Ticket) -> u64 {
+        let bytes = self.count(&op);
+        if !self.asked_of.as_ref().is_some_and(|last| Arc::ptr_eq(last, &device)) {
+            self.submit_asked();
+            self.asked_of = Some(device);
+        }
+        self.asked.push((op, ticket));
+        bytes
+    }
+
+    fn submit_asked(&mut self) {
+        if let Some(device) = self.asked_of.take() {
+            device.submit_all(&mut self.asked);
+        }
     }
 
     /// Does what the protocol asks for; how much payload it moves.
     fn perform(&mut self, action: Action) -> u64 {
         match action {
-            Action::Submit { device, op, ticket } => {
-                let bytes = self.count(&op);
-                device.submit(op, ticket);
-                return bytes;
-            }
+            Action::Submit { device, op, ticket } => return self.ask(device, op, ticket),
             Action::Keep { target, lun, ticket, .. } => self.keep(&target, lun, ticket),
             Action::Resolve { target, initiator } => {
                 let (targets, client) = (self.targets.clone(), self.client.clone());
