@@ -305,7 +305,7 @@ impl Outbox {
         (0..items.min(c.next.since(c.acked))).for_each(|_| c.acked_one());
         let acked = c.acked;
         c.everywhere = c.everywhere.max(everywhere);
-        let run = self.before(acked).0.run;
+        let run = self.run_of(durable, acked);
         if let Some(c) = self.consumers.get_mut(consumer.get()) {
             c.durable = c.durable.max(Reached { lsn: durable, run: run.or(c.durable.run) });
             // It may have them from an earlier connection, or from an earlier life of this hop.
@@ -608,6 +608,15 @@ impl Outbox {
         let n = no.since(self.first).checked_sub(1);
         let last = n.and_then(|n| self.items.get(index(n)).or(self.items.back()));
         last.map_or((self.forgotten_end, self.forgotten_bytes), |i| (i.end, i.end_bytes))
+    }
+
+    /// The run of a record that is durable at a consumer that acknowledged the items below `acked`. It may lie behind them: an
+    /// earlier connection brought it there.
+    fn run_of(&self, durable: Lsn, acked: ItemNo) -> Option<RunId> {
+        let before = self.before(acked).0;
+        let mut behind = self.items.iter().skip(index(acked.since(self.first)));
+        let found = behind.find(|item| item.end.lsn >= durable).filter(|_| durable > before.lsn);
+        found.map_or(before.run, |item| item.end.run)
     }
 
     /// Every consumer has acknowledged the items below. Without consumers nobody has.

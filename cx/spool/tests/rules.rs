@@ -319,6 +319,19 @@ fn copies_of_a_run_that_ended_below_are_not_sent_again() {
     assert_eq!(waiting(Reached { run: None, ..of(9, 2) }), 4);
 }
 
+fn of_run(run: u64, batch: Arc<Batch>) -> Arc<Batch> {
+    Arc::new(Batch { run: RunId::new(run), ..(*batch).clone() })
+}
+
+/// A record may be durable before this connection has sent it: an earlier one did.
+#[test]
+fn what_is_durable_is_known_with_its_run() {
+    let mut outbox = outbox(1, 1..=2);
+    outbox.push(of_run(2, run_start(3, 2, None)), at(0)).unwrap();
+    outbox.acked(A, 0, lsn(3), lsn(3), at(0));
+    assert_eq!(outbox.durable_at_all(), Reached { lsn: lsn(3), run: Some(RunId::new(2)) });
+}
+
 #[test]
 fn a_gateway_that_lost_what_is_still_here_gets_it_again() {
     let mut outbox = outbox(2, 1..=4);
