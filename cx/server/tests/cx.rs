@@ -616,3 +616,34 @@ fn an_old_copy_that_is_accepted_is_told_how_to_begin_anew_and_every_other_one_is
         cx.stop().await;
     });
 }
+
+/// An old copy wrote into a CX that had lost what it knew, while the gateway was away, which has more of a newer copy.
+#[test]
+fn records_that_a_gateway_can_never_take_are_left_out_and_everything_is_copied() {
+    run(async {
+        let world = World::new(1);
+        let gateway = &world.gateways[0];
+        gateway.start().await;
+        let cx = world.cx().await;
+        let mut newest = world.tap(20).await;
+        newest.write(10);
+        newest.wait_everywhere().await;
+        newest.disconnect().await;
+        cx.stop().await;
+        gateway.stop().await;
+        std::fs::remove_dir_all(world.data.path().join("cx")).unwrap();
+        let cx = world.cx().await;
+        let mut old = world.tap_set_back(20).await;
+        while old.head() <= newest.head().plus(20) {
+            old.write(1);
+        }
+        old.wait_acked().await;
+        gateway.start().await;
+        let asked = || old.asked().iter().any(|q| matches!(q, Question::Resync { whole: true, .. }));
+        until("asked for everything", &old.shared.changed, asked).await;
+        let healed = old.resync(true);
+        old.wait_everywhere().await;
+        gateway.check_against(&old.truth, old.work.volume(), healed.previous());
+        cx.stop().await;
+    });
+}

@@ -336,9 +336,9 @@ impl Outbox {
         if let Some(broken) = &mut c.broken {
             broken.after = durable;
         }
-        self.skip_received(consumer, has);
+        let hole = self.skip_received(consumer, has);
         self.forget();
-        None
+        hole
     }
 
     /// The connection of `consumer` is gone.
@@ -577,6 +577,7 @@ impl Outbox {
             needs: Lsn::ZERO,
             copies: true,
             heals: false,
+            begins: false,
             weight: 0,
         };
         match item {
@@ -664,9 +665,11 @@ impl Outbox {
     }
 
     /// Skips what `consumer` has. Copies carry no LSN, so an item with any is sent again, and so is all after it; but not one of a
-    /// run that ended there. It would be refused: to whoever remembers the last run alone it contradicts what is there.
-    fn skip_received(&mut self, consumer: ConsumerNo, has: Reached) {
-        let Some(c) = self.consumers.get_mut(consumer.get()) else { return };
+    /// run that ended there. It would be refused: to whoever remembers the last run alone it contradicts what is there. So do records
+    /// that go on in a run of which another one's took the places: they would be refused for ever, and nothing but a copy of
+    /// everything replaces them.
+    fn skip_received(&mut self, consumer: ConsumerNo, has: Reached) -> Option<Hole> {
+        let c = self.consumers.get_mut(consumer.get())?;
         while let Some(item) = self.items.get(index(c.next.since(self.first))) {
             let s = &item.summary;
             let has_ended = has.run.is_some_and(|run| run != s.run) && s.last.unwrap_or(s.needs) <= has.lsn;
@@ -676,13 +679,31 @@ impl Outbox {
             }
             c.has_next();
         }
+        let (next, broken) = (c.next, c.broken);
+        let rest = self.items.iter().skip(index(next.since(self.first)));
+        let (no, other) =
+            (next.get()..).map(ItemNo::new).zip(rest).find(|(_, i)| Some(i.summary.run) != has.run)?;
+        let is_left_out = broken.is_some_and(|b| b.until_healed && b.at <= no);
+        let contradicts = self.config.detect_holes && other.summary.contradicts(has);
+        if contradicts && !is_left_out { self.break_off_at(no, consumer, has.lsn, true) } else { None }
     }
 
     /// `consumer` misses something after `after`: it goes on with the next sync of everything, here or to come.
     fn break_off(&mut self, consumer: ConsumerNo, after: Lsn, until_healed: bool) -> Option<Hole> {
-        let from = self.consumers.get(consumer.get())?.next;
+        self.break_off_at(self.consumers.get(consumer.get())?.next, consumer, after, until_healed)
+    }
+
+    /// The same, with nothing from `from` on, which is sent yet or not.
+    fn break_off_at(
+        &mut self,
+        from: ItemNo,
+        consumer: ConsumerNo,
+        after: Lsn,
+        until_healed: bool,
+    ) -> Option<Hole> {
         let skip = index(from.since(self.first));
-        let healing = self.items.iter().skip(skip).position(|i| i.summary.heals && i.place != Place::Lost);
+        let heals = |i: &Item| i.summary.heals && i.summary.first > Some(after) && i.place != Place::Lost;
+        let healing = self.items.iter().skip(skip).position(heals);
         let c = self.consumers.get_mut(consumer.get())?;
         if let Some(n) = healing {
             c.skip(from, from.plus(count(n)));
