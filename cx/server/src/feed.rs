@@ -25,7 +25,7 @@ pub(crate) struct Reports {
 
 #[derive(Debug, Clone, Default)]
 struct Report {
-    /// It answered, one way or the other.
+    /// It said what it has, or will not say it before somebody does something about that.
     answered: bool,
     refused: Option<Refuse>,
 }
@@ -64,7 +64,6 @@ impl Reports {
     fn note(&self, gateway: ConsumerNo, change: impl FnOnce(&mut Report)) {
         if let Some(report) = self.lock().get_mut(gateway.get()) {
             change(report);
-            report.answered = true;
         }
         self.changed.notify_all();
     }
@@ -125,7 +124,7 @@ impl Feed for GatewayFeed {
         self.driver.ready(self.consumer, welcome);
         let is_news = self.note_past(welcome);
         self.reports.note(self.consumer, |report| {
-            report.refused = None;
+            (report.answered, report.refused) = (true, None);
         });
         if let Some(link) = self.tap.link().filter(|_| is_news) {
             link.close(format!("{} told more of earlier runs than was known: greet again", self.gateway));
@@ -190,7 +189,12 @@ impl Feed for GatewayFeed {
                 | RefuseCode::BeginAnew { .. }
                 | RefuseCode::NameTaken
         );
-        self.reports.note(self.consumer, |report| report.refused = lasting.then(|| refuse.clone()));
+        // One that stops or is busy has said nothing of what it has, and will soon.
+        let will_say = matches!(refuse.code, RefuseCode::Stopping | RefuseCode::Other);
+        self.reports.note(self.consumer, |report| {
+            report.answered |= !will_say;
+            report.refused = lasting.then(|| refuse.clone());
+        });
         if let (Some(refusal), Some(link)) = (self.reports.refusal(), self.tap.link()) {
             // The tap learns why when it comes back.
             link.close(refusal.detail);

@@ -490,6 +490,26 @@ fn a_tap_whose_state_was_set_back_is_turned_away_at_once_and_the_gateway_hears_w
     });
 }
 
+/// One that only goes away says nothing of what it has; a tap that was set back would take that for proof.
+#[test]
+fn a_gateway_that_is_stopping_has_not_said_what_it_has() {
+    run(async {
+        let world = World::new(1);
+        let gateway = &world.gateways[0];
+        let detail = "it is stopping".to_owned();
+        gateway.set_refuse(Some(Refuse { code: RefuseCode::Stopping, detail }));
+        gateway.start().await;
+        let cx = world.cx().await;
+        let mut tap = world.tap(18).await;
+        until("welcomed", &tap.shared.changed, || tap.welcome().is_some()).await;
+        assert!(!gateway.hellos().is_empty() && !tap.welcome().unwrap().known);
+        gateway.set_refuse(None);
+        tap.write(5);
+        tap.wait_everywhere().await;
+        cx.stop().await;
+    });
+}
+
 /// What the spool holds the gateways need not have: a tap that was set back must hear of it all the same.
 #[test]
 fn a_run_whose_end_is_in_the_spool_alone_is_told_of_after_a_restart() {
