@@ -637,6 +637,35 @@ fn an_old_copy_that_is_accepted_is_told_how_to_begin_anew_and_every_other_one_is
     });
 }
 
+/// One of two gateways has what a newer copy wrote, and somebody accepts the old one there. The other one takes the tap all the while.
+#[test]
+fn what_one_gateway_accepts_is_told_to_the_tap_and_counts_for_all() {
+    run(async {
+        let world = World::new(2);
+        for gateway in &world.gateways {
+            gateway.start().await;
+        }
+        let cx = world.cx().await;
+        let mut tap = world.tap(19).await;
+        tap.write(30);
+        tap.wait_everywhere().await;
+        let (above, epoch) = (Lsn::ZERO.plus(7), Epoch::new(3));
+        let accepted =
+            Refuse { code: RefuseCode::BeginAnew { above, epoch }, detail: "it begins anew".to_owned() };
+        world.gateways[1].set_refuse(Some(accepted));
+        world.gateways[1].link().unwrap().close("greet again");
+        // The other gateway has more, above which it has to begin as well.
+        let told = RefuseCode::BeginAnew { above: tap.head(), epoch };
+        until("told", &tap.shared.changed, || tap.refused().is_some_and(|r| r.code == told)).await;
+        tap.disconnect().await;
+        let before = tap.welcome();
+        let anew = Hello { epoch, run: RunId::new(99), first_lsn: tap.head().next(), ..tap.hello() };
+        tap.connect_as(&world, anew);
+        until("taken", &tap.shared.changed, || tap.welcome() != before).await;
+        cx.stop().await;
+    });
+}
+
 /// An old copy wrote into a CX that had lost what it knew, while the gateway was away, which has more of a newer copy.
 #[test]
 fn records_that_a_gateway_can_never_take_are_left_out_and_everything_is_copied() {
