@@ -382,9 +382,9 @@ impl Outbox {
         !is_known && before.any(|summary| summary.first.is_some_and(|first| first <= has.lsn))
     }
 
-    /// Lets go of what waits from before `run`: what replaces it comes with that run. To be called while no consumer is connected.
-    pub fn let_go_before(&mut self, run: RunId) {
-        let others = self.items.iter().take_while(|item| item.summary.run != run).count();
+    /// Lets go of what waits from before `run` (`None`: of everything). To be called while no consumer is connected.
+    pub fn let_go_before(&mut self, run: Option<RunId>) {
+        let others = self.items.iter().take_while(|item| Some(item.summary.run) != run).count();
         let (from, to) = (self.first, self.first.plus(count(others)));
         self.consumers.iter_mut().for_each(|c| c.skip(from, to));
         self.forget();

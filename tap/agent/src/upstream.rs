@@ -1,6 +1,6 @@
 //! The way up to the CX: what the link asks of a volume, answered from the splitter and the outbox.
 
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -35,8 +35,8 @@ pub(crate) struct Upstream {
     counters: Arc<Counters>,
     proof: Arc<Proof>,
     sent: Sent,
-    /// Why nothing more is sent was told.
-    told: AtomicBool,
+    /// Why nothing more is sent, once that is so.
+    ended: Mutex<Option<String>>,
     /// Since when the CX says at every connection that it has less than it acknowledged.
     short_since: Mutex<Option<Instant>>,
 }
@@ -71,8 +71,8 @@ impl Upstream {
         counters: Arc<Counters>,
         proof: Arc<Proof>,
     ) -> Self {
-        let (sent, told, short_since) = (Sent::default(), AtomicBool::new(false), Mutex::default());
-        Self { volume, outbox, counters, proof, sent, told, short_since }
+        let (sent, ended, short_since) = (Sent::default(), Mutex::default(), Mutex::default());
+        Self { volume, outbox, counters, proof, sent, ended, short_since }
     }
 
     pub(crate) fn status(&self) -> (TapStatus, Snapshot) {
@@ -164,8 +164,12 @@ impl Upstream {
         self.proof.end();
     }
 
-    /// Fails when what is below of this very run is not all this process's: nothing of it may follow on that.
+    /// Fails when what is below of this very run is not all this process's, or was not once: nothing of it may follow on that.
     fn check_sent(&self, welcome: &Welcome) -> Result<(), String> {
+        let mut ended = self.ended.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(why) = &*ended {
+            return Err(why.clone());
+        }
         let Some(sent) = self.sent.is_exceeded(self.proof.run(), welcome) else { return Ok(()) };
         // A stop leaves nothing that the next run could go on from, and that one compares everything.
         self.proof.note_split();
@@ -174,11 +178,12 @@ impl Upstream {
              sent; nothing is protected before the tap is restarted, which compares the whole disk",
             welcome.durable
         );
-        if !self.told.swap(true, Ordering::AcqRel) {
-            tracing::error!(volume = %self.volume.name(), "{why}");
-            self.volume.set_back(self.whole());
-            self.volume.wake_copier();
-        }
+        tracing::error!(volume = %self.volume.name(), "{why}");
+        self.volume.set_back(self.whole());
+        self.volume.wake_copier();
+        // Its numbers are taken below up to there: what comes behind them would look like what came next.
+        self.outbox.keep_nothing();
+        *ended = Some(why.clone());
         Err(why)
     }
 
@@ -199,6 +204,7 @@ impl Upstream {
                 );
                 self.outbox.keep_only(life.whose.run);
                 self.proof.begin_anew(life.whose.run, life.first);
+                *self.ended.lock().unwrap_or_else(PoisonError::into_inner) = None;
             }
             Ok(None) => {}
             Err(e) => {
@@ -247,8 +253,8 @@ fn state(snapshot: &Snapshot, spooled: bool) -> TapState {
 
 impl Feed for Upstream {
     fn ready(&self, welcome: &Welcome) -> Result<(), String> {
-        self.check_past(welcome);
         self.check_sent(welcome)?;
+        self.check_past(welcome);
         self.outbox.ready(CX, welcome);
         self.check_short(welcome)
     }
