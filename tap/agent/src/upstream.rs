@@ -37,6 +37,8 @@ pub(crate) struct Upstream {
     sent: Sent,
     /// Why nothing more is sent, once that is so.
     ended: Mutex<Option<String>>,
+    /// The last record that was below or in the spool when the tap was stopped, when the spool does not reach it any more.
+    missing: Mutex<Option<Lsn>>,
     /// Since when the CX says at every connection that it has less than it acknowledged.
     short_since: Mutex<Option<Instant>>,
 }
@@ -70,9 +72,11 @@ impl Upstream {
         outbox: Arc<OutboxDriver>,
         counters: Arc<Counters>,
         proof: Arc<Proof>,
+        missing: Option<Lsn>,
     ) -> Self {
         let (sent, ended, short_since) = (Sent::default(), Mutex::default(), Mutex::default());
-        Self { volume, outbox, counters, proof, sent, ended, short_since }
+        let missing = Mutex::new(missing);
+        Self { volume, outbox, counters, proof, sent, ended, missing, short_since }
     }
 
     pub(crate) fn status(&self) -> (TapStatus, Snapshot) {
@@ -125,6 +129,26 @@ impl Upstream {
             return Err(format!("the CX has {} and acknowledged {acknowledged}", welcome.durable));
         }
         *since = None;
+        self.outbox.abandon(CX, Reached { lsn: welcome.durable, run: welcome.durable_run });
+        Ok(())
+    }
+
+    /// What was in a spool that is gone, and is not below either, is lost: everything is copied again. Fails while those below have
+    /// not all said what they have.
+    fn check_spool(&self, welcome: &Welcome) -> Result<(), String> {
+        let mut missing = self.missing.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some(last) = missing.filter(|last| welcome.durable < *last) else {
+            *missing = None;
+            return Ok(());
+        };
+        let what =
+            format!("the tap's spool is gone, with records up to {last}; the CX has {}", welcome.durable);
+        if !welcome.known {
+            self.outbox.lost(CX);
+            return Err(format!("{what}, and not all of its gateways have answered"));
+        }
+        *missing = None;
+        tracing::error!(volume = %self.volume.name(), "{what}: what is between is lost, and the volume is copied again");
         self.outbox.abandon(CX, Reached { lsn: welcome.durable, run: welcome.durable_run });
         Ok(())
     }
@@ -256,6 +280,7 @@ impl Feed for Upstream {
         self.check_sent(welcome)?;
         self.check_past(welcome);
         self.outbox.ready(CX, welcome);
+        self.check_spool(welcome)?;
         self.check_short(welcome)
     }
 

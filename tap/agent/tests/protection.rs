@@ -663,6 +663,27 @@ async fn the_next_run_sends_nothing_that_a_tap_that_was_set_back_with_its_memory
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_spool_that_is_gone_is_missed_and_everything_copied() {
+    let bench = Bench::new(&[7; 100_000]);
+    let (cx, downlink) = FakeCx::listen(&bench.hub).await;
+    let tap = bench.start();
+    cx.wait_for_head();
+    downlink.stop().await;
+    let mut guest = bench.guest();
+    write_at(&mut guest, 3 << 20, &[9; 8192]);
+    drop(guest);
+    assert!(tap.stop(Duration::from_secs(10)).await, "everything fits into the spool");
+    std::fs::remove_dir_all(bench.dir.path().join("tap/web01/spool")).unwrap();
+    let tap = bench.start();
+    let _downlink = cx.clone().open_on(&bench.hub).await;
+    let head = cx.wait_for_head();
+    assert!(cx.image(head) == bench.content(), "the head is the disk as it is");
+    let lost = |m: &Marker| matches!(m, Marker::SyncStart { cause: SyncCause::HopLost });
+    assert!(cx.markers().iter().any(lost), "and the gap is shown");
+    assert!(tap.stop(Duration::from_secs(10)).await);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_missing_or_shrunk_disk_is_refused_with_what_to_do() {
     let bench = Bench::new(&[1; 8192]);
     let tap = bench.start();
