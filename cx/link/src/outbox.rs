@@ -107,6 +107,9 @@ struct Shared {
     retry: Duration,
 }
 
+/// The number of no run.
+const NOBODY: RunId = RunId::new(0);
+
 struct State {
     outbox: Outbox,
     waiting: VecDeque<(ItemNo, WhenDurable)>,
@@ -270,7 +273,15 @@ impl OutboxDriver {
     pub fn keep_only(&self, run: RunId) {
         let mut state = self.shared.lock();
         state.only = Some(run);
-        state.outbox.let_go_before(run);
+        state.outbox.let_go_before(Some(run));
+        self.shared.settle(state);
+    }
+
+    /// Lets go of everything, and of all that comes, until [`OutboxDriver::keep_only`]. To be called while nobody is connected.
+    pub fn keep_nothing(&self) {
+        let mut state = self.shared.lock();
+        state.only = Some(NOBODY);
+        state.outbox.let_go_before(None);
         self.shared.settle(state);
     }
 

@@ -7,7 +7,7 @@ use cx_link::outbox::OutboxDriver;
 use cx_link::{AskReply, Feed};
 use cx_spool::ConsumerNo;
 use cx_wire::{Accepted, AskError, Heartbeat, LedgerHead, Question, Refuse, RefuseCode, Reply, Welcome};
-use tap_block::{Batch, Clock, Lsn};
+use tap_block::{Batch, Clock, Epoch, Lsn};
 use tokio::runtime::Handle;
 use tokio::sync::Notify;
 
@@ -25,7 +25,7 @@ pub(crate) struct Reports {
 
 #[derive(Debug, Clone, Default)]
 struct Report {
-    /// It answered, one way or the other.
+    /// It said what it has, or will not say it before somebody does something about that.
     answered: bool,
     refused: Option<Refuse>,
 }
@@ -47,13 +47,17 @@ impl Reports {
         self.lock().iter().all(|r| r.answered)
     }
 
-    /// Why the stream cannot be taken from the tap: a gateway knows that its time is over, or none takes it.
-    pub(crate) fn refusal(&self) -> Option<Refuse> {
+    /// Why the stream cannot be taken from a tap that greets with `epoch`: a gateway knows that its time is over, or has been told
+    /// that it is to begin anew, or none takes it. `known`: how far the stream is at those that take it.
+    pub(crate) fn refusal(&self, epoch: Epoch, known: Lsn) -> Option<Refuse> {
         let heard = self.lock();
-        let mut refusals = heard.iter().filter_map(|r| r.refused.as_ref());
-        let fenced = refusals.clone().find(|r| r.code == RefuseCode::Fenced);
-        let all = heard.iter().all(|r| r.refused.is_some());
-        fenced.or_else(|| refusals.next().filter(|_| all)).cloned()
+        let refused = |report: &Report| report.refused.clone().filter(|r| !has_begun(r.code, epoch));
+        let refusals: Vec<Refuse> = heard.iter().filter_map(refused).collect();
+        let all = refusals.len() == heard.len();
+        let fenced = refusals.iter().find(|r| r.code == RefuseCode::Fenced).cloned();
+        fenced
+            .or_else(|| begin_anew(&refusals, known))
+            .or_else(|| refusals.into_iter().next().filter(|_| all))
     }
 
     /// Why `gateway` does not take the stream.
@@ -64,7 +68,6 @@ impl Reports {
     fn note(&self, gateway: ConsumerNo, change: impl FnOnce(&mut Report)) {
         if let Some(report) = self.lock().get_mut(gateway.get()) {
             change(report);
-            report.answered = true;
         }
         self.changed.notify_all();
     }
@@ -72,6 +75,25 @@ impl Reports {
     fn lock(&self) -> MutexGuard<'_, Vec<Report>> {
         self.heard.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// Was it said before the tap did as it was told?
+fn has_begun(code: RefuseCode, now: Epoch) -> bool {
+    matches!(code, RefuseCode::BeginAnew { epoch, .. } if epoch <= now)
+}
+
+/// What the tap is told when gateways say that it is to begin anew: above all that any of them has.
+fn begin_anew(refusals: &[Refuse], known: Lsn) -> Option<Refuse> {
+    let anew = |refuse: &Refuse| match refuse.code {
+        RefuseCode::BeginAnew { above, epoch } => Some((epoch, above)),
+        _ => None,
+    };
+    let told = refusals.iter().max_by_key(|refuse| anew(refuse))?;
+    let (epoch, there) = anew(told)?;
+    let above = refusals.iter().filter_map(anew).map(|(_, above)| above).fold(known, Lsn::max);
+    let more = if above > there { format!("; more is elsewhere: above {above}") } else { String::new() };
+    let detail = format!("{}{more}", told.detail);
+    Some(Refuse { code: RefuseCode::BeginAnew { above, epoch }, detail })
 }
 
 /// A gateway's consumer of a stream.
@@ -125,7 +147,7 @@ impl Feed for GatewayFeed {
         self.driver.ready(self.consumer, welcome);
         let is_news = self.note_past(welcome);
         self.reports.note(self.consumer, |report| {
-            report.refused = None;
+            (report.answered, report.refused) = (true, None);
         });
         if let Some(link) = self.tap.link().filter(|_| is_news) {
             link.close(format!("{} told more of earlier runs than was known: greet again", self.gateway));
@@ -190,8 +212,14 @@ impl Feed for GatewayFeed {
                 | RefuseCode::BeginAnew { .. }
                 | RefuseCode::NameTaken
         );
-        self.reports.note(self.consumer, |report| report.refused = lasting.then(|| refuse.clone()));
-        if let (Some(refusal), Some(link)) = (self.reports.refusal(), self.tap.link()) {
+        // One that stops or is busy has said nothing of what it has, and will soon.
+        let will_say = matches!(refuse.code, RefuseCode::Stopping | RefuseCode::Other);
+        self.reports.note(self.consumer, |report| {
+            report.answered |= !will_say;
+            report.refused = lasting.then(|| refuse.clone());
+        });
+        let refusal = self.reports.refusal(self.naming.epoch(), self.driver.furthest().lsn);
+        if let (Some(refusal), Some(link)) = (refusal, self.tap.link()) {
             // The tap learns why when it comes back.
             link.close(refusal.detail);
         }
@@ -209,13 +237,26 @@ mod tests {
     #[test]
     fn one_of_two_gateways_may_refuse_but_not_for_fencing() {
         let reports = Reports::new(2);
+        let refusal = |reports: &Reports| reports.refusal(Epoch::new(1), Lsn::ZERO);
         let (a, b) = (ConsumerNo::new(0), ConsumerNo::new(1));
         reports.note(a, |r| r.refused = Some(refuse(RefuseCode::NameTaken)));
-        assert_eq!(reports.refusal(), None);
+        assert_eq!(refusal(&reports), None);
         reports.note(b, |r| r.refused = Some(refuse(RefuseCode::SplitHistory)));
-        assert_eq!(reports.refusal().map(|r| r.code), Some(RefuseCode::NameTaken));
+        assert_eq!(refusal(&reports).map(|r| r.code), Some(RefuseCode::NameTaken));
         reports.note(a, |r| r.refused = None);
         reports.note(b, |r| r.refused = Some(refuse(RefuseCode::Fenced)));
-        assert_eq!(reports.refusal().map(|r| r.code), Some(RefuseCode::Fenced));
+        assert_eq!(refusal(&reports).map(|r| r.code), Some(RefuseCode::Fenced));
+    }
+
+    #[test]
+    fn what_one_gateway_accepts_counts_for_all_until_the_tap_has_begun_so() {
+        let (reports, lsn) = (Reports::new(3), |n| Lsn::ZERO.plus(n));
+        let anew = |above, epoch| RefuseCode::BeginAnew { above: lsn(above), epoch: Epoch::new(epoch) };
+        for (gateway, code) in [(0, RefuseCode::SplitHistory), (1, anew(50, 3)), (2, anew(70, 2))] {
+            reports.note(ConsumerNo::new(gateway), |r| r.refused = Some(refuse(code)));
+        }
+        let refusal = |epoch, known| reports.refusal(Epoch::new(epoch), lsn(known)).map(|r| r.code);
+        assert_eq!((refusal(1, 60), refusal(1, 90)), (Some(anew(70, 3)), Some(anew(90, 3))));
+        assert_eq!(refusal(3, 90), None, "the gateways hear of it when they are greeted next");
     }
 }

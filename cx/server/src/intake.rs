@@ -134,7 +134,7 @@ impl Streams {
         let stream = self.stream(hello)?;
         stream.greet(hello);
         stream.reports.wait(GATEWAY_PATIENCE);
-        if let Some(refusal) = stream.reports.refusal() {
+        if let Some(refusal) = stream.reports.refusal(hello.epoch, stream.driver.furthest().lsn) {
             return Err(refusal);
         }
         let credit = self.limits.credit.min(stream.driver.room());

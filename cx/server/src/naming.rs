@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use cx_wire::{Hello, Welcome};
-use tap_block::{Action, Batch, Entry, Lsn, Marker, RunStart, SyncCause};
+use tap_block::{Action, Batch, Entry, Epoch, Lsn, Marker, RunStart, SyncCause};
 
 /// Knows whether a gateway can name the volume.
 #[derive(Debug)]
@@ -21,6 +21,11 @@ pub(crate) struct Naming {
 impl Naming {
     pub(crate) const fn new(hello: Arc<Mutex<Hello>>) -> Self {
         Self { hello, nameless: AtomicBool::new(true) }
+    }
+
+    /// Of the tap that greeted last.
+    pub(crate) fn epoch(&self) -> Epoch {
+        self.hello.lock().unwrap_or_else(PoisonError::into_inner).epoch
     }
 
     /// A connection stands.

@@ -490,6 +490,26 @@ fn a_tap_whose_state_was_set_back_is_turned_away_at_once_and_the_gateway_hears_w
     });
 }
 
+/// One that only goes away says nothing of what it has; a tap that was set back would take that for proof.
+#[test]
+fn a_gateway_that_is_stopping_has_not_said_what_it_has() {
+    run(async {
+        let world = World::new(1);
+        let gateway = &world.gateways[0];
+        let detail = "it is stopping".to_owned();
+        gateway.set_refuse(Some(Refuse { code: RefuseCode::Stopping, detail }));
+        gateway.start().await;
+        let cx = world.cx().await;
+        let mut tap = world.tap(18).await;
+        until("welcomed", &tap.shared.changed, || tap.welcome().is_some()).await;
+        assert!(!gateway.hellos().is_empty() && !tap.welcome().unwrap().known);
+        gateway.set_refuse(None);
+        tap.write(5);
+        tap.wait_everywhere().await;
+        cx.stop().await;
+    });
+}
+
 /// What the spool holds the gateways need not have: a tap that was set back must hear of it all the same.
 #[test]
 fn a_run_whose_end_is_in_the_spool_alone_is_told_of_after_a_restart() {
@@ -613,6 +633,66 @@ fn an_old_copy_that_is_accepted_is_told_how_to_begin_anew_and_every_other_one_is
         tap.connect(&world);
         let fenced = || tap.refused().is_some_and(|r| r.code == RefuseCode::Fenced);
         until("the newest copy is fenced", &tap.shared.changed, fenced).await;
+        cx.stop().await;
+    });
+}
+
+/// One of two gateways has what a newer copy wrote, and somebody accepts the old one there. The other one takes the tap all the while.
+#[test]
+fn what_one_gateway_accepts_is_told_to_the_tap_and_counts_for_all() {
+    run(async {
+        let world = World::new(2);
+        for gateway in &world.gateways {
+            gateway.start().await;
+        }
+        let cx = world.cx().await;
+        let mut tap = world.tap(19).await;
+        tap.write(30);
+        tap.wait_everywhere().await;
+        let (above, epoch) = (Lsn::ZERO.plus(7), Epoch::new(3));
+        let accepted =
+            Refuse { code: RefuseCode::BeginAnew { above, epoch }, detail: "it begins anew".to_owned() };
+        world.gateways[1].set_refuse(Some(accepted));
+        world.gateways[1].link().unwrap().close("greet again");
+        // The other gateway has more, above which it has to begin as well.
+        let told = RefuseCode::BeginAnew { above: tap.head(), epoch };
+        until("told", &tap.shared.changed, || tap.refused().is_some_and(|r| r.code == told)).await;
+        tap.disconnect().await;
+        let before = tap.welcome();
+        let anew = Hello { epoch, run: RunId::new(99), first_lsn: tap.head().next(), ..tap.hello() };
+        tap.connect_as(&world, anew);
+        until("taken", &tap.shared.changed, || tap.welcome() != before).await;
+        cx.stop().await;
+    });
+}
+
+/// An old copy wrote into a CX that had lost what it knew, while the gateway was away, which has more of a newer copy.
+#[test]
+fn records_that_a_gateway_can_never_take_are_left_out_and_everything_is_copied() {
+    run(async {
+        let world = World::new(1);
+        let gateway = &world.gateways[0];
+        gateway.start().await;
+        let cx = world.cx().await;
+        let mut newest = world.tap(20).await;
+        newest.write(10);
+        newest.wait_everywhere().await;
+        newest.disconnect().await;
+        cx.stop().await;
+        gateway.stop().await;
+        std::fs::remove_dir_all(world.data.path().join("cx")).unwrap();
+        let cx = world.cx().await;
+        let mut old = world.tap_set_back(20).await;
+        while old.head() <= newest.head().plus(20) {
+            old.write(1);
+        }
+        old.wait_acked().await;
+        gateway.start().await;
+        let asked = || old.asked().iter().any(|q| matches!(q, Question::Resync { whole: true, .. }));
+        until("asked for everything", &old.shared.changed, asked).await;
+        let healed = old.resync(true);
+        old.wait_everywhere().await;
+        gateway.check_against(&old.truth, old.work.volume(), healed.previous());
         cx.stop().await;
     });
 }

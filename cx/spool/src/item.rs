@@ -96,6 +96,8 @@ pub struct Summary {
     pub copies: bool,
     /// It starts a sync of the whole volume, so that a receiver may have missed anything before it.
     pub heals: bool,
+    /// Its first record is that of the run.
+    pub begins: bool,
     /// [`Batch::weight`].
     pub weight: u64,
 }
@@ -122,9 +124,22 @@ impl Summary {
             needs,
             copies: batch.entries.iter().any(|e| e.position.is_copy()),
             heals,
+            begins: first.is_some_and(|e| begins_a_run(&e.action)),
             weight: batch.weight(),
         }
     }
+}
+
+impl Summary {
+    /// Are its records not behind all that somebody `has` of another run? Those that begin a run may come just there.
+    pub(crate) fn contradicts(&self, has: Reached) -> bool {
+        let behind = if self.begins { has.lsn } else { has.lsn.next() };
+        has.run.is_some_and(|run| run != self.run) && self.first.is_some_and(|first| first <= behind)
+    }
+}
+
+fn begins_a_run(action: &Action) -> bool {
+    matches!(action, Action::Mark(mark) if matches!(**mark, Marker::RunStart(_)))
 }
 
 /// How far LSNs may jump just before a record.

@@ -305,7 +305,7 @@ impl Outbox {
         (0..items.min(c.next.since(c.acked))).for_each(|_| c.acked_one());
         let acked = c.acked;
         c.everywhere = c.everywhere.max(everywhere);
-        let run = self.before(acked).0.run;
+        let run = self.run_of(durable, acked);
         if let Some(c) = self.consumers.get_mut(consumer.get()) {
             c.durable = c.durable.max(Reached { lsn: durable, run: run.or(c.durable.run) });
             // It may have them from an earlier connection, or from an earlier life of this hop.
@@ -336,9 +336,9 @@ impl Outbox {
         if let Some(broken) = &mut c.broken {
             broken.after = durable;
         }
-        self.skip_received(consumer, has);
+        let hole = self.skip_received(consumer, has);
         self.forget();
-        None
+        hole
     }
 
     /// The connection of `consumer` is gone.
@@ -382,9 +382,9 @@ impl Outbox {
         !is_known && before.any(|summary| summary.first.is_some_and(|first| first <= has.lsn))
     }
 
-    /// Lets go of what waits from before `run`: what replaces it comes with that run. To be called while no consumer is connected.
-    pub fn let_go_before(&mut self, run: RunId) {
-        let others = self.items.iter().take_while(|item| item.summary.run != run).count();
+    /// Lets go of what waits from before `run` (`None`: of everything). To be called while no consumer is connected.
+    pub fn let_go_before(&mut self, run: Option<RunId>) {
+        let others = self.items.iter().take_while(|item| Some(item.summary.run) != run).count();
         let (from, to) = (self.first, self.first.plus(count(others)));
         self.consumers.iter_mut().for_each(|c| c.skip(from, to));
         self.forget();
@@ -577,6 +577,7 @@ impl Outbox {
             needs: Lsn::ZERO,
             copies: true,
             heals: false,
+            begins: false,
             weight: 0,
         };
         match item {
@@ -608,6 +609,15 @@ impl Outbox {
         let n = no.since(self.first).checked_sub(1);
         let last = n.and_then(|n| self.items.get(index(n)).or(self.items.back()));
         last.map_or((self.forgotten_end, self.forgotten_bytes), |i| (i.end, i.end_bytes))
+    }
+
+    /// The run of a record that is durable at a consumer that acknowledged the items below `acked`. It may lie behind them: an
+    /// earlier connection brought it there.
+    fn run_of(&self, durable: Lsn, acked: ItemNo) -> Option<RunId> {
+        let before = self.before(acked).0;
+        let mut behind = self.items.iter().skip(index(acked.since(self.first)));
+        let found = behind.find(|item| item.end.lsn >= durable).filter(|_| durable > before.lsn);
+        found.map_or(before.run, |item| item.end.run)
     }
 
     /// Every consumer has acknowledged the items below. Without consumers nobody has.
@@ -655,9 +665,11 @@ impl Outbox {
     }
 
     /// Skips what `consumer` has. Copies carry no LSN, so an item with any is sent again, and so is all after it; but not one of a
-    /// run that ended there. It would be refused: to whoever remembers the last run alone it contradicts what is there.
-    fn skip_received(&mut self, consumer: ConsumerNo, has: Reached) {
-        let Some(c) = self.consumers.get_mut(consumer.get()) else { return };
+    /// run that ended there. It would be refused: to whoever remembers the last run alone it contradicts what is there. So do records
+    /// that go on in a run of which another one's took the places: they would be refused for ever, and nothing but a copy of
+    /// everything replaces them.
+    fn skip_received(&mut self, consumer: ConsumerNo, has: Reached) -> Option<Hole> {
+        let c = self.consumers.get_mut(consumer.get())?;
         while let Some(item) = self.items.get(index(c.next.since(self.first))) {
             let s = &item.summary;
             let has_ended = has.run.is_some_and(|run| run != s.run) && s.last.unwrap_or(s.needs) <= has.lsn;
@@ -667,13 +679,31 @@ impl Outbox {
             }
             c.has_next();
         }
+        let (next, broken) = (c.next, c.broken);
+        let rest = self.items.iter().skip(index(next.since(self.first)));
+        let (no, other) =
+            (next.get()..).map(ItemNo::new).zip(rest).find(|(_, i)| Some(i.summary.run) != has.run)?;
+        let is_left_out = broken.is_some_and(|b| b.until_healed && b.at <= no);
+        let contradicts = self.config.detect_holes && other.summary.contradicts(has);
+        if contradicts && !is_left_out { self.break_off_at(no, consumer, has.lsn, true) } else { None }
     }
 
     /// `consumer` misses something after `after`: it goes on with the next sync of everything, here or to come.
     fn break_off(&mut self, consumer: ConsumerNo, after: Lsn, until_healed: bool) -> Option<Hole> {
-        let from = self.consumers.get(consumer.get())?.next;
+        self.break_off_at(self.consumers.get(consumer.get())?.next, consumer, after, until_healed)
+    }
+
+    /// The same, with nothing from `from` on, which is sent yet or not.
+    fn break_off_at(
+        &mut self,
+        from: ItemNo,
+        consumer: ConsumerNo,
+        after: Lsn,
+        until_healed: bool,
+    ) -> Option<Hole> {
         let skip = index(from.since(self.first));
-        let healing = self.items.iter().skip(skip).position(|i| i.summary.heals && i.place != Place::Lost);
+        let heals = |i: &Item| i.summary.heals && i.summary.first > Some(after) && i.place != Place::Lost;
+        let healing = self.items.iter().skip(skip).position(heals);
         let c = self.consumers.get_mut(consumer.get())?;
         if let Some(n) = healing {
             c.skip(from, from.plus(count(n)));

@@ -319,6 +319,62 @@ fn copies_of_a_run_that_ended_below_are_not_sent_again() {
     assert_eq!(waiting(Reached { run: None, ..of(9, 2) }), 4);
 }
 
+fn of_run(run: u64, batch: Arc<Batch>) -> Arc<Batch> {
+    Arc::new(Batch { run: RunId::new(run), ..(*batch).clone() })
+}
+
+/// As when an old copy of a tap wrote into an empty CX while the gateway was away, which has a newer copy's records: it would refuse
+/// them, and with them the stream, again and again.
+#[test]
+fn a_run_that_contradicts_what_a_gateway_has_is_left_out_up_to_the_next_sync_of_everything() {
+    let other = |n| Reached { lsn: lsn(n), run: Some(RunId::new(9)) };
+    // Its records meet the end of the gateway's history in the middle of a batch, or just there.
+    for reached in [4, 5] {
+        let mut outbox = Outbox::new(config(), 1);
+        let (begin, first) = (run_start(2, 1, None), record(3));
+        let both = Batch {
+            entries: [&record(4).entries[..], &record(5).entries[..]].concat(),
+            ..(*record(4)).clone()
+        };
+        for batch in [begin, first, Arc::new(both), record(6)] {
+            outbox.push(batch, at(0)).unwrap();
+        }
+        let hole = outbox.rewind(A, other(reached));
+        assert_eq!(hole, Some(Hole { consumer: A, after: lsn(reached) }), "it has to be copied");
+        assert_eq!(outbox.next(A), Next::Empty, "and nothing is sent that would be refused");
+        outbox.detach(A);
+        assert_eq!(outbox.rewind(A, other(reached)), None, "it is said once");
+        outbox.push(of_run(2, record(100)), at(0)).unwrap();
+        assert_eq!(outbox.next(A), Next::Empty);
+        outbox.push(of_run(2, mark(101, Marker::SyncStart { cause: SyncCause::HopLost })), at(0)).unwrap();
+        outbox.push(of_run(2, record(102)), at(0)).unwrap();
+        assert_eq!(sent(&mut outbox, A), [101, 102]);
+    }
+}
+
+#[test]
+fn a_run_that_a_gateway_has_not_seen_yet_contradicts_nothing() {
+    let mut outbox = Outbox::new(config(), 1);
+    for batch in
+        [record(4), of_run(2, run_start(5, 4, None)), of_run(2, record(6)), of_run(3, run_start(50, 6, None))]
+    {
+        outbox.push(batch, at(0)).unwrap();
+    }
+    assert_eq!(outbox.rewind(A, has(4)), None);
+    assert_eq!(sent(&mut outbox, A), [5, 6, 50]);
+    assert_eq!(outbox.rewind(A, Reached { lsn: lsn(6), run: Some(RunId::new(2)) }), None);
+    assert_eq!(sent(&mut outbox, A), [50]);
+}
+
+/// A record may be durable before this connection has sent it: an earlier one did.
+#[test]
+fn what_is_durable_is_known_with_its_run() {
+    let mut outbox = outbox(1, 1..=2);
+    outbox.push(of_run(2, run_start(3, 2, None)), at(0)).unwrap();
+    outbox.acked(A, 0, lsn(3), lsn(3), at(0));
+    assert_eq!(outbox.durable_at_all(), Reached { lsn: lsn(3), run: Some(RunId::new(2)) });
+}
+
 #[test]
 fn a_gateway_that_lost_what_is_still_here_gets_it_again() {
     let mut outbox = outbox(2, 1..=4);

@@ -149,8 +149,8 @@ pub struct Standing {
 
 fn fenced(hello: &Hello, epoch: Epoch) -> Refuse {
     let detail = format!(
-        "{}: another copy of this tap's state was accepted to go on with ({epoch}, this one has {}): stop this tap; to go on with \
-         this one instead: chronogate volume accept-restored {}",
+        "{}: another copy of this tap's state was accepted to go on with ({epoch}, this one has {}), or this one was and was \
+         restarted before it had begun: stop this tap; to go on with this one instead: chronogate volume accept-restored {}",
         hello.name, hello.epoch, hello.name
     );
     Refuse { code: RefuseCode::Fenced, detail }
@@ -216,7 +216,13 @@ mod tests {
         assert_eq!(accept(&mut copies, 75).unwrap(), accepted, "said again");
         let told = copies.check(&hello(2, 16), lsn(75)).unwrap_err();
         assert_eq!(told.code, RefuseCode::BeginAnew { above: lsn(75), epoch: Epoch::new(2) });
-        assert_eq!(copies.check(&hello(3, 1 << 20), lsn(75)).unwrap_err().code, RefuseCode::Fenced);
+        let other = copies.check(&hello(3, 1 << 20), lsn(75)).unwrap_err();
+        assert_eq!(other.code, RefuseCode::Fenced);
+        assert!(
+            other.detail.contains("restarted before it had begun"),
+            "it may be the same one: {}",
+            other.detail
+        );
         let anew = Hello { epoch: Epoch::new(2), ..hello(4, 76) };
         assert_eq!(copies.check(&anew, lsn(75)), Ok(()));
         copies.taken(anew.epoch);

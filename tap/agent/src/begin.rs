@@ -42,6 +42,8 @@ pub(crate) struct Drawn {
 pub(crate) struct Beginning {
     pub(crate) state: State,
     pub(crate) start: Start,
+    /// After a clean stop: every record up to here is below or in the spool.
+    pub(crate) left: Option<Lsn>,
 }
 
 /// Why a run cannot begin.
@@ -90,10 +92,11 @@ pub(crate) fn begin(
     // Most of a disk that was changed unwatched is what it was, and most of a marked region. What a hop lost is
     // copied as a whole: that heals a damaged journal, too.
     let compare = matches!(state.sync, Some(SyncCause::ChangedUnwatched | SyncCause::UncleanStop));
+    let left = found.state.as_ref().and_then(|s| s.clean).map(|clean| clean.next.previous());
     // After a clean stop the old run's end is known.
     let unproven = !state.unproven.is_empty() && found.state.is_some_and(|old| old.clean.is_none());
     let start = Start { run, first_lsn, bound: state.bound, marks, dirty, fresh, compare, unproven };
-    Ok(Beginning { state, start })
+    Ok(Beginning { state, start, left })
 }
 
 enum Copy {
@@ -261,6 +264,7 @@ mod tests {
         let b = go(left_behind(Some(clean), &[3]));
         assert_eq!((b.start.first_lsn, b.start.run.sync), (clean.next, None));
         assert!(b.start.dirty.is_empty() && b.state.clean.is_none());
+        assert_eq!(b.left, Some(Lsn::ZERO.plus(49)));
     }
 
     #[test]
@@ -272,6 +276,7 @@ mod tests {
         assert_eq!(b.start.dirty.iter().collect::<Vec<_>>(), [Extent::between(3 << 20, 4 << 20)]);
         assert!(b.start.compare);
         assert!(b.state.bound > bound);
+        assert_eq!(b.left, None, "of what is not there the marks say more");
         let idle = go(left_behind(None, &[]));
         assert!(idle.start.dirty.is_empty(), "nothing was under way");
         assert_eq!(idle.start.run.sync, Some(SyncCause::UncleanStop), "as far as is known here");

@@ -95,7 +95,7 @@ impl Protected {
         let hello = hello(whose, &run_start.name, run_start.size, beginning.start.first_lsn, &upward.sender);
         let splitter_config =
             Config { size: run_start.size, queue_limit: limits.queue_bytes, copy_size: COPY_SIZE };
-        let start = beginning.start;
+        let (start, left) = (beginning.start, beginning.left);
         let life = Life { whose, first: start.first_lsn };
         let volume = Volume::new(name.clone(), disk, life, |now, actions| {
             Splitter::start(splitter_config, start, now, actions)
@@ -114,6 +114,7 @@ impl Protected {
             Arc::clone(&outbox),
             Arc::clone(&counters),
             Arc::clone(&proof),
+            left.filter(|left| outbox.head() < *left),
         );
         let feed = Arc::new(feed);
         let config =

@@ -1,6 +1,6 @@
 //! The way up to the CX: what the link asks of a volume, answered from the splitter and the outbox.
 
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -35,8 +35,10 @@ pub(crate) struct Upstream {
     counters: Arc<Counters>,
     proof: Arc<Proof>,
     sent: Sent,
-    /// Why nothing more is sent was told.
-    told: AtomicBool,
+    /// Why nothing more is sent, once that is so.
+    ended: Mutex<Option<String>>,
+    /// The last record that was below or in the spool when the tap was stopped, when the spool does not reach it any more.
+    missing: Mutex<Option<Lsn>>,
     /// Since when the CX says at every connection that it has less than it acknowledged.
     short_since: Mutex<Option<Instant>>,
 }
@@ -70,9 +72,11 @@ impl Upstream {
         outbox: Arc<OutboxDriver>,
         counters: Arc<Counters>,
         proof: Arc<Proof>,
+        missing: Option<Lsn>,
     ) -> Self {
-        let (sent, told, short_since) = (Sent::default(), AtomicBool::new(false), Mutex::default());
-        Self { volume, outbox, counters, proof, sent, told, short_since }
+        let (sent, ended, short_since) = (Sent::default(), Mutex::default(), Mutex::default());
+        let missing = Mutex::new(missing);
+        Self { volume, outbox, counters, proof, sent, ended, missing, short_since }
     }
 
     pub(crate) fn status(&self) -> (TapStatus, Snapshot) {
@@ -129,6 +133,26 @@ impl Upstream {
         Ok(())
     }
 
+    /// What was in a spool that is gone, and is not below either, is lost: everything is copied again. Fails while those below have
+    /// not all said what they have.
+    fn check_spool(&self, welcome: &Welcome) -> Result<(), String> {
+        let mut missing = self.missing.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some(last) = missing.filter(|last| welcome.durable < *last) else {
+            *missing = None;
+            return Ok(());
+        };
+        let what =
+            format!("the tap's spool is gone, with records up to {last}; the CX has {}", welcome.durable);
+        if !welcome.known {
+            self.outbox.lost(CX);
+            return Err(format!("{what}, and not all of its gateways have answered"));
+        }
+        *missing = None;
+        tracing::error!(volume = %self.volume.name(), "{what}: what is between is lost, and the volume is copied again");
+        self.outbox.abandon(CX, Reached { lsn: welcome.durable, run: welcome.durable_run });
+        Ok(())
+    }
+
     /// Before anything is sent: does what is there below end where this tap believes that it does?
     fn check_past(&self, welcome: &Welcome) {
         let verdict = self.proof.hear(welcome);
@@ -164,8 +188,12 @@ impl Upstream {
         self.proof.end();
     }
 
-    /// Fails when what is below of this very run is not all this process's: nothing of it may follow on that.
+    /// Fails when what is below of this very run is not all this process's, or was not once: nothing of it may follow on that.
     fn check_sent(&self, welcome: &Welcome) -> Result<(), String> {
+        let mut ended = self.ended.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(why) = &*ended {
+            return Err(why.clone());
+        }
         let Some(sent) = self.sent.is_exceeded(self.proof.run(), welcome) else { return Ok(()) };
         // A stop leaves nothing that the next run could go on from, and that one compares everything.
         self.proof.note_split();
@@ -174,11 +202,12 @@ impl Upstream {
              sent; nothing is protected before the tap is restarted, which compares the whole disk",
             welcome.durable
         );
-        if !self.told.swap(true, Ordering::AcqRel) {
-            tracing::error!(volume = %self.volume.name(), "{why}");
-            self.volume.set_back(self.whole());
-            self.volume.wake_copier();
-        }
+        tracing::error!(volume = %self.volume.name(), "{why}");
+        self.volume.set_back(self.whole());
+        self.volume.wake_copier();
+        // Its numbers are taken below up to there: what comes behind them would look like what came next.
+        self.outbox.keep_nothing();
+        *ended = Some(why.clone());
         Err(why)
     }
 
@@ -199,6 +228,7 @@ impl Upstream {
                 );
                 self.outbox.keep_only(life.whose.run);
                 self.proof.begin_anew(life.whose.run, life.first);
+                *self.ended.lock().unwrap_or_else(PoisonError::into_inner) = None;
             }
             Ok(None) => {}
             Err(e) => {
@@ -247,9 +277,10 @@ fn state(snapshot: &Snapshot, spooled: bool) -> TapState {
 
 impl Feed for Upstream {
     fn ready(&self, welcome: &Welcome) -> Result<(), String> {
-        self.check_past(welcome);
         self.check_sent(welcome)?;
+        self.check_past(welcome);
         self.outbox.ready(CX, welcome);
+        self.check_spool(welcome)?;
         self.check_short(welcome)
     }
 

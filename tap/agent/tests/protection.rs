@@ -591,19 +591,8 @@ async fn what_a_refused_tap_spooled_before_it_was_killed_does_not_have_it_refuse
     let tap = refused(&bench, &cx, limits).await;
     let mut guest = bench.guest();
     let (state, killed) = (bench.dir.path().join("tap/web01"), bench.dir.path().join("killed"));
-    let noise: Vec<u8> = (0..64 << 10).map(|n: u32| (n.wrapping_mul(2_654_435_761) >> 13) as u8).collect();
-    let holds = |path: &Path| std::fs::read(path).unwrap().iter().filter(|byte| **byte != 0).count() > 60_000;
-    let files = || std::fs::read_dir(state.join("spool")).unwrap().map(|file| file.unwrap().path());
-    let deadline = std::time::Instant::now() + Duration::from_secs(60);
-    // No faster than the spool takes it: what finds no room is marked instead. Some fifteen records are more than the newer copy wrote.
-    for (piece, content) in (0u64..).zip(noise.chunks(4096).cycle()) {
-        write_at(&mut guest, (piece % 512) << 12, content);
-        guest.flush().unwrap();
-        if files().any(|file| holds(&file)) {
-            break;
-        }
-        assert!(std::time::Instant::now() < deadline, "it waits on the disk");
-    }
+    // Some fifteen records are more than the newer copy wrote.
+    write_until_spooled(&bench, &mut guest);
     copy_all(&state, &killed);
     drop(guest);
     tap.stop(Duration::from_secs(10)).await;
@@ -613,6 +602,84 @@ async fn what_a_refused_tap_spooled_before_it_was_killed_does_not_have_it_refuse
     let tap = bench.start();
     let head = cx.wait_for_head();
     assert!(cx.image(head) == bench.content(), "the head is the disk as it is");
+    assert!(tap.stop(Duration::from_secs(10)).await);
+}
+
+/// Writes noise in single blocks, no faster than the spool takes it (what finds no room is marked instead), until a file of it is there.
+fn write_until_spooled(bench: &Bench, guest: &mut NbdClient<UnixStream>) {
+    let spool = bench.dir.path().join("tap/web01/spool");
+    let noise: Vec<u8> = (0..64 << 10).map(|n: u32| (n.wrapping_mul(2_654_435_761) >> 13) as u8).collect();
+    let holds = |path: &Path| std::fs::read(path).unwrap().iter().filter(|byte| **byte != 0).count() > 60_000;
+    let files = || std::fs::read_dir(&spool).unwrap().map(|file| file.unwrap().path());
+    let deadline = std::time::Instant::now() + Duration::from_secs(60);
+    for (piece, content) in (0u64..).zip(noise.chunks(4096).cycle()) {
+        write_at(guest, (piece % 512) << 12, content);
+        guest.flush().unwrap();
+        if files().any(|file| holds(&file)) {
+            return;
+        }
+        assert!(std::time::Instant::now() < deadline, "it waits on the disk");
+    }
+}
+
+/// The run that was set back goes on in its spool with numbers that are taken below up to somewhere, and are not from there on. The
+/// latter would have looked like what came next.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_next_run_sends_nothing_that_a_tap_that_was_set_back_with_its_memory_spooled() {
+    let bench = Bench::new(&[7; 100_000]);
+    let (cx, downlink) = FakeCx::listen(&bench.hub).await;
+    let tap = bench.try_start(Limits { outbox_bytes: 256 << 10, ..Limits::default() }).unwrap();
+    cx.wait_for_head();
+    downlink.stop().await;
+    cx.take_future((5 << 20) / 4096);
+    let before = {
+        let mut seen = cx.seen.lock().unwrap();
+        (seen.past, seen.tells) = (None, true);
+        seen.durable
+    };
+    let mut guest = bench.guest();
+    write_until_spooled(&bench, &mut guest);
+    let greetings = cx.seen.lock().unwrap().greetings;
+    let _downlink = cx.clone().open_on(&bench.hub).await;
+    cx.wait("greetings in vain", |s| (s.greetings > greetings + 1).then_some(()));
+    // One that has not heard of its gateways yet knows less, which makes it no better.
+    let future = std::mem::replace(&mut cx.seen.lock().unwrap().durable, Lsn::ZERO.next());
+    let greetings = cx.seen.lock().unwrap().greetings;
+    cx.wait("more in vain", |s| (s.greetings > greetings + 1).then_some(()));
+    assert_eq!(std::mem::replace(&mut cx.seen.lock().unwrap().durable, future), Lsn::ZERO.next());
+    drop(guest);
+    assert!(!tap.stop(Duration::from_secs(10)).await, "nothing to go on from");
+    cx.wait("the end of the connection", |s| s.link.is_none().then_some(()));
+    let tap = bench.start();
+    let head = cx.wait_for_head();
+    assert!(cx.image(head) == bench.content(), "the head is the disk as it is");
+    let next = {
+        let seen = cx.seen.lock().unwrap();
+        let begins = seen.hello.as_ref().unwrap().first_lsn;
+        (seen.oracle.lsns().into_iter().find(|lsn| *lsn > before), begins)
+    };
+    assert_eq!(next.0, Some(next.1), "nothing comes between what was there and the next run");
+    assert!(tap.stop(Duration::from_secs(10)).await);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_spool_that_is_gone_is_missed_and_everything_copied() {
+    let bench = Bench::new(&[7; 100_000]);
+    let (cx, downlink) = FakeCx::listen(&bench.hub).await;
+    let tap = bench.start();
+    cx.wait_for_head();
+    downlink.stop().await;
+    let mut guest = bench.guest();
+    write_at(&mut guest, 3 << 20, &[9; 8192]);
+    drop(guest);
+    assert!(tap.stop(Duration::from_secs(10)).await, "everything fits into the spool");
+    std::fs::remove_dir_all(bench.dir.path().join("tap/web01/spool")).unwrap();
+    let tap = bench.start();
+    let _downlink = cx.clone().open_on(&bench.hub).await;
+    let head = cx.wait_for_head();
+    assert!(cx.image(head) == bench.content(), "the head is the disk as it is");
+    let lost = |m: &Marker| matches!(m, Marker::SyncStart { cause: SyncCause::HopLost });
+    assert!(cx.markers().iter().any(lost), "and the gap is shown");
     assert!(tap.stop(Duration::from_secs(10)).await);
 }
 
