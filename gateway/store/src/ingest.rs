@@ -150,7 +150,8 @@ pub(crate) struct Into<'a> {
 }
 
 /// Brings one group in: the rows first, then, in one durable batch, the word that they are there. Doing it again
-/// after a crash in between changes nothing.
+/// after a crash in between changes nothing. Checkpoints come last: a group whose word is not there may go further in the next life,
+/// and what it holds then a checkpoint of the first would hide.
 pub(crate) fn ingest(into: &Into<'_>, frozen: &Frozen, weights: &mut Weights) -> Result<(), IndexError> {
     let (index, group) = (into.index, &frozen.group);
     let (mut runs, mut maps) = (Vec::new(), Vec::new());
@@ -162,7 +163,6 @@ pub(crate) fn ingest(into: &Into<'_>, frozen: &Frozen, weights: &mut Weights) ->
         maps.extend(Region { gather, group: group.no }.weigh(versions, weights, into.checkpoint_at)?);
     }
     index.ingest(Table::Runs, runs)?;
-    index.ingest(Table::Maps, maps)?;
     let mut times: Vec<Row> =
         group.rows.iter().map(|(s, row)| (keys::time(*s, row.lsn), row.encode())).collect();
     times.sort_unstable();
@@ -172,7 +172,8 @@ pub(crate) fn ingest(into: &Into<'_>, frozen: &Frozen, weights: &mut Weights) ->
     index.commit(vec![
         (keys::group(group.no), state::encode_group(&info)),
         (keys::STATE.to_vec(), state::encode(frozen)),
-    ])
+    ])?;
+    index.ingest(Table::Maps, maps)
 }
 
 /// A region and the group that is being brought in.

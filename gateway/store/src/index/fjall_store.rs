@@ -14,6 +14,7 @@ use fjall::{AbstractTree as _, Database, Keyspace, KeyspaceCreateOptions, Persis
 use tap_block::units::count;
 
 use tap_disk::small_file;
+use xxhash_rust::xxh3::xxh3_128;
 
 use super::ballast::{Ballast, Holding};
 use super::{IndexError, IndexOpener, IndexStore, Row, Shortage, Table};
@@ -163,6 +164,7 @@ impl IndexOpener for FjallOpener {
 
 impl FjallIndex {
     fn open(opener: &FjallOpener, with: &With) -> Result<Self, IndexError> {
+        check_lists(&opener.dir)?;
         let database = Database::builder(&opener.dir)
             .cache_size(opener.cache)
             .manual_journal_persist(true)
@@ -170,6 +172,7 @@ impl FjallIndex {
             .max_cached_files(Some(128))
             .open()?;
         let keyspace = |name| database.keyspace(name, options);
+        check_tables(&opener.dir, &database)?;
         let (runs, maps) = (keyspace("runs")?, keyspace("maps")?);
         let (times, settled, state) = (keyspace("times")?, keyspace("settled")?, keyspace("state")?);
         Ok(Self {
@@ -255,6 +258,40 @@ const GLANCE: Duration = Duration::from_millis(10);
 const WORTH_TIDYING: u64 = 1 << 20;
 /// A batch holds fjall's journal lock; nobody should wait long for it.
 const REMOVED_AT_ONCE: usize = 4096;
+
+/// Which files a table consists of stands in one that fjall (3.1) believes without a look at its checksum, which stands beside it.
+/// One bit there, and rows are hidden.
+fn check_lists(dir: &Path) -> Result<(), IndexError> {
+    let tables = fs::read_dir(dir.join("keyspaces")).into_iter().flatten().filter_map(Result::ok);
+    for table in tables {
+        let Ok(current) = fs::read(table.path().join("current")) else { continue };
+        let known = current.split_first_chunk::<8>().and_then(|(no, rest)| {
+            let (sum, kind) = rest.split_first_chunk::<16>()?;
+            (kind == [0]).then(|| (u64::from_le_bytes(*no), u128::from_le_bytes(*sum)))
+        });
+        let Some((no, sum)) = known else { continue };
+        let list = table.path().join(format!("v{no}"));
+        if fs::read(&list).is_ok_and(|bytes| xxh3_128(&bytes) != sum) {
+            return Err(IndexError::damaged(format!("{} is not what was written", list.display())));
+        }
+    }
+    Ok(())
+}
+
+/// Of an index that says how far it goes every table is there. One of which the directory is gone fjall would make anew without a
+/// word, and nobody would know the next time.
+fn check_tables(dir: &Path, database: &Database) -> Result<(), IndexError> {
+    let mut others = ["runs", "maps", "times", "settled"].into_iter();
+    match others.find(|name| !database.keyspace_exists(name)) {
+        Some(gone)
+            if database.keyspace_exists("state")
+                && database.keyspace("state", options)?.first_key_value().is_some() =>
+        {
+            Err(IndexError::damaged(format!("the table {gone} is gone from {}", dir.display())))
+        }
+        _ => Ok(()),
+    }
+}
 
 fn options() -> KeyspaceCreateOptions {
     KeyspaceCreateOptions::default().max_memtable_size(8 << 20)
@@ -400,6 +437,56 @@ mod tests {
         assert_eq!(opener.condemned(), Some(found.to_string()));
         opener.wipe().unwrap();
         assert_eq!(opener.condemned(), None);
+    }
+
+    /// A start that throws an index away may be killed in the middle of it, say. fjall makes what is gone anew, and empty.
+    #[test]
+    fn an_index_of_which_a_table_is_gone_is_damaged() {
+        for gone in 0..4 {
+            for file in [None, Some("current")] {
+                let dir = tempfile::tempdir().unwrap();
+                let opener = FjallOpener { dir: dir.path().join("fjall"), cache: 0 };
+                let index = FjallIndex::open(&opener, &With::default()).unwrap();
+                index.ingest(Table::Runs, rows(0, 3)).unwrap();
+                index.ingest(Table::Settled, rows(0, 3)).unwrap();
+                index.commit(vec![(b"state".to_vec(), b"s".to_vec())]).unwrap();
+                let table = [&index.runs, &index.maps, &index.times, &index.settled][gone].path().to_owned();
+                drop(index);
+                match file {
+                    Some(name) => fs::remove_file(table.join(name)).unwrap(),
+                    None => fs::remove_dir_all(&table).unwrap(),
+                }
+                // And it stays so until it is wiped.
+                for _ in 0..2 {
+                    assert!(opener.open().is_err_and(|e| e.is_damage()), "{gone} {file:?}");
+                }
+                opener.wipe().unwrap();
+                assert!(opener.open().is_ok());
+            }
+        }
+    }
+
+    /// What says which files a table consists of.
+    #[test]
+    fn a_flipped_bit_in_a_list_of_files_is_damage() {
+        let dir = tempfile::tempdir().unwrap();
+        let opener = FjallOpener { dir: dir.path().join("fjall"), cache: 0 };
+        let index = FjallIndex::open(&opener, &With::default()).unwrap();
+        index.ingest(Table::Runs, rows(0, 3)).unwrap();
+        let table = index.runs.path().to_owned();
+        drop(index);
+        drop(opener.open().unwrap());
+        let mut files = fs::read_dir(table).unwrap().map(|entry| entry.unwrap().path());
+        let list = files.find(|path| path.file_name().unwrap().to_string_lossy().starts_with('v')).unwrap();
+        let whole = fs::read(&list).unwrap();
+        for at in 0..whole.len() {
+            let mut bytes = whole.clone();
+            bytes[at] ^= 1;
+            fs::write(&list, bytes).unwrap();
+            assert!(opener.open().is_err_and(|e| e.is_damage()), "byte {at} of {}", whole.len());
+        }
+        fs::write(&list, whole).unwrap();
+        assert!(opener.open().unwrap().get(Table::Runs, &2u64.to_be_bytes()).unwrap().is_some());
     }
 
     /// A file system of so many MiB; `None` for a user who may not mount.

@@ -3,7 +3,7 @@
 //! that is not the same any more when it is opened again. An empty one, say, where somebody removed it: all history would read as
 //! zeroes, and be settled so.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::sync::{Arc, Mutex, OnceLock, RwLock};
 
 use tap_block::{Clock as _, WallTime};
@@ -29,8 +29,8 @@ pub(crate) struct HealingIndex {
 struct Marks {
     /// Durable.
     known: HashMap<&'static [u8], u64>,
-    /// Nobody knows whether it got as far.
-    tried: HashMap<&'static [u8], u64>,
+    /// What was tried since. Nobody knows of any of it whether it got as far.
+    tried: HashMap<&'static [u8], BTreeSet<u64>>,
 }
 
 impl Marks {
@@ -42,28 +42,40 @@ impl Marks {
         Self { known: Self::KEYS.into_iter().filter_map(read).collect(), tried: HashMap::new() }
     }
 
-    fn try_rows(&mut self, rows: &[Row]) {
-        for key in Self::KEYS {
-            if let Some((_, value)) = rows.iter().find(|(k, _)| k == key) {
-                self.tried.insert(key, xxh3_64(value));
-            }
+    /// Those that rows are.
+    fn among(rows: &[Row]) -> Vec<(&'static [u8], u64)> {
+        let of = |key| rows.iter().find(|(k, _)| k == key).map(|(_, value)| (key, xxh3_64(value)));
+        Self::KEYS.into_iter().filter_map(of).collect()
+    }
+
+    fn tried(&mut self, marks: &[(&'static [u8], u64)]) {
+        for (key, sum) in marks {
+            self.tried.entry(key).or_default().insert(*sum);
         }
     }
 
-    fn succeeded(&mut self) {
-        self.known.extend(self.tried.drain());
+    /// These are durable; another thread may be at others.
+    fn succeeded(&mut self, marks: &[(&'static [u8], u64)]) {
+        for (key, sum) in marks {
+            self.known.insert(key, *sum);
+            self.tried.remove(key);
+        }
     }
 
+    /// From here on what is found is what is known. (What was tried may be under way still.)
+    ///
     /// # Errors
     /// Damage, when it is another, or one that lost something.
-    fn check(&self, index: &dyn IndexStore) -> Result<(), IndexError> {
-        for (key, known) in &self.known {
+    fn check(&mut self, index: &dyn IndexStore) -> Result<(), IndexError> {
+        for (key, known) in &mut self.known {
             let sum = index.get(Table::State, key)?.map(|value| xxh3_64(&value));
-            if sum.is_none_or(|sum| sum != *known && self.tried.get(key) != Some(&sum)) {
+            let was_tried = |sum| self.tried.get(key).is_some_and(|tried| tried.contains(&sum));
+            let Some(sum) = sum.filter(|sum| sum == known || was_tried(*sum)) else {
                 let text = "what was opened again is not the index that was there: it was removed, or exchanged, while the \
                             gateway ran";
                 return Err(IndexError::damaged(text.to_owned()));
-            }
+            };
+            *known = sum;
         }
         Ok(())
     }
@@ -225,9 +237,10 @@ impl IndexStore for HealingIndex {
     }
 
     fn commit(&self, rows: Vec<Row>) -> Result<(), IndexError> {
-        lock(&self.marks).try_rows(&rows);
+        let marks = Marks::among(&rows);
+        lock(&self.marks).tried(&marks);
         self.change(|index| index.commit(rows))?;
-        lock(&self.marks).succeeded();
+        lock(&self.marks).succeeded(&marks);
         Ok(())
     }
 }
@@ -273,7 +286,7 @@ mod tests {
         assert_eq!(index.get(Table::State, keys::STATE).unwrap(), Some(b"two".to_vec()), "the same one");
 
         // What failed may have got there all the same.
-        lock(&index.marks).try_rows(&state("three"));
+        lock(&index.marks).tried(&Marks::among(&state("three")));
         lock(&place).open().unwrap().commit(state("three")).unwrap();
         index.fell_ill(&IndexError::new("it failed".to_owned()));
         index.mend().unwrap();
@@ -290,5 +303,49 @@ mod tests {
         }
         assert!(index.damage().unwrap().contains("removed, or exchanged"));
         assert!(condemned.get().unwrap().contains("removed, or exchanged"));
+    }
+
+    /// An index of which only what is put there from outside is ever there, as after writes that nobody knows the end of.
+    fn with_state(value: &str) -> (Arc<Mutex<MemoryIndex>>, HealingIndex, Arc<OnceLock<String>>) {
+        let (place, condemned) = (Arc::new(Mutex::new(MemoryIndex::new())), Arc::default());
+        let first = lock(&place).open().unwrap();
+        first.commit(vec![(keys::STATE.to_vec(), value.into())]).unwrap();
+        let opener = Exchanged(Arc::clone(&place), Arc::clone(&condemned));
+        (place, HealingIndex::new(Box::new(opener), first), condemned)
+    }
+
+    fn row(value: &str) -> Vec<Row> {
+        vec![(keys::STATE.to_vec(), value.into())]
+    }
+
+    /// The first of two writes got there, which nobody knew; the second did not.
+    #[test]
+    fn any_of_what_was_tried_may_be_what_is_found() {
+        let (place, index, condemned) = with_state("one");
+        for value in ["two", "three"] {
+            lock(&place).fail(true);
+            index.commit(row(value)).unwrap_err();
+            lock(&place).fail(false);
+            if value == "two" {
+                lock(&place).open().unwrap().commit(row(value)).unwrap();
+            }
+        }
+        index.mend().unwrap();
+        assert_eq!(condemned.get(), None);
+        // And it is that from here on.
+        lock(&place).open().unwrap().commit(row("one")).unwrap();
+        index.fell_ill(&IndexError::new("it failed".to_owned()));
+        assert!(index.mend().is_err_and(|e| e.is_damage()));
+    }
+
+    /// Another thread's rows are durable while these are on their way; these never arrive.
+    #[test]
+    fn what_another_wrote_makes_nothing_of_this_one_known() {
+        let (place, index, condemned) = with_state("one");
+        lock(&index.marks).tried(&Marks::among(&row("two")));
+        index.commit(vec![(b"other".to_vec(), vec![1])]).unwrap();
+        index.fell_ill(&IndexError::new("it failed".to_owned()));
+        index.mend().unwrap();
+        assert_eq!((condemned.get(), lock(&place).rows(Table::State)), (None, 2));
     }
 }
