@@ -224,9 +224,9 @@ impl IndexStore for HealingIndex {
         self.change(|index| index.tidy(idle))
     }
 
-    fn commit(&self, rows: Vec<Row>) -> Result<(), IndexError> {
+    fn replace(&self, rows: Vec<Row>, gone: Vec<Vec<u8>>) -> Result<(), IndexError> {
         lock(&self.marks).try_rows(&rows);
-        self.change(|index| index.commit(rows))?;
+        self.change(|index| index.replace(rows, gone))?;
         lock(&self.marks).succeeded();
         Ok(())
     }
