@@ -15,8 +15,9 @@ use std::time::Duration;
 
 use common::lab::{Lab, policy};
 use gateway_image::Catalogue;
-use gateway_journal::MetaRecord;
-use tap_block::{BarrierMark, Batch, MarkId};
+use gateway_journal::{Hold, Manifest, MetaRecord};
+use gateway_store::{MarkStore as _, MemoryIndex};
+use tap_block::{BarrierMark, Batch, MarkId, WallTime};
 
 /// What follows one another as one batch.
 fn joined(mut batches: impl Iterator<Item = Batch>) -> Batch {
@@ -86,6 +87,46 @@ fn a_group_writes_what_it_brings_however_many_bookmarks_there_are() {
         lab.open();
         assert_eq!((&*lab.store().catalogue(), lab.disk.index.wipes()), (&*before, 0));
     }
+}
+
+/// Hourly bookmarks of a hundred volumes, kept for a year, are longer than a segment.
+#[test]
+fn bookmarks_whose_list_is_longer_than_a_segment_are_settled_all_the_same() {
+    let mut lab = Lab::new(41, policy(10, &[], 1_000_000_000));
+    lab.disk.config.segment_len = 64 << 10;
+    lab.open();
+    lab.write(30, 1);
+    marks(&mut lab, 1, 300);
+    let left = lab.store().catalogue().volume(lab.volume()).unwrap().marks().len();
+    hold_all(&lab);
+    for n in 0..6 {
+        bookmarks(&mut lab, n * 400, (n + 1) * 400);
+        lab.more(20, 1);
+        lab.clock.advance(Duration::from_secs(500));
+        lab.settle();
+    }
+    let sealed = lab.disk.manifest.load().unwrap();
+    let manifest = Manifest::unseal(&sealed).unwrap();
+    assert!(sealed.len() < 64 << 10, "{} bytes", sealed.len());
+    assert!(manifest.encode().len() > 3 * (32 << 10), "{} bytes", manifest.encode().len());
+    for with_index in [true, false] {
+        if !with_index {
+            lab.disk.index = MemoryIndex::new();
+        }
+        lab.open();
+        let catalogue = lab.store().catalogue();
+        let known = catalogue.volume(lab.volume()).unwrap();
+        assert_eq!((known.bookmark_count(), known.marks().len()), (2400, left), "nothing went for it");
+        assert!(known.bookmark_lsns().all(|lsn| lab.store().check_kept(lab.volume(), lsn).is_ok()));
+        lab.check(300);
+    }
+}
+
+fn hold_all(lab: &Lab) {
+    let (from, to) = (WallTime::EPOCH, lab.store().age().plus(Duration::from_secs(1)));
+    let until = to.plus(Duration::from_secs(1_000_000));
+    let (volume, note) = (lab.volume(), "audit".to_owned());
+    lab.rule(MetaRecord::Held(Hold { volume, from, to, until, credited: Duration::ZERO, note }));
 }
 
 /// What a start finds in an index is what it finds in the journal without one.
