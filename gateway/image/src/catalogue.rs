@@ -8,6 +8,7 @@ mod bookmarks;
 mod codec;
 mod mark_codec;
 mod marks;
+mod rows;
 mod rules;
 mod shared_map;
 #[cfg(test)]
@@ -24,6 +25,7 @@ use tap_block::{Action, Entry, Epoch, Lsn, Marker, Name, RunId, RunStart, Stream
 pub use bookmarks::BookmarkPoint;
 pub use codec::CatalogueError;
 pub use marks::{MOST_MARKS, MarkPoint, Marks, Membership};
+pub use rows::RowChange;
 pub use rules::{GateMark, Rules};
 pub use volume::{ClockSet, Gap, MOST_CLOCKS, MOST_GONE, NotSelectable, Run, SyncSpan, Volume, cause_text};
 
@@ -217,6 +219,12 @@ impl Catalogue {
             some |= Arc::make_mut(volume).marks.halve();
         }
         some
+    }
+
+    /// About how many bytes of what [`Catalogue::encode`] gives are barrier marks.
+    #[must_use]
+    pub fn mark_bytes(&self) -> usize {
+        self.volumes.values().map(|volume| volume.marks.bytes()).sum()
     }
 
     /// Forgets these bookmarks of a volume, whose points are gone.

@@ -6,6 +6,7 @@
 use std::collections::BTreeMap;
 
 use prost::Message;
+use tap_block::units::count;
 use tap_block::{Lsn, VolumeId, WallTime};
 use xxhash_rust::xxh3::xxh3_64;
 
@@ -22,6 +23,12 @@ const VERSION: u32 = 2;
 const VERSION_WITH_PACKS: u32 = 3;
 /// The same, where points are kept that are not listed on their own.
 const VERSION_WITH_RUNS: u32 = 4;
+/// One of these, compressed.
+const VERSION_PACKED: u32 = 5;
+/// Fast: it is written with each settle, and most of what it holds is names and times that look alike.
+const PACKED_LEVEL: i32 = 1;
+/// No manifest is longer.
+const MOST_BYTES: u64 = 1 << 30;
 
 /// See the module.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -327,6 +334,23 @@ struct PManifest {
     state: Vec<u8>,
 }
 
+/// A manifest that is too long for a segment. The fields that it shares with one are the same there.
+#[derive(Clone, PartialEq, Message)]
+struct PPacked {
+    #[prost(uint32, tag = "1")]
+    version: u32,
+    #[prost(fixed64, tag = "2")]
+    store: u64,
+    #[prost(uint64, tag = "3")]
+    settle: u64,
+    /// The bytes of the whole.
+    #[prost(uint64, tag = "14")]
+    bytes: u64,
+    /// It, compressed with zstd.
+    #[prost(bytes = "vec", tag = "15")]
+    packed: Vec<u8>,
+}
+
 #[derive(Clone, PartialEq, Message)]
 struct PGeneration {
     #[prost(uint64, tag = "1")]
@@ -406,6 +430,20 @@ impl Manifest {
         .encode_to_vec()
     }
 
+    /// As bytes that are no more than `room`, if they need not be.
+    #[must_use]
+    pub fn encode_within(&self, room: u64) -> Vec<u8> {
+        let plain = self.encode();
+        if count(plain.len()) <= room || count(plain.len()) > MOST_BYTES {
+            return plain;
+        }
+        let Ok(packed) = zstd::bulk::compress(&plain, PACKED_LEVEL) else { return plain };
+        let (version, store) = (VERSION_PACKED, self.store.get());
+        let bytes = count(plain.len());
+        let packed = PPacked { version, store, settle: self.settle, bytes, packed }.encode_to_vec();
+        if packed.len() < plain.len() { packed } else { plain }
+    }
+
     /// A program that knows nothing of packs must not take one for damage, and one that knows nothing of runs must not let go of
     /// them.
     fn version(&self) -> u32 {
@@ -420,7 +458,13 @@ impl Manifest {
     /// As bytes behind a checksum: how a copy is kept outside a frame.
     #[must_use]
     pub fn seal(&self) -> Vec<u8> {
-        let bytes = self.encode();
+        self.seal_within(u64::MAX)
+    }
+
+    /// The same of bytes that are no more than `room`, if they need not be.
+    #[must_use]
+    pub fn seal_within(&self, room: u64) -> Vec<u8> {
+        let bytes = self.encode_within(room);
         [&xxh3_64(&bytes).to_le_bytes()[..], &bytes].concat()
     }
 
@@ -441,14 +485,16 @@ impl Manifest {
     /// # Errors
     /// [`FormatError`] when they are no manifest of this version.
     pub fn decode(bytes: &[u8]) -> Result<Self, FormatError> {
-        let twin = PManifest::decode(bytes).map_err(|e| FormatError::malformed(WHAT, e.to_string()))?;
-        if twin.version > VERSION_WITH_RUNS {
-            let (version, known) = (twin.version, VERSION_WITH_RUNS);
-            return Err(FormatError::Newer { what: WHAT, version, known });
+        let twin = PManifest::decode(bytes).map_err(malformed)?;
+        match twin.version {
+            0 => Err(FormatError::malformed(WHAT, "without a version")),
+            1..=VERSION_WITH_RUNS => Self::from_twin(twin),
+            VERSION_PACKED => Self::from_twin(unpacked(bytes)?),
+            version => Err(FormatError::Newer { what: WHAT, version, known: VERSION_PACKED }),
         }
-        if twin.version == 0 {
-            return Err(FormatError::malformed(WHAT, "without a version"));
-        }
+    }
+
+    fn from_twin(twin: PManifest) -> Result<Self, FormatError> {
         let start =
             Start { at: twin.start, number: twin.number, group: twin.frame_group, previous: twin.previous };
         Ok(Self {
@@ -468,6 +514,24 @@ impl Manifest {
     pub fn kept_of(&self, volume: VolumeId) -> Option<&Kept> {
         self.kept.iter().find(|(v, _)| *v == volume).map(|(_, kept)| kept)
     }
+}
+
+fn malformed(why: impl std::fmt::Display) -> FormatError {
+    FormatError::malformed(WHAT, why.to_string())
+}
+
+/// The manifest in a packed one.
+fn unpacked(bytes: &[u8]) -> Result<PManifest, FormatError> {
+    let outer = PPacked::decode(bytes).map_err(malformed)?;
+    let most = usize::try_from(outer.bytes).ok().filter(|_| outer.bytes <= MOST_BYTES);
+    let most = most.ok_or_else(|| malformed("it is longer than any"))?;
+    let bytes = zstd::bulk::decompress(&outer.packed, most).map_err(malformed)?;
+    let inner = PManifest::decode(&bytes[..]).map_err(malformed)?;
+    let fits = (inner.store, inner.settle, bytes.len()) == (outer.store, outer.settle, most);
+    if !fits || !(1..=VERSION_WITH_RUNS).contains(&inner.version) {
+        return Err(malformed("it is not the one that its outside names"));
+    }
+    Ok(inner)
 }
 
 fn generation_out(generation: &Generation) -> PGeneration {

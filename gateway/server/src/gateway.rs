@@ -35,6 +35,7 @@ use crate::problems;
 use crate::restore::Forbidden;
 use crate::stores::Stores;
 use crate::streams::Streams;
+use crate::stretches::LastSums;
 use crate::targets::{GatewayTargets, TargetTable};
 
 /// Threads for reads that the page cache cannot answer.
@@ -176,6 +177,8 @@ pub struct Gateway {
     pub(crate) tap_fronts: Mutex<Vec<(&'static str, Weak<FrontHandle>)>>,
     /// Of bookmarks that are being made.
     pub(crate) bookmark_names: Arc<BookmarkNames>,
+    /// Of timelines.
+    pub(crate) sums: LastSums,
     /// One image is taken out of use at a time, so that of two who take it away both are right.
     pub(crate) removing: tokio::sync::Mutex<()>,
     pub(crate) me: Weak<Self>,
@@ -267,6 +270,7 @@ impl Gateway {
             fronts: Mutex::default(),
             tap_fronts: Mutex::default(),
             bookmark_names: Arc::default(),
+            sums: LastSums::default(),
             removing: tokio::sync::Mutex::default(),
             me: Weak::clone(me),
             store,

@@ -1,7 +1,6 @@
 //! What clients read of exports before they open one: a list that stays short however many bookmarks there are,
 //! and for each name which moment it means, how old that is, and what it promises.
 
-use std::cmp::Reverse;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -18,6 +17,10 @@ use crate::points::Points;
 const BOOKMARKS: usize = 1000;
 /// Bookmarks of one volume in a list: its newest.
 const OF_A_VOLUME: usize = 100;
+/// So many more of a volume are counted.
+const COUNTED: usize = 10_000;
+/// And no more of it are looked at, for a client that may see few.
+const LOOKED_AT: usize = 100_000;
 
 /// Every head, every image, and the newest bookmarks of each volume, as far as a client may see them.
 pub(crate) fn entries(points: &Points, access: &Access) -> Vec<ExportEntry> {
@@ -27,12 +30,10 @@ pub(crate) fn entries(points: &Points, access: &Access) -> Vec<ExportEntry> {
     let share = BOOKMARKS.checked_div(volumes.len()).unwrap_or(0).clamp(1, OF_A_VOLUME);
     let (mut heads, mut bookmarks) = (Vec::new(), Vec::new());
     for volume in volumes {
-        let mut all = bookmarks_of(volume, access);
-        let more = all.len().saturating_sub(share);
-        all.truncate(share);
+        let Newest { first, more } = newest_of(volume, access, share);
         let now = points.source_now(volume.name());
-        heads.push(head(points, volume, more));
-        bookmarks.extend(all.into_iter().map(|(name, at)| ExportEntry {
+        heads.push(head(points, volume, &more));
+        bookmarks.extend(first.into_iter().map(|(name, at)| ExportEntry {
             name: format!("{}@{name}", volume.name()),
             description: bookmark(volume.name(), name, at, now),
         }));
@@ -49,17 +50,33 @@ pub(crate) fn entries(points: &Points, access: &Access) -> Vec<ExportEntry> {
     all
 }
 
-/// Those that can be opened, the newest first.
-fn bookmarks_of<'v>(volume: &'v Volume, access: &Access) -> Vec<(&'v Name, &'v BookmarkPoint)> {
+/// The first of a list, and what is said of the others.
+struct Newest<T> {
+    first: Vec<T>,
+    more: String,
+}
+
+/// The newest bookmarks of those that can be opened, the newest first.
+fn newest_of<'v>(volume: &'v Volume, access: &Access, share: usize) -> Newest<(&'v Name, &'v BookmarkPoint)> {
     let wanted = |(name, at): &(&Name, &BookmarkPoint)| {
         volume.selectable(at.at.lsn).is_ok() && access.allows(&format!("{}@{name}", volume.name()))
     };
-    let mut all: Vec<_> = volume.bookmarks().filter(wanted).collect();
-    all.sort_by_key(|(_, at)| Reverse(at.at.lsn));
-    all
+    newest(volume.bookmarks_before(Lsn::ZERO.plus(Lsn::LIMIT)), wanted, share)
 }
 
-fn head(points: &Points, volume: &Volume, more: usize) -> ExportEntry {
+/// There may be a million: no more are looked at than a list needs.
+fn newest<T>(all: impl Iterator<Item = T>, wanted: impl FnMut(&T) -> bool, share: usize) -> Newest<T> {
+    let mut all = all.take(LOOKED_AT).filter(wanted);
+    let first: Vec<T> = all.by_ref().take(share).collect();
+    let more = match all.take(COUNTED + 1).count() {
+        0 => String::new(),
+        more if more > COUNTED => format!("; more than {COUNTED} more bookmarks"),
+        more => format!("; {more} more bookmarks"),
+    };
+    Newest { first, more }
+}
+
+fn head(points: &Points, volume: &Volume, more: &str) -> ExportEntry {
     let name = volume.name();
     let durable = points.store.durable(volume.stream());
     let newest = durable.and_then(|durable| volume.sound_at_or_before(durable.lsn));
@@ -67,9 +84,8 @@ fn head(points: &Points, volume: &Volume, more: usize) -> ExportEntry {
         || "nothing of it can be opened yet".to_owned(),
         |lsn| moment(points, volume, lsn, points.time_at(volume, lsn)),
     );
-    let hidden = if more == 0 { String::new() } else { format!("; {more} more bookmarks") };
     let description = format!(
-        "{name} at its newest durable point ({newest}), read-only{hidden}; \
+        "{name} at its newest durable point ({newest}), read-only{more}; \
          any moment opens as {name}@POINT: a bookmark, -10m, an RFC 3339 time, lsn:N"
     );
     ExportEntry { name: name.to_string(), description }
@@ -122,6 +138,20 @@ fn age(age: Duration) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_list_looks_at_no_more_than_it_needs() {
+        let looked = std::cell::Cell::new(0);
+        let list = |all: usize, each: usize| {
+            looked.set(0);
+            let found = newest((0..all).inspect(|_| looked.set(looked.get() + 1)), |n| n % each == 0, 100);
+            (found.first.len(), found.more, looked.get())
+        };
+        assert_eq!(list(100, 1), (100, String::new(), 100));
+        assert_eq!(list(107, 1), (100, "; 7 more bookmarks".to_owned(), 107));
+        assert_eq!(list(1_000_000, 1), (100, "; more than 10000 more bookmarks".to_owned(), 10_101));
+        assert_eq!(list(1_000_000, 2000), (50, String::new(), LOOKED_AT));
+    }
 
     #[test]
     fn a_moment_says_where_when_how_old_and_what_it_promises() {

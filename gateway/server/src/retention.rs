@@ -17,11 +17,8 @@ use tap_block::{Lsn, Name, VolumeId, WallTime};
 use crate::gateway::Gateway;
 use crate::http::Answer;
 use crate::limits::{DAY, Histories, LEAST_UPTIME, of_days, per_day};
-use crate::stretches::stretches;
+use crate::stretches::{SHOWN, Sums, SumsOf, last_shown};
 use crate::{problems, views};
-
-/// Points of settled history that a timeline shows.
-const SHOWN: usize = 1000;
 
 /// Of which volumes policies are to be set, and the records that do so.
 pub(crate) type Sets = (Vec<Option<Arc<Volume>>>, Vec<MetaRecord>);
@@ -196,15 +193,17 @@ impl Gateway {
         let all = &kept.points;
         let end = before.map_or(all.len(), |before| all.partition_point(|p| p.lsn < before));
         let shown = all.get(end.saturating_sub(SHOWN)..end).unwrap_or_default();
+        let of = SumsOf { volume: id, settle: kept.settle(), policy: policy.clone() };
+        let sums = self.sums.of(of, || Arc::new(Sums::new(&kept, &policy)));
         Ok(TimelineView {
             volume: name.clone(),
             policy: policy_view(&catalogue, &volume),
             oldest,
             newest,
             every_write_after: kept.settled,
-            point_count: kept.count(),
+            point_count: sums.points,
             points: shown.iter().map(view).collect(),
-            stretches: last_shown(stretches(all, &policy)),
+            stretches: sums.stretches.clone(),
             bookmark_count: count(volume.bookmark_count()),
             pins: rules.pins_of(id).map(|(lsn, note)| PinView { lsn, note: note.to_owned() }).collect(),
             holds: rules.holds_of(id, rules_now).map(|hold| self.hold_view(hold)).collect(),
@@ -313,10 +312,6 @@ pub(crate) fn clocks(volume: &Volume) -> Vec<ClockView> {
     let mut all: Vec<ClockView> = volume.runs().iter().filter_map(set_back).chain(within).collect();
     all.sort_by_key(|clock| clock.lsn);
     all
-}
-
-fn last_shown<T>(mut all: Vec<T>) -> Vec<T> {
-    all.split_off(all.len().saturating_sub(SHOWN))
 }
 
 fn was_set(set: &ClockSet) -> ClockView {

@@ -1,9 +1,63 @@
 //! The points of a timeline summed up: those that follow each other at one distance are one line, be it a million of them.
 
+use std::collections::VecDeque;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use cx_api::{KeptView, StretchView};
-use gateway_journal::{KeptPoint, RetentionPolicy};
+use gateway_journal::{Kept, KeptPoint, RetentionPolicy};
+use tap_block::VolumeId;
+
+/// Points of settled history, or stretches of them, that a timeline shows.
+pub(crate) const SHOWN: usize = 1000;
+/// Volumes whose sums are remembered.
+const REMEMBERED: usize = 16;
+
+/// What a timeline says of all points, whichever it shows.
+#[derive(Debug)]
+pub(crate) struct Sums {
+    pub(crate) points: u64,
+    /// The last [`SHOWN`] of them.
+    pub(crate) stretches: Vec<StretchView>,
+}
+
+/// What sums were made of.
+#[derive(Debug, PartialEq)]
+pub(crate) struct SumsOf {
+    pub(crate) volume: VolumeId,
+    /// The settle that left its points.
+    pub(crate) settle: u64,
+    pub(crate) policy: RetentionPolicy,
+}
+
+/// The last sums that were asked for: the pages of a timeline are asked for one after the other, and all points are gone through once.
+#[derive(Debug, Default)]
+pub(crate) struct LastSums(Mutex<VecDeque<(SumsOf, Arc<Sums>)>>);
+
+impl LastSums {
+    /// Those, or what `make` makes.
+    pub(crate) fn of(&self, of: SumsOf, make: impl FnOnce() -> Arc<Sums>) -> Arc<Sums> {
+        let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((_, sums)) = known.iter().find(|(known, _)| *known == of) {
+            return Arc::clone(sums);
+        }
+        known.retain(|(known, _)| known.volume != of.volume);
+        known.truncate(REMEMBERED - 1);
+        let sums = make();
+        known.push_front((of, Arc::clone(&sums)));
+        sums
+    }
+}
+
+impl Sums {
+    pub(crate) fn new(kept: &Kept, policy: &RetentionPolicy) -> Self {
+        Self { points: kept.count(), stretches: last_shown(stretches(&kept.points, policy)) }
+    }
+}
+
+pub(crate) fn last_shown<T>(mut all: Vec<T>) -> Vec<T> {
+    all.split_off(all.len().saturating_sub(SHOWN))
+}
 
 /// How far a point is from the one before it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -17,7 +71,7 @@ enum Distance {
 }
 
 /// `points`, ascending, as stretches; a tier of the policy that kept them may leave out every other one.
-pub(crate) fn stretches(points: &[KeptPoint], policy: &RetentionPolicy) -> Vec<StretchView> {
+fn stretches(points: &[KeptPoint], policy: &RetentionPolicy) -> Vec<StretchView> {
     let view = |p: &KeptPoint| KeptView { lsn: p.lsn, time: p.captured_at };
     let mut found: Vec<(StretchView, Option<Distance>)> = Vec::new();
     let mut before: Option<&KeptPoint> = None;
@@ -66,6 +120,28 @@ mod tests {
     fn point(lsn: u64, seconds: u64) -> KeptPoint {
         let at = WallTime::from_nanos(seconds * 1_000_000_000);
         KeptPoint::new(Lsn::new(lsn).unwrap(), at, at)
+    }
+
+    #[test]
+    fn pages_go_through_all_points_once_and_again_when_there_are_others() {
+        let (sums, made) = (LastSums::default(), std::cell::Cell::new(0));
+        let kept = |n| Kept { settled: Lsn::ZERO, points: (1..=n).map(|n| point(n, n)).collect() };
+        let page = |volume, settle, policy: &RetentionPolicy, n| {
+            let of = SumsOf { volume: VolumeId::new(volume), settle, policy: policy.clone() };
+            let found = sums.of(of, || {
+                made.set(made.get() + 1);
+                Arc::new(Sums::new(&kept(n), policy))
+            });
+            (found.points, made.get())
+        };
+        let policy = RetentionPolicy::default();
+        let other = RetentionPolicy { tiers: Vec::new(), ..policy.clone() };
+        (0..1000).for_each(|_| assert_eq!(page(1, 1, &policy, 9), (9, 1)));
+        assert_eq!(page(1, 2, &policy, 10), (10, 2));
+        assert_eq!(page(1, 2, &other, 10), (10, 3));
+        assert_eq!((page(2, 2, &other, 5), page(1, 2, &other, 10)), ((5, 4), (10, 4)));
+        (100..200).for_each(|volume| assert_eq!(page(volume, 2, &policy, 3).0, 3));
+        assert_eq!(sums.0.lock().unwrap().len(), REMEMBERED);
     }
 
     #[test]

@@ -7,6 +7,7 @@
 //! | times | stream u64 · LSN u64 | time, segment and offset of the frame that begins there |
 //! | settled | settle u64 · volume u64 · region u32 | the region's versions in one generation of settled history |
 //! | state | `state`, `layout` or `group` · group u64 | how far the index goes; which settle it shows; what each group holds |
+//! | state | `names` · a key of the catalogue's | a bookmark, or barrier marks |
 //!
 //! The trait is a seam: the real one is fjall, tests use memory, or one that fails.
 
@@ -165,7 +166,15 @@ pub trait IndexStore: Send + Sync {
     ///
     /// # Errors
     /// When they could not be written.
-    fn commit(&self, rows: Vec<Row>) -> Result<(), IndexError>;
+    fn commit(&self, rows: Vec<Row>) -> Result<(), IndexError> {
+        self.replace(rows, Vec::new())
+    }
+
+    /// The same, and removes those of the keys in `gone`: all or nothing.
+    ///
+    /// # Errors
+    /// As [`IndexStore::commit`].
+    fn replace(&self, rows: Vec<Row>, gone: Vec<Vec<u8>>) -> Result<(), IndexError>;
 }
 
 /// Where the index comes from.

@@ -13,6 +13,7 @@ use tracing::warn;
 
 use crate::index::{IndexError, IndexStore, Row, Table, keys};
 use crate::layout::{Gather, Layout};
+use crate::names::NameRows;
 use crate::segments::Segments;
 use crate::state;
 use crate::store::Shared;
@@ -46,14 +47,21 @@ impl Weights {
     }
 }
 
+/// What is known of what the index was brought.
+#[derive(Debug, Default)]
+pub(crate) struct Brought {
+    pub(crate) weights: Weights,
+    pub(crate) names: NameRows,
+}
+
 pub(crate) struct Ingester {
     shared: Arc<Shared>,
-    weights: Weights,
+    brought: Brought,
 }
 
 impl Ingester {
-    pub(crate) const fn new(shared: Arc<Shared>, weights: Weights) -> Self {
-        Self { shared, weights }
+    pub(crate) const fn new(shared: Arc<Shared>, brought: Brought) -> Self {
+        Self { shared, brought }
     }
 
     /// Works until it is stopped, and then brings in what is left, if that is wanted and the index takes it: else it is found
@@ -109,7 +117,7 @@ impl Ingester {
             segments: &shared.segments,
             checkpoint_at: shared.config.checkpoint_versions,
         };
-        ingest(&into, frozen, &mut self.weights)?;
+        ingest(&into, frozen, &mut self.brought)?;
         self.publish(frozen);
         Ok(())
     }
@@ -152,7 +160,7 @@ pub(crate) struct Into<'a> {
 /// Brings one group in: the rows first, then, in one durable batch, the word that they are there. Doing it again
 /// after a crash in between changes nothing. Checkpoints come last: a group whose word is not there may go further in the next life,
 /// and what it holds then a checkpoint of the first would hide.
-pub(crate) fn ingest(into: &Into<'_>, frozen: &Frozen, weights: &mut Weights) -> Result<(), IndexError> {
+pub(crate) fn ingest(into: &Into<'_>, frozen: &Frozen, brought: &mut Brought) -> Result<(), IndexError> {
     let (index, group) = (into.index, &frozen.group);
     let (mut runs, mut maps) = (Vec::new(), Vec::new());
     for (volume, region, versions) in group.sorted() {
@@ -160,7 +168,11 @@ pub(crate) fn ingest(into: &Into<'_>, frozen: &Frozen, weights: &mut Weights) ->
         encode_run(versions, &mut run);
         runs.push((keys::run(volume, region, group.no), run));
         let gather = Gather { index, layout: into.layout, segments: into.segments, volume, region };
-        maps.extend(Region { gather, group: group.no }.weigh(versions, weights, into.checkpoint_at)?);
+        maps.extend(Region { gather, group: group.no }.weigh(
+            versions,
+            &mut brought.weights,
+            into.checkpoint_at,
+        )?);
     }
     index.ingest(Table::Runs, runs)?;
     let mut times: Vec<Row> =
@@ -169,10 +181,15 @@ pub(crate) fn ingest(into: &Into<'_>, frozen: &Frozen, weights: &mut Weights) ->
     times.dedup_by(|a, b| a.0 == b.0);
     index.ingest(Table::Times, times)?;
     let info = frozen.info();
-    index.commit(vec![
+    let names = brought.names.step(index, &frozen.catalogue)?;
+    let mut rows = vec![
         (keys::group(group.no), state::encode_group(&info)),
-        (keys::STATE.to_vec(), state::encode(frozen)),
-    ])?;
+        (keys::STATE.to_vec(), state::encode_beside_names(frozen, names.tally())),
+    ];
+    let (named, gone, after) = names.parts();
+    rows.extend(named);
+    index.replace(rows, gone)?;
+    brought.names = after;
     index.ingest(Table::Maps, maps)
 }
 

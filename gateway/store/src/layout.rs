@@ -184,6 +184,12 @@ impl KeptPoints {
     pub(crate) fn of(layout: Arc<Layout>, volume: VolumeId) -> Option<Self> {
         layout.kept.contains_key(&volume).then_some(Self { layout, volume })
     }
+
+    /// The settle that left it: until the next one nothing of it changes.
+    #[must_use]
+    pub fn settle(&self) -> u64 {
+        self.layout.settle
+    }
 }
 
 impl Default for KeptPoints {

@@ -29,6 +29,7 @@ mod layout;
 mod ledger;
 mod maps;
 mod mark;
+mod names;
 mod offers;
 mod points;
 mod queue;

@@ -30,9 +30,10 @@ use crate::config::StoreConfig;
 use crate::error::{Damage, StoreError};
 use crate::history::{History, PlacedFrame, forget_over, forgotten_names};
 use crate::index::{IndexError, IndexOpener, IndexStore, Table, keys, remove_settle};
-use crate::ingest::{Into, Weights, ingest};
+use crate::ingest::{Brought, Into, Weights, ingest};
 use crate::layout::{Layout, Lost};
 use crate::mark::MarkStore;
+use crate::names::{self, NameRows};
 use crate::segments::{self, Segments};
 use crate::settle::{Settler, Trail};
 use crate::state::{self, IndexState};
@@ -51,7 +52,7 @@ pub(crate) struct Recovered {
     pub(crate) history: History,
     pub(crate) tail: Tail,
     pub(crate) mark: Mark,
-    pub(crate) weights: Weights,
+    pub(crate) brought: Brought,
     /// With the number of the next settle.
     pub(crate) settler: Settler,
     /// The last time in the journal; `None` when nothing is there.
@@ -186,6 +187,8 @@ fn lost(index: &dyn IndexStore) -> Result<Vec<Lost>, IndexError> {
 fn settled_state(survey: &Survey, store: StoreId) -> Result<Option<IndexState>, StoreError> {
     let Some(manifest) = &survey.settled.manifest else { return Ok(None) };
     let state = state::decode(&manifest.state, store);
+    // A manifest stands alone.
+    let state = state.filter(|state| state.names.is_none());
     let unreadable = || {
         StoreError::Open(
             "the manifest of settled history is of a version this program does not know: use a newer one"
@@ -322,8 +325,9 @@ fn has_rows(index: &dyn IndexStore, survey: &Survey, settle: u64) -> Result<bool
 
 fn read_state(index: &dyn IndexStore, store: StoreId) -> Result<Option<Known>, IndexError> {
     let Some(bytes) = index.get(Table::State, keys::STATE)? else { return Ok(None) };
-    let state =
+    let mut state =
         state::decode(&bytes, store).ok_or_else(|| IndexError::new("its state is not readable".into()))?;
+    names::complete(index, &mut state)?;
     let mut groups = Vec::new();
     let (from, to) = (keys::group(GroupNo::new(0)), keys::group(state.group));
     index.scan(Table::State, &from, &to, &mut |key, value| {
@@ -342,7 +346,7 @@ struct Replay<'a> {
     mark: Mark,
     history: History,
     published: Published,
-    weights: Weights,
+    brought: Brought,
     /// Where to begin.
     from: Option<(SegmentId, Start)>,
     /// The segment walked last, how it ended and its last group.
@@ -363,13 +367,14 @@ impl<'a> Replay<'a> {
     ) -> Self {
         let mut history = History::new(mark.store);
         let mut published = Published::default();
-        let weights = Weights::new(known.is_none());
+        let mut brought = Brought { weights: Weights::new(known.is_none()), ..Brought::default() };
         let mut next = GroupNo::new(1);
         let mut from = None;
         if let Some((state, groups)) = known {
             published.ingested = groups;
             next = state.group.next();
             from = Some(state.through);
+            brought.names = NameRows::of(&state);
             history.restore(state);
         }
         published.active = Group::new(next);
@@ -381,7 +386,7 @@ impl<'a> Replay<'a> {
             mark,
             history,
             published,
-            weights,
+            brought,
             from,
             last: None,
             replayed: 0,
@@ -551,7 +556,7 @@ impl<'a> Replay<'a> {
                 segments: &self.segments,
                 checkpoint_at: self.config.checkpoint_versions,
             };
-            ingest(&into, &frozen, &mut self.weights)?;
+            ingest(&into, &frozen, &mut self.brought)?;
             self.published.ingested.push(frozen.info());
         }
         Ok(())
@@ -600,7 +605,7 @@ impl<'a> Replay<'a> {
             history: self.history,
             tail,
             mark: self.mark,
-            weights: self.weights,
+            brought: self.brought,
             settler,
             last_received,
             headless: survey.headless(),

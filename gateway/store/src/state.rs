@@ -1,6 +1,8 @@
 //! How far the index goes, as bytes, and in a manifest what was known where the log goes on. For the index another version
 //! number means that it is built again; manifests are read for ever.
 
+use std::sync::Arc;
+
 use gateway_image::Catalogue;
 use gateway_journal::{GroupNo, SegmentId, Start};
 use prost::Message;
@@ -8,9 +10,12 @@ use tap_block::{Epoch, Lsn, Position, RunId, StreamId, VolumeId, WallTime};
 
 use crate::error::Damage;
 use crate::history::Suspect;
+use crate::names::Tally;
 use crate::tail::{Durable, Frozen, GroupInfo, StreamState};
 
 const VERSION: u32 = 2;
+/// The same where bookmarks and barrier marks have rows of their own: in the index alone.
+const VERSION_WITH_NAMES: u32 = 3;
 
 #[derive(Clone, PartialEq, Message)]
 struct PState {
@@ -40,6 +45,16 @@ struct PState {
     received_at: u64,
     #[prost(message, optional, tag = "13")]
     suspect: Option<PSuspect>,
+    #[prost(message, optional, tag = "14")]
+    names: Option<PTally>,
+}
+
+#[derive(Clone, Copy, PartialEq, Message)]
+struct PTally {
+    #[prost(uint64, tag = "1")]
+    count: u64,
+    #[prost(fixed64, tag = "2")]
+    sum: u64,
 }
 
 #[derive(Clone, PartialEq, Message)]
@@ -125,7 +140,10 @@ struct PGroup {
 pub(crate) struct IndexState {
     pub(crate) group: GroupNo,
     pub(crate) through: (SegmentId, Start),
-    pub(crate) catalogue: Catalogue,
+    /// Without bookmarks and barrier marks where those have rows of their own, until they are taken in.
+    pub(crate) catalogue: Arc<Catalogue>,
+    /// Their rows.
+    pub(crate) names: Option<Tally>,
     pub(crate) streams: Vec<(StreamId, StreamState)>,
     pub(crate) damage: Vec<Damage>,
     /// Of the last of it, not all streams have shown yet what it cost them.
@@ -135,6 +153,17 @@ pub(crate) struct IndexState {
 }
 
 pub(crate) fn encode(frozen: &Frozen) -> Vec<u8> {
+    state_out(frozen, frozen.catalogue.encode()).encode_to_vec()
+}
+
+/// The same beside rows that hold bookmarks and barrier marks.
+pub(crate) fn encode_beside_names(frozen: &Frozen, names: Tally) -> Vec<u8> {
+    let twin = state_out(frozen, frozen.catalogue.encode_beside_rows());
+    let names = PTally { count: names.count, sum: names.sum };
+    PState { version: VERSION_WITH_NAMES, names: Some(names), ..twin }.encode_to_vec()
+}
+
+fn state_out(frozen: &Frozen, catalogue: Vec<u8>) -> PState {
     let (segment, start) = frozen.through;
     PState {
         version: VERSION,
@@ -145,26 +174,33 @@ pub(crate) fn encode(frozen: &Frozen) -> Vec<u8> {
         number: start.number,
         frame_group: start.group,
         previous: start.previous,
-        catalogue: frozen.catalogue.encode(),
+        catalogue,
         streams: frozen.streams.iter().map(stream_out).collect(),
         damage: frozen.damage.iter().map(damage_out).collect(),
         received_at: frozen.received_at.nanos(),
         suspect: frozen.suspect.as_ref().map(suspect_out),
+        names: None,
     }
-    .encode_to_vec()
 }
 
 /// Back from bytes; `None` when they say nothing that can be relied on.
 pub(crate) fn decode(bytes: &[u8], store: gateway_journal::StoreId) -> Option<IndexState> {
     let twin = PState::decode(bytes).ok()?;
-    if twin.version != VERSION || twin.store != store.get() {
+    let names = twin.names.map(|PTally { count, sum }| Tally { count, sum });
+    let is_known = match twin.version {
+        VERSION => names.is_none(),
+        VERSION_WITH_NAMES => names.is_some(),
+        _ => false,
+    };
+    if !is_known || twin.store != store.get() {
         return None;
     }
     let start = Start { at: twin.at, number: twin.number, group: twin.frame_group, previous: twin.previous };
     Some(IndexState {
         group: GroupNo::new(twin.group),
         through: (SegmentId::new(twin.segment), start),
-        catalogue: Catalogue::decode(&twin.catalogue).ok()?,
+        catalogue: Arc::new(Catalogue::decode(&twin.catalogue).ok()?),
+        names,
         streams: twin.streams.iter().map(stream_in).collect::<Option<_>>()?,
         damage: twin.damage.into_iter().map(damage_in).collect::<Option<_>>()?,
         suspect: suspect_in(twin.suspect)?,
@@ -306,6 +342,11 @@ mod tests {
         // Field 13 came later.
         history.suspect = Some(Suspect { damage, seen: vec![StreamId::new(5), StreamId::new(8)] });
         pinned("state-suspect.hex", &bytes(&history));
+        // And 14, of an index whose names have rows.
+        let names = Tally { count: 3, sum: 0x0102_0304 };
+        let beside = encode_beside_names(&history.frozen(Group::new(GroupNo::new(6)), place), names);
+        pinned("state-names.hex", &beside);
+        assert_eq!(decode(&beside, history.store).unwrap().names, Some(names));
         let known = decode(&bytes(&history), history.store).unwrap();
         assert_eq!((known.suspect, known.damage, known.through), (history.suspect, history.damage, place));
         assert_eq!(known.streams, [(StreamId::new(5), state)]);

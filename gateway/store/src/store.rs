@@ -231,7 +231,7 @@ impl Store {
         shared.find_limits();
         shared.hold_room();
         let committer = Committer::new(Arc::clone(&shared), found.history, found.tail)?;
-        let ingester = Ingester::new(Arc::clone(&shared), found.weights);
+        let ingester = Ingester::new(Arc::clone(&shared), found.brought);
         let keeper = Arc::clone(&shared);
         let settler = Arc::clone(&shared);
         let scrubber = Arc::clone(&shared);

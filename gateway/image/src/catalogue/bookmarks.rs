@@ -4,7 +4,7 @@
 use tap_block::{Consistency, Lsn, Name};
 
 use super::Passed;
-use super::shared_map::SharedMap;
+use super::shared_map::{Difference, SharedMap, differences};
 
 /// Where a bookmark stands.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -39,6 +39,20 @@ impl Bookmarks {
     pub(super) fn behind(&self, lsn: Lsn) -> impl Iterator<Item = (&Name, &BookmarkPoint)> {
         let names = self.names.iter_from(&lsn.next());
         names.filter_map(|(_, name)| Some((name, self.by_name.get(name)?)))
+    }
+
+    /// The newest first, those before this record.
+    pub(super) fn before(&self, lsn: Lsn) -> impl Iterator<Item = (&Name, &BookmarkPoint)> {
+        let names = self.names.iter_back_from(&lsn);
+        names.filter_map(|(_, name)| Some((name, self.by_name.get(name)?)))
+    }
+
+    /// How they differ from what they were, by name.
+    pub(super) fn since<'a>(
+        &'a self,
+        before: &'a Self,
+    ) -> impl Iterator<Item = Difference<'a, Name, BookmarkPoint>> {
+        differences(&before.by_name, &self.by_name)
     }
 
     /// Their records, ascending.

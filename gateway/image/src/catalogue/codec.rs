@@ -10,7 +10,9 @@ use tap_block::{Consistency, Epoch, Lsn, Name, RunId, StreamId, SyncCause, Volum
 use thiserror::Error;
 
 use super::mark_codec::Lists;
-use super::{BookmarkPoint, Catalogue, ClockSet, Marks, Membership, Passed, Run, SyncSpan, Volume};
+use super::{
+    BookmarkPoint, Catalogue, ClockSet, MarkPoint, Marks, Membership, Passed, Run, SyncSpan, Volume,
+};
 
 /// 2 has barrier marks, 3 places where a clock was set; what has neither is written as 1.
 const VERSION: u32 = 3;
@@ -95,22 +97,22 @@ struct PClockSet {
 
 /// The fields 1 to 4 are packed lists of numbers, which are bytes like any: see [`Lists`].
 #[derive(Clone, PartialEq, Message)]
-struct PMarks {
+pub(super) struct PMarks {
     #[prost(bytes = "vec", tag = "1")]
-    lsns: Vec<u8>,
+    pub(super) lsns: Vec<u8>,
     #[prost(bytes = "vec", tag = "2")]
-    ats: Vec<u8>,
+    pub(super) ats: Vec<u8>,
     /// Each from its own time.
     #[prost(bytes = "vec", tag = "3")]
-    ids: Vec<u8>,
+    pub(super) ids: Vec<u8>,
     #[prost(bytes = "vec", tag = "4")]
-    received: Vec<u8>,
+    pub(super) received: Vec<u8>,
     #[prost(message, repeated, tag = "5")]
     memberships: Vec<PMembership>,
 }
 
 #[derive(Clone, PartialEq, Message)]
-struct PMembership {
+pub(super) struct PMembership {
     #[prost(uint64, tag = "1")]
     from: u64,
     #[prost(string, tag = "2")]
@@ -128,7 +130,7 @@ struct PSize {
 }
 
 #[derive(Clone, Copy, PartialEq, Message)]
-struct PPassed {
+pub(super) struct PPassed {
     #[prost(uint64, tag = "1")]
     lsn: u64,
     #[prost(fixed64, tag = "2")]
@@ -148,15 +150,15 @@ struct PRun {
 }
 
 #[derive(Clone, PartialEq, Message)]
-struct PBookmark {
+pub(super) struct PBookmark {
     #[prost(string, tag = "1")]
-    name: String,
+    pub(super) name: String,
     #[prost(message, optional, tag = "2")]
-    at: Option<PPassed>,
+    pub(super) at: Option<PPassed>,
     #[prost(uint32, tag = "3")]
-    consistency: u32,
+    pub(super) consistency: u32,
     #[prost(string, tag = "4")]
-    note: String,
+    pub(super) note: String,
 }
 
 #[derive(Clone, PartialEq, Message)]
@@ -224,6 +226,16 @@ impl Catalogue {
     /// As bytes.
     #[must_use]
     pub fn encode(&self) -> Vec<u8> {
+        self.encode_with(volume_out)
+    }
+
+    /// The same of all that has no rows of its own: see [`super::rows`].
+    #[must_use]
+    pub fn encode_beside_rows(&self) -> Vec<u8> {
+        self.encode_with(volume_out_beside_rows)
+    }
+
+    fn encode_with(&self, volume_out: fn(&Volume) -> PVolume) -> Vec<u8> {
         PCatalogue {
             version: self.volumes.values().map(|v| version_of(v)).max().unwrap_or(1),
             volumes: self.volumes.values().map(|v| volume_out(v)).collect(),
@@ -273,7 +285,7 @@ fn version_of(volume: &Volume) -> u32 {
     }
 }
 
-fn malformed(why: impl std::fmt::Display) -> CatalogueError {
+pub(super) fn malformed(why: impl std::fmt::Display) -> CatalogueError {
     CatalogueError::Malformed(why.to_string())
 }
 
@@ -299,14 +311,23 @@ fn needed(twin: Option<PPassed>) -> Result<Passed, CatalogueError> {
 
 fn volume_out(v: &Volume) -> PVolume {
     PVolume {
+        bookmarks: v.bookmarks.iter().map(bookmark_out).collect(),
+        marks: (v.marks != Marks::default()).then(|| marks_out(&v.marks)),
+        ..volume_out_beside_rows(v)
+    }
+}
+
+fn volume_out_beside_rows(v: &Volume) -> PVolume {
+    let memberships = v.marks.memberships();
+    PVolume {
         id: v.id.get(),
         name: v.name.to_string(),
         stream: v.stream.get(),
         sizes: v.sizes.iter().map(|(l, &size)| PSize { from: l.get(), size }).collect(),
         runs: v.runs.iter().map(run_out).collect(),
-        bookmarks: v.bookmarks.iter().map(bookmark_out).collect(),
+        bookmarks: Vec::new(),
         syncs: v.syncs.iter().map(sync_out).collect(),
-        marks: (v.marks != Marks::default()).then(|| marks_out(&v.marks)),
+        marks: (!memberships.is_empty()).then(|| marks_of(memberships, Lists::default())),
         clocks: v.clocks.iter().map(clock_out).collect(),
         gone: v.gone.iter().map(gone_out).collect(),
     }
@@ -328,13 +349,16 @@ fn volume_in(twin: PVolume) -> Result<Volume, CatalogueError> {
 }
 
 fn marks_out(marks: &Marks) -> PMarks {
+    marks_of(marks.memberships(), marks.lists())
+}
+
+pub(super) fn marks_of(memberships: &[Membership], Lists([lsns, ats, ids, received]): Lists) -> PMarks {
     let membership = |m: &Membership| PMembership {
         from: m.from.get(),
         group: m.group.to_string(),
         members: m.members.iter().map(|v| v.get()).collect(),
     };
-    let memberships = marks.memberships().iter().map(membership).collect();
-    let Lists([lsns, ats, ids, received]) = marks.lists();
+    let memberships = memberships.iter().map(membership).collect();
     PMarks { lsns, ats, ids, received, memberships }
 }
 
@@ -346,10 +370,12 @@ fn marks_in(twin: PMarks) -> Result<Marks, CatalogueError> {
         marks.join(Membership { from, group, members });
     }
     let lists = [&twin.lsns[..], &twin.ats[..], &twin.ids[..], &twin.received[..]];
-    let all =
-        Lists::decode(lists).ok_or_else(|| malformed("the lists of marks differ in length, or are none"))?;
-    all.into_iter().for_each(|mark| marks.push(mark));
+    mark_points(lists)?.into_iter().for_each(|mark| marks.push(mark));
     Ok(marks)
+}
+
+pub(super) fn mark_points(lists: [&[u8]; 4]) -> Result<Vec<MarkPoint>, CatalogueError> {
+    Lists::decode(lists).ok_or_else(|| malformed("the lists of marks differ in length, or are none"))
 }
 
 fn run_out(run: &Run) -> PRun {
@@ -386,7 +412,7 @@ fn gone_in(twin: PGone) -> Result<(Name, Passed), CatalogueError> {
     Ok((name_in(&twin.name)?, needed(twin.at)?))
 }
 
-fn bookmark_out((name, point): (&Name, &BookmarkPoint)) -> PBookmark {
+pub(super) fn bookmark_out((name, point): (&Name, &BookmarkPoint)) -> PBookmark {
     PBookmark {
         name: name.to_string(),
         at: Some(passed_out(point.at)),
@@ -395,7 +421,7 @@ fn bookmark_out((name, point): (&Name, &BookmarkPoint)) -> PBookmark {
     }
 }
 
-fn bookmark_in(twin: PBookmark) -> Result<(Name, BookmarkPoint), CatalogueError> {
+pub(super) fn bookmark_in(twin: PBookmark) -> Result<(Name, BookmarkPoint), CatalogueError> {
     let consistency = value(&CONSISTENCIES, twin.consistency, "consistency")?;
     Ok((name_in(&twin.name)?, BookmarkPoint { at: needed(twin.at)?, consistency, note: twin.note }))
 }

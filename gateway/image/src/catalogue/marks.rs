@@ -3,7 +3,7 @@
 //! There may be one a second for as long as every write is kept, and a catalogue is copied with each marker it takes in; so
 //! they lie in chunks that copies share. A volume has no more than [`MOST_MARKS`], whatever its tap sends.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, OnceLock};
 
 use tap_block::{BarrierMark, Lsn, MarkId, Name, VolumeId, WallTime};
@@ -17,6 +17,8 @@ const CHUNK: usize = 512;
 pub const MOST_MARKS: usize = 1 << 18;
 /// So many are left of [`MOST_MARKS`] then, at most.
 const LEFT: usize = MOST_MARKS / 8 * 7;
+/// What a mark takes in the lists, with times as clocks give them.
+const BYTES_EACH: usize = 12;
 /// Times that a volume may have changed its group; the marks of what it was before are let go.
 const MOST_MEMBERSHIPS: usize = 1024;
 
@@ -71,6 +73,14 @@ impl Coded {
 
     fn lists(&self) -> &Lists {
         self.lists.get_or_init(|| Lists::behind_first(&self.marks))
+    }
+
+    /// The bytes of all of them, whatever comes before.
+    fn alone(&self) -> Lists {
+        let mut all = Lists::default();
+        self.first().into_iter().for_each(|first| all.push(first, None));
+        all.append(self.lists());
+        all
     }
 
     fn extend(&mut self, more: &[MarkPoint]) {
@@ -227,6 +237,38 @@ impl Marks {
             Some(chunk) => Arc::make_mut(&mut chunk.marks).extend(&[mark]),
             None => self.chunks.push(Chunk { before: self.len(), marks: Arc::new(Coded::new(vec![mark])) }),
         }
+    }
+
+    /// A chunk of them, as it was written; `false`: it is not behind all others.
+    pub(super) fn push_chunk(&mut self, marks: Vec<MarkPoint>) -> bool {
+        let last = self.last().map(|mark| mark.at.lsn);
+        let lsns = || marks.iter().map(|mark| Some(mark.at.lsn));
+        let is_behind = !marks.is_empty() && std::iter::once(last).chain(lsns()).is_sorted_by(|a, b| a < b);
+        if is_behind {
+            self.chunks.push(Chunk { before: self.len(), marks: Arc::new(Coded::new(marks)) });
+        }
+        is_behind
+    }
+
+    /// The chunks that differ from what they were, by the record of their first mark: the bytes of each, then and now.
+    pub(super) fn since(&self, before: &Self) -> Vec<(Lsn, Option<Lists>, Option<Lists>)> {
+        let by_first = |marks: &'_ Self| -> BTreeMap<Lsn, Arc<Coded>> {
+            let first = |chunk: &Chunk| Some((chunk.marks.first()?.at.lsn, Arc::clone(&chunk.marks)));
+            marks.chunks.iter().filter_map(first).collect()
+        };
+        let (old, new) = (by_first(before), by_first(self));
+        let firsts: BTreeSet<&Lsn> = old.keys().chain(new.keys()).collect();
+        let differs = |first: &&Lsn| match (old.get(first), new.get(first)) {
+            (Some(one), Some(other)) => !Arc::ptr_eq(one, other) && one.marks != other.marks,
+            _ => true,
+        };
+        let bytes = |marks: Option<&Arc<Coded>>| marks.map(|marks| marks.alone());
+        firsts.into_iter().filter(differs).map(|at| (*at, bytes(old.get(at)), bytes(new.get(at)))).collect()
+    }
+
+    /// About how many bytes their lists take.
+    pub(super) fn bytes(&self) -> usize {
+        self.len() * BYTES_EACH
     }
 
     /// As bytes.

@@ -365,6 +365,103 @@ fn barrier_marks_survive_their_bytes() {
     }
 }
 
+/// Rows as a store keeps them, by key.
+type Rows = BTreeMap<Vec<u8>, Vec<u8>>;
+
+/// Makes rows of `before` those of `now`, and reads the catalogue back from them; how many changed.
+fn kept_as_rows(rows: &mut Rows, before: &Catalogue, now: &Catalogue) -> usize {
+    let changes = now.rows_since(before);
+    for change in &changes {
+        let was = match &change.now {
+            Some(value) => rows.insert(change.key.clone(), value.clone()),
+            None => rows.remove(&change.key),
+        };
+        assert_eq!(was, change.before);
+        assert_ne!(change.now, change.before);
+    }
+    let mut back = Catalogue::decode(&now.encode_beside_rows()).unwrap();
+    rows.iter().for_each(|(key, value)| back.take_row(key, value).unwrap());
+    assert_eq!(back, *now);
+    assert_eq!(now.rows_since(&back), [], "they lie in the same rows");
+    changes.len()
+}
+
+#[test]
+fn names_are_kept_as_rows_of_which_only_those_that_changed_are_written() {
+    let (mut tape, mut rows) = (Tape::default(), Rows::new());
+    tape.run(1, None);
+    let named = |text: &str| Bookmark { name: name(text), consistency: Consistency::Crash, note: "n".into() };
+    for n in 2..3000 {
+        match n % 3 {
+            0 => tape.mark(n, Marker::Bookmark(named(&format!("night-{n}")))),
+            _ => tape.mark(n, barrier(n * 1000, &[4, 9], None)),
+        };
+    }
+    let mut before = Catalogue::new();
+    let mut check = |tape: &Tape, changes: usize| {
+        assert_eq!(kept_as_rows(&mut rows, &before, &tape.catalogue), changes);
+        before = tape.catalogue.clone();
+    };
+    let all = 999 + 1999usize.div_ceil(512);
+    check(&tape, all);
+    check(&tape, 0);
+    tape.mark(3000, Marker::SyncStart { cause: SyncCause::Overflow });
+    check(&tape, 0);
+    tape.mark(3001, Marker::Bookmark(named("one-more")));
+    check(&tape, 1);
+    tape.mark(3002, barrier(3_002_000, &[4, 9], None));
+    check(&tape, 1);
+    tape.catalogue.forget_bookmark(VOLUME, &name("night-300"));
+    check(&tape, 1);
+    let gone = |from: u64, to: u64| (from..to).map(lsn).collect::<BTreeSet<_>>();
+    tape.catalogue.forget_marks(VOLUME, &gone(100, 120));
+    check(&tape, 1);
+    tape.catalogue.forget_marks(VOLUME, &gone(1, 2));
+    check(&tape, 0);
+    // The first of its chunk: that has another key then.
+    tape.catalogue.forget_marks(VOLUME, &gone(2, 3));
+    check(&tape, 2);
+    // What it was called before a run named it.
+    tape.catalogue.rename(VOLUME, VolumeId::new(77));
+    check(&tape, 2 * all);
+    check(&Tape::default(), all);
+    assert!(rows.is_empty());
+}
+
+#[test]
+fn rows_have_the_bytes_that_they_always_had_and_others_are_refused() {
+    let mut tape = Tape::default();
+    tape.run(1, None).mark(5, barrier(5000, &[4, 9], None)).mark(7, barrier(7000, &[4, 9], None));
+    let gold = Bookmark { name: name("gold"), consistency: Consistency::FileSystem, note: "month".into() };
+    tape.mark(8, barrier(8123, &[4, 9], Some(gold)));
+    let hex = |bytes: &[u8]| bytes.iter().map(|b| format!("{b:02x}")).collect::<String>();
+    let rows = tape.catalogue.rows_since(&Catalogue::new());
+    let line = |row: &RowChange| format!("{} {}\n", hex(&row.key), hex(row.now.as_ref().unwrap()));
+    let text = format!("{}\n", hex(&tape.catalogue.encode_beside_rows()));
+    let text = text + &rows.iter().map(line).collect::<String>();
+    if std::env::var_os("GOLDEN").is_some_and(|v| v == "write") {
+        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/src/catalogue/catalogue-rows.hex");
+        std::fs::write(path, &text).unwrap();
+    }
+    assert_eq!(text, include_str!("catalogue-rows.hex"), "that needs another version: an index holds it");
+    let beside = || Catalogue::decode(&tape.catalogue.encode_beside_rows()).unwrap();
+    for row in &rows {
+        let value = row.now.as_ref().unwrap();
+        beside().take_row(&row.key, value).unwrap();
+        assert!(Catalogue::new().take_row(&row.key, value).is_err(), "of no volume");
+        let mut twice = beside();
+        twice.take_row(&row.key, value).unwrap();
+        let is_list = row.key[0] == 2;
+        assert_eq!(twice.take_row(&row.key, value).is_err(), is_list);
+        for (cut, at) in (0..row.key.len()).map(|cut| (cut, &row.key[..cut])) {
+            // A name that is cut off is a name.
+            assert!(beside().take_row(at, value).is_err() || (!is_list && cut > 9), "{cut}");
+        }
+        assert!(beside().take_row(&[&[3], &row.key[1..]].concat(), value).is_err());
+        (0..value.len()).for_each(|cut| drop(beside().take_row(&row.key, &value[..cut])));
+    }
+}
+
 /// The clock shows 30 and was set back from 90; then it was set ahead.
 #[test]
 fn clocks_that_were_set_survive_their_bytes_and_part_the_times() {

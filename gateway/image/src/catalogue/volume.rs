@@ -233,6 +233,11 @@ impl Volume {
         self.bookmarks.behind(lsn)
     }
 
+    /// Those before this record, the newest first.
+    pub fn bookmarks_before(&self, lsn: Lsn) -> impl Iterator<Item = (&Name, &BookmarkPoint)> {
+        self.bookmarks.before(lsn)
+    }
+
     /// Their records, ascending.
     pub fn bookmark_lsns(&self) -> impl Iterator<Item = Lsn> {
         self.bookmarks.lsns()

@@ -138,6 +138,45 @@ fn a_manifest_survives_its_bytes() {
 }
 
 #[test]
+fn a_manifest_that_is_too_long_is_packed_and_what_is_none_inside_is_refused() {
+    let manifest = Manifest { state: b"bookmark-".repeat(500), ..manifest() };
+    let plain = manifest.encode();
+    assert_eq!(manifest.encode_within(count(plain.len())), plain, "there is room for it");
+    let packed = manifest.encode_within(count(plain.len()) - 1);
+    assert!(packed.len() < plain.len() / 4);
+    assert_eq!(Manifest::decode(&packed), Ok(manifest.clone()));
+    let sealed = manifest.seal_within(100);
+    assert_eq!(Manifest::unseal(&sealed), Ok(manifest.clone()));
+    for bit in 0..sealed.len() * 8 {
+        let mut bad = sealed.clone();
+        bad[bit / 8] ^= 1 << (bit % 8);
+        assert!(Manifest::unseal(&bad).is_err(), "bit {bit}");
+    }
+    let outer = PPacked::decode(packed.as_slice()).unwrap();
+    let pack = |bytes: &[u8]| PPacked {
+        bytes: count(bytes.len()),
+        packed: zstd::bulk::compress(bytes, PACKED_LEVEL).unwrap(),
+        ..outer.clone()
+    };
+    let noise: Vec<u8> = (0..997u32).map(|n| (n * n / 7).to_le_bytes()[0]).collect();
+    for bad in [
+        PPacked { settle: 4, ..outer.clone() },
+        PPacked { store: 6, ..outer.clone() },
+        PPacked { bytes: outer.bytes - 1, ..outer.clone() },
+        PPacked { bytes: outer.bytes + 1, ..outer.clone() },
+        PPacked { bytes: u64::MAX, ..outer.clone() },
+        PPacked { packed: Vec::new(), ..outer.clone() },
+        PPacked { version: VERSION_PACKED + 1, ..outer.clone() },
+        pack(&packed),
+        pack(&noise),
+    ] {
+        assert!(Manifest::decode(&bad.encode_to_vec()).is_err(), "{bad:?}");
+    }
+    let random = Manifest { state: noise, ..manifest };
+    assert!(random.encode_within(0).len() <= random.encode().len());
+}
+
+#[test]
 fn lists_that_do_not_fit_are_refused() {
     let twin = PManifest::decode(manifest().encode().as_slice()).unwrap();
     let mut unordered = twin.clone();

@@ -135,10 +135,9 @@ impl Image {
     pub(super) fn newest_bookmarks(&self, most: usize) -> Vec<Name> {
         let catalogue = self.store().catalogue();
         let Some(volume) = catalogue.volume(self.volume()) else { return Vec::new() };
-        let mut all: Vec<(Lsn, &Name)> = volume.bookmarks().map(|(name, at)| (at.at.lsn, name)).collect();
-        all.sort_unstable_by(|a, b| b.cmp(a));
-        let told = all.into_iter().filter(|(_, name)| self.has_bookmark(name));
-        told.take(most).map(|(_, name)| name.clone()).collect()
+        let newest = volume.bookmarks_before(self.point().next());
+        let told = newest.filter(|(name, _)| self.has_bookmark(name));
+        told.take(most).map(|(name, _)| name.clone()).collect()
     }
 
     fn changed_since(&self, name: &Name) -> Result<Arc<Changed>, DeviceError> {

@@ -6,6 +6,7 @@ mod gates;
 mod images;
 mod limits;
 mod names;
+mod pages;
 mod sessions;
 mod store;
 mod tap;

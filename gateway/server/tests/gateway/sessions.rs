@@ -4,10 +4,10 @@ use super::images::{is_empty, written};
 use super::*;
 
 /// A client in its handshake.
-struct Haggling(UnixStream);
+pub(super) struct Haggling(UnixStream);
 
 impl Haggling {
-    fn new(socket: &Path) -> Self {
+    pub(super) fn new(socket: &Path) -> Self {
         let mut stream = UnixStream::connect(socket).unwrap();
         stream.set_read_timeout(Some(LIMIT)).unwrap();
         stream.read_exact(&mut [0; 18]).unwrap();
@@ -30,7 +30,7 @@ impl Haggling {
     }
 
     /// Names with their descriptions.
-    fn list(&mut self) -> Vec<(String, String)> {
+    pub(super) fn list(&mut self) -> Vec<(String, String)> {
         self.option(3, &[]);
         let mut all = Vec::new();
         loop {
@@ -63,7 +63,7 @@ impl Haggling {
 }
 
 /// On a thread where it may block.
-async fn there<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
+pub(super) async fn there<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
     tokio::task::spawn_blocking(work).await.unwrap()
 }
 

@@ -377,13 +377,18 @@ impl IndexStore for FjallIndex {
         Ok(self.database.persist(PersistMode::Buffer)?)
     }
 
-    fn commit(&self, rows: Vec<Row>) -> Result<(), IndexError> {
+    fn replace(&self, rows: Vec<Row>, gone: Vec<Vec<u8>>) -> Result<(), IndexError> {
         self.wait_to_write(&self.state)?;
         let mut batch = self.database.batch().durability(Some(PersistMode::SyncAll));
         for (key, value) in rows {
             batch.insert(&self.state, key, value);
         }
-        Ok(batch.commit()?)
+        for key in &gone {
+            batch.remove(&self.state, key.as_slice());
+        }
+        batch.commit()?;
+        self.removed(Table::State).fetch_add(count(gone.len()), Ordering::Relaxed);
+        Ok(())
     }
 }
 

@@ -236,10 +236,10 @@ impl IndexStore for HealingIndex {
         self.change(|index| index.tidy(idle))
     }
 
-    fn commit(&self, rows: Vec<Row>) -> Result<(), IndexError> {
+    fn replace(&self, rows: Vec<Row>, gone: Vec<Vec<u8>>) -> Result<(), IndexError> {
         let marks = Marks::among(&rows);
         lock(&self.marks).tried(&marks);
-        self.change(|index| index.commit(rows))?;
+        self.change(|index| index.replace(rows, gone))?;
         lock(&self.marks).succeeded(&marks);
         Ok(())
     }

@@ -80,6 +80,15 @@ pub(crate) fn reserved(settle: u64, segment: gateway_journal::SegmentId) -> Vec<
 /// Which settle the index shows.
 pub(crate) const LAYOUT: &[u8] = b"layout";
 
+/// What keys of bookmarks and barrier marks begin with.
+pub(crate) const NAMES: &[u8] = b"names";
+
+/// A row of the catalogue with this key there.
+#[must_use]
+pub(crate) fn name(key: &[u8]) -> Vec<u8> {
+    [NAMES, key].concat()
+}
+
 /// How far the index goes.
 pub(crate) const STATE: &[u8] = b"state";
 

@@ -3,6 +3,8 @@
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use tap_block::units::count;
+
 use super::{IndexError, IndexOpener, IndexStore, Row, Shortage, Table};
 
 type Rows = BTreeMap<(Table, Vec<u8>), Vec<u8>>;
@@ -22,6 +24,7 @@ struct Inner {
     rotten: bool,
     condemned: Option<String>,
     ingests: u64,
+    committed: u64,
     full: bool,
     wipes: u64,
 }
@@ -71,6 +74,12 @@ impl MemoryIndex {
         self.lock().ingests
     }
 
+    /// Bytes of keys and values that durable batches set or removed.
+    #[must_use]
+    pub fn committed(&self) -> u64 {
+        self.lock().committed
+    }
+
     /// A table loses its rows, as no index should.
     pub fn forget_rows(&self, table: Table) {
         self.lock().rows.retain(|(t, _), _| *t != table);
@@ -93,19 +102,18 @@ impl MemoryIndex {
     fn lock(&self) -> MutexGuard<'_, Inner> {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
-
-    fn insert(&self, rows: Vec<Row>, table: Table) -> Result<(), IndexError> {
-        let mut inner = self.lock();
-        inner.fails_if_full()?;
-        if inner.failing || inner.poisoned {
-            return Err(IndexError::new("writes fail on purpose".into()));
-        }
-        inner.rows.extend(rows.into_iter().map(|(key, value)| ((table, key), value)));
-        Ok(())
-    }
 }
 
 impl Inner {
+    fn insert(&mut self, rows: Vec<Row>, table: Table) -> Result<(), IndexError> {
+        self.fails_if_full()?;
+        if self.failing || self.poisoned {
+            return Err(IndexError::new("writes fail on purpose".into()));
+        }
+        self.rows.extend(rows.into_iter().map(|(key, value)| ((table, key), value)));
+        Ok(())
+    }
+
     fn fails_if_full(&mut self) -> Result<(), IndexError> {
         self.poisoned |= self.full;
         if self.full { Err(IndexError::full("full on purpose".into())) } else { Ok(()) }
@@ -152,8 +160,9 @@ impl IndexStore for MemoryIndex {
     }
 
     fn ingest(&self, table: Table, rows: Vec<Row>) -> Result<(), IndexError> {
-        self.lock().ingests += 1;
-        self.insert(rows, table)
+        let mut inner = self.lock();
+        inner.ingests += 1;
+        inner.insert(rows, table)
     }
 
     fn remove(&self, table: Table, keys: Vec<Vec<u8>>) -> Result<(), IndexError> {
@@ -168,8 +177,14 @@ impl IndexStore for MemoryIndex {
         Ok(())
     }
 
-    fn commit(&self, rows: Vec<Row>) -> Result<(), IndexError> {
-        self.insert(rows, Table::State)
+    fn replace(&self, rows: Vec<Row>, gone: Vec<Vec<u8>>) -> Result<(), IndexError> {
+        let bytes = rows.iter().map(|(key, value)| count(key.len() + value.len())).sum::<u64>()
+            + gone.iter().map(|key| count(key.len())).sum::<u64>();
+        let mut inner = self.lock();
+        inner.insert(rows, Table::State)?;
+        gone.into_iter().for_each(|key| drop(inner.rows.remove(&(Table::State, key))));
+        inner.committed += bytes;
+        Ok(())
     }
 }
 

@@ -203,7 +203,8 @@ fn leave(
 }
 
 /// What is known behind the groups as bytes, and how many the whole manifest has. Where those are too many, and most of them are
-/// of what is held, that is listed in less detail; where most are of what is known, there are fewer barrier marks.
+/// of what is held, that is listed in less detail; where most are barrier marks, there are fewer. Of all else nothing can be left out:
+/// the manifest is packed. Only when that is too long as well, what is held and what is known pay for whatever it is.
 fn fit(
     shared: &Shared,
     plan: &Plan,
@@ -215,17 +216,23 @@ fn fit(
     trail.forget_names(kept);
     trail.forget_harmless();
     let mut state = trail.encode();
-    let bytes_of = |kept: &_, state: &[u8]| manifest_bytes(shared, plan, kept, count(state.len()));
-    let mut bytes = bytes_of(kept, &state);
-    while bytes > limit {
-        let held = listed(kept, catalogue, now);
-        let is_fewer = count(state.len()).saturating_mul(2) >= bytes && trail.halve_marks();
-        if is_fewer {
-            state = trail.encode();
-        } else if held.saturating_mul(2) < count(points(kept)) || !coarsen(kept, catalogue, now, held / 2) {
-            break;
+    let mut bytes = manifest_bytes(shared, plan, kept, &state, Form::Plain);
+    for form in [Form::Plain, Form::Packed] {
+        if bytes > limit && form == Form::Packed {
+            bytes = manifest_bytes(shared, plan, kept, &state, form);
         }
-        bytes = bytes_of(kept, &state);
+        while bytes > limit {
+            let known = if form == Form::Packed { state.len() } else { trail.catalogue().mark_bytes() };
+            let held = listed(kept, catalogue, now);
+            let is_fewer = count(known).saturating_mul(2) >= bytes && trail.halve_marks();
+            if is_fewer {
+                state = trail.encode();
+            } else if held.saturating_mul(2) < count(points(kept)) || !coarsen(kept, catalogue, now, held / 2)
+            {
+                break;
+            }
+            bytes = manifest_bytes(shared, plan, kept, &state, form);
+        }
     }
     (state, bytes)
 }
@@ -236,20 +243,36 @@ fn volumes<'a>(catalogue: &'a Catalogue, trail: &'a Trail) -> impl Iterator<Item
 }
 
 /// Bytes of a manifest that fit into a segment.
-fn room(shared: &Shared) -> u64 {
+pub(super) fn room(shared: &Shared) -> u64 {
     u64::from(shared.config.segment_len).saturating_sub(AROUND)
 }
 
+/// How a manifest is to be written.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Form {
+    Plain,
+    /// Where it does not fit as it is.
+    Packed,
+}
+
 /// Bytes of the manifest of a pass, at most.
-fn manifest_bytes(shared: &Shared, plan: &Plan, kept: &BTreeMap<VolumeId, Kept>, state: u64) -> u64 {
+fn manifest_bytes(
+    shared: &Shared,
+    plan: &Plan,
+    kept: &BTreeMap<VolumeId, Kept>,
+    state: &[u8],
+    form: Form,
+) -> u64 {
     let entry =
         |g: &Generation| count(g.segments.len()) * SEGMENT_BYTES + count(g.shares.len()) * SHARE_BYTES;
     let there: u64 = plan.untouched.iter().map(entry).sum();
-    let fixed = state + written_bytes(shared, plan, count(kept.len()));
-    let most = fixed + there + (count(points(kept)) + count(kept.len())) * POINT_BYTES;
+    let written = written_bytes(shared, plan, count(kept.len()));
+    let listed = (count(points(kept)) + count(kept.len())) * POINT_BYTES;
+    let most = count(state.len()) + written + there + listed;
     if most <= room(shared) {
         return most;
     }
+    let packed = form == Form::Packed;
     let list = Manifest {
         store: StoreId::new(0),
         settle: 0,
@@ -258,9 +281,12 @@ fn manifest_bytes(shared: &Shared, plan: &Plan, kept: &BTreeMap<VolumeId, Kept>,
         through: (SegmentId::new(0), Start::of_segment(None)),
         group: GroupNo::new(0),
         kept: kept.iter().map(|(v, k)| (*v, k.clone())).collect(),
-        state: Vec::new(),
+        state: if packed { state.to_vec() } else { Vec::new() },
     };
-    fixed + count(list.encode().len())
+    match form {
+        Form::Plain => count(state.len()) + written + count(list.encode().len()),
+        Form::Packed => written + count(list.encode_within(room(shared).saturating_sub(written)).len()),
+    }
 }
 
 /// Bytes of the generation that a pass writes, at most.

@@ -10,6 +10,7 @@ use tap_block::{Lsn, Position, StreamId, VolumeId};
 use tracing::warn;
 
 use super::Trail;
+use super::decide::room;
 use super::plan::Plan;
 use super::rewrite::Written;
 use crate::error::StoreError;
@@ -47,7 +48,7 @@ pub(super) fn publish(
         }
     };
     // A copy: one flipped bit must not cost what the log does not have any more. It counts without, too.
-    match shared.manifests.store(&manifest.seal()) {
+    match shared.manifests.store(&manifest.seal_within(room(shared))) {
         Ok(()) => shared.end_findings_of_the_copy(),
         Err(e) => warn!("the copy of the manifest of settle {} cannot be written: {e}", manifest.settle),
     }

@@ -23,6 +23,7 @@ use tap_disk::{FileNo, SegmentFile};
 
 use super::cold::{Body, Judge, bring_together, first_group, places, repack};
 use super::cursor::Regions;
+use super::decide::room;
 use super::plan::{End, Plan};
 use super::trail::Window;
 use crate::chunks::read_what_can_be;
@@ -593,7 +594,7 @@ impl Written<'_> {
     /// # Errors
     /// When the disk fails. Whether it counts is then known after the next start, so nothing of it may be given back.
     pub(super) fn publish(&mut self, manifest: &Manifest) -> Result<SegmentId, StoreError> {
-        let bytes = manifest.encode();
+        let bytes = manifest.encode_within(room(self.rewriter.shared));
         for _ in 0..2 {
             if let Some(laid) = self.rewriter.opened()?.writer.manifest(&bytes) {
                 return self.seal(&laid);

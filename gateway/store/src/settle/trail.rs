@@ -420,7 +420,7 @@ fn is_indexed(shared: &Shared, damage: &Damage) -> Result<bool, IndexError> {
 impl History {
     /// Everything that `known` says.
     pub(crate) fn restore(&mut self, known: IndexState) {
-        self.catalogue = Arc::new(known.catalogue);
+        self.catalogue = known.catalogue;
         self.streams = known.streams.into_iter().collect();
         self.damage = known.damage;
         self.suspect = known.suspect;

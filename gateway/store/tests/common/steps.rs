@@ -263,8 +263,8 @@ impl IndexStore for Index {
         self.index.tidy(idle)
     }
 
-    fn commit(&self, rows: Vec<Row>) -> Result<(), IndexError> {
+    fn replace(&self, rows: Vec<Row>, gone: Vec<Vec<u8>>) -> Result<(), IndexError> {
         let _step = self.steps.at("index commit");
-        self.index.commit(rows)
+        self.index.replace(rows, gone)
     }
 }
