@@ -13,7 +13,6 @@ use bytes::{BufMut as _, BytesMut};
 use gateway_nbd::{Action, CloseReason, ExportInfo, ListEntry, Refusal, Server, Tag, Tls, Wants};
 use tap_block::units::count;
 use tap_block::{Answer, Answered, BlockDevice, DeviceError, Name, Op, Ticket};
-use thiserror::Error;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite};
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, Sleep};
@@ -22,6 +21,7 @@ use crate::access::Access;
 use crate::budget::Share;
 use crate::busy_poll::BusyPoll;
 use crate::channel::Channel;
+use crate::ended::Ended;
 use crate::exports::{ClientId, Export, Exports, OpenError};
 use crate::front::{Limits, Place, Shared};
 use crate::landing::{Begun, Shore};
@@ -96,43 +96,6 @@ pub(crate) struct Connection<S> {
     stop: Stop,
     /// The front stops, and what the client had sent before is read: what comes now is refused.
     heard: bool,
-}
-
-/// Why a connection ended.
-#[derive(Debug, Error)]
-pub(crate) enum Ended {
-    /// As the protocol has it.
-    #[error("{0}")]
-    Closed(CloseReason),
-    /// As iSCSI has it.
-    #[error("{0}")]
-    IscsiClosed(gateway_iscsi::CloseReason),
-    /// The client hung up without a word.
-    #[error("the client hung up")]
-    HungUp,
-    /// The front is stopping.
-    #[error("the front is stopping, or the session was ended by hand")]
-    Stopped,
-    /// A client that takes none of its replies.
-    #[error("the client took next to nothing of its replies for too long")]
-    Stalled,
-    /// A client that others wait for.
-    #[error(
-        "the client took or sent too little of what it holds memory for, while others wait for that; it should ask for less at a time"
-    )]
-    InTheWay,
-    /// A client that asks for nothing.
-    #[error("the client asked for nothing for too long")]
-    Idle,
-    /// No TLS, or a certificate that is none of ours.
-    #[error("TLS could not be started: {0}")]
-    Tls(io::Error),
-    /// A client that does not get on with it.
-    #[error("the client took too long over its handshake or its last replies")]
-    TooSlow,
-    /// The socket failed.
-    #[error("the socket failed: {0}")]
-    Socket(io::Error),
 }
 
 /// Is the export open to the client's requests?
@@ -708,19 +671,6 @@ impl<S: AsyncRead + AsyncWrite + AsFd + Unpin> Turns for Connection<S> {
             return timer.as_mut().poll(cx).is_ready().then_some(Ended::TooSlow);
         }
         self.has_idled(cx).then_some(Ended::Idle)
-    }
-}
-
-impl Ended {
-    /// Do both ends know that it is over?
-    const fn is_mutual(&self) -> bool {
-        matches!(self, Self::Closed(CloseReason::Disconnected))
-    }
-}
-
-impl From<io::Error> for Ended {
-    fn from(error: io::Error) -> Self {
-        Self::Socket(error)
     }
 }
 

@@ -17,7 +17,8 @@ use tokio::sync::Notify;
 
 use crate::address::{ListenAddress, Portal};
 use crate::budget::{Budget, MemoryUse};
-use crate::connection::{Connection, Ended, PROGRESS};
+use crate::connection::{Connection, PROGRESS};
+use crate::ended::Ended;
 use crate::exports::{ClientId, Exports};
 use crate::iscsi::{IscsiConnection, IscsiLimits, Targets};
 use crate::landing::Shores;

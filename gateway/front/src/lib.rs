@@ -19,6 +19,7 @@ mod budget;
 mod busy_poll;
 mod channel;
 mod connection;
+mod ended;
 mod exports;
 mod front;
 mod iscsi;
