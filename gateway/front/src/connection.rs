@@ -27,6 +27,7 @@ use crate::front::{Limits, Place, Shared};
 use crate::landing::{Begun, Shore};
 use crate::mailbox::{Mailbox, Stop};
 use crate::patience::Patience;
+use crate::remains::Remains;
 use crate::sessions::Session;
 use crate::tls::Security;
 use crate::turn::{LEAST_ROOM, Turns, batch, linger, poll_write};
@@ -340,7 +341,7 @@ impl<S: AsyncRead + AsyncWrite + AsFd + Unpin> Connection<S> {
         let device = &opened.export.device;
         let changes = matches!(op, Op::Write { .. } | Op::Zero { .. } | Op::Trim { .. });
         let Begun { queue, doubted } = match self.shore.as_ref().filter(|_| changes) {
-            Some(shore) => shore.begin(written, self.mailbox.clone(), device),
+            Some(shore) => shore.begin(self.mailbox.clone(), device),
             None => Begun { queue: self.mailbox.clone(), doubted: false },
         };
         let ticket = Ticket::new(tag.get(), queue);
@@ -603,10 +604,8 @@ impl<S: AsyncRead + AsyncWrite + AsFd + Unpin> Connection<S> {
 
 impl<S> Drop for Connection<S> {
     fn drop(&mut self) {
-        self.mailbox.close();
-        if let Some(shore) = &self.shore {
-            shore.inherit(self.share.take());
-        }
+        let under_way = self.server.under_way().map(|(tag, bytes)| (tag.get(), bytes));
+        Remains::leave(self.share.take(), under_way, &self.mailbox);
     }
 }
 

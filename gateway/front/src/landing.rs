@@ -8,13 +8,11 @@
 //!
 //! An iSCSI unit knows the claims of its commands and does the same with them (`gateway_iscsi`).
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeSet, HashMap};
 use std::mem;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use tap_block::{Answered, BlockDevice, CompletionQueue, Ticket};
-
-use crate::budget::Share;
 
 /// What connections of a front write to, by the name of the export.
 #[derive(Debug, Default)]
@@ -30,15 +28,12 @@ pub(crate) struct Shore {
 
 #[derive(Debug, Default)]
 struct Writes {
-    /// How much memory each of them holds.
-    under_way: BTreeMap<u64, u64>,
+    under_way: BTreeSet<u64>,
     next: u64,
     /// Dropped when all writes before a number are over.
     waiting: Vec<(u64, Arc<Ticket>)>,
     /// Somebody else has opened the export since the last write.
     doubted: bool,
-    /// The memory of a connection that has ended.
-    left: Option<Share>,
 }
 
 /// A write that may be handed to its device.
@@ -76,30 +71,20 @@ impl Shores {
 }
 
 impl Shore {
-    /// A write that holds so much memory begins.
+    /// A write begins.
     pub(crate) fn begin(
         self: &Arc<Self>,
-        bytes: u64,
         queue: Arc<dyn CompletionQueue>,
         device: &Arc<dyn BlockDevice>,
     ) -> Begun {
         let mut writes = self.lock();
         let no = writes.next;
         writes.next += 1;
-        writes.under_way.insert(no, bytes);
+        writes.under_way.insert(no);
         let doubted = mem::take(&mut writes.doubted);
         drop(writes);
         let landing = Landing { queue, shore: Arc::clone(self), no, _device: Arc::clone(device) };
         Begun { queue: Arc::new(landing), doubted }
-    }
-
-    /// The connection is over: its share of the memory goes with the last of its writes.
-    pub(crate) fn inherit(&self, mut share: Share) {
-        let mut writes = self.lock();
-        share.retire(writes.under_way.values().sum());
-        if !writes.under_way.is_empty() {
-            writes.left = Some(share);
-        }
     }
 
     fn bar(&self, ticket: &Arc<Ticket>) {
@@ -114,11 +99,10 @@ impl Shore {
     fn end(&self, no: u64) {
         let mut writes = self.lock();
         writes.under_way.remove(&no);
-        let oldest = writes.under_way.first_key_value().map_or(u64::MAX, |(no, _)| *no);
+        let oldest = writes.under_way.first().copied().unwrap_or(u64::MAX);
         let free = writes.waiting.extract_if(.., |(before, _)| *before <= oldest).collect::<Vec<_>>();
-        let left = if writes.under_way.is_empty() { writes.left.take() } else { None };
         drop(writes);
-        drop((free, left));
+        drop(free);
     }
 
     fn lock(&self) -> MutexGuard<'_, Writes> {
@@ -160,7 +144,7 @@ mod tests {
         let ticket = || Ticket::new(1, mailbox.clone());
         let first = shores.open("a", ticket());
         assert!(has_come(&mailbox), "there is nobody to wait for");
-        let begin = |shore: &Arc<Shore>| shore.begin(512, others.clone(), &device);
+        let begin = |shore: &Arc<Shore>| shore.begin(others.clone(), &device);
         let (one, two) = (begin(&first), begin(&first));
         assert!(!one.doubted && !two.doubted);
         let second = shores.open("a", ticket());

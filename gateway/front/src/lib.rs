@@ -27,6 +27,7 @@ mod landing;
 mod listener;
 mod mailbox;
 mod patience;
+mod remains;
 mod sessions;
 mod tls;
 mod turn;

@@ -21,6 +21,7 @@ const SOON: Duration = Duration::from_millis(400);
 struct Holding {
     disk: MemoryDevice,
     holds: AtomicBool,
+    holds_reads: AtomicBool,
     held: Mutex<Vec<(Op, Ticket)>>,
     /// Where and with what it was written to.
     came: Mutex<Vec<(u64, u8)>>,
@@ -28,8 +29,9 @@ struct Holding {
 
 impl Holding {
     fn new() -> Arc<Self> {
-        let (disk, holds) = (MemoryDevice::new(SIZE), AtomicBool::new(true));
-        Arc::new(Self { disk, holds, held: Mutex::default(), came: Mutex::default() })
+        let (disk, holds, holds_reads) =
+            (MemoryDevice::new(SIZE), AtomicBool::new(true), AtomicBool::new(false));
+        Arc::new(Self { disk, holds, holds_reads, held: Mutex::default(), came: Mutex::default() })
     }
 
     fn release(&self) {
@@ -49,6 +51,9 @@ impl BlockDevice for Holding {
             if self.holds.load(Ordering::SeqCst) {
                 return self.held.lock().unwrap().push((op, ticket));
             }
+        }
+        if matches!(op, Op::Read { .. }) && self.holds_reads.load(Ordering::SeqCst) {
+            return self.held.lock().unwrap().push((op, ticket));
         }
         self.disk.submit(op, ticket);
     }
@@ -120,14 +125,33 @@ fn nor_does_one_of_a_connection_that_was_ended_by_hand() {
 
 #[test]
 fn what_a_client_that_hung_up_had_sent_is_not_begun_once_it_is_here_again() {
-    // One write at a time.
-    let protocol = gateway_nbd::Limits { in_flight: 8192, ..gateway_nbd::Limits::default() };
-    let rig = Rig::new(Limits { protocol, ..Limits::default() });
+    let rig = Rig::new(Limits {
+        protocol: gateway_nbd::Limits { in_flight: 8192, ..gateway_nbd::Limits::default() },
+        ..Limits::default()
+    });
     drop(rig.writing(2));
     let mut again = rig.write_anew(1);
     wait_until("the end of the first connection", || rig.front.connections() == 1);
     assert_eq!(*rig.disk.came.lock().unwrap(), [(0, 1), (BLOCK, 2)]);
     assert_eq!((again.read(0, 8), again.read(BLOCK, 8)), (vec![1; 8], vec![2; 8]));
+}
+
+#[test]
+fn what_a_connection_that_was_ended_still_reads_counts_until_it_is_read() {
+    let limits = Limits { connections: 4, memory: 8 << 20, ..Limits::default() };
+    let rig = Rig::new(limits);
+    rig.disk.holds_reads.store(true, Ordering::SeqCst);
+    let mut client = rig.open();
+    (0..2).for_each(|cookie| client.request(0, cookie, 0, &[], 1 << 20).unwrap());
+    wait_until("the reads", || rig.disk.held.lock().unwrap().len() == 2);
+    assert_eq!(rig.front.end_sessions(&[rig.front.sessions()[0].id]), 0);
+    assert!(rig.front.memory().lent >= 2 << 20, "{:?}", rig.front.memory());
+    let one = rig.disk.held.lock().unwrap().pop().unwrap();
+    rig.disk.disk.submit(one.0, one.1);
+    let lent = rig.front.memory().lent;
+    assert!((1 << 20..2 << 20).contains(&lent), "{lent}");
+    rig.disk.release();
+    assert_eq!(rig.front.memory().lent, 0);
 }
 
 #[test]

@@ -70,6 +70,10 @@ impl Transmission {
         self.pending.memory() + self.incoming + self.unread.held(output)
     }
 
+    pub(crate) fn under_way(&self) -> impl Iterator<Item = (Tag, u64)> {
+        self.pending.under_way()
+    }
+
     pub(crate) fn in_flight(&self) -> usize {
         self.pending.len()
     }
