@@ -24,7 +24,7 @@ use crate::channel::Channel;
 use crate::ended::Ended;
 use crate::exports::{ClientId, Export, Exports, OpenError};
 use crate::front::{Limits, Place, Shared};
-use crate::landing::{Begun, Shore};
+use crate::landing::{Begun, Doubt, Shore};
 use crate::mailbox::{Mailbox, Stop};
 use crate::patience::Patience;
 use crate::remains::Remains;
@@ -45,6 +45,8 @@ pub(crate) const PROGRESS: usize = 64 << 10;
 
 /// How long a client that opens an export waits for the writes that are under way there.
 const BARRED: Duration = Duration::from_secs(10);
+/// How often it is asked meanwhile whether it is still there, should it have sent more than is read until then.
+const LOOK: Duration = Duration::from_secs(1);
 /// The tag of the ticket by which it hears that they are over; no request has it.
 const OVER: u64 = u64::MAX;
 
@@ -89,6 +91,8 @@ pub(crate) struct Connection<S> {
     entry: Entry,
     /// Its writes, as others see them.
     shore: Option<Arc<Shore>>,
+    /// The doubt in which it was asked last whether it is still there.
+    asked_in: Option<Doubt>,
     /// For the handshake and for the last bytes of a connection that is being closed.
     deadline: Option<Pin<Box<Sleep>>>,
     closing: Option<CloseReason>,
@@ -104,7 +108,10 @@ enum Entry {
     /// It has not made any.
     Outside,
     /// They wait for the writes of others, until then at most.
-    Barred(Pin<Box<Sleep>>),
+    Barred {
+        until: Instant,
+        look: Pin<Box<Sleep>>,
+    },
     Inside,
 }
 
@@ -164,6 +171,7 @@ impl<S: AsyncRead + AsyncWrite + AsFd + Unpin> Connection<S> {
             opened: None,
             entry: Entry::Outside,
             shore: None,
+            asked_in: None,
             deadline: None,
             closing: None,
             input_left: None,
@@ -206,7 +214,7 @@ impl<S: AsyncRead + AsyncWrite + AsFd + Unpin> Connection<S> {
     }
 
     /// Starts requests until the batch is full or there are no more; was there any?
-    fn act(&mut self) -> bool {
+    fn act(&mut self, cx: &mut Context<'_>) -> bool {
         let any = batch(|| {
             if self.closing.is_some() || !self.may_enter() {
                 return None;
@@ -215,7 +223,7 @@ impl<S: AsyncRead + AsyncWrite + AsFd + Unpin> Connection<S> {
                 None if self.borrow() => self.server.poll_action(&mut self.input),
                 action => action,
             };
-            Some(self.perform(action?))
+            Some(self.perform(action?, cx))
         });
         if let Some(opened) = &self.opened {
             opened.export.device.submit_all(&mut self.asked);
@@ -231,26 +239,43 @@ impl<S: AsyncRead + AsyncWrite + AsFd + Unpin> Connection<S> {
             if !opened.info.geometry.read_only {
                 let over = Ticket::new(OVER, self.mailbox.clone());
                 self.shore = Some(self.shared.shores.open(&opened.export.name, over));
-                self.entry = Entry::Barred(Box::pin(tokio::time::sleep(BARRED)));
+                let look = Box::pin(tokio::time::sleep(LOOK));
+                self.entry = Entry::Barred { until: Instant::now() + BARRED, look };
             }
         }
-        !matches!(self.entry, Entry::Barred(_))
+        !self.is_barred()
     }
 
-    /// Are they not over, after so long? Then it is no use to wait any longer.
-    fn gives_up_waiting(&mut self, cx: &mut Context<'_>) -> bool {
-        let Entry::Barred(timer) = &mut self.entry else { return false };
-        let gives_up = timer.as_mut().poll(cx).is_ready();
-        if gives_up {
-            let export = self.opened.as_ref().map_or("", |opened| &opened.export.name);
-            tracing::warn!(
-                export,
-                client = self.session.peer(),
-                "writes of other connections are not over after {BARRED:?}: this client's may be done before them; look what keeps the disk"
-            );
-            self.entry = Entry::Inside;
+    const fn is_barred(&self) -> bool {
+        matches!(self.entry, Entry::Barred { .. })
+    }
+
+    /// While they are not over: is the client gone? And after so long it is no use to wait any longer.
+    fn keeps_waiting(&mut self, cx: &mut Context<'_>) -> Option<Ended> {
+        let Entry::Barred { until, look } = &mut self.entry else { return None };
+        let now = Instant::now();
+        while look.as_mut().poll(cx).is_ready() {
+            if self.stream.has_hung_up() {
+                return Some(Ended::HungUp);
+            }
+            if *until <= now {
+                self.give_up_waiting();
+                cx.waker().wake_by_ref();
+                return None;
+            }
+            look.as_mut().reset(now + LOOK);
         }
-        gives_up
+        None
+    }
+
+    fn give_up_waiting(&mut self) {
+        let export = self.opened.as_ref().map_or("", |opened| &opened.export.name);
+        tracing::warn!(
+            export,
+            client = self.session.peer(),
+            "writes of other connections are not over after {BARRED:?}: this client's may be done before them; look what keeps the disk"
+        );
+        self.entry = Entry::Inside;
     }
 
     /// Asks for memory for a request that waits for it; is there enough?
@@ -311,9 +336,9 @@ impl<S: AsyncRead + AsyncWrite + AsFd + Unpin> Connection<S> {
     }
 
     /// Does what the protocol asks for; how much payload it moves.
-    fn perform(&mut self, action: Action) -> u64 {
+    fn perform(&mut self, action: Action, cx: &mut Context<'_>) -> u64 {
         match action {
-            Action::Submit { tag, op } => return self.submit(tag, op),
+            Action::Submit { tag, op } => return self.submit(tag, op, cx),
             Action::Resolve { name } => self.resolve(name),
             Action::List => self.list(),
             Action::StartTls => self.starting_tls = true,
@@ -326,7 +351,7 @@ impl<S: AsyncRead + AsyncWrite + AsFd + Unpin> Connection<S> {
         0
     }
 
-    fn submit(&mut self, tag: Tag, op: Op) -> u64 {
+    fn submit(&mut self, tag: Tag, op: Op, cx: &mut Context<'_>) -> u64 {
         let (bytes, written) = match &op {
             Op::Read { extent } => (extent.length(), 0),
             Op::Write { data, .. } => (count(data.len()), count(data.len())),
@@ -340,12 +365,12 @@ impl<S: AsyncRead + AsyncWrite + AsFd + Unpin> Connection<S> {
         let Some(opened) = &self.opened else { return bytes };
         let device = &opened.export.device;
         let changes = matches!(op, Op::Write { .. } | Op::Zero { .. } | Op::Trim { .. });
-        let Begun { queue, doubted } = match self.shore.as_ref().filter(|_| changes) {
+        let Begun { queue, doubt } = match self.shore.as_ref().filter(|_| changes) {
             Some(shore) => shore.begin(self.mailbox.clone(), device),
-            None => Begun { queue: self.mailbox.clone(), doubted: false },
+            None => Begun { queue: self.mailbox.clone(), doubt: None },
         };
         let ticket = Ticket::new(tag.get(), queue);
-        if doubted && self.stream.has_hung_up() {
+        if doubt.is_some_and(|doubt| self.is_gone(doubt, cx)) {
             // It may be here again, with newer writes.
             self.server.begin_shutdown();
             ticket.complete(Err(DeviceError::Stopped));
@@ -353,6 +378,24 @@ impl<S: AsyncRead + AsyncWrite + AsFd + Unpin> Connection<S> {
             self.asked.push((op, if is_alone { ticket.alone() } else { ticket }));
         }
         bytes
+    }
+
+    /// Has the client hung up? That is told behind all that it has sent, but who is gone does not take a reply either, and says so.
+    fn is_gone(&mut self, doubt: Doubt, cx: &mut Context<'_>) -> bool {
+        self.asked_in = Some(doubt);
+        self.poll_write(cx).is_err() || self.stream.has_hung_up()
+    }
+
+    /// Nothing more has come: then a client that was in doubt, has been asked and is still there is to be trusted.
+    fn note_quiet(&self) {
+        let doubt = self.shore.as_ref().and_then(|shore| Some((shore, shore.doubt()?)));
+        if let Some((shore, doubt)) = doubt
+            && self.asked_in == Some(doubt)
+            && self.input.is_empty()
+            && self.stream.is_quiet()
+        {
+            shore.trust(doubt);
+        }
     }
 
     /// Does the client send one request at a time, and is this the one? Then this thread may wait for it: there is nothing else
@@ -560,18 +603,18 @@ impl<S: AsyncRead + AsyncWrite + AsFd + Unpin> Connection<S> {
     }
 
     fn poll_read(&mut self, cx: &mut Context<'_>) -> io::Result<bool> {
-        let Wants::Input(wanted) = self.server.wants(&self.input) else {
-            return Ok(false);
-        };
-        let is_barred = matches!(self.entry, Entry::Barred(_));
-        if self.input_left == Some(0) || self.closing.is_some() || is_barred {
+        let Some(wanted) = self.wanted() else { return Ok(false) };
+        if self.input_left == Some(0) || self.closing.is_some() {
             return Ok(false);
         }
         self.make_room(wanted);
         // However large the buffer has become: no more than one that fits into the usual one comes behind what is waited for.
         let most = wanted.max(RECEIVE).saturating_sub(self.input.len()).max(1);
         match pin!(self.stream.read_buf(&mut (&mut self.input).limit(most))).poll(cx)? {
-            Poll::Pending if self.stop == Stop::Run || self.heard => return Ok(false),
+            Poll::Pending if self.stop == Stop::Run || self.heard || !self.is_heard_out() => {
+                self.note_quiet();
+                return Ok(false);
+            }
             // When the front stops, a client that has sent nothing more has been heard to the end. What it asks for while
             // something is still under way is answered "shutting down".
             Poll::Pending => {
@@ -585,6 +628,23 @@ impl<S: AsyncRead + AsyncWrite + AsFd + Unpin> Connection<S> {
             }
         }
         Ok(true)
+    }
+
+    /// How much input is of use, in all. A client that may not enter yet is read as far as the usual buffer goes: it may have hung
+    /// up, or have sent nothing when the front stops.
+    fn wanted(&self) -> Option<usize> {
+        if self.is_barred() {
+            return (self.input.len() + LEAST_ROOM <= RECEIVE).then_some(0);
+        }
+        match self.server.wants(&self.input) {
+            Wants::Input(wanted) => Some(wanted),
+            Wants::Nothing => None,
+        }
+    }
+
+    /// Was all looked at that it has sent? What has come since the socket was read last is not known to be there yet.
+    fn is_heard_out(&self) -> bool {
+        (self.input.is_empty() || !self.is_barred()) && self.stream.is_quiet()
     }
 
     /// Room for a message of `wanted` bytes in all, and for a worthwhile read in any case.
@@ -632,7 +692,7 @@ impl<S: AsyncRead + AsyncWrite + AsFd + Unpin> Turns for Connection<S> {
         busy |= self.poll_lookup(cx);
         busy |= self.poll_tls(cx)?;
         self.allow();
-        if self.act() {
+        if self.act(cx) {
             // Operations that completed on the spot are answered in this very turn.
             self.take_letters();
             busy = true;
@@ -654,9 +714,8 @@ impl<S: AsyncRead + AsyncWrite + AsFd + Unpin> Turns for Connection<S> {
         if self.pace.is_over(cx, || budget.is_short()) {
             return Some(Ended::InTheWay);
         }
-        if self.gives_up_waiting(cx) {
-            cx.waker().wake_by_ref();
-            return None;
+        if let Some(ended) = self.keeps_waiting(cx) {
+            return Some(ended);
         }
         if self.server.in_flight() == 0 && self.server.output().is_empty() && !self.unflushed {
             if let Some(reason) = self.closing.take() {

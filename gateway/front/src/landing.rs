@@ -3,13 +3,13 @@
 //! A client whose connection broke comes back and sends its writes again, and newer ones. Those of the old connection may still
 //! wait for the disk, which does them in any order: they must not land on top. So who opens an export waits until the writes are
 //! over that were under way there then ([`Shores::bar`]); whatever became of their connections, each is known until its ticket
-//! is. And what an old connection has received and not begun is not begun any more once its client has hung up
-//! ([`Begun::doubted`]).
+//! is. And what an old connection has received and not begun is not begun any more once its client has hung up: that may be told
+//! behind all that it had sent, so that each write is in doubt until everything that had come was read ([`Shore::trust`]).
 //!
 //! An iSCSI unit knows the claims of its commands and does the same with them (`gateway_iscsi`).
 
 use std::collections::{BTreeSet, HashMap};
-use std::mem;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use tap_block::{Answered, BlockDevice, CompletionQueue, Ticket};
@@ -24,6 +24,8 @@ pub(crate) struct Shores {
 #[derive(Debug, Default)]
 pub(crate) struct Shore {
     writes: Mutex<Writes>,
+    /// The number of the newest doubt, as long as there is one; none has 0.
+    doubt: AtomicU64,
 }
 
 #[derive(Debug, Default)]
@@ -32,16 +34,20 @@ struct Writes {
     next: u64,
     /// Dropped when all writes before a number are over.
     waiting: Vec<(u64, Arc<Ticket>)>,
-    /// Somebody else has opened the export since the last write.
-    doubted: bool,
+    /// So often somebody else has opened the export.
+    doubts: u64,
 }
+
+/// Somebody else has opened the export, and may be the client itself, here again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Doubt(u64);
 
 /// A write that may be handed to its device.
 pub(crate) struct Begun {
     /// Where its outcome goes.
     pub(crate) queue: Arc<dyn CompletionQueue>,
     /// Is its client perhaps gone, and here again already? Then this write must not be done.
-    pub(crate) doubted: bool,
+    pub(crate) doubt: Option<Doubt>,
 }
 
 /// One of them on its way: over when this is dropped.
@@ -81,15 +87,28 @@ impl Shore {
         let no = writes.next;
         writes.next += 1;
         writes.under_way.insert(no);
-        let doubted = mem::take(&mut writes.doubted);
+        let doubt = self.doubt();
         drop(writes);
         let landing = Landing { queue, shore: Arc::clone(self), no, _device: Arc::clone(device) };
-        Begun { queue: Arc::new(landing), doubted }
+        Begun { queue: Arc::new(landing), doubt }
+    }
+
+    /// Is its client in doubt?
+    pub(crate) fn doubt(&self) -> Option<Doubt> {
+        Some(self.doubt.load(Ordering::Acquire)).filter(|no| *no > 0).map(Doubt)
+    }
+
+    /// All that the client had sent was read after `doubt` came up, and it is still there: what it sends from here on is no older
+    /// than what others do. Nothing changes when somebody has come since.
+    pub(crate) fn trust(&self, doubt: Doubt) {
+        // Who comes now has come before, or is a newer doubt.
+        let _ = self.doubt.compare_exchange(doubt.0, 0, Ordering::AcqRel, Ordering::Relaxed);
     }
 
     fn bar(&self, ticket: &Arc<Ticket>) {
         let mut writes = self.lock();
-        writes.doubted = true;
+        writes.doubts += 1;
+        self.doubt.store(writes.doubts, Ordering::Release);
         if !writes.under_way.is_empty() {
             let before = writes.next;
             writes.waiting.push((before, Arc::clone(ticket)));
@@ -146,13 +165,13 @@ mod tests {
         assert!(has_come(&mailbox), "there is nobody to wait for");
         let begin = |shore: &Arc<Shore>| shore.begin(others.clone(), &device);
         let (one, two) = (begin(&first), begin(&first));
-        assert!(!one.doubted && !two.doubted);
+        assert_eq!((one.doubt, two.doubt), (None, None));
         let second = shores.open("a", ticket());
         let elsewhere = shores.open("b", Ticket::new(2, others.clone()));
         assert!(has_come(&others) && !has_come(&mailbox));
         // What begins now is in doubt, and nobody waits for it; the connection itself may be gone.
         let three = begin(&first);
-        assert!(three.doubted && !begin(&first).doubted && !begin(&second).doubted);
+        assert!(three.doubt.is_some() && begin(&second).doubt.is_none());
         drop((first, two));
         assert!(!has_come(&mailbox));
         drop(one);
@@ -163,5 +182,22 @@ mod tests {
         drop(three);
         assert!(has_come(&mailbox));
         drop((second, elsewhere));
+    }
+
+    #[test]
+    fn a_client_is_in_doubt_until_it_is_trusted_and_again_for_whoever_comes_then() {
+        let device: Arc<dyn BlockDevice> = Arc::new(MemoryDevice::new(4096));
+        let (shores, mailbox) = (Shores::default(), Arc::<Mailbox>::default());
+        let open = || shores.open("a", Ticket::new(1, mailbox.clone()));
+        let (first, _second) = (open(), open());
+        let begin = || first.begin(mailbox.clone(), &device).doubt;
+        let doubt = begin().unwrap();
+        assert_eq!(begin(), Some(doubt), "having looked once says nothing of what is still to be read");
+        let _third = open();
+        first.trust(doubt);
+        let newer = begin().unwrap();
+        assert_ne!(newer, doubt, "the third came after all was read");
+        first.trust(newer);
+        assert_eq!((begin(), first.doubt()), (None, None));
     }
 }
