@@ -26,6 +26,7 @@ use crate::exports::{ClientId, Export, Exports, OpenError};
 use crate::front::{Limits, Place, Shared};
 use crate::landing::{Begun, Doubt, Shore};
 use crate::mailbox::{Mailbox, Stop};
+use crate::pace::Pace;
 use crate::patience::Patience;
 use crate::remains::Remains;
 use crate::sessions::Session;
@@ -81,9 +82,7 @@ pub(crate) struct Connection<S> {
     /// Its part of the memory for requests and replies.
     share: Share,
     /// For a client that others wait for, since it holds more than its minimum and is slow.
-    pace: Patience,
-    /// What it has taken and sent meanwhile, of what is due.
-    moved: (u64, u64),
+    pace: Pace,
     /// For a client that asks for nothing.
     idle: Option<Patience>,
     lookup: Option<Lookup>,
@@ -164,8 +163,7 @@ impl<S: AsyncRead + AsyncWrite + AsFd + Unpin> Connection<S> {
             stalled: Patience::new(limits.stall).or_less(limits.stall_in_need),
             taken: 0,
             share,
-            pace: Patience::in_need(limits.stall_in_need),
-            moved: (0, 0),
+            pace: Pace::new(limits.stall_in_need),
             idle: limits.idle.map(Patience::new),
             lookup: None,
             opened: None,
@@ -319,20 +317,14 @@ impl<S: AsyncRead + AsyncWrite + AsFd + Unpin> Connection<S> {
     fn keep_time(&mut self, held: u64) {
         let has_output = !self.server.output().is_empty() || self.unflushed;
         if !self.share.is_borrowing() || !has_output && self.server.incoming() == 0 {
-            self.moved = (0, 0);
-            return self.pace.end();
+            return self.pace.rest();
         }
-        let (moved, due) = self.moved;
-        if moved >= due {
-            self.moved = (0, self.limits.due_in_need(held));
-            self.pace.end();
-        }
-        self.pace.begin();
+        self.pace.keep(held, &self.limits);
     }
 
     fn note_moved(&mut self, bytes: usize) {
         self.share.earn(bytes);
-        self.moved.0 += count(bytes);
+        self.pace.note_moved(bytes);
     }
 
     /// Does what the protocol asks for; how much payload it moves.

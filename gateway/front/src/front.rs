@@ -189,8 +189,8 @@ impl Front {
         targets: Arc<dyn Targets>,
         limits: IscsiLimits,
     ) -> Result<FrontHandle, ListenError> {
-        let IscsiLimits { connections, stall, .. } = limits;
-        let shared = Limits { connections, stall, ..Limits::default() };
+        let IscsiLimits { connections, stall, memory, .. } = limits;
+        let shared = Limits { connections, stall, memory, ..Limits::default() };
         start(portals, Service::Iscsi(targets, limits), shared, Security::default())
     }
 }
@@ -251,7 +251,7 @@ impl FrontHandle {
         self.shared.sessions.count()
     }
 
-    /// How the memory for requests and replies is used. Nothing is lent where iSCSI is spoken.
+    /// How the memory for requests and replies is used.
     #[must_use]
     pub fn memory(&self) -> MemoryUse {
         self.shared.budget.usage(self.shared.sessions.held())

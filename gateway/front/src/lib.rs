@@ -26,6 +26,7 @@ mod iscsi;
 mod landing;
 mod listener;
 mod mailbox;
+mod pace;
 mod patience;
 mod remains;
 mod sessions;

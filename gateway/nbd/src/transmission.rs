@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use bytes::{Buf, BytesMut};
 use tap_block::units::{count, index};
-use tap_block::{Answer, Answered, DeviceError, Map, Op, Output, Stretch};
+use tap_block::{Answer, Answered, DeviceError, Map, Op, Output, Stretch, Unread};
 
 use crate::handshake::{Session, drop_front};
 use crate::pending::{Kind, Pending, PendingTable};
@@ -12,7 +12,6 @@ use crate::proto::{Errno, command};
 use crate::reply::To;
 use crate::request::{Refused, Request, Served};
 use crate::server::{Action, CloseReason, Limits, Step, Tag, Wants};
-use crate::unread::Unread;
 
 /// No longer payload is followed to its end, to refuse the request.
 const MAX_SKIPPED: u64 = u32::MAX as u64;
