@@ -1,5 +1,6 @@
 //! What the connections of a front may hold in memory, all together: requests on their way in, operations under way, and replies
-//! that are not taken yet.
+//! that are not taken yet. Who waits for more must hold nothing that waits for that: a connection asks before it begins with a
+//! request, and for all that the request will hold.
 //!
 //! Half of it is everybody's *minimum*: the same for each connection that there may be, and nobody asks for it. Whatever the
 //! others do, a connection that needs no more goes on. The rest is lent, and who finds too little of it there waits in line:

@@ -14,6 +14,9 @@ use tokio_rustls::{Accept, TlsAcceptor};
 
 use crate::tls;
 
+/// The other end has closed its side, or is not there any more.
+const GONE: PollFlags = PollFlags::RDHUP.union(PollFlags::HUP).union(PollFlags::ERR);
+
 /// See the module.
 pub(crate) enum Channel<S> {
     Open(S),
@@ -35,16 +38,24 @@ pub(crate) struct Secured {
 impl<S: AsFd> Channel<S> {
     /// Has the other end closed its side, whatever is still to be read?
     pub(crate) fn has_hung_up(&self) -> bool {
+        self.told(PollFlags::RDHUP).is_some_and(|told| told.intersects(GONE))
+    }
+
+    /// Is there nothing to be read, not even that the other end has closed its side?
+    pub(crate) fn is_quiet(&self) -> bool {
+        self.told(PollFlags::RDHUP | PollFlags::IN).is_some_and(|told| told.is_empty())
+    }
+
+    fn told(&self, of: PollFlags) -> Option<PollFlags> {
         let socket = match self {
             Self::Open(stream) => stream,
             Self::Secure(stream) => stream.get_ref().0,
-            Self::Starting(_) | Self::Gone => return false,
+            Self::Starting(_) | Self::Gone => return None,
         };
-        let gone = PollFlags::RDHUP | PollFlags::HUP | PollFlags::ERR;
-        let mut asked = [PollFd::new(socket, PollFlags::RDHUP)];
+        let mut asked = [PollFd::new(socket, of)];
         let [answer] = &mut asked;
-        let told = poll(std::slice::from_mut(answer), Some(&Timespec::default()));
-        told.is_ok() && answer.revents().intersects(gone)
+        poll(std::slice::from_mut(answer), Some(&Timespec::default())).ok()?;
+        Some(answer.revents())
     }
 }
 

@@ -13,7 +13,6 @@ use bytes::{BufMut as _, BytesMut};
 use gateway_nbd::{Action, CloseReason, ExportInfo, ListEntry, Refusal, Server, Tag, Tls, Wants};
 use tap_block::units::count;
 use tap_block::{Answer, Answered, BlockDevice, DeviceError, Name, Op, Ticket};
-use thiserror::Error;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite};
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, Sleep};
@@ -22,11 +21,14 @@ use crate::access::Access;
 use crate::budget::Share;
 use crate::busy_poll::BusyPoll;
 use crate::channel::Channel;
+use crate::ended::Ended;
 use crate::exports::{ClientId, Export, Exports, OpenError};
 use crate::front::{Limits, Place, Shared};
-use crate::landing::{Begun, Shore};
+use crate::landing::{Begun, Doubt, Shore};
 use crate::mailbox::{Mailbox, Stop};
+use crate::pace::Pace;
 use crate::patience::Patience;
+use crate::remains::Remains;
 use crate::sessions::Session;
 use crate::tls::Security;
 use crate::turn::{LEAST_ROOM, Turns, batch, linger, poll_write};
@@ -44,6 +46,8 @@ pub(crate) const PROGRESS: usize = 64 << 10;
 
 /// How long a client that opens an export waits for the writes that are under way there.
 const BARRED: Duration = Duration::from_secs(10);
+/// How often it is asked meanwhile whether it is still there, should it have sent more than is read until then.
+const LOOK: Duration = Duration::from_secs(1);
 /// The tag of the ticket by which it hears that they are over; no request has it.
 const OVER: u64 = u64::MAX;
 
@@ -78,9 +82,7 @@ pub(crate) struct Connection<S> {
     /// Its part of the memory for requests and replies.
     share: Share,
     /// For a client that others wait for, since it holds more than its minimum and is slow.
-    pace: Patience,
-    /// What it has taken and sent meanwhile, of what is due.
-    moved: (u64, u64),
+    pace: Pace,
     /// For a client that asks for nothing.
     idle: Option<Patience>,
     lookup: Option<Lookup>,
@@ -88,6 +90,8 @@ pub(crate) struct Connection<S> {
     entry: Entry,
     /// Its writes, as others see them.
     shore: Option<Arc<Shore>>,
+    /// The doubt in which it was asked last whether it is still there.
+    asked_in: Option<Doubt>,
     /// For the handshake and for the last bytes of a connection that is being closed.
     deadline: Option<Pin<Box<Sleep>>>,
     closing: Option<CloseReason>,
@@ -98,49 +102,15 @@ pub(crate) struct Connection<S> {
     heard: bool,
 }
 
-/// Why a connection ended.
-#[derive(Debug, Error)]
-pub(crate) enum Ended {
-    /// As the protocol has it.
-    #[error("{0}")]
-    Closed(CloseReason),
-    /// As iSCSI has it.
-    #[error("{0}")]
-    IscsiClosed(gateway_iscsi::CloseReason),
-    /// The client hung up without a word.
-    #[error("the client hung up")]
-    HungUp,
-    /// The front is stopping.
-    #[error("the front is stopping, or the session was ended by hand")]
-    Stopped,
-    /// A client that takes none of its replies.
-    #[error("the client took next to nothing of its replies for too long")]
-    Stalled,
-    /// A client that others wait for.
-    #[error(
-        "the client took or sent too little of what it holds memory for, while others wait for that; it should ask for less at a time"
-    )]
-    InTheWay,
-    /// A client that asks for nothing.
-    #[error("the client asked for nothing for too long")]
-    Idle,
-    /// No TLS, or a certificate that is none of ours.
-    #[error("TLS could not be started: {0}")]
-    Tls(io::Error),
-    /// A client that does not get on with it.
-    #[error("the client took too long over its handshake or its last replies")]
-    TooSlow,
-    /// The socket failed.
-    #[error("the socket failed: {0}")]
-    Socket(io::Error),
-}
-
 /// Is the export open to the client's requests?
 enum Entry {
     /// It has not made any.
     Outside,
     /// They wait for the writes of others, until then at most.
-    Barred(Pin<Box<Sleep>>),
+    Barred {
+        until: Instant,
+        look: Pin<Box<Sleep>>,
+    },
     Inside,
 }
 
@@ -193,13 +163,13 @@ impl<S: AsyncRead + AsyncWrite + AsFd + Unpin> Connection<S> {
             stalled: Patience::new(limits.stall).or_less(limits.stall_in_need),
             taken: 0,
             share,
-            pace: Patience::in_need(limits.stall_in_need),
-            moved: (0, 0),
+            pace: Pace::new(limits.stall_in_need),
             idle: limits.idle.map(Patience::new),
             lookup: None,
             opened: None,
             entry: Entry::Outside,
             shore: None,
+            asked_in: None,
             deadline: None,
             closing: None,
             input_left: None,
@@ -242,7 +212,7 @@ impl<S: AsyncRead + AsyncWrite + AsFd + Unpin> Connection<S> {
     }
 
     /// Starts requests until the batch is full or there are no more; was there any?
-    fn act(&mut self) -> bool {
+    fn act(&mut self, cx: &mut Context<'_>) -> bool {
         let any = batch(|| {
             if self.closing.is_some() || !self.may_enter() {
                 return None;
@@ -251,7 +221,7 @@ impl<S: AsyncRead + AsyncWrite + AsFd + Unpin> Connection<S> {
                 None if self.borrow() => self.server.poll_action(&mut self.input),
                 action => action,
             };
-            Some(self.perform(action?))
+            Some(self.perform(action?, cx))
         });
         if let Some(opened) = &self.opened {
             opened.export.device.submit_all(&mut self.asked);
@@ -267,26 +237,43 @@ impl<S: AsyncRead + AsyncWrite + AsFd + Unpin> Connection<S> {
             if !opened.info.geometry.read_only {
                 let over = Ticket::new(OVER, self.mailbox.clone());
                 self.shore = Some(self.shared.shores.open(&opened.export.name, over));
-                self.entry = Entry::Barred(Box::pin(tokio::time::sleep(BARRED)));
+                let look = Box::pin(tokio::time::sleep(LOOK));
+                self.entry = Entry::Barred { until: Instant::now() + BARRED, look };
             }
         }
-        !matches!(self.entry, Entry::Barred(_))
+        !self.is_barred()
     }
 
-    /// Are they not over, after so long? Then it is no use to wait any longer.
-    fn gives_up_waiting(&mut self, cx: &mut Context<'_>) -> bool {
-        let Entry::Barred(timer) = &mut self.entry else { return false };
-        let gives_up = timer.as_mut().poll(cx).is_ready();
-        if gives_up {
-            let export = self.opened.as_ref().map_or("", |opened| &opened.export.name);
-            tracing::warn!(
-                export,
-                client = self.session.peer(),
-                "writes of other connections are not over after {BARRED:?}: this client's may be done before them; look what keeps the disk"
-            );
-            self.entry = Entry::Inside;
+    const fn is_barred(&self) -> bool {
+        matches!(self.entry, Entry::Barred { .. })
+    }
+
+    /// While they are not over: is the client gone? And after so long it is no use to wait any longer.
+    fn keeps_waiting(&mut self, cx: &mut Context<'_>) -> Option<Ended> {
+        let Entry::Barred { until, look } = &mut self.entry else { return None };
+        let now = Instant::now();
+        while look.as_mut().poll(cx).is_ready() {
+            if self.stream.has_hung_up() {
+                return Some(Ended::HungUp);
+            }
+            if *until <= now {
+                self.give_up_waiting();
+                cx.waker().wake_by_ref();
+                return None;
+            }
+            look.as_mut().reset(now + LOOK);
         }
-        gives_up
+        None
+    }
+
+    fn give_up_waiting(&mut self) {
+        let export = self.opened.as_ref().map_or("", |opened| &opened.export.name);
+        tracing::warn!(
+            export,
+            client = self.session.peer(),
+            "writes of other connections are not over after {BARRED:?}: this client's may be done before them; look what keeps the disk"
+        );
+        self.entry = Entry::Inside;
     }
 
     /// Asks for memory for a request that waits for it; is there enough?
@@ -330,26 +317,20 @@ impl<S: AsyncRead + AsyncWrite + AsFd + Unpin> Connection<S> {
     fn keep_time(&mut self, held: u64) {
         let has_output = !self.server.output().is_empty() || self.unflushed;
         if !self.share.is_borrowing() || !has_output && self.server.incoming() == 0 {
-            self.moved = (0, 0);
-            return self.pace.end();
+            return self.pace.rest();
         }
-        let (moved, due) = self.moved;
-        if moved >= due {
-            self.moved = (0, self.limits.due_in_need(held));
-            self.pace.end();
-        }
-        self.pace.begin();
+        self.pace.keep(held, &self.limits);
     }
 
     fn note_moved(&mut self, bytes: usize) {
         self.share.earn(bytes);
-        self.moved.0 += count(bytes);
+        self.pace.note_moved(bytes);
     }
 
     /// Does what the protocol asks for; how much payload it moves.
-    fn perform(&mut self, action: Action) -> u64 {
+    fn perform(&mut self, action: Action, cx: &mut Context<'_>) -> u64 {
         match action {
-            Action::Submit { tag, op } => return self.submit(tag, op),
+            Action::Submit { tag, op } => return self.submit(tag, op, cx),
             Action::Resolve { name } => self.resolve(name),
             Action::List => self.list(),
             Action::StartTls => self.starting_tls = true,
@@ -362,7 +343,7 @@ impl<S: AsyncRead + AsyncWrite + AsFd + Unpin> Connection<S> {
         0
     }
 
-    fn submit(&mut self, tag: Tag, op: Op) -> u64 {
+    fn submit(&mut self, tag: Tag, op: Op, cx: &mut Context<'_>) -> u64 {
         let (bytes, written) = match &op {
             Op::Read { extent } => (extent.length(), 0),
             Op::Write { data, .. } => (count(data.len()), count(data.len())),
@@ -376,12 +357,12 @@ impl<S: AsyncRead + AsyncWrite + AsFd + Unpin> Connection<S> {
         let Some(opened) = &self.opened else { return bytes };
         let device = &opened.export.device;
         let changes = matches!(op, Op::Write { .. } | Op::Zero { .. } | Op::Trim { .. });
-        let Begun { queue, doubted } = match self.shore.as_ref().filter(|_| changes) {
-            Some(shore) => shore.begin(written, self.mailbox.clone(), device),
-            None => Begun { queue: self.mailbox.clone(), doubted: false },
+        let Begun { queue, doubt } = match self.shore.as_ref().filter(|_| changes) {
+            Some(shore) => shore.begin(self.mailbox.clone(), device),
+            None => Begun { queue: self.mailbox.clone(), doubt: None },
         };
         let ticket = Ticket::new(tag.get(), queue);
-        if doubted && self.stream.has_hung_up() {
+        if doubt.is_some_and(|doubt| self.is_gone(doubt, cx)) {
             // It may be here again, with newer writes.
             self.server.begin_shutdown();
             ticket.complete(Err(DeviceError::Stopped));
@@ -389,6 +370,24 @@ impl<S: AsyncRead + AsyncWrite + AsFd + Unpin> Connection<S> {
             self.asked.push((op, if is_alone { ticket.alone() } else { ticket }));
         }
         bytes
+    }
+
+    /// Has the client hung up? That is told behind all that it has sent, but who is gone does not take a reply either, and says so.
+    fn is_gone(&mut self, doubt: Doubt, cx: &mut Context<'_>) -> bool {
+        self.asked_in = Some(doubt);
+        self.poll_write(cx).is_err() || self.stream.has_hung_up()
+    }
+
+    /// Nothing more has come: then a client that was in doubt, has been asked and is still there is to be trusted.
+    fn note_quiet(&self) {
+        let doubt = self.shore.as_ref().and_then(|shore| Some((shore, shore.doubt()?)));
+        if let Some((shore, doubt)) = doubt
+            && self.asked_in == Some(doubt)
+            && self.input.is_empty()
+            && self.stream.is_quiet()
+        {
+            shore.trust(doubt);
+        }
     }
 
     /// Does the client send one request at a time, and is this the one? Then this thread may wait for it: there is nothing else
@@ -596,18 +595,18 @@ impl<S: AsyncRead + AsyncWrite + AsFd + Unpin> Connection<S> {
     }
 
     fn poll_read(&mut self, cx: &mut Context<'_>) -> io::Result<bool> {
-        let Wants::Input(wanted) = self.server.wants(&self.input) else {
-            return Ok(false);
-        };
-        let is_barred = matches!(self.entry, Entry::Barred(_));
-        if self.input_left == Some(0) || self.closing.is_some() || is_barred {
+        let Some(wanted) = self.wanted() else { return Ok(false) };
+        if self.input_left == Some(0) || self.closing.is_some() {
             return Ok(false);
         }
         self.make_room(wanted);
         // However large the buffer has become: no more than one that fits into the usual one comes behind what is waited for.
         let most = wanted.max(RECEIVE).saturating_sub(self.input.len()).max(1);
         match pin!(self.stream.read_buf(&mut (&mut self.input).limit(most))).poll(cx)? {
-            Poll::Pending if self.stop == Stop::Run || self.heard => return Ok(false),
+            Poll::Pending if self.stop == Stop::Run || self.heard || !self.is_heard_out() => {
+                self.note_quiet();
+                return Ok(false);
+            }
             // When the front stops, a client that has sent nothing more has been heard to the end. What it asks for while
             // something is still under way is answered "shutting down".
             Poll::Pending => {
@@ -621,6 +620,23 @@ impl<S: AsyncRead + AsyncWrite + AsFd + Unpin> Connection<S> {
             }
         }
         Ok(true)
+    }
+
+    /// How much input is of use, in all. A client that may not enter yet is read as far as the usual buffer goes: it may have hung
+    /// up, or have sent nothing when the front stops.
+    fn wanted(&self) -> Option<usize> {
+        if self.is_barred() {
+            return (self.input.len() + LEAST_ROOM <= RECEIVE).then_some(0);
+        }
+        match self.server.wants(&self.input) {
+            Wants::Input(wanted) => Some(wanted),
+            Wants::Nothing => None,
+        }
+    }
+
+    /// Was all looked at that it has sent? What has come since the socket was read last is not known to be there yet.
+    fn is_heard_out(&self) -> bool {
+        (self.input.is_empty() || !self.is_barred()) && self.stream.is_quiet()
     }
 
     /// Room for a message of `wanted` bytes in all, and for a worthwhile read in any case.
@@ -640,10 +656,8 @@ impl<S: AsyncRead + AsyncWrite + AsFd + Unpin> Connection<S> {
 
 impl<S> Drop for Connection<S> {
     fn drop(&mut self) {
-        self.mailbox.close();
-        if let Some(shore) = &self.shore {
-            shore.inherit(self.share.take());
-        }
+        let under_way = self.server.under_way().map(|(tag, bytes)| (tag.get(), bytes));
+        Remains::leave(self.share.take(), under_way, &self.mailbox);
     }
 }
 
@@ -670,7 +684,7 @@ impl<S: AsyncRead + AsyncWrite + AsFd + Unpin> Turns for Connection<S> {
         busy |= self.poll_lookup(cx);
         busy |= self.poll_tls(cx)?;
         self.allow();
-        if self.act() {
+        if self.act(cx) {
             // Operations that completed on the spot are answered in this very turn.
             self.take_letters();
             busy = true;
@@ -692,9 +706,8 @@ impl<S: AsyncRead + AsyncWrite + AsFd + Unpin> Turns for Connection<S> {
         if self.pace.is_over(cx, || budget.is_short()) {
             return Some(Ended::InTheWay);
         }
-        if self.gives_up_waiting(cx) {
-            cx.waker().wake_by_ref();
-            return None;
+        if let Some(ended) = self.keeps_waiting(cx) {
+            return Some(ended);
         }
         if self.server.in_flight() == 0 && self.server.output().is_empty() && !self.unflushed {
             if let Some(reason) = self.closing.take() {
@@ -708,19 +721,6 @@ impl<S: AsyncRead + AsyncWrite + AsFd + Unpin> Turns for Connection<S> {
             return timer.as_mut().poll(cx).is_ready().then_some(Ended::TooSlow);
         }
         self.has_idled(cx).then_some(Ended::Idle)
-    }
-}
-
-impl Ended {
-    /// Do both ends know that it is over?
-    const fn is_mutual(&self) -> bool {
-        matches!(self, Self::Closed(CloseReason::Disconnected))
-    }
-}
-
-impl From<io::Error> for Ended {
-    fn from(error: io::Error) -> Self {
-        Self::Socket(error)
     }
 }
 

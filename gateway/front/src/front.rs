@@ -17,7 +17,8 @@ use tokio::sync::Notify;
 
 use crate::address::{ListenAddress, Portal};
 use crate::budget::{Budget, MemoryUse};
-use crate::connection::{Connection, Ended, PROGRESS};
+use crate::connection::{Connection, PROGRESS};
+use crate::ended::Ended;
 use crate::exports::{ClientId, Exports};
 use crate::iscsi::{IscsiConnection, IscsiLimits, Targets};
 use crate::landing::Shores;
@@ -188,8 +189,8 @@ impl Front {
         targets: Arc<dyn Targets>,
         limits: IscsiLimits,
     ) -> Result<FrontHandle, ListenError> {
-        let IscsiLimits { connections, stall, .. } = limits;
-        let shared = Limits { connections, stall, ..Limits::default() };
+        let IscsiLimits { connections, stall, memory, .. } = limits;
+        let shared = Limits { connections, stall, memory, ..Limits::default() };
         start(portals, Service::Iscsi(targets, limits), shared, Security::default())
     }
 }
@@ -250,7 +251,7 @@ impl FrontHandle {
         self.shared.sessions.count()
     }
 
-    /// How the memory for requests and replies is used. Nothing is lent where iSCSI is spoken.
+    /// How the memory for requests and replies is used.
     #[must_use]
     pub fn memory(&self) -> MemoryUse {
         self.shared.budget.usage(self.shared.sessions.held())

@@ -3,9 +3,9 @@
 //! A completion that comes while the connection is at work (a device that had the answer at hand) is only
 //! put down; the system is asked to wake the connection only when it sleeps.
 
-use std::mem;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::Waker;
+use std::{fmt, mem};
 
 use tap_block::{Answered, CompletionQueue};
 
@@ -22,12 +22,12 @@ pub(crate) enum Stop {
 }
 
 /// One connection's mailbox. Bounded by the connection's limit on requests under way.
-#[derive(Debug, Default)]
+#[derive(Default)]
 pub(crate) struct Mailbox {
     letters: Mutex<Letters>,
 }
 
-#[derive(Debug, Default)]
+#[derive(Default)]
 struct Letters {
     done: Vec<(u64, Answered)>,
     stop: Stop,
@@ -35,6 +35,8 @@ struct Letters {
     nudged: bool,
     /// The connection has ended: nobody reads what comes.
     closed: bool,
+    /// Who hears of what comes then.
+    heir: Option<Arc<dyn CompletionQueue>>,
     /// There only while the connection sleeps.
     sleeper: Option<Waker>,
 }
@@ -80,13 +82,17 @@ impl Mailbox {
         wake(letters);
     }
 
-    /// What is there, and what still comes, is thrown away: what was read for a connection that has ended holds no memory.
-    pub(crate) fn close(&self) {
+    /// What is there, and what still comes, goes to `heir` if there is one, and is thrown away else: what was read for a connection
+    /// that has ended holds no memory.
+    pub(crate) fn close(&self, heir: Option<Arc<dyn CompletionQueue>>) {
         let mut letters = self.lock();
         letters.closed = true;
+        letters.heir.clone_from(&heir);
         let unread = mem::take(&mut letters.done);
         drop(letters);
-        drop(unread);
+        if let Some(heir) = heir {
+            unread.into_iter().for_each(|(tag, answered)| heir.complete(tag, answered));
+        }
     }
 
     fn lock(&self) -> MutexGuard<'_, Letters> {
@@ -99,8 +105,19 @@ impl CompletionQueue for Mailbox {
         let mut letters = self.lock();
         if !letters.closed {
             letters.done.push((tag, answered));
-            wake(letters);
+            return wake(letters);
         }
+        let heir = letters.heir.clone();
+        drop(letters);
+        if let Some(heir) = heir {
+            heir.complete(tag, answered);
+        }
+    }
+}
+
+impl fmt::Debug for Mailbox {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Mailbox")
     }
 }
 

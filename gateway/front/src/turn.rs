@@ -13,7 +13,7 @@ use tap_block::Output;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 
 use crate::busy_poll::BusyPoll;
-use crate::connection::Ended;
+use crate::ended::Ended;
 use crate::mailbox::{Mailbox, Stop};
 
 /// A read with less room than this is not worth its system call.

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
+use tap_block::units::count;
 use tap_block::{Answered, BlockDevice, CompletionQueue, Monotonic, Op, Output, Ticket};
 use thiserror::Error;
 
@@ -421,6 +422,48 @@ impl Connection {
     /// What waits to be written, to take written bytes off.
     pub fn output_mut(&mut self) -> &mut Output {
         &mut self.output
+    }
+
+    /// Whatever [`Limits`] say, commands and answers may hold so many bytes of memory from now on: a command for which there is not
+    /// enough waits, and is [told of](Self::lacks). At first that is as much as there is.
+    pub fn allow(&mut self, bytes: u64) {
+        if let Phase::Full(session) = &mut self.phase {
+            session.allow(bytes);
+        }
+    }
+
+    /// Once [`poll_action`](Self::poll_action) has given `None`: so much would be held in all with the next command, which waits
+    /// because that is more than is [allowed](Self::allow).
+    #[must_use]
+    pub fn lacks(&self) -> Option<u64> {
+        match &self.phase {
+            Phase::Full(session) if !self.closed => session.lacks(),
+            _ => None,
+        }
+    }
+
+    /// Bytes of memory that commands hold which were given room, and answers: an answer all of it until its last byte is written.
+    pub fn held(&mut self) -> u64 {
+        match &mut self.phase {
+            Phase::Login(_) => count(self.output.len()),
+            Phase::Full(session) => session.held(&self.output),
+        }
+    }
+
+    /// Has the initiator not sent all of what it was given room for?
+    #[must_use]
+    pub fn awaits_data(&self) -> bool {
+        matches!(&self.phase, Phase::Full(session) if session.awaits_data())
+    }
+
+    /// The operations that commands wait for, or waited for when the connection was closed, by the tags of their tickets, each
+    /// with the bytes of memory that it may hold.
+    #[must_use]
+    pub fn under_way(&self) -> Vec<(u64, u64)> {
+        match &self.phase {
+            Phase::Login(_) => Vec::new(),
+            Phase::Full(session) => session.under_way(),
+        }
     }
 
     /// How many commands are under way.

@@ -207,6 +207,33 @@ fn memory_for_data_is_bounded_and_every_command_gets_its_turn() {
 }
 
 #[test]
+fn a_command_waits_for_memory_and_says_how_much() {
+    let (_, _, target) = disk();
+    let mut rig = Rig::ready(&target, 1);
+    rig.held = true;
+    rig.connection.allow(64 << 10);
+    let reads = [0; 3].map(|_| rig.start(&cdb10(0x28, 0, 0, 64), READ, 32768, b""));
+    assert_eq!((rig.ops.len(), rig.connection.lacks()), (2, Some(96 << 10)));
+    let write = rig.start(&cdb10(0x2a, 0, 0, 1), WRITE, 512, &[5; 512]);
+    assert_eq!(rig.ops.len(), 3, "one whose data is there needs none");
+    assert_eq!(rig.connection.held(), 64 << 10);
+    assert_eq!(rig.connection.under_way().len(), 3);
+    rig.release(2);
+    assert_eq!(rig.done(write).status, GOOD);
+    // An answer holds memory until its last byte is taken.
+    rig.release(0);
+    assert_eq!((rig.ops.len(), rig.connection.lacks()), (2, None), "what was answered is taken here");
+    assert_eq!(rig.done(reads[0]).status, GOOD);
+    rig.connection.allow(u64::MAX);
+    rig.release_all();
+    assert!(reads[1..].iter().all(|itt| rig.done(*itt).status == GOOD));
+    assert_eq!((rig.connection.held(), rig.connection.awaits_data()), (0, false));
+    rig.start(&cdb10(0x2a, 0, 0, 2048), WRITE, 1 << 20, b"");
+    assert!(rig.connection.awaits_data());
+    assert_eq!(rig.connection.held(), 1 << 20);
+}
+
+#[test]
 fn an_aborted_write_is_over_when_that_is_said() {
     let (device, _, target) = disk();
     let mut rig = Rig::ready(&target, 1);

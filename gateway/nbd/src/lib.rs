@@ -27,7 +27,6 @@ mod reply;
 mod request;
 mod server;
 mod transmission;
-mod unread;
 
 pub use server::{Action, CloseReason, ExportInfo, Limits, ListEntry, Refusal, Server, Tag, Tls, Wants};
 pub use tap_block::Output;

@@ -57,6 +57,12 @@ impl PendingTable {
         self.memory
     }
 
+    /// Each with the bytes of memory that it may take.
+    pub(crate) fn under_way(&self) -> impl Iterator<Item = (Tag, u64)> {
+        let numbered = (0..).zip(&self.slots);
+        numbered.filter_map(|(no, slot)| Some((tag(slot.generation, no), slot.pending.as_ref()?.memory)))
+    }
+
     pub(crate) fn insert(&mut self, pending: Pending) -> Tag {
         self.cost += pending.cost;
         self.memory += pending.memory;
@@ -71,7 +77,7 @@ impl PendingTable {
             }
             None => 0,
         };
-        Tag::new(u64::from(generation) << 32 | u64::from(no))
+        tag(generation, no)
     }
 
     pub(crate) fn remove(&mut self, tag: Tag) -> Option<Pending> {
@@ -87,4 +93,8 @@ impl PendingTable {
         self.memory -= pending.memory;
         Some(pending)
     }
+}
+
+fn tag(generation: u32, no: u32) -> Tag {
+    Tag::new(u64::from(generation) << 32 | u64::from(no))
 }

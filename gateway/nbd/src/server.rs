@@ -335,6 +335,15 @@ impl Server {
         }
     }
 
+    /// Those, each with the bytes of memory that it may hold.
+    pub fn under_way(&self) -> impl Iterator<Item = (Tag, u64)> {
+        let transmission = match &self.phase {
+            Phase::Handshake(_) => None,
+            Phase::Transmission(transmission) => Some(transmission),
+        };
+        transmission.into_iter().flat_map(Transmission::under_way)
+    }
+
     /// Has the client not chosen an export yet?
     #[must_use]
     pub fn is_handshaking(&self) -> bool {

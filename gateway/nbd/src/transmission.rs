@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use bytes::{Buf, BytesMut};
 use tap_block::units::{count, index};
-use tap_block::{Answer, Answered, DeviceError, Map, Op, Output, Stretch};
+use tap_block::{Answer, Answered, DeviceError, Map, Op, Output, Stretch, Unread};
 
 use crate::handshake::{Session, drop_front};
 use crate::pending::{Kind, Pending, PendingTable};
@@ -12,7 +12,6 @@ use crate::proto::{Errno, command};
 use crate::reply::To;
 use crate::request::{Refused, Request, Served};
 use crate::server::{Action, CloseReason, Limits, Step, Tag, Wants};
-use crate::unread::Unread;
 
 /// No longer payload is followed to its end, to refuse the request.
 const MAX_SKIPPED: u64 = u32::MAX as u64;
@@ -68,6 +67,10 @@ impl Transmission {
     /// Memory that requests and replies hold.
     pub(crate) fn held(&mut self, output: &Output) -> u64 {
         self.pending.memory() + self.incoming + self.unread.held(output)
+    }
+
+    pub(crate) fn under_way(&self) -> impl Iterator<Item = (Tag, u64)> {
+        self.pending.under_way()
     }
 
     pub(crate) fn in_flight(&self) -> usize {

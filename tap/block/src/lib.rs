@@ -22,6 +22,7 @@ pub mod status;
 pub mod stored;
 pub mod time;
 pub mod units;
+mod unread;
 
 pub use batch::{
     Action, BarrierMark, Batch, BatchError, Bookmark, Consistency, Entry, MAX_MEMBERS, Marker, RunStart,
@@ -37,3 +38,4 @@ pub use output::Output;
 pub use status::{Map, State, Stretch, Stretches};
 pub use time::{Clock, Monotonic, WallTime};
 pub use units::{BLOCK_SIZE, BlockNo, Epoch, Lsn, MarkId, Position, RunId, StreamId, VolumeId};
+pub use unread::Unread;

@@ -18,12 +18,16 @@ use tokio::time::{Instant, Sleep};
 
 use super::intake::Intake;
 use super::{IscsiLimits, Targets};
+use crate::budget::Share;
 use crate::busy_poll::BusyPoll;
-use crate::connection::{Ended, PROGRESS};
+use crate::connection::PROGRESS;
+use crate::ended::Ended;
 use crate::exports::ClientId;
 use crate::front::{Place, Shared};
 use crate::mailbox::{Mailbox, Stop};
+use crate::pace::Pace;
 use crate::patience::Patience;
+use crate::remains::Remains;
 use crate::sessions::Session;
 use crate::turn::{LEAST_ROOM, Turns, batch, linger, poll_write};
 
@@ -48,6 +52,10 @@ pub(crate) struct IscsiConnection<S> {
     stalled: Patience,
     /// What it has taken meanwhile.
     taken: usize,
+    /// Its part of the memory for commands and answers.
+    share: Share,
+    /// For an initiator that others wait for, since it holds more than its minimum and is slow.
+    pace: Pace,
     targets: Arc<dyn Targets>,
     lookup: Option<Lookup>,
     /// Who says to be logging in, until it has.
@@ -86,6 +94,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> IscsiConnection<S> {
             challenge: challenge(),
             queue: mailbox.clone(),
         };
+        let share = Share::new(&shared.budget, session.id, &mailbox, std::time::Instant::now());
+        let pace = Pace::new(shared.limits.stall_in_need);
         let began = Instant::now();
         Self {
             stream,
@@ -101,6 +111,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> IscsiConnection<S> {
             asked_of: None,
             stalled,
             taken: 0,
+            share,
+            pace,
             targets,
             lookup: None,
             initiator: None,
@@ -163,8 +175,11 @@ impl<S: AsyncRead + AsyncWrite + Unpin> IscsiConnection<S> {
             if self.closing.is_some() {
                 return None;
             }
-            let action = self.protocol.poll_action(self.intake.input())?;
-            Some(self.perform(action))
+            let action = match self.protocol.poll_action(self.intake.input()) {
+                None if self.borrow() => self.protocol.poll_action(self.intake.input()),
+                action => action,
+            };
+            Some(self.perform(action?))
         });
         self.submit_asked();
         any
@@ -185,6 +200,39 @@ impl<S: AsyncRead + AsyncWrite + Unpin> IscsiConnection<S> {
         if let Some(device) = self.asked_of.take() {
             device.submit_all(&mut self.asked);
         }
+    }
+
+    /// Asks for memory for a command that waits for it; is there enough?
+    fn borrow(&mut self) -> bool {
+        let Some(total) = self.protocol.lacks() else { return false };
+        let lent = self.share.ask(self.protocol.held(), total, std::time::Instant::now());
+        if lent {
+            self.protocol.allow(self.share.allowance());
+        }
+        lent
+    }
+
+    /// What is held no more can be lent to others, and who holds much has to get on with it.
+    fn settle_memory(&mut self) {
+        if self.shared.budget.is_short() {
+            self.intake.rest();
+        }
+        let held = self.protocol.held();
+        if self.protocol.lacks().is_none() {
+            self.share.keep(held);
+        }
+        self.shared.sessions.note_held(&self.session, held + count(self.intake.grown()));
+        let has_output = !self.protocol.output().is_empty();
+        if self.share.is_borrowing() && (has_output || self.protocol.awaits_data()) {
+            self.pace.keep(held, &self.shared.limits);
+        } else {
+            self.pace.rest();
+        }
+    }
+
+    fn note_moved(&mut self, bytes: usize) {
+        self.share.earn(bytes);
+        self.pace.note_moved(bytes);
     }
 
     /// Does what the protocol asks for; how much payload it moves.
@@ -290,7 +338,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin> IscsiConnection<S> {
                     self.stalled.begin();
                     return Ok(busy);
                 }
-                Poll::Ready(n) => self.taken += n,
+                Poll::Ready(n) => {
+                    self.taken += n;
+                    self.note_moved(n);
+                }
             }
             if self.taken >= PROGRESS {
                 self.taken = 0;
@@ -311,9 +362,16 @@ impl<S: AsyncRead + AsyncWrite + Unpin> IscsiConnection<S> {
         match pin!(self.stream.read_buf(self.intake.input())).poll(cx)? {
             Poll::Pending => return Ok(false),
             Poll::Ready(0) => self.hung_up = true,
-            Poll::Ready(_) => {}
+            Poll::Ready(n) => self.note_moved(n),
         }
         Ok(true)
+    }
+}
+
+impl<S> Drop for IscsiConnection<S> {
+    fn drop(&mut self) {
+        let under_way = self.protocol.under_way();
+        Remains::leave(self.share.take(), under_way.into_iter(), &self.mailbox);
     }
 }
 
@@ -331,13 +389,15 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Turns for IscsiConnection<S> {
     }
 
     fn awaits_client(&self) -> bool {
-        !self.protocol.is_logging_in() && self.protocol.in_flight() == 0 && self.protocol.output().is_empty()
+        let is_free = self.protocol.in_flight() == 0 && self.protocol.output().is_empty();
+        is_free && !self.protocol.is_logging_in() && self.protocol.lacks().is_none()
     }
 
     fn turn(&mut self, cx: &mut Context<'_>) -> Result<bool, Ended> {
         self.protocol.handle_time(self.now());
         let mut busy = self.take_letters();
         busy |= self.poll_lookup(cx);
+        self.protocol.allow(self.share.allowance());
         if self.act() {
             // Operations that completed on the spot are answered in this very turn.
             self.take_letters();
@@ -351,8 +411,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Turns for IscsiConnection<S> {
         if !busy {
             busy = self.poll_read(cx)?;
         }
-        let held = self.protocol.output().len() + self.intake.grown();
-        self.shared.sessions.note_held(&self.session, count(held));
+        self.settle_memory();
         Ok(busy)
     }
 
@@ -360,9 +419,12 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Turns for IscsiConnection<S> {
         if self.protocol.in_flight() == 0 {
             self.intake.rest();
         }
-        let (sessions, most) = (&self.shared.sessions, self.shared.limits.memory);
-        if self.stalled.is_over(cx, || sessions.held() > most) {
+        let Shared { sessions, budget, limits, .. } = &*self.shared;
+        if self.stalled.is_over(cx, || budget.is_short() || sessions.held() > limits.memory) {
             return Some(Ended::Stalled);
+        }
+        if self.pace.is_over(cx, || budget.is_short()) {
+            return Some(Ended::InTheWay);
         }
         if self.protocol.output().is_empty() {
             if let Some(reason) = self.closing.take() {

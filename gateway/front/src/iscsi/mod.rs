@@ -45,6 +45,9 @@ pub struct IscsiLimits {
     pub login: Duration,
     /// How long an initiator may take next to nothing of answers that wait for it; then it is hung up on.
     pub stall: Duration,
+    /// Bytes of commands that were given room and of answers that all connections may hold, as
+    /// [`Limits::memory`](crate::Limits::memory) has it. What comes unasked of commands that wait has its limit in `protocol`.
+    pub memory: u64,
     /// What each connection may hold.
     pub protocol: gateway_iscsi::Limits,
 }
@@ -55,6 +58,7 @@ impl Default for IscsiLimits {
             connections: 256,
             login: Duration::from_secs(10),
             stall: Duration::from_secs(120),
+            memory: 1 << 30,
             protocol: gateway_iscsi::Limits::default(),
         }
     }

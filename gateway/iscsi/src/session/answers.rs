@@ -39,6 +39,7 @@ impl Residual {
 impl Session {
     /// Sends all that a task is answered with.
     pub(super) fn answer(&mut self, task: &Task, reply: Reply, output: &mut Output) {
+        self.memory.note(output);
         let residual = residual(task, &reply);
         let mut data = reply.data;
         let most = if task.reads() { task.expected() } else { 0 };
@@ -55,6 +56,7 @@ impl Session {
                 .with_word(44, residual.count);
             self.send_status(header, sense, output);
         }
+        self.memory.note(output);
     }
 
     /// Its length, then the sense data in the format that the unit is set to.

@@ -224,14 +224,17 @@ impl Session {
 
     /// Lets tasks go on that wait for room, first come first served.
     pub(super) fn admit_queued(&mut self, output: &mut Output) {
+        self.memory.settle();
         while let Some(&itt) = self.queued.front() {
+            let held = self.held(output);
             let Some(task) = self.tasks.get_mut(&itt).filter(|task| task.stage == Stage::Queued) else {
                 self.queued.pop_front();
                 continue;
             };
             let size = task.work.as_ref().map_or(0, Work::gives) + u64::from(task.out.wanted);
             let used = self.reserved + u64::try_from(output.len()).unwrap_or(u64::MAX);
-            if used > 0 && used + size > self.limits.in_flight {
+            if used > 0 && used + size > self.limits.in_flight || !self.memory.has(held.saturating_add(size))
+            {
                 return;
             }
             task.reserved = size;

@@ -3,6 +3,7 @@
 mod answers;
 mod commands;
 mod management;
+mod memory;
 mod numbers;
 mod order;
 mod pieces;
@@ -23,6 +24,7 @@ use crate::scsi::reservation::InitiatorPort;
 use crate::scsi::unit::Nexus;
 use crate::target::Membership;
 use management::Management;
+use memory::Memory;
 use numbers::{Numbers, Place};
 use order::TaskSet;
 use task::Task;
@@ -61,6 +63,7 @@ pub(crate) struct Session {
     queued: VecDeque<u32>,
     /// Bytes set aside for tasks.
     reserved: u64,
+    memory: Memory,
     /// What tickets belong to: tasks by their tags.
     tags: BTreeMap<u64, u32>,
     next_tag: u64,
@@ -106,6 +109,7 @@ impl Session {
             stirred: false,
             queued: VecDeque::new(),
             reserved: 0,
+            memory: Memory::default(),
             tags: BTreeMap::new(),
             next_tag: 0,
             next_ttt: 0,
@@ -156,6 +160,7 @@ impl Session {
 
     /// Gives up everything: tasks, reservations of SPC-2, the place in the target.
     pub(crate) fn end(&mut self) {
+        self.memory.left = self.under_way();
         self.ended = true;
         self.tasks.clear();
         self.tags.clear();

@@ -5,15 +5,15 @@
 
 use std::collections::VecDeque;
 
-use tap_block::Output;
-use tap_block::units::count;
+use crate::output::Output;
+use crate::units::count;
 
 /// Small replies are counted together up to so much.
 const TOGETHER: u64 = 16 << 10;
 
 /// See the module.
 #[derive(Debug, Default)]
-pub(crate) struct Unread {
+pub struct Unread {
     replies: VecDeque<Reply>,
     bytes: u64,
     /// How far the output has been looked at.
@@ -29,7 +29,7 @@ struct Reply {
 
 impl Unread {
     /// What `output` was given since the last time is one reply.
-    pub(crate) fn note(&mut self, output: &Output) {
+    pub fn note(&mut self, output: &Output) {
         let end = output.written() + count(output.len());
         let bytes = end.saturating_sub(self.noted);
         if bytes == 0 {
@@ -45,7 +45,7 @@ impl Unread {
     }
 
     /// What those hold that are not written whole.
-    pub(crate) fn held(&mut self, output: &Output) -> u64 {
+    pub fn held(&mut self, output: &Output) -> u64 {
         while self.replies.front().is_some_and(|reply| reply.end <= output.written()) {
             self.bytes -= self.replies.pop_front().map_or(0, |reply| reply.bytes);
         }

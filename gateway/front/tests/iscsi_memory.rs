@@ -1,0 +1,344 @@
+//! Initiators with large commands under a small bound on memory: what they hold has that bound, and none waits for ever.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    clippy::cast_possible_truncation,
+    reason = "tests"
+)]
+
+use std::collections::HashMap;
+use std::io::{Read, Write};
+use std::net::TcpStream;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Condvar, Mutex};
+use std::time::{Duration, Instant};
+
+use gateway_front::{ClientId, Front, FrontHandle, IscsiLimits, Targets};
+use gateway_iscsi::{Admission, BlockLength, Identity, LogicalUnit, Refusal, Target, TargetConfig};
+use tap_block::memory::MemoryDevice;
+use tap_block::units::count;
+use tap_block::{BlockDevice, Geometry, Op, Ticket};
+
+const NAME: &str = "iqn.2026-01.example:disk";
+const SIZE: u64 = 16 << 20;
+const MEMORY: u64 = 16 << 20;
+const CONNECTIONS: usize = 16;
+const PATIENCE: Duration = Duration::from_secs(60);
+const UNIT: usize = 256 << 10;
+
+/// A disk that holds operations until it is let go on: one at a time, the newest first.
+struct Slow {
+    disk: MemoryDevice,
+    held: Mutex<Held>,
+    came: Condvar,
+}
+
+#[derive(Default)]
+struct Held {
+    all: Vec<(Op, Ticket)>,
+    bytes: u64,
+    most: u64,
+}
+
+fn bytes(op: &Op) -> u64 {
+    match op {
+        Op::Write { data, .. } => count(data.len()),
+        Op::Read { extent } => extent.length(),
+        _ => 0,
+    }
+}
+
+impl Slow {
+    fn new() -> Arc<Self> {
+        Arc::new(Self { disk: MemoryDevice::new(SIZE), held: Mutex::default(), came: Condvar::new() })
+    }
+
+    /// Does one once nothing more has come for a moment; is there any?
+    fn go_on(&self) -> bool {
+        let held = self.held.lock().unwrap();
+        let (mut held, quiet) = self.came.wait_timeout(held, Duration::from_millis(2)).unwrap();
+        let next = if quiet.timed_out() { held.all.pop() } else { return true };
+        let Some((op, ticket)) = next else { return false };
+        held.bytes -= bytes(&op);
+        drop(held);
+        self.disk.submit(op, ticket);
+        true
+    }
+
+    fn most(&self) -> u64 {
+        self.held.lock().unwrap().most
+    }
+}
+
+impl BlockDevice for Slow {
+    fn geometry(&self) -> Geometry {
+        self.disk.geometry()
+    }
+
+    fn submit(&self, op: Op, ticket: Ticket) {
+        let mut held = self.held.lock().unwrap();
+        held.bytes += bytes(&op);
+        held.most = held.most.max(held.bytes);
+        held.all.push((op, ticket));
+        self.came.notify_all();
+    }
+}
+
+struct One(Arc<Target>);
+
+impl Targets for One {
+    fn list(&self, _: &str, _: &ClientId) -> Vec<String> {
+        vec![NAME.to_owned()]
+    }
+
+    fn open(&self, _: &str, _: &str, _: &ClientId) -> Result<Arc<Target>, Refusal> {
+        Ok(self.0.clone())
+    }
+
+    fn keep(&self, _: &str, _: u16, _: &[u8]) -> Result<(), String> {
+        Ok(())
+    }
+}
+
+fn front(device: Arc<dyn BlockDevice>) -> FrontHandle {
+    let identity = Identity {
+        vendor: "CHRONOGT".to_owned(),
+        product: "TEST".to_owned(),
+        revision: "0001".to_owned(),
+        serial: "memory-test".to_owned(),
+        naa: 0x6 << 124,
+        block: BlockLength::Short,
+        emulated: false,
+    };
+    let unit = LogicalUnit::new(identity, device, &[]).unwrap();
+    let target = Target::new(TargetConfig {
+        name: NAME.to_owned(),
+        alias: String::new(),
+        admission: Admission::default(),
+        units: vec![(1, unit)],
+    });
+    let limits = IscsiLimits { connections: CONNECTIONS, memory: MEMORY, ..IscsiLimits::default() };
+    Front::start_iscsi(&["127.0.0.1:0".parse().unwrap()], Arc::new(One(target)), limits).unwrap()
+}
+
+/// An initiator with many commands under way.
+struct Initiator {
+    socket: TcpStream,
+    cmd_sn: u32,
+    /// What each command's data is, by its tag.
+    data: HashMap<u32, Vec<u8>>,
+}
+
+fn word(header: &[u8; 48], at: usize) -> u32 {
+    u32::from_be_bytes(header[at..at + 4].try_into().unwrap())
+}
+
+impl Initiator {
+    fn log_in(front: &FrontHandle, no: u8) -> Self {
+        let socket = TcpStream::connect(front.addresses()[0].to_string()).unwrap();
+        socket.set_nodelay(true).unwrap();
+        socket.set_read_timeout(Some(PATIENCE)).unwrap();
+        let mut initiator = Self { socket, cmd_sn: 1, data: HashMap::new() };
+        let keys = "InitialR2T=No\0ImmediateData=Yes\0MaxOutstandingR2T=8\0MaxRecvDataSegmentLength=262144\0";
+        let text = format!("InitiatorName=iqn.2026-01.example:{no}\0TargetName={NAME}\0{keys}");
+        let mut header = [0; 48];
+        (header[0], header[1], header[8], header[13], header[27]) = (0x43, 0x87, 0x80, no, 1);
+        initiator.send(header, text.as_bytes());
+        assert_eq!(initiator.unit().0[36..38], [0, 0]);
+        // It is told that there was a power on.
+        initiator.start(&[0; 6], 0x80, 0, &[]);
+        initiator.finish(1);
+        initiator
+    }
+
+    fn send(&mut self, mut header: [u8; 48], data: &[u8]) {
+        header[5..8].copy_from_slice(&(data.len() as u32).to_be_bytes()[1..]);
+        let mut bytes = [&header[..], data].concat();
+        bytes.resize(bytes.len().next_multiple_of(4), 0);
+        self.socket.write_all(&bytes).unwrap();
+    }
+
+    fn unit(&mut self) -> ([u8; 48], Vec<u8>) {
+        let mut header = [0; 48];
+        self.socket.read_exact(&mut header).unwrap();
+        let length = u32::from_be_bytes([0, header[5], header[6], header[7]]) as usize;
+        let mut data = vec![0; length.next_multiple_of(4)];
+        self.socket.read_exact(&mut data).unwrap();
+        (header, data)
+    }
+
+    fn start(&mut self, cdb: &[u8], flags: u8, expected: u32, immediate: &[u8]) -> u32 {
+        let mut header = [0; 48];
+        (header[0], header[1], header[9]) = (0x01, flags, 1);
+        header[16..20].copy_from_slice(&self.cmd_sn.to_be_bytes());
+        header[20..24].copy_from_slice(&expected.to_be_bytes());
+        header[24..28].copy_from_slice(&self.cmd_sn.to_be_bytes());
+        header[32..32 + cdb.len()].copy_from_slice(cdb);
+        self.cmd_sn += 1;
+        self.send(header, immediate);
+        self.cmd_sn - 1
+    }
+
+    fn cdb(code: u8, block: u32, length: usize) -> [u8; 10] {
+        let ([a, b, c, d], [e, f]) = (block.to_be_bytes(), ((length / 512) as u16).to_be_bytes());
+        [code, 0, a, b, c, d, 0, e, f, 0]
+    }
+
+    fn write(&mut self, block: u32, data: Vec<u8>) {
+        let cdb = Self::cdb(0x2a, block, data.len());
+        let itt = self.start(&cdb, 0xa0, data.len() as u32, &data[..64 << 10]);
+        self.data.insert(itt, data);
+    }
+
+    fn read(&mut self, block: u32, length: usize) {
+        self.start(&Self::cdb(0x28, block, length), 0xc0, length as u32, &[]);
+    }
+
+    /// Sends what is asked for, until so many commands are answered.
+    fn finish(&mut self, mut commands: usize) {
+        while commands > 0 {
+            let (header, _) = self.unit();
+            match header[0] {
+                0x31 => self.answer(&header),
+                0x21 => commands -= 1,
+                0x25 if header[1] & 1 != 0 => commands -= 1,
+                0x25 => {}
+                // Is it there? It waits.
+                0x20 => self.is_there(&header),
+                other => panic!("unit {other:#x}"),
+            }
+        }
+    }
+
+    fn is_there(&mut self, asked: &[u8; 48]) {
+        let mut header = [0; 48];
+        (header[0], header[1]) = (0x40, 0x80);
+        header[16..20].fill(0xff);
+        header[20..24].copy_from_slice(&asked[20..24]);
+        header[24..28].copy_from_slice(&self.cmd_sn.to_be_bytes());
+        self.send(header, &[]);
+    }
+
+    /// The data that an R2T asks for.
+    fn answer(&mut self, r2t: &[u8; 48]) {
+        let (itt, from, length) = (word(r2t, 16), word(r2t, 40) as usize, word(r2t, 44) as usize);
+        let data = self.data.remove(&itt).unwrap();
+        for (n, part) in data[from..from + length].chunks(UNIT).enumerate() {
+            let mut header = [0; 48];
+            (header[0], header[9]) = (0x05, 1);
+            header[1] = if (n + 1) * UNIT >= length { 0x80 } else { 0 };
+            header[16..20].copy_from_slice(&itt.to_be_bytes());
+            header[20..24].copy_from_slice(&r2t[20..24]);
+            header[36..40].copy_from_slice(&(n as u32).to_be_bytes());
+            header[40..44].copy_from_slice(&((from + n * UNIT) as u32).to_be_bytes());
+            self.send(header, part);
+        }
+        self.data.insert(itt, data);
+    }
+}
+
+/// Each has more under way than all may hold together.
+fn crowd(front: &FrontHandle, device: &Slow, work: impl Fn(&mut Initiator, u8) -> usize + Sync) {
+    let over = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        let (work, over) = (&work, &over);
+        let all = (0..CONNECTIONS as u8).map(|no| {
+            scope.spawn(move || {
+                let mut initiator = Initiator::log_in(front, no);
+                for _ in 0..2 {
+                    let commands = work(&mut initiator, no);
+                    initiator.finish(commands);
+                }
+            })
+        });
+        let all: Vec<_> = all.collect();
+        scope.spawn(move || {
+            let _over = StopAtEnd(over);
+            all.into_iter().for_each(|one| one.join().unwrap());
+        });
+        let since = Instant::now();
+        while !over.load(Ordering::SeqCst) {
+            device.go_on();
+            let usage = front.memory();
+            assert!(usage.lent <= usage.lendable, "{usage:?}");
+            assert!(since.elapsed() < 4 * PATIENCE, "it stands still: {usage:?}");
+        }
+    });
+    let since = Instant::now();
+    while front.connections() > 0 {
+        assert!(since.elapsed() < PATIENCE, "they are still there");
+        std::thread::yield_now();
+    }
+    assert_eq!((front.memory().lent, front.memory().waiting), (0, 0));
+    assert!(device.most() <= MEMORY, "{} MiB at the disk at once", device.most() >> 20);
+}
+
+struct StopAtEnd<'a>(&'a AtomicBool);
+
+impl Drop for StopAtEnd<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::SeqCst);
+    }
+}
+
+#[test]
+fn large_writes_and_reads_of_many_have_one_bound_and_none_waits_for_ever() {
+    let device = Slow::new();
+    let front = front(device.clone());
+    crowd(&front, &device, |initiator, no| {
+        for n in 0..6 {
+            let length = [3 << 20, 700 << 10, 4 << 20, 1 << 20, 300 << 10, 2 << 20][n];
+            match (n + usize::from(no)) % 3 {
+                0 => initiator.read(n as u32, length),
+                _ => initiator.write(n as u32, vec![no; length]),
+            }
+        }
+        6
+    });
+}
+
+/// Others wait for what it was lent, and it sends nothing.
+#[test]
+fn who_does_not_send_what_it_has_room_for_is_hung_up_on_when_others_wait() {
+    let device = Slow::new();
+    let front = front(device.clone());
+    let (mut silent, mut other) = (Initiator::log_in(&front, 0), Initiator::log_in(&front, 1));
+    silent.write(0, vec![1; 4 << 20]);
+    assert_eq!(silent.unit().0[0], 0x31);
+    let since = Instant::now();
+    std::thread::scope(|scope| {
+        let other = scope.spawn(move || {
+            other.write(0, vec![2; 4 << 20]);
+            other.finish(1);
+        });
+        while !other.is_finished() {
+            device.go_on();
+        }
+        other.join().unwrap();
+    });
+    let rest = std::io::copy(&mut silent.socket, &mut std::io::sink());
+    assert!(rest.is_ok_and(|rest| rest < 1024), "it is hung up on");
+    assert!(since.elapsed() < Duration::from_secs(25), "long before it would be asked whether it is there");
+}
+
+#[test]
+fn what_a_session_that_was_ended_has_at_the_disk_counts_until_it_is_over() {
+    let device = Slow::new();
+    let front = front(device.clone());
+    let mut initiator = Initiator::log_in(&front, 0);
+    initiator.read(0, 3 << 20);
+    initiator.read(0, 1 << 20);
+    let since = Instant::now();
+    while device.most() < 4 << 20 {
+        assert!(since.elapsed() < PATIENCE, "they never came");
+        std::thread::yield_now();
+    }
+    assert_eq!(front.end_sessions(&[front.sessions()[0].id]), 0);
+    assert_eq!(front.memory().lent, 4 << 20);
+    while !device.go_on() {}
+    assert_eq!(front.memory().lent, 3 << 20, "the newer one is over");
+    while device.go_on() {}
+    assert_eq!(front.memory().lent, 0);
+}
