@@ -9,7 +9,9 @@ use tap_block::Ticket;
 
 use crate::login::chap::Access;
 use crate::login::status::LoginStatus;
+use crate::scsi::party::Party;
 use crate::scsi::reservation::InitiatorPort;
+use crate::scsi::segments::Named;
 use crate::scsi::unit::{LogicalUnit, Nexus, SessionId};
 
 /// Sessions of one target.
@@ -190,6 +192,19 @@ impl Target {
 
     fn lock(&self) -> MutexGuard<'_, Sessions> {
         self.sessions.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Membership {
+    /// What a copy that is sent to one of its units is to that.
+    pub(crate) fn party(&self, nexus: &Nexus) -> Party {
+        Party::new(nexus.unit.clone(), nexus.seat(), self.target.clone())
+    }
+
+    /// A unit that the initiator may go to.
+    pub(crate) fn reach(&self, name: &Named<'_>) -> Option<Party> {
+        let nexus = self.nexuses.iter().find(|nexus| name.is(nexus.unit.identity()))?;
+        Some(self.party(nexus))
     }
 }
 
