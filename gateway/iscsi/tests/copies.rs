@@ -12,8 +12,12 @@ mod common;
 
 use std::sync::Arc;
 
+use bytes::Bytes;
 use common::*;
-use gateway_iscsi::{Access, Admission, BlockLength, Identity, LogicalUnit, Target, TargetConfig};
+use gateway_iscsi::{
+    Access, Admission, BlockLength, Credentials, Identity, LogicalUnit, Neighbours, Target, TargetConfig,
+};
+use sha2::Digest;
 use tap_block::memory::MemoryDevice;
 use tap_block::{Answer, BlockDevice, DeviceError, Extent, Op, Part};
 use testbed_model::Random;
@@ -369,7 +373,7 @@ fn errors_of_either_disk_are_told_and_zeroes_take_no_room() {
     answer(&mut rig, Err(DeviceError::Io("no".to_owned())));
     assert_eq!(rig.done(itt).sense, Some((3, 0x1100)));
     let itt = begin(&mut rig, &list);
-    let data = bytes::Bytes::from(vec![5; 4096]);
+    let data = Bytes::from(vec![5; 4096]);
     let parts = vec![Part::Zeroes(4096), Part::Data(data.clone()), Part::Zeroes(4096)];
     answer(&mut rig, Ok(Answer::Parts(parts)));
     let zero = |from: u64| Op::Zero {
@@ -380,7 +384,7 @@ fn errors_of_either_disk_are_told_and_zeroes_take_no_room() {
     };
     for op in [zero(40_960), Op::Write { offset: 45_056, data, fua: false }] {
         assert_eq!(rig.ops[0].1, op);
-        answer(&mut rig, Ok(Answer::Data(bytes::Bytes::new())));
+        answer(&mut rig, Ok(Answer::Data(Bytes::new())));
     }
     assert_eq!(rig.ops[0].1, zero(49_152));
     answer(&mut rig, Err(DeviceError::NoSpace("full".to_owned())));
@@ -436,7 +440,7 @@ fn copies_in_all_directions_never_wait_for_each_other_for_ever() {
             }
         }
         let mut told = 0;
-        for _ in 0..200 {
+        for _ in 0..60 {
             for rig in &mut rigs {
                 rig.pump();
                 rig.release_all();
@@ -481,4 +485,143 @@ fn any_copies_are_what_was_copied() {
             assert!(disk.content() == *model, "seed {seed}");
         }
     }
+}
+
+/// Who logs in, from where, and what with.
+#[derive(Clone, Copy)]
+struct Visit {
+    name: &'static str,
+    host: Option<&'static str>,
+    secret: Option<&'static str>,
+    isid: u8,
+}
+
+const VISIT: Visit = Visit { name: US, host: Some("10.0.0.7"), secret: None, isid: 1 };
+
+fn chap(secret: &str) -> Access {
+    let initiator = Credentials { name: "me".to_owned(), secret: secret.into() };
+    Access::Chap { initiator, target: None }
+}
+
+/// A session ready for commands.
+fn visit(target: &Arc<Target>, visit: Visit) -> Rig {
+    let mut rig = Rig::new(target);
+    if let Some(host) = visit.host {
+        rig.connection.comes_from(host);
+    }
+    let (name, wanted) = (format!("InitiatorName={}", visit.name), format!("TargetName={NAME}"));
+    let method = if visit.secret.is_some() { "CHAP" } else { "None" };
+    rig.login_request(visit.isid, 0x81, &[&name, &wanted, &format!("AuthMethod={method}")]);
+    rig.answer();
+    if let Some(secret) = visit.secret {
+        rig.login_request(visit.isid, 0x00, &["CHAP_A=7"]);
+        rig.answer();
+        let proof = sha2::Sha256::digest([&[7], secret.as_bytes(), &[9; 32]].concat());
+        let proof = proof.iter().fold("CHAP_R=0x".to_owned(), |text, byte| format!("{text}{byte:02x}"));
+        rig.login_request(visit.isid, 0x81, &["CHAP_N=me", &proof]);
+        rig.answer();
+    }
+    rig.login_request(visit.isid, 0x87, &["InitialR2T=No", "ImmediateData=Yes"]);
+    assert_eq!(rig.answer().login_status(), [0, 0]);
+    assert_eq!(rig.command(&[0; 6], 0, 0, b"").status, CHECK);
+    rig
+}
+
+/// Two targets with a disk each, which are neighbours.
+struct Street {
+    disks: [Arc<MemoryDevice>; 2],
+    targets: [Arc<Target>; 2],
+}
+
+fn street(admissions: [Admission; 2]) -> Street {
+    let neighbours = Arc::new(Neighbours::default());
+    let disks = [0, 1].map(|no| Arc::new(MemoryDevice::with_content(content(no))));
+    let mut no = 0;
+    let targets = admissions.map(|admission| {
+        let device: Arc<dyn BlockDevice> = disks[no].clone();
+        no += 1;
+        let unit = LogicalUnit::new(named(no as u8, BlockLength::Short), device, &[]).unwrap();
+        let (name, units) = (NAME.to_owned(), vec![(1, unit)]);
+        Target::among(&neighbours, TargetConfig { name, alias: String::new(), admission, units })
+    });
+    Street { disks, targets }
+}
+
+fn there_and_back() -> Vec<u8> {
+    list(&[naa(1), naa(2)], &[blocks(0, 1, 0, 8, (0, 0)), blocks(1, 0, 0, 8, (8, 8))])
+}
+
+#[test]
+fn copies_go_to_other_targets_where_the_initiator_could_log_in_itself() {
+    let open = Admission::default;
+    let listed = |name: &str| Admission { initiators: Some(vec![name.to_owned()]), ..open() };
+    let guarded = |secret: &str| Admission { access: chap(secret), initiators: None };
+    let secret = Visit { secret: Some("a secret of ours"), ..VISIT };
+    let elsewhere = Visit { host: Some("10.0.0.8"), ..VISIT };
+    let nowhere = Visit { host: None, ..VISIT };
+    let other = Visit { name: "iqn.2026-01.example:other", isid: 2, ..VISIT };
+    let path = Visit { isid: 2, ..VISIT };
+    for (what, here, (there, second), may) in [
+        ("both are open", open(), (open(), Some(VISIT)), true),
+        ("by another path", open(), (listed(US), Some(path)), true),
+        ("no session there", open(), (open(), None), false),
+        ("somebody else's", open(), (open(), Some(other)), false),
+        ("from another machine", open(), (open(), Some(elsewhere)), false),
+        ("from nobody knows where", open(), (open(), Some(nowhere)), false),
+        ("a name that is merely claimed here", open(), (guarded("a secret of ours"), Some(secret)), false),
+    ] {
+        let Street { disks, targets } = street([here, there]);
+        let mut rig = visit(&targets[0], VISIT);
+        let _second = second.map(|second| visit(&targets[1], second));
+        let done = copy(&mut rig, &there_and_back());
+        assert_eq!(done.sense, (!may).then_some(UNREACHABLE), "{what}");
+        assert_eq!(disks[1].content()[..4096] == content(0)[..4096], may, "{what}");
+        assert_eq!(disks[0].content()[4096..8192] == content(1)[4096..8192], may, "{what}");
+    }
+    let nobody = street([open(), open()]);
+    let (mut rig, _second) = (visit(&nobody.targets[0], nowhere), visit(&nobody.targets[1], nowhere));
+    assert_eq!(sense(&mut rig, &there_and_back()), UNREACHABLE, "no host is not the same host");
+    // The same secret in both, or each its own.
+    for (theirs, may) in [("a secret of ours", true), ("another secret", false)] {
+        let Street { targets, .. } = street([guarded("a secret of ours"), guarded(theirs)]);
+        let mut rig = visit(&targets[0], secret);
+        let _second = visit(&targets[1], Visit { secret: Some(theirs), ..VISIT });
+        assert_eq!(copy(&mut rig, &there_and_back()).sense, (!may).then_some(UNREACHABLE), "{theirs}");
+    }
+}
+
+#[test]
+fn a_copy_to_another_target_ends_with_the_right_to_go_there() {
+    for change in 0..3 {
+        let Street { disks, targets } = street([Admission::default(), Admission::default()]);
+        let mut rig = visit(&targets[0], VISIT);
+        let second = visit(&targets[1], VISIT);
+        let itt = half_way(&mut rig);
+        match change {
+            // It logs out; an operator ends its session; it is taken off the list.
+            0 => drop(second),
+            1 => targets[1].kick(),
+            _ => targets[1].admit(Admission { initiators: Some(Vec::new()), ..Admission::default() }),
+        }
+        rig.release(0);
+        assert_eq!(rig.done(itt).sense, Some((0xa, 0x0d02)), "{change}");
+        assert!(disks[1].content()[MIB as usize..] == content(1)[MIB as usize..], "{change}");
+        assert_eq!(sense(&mut rig, &there_and_back()), UNREACHABLE, "{change}");
+    }
+}
+
+/// A target that nobody has is made anew for whoever comes next; who would not wait for that write.
+#[test]
+fn a_target_lasts_as_long_as_a_copy_to_it() {
+    let Street { targets: [here, there], .. } = street([Admission::default(), Admission::default()]);
+    let mut rig = visit(&here, VISIT);
+    let second = visit(&there, VISIT);
+    half_way(&mut rig);
+    let weak = Arc::downgrade(&there);
+    drop((second, there));
+    let (_, _, ticket) = rig.ops.remove(0);
+    drop(rig);
+    assert!(weak.upgrade().is_some(), "its disk still has a write");
+    ticket.complete(Ok(Bytes::new()));
+    assert!(weak.upgrade().is_none());
 }

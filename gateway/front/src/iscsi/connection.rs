@@ -83,10 +83,14 @@ impl<S: AsyncRead + AsyncWrite + Unpin> IscsiConnection<S> {
             challenge: challenge(),
             queue: mailbox.clone(),
         };
+        let mut protocol = Connection::new(setup);
+        if let ClientId::Tcp(ip) = &client {
+            protocol.comes_from(&ip.to_string());
+        }
         let began = Instant::now();
         Self {
             stream,
-            protocol: Connection::new(setup),
+            protocol,
             intake: Intake::new(),
             mailbox,
             busy_poll: BusyPoll::new(),

@@ -201,6 +201,13 @@ impl LogicalUnit {
         Disk { block, blocks: self.device.geometry().size / block }
     }
 
+    /// The place of a session that is here.
+    pub(crate) fn seat(&self, session: SessionId) -> Option<Seat> {
+        let state = self.lock();
+        let joined = state.sessions.get(&session)?;
+        Some(Seat { session, port: joined.port.clone(), epoch: joined.epoch.clone() })
+    }
+
     /// May a copy do this on behalf of the session? As a command that is sent here, but for attentions.
     pub(crate) fn admit_copy(&self, seat: &Seat, wants: Wants) -> Result<(), Unfit> {
         let read_only = self.device.geometry().read_only;
