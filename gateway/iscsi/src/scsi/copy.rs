@@ -1,14 +1,17 @@
 //! EXTENDED COPY and RECEIVE COPY RESULTS (SPC-4 sections 6.4, 6.18 to 6.20): block to block segments, whole blocks or with
 //! byte offsets, within a unit or between two that the initiator has a session with.
 //!
-//! Of a segment within one unit the disk is asked to show the content at both places. What a disk cannot, and what goes from one
-//! unit to another, is read and written piece by piece. Before each operation the initiator's right to it is looked at again: a
+//! Of a segment within one unit the disk is asked to show the content at both places. Between two units the one is asked what it
+//! shows, and where that is a base that both stand above the other one shows it as well. All else is read and written piece by
+//! piece. Before each operation the initiator's right to it is looked at again: a
 //! copy may take minutes, and a unit may be reset, reserved or logged out of meanwhile.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-use tap_block::{Answer, Answered, DeviceError, Extent, Op, Part};
+use tap_block::{
+    Answer, Answered, BLOCK_SIZE, Base, BlockDevice, DeviceError, Extent, FromBase, Op, Part, Shown,
+};
 
 use crate::field::{byte, len8, len16, len32, put};
 use crate::scsi::party::Party;
@@ -16,13 +19,14 @@ use crate::scsi::reservation::Wants;
 use crate::scsi::segments::{self, BLOCKS, BYTES, IDENTIFICATION, MAX_DESCRIPTORS, Named, Segment};
 use crate::scsi::segments::{MAX_SEGMENT, MAX_SEGMENTS, MAX_TARGETS};
 use crate::scsi::sense::Sense;
-use crate::scsi::unit::LogicalUnit;
 use crate::scsi::work::failure;
 
 /// The longest parameter list that is taken at all.
 pub(crate) const MAX_LIST: u32 = 64 << 10;
 /// Bytes copied at a time.
 pub(crate) const PIECE: u64 = 1 << 20;
+/// Bytes at a time that are shown and not copied.
+const SHOWN: u64 = 16 << 20;
 
 /// How a copy ended, as RECEIVE COPY RESULTS tells it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -49,22 +53,27 @@ pub(crate) struct Copy {
     /// Of the first segment.
     done: u64,
     bytes: u64,
+    /// The units of the first segment may stand above one base.
+    shares: bool,
+    piece: Option<Segment>,
     doing: Doing,
 }
 
-/// What is under way.
+/// What is under way with a piece.
 #[derive(Debug)]
 enum Doing {
     /// The disk does the whole segment.
     Whole,
+    /// The disk shows what this base has at this place, and the other one shows.
+    Showing(Base, u64),
     /// A piece is read.
     Reading,
     /// It is written: the operation under way is the first of these.
     Writing(VecDeque<Op>),
 }
 
-/// An operation, and the unit that it is for.
-pub(crate) type Errand = (Arc<LogicalUnit>, Op);
+/// An operation, and the disk that it is for.
+pub(crate) type Errand = (Arc<dyn BlockDevice>, Op);
 
 impl Copy {
     /// The parameter list, every segment checked before the first is copied; `reach` finds the units that it names, and `own` is
@@ -77,7 +86,7 @@ impl Copy {
         let usage = byte(list, 1) >> 3 & 0x03;
         let mut parties = vec![own];
         let segments = segments::parse(list, &mut parties, reach)?;
-        let copy = Self {
+        let mut copy = Self {
             list: byte(list, 0),
             discarded: usage == 3,
             claims: claims(&parties, &segments),
@@ -86,10 +95,13 @@ impl Copy {
             finished: 0,
             done: 0,
             bytes: 0,
+            shares: true,
+            piece: None,
             doing: Doing::Whole,
         };
         copy.check()?;
-        Ok(Self { doing: copy.beginning(), ..copy })
+        copy.begin_segment();
+        Ok(copy)
     }
 
     /// One that copies nothing is a write to its own unit, which may not be written.
@@ -107,37 +119,55 @@ impl Copy {
         &self.claims
     }
 
-    /// How the first segment is begun.
-    fn beginning(&self) -> Doing {
-        let is_within = self.segments.front().is_none_or(Segment::is_within_one);
-        if is_within { Doing::Whole } else { Doing::Reading }
+    /// The first segment is begun.
+    fn begin_segment(&mut self) {
+        (self.done, self.shares, self.doing) = (0, true, Doing::Whole);
+        self.piece = self.segments.front().copied();
+        if self.piece.is_some_and(|segment| !segment.is_within_one()) {
+            self.begin_piece();
+        }
     }
 
-    /// The next piece: where from and where to.
-    fn piece(&self) -> Option<Segment> {
-        let segment = *self.segments.front()?;
-        if matches!(self.doing, Doing::Whole) {
-            return Some(segment);
-        }
+    /// The next piece of it.
+    fn begin_piece(&mut self) {
+        let Some(segment) = self.segments.front() else { return };
         let left = segment.length() - self.done;
-        let length = left.min(PIECE);
         // A copy onto itself further on goes from the end.
-        let at = if segment.is_onto_itself() { left - length } else { self.done };
-        Some(segment.part(at, length))
+        let of_length = |length: u64| {
+            let at = if segment.is_onto_itself() { left - length } else { self.done };
+            segment.part(at, length)
+        };
+        let rest = of_length(left.min(SHOWN));
+        let shown = if self.shares { self.shown(&rest) } else { None };
+        (self.piece, self.doing) = match shown.map_or((left, None), |shown| whole_blocks(shown, &rest)) {
+            (length, Some((base, at))) => (Some(of_length(length)), Doing::Showing(base, at)),
+            (length, None) => (Some(of_length(length.min(left).min(PIECE))), Doing::Reading),
+        };
+    }
+
+    /// What the one shows, where the other one could.
+    fn shown(&self, piece: &Segment) -> Option<Shown> {
+        let party = self.parties.get(piece.from.party)?;
+        party.unit.device().shown(piece.from.extent).filter(|_| piece.is_cut_alike())
     }
 
     /// What comes first or next; `None` when all is done.
     pub(crate) fn next(&self) -> Result<Option<Errand>, Sense> {
-        let Some(Segment { from, to }) = self.piece() else { return Ok(None) };
+        let Some(Segment { from, to }) = self.piece else { return Ok(None) };
         // Both: what is read for a unit that takes it no more would only keep those waiting that wait there.
         let from_party = self.admitted(from.party, Wants::Read)?;
         let to_party = self.admitted(to.party, Wants::Write)?;
+        let (source, device) = (from_party.unit.device(), to_party.unit.device());
+        let copied = |from: Extent| Op::Copy { from, to: to.extent.offset() };
         Ok(match &self.doing {
-            Doing::Whole => Some((to_party, Op::Copy { from: from.extent, to: to.extent.offset() })),
-            Doing::Reading => Some((from_party, Op::Read { extent: from.extent })),
-            Doing::Writing(writes) => writes.front().map(|op| (to_party, op.clone())),
-        }
-        .map(|(party, op)| (party.unit.clone(), op)))
+            Doing::Whole => Some((device.clone(), copied(from.extent))),
+            Doing::Showing(base, at) => {
+                let there: Arc<dyn BlockDevice> = Arc::new(FromBase::new(device.clone(), *base));
+                Some((there, copied(Extent::between(*at, at + from.extent.length()))))
+            }
+            Doing::Reading => Some((source.clone(), Op::Read { extent: from.extent })),
+            Doing::Writing(writes) => writes.front().map(|op| (device.clone(), op.clone())),
+        })
     }
 
     /// May this still be done there?
@@ -149,10 +179,13 @@ impl Copy {
     /// What was to be done is done, or failed.
     pub(crate) fn took(&mut self, answered: Answered) -> Result<(), Sense> {
         match (&mut self.doing, answered) {
-            (Doing::Whole, Err(DeviceError::Unsupported(_))) => self.doing = Doing::Reading,
+            (Doing::Whole | Doing::Showing(..), Err(DeviceError::Unsupported(_))) => {
+                self.shares = false;
+                self.begin_piece();
+            }
             (doing, Err(error)) => return Err(failure(&error, !matches!(doing, Doing::Reading))),
             (Doing::Reading, Ok(answer)) => self.read(answer)?,
-            (Doing::Whole, Ok(_)) => self.wrote(),
+            (Doing::Whole | Doing::Showing(..), Ok(_)) => self.wrote(),
             (Doing::Writing(writes), Ok(_)) => {
                 writes.pop_front();
                 if writes.is_empty() {
@@ -165,24 +198,23 @@ impl Copy {
 
     /// A piece was read; it has to be written.
     fn read(&mut self, answer: Answer) -> Result<(), Sense> {
-        let to = self.piece().map(|piece| piece.to.extent);
+        let to = self.piece.map(|piece| piece.to.extent);
         let to = to.filter(|to| to.length() == answer.length()).ok_or(Sense::INTERNAL)?;
         self.doing = Doing::Writing(writes(to, answer));
         Ok(())
     }
 
-    /// It was written.
+    /// A piece is where it was to go.
     fn wrote(&mut self) {
-        let Some(piece) = self.piece() else { return };
+        let Some(piece) = self.piece else { return };
         self.done += piece.length();
         self.bytes += piece.length();
-        self.doing = Doing::Reading;
-        if self.segments.front().is_some_and(|segment| segment.length() == self.done) {
-            self.segments.pop_front();
-            self.finished += 1;
-            self.done = 0;
-            self.doing = self.beginning();
+        if self.segments.front().is_some_and(|segment| segment.length() > self.done) {
+            return self.begin_piece();
         }
+        self.segments.pop_front();
+        self.finished += 1;
+        self.begin_segment();
     }
 
     /// How it went so far, unless nobody asks.
@@ -205,6 +237,18 @@ fn claims(parties: &[Party], segments: &VecDeque<Segment>) -> Vec<(Party, Extent
     let mut claims: Vec<(Party, Extent)> = parties.iter().enumerate().filter_map(claim).collect();
     claims.sort_by_key(|(party, _)| party.rank());
     claims
+}
+
+/// How much of the start of a piece goes in one way, and whether it need not be moved: whole blocks of a base.
+fn whole_blocks(shown: Shown, piece: &Segment) -> (u64, Option<(Base, u64)>) {
+    let start = piece.to.extent.offset();
+    let head = start.next_multiple_of(BLOCK_SIZE) - start;
+    let whole = shown.length.min(piece.length()) / BLOCK_SIZE * BLOCK_SIZE;
+    match shown.from {
+        Some(from) if head == 0 && whole > 0 => (whole, Some(from)),
+        Some(_) if head > 0 => (shown.length.min(head).max(1), None),
+        _ => (shown.length.max(1), None),
+    }
 }
 
 /// What writes `answer` at `to`. Zeroes that take no room take none where they go to either.

@@ -3,7 +3,7 @@
 
 use std::collections::VecDeque;
 
-use tap_block::Extent;
+use tap_block::{BLOCK_SIZE, Extent};
 
 use crate::field::{be16, be24, be32, be64, byte};
 use crate::scsi::inquiry::t10_designator;
@@ -95,6 +95,11 @@ impl Segment {
     /// Might what is written further on be read later?
     pub(crate) fn is_onto_itself(&self) -> bool {
         self.is_within_one() && self.to.extent.offset() > self.from.extent.offset()
+    }
+
+    /// Do its two places lie alike within blocks of the disks?
+    pub(crate) fn is_cut_alike(&self) -> bool {
+        self.from.extent.offset().abs_diff(self.to.extent.offset()).is_multiple_of(BLOCK_SIZE)
     }
 
     pub(crate) fn part(&self, at: u64, length: u64) -> Self {

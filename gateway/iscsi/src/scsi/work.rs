@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use bytes::{Bytes, BytesMut};
 use tap_block::units::{count, index};
-use tap_block::{Answer, Answered, DeviceError, Extent, Op, Stretch};
+use tap_block::{Answer, Answered, BlockDevice, DeviceError, Extent, Op, Stretch};
 
 use crate::field::{be16, be32, be64};
 use crate::scsi::blocks::Disk;
@@ -18,7 +18,7 @@ use crate::scsi::reservation::Out;
 use crate::scsi::segments::Named;
 use crate::scsi::sense::{Reply, Sense};
 use crate::scsi::status::Question;
-use crate::scsi::unit::{LogicalUnit, Nexus};
+use crate::scsi::unit::Nexus;
 
 /// What is read or written at a time by commands that move nothing to the initiator.
 const PIECE: u64 = 1 << 20;
@@ -35,12 +35,11 @@ pub(crate) enum Check {
 }
 
 /// What comes next.
-#[derive(Debug)]
 pub(crate) enum Step {
     /// This operation; then [`Work::go_on`].
     Submit(Op),
-    /// The same for the disk of a unit that may be another one.
-    Errand(Arc<LogicalUnit>, Op),
+    /// The same for a disk that may be another unit's.
+    Errand(Arc<dyn BlockDevice>, Op),
     /// The driver has to keep these reservations; then [`Work::go_on`].
     Keep(Bytes),
     /// The answer.
@@ -339,7 +338,7 @@ impl Work {
 /// What comes next of a copy.
 fn copied(next: Result<Option<Errand>, Sense>) -> Step {
     match next {
-        Ok(Some((unit, op))) => Step::Errand(unit, op),
+        Ok(Some((device, op))) => Step::Errand(device, op),
         Ok(None) => Step::Done(Reply::good()),
         Err(sense) => Step::Done(sense.into()),
     }

@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 use std::sync::Arc;
-use tap_block::{Answered, CompletionQueue, Op, Output, Ticket};
+use tap_block::{Answered, BlockDevice, CompletionQueue, Op, Output, Ticket};
 
 use super::pieces::Pieces;
 use super::task::{DataOut, Stage, Task};
@@ -13,7 +13,7 @@ use crate::pdu::{FINAL, Header, Pdu, opcode};
 use crate::scsi::party::DEVICE_FAILURE;
 use crate::scsi::segments::Named;
 use crate::scsi::sense::{Reply, Sense};
-use crate::scsi::unit::{Hold, LogicalUnit, Nexus};
+use crate::scsi::unit::{Hold, Nexus};
 use crate::scsi::work::{Step, Work};
 use crate::scsi::{self, Begun};
 use crate::target::Target;
@@ -360,7 +360,7 @@ impl Session {
         match step {
             Step::Done(reply) => self.finish(itt, reply, output),
             Step::Submit(op) => self.submit(itt, op),
-            Step::Errand(unit, op) => self.submit_to(itt, &unit, op),
+            Step::Errand(device, op) => self.submit_to(itt, device, op),
             Step::Keep(reservations) => self.keep(itt, reservations),
         }
     }
@@ -368,14 +368,14 @@ impl Session {
     fn submit(&mut self, itt: u32, op: Op) {
         let Some(task) = self.tasks.get(&itt) else { return };
         let Some(nexus) = task.nexus.and_then(|n| self.nexuses().get(n)) else { return };
-        let unit = nexus.unit.clone();
-        self.submit_to(itt, &unit, op);
+        let device = nexus.unit.device().clone();
+        self.submit_to(itt, device, op);
     }
 
-    fn submit_to(&mut self, itt: u32, unit: &LogicalUnit, op: Op) {
+    fn submit_to(&mut self, itt: u32, device: Arc<dyn BlockDevice>, op: Op) {
         let tag = self.tag();
         let Some(task) = self.tasks.get_mut(&itt) else { return };
-        let (device, hold) = (unit.device().clone(), task.hold.clone());
+        let hold = task.hold.clone();
         task.tag = Some(tag);
         self.tags.insert(tag, itt);
         let ticket = Ticket::new(tag, self.landing(hold));
