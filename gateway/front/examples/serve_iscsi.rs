@@ -3,7 +3,7 @@
 //! `cargo run --release -p gateway-front --example serve_iscsi -- 127.0.0.1:3260 disk.img [OPTION...]`
 //!
 //! Options: `ro`, `4k`, `512e`, `keep=FILE` (reservations that survive a restart), `chap=USER:SECRET`,
-//! `mutual=USER:SECRET`, `acl=IQN`.
+//! `mutual=USER:SECRET`, `acl=IQN`, `beside=FILE` (another one as LUN 2).
 
 use std::error::Error;
 use std::io::Read;
@@ -33,8 +33,8 @@ impl Targets for One {
         if name == self.target.name() { Ok(self.target.clone()) } else { Err(Refusal::Unknown) }
     }
 
-    fn keep(&self, _: &str, _: u16, reservations: &[u8]) -> Result<(), String> {
-        let Some(path) = &self.kept else { return Ok(()) };
+    fn keep(&self, _: &str, lun: u16, reservations: &[u8]) -> Result<(), String> {
+        let Some(path) = self.kept.as_ref().filter(|_| lun == 1) else { return Ok(()) };
         std::fs::write(path, reservations).map_err(|e| format!("{}: {e}", path.display()))
     }
 
@@ -52,6 +52,7 @@ struct Options {
     chap: Option<Credentials>,
     mutual: Option<Credentials>,
     initiators: Option<Vec<String>>,
+    beside: Option<PathBuf>,
 }
 
 fn options(arguments: impl Iterator<Item = String>) -> Result<Options, Box<dyn Error>> {
@@ -64,6 +65,7 @@ fn options(arguments: impl Iterator<Item = String>) -> Result<Options, Box<dyn E
             ("keep", path) => options.kept = Some(path.into()),
             ("chap", text) => options.chap = Some(credentials(text)?),
             ("mutual", text) => options.mutual = Some(credentials(text)?),
+            ("beside", path) => options.beside = Some(path.into()),
             ("acl", name) => options.initiators.get_or_insert_default().push(name.to_owned()),
             _ => return Err(format!("unknown option {argument}").into()),
         }
@@ -76,19 +78,24 @@ fn credentials(text: &str) -> Result<Credentials, Box<dyn Error>> {
     Ok(Credentials { name: name.to_owned(), secret: secret.into() })
 }
 
-fn unit(path: &Path, options: &Options) -> Result<Arc<LogicalUnit>, Box<dyn Error>> {
+fn unit(path: &Path, lun: u16, options: &Options) -> Result<Arc<LogicalUnit>, Box<dyn Error>> {
     let file = FileOptions { read_only: options.read_only, ..FileOptions::default() };
     let device = FileDevice::open(path, file)?;
     let identity = Identity {
         vendor: "CHRONOGT".to_owned(),
         product: "FILE".to_owned(),
         revision: "0001".to_owned(),
-        serial: "serve-iscsi-1".to_owned(),
-        naa: 0x6000_0000_0000_0000_0000_0000_0000_0001,
+        serial: format!("serve-iscsi-{lun}"),
+        naa: 0x6000_0000_0000_0000_0000_0000_0000_0000 | u128::from(lun),
         block: if options.long { BlockLength::Long } else { BlockLength::Short },
         emulated: options.emulated,
     };
-    let kept = options.kept.as_ref().and_then(|path| std::fs::read(path).ok()).unwrap_or_default();
+    let kept = options
+        .kept
+        .as_ref()
+        .filter(|_| lun == 1)
+        .and_then(|path| std::fs::read(path).ok())
+        .unwrap_or_default();
     Ok(LogicalUnit::new(identity, device, &kept).ok_or("the kept reservations are damaged")?)
 }
 
@@ -97,7 +104,10 @@ fn main() -> Result<(), Box<dyn Error>> {
     let address = arguments.next().ok_or("usage: serve_iscsi HOST:PORT FILE [OPTION...]")?.parse()?;
     let path = arguments.next().ok_or("usage: serve_iscsi HOST:PORT FILE [OPTION...]")?;
     let options = options(arguments)?;
-    let unit = unit(Path::new(&path), &options)?;
+    let mut units = vec![(1, unit(Path::new(&path), 1, &options)?)];
+    if let Some(path) = &options.beside {
+        units.push((2, unit(path, 2, &options)?));
+    }
     let access = match options.chap {
         None => Access::Open,
         Some(initiator) => Access::Chap { initiator, target: options.mutual },
@@ -106,7 +116,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         name: NAME.to_owned(),
         alias: "a file".to_owned(),
         admission: Admission { access, initiators: options.initiators },
-        units: vec![(1, unit)],
+        units,
     });
     let targets = Arc::new(One { target, kept: options.kept });
     let front = Front::start_iscsi(&[address], targets, IscsiLimits::default())?;

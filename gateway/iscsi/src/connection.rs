@@ -11,6 +11,7 @@ use thiserror::Error;
 use crate::login::chap::{Access, Challenge};
 use crate::login::status::LoginStatus;
 use crate::login::{Ended, Login, LoginStep, Portal, failure};
+use crate::neighbours::Visitor;
 use crate::pdu::{self, Digests, Framed, FramingError, HEADER, Header, Pdu};
 use crate::session::Session;
 use crate::target::Target;
@@ -161,6 +162,7 @@ pub struct Connection {
     now: Monotonic,
     kicked: bool,
     closed: bool,
+    host: Option<Arc<str>>,
 }
 
 enum Phase {
@@ -204,7 +206,13 @@ impl Connection {
             now: Monotonic::default(),
             kicked: false,
             closed: false,
+            host: None,
         }
+    }
+
+    /// It is from `host`: copies go to other targets if that is where the initiator comes to those from, and to none without.
+    pub fn comes_from(&mut self, host: &str) {
+        self.host = Some(host.into());
     }
 
     /// The next thing to do, taking whole units from the front of `input` as far as that needs.
@@ -327,7 +335,9 @@ impl Connection {
             None => None,
             Some((target, admission)) => {
                 let kick = Ticket::new(KICK, self.queue.clone());
-                match target.enter((&ended.port, admission), ended.tsih, kick) {
+                let (port, proved) = (ended.port.clone(), ended.proved.clone());
+                let visitor = Visitor { port, host: self.host.clone(), proved };
+                match target.enter((visitor, admission), ended.tsih, kick) {
                     Ok(membership) => Some(membership),
                     Err(status) => {
                         return Some(self.fail_login(request, failure(request, status), status));

@@ -24,6 +24,7 @@
 mod connection;
 mod field;
 mod login;
+mod neighbours;
 mod pdu;
 mod scsi;
 mod session;
@@ -33,6 +34,7 @@ mod text;
 pub use connection::{Action, CloseReason, Connection, Limits, Refusal, Setup, Wants};
 pub use login::chap::{Access, Challenge, Credentials};
 pub use login::status::LoginStatus;
+pub use neighbours::Neighbours;
 pub use pdu::FramingError;
 pub use scsi::reservation::InitiatorPort;
 pub use scsi::unit::{BlockLength, Identity, LogicalUnit};

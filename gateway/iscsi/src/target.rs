@@ -9,7 +9,10 @@ use tap_block::Ticket;
 
 use crate::login::chap::Access;
 use crate::login::status::LoginStatus;
+use crate::neighbours::{Neighbours, Visitor};
+use crate::scsi::party::Party;
 use crate::scsi::reservation::InitiatorPort;
+use crate::scsi::segments::Named;
 use crate::scsi::unit::{LogicalUnit, Nexus, SessionId};
 
 /// Sessions of one target.
@@ -48,6 +51,7 @@ pub struct Target {
     sessions: Mutex<Sessions>,
     /// Held while reservations are kept.
     keeping: Mutex<()>,
+    neighbours: Arc<Neighbours>,
 }
 
 #[derive(Default)]
@@ -60,7 +64,7 @@ struct Sessions {
 struct Entry {
     session: SessionId,
     tsih: u16,
-    port: InitiatorPort,
+    visitor: Visitor,
     /// Completed when the session has to end.
     kick: Ticket,
 }
@@ -80,19 +84,42 @@ pub(crate) struct Membership {
     pub(crate) target: Arc<Target>,
     pub(crate) tsih: u16,
     pub(crate) nexuses: Vec<Nexus>,
+    visitor: Visitor,
     session: SessionId,
 }
 
 impl Target {
-    /// A target.
+    /// A target by itself.
     #[must_use]
     pub fn new(config: TargetConfig) -> Arc<Self> {
+        Self::among(&Arc::default(), config)
+    }
+
+    /// A target that copies may go to and fro between and its neighbours.
+    #[must_use]
+    pub fn among(neighbours: &Arc<Neighbours>, config: TargetConfig) -> Arc<Self> {
         let mut luns: Vec<u16> = config.units.iter().map(|(lun, _)| *lun).collect();
         luns.sort_unstable();
         let TargetConfig { name, alias, admission, units } = config;
         let (name, admission) = (name.as_str().into(), Mutex::new(Arc::new(admission)));
         let (sessions, keeping) = (Mutex::default(), Mutex::default());
-        Arc::new(Self { alias, units, name, admission, luns, sessions, keeping })
+        let neighbours = neighbours.clone();
+        let target = Arc::new(Self { alias, units, name, admission, luns, sessions, keeping, neighbours });
+        target.neighbours.add(&target);
+        target
+    }
+
+    /// A unit of this name, if the visitor may go there: see [`Neighbours`].
+    pub(crate) fn let_in(self: &Arc<Self>, visitor: &Visitor, name: &Named<'_>) -> Option<Party> {
+        let (_, unit) = self.units.iter().find(|(_, unit)| name.is(unit.identity()))?;
+        let sessions = self.lock();
+        let admission = self.admission();
+        let may = admission.admits(&visitor.port.name) && admission.access.is_met_by(visitor.proved.as_ref());
+        let mut own = sessions.list.iter().filter(|entry| may && entry.visitor.is_same(visitor));
+        // By the same port if it is there, for reservations go by ports.
+        let same = own.clone().find(|entry| entry.visitor.port == visitor.port).or_else(|| own.next())?;
+        let seat = unit.seat(same.session)?;
+        Some(Party::new(unit.clone(), seat, self.clone()))
     }
 
     /// Its iSCSI name.
@@ -106,7 +133,7 @@ impl Target {
     pub fn sessions(&self) -> Vec<SessionInfo> {
         let sessions = self.lock();
         let all = sessions.list.iter();
-        all.map(|entry| SessionInfo { port: entry.port.clone(), tsih: entry.tsih }).collect()
+        all.map(|entry| SessionInfo { port: entry.visitor.port.clone(), tsih: entry.tsih }).collect()
     }
 
     /// Ends all sessions.
@@ -140,7 +167,7 @@ impl Target {
         let mut sessions = self.lock();
         *self.admission.lock().unwrap_or_else(PoisonError::into_inner) = Arc::clone(&admission);
         let all = std::mem::take(&mut sessions.list);
-        let (stay, ended) = all.into_iter().partition(|entry| admission.admits(&entry.port.name));
+        let (stay, ended) = all.into_iter().partition(|entry| admission.admits(&entry.visitor.port.name));
         sessions.list = stay;
         drop(sessions);
         let ended: Vec<Entry> = ended;
@@ -154,16 +181,17 @@ impl Target {
     /// A session begins (RFC 7143 section 6.3.5): one of the same port before it ends.
     pub(crate) fn enter(
         self: &Arc<Self>,
-        (port, admission): (&InitiatorPort, &Arc<Admission>),
+        (visitor, admission): (Visitor, &Arc<Admission>),
         tsih: u16,
         kick: Ticket,
     ) -> Result<Membership, LoginStatus> {
+        let port = &visitor.port;
         let mut sessions = self.lock();
         // Under the same lock as a change of the rules: who came in by the old ones is on the list that is gone through then.
         if !Arc::ptr_eq(admission, &self.admission()) {
             return Err(LoginStatus::NotAuthorized);
         }
-        let at = sessions.list.iter().position(|entry| entry.port == *port);
+        let at = sessions.list.iter().position(|entry| entry.visitor.port == *port);
         let before = at.and_then(|at| sessions.list.get(at));
         if tsih != 0 && before.is_none_or(|entry| entry.tsih != tsih) {
             return Err(LoginStatus::NoSuchSession);
@@ -172,12 +200,12 @@ impl Target {
             return Err(LoginStatus::OutOfResources);
         }
         let before = at.map(|at| sessions.list.remove(at));
-        let (session, tsih) = sessions.add(port, kick);
+        let (session, tsih) = sessions.add(&visitor, kick);
         drop(sessions);
         self.end(before);
         let join = |(lun, unit): &(u16, Arc<LogicalUnit>)| unit.join(*lun, self.name.clone(), session, port);
         let nexuses = self.units.iter().map(join).collect();
-        Ok(Membership { target: self.clone(), tsih, nexuses, session })
+        Ok(Membership { target: self.clone(), tsih, nexuses, visitor, session })
     }
 
     /// What they held is given up here, so that whoever comes next need not wait for their threads.
@@ -193,6 +221,20 @@ impl Target {
     }
 }
 
+impl Membership {
+    /// What a copy that is sent to one of its units is to that.
+    pub(crate) fn party(&self, nexus: &Nexus) -> Party {
+        Party::new(nexus.unit.clone(), nexus.seat(), self.target.clone())
+    }
+
+    /// A unit that the initiator may go to: of this session rather than of another target.
+    pub(crate) fn reach(&self, name: &Named<'_>) -> Option<Party> {
+        let own = self.nexuses.iter().find(|nexus| name.is(nexus.unit.identity()));
+        let own = own.map(|nexus| self.party(nexus));
+        own.or_else(|| self.target.neighbours.reach(&self.visitor, name))
+    }
+}
+
 impl Admission {
     /// Is this initiator on the list?
     #[must_use]
@@ -203,7 +245,7 @@ impl Admission {
 }
 
 impl Sessions {
-    fn add(&mut self, port: &InitiatorPort, kick: Ticket) -> (SessionId, u16) {
+    fn add(&mut self, visitor: &Visitor, kick: Ticket) -> (SessionId, u16) {
         let session = SessionId(self.next);
         self.next += 1;
         loop {
@@ -212,7 +254,7 @@ impl Sessions {
                 break;
             }
         }
-        self.list.push(Entry { session, tsih: self.next_tsih, port: port.clone(), kick });
+        self.list.push(Entry { session, tsih: self.next_tsih, visitor: visitor.clone(), kick });
         (session, self.next_tsih)
     }
 }

@@ -20,7 +20,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use gateway_front::{ClientId, Exports as _, Targets};
-use gateway_iscsi::{Access, Admission, Identity, LogicalUnit, Refusal, Target, TargetConfig};
+use gateway_iscsi::{Access, Admission, Identity, LogicalUnit, Neighbours, Refusal, Target, TargetConfig};
 use gateway_journal::ImageRecord;
 use tap_block::Name;
 use tap_disk::{ensure_dir, small_file};
@@ -43,6 +43,8 @@ const CLIENT: &str = "iSCSI initiators";
 pub(crate) struct GatewayTargets {
     exports: Arc<GatewayExports>,
     table: Arc<TargetTable>,
+    /// All of them, for copies from one to another.
+    neighbours: Arc<Neighbours>,
 }
 
 /// The iSCSI name of an export.
@@ -57,7 +59,7 @@ pub(crate) fn export_of(target: &str) -> Option<&str> {
 
 impl GatewayTargets {
     pub(crate) fn new(exports: Arc<GatewayExports>, table: Arc<TargetTable>) -> Self {
-        Self { exports, table }
+        Self { exports, table, neighbours: Arc::default() }
     }
 
     /// The target of an export by these rules, with the disks of those that share it, and what reservations lie under.
@@ -80,7 +82,8 @@ impl GatewayTargets {
             units.push((more.lun, unit));
             kept.push((more.lun, serial));
         }
-        Ok(Some((Target::new(TargetConfig { name: target_name(export), alias, admission, units }), kept)))
+        let config = TargetConfig { name: target_name(export), alias, admission, units };
+        Ok(Some((Target::among(&self.neighbours, config), kept)))
     }
 
     /// The disk of an export, its description, and what its reservations lie under.

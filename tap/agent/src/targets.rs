@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use gateway_front::{ClientId, Targets};
-use gateway_iscsi::{Access, Admission, Identity, LogicalUnit, Refusal, Target, TargetConfig};
+use gateway_iscsi::{Access, Admission, Identity, LogicalUnit, Neighbours, Refusal, Target, TargetConfig};
 use tap_block::Name;
 use tap_disk::small_file;
 
@@ -28,6 +28,8 @@ pub(crate) struct DiskTargets {
     /// Who may log in, to all of them.
     admission: Admission,
     open: Mutex<HashMap<Name, Arc<Target>>>,
+    /// All of them, for copies from one to another.
+    neighbours: Arc<Neighbours>,
 }
 
 /// The iSCSI name of a volume.
@@ -37,7 +39,7 @@ pub(crate) fn target_name(volume: &Name) -> String {
 
 impl DiskTargets {
     pub(crate) fn new(disks: Arc<Disks>, dir: PathBuf, admission: Admission) -> Self {
-        Self { disks, dir, admission, open: Mutex::default() }
+        Self { disks, dir, admission, open: Mutex::default(), neighbours: Arc::default() }
     }
 
     fn make(&self, name: &str, disk: &Disk) -> io::Result<Arc<Target>> {
@@ -51,12 +53,13 @@ impl DiskTargets {
             );
             io::Error::new(io::ErrorKind::InvalidData, text)
         };
-        Ok(Target::new(TargetConfig {
+        let config = TargetConfig {
             name: name.to_owned(),
             alias: describe(&disk.volume),
             admission: self.admission.clone(),
             units: vec![(LUN, unit.ok_or_else(damaged)?)],
-        }))
+        };
+        Ok(Target::among(&self.neighbours, config))
     }
 
     fn kept(&self, volume: &Name) -> PathBuf {

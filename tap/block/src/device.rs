@@ -13,6 +13,7 @@ use thiserror::Error;
 
 use crate::extent::Extent;
 use crate::name::Name;
+use crate::shown::{Base, Shown, unsupported};
 use crate::status::{Map, Stretch};
 use crate::units::{count, index};
 
@@ -39,6 +40,18 @@ pub trait BlockDevice: Send + Sync {
     /// Can it tell what changed since the bookmark `name` ([`Map::ChangedSince`])? May block.
     fn has_bookmark(&self, _name: &Name) -> bool {
         false
+    }
+
+    /// What it shows at the start of `extent`, where it can tell without waiting for a disk. By the time that is used it may have
+    /// been written over.
+    fn shown(&self, _extent: Extent) -> Option<Shown> {
+        None
+    }
+
+    /// From here on it shows at `to` what `base` has at `from`, without moving it; or [`DeviceError::Unsupported`], and nothing is
+    /// changed: it stands above another one, or those are no whole blocks.
+    fn show(&self, _base: Base, _from: Extent, _to: u64, ticket: Ticket) {
+        ticket.answer(Err(unsupported()));
     }
 
     /// The newest bookmarks of which it can tell that, at most so many, the newest first. May block.

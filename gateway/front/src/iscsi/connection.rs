@@ -96,10 +96,14 @@ impl<S: AsyncRead + AsyncWrite + Unpin> IscsiConnection<S> {
         };
         let share = Share::new(&shared.budget, session.id, &mailbox, std::time::Instant::now());
         let pace = Pace::new(shared.limits.stall_in_need);
+        let mut protocol = Connection::new(setup);
+        if let ClientId::Tcp(ip) = &client {
+            protocol.comes_from(&ip.to_string());
+        }
         let began = Instant::now();
         Self {
             stream,
-            protocol: Connection::new(setup),
+            protocol,
             intake: Intake::new(),
             mailbox,
             busy_poll: BusyPoll::new(),

@@ -44,6 +44,16 @@ pub enum Access {
     },
 }
 
+impl Access {
+    /// Would this be enough to log in?
+    pub(crate) fn is_met_by(&self, proved: Option<&Credentials>) -> bool {
+        match self {
+            Self::Open | Self::Optional { .. } => true,
+            Self::Chap { initiator, .. } => proved == Some(initiator),
+        }
+    }
+}
+
 /// Random bytes for one login, drawn by the driver.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Challenge {
@@ -69,6 +79,8 @@ pub(crate) struct Chap {
     known: Vec<(Credentials, Option<Credentials>)>,
     challenge: Challenge,
     state: State,
+    /// Which of them it knows.
+    proved: Option<Credentials>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -120,7 +132,12 @@ impl Algorithm {
 
 impl Chap {
     pub(crate) fn new(known: Vec<(Credentials, Option<Credentials>)>, challenge: Challenge) -> Self {
-        Self { known, challenge, state: State::Start }
+        Self { known, challenge, state: State::Start, proved: None }
+    }
+
+    /// Who the initiator has proved to be.
+    pub(crate) fn proved(&self) -> Option<&Credentials> {
+        self.proved.as_ref().filter(|_| self.is_done())
     }
 
     pub(crate) fn is_done(&self) -> bool {
@@ -160,8 +177,9 @@ impl Chap {
             let expected = algorithm.response(identifier, &initiator.secret, &bytes);
             same(&response, &expected) & (name == initiator.name)
         };
-        let (_, us) = self.known.iter().find(knows).ok_or(Failed)?;
+        let (them, us) = self.known.iter().find(knows).ok_or(Failed)?;
         let answer = self.prove(us.as_ref(), algorithm, keys)?;
+        self.proved = Some(them.clone());
         self.state = State::Done;
         Ok(answer)
     }

@@ -13,7 +13,7 @@ use crate::pdu::{CONTINUE, FINAL, Header, Pdu, opcode};
 use crate::scsi::reservation::InitiatorPort;
 use crate::target::{Admission, Target};
 use crate::text::{self, Pair};
-use chap::{Access, Challenge, Chap};
+use chap::{Access, Challenge, Chap, Credentials};
 use params::{Answer, Params};
 use status::LoginStatus;
 
@@ -87,6 +87,8 @@ pub(crate) struct Ended {
     pub(crate) port: InitiatorPort,
     /// The target, and by which rules it was logged in to; `None` for discovery.
     pub(crate) target: Option<(Arc<Target>, Arc<Admission>)>,
+    /// What was proved by CHAP.
+    pub(crate) proved: Option<Credentials>,
     pub(crate) tsih: u16,
     pub(crate) cid: u16,
     /// Of the first request.
@@ -362,6 +364,7 @@ impl Login {
             params: self.params,
             port: InitiatorPort { name: self.initiator().to_owned(), isid: [a, b, c, d, e, f] },
             target: self.target.clone(),
+            proved: self.chap.as_ref().and_then(|chap| chap.proved().cloned()),
             tsih: u16::from_be_bytes([g, h]),
             cid: u16::from_be_bytes([first.byte(20), first.byte(21)]),
             cmd_sn: first.word(24),

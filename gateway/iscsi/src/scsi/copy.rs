@@ -1,43 +1,32 @@
-//! EXTENDED COPY and RECEIVE COPY RESULTS (SPC-4 sections 6.4, 6.18 to 6.20), within one unit: block to block
-//! segments, whole blocks or with byte offsets. A disk is asked to show a segment's content at both places; one that
-//! cannot is read and written piece by piece.
+//! EXTENDED COPY and RECEIVE COPY RESULTS (SPC-4 sections 6.4, 6.18 to 6.20): block to block segments, whole blocks or with
+//! byte offsets, within a unit or between two that the initiator has a session with.
+//!
+//! Of a segment within one unit the disk is asked to show the content at both places. Between two units the one is asked what it
+//! shows, and where that is a base that both stand above the other one shows it as well. All else is read and written piece by
+//! piece. Before each operation the initiator's right to it is looked at again: a
+//! copy may take minutes, and a unit may be reset, reserved or logged out of meanwhile.
 
 use std::collections::VecDeque;
+use std::sync::Arc;
 
-use tap_block::{Answer, Answered, DeviceError, Extent, Op};
+use tap_block::{
+    Answer, Answered, BLOCK_SIZE, Base, BlockDevice, DeviceError, Extent, FromBase, Op, Part, Shown,
+};
 
-use crate::field::{be16, be32, be64, byte, len8, len16, len32, put};
-use crate::scsi::blocks::Disk;
+use crate::field::{byte, len8, len16, len32, put};
+use crate::scsi::party::Party;
+use crate::scsi::reservation::Wants;
+use crate::scsi::segments::{self, BLOCKS, BYTES, IDENTIFICATION, MAX_DESCRIPTORS, Named, Segment};
+use crate::scsi::segments::{MAX_SEGMENT, MAX_SEGMENTS, MAX_TARGETS};
 use crate::scsi::sense::Sense;
-use crate::scsi::unit::Identity;
+use crate::scsi::work::failure;
 
-/// Of one list.
-const MAX_TARGETS: usize = 8;
-const MAX_SEGMENTS: usize = 64;
-const TARGET: usize = 32;
-const HEADER: usize = 16;
-/// The longest lists of descriptors.
-const MAX_DESCRIPTORS: usize = MAX_TARGETS * TARGET + MAX_SEGMENTS * 32;
 /// The longest parameter list that is taken at all.
 pub(crate) const MAX_LIST: u32 = 64 << 10;
-/// Bytes of one segment.
-const MAX_SEGMENT: u32 = 256 << 20;
 /// Bytes copied at a time.
-const PIECE: u64 = 1 << 20;
-
-/// Descriptor types.
-const IDENTIFICATION: u8 = 0xe4;
-const BLOCKS: u8 = 0x02;
-const BYTES: u8 = 0x0a;
-
-const TOO_MANY_TARGETS: Sense = Sense::new(5, 0x2606);
-const TOO_MANY_SEGMENTS: Sense = Sense::new(5, 0x2608);
-const UNSUPPORTED_TARGET: Sense = Sense::new(5, 0x2607);
-const UNSUPPORTED_SEGMENT: Sense = Sense::new(5, 0x2609);
-/// COPY ABORTED: a descriptor that names no unit we can reach.
-const UNREACHABLE: Sense = Sense::new(0xa, 0x0804);
-/// COPY ABORTED: the blocks are not there.
-const ABORTED: Sense = Sense::new(0xa, 0x0000);
+pub(crate) const PIECE: u64 = 1 << 20;
+/// Bytes at a time that are shown and not copied.
+const SHOWN: u64 = 16 << 20;
 
 /// How a copy ended, as RECEIVE COPY RESULTS tells it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -54,118 +43,178 @@ pub(crate) struct Copy {
     list: u8,
     /// The initiator does not ask how it went (LIST ID USAGE is 11b).
     discarded: bool,
+    /// The units that segments name, each once.
+    parties: Vec<Party>,
+    /// What is claimed: where it writes to; and of the unit that the command was sent to a claim on nothing at least, so that
+    /// whoever waits there until it is over does.
+    claims: Vec<(Party, Extent)>,
     segments: VecDeque<Segment>,
     finished: u16,
     /// Of the first segment.
     done: u64,
     bytes: u64,
+    /// The units of the first segment may stand above one base.
+    shares: bool,
+    piece: Option<Segment>,
     doing: Doing,
 }
 
-/// What is under way.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// What is under way with a piece.
+#[derive(Debug)]
 enum Doing {
     /// The disk does the whole segment.
     Whole,
+    /// The disk shows what this base has at this place, and the other one shows.
+    Showing(Base, u64),
     /// A piece is read.
     Reading,
-    /// It is written.
-    Writing,
+    /// It is written: the operation under way is the first of these.
+    Writing(VecDeque<Op>),
 }
 
-#[derive(Debug, Clone, Copy)]
-struct Segment {
-    from: Extent,
-    to: Extent,
-}
+/// An operation, and the disk that it is for.
+pub(crate) type Errand = (Arc<dyn BlockDevice>, Op);
 
 impl Copy {
-    /// The parameter list, every segment checked before the first is copied.
-    pub(crate) fn parse(identity: &Identity, disk: Disk, list: &[u8]) -> Result<Self, Sense> {
+    /// The parameter list, every segment checked before the first is copied; `reach` finds the units that it names, and `own` is
+    /// the one that it was sent to.
+    pub(crate) fn parse(
+        list: &[u8],
+        own: Party,
+        reach: impl Fn(&Named<'_>) -> Option<Party>,
+    ) -> Result<Self, Sense> {
         let usage = byte(list, 1) >> 3 & 0x03;
-        let empty = Self {
+        let mut parties = vec![own];
+        let segments = segments::parse(list, &mut parties, reach)?;
+        let mut copy = Self {
             list: byte(list, 0),
             discarded: usage == 3,
-            segments: VecDeque::new(),
+            claims: claims(&parties, &segments),
+            parties,
+            segments,
             finished: 0,
             done: 0,
             bytes: 0,
+            shares: true,
+            piece: None,
             doing: Doing::Whole,
         };
-        if list.is_empty() {
-            return Ok(empty);
-        }
-        let (targets, segments) = split(list)?;
-        let ours: Vec<bool> = targets.iter().map(|t| is_ours(identity, t)).collect::<Result<_, _>>()?;
-        let segments = parse_segments(disk, &ours, segments)?;
-        Ok(Self { segments, ..empty })
+        copy.check()?;
+        copy.begin_segment();
+        Ok(copy)
     }
 
-    /// The stretch that is written to.
-    pub(crate) fn target(&self) -> Option<Extent> {
-        let start = self.segments.iter().map(|s| s.to.offset()).min()?;
-        let end = self.segments.iter().map(|s| s.to.end()).max()?;
-        Some(Extent::between(start, end))
+    /// One that copies nothing is a write to its own unit, which may not be written.
+    fn check(&self) -> Result<(), Sense> {
+        if self.segments.is_empty() {
+            self.admitted(0, Wants::Write)?;
+        }
+        self.segments.iter().try_for_each(|segment| {
+            self.admitted(segment.to.party, Wants::Write)?;
+            self.admitted(segment.from.party, Wants::Read).map(drop)
+        })
     }
 
-    /// The next piece: where from and where to.
-    fn piece(&self) -> Option<Segment> {
-        let Segment { from, to } = *self.segments.front()?;
-        if self.doing == Doing::Whole {
-            return Some(Segment { from, to });
+    pub(crate) fn claims(&self) -> &[(Party, Extent)] {
+        &self.claims
+    }
+
+    /// The first segment is begun.
+    fn begin_segment(&mut self) {
+        (self.done, self.shares, self.doing) = (0, true, Doing::Whole);
+        self.piece = self.segments.front().copied();
+        if self.piece.is_some_and(|segment| !segment.is_within_one()) {
+            self.begin_piece();
         }
-        let left = from.length() - self.done;
-        let length = left.min(PIECE);
+    }
+
+    /// The next piece of it.
+    fn begin_piece(&mut self) {
+        let Some(segment) = self.segments.front() else { return };
+        let left = segment.length() - self.done;
         // A copy onto itself further on goes from the end.
-        let at = if to.offset() > from.offset() { left - length } else { self.done };
-        let part = |e: Extent| Extent::between(e.offset() + at, e.offset() + at + length);
-        Some(Segment { from: part(from), to: part(to) })
+        let of_length = |length: u64| {
+            let at = if segment.is_onto_itself() { left - length } else { self.done };
+            segment.part(at, length)
+        };
+        let rest = of_length(left.min(SHOWN));
+        let shown = if self.shares { self.shown(&rest) } else { None };
+        (self.piece, self.doing) = match shown.map_or((left, None), |shown| whole_blocks(shown, &rest)) {
+            (length, Some((base, at))) => (Some(of_length(length)), Doing::Showing(base, at)),
+            (length, None) => (Some(of_length(length.min(left).min(PIECE))), Doing::Reading),
+        };
     }
 
-    /// What comes first; `None` when there is nothing to copy.
-    pub(crate) fn first(&self) -> Option<Op> {
-        let Segment { from, to } = self.piece()?;
-        Some(match self.doing {
-            Doing::Whole => Op::Copy { from, to: to.offset() },
-            Doing::Reading | Doing::Writing => Op::Read { extent: from },
-        })
+    /// What the one shows, where the other one could.
+    fn shown(&self, piece: &Segment) -> Option<Shown> {
+        let party = self.parties.get(piece.from.party)?;
+        party.unit.device().shown(piece.from.extent).filter(|_| piece.is_cut_alike())
     }
 
-    /// What comes next after this; `None` when all is done.
-    pub(crate) fn next(&mut self, answered: Answered) -> Result<Option<Op>, DeviceError> {
-        match (self.doing, answered) {
-            (Doing::Whole, Err(DeviceError::Unsupported(_))) => self.doing = Doing::Reading,
-            (_, Err(error)) => return Err(error),
-            (Doing::Reading, Ok(answer)) => {
-                self.doing = Doing::Writing;
-                return Ok(self.write(answer));
+    /// What comes first or next; `None` when all is done.
+    pub(crate) fn next(&self) -> Result<Option<Errand>, Sense> {
+        let Some(Segment { from, to }) = self.piece else { return Ok(None) };
+        // Both: what is read for a unit that takes it no more would only keep those waiting that wait there.
+        let from_party = self.admitted(from.party, Wants::Read)?;
+        let to_party = self.admitted(to.party, Wants::Write)?;
+        let (source, device) = (from_party.unit.device(), to_party.unit.device());
+        let copied = |from: Extent| Op::Copy { from, to: to.extent.offset() };
+        Ok(match &self.doing {
+            Doing::Whole => Some((device.clone(), copied(from.extent))),
+            Doing::Showing(base, at) => {
+                let there: Arc<dyn BlockDevice> = Arc::new(FromBase::new(device.clone(), *base));
+                Some((there, copied(Extent::between(*at, at + from.extent.length()))))
             }
-            (Doing::Whole | Doing::Writing, Ok(_)) => self.wrote(),
-        }
-        Ok(self.first())
-    }
-
-    /// It was read; it has to be written. Zeroes take no room where they go to either.
-    fn write(&self, answer: Answer) -> Option<Op> {
-        let to = self.piece()?.to;
-        Some(match answer {
-            Answer::Zeroes(_) => Op::Zero { extent: to, fua: false, may_trim: true, fast: false },
-            answer => Op::Write { offset: to.offset(), data: answer.into_bytes(), fua: false },
+            Doing::Reading => Some((source.clone(), Op::Read { extent: from.extent })),
+            Doing::Writing(writes) => writes.front().map(|op| (device.clone(), op.clone())),
         })
     }
 
-    /// It was written.
-    fn wrote(&mut self) {
-        let Some(piece) = self.piece() else { return };
-        self.done += piece.to.length();
-        self.bytes += piece.to.length();
-        self.doing = Doing::Reading;
-        if self.segments.front().is_some_and(|segment| segment.from.length() == self.done) {
-            self.segments.pop_front();
-            self.finished += 1;
-            self.done = 0;
-            self.doing = Doing::Whole;
+    /// May this still be done there?
+    fn admitted(&self, party: usize, wants: Wants) -> Result<&Party, Sense> {
+        let party = self.parties.get(party).ok_or(Sense::INTERNAL)?;
+        party.admit(wants).map(|()| party)
+    }
+
+    /// What was to be done is done, or failed.
+    pub(crate) fn took(&mut self, answered: Answered) -> Result<(), Sense> {
+        match (&mut self.doing, answered) {
+            (Doing::Whole | Doing::Showing(..), Err(DeviceError::Unsupported(_))) => {
+                self.shares = false;
+                self.begin_piece();
+            }
+            (doing, Err(error)) => return Err(failure(&error, !matches!(doing, Doing::Reading))),
+            (Doing::Reading, Ok(answer)) => self.read(answer)?,
+            (Doing::Whole | Doing::Showing(..), Ok(_)) => self.wrote(),
+            (Doing::Writing(writes), Ok(_)) => {
+                writes.pop_front();
+                if writes.is_empty() {
+                    self.wrote();
+                }
+            }
         }
+        Ok(())
+    }
+
+    /// A piece was read; it has to be written.
+    fn read(&mut self, answer: Answer) -> Result<(), Sense> {
+        let to = self.piece.map(|piece| piece.to.extent);
+        let to = to.filter(|to| to.length() == answer.length()).ok_or(Sense::INTERNAL)?;
+        self.doing = Doing::Writing(writes(to, answer));
+        Ok(())
+    }
+
+    /// A piece is where it was to go.
+    fn wrote(&mut self) {
+        let Some(piece) = self.piece else { return };
+        self.done += piece.length();
+        self.bytes += piece.length();
+        if self.segments.front().is_some_and(|segment| segment.length() > self.done) {
+            return self.begin_piece();
+        }
+        self.segments.pop_front();
+        self.finished += 1;
+        self.begin_segment();
     }
 
     /// How it went so far, unless nobody asks.
@@ -176,74 +225,52 @@ impl Copy {
     }
 }
 
-/// The two lists of descriptors (section 6.4.1).
-fn split(list: &[u8]) -> Result<(&[[u8; TARGET]], &[u8]), Sense> {
-    let (targets, segments) =
-        (usize::from(be16(list, 2)), usize::try_from(be32(list, 8)).unwrap_or(usize::MAX));
-    let descriptors = list.get(HEADER..).ok_or(Sense::PARAMETER_LENGTH)?;
-    let total = targets.checked_add(segments).filter(|&total| total <= MAX_DESCRIPTORS);
-    let total = total.ok_or(Sense::PARAMETER_LENGTH)?;
-    let descriptors = descriptors.get(..total).ok_or(Sense::PARAMETER_LENGTH)?;
-    let (targets, segments) = descriptors.split_at(targets);
-    let (targets, rest) = targets.as_chunks::<TARGET>();
-    if !rest.is_empty() {
-        return Err(Sense::PARAMETER_LENGTH);
-    }
-    if targets.len() > MAX_TARGETS {
-        return Err(TOO_MANY_TARGETS);
-    }
-    Ok((targets, segments))
-}
-
-/// Does a target descriptor name this unit?
-fn is_ours(identity: &Identity, target: &[u8; TARGET]) -> Result<bool, Sense> {
-    if target[0] != IDENTIFICATION {
-        return Err(UNSUPPORTED_TARGET);
-    }
-    let name = target.get(8..8 + usize::from(target[7]).min(20)).unwrap_or_default();
-    Ok(target[5] & 0x3f == 0x03 && name == identity.naa.to_be_bytes())
-}
-
-fn parse_segments(disk: Disk, ours: &[bool], mut list: &[u8]) -> Result<VecDeque<Segment>, Sense> {
-    let mut segments = VecDeque::new();
-    while !list.is_empty() {
-        let kind = byte(list, 0);
-        if kind != BLOCKS && kind != BYTES {
-            return Err(UNSUPPORTED_SEGMENT);
-        }
-        let length = 4 + usize::from(be16(list, 2));
-        if length != if kind == BLOCKS { 28 } else { 32 } {
-            return Err(Sense::INVALID_FIELD_IN_LIST);
-        }
-        let descriptor = list.get(..length).ok_or(Sense::PARAMETER_LENGTH)?;
-        if segments.len() >= MAX_SEGMENTS {
-            return Err(TOO_MANY_SEGMENTS);
-        }
-        segments.push_back((kind, descriptor));
-        list = list.get(length..).unwrap_or_default();
-    }
-    let parsed = segments.into_iter().map(|(kind, descriptor)| segment(disk, ours, kind, descriptor));
-    let parsed: VecDeque<Segment> = parsed.collect::<Result<_, _>>()?;
-    Ok(parsed.into_iter().filter(|segment| !segment.from.is_empty()).collect())
-}
-
-/// Sections 6.4.6.3 and 6.4.6.9.
-fn segment(disk: Disk, ours: &[bool], kind: u8, descriptor: &[u8]) -> Result<Segment, Sense> {
-    let reachable = |at: usize| ours.get(usize::from(be16(descriptor, at))).copied().unwrap_or(false);
-    if !reachable(4) || !reachable(6) {
-        return Err(UNREACHABLE);
-    }
-    let (length, offsets) = if kind == BLOCKS {
-        (u64::from(be16(descriptor, 10)) * disk.block, (0, 0))
-    } else {
-        (u64::from(be32(descriptor, 8)), (be16(descriptor, 28), be16(descriptor, 30)))
+/// In the order of the units' ranks.
+fn claims(parties: &[Party], segments: &VecDeque<Segment>) -> Vec<(Party, Extent)> {
+    let claim = |(at, party): (usize, &Party)| {
+        let here = || segments.iter().map(|s| s.to).filter(|to| to.party == at).map(|to| to.extent);
+        let ends = here().map(|e| e.offset()).min().zip(here().map(|e| e.end()).max());
+        // The first is the command's own.
+        let ends = ends.or((at == 0).then_some((0, 0)));
+        ends.map(|(start, end)| (party.clone(), Extent::between(start, end)))
     };
-    if length > u64::from(MAX_SEGMENT) {
-        return Err(Sense::INVALID_FIELD_IN_LIST);
+    let mut claims: Vec<(Party, Extent)> = parties.iter().enumerate().filter_map(claim).collect();
+    claims.sort_by_key(|(party, _)| party.rank());
+    claims
+}
+
+/// How much of the start of a piece goes in one way, and whether it need not be moved: whole blocks of a base.
+fn whole_blocks(shown: Shown, piece: &Segment) -> (u64, Option<(Base, u64)>) {
+    let start = piece.to.extent.offset();
+    let head = start.next_multiple_of(BLOCK_SIZE) - start;
+    let whole = shown.length.min(piece.length()) / BLOCK_SIZE * BLOCK_SIZE;
+    match shown.from {
+        Some(from) if head == 0 && whole > 0 => (whole, Some(from)),
+        Some(_) if head > 0 => (shown.length.min(head).max(1), None),
+        _ => (shown.length.max(1), None),
     }
-    let from = disk.stretch(be64(descriptor, 12), u64::from(offsets.0), length).ok_or(ABORTED)?;
-    let to = disk.stretch(be64(descriptor, 20), u64::from(offsets.1), length).ok_or(ABORTED)?;
-    Ok(Segment { from, to })
+}
+
+/// What writes `answer` at `to`. Zeroes that take no room take none where they go to either.
+fn writes(to: Extent, answer: Answer) -> VecDeque<Op> {
+    let parts = match answer {
+        Answer::Zeroes(length) => vec![Part::Zeroes(length)],
+        Answer::Parts(parts) => parts,
+        answer => vec![Part::Data(answer.into_bytes())],
+    };
+    let mut offset = to.offset();
+    let writes = parts.into_iter().map(|part| {
+        let start = offset;
+        offset += part.length();
+        match part {
+            Part::Data(data) => Op::Write { offset: start, data, fua: false },
+            Part::Zeroes(_) => {
+                let extent = Extent::between(start, offset);
+                Op::Zero { extent, fua: false, may_trim: true, fast: false }
+            }
+        }
+    });
+    writes.collect()
 }
 
 /// RECEIVE COPY RESULTS with the operating parameters (section 6.18.4).

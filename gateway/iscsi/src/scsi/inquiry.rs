@@ -88,15 +88,20 @@ fn identification(facts: &Facts<'_>) -> Vec<u8> {
     let mut body = Vec::new();
     // The unit: NAA, and vendor with serial number.
     designator(&mut body, 0x01, 0x03, &facts.identity.naa.to_be_bytes());
-    let mut t10 = padded::<8>(&facts.identity.vendor).to_vec();
-    t10.extend_from_slice(facts.identity.serial.as_bytes());
-    designator(&mut body, 0x02, 0x01, &t10);
+    designator(&mut body, 0x02, 0x01, &t10_designator(facts.identity));
     // The target port: its number, its group and its name; protocol iSCSI.
     designator(&mut body, 0x51, 0x94, &[0, 0, 0, 1]);
     designator(&mut body, 0x51, 0x95, &[0, 0, 0, 1]);
     designator(&mut body, 0x53, 0x98, &name(&format!("{},t,0x0001", facts.target)));
     designator(&mut body, 0x53, 0xa8, &name(facts.target));
     body
+}
+
+/// The unit's vendor and serial number (section 7.8.6.4).
+pub(crate) fn t10_designator(identity: &Identity) -> Vec<u8> {
+    let mut t10 = padded::<8>(&identity.vendor).to_vec();
+    t10.extend_from_slice(identity.serial.as_bytes());
+    t10
 }
 
 fn designator(body: &mut Vec<u8>, code_set: u8, kind: u8, value: &[u8]) {

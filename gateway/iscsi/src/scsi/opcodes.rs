@@ -142,9 +142,9 @@ pub(crate) static TABLE: &[Row] = &[
 ];
 
 impl Row {
-    /// Does it change what the medium holds? SYNCHRONIZE CACHE does not.
+    /// Does it change what the medium holds? SYNCHRONIZE CACHE does not, and where EXTENDED COPY does its list has to say.
     pub(crate) fn changes_medium(&self) -> bool {
-        self.class == WRITE && !matches!(self.opcode, 0x35 | 0x91)
+        self.class == WRITE && !matches!(self.opcode, 0x35 | 0x83 | 0x91)
     }
 }
 

@@ -16,8 +16,10 @@ use crate::scsi::blocks::Disk;
 use crate::scsi::copy::Copied;
 use crate::scsi::mode::{Medium, Modes};
 use crate::scsi::opcodes::{Class, Row};
-use crate::scsi::reservation::{Effects, InitiatorPort, Out, Reservations};
+use crate::scsi::party::Unfit;
+use crate::scsi::reservation::{Effects, InitiatorPort, Out, Reservations, Wants};
 use crate::scsi::sense::{Reply, Sense};
+use crate::target::Target;
 
 /// Attentions that wait for one session; further ones are merged into the last.
 const MAX_ATTENTIONS: usize = 8;
@@ -101,6 +103,16 @@ struct Claim {
 pub(crate) struct Hold {
     unit: Arc<LogicalUnit>,
     id: u64,
+    /// What else its command has claimed, and what has to last as long.
+    _besides: Option<(Option<Arc<Hold>>, Arc<Target>)>,
+}
+
+/// A session's place at a unit.
+#[derive(Clone)]
+pub(crate) struct Seat {
+    session: SessionId,
+    port: InitiatorPort,
+    epoch: Arc<AtomicU64>,
 }
 
 /// One session's view of a unit.
@@ -109,9 +121,7 @@ pub(crate) struct Nexus {
     pub(crate) lun: u16,
     /// The target's name.
     pub(crate) target: Arc<str>,
-    session: SessionId,
-    port: InitiatorPort,
-    epoch: Arc<AtomicU64>,
+    seat: Seat,
 }
 
 impl BlockLength {
@@ -167,7 +177,7 @@ impl LogicalUnit {
         session: SessionId,
         port: &InitiatorPort,
     ) -> Nexus {
-        let epoch = Arc::new(AtomicU64::new(0));
+        let seat = Seat { session, port: port.clone(), epoch: Arc::new(AtomicU64::new(0)) };
         let mut state = self.lock();
         let first = if state.known.contains(port) {
             Sense::NEXUS_LOST
@@ -180,10 +190,36 @@ impl LogicalUnit {
         }
         let attentions = VecDeque::from([first]);
         let copies = VecDeque::new();
-        state
-            .sessions
-            .insert(session, Joined { port: port.clone(), attentions, copies, epoch: epoch.clone() });
-        Nexus { unit: self.clone(), lun, target, session, port: port.clone(), epoch }
+        let joined = Joined { port: port.clone(), attentions, copies, epoch: seat.epoch.clone() };
+        state.sessions.insert(session, joined);
+        Nexus { unit: self.clone(), lun, target, seat }
+    }
+
+    /// What CDBs are checked against.
+    pub(crate) fn disk(&self) -> Disk {
+        let block = self.identity.block.bytes();
+        Disk { block, blocks: self.device.geometry().size / block }
+    }
+
+    /// The place of a session that is here.
+    pub(crate) fn seat(&self, session: SessionId) -> Option<Seat> {
+        let state = self.lock();
+        let joined = state.sessions.get(&session)?;
+        Some(Seat { session, port: joined.port.clone(), epoch: joined.epoch.clone() })
+    }
+
+    /// May a copy do this on behalf of the session? As a command that is sent here, but for attentions.
+    pub(crate) fn admit_copy(&self, seat: &Seat, wants: Wants) -> Result<(), Unfit> {
+        let read_only = self.device.geometry().read_only;
+        let state = self.lock();
+        if !state.sessions.contains_key(&seat.session) {
+            return Err(Unfit::Gone);
+        }
+        if state.is_reserved_from(seat, Class::Wants(wants)) {
+            return Err(Unfit::Reserved);
+        }
+        let is_protected = read_only || state.modes.protected;
+        if wants == Wants::Write && is_protected { Err(Unfit::Protected) } else { Ok(()) }
     }
 
     /// The loss of a nexus ends its tasks and RESERVE (SAM-5 section 6.3.4); registrations stay.
@@ -217,7 +253,7 @@ impl LogicalUnit {
 
     /// `None` when `is_current` says that the task was aborted: after a drain has begun, nothing of what it
     /// waits for comes in any more.
-    fn claim(
+    pub(crate) fn claim(
         self: &Arc<Self>,
         extent: Extent,
         exclusive: bool,
@@ -235,7 +271,7 @@ impl LogicalUnit {
         let ticket = (!free).then(ticket);
         state.holds.push_back(Claim { id, extent, exclusive, ticket });
         drop(state);
-        Some((Hold { unit: self.clone(), id }, free))
+        Some((Hold { unit: self.clone(), id, _besides: None }, free))
     }
 
     fn unclaim(&self, id: u64) {
@@ -254,6 +290,23 @@ impl LogicalUnit {
     }
 }
 
+impl Seat {
+    /// The tasks that are aborted from outside are those of an older epoch than this.
+    pub(crate) fn epoch(&self) -> u64 {
+        self.epoch.load(Ordering::Acquire)
+    }
+}
+
+impl Hold {
+    /// With another one that its command has, and with the target that its unit is of.
+    pub(crate) fn besides(self, other: Option<Arc<Self>>, target: Arc<Target>) -> Self {
+        // A value that is taken apart would give itself back.
+        let mut hold = self;
+        hold._besides = Some((other, target));
+        hold
+    }
+}
+
 impl State {
     /// Lets those go on that nothing before them excludes any more.
     fn grant(&mut self, woken: &mut Vec<Ticket>) {
@@ -267,6 +320,18 @@ impl State {
                 continue;
             }
             woken.extend(self.holds.get_mut(n).and_then(|claim| claim.ticket.take()));
+        }
+    }
+
+    /// Is it somebody else's, as far as this is concerned?
+    fn is_reserved_from(&self, seat: &Seat, class: Class) -> bool {
+        let elsewhere = self.reserved.is_some_and(|holder| holder != seat.session);
+        match class {
+            Class::Inquiring => false,
+            // SPC-2's RESERVE lets nobody else do anything but ask; RELEASE of others is ignored.
+            Class::OldReservation => self.reservations.in_use(),
+            Class::Free | Class::Persistent => elsewhere && class == Class::Persistent,
+            Class::Wants(wants) => elsewhere || !self.reservations.admits(&seat.port, wants),
         }
     }
 
@@ -320,14 +385,18 @@ impl Drop for Hold {
 impl Nexus {
     /// What CDBs are checked against.
     pub(crate) fn disk(&self) -> Disk {
-        let block = self.unit.identity.block.bytes();
-        Disk { block, blocks: self.unit.device.geometry().size / block }
+        self.unit.disk()
+    }
+
+    /// The session's place here.
+    pub(crate) fn seat(&self) -> Seat {
+        self.seat.clone()
     }
 
     /// A copy has ended.
     pub(crate) fn note_copy(&self, copied: Copied) {
         let mut state = self.unit.lock();
-        let Some(joined) = state.sessions.get_mut(&self.session) else { return };
+        let Some(joined) = state.sessions.get_mut(&self.seat.session) else { return };
         joined.copies.retain(|known| known.list != copied.list);
         if joined.copies.len() >= MAX_COPIES {
             joined.copies.pop_front();
@@ -338,14 +407,14 @@ impl Nexus {
     /// How a copy ended; told once.
     pub(crate) fn take_copy(&self, list: u8) -> Option<Copied> {
         let mut state = self.unit.lock();
-        let copies = &mut state.sessions.get_mut(&self.session)?.copies;
+        let copies = &mut state.sessions.get_mut(&self.seat.session)?.copies;
         let at = copies.iter().position(|known| known.list == list)?;
         copies.remove(at)
     }
 
     /// The tasks that are aborted from outside are those of an older epoch than this.
     pub(crate) fn epoch(&self) -> u64 {
-        self.epoch.load(Ordering::Acquire)
+        self.seat.epoch()
     }
 
     /// May the command be looked at any closer? Attentions first, then write protection and reservations
@@ -354,7 +423,7 @@ impl Nexus {
         let geometry = self.unit.device.geometry();
         let mut state = self.unit.lock();
         // Ended from elsewhere, which its connection has not noticed yet.
-        if !state.sessions.contains_key(&self.session) {
+        if !state.sessions.contains_key(&self.seat.session) {
             return Err(Sense::NOT_READY.into());
         }
         if geometry.size != state.size {
@@ -367,28 +436,18 @@ impl Nexus {
             return Err(sense.into());
         }
         let row = row?;
-        self.admit_reserved(&state, row.class)?;
+        if state.is_reserved_from(&self.seat, row.class) {
+            return Err(Reply::conflict());
+        }
         if row.changes_medium() && (geometry.read_only || state.modes.protected) {
             return Err(Sense::WRITE_PROTECTED.into());
         }
         Ok(())
     }
 
-    fn admit_reserved(&self, state: &State, class: Class) -> Result<(), Reply> {
-        let elsewhere = state.reserved.is_some_and(|holder| holder != self.session);
-        let conflict = match class {
-            Class::Inquiring => false,
-            // SPC-2's RESERVE lets nobody else do anything but ask; RELEASE of others is ignored.
-            Class::OldReservation => state.reservations.in_use(),
-            Class::Free | Class::Persistent => elsewhere && class == Class::Persistent,
-            Class::Wants(wants) => elsewhere || !state.reservations.admits(&self.port, wants),
-        };
-        if conflict { Err(Reply::conflict()) } else { Ok(()) }
-    }
-
     /// Takes the next attention.
     fn attention(&self, state: &mut State) -> Option<Sense> {
-        state.sessions.get_mut(&self.session)?.attentions.pop_front()
+        state.sessions.get_mut(&self.seat.session)?.attentions.pop_front()
     }
 
     /// REQUEST SENSE takes an attention as well.
@@ -399,17 +458,17 @@ impl Nexus {
     /// RESERVE(6).
     pub(crate) fn reserve(&self) -> Reply {
         let mut state = self.unit.lock();
-        if state.reserved.is_some_and(|holder| holder != self.session) {
+        if state.reserved.is_some_and(|holder| holder != self.seat.session) {
             return Reply::conflict();
         }
-        state.reserved = Some(self.session);
+        state.reserved = Some(self.seat.session);
         Reply::good()
     }
 
     /// RELEASE(6).
     pub(crate) fn release(&self) -> Reply {
         let mut state = self.unit.lock();
-        if state.reserved == Some(self.session) {
+        if state.reserved == Some(self.seat.session) {
             state.reserved = None;
         }
         Reply::good()
@@ -423,10 +482,10 @@ impl Nexus {
     /// PERSISTENT RESERVE OUT; what the driver must keep before it is answered, if anything changed there.
     pub(crate) fn change_reservations(&self, out: &Out<'_>) -> Result<Option<Bytes>, Reply> {
         let mut state = self.unit.lock();
-        if !state.sessions.contains_key(&self.session) {
+        if !state.sessions.contains_key(&self.seat.session) {
             return Err(Sense::NOT_READY.into());
         }
-        let effects = state.reservations.apply(&self.port, out)?;
+        let effects = state.reservations.apply(&self.seat.port, out)?;
         let Effects { attentions, aborted, changed } = effects;
         for joined in state.sessions.values_mut() {
             for (port, sense) in &attentions {
@@ -451,7 +510,7 @@ impl Nexus {
         let mut state = self.unit.lock();
         if state.modes != modes {
             state.modes = modes;
-            state.attend_all(self.session, Sense::MODE_CHANGED);
+            state.attend_all(self.seat.session, Sense::MODE_CHANGED);
         }
     }
 
@@ -481,7 +540,7 @@ impl Nexus {
 
 impl Drop for Nexus {
     fn drop(&mut self) {
-        self.unit.part(self.session);
+        self.unit.part(self.seat.session);
     }
 }
 
@@ -493,7 +552,7 @@ impl fmt::Debug for LogicalUnit {
 
 impl fmt::Debug for Nexus {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Nexus").field("lun", &self.lun).field("port", &self.port).finish_non_exhaustive()
+        f.debug_struct("Nexus").field("lun", &self.lun).field("port", &self.seat.port).finish_non_exhaustive()
     }
 }
 

@@ -2,17 +2,20 @@
 //! says what comes next. One operation at a time is under way for a command.
 
 use std::collections::VecDeque;
+use std::sync::Arc;
 
 use bytes::{Bytes, BytesMut};
 use tap_block::units::{count, index};
-use tap_block::{Answer, Answered, DeviceError, Extent, Op, Stretch};
+use tap_block::{Answer, Answered, BlockDevice, DeviceError, Extent, Op, Stretch};
 
 use crate::field::{be16, be32, be64};
 use crate::scsi::blocks::Disk;
-use crate::scsi::copy::{Copy, MAX_LIST};
+use crate::scsi::copy::{self, Copy, Errand, MAX_LIST};
 use crate::scsi::inquiry::MAX_UNMAP_DESCRIPTORS;
 use crate::scsi::mode;
+use crate::scsi::party::Party;
 use crate::scsi::reservation::Out;
+use crate::scsi::segments::Named;
 use crate::scsi::sense::{Reply, Sense};
 use crate::scsi::status::Question;
 use crate::scsi::unit::Nexus;
@@ -32,10 +35,11 @@ pub(crate) enum Check {
 }
 
 /// What comes next.
-#[derive(Debug)]
 pub(crate) enum Step {
     /// This operation; then [`Work::go_on`].
     Submit(Op),
+    /// The same for a disk that may be another unit's.
+    Errand(Arc<dyn BlockDevice>, Op),
     /// The driver has to keep these reservations; then [`Work::go_on`].
     Keep(Bytes),
     /// The answer.
@@ -145,9 +149,13 @@ impl Work {
         self.wanted
     }
 
-    /// The bytes of Data-In that it will give.
-    pub(crate) fn gives(&self) -> u64 {
-        if matches!(self.kind, Kind::Read) { self.extent.length() } else { 0 }
+    /// The bytes that it holds while it is under way, beside those that the initiator sends.
+    pub(crate) fn holds(&self) -> u64 {
+        match self.kind {
+            Kind::Read => self.extent.length(),
+            Kind::Copy(_) => copy::PIECE,
+            _ => 0,
+        }
     }
 
     /// Where it begins, if it is a write and nothing but that: one that need not be on the disk for good when it is answered.
@@ -180,16 +188,25 @@ impl Work {
                 let end = left.iter().map(|e| e.end()).max()?;
                 Some((Extent::between(start, end), false))
             }
-            Kind::Copy(Some(copy)) => copy.target().map(|extent| (extent, false)),
             _ => None,
         }
     }
 
-    /// Hands over its data.
+    /// The stretches that a copy claims, of whatever units, in the order in which it has to.
+    pub(crate) fn claims_of_copy(&self) -> &[(Party, Extent)] {
+        if let Kind::Copy(Some(copy)) = &self.kind { copy.claims() } else { &[] }
+    }
+
+    /// Hands over its data. A copy is between the unit that it was sent to, and those that are found by their names.
     ///
     /// # Errors
     /// The answer, when the data makes no sense.
-    pub(crate) fn give(&mut self, nexus: &Nexus, data: Bytes) -> Result<(), Sense> {
+    pub(crate) fn give(
+        &mut self,
+        nexus: &Nexus,
+        (own, reach): (impl Fn() -> Party, impl Fn(&Named<'_>) -> Option<Party>),
+        data: Bytes,
+    ) -> Result<(), Sense> {
         self.data = data;
         if matches!(self.kind, Kind::Write { .. } | Kind::WriteAndVerify { .. }) {
             // An initiator may have less than its CDB speaks of, but in whole blocks: of a part of one it would be told, in the
@@ -199,7 +216,7 @@ impl Work {
             }
         }
         if let Kind::Copy(copy) = &mut self.kind {
-            *copy = Some(Copy::parse(nexus.unit.identity(), nexus.disk(), &self.data)?);
+            *copy = Some(Copy::parse(&self.data, own(), reach)?);
         }
         if let Kind::Unmap { disk, left } = &mut self.kind {
             *left = Some(unmap_list(*disk, &self.data)?);
@@ -222,10 +239,7 @@ impl Work {
     /// The step after an operation.
     pub(crate) fn go_on(&mut self, nexus: &Nexus, answered: Answered) -> Step {
         let step = match (answered, &mut self.kind) {
-            (answered, Kind::Copy(Some(copy))) => match copy.next(answered) {
-                Ok(next) => next.map_or_else(|| Step::Done(Reply::good()), Step::Submit),
-                Err(error) => Step::Done(failure(&error, true).into()),
-            },
+            (answered, Kind::Copy(Some(copy))) => copied(copy.took(answered).and_then(|()| copy.next())),
             (Ok(answer), Kind::Status(question)) => Step::Done(question.answer(&stretches(answer))),
             (Err(DeviceError::Unsupported(_)), Kind::Status(question)) => Step::Done(question.answer(&[])),
             (Ok(answer), _) => self.took(answer.into_bytes()),
@@ -257,9 +271,7 @@ impl Work {
                 Some(extent) => Step::Submit(Op::Zero { extent, fua: false, may_trim: true, fast: false }),
                 None => Step::Done(Reply::good()),
             },
-            Kind::Copy(copy) => {
-                copy.as_ref().and_then(Copy::first).map_or_else(|| Step::Done(Reply::good()), Step::Submit)
-            }
+            Kind::Copy(copy) => copied(copy.as_ref().map_or(Ok(None), Copy::next)),
             _ if extent.is_empty() => Step::Done(Reply::good()),
             Kind::Read
             | Kind::OrWrite { read: false, .. }
@@ -320,6 +332,15 @@ impl Work {
             Kind::Unmap { .. } => self.next(),
             _ => Step::Done(Reply::good()),
         }
+    }
+}
+
+/// What comes next of a copy.
+fn copied(next: Result<Option<Errand>, Sense>) -> Step {
+    match next {
+        Ok(Some((device, op))) => Step::Errand(device, op),
+        Ok(None) => Step::Done(Reply::good()),
+        Err(sense) => Step::Done(sense.into()),
     }
 }
 

@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 use std::sync::Arc;
-use tap_block::{Answered, CompletionQueue, Op, Output, Ticket};
+use tap_block::{Answered, BlockDevice, CompletionQueue, Op, Output, Ticket};
 
 use super::pieces::Pieces;
 use super::task::{DataOut, Stage, Task};
@@ -10,6 +10,8 @@ use super::{IMMEDIATE, Session, reason};
 use crate::connection::Action;
 use crate::field::len32;
 use crate::pdu::{FINAL, Header, Pdu, opcode};
+use crate::scsi::party::DEVICE_FAILURE;
+use crate::scsi::segments::Named;
 use crate::scsi::sense::{Reply, Sense};
 use crate::scsi::unit::{Hold, Nexus};
 use crate::scsi::work::{Step, Work};
@@ -54,6 +56,7 @@ impl Session {
             epoch: nexus.and_then(|n| self.nexuses().get(n)).map_or(0, |nexus| nexus.epoch()),
             work: None,
             hold: None,
+            claimed: 0,
             stage: Stage::Dormant,
             tag: None,
             reserved: 0,
@@ -213,8 +216,8 @@ impl Session {
         if task.reserved > 0 && !task.out.is_whole() {
             return self.ask(itt, output);
         }
-        let gives = task.work.as_ref().map_or(0, Work::gives);
-        if task.out.is_whole() && gives == 0 {
+        let needs_room = task.reserved == 0 && task.work.as_ref().is_some_and(|work| work.holds() > 0);
+        if task.out.is_whole() && !needs_room {
             return self.run(itt, output);
         }
         task.stage = Stage::Queued;
@@ -231,7 +234,7 @@ impl Session {
                 self.queued.pop_front();
                 continue;
             };
-            let size = task.work.as_ref().map_or(0, Work::gives) + u64::from(task.out.wanted);
+            let size = task.work.as_ref().map_or(0, Work::holds) + u64::from(task.out.wanted);
             let used = self.reserved + u64::try_from(output.len()).unwrap_or(u64::MAX);
             if used > 0 && used + size > self.limits.in_flight || !self.memory.has(held.saturating_add(size))
             {
@@ -280,7 +283,11 @@ impl Session {
         let Some(work) = &mut task.work else { return };
         let nexuses = self.membership.as_ref().map_or(&[][..], |m| &m.nexuses);
         let Some(nexus) = task.nexus.and_then(|n| nexuses.get(n)) else { return };
-        if let Err(sense) = work.give(nexus, task.out.take()) {
+        let Some(membership) = &self.membership else { return };
+        let own = || membership.party(nexus);
+        if let Err(sense) =
+            work.give(nexus, (own, |name: &Named<'_>| membership.reach(name)), task.out.take())
+        {
             return self.finish(itt, sense.into(), output);
         }
         if let Some(claims) = work.claims() {
@@ -297,7 +304,28 @@ impl Session {
                 return;
             }
         }
-        self.start(itt, output);
+        self.claim_for_copy(itt, output);
+    }
+
+    /// A copy claims what it writes to unit by unit; all else starts.
+    fn claim_for_copy(&mut self, itt: u32, output: &mut Output) {
+        loop {
+            let tag = self.tag();
+            let queue = self.queue.clone();
+            let Some(task) = self.tasks.get_mut(&itt) else { return };
+            let claims = task.work.as_ref().map_or(&[][..], Work::claims_of_copy);
+            let Some((party, extent)) = claims.get(task.claimed) else { return self.start(itt, output) };
+            let claimed = party.claim(*extent, task.hold.take(), || Ticket::new(tag, queue));
+            let Some((hold, free)) = claimed else { return self.finish(itt, DEVICE_FAILURE.into(), output) };
+            task.hold = Some(hold);
+            task.claimed += 1;
+            if !free {
+                task.stage = Stage::Claiming;
+                task.tag = Some(tag);
+                self.tags.insert(tag, itt);
+                return;
+            }
+        }
     }
 
     fn start(&mut self, itt: u32, output: &mut Output) {
@@ -322,7 +350,7 @@ impl Session {
         }
         task.tag = None;
         if task.stage == Stage::Claiming {
-            return self.start(itt, output);
+            return self.claim_for_copy(itt, output);
         }
         let nexuses = self.membership.as_ref().map_or(&[][..], |m| &m.nexuses);
         let nexus = task.nexus.and_then(|n| nexuses.get(n));
@@ -335,16 +363,22 @@ impl Session {
         match step {
             Step::Done(reply) => self.finish(itt, reply, output),
             Step::Submit(op) => self.submit(itt, op),
+            Step::Errand(device, op) => self.submit_to(itt, device, op),
             Step::Keep(reservations) => self.keep(itt, reservations),
         }
     }
 
     fn submit(&mut self, itt: u32, op: Op) {
+        let Some(task) = self.tasks.get(&itt) else { return };
+        let Some(nexus) = task.nexus.and_then(|n| self.nexuses().get(n)) else { return };
+        let device = nexus.unit.device().clone();
+        self.submit_to(itt, device, op);
+    }
+
+    fn submit_to(&mut self, itt: u32, device: Arc<dyn BlockDevice>, op: Op) {
         let tag = self.tag();
-        let nexuses = self.membership.as_ref().map_or(&[][..], |m| &m.nexuses);
         let Some(task) = self.tasks.get_mut(&itt) else { return };
-        let Some(nexus) = task.nexus.and_then(|n| nexuses.get(n)) else { return };
-        let (device, hold) = (nexus.unit.device().clone(), task.hold.clone());
+        let hold = task.hold.clone();
         task.tag = Some(tag);
         self.tags.insert(tag, itt);
         let ticket = Ticket::new(tag, self.landing(hold));

@@ -30,6 +30,8 @@ pub(crate) struct Task {
     pub(crate) epoch: u64,
     pub(crate) work: Option<Work>,
     pub(crate) hold: Option<Arc<Hold>>,
+    /// How many of the claims of a copy it has made.
+    pub(crate) claimed: usize,
     pub(crate) stage: Stage,
     /// Of what it waits for.
     pub(crate) tag: Option<u64>,

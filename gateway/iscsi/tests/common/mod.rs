@@ -91,6 +91,8 @@ pub(crate) struct Rig {
     pub(crate) kept: Vec<Bytes>,
     pub(crate) cmd_sn: u32,
     pub(crate) itt: u32,
+    /// Where commands go.
+    pub(crate) lun: u8,
     /// Digests of the session: header, data.
     pub(crate) digests: (bool, bool),
 }
@@ -164,6 +166,7 @@ impl Rig {
             kept: Vec::new(),
             cmd_sn: 1,
             itt: 100,
+            lun: 1,
             digests: (false, false),
         }
     }
@@ -320,7 +323,7 @@ impl Rig {
         let mut header = [0; 48];
         header[0] = 0x01;
         header[1] = flags;
-        header[9] = 1;
+        header[9] = self.lun;
         self.itt += 1;
         header[16..20].copy_from_slice(&self.itt.to_be_bytes());
         header[20..24].copy_from_slice(&expected.to_be_bytes());
@@ -381,7 +384,7 @@ impl Rig {
         let mut header = [0; 48];
         header[0] = 0x05;
         header[1] = if last { FINAL } else { 0 };
-        header[9] = 1;
+        header[9] = self.lun;
         header[16..20].copy_from_slice(&itt.to_be_bytes());
         header[20..24].copy_from_slice(&ttt.to_be_bytes());
         header[36..40].copy_from_slice(&sn.to_be_bytes());
@@ -394,7 +397,7 @@ impl Rig {
         let mut header = [0; 48];
         header[0] = 0x42;
         header[1] = FINAL | function;
-        header[9] = 1;
+        header[9] = self.lun;
         self.itt += 1;
         header[16..20].copy_from_slice(&self.itt.to_be_bytes());
         header[20..24].copy_from_slice(&task.to_be_bytes());

@@ -3,7 +3,7 @@
 use std::any::Any;
 use std::sync::Arc;
 
-use tap_block::{BlockDevice, Geometry, Name, Op, Ticket};
+use tap_block::{Base, BlockDevice, Extent, Geometry, Name, Op, Shown, Ticket};
 
 /// A device and what its user holds by using it; dropping it gives that back.
 pub(crate) struct Guarded {
@@ -28,6 +28,14 @@ impl BlockDevice for Guarded {
 
     fn submit_all(&self, batch: &mut Vec<(Op, Ticket)>) {
         self.device.submit_all(batch);
+    }
+
+    fn shown(&self, extent: Extent) -> Option<Shown> {
+        self.device.shown(extent)
+    }
+
+    fn show(&self, base: Base, from: Extent, to: u64, ticket: Ticket) {
+        self.device.show(base, from, to, ticket);
     }
 
     fn has_bookmark(&self, name: &Name) -> bool {

@@ -12,7 +12,8 @@ use gateway_journal::{REGION_BYTES, RegionNo};
 use gateway_store::{OpenPoint, ReadError, ReadMode, Store, StoreError, UnitRead};
 use tap_block::units::index;
 use tap_block::{
-    Answer, Answered, BLOCK_SIZE, BlockDevice, DeviceError, Extent, Geometry, Lsn, Name, Op, Ticket, VolumeId,
+    Answer, Answered, BLOCK_SIZE, Base, BlockDevice, DeviceError, Extent, Geometry, Lsn, Name, Op, Shown,
+    Ticket, VolumeId,
 };
 
 use super::ahead::Ahead;
@@ -68,6 +69,12 @@ impl Image {
 
     pub(super) const fn point(&self) -> Lsn {
         self.point
+    }
+
+    /// What it is to whatever stands above it. The store is one as long as the image has it, and of a volume at a point there is but
+    /// one content in it.
+    pub(super) fn base(&self) -> Base {
+        Base { keeper: Arc::as_ptr(&self.store).addr(), of: self.volume.get(), point: self.point.get() }
     }
 
     pub(super) fn store(&self) -> &Store {
@@ -429,6 +436,10 @@ impl BlockDevice for ImageDevice {
                 ticket.complete(Ok(Bytes::new()));
             }
         }
+    }
+
+    fn shown(&self, extent: Extent) -> Option<Shown> {
+        Some(Shown { length: extent.length(), from: Some((self.image.base(), extent.offset())) })
     }
 
     fn submit_all(&self, batch: &mut Vec<(Op, Ticket)>) {

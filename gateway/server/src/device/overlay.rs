@@ -18,8 +18,8 @@ use gateway_store::ReadMode;
 use tap_block::device::run;
 use tap_block::units::index;
 use tap_block::{
-    Answer, Answered, BLOCK_SIZE, BlockDevice, BlockNo, DeviceError, Extent, ExtentSet, Geometry, Name, Op,
-    Outcome, Part, Ticket,
+    Answer, Answered, BLOCK_SIZE, Base, BlockDevice, BlockNo, DeviceError, Extent, ExtentSet, Geometry, Name,
+    Op, Outcome, Part, Shown, Ticket,
 };
 use tap_disk::{FileDevice, FileOptions, SegmentFile, ensure_dir, small_file};
 
@@ -299,6 +299,18 @@ impl BlockDevice for OverlayDevice {
         }
     }
 
+    fn shown(&self, extent: Extent) -> Option<Shown> {
+        self.layers.shown(extent)
+    }
+
+    fn show(&self, base: Base, from: Extent, to: u64, ticket: Ticket) {
+        if let Err(e) = self.geometry().admit(&Op::Copy { from, to }) {
+            return ticket.complete(Err(e));
+        }
+        let layers = Arc::clone(&self.layers);
+        self.workers.reads.submit(move || layers.serve_base(base, from, to, ticket));
+    }
+
     fn submit_all(&self, batch: &mut Vec<(Op, Ticket)>) {
         overlay_together::submit_all(self, batch);
     }
@@ -336,7 +348,7 @@ impl Layers {
     }
 
     /// Answers `ticket` with a flush that begins after this was called. On this thread, unless one sees to another's already.
-    fn flush_for(&self, ticket: Ticket) {
+    pub(super) fn flush_for(&self, ticket: Ticket) {
         let mut waiting = self.waiting();
         waiting.tickets.push(ticket);
         if std::mem::replace(&mut waiting.served, true) {
@@ -433,7 +445,7 @@ impl Layers {
     }
 
     /// Has so much been replaced or said since the last flush that the next write has to make one?
-    fn is_slack(&self) -> bool {
+    pub(super) fn is_slack(&self) -> bool {
         self.read_lock().replaced() >= self.slack || self.recent_lock().is_full()
     }
 

@@ -23,6 +23,7 @@ use super::overlay::OverlayDir;
 use super::room::Room;
 use super::{Image, ImageDevice, OverlayDevice};
 
+mod between;
 mod copies;
 mod damage;
 mod maps;
