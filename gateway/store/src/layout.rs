@@ -271,7 +271,7 @@ impl Gather<'_> {
         Ok(Some(Checkpoint { point, group, versions }))
     }
 
-    fn all_live(&self, versions: &[Version]) -> bool {
+    pub(crate) fn all_live(&self, versions: &[Version]) -> bool {
         let mut last = None;
         versions.iter().all(|v| match v.place {
             Place::Zero => true,

@@ -4,12 +4,14 @@
 //!   log       group by group, along a trail of its own: frames, units, and does the index say the same (log.rs)
 //!   ledger    every finished segment: does it hold what it held when it was hashed (ledger.rs)
 //!   settled   every segment that lives: header, frames, units, index; the manifest and its copy (segment.rs)
+//!   index     do checkpoints say what the rows do that they were made of (checkpoints.rs)
 //!               └─ what is not as it was ─► which points show it (judge.rs) ─► findings, kept on the disk (proofs.rs)
 //! ```
 //!
 //! History moves on meanwhile. What was read of segments that were given back while they were read is forgotten, and what
 //! took their place is read as well; so a walk that ends has seen all that there was when it began, wherever it went.
 
+mod checkpoints;
 mod hidden;
 mod judge;
 mod known;
@@ -219,7 +221,8 @@ impl Shared {
 /// cannot be used. What is damaged is no error.
 fn verify(shared: &Shared, scope: Scope, watch: &mut Watch<'_>) -> (VerifyReport, Result<(), StoreError>) {
     let mut verifier = Verifier::new(shared, scope, watch);
-    let outcome = verifier.log().and_then(|()| verifier.settled()).and_then(|()| verifier.ledger());
+    let outcome = verifier.log().and_then(|()| verifier.settled()).and_then(|()| verifier.checkpoints());
+    let outcome = outcome.and_then(|()| verifier.ledger());
     (verifier.report, outcome)
 }
 

@@ -118,6 +118,20 @@ fn settle(store: &Store) -> Result<usize, String> {
     panic!("it never ends");
 }
 
+/// Steps of what waits for the index when the store is closed.
+const INDEXED: [&str; 4] = ["index ingest Runs", "index ingest Maps", "index ingest Times", "index commit"];
+/// Steps of a settle.
+const SETTLED: [&str; 8] = [
+    "settled write",
+    "settled sync",
+    "manifest store",
+    "index ingest Settled",
+    "index ingest Maps",
+    "index remove Runs",
+    "index remove Settled",
+    "index commit",
+];
+
 /// One life of a store, full of troubles.
 struct Life {
     lab: Lab,
@@ -127,6 +141,7 @@ struct Life {
     /// Files that were damaged or went away.
     troubles: usize,
     bookmarks: u64,
+    steps: Arc<Steps>,
 }
 
 impl Life {
@@ -146,7 +161,7 @@ impl Life {
         lab.open();
         lab.write(40, 5);
         let (away, said) = (Vec::new(), Vec::new());
-        Self { lab, random, away, said, troubles: 0, bookmarks: 0 }
+        Self { lab, random, away, said, troubles: 0, bookmarks: 0, steps: Arc::default() }
     }
 
     fn say(&mut self, what: impl Into<String>) {
@@ -281,15 +296,21 @@ impl Life {
 
     /// The store is closed, something happens, and it is opened again; `Err`: it does not open.
     fn reopen(&mut self) -> Result<(), String> {
-        match self.random.one_in(2) {
-            true => {
+        match self.below(4) {
+            0 => {
                 self.say("kill");
                 crash(&mut self.lab, &mut self.random);
             }
-            false => {
+            1 => {
                 self.say("stop");
                 self.lab.store = None;
             }
+            2 => self.killed(&INDEXED, |lab| lab.store = None),
+            _ => self.killed(&SETTLED, |lab| {
+                lab.clock.advance(Duration::from_secs(1000));
+                (0..4).for_each(|_| drop(lab.store().settle()));
+                lab.store = None;
+            }),
         }
         for _ in 0..1 + self.below(2) {
             self.trouble();
@@ -297,9 +318,30 @@ impl Life {
         self.open()
     }
 
+    /// Killed before one of these steps, while it does this.
+    fn killed(&mut self, steps: &[&str], during: impl FnOnce(&mut Lab)) {
+        let (name, later) = (steps[self.below(steps.len() as u64) as usize], self.below(3));
+        let no = self.steps.counts().get(name).copied().unwrap_or(0) + later;
+        let (left, disk) = (Arc::new(Mutex::new(None)), self.lab.disk.clone());
+        let (lost, mut random) = (Arc::clone(&left), Random::new(self.below(1 << 30)));
+        let at_cut = Box::new(move || *lost.lock().unwrap() = Some(cut(&disk, &mut random)));
+        self.steps.cut_before(name, no, at_cut);
+        during(&mut self.lab);
+        match left.lock().unwrap().take() {
+            Some(left) => {
+                self.say(format!("killed before {name}, {later} later"));
+                self.lab.disk = left;
+            }
+            None => self.say(format!("stop, no {name} {later} later")),
+        }
+    }
+
     fn open(&mut self) -> Result<(), String> {
         self.lab.store = None;
-        self.lab.store = Some(self.lab.disk.try_open().map_err(|e| e.to_string())?);
+        self.steps = Arc::default();
+        let (config, clock) = (self.lab.disk.config.clone(), Arc::clone(&self.lab.disk.clock));
+        let store = Store::open_on(config, clock, parts(&self.lab.disk, &self.steps));
+        self.lab.store = Some(store.map_err(|e| e.to_string())?);
         Ok(())
     }
 

@@ -13,10 +13,13 @@ mod common;
 
 use std::sync::Arc;
 
-use common::lab::{Lab, cut, tiers};
+use common::lab::{Lab, cut, policy, tiers};
 use common::{Disk, repair_one, try_image};
 use gateway_journal::SEGMENT_HEADER;
-use gateway_store::{Finding, FindingKind, MemoryIndex, Offered, Scope, Store, StoreError, VerifyReport};
+use gateway_store::{
+    Finding, FindingKind, IndexStore as _, MemoryIndex, Offered, Row, Scope, Store, StoreError, Table,
+    VerifyReport,
+};
 use proptest::prelude::*;
 use tap_block::BlockNo;
 use tap_block::stored::pack;
@@ -313,4 +316,41 @@ fn a_copy_of_the_manifest_that_is_damaged_is_found() {
     lab.disk.manifest.store(b"rubbish").unwrap();
     let report = verify(lab.store(), Scope::default());
     assert!(matches!(&report.findings[..], [f] if f.kind == FindingKind::Manifest), "{report:?}");
+}
+
+/// What points are read by is compared with what it was made of, and does without it if it is something else.
+#[test]
+fn a_checkpoint_that_says_something_else_is_found_and_removed() {
+    let mut lab = Lab::new(5, policy(1_000_000, &[], 0));
+    lab.write(300, 1);
+    lab.more(20, 1);
+    assert_eq!(verify(lab.store(), Scope::default()).findings, []);
+    // The newest of a region is an older one that says it is as new.
+    let mut rows: Vec<Row> = Vec::new();
+    let index = lab.disk.index.clone();
+    index
+        .scan(Table::Maps, &[], &[0xff; 24], &mut |key, value| {
+            rows.push((key.to_vec(), value.to_vec()));
+            true
+        })
+        .unwrap();
+    let same = |(a, b): &(&Row, &Row)| a.0[..12] == b.0[..12];
+    let (old, (key, new)) = rows.iter().zip(rows.iter().skip(1)).rfind(same).unwrap();
+    let value = [&new[..8], &old.1[8..]].concat();
+    index.ingest(Table::Maps, vec![(key.clone(), value)]).unwrap();
+    lab.open();
+    let points = lab.oracle.lsns();
+    let wrong = |lab: &Lab| {
+        let is_wrong = |lsn: &&tap_block::Lsn| {
+            try_image(lab.store(), lab.volume(), **lsn) != Ok(lab.oracle.image_at(lab.volume(), **lsn))
+        };
+        points.iter().filter(is_wrong).count()
+    };
+    assert!(wrong(&lab) > 0, "it is read by");
+    let findings = verify(lab.store(), Scope::default()).findings;
+    assert!(matches!(findings.as_slice(), [only] if only.kind == FindingKind::Index), "{findings:?}");
+    assert_eq!(wrong(&lab), 0);
+    assert_eq!(verify(lab.store(), Scope::default()).findings, []);
+    lab.open();
+    assert_eq!(wrong(&lab), 0);
 }
