@@ -12,7 +12,8 @@
 //!
 //! A frame that is bad was lost to a crash only if nothing behind it was ever made durable. Three things prove
 //! the contrary: the high-water mark, the next segment's word on how this one ended, and a sound frame of a
-//! *later* group behind it, for a group is only begun when the one before is durable.
+//! *later* group behind it, for no header of a group is written before the one before is durable (of its units, which
+//! prove nothing, some may be).
 //!
 //! The machine does no I/O: it says which bytes it wants and is given them.
 

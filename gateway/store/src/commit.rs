@@ -1,15 +1,16 @@
 //! The commit thread: gather, write, sync, take in, publish, tell. In that order, always.
 //!
-//! Under load the sync of a group runs on a second thread, while the one before it is taken in and the next is laid
-//! out; the next is *written* only when the sync is over. Recovery relies on that.
+//! Under load the sync of a group runs on a second thread, while the one before it is taken in, the next is laid
+//! out, and its units are written. Its headers are written only when the sync is over, for recovery relies on that
+//! (`pieces.rs`).
 //!
 //! ```text
-//!  commit thread   lay 2 │ write 2 │ take in 1, lay 3    │ write 3 │ take in 2, lay 4 …
-//!  sync thread    sync 1 ┘         └ sync 2 ─────────────┘         └ sync 3
+//!  commit thread   lay 2, units 2 │ heads 2 │ take in 1, lay 3, units 3 │ heads 3 │ take in 2, lay 4 …
+//!  sync thread    sync 1 ─────────┘         └ sync 2 ───────────────────┘         └ sync 3
 //! ```
 
 use std::collections::{HashMap, VecDeque};
-use std::io::{self, IoSlice};
+use std::io;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::time::Duration;
@@ -23,6 +24,7 @@ use tracing::{info, warn};
 
 use crate::error::StoreError;
 use crate::history::{History, PlacedFrame, forget_over};
+use crate::pieces::Pieces;
 use crate::queue::{Done, Job, Work};
 use crate::segments::Known;
 use crate::settle::Pressure;
@@ -168,28 +170,34 @@ impl Committer {
         self.commit(group, members);
     }
 
-    /// Writes a group when the one before it is durable, and has it synced.
+    /// Writes a group behind the one before it, and has it synced.
     fn commit(&mut self, group: Group, mut members: Vec<Member>) {
         let before = self.pending.take();
+        let Some(open) = &mut self.tail.open else { return };
+        let (file, header) = (Arc::clone(&open.file), open.header.take());
+        let overlaps = before.is_some() && !self.syncer.is_over();
+        let least = overlaps.then_some(self.shared.config.least_ahead);
+        let pieces = pieces_of(header.as_deref(), &group, &members, least);
+        let ahead = pieces.write_ahead(&file);
         if before.is_some()
             && let Err(e) = self.syncer.wait()
         {
             members.splice(..0, before.into_iter().flat_map(|b| b.members));
             return self.abandon(&e, members);
         }
-        if let (Some(before), Some(open)) = (&before, &mut self.tail.open) {
+        if let Some(before) = &before {
             open.durable = before.after;
         }
-        if let Err(e) = self.write(&group, &members) {
+        // The group before is durable: now a frame behind it may say so.
+        if let Err(e) = ahead.and_then(|()| pieces.write_last(&file)) {
             self.conclude(before);
             return self.abandon(&e, members);
         }
-        let Some(open) = &mut self.tail.open else { return };
         open.writer.commit(&group);
-        open.header = None;
+        let after = open.writer;
         let busy = before.is_some() || self.shared.queue.bytes() > 0;
-        self.syncer.begin(&open.file, busy);
-        self.pending = Some(Pending { group, members, after: open.writer });
+        self.syncer.begin(&file, busy);
+        self.pending = Some(Pending { group, members, after });
         self.conclude(before);
     }
 
@@ -396,26 +404,6 @@ impl Committer {
         }
     }
 
-    /// One vectored write.
-    fn write(&self, group: &Group, members: &[Member]) -> io::Result<()> {
-        let Some(open) = &self.tail.open else { return Ok(()) };
-        let bodies = members.iter().filter_map(|m| m.work.as_ref()).map(|work| match work {
-            Work::Batch(batch) => &batch.body[..],
-            Work::Meta(_) => &[][..],
-        });
-        let mut slices = Vec::with_capacity(1 + 3 * group.frames().len());
-        slices.extend(open.header.as_deref().map(IoSlice::new));
-        for (laid, body) in group.frames().iter().zip(bodies) {
-            slices.push(IoSlice::new(&laid.head));
-            if !body.is_empty() {
-                slices.push(IoSlice::new(body));
-            }
-            slices.extend(zeroes(laid).map(IoSlice::new));
-        }
-        let at = if open.header.is_some() { 0 } else { u64::from(group.at()) };
-        open.file.write_at(at, &slices)
-    }
-
     /// The group is durable: it becomes history, visible to all at once.
     fn take_in(&mut self, group: &Group, members: &mut [Member], after: &SegmentWriter) {
         let counters = &self.shared.counters;
@@ -530,6 +518,11 @@ impl Syncer {
         }
     }
 
+    /// The sync begun last was made on the spot.
+    const fn is_over(&self) -> bool {
+        self.done.is_some()
+    }
+
     /// What came of the sync begun last.
     fn wait(&mut self) -> io::Result<()> {
         let gone = || Err(io::Error::other("the sync thread is gone"));
@@ -591,9 +584,31 @@ fn place_behind(writer: &SegmentWriter) -> (SegmentId, Start) {
     (sealed.segment, start)
 }
 
-fn zeroes(laid: &Laid) -> Option<&'static [u8]> {
+/// What of a group is written when; with the segment's header before its first one.
+fn pieces_of<'a>(
+    header: Option<&'a [u8]>,
+    group: &'a Group,
+    members: &'a [Member],
+    least: Option<u64>,
+) -> Pieces<'a> {
+    let bodies = members.iter().filter_map(|m| m.work.as_ref()).map(|work| match work {
+        Work::Batch(batch) => &batch.body[..],
+        Work::Meta(_) => &[][..],
+    });
+    let at = if header.is_some() { 0 } else { u64::from(group.at()) };
+    let mut pieces = Pieces::begin(at, least);
+    pieces.add(header.unwrap_or_default());
+    for (laid, body) in group.frames().iter().zip(bodies) {
+        pieces.add(&laid.head);
+        pieces.add_units(body);
+        pieces.add(zeroes(laid));
+    }
+    pieces
+}
+
+fn zeroes(laid: &Laid) -> &'static [u8] {
     static ZEROES: [u8; 4096] = [0; 4096];
-    ZEROES.get(..usize::try_from(laid.padding()).unwrap_or(0)).filter(|z| !z.is_empty())
+    ZEROES.get(..usize::try_from(laid.padding()).unwrap_or(0)).unwrap_or_default()
 }
 
 fn tell(members: Vec<Member>) {

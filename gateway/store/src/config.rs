@@ -19,6 +19,8 @@ pub struct StoreConfig {
     pub keep_free: u64,
     /// Bytes that one commit (one sync) takes at most.
     pub group_bytes: u64,
+    /// Blocks of a batch that fill at least so many bytes are written while the commit before is still on its way to the disk.
+    pub least_ahead: u64,
     /// Bytes that may wait for their commit; more are refused with `Overloaded`.
     pub max_queue: u64,
     /// Versions that are gathered in memory before they go into the index together.
@@ -148,6 +150,7 @@ impl StoreConfig {
             max_segments: usize::MAX,
             keep_free: 64 << 20,
             group_bytes: 4 << 20,
+            least_ahead: 32 << 10,
             max_queue: 64 << 20,
             group_versions: 256 << 10,
             group_limit: 256 << 20,

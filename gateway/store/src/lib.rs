@@ -9,8 +9,8 @@
 //!                                                        └─────► ledger thread: what every segment held, hashed
 //! ```
 //!
-//! Architecture invariants: nothing is acknowledged before it is durable, in the tail and published; nothing is
-//! ever written behind bytes that a crash or a failed sync left undecided; the index holds nothing that the
+//! Architecture invariants: nothing is acknowledged before it is durable, in the tail and published; nothing that
+//! counts is ever written behind bytes that a crash or a failed sync left undecided; the index holds nothing that the
 //! segments do not.
 
 mod age;
@@ -31,6 +31,7 @@ mod maps;
 mod mark;
 mod names;
 mod offers;
+mod pieces;
 mod points;
 mod queue;
 mod read;

@@ -85,6 +85,7 @@ impl Disk {
         let mut config = StoreConfig::new("/nowhere".into());
         config.segment_len = 512 << 10;
         config.group_versions = 40;
+        config.least_ahead = 1;
         config.checkpoint_versions = 60;
         config.spare_segments = 0;
         config.settle_each = None;
