@@ -321,3 +321,20 @@ fn what_was_found_of_a_header_is_over_with_its_segment() {
     assert_eq!(store.findings(lab.volume()), []);
     assert_eq!(exact_all(&store, &lab).1, 0);
 }
+
+/// All of the log, while the index is there.
+#[test]
+fn a_log_that_is_gone_as_a_whole_is_settled_past() {
+    for seed in 0..u64::from(cases(4)) {
+        let lab = indexed(seed, tiers());
+        let disk = cut(&lab.disk, &mut Random::new(seed));
+        for file in disk.dir.list().unwrap() {
+            disk.dir.remove(file).unwrap();
+        }
+        let store = disk.open();
+        store.acknowledge(lab.volume(), |_| true).unwrap();
+        settle(&store);
+        let (_, refused) = exact_all(&store, &lab);
+        assert!(refused > 0, "nothing is left that could be served");
+    }
+}

@@ -201,8 +201,13 @@ impl Trail {
         };
         let noted = Noted { lost: &known, kept: &layout.kept };
         let oldest = || shared.segments.oldest().map(|segment| (segment, Start::of_segment(None)));
-        let Some((mut segment, mut start)) = self.at.or_else(oldest) else { return Ok(()) };
         let (end_segment, end) = last;
+        let Some((mut segment, mut start)) = self.at.or_else(oldest) else {
+            // All of the log is gone, and the index alone knows of it. Passed it is, or the group would be settled for ever.
+            self.pass_missing(&known, SegmentId::new(0)..end_segment.next(), tell)?;
+            self.stands_at(group, last);
+            return Ok(());
+        };
         if self.at.is_none() {
             // The log may have begun with what is gone.
             self.pass_missing(&known, SegmentId::new(0)..segment, tell)?;
@@ -223,9 +228,13 @@ impl Trail {
             self.pass_missing(&known, segment.next()..next, tell)?;
             (segment, start) = (next, Start::of_segment(None));
         }
+        self.stands_at(group, last);
+        Ok(())
+    }
+
+    fn stands_at(&mut self, group: GroupNo, last: (SegmentId, Start)) {
         (self.at, self.group) = (Some(last), group);
         self.history.begin_rows();
-        Ok(())
     }
 
     /// Segments that are gone are damage, and known as such.
