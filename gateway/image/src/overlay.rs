@@ -30,7 +30,9 @@ use thiserror::Error;
 
 use copy::{Shift, Users};
 pub use log::{LogError, Scan, encode_group, group_len, has_references, scan};
-pub use recent::{Claims, LogPlace, Recent, RecentError, Said, all_unrecorded, furthest, stood, unrecorded};
+pub use recent::{
+    Claims, LogPlace, Recent, RecentError, Said, SaidSoFar, all_unrecorded, furthest, stood, unrecorded,
+};
 
 /// A block-sized place in the data file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]

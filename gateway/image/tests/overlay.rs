@@ -12,8 +12,8 @@
 use std::collections::BTreeSet;
 
 use gateway_image::overlay::{
-    Change, Content, ContentSum, Loan, LogPlace, Overlay, Recent, Written, all_unrecorded, encode_group,
-    scan, stood, unrecorded,
+    Change, Content, ContentSum, Loan, LogPlace, Overlay, Recent, SaidSoFar, Written, all_unrecorded,
+    encode_group, scan, stood, unrecorded,
 };
 use proptest::prelude::*;
 use tap_block::{BLOCK_SIZE, BlockNo, Extent};
@@ -69,6 +69,7 @@ struct Rig {
     recent: Recent,
     said: [Vec<u8>; 2],
     said_before: [Vec<u8>; 2],
+    so_far: SaidSoFar,
     flushed: Vec<i64>,
     model: Vec<i64>,
 }
@@ -87,6 +88,7 @@ impl Rig {
             recent,
             said,
             said_before,
+            so_far: SaidSoFar::default(),
             flushed: fresh.clone(),
             model: fresh,
         }
@@ -135,6 +137,7 @@ impl Rig {
         let (file, at) = (&mut self.said[usize::from(said.second)], said.offset as usize);
         file.resize(file.len().max(at + said.bytes.len()), 0);
         file[at..at + said.bytes.len()].copy_from_slice(&said.bytes);
+        self.so_far = self.recent.so_far(&said);
         self.recent.said(&said);
     }
 
@@ -235,7 +238,7 @@ impl Rig {
     fn kept(&self) -> Vec<Change> {
         let place = LogPlace { generation: 0, group: self.groups };
         assert!(stood(IMAGE, [&self.said[0], &self.said[1]]) <= Some(place));
-        let claims = all_unrecorded(IMAGE, [&self.said[0], &self.said[1]], place).unwrap();
+        let claims = all_unrecorded(IMAGE, [&self.said[0], &self.said[1]], place, Some(self.so_far)).unwrap();
         let is_there = |change: &Change| self.is_there(change);
         let sound = claims.into_iter().flat_map(|claim| {
             claim.changes.into_iter().filter(move |change| claim.is_sure || is_there(change))

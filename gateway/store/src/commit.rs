@@ -129,12 +129,15 @@ impl Committer {
 
     /// Closes the group of versions that is being gathered, if anybody asked for it.
     fn end_group(&mut self) {
-        let asked = self.shared.queue.take_group_ends();
+        let (asked, leave) = self.shared.queue.take_group_ends();
         if asked.is_empty() {
             return;
         }
         self.settle();
         self.freeze_rest(false);
+        if leave {
+            self.leave();
+        }
         drop(lock(&self.shared.ingest));
         self.shared.ingest_changed.notify_all();
         for done in asked {
@@ -391,6 +394,14 @@ impl Committer {
             };
             let limit = u64::from(self.shared.config.segment_len);
             (job.done)(Err(StoreError::TooLarge { bytes, limit }));
+        }
+    }
+
+    /// Nothing more is written to the open segment's file.
+    fn leave(&mut self) {
+        match self.tail.open.as_ref().is_some_and(|open| open.durable.sealed().frames > 0) {
+            true => self.close(),
+            false => self.give_up_segment(),
         }
     }
 

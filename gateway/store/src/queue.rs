@@ -47,6 +47,8 @@ struct State {
     closed: bool,
     /// Who wants the group closed that is being gathered.
     group_ends: Vec<Done>,
+    /// The open segment is to be left as well.
+    leave: bool,
 }
 
 impl Queue {
@@ -110,9 +112,17 @@ impl Queue {
         self.more.notify_one();
     }
 
-    /// Who wants the group closed.
-    pub(crate) fn take_group_ends(&self) -> Vec<Done> {
-        std::mem::take(&mut lock(&self.state).group_ends)
+    /// The same, and nothing more is written to the open segment.
+    pub(crate) fn leave_segment(&self, done: Done) {
+        lock(&self.state).leave = true;
+        self.end_group(done);
+    }
+
+    /// Who wants the group closed, and whether the open segment is to be left.
+    pub(crate) fn take_group_ends(&self) -> (Vec<Done>, bool) {
+        let mut state = lock(&self.state);
+        let leave = !state.group_ends.is_empty() && std::mem::take(&mut state.leave);
+        (std::mem::take(&mut state.group_ends), leave)
     }
 
     pub(crate) fn bytes(&self) -> u64 {

@@ -36,6 +36,15 @@ impl<D: SegmentDir> SegmentDir for Reserving<D> {
     fn remove(&self, no: FileNo) -> io::Result<()> {
         self.dir.remove(no)
     }
+
+    fn holds(&self, no: FileNo, file: &SegmentFile) -> io::Result<bool> {
+        self.dir.holds(no, file)
+    }
+
+    /// The reserve may be taken for it: as much comes free when nobody has the old one open any more.
+    fn restore(&self, no: FileNo, open: &SegmentFile) -> io::Result<SegmentFile> {
+        self.dir.restore(no, open)
+    }
 }
 
 #[cfg(test)]

@@ -181,6 +181,22 @@ impl Segments {
         read(&self.known).range(..segment).count()
     }
 
+    /// The segment that lies in a file, and where it ends.
+    pub(crate) fn lying_in(&self, file: FileNo) -> Option<(SegmentId, u32)> {
+        let of_log =
+            || read(&self.known).iter().find(|(_, (k, _))| k.file == file).map(|(id, (k, _))| (*id, k.end));
+        let settled = || read(&self.settled).iter().find(|(_, k)| k.file == file).map(|(id, k)| (*id, k.end));
+        of_log().or_else(settled)
+    }
+
+    /// Is its file there? What cannot be opened for another reason may be.
+    pub(crate) fn is_there(&self, segment: SegmentId) -> bool {
+        match self.file(segment) {
+            Ok(file) => file.is_some(),
+            Err(e) => e.kind() != io::ErrorKind::NotFound,
+        }
+    }
+
     /// Its file; `None` when it is not part of the store.
     pub(crate) fn file(&self, segment: SegmentId) -> io::Result<Option<Arc<SegmentFile>>> {
         self.any(segment).map(|known| self.pool.get(known.file)).transpose()

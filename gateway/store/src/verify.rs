@@ -11,6 +11,7 @@
 //! History moves on meanwhile. What was read of segments that were given back while they were read is forgotten, and what
 //! took their place is read as well; so a walk that ends has seen all that there was when it began, wherever it went.
 
+mod astray;
 mod checkpoints;
 mod hidden;
 mod judge;
@@ -93,6 +94,11 @@ impl Finding {
     ) -> Self {
         let (volume, extent, position, points) = (None, None, None, None);
         Self { kind, volume, extent, position, points, segment, from, to, detail, found_at, over_at: None }
+    }
+
+    /// Is it about the directory of segments as a whole?
+    fn is_of_directory(&self) -> bool {
+        self.kind == FindingKind::Missing && self.segment == SegmentId::new(0)
     }
 
     /// Is it about something that blocks are read without?
@@ -202,7 +208,8 @@ struct Verifier<'a, 'w> {
 impl Shared {
     /// Looks at everything in `scope`, and notes what came of it.
     pub(crate) fn verify(&self, scope: Scope, watch: &mut Watch<'_>) -> Result<VerifyReport, StoreError> {
-        let (report, outcome) = verify(self, scope, watch);
+        let astray = self.look_for_files();
+        let (report, outcome) = verify(self, scope, watch, astray);
         if let Err(e) = outcome {
             // What half a walk found is known all the same; it answers for nothing.
             self.proving.add(&report);
@@ -219,8 +226,14 @@ impl Shared {
 
 /// Looks at everything in `scope`. An error ends it: `watch` did not want it any more, or the index or the disk's directory
 /// cannot be used. What is damaged is no error.
-fn verify(shared: &Shared, scope: Scope, watch: &mut Watch<'_>) -> (VerifyReport, Result<(), StoreError>) {
+fn verify(
+    shared: &Shared,
+    scope: Scope,
+    watch: &mut Watch<'_>,
+    astray: Vec<Finding>,
+) -> (VerifyReport, Result<(), StoreError>) {
     let mut verifier = Verifier::new(shared, scope, watch);
+    verifier.list(astray);
     let outcome = verifier.log().and_then(|()| verifier.settled()).and_then(|()| verifier.checkpoints());
     let outcome = outcome.and_then(|()| verifier.ledger());
     (verifier.report, outcome)

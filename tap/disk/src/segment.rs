@@ -8,6 +8,7 @@ mod memory;
 
 use std::fmt;
 use std::io::{self, IoSlice};
+use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
 use std::sync::OnceLock;
 
@@ -52,6 +53,27 @@ pub trait Medium: Send + Sync {
     /// # Errors
     /// What the operating system says.
     fn drop_cache(&self) -> io::Result<()>;
+
+    /// Which file of the system it is; `None`: it is none.
+    ///
+    /// # Errors
+    /// What the operating system says.
+    fn identity(&self) -> io::Result<Option<SegmentIdentity>> {
+        Ok(None)
+    }
+}
+
+/// A file of the system, whatever it is called, and whether it is called anything any more or not.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct SegmentIdentity {
+    device: u64,
+    inode: u64,
+}
+
+impl SegmentIdentity {
+    fn of(about: &std::fs::Metadata) -> Self {
+        Self { device: about.dev(), inode: about.ino() }
+    }
 }
 
 /// Where a pool's files lie. Names are numbers.
@@ -79,6 +101,24 @@ pub trait SegmentDir: Send + Sync {
     /// # Errors
     /// What the operating system says.
     fn remove(&self, no: FileNo) -> io::Result<()>;
+
+    /// Is this open file still what lies under the number's name?
+    ///
+    /// # Errors
+    /// What the operating system says.
+    fn holds(&self, no: FileNo, file: &SegmentFile) -> io::Result<bool> {
+        let _ = file;
+        Ok(self.list()?.contains(&no))
+    }
+
+    /// Makes a file that is not under its name any more once again, with what the open one holds, durably. Nobody may write to that.
+    ///
+    /// # Errors
+    /// When something else has the name, without room, and what else the operating system says.
+    fn restore(&self, no: FileNo, open: &SegmentFile) -> io::Result<SegmentFile> {
+        let _ = (no, open);
+        Err(io::ErrorKind::Unsupported.into())
+    }
 }
 
 /// One fixed-size file.
@@ -124,6 +164,14 @@ impl SegmentFile {
     #[must_use]
     pub fn name(&self) -> &str {
         &self.name
+    }
+
+    /// Which file of the system it is; `None`: it is none.
+    ///
+    /// # Errors
+    /// What the operating system says.
+    pub fn identity(&self) -> io::Result<Option<SegmentIdentity>> {
+        self.medium.identity().map_err(|e| self.named("look at", &e))
     }
 
     /// A sync has failed: only reads work any more.

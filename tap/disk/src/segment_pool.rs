@@ -60,6 +60,15 @@ struct State {
     uses: u64,
 }
 
+/// A file in use that does not lie under its name any more: somebody removed or replaced it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Astray {
+    /// Which.
+    pub no: FileNo,
+    /// It is open: what it holds can still be read, and [`SegmentPool::restore`]d.
+    pub is_open: bool,
+}
+
 /// Who takes a file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Taker {
@@ -196,6 +205,23 @@ impl SegmentPool {
         self.shared.opened(&mut state, no)
     }
 
+    /// Files in use that are not where they should be. Looks through the directory, and at every file that is open.
+    ///
+    /// # Errors
+    /// When the directory is not the one that was opened, and what else the operating system says.
+    pub fn astray(&self) -> io::Result<Vec<Astray>> {
+        self.shared.astray()
+    }
+
+    /// Makes a file that is astray, and open, once again under its name, durably. Nobody may write to it meanwhile; who has it
+    /// open goes on reading what was there.
+    ///
+    /// # Errors
+    /// When it is not open or something else has its name, and what else the operating system says.
+    pub fn restore(&self, no: FileNo) -> io::Result<()> {
+        self.shared.restore(no)
+    }
+
     /// The files in use, in the order of their numbers.
     #[must_use]
     pub fn list(&self) -> Vec<FileNo> {
@@ -232,7 +258,10 @@ impl Shared {
         let mut state = self.lock();
         loop {
             if let Some(no) = state.take_spare(taker) {
-                return self.hand_out(&mut state, no);
+                match self.hand_out(&mut state, no)? {
+                    Some(file) => return Ok((no, file)),
+                    None => continue,
+                }
             }
             // With some there that are held back, more are being made than one: nobody waits for all of them.
             if !state.preparing || !state.spare.is_empty() {
@@ -241,15 +270,23 @@ impl Shared {
             state = self.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
         }
         let (mut state, no) = self.make(state)?;
-        self.hand_out(&mut state, no)
+        let file = self.hand_out(&mut state, no)?;
+        file.map(|file| (no, file))
+            .ok_or_else(|| io::Error::other(format!("the pool's file {no} was removed")))
     }
 
-    fn hand_out(&self, state: &mut State, no: FileNo) -> io::Result<(FileNo, Arc<SegmentFile>)> {
+    /// `None`: it is not there any more.
+    fn hand_out(&self, state: &mut State, no: FileNo) -> io::Result<Option<Arc<SegmentFile>>> {
         match self.opened(state, no) {
-            Ok(file) => {
+            Ok(file) if self.is_there(no, &file) => {
                 state.in_use.insert(no);
-                Ok((no, file))
+                Ok(Some(file))
             }
+            Ok(_) => {
+                state.open.remove(&no);
+                Ok(None)
+            }
+            Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
             Err(e) => {
                 // It may work the next time (too many open files, say).
                 state.spare.push_back(no);
@@ -314,13 +351,61 @@ impl Shared {
         if !state.in_use.remove(&no) {
             return Err(not_in_use(no));
         }
-        let fit = self.opened(&mut state, no).is_ok_and(|file| file.len() == self.len && !file.is_poisoned());
+        let is_fit = |file: &SegmentFile| file.len() == self.len && !file.is_poisoned();
+        let file = self.opened(&mut state, no);
+        let is_there = !file.as_ref().is_err_and(|e| e.kind() == io::ErrorKind::NotFound)
+            && file.as_ref().map_or(true, |file| self.is_there(no, file));
+        let fit = is_there && file.is_ok_and(|file| is_fit(&file));
         if fit && state.spare.len() < self.options.max_spare.max(state.held_back) {
             state.spare.push_back(no);
             self.changed.notify_all();
             return Ok(());
         }
         state.open.remove(&no);
+        drop(state);
+        if is_there { self.dir.remove(no) } else { Ok(()) }
+    }
+
+    /// What anybody wrote to a file without a name would be gone with the program.
+    fn is_there(&self, no: FileNo, file: &SegmentFile) -> bool {
+        self.dir.holds(no, file).unwrap_or(true)
+    }
+
+    fn astray(&self) -> io::Result<Vec<Astray>> {
+        let (used, open): (Vec<FileNo>, BTreeSet<FileNo>) = {
+            let state = self.lock();
+            (state.in_use.iter().copied().collect(), state.open.keys().copied().collect())
+        };
+        let there: BTreeSet<FileNo> = self.dir.list()?.into_iter().collect();
+        let suspects = used.into_iter().filter(|no| open.contains(no) || !there.contains(no));
+        suspects.filter_map(|no| self.look_for(no).transpose()).collect()
+    }
+
+    /// It may have been given back meanwhile.
+    fn look_for(&self, no: FileNo) -> io::Result<Option<Astray>> {
+        let mut state = self.lock();
+        if !state.in_use.contains(&no) {
+            return Ok(None);
+        }
+        let is_open = match state.held(no) {
+            Some(file) if self.dir.holds(no, &file)? => return Ok(None),
+            Some(_) => true,
+            None => match self.opened(&mut state, no) {
+                Err(e) if e.kind() == io::ErrorKind::NotFound => false,
+                looked => return looked.map(|_| None),
+            },
+        };
+        Ok(Some(Astray { no, is_open }))
+    }
+
+    fn restore(&self, no: FileNo) -> io::Result<()> {
+        let file = self.lock().held(no).ok_or_else(|| not_in_use(no))?;
+        let made = self.dir.restore(no, &file)?;
+        let mut state = self.lock();
+        if state.in_use.contains(&no) {
+            self.remember(&mut state, no, Arc::new(made));
+            return Ok(());
+        }
         drop(state);
         self.dir.remove(no)
     }
@@ -367,6 +452,11 @@ impl State {
 
     fn total(&self) -> usize {
         self.in_use.len() + self.spare.len() + self.making
+    }
+
+    /// The file, if anybody has it open.
+    fn held(&self, no: FileNo) -> Option<Arc<SegmentFile>> {
+        self.open.get(&no).and_then(|handle| handle.file.upgrade())
     }
 
     fn close_oldest(&mut self) {

@@ -15,7 +15,8 @@
 //! changes says that the log has stood there, durably: one that does not come so far any more is damaged.
 //!
 //! Of what a machine held that lost its power anything may be missing. Where it did not, all is there but what was being written
-//! at the very end, and what a group of one zero of no length takes back: it failed.
+//! at the very end, and what a group of one zero of no length takes back: it failed. How many groups there were is noted beside
+//! the files, behind each: one that is emptied or cut off between two groups would look whole.
 
 use tap_block::Extent;
 use tap_block::units::{count, index};
@@ -54,6 +55,48 @@ pub struct Recent {
     place: LogPlace,
     /// The other file is still needed: no flush has succeeded since it was left.
     behind: bool,
+    /// The number of the first group that the last flush does not take.
+    turned: u64,
+    /// The log has all groups before this one.
+    recorded: u64,
+}
+
+/// How many groups there were, which is noted apart from them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct SaidSoFar {
+    /// So many were said: one more may have been.
+    said: u64,
+    /// What is in those before this one the log has, or they say nothing.
+    recorded: u64,
+}
+
+impl SaidSoFar {
+    /// Bytes of it.
+    pub const LEN: usize = 16;
+
+    /// As it is noted.
+    #[must_use]
+    pub fn encode(&self) -> [u8; Self::LEN] {
+        let mut out = [0; Self::LEN];
+        let (said, recorded) = out.split_at_mut(8);
+        said.copy_from_slice(&self.said.to_le_bytes());
+        recorded.copy_from_slice(&self.recorded.to_le_bytes());
+        out
+    }
+
+    /// `None`: it is none.
+    #[must_use]
+    pub fn decode(bytes: &[u8]) -> Option<Self> {
+        let [said, recorded] = *<&[u8; Self::LEN]>::try_from(bytes).ok()?.as_chunks::<8>().0 else {
+            return None;
+        };
+        Some(Self { said: u64::from_le_bytes(said), recorded: u64::from_le_bytes(recorded) })
+    }
+
+    /// Is anything missing that the log does not have, if the last group that is there comes before `next`?
+    const fn misses_some(&self, next: u64) -> bool {
+        next < self.said && self.recorded < self.said
+    }
 }
 
 /// A group on its way into a file.
@@ -65,6 +108,8 @@ pub struct Said {
     pub offset: u64,
     /// The group.
     pub bytes: Vec<u8>,
+    /// There is no change in it.
+    is_idle: bool,
 }
 
 impl Recent {
@@ -78,7 +123,7 @@ impl Recent {
     #[must_use]
     pub fn say(&self, changes: &[Change]) -> Said {
         let bytes = encode_recent(self.image, self.no, self.place, changes);
-        Said { second: self.second, offset: self.end, bytes }
+        Said { second: self.second, offset: self.end, bytes, is_idle: changes.is_empty() }
     }
 
     /// What was said last failed: of its content anything may be there.
@@ -89,8 +134,17 @@ impl Recent {
 
     /// It is written.
     pub fn said(&mut self, said: &Said) {
+        self.recorded += u64::from(said.is_idle && self.recorded == self.no);
         self.no += 1;
         self.end += count(said.bytes.len());
+    }
+
+    /// What is to be noted, beside the files, once this is written, before [`Recent::said`] is told.
+    #[must_use]
+    pub fn so_far(&self, said: &Said) -> SaidSoFar {
+        let mut after = self.clone();
+        after.said(said);
+        SaidSoFar { said: after.no, recorded: after.recorded }
     }
 
     /// How long the file is that is written.
@@ -108,7 +162,7 @@ impl Recent {
     /// A flush has taken what changed until now. When it has succeeded the log is at `place`, and
     /// [`Recent::recorded`] is to be called.
     pub fn turn(&mut self, place: LogPlace) {
-        self.place = place;
+        (self.place, self.turned) = (place, self.no);
         if !self.behind {
             (self.second, self.end) = (!self.second, 0);
         }
@@ -117,7 +171,7 @@ impl Recent {
 
     /// The flush has succeeded.
     pub fn recorded(&mut self) {
-        self.behind = false;
+        (self.behind, self.recorded) = (false, self.turned);
     }
 }
 
@@ -155,15 +209,21 @@ pub struct Claims {
 /// Something is missing of what was said, and no end of a program explains it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
 #[error(
-    "what was written on the image since its last flush is not all known: recent-0 or recent-1 is damaged"
+    "what was written on the image since its last flush is not all known: recent-0 or recent-1 is damaged, or was emptied or cut off"
 )]
 pub struct RecentError;
 
 /// The changes in both `files` that a log at `place` does not have, in order, where the machine has not lost its power since.
+/// `so_far`: how many groups there were; earlier programs did not note it.
 ///
 /// # Errors
 /// [`RecentError`].
-pub fn all_unrecorded(image: u64, files: [&[u8]; 2], place: LogPlace) -> Result<Vec<Claims>, RecentError> {
+pub fn all_unrecorded(
+    image: u64,
+    files: [&[u8]; 2],
+    place: LogPlace,
+    so_far: Option<SaidSoFar>,
+) -> Result<Vec<Claims>, RecentError> {
     let found = files.map(|file| scattered(image, file));
     let mut all: Vec<(usize, Group)> = Vec::new();
     for (file, groups) in found.into_iter().enumerate() {
@@ -178,6 +238,9 @@ pub fn all_unrecorded(image: u64, files: [&[u8]; 2], place: LogPlace) -> Result<
             return Err(RecentError);
         }
         next = group.no.saturating_add(1);
+    }
+    if so_far.is_some_and(|so_far| so_far.misses_some(next)) {
+        return Err(RecentError);
     }
     let is_first_recorded =
         all.first().is_some_and(|(_, group)| group.no > 0 && group.at == 0 && group.place <= place);

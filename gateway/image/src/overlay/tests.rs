@@ -230,7 +230,7 @@ fn what_was_said_and_is_damaged_is_no_end_of_a_program() {
     (100..150).for_each(|n| say(&mut recent, n));
     let files = files;
     let claims = |files: &[Vec<u8>; 2], group| {
-        all_unrecorded(9, [&files[0], &files[1]], LogPlace { generation: 0, group })
+        all_unrecorded(9, [&files[0], &files[1]], LogPlace { generation: 0, group }, None)
             .map(|claims| claims.len())
     };
     assert_eq!((claims(&files, 1), claims(&files, 2), claims(&files, 3)), (Ok(150), Ok(50), Ok(0)));
@@ -252,7 +252,7 @@ fn what_was_said_and_is_damaged_is_no_end_of_a_program() {
     assert_eq!(claims(&damage(0, &Vec::clear), 1), Err(RecentError));
     assert_eq!(claims(&damage(1, &|file| file.truncate(one * 7 + 30)), 2), Err(RecentError));
     assert_eq!(
-        all_unrecorded(8, [&files[0], &files[1]], LogPlace::default()),
+        all_unrecorded(8, [&files[0], &files[1]], LogPlace::default(), None),
         Err(RecentError),
         "another image's"
     );
@@ -272,7 +272,8 @@ fn a_long_group_with_references_that_is_damaged_is_no_end_of_a_program() {
         file.extend(&said.bytes);
         recent.said(&said);
     }
-    let claims = |file: &[u8]| all_unrecorded(9, [file, &[]], LogPlace::default()).map(|claims| claims.len());
+    let claims =
+        |file: &[u8]| all_unrecorded(9, [file, &[]], LogPlace::default(), None).map(|claims| claims.len());
     assert_eq!(claims(&file), Ok(3));
     let one = file.len() / 3;
     for at in (0..one).step_by(97).flat_map(|at| [at, one + at]) {
@@ -290,12 +291,12 @@ fn whoever_is_killed_while_it_says_something_is_not_taken_for_damaged() {
         random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
         (random >> 33) % n
     };
-    let mut cuts = 0;
+    let (mut cuts, mut missed) = (0, 0);
     for round in 0..60 {
         let (mut place, mut told) = (LogPlace { generation: 0, group: 3 }, Vec::new());
         let mut recent = Recent::new(9, place);
         let mut files = [Vec::new(), Vec::new()];
-        let mut said_at = place;
+        let (mut said_at, mut noted) = (place, SaidSoFar::default());
         for step in 0..14 {
             let many = if step == 0 { 0 } else { [1 + below(4), 1 + below(300)][usize::from(below(2) == 0)] };
             let from = |n: u64| FromImage { extent: blocks(n, 1), at: below(99) * BLOCK_SIZE };
@@ -315,20 +316,34 @@ fn whoever_is_killed_while_it_says_something_is_not_taken_for_damaged() {
             let left = |told: &[(LogPlace, Vec<Change>)], place| -> Vec<Vec<Change>> {
                 told.iter().filter(|(at, _)| *at >= place).map(|(_, changes)| changes.clone()).collect()
             };
-            let found = |files: &[Vec<u8>; 2], place| {
-                let found = all_unrecorded(9, [&files[0], &files[1]], place).unwrap();
+            let found = |files: &[Vec<u8>; 2], place, noted| {
+                let found = all_unrecorded(9, [&files[0], &files[1]], place, Some(noted)).unwrap();
                 found.into_iter().map(|claim| claim.changes).collect::<Vec<_>>()
             };
             for page in (start + 1..start + len).filter(|at| at % 4096 == 0) {
                 cuts += 1;
-                assert_eq!(found(&with(&files, page - start), place), left(&told, place));
+                assert_eq!(found(&with(&files, page - start), place, noted), left(&told, place));
             }
             files = with(&files, len);
+            // It may be killed before it is noted.
+            assert_eq!(found(&files, place, noted).len(), left(&told, place).len() + usize::from(many > 0));
+            noted = recent.so_far(&said);
+            assert_eq!(SaidSoFar::decode(&noted.encode()), Some(noted));
             recent.said(&said);
             if !changes.is_empty() {
                 told.push((said_at, changes));
             }
-            assert_eq!(found(&files, place), left(&told, place));
+            assert_eq!(found(&files, place, noted), left(&told, place));
+            // Whatever is emptied or cut off is missed, if anything of it counts.
+            for which in [0, 1] {
+                let cut = below(2) * below(count(files[which].len()) + 1);
+                let mut bad = files.clone();
+                bad[which].truncate(usize::try_from(cut).unwrap());
+                let found = all_unrecorded(9, [&bad[0], &bad[1]], place, Some(noted));
+                let found = found.map(|claims| claims.into_iter().map(|c| c.changes).collect::<Vec<_>>());
+                assert!(found == Err(RecentError) || found == Ok(left(&told, place)), "{which} at {cut}");
+                missed += u32::from(found == Err(RecentError));
+            }
             // A flush begins, or ends, well or not.
             match below(3) {
                 0 => {
@@ -343,7 +358,7 @@ fn whoever_is_killed_while_it_says_something_is_not_taken_for_damaged() {
             }
         }
     }
-    assert!(cuts > 200, "{cuts}");
+    assert!(cuts > 200 && missed > 200, "{cuts}, {missed}");
 }
 
 #[test]
@@ -356,7 +371,7 @@ fn what_was_said_and_taken_back_is_not_sure() {
         recent.said(&said);
     }
     let sure = |claims: Vec<Claims>| claims.into_iter().map(|claim| claim.is_sure).collect::<Vec<_>>();
-    let found = all_unrecorded(9, [&file, &[]], LogPlace::default()).unwrap();
+    let found = all_unrecorded(9, [&file, &[]], LogPlace::default(), None).unwrap();
     assert_eq!(sure(found), [true, false, false], "neither the one that failed nor the last");
     assert_eq!(unrecorded(9, [&file, &[]], LogPlace::default()).len(), 3);
 }

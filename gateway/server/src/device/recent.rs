@@ -1,15 +1,16 @@
 //! What was changed on an overlay since the last flush, in two files by turns: written before the content, never synced. The kernel
-//! has it when the gateway is killed. A file beside them says under which start of the machine they were begun: as long as it is
-//! that one, what is missing of them has been damaged.
+//! has it when the gateway is killed. A file beside them says under which start of the machine they were begun, and how much was
+//! said: as long as it is that one, what is missing of them has been damaged.
 
-use std::fs::{self, File};
+use std::fs::{self, File, OpenOptions};
 use std::io;
 use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
 
 use gateway_image::overlay::{
-    Change, Claims, LogPlace, Recent, Said, all_unrecorded, furthest, stood, unrecorded,
+    Change, Claims, LogPlace, Recent, Said, SaidSoFar, all_unrecorded, furthest, stood, unrecorded,
 };
+use tap_block::units::count;
 use tap_disk::small_file;
 
 /// A file that has come so far asks for a flush: half a million writes, whose content is looked at one by one after a kill.
@@ -22,6 +23,8 @@ pub(super) struct RecentFiles {
     state: Recent,
     first: File,
     second: File,
+    /// Where it is noted how much was said: behind so many bytes. `None`: nobody knows which start of the machine this is.
+    boot: Option<(File, u64)>,
 }
 
 /// What is found of what was said before.
@@ -38,7 +41,8 @@ pub(super) struct Found {
 /// When something is missing of it, though the machine has not lost what it held since; and when the log has come further
 /// already, and what it held since is not there.
 pub(super) fn read(dir: &Path, image: u64, place: LogPlace) -> io::Result<Found> {
-    let is_kept = is_kept(dir);
+    let kept = kept(dir);
+    let is_kept = kept.is_some();
     let [first, second] = paths(dir).map(|path| match fs::read(path) {
         Err(e) if e.kind() == io::ErrorKind::NotFound && !is_kept => Ok(Vec::new()),
         read => read.map_err(|e| damaged(dir, &e)),
@@ -48,16 +52,19 @@ pub(super) fn read(dir: &Path, image: u64, place: LogPlace) -> io::Result<Found>
     if let Some(stood) = stood(image, files).filter(|stood| *stood > place) {
         return Err(lost(dir, place, stood));
     }
-    let claims = match is_kept {
-        true => all_unrecorded(image, files, place).map_err(|e| damaged(dir, &e))?,
-        false => vec![Claims { changes: unrecorded(image, files, place), is_sure: false }],
+    let claims = match kept {
+        Some(so_far) => all_unrecorded(image, files, place, so_far).map_err(|e| damaged(dir, &e))?,
+        None => vec![Claims { changes: unrecorded(image, files, place), is_sure: false }],
     };
     Ok(Found { claims, furthest: furthest(image, files) })
 }
 
-/// Has the machine run since they were begun? Then nothing that was written can be missing, on the disk or not.
-fn is_kept(dir: &Path) -> bool {
-    small_file::read(&dir.join(BOOT)).ok().flatten().is_some_and(|noted| Some(noted) == this_boot())
+/// Has the machine run since they were begun? Then nothing that was written can be missing, on the disk or not; and how much there
+/// was is noted, unless an earlier program began them.
+fn kept(dir: &Path) -> Option<Option<SaidSoFar>> {
+    let noted = small_file::read(&dir.join(BOOT)).ok().flatten()?;
+    let behind = noted.strip_prefix(&this_boot()?[..])?;
+    Some(SaidSoFar::decode(behind))
 }
 
 fn this_boot() -> Option<Vec<u8>> {
@@ -83,10 +90,15 @@ impl RecentFiles {
             _ => {}
         }
         let [first, second] = paths(dir).map(File::create);
-        let mut files = Self { state: Recent::new(image, place), first: first?, second: second? };
-        files.say_recorded();
+        let state = Recent::new(image, place);
+        let mut files = Self { state, first: first?, second: second?, boot: None };
         // Not synced, as they are not.
-        this_boot().map_or(Ok(()), |id| fs::write(boot, id))?;
+        if let Some(id) = this_boot() {
+            let so_far = SaidSoFar::default().encode();
+            fs::write(&boot, [&id[..], &so_far].concat())?;
+            files.boot = Some((OpenOptions::new().write(true).open(boot)?, count(id.len())));
+        }
+        files.say_recorded();
         Ok(files)
     }
 
@@ -110,6 +122,10 @@ impl RecentFiles {
     fn put(&mut self, said: &Said) -> io::Result<()> {
         let file = if said.second { &self.second } else { &self.first };
         file.write_all_at(&said.bytes, said.offset)?;
+        // Behind it: what is noted is there.
+        if let Some((boot, at)) = &self.boot {
+            boot.write_all_at(&self.state.so_far(said).encode(), *at)?;
+        }
         self.state.said(said);
         Ok(())
     }

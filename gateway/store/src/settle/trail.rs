@@ -279,11 +279,21 @@ impl Trail {
         tell: &mut Tell<'_>,
     ) -> Result<(), StoreError> {
         let Some(known) = shared.segments.known(segment) else { return Ok(()) };
-        let file = shared.segments.pool().get(known.file)?;
         let end = to.unwrap_or(known.end).max(from.at);
         if from.at.max(SEGMENT_HEADER) >= end {
             return Ok(());
         }
+        let file = match shared.segments.pool().get(known.file) {
+            // Somebody removed it since the store was opened.
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => {
+                let (from, detail) = (from.at.max(SEGMENT_HEADER), e.to_string());
+                let damage = Damage { segment, from, to: end, detail, lost: Vec::new() };
+                tell(Met::Damage(&damage))?;
+                self.history.damaged(damage);
+                return Ok(());
+            }
+            file => file?,
+        };
         let expected = Expected {
             store: self.history.store,
             segment,

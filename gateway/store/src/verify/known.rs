@@ -67,7 +67,8 @@ impl Shared {
         };
         let past = |f: &Finding| f.is_renewable() || f.kind == FindingKind::Missing;
         self.proving.end(self.age.now(), |f| {
-            let gone = !f.is_of_copy() && !is_needed(f.segment, &self.segments, &layout);
+            let gone =
+                !f.is_of_copy() && !f.is_of_directory() && !is_needed(f.segment, &self.segments, &layout);
             f.volume.is_none() && past(f) && gone && !costs(f)
         });
     }

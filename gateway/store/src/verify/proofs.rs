@@ -133,6 +133,12 @@ impl Proving {
         }
     }
 
+    /// Is it listed, and not over?
+    pub(super) fn knows(&self, finding: &Finding) -> bool {
+        let is_it = |f: &Finding| f.over_at.is_none() && f.key() == finding.key();
+        lock(&self.state).findings.iter().any(is_it)
+    }
+
     /// Something that no walk came past.
     pub(crate) fn note(&self, finding: Finding) {
         self.note_all(&[finding]);

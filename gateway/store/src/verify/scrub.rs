@@ -1,4 +1,5 @@
-//! The scrub: the whole store is verified again and again, at a rate that leaves the disk to others.
+//! The scrub: the whole store is verified again and again, at a rate that leaves the disk to others. Whether its files are there at
+//! all is looked at much more often.
 
 use std::sync::{Condvar, Mutex};
 use std::time::Duration;
@@ -24,6 +25,8 @@ const STEP: u64 = 1 << 20;
 
 #[derive(Default)]
 pub(crate) struct Scrubbing {
+    /// Whoever looks for files that are gone looks alone.
+    pub(super) looking: Mutex<()>,
     state: Mutex<State>,
     changed: Condvar,
 }
@@ -37,7 +40,7 @@ struct State {
 impl Scrubbing {
     /// Works until it is stopped.
     pub(crate) fn run(&self, shared: &Shared) {
-        let Some(rate) = shared.config.scrub_rate.filter(|&rate| rate > 0) else { return };
+        let Some(rate) = shared.config.scrub_rate else { return };
         loop {
             let state = lock(&self.state);
             if state.stopped {
@@ -46,7 +49,8 @@ impl Scrubbing {
             if wait_for(&self.changed, state, GLANCE).stopped {
                 return;
             }
-            if is_due(shared.proving.whole(), shared.age.now()) && has_history(shared) {
+            let _ = shared.look_for_files();
+            if rate > 0 && is_due(shared.proving.whole(), shared.age.now()) && has_history(shared) {
                 self.scrub(shared, rate);
             }
         }

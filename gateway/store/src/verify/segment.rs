@@ -75,7 +75,12 @@ impl Verifier<'_, '_> {
             Err(e) => {
                 // If it was given back meanwhile, the step does not count.
                 let finding = self.finding(FindingKind::Missing, id, (0, known.end), e.to_string());
-                return Ok(Step { findings: vec![finding], ..Step::default() });
+                let mut step = Step { findings: vec![finding], ..Step::default() };
+                let hidden = [Stretch { segment: id, from: 0, to: known.end }];
+                if let Some(settle) = self.settle_of(id) {
+                    self.hidden_in_settled(&hidden, settle, &mut step)?;
+                }
+                return Ok(step);
             }
         };
         if self.report.scope.fresh

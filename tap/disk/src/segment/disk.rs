@@ -2,23 +2,35 @@
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, IoSlice};
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::{FileExt, MetadataExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use rustix::fs::{Advice, FallocateFlags, fadvise, fallocate};
 use rustix::io::{Errno, retry_on_intr};
+use tap_block::units::{count, index};
 
-use super::{Medium, SegmentDir, SegmentFile};
+use super::{Medium, SegmentDir, SegmentFile, SegmentIdentity};
 use crate::segment_pool::FileNo;
 use crate::{SameDir, dir, raw, small_file, sync};
+
+/// Copied at once.
+const CHUNK: u64 = 1 << 20;
 
 /// A directory of `NNNNNNNN.seg`.
 #[derive(Debug)]
 pub struct DiskDir {
     path: PathBuf,
     /// No file of another directory is ever taken for one of this.
+    which: Mutex<Which>,
+}
+
+#[derive(Debug)]
+struct Which {
     same: SameDir,
+    /// It stays open: one that was removed says so then, and is told from one that lies elsewhere by now.
+    open: File,
 }
 
 struct DiskFile {
@@ -40,7 +52,25 @@ impl DiskDir {
                 fs::remove_file(entry)?;
             }
         }
-        Ok(Self { path: path.to_owned(), same: SameDir::of(path)? })
+        Ok(Self { path: path.to_owned(), which: Mutex::new(Which::of(path)?) })
+    }
+
+    fn which(&self) -> MutexGuard<'_, Which> {
+        self.which.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn check(&self) -> io::Result<()> {
+        self.which().same.check()
+    }
+
+    /// A directory that was removed as a whole is made anew. One that is elsewhere, or has another one over it, is left alone.
+    fn check_or_make_anew(&self) -> io::Result<()> {
+        let mut which = self.which();
+        if which.is_removed() && !self.path.exists() {
+            dir::ensure_dir(&self.path)?;
+            *which = Which::of(&self.path)?;
+        }
+        which.same.check()
     }
 
     fn file(&self, no: FileNo) -> PathBuf {
@@ -48,9 +78,23 @@ impl DiskDir {
     }
 }
 
+impl Which {
+    fn of(path: &Path) -> io::Result<Self> {
+        Ok(Self { same: SameDir::of(path)?, open: File::open(path)? })
+    }
+
+    /// It has no name any more, anywhere.
+    fn is_removed(&self) -> bool {
+        self.open.metadata().is_ok_and(|about| about.nlink() == 0)
+    }
+}
+
 impl SegmentDir for DiskDir {
     fn list(&self) -> io::Result<Vec<FileNo>> {
-        self.same.check()?;
+        if self.which().is_removed() {
+            return Ok(Vec::new());
+        }
+        self.check()?;
         let mut found = Vec::new();
         for entry in fs::read_dir(&self.path)? {
             found.extend(entry?.file_name().to_str().and_then(number));
@@ -59,19 +103,36 @@ impl SegmentDir for DiskDir {
     }
 
     fn create(&self, no: FileNo, len: u64) -> io::Result<SegmentFile> {
-        self.same.check()?;
+        self.check_or_make_anew()?;
         create_zeroed(&self.file(no), len)
     }
 
     fn open(&self, no: FileNo) -> io::Result<SegmentFile> {
-        self.same.check()?;
+        self.check()?;
         open(&self.file(no))
     }
 
     fn remove(&self, no: FileNo) -> io::Result<()> {
-        self.same.check()?;
+        self.check()?;
         fs::remove_file(self.file(no))?;
         sync::dir(&self.path)
+    }
+
+    fn holds(&self, no: FileNo, file: &SegmentFile) -> io::Result<bool> {
+        if self.which().is_removed() {
+            return Ok(false);
+        }
+        self.check()?;
+        match fs::metadata(self.file(no)) {
+            Ok(about) => Ok(file.identity()?.is_none_or(|open| open == SegmentIdentity::of(&about))),
+            Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(false),
+            Err(e) => Err(e),
+        }
+    }
+
+    fn restore(&self, no: FileNo, from: &SegmentFile) -> io::Result<SegmentFile> {
+        self.check_or_make_anew()?;
+        create(&self.file(no), from.len(), |file| copy(from, file))
     }
 }
 
@@ -111,6 +172,10 @@ impl Medium for DiskFile {
     fn drop_cache(&self) -> io::Result<()> {
         fadvise(&self.file, 0, None, Advice::DontNeed).map_err(Into::into)
     }
+
+    fn identity(&self) -> io::Result<Option<SegmentIdentity>> {
+        self.file.metadata().map(|about| Some(SegmentIdentity::of(&about)))
+    }
 }
 
 pub(super) fn open(path: &Path) -> io::Result<SegmentFile> {
@@ -122,12 +187,17 @@ pub(super) fn open(path: &Path) -> io::Result<SegmentFile> {
 }
 
 pub(super) fn create_zeroed(path: &Path, len: u64) -> io::Result<SegmentFile> {
+    create(path, len, |file| raw::write_zeroes(file, 0, len))
+}
+
+/// Makes a file with what `fill` writes.
+fn create(path: &Path, len: u64, fill: impl FnOnce(&File) -> io::Result<()>) -> io::Result<SegmentFile> {
     if path.exists() {
         let text = format!("{} is there already", path.display());
         return Err(io::Error::new(io::ErrorKind::AlreadyExists, text));
     }
     let tmp = small_file::temporary(path);
-    make_whole(&tmp, path, len).map_err(|e| {
+    make_whole((&tmp, path), len, fill).map_err(|e| {
         // Half a file helps nobody, and on a full disk it is in the way.
         let _ = fs::remove_file(&tmp);
         io::Error::new(e.kind(), format!("cannot make {} of {len} bytes: {e}", path.display()))
@@ -135,17 +205,34 @@ pub(super) fn create_zeroed(path: &Path, len: u64) -> io::Result<SegmentFile> {
     open(path)
 }
 
-fn make_whole(tmp: &Path, path: &Path, len: u64) -> io::Result<()> {
+fn make_whole(
+    (tmp, path): (&Path, &Path),
+    len: u64,
+    fill: impl FnOnce(&File) -> io::Result<()>,
+) -> io::Result<()> {
     let file = File::create(tmp)?;
     // In one piece if the file system can, and without writing anything if there is no room.
     match retry_on_intr(|| fallocate(&file, FallocateFlags::empty(), 0, len)) {
         Ok(()) | Err(Errno::OPNOTSUPP | Errno::NOSYS) => {}
         Err(e) => return Err(e.into()),
     }
-    raw::write_zeroes(&file, 0, len)?;
+    fill(&file)?;
     sync::data(&file)?;
     fs::rename(tmp, path)?;
     sync::parent(path)
+}
+
+/// All that an open file holds.
+fn copy(from: &SegmentFile, to: &File) -> io::Result<()> {
+    let mut bytes = vec![0; index(CHUNK.min(from.len()))];
+    let mut at = 0;
+    while at < from.len() {
+        bytes.truncate(index(from.len() - at));
+        from.read_at(at, &mut bytes)?;
+        to.write_all_at(&bytes, at)?;
+        at += count(bytes.len());
+    }
+    Ok(())
 }
 
 fn number(name: &str) -> Option<FileNo> {

@@ -222,3 +222,59 @@ fn who_may_not_have_what_is_held_back_gets_a_new_file() {
     let (first, _) = pool.take_beyond().unwrap();
     assert_eq!((first.get(), pool.spare()), (2, 1));
 }
+
+#[test]
+fn what_was_removed_behind_its_back_is_found_and_made_again() {
+    let tmp = tempfile::tempdir().unwrap();
+    let pool = SegmentPool::open_with(tmp.path(), LEN, options(0)).unwrap();
+    let (no, file) = pool.take().unwrap();
+    file.write_at(0, &[IoSlice::new(b"held")]).unwrap();
+    assert_eq!(pool.astray().unwrap(), []);
+    let path = tmp.path().join("00000001.seg");
+    std::fs::remove_file(&path).unwrap();
+    assert_eq!(pool.astray().unwrap(), [Astray { no, is_open: true }]);
+    // Whatever somebody puts there is theirs.
+    std::fs::write(&path, b"other").unwrap();
+    assert_eq!(pool.astray().unwrap(), [Astray { no, is_open: true }]);
+    assert_eq!(pool.restore(no).unwrap_err().kind(), ErrorKind::AlreadyExists);
+    std::fs::remove_file(&path).unwrap();
+    pool.restore(no).unwrap();
+    assert_eq!(pool.astray().unwrap(), []);
+    assert!(std::fs::read(&path).unwrap().starts_with(b"held"));
+    assert_eq!(std::fs::read(&path).unwrap().len() as u64, LEN);
+    assert_ne!(pool.get(no).unwrap().identity().unwrap(), file.identity().unwrap());
+}
+
+#[test]
+fn a_file_without_a_name_is_never_handed_out() {
+    let tmp = tempfile::tempdir().unwrap();
+    let pool = SegmentPool::open_with(tmp.path(), LEN, options(0)).unwrap();
+    let taken: Vec<FileNo> = (0..4).map(|_| pool.take().unwrap().0).collect();
+    // Two of the four are open here.
+    taken[..3].iter().for_each(|no| pool.give_back(*no).unwrap());
+    for no in &taken {
+        std::fs::remove_file(tmp.path().join(format!("{no}.seg"))).unwrap();
+    }
+    pool.give_back(taken[3]).unwrap();
+    let (no, file) = pool.take().unwrap();
+    assert_eq!((no.get(), pool.spare()), (5, 0));
+    assert!(tmp.path().join(format!("{no}.seg")).exists());
+    assert_eq!(file.len(), LEN);
+}
+
+#[test]
+fn a_directory_that_was_removed_is_made_anew_and_one_that_was_moved_is_not() {
+    let tmp = tempfile::tempdir().unwrap();
+    let (dir, away) = (tmp.path().join("seg"), tmp.path().join("away"));
+    let pool = SegmentPool::open_with(&dir, LEN, options(0)).unwrap();
+    let (no, _file) = pool.take().unwrap();
+    std::fs::rename(&dir, &away).unwrap();
+    assert!(pool.astray().is_err() && pool.restore(no).is_err() && !dir.exists());
+    std::fs::rename(&away, &dir).unwrap();
+    assert_eq!(pool.astray().unwrap(), []);
+    std::fs::remove_dir_all(&dir).unwrap();
+    assert_eq!(pool.astray().unwrap(), [Astray { no, is_open: true }]);
+    pool.restore(no).unwrap();
+    assert_eq!(pool.astray().unwrap(), []);
+    assert_eq!(pool.take().unwrap().0.get(), 2);
+}

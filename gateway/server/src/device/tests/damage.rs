@@ -76,6 +76,50 @@ fn a_flipped_bit_in_what_was_said_is_refused_as_long_as_the_machine_runs() {
     assert!(whole(&opened(&rig, 7).unwrap()) == expected);
 }
 
+/// Cut between two things that were said, or altogether, they look whole.
+#[test]
+fn what_was_said_and_is_emptied_or_cut_off_is_refused_as_long_as_the_machine_runs() {
+    for (flushes, unflushed) in [(0, 30), (1, 30), (2, 30), (3, 9)] {
+        let rig = Rig::new(5);
+        let expected = written(&rig, flushes, unflushed);
+        // All but the content, which nobody touches.
+        let paths = || fs::read_dir(dir(&rig, 7)).unwrap().map(|entry| entry.unwrap().path());
+        let others = || paths().filter(|path| !path.ends_with("data"));
+        let files: Vec<_> = others().map(|path| (path.clone(), fs::read(path).unwrap())).collect();
+        let begin_again = || {
+            others().for_each(|path| fs::remove_file(path).unwrap());
+            put_back(&files);
+        };
+        let now = dir(&rig, 7).join(if flushes % 2 == 0 { "recent-0" } else { "recent-1" });
+        let end = FIRST + index(unflushed) * SAID;
+        for len in [0, FIRST, FIRST + 3 * SAID, end - SAID] {
+            fs::write(&now, &fs::read(&now).unwrap()[..len]).unwrap();
+            refused(&rig, 7, "emptied or cut off");
+            begin_again();
+        }
+        // The other one holds nothing that is not flushed.
+        let other = dir(&rig, 7).join(if flushes % 2 == 0 { "recent-1" } else { "recent-0" });
+        fs::write(&other, []).unwrap();
+        assert!(whole(&opened(&rig, 7).unwrap()) == expected, "{flushes}");
+        // Once it is said that what is left is to do, it is opened.
+        begin_again();
+        fs::write(&now, []).unwrap();
+        fs::remove_file(dir(&rig, 7).join("boot")).unwrap();
+        assert!(whole(&opened(&rig, 7).unwrap()) != expected);
+    }
+}
+
+/// A gateway of an earlier version noted no more than the start of the machine.
+#[test]
+fn what_an_earlier_program_said_is_found() {
+    let rig = Rig::new(5);
+    let expected = written(&rig, 1, 20);
+    let boot = dir(&rig, 7).join("boot");
+    let noted = fs::read(&boot).unwrap();
+    fs::write(&boot, &noted[..noted.len() - 16]).unwrap();
+    assert!(whole(&opened(&rig, 7).unwrap()) == expected);
+}
+
 /// Groups with references have another beginning, and more rows than changes.
 #[test]
 fn a_flipped_bit_in_a_copy_that_is_not_flushed_is_refused_and_without_one_all_is_there() {

@@ -258,7 +258,7 @@ impl Trail {
         let made_up = self.made_up.take();
         walked?;
         damage.extend(unnamed(shared, group, &versions, &damage));
-        let waits = |d: &&Damage| !shared.segments.lives(d.segment) && !shared.settling.gives_up();
+        let waits = |d: &&Damage| !shared.segments.is_there(d.segment) && !shared.settling.gives_up();
         if let Some(gone) = damage.iter().find(waits) {
             return Err(not_settled(gone));
         }
