@@ -204,8 +204,10 @@ fn only_whole_names_of_units_lead_anywhere() {
         (&|t| t[5] = 0x14, UNREACHABLE),
         (&|t| t[0] = 0xe2, (5, 0x2607)),
         (&|t| t[0] = 0xe5, (5, 0x2607)),
-        (&|t| t[1] = 0x40, (5, 0x2607)),
-        (&|t| t[1] = 0x20, (5, 0x2607)),
+        (&|t| t[1] = 0x40, (5, 0x2600)),
+        // A null device.
+        (&|t| t[1] = 0x20, UNREACHABLE),
+        (&|t| t[1] = 0x60, UNREACHABLE),
         // A tape; blocks of 4,096.
         (&|t| t[1] = 1, (0xa, 0x0d03)),
         (&|t| t[30] = 0x10, (0xa, 0x0d03)),

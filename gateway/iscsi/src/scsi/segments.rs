@@ -154,12 +154,15 @@ fn split(list: &[u8]) -> Result<(&[[u8; TARGET]], &[u8]), Sense> {
     Ok((targets, segments))
 }
 
-/// What names the unit; `None` for a designator that is not a unit's. Names by LUN and by port are not taken: they are those of
-/// one path, and say nothing of who may go there.
+/// What names the unit; `None` for a designator that is not a unit's, and for a null device, which is as one that is not reachable
+/// (section 6.4.5.1). Names by LUN and by port are not taken: they are those of one path, and say nothing of who may go there.
 fn named(target: &[u8; TARGET]) -> Result<Option<Named<'_>>, Sense> {
-    // LU ID TYPE 00b; no null device.
-    if target[0] != IDENTIFICATION || target[1] & 0xe0 != 0 {
-        return Err(UNSUPPORTED_TARGET);
+    let (is_null, id_type) = (target[1] & 0x20 != 0, target[1] >> 6);
+    match (target[0], is_null, id_type) {
+        (IDENTIFICATION, true, _) => return Ok(None),
+        (IDENTIFICATION, false, 0) => {}
+        (IDENTIFICATION, ..) => return Err(Sense::INVALID_FIELD_IN_LIST),
+        _ => return Err(UNSUPPORTED_TARGET),
     }
     let designator = target.get(8..8 + usize::from(target[7]).min(20)).unwrap_or_default();
     let (code_set, of_unit, kind) = (target[4] & 0x0f, target[5] & 0x30 == 0, target[5] & 0x0f);
