@@ -681,3 +681,24 @@ fn a_settled_segment_of_another_store_takes_the_place_of_none() {
         lab.store().findings(lab.volume()).len()
     );
 }
+
+#[test]
+fn a_segment_of_the_log_that_is_gone_is_given_up_by_who_has_read_of_it_and_nobody_else() {
+    let mut lab = Lab::new(5, policy(10, &[], 0));
+    lab.disk.config.index_at_stop = true;
+    lab.open();
+    lab.write(600, 1);
+    lab.store = None;
+    lab.disk.dir.remove(log(&lab.disk)[2].0).unwrap();
+    lab.open();
+    lab.clock.advance(Duration::from_secs(2000));
+    lab.more(30, 1);
+    for _ in 0..2 {
+        let waits = settle_what_can_be(&lab);
+        assert!(waits.iter().any(|why| why.contains("--acknowledge")), "{waits:?}");
+        lab.store().acknowledge(lab.volume(), |_| false).unwrap();
+    }
+    lab.store().acknowledge(lab.volume(), |_| true).unwrap();
+    assert_eq!(settle_what_can_be(&lab), Vec::<String>::new());
+    points(&lab);
+}
