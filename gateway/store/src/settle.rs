@@ -16,6 +16,7 @@
 //! Nothing is overwritten in place, and nothing goes before the manifest is durable: a crash at any step leaves the old
 //! arrangement or the new one. Readers that hold on to places of the old one find their segment gone and look again.
 
+mod blocked;
 mod chill;
 mod coarse;
 mod cold;
@@ -512,7 +513,9 @@ impl Settler {
         let segments_freed = publish(shared, &plan, &manifest, decision.trail, written, undecided)?;
         shared.hold_room();
         if plan.is_stretch() {
-            let next = merged.last.and_then(RegionRange::after).filter(|next| *next <= plan.wanted.last);
+            // It may have ended before something that is not rewritten: behind that it goes on.
+            let last = merged.last.unwrap_or(plan.range.last);
+            let next = RegionRange::after(last).filter(|next| *next <= plan.wanted.last);
             let cycle = if plan.is_of_a_volume() { &mut self.own_cycle } else { &mut self.cycle };
             *cycle = next;
         }
