@@ -16,6 +16,7 @@
 //! Nothing is overwritten in place, and nothing goes before the manifest is durable: a crash at any step leaves the old
 //! arrangement or the new one. Readers that hold on to places of the old one find their segment gone and look again.
 
+mod blocked;
 mod chill;
 mod coarse;
 mod cold;
@@ -24,6 +25,7 @@ mod decide;
 mod futile;
 mod gain;
 mod gates;
+mod given_up;
 mod held;
 mod held_times;
 mod keep;
@@ -36,14 +38,14 @@ mod rewrite;
 mod room;
 mod trail;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, TryLockError};
 use std::time::{Duration, Instant};
 
 use gateway_image::Catalogue;
 use gateway_image::group::CommonMarks;
-use gateway_journal::{GroupNo, Kept, RegionPlace, RegionRange};
+use gateway_journal::{GroupNo, Kept, RegionPlace, RegionRange, SegmentId};
 use tap_block::units::count;
 use tap_block::{VolumeId, WallTime};
 use tracing::{info, warn};
@@ -61,6 +63,7 @@ use gain::{budget_for_gain, can_gain, decide_what_pays};
 pub use gates::AtGate;
 use gates::note_overruled;
 pub(crate) use gates::{at_gates, at_gates_of};
+use given_up::GivenUp;
 use held::HeldCount;
 pub(crate) use held::hold_on;
 pub use held::{HeldUp, HeldWhat};
@@ -132,8 +135,8 @@ struct Stuck {
     why: StoreError,
     /// When that was found.
     at: WallTime,
-    /// Segments that are gone were given up by then.
-    given_up: bool,
+    /// So often somebody had said by then that they have read of what is gone.
+    given_up: u64,
 }
 
 /// Whether bytes that are damaged still matter is found out by going through the whole index: not with every pass.
@@ -143,7 +146,7 @@ impl Stuck {
     /// Another policy makes an end of a list that is too long at once.
     fn lasts(&self, shared: &Shared, now: WallTime) -> bool {
         let soon = matches!(self.why, StoreError::Damaged(_)) && now.since(self.at) < LOOK_AGAIN;
-        soon && self.given_up == shared.settling.gives_up()
+        soon && self.given_up == shared.settling.given_up.times()
     }
 }
 
@@ -297,7 +300,7 @@ impl Settler {
     /// The log cannot be settled from this group on, if that is why.
     fn note_stuck(&mut self, shared: &Shared, group: GroupNo, at: WallTime, why: &StoreError) {
         if concerns_the_log(why) {
-            let given_up = shared.settling.gives_up();
+            let given_up = shared.settling.given_up.times();
             self.stuck = Some(Stuck { group, why: why.clone(), at, given_up });
         }
     }
@@ -510,7 +513,9 @@ impl Settler {
         let segments_freed = publish(shared, &plan, &manifest, decision.trail, written, undecided)?;
         shared.hold_room();
         if plan.is_stretch() {
-            let next = merged.last.and_then(RegionRange::after).filter(|next| *next <= plan.wanted.last);
+            // It may have ended before something that is not rewritten: behind that it goes on.
+            let last = merged.last.unwrap_or(plan.range.last);
+            let next = RegionRange::after(last).filter(|next| *next <= plan.wanted.last);
             let cycle = if plan.is_of_a_volume() { &mut self.own_cycle } else { &mut self.cycle };
             *cycle = next;
         }
@@ -560,8 +565,8 @@ pub(crate) struct Settling {
     settler: Mutex<Settler>,
     /// Something of settled history is damaged that its blocks do without: it is to be written anew.
     renew: AtomicBool,
-    /// Segments of the log that are gone are not waited for.
-    gives_up: AtomicBool,
+    /// What is waited for no longer.
+    given_up: GivenUp,
     state: Mutex<State>,
     changed: Condvar,
 }
@@ -580,7 +585,7 @@ impl Settling {
         Self {
             settler: Mutex::new(settler),
             renew: AtomicBool::new(false),
-            gives_up: AtomicBool::new(false),
+            given_up: GivenUp::default(),
             state: Mutex::default(),
             changed: Condvar::new(),
         }
@@ -693,14 +698,10 @@ impl Settling {
         self.hurry();
     }
 
-    /// Somebody has read of what is damaged: segments of the log that are gone will not be put back.
-    pub(crate) fn give_up(&self) {
-        self.gives_up.store(true, Ordering::Relaxed);
+    /// Somebody has read that these segments are gone or damaged: they will not be put back.
+    pub(crate) fn give_up(&self, listed: BTreeSet<SegmentId>) {
+        self.given_up.add(listed);
         self.hurry();
-    }
-
-    pub(crate) fn gives_up(&self) -> bool {
-        self.gives_up.load(Ordering::Relaxed)
     }
 
     /// There is no room: look now.

@@ -681,3 +681,79 @@ fn a_settled_segment_of_another_store_takes_the_place_of_none() {
         lab.store().findings(lab.volume()).len()
     );
 }
+
+/// Segments of the newest manifest, and how much of history its generations hold.
+fn listed(disk: &Disk) -> Vec<SegmentId> {
+    let manifest = Manifest::unseal(&disk.manifest.load().unwrap()).unwrap();
+    manifest.generations.iter().flat_map(|g| &g.segments).map(|s| s.segment).collect()
+}
+
+/// Log and settled history of several volumes, and one segment of that taken away.
+fn aged_without_one(seed: u64) -> (Lab, (FileNo, Vec<u8>), SegmentId) {
+    let mut lab = Lab::new(seed, tiers());
+    lab.write(60, 5);
+    lab.settle();
+    lab.more(20, 8);
+    lab.settle();
+    lab.more(40, 1);
+    lab.store = None;
+    let (no, gone) = live(&lab.disk)[0];
+    let away = take_away(&lab.disk, no);
+    (lab, away, gone)
+}
+
+/// History goes on, and most of what was settled is to be rewritten.
+fn grow_old(lab: &mut Lab) {
+    for _ in 0..6 {
+        lab.more(30, 100);
+        assert_eq!(settle_what_can_be(lab), Vec::<String>::new());
+    }
+}
+
+/// Something of settled history is lost for good, for its index is gone as well. The regions that it lay in stay as they are, until
+/// nothing is kept from before a copy of the whole disk.
+#[test]
+fn regions_that_are_lost_are_rewritten_once_no_point_shows_them() {
+    let (mut lab, _, gone) = aged_without_one(31);
+    lab.disk.index.wipe().unwrap();
+    lab.open();
+    let refused = |lab: &Lab| points(lab).1.len();
+    assert!(refused(&lab) > 0);
+    grow_old(&mut lab);
+    assert!(listed(&lab.disk).contains(&gone));
+    // What is lost is refused however often the index is built.
+    for _ in 0..2 {
+        points(&lab);
+        lab.store = None;
+        lab.disk.index.wipe().unwrap();
+        lab.open();
+    }
+    // The tap is back: once no point before its copy is kept any more, nothing is left to be refused.
+    resync(&mut lab);
+    for _ in 0..8 {
+        grow_old(&mut lab);
+    }
+    assert!(!listed(&lab.disk).contains(&gone));
+    assert_eq!(refused(&lab), 0);
+}
+
+#[test]
+fn a_segment_of_the_log_that_is_gone_is_given_up_by_who_has_read_of_it_and_nobody_else() {
+    let mut lab = Lab::new(5, policy(10, &[], 0));
+    lab.disk.config.index_at_stop = true;
+    lab.open();
+    lab.write(600, 1);
+    lab.store = None;
+    lab.disk.dir.remove(log(&lab.disk)[2].0).unwrap();
+    lab.open();
+    lab.clock.advance(Duration::from_secs(2000));
+    lab.more(30, 1);
+    for _ in 0..2 {
+        let waits = settle_what_can_be(&lab);
+        assert!(waits.iter().any(|why| why.contains("--acknowledge")), "{waits:?}");
+        lab.store().acknowledge(lab.volume(), |_| false).unwrap();
+    }
+    lab.store().acknowledge(lab.volume(), |_| true).unwrap();
+    assert_eq!(settle_what_can_be(&lab), Vec::<String>::new());
+    points(&lab);
+}

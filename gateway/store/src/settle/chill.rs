@@ -10,6 +10,7 @@ use tap_block::units::count;
 use tap_block::{VolumeId, WallTime};
 use tracing::warn;
 
+use super::blocked::{Blocked, first_part};
 use super::keep::Terms;
 use super::plan::{End, Plan};
 use super::{Pressure, SettleReport, Settler};
@@ -42,14 +43,9 @@ impl Chilling {
     }
 
     /// The first part of a stretch in which nothing has failed lately; `None` when there is none.
-    fn untried(&self, mut range: RegionRange) -> Option<RegionRange> {
-        while let Some((failed, _)) = self.failed.iter().find(|(failed, _)| failed.holds(range.first)) {
-            range.first = RegionRange::after(failed.last)?;
-        }
-        let next =
-            self.failed.iter().map(|(failed, _)| failed.first).filter(|first| range.holds(*first)).min();
-        range.last = next.and_then(RegionRange::before).unwrap_or(range.last);
-        (range.first <= range.last).then_some(range)
+    fn untried(&self, range: RegionRange, blocked: &[RegionRange]) -> Option<RegionRange> {
+        let failed = self.failed.iter().map(|(failed, _)| *failed);
+        first_part(range, &failed.chain(blocked.iter().copied()).collect::<Vec<_>>())
     }
 }
 
@@ -108,12 +104,12 @@ impl Settler {
     ) -> Result<SettleReport, StoreError> {
         let place = (volume, region);
         let terms = self.terms(shared, Pressure::None);
-        if !read(&shared.published).layout.lost.is_empty() {
-            let text = "something of settled history is missing, and nothing of it is written anew before that is back";
-            return Err(StoreError::Damaged(text.to_owned()));
-        }
         let range = RegionRange { first: place, last: place };
         let none = || StoreError::NoSpace("there is no room to write the region anew".to_owned());
+        if Blocked::of(&read(&shared.published)).ranges().iter().any(|of| of.holds(place)) {
+            let text = "something of the region is missing, and it is not written anew before that is back";
+            return Err(StoreError::Damaged(text.to_owned()));
+        }
         let plan = Plan::compaction(shared, range).filter(Plan::is_stretch).ok_or_else(none)?;
         self.stretch(shared, plan, terms)
     }
@@ -129,7 +125,10 @@ impl Settler {
 
 /// Neighbouring segments that may be packed, if that is worth it beside what else lies there.
 fn cold_stretch(shared: &Shared, cold: Cold, now: WallTime, chilling: &Chilling) -> Option<RegionRange> {
-    let layout = Arc::clone(&read(&shared.published).layout);
+    let (layout, blocked) = {
+        let published = read(&shared.published);
+        (Arc::clone(&published.layout), Blocked::of(&published).ranges())
+    };
     let generations = &layout.generations;
     // Of a volume without a point so old nobody knows what is.
     let has_old = |kept: &Kept| kept.points.first().is_some_and(|p| now.since(p.received_at) >= cold.after);
@@ -148,7 +147,7 @@ fn cold_stretch(shared: &Shared, cold: Cold, now: WallTime, chilling: &Chilling)
             runs.into_iter().filter(move |run| run.bytes >= fewest || whole(run))
         })
         .find_map(|run| {
-            let range = chilling.untried(run.range)?;
+            let range = chilling.untried(run.range, &blocked)?;
             let overlaps = |g: &Generation, s: &SettledSegment| {
                 range.first <= s.last.min(g.range.last) && s.first.max(g.range.first) <= range.last
             };
@@ -236,9 +235,10 @@ mod tests {
             (range(9, 20), WallTime::EPOCH),
         ];
         let chilling = Chilling { last: None, failed };
-        assert_eq!(chilling.untried(range(0, 12)), Some(range(0, 2)));
-        assert_eq!(chilling.untried(range(3, 12)), Some(range(7, 8)));
-        assert_eq!(chilling.untried(range(9, 12)), None);
-        assert_eq!(chilling.untried(range(21, 30)), Some(range(21, 30)));
+        assert_eq!(chilling.untried(range(0, 12), &[]), Some(range(0, 2)));
+        assert_eq!(chilling.untried(range(3, 12), &[]), Some(range(7, 8)));
+        assert_eq!(chilling.untried(range(9, 12), &[]), None);
+        assert_eq!(chilling.untried(range(21, 30), &[]), Some(range(21, 30)));
+        assert_eq!(chilling.untried(range(21, 30), &[range(25, 26)]), Some(range(21, 24)));
     }
 }

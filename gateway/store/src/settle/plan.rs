@@ -8,6 +8,7 @@ use gateway_journal::{Generation, RegionPlace, RegionRange, RetentionPolicy};
 use tap_block::units::count;
 use tap_block::{StreamId, WallTime};
 
+use super::blocked::Blocked;
 use super::held::HeldCount;
 use super::{Limits, Pressure, points};
 use crate::store::Shared;
@@ -84,8 +85,9 @@ impl Plan {
         let (mut untouched, mut merged) = (published.layout.generations.clone(), Vec::new());
         let mut fresh = shared.segments.bytes_to(end, start.at);
         // What is missing in a generation would be missing for good once it is rewritten, and nobody would know.
-        while published.layout.lost.is_empty()
-            && let Some(n) = alike(&untouched, fresh)
+        let blocked = Blocked::of(&published);
+        while let Some(n) = alike(&untouched, fresh)
+            && !untouched.iter().rev().take(n).any(|g| blocked.is_in(g))
         {
             let more: u64 = untouched.iter().rev().take(n).map(Generation::bytes).sum();
             if fresh.saturating_add(more) > room {
@@ -100,30 +102,21 @@ impl Plan {
         Some(Self { groups, merged, range, wanted: range, untouched, end: ends, rules })
     }
 
-    /// Settled history of these regions, as far as there is room; `None` when there is nothing, or no room.
-    pub(super) fn compaction(shared: &Shared, range: RegionRange) -> Option<Self> {
+    /// Settled history of these regions, as far as there is room, up to where something is not rewritten for now; `None` when there
+    /// is nothing, or no room.
+    pub(super) fn compaction(shared: &Shared, wanted: RegionRange) -> Option<Self> {
         let published = read(&shared.published);
         let generations = &published.layout.generations;
-        let there = generations.iter().any(|g| range.first <= g.range.last && g.range.first <= range.last);
-        if !there || !published.layout.lost.is_empty() {
-            return None;
-        }
+        let blocked = Blocked::of(&published);
+        let range = blocked.first_part(wanted, generations)?;
         let rules = published.catalogue.rules().clone();
         let (merged, groups, untouched) = (generations.clone(), Vec::new(), Vec::new());
         // A segment on the border of the stretch does not come free, in each generation that lies across it.
         let budget = shared.settle_room(depth(generations)).min(shared.config.settle_at_once);
         if budget > 0 {
-            return Some(Self {
-                groups,
-                merged,
-                range,
-                wanted: range,
-                untouched,
-                end: End::Budget(budget),
-                rules,
-            });
+            return Some(Self { groups, merged, range, wanted, untouched, end: End::Budget(budget), rules });
         }
-        if range.last != RegionRange::ALL.last {
+        if wanted.last != RegionRange::ALL.last {
             return None;
         }
         // The youngest as a whole: every one of their segments comes free.
@@ -131,7 +124,7 @@ impl Plan {
         let mut bytes = 0u64;
         let fits = generations.iter().rev().take_while(|g| {
             bytes = bytes.saturating_add(g.bytes());
-            bytes <= room
+            bytes <= room && !blocked.is_in(g)
         });
         let n = fits.count();
         let (old, young) = generations.split_at(generations.len() - n);
@@ -143,15 +136,16 @@ impl Plan {
 
     /// Settled history of these regions up to where more segments come free than are written, wherever that is: when there is so
     /// little room (anybody may write to the disk) that it is not certain of any stretch.
-    pub(super) fn for_gain(shared: &Shared, range: RegionRange) -> Option<Self> {
+    pub(super) fn for_gain(shared: &Shared, wanted: RegionRange) -> Option<Self> {
         let published = read(&shared.published);
         let merged = published.layout.generations.clone();
         let room = shared.last_room();
-        if merged.is_empty() || room == 0 || !published.layout.lost.is_empty() {
+        if merged.is_empty() || room == 0 {
             return None;
         }
+        let range = Blocked::of(&published).first_part(wanted, &merged)?;
         let rules = published.catalogue.rules().clone();
-        let (groups, untouched, wanted) = (Vec::new(), Vec::new(), range);
+        let (groups, untouched) = (Vec::new(), Vec::new());
         Some(Self { groups, merged, range, wanted, untouched, end: End::Gain(room), rules })
     }
 

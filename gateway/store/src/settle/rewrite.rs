@@ -321,7 +321,8 @@ impl<'a> Rewriter<'a> {
         let file = self.shared.segments.file(first.segment)?;
         let gone = || StoreError::Damaged(format!("{} is missing: settling waits for it", first.segment));
         let mut bytes = vec![0; index(u64::from(end.saturating_sub(first.offset)))];
-        if file.is_none() && units.iter().all(|(at, ..)| self.is_damaged(*at)) {
+        let is_given_up = || self.shared.is_given_up_as_read(first.segment);
+        if file.is_none() && (units.iter().all(|(at, ..)| self.is_damaged(*at)) || is_given_up()) {
             // It is refused as it is, until it is put right.
             return Ok(0);
         }
@@ -329,7 +330,7 @@ impl<'a> Rewriter<'a> {
         if let Err(e) = file.read_at(u64::from(first.offset), &mut bytes) {
             // What somebody has offered in place of a pack need not be read for it; all else may be read another time, but not for ever.
             let is_damaged = units.iter().all(|(at, ..)| self.is_damaged(*at));
-            if is_damaged && !self.shared.settling.gives_up() {
+            if is_damaged && !is_given_up() {
                 return Err(unreadable(first, &e));
             }
             let offered = units.iter().all(|(at, ..)| self.shared.offers.has(*at));

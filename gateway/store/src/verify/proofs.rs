@@ -173,10 +173,25 @@ impl Proving {
         });
     }
 
-    /// What is over, and `read` of, need not be listed any more.
-    pub(crate) fn acknowledge(&self, volume: VolumeId, read: impl Fn(&Finding) -> bool) {
-        let stays = |f: &Finding| f.over_at.is_none() || f.volume.is_some_and(|v| v != volume) || !read(f);
-        self.change(|proofs| proofs.findings.retain(stays));
+    /// What is over, and `read` of, need not be listed any more. The segments that were.
+    pub(crate) fn acknowledge(
+        &self,
+        volume: VolumeId,
+        read: impl Fn(&Finding) -> bool,
+    ) -> BTreeSet<SegmentId> {
+        let is_listed = |f: &Finding| f.volume.is_none_or(|v| v == volume) && read(f);
+        let mut segments = BTreeSet::new();
+        self.change(|proofs| {
+            let listed = proofs.findings.iter().filter(|f| is_listed(f));
+            segments = listed.map(|f| f.segment).collect();
+            proofs.findings.retain(|f| f.over_at.is_none() || !is_listed(f));
+        });
+        segments
+    }
+
+    /// Is a segment named by anything that is not over?
+    pub(crate) fn names(&self, segment: SegmentId) -> bool {
+        lock(&self.state).findings.iter().any(|f| f.segment == segment && f.over_at.is_none())
     }
 
     /// These versions of blocks of a volume are as they should be; of none, nothing is written.

@@ -258,7 +258,8 @@ impl Trail {
         let made_up = self.made_up.take();
         walked?;
         damage.extend(unnamed(shared, group, &versions, &damage));
-        let waits = |d: &&Damage| !shared.segments.is_there(d.segment) && !shared.settling.gives_up();
+        let waits =
+            |d: &&Damage| !shared.segments.is_there(d.segment) && !shared.is_given_up_as_read(d.segment);
         if let Some(gone) = damage.iter().find(waits) {
             return Err(not_settled(gone));
         }
