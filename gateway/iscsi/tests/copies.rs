@@ -195,6 +195,7 @@ fn only_whole_names_of_units_lead_anywhere() {
     assert_eq!(copy(&mut rig, &list(&[naa(1), t10], &[blocks(0, 1, 0, 8, (0, 0))])), good(b""));
     assert!(disks[1].content()[..4096] == content(0)[..4096]);
     assert_eq!(copy(&mut rig, &with(&|t| t[30] = 2)), good(b""), "its blocks are of 512");
+    assert_eq!(copy(&mut rig, &with(&|t| t[1] = 0x80)), good(b""), "the LU ID TYPE is not looked at");
     for (change, what) in [
         (&(|t: &mut [u8; 32]| t[23] ^= 0x40) as &dyn Fn(&mut [u8; 32]), UNREACHABLE),
         (&|t| t[7] = 15, UNREACHABLE),
@@ -204,7 +205,6 @@ fn only_whole_names_of_units_lead_anywhere() {
         (&|t| t[5] = 0x14, UNREACHABLE),
         (&|t| t[0] = 0xe2, (5, 0x2607)),
         (&|t| t[0] = 0xe5, (5, 0x2607)),
-        (&|t| t[1] = 0x40, (5, 0x2600)),
         // A null device.
         (&|t| t[1] = 0x20, UNREACHABLE),
         (&|t| t[1] = 0x60, UNREACHABLE),

@@ -28,6 +28,8 @@ pub(crate) const BYTES: u8 = 0x0a;
 
 const TOO_MANY_TARGETS: Sense = Sense::new(5, 0x2606);
 const TOO_MANY_SEGMENTS: Sense = Sense::new(5, 0x2608);
+/// The bit of a descriptor that names no device (section 6.4.5.1).
+const NULL_DEVICE: u8 = 0x20;
 const UNSUPPORTED_TARGET: Sense = Sense::new(5, 0x2607);
 const UNSUPPORTED_SEGMENT: Sense = Sense::new(5, 0x2609);
 /// COPY ABORTED: a descriptor that names no unit we can reach.
@@ -157,12 +159,12 @@ fn split(list: &[u8]) -> Result<(&[[u8; TARGET]], &[u8]), Sense> {
 /// What names the unit; `None` for a designator that is not a unit's, and for a null device, which is as one that is not reachable
 /// (section 6.4.5.1). Names by LUN and by port are not taken: they are those of one path, and say nothing of who may go there.
 fn named(target: &[u8; TARGET]) -> Result<Option<Named<'_>>, Sense> {
-    let (is_null, id_type) = (target[1] & 0x20 != 0, target[1] >> 6);
-    match (target[0], is_null, id_type) {
-        (IDENTIFICATION, true, _) => return Ok(None),
-        (IDENTIFICATION, false, 0) => {}
-        (IDENTIFICATION, ..) => return Err(Sense::INVALID_FIELD_IN_LIST),
-        _ => return Err(UNSUPPORTED_TARGET),
+    if target[0] != IDENTIFICATION {
+        return Err(UNSUPPORTED_TARGET);
+    }
+    // LU ID TYPE is for the types of descriptors that have a LUN.
+    if target[1] & NULL_DEVICE != 0 {
+        return Ok(None);
     }
     let designator = target.get(8..8 + usize::from(target[7]).min(20)).unwrap_or_default();
     let (code_set, of_unit, kind) = (target[4] & 0x0f, target[5] & 0x30 == 0, target[5] & 0x0f);
