@@ -1,11 +1,8 @@
 //! Regions of settled history that are not rewritten for now, while everything around them is: something of them is missing, and
 //! nobody would know that any more once they were.
 
-use gateway_image::Catalogue;
 use gateway_journal::{Generation, RegionPlace, RegionRange};
 
-use crate::layout::{Layout, Lost};
-use crate::maps::healed;
 use crate::tail::Published;
 
 /// Stretches, and the settle that wrote what is missing there.
@@ -15,9 +12,9 @@ pub(super) struct Blocked(Vec<(u64, RegionRange)>);
 impl Blocked {
     /// What the index does not know because it was built without it.
     pub(super) fn of(published: &Published) -> Self {
-        let (layout, catalogue) = (&*published.layout, &*published.catalogue);
-        let lost = layout.lost.iter().filter(|lost| !is_shown_no_more(catalogue, layout, lost));
-        let lost = lost.map(|lost| (lost.settle, RegionRange { first: lost.from, last: lost.to }));
+        let layout = &*published.layout;
+        let lost =
+            layout.lost.iter().map(|lost| (lost.settle, RegionRange { first: lost.from, last: lost.to }));
         let within = |(settle, range): (u64, RegionRange)| {
             let here = layout.generations.iter().filter(move |g| g.settle == settle);
             here.filter_map(move |g| Some((settle, intersection(g.range, range)?)))
@@ -51,18 +48,6 @@ impl Blocked {
             range.first = RegionRange::after(part.last).filter(|first| *first <= range.last)?;
         }
     }
-}
-
-/// A copy of the whole disk hides all that is missing, at every point that is left.
-fn is_shown_no_more(catalogue: &Catalogue, layout: &Layout, lost: &Lost) -> bool {
-    let volume = lost.from.0;
-    if lost.to.0 != volume {
-        return false;
-    }
-    let first = layout.kept.get(&volume).and_then(|kept| kept.points.first());
-    let missing = layout.lost_of(volume);
-    let known = catalogue.volume(volume).zip(first).zip(missing);
-    known.is_some_and(|((known, first), missing)| healed(known, missing, first.lsn))
 }
 
 fn intersection(a: RegionRange, b: RegionRange) -> Option<RegionRange> {
