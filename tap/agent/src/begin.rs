@@ -23,7 +23,8 @@ const WATCH_SLACK: Duration = Duration::from_secs(4);
 #[derive(Debug)]
 pub(crate) struct Found {
     pub(crate) state: Option<State>,
-    pub(crate) marks: RegionMarks,
+    /// `None`: there is no activity log that can be read.
+    pub(crate) marks: Option<RegionMarks>,
     /// The last run's last note that it watched.
     pub(crate) alive: Option<Alive>,
     pub(crate) identity: FileIdentity,
@@ -66,16 +67,17 @@ pub(crate) fn begin(
     data: impl FnOnce() -> io::Result<ExtentSet>,
 ) -> Result<Beginning, BeginError> {
     let size = found.identity.size;
+    let log = log_of(&found);
     let (state, copy) = match found.state {
         None => first_time(drawn, found.identity),
         Some(ref old) if size < old.disk.size => {
             return Err(BeginError::Shrunk { was: old.disk.size, is: size });
         }
-        Some(ref old) => again(old, drawn, &found),
+        Some(ref old) => again(old, drawn, &found, &log),
     };
     let (dirty, fresh) = match copy {
         Copy::Nothing => (ExtentSet::new(), false),
-        Copy::Marked => (marked(&found.marks, size), false),
+        Copy::Marked => (marked(&log, size), false),
         Copy::Data => (data()?, true),
         Copy::Everything => (std::iter::once(Extent::between(0, size).to_blocks()).collect(), false),
     };
@@ -88,7 +90,7 @@ pub(crate) fn begin(
         size,
         sync: state.sync,
     };
-    let marks = marks_for(found.marks, &dirty, size);
+    let marks = marks_for(log, &dirty, size);
     // Most of a disk that was changed unwatched is what it was, and most of a marked region. What a hop lost is
     // copied as a whole: that heals a damaged journal, too.
     let compare = matches!(state.sync, Some(SyncCause::ChangedUnwatched | SyncCause::UncleanStop));
@@ -97,6 +99,17 @@ pub(crate) fn begin(
     let unproven = !state.unproven.is_empty() && found.state.is_some_and(|old| old.clean.is_none());
     let start = Start { run, first_lsn, bound: state.bound, marks, dirty, fresh, compare, unproven };
     Ok(Beginning { state, start, left })
+}
+
+/// What the activity log marks. It is written before the state is for the first time: where there is a state and no log, that
+/// was lost, and everything may have been under way.
+fn log_of(found: &Found) -> RegionMarks {
+    let size = found.identity.size;
+    match (&found.marks, &found.state) {
+        (Some(marks), _) => marks.clone(),
+        (None, Some(_)) => RegionMarks::repeat(true, RegionSize::for_volume(size).count(size)),
+        (None, None) => RegionMarks::new(),
+    }
 }
 
 enum Copy {
@@ -127,11 +140,11 @@ fn first_time(drawn: Drawn, identity: FileIdentity) -> (State, Copy) {
     (state, Copy::Data)
 }
 
-fn again(old: &State, drawn: Drawn, found: &Found) -> (State, Copy) {
+fn again(old: &State, drawn: Drawn, found: &Found, log: &RegionMarks) -> (State, Copy) {
     let changed = changed_unwatched(old, found);
     let unproven = unproven(old, found, changed);
     // A killed run that left nothing marked left nothing to copy, as far as is known here.
-    let unfinished = old.clean.is_none() && (found.marks.any() || !unproven.is_empty());
+    let unfinished = old.clean.is_none() && (log.any() || !unproven.is_empty());
     let cause = match (changed, unfinished) {
         (true, _) => Some(SyncCause::ChangedUnwatched),
         (false, true) => Some(SyncCause::UncleanStop),
@@ -243,14 +256,14 @@ mod tests {
     }
 
     fn left_behind(clean: Option<CleanStop>, marks: &[usize]) -> Found {
-        let found = Found { state: None, marks: RegionMarks::new(), alive: None, identity: identity() };
+        let found = Found { state: None, marks: None, alive: None, identity: identity() };
         let mut state = go(found).state;
         (state.clean, state.sync) = (clean, None);
         let mut map = RegionMarks::repeat(false, 8);
         marks.iter().for_each(|&i| map.set(i, true));
         Found {
             state: Some(state),
-            marks: map,
+            marks: Some(map),
             alive: Some(Alive { at: WallTime::from_nanos(1_000), changed_ns: Some(900) }),
             identity: identity(),
         }
@@ -280,6 +293,17 @@ mod tests {
         let idle = go(left_behind(None, &[]));
         assert!(idle.start.dirty.is_empty(), "nothing was under way");
         assert_eq!(idle.start.run.sync, Some(SyncCause::UncleanStop), "as far as is known here");
+    }
+
+    #[test]
+    fn a_lost_activity_log_marks_everything() {
+        let lost = |clean| Found { marks: None, ..left_behind(clean, &[]) };
+        let b = go(lost(None));
+        assert_eq!((b.start.run.sync, b.start.compare), (Some(SyncCause::UncleanStop), true));
+        assert_eq!(b.start.dirty.bytes(), SIZE);
+        // After a clean stop nothing is to be copied, but what was sent may be on its way yet.
+        let b = go(lost(Some(CLEAN)));
+        assert_eq!((b.start.run.sync, b.start.dirty.bytes(), b.start.marks.all()), (None, 0, true));
     }
 
     #[test]

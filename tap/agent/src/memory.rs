@@ -4,7 +4,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use tap_disk::{Durability, SlottedFile, ensure_dir};
+use tap_disk::{Durability, SlottedFile, ensure_dir, set_aside};
 use tap_splitter::RegionMarks;
 
 use crate::state::{Alive, State, StateError};
@@ -28,7 +28,8 @@ pub(crate) struct Memory {
 #[derive(Debug)]
 pub(crate) struct Remembered {
     pub(crate) state: Option<State>,
-    pub(crate) marks: RegionMarks,
+    /// `None`: there are none that can be read.
+    pub(crate) marks: Option<RegionMarks>,
     pub(crate) alive: Option<Alive>,
 }
 
@@ -41,18 +42,33 @@ pub(crate) enum MemoryError {
     State { dir: PathBuf, source: StateError },
 }
 
+/// Without what these files say the whole disk is compared, which is better than a disk that nobody can use: one that is damaged
+/// is put aside, and a new one begun.
+fn open_or_begin_anew(path: &Path, bytes: usize) -> io::Result<SlottedFile> {
+    let damaged = match SlottedFile::open(path, bytes) {
+        Err(e) if e.kind() == io::ErrorKind::InvalidData => e,
+        opened => return opened,
+    };
+    let aside = set_aside(path)?.unwrap_or_default();
+    tracing::warn!(
+        "{damaged}: it was put aside as {}; the whole disk is compared with what the gateways have",
+        aside.display()
+    );
+    SlottedFile::open(path, bytes)
+}
+
 impl Memory {
     /// Opens the files in `dir`, or makes them.
     pub(crate) fn open(dir: &Path) -> Result<(Self, Remembered), MemoryError> {
         let failed = |source| MemoryError::Io { dir: dir.to_owned(), source };
         ensure_dir(dir).map_err(failed)?;
-        let open = |name: &str, bytes| SlottedFile::open(&dir.join(name), bytes).map_err(failed);
-        let (state_file, marks_file) = (open("state", STATE_BYTES)?, open("marks", MARKS_BYTES)?);
-        let alive_file = open("alive", ALIVE_BYTES)?;
+        let state_file = SlottedFile::open(&dir.join("state"), STATE_BYTES).map_err(failed)?;
+        let marks_file = open_or_begin_anew(&dir.join("marks"), MARKS_BYTES).map_err(failed)?;
+        let alive_file = open_or_begin_anew(&dir.join("alive"), ALIVE_BYTES).map_err(failed)?;
         let state = state_file.load().map(|bytes| State::decode(&bytes)).transpose();
         let state = state.map_err(|source| MemoryError::State { dir: dir.to_owned(), source })?;
         let remembered = Remembered {
-            marks: marks_file.load().map(RegionMarks::from_vec).unwrap_or_default(),
+            marks: marks_file.load().map(RegionMarks::from_vec),
             alive: alive_file.load().and_then(|bytes| Alive::decode(&bytes)),
             state: state.clone(),
         };

@@ -683,6 +683,40 @@ async fn a_spool_that_is_gone_is_missed_and_everything_copied() {
     assert!(tap.stop(Duration::from_secs(10)).await);
 }
 
+/// What waited in memory when a tap was killed, and its activity log is lost or damaged: the rest says nothing of it.
+async fn killed_without_its_activity_log(harm: fn(&Path)) {
+    let bench = Bench::new(&[7; 100_000]);
+    let (cx, downlink) = FakeCx::listen(&bench.hub).await;
+    let tap = bench.start();
+    cx.wait_for_head();
+    downlink.stop().await;
+    write_at(&mut bench.guest(), 3 << 20, &[9; 8192]);
+    let (kept, killed) = (bench.dir.path().join("tap/web01"), bench.dir.path().join("killed"));
+    copy_state(&kept, &killed);
+    assert!(tap.stop(Duration::from_secs(10)).await);
+    copy_state(&killed, &kept);
+    std::fs::remove_dir_all(kept.join("spool")).unwrap();
+    harm(&kept.join("marks"));
+    cx.seen.lock().unwrap().tells = true;
+    let tap = bench.start();
+    let _downlink = cx.clone().open_on(&bench.hub).await;
+    let head = cx.wait_for_head();
+    assert!(cx.image(head) == bench.content(), "the head is the disk as it is");
+    assert!(tap.stop(Duration::from_secs(10)).await);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_killed_tap_whose_activity_log_is_gone_compares_all_of_its_disk() {
+    killed_without_its_activity_log(|log| std::fs::remove_file(log).unwrap()).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_killed_tap_whose_activity_log_is_damaged_serves_its_disk_and_compares_all_of_it() {
+    killed_without_its_activity_log(|log| std::fs::write(log, [3; 12288]).unwrap()).await;
+    killed_without_its_activity_log(|log| std::fs::write(log, [0; 12288]).unwrap()).await;
+    killed_without_its_activity_log(|log| std::fs::write(log, []).unwrap()).await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_missing_or_shrunk_disk_is_refused_with_what_to_do() {
     let bench = Bench::new(&[1; 8192]);
