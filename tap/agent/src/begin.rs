@@ -264,7 +264,7 @@ mod tests {
         Found {
             state: Some(state),
             marks: Some(map),
-            alive: Some(Alive { at: WallTime::from_nanos(1_000), changed_ns: Some(900) }),
+            alive: Some(Alive { at: WallTime::from_nanos(1_000), changed_ns: Some(900), log: None }),
             identity: identity(),
         }
     }

@@ -19,7 +19,7 @@ use crate::begin::{BeginError, Beginning, Drawn, Found, begin};
 use crate::compare::Inquiry;
 use crate::memory::{Memory, MemoryError};
 use crate::proof::Proof;
-use crate::state::{Alive, CleanStop};
+use crate::state::CleanStop;
 use crate::upstream::{Counters, Progress, Room, Upstream};
 use crate::volume::{Life, Volume};
 use crate::workers::{spawn_copier, spawn_keeper, spawn_sealer};
@@ -245,7 +245,7 @@ fn remember(dir: &Path, name: &Name, disk: &FileDevice) -> Result<(Memory, Begin
     memory.store_marks(&beginning.start.marks)?;
     // What was noted last is in the state by now, if it is still to be looked at.
     memory.store(beginning.state.clone())?;
-    memory.note_alive(Alive { at: RealClock.wall(), changed_ns: Some(identity.ctime_ns) })?;
+    memory.note_alive(RealClock.wall(), Some(identity.ctime_ns))?;
     Ok((memory, beginning))
 }
 

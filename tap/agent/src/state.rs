@@ -72,25 +72,32 @@ impl From<FileIdentity> for Disk {
 /// The note that the tap watches.
 ///
 /// ```text
-///   0 when u64   8 the disk's last change by its own account i64 (absent in notes of older programs)   little endian
+///   0 when u64   8 the disk's last change by its own account i64   16 which activity log was there u64   little endian
 /// ```
+///
+/// Notes of older programs end before one of the last two.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Alive {
     pub(crate) at: WallTime,
     /// When the disk was last changed then, by its own account (nanoseconds).
     pub(crate) changed_ns: Option<i64>,
+    /// The generation of the activity log that was on the disk then: one that is older now was put there by somebody.
+    pub(crate) log: Option<u64>,
 }
 
 impl Alive {
     pub(crate) fn encode(self) -> Vec<u8> {
         let changed = self.changed_ns.map(i64::to_le_bytes);
-        [self.at.nanos().to_le_bytes()].into_iter().chain(changed).flatten().collect()
+        let log = self.log.filter(|_| changed.is_some()).map(u64::to_le_bytes);
+        [self.at.nanos().to_le_bytes()].into_iter().chain(changed).chain(log).flatten().collect()
     }
 
     pub(crate) fn decode(bytes: &[u8]) -> Option<Self> {
         let (at, rest) = bytes.split_first_chunk()?;
         let at = WallTime::from_nanos(u64::from_le_bytes(*at));
-        Some(Self { at, changed_ns: rest.first_chunk().map(|ns| i64::from_le_bytes(*ns)) })
+        let changed_ns = rest.first_chunk().map(|ns| i64::from_le_bytes(*ns));
+        let log = rest.get(8..).and_then(<[u8]>::first_chunk).map(|log| u64::from_le_bytes(*log));
+        Some(Self { at, changed_ns, log })
     }
 }
 
@@ -247,8 +254,8 @@ mod tests {
 
     #[test]
     fn a_note_comes_back_and_that_of_an_older_program_is_read() {
-        for changed_ns in [Some(-7), None] {
-            let alive = Alive { at: WallTime::from_nanos(9), changed_ns };
+        for (changed_ns, log) in [(Some(-7), Some(5)), (Some(-7), None), (None, None)] {
+            let alive = Alive { at: WallTime::from_nanos(9), changed_ns, log };
             assert_eq!(Alive::decode(&alive.encode()), Some(alive));
         }
         assert_eq!(Alive::decode(&[9, 0, 0, 0, 0, 0, 0, 0]).map(|a| a.at), Some(WallTime::from_nanos(9)));

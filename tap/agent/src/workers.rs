@@ -15,7 +15,6 @@ use tap_splitter::{Anew, Captured, Event, Progress, seal};
 use crate::memory::Memory;
 use crate::proof::Proof;
 use crate::restored;
-use crate::state::Alive;
 use crate::upstream::{Counters, Room};
 use crate::volume::{Chore, Life, Volume, describe};
 
@@ -185,7 +184,7 @@ impl Keeper {
 
     fn note_alive(&self, now: WallTime) {
         let changed_ns = self.volume.disk().identity().ok().map(|id| id.ctime_ns);
-        if let Err(e) = self.memory.note_alive(Alive { at: now, changed_ns }) {
+        if let Err(e) = self.memory.note_alive(now, changed_ns) {
             tracing::warn!(volume = %self.volume.name(), "cannot note that the tap watches: {e}");
         }
     }

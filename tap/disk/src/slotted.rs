@@ -38,10 +38,15 @@ pub struct SlottedFile {
 
 #[derive(Debug, Default)]
 struct State {
-    generation: u64,
+    /// The newest that was tried.
+    tried: u64,
     content: Option<Vec<u8>>,
+    /// That of the content.
+    generation: u64,
     latest: Option<u64>,
     durable: Option<u64>,
+    /// Slots that were written and are not sound.
+    harmed: Vec<u64>,
 }
 
 struct Found {
@@ -98,6 +103,19 @@ impl SlottedFile {
         self.lock().content.clone()
     }
 
+    /// Which content it is: a later one has a larger number, over restarts, too. Zero when there is none.
+    #[must_use]
+    pub fn generation(&self) -> u64 {
+        self.lock().generation
+    }
+
+    /// Is there a slot that was written and is not sound? Then a later content than the one that was found may have been lost by
+    /// damage; or the machine stopped while it was stored, and nobody was ever told that it was.
+    #[must_use]
+    pub fn is_harmed(&self) -> bool {
+        !self.lock().harmed.is_empty()
+    }
+
     /// Replaces the content. The first one ever is always synced.
     ///
     /// # Errors
@@ -108,14 +126,16 @@ impl SlottedFile {
         let mut state = self.lock();
         self.check_fit(content)?;
         // A failed attempt may have reached the disk: its generation is never used again.
-        state.generation += 1;
-        let (header, target) = (header(state.generation, content), state.spare());
+        state.tried += 1;
+        let (header, target) = (header(state.tried, content), state.spare());
         self.file.write_at(target * self.slot, &[IoSlice::new(&header), IoSlice::new(content)])?;
         if durability == Durability::Synced || state.durable.is_none() {
             self.file.sync()?;
             state.durable = Some(target);
         }
         state.latest = Some(target);
+        state.harmed.retain(|slot| *slot != target);
+        state.generation = state.tried;
         state.content = Some(content.to_vec());
         Ok(())
     }
@@ -134,9 +154,10 @@ impl SlottedFile {
 }
 
 impl State {
-    /// A slot that holds neither the durable nor the latest content.
+    /// A slot that holds neither the durable nor the latest content; one that holds none at all, if there is such.
     fn spare(&self) -> u64 {
-        (0..SLOTS).find(|slot| Some(*slot) != self.latest && Some(*slot) != self.durable).unwrap_or_default()
+        let is_free = |slot: &u64| Some(*slot) != self.latest && Some(*slot) != self.durable;
+        self.harmed.iter().copied().chain(0..SLOTS).find(is_free).unwrap_or_default()
     }
 }
 
@@ -148,21 +169,26 @@ fn slot_size(slot_bytes: usize) -> io::Result<u64> {
 }
 
 fn recover(file: &SegmentFile, slot: u64) -> io::Result<State> {
-    let mut written = 0;
+    let (mut written, mut harmed) = (0, Vec::new());
     let mut best: Option<Found> = None;
     for n in 0..SLOTS {
         let mut bytes = vec![0; index(slot)];
         file.read_at(n * slot, &mut bytes)?;
-        written += u64::from(bytes.iter().any(|b| *b != 0));
-        if let Some((generation, content)) = decode(&bytes)
-            && best.as_ref().is_none_or(|b| b.generation < generation)
-        {
-            best = Some(Found { slot: n, generation, content: content.to_vec() });
+        let is_written = bytes.iter().any(|b| *b != 0);
+        written += u64::from(is_written);
+        match decode(&bytes) {
+            Some((generation, content)) if best.as_ref().is_none_or(|b| b.generation < generation) => {
+                best = Some(Found { slot: n, generation, content: content.to_vec() });
+            }
+            None if is_written => harmed.push(n),
+            _ => {}
         }
     }
     match best {
         Some(b) => Ok(State {
+            tried: b.generation,
             generation: b.generation,
+            harmed,
             content: Some(b.content),
             latest: Some(b.slot),
             durable: Some(b.slot),

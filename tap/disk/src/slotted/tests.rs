@@ -62,6 +62,22 @@ fn a_torn_slot_gives_way_to_the_one_before() {
 }
 
 #[test]
+fn a_slot_that_is_not_sound_is_told_until_it_is_written_over() {
+    let tmp = tempfile::tempdir().unwrap();
+    let path = tmp.path().join("state");
+    let open = || SlottedFile::open(&path, 100).unwrap();
+    assert_eq!((open().is_harmed(), open().generation()), (false, 0));
+    store(&path, &[(b"first", Synced), (b"second", Synced), (b"third", Synced)]);
+    assert_eq!((open().is_harmed(), open().generation()), (false, 3));
+    tear(&path, slot_of(&path, b"third"));
+    let file = open();
+    assert_eq!((file.is_harmed(), file.generation()), (true, 2));
+    file.store(b"fourth", Synced).unwrap();
+    assert_eq!((file.is_harmed(), open().is_harmed()), (false, false));
+    assert_eq!((file.generation(), open().generation(), open().load()), (3, 3, Some(b"fourth".to_vec())));
+}
+
+#[test]
 fn unsynced_stores_never_touch_the_durable_slot() {
     let tmp = tempfile::tempdir().unwrap();
     let path = tmp.path().join("state");
