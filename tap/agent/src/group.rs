@@ -3,8 +3,8 @@
 //!
 //! ```text
 //!   A  w w │ w w w          the mark is put into every stream while all members are locked, for microseconds: who was
-//!   B  w   │ w              answered before it is before it. Answers wait only for writes of a part of a block that were
-//!   C      │ w w w w        answered without an LSN, and no longer than 20 ms (tap_splitter::attempt).
+//!   B  w   │ w              answered before it is before it, for a write has its LSN when it is answered.
+//!   C      │ w w w w
 //! ```
 
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
@@ -14,7 +14,6 @@ use std::time::Duration;
 use cx_wire::{AskCode, AskError};
 use tap_block::{BarrierMark, Bookmark, Clock, Lsn, MarkId, Monotonic, Name, VolumeId, WallTime};
 use tap_disk::RealClock;
-use tap_splitter::attempt::{Attempt, Missed, Step};
 use tap_splitter::{Event, Progress};
 
 use crate::volume::{BookmarkReply, Locked, Volume, describe, now, together, too_early};
@@ -37,8 +36,6 @@ pub struct GroupOf {
 pub struct Barriers {
     /// Barriers that were made.
     pub made: u64,
-    /// Barriers that were given up because a member did not catch up within 20 ms.
-    pub late: u64,
     /// Barriers that were not made because a member was being copied.
     pub refused: u64,
 }
@@ -59,7 +56,7 @@ struct State {
     waiting: Waiting,
     barriers: Barriers,
     /// Why barriers are not made at the moment; said once for as long as that goes on.
-    said: Option<Missed>,
+    said: bool,
     stopped: bool,
 }
 
@@ -70,22 +67,10 @@ struct Made {
     heads: Vec<Lsn>,
 }
 
-/// What came of a step.
-enum Go {
-    Over(Result<Made, Why>),
-    Wait { until: Monotonic },
-}
-
-/// Why a barrier was not made.
-#[derive(Clone)]
+/// Why a barrier was not made: what is being copied, and of which member.
+#[derive(Clone, Default)]
 struct Why {
-    missed: Missed,
-    /// What is being copied, and of which member.
     sync: Option<(Name, Progress)>,
-}
-
-impl Why {
-    const LATE: Self = Self { missed: Missed::Late, sync: None };
 }
 
 impl Group {
@@ -148,10 +133,8 @@ impl Group {
         while let Some(turn) = self.next(due) {
             let outcome = match turn {
                 Turn::Over(over) => {
-                    let told = |wanted: Wanted| {
-                        (wanted.reply)(Err(self.missed(why.as_ref().unwrap_or(&Why::LATE))));
-                    };
-                    over.into_iter().for_each(told);
+                    let sync = why.as_ref().and_then(|why| why.sync.as_ref()).map(|(_, sync)| *sync);
+                    over.into_iter().for_each(|wanted| (wanted.reply)(Err(too_early(sync))));
                     continue;
                 }
                 Turn::Bookmark { bookmark, again } => self.bookmark_now(bookmark, again),
@@ -209,25 +192,23 @@ impl Group {
     fn barrier(&self, bookmark: Option<Bookmark>, again: bool) -> Result<Made, Why> {
         let outcome = self.attempt(bookmark);
         let mut state = self.lock();
-        let missed = outcome.as_ref().err().map(|why| why.missed);
-        match missed {
-            None => state.barriers.made += 1,
-            Some(_) if again => {}
-            Some(Missed::Late) => state.barriers.late += 1,
-            Some(Missed::Refused) => state.barriers.refused += 1,
+        match &outcome {
+            Ok(_) => state.barriers.made += 1,
+            Err(_) if again => {}
+            Err(_) => state.barriers.refused += 1,
         }
-        let (before, barriers) = (std::mem::replace(&mut state.said, missed), state.barriers);
+        let (before, barriers) = (std::mem::replace(&mut state.said, outcome.is_err()), state.barriers);
         drop(state);
         match &outcome {
-            Ok(_) if before.is_some() => tracing::info!(group = %self.name, "barriers are made again"),
-            Err(why) if before != missed => self.say(why, barriers),
+            Ok(_) if before => tracing::info!(group = %self.name, "barriers are made again"),
+            Err(why) if !before => self.say(why, barriers),
             _ => {}
         }
         outcome
     }
 
     /// Said once for as long as it goes on.
-    fn say(&self, why: &Why, Barriers { made, late, refused }: Barriers) {
+    fn say(&self, why: &Why, Barriers { made, refused }: Barriers) {
         let text = match &why.sync {
             Some((volume, sync)) => format!(
                 "no barrier is made while {} of {volume} is under way ({} of {} bytes done): the group has no new points until \
@@ -236,69 +217,32 @@ impl Group {
                 sync.done,
                 sync.total
             ),
-            None if why.missed == Missed::Refused => {
-                "no barrier was made, for a sync of a member has only just ended; it is tried again"
-                    .to_owned()
-            }
-            None => {
-                "no barrier could be made within 20 ms: a member's disk is slow; it is tried again and again"
-                    .to_owned()
-            }
+            None => "no barrier was made, for a sync of a member has only just ended; it is tried again"
+                .to_owned(),
         };
-        tracing::warn!(group = %self.name, made, late, refused, "{text}");
+        tracing::warn!(group = %self.name, made, refused, "{text}");
     }
 
+    /// With all members locked, for a moment.
     fn attempt(&self, bookmark: Option<Bookmark>) -> Result<Made, Why> {
-        let (mut attempt, mut held) = (Attempt::default(), None);
-        loop {
-            let go = together(&self.members, |members| self.turn(&mut attempt, members, &bookmark));
-            match go {
-                Go::Over(outcome) => return outcome,
-                Go::Wait { until } => {
-                    // From here on it is let go on every way out.
-                    held.get_or_insert_with(|| Holding(&self.members));
-                    self.members.iter().for_each(|volume| volume.wait_caught_up(until));
-                }
-            }
-        }
-    }
-
-    /// One step of it, with all members locked.
-    fn turn(&self, attempt: &mut Attempt, members: &mut [Locked<'_>], bookmark: &Option<Bookmark>) -> Go {
-        let now = now(&RealClock);
-        match attempt.next(members.iter().map(|m| m.standing()), now.monotonic) {
-            Step::Mark => {
-                members.iter_mut().for_each(|m| m.tell(Event::Clock));
-                let at = members.iter().map(|m| m.earliest_mark(now)).max().unwrap_or(now.wall);
-                let mark = self.mark(at, bookmark.clone());
-                let heads = members.iter_mut().map(|m| m.put(mark.clone(), at)).collect();
-                Go::Over(Ok(Made { at, heads }))
-            }
-            Step::GiveUp(missed) => {
+        together(&self.members, |members| {
+            if !members.iter().all(Locked::takes_marks) {
                 let named = members.iter().zip(&self.members);
                 let sync = named.into_iter().find_map(|(m, volume)| Some((volume.name().clone(), m.sync()?)));
-                Go::Over(Err(Why { missed, sync }))
+                return Err(Why { sync });
             }
-            Step::Hold { until } => {
-                members.iter_mut().for_each(|m| m.tell(Event::Hold));
-                Go::Wait { until }
-            }
-            Step::Wait { until } => Go::Wait { until },
-        }
+            let now = now(&RealClock);
+            members.iter_mut().for_each(|m| m.tell(Event::Clock));
+            let at = members.iter().map(|m| m.earliest_mark(now)).max().unwrap_or(now.wall);
+            let mark = self.mark(at, bookmark);
+            let heads = members.iter_mut().map(|m| m.put(mark.clone(), at)).collect();
+            Ok(Made { at, heads })
+        })
     }
 
     fn mark(&self, at: WallTime, bookmark: Option<Bookmark>) -> BarrierMark {
         let id = MarkId::new(at.nanos());
         BarrierMark { id, group: self.name.clone(), members: self.ids.clone(), bookmark }
-    }
-
-    fn missed(&self, why: &Why) -> AskError {
-        if why.missed == Missed::Refused {
-            return too_early(why.sync.as_ref().map(|(_, sync)| *sync));
-        }
-        let text = "no barrier over the group could be made within 20 ms, again and again: its disks answer too slowly; try \
-                    again when there is less to write";
-        AskError::new(AskCode::Timeout, text)
     }
 
     fn stopping(&self) -> AskError {
@@ -317,14 +261,5 @@ impl Group {
 
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-/// Members that keep back answers, until this is dropped.
-struct Holding<'g>(&'g [Arc<Volume>]);
-
-impl Drop for Holding<'_> {
-    fn drop(&mut self) {
-        self.0.iter().for_each(|volume| volume.apply(Event::Release));
     }
 }

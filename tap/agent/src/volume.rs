@@ -54,7 +54,6 @@ pub(crate) struct Volume {
     /// Nobody but [`Volume::stop`] notifies this one: a wait on it is a pause that a stop cuts short.
     paused: Condvar,
     /// Every write that was answered has its LSN, while a barrier waits for that.
-    caught_up: Condvar,
     /// Who finds out what the gateways have; without one, nothing is compared.
     inquiry: OnceLock<Inquiry>,
     /// The consistency group that it is a member of.
@@ -186,7 +185,6 @@ impl Volume {
             chores_there: Condvar::new(),
             copyable: Condvar::new(),
             paused: Condvar::new(),
-            caught_up: Condvar::new(),
             inquiry: OnceLock::new(),
             group: OnceLock::new(),
             sizing: Mutex::new(()),
@@ -503,7 +501,6 @@ impl Volume {
                 }
                 Action::Wake => self.sealable.notify_one(),
                 Action::Answer(id) => core.answer(id, later),
-                Action::CaughtUp => self.caught_up.notify_all(),
             }
         }
     }
@@ -571,9 +568,6 @@ impl Volume {
                 guest.outcome = Some(outcome);
                 let whole = matches!(guest.outcome, Some(Ok(_)));
                 volume.feed(core, Event::Written { op: id, whole }, later);
-            }
-            if !core.splitter.keeps_back(id) {
-                core.answer(id, later);
             }
         });
     }

@@ -820,7 +820,7 @@ async fn barriers_are_put_over_a_group_with_nobody_to_send_them_to() {
     let mut guest = bench.guest();
     for n in 0..5u64 {
         let before = made();
-        // A part of a block: its answer may wait for a barrier, and is there all the same.
+        // A part of a block: it is answered with its LSN like all others.
         while made() == before {
             write_at(&mut guest, n * 512, &[n as u8 + 1; 512]);
         }

@@ -12,7 +12,6 @@
 //! appends the [`Action`]s that the driver (`tap-agent`) must carry out. Nothing here does I/O or reads a
 //! clock. The rules are those of the design, section 3; each has a property test in `tests/`.
 
-pub mod attempt;
 mod compare;
 mod copies;
 mod holds;
@@ -27,5 +26,5 @@ pub use regions::{RegionMarks, RegionSize};
 pub use seal::seal;
 pub use splitter::{
     Action, Anew, BookmarkId, Change, Config, CopyId, CopyTask, Event, Mode, Now, OpId, Progress, Splitter,
-    Standing, Start,
+    Start,
 };

@@ -1,6 +1,6 @@
 //! The state of one protected volume and its transitions.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::HashMap;
 
 use bytes::Bytes;
 use tap_block::{BLOCK_SIZE, Bookmark, Extent, ExtentSet, Lsn, Marker, Position, SyncCause, WallTime};
@@ -22,8 +22,7 @@ use clock::SourceClock;
 use op::Op;
 
 pub use event::{
-    Action, Anew, BookmarkId, Change, Config, CopyId, CopyTask, Event, Mode, Now, OpId, Progress, Standing,
-    Start,
+    Action, Anew, BookmarkId, Change, Config, CopyId, CopyTask, Event, Mode, Now, OpId, Progress, Start,
 };
 
 /// LSNs are reserved in steps of this many: one durable write for a million records.
@@ -60,8 +59,6 @@ impl Sync {
 struct PendingBookmark {
     id: BookmarkId,
     bookmark: Bookmark,
-    /// Acknowledged operations that have no LSN yet.
-    behind: BTreeSet<OpId>,
 }
 
 /// The splitter of one volume. See the crate's page.
@@ -73,12 +70,6 @@ pub struct Splitter {
     regions: Regions,
     /// Operations that wait for marks.
     unmarked: Vec<OpId>,
-    /// Written, waiting for their edges; acknowledged, but for those that a barrier keeps back.
-    filling: BTreeSet<OpId>,
-    /// A barrier waits for this volume.
-    held: bool,
-    /// Those of `filling` whose answers it keeps back.
-    kept_back: BTreeSet<OpId>,
     bookmarks: Vec<PendingBookmark>,
     queue: Queue,
     copies: Copies,
@@ -126,9 +117,6 @@ impl Splitter {
             holds: Holds::default(),
             regions: Regions::new(config.size, start.marks, start.first_lsn),
             unmarked: Vec::new(),
-            filling: BTreeSet::new(),
-            held: false,
-            kept_back: BTreeSet::new(),
             bookmarks: Vec::new(),
             queue: Queue::new(config.queue_limit),
             copies: Copies::new(start.dirty),
@@ -181,9 +169,7 @@ impl Splitter {
             }
             Event::Durable { everywhere } => self.everywhere = self.everywhere.max(everywhere),
             Event::Flushed { head } => self.flushed = self.flushed.max(head),
-            Event::Bookmark { id, bookmark } => {
-                self.bookmarks.push(PendingBookmark { id, bookmark, behind: self.filling.clone() });
-            }
+            Event::Bookmark { id, bookmark } => self.bookmarks.push(PendingBookmark { id, bookmark }),
             Event::Resync { dirty } => {
                 dirty.iter().for_each(|extent| self.regions.want_just(extent));
                 self.lost = dirty.iter().chain(self.lost.iter()).collect();
@@ -197,8 +183,6 @@ impl Splitter {
             Event::AnewPersisted { durable } => self.anew_persisted(durable, now),
             Event::Grow { size, data } => self.grow(size, &data, now),
             Event::Clock => {}
-            Event::Hold => self.held = true,
-            Event::Release => self.let_go(actions),
             Event::Barrier { mark, at } => self.put_barrier(mark, at),
             Event::Tick => self.clear_marks(now),
         }
@@ -345,10 +329,6 @@ impl Splitter {
         } else if op.is_complete() {
             self.capture(id, now, actions);
         } else {
-            self.filling.insert(id);
-            if self.held {
-                self.kept_back.insert(id);
-            }
             actions.extend(op.edges().map(|extent| Action::Fill { op: id, extent }));
         }
     }
@@ -411,10 +391,7 @@ impl Splitter {
     }
 
     fn finish(&mut self, id: OpId, blocks: Extent, now: Now, actions: &mut Vec<Action>) {
-        self.filled_up(id, actions);
-        for pending in &mut self.bookmarks {
-            pending.behind.remove(&id);
-        }
+        actions.push(Action::Answer(id));
         self.release(blocks, now, actions);
     }
 
@@ -686,10 +663,7 @@ impl Splitter {
     }
 
     fn place_bookmarks(&mut self, now: Now, actions: &mut Vec<Action>) {
-        let (due, behind): (Vec<_>, Vec<_>) =
-            std::mem::take(&mut self.bookmarks).into_iter().partition(|b| b.behind.is_empty());
-        self.bookmarks = behind;
-        for PendingBookmark { id, bookmark, .. } in due {
+        for PendingBookmark { id, bookmark } in std::mem::take(&mut self.bookmarks) {
             if self.sync.is_some() || self.lsns_left() == 0 {
                 actions.push(Action::BookmarkRefused(id));
                 continue;

@@ -20,7 +20,7 @@ use tap_block::{
 use tap_splitter::seal::Identity;
 use tap_splitter::{
     Action, Anew, BookmarkId, Change, Compared, Config, CopyId, CopyTask, Event, Mode, Now, OpId,
-    RegionMarks, RegionSize, Splitter, Standing, Start, seal,
+    RegionMarks, RegionSize, Splitter, Start, seal,
 };
 use testbed_model::{BatchBuilder, Oracle, Random};
 
@@ -155,7 +155,7 @@ impl World {
             match action {
                 Action::Start(id) => self.ops.get_mut(&id).unwrap().started = true,
                 Action::Bookmarked { lsn, at, .. } => self.bookmarks.push((lsn, at)),
-                Action::Wake | Action::BookmarkRefused(_) | Action::Answer(_) | Action::CaughtUp => {}
+                Action::Wake | Action::BookmarkRefused(_) | Action::Answer(_) => {}
                 task => self.tasks.push(task),
             }
         }
@@ -185,7 +185,7 @@ impl World {
         if self.grows && self.random.below(40) == 0 {
             self.grow();
         }
-        match self.random.below(18) {
+        match self.random.below(17) {
             0..=4 => self.submit(),
             5..=8 => self.complete_some_op(),
             9..=11 => self.carry_out_some_task(),
@@ -193,10 +193,6 @@ impl World {
             13 => self.begin_copy(),
             14 => self.housekeeping(),
             15 => self.barrier(),
-            16 => {
-                let event = if self.random.below(2) == 0 { Event::Hold } else { Event::Release };
-                self.apply(event);
-            }
             _ => {
                 let name: Name = format!("b{}", self.next_op).parse().unwrap();
                 let bookmark = Bookmark { name, consistency: Consistency::Crash, note: String::new() };
@@ -208,7 +204,7 @@ impl World {
 
     /// A mark, where one may be put: in time between all that is before and behind it.
     fn barrier(&mut self) {
-        if self.splitter.standing() != Standing::Ready {
+        if !self.splitter.takes_marks() {
             return;
         }
         let at = self.splitter.earliest_mark(self.now);

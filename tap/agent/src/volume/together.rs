@@ -1,10 +1,9 @@
 //! Several volumes changed at one moment: what a barrier of a consistency group is made of.
 
-use std::sync::{Arc, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::sync::{Arc, MutexGuard};
 
-use tap_block::{BarrierMark, Lsn, Monotonic, WallTime};
-use tap_splitter::{Event, Now, Progress, Standing};
+use tap_block::{BarrierMark, Lsn, WallTime};
+use tap_splitter::{Event, Now, Progress};
 
 use super::{Core, Later, Volume};
 
@@ -31,8 +30,8 @@ pub(crate) fn together<R>(volumes: &[Arc<Volume>], change: impl FnOnce(&mut [Loc
 }
 
 impl Locked<'_> {
-    pub(crate) fn standing(&self) -> Standing {
-        self.core.splitter.standing()
+    pub(crate) fn takes_marks(&self) -> bool {
+        self.core.splitter.takes_marks()
     }
 
     pub(crate) fn head(&self) -> Lsn {
@@ -57,19 +56,5 @@ impl Locked<'_> {
 
     pub(crate) fn tell(&mut self, event: Event) {
         self.volume.feed(&mut self.core, event, &mut self.later);
-    }
-}
-
-impl Volume {
-    /// Waits while it is behind, until `until`.
-    pub(crate) fn wait_caught_up(&self, until: Monotonic) {
-        let mut core = self.lock();
-        while core.splitter.standing() == Standing::Behind {
-            let left = until.since(super::now(&self.clock).monotonic);
-            if left == Duration::ZERO {
-                return;
-            }
-            (core, _) = self.caught_up.wait_timeout(core, left).unwrap_or_else(PoisonError::into_inner);
-        }
     }
 }

@@ -177,12 +177,8 @@ pub enum Event {
     /// The clock is looked at, as with every event. To be told each member of a group before [`crate::Splitter::earliest_mark`] is
     /// asked.
     Clock,
-    /// A barrier waits for this volume: until [`Event::Release`] no write is answered before it has its LSN.
-    Hold,
-    /// The barrier is over, one way or the other.
-    Release,
-    /// A barrier's mark is put here. To be told only where [`crate::Splitter::standing`] is [`Standing::Ready`], in the same
-    /// moment for every member of the group.
+    /// A barrier's mark is put here. To be told only where [`crate::Splitter::takes_marks`], in the same moment for every member
+    /// of the group.
     Barrier {
         /// The mark.
         mark: BarrierMark,
@@ -198,10 +194,8 @@ pub enum Event {
 pub enum Action {
     /// Run the operation on the local disk, then [`Event::Written`].
     Start(OpId),
-    /// The guest may have the answer that a barrier kept back ([`crate::Splitter::keeps_back`]).
+    /// The guest may have its answer: the operation has its LSN, or never gets one.
     Answer(OpId),
-    /// Every write that was answered has its LSN now: what a barrier waits for.
-    CaughtUp,
     /// Read `extent` from the local disk, then [`Event::Filled`].
     Fill {
         /// For which operation.
@@ -247,17 +241,6 @@ pub struct CopyTask {
     /// Blocks that every receiver has as they are read need no copy, if they had them so when this record was
     /// durable there. Ask before reading: a read waits for nobody. An answer counts for every later read as well.
     pub compare: Option<Lsn>,
-}
-
-/// Can a barrier's mark be put into a stream at this moment?
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Standing {
-    /// Yes: every write that was answered has its LSN.
-    Ready,
-    /// Some that were answered have none yet.
-    Behind,
-    /// No: a sync is open, and no point in it is a disk that ever was.
-    Refused,
 }
 
 /// What the volume is doing.
