@@ -8,20 +8,20 @@
     reason = "tests"
 )]
 
+mod initiator;
+
 use std::collections::HashMap;
-use std::io::{Read, Write};
-use std::net::TcpStream;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex};
 use std::time::{Duration, Instant};
 
 use gateway_front::{ClientId, Front, FrontHandle, IscsiLimits, Targets};
-use gateway_iscsi::{Admission, BlockLength, Identity, LogicalUnit, Refusal, Target, TargetConfig};
+use gateway_iscsi::{Refusal, Target};
+use initiator::{Initiator, NAME, word};
 use tap_block::memory::MemoryDevice;
 use tap_block::units::count;
 use tap_block::{BlockDevice, Geometry, Op, Ticket};
 
-const NAME: &str = "iqn.2026-01.example:disk";
 const SIZE: u64 = 16 << 20;
 const MEMORY: u64 = 16 << 20;
 const CONNECTIONS: usize = 16;
@@ -103,82 +103,30 @@ impl Targets for One {
 }
 
 fn front(device: Arc<dyn BlockDevice>) -> FrontHandle {
-    let identity = Identity {
-        vendor: "CHRONOGT".to_owned(),
-        product: "TEST".to_owned(),
-        revision: "0001".to_owned(),
-        serial: "memory-test".to_owned(),
-        naa: 0x6 << 124,
-        block: BlockLength::Short,
-        emulated: false,
-    };
-    let unit = LogicalUnit::new(identity, device, &[]).unwrap();
-    let target = Target::new(TargetConfig {
-        name: NAME.to_owned(),
-        alias: String::new(),
-        admission: Admission::default(),
-        units: vec![(1, unit)],
-    });
+    let target = initiator::target(initiator::unit(device));
     let limits = IscsiLimits { connections: CONNECTIONS, memory: MEMORY, ..IscsiLimits::default() };
     Front::start_iscsi(&["127.0.0.1:0".parse().unwrap()], Arc::new(One(target)), limits).unwrap()
 }
 
 /// An initiator with many commands under way.
-struct Initiator {
-    socket: TcpStream,
-    cmd_sn: u32,
+struct Busy {
+    initiator: Initiator,
     /// What each command's data is, by its tag.
     data: HashMap<u32, Vec<u8>>,
 }
 
-fn word(header: &[u8; 48], at: usize) -> u32 {
-    u32::from_be_bytes(header[at..at + 4].try_into().unwrap())
-}
-
-impl Initiator {
+impl Busy {
     fn log_in(front: &FrontHandle, no: u8) -> Self {
-        let socket = TcpStream::connect(front.addresses()[0].to_string()).unwrap();
-        socket.set_nodelay(true).unwrap();
-        socket.set_read_timeout(Some(PATIENCE)).unwrap();
-        let mut initiator = Self { socket, cmd_sn: 1, data: HashMap::new() };
+        let socket = initiator::connect(front, PATIENCE);
         let keys = "InitialR2T=No\0ImmediateData=Yes\0MaxOutstandingR2T=8\0MaxRecvDataSegmentLength=262144\0";
-        let text = format!("InitiatorName=iqn.2026-01.example:{no}\0TargetName={NAME}\0{keys}");
-        let mut header = [0; 48];
-        (header[0], header[1], header[8], header[13], header[27]) = (0x43, 0x87, 0x80, no, 1);
-        initiator.send(header, text.as_bytes());
-        assert_eq!(initiator.unit().0[36..38], [0, 0]);
-        // It is told that there was a power on.
-        initiator.start(&[0; 6], 0x80, 0, &[]);
-        initiator.finish(1);
-        initiator
-    }
-
-    fn send(&mut self, mut header: [u8; 48], data: &[u8]) {
-        header[5..8].copy_from_slice(&(data.len() as u32).to_be_bytes()[1..]);
-        let mut bytes = [&header[..], data].concat();
-        bytes.resize(bytes.len().next_multiple_of(4), 0);
-        self.socket.write_all(&bytes).unwrap();
-    }
-
-    fn unit(&mut self) -> ([u8; 48], Vec<u8>) {
-        let mut header = [0; 48];
-        self.socket.read_exact(&mut header).unwrap();
-        let length = u32::from_be_bytes([0, header[5], header[6], header[7]]) as usize;
-        let mut data = vec![0; length.next_multiple_of(4)];
-        self.socket.read_exact(&mut data).unwrap();
-        (header, data)
+        let initiator = Initiator::log_in(socket, &format!("iqn.2026-01.example:{no}"), keys);
+        Self { initiator, data: HashMap::new() }
     }
 
     fn start(&mut self, cdb: &[u8], flags: u8, expected: u32, immediate: &[u8]) -> u32 {
-        let mut header = [0; 48];
-        (header[0], header[1], header[9]) = (0x01, flags, 1);
-        header[16..20].copy_from_slice(&self.cmd_sn.to_be_bytes());
-        header[20..24].copy_from_slice(&expected.to_be_bytes());
-        header[24..28].copy_from_slice(&self.cmd_sn.to_be_bytes());
-        header[32..32 + cdb.len()].copy_from_slice(cdb);
-        self.cmd_sn += 1;
-        self.send(header, immediate);
-        self.cmd_sn - 1
+        let header = self.initiator.header(cdb, flags, expected);
+        self.initiator.send(header, immediate);
+        word(&header, 16)
     }
 
     fn cdb(code: u8, block: u32, length: usize) -> [u8; 10] {
@@ -188,18 +136,18 @@ impl Initiator {
 
     fn write(&mut self, block: u32, data: Vec<u8>) {
         let cdb = Self::cdb(0x2a, block, data.len());
-        let itt = self.start(&cdb, 0xa0, data.len() as u32, &data[..64 << 10]);
+        let itt = self.start(&cdb, 0x20, data.len() as u32, &data[..64 << 10]);
         self.data.insert(itt, data);
     }
 
     fn read(&mut self, block: u32, length: usize) {
-        self.start(&Self::cdb(0x28, block, length), 0xc0, length as u32, &[]);
+        self.start(&Self::cdb(0x28, block, length), 0x40, length as u32, &[]);
     }
 
     /// Sends what is asked for, until so many commands are answered.
     fn finish(&mut self, mut commands: usize) {
         while commands > 0 {
-            let (header, _) = self.unit();
+            let (header, _) = self.initiator.unit();
             match header[0] {
                 0x31 => self.answer(&header),
                 0x21 => commands -= 1,
@@ -217,8 +165,8 @@ impl Initiator {
         (header[0], header[1]) = (0x40, 0x80);
         header[16..20].fill(0xff);
         header[20..24].copy_from_slice(&asked[20..24]);
-        header[24..28].copy_from_slice(&self.cmd_sn.to_be_bytes());
-        self.send(header, &[]);
+        header[24..28].copy_from_slice(&self.initiator.cmd_sn.to_be_bytes());
+        self.initiator.send(header, &[]);
     }
 
     /// The data that an R2T asks for.
@@ -233,20 +181,20 @@ impl Initiator {
             header[20..24].copy_from_slice(&r2t[20..24]);
             header[36..40].copy_from_slice(&(n as u32).to_be_bytes());
             header[40..44].copy_from_slice(&((from + n * UNIT) as u32).to_be_bytes());
-            self.send(header, part);
+            self.initiator.send(header, part);
         }
         self.data.insert(itt, data);
     }
 }
 
 /// Each has more under way than all may hold together.
-fn crowd(front: &FrontHandle, device: &Slow, work: impl Fn(&mut Initiator, u8) -> usize + Sync) {
+fn crowd(front: &FrontHandle, device: &Slow, work: impl Fn(&mut Busy, u8) -> usize + Sync) {
     let over = AtomicBool::new(false);
     std::thread::scope(|scope| {
         let (work, over) = (&work, &over);
         let all = (0..CONNECTIONS as u8).map(|no| {
             scope.spawn(move || {
-                let mut initiator = Initiator::log_in(front, no);
+                let mut initiator = Busy::log_in(front, no);
                 for _ in 0..2 {
                     let commands = work(&mut initiator, no);
                     initiator.finish(commands);
@@ -304,9 +252,9 @@ fn large_writes_and_reads_of_many_have_one_bound_and_none_waits_for_ever() {
 fn who_does_not_send_what_it_has_room_for_is_hung_up_on_when_others_wait() {
     let device = Slow::new();
     let front = front(device.clone());
-    let (mut silent, mut other) = (Initiator::log_in(&front, 0), Initiator::log_in(&front, 1));
+    let (mut silent, mut other) = (Busy::log_in(&front, 0), Busy::log_in(&front, 1));
     silent.write(0, vec![1; 4 << 20]);
-    assert_eq!(silent.unit().0[0], 0x31);
+    assert_eq!(silent.initiator.unit().0[0], 0x31);
     let since = Instant::now();
     std::thread::scope(|scope| {
         let other = scope.spawn(move || {
@@ -318,7 +266,7 @@ fn who_does_not_send_what_it_has_room_for_is_hung_up_on_when_others_wait() {
         }
         other.join().unwrap();
     });
-    let rest = std::io::copy(&mut silent.socket, &mut std::io::sink());
+    let rest = std::io::copy(&mut silent.initiator.socket, &mut std::io::sink());
     assert!(rest.is_ok_and(|rest| rest < 1024), "it is hung up on");
     assert!(since.elapsed() < Duration::from_secs(25), "long before it would be asked whether it is there");
 }
@@ -327,7 +275,7 @@ fn who_does_not_send_what_it_has_room_for_is_hung_up_on_when_others_wait() {
 fn what_a_session_that_was_ended_has_at_the_disk_counts_until_it_is_over() {
     let device = Slow::new();
     let front = front(device.clone());
-    let mut initiator = Initiator::log_in(&front, 0);
+    let mut initiator = Busy::log_in(&front, 0);
     initiator.read(0, 3 << 20);
     initiator.read(0, 1 << 20);
     let since = Instant::now();
