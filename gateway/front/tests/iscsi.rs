@@ -8,7 +8,9 @@
     reason = "tests"
 )]
 
-use std::io::{ErrorKind, Read, Write};
+mod initiator;
+
+use std::io::{ErrorKind, Read as _, Write as _};
 use std::net::TcpStream;
 use std::process::Command;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -16,11 +18,11 @@ use std::sync::{Arc, Condvar, Mutex};
 use std::time::{Duration, Instant};
 
 use gateway_front::{ClientId, Front, FrontHandle, IscsiLimits, Targets};
-use gateway_iscsi::{Admission, BlockLength, Identity, LogicalUnit, Refusal, Target, TargetConfig};
+use gateway_iscsi::{LogicalUnit, Refusal, Target};
+use initiator::{Initiator, NAME};
 use tap_block::memory::MemoryDevice;
 use tap_block::{BlockDevice, Geometry, Op, Ticket};
 
-const NAME: &str = "iqn.2026-01.example:disk";
 const SIZE: u64 = 64 << 20;
 const PATIENCE: Duration = Duration::from_secs(20);
 /// Whoever may overtake somebody does it within this time.
@@ -70,22 +72,8 @@ impl Rig {
 
     /// Initiators are shown a disk that keeps its content in `device`.
     fn showing(shown: Arc<dyn BlockDevice>, device: Arc<MemoryDevice>, limits: IscsiLimits) -> Self {
-        let identity = Identity {
-            vendor: "CHRONOGT".to_owned(),
-            product: "TEST".to_owned(),
-            revision: "0001".to_owned(),
-            serial: "front-test".to_owned(),
-            naa: 0x6 << 124,
-            block: BlockLength::Short,
-            emulated: false,
-        };
-        let unit = LogicalUnit::new(identity, shown, &[]).unwrap();
-        let target = Target::new(TargetConfig {
-            name: NAME.to_owned(),
-            alias: String::new(),
-            admission: Admission::default(),
-            units: vec![(1, unit.clone())],
-        });
+        let unit = initiator::unit(shown);
+        let target = initiator::target(unit.clone());
         let (kept, first_is_slow, another) = Default::default();
         let disk = Arc::new(Disk { target, unit, kept, first_is_slow, another });
         let front = Front::start_iscsi(&["127.0.0.1:0".parse().unwrap()], disk.clone(), limits).unwrap();
@@ -93,9 +81,7 @@ impl Rig {
     }
 
     fn connect(&self) -> TcpStream {
-        let socket = TcpStream::connect(self.front.addresses()[0].to_string()).unwrap();
-        socket.set_read_timeout(Some(PATIENCE)).unwrap();
-        socket
+        initiator::connect(&self.front, PATIENCE)
     }
 
     fn log_in(&self) -> Initiator {
@@ -103,68 +89,7 @@ impl Rig {
     }
 
     fn log_in_as(&self, name: &str) -> Initiator {
-        let mut initiator = Initiator { socket: self.connect(), cmd_sn: 1 };
-        let text = format!("InitiatorName={name}\0TargetName={NAME}\0FirstBurstLength=262144\0");
-        let mut header = [0; 48];
-        (header[0], header[1], header[8], header[27]) = (0x43, 0x87, 0x80, 1);
-        initiator.send(header, text.as_bytes());
-        assert_eq!(initiator.unit().0[36..38], [0, 0]);
-        // The first command is told that there was a power on.
-        assert_eq!(initiator.command(&[0; 6], 0, 0, b"").0, 2);
-        initiator
-    }
-}
-
-/// An initiator by hand: one command at a time.
-struct Initiator {
-    socket: TcpStream,
-    cmd_sn: u32,
-}
-
-impl Initiator {
-    fn send(&mut self, mut header: [u8; 48], data: &[u8]) {
-        header[5..8].copy_from_slice(&(data.len() as u32).to_be_bytes()[1..]);
-        let mut bytes = [&header[..], data].concat();
-        bytes.resize(bytes.len().next_multiple_of(4), 0);
-        self.socket.write_all(&bytes).unwrap();
-    }
-
-    fn unit(&mut self) -> ([u8; 48], Vec<u8>) {
-        let mut header = [0; 48];
-        self.socket.read_exact(&mut header).unwrap();
-        let length = u32::from_be_bytes([0, header[5], header[6], header[7]]) as usize;
-        let mut data = vec![0; length.next_multiple_of(4)];
-        self.socket.read_exact(&mut data).unwrap();
-        data.truncate(length);
-        (header, data)
-    }
-
-    /// The header of the next command.
-    fn header(&mut self, cdb: &[u8], flags: u8, expected: u32) -> [u8; 48] {
-        let mut header = [0; 48];
-        (header[0], header[1], header[9]) = (0x01, 0x80 | flags, 1);
-        header[16..20].copy_from_slice(&self.cmd_sn.to_be_bytes());
-        header[20..24].copy_from_slice(&expected.to_be_bytes());
-        header[24..28].copy_from_slice(&self.cmd_sn.to_be_bytes());
-        header[32..32 + cdb.len()].copy_from_slice(cdb);
-        self.cmd_sn += 1;
-        header
-    }
-
-    /// Status and data.
-    fn command(&mut self, cdb: &[u8], flags: u8, expected: u32, data: &[u8]) -> (u8, Vec<u8>) {
-        let header = self.header(cdb, flags, expected);
-        self.send(header, data);
-        let mut all = Vec::new();
-        loop {
-            let (header, data) = self.unit();
-            if header[0] == 0x25 {
-                all.extend(data);
-            }
-            if header[0] == 0x21 || header[1] & 1 != 0 {
-                return (header[3], all);
-            }
-        }
+        Initiator::log_in(self.connect(), name, "FirstBurstLength=262144\0")
     }
 }
 
@@ -314,13 +239,10 @@ fn an_initiator_that_takes_no_answer_is_hung_up_on() {
 fn a_login_in_several_steps_is_over_with_the_last_of_them() {
     let limits = IscsiLimits { login: Duration::from_millis(300), ..IscsiLimits::default() };
     let rig = Rig::new(limits);
-    let mut initiator = Initiator { socket: rig.connect(), cmd_sn: 1 };
+    let mut initiator = Initiator::over(rig.connect());
     let named = format!("InitiatorName=iqn.2026-01.example:test\0TargetName={NAME}\0AuthMethod=None\0");
-    for (flags, text) in [(0x81, named.as_str()), (0x87, "FirstBurstLength=262144\0")] {
-        let mut header = [0; 48];
-        (header[0], header[1], header[8], header[27]) = (0x43, flags, 0x80, 1);
-        initiator.send(header, text.as_bytes());
-        assert_eq!(initiator.unit().0[36..38], [0, 0]);
+    for (stages, text) in [(0x81, named.as_str()), (0x87, "FirstBurstLength=262144\0")] {
+        assert_eq!(initiator.log_in_with(stages, text), [0, 0]);
     }
     // Whoever came later and does not log in is hung up on.
     let mut slow = rig.connect();

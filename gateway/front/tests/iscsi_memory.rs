@@ -8,23 +8,24 @@
     reason = "tests"
 )]
 
+mod initiator;
+
 use std::collections::HashMap;
-use std::io::{Read, Write};
-use std::net::TcpStream;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Condvar, Mutex};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use gateway_front::{ClientId, Front, FrontHandle, IscsiLimits, Targets};
-use gateway_iscsi::{Admission, BlockLength, Identity, LogicalUnit, Refusal, Target, TargetConfig};
+use gateway_iscsi::{Refusal, Target};
+use initiator::{Initiator, NAME, word};
 use tap_block::memory::MemoryDevice;
 use tap_block::units::count;
 use tap_block::{BlockDevice, Geometry, Op, Ticket};
 
-const NAME: &str = "iqn.2026-01.example:disk";
-const SIZE: u64 = 16 << 20;
 const MEMORY: u64 = 16 << 20;
 const CONNECTIONS: usize = 16;
+/// Each has a part of the disk to itself.
+const PART: u64 = 8 << 20;
 const PATIENCE: Duration = Duration::from_secs(60);
 const UNIT: usize = 256 << 10;
 
@@ -32,7 +33,6 @@ const UNIT: usize = 256 << 10;
 struct Slow {
     disk: MemoryDevice,
     held: Mutex<Held>,
-    came: Condvar,
 }
 
 #[derive(Default)]
@@ -40,31 +40,44 @@ struct Held {
     all: Vec<(Op, Ticket)>,
     bytes: u64,
     most: u64,
+    /// What each initiator has asked for and has not come here.
+    missing: [u64; CONNECTIONS],
 }
 
-fn bytes(op: &Op) -> u64 {
+/// Where and how much.
+fn stretch(op: &Op) -> (u64, u64) {
     match op {
-        Op::Write { data, .. } => count(data.len()),
-        Op::Read { extent } => extent.length(),
-        _ => 0,
+        Op::Write { offset, data, .. } => (*offset, count(data.len())),
+        Op::Read { extent } => (extent.offset(), extent.length()),
+        other => panic!("{other:?}"),
     }
 }
 
 impl Slow {
     fn new() -> Arc<Self> {
-        Arc::new(Self { disk: MemoryDevice::new(SIZE), held: Mutex::default(), came: Condvar::new() })
+        Arc::new(Self { disk: MemoryDevice::new(CONNECTIONS as u64 * PART), held: Mutex::default() })
     }
 
-    /// Does one once nothing more has come for a moment; is there any?
+    /// An initiator is going to ask for so much.
+    fn expect(&self, no: u8, bytes: usize) {
+        self.held.lock().unwrap().missing[usize::from(no)] += count(bytes);
+    }
+
+    /// Does one of those that it holds; is there any?
     fn go_on(&self) -> bool {
-        let held = self.held.lock().unwrap();
-        let (mut held, quiet) = self.came.wait_timeout(held, Duration::from_millis(2)).unwrap();
-        let next = if quiet.timed_out() { held.all.pop() } else { return true };
-        let Some((op, ticket)) = next else { return false };
-        held.bytes -= bytes(&op);
+        let mut held = self.held.lock().unwrap();
+        let Some((op, ticket)) = held.all.pop() else { return false };
+        held.bytes -= stretch(&op).1;
         drop(held);
         self.disk.submit(op, ticket);
         true
+    }
+
+    /// Does nobody go on before it does something? Each waits for memory, or has brought here all that it asked for.
+    fn is_waited_for(&self, front: &FrontHandle) -> bool {
+        let waiting = front.memory().waiting;
+        let missing = self.held.lock().unwrap().missing;
+        missing.iter().filter(|&&bytes| bytes > 0).count() == waiting
     }
 
     fn most(&self) -> u64 {
@@ -79,10 +92,11 @@ impl BlockDevice for Slow {
 
     fn submit(&self, op: Op, ticket: Ticket) {
         let mut held = self.held.lock().unwrap();
-        held.bytes += bytes(&op);
+        let (at, bytes) = stretch(&op);
+        held.missing[(at / PART) as usize] -= bytes;
+        held.bytes += bytes;
         held.most = held.most.max(held.bytes);
         held.all.push((op, ticket));
-        self.came.notify_all();
     }
 }
 
@@ -103,103 +117,57 @@ impl Targets for One {
 }
 
 fn front(device: Arc<dyn BlockDevice>) -> FrontHandle {
-    let identity = Identity {
-        vendor: "CHRONOGT".to_owned(),
-        product: "TEST".to_owned(),
-        revision: "0001".to_owned(),
-        serial: "memory-test".to_owned(),
-        naa: 0x6 << 124,
-        block: BlockLength::Short,
-        emulated: false,
-    };
-    let unit = LogicalUnit::new(identity, device, &[]).unwrap();
-    let target = Target::new(TargetConfig {
-        name: NAME.to_owned(),
-        alias: String::new(),
-        admission: Admission::default(),
-        units: vec![(1, unit)],
-    });
+    let target = initiator::target(initiator::unit(device));
     let limits = IscsiLimits { connections: CONNECTIONS, memory: MEMORY, ..IscsiLimits::default() };
     Front::start_iscsi(&["127.0.0.1:0".parse().unwrap()], Arc::new(One(target)), limits).unwrap()
 }
 
 /// An initiator with many commands under way.
-struct Initiator {
-    socket: TcpStream,
-    cmd_sn: u32,
+struct Busy {
+    no: u8,
+    device: Arc<Slow>,
+    initiator: Initiator,
     /// What each command's data is, by its tag.
     data: HashMap<u32, Vec<u8>>,
 }
 
-fn word(header: &[u8; 48], at: usize) -> u32 {
-    u32::from_be_bytes(header[at..at + 4].try_into().unwrap())
-}
-
-impl Initiator {
-    fn log_in(front: &FrontHandle, no: u8) -> Self {
-        let socket = TcpStream::connect(front.addresses()[0].to_string()).unwrap();
-        socket.set_nodelay(true).unwrap();
-        socket.set_read_timeout(Some(PATIENCE)).unwrap();
-        let mut initiator = Self { socket, cmd_sn: 1, data: HashMap::new() };
+impl Busy {
+    fn log_in(front: &FrontHandle, device: &Arc<Slow>, no: u8) -> Self {
+        let socket = initiator::connect(front, PATIENCE);
         let keys = "InitialR2T=No\0ImmediateData=Yes\0MaxOutstandingR2T=8\0MaxRecvDataSegmentLength=262144\0";
-        let text = format!("InitiatorName=iqn.2026-01.example:{no}\0TargetName={NAME}\0{keys}");
-        let mut header = [0; 48];
-        (header[0], header[1], header[8], header[13], header[27]) = (0x43, 0x87, 0x80, no, 1);
-        initiator.send(header, text.as_bytes());
-        assert_eq!(initiator.unit().0[36..38], [0, 0]);
-        // It is told that there was a power on.
-        initiator.start(&[0; 6], 0x80, 0, &[]);
-        initiator.finish(1);
-        initiator
-    }
-
-    fn send(&mut self, mut header: [u8; 48], data: &[u8]) {
-        header[5..8].copy_from_slice(&(data.len() as u32).to_be_bytes()[1..]);
-        let mut bytes = [&header[..], data].concat();
-        bytes.resize(bytes.len().next_multiple_of(4), 0);
-        self.socket.write_all(&bytes).unwrap();
-    }
-
-    fn unit(&mut self) -> ([u8; 48], Vec<u8>) {
-        let mut header = [0; 48];
-        self.socket.read_exact(&mut header).unwrap();
-        let length = u32::from_be_bytes([0, header[5], header[6], header[7]]) as usize;
-        let mut data = vec![0; length.next_multiple_of(4)];
-        self.socket.read_exact(&mut data).unwrap();
-        (header, data)
+        let initiator = Initiator::log_in(socket, &format!("iqn.2026-01.example:{no}"), keys);
+        Self { no, device: device.clone(), initiator, data: HashMap::new() }
     }
 
     fn start(&mut self, cdb: &[u8], flags: u8, expected: u32, immediate: &[u8]) -> u32 {
-        let mut header = [0; 48];
-        (header[0], header[1], header[9]) = (0x01, flags, 1);
-        header[16..20].copy_from_slice(&self.cmd_sn.to_be_bytes());
-        header[20..24].copy_from_slice(&expected.to_be_bytes());
-        header[24..28].copy_from_slice(&self.cmd_sn.to_be_bytes());
-        header[32..32 + cdb.len()].copy_from_slice(cdb);
-        self.cmd_sn += 1;
-        self.send(header, immediate);
-        self.cmd_sn - 1
+        let header = self.initiator.header(cdb, flags, expected);
+        self.initiator.send(header, immediate);
+        word(&header, 16)
     }
 
-    fn cdb(code: u8, block: u32, length: usize) -> [u8; 10] {
+    /// For so many bytes from a block of its part of the disk.
+    fn cdb(&self, code: u8, block: u32, length: usize) -> [u8; 10] {
+        self.device.expect(self.no, length);
+        let block = u32::from(self.no) * (PART / 512) as u32 + block;
         let ([a, b, c, d], [e, f]) = (block.to_be_bytes(), ((length / 512) as u16).to_be_bytes());
         [code, 0, a, b, c, d, 0, e, f, 0]
     }
 
     fn write(&mut self, block: u32, data: Vec<u8>) {
-        let cdb = Self::cdb(0x2a, block, data.len());
-        let itt = self.start(&cdb, 0xa0, data.len() as u32, &data[..64 << 10]);
+        let cdb = self.cdb(0x2a, block, data.len());
+        let itt = self.start(&cdb, 0x20, data.len() as u32, &data[..64 << 10]);
         self.data.insert(itt, data);
     }
 
     fn read(&mut self, block: u32, length: usize) {
-        self.start(&Self::cdb(0x28, block, length), 0xc0, length as u32, &[]);
+        let cdb = self.cdb(0x28, block, length);
+        self.start(&cdb, 0x40, length as u32, &[]);
     }
 
     /// Sends what is asked for, until so many commands are answered.
     fn finish(&mut self, mut commands: usize) {
         while commands > 0 {
-            let (header, _) = self.unit();
+            let (header, _) = self.initiator.unit();
             match header[0] {
                 0x31 => self.answer(&header),
                 0x21 => commands -= 1,
@@ -217,8 +185,8 @@ impl Initiator {
         (header[0], header[1]) = (0x40, 0x80);
         header[16..20].fill(0xff);
         header[20..24].copy_from_slice(&asked[20..24]);
-        header[24..28].copy_from_slice(&self.cmd_sn.to_be_bytes());
-        self.send(header, &[]);
+        header[24..28].copy_from_slice(&self.initiator.cmd_sn.to_be_bytes());
+        self.initiator.send(header, &[]);
     }
 
     /// The data that an R2T asks for.
@@ -233,20 +201,20 @@ impl Initiator {
             header[20..24].copy_from_slice(&r2t[20..24]);
             header[36..40].copy_from_slice(&(n as u32).to_be_bytes());
             header[40..44].copy_from_slice(&((from + n * UNIT) as u32).to_be_bytes());
-            self.send(header, part);
+            self.initiator.send(header, part);
         }
         self.data.insert(itt, data);
     }
 }
 
 /// Each has more under way than all may hold together.
-fn crowd(front: &FrontHandle, device: &Slow, work: impl Fn(&mut Initiator, u8) -> usize + Sync) {
+fn crowd(front: &FrontHandle, device: &Arc<Slow>, work: impl Fn(&mut Busy, u8) -> usize + Sync) {
     let over = AtomicBool::new(false);
     std::thread::scope(|scope| {
         let (work, over) = (&work, &over);
         let all = (0..CONNECTIONS as u8).map(|no| {
             scope.spawn(move || {
-                let mut initiator = Initiator::log_in(front, no);
+                let mut initiator = Busy::log_in(front, device, no);
                 for _ in 0..2 {
                     let commands = work(&mut initiator, no);
                     initiator.finish(commands);
@@ -260,7 +228,9 @@ fn crowd(front: &FrontHandle, device: &Slow, work: impl Fn(&mut Initiator, u8) -
         });
         let since = Instant::now();
         while !over.load(Ordering::SeqCst) {
-            device.go_on();
+            if !(device.is_waited_for(front) && device.go_on()) {
+                std::thread::yield_now();
+            }
             let usage = front.memory();
             assert!(usage.lent <= usage.lendable, "{usage:?}");
             assert!(since.elapsed() < 4 * PATIENCE, "it stands still: {usage:?}");
@@ -304,9 +274,9 @@ fn large_writes_and_reads_of_many_have_one_bound_and_none_waits_for_ever() {
 fn who_does_not_send_what_it_has_room_for_is_hung_up_on_when_others_wait() {
     let device = Slow::new();
     let front = front(device.clone());
-    let (mut silent, mut other) = (Initiator::log_in(&front, 0), Initiator::log_in(&front, 1));
+    let (mut silent, mut other) = (Busy::log_in(&front, &device, 0), Busy::log_in(&front, &device, 1));
     silent.write(0, vec![1; 4 << 20]);
-    assert_eq!(silent.unit().0[0], 0x31);
+    assert_eq!(silent.initiator.unit().0[0], 0x31);
     let since = Instant::now();
     std::thread::scope(|scope| {
         let other = scope.spawn(move || {
@@ -314,11 +284,13 @@ fn who_does_not_send_what_it_has_room_for_is_hung_up_on_when_others_wait() {
             other.finish(1);
         });
         while !other.is_finished() {
-            device.go_on();
+            if !device.go_on() {
+                std::thread::yield_now();
+            }
         }
         other.join().unwrap();
     });
-    let rest = std::io::copy(&mut silent.socket, &mut std::io::sink());
+    let rest = std::io::copy(&mut silent.initiator.socket, &mut std::io::sink());
     assert!(rest.is_ok_and(|rest| rest < 1024), "it is hung up on");
     assert!(since.elapsed() < Duration::from_secs(25), "long before it would be asked whether it is there");
 }
@@ -327,7 +299,7 @@ fn who_does_not_send_what_it_has_room_for_is_hung_up_on_when_others_wait() {
 fn what_a_session_that_was_ended_has_at_the_disk_counts_until_it_is_over() {
     let device = Slow::new();
     let front = front(device.clone());
-    let mut initiator = Initiator::log_in(&front, 0);
+    let mut initiator = Busy::log_in(&front, &device, 0);
     initiator.read(0, 3 << 20);
     initiator.read(0, 1 << 20);
     let since = Instant::now();
@@ -337,7 +309,7 @@ fn what_a_session_that_was_ended_has_at_the_disk_counts_until_it_is_over() {
     }
     assert_eq!(front.end_sessions(&[front.sessions()[0].id]), 0);
     assert_eq!(front.memory().lent, 4 << 20);
-    while !device.go_on() {}
+    assert!(device.go_on());
     assert_eq!(front.memory().lent, 3 << 20, "the newer one is over");
     while device.go_on() {}
     assert_eq!(front.memory().lent, 0);

@@ -16,7 +16,7 @@ use std::sync::{Arc, Mutex};
 use bytes::Bytes;
 use common::*;
 use gateway_iscsi::{
-    Access, Admission, BlockLength, Credentials, Identity, LogicalUnit, Neighbours, Target, TargetConfig,
+    Access, Admission, BlockLength, Credentials, LogicalUnit, Neighbours, Target, TargetConfig,
 };
 use sha2::Digest;
 use tap_block::memory::MemoryDevice;
@@ -34,23 +34,8 @@ struct Shelf {
     target: Arc<Target>,
 }
 
-fn named(lun: u8, block: BlockLength) -> Identity {
-    let naa = identity(block).naa + u128::from(lun);
-    Identity { serial: format!("serial-{lun}"), naa, ..identity(block) }
-}
-
 fn content(no: u64) -> Vec<u8> {
     (0..SIZE / 8).flat_map(|at| (at * 0x9e37_79b9 + no).to_le_bytes()).collect()
-}
-
-fn serve(disks: &[(Arc<MemoryDevice>, BlockLength)]) -> Arc<Target> {
-    let units = disks.iter().zip(1_u8..).map(|((disk, block), lun)| {
-        let device: Arc<dyn BlockDevice> = disk.clone();
-        (u16::from(lun), LogicalUnit::new(named(lun, *block), device, &[]).unwrap())
-    });
-    let admission = Admission { access: Access::Open, initiators: None };
-    let units = units.collect();
-    Target::new(TargetConfig { name: NAME.to_owned(), alias: String::new(), admission, units })
 }
 
 /// Four disks: two of 512, one of 4,096, one that cannot be written.

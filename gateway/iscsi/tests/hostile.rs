@@ -19,7 +19,7 @@ use testbed_model::Random;
 use testbed_model::found::{mangled, streams};
 
 /// Functions that are fuzzed.
-const TARGETS: usize = 3;
+const TARGETS: usize = 4;
 
 /// One stream: lines of hex, `"text"`, `N*hex` to repeat, after `#` a comment; `session` to log in before;
 /// `end: alive|closed`.

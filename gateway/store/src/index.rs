@@ -109,6 +109,18 @@ pub struct Shortage {
     pub needed: u64,
 }
 
+impl Shortage {
+    /// What failed while there was this one failed for want of room, unless it is damage: fjall says so once, and from then on only
+    /// that it failed.
+    pub(crate) fn explains(self, e: IndexError) -> IndexError {
+        let Self { free, needed } = self;
+        match e.kind {
+            Kind::Passing => IndexError::full(format!("{e}: {free} bytes are free, {needed} are needed")),
+            Kind::Full | Kind::Damage => e,
+        }
+    }
+}
+
 /// Ordered rows, read from any thread. Calls may block.
 pub trait IndexStore: Send + Sync {
     /// The value of `key`.

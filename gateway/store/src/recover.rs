@@ -96,10 +96,14 @@ pub(crate) fn recover(
 ) -> Result<Recovered, StoreError> {
     let pool = Arc::new(pool);
     let with = |condemned| recover_with(config, &pool, (opener, condemned), (marks, manifests));
-    match with(opener.condemned()) {
+    let done = match with(opener.condemned()) {
         Err(StoreError::IndexDamaged(why)) => with(Some(why)),
         done => done,
-    }
+    };
+    done.map_err(|e| match (e, opener.shortage()) {
+        (StoreError::Index(why), Some(shortage)) => shortage.explains(IndexError::new(why)).into(),
+        (e, _) => e,
+    })
 }
 
 /// `condemned`: why the index is damaged, whatever it looks like.

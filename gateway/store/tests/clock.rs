@@ -11,10 +11,9 @@
 mod common;
 
 use std::sync::Arc;
-use std::sync::mpsc::channel;
 use std::time::Duration;
 
-use common::lab::policy;
+use common::lab::{policy, rule};
 use common::{Disk, ManualClock, append};
 use gateway_journal::MetaRecord;
 use gateway_store::{MemoryIndex, Store};
@@ -84,10 +83,8 @@ fn check(store: &Store, oracle: &Oracle, from: Lsn) {
 
 fn open(disk: &Disk) -> Arc<Store> {
     let store = disk.open();
-    let (sender, done) = channel();
-    let rule = MetaRecord::PolicySet { volume: None, policy: Some(policy(10, &[(1000, 1000)], 1000)) };
-    store.record(rule, Box::new(move |outcome| drop(sender.send(outcome))));
-    done.recv_timeout(Duration::from_secs(30)).unwrap().unwrap();
+    let policy = policy(10, &[(1000, 1000)], 1000);
+    rule(&store, MetaRecord::PolicySet { volume: None, policy: Some(policy) });
     store
 }
 

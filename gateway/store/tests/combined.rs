@@ -10,438 +10,29 @@
 )]
 
 mod common;
+mod life;
 
-use std::collections::BTreeMap;
-use std::io::{self, IoSlice};
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::mpsc::channel;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use common::lab::{Lab, cut, policy, tiers};
+use common::segments::{Away, Frame, frames, log, put_back, settled, take_away};
 use common::steps::{Steps, parts};
-use common::{Disk, append, cases, try_image};
-use gateway_journal::{FrameHeader, Hold, MetaRecord, SegmentHeader, SettledHeader};
-use gateway_store::{IndexOpener as _, Parts, Scope, Store};
+use common::{Disk, append, seeds, try_image, unreadable};
+use gateway_journal::MetaRecord;
+use gateway_store::{IndexOpener as _, Store};
+use life::{Life, crash, exact, settle};
 use tap_block::{
-    BLOCK_SIZE, Batch, Bookmark, Consistency, Lsn, Marker, RunId, RunStart, StreamId, SyncCause, VolumeId,
-    WallTime,
+    BLOCK_SIZE, Bookmark, Consistency, Lsn, Marker, RunId, RunStart, StreamId, SyncCause, VolumeId, WallTime,
 };
-use tap_disk::{FileNo, Medium, PoolOptions, SegmentDir, SegmentFile, SegmentPool};
+use tap_disk::{FileNo, SegmentDir};
 use testbed_model::{BatchBuilder, Oracle, Random, Workload};
-
-/// A file that is away.
-type Away = (FileNo, Vec<u8>);
-
-fn head(disk: &Disk, no: FileNo) -> Vec<u8> {
-    let mut head = vec![0; 4096];
-    disk.dir.open(no).unwrap().read_at(0, &mut head).unwrap();
-    head
-}
-
-/// Files that hold segments.
-fn used(disk: &Disk) -> Vec<FileNo> {
-    let is_used = |no: &FileNo| {
-        let head = head(disk, *no);
-        SegmentHeader::decode(&head).is_ok() || SettledHeader::decode(&head).is_ok()
-    };
-    disk.dir.list().unwrap().into_iter().filter(is_used).collect()
-}
-
-/// Segments of the log, in order.
-fn log(disk: &Disk) -> Vec<(FileNo, SegmentHeader)> {
-    let of = |no: FileNo| Some((no, SegmentHeader::decode(&head(disk, no)).ok()?));
-    let mut found: Vec<_> = disk.dir.list().unwrap().into_iter().filter_map(of).collect();
-    found.sort_by_key(|(_, header)| header.segment);
-    found
-}
-
-fn take_away(disk: &Disk, no: FileNo) -> Away {
-    let file = disk.dir.open(no).unwrap();
-    let mut bytes = vec![0; file.len() as usize];
-    file.read_at(0, &mut bytes).unwrap();
-    disk.dir.remove(no).unwrap();
-    (no, bytes)
-}
-
-fn put_back(disk: &Disk, (no, bytes): &Away) {
-    let highest = disk.dir.list().unwrap().iter().map(|no| no.get()).max().unwrap_or(0);
-    let no = if disk.dir.open(*no).is_ok() { FileNo::new(highest + 1) } else { *no };
-    let file = disk.dir.create(no, bytes.len() as u64).unwrap();
-    file.write_at(0, &[IoSlice::new(bytes)]).unwrap();
-    file.sync().unwrap();
-}
-
-fn crash(lab: &mut Lab, random: &mut Random) {
-    lab.wait_for_index();
-    let left = cut(&lab.disk, random);
-    lab.store = None;
-    lab.disk = left;
-}
-
-/// Served and exact, and refused, of points that are kept and selectable; one that is wrong is a failure.
-fn exact(
-    store: &Store,
-    oracle: &Oracle,
-    volume: VolumeId,
-    (from, step): (usize, usize),
-    what: &str,
-) -> (usize, Vec<Lsn>) {
-    let catalogue = store.catalogue();
-    let Some(known) = catalogue.volume(volume) else { return (0, Vec::new()) };
-    let (mut served, mut refused) = (0, Vec::new());
-    for lsn in oracle.lsns().into_iter().rev().skip(from).step_by(step) {
-        if known.selectable(lsn).is_err() || store.check_kept(volume, lsn).is_err() {
-            continue;
-        }
-        match try_image(store, volume, lsn) {
-            Ok(image) => {
-                let is_right = image == oracle.image_at(volume, lsn);
-                let (damage, syncs, runs) = (store.status().damage, known.syncs(), known.runs());
-                assert!(is_right, "{what}: {lsn} is wrong and served; {damage:?}, {syncs:?}, {runs:?}");
-                served += 1;
-            }
-            Err(_) => refused.push(lsn),
-        }
-    }
-    (served, refused)
-}
-
-fn settle(store: &Store) -> Result<usize, String> {
-    for passes in 0..200 {
-        match store.settle() {
-            Ok(Some(_)) => {}
-            Ok(None) => return Ok(passes),
-            Err(e) => return Err(e.to_string()),
-        }
-    }
-    panic!("it never ends");
-}
-
-/// Steps of what waits for the index when the store is closed.
-const INDEXED: [&str; 4] = ["index ingest Runs", "index ingest Maps", "index ingest Times", "index commit"];
-/// Steps of a settle.
-const SETTLED: [&str; 8] = [
-    "settled write",
-    "settled sync",
-    "manifest store",
-    "index ingest Settled",
-    "index ingest Maps",
-    "index remove Runs",
-    "index remove Settled",
-    "index commit",
-];
-
-/// One life of a store, full of troubles.
-struct Life {
-    lab: Lab,
-    random: Random,
-    away: Vec<Away>,
-    said: Vec<String>,
-    /// Files that were damaged or went away.
-    troubles: usize,
-    bookmarks: u64,
-    steps: Arc<Steps>,
-}
-
-impl Life {
-    fn new(seed: u64) -> Self {
-        let mut random = Random::new(seed);
-        let keep = match random.below(3) {
-            0 => policy(1_000_000, &[], 0),
-            1 => policy(10, &[], 3000),
-            _ => tiers(),
-        };
-        let mut lab = Lab::new(seed, keep);
-        lab.disk.config.index_at_stop = random.one_in(2);
-        lab.disk.config.cold = None;
-        if random.one_in(3) {
-            lab.disk.config.group_versions = 400;
-        }
-        lab.open();
-        lab.write(40, 5);
-        let (away, said) = (Vec::new(), Vec::new());
-        Self { lab, random, away, said, troubles: 0, bookmarks: 0, steps: Arc::default() }
-    }
-
-    fn say(&mut self, what: impl Into<String>) {
-        self.said.push(what.into());
-    }
-
-    fn below(&mut self, n: u64) -> u64 {
-        self.random.below(n)
-    }
-
-    /// Of the main volume, or of one of the others.
-    fn of(lab: &mut Lab, n: usize) -> (&mut Workload, &mut Oracle) {
-        match n {
-            0 => (&mut lab.workload, &mut lab.oracle),
-            n => lab.others.get_mut(n - 1).map(|(w, o)| (w, o)).unwrap(),
-        }
-    }
-
-    /// A batch is taken, or a copy of the disk is made.
-    fn feed(&mut self, n: usize, make: impl FnOnce(&mut Workload) -> Batch) {
-        let store = self.lab.store.clone().unwrap();
-        let (workload, oracle) = Self::of(&mut self.lab, n);
-        let batch = make(workload);
-        if batch.entries.is_empty() {
-            return;
-        }
-        match append(&store, &batch) {
-            Ok(_) => oracle.apply(&batch).unwrap(),
-            Err(_) => self.resync(n),
-        }
-    }
-
-    fn resync(&mut self, n: usize) {
-        self.say(format!("copy of {n}"));
-        let store = self.lab.store.clone().unwrap();
-        let (workload, oracle) = Self::of(&mut self.lab, n);
-        for batch in [workload.restart(10, Some(SyncCause::HopLost)), workload.batch(2), workload.end_sync()]
-        {
-            append(&store, &batch).unwrap();
-            oracle.apply(&batch).unwrap();
-        }
-    }
-
-    fn write(&mut self) {
-        let n = 1 + self.below(40);
-        self.say(format!("write {n}"));
-        for _ in 0..n {
-            let of = [0, 0, 1, 2][self.below(4) as usize];
-            self.feed(of, |w| w.batch(5));
-            let seconds = self.below(8);
-            self.lab.clock.advance(Duration::from_secs(seconds));
-        }
-        self.lab.wait_for_index();
-    }
-
-    fn change(&mut self) {
-        let of = self.below(3) as usize;
-        match self.below(6) {
-            0 => self.feed(of, |w| w.grow(2)),
-            1 => {
-                let jump = self.below(2) * 1000;
-                self.feed(of, Workload::end_sync);
-                self.feed(of, |w| w.restart(jump, None));
-            }
-            2 => {
-                self.feed(of, Workload::end_sync);
-                self.feed(of, |w| w.restart(1000, Some(SyncCause::UncleanStop)));
-                self.feed(of, |w| w.batch(2));
-                self.feed(of, Workload::end_sync);
-            }
-            3 => {
-                self.bookmarks += 1;
-                let name = format!("b{}", self.bookmarks).parse().unwrap();
-                self.feed(of, |w| w.bookmark(&name));
-            }
-            _ => self.rule(of),
-        }
-        self.say(format!("change of {of}"));
-    }
-
-    fn rule(&mut self, of: usize) {
-        let (volume, lsns) = {
-            let (workload, oracle) = Self::of(&mut self.lab, of);
-            (workload.volume(), oracle.lsns())
-        };
-        let point = lsns[self.below(lsns.len() as u64) as usize];
-        let now = self.lab.store().age();
-        let record = match self.below(4) {
-            0 => MetaRecord::Pinned { volume, point, note: String::new() },
-            1 => MetaRecord::Unpinned { volume, point },
-            2 => {
-                let back = Duration::from_secs(self.below(3000));
-                let from = WallTime::from_nanos(now.nanos() - u64::try_from(back.as_nanos()).unwrap());
-                let (to, until) = (from.plus(Duration::from_secs(300)), now.plus(Duration::from_secs(2000)));
-                let (credited, note) = (Duration::ZERO, String::new());
-                MetaRecord::Held(Hold { volume, from, to, until, credited, note })
-            }
-            _ => {
-                let keep = [tiers(), policy(10, &[], 0), policy(500, &[(100, 5000)], 100)];
-                let policy = Some(keep[self.below(3) as usize].clone());
-                MetaRecord::PolicySet { volume: None, policy }
-            }
-        };
-        let (sender, done) = channel();
-        self.lab.store().record(record, Box::new(move |outcome| drop(sender.send(outcome))));
-        let _ = done.recv_timeout(Duration::from_secs(30)).unwrap();
-    }
-
-    fn settle(&mut self) {
-        let seconds = self.below(3) * 1000;
-        self.lab.clock.advance(Duration::from_secs(seconds));
-        if self.random.one_in(2) {
-            let done = settle(self.lab.store());
-            self.say(format!("settle after {seconds}: {done:?}"));
-        } else {
-            let passes = 1 + self.below(4);
-            for _ in 0..passes {
-                let _ = self.lab.store().settle();
-            }
-            self.say(format!("{passes} passes after {seconds}"));
-        }
-    }
-
-    fn wounds(&mut self) {
-        for n in 0..3 {
-            let stream = Self::of(&mut self.lab, n).0.stream();
-            if self.lab.store().wound(stream).is_some() {
-                self.resync(n);
-            }
-        }
-    }
-
-    /// The store is closed, something happens, and it is opened again; `Err`: it does not open.
-    fn reopen(&mut self) -> Result<(), String> {
-        match self.below(4) {
-            0 => {
-                self.say("kill");
-                crash(&mut self.lab, &mut self.random);
-            }
-            1 => {
-                self.say("stop");
-                self.lab.store = None;
-            }
-            2 => self.killed(&INDEXED, |lab| lab.store = None),
-            _ => self.killed(&SETTLED, |lab| {
-                lab.clock.advance(Duration::from_secs(1000));
-                (0..4).for_each(|_| drop(lab.store().settle()));
-                lab.store = None;
-            }),
-        }
-        for _ in 0..1 + self.below(2) {
-            self.trouble();
-        }
-        self.open()
-    }
-
-    /// Killed before one of these steps, while it does this.
-    fn killed(&mut self, steps: &[&str], during: impl FnOnce(&mut Lab)) {
-        let (name, later) = (steps[self.below(steps.len() as u64) as usize], self.below(3));
-        let no = self.steps.counts().get(name).copied().unwrap_or(0) + later;
-        let (left, disk) = (Arc::new(Mutex::new(None)), self.lab.disk.clone());
-        let (lost, mut random) = (Arc::clone(&left), Random::new(self.below(1 << 30)));
-        let at_cut = Box::new(move || *lost.lock().unwrap() = Some(cut(&disk, &mut random)));
-        self.steps.cut_before(name, no, at_cut);
-        during(&mut self.lab);
-        match left.lock().unwrap().take() {
-            Some(left) => {
-                self.say(format!("killed before {name}, {later} later"));
-                self.lab.disk = left;
-            }
-            None => self.say(format!("stop, no {name} {later} later")),
-        }
-    }
-
-    fn open(&mut self) -> Result<(), String> {
-        self.lab.store = None;
-        self.steps = Arc::default();
-        let (config, clock) = (self.lab.disk.config.clone(), Arc::clone(&self.lab.disk.clock));
-        let store = Store::open_on(config, clock, parts(&self.lab.disk, &self.steps));
-        self.lab.store = Some(store.map_err(|e| e.to_string())?);
-        Ok(())
-    }
-
-    fn trouble(&mut self) {
-        let files = used(&self.lab.disk);
-        let some = (!files.is_empty()).then(|| files[self.random.below(files.len() as u64) as usize]);
-        match (self.below(8), some) {
-            (0 | 1, Some(no)) if self.troubles < 3 && self.away.len() < 2 => {
-                self.troubles += 1;
-                let log: BTreeMap<_, _> = log(&self.lab.disk).into_iter().collect();
-                self.say(format!("{no} goes away, {:?}", log.get(&no).map(|header| header.segment)));
-                let away = take_away(&self.lab.disk, no);
-                self.away.push(away);
-            }
-            (2, Some(no)) if self.troubles < 3 => {
-                self.troubles += 1;
-                self.spoil(no);
-            }
-            (3..=5, _) => {
-                for away in std::mem::take(&mut self.away) {
-                    self.say(format!("{} is back", away.0));
-                    put_back(&self.lab.disk, &away);
-                }
-            }
-            (6, _) => {
-                self.say("the index is gone");
-                self.lab.disk.index.wipe().unwrap();
-            }
-            _ => {}
-        }
-    }
-
-    fn spoil(&mut self, no: FileNo) {
-        let at = match self.below(3) {
-            0 => self.below(64),
-            1 => 4096 + self.below(128),
-            _ => self.below(60) * 4096 + self.below(4096),
-        };
-        let len = [1, 1, 4096, 20_000u64][self.below(4) as usize];
-        self.say(format!("{len} bytes from {at} of {no}"));
-        match len {
-            1 => self.lab.disk.dir.corrupt(no, at, |bytes| bytes[0] ^= 0x55),
-            _ => {
-                let file = self.lab.disk.dir.open(no).unwrap();
-                let len = len.min(file.len() - at) as usize;
-                file.write_at(at, &[IoSlice::new(&vec![0xee; len])]).unwrap();
-            }
-        }
-    }
-
-    fn look(&mut self, step: usize) -> (usize, usize) {
-        let from = self.below(step as u64) as usize;
-        let what = format!("{:#?}", self.said);
-        let (mut served, mut refused) = (0, 0);
-        for n in 0..3 {
-            let store = self.lab.store.clone().unwrap();
-            let (workload, oracle) = Self::of(&mut self.lab, n);
-            let (s, r) = exact(&store, oracle, workload.volume(), (from, step), &what);
-            assert!(self.troubles > 0 || r.is_empty(), "{what}: {r:?} are refused");
-            (served, refused) = (served + s, refused + r.len());
-        }
-        (served, refused)
-    }
-
-    fn live(&mut self) -> Result<(usize, usize), String> {
-        let (mut served, mut refused) = (0, 0);
-        for _ in 0..14 {
-            match self.below(12) {
-                0..3 => self.write(),
-                3 => self.change(),
-                4..7 => self.settle(),
-                7 => self.wounds(),
-                8 => {
-                    self.say("acknowledge");
-                    let volume = self.lab.volume();
-                    self.lab.store().acknowledge(volume, |_| true).map_err(|e| e.to_string())?;
-                }
-                9 if self.random.one_in(2) => {
-                    self.say("verify");
-                    self.lab.store().verify(Scope::default(), &mut |_| true).map_err(|e| e.to_string())?;
-                }
-                _ => {
-                    self.reopen()?;
-                    let (s, r) = self.look(5);
-                    (served, refused) = (served + s, refused + r);
-                }
-            }
-            self.look(11);
-        }
-        let (s, r) = self.look(1);
-        Ok((served + s, refused + r))
-    }
-}
 
 /// Whatever happens, a point is exact or refused.
 #[test]
 fn a_life_full_of_troubles_shows_nothing_that_was_not() {
     let (mut served, mut refused, mut closed) = (0, 0, 0);
-    let first = std::env::var("FIRST_SEED").ok().and_then(|v| v.parse().ok()).unwrap_or(0);
-    for seed in first..first + u64::from(cases(8)) {
+    for seed in seeds(8) {
         let mut life = Life::new(seed);
         life.say(format!("seed {seed}"));
         match life.live() {
@@ -457,8 +48,7 @@ fn a_life_full_of_troubles_shows_nothing_that_was_not() {
 }
 
 fn settled_files(disk: &Disk) -> Vec<FileNo> {
-    let log: Vec<FileNo> = log(disk).into_iter().map(|(no, _)| no).collect();
-    used(disk).into_iter().filter(|no| !log.contains(no)).collect()
+    settled(disk).into_iter().map(|(no, _)| no).collect()
 }
 
 fn all_of(lab: &Lab) -> (usize, Vec<Lsn>) {
@@ -575,65 +165,6 @@ fn an_index_that_is_found_damaged_while_the_store_is_opened_is_built_again_at_on
     assert!(sound > 100 && refused.is_empty());
 }
 
-/// Files that the disk does not read for a while.
-struct Moody {
-    dir: tap_disk::MemoryDir,
-    files: Vec<FileNo>,
-    bad: Arc<AtomicBool>,
-}
-
-struct MoodyFile {
-    file: SegmentFile,
-    bad: Option<Arc<AtomicBool>>,
-}
-
-impl Moody {
-    fn wrap(&self, no: FileNo, file: SegmentFile) -> SegmentFile {
-        let (len, bad) = (file.len(), self.files.contains(&no).then(|| Arc::clone(&self.bad)));
-        SegmentFile::over(Box::new(MoodyFile { file, bad }), format!("{no}"), len)
-    }
-}
-
-impl SegmentDir for Moody {
-    fn list(&self) -> io::Result<Vec<FileNo>> {
-        self.dir.list()
-    }
-    fn create(&self, no: FileNo, len: u64) -> io::Result<SegmentFile> {
-        self.dir.create(no, len).map(|file| self.wrap(no, file))
-    }
-    fn open(&self, no: FileNo) -> io::Result<SegmentFile> {
-        self.dir.open(no).map(|file| self.wrap(no, file))
-    }
-    fn remove(&self, no: FileNo) -> io::Result<()> {
-        self.dir.remove(no)
-    }
-}
-
-impl Medium for MoodyFile {
-    fn write(&self, offset: u64, data: &[IoSlice<'_>]) -> io::Result<usize> {
-        self.file.write_at(offset, data)?;
-        Ok(data.iter().map(|d| d.len()).sum())
-    }
-    fn read(&self, offset: u64, into: &mut [u8]) -> io::Result<usize> {
-        if self.bad.as_ref().is_some_and(|bad| bad.load(Ordering::SeqCst)) {
-            return Err(io::Error::other("the disk is in a mood"));
-        }
-        let n = self.file.len().saturating_sub(offset).min(into.len() as u64) as usize;
-        self.file.read_at(offset, &mut into[..n])?;
-        Ok(n)
-    }
-    fn read_cached(&self, offset: u64, into: &mut [u8]) -> io::Result<usize> {
-        self.read(offset, into)
-    }
-    fn will_need(&self, _: u64, _: u64) {}
-    fn sync(&self) -> io::Result<()> {
-        self.file.sync()
-    }
-    fn drop_cache(&self) -> io::Result<()> {
-        Ok(())
-    }
-}
-
 /// A file of which nothing can be read when the store is opened is no empty one: it is not written over.
 #[test]
 fn a_file_that_cannot_be_read_at_a_start_is_whole_at_the_next() {
@@ -652,14 +183,8 @@ fn a_file_that_cannot_be_read_at_a_start_is_whole_at_the_next() {
             true => settled_files(&lab.disk),
             false => vec![log(&lab.disk)[1].0],
         };
-        let bad = Arc::new(AtomicBool::new(true));
-        let dir = Moody { dir: lab.disk.dir.clone(), files, bad };
-        let options = PoolOptions { ready: 0, ..PoolOptions::default() };
-        let len = u64::from(lab.disk.config.segment_len);
-        let parts =
-            Parts { segments: SegmentPool::over(Box::new(dir), len, options).unwrap(), ..lab.disk.parts() };
-        let store = Store::open_on(lab.disk.config.clone(), Arc::clone(&lab.disk.clock), parts).unwrap();
-        lab.store = Some(store);
+        let places: Vec<_> = files.into_iter().map(|no| (no, 0..u64::MAX)).collect();
+        unreadable::open(&mut lab, &places);
         // Whatever lies ready is used.
         lab.more(200, 1);
         lab.open();
@@ -731,36 +256,22 @@ impl Own {
     }
 }
 
-/// Frames of a stream: where they lie, and their first record.
-fn frames(disk: &Disk, stream: StreamId) -> Vec<(FileNo, u64, Lsn)> {
-    let mut found = Vec::new();
-    for (no, header) in log(disk) {
-        let file = disk.dir.open(no).unwrap();
-        let mut bytes = vec![0; file.len() as usize];
-        file.read_at(0, &mut bytes).unwrap();
-        let mut at = 4096;
-        while at + 128 <= bytes.len() {
-            match FrameHeader::decode(&bytes[at..]).ok().filter(|frame| frame.segment == header.segment) {
-                Some(frame) => {
-                    if frame.stream == stream {
-                        found.push((no, at as u64, frame.first_lsn));
-                    }
-                    at += frame.span as usize;
-                }
-                None => at += 8,
-            }
-        }
-    }
-    found
+/// Frames of a stream.
+fn frames_of(disk: &Disk, stream: StreamId) -> Vec<Frame> {
+    let mut frames = frames(disk);
+    frames.retain(|(.., frame)| frame.stream == stream);
+    frames
+}
+
+fn flip(disk: &Disk, (no, at, _): &Frame) {
+    disk.dir.corrupt(*no, at + 60, |bytes| bytes[0] ^= 1);
 }
 
 /// Flips a bit in the head of every frame of the own stream whose first record is in the range.
 fn flip_frames(disk: &Disk, lsns: std::ops::RangeInclusive<Lsn>) -> usize {
-    let mut frames = frames(disk, STREAM);
-    frames.retain(|(.., first)| lsns.contains(first));
-    for (no, at, _) in &frames {
-        disk.dir.corrupt(*no, at + 60, |bytes| bytes[0] ^= 1);
-    }
+    let mut frames = frames_of(disk, STREAM);
+    frames.retain(|(.., frame)| lsns.contains(&frame.first_lsn));
+    frames.iter().for_each(|frame| flip(disk, frame));
     frames.len()
 }
 
@@ -909,8 +420,7 @@ fn a_power_cut_in_a_full_store_costs_nothing_and_it_goes_on() {
     drop(lab);
     let counts: Vec<(String, u64)> = steps.counts().into_iter().collect();
     let (mut random, mut cuts) = (Random::new(1), 0);
-    let first: u64 = std::env::var("FIRST_SEED").ok().and_then(|v| v.parse().ok()).unwrap_or(0);
-    for seed in first..first + u64::from(cases(6)) {
+    for seed in seeds(6) {
         let (name, count) = &counts[random.below(counts.len() as u64) as usize];
         let no = random.below(*count);
         let steps = Arc::new(Steps::default());
@@ -967,8 +477,7 @@ fn a_power_cut_in_a_full_store_costs_nothing_and_it_goes_on() {
 #[test]
 fn whatever_lies_in_frames_that_are_settled_past_is_exact_or_refused() {
     let (mut served, mut refused, mut unasked) = (0, 0, 0);
-    let first: u64 = std::env::var("FIRST_SEED").ok().and_then(|v| v.parse().ok()).unwrap_or(0);
-    for seed in first..first + u64::from(cases(8)) {
+    for seed in seeds(8) {
         let mut life = Life::new(seed);
         life.lab.disk.config.index_at_stop = true;
         life.lab.disk.config.group_versions = [40, 400, 100_000][life.below(3) as usize];
@@ -983,13 +492,14 @@ fn whatever_lies_in_frames_that_are_settled_past_is_exact_or_refused() {
         life.feed(0, Workload::end_sync);
         life.write();
         life.lab.store = None;
-        let frames = frames(&life.lab.disk, life.lab.workload.stream());
+        let frames = frames_of(&life.lab.disk, life.lab.workload.stream());
         for _ in 0..1 + life.below(2) {
             let from = life.below(frames.len() as u64) as usize;
             let many = 1 + life.below(12) as usize;
-            for (no, at, lsn) in frames.iter().skip(from).take(many) {
-                life.say(format!("frame at {at} of {no} with {lsn}"));
-                life.lab.disk.dir.corrupt(*no, at + 60, |bytes| bytes[0] ^= 1);
+            for damaged in frames.iter().skip(from).take(many) {
+                let (no, at, frame) = damaged;
+                life.say(format!("frame at {at} of {no} with {}", frame.first_lsn));
+                flip(&life.lab.disk, damaged);
             }
         }
         life.troubles = 9;

@@ -16,6 +16,7 @@ use std::time::Duration;
 
 use common::append;
 use common::lab::{Lab, policy, tiers};
+use common::segments::log;
 use common::{Disk, cases, try_image};
 use gateway_journal::{SegmentHeader, SettledHeader};
 use gateway_store::{MemoryIndex, Store, StoreError};
@@ -39,18 +40,6 @@ fn exact(store: &Store, oracle: &Oracle, volume: VolumeId, step: usize, what: &s
         }
     }
     (served, refused)
-}
-
-/// Segments of the log, in order.
-fn log(disk: &Disk) -> Vec<(FileNo, SegmentHeader)> {
-    let header = |no: FileNo| {
-        let mut head = [0; 4096];
-        disk.dir.open(no).unwrap().read_at(0, &mut head).unwrap();
-        Some((no, SegmentHeader::decode(&head).ok()?))
-    };
-    let mut found: Vec<_> = disk.dir.list().unwrap().into_iter().filter_map(header).collect();
-    found.sort_by_key(|(_, header)| header.segment);
-    found
 }
 
 fn flip(disk: &Disk, no: FileNo, at: u64) {

@@ -12,9 +12,10 @@ mod common;
 
 use std::fs;
 use std::os::unix::fs::FileExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 
+use common::folder::{copy, files};
 use common::{append_all, image, try_image};
 use gateway_store::{ReadError, ReadMode, Store, StoreConfig, StoreError, UnitRead};
 use tap_block::{Batch, BlockNo, Lsn};
@@ -30,34 +31,6 @@ fn config(dir: &Path) -> StoreConfig {
 
 fn open(dir: &Path) -> Arc<Store> {
     Store::open(config(dir), Arc::new(RealClock)).unwrap()
-}
-
-/// A copy of everything, as `kill -9` at this moment leaves it.
-fn killed(dir: &Path, to: &Path) -> PathBuf {
-    let copy = to.join(dir.file_name().unwrap());
-    for file in files(dir) {
-        let target = copy.join(file.strip_prefix(dir).unwrap());
-        fs::create_dir_all(target.parent().unwrap()).unwrap();
-        match fs::copy(&file, target) {
-            // The index drops tables while it is being copied.
-            Err(e) if e.kind() == std::io::ErrorKind::NotFound => {}
-            copied => drop(copied.unwrap()),
-        }
-    }
-    copy
-}
-
-fn files(dir: &Path) -> Vec<PathBuf> {
-    let mut found = Vec::new();
-    let mut todo = vec![dir.to_owned()];
-    while let Some(dir) = todo.pop() {
-        for entry in fs::read_dir(dir).unwrap() {
-            let path = entry.unwrap().path();
-            if path.is_dir() { todo.push(path) } else { found.push(path) }
-        }
-    }
-    found.sort();
-    found
 }
 
 struct History {
@@ -94,7 +67,8 @@ fn a_killed_store_has_all_that_was_acknowledged() {
     let history = history(1, 600);
     let store = open(&dir);
     append_all(&store, &history.batches);
-    let left = killed(&dir, &tmp.path().join("killed"));
+    let left = tmp.path().join("killed");
+    copy(&dir, &left);
     history.assert_all_there(&open(&left));
     history.assert_all_there(&store);
 }
@@ -124,7 +98,8 @@ fn a_spoiled_fjall_directory_is_built_again() {
     drop(store);
     let mut random = Random::new(5);
     for n in 0..12 {
-        let dir = killed(&original, &tmp.path().join(format!("spoiled{n}")));
+        let dir = tmp.path().join(format!("spoiled{n}"));
+        copy(&original, &dir);
         let all = files(&dir.join("fjall"));
         let path = &all[random.below(all.len() as u64) as usize];
         let len = fs::metadata(path).unwrap().len();

@@ -11,32 +11,23 @@
 
 mod common;
 
-use std::io::{self, IoSlice};
 use std::sync::Arc;
 
 use common::lab::{Lab, policy, tiers};
-use common::{Disk, append, image, try_image};
-use gateway_journal::{Manifest, SETTLED_FRAME, SegmentHeader, SettledFrame, SettledHeader};
-use gateway_store::{FindingKind, IndexOpener as _, MarkStore as _, Parts, Scope, Store};
+use common::segments::{content, log, settled, write_new};
+use common::{Disk, append, image, try_image, unreadable};
+use gateway_journal::{Manifest, SETTLED_FRAME, SettledFrame, SettledHeader};
+use gateway_store::{FindingKind, IndexOpener as _, MarkStore as _, Scope, Store};
 use tap_block::{BLOCK_SIZE, Lsn, Marker, RunId, RunStart, StreamId, SyncCause, VolumeId, WallTime};
-use tap_disk::{FileNo, Medium, PoolOptions, SegmentDir, SegmentFile, SegmentPool};
+use tap_disk::{FileNo, SegmentDir};
 use testbed_model::{BatchBuilder, Oracle, Random};
-
-fn content(disk: &Disk, no: FileNo) -> Vec<u8> {
-    let file = disk.dir.open(no).unwrap();
-    let mut bytes = vec![0; file.len() as usize];
-    file.read_at(0, &mut bytes).unwrap();
-    bytes
-}
 
 /// A file with this content; before all others, or behind them.
 fn add(disk: &Disk, bytes: &[u8], first: bool) -> FileNo {
     let all = disk.dir.list().unwrap();
     let (lowest, highest) = (all.iter().min().unwrap().get(), all.iter().max().unwrap().get());
     let no = FileNo::new(if first { lowest - 1 } else { highest + 1 });
-    let file = disk.dir.create(no, bytes.len() as u64).unwrap();
-    file.write_at(0, &[IoSlice::new(bytes)]).unwrap();
-    file.sync().unwrap();
+    write_new(disk, no, bytes);
     no
 }
 
@@ -45,18 +36,6 @@ fn move_up(disk: &Disk) {
     let lowest = disk.dir.list().unwrap().into_iter().min().unwrap();
     add(disk, &content(disk, lowest), false);
     disk.dir.remove(lowest).unwrap();
-}
-
-fn settled(disk: &Disk) -> Vec<(FileNo, SettledHeader)> {
-    let header = |no: FileNo| Some((no, SettledHeader::decode(&content(disk, no)).ok()?));
-    disk.dir.list().unwrap().into_iter().filter_map(header).collect()
-}
-
-fn log(disk: &Disk) -> Vec<(FileNo, SegmentHeader)> {
-    let header = |no: FileNo| Some((no, SegmentHeader::decode(&content(disk, no)).ok()?));
-    let mut found: Vec<_> = disk.dir.list().unwrap().into_iter().filter_map(header).collect();
-    found.sort_by_key(|(_, header)| header.segment);
-    found
 }
 
 fn manifest(disk: &Disk) -> Manifest {
@@ -107,74 +86,6 @@ fn aged(seed: u64) -> Lab {
     lab
 }
 
-/// A directory in which one sector cannot be read.
-struct BadSector {
-    dir: tap_disk::MemoryDir,
-    at: (FileNo, u64),
-}
-
-struct BadFile {
-    file: SegmentFile,
-    at: Option<u64>,
-}
-
-impl BadSector {
-    fn wrap(&self, no: FileNo, file: SegmentFile) -> SegmentFile {
-        let len = file.len();
-        let at = (no == self.at.0).then_some(self.at.1);
-        SegmentFile::over(Box::new(BadFile { file, at }), format!("{no}"), len)
-    }
-}
-
-impl SegmentDir for BadSector {
-    fn list(&self) -> io::Result<Vec<FileNo>> {
-        self.dir.list()
-    }
-    fn create(&self, no: FileNo, len: u64) -> io::Result<SegmentFile> {
-        self.dir.create(no, len).map(|file| self.wrap(no, file))
-    }
-    fn open(&self, no: FileNo) -> io::Result<SegmentFile> {
-        self.dir.open(no).map(|file| self.wrap(no, file))
-    }
-    fn remove(&self, no: FileNo) -> io::Result<()> {
-        self.dir.remove(no)
-    }
-}
-
-impl Medium for BadFile {
-    fn write(&self, offset: u64, data: &[IoSlice<'_>]) -> io::Result<usize> {
-        self.file.write_at(offset, data)?;
-        Ok(data.iter().map(|d| d.len()).sum())
-    }
-    fn read(&self, offset: u64, into: &mut [u8]) -> io::Result<usize> {
-        if self.at.is_some_and(|at| offset < at + 4096 && at < offset + into.len() as u64) {
-            return Err(io::Error::other("medium error"));
-        }
-        let n = self.file.len().saturating_sub(offset).min(into.len() as u64) as usize;
-        self.file.read_at(offset, &mut into[..n])?;
-        Ok(n)
-    }
-    fn read_cached(&self, offset: u64, into: &mut [u8]) -> io::Result<usize> {
-        self.read(offset, into)
-    }
-    fn will_need(&self, _: u64, _: u64) {}
-    fn sync(&self) -> io::Result<()> {
-        self.file.sync()
-    }
-    fn drop_cache(&self) -> io::Result<()> {
-        Ok(())
-    }
-}
-
-fn open_with_bad_sector(lab: &mut Lab, at: (FileNo, u64)) {
-    lab.store = None;
-    let dir = BadSector { dir: lab.disk.dir.clone(), at };
-    let options = PoolOptions { ready: 0, ..PoolOptions::default() };
-    let segments = SegmentPool::over(Box::new(dir), u64::from(lab.disk.config.segment_len), options).unwrap();
-    let parts = Parts { segments, ..lab.disk.parts() };
-    lab.store = Some(Store::open_on(lab.disk.config.clone(), Arc::clone(&lab.disk.clock), parts).unwrap());
-}
-
 /// Where the frames of a settled segment begin.
 fn frames(bytes: &[u8], end: u32) -> Vec<u32> {
     let (mut at, mut found) = (4096, Vec::new());
@@ -199,7 +110,8 @@ fn what_lies_behind_a_sector_that_cannot_be_read_is_found_again() {
     });
     let (no, header, bad, next) = found.unwrap();
     lab.disk.index.wipe().unwrap();
-    open_with_bad_sector(&mut lab, (no, u64::from(bad & !4095)));
+    let sector = u64::from(bad & !4095);
+    unreadable::open(&mut lab, &[(no, sector..sector + 4096)]);
     let damage = lab.store().status().damage;
     let here: Vec<_> = damage.iter().filter(|d| d.segment == header.segment).collect();
     assert!(here.iter().any(|d| d.to == next), "it goes on at {next} of {}: {here:?}", header.end);

@@ -11,10 +11,9 @@
 mod common;
 
 use std::sync::Arc;
-use std::sync::mpsc::channel;
 use std::time::Duration;
 
-use common::lab::policy;
+use common::lab::{policy, rule};
 use common::{Disk, ManualClock, append_all, image};
 use gateway_journal::{Hold, MetaRecord};
 use gateway_store::{MarkStore as _, MemoryIndex, Store};
@@ -109,12 +108,6 @@ fn settle(store: &Store) {
         std::thread::yield_now();
     }
     while store.settle().unwrap().is_some() {}
-}
-
-fn rule(store: &Store, record: MetaRecord) {
-    let (sender, done) = channel();
-    store.record(record, Box::new(move |outcome| drop(sender.send(outcome))));
-    done.recv_timeout(Duration::from_secs(30)).unwrap().unwrap();
 }
 
 /// As many as `CHRONOGATE_IDLE_MARKS` says.

@@ -14,11 +14,11 @@ mod common;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::mpsc::channel;
 use std::time::Duration;
 
-use common::lab::policy;
-use common::{ManualClock, append, cases, try_image};
+use common::folder::{copy, files};
+use common::lab::{policy, rule};
+use common::{ManualClock, append, seeds, try_image};
 use gateway_journal::MetaRecord;
 use gateway_store::{Store, StoreConfig, StoreError};
 use tap_block::VolumeId;
@@ -32,26 +32,6 @@ fn config(dir: &Path) -> StoreConfig {
     config.cold = None;
     config.settle_at_once = 32 << 10;
     config
-}
-
-fn files(dir: &Path) -> Vec<PathBuf> {
-    let (mut found, mut todo) = (Vec::new(), vec![dir.to_owned()]);
-    while let Some(dir) = todo.pop() {
-        for entry in fs::read_dir(dir).unwrap() {
-            let path = entry.unwrap().path();
-            if path.is_dir() { todo.push(path) } else { found.push(path) }
-        }
-    }
-    found.sort();
-    found
-}
-
-fn copy(dir: &Path, to: &Path) {
-    for file in files(dir) {
-        let target = to.join(file.strip_prefix(dir).unwrap());
-        fs::create_dir_all(target.parent().unwrap()).unwrap();
-        fs::copy(&file, target).unwrap();
-    }
 }
 
 /// A store with settled history, and what was written to it.
@@ -124,12 +104,6 @@ impl Written {
     }
 }
 
-fn rule(store: &Store, record: MetaRecord) {
-    let (sender, done) = channel();
-    store.record(record, Box::new(move |outcome| drop(sender.send(outcome))));
-    done.recv_timeout(Duration::from_secs(30)).unwrap().unwrap();
-}
-
 /// What happens to a file; what that was.
 fn spoil(random: &mut Random, file: &Path) -> String {
     let (mut bytes, name) = (fs::read(file).unwrap(), file.display());
@@ -163,9 +137,8 @@ fn an_index_that_rots_shows_nothing_that_was_not() {
     let (all, none) = written.points(&before, "sound");
     assert!(all > 30 && none == 0, "{all}, {none}");
     drop(before);
-    let first: u64 = std::env::var("FIRST_SEED").ok().and_then(|v| v.parse().ok()).unwrap_or(0);
     let (mut told, mut refusing) = (0, 0);
-    for seed in first..first + u64::from(cases(24)) {
+    for seed in seeds(24) {
         let mut random = Random::new(seed);
         let dir = tempfile::tempdir().unwrap();
         copy(&written.store(), dir.path());

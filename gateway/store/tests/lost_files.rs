@@ -11,45 +11,17 @@
 
 mod common;
 
-use std::io::{self, IoSlice};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use common::lab::{Lab, cut, policy, tiers};
-use common::{Disk, append, image, try_image};
-use gateway_journal::{Manifest, MetaRecord, RegionNo, SegmentHeader, SegmentId, SettledHeader};
-use gateway_store::{IndexOpener as _, MarkStore as _, MemoryIndex, Parts, Store};
+use common::segments::{log, put_back, take_away};
+use common::{Disk, append, image, try_image, unreadable};
+use gateway_journal::{Manifest, MetaRecord, RegionNo, SegmentId, SettledHeader};
+use gateway_store::{IndexOpener as _, MarkStore as _, MemoryIndex, Store};
 use tap_block::{BLOCK_SIZE, Lsn, Marker, RunId, RunStart, StreamId, SyncCause, VolumeId, WallTime};
-use tap_disk::{FileNo, Medium, PoolOptions, SegmentDir, SegmentFile, SegmentPool};
+use tap_disk::{FileNo, SegmentDir};
 use testbed_model::{BatchBuilder, Oracle, Random};
-
-fn log(disk: &Disk) -> Vec<(FileNo, SegmentHeader)> {
-    let header = |no: FileNo| {
-        let mut head = [0; 4096];
-        disk.dir.open(no).unwrap().read_at(0, &mut head).unwrap();
-        Some((no, SegmentHeader::decode(&head).ok()?))
-    };
-    let mut found: Vec<_> = disk.dir.list().unwrap().into_iter().filter_map(header).collect();
-    found.sort_by_key(|(_, header)| header.segment);
-    found
-}
-
-fn take_away(disk: &Disk, no: FileNo) -> (FileNo, Vec<u8>) {
-    let file = disk.dir.open(no).unwrap();
-    let mut bytes = vec![0; file.len() as usize];
-    file.read_at(0, &mut bytes).unwrap();
-    disk.dir.remove(no).unwrap();
-    (no, bytes)
-}
-
-fn put_back(disk: &Disk, (no, bytes): &(FileNo, Vec<u8>)) {
-    let highest = disk.dir.list().unwrap().iter().map(|no| no.get()).max().unwrap_or(0);
-    let no = if disk.dir.open(*no).is_ok() { FileNo::new(highest + 1) } else { *no };
-    let file = disk.dir.create(no, bytes.len() as u64).unwrap();
-    file.write_at(0, &[IoSlice::new(bytes)]).unwrap();
-    file.sync().unwrap();
-}
 
 /// Points of the main volume that are exact; one that is wrong is a failure. And those that are refused.
 fn points(lab: &Lab) -> (usize, Vec<Lsn>) {
@@ -415,79 +387,6 @@ fn fill(lab: &mut Lab, batches: usize) -> usize {
     batches
 }
 
-/// A directory in which one sector cannot be read.
-struct BadSector {
-    dir: tap_disk::MemoryDir,
-    at: (FileNo, u64),
-    bad: Arc<AtomicBool>,
-}
-
-struct BadFile {
-    file: SegmentFile,
-    at: Option<u64>,
-    bad: Arc<AtomicBool>,
-}
-
-impl BadSector {
-    fn wrap(&self, no: FileNo, file: SegmentFile) -> SegmentFile {
-        let len = file.len();
-        let at = (no == self.at.0).then_some(self.at.1);
-        SegmentFile::over(Box::new(BadFile { file, at, bad: Arc::clone(&self.bad) }), format!("{no}"), len)
-    }
-}
-
-impl SegmentDir for BadSector {
-    fn list(&self) -> io::Result<Vec<FileNo>> {
-        self.dir.list()
-    }
-    fn create(&self, no: FileNo, len: u64) -> io::Result<SegmentFile> {
-        self.dir.create(no, len).map(|file| self.wrap(no, file))
-    }
-    fn open(&self, no: FileNo) -> io::Result<SegmentFile> {
-        self.dir.open(no).map(|file| self.wrap(no, file))
-    }
-    fn remove(&self, no: FileNo) -> io::Result<()> {
-        self.dir.remove(no)
-    }
-}
-
-impl Medium for BadFile {
-    fn write(&self, offset: u64, data: &[IoSlice<'_>]) -> io::Result<usize> {
-        self.file.write_at(offset, data)?;
-        Ok(data.iter().map(|d| d.len()).sum())
-    }
-    fn read(&self, offset: u64, into: &mut [u8]) -> io::Result<usize> {
-        let (from, to) = (offset, offset + into.len() as u64);
-        if self.bad.load(Ordering::SeqCst) && self.at.is_some_and(|at| from < at + 4096 && at < to) {
-            return Err(io::Error::other("medium error"));
-        }
-        let n = self.file.len().saturating_sub(offset).min(into.len() as u64) as usize;
-        self.file.read_at(offset, &mut into[..n])?;
-        Ok(n)
-    }
-    fn read_cached(&self, offset: u64, into: &mut [u8]) -> io::Result<usize> {
-        self.read(offset, into)
-    }
-    fn will_need(&self, _: u64, _: u64) {}
-    fn sync(&self) -> io::Result<()> {
-        self.file.sync()
-    }
-    fn drop_cache(&self) -> io::Result<()> {
-        Ok(())
-    }
-}
-
-fn open_with_bad_sector(lab: &mut Lab, at: (FileNo, u64)) -> Arc<AtomicBool> {
-    lab.store = None;
-    let bad = Arc::new(AtomicBool::new(true));
-    let dir = BadSector { dir: lab.disk.dir.clone(), at, bad: Arc::clone(&bad) };
-    let options = PoolOptions { ready: 0, ..PoolOptions::default() };
-    let segments = SegmentPool::over(Box::new(dir), u64::from(lab.disk.config.segment_len), options).unwrap();
-    let parts = Parts { segments, ..lab.disk.parts() };
-    lab.store = Some(Store::open_on(lab.disk.config.clone(), Arc::clone(&lab.disk.clock), parts).unwrap());
-    bad
-}
-
 /// One sector of settled history cannot be read any more. All else is settled and let go of as ever.
 #[test]
 fn a_sector_that_cannot_be_read_does_not_keep_a_full_store_from_getting_smaller() {
@@ -500,7 +399,7 @@ fn a_sector_that_cannot_be_read_does_not_keep_a_full_store_from_getting_smaller(
     lab.more(20, 8);
     lab.settle();
     let first = live(&lab.disk)[0].0;
-    let bad = open_with_bad_sector(&mut lab, (first, 8192));
+    let bad = unreadable::open(&mut lab, &[(first, 8192..12_288)]);
     let taken = fill(&mut lab, 2000);
     let failing = lab.store().status().settle_failing;
     bad.store(false, Ordering::SeqCst);

@@ -16,9 +16,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use common::lab::{Lab, cut, policy, tiers};
+use common::segments::{self, frames_in};
 use common::{Disk, append, image, try_image};
 use gateway_journal::meta::OWN_STREAM;
-use gateway_journal::{FrameHeader, Hold, MetaRecord, RegionNo, SegmentHeader};
+use gateway_journal::{FrameHeader, Hold, MetaRecord, RegionNo};
 use gateway_store::{FindingKind, MemoryIndex, Offered, ReadMode, Scope, Store, StoreError, UnitRead};
 use tap_block::{
     BLOCK_SIZE, Batch, BlockNo, Extent, ExtentSet, Lsn, Marker, RunId, RunStart, StreamId, SyncCause,
@@ -34,26 +35,11 @@ struct Piece {
 }
 
 fn log(disk: &Disk) -> Vec<Piece> {
-    let mut all = Vec::new();
-    for file in disk.dir.list().unwrap() {
-        let open = disk.dir.open(file).unwrap();
-        let mut bytes = vec![0; open.len() as usize];
-        open.read_at(0, &mut bytes).unwrap();
-        let Ok(header) = SegmentHeader::decode(&bytes) else { continue };
-        let (mut frames, mut at) = (Vec::new(), 4096);
-        while at + 128 <= bytes.len() {
-            match FrameHeader::decode(&bytes[at..]).ok().filter(|frame| frame.segment == header.segment) {
-                Some(frame) => {
-                    frames.push((at as u64, frame));
-                    at += frame.span as usize;
-                }
-                None => at += 8,
-            }
-        }
-        all.push((header.segment, Piece { file, frames }));
-    }
-    all.sort_by_key(|(segment, _)| *segment);
-    all.into_iter().map(|(_, piece)| piece).collect()
+    let piece = |segment| {
+        let frames = frames_in(disk, segment).into_iter().map(|(_, at, frame)| (at, frame));
+        Piece { file: segment.0, frames: frames.collect() }
+    };
+    segments::log(disk).iter().map(piece).collect()
 }
 
 fn flip(disk: &Disk, file: FileNo, at: u64) {

@@ -16,39 +16,15 @@ use std::io::IoSlice;
 use std::time::Duration;
 
 use common::lab::{Lab, check, cut, policy, tiers};
+use common::segments::{Frame, frames};
 use common::{Disk, cases, repair_one, try_image};
+use gateway_journal::MetaRecord;
 use gateway_journal::meta::OWN_STREAM;
-use gateway_journal::{FrameHeader, MetaRecord, SegmentHeader};
 use gateway_store::{FindingKind, IndexOpener as _, Offered, Scope, Store};
 use tap_block::SyncCause::HopLost;
 use tap_block::{BarrierMark, BlockNo, MarkId, VolumeId};
-use tap_disk::{FileNo, SegmentDir};
+use tap_disk::SegmentDir;
 use testbed_model::{Oracle, Random, Workload};
-
-/// Where a frame of the log begins, and what it is.
-type Frame = (FileNo, u64, FrameHeader);
-
-fn frames(disk: &Disk) -> Vec<Frame> {
-    let mut all = Vec::new();
-    for file in disk.dir.list().unwrap() {
-        let open = disk.dir.open(file).unwrap();
-        let mut bytes = vec![0; open.len() as usize];
-        open.read_at(0, &mut bytes).unwrap();
-        let Ok(header) = SegmentHeader::decode(&bytes) else { continue };
-        let mut at = 4096;
-        while at + 128 <= bytes.len() {
-            match FrameHeader::decode(&bytes[at..]).ok().filter(|frame| frame.segment == header.segment) {
-                Some(frame) => {
-                    all.push((file, at as u64, frame));
-                    at += frame.span as usize;
-                }
-                None => at += 8,
-            }
-        }
-    }
-    all.sort_by_key(|(.., frame)| (frame.segment, frame.number));
-    all
-}
 
 /// A store whose index knows all of the log, and that is closed.
 fn indexed(seed: u64, keep: gateway_journal::RetentionPolicy) -> Lab {

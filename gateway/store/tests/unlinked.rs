@@ -15,6 +15,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use common::folder::files;
 use common::lab::{Lab, tiers};
 use common::try_image;
 use gateway_store::{Finding, FindingKind, Parts, Scope, Store, VerifyReport};
@@ -48,12 +49,6 @@ fn aged(dir: &Path, max_open: usize) -> Lab {
     lab.settle();
     lab.more(30, 1);
     lab
-}
-
-fn files(dir: &Path) -> Vec<PathBuf> {
-    let mut files: Vec<PathBuf> = fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().path()).collect();
-    files.sort();
-    files
 }
 
 fn verify(lab: &Lab) -> VerifyReport {

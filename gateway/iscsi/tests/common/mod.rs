@@ -77,6 +77,23 @@ pub(crate) fn disk() -> (Arc<MemoryDevice>, Arc<LogicalUnit>, Arc<Target>) {
     (device, unit, target)
 }
 
+/// A disk among others.
+pub(crate) fn named(lun: u8, block: BlockLength) -> Identity {
+    let naa = identity(block).naa + u128::from(lun);
+    Identity { serial: format!("serial-{lun}"), naa, ..identity(block) }
+}
+
+/// Several disks, with the LUNs from 1 on.
+pub(crate) fn serve(disks: &[(Arc<MemoryDevice>, BlockLength)]) -> Arc<Target> {
+    let units = disks.iter().zip(1_u8..).map(|((disk, block), lun)| {
+        let device: Arc<dyn BlockDevice> = disk.clone();
+        (u16::from(lun), LogicalUnit::new(named(lun, *block), device, &[]).unwrap())
+    });
+    let admission = Admission { access: Access::Open, initiators: None };
+    let units = units.collect();
+    Target::new(TargetConfig { name: NAME.to_owned(), alias: String::new(), admission, units })
+}
+
 /// One connection with what it has sent, and what waits.
 pub(crate) struct Rig {
     pub(crate) connection: Connection,

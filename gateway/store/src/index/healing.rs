@@ -118,10 +118,18 @@ impl HealingIndex {
         }
     }
 
+    /// Why it failed just now.
+    fn explained(&self, why: IndexError) -> IndexError {
+        match self.opener.shortage() {
+            Some(shortage) => shortage.explains(why),
+            None => why,
+        }
+    }
+
     fn examine(&self) -> Option<Ill> {
         let known = lock(&self.ill).clone();
         known.or_else(|| {
-            let found = self.with(|index| index.check()).err()?;
+            let found = self.explained(self.with(|index| index.check()).err()?);
             self.fell_ill(&found);
             lock(&self.ill).clone()
         })
@@ -186,7 +194,8 @@ impl HealingIndex {
 
     fn change(&self, call: impl FnOnce(&dyn IndexStore) -> Result<(), IndexError>) -> Result<(), IndexError> {
         self.mend()?;
-        self.with(call).inspect_err(|e| self.fell_ill(e))
+        let done = self.with(call).map_err(|e| self.explained(e));
+        done.inspect_err(|e| self.fell_ill(e))
     }
 
     fn note_damage(&self, found: &IndexError) {

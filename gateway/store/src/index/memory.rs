@@ -26,6 +26,7 @@ struct Inner {
     ingests: u64,
     committed: u64,
     full: bool,
+    cramped: bool,
     wipes: u64,
 }
 
@@ -50,6 +51,11 @@ impl MemoryIndex {
     /// opened again, for which it needs room.
     pub fn fill(&self, full: bool) {
         self.lock().full = full;
+    }
+
+    /// There is too little room on its disk from here on, of which nothing that fails says a word; or there is room again.
+    pub fn cramp(&self, cramped: bool) {
+        self.lock().cramped = cramped;
     }
 
     /// How often it was thrown away.
@@ -219,6 +225,7 @@ impl IndexOpener for MemoryIndex {
     }
 
     fn shortage(&self) -> Option<Shortage> {
-        self.lock().full.then_some(Shortage { free: 0, needed: 1 })
+        let inner = self.lock();
+        (inner.full || inner.cramped).then_some(Shortage { free: 0, needed: 1 })
     }
 }

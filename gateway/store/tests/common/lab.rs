@@ -42,6 +42,13 @@ pub fn tiers() -> RetentionPolicy {
     policy(100, &[(20, 1000), (200, 3000)], 5000)
 }
 
+/// A record of the gateway's own, until it is durable.
+pub fn rule(store: &Store, record: MetaRecord) {
+    let (sender, done) = channel();
+    store.record(record, Box::new(move |outcome| drop(sender.send(outcome))));
+    done.recv_timeout(Duration::from_secs(30)).unwrap().unwrap();
+}
+
 impl Lab {
     pub fn new(seed: u64, policy: RetentionPolicy) -> Self {
         let clock = Arc::new(ManualClock::default());
@@ -70,9 +77,7 @@ impl Lab {
     }
 
     pub fn rule(&self, record: MetaRecord) {
-        let (sender, done) = channel();
-        self.store().record(record, Box::new(move |outcome| drop(sender.send(outcome))));
-        done.recv_timeout(Duration::from_secs(30)).unwrap().unwrap();
+        rule(self.store(), record);
     }
 
     pub fn append(&mut self, batch: &Batch) {

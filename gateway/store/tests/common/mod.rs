@@ -11,8 +11,11 @@
     reason = "tests"
 )]
 
+pub mod folder;
 pub mod lab;
+pub mod segments;
 pub mod steps;
+pub mod unreadable;
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, channel};
@@ -217,4 +220,10 @@ pub fn try_image(store: &Store, volume: VolumeId, point: Lsn) -> Result<Vec<u8>,
 /// How many cases a property is tried on: `n`, or as many as `PROPTEST_CASES` says.
 pub fn cases(n: u32) -> u32 {
     std::env::var("PROPTEST_CASES").ok().and_then(|v| v.parse().ok()).unwrap_or(n)
+}
+
+/// The seeds of as many [cases], from the one on that `FIRST_SEED` says.
+pub fn seeds(n: u32) -> std::ops::Range<u64> {
+    let first = std::env::var("FIRST_SEED").ok().and_then(|v| v.parse().ok()).unwrap_or(0);
+    first..first + u64::from(cases(n))
 }
