@@ -16,40 +16,14 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use common::files::{live, log, put_back, take_away};
 use common::lab::{Lab, cut, policy, tiers};
 use common::{Disk, append, image, try_image};
-use gateway_journal::{Manifest, MetaRecord, RegionNo, SegmentHeader, SegmentId, SettledHeader};
+use gateway_journal::{Manifest, MetaRecord, RegionNo, SegmentId};
 use gateway_store::{IndexOpener as _, MarkStore as _, MemoryIndex, Parts, Store};
 use tap_block::{BLOCK_SIZE, Lsn, Marker, RunId, RunStart, StreamId, SyncCause, VolumeId, WallTime};
 use tap_disk::{FileNo, Medium, PoolOptions, SegmentDir, SegmentFile, SegmentPool};
 use testbed_model::{BatchBuilder, Oracle, Random};
-
-fn log(disk: &Disk) -> Vec<(FileNo, SegmentHeader)> {
-    let header = |no: FileNo| {
-        let mut head = [0; 4096];
-        disk.dir.open(no).unwrap().read_at(0, &mut head).unwrap();
-        Some((no, SegmentHeader::decode(&head).ok()?))
-    };
-    let mut found: Vec<_> = disk.dir.list().unwrap().into_iter().filter_map(header).collect();
-    found.sort_by_key(|(_, header)| header.segment);
-    found
-}
-
-fn take_away(disk: &Disk, no: FileNo) -> (FileNo, Vec<u8>) {
-    let file = disk.dir.open(no).unwrap();
-    let mut bytes = vec![0; file.len() as usize];
-    file.read_at(0, &mut bytes).unwrap();
-    disk.dir.remove(no).unwrap();
-    (no, bytes)
-}
-
-fn put_back(disk: &Disk, (no, bytes): &(FileNo, Vec<u8>)) {
-    let highest = disk.dir.list().unwrap().iter().map(|no| no.get()).max().unwrap_or(0);
-    let no = if disk.dir.open(*no).is_ok() { FileNo::new(highest + 1) } else { *no };
-    let file = disk.dir.create(no, bytes.len() as u64).unwrap();
-    file.write_at(0, &[IoSlice::new(bytes)]).unwrap();
-    file.sync().unwrap();
-}
 
 /// Points of the main volume that are exact; one that is wrong is a failure. And those that are refused.
 fn points(lab: &Lab) -> (usize, Vec<Lsn>) {
@@ -364,19 +338,6 @@ fn assert_flipped_header_costs_nothing(lab: &mut Lab, own: &Own, least: usize) {
     let errors = settle_what_can_be(lab);
     let read = try_image(lab.store(), VOLUME, newest);
     assert!(read == Ok(expected), "{:?}; {errors:?}; wound {:?}", read.err(), lab.store().wound(STREAM));
-}
-
-fn live(disk: &Disk) -> Vec<(FileNo, SegmentId)> {
-    let Some(manifest) = disk.manifest.load() else { return Vec::new() };
-    let manifest = Manifest::unseal(&manifest).unwrap();
-    let listed: Vec<_> = manifest.generations.iter().flat_map(|g| &g.segments).map(|s| s.segment).collect();
-    let of = |no: FileNo| {
-        let mut head = [0; 128];
-        disk.dir.open(no).unwrap().read_at(0, &mut head).unwrap();
-        let header = SettledHeader::decode(&head).ok().filter(|header| listed.contains(&header.segment))?;
-        Some((no, header.segment))
-    };
-    disk.dir.list().unwrap().into_iter().filter_map(of).collect()
 }
 
 fn resync(lab: &mut Lab) {

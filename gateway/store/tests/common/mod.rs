@@ -11,6 +11,7 @@
     reason = "tests"
 )]
 
+pub mod files;
 pub mod lab;
 pub mod steps;
 
