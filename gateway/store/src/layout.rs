@@ -257,13 +257,13 @@ impl Gather<'_> {
     }
 
     /// The last checkpoint at or before `point`, unless it is from before the last settle or leads to a segment that is
-    /// gone: a settle that a crash cut off may leave such.
+    /// gone: a settle that a crash cut off may leave such. One that cannot be read is as good as none.
     pub(crate) fn checkpoint(&self, point: Lsn) -> Result<Option<Checkpoint>, IndexError> {
         let (from, to) =
             (keys::map(self.volume, self.region, Lsn::ZERO), keys::map(self.volume, self.region, point));
         let Some((key, value)) = self.index.last(Table::Maps, &from, &to)? else { return Ok(None) };
         let mut versions = Vec::new();
-        let group = decode_checkpoint(&value, |v| versions.push(v)).map_err(bad)?;
+        let Ok(group) = decode_checkpoint(&value, |v| versions.push(v)) else { return Ok(None) };
         if group < self.layout.group || !self.all_live(&versions) {
             return Ok(None);
         }

@@ -133,6 +133,12 @@ impl Segments {
         read(&self.settled).iter().map(|(id, known)| (*id, *known)).collect()
     }
 
+    /// All that are part of the store.
+    pub(crate) fn all(&self) -> BTreeSet<SegmentId> {
+        let log: BTreeSet<SegmentId> = read(&self.known).keys().copied().collect();
+        log.into_iter().chain(read(&self.settled).keys().copied()).collect()
+    }
+
     /// Segments of the log that nothing is appended to any more: every one but the last.
     pub(crate) fn finished(&self) -> Vec<(SegmentId, Known)> {
         let known = read(&self.known);

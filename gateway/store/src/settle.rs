@@ -38,14 +38,14 @@ mod rewrite;
 mod room;
 mod trail;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, TryLockError};
 use std::time::{Duration, Instant};
 
 use gateway_image::Catalogue;
 use gateway_image::group::CommonMarks;
-use gateway_journal::{GroupNo, Kept, RegionPlace, RegionRange, SegmentId};
+use gateway_journal::{GroupNo, Kept, RegionPlace, RegionRange};
 use tap_block::units::count;
 use tap_block::{VolumeId, WallTime};
 use tracing::{info, warn};
@@ -63,7 +63,7 @@ use gain::{budget_for_gain, can_gain, decide_what_pays};
 pub use gates::AtGate;
 use gates::note_overruled;
 pub(crate) use gates::{at_gates, at_gates_of};
-use given_up::GivenUp;
+use given_up::Acknowledged;
 use held::HeldCount;
 pub(crate) use held::hold_on;
 pub use held::{HeldUp, HeldWhat};
@@ -146,7 +146,7 @@ impl Stuck {
     /// Another policy makes an end of a list that is too long at once.
     fn lasts(&self, shared: &Shared, now: WallTime) -> bool {
         let soon = matches!(self.why, StoreError::Damaged(_)) && now.since(self.at) < LOOK_AGAIN;
-        soon && self.given_up == shared.settling.given_up.times()
+        soon && self.given_up == shared.settling.acknowledged.times()
     }
 }
 
@@ -300,7 +300,7 @@ impl Settler {
     /// The log cannot be settled from this group on, if that is why.
     fn note_stuck(&mut self, shared: &Shared, group: GroupNo, at: WallTime, why: &StoreError) {
         if concerns_the_log(why) {
-            let given_up = shared.settling.given_up.times();
+            let given_up = shared.settling.acknowledged.times();
             self.stuck = Some(Stuck { group, why: why.clone(), at, given_up });
         }
     }
@@ -565,8 +565,8 @@ pub(crate) struct Settling {
     settler: Mutex<Settler>,
     /// Something of settled history is damaged that its blocks do without: it is to be written anew.
     renew: AtomicBool,
-    /// What is waited for no longer.
-    given_up: GivenUp,
+    /// What somebody has read of.
+    acknowledged: Acknowledged,
     state: Mutex<State>,
     changed: Condvar,
 }
@@ -585,7 +585,7 @@ impl Settling {
         Self {
             settler: Mutex::new(settler),
             renew: AtomicBool::new(false),
-            given_up: GivenUp::default(),
+            acknowledged: Acknowledged::default(),
             state: Mutex::default(),
             changed: Condvar::new(),
         }
@@ -695,12 +695,6 @@ impl Settling {
     /// Settled history is to be gone through soon, and written anew.
     pub(crate) fn renew(&self) {
         self.renew.store(true, Ordering::Relaxed);
-        self.hurry();
-    }
-
-    /// Somebody has read that these segments are gone or damaged: they will not be put back.
-    pub(crate) fn give_up(&self, listed: BTreeSet<SegmentId>) {
-        self.given_up.add(listed);
         self.hurry();
     }
 

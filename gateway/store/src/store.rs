@@ -606,8 +606,8 @@ impl Store {
     }
 
     /// What was found and is over need not be listed any more, as far as somebody has `read` of it; neither need what speaks against
-    /// the ledger. Records of the gateway's own that are lost no longer keep history from being settled, nor, until the next start, do
-    /// segments that are gone and listed. Blocks until that is durable.
+    /// the ledger. Records of the gateway's own that are lost no longer keep history from being settled, nor do segments that are
+    /// gone and listed, until they are there again. Blocks until that is durable.
     ///
     /// # Errors
     /// When that cannot be entered in the ledger, or in the journal: what is not entered stays as it is.
@@ -619,8 +619,7 @@ impl Store {
             self.record(MetaRecord::LossRead, Box::new(done));
             told.recv().map_err(|_| StoreError::Stopped)??;
         }
-        let listed = self.shared.proving.acknowledge(volume, read);
-        self.shared.settling.give_up(listed);
+        self.shared.acknowledge(volume, read);
         Ok(())
     }
 

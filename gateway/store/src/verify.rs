@@ -13,6 +13,7 @@
 
 mod astray;
 mod checkpoints;
+mod given_up;
 mod hidden;
 mod judge;
 mod known;
@@ -38,6 +39,7 @@ use crate::layout::Layout;
 use crate::store::Shared;
 use crate::sync::read;
 
+pub(crate) use given_up::GivenUp;
 pub use proofs::Proof;
 pub(crate) use proofs::Proving;
 pub use repair::{Offered, Repair, StoredUnit};

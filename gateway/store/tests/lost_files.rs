@@ -15,9 +15,9 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use common::lab::{Lab, cut, policy, tiers};
-use common::segments::{log, put_back, take_away};
+use common::segments::{live, log, put_back, take_away};
 use common::{Disk, append, image, try_image, unreadable};
-use gateway_journal::{Manifest, MetaRecord, RegionNo, SegmentId, SettledHeader};
+use gateway_journal::{Manifest, MetaRecord, RegionNo, SegmentId};
 use gateway_store::{IndexOpener as _, MarkStore as _, MemoryIndex, Store};
 use tap_block::{BLOCK_SIZE, Lsn, Marker, RunId, RunStart, StreamId, SyncCause, VolumeId, WallTime};
 use tap_disk::{FileNo, SegmentDir};
@@ -336,19 +336,6 @@ fn assert_flipped_header_costs_nothing(lab: &mut Lab, own: &Own, least: usize) {
     let errors = settle_what_can_be(lab);
     let read = try_image(lab.store(), VOLUME, newest);
     assert!(read == Ok(expected), "{:?}; {errors:?}; wound {:?}", read.err(), lab.store().wound(STREAM));
-}
-
-fn live(disk: &Disk) -> Vec<(FileNo, SegmentId)> {
-    let Some(manifest) = disk.manifest.load() else { return Vec::new() };
-    let manifest = Manifest::unseal(&manifest).unwrap();
-    let listed: Vec<_> = manifest.generations.iter().flat_map(|g| &g.segments).map(|s| s.segment).collect();
-    let of = |no: FileNo| {
-        let mut head = [0; 128];
-        disk.dir.open(no).unwrap().read_at(0, &mut head).unwrap();
-        let header = SettledHeader::decode(&head).ok().filter(|header| listed.contains(&header.segment))?;
-        Some((no, header.segment))
-    };
-    disk.dir.list().unwrap().into_iter().filter_map(of).collect()
 }
 
 fn resync(lab: &mut Lab) {

@@ -354,3 +354,38 @@ fn a_checkpoint_that_says_something_else_is_found_and_removed() {
     lab.open();
     assert_eq!(wrong(&lab), 0);
 }
+
+/// Nothing is read by one that cannot be read; it is named and goes, and the walk goes on.
+#[test]
+fn a_checkpoint_that_cannot_be_read_is_found_and_removed() {
+    let mut lab = Lab::new(5, policy(1_000_000, &[], 0));
+    lab.write(300, 1);
+    lab.more(20, 1);
+    let (index, mut rows) = (lab.disk.index.clone(), Vec::<Row>::new());
+    let all = |rows: &mut Vec<Row>| {
+        rows.clear();
+        index
+            .scan(Table::Maps, &[], &[0xff; 24], &mut |key, value| {
+                rows.push((key.to_vec(), value.to_vec()));
+                true
+            })
+            .unwrap();
+    };
+    all(&mut rows);
+    let there = rows.len();
+    let spoilt: Vec<Row> =
+        rows.iter().map(|(key, value)| (key.clone(), value[..value.len() - 3].to_vec())).collect();
+    index.ingest(Table::Maps, spoilt).unwrap();
+    lab.open();
+    assert!(lab.check(7).len() > 100, "all is read without");
+    let report = verify(lab.store(), Scope::default());
+    let of_index = |f: &&Finding| f.kind == FindingKind::Index && f.detail.contains("checkpoint");
+    assert_eq!((report.findings.iter().filter(of_index).count(), report.findings.len()), (there, there));
+    all(&mut rows);
+    assert_eq!(rows, [], "all of them are gone");
+    assert_eq!(verify(lab.store(), Scope::default()).findings, []);
+    lab.more(60, 1);
+    all(&mut rows);
+    assert!(!rows.is_empty(), "and are made anew");
+    lab.check(7);
+}

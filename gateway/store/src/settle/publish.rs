@@ -134,7 +134,7 @@ fn move_checkpoints(
         }
         let places = Places::load(shared, manifest.settle, volume, region)?;
         for (key, value) in rows {
-            match places.moved(manifest, &value)? {
+            match places.moved(manifest, &value) {
                 Some(value) => moved.push((key, value)),
                 None => useless.push(key),
             }
@@ -167,13 +167,12 @@ impl Places {
         self.0.get(at).map(|(_, location)| *location)
     }
 
-    /// The checkpoint with new places; `None` when it is of no more use. What was not rewritten stays where it is.
-    fn moved(&self, manifest: &Manifest, checkpoint: &[u8]) -> Result<Option<Vec<u8>>, IndexError> {
+    /// The checkpoint with new places; `None` when it is of no more use, or cannot be read. What was not rewritten stays where it is.
+    fn moved(&self, manifest: &Manifest, checkpoint: &[u8]) -> Option<Vec<u8>> {
         let mut versions = Vec::new();
-        let group = decode_checkpoint(checkpoint, |v| versions.push(v))
-            .map_err(|e| IndexError::new(e.to_string()))?;
+        let group = decode_checkpoint(checkpoint, |v| versions.push(v)).ok()?;
         if group < manifest.group {
-            return Ok(None);
+            return None;
         }
         for version in &mut versions {
             if let Place::Unit(at) = &mut version.place {
@@ -182,7 +181,7 @@ impl Places {
         }
         let mut value = Vec::new();
         encode_checkpoint(group, &versions, &mut value);
-        Ok(Some(value))
+        Some(value)
     }
 }
 

@@ -318,7 +318,11 @@ impl<'a> Rewriter<'a> {
     fn read(&self, units: &[(Location, usize, usize)], bodies: &mut [Vec<u8>]) -> Result<u64, StoreError> {
         let Some((first, ..)) = units.first() else { return Ok(0) };
         let end = units.iter().map(|(at, ..)| at.end()).max().unwrap_or(first.offset);
-        let file = self.shared.segments.file(first.segment)?;
+        let file = match self.shared.segments.file(first.segment) {
+            // Somebody removed it since the store was opened.
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => None,
+            file => file?,
+        };
         let gone = || StoreError::Damaged(format!("{} is missing: settling waits for it", first.segment));
         let mut bytes = vec![0; index(u64::from(end.saturating_sub(first.offset)))];
         let is_given_up = || self.shared.is_given_up_as_read(first.segment);
@@ -330,7 +334,7 @@ impl<'a> Rewriter<'a> {
         if let Err(e) = file.read_at(u64::from(first.offset), &mut bytes) {
             // What somebody has offered in place of a pack need not be read for it; all else may be read another time, but not for ever.
             let is_damaged = units.iter().all(|(at, ..)| self.is_damaged(*at));
-            if is_damaged && !is_given_up() {
+            if is_damaged && !self.shared.is_unreadable_as_read(*first) {
                 return Err(unreadable(first, &e));
             }
             let offered = units.iter().all(|(at, ..)| self.shared.offers.has(*at));

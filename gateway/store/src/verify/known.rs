@@ -78,6 +78,31 @@ impl Shared {
         self.proving.end(self.age.now(), Finding::is_of_copy);
     }
 
+    /// Settling waits for segments of the log that are gone: they are listed from here on, whatever else is, so that it can be said of
+    /// them that they are given up.
+    pub(crate) fn note_gone(&self, gone: &[&Damage]) {
+        let named = self.proving.named(|_| false);
+        let found = gone.iter().filter(|d| !named.contains(&d.segment));
+        let found = found.map(|d| {
+            let place = (d.from, d.to);
+            Finding::of_store(FindingKind::Missing, d.segment, place, d.detail.clone(), self.age.now())
+        });
+        self.proving.note_all(&found.collect::<Vec<_>>());
+    }
+
+    /// Segments of the log that are listed as gone, and are: a walk need not come past them.
+    pub(super) fn still_gone(&self) -> Vec<Finding> {
+        let layout = Arc::clone(&read(&self.published).layout);
+        let is_gone = |f: &Finding| {
+            let of_log = f.segment > SegmentId::new(0) && f.segment >= layout.trail.at().0;
+            of_log && !layout.lists(f.segment) && !self.segments.is_there(f.segment)
+        };
+        let mut missing = self.proving.missing();
+        missing.retain(is_gone);
+        let now = self.age.now();
+        missing.into_iter().map(|found| Finding { found_at: now, ..found }).collect()
+    }
+
     /// Holds and pins that are lost keep nothing: no point may go until somebody has looked.
     ///
     /// # Errors
@@ -121,6 +146,7 @@ impl Shared {
         });
         self.end_findings_of_the_past();
         self.proving.note_all(&found);
+        self.take_back_what_is_there();
         if copy_only || headless.iter().any(|segment| self.segments.is_settled(*segment)) {
             self.settling.renew();
         }

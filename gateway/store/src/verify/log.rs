@@ -75,6 +75,7 @@ impl Verifier<'_, '_> {
         damage.extend(unmet);
         let findings = damage.iter().flat_map(|d| self.lost(d)).collect();
         self.list(findings);
+        self.list(self.shared.still_gone());
         Ok(())
     }
 

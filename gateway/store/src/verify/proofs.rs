@@ -12,6 +12,7 @@ use xxhash_rust::xxh3::xxh3_64;
 
 use gateway_journal::SegmentId;
 
+use super::given_up::GivenUp;
 use super::{Finding, FindingKind, MOST_FINDINGS, VerifyReport};
 use crate::mark::MarkStore;
 use crate::sync::lock;
@@ -41,6 +42,8 @@ struct Proofs {
     findings: Vec<Finding>,
     /// Findings that were counted only, when the volume was last walked.
     unlisted: BTreeMap<Option<VolumeId>, u64>,
+    /// Segments that are gone, and not waited for.
+    given_up: GivenUp,
 }
 
 /// The proofs, and where they are kept.
@@ -173,25 +176,43 @@ impl Proving {
         });
     }
 
-    /// What is over, and `read` of, need not be listed any more. The segments that were.
-    pub(crate) fn acknowledge(
-        &self,
-        volume: VolumeId,
-        read: impl Fn(&Finding) -> bool,
-    ) -> BTreeSet<SegmentId> {
-        let is_listed = |f: &Finding| f.volume.is_none_or(|v| v == volume) && read(f);
-        let mut segments = BTreeSet::new();
+    /// What is over, and was `read` of, need not be listed any more, and these segments are given up.
+    pub(crate) fn acknowledge(&self, is_read: impl Fn(&Finding) -> bool, given_up: &GivenUp) {
         self.change(|proofs| {
-            let listed = proofs.findings.iter().filter(|f| is_listed(f));
-            segments = listed.map(|f| f.segment).collect();
-            proofs.findings.retain(|f| f.over_at.is_none() || !is_listed(f));
+            proofs.findings.retain(|f| f.over_at.is_none() || !is_read(f));
+            proofs.given_up.extend(given_up);
         });
-        segments
     }
 
-    /// Is a segment named by anything that is not over?
-    pub(crate) fn names(&self, segment: SegmentId) -> bool {
-        lock(&self.state).findings.iter().any(|f| f.segment == segment && f.over_at.is_none())
+    pub(crate) fn gives_up(&self, segment: SegmentId) -> bool {
+        lock(&self.state).given_up.holds(segment)
+    }
+
+    /// Segments that are there again are given up no more; of none, nothing is written.
+    pub(crate) fn take_back(&self, there: &BTreeSet<SegmentId>) {
+        let left = {
+            let state = lock(&self.state);
+            let left = state.given_up.without(there);
+            (left != state.given_up).then_some(left)
+        };
+        left.into_iter().for_each(|left| self.change(|proofs| proofs.given_up = left));
+    }
+
+    /// Is anything given up?
+    pub(crate) fn gives_up_any(&self) -> bool {
+        !lock(&self.state).given_up.is_empty()
+    }
+
+    /// Segments that are listed as gone, as a whole.
+    pub(super) fn missing(&self) -> Vec<Finding> {
+        let of = |f: &&Finding| f.kind == FindingKind::Missing && f.volume.is_none() && f.over_at.is_none();
+        lock(&self.state).findings.iter().filter(of).cloned().collect()
+    }
+
+    /// Segments that are named by something that is not over, and that is not `read` of.
+    pub(crate) fn named(&self, is_read: impl Fn(&Finding) -> bool) -> BTreeSet<SegmentId> {
+        let state = lock(&self.state);
+        state.findings.iter().filter(|f| f.over_at.is_none() && !is_read(f)).map(|f| f.segment).collect()
     }
 
     /// These versions of blocks of a volume are as they should be; of none, nothing is written.
@@ -348,6 +369,9 @@ struct PProofs {
     begun: Option<u64>,
     #[prost(fixed64, optional, tag = "5")]
     ended: Option<u64>,
+    /// First and last of each stretch.
+    #[prost(uint32, repeated, tag = "6")]
+    given_up: Vec<u32>,
 }
 
 #[derive(Clone, PartialEq, Message)]
@@ -407,6 +431,7 @@ impl Proofs {
             findings: self.findings.iter().map(finding_out).collect(),
             begun: self.whole.map(|w| w.begun.nanos()),
             ended: self.whole.map(|w| w.ended.nanos()),
+            given_up: self.given_up.encode(),
         }
         .encode_to_vec();
         [&xxh3_64(&message).to_le_bytes()[..], &message].concat()
@@ -432,6 +457,7 @@ impl Proofs {
             findings: twin.findings.into_iter().map(finding_in).collect::<Option<_>>()?,
             // The next walk counts them again; until then those that are listed say enough.
             unlisted: BTreeMap::new(),
+            given_up: GivenUp::decode(&twin.given_up)?,
         })
     }
 }
@@ -547,7 +573,7 @@ mod tests {
         let proofs = Proving::new(Box::new(Arc::clone(&disk)));
         let whole = Scope::default();
         proofs.take(&report(whole, vec![finding(1, 4), finding(2, 5)]), WallTime::from_nanos(6));
-        proofs.acknowledge(VOLUME, |_| true);
+        proofs.acknowledge(|_| true, &GivenUp::default());
         assert_eq!(open(&proofs), 2, "what is damaged cannot be waved away");
         proofs.repaired(VOLUME, &[(BlockNo::new(1), position(4))].into(), WallTime::from_nanos(7));
         // Another program: everything is still known.
@@ -556,9 +582,10 @@ mod tests {
         assert_eq!(proofs.proof(VOLUME).unwrap().lsn.get(), 9);
         proofs.take(&report(whole, Vec::new()), WallTime::from_nanos(9));
         assert_eq!((open(&proofs), proofs.findings(VOLUME).len()), (0, 2));
-        proofs.acknowledge(VOLUME, |f| f.position == Some(Position::record(Lsn::new(4).unwrap())));
+        let one = |f: &Finding| f.position == Some(Position::record(Lsn::new(4).unwrap()));
+        proofs.acknowledge(one, &GivenUp::default());
         assert_eq!(proofs.findings(VOLUME).len(), 1, "nobody has read of the other");
-        proofs.acknowledge(VOLUME, |_| true);
+        proofs.acknowledge(|_| true, &GivenUp::default());
         assert_eq!(proofs.findings(VOLUME), []);
     }
 

@@ -2,7 +2,8 @@
 
 use std::io::IoSlice;
 
-use gateway_journal::{FrameHeader, SegmentHeader, SettledHeader};
+use gateway_journal::{FrameHeader, Manifest, SegmentHeader, SegmentId, SettledHeader};
+use gateway_store::MarkStore as _;
 use tap_disk::{FileNo, SegmentDir as _};
 
 use super::Disk;
@@ -84,4 +85,15 @@ pub fn write_new(disk: &Disk, no: FileNo, bytes: &[u8]) {
     let file = disk.dir.create(no, bytes.len() as u64).unwrap();
     file.write_at(0, &[IoSlice::new(bytes)]).unwrap();
     file.sync().unwrap();
+}
+
+/// Files of the settled segments that count.
+pub fn live(disk: &Disk) -> Vec<(FileNo, SegmentId)> {
+    let Some(manifest) = disk.manifest.load() else { return Vec::new() };
+    let manifest = Manifest::unseal(&manifest).unwrap();
+    let listed: Vec<_> = manifest.generations.iter().flat_map(|g| &g.segments).map(|s| s.segment).collect();
+    let counts = |(no, header): (FileNo, SettledHeader)| {
+        listed.contains(&header.segment).then_some((no, header.segment))
+    };
+    settled(disk).into_iter().filter_map(counts).collect()
 }

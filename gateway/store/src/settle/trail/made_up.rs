@@ -260,8 +260,10 @@ impl Trail {
         damage.extend(unnamed(shared, group, &versions, &damage));
         let waits =
             |d: &&Damage| !shared.segments.is_there(d.segment) && !shared.is_given_up_as_read(d.segment);
-        if let Some(gone) = damage.iter().find(waits) {
-            return Err(not_settled(gone));
+        let gone: Vec<&Damage> = damage.iter().filter(waits).collect();
+        if let Some(first) = gone.first() {
+            shared.note_gone(&gone);
+            return Err(not_settled(first));
         }
         let mut known = Vec::new();
         if let Some(mut made_up) = made_up {
