@@ -9,8 +9,8 @@ use cx_link::{
     Address, BatchDone, DownlinkHandle, Feed, Hub, LookupReply, StreamIntake, Uplink, UplinkConfig,
     UplinkHandle,
 };
-use cx_spool::ConsumerNo;
-use cx_wire::{Heartbeat, Hello, Lookup, Question, Refuse, RefuseCode, RunSeen, Welcome};
+use cx_spool::{ConsumerNo, Reached};
+use cx_wire::{Heartbeat, Hello, Lookup, Question, RecordSeen, Refuse, RefuseCode, RunSeen, Welcome};
 use tap_block::{Batch, Clock, Lsn, RunId};
 use tokio::runtime::Handle;
 use tokio::task::JoinHandle;
@@ -154,7 +154,14 @@ impl Stream {
             credit,
             store: None,
             past: Some(past),
+            last: self.last(),
         }
+    }
+
+    /// The last record that is here or below, whoever has acknowledged it.
+    fn last(&self) -> Option<RecordSeen> {
+        let Reached { lsn, run, at } = self.driver.furthest();
+        Some(RecordSeen { run: run?, lsn, at: at? })
     }
 
     /// Ends it: what the gateways do not take within moments goes to disk.

@@ -14,7 +14,8 @@ mod common;
 use common::{Gateway, Mode, SOON, World, ask_head, run, until};
 use cx_server::{Cx, CxError};
 use cx_wire::{
-    AskCode, Hello, LedgerHead, Lookup, Question, Refuse, RefuseCode, Reply, RunSeen, TapState, Witness,
+    AskCode, Hello, LedgerHead, Lookup, Question, RecordSeen, Refuse, RefuseCode, Reply, RunSeen, TapState,
+    Witness,
 };
 use tap_block::{Epoch, Extent, Lsn, RunId, WallTime};
 
@@ -486,6 +487,40 @@ fn a_tap_whose_state_was_set_back_is_turned_away_at_once_and_the_gateway_hears_w
         tap.wait_everywhere().await;
         until("no more", &gateway.changed, || told().is_none()).await;
         gateway.check_against(&tap.truth, tap.work.volume(), Lsn::ZERO);
+        cx.stop().await;
+    });
+}
+
+/// What is in memory alone counts as well: a tap that was set back would give its places to other records, which would be taken for
+/// repetitions.
+#[test]
+fn a_tap_that_greets_is_told_of_the_last_record_that_was_taken_in() {
+    run(async {
+        let world = World::new(1).patient();
+        world.gateways[0].start().await;
+        world.gateways[0].set_mode(Mode::Hold);
+        let cx = world.cx().await;
+        let mut tap = world.tap(21).await;
+        tap.write(30);
+        let taken = || cx.status().streams.first().is_some_and(|stream| stream.received == tap.head());
+        until("taken in", &world.gateways[0].changed, taken).await;
+        tap.disconnect().await;
+        let before = tap.welcome();
+        tap.connect(&world);
+        until("welcomed", &tap.shared.changed, || tap.welcome() != before).await;
+        let welcome = tap.welcome().unwrap();
+        let at = tap.made.iter().rev().find_map(|batch| batch.last_record()).unwrap().captured_at;
+        assert!(welcome.durable < tap.head(), "the gateway has not said that it has it");
+        assert_eq!(welcome.last, Some(RecordSeen { run: tap.work.run(), lsn: tap.head(), at }));
+        world.gateways[0].set_mode(Mode::Store);
+        tap.wait_everywhere().await;
+        tap.disconnect().await;
+        cx.stop().await;
+        std::fs::remove_dir_all(world.data.path().join("cx")).unwrap();
+        let (cx, before) = (world.cx().await, tap.welcome());
+        tap.connect(&world);
+        until("welcomed", &tap.shared.changed, || tap.welcome() != before).await;
+        assert_eq!(tap.welcome().unwrap().last, welcome.last, "the gateway tells it");
         cx.stop().await;
     });
 }

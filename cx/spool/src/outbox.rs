@@ -307,9 +307,9 @@ impl Outbox {
         (0..items.min(c.next.since(c.acked))).for_each(|_| c.acked_one());
         let acked = c.acked;
         c.everywhere = c.everywhere.max(everywhere);
-        let run = self.run_of(durable, acked);
+        let reached = self.record_at(durable, acked);
         if let Some(c) = self.consumers.get_mut(consumer.get()) {
-            c.durable = c.durable.max(Reached { lsn: durable, run: run.or(c.durable.run) });
+            c.durable = c.durable.max(Reached { run: reached.run.or(c.durable.run), ..reached });
             // It may have them from an earlier connection, or from an earlier life of this hop.
             c.position = c.position.max(durable);
         }
@@ -558,6 +558,7 @@ impl Outbox {
             at: WallTime::EPOCH,
             first: None,
             last: None,
+            last_at: None,
             needs: Lsn::ZERO,
             copies: true,
             heals: false,
@@ -574,7 +575,7 @@ impl Outbox {
     }
 
     fn append(&mut self, batch: Option<Arc<Batch>>, place: Place, summary: Summary, pushed_at: Monotonic) {
-        let last = summary.last.map(|lsn| Reached { lsn, run: Some(summary.run) });
+        let last = summary.last.map(|lsn| Reached { lsn, run: Some(summary.run), at: summary.last_at });
         let end = self.end_reached().max(last.unwrap_or_default());
         let end_bytes = self.pushed_bytes() + summary.weight;
         self.items.push_back(Item { batch, place, summary, end, end_bytes, pushed_at });
@@ -595,13 +596,14 @@ impl Outbox {
         last.map_or((self.forgotten_end, self.forgotten_bytes), |i| (i.end, i.end_bytes))
     }
 
-    /// The run of a record that is durable at a consumer that acknowledged the items below `acked`. It may lie behind them: an
-    /// earlier connection brought it there.
-    fn run_of(&self, durable: Lsn, acked: ItemNo) -> Option<RunId> {
+    /// What is known of a record that is durable at a consumer that acknowledged the items below `acked`. It may lie behind them:
+    /// an earlier connection brought it there.
+    fn record_at(&self, durable: Lsn, acked: ItemNo) -> Reached {
         let before = self.before(acked).0;
         let mut behind = self.items.iter().skip(index(acked.since(self.first)));
         let found = behind.find(|item| item.end.lsn >= durable).filter(|_| durable > before.lsn);
-        found.map_or(before.run, |item| item.end.run)
+        let end = found.map_or(before, |item| item.end);
+        Reached { lsn: durable, at: end.at.filter(|_| end.lsn == durable), ..end }
     }
 
     /// Every consumer has acknowledged the items below. Without consumers nobody has.

@@ -202,6 +202,7 @@ mod tests {
             credit: 0,
             store: None,
             past: Some(past.iter().map(seen).collect()),
+            last: None,
         }
     }
 

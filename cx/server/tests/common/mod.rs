@@ -12,8 +12,8 @@ use cx_link::{
 use cx_server::{Cx, CxConfig, CxHandle, CxStatus, Limits};
 use cx_spool::{Config, ConsumerNo, Reached};
 use cx_wire::{
-    AskError, Hashes, Heartbeat, Hello, Lookup, PROTOCOL, Question, Refuse, Reply, TapState, TapStatus,
-    Welcome,
+    AskError, Hashes, Heartbeat, Hello, Lookup, PROTOCOL, Question, RecordSeen, Refuse, Reply, TapState,
+    TapStatus, Welcome,
 };
 use tap_block::{Action, Batch, Epoch, Lsn, Marker, RunId, RunStart, SyncCause, VolumeId, WallTime};
 use tap_disk::RealClock;
@@ -320,7 +320,8 @@ impl Gateway {
 }
 
 fn reached(batch: &Batch) -> Reached {
-    batch.last_lsn().map(|lsn| Reached { lsn, run: Some(batch.run) }).unwrap_or_default()
+    let last = batch.last_record().map(|entry| (entry.position.lsn(), entry.captured_at));
+    last.map(|(lsn, at)| Reached { lsn, run: Some(batch.run), at: Some(at) }).unwrap_or_default()
 }
 
 struct GatewayIntake(Arc<Gateway>);
@@ -339,6 +340,7 @@ impl Intake for GatewayIntake {
             credit: MIB,
             store: None,
             past: None,
+            last: opened.run.zip(opened.at).map(|(run, at)| RecordSeen { run, lsn: opened.lsn, at }),
         };
         Ok((welcome, Arc::new(Self(Arc::clone(&self.0)))))
     }

@@ -1,7 +1,7 @@
 //! What is not for a consumer: what it has already, what it can never take, and what lies behind a hole in its history.
 
-use tap_block::{Lsn, RunId};
 use tap_block::units::{count, index};
+use tap_block::{Lsn, RunId};
 
 use super::Outbox;
 use crate::consumer::{Broken, ConsumerNo, Hole};
@@ -16,6 +16,23 @@ impl Outbox {
         let mut before = self.items.iter().map(|item| &item.summary).take_while(|summary| summary.run != own);
         let is_known = self.items.iter().any(|item| item.summary.run == run);
         !is_known && before.any(|summary| summary.first.is_some_and(|first| first <= has.lsn))
+    }
+
+    /// Is another record here at the place of the one that somebody `has`, or was there when it was let go? Batches stay as they
+    /// are on their way, so one that ends elsewhere is another one as well.
+    #[must_use]
+    pub fn contradicts_record(&self, has: Reached) -> bool {
+        let Some(at) = has.at else { return false };
+        let summaries = self.items.iter().map(|item| &item.summary).filter(|s| Some(s.run) == has.run);
+        let mut here = summaries.filter(|s| s.first.is_some_and(|first| first <= has.lsn));
+        match here.next_back() {
+            Some(s) if s.last >= Some(has.lsn) => s.last != Some(has.lsn) || s.last_at != Some(at),
+            Some(_) => false,
+            None => {
+                let end = self.forgotten_end;
+                (end.lsn, end.run) == (has.lsn, has.run) && end.at.is_some_and(|known| known != at)
+            }
+        }
     }
 
     /// Lets go of what waits from before `run` (`None`: of everything). To be called while no consumer is connected.
