@@ -143,10 +143,15 @@ impl Stream {
 
     /// What the tap is told: everything up to here is durable below.
     pub(crate) fn welcome(&self, credit: u64) -> Welcome {
+        let run = self.hello().run;
+        let (known, past) = {
+            // A gateway that answers meanwhile is in both or in neither.
+            let mut past = lock(&self.past);
+            // Until every gateway has said what it has, less may be known here than was acknowledged.
+            let known = self.reports.complete();
+            (known, past.tell(run, known))
+        };
         let durable = self.driver.durable();
-        // Until every gateway has said what it has, less may be known here than was acknowledged.
-        let known = self.reports.complete();
-        let past = lock(&self.past).tell(self.hello().run, known);
         Welcome {
             durable: durable.lsn,
             durable_run: durable.run,

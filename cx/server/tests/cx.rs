@@ -545,6 +545,36 @@ fn a_gateway_that_is_stopping_has_not_said_what_it_has() {
     });
 }
 
+/// A tap that waits to hear from all of them is not left waiting, whatever the last one that answers has to say.
+#[test]
+fn a_tap_that_was_welcomed_before_all_gateways_had_answered_greets_again_when_they_have() {
+    for is_refused in [false, true] {
+        run(async {
+            let world = World::new(2);
+            let (one, other) = (&world.gateways[0], &world.gateways[1]);
+            one.start().await;
+            let cx = world.cx().await;
+            let mut tap = world.tap(22).await;
+            tap.write(30);
+            tap.wait_acked().await;
+            tap.disconnect().await;
+            let before = tap.welcome();
+            let next = Hello { run: RunId::new(99), first_lsn: tap.head().plus(1 << 20), ..tap.hello() };
+            tap.connect_as(&world, next);
+            until("welcomed", &tap.shared.changed, || tap.welcome() != before).await;
+            let early = tap.welcome().unwrap();
+            assert!(!early.known && !early.past.unwrap().is_empty(), "one is away, and something is known");
+            if is_refused {
+                let detail = "another stream has the name".to_owned();
+                other.set_refuse(Some(Refuse { code: RefuseCode::NameTaken, detail }));
+            }
+            other.start().await;
+            until("told of all", &tap.shared.changed, || tap.welcome().unwrap().known).await;
+            cx.stop().await;
+        });
+    }
+}
+
 /// What the spool holds the gateways need not have: a tap that was set back must hear of it all the same.
 #[test]
 fn a_run_whose_end_is_in_the_spool_alone_is_told_of_after_a_restart() {

@@ -65,7 +65,7 @@ pub(crate) enum Verdict {
         /// Nothing can be said later that would show otherwise.
         for_good: bool,
     },
-    /// Nobody below could say anything yet.
+    /// Not everybody below could say yet what is there.
     Open,
     /// It goes on beyond what this tap remembers.
     SetBack {
@@ -98,7 +98,9 @@ pub(crate) fn judge(unproven: &[Unproven], own: RunId, welcome: &Welcome) -> Ver
                 format!("{} was heard of at {}, and the tap remembers it until {known}", seen.run, seen.at);
             Verdict::SetBack { why }
         }
-        None if welcome.past.is_some() && past.is_empty() && !welcome.known => Verdict::Open,
+        // One who has not answered yet may have more of these runs than those who have, and points may open there.
+        None if welcome.past.is_some() && !welcome.known => Verdict::Open,
+        // An older program says nothing of runs, however long it is asked.
         None => Verdict::Proven { for_good: welcome.known },
     }
 }
@@ -237,7 +239,8 @@ mod tests {
         assert_eq!(verdict(&nobody), Verdict::Open);
         assert_eq!(verdict(&Welcome { past: None, ..nobody }), Verdict::Proven { for_good: false });
         let some = Welcome { known: false, ..welcome(70, 5, &[(5, 99)]) };
-        assert_eq!(verdict(&some), Verdict::Proven { for_good: false });
+        assert_eq!(verdict(&some), Verdict::Open, "the others may have more");
+        assert_eq!(verdict(&Welcome { known: true, ..some.clone() }), Verdict::Proven { for_good: true });
         let proof = Proof::new(RunId::new(9), Lsn::ZERO, runs.to_vec());
         assert!(proof.hear(&some).is_some() && proof.hear(&some).is_none() && !proof.is_over());
         assert!(matches!(proof.hear(&welcome(70, 5, &[(5, 200)])), Some(Verdict::SetBack { .. })));

@@ -65,6 +65,8 @@ struct Seen {
     last: Option<RecordSeen>,
     /// What comes is lost on the way, and never acknowledged.
     is_deaf: bool,
+    /// Not all of its gateways have answered.
+    is_unsure: bool,
     lost: Vec<(Arc<Batch>, BatchDone)>,
 }
 
@@ -155,7 +157,7 @@ impl Intake for Door {
         (seen.volume, seen.stream) = (Some(hello.volume), Some(hello.stream));
         seen.greetings += 1;
         self.0.changed.notify_all();
-        let known = seen.run.is_some();
+        let known = seen.run.is_some() && !seen.is_unsure;
         let welcome = Welcome {
             durable: seen.durable,
             durable_run: seen.run,
@@ -496,6 +498,52 @@ async fn a_tap_that_was_set_back_with_its_disk_compares_all_of_it_with_what_came
     cx.wait("the next run", |s| (s.oracle.markers().len() > seen).then_some(()));
     cx.wait_for_head();
     assert!(!cx.markers()[seen..].iter().any(told), "once");
+    assert!(tap.stop(Duration::from_secs(10)).await);
+}
+
+/// Its CX knows something of the killed run, and a gateway that is away may know more, where points may open.
+#[tokio::test(flavor = "multi_thread")]
+async fn after_a_kill_no_point_opens_before_everybody_below_has_said_what_is_there() {
+    let bench = Bench::new(&[7; 100_000]);
+    let (cx, _downlink) = FakeCx::listen(&bench.hub).await;
+    let tap = bench.start();
+    cx.wait_for_head();
+    let (state, snapshot) = (bench.dir.path().join("tap/web01"), bench.dir.path().join("snapshot"));
+    copy_state(&state, &snapshot);
+    let (killed, before) = (RealClock.wall(), cx.seen.lock().unwrap().durable.plus(1000));
+    assert!(tap.stop(Duration::from_secs(10)).await);
+    cx.wait("the end of the connection", |s| s.link.is_none().then_some(()));
+    copy_state(&snapshot, &state);
+    let run = {
+        let mut seen = cx.seen.lock().unwrap();
+        let run = seen.run.unwrap();
+        (seen.is_unsure, seen.tells, seen.past) = (true, true, Some(vec![RunSeen { run, at: killed }]));
+        run
+    };
+    let tap = bench.start();
+    cx.wait("everything copied", |s| {
+        let beat = s.heartbeat.as_ref().filter(|beat| beat.head == s.durable && s.durable > before)?;
+        (beat.status.marked_bytes == 0).then_some(())
+    });
+    let Question::Bookmark { name, consistency, note, group, .. } = crash_bookmark("early") else { panic!() };
+    let early = Question::Bookmark { name, consistency, note, wait: Duration::from_millis(500), group };
+    assert_eq!(cx.ask(early).await.unwrap_err().code, AskCode::Conflict, "the sync is open");
+    {
+        let mut seen = cx.seen.lock().unwrap();
+        let later = killed.plus(Duration::from_secs(60));
+        (seen.is_unsure, seen.past) = (false, Some(vec![RunSeen { run, at: later }]));
+    }
+    cx.wait("a connection", |s| s.link.clone()).close("the gateway has answered".to_owned());
+    let told = |m: &Marker| matches!(m, Marker::SyncStart { cause: SyncCause::ChangedUnwatched });
+    let compared = |s: &Seen| s.oracle.markers().iter().any(|(_, _, m)| told(m));
+    cx.wait("a comparison of everything", |s| compared(s).then_some(()));
+    let head = cx.wait_for_head();
+    assert!(cx.image(head) == bench.content());
+    let ends = |m: &Marker| matches!(m, Marker::SyncEnd { .. });
+    let markers = cx.markers();
+    let (first, began) =
+        (markers.iter().rposition(|m| matches!(m, Marker::RunStart(_))), markers.iter().rposition(told));
+    assert!(!markers[first.unwrap()..began.unwrap()].iter().any(ends), "no point opened before");
     assert!(tap.stop(Duration::from_secs(10)).await);
 }
 
