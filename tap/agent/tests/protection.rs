@@ -547,6 +547,57 @@ async fn after_a_kill_no_point_opens_before_everybody_below_has_said_what_is_the
     assert!(tap.stop(Duration::from_secs(10)).await);
 }
 
+/// Tap and CX were restored from an image that was made when both were stopped; the gateway, which has what came after it, is away
+/// until the tap was killed once more.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_copy_of_a_tap_that_was_stopped_hears_of_the_run_that_went_on_from_there_when_it_was_killed_meanwhile()
+ {
+    let bench = Bench::new(&[7; 100_000]);
+    let (cx, _downlink) = FakeCx::listen(&bench.hub).await;
+    let tap = bench.start();
+    cx.wait_for_head();
+    assert!(tap.stop(Duration::from_secs(10)).await);
+    cx.wait("the end of the connection", |s| s.link.is_none().then_some(()));
+    let stopped = RealClock.wall();
+    {
+        let mut seen = cx.seen.lock().unwrap();
+        let first = RunSeen { run: seen.run.unwrap(), at: stopped };
+        (seen.is_unsure, seen.tells, seen.past) = (true, true, Some(vec![first]));
+    }
+    let tap = bench.start();
+    let begun = |s: &Seen, runs| {
+        (s.oracle.markers().iter().filter(|(_, _, m)| matches!(m, Marker::RunStart(_))).count() == runs)
+            .then_some(())
+    };
+    cx.wait("the copy's run", |s| begun(s, 2));
+    let (state, killed) = (bench.dir.path().join("tap/web01"), bench.dir.path().join("killed"));
+    copy_state(&state, &killed);
+    tap.stop(Duration::from_secs(10)).await;
+    cx.wait("the end of the connection", |s| s.link.is_none().then_some(()));
+    copy_state(&killed, &state);
+    let tap = bench.start();
+    cx.wait("the next run", |s| begun(s, 3));
+    {
+        let mut seen = cx.seen.lock().unwrap();
+        seen.is_unsure = false;
+        let other = RunSeen { run: RunId::new(99), at: stopped.plus(Duration::from_secs(60)) };
+        seen.past.as_mut().unwrap().push(other);
+    }
+    cx.wait("a connection", |s| s.link.clone()).close("the gateway has answered".to_owned());
+    let head = cx.wait_for_head();
+    assert!(cx.image(head) == bench.content());
+    let told = |m: &Marker| matches!(m, Marker::SyncStart { cause: SyncCause::ChangedUnwatched });
+    assert!(cx.markers().iter().any(told), "what the other one wrote is below, wherever that was");
+    assert!(tap.stop(Duration::from_secs(10)).await);
+    // Its own runs are no strangers, however often it is restarted.
+    let seen = cx.markers().len();
+    let tap = bench.start();
+    cx.wait("one more run", |s| begun(s, 4));
+    cx.wait_for_head();
+    assert!(!cx.markers()[seen..].iter().any(told));
+    assert!(tap.stop(Duration::from_secs(10)).await);
+}
+
 /// The tap goes on as if nothing had been, with numbers that are taken below: what it would send counted as sent before.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_tap_that_was_set_back_with_its_memory_sends_nothing_and_compares_all_when_it_is_restarted() {
