@@ -119,15 +119,15 @@ pub(crate) struct GatewayFeed {
 impl GatewayFeed {
     /// What this gateway says of earlier runs and of itself, together: a tap that is welcomed meanwhile is told of both or of neither.
     /// One that was welcomed before greets again, when it is to hear of it.
-    fn report(&self, seen: &[RunSeen], change: impl FnOnce(&mut Report)) {
+    fn report(&self, is_ahead: bool, seen: &[RunSeen], change: impl FnOnce(&mut Report)) {
         let is_due = {
             let mut past = self.past.lock().unwrap_or_else(PoisonError::into_inner);
             let news = seen.iter().filter(|seen| past.note(**seen)).count();
             let has_answered = self.reports.note(self.consumer, change);
-            (has_answered && past.heard()) || news > 0
+            (has_answered && past.heard()) || news > 0 || is_ahead
         };
         if let Some(link) = self.tap.link().filter(|_| is_due) {
-            link.close(format!("{} told more of earlier runs than was known: greet again", self.gateway));
+            link.close(format!("{} told more than was known: greet again", self.gateway));
         }
     }
 }
@@ -156,8 +156,10 @@ impl Feed for GatewayFeed {
         if let Some(store) = welcome.store {
             self.heads.claim(&self.gateway, store, &self.runtime);
         }
+        // More of the present run than this CX was given: of a future that it was set back from, maybe with the tap, which knows.
+        let is_ahead = welcome.durable_run == Some(self.naming.run()) && welcome.durable > self.driver.head();
         self.driver.ready(self.consumer, welcome);
-        self.report(welcome.past.as_deref().unwrap_or_default(), |report| {
+        self.report(is_ahead, welcome.past.as_deref().unwrap_or_default(), |report| {
             (report.answered, report.refused) = (true, None);
         });
         Ok(())
@@ -222,7 +224,7 @@ impl Feed for GatewayFeed {
         );
         // One that stops or is busy has said nothing of what it has, and will soon.
         let will_say = matches!(refuse.code, RefuseCode::Stopping | RefuseCode::Other);
-        self.report(&[], |report| {
+        self.report(false, &[], |report| {
             report.answered |= !will_say;
             report.refused = lasting.then(|| refuse.clone());
         });

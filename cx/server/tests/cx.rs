@@ -545,6 +545,56 @@ fn a_gateway_that_is_stopping_has_not_said_what_it_has() {
     });
 }
 
+/// As when the machine of both is set back to a snapshot with its memory: the connection between them stands, and that to the
+/// gateway is dead.
+#[test]
+fn what_a_gateway_has_of_a_future_that_tap_and_cx_were_set_back_from_is_told_to_the_tap() {
+    run(async {
+        let world = World::new(1);
+        let gateway = &world.gateways[0];
+        gateway.start().await;
+        let cx = world.cx().await;
+        let mut tap = world.tap(23).await;
+        tap.write(10);
+        tap.wait_everywhere().await;
+        gateway.stop().await;
+        let future = gateway.take_future(3);
+        gateway.start().await;
+        let told = || tap.welcome().is_some_and(|welcome| welcome.last == Some(future));
+        until("told", &tap.shared.changed, told).await;
+        cx.stop().await;
+    });
+}
+
+/// The same, and both went on before they heard of the gateway again.
+#[test]
+fn what_a_tap_and_a_cx_that_were_set_back_did_meanwhile_does_not_go_on_from_what_the_gateway_has() {
+    for records in [1, 2] {
+        run(async {
+            let world = World::new(1);
+            let gateway = &world.gateways[0];
+            gateway.start().await;
+            let cx = world.cx().await;
+            let mut tap = world.tap(24).await;
+            tap.write(10);
+            tap.wait_everywhere().await;
+            gateway.stop().await;
+            let future = gateway.take_future(records);
+            while tap.head() <= future.lsn.plus(5) {
+                tap.write(1);
+            }
+            tap.wait_acked().await;
+            gateway.start().await;
+            let asked = || tap.asked().iter().any(|q| matches!(q, Question::Resync { whole: true, .. }));
+            until("asked for everything", &tap.shared.changed, asked).await;
+            let healed = tap.resync(true);
+            tap.wait_everywhere().await;
+            gateway.check_against(&tap.truth, tap.work.volume(), healed.previous());
+            cx.stop().await;
+        });
+    }
+}
+
 /// A tap that waits to hear from all of them is not left waiting, whatever the last one that answers has to say.
 #[test]
 fn a_tap_that_was_welcomed_before_all_gateways_had_answered_greets_again_when_they_have() {

@@ -252,7 +252,12 @@ impl Outbox {
     /// The last record of the stream that is known here: that anybody has below, or that was taken in.
     #[must_use]
     pub fn furthest(&self) -> Reached {
-        self.consumers.iter().map(|c| c.durable).fold(self.end_reached(), Reached::max)
+        // Of two at one place the one below counts: it cannot be taken back.
+        self.consumers
+            .iter()
+            .map(|c| c.durable)
+            .fold(Reached::default(), Reached::max)
+            .max(self.end_reached())
     }
 
     /// The runs of what is held here, in order, and when the last record of each was captured.
@@ -338,7 +343,10 @@ impl Outbox {
         if let Some(broken) = &mut c.broken {
             broken.after = durable;
         }
-        let hole = self.skip_received(consumer, has);
+        let hole = match self.is_split(consumer, has) {
+            true => self.break_off(consumer, durable, true),
+            false => self.skip_received(consumer, has),
+        };
         self.forget();
         hole
     }

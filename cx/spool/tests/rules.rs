@@ -649,6 +649,43 @@ fn copies_need_the_record_they_were_read_as_of() {
     assert_eq!(outbox.next(A), Next::Hole(Hole { consumer: A, after: lsn(3) }));
 }
 
+/// A hop that was set back with its memory, as its source was: the gateway has what both gave the same places before.
+#[test]
+fn what_goes_on_from_other_records_than_a_gateway_has_is_left_out_up_to_the_next_sync_of_everything() {
+    let mut outbox = Outbox::new(config(), 1);
+    for n in 1..=5 {
+        outbox.push(record(n), at(0)).unwrap();
+    }
+    assert_eq!(sent(&mut outbox, A), [1, 2, 3, 4, 5]);
+    outbox.acked(A, 2, lsn(2), lsn(2), at(0));
+    outbox.detach(A);
+    let other = |n| Reached { at: Some(WallTime::from_nanos(1)), ..has(n) };
+    assert_eq!(outbox.furthest(), has(5));
+    assert_eq!(outbox.rewind(A, other(4)), Some(Hole { consumer: A, after: lsn(4) }));
+    assert_eq!(outbox.next(A), Next::Empty);
+    outbox.detach(A);
+    assert_eq!(outbox.rewind(A, other(4)), None, "it is said once");
+    outbox.push(record(6), at(0)).unwrap();
+    assert_eq!(outbox.next(A), Next::Empty);
+    outbox.push(mark(7, Marker::SyncStart { cause: SyncCause::HopLost }), at(0)).unwrap();
+    outbox.push(record(8), at(0)).unwrap();
+    assert_eq!(sent(&mut outbox, A), [7, 8]);
+    outbox.detach(A);
+    assert_eq!(outbox.rewind(A, has(7)), None, "they are its own again");
+    assert_eq!(sent(&mut outbox, A), [8]);
+}
+
+#[test]
+fn of_two_records_at_one_place_the_one_below_is_told_of() {
+    let mut outbox = Outbox::new(config(), 1);
+    let other = Reached { at: Some(WallTime::from_nanos(1)), ..has(4) };
+    assert_eq!((outbox.rewind(A, other), outbox.furthest()), (None, other));
+    for n in 1..=4 {
+        outbox.push(record(n), at(0)).unwrap();
+    }
+    assert_eq!(outbox.furthest(), other);
+}
+
 /// A source that was set back with its memory gives the places that it gave before to other records.
 #[test]
 fn another_record_at_a_place_is_told_by_its_time_and_by_where_its_batch_ends() {

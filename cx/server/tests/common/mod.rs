@@ -258,6 +258,24 @@ impl Gateway {
         });
     }
 
+    /// Takes writes of the present run that neither the tap nor the CX remember, since both were set back with their memory. The last.
+    pub fn take_future(&self, records: u64) -> RecordSeen {
+        let last = self.state.lock().unwrap().stored.last().cloned().unwrap();
+        let volume = last.entries.iter().find_map(|entry| entry.action.changes()).unwrap().0;
+        let (next, at) = (self.durable().next(), WallTime::from_nanos(77_000_000_000));
+        let mut future = BatchBuilder::new(last.stream, volume, last.run, next, at);
+        for _ in 0..records {
+            future.write(0, &[8; 4096]);
+        }
+        let batch = future.build();
+        self.with(|s| {
+            s.store.apply(&batch).unwrap();
+            s.durable = reached(&batch);
+            s.stored.push(batch);
+            RecordSeen { run: last.run, lsn: s.durable.lsn, at: s.durable.at.unwrap() }
+        })
+    }
+
     pub fn durable(&self) -> Lsn {
         self.state.lock().unwrap().durable.lsn
     }

@@ -35,6 +35,14 @@ impl Outbox {
         }
     }
 
+    /// Does `consumer` have another record than this hop at its last place? This hop was set back with its memory, and its source as
+    /// well, and both gave places away a second time: nothing that is here up to the next sync of everything follows on that.
+    pub(super) fn is_split(&self, consumer: ConsumerNo, has: Reached) -> bool {
+        let broken = self.consumers.get(consumer.get()).and_then(|c| c.broken);
+        let is_known = broken.is_some_and(|broken| broken.until_healed);
+        self.config.detect_holes && !is_known && self.contradicts_record(has)
+    }
+
     /// Lets go of what waits from before `run` (`None`: of everything). To be called while no consumer is connected.
     pub fn let_go_before(&mut self, run: Option<RunId>) {
         let others = self.items.iter().take_while(|item| Some(item.summary.run) != run).count();
