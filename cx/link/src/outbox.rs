@@ -25,7 +25,7 @@ use std::time::Duration;
 use cx_spool::{
     Config, ConsumerNo, ConsumerView, Full, Hole, ItemNo, Load, Next, Outbox, Reached, Recovered,
 };
-use cx_wire::Welcome;
+use cx_wire::{RecordSeen, Welcome};
 use tap_block::{Batch, Clock, Lsn, Monotonic, RunId, WallTime};
 use tokio::sync::Notify;
 
@@ -265,8 +265,15 @@ impl OutboxDriver {
     /// Does what waits from before the run `own` contradict what is below, so that it will never be taken?
     #[must_use]
     pub fn contradicts(&self, own: RunId, welcome: &Welcome) -> bool {
-        let has = Reached { lsn: welcome.durable, run: welcome.durable_run };
+        let has = reached(welcome);
         self.shared.lock().outbox.contradicts(own, has)
+    }
+
+    /// Is another record here at the place of this one? Its source was set back then, and made it a second time.
+    #[must_use]
+    pub fn contradicts_record(&self, seen: &RecordSeen) -> bool {
+        let has = Reached { lsn: seen.lsn, run: Some(seen.run), at: Some(seen.at) };
+        self.shared.lock().outbox.contradicts_record(has)
     }
 
     /// Lets go of everything that other runs than `run` made, and takes no more of them. To be called while nobody is connected.
@@ -288,7 +295,7 @@ impl OutboxDriver {
     /// [`Feed::ready`](crate::Feed::ready).
     pub fn ready(&self, consumer: ConsumerNo, welcome: &Welcome) {
         let mut state = self.shared.lock();
-        let has = Reached { lsn: welcome.durable, run: welcome.durable_run };
+        let has = reached(welcome);
         let hole = state.outbox.rewind(consumer, has);
         state.holes.extend(hole);
         self.shared.settle(state);
@@ -345,6 +352,13 @@ impl Drop for OutboxDriver {
     fn drop(&mut self) {
         self.end(End::Killed);
     }
+}
+
+/// What whoever welcomes so has.
+fn reached(welcome: &Welcome) -> Reached {
+    let (lsn, run) = (welcome.durable, welcome.durable_run);
+    let last = welcome.last.filter(|last| last.lsn == lsn && Some(last.run) == run);
+    Reached { lsn, run, at: last.map(|last| last.at) }
 }
 
 impl State {

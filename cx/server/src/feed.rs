@@ -6,7 +6,9 @@ use std::time::Duration;
 use cx_link::outbox::OutboxDriver;
 use cx_link::{AskReply, Feed};
 use cx_spool::ConsumerNo;
-use cx_wire::{Accepted, AskError, Heartbeat, LedgerHead, Question, Refuse, RefuseCode, Reply, Welcome};
+use cx_wire::{
+    Accepted, AskError, Heartbeat, LedgerHead, Question, Refuse, RefuseCode, Reply, RunSeen, Welcome,
+};
 use tap_block::{Batch, Clock, Epoch, Lsn};
 use tokio::runtime::Handle;
 use tokio::sync::Notify;
@@ -65,11 +67,14 @@ impl Reports {
         self.lock().get(gateway.get()).and_then(|r| r.refused.clone())
     }
 
-    fn note(&self, gateway: ConsumerNo, change: impl FnOnce(&mut Report)) {
-        if let Some(report) = self.lock().get_mut(gateway.get()) {
+    /// True when it has answered, now or before.
+    fn note(&self, gateway: ConsumerNo, change: impl FnOnce(&mut Report)) -> bool {
+        let has_answered = self.lock().get_mut(gateway.get()).is_some_and(|report| {
             change(report);
-        }
+            report.answered
+        });
         self.changed.notify_all();
+        has_answered
     }
 
     fn lock(&self) -> MutexGuard<'_, Vec<Report>> {
@@ -112,11 +117,18 @@ pub(crate) struct GatewayFeed {
 }
 
 impl GatewayFeed {
-    /// True when a tap that was welcomed before is to greet again, to hear of it.
-    fn note_past(&self, welcome: &Welcome) -> bool {
-        let mut past = self.past.lock().unwrap_or_else(PoisonError::into_inner);
-        let news = welcome.past.iter().flatten().filter(|seen| past.note(**seen)).count();
-        past.heard() || news > 0
+    /// What this gateway says of earlier runs and of itself, together: a tap that is welcomed meanwhile is told of both or of neither.
+    /// One that was welcomed before greets again, when it is to hear of it.
+    fn report(&self, is_ahead: bool, seen: &[RunSeen], change: impl FnOnce(&mut Report)) {
+        let is_due = {
+            let mut past = self.past.lock().unwrap_or_else(PoisonError::into_inner);
+            let news = seen.iter().filter(|seen| past.note(**seen)).count();
+            let has_answered = self.reports.note(self.consumer, change);
+            (has_answered && past.heard()) || news > 0 || is_ahead
+        };
+        if let Some(link) = self.tap.link().filter(|_| is_due) {
+            link.close(format!("{} told more than was known: greet again", self.gateway));
+        }
     }
 }
 
@@ -144,14 +156,12 @@ impl Feed for GatewayFeed {
         if let Some(store) = welcome.store {
             self.heads.claim(&self.gateway, store, &self.runtime);
         }
+        // More of the present run than this CX was given: of a future that it was set back from, maybe with the tap, which knows.
+        let is_ahead = welcome.durable_run == Some(self.naming.run()) && welcome.durable > self.driver.head();
         self.driver.ready(self.consumer, welcome);
-        let is_news = self.note_past(welcome);
-        self.reports.note(self.consumer, |report| {
+        self.report(is_ahead, welcome.past.as_deref().unwrap_or_default(), |report| {
             (report.answered, report.refused) = (true, None);
         });
-        if let Some(link) = self.tap.link().filter(|_| is_news) {
-            link.close(format!("{} told more of earlier runs than was known: greet again", self.gateway));
-        }
         Ok(())
     }
 
@@ -214,7 +224,7 @@ impl Feed for GatewayFeed {
         );
         // One that stops or is busy has said nothing of what it has, and will soon.
         let will_say = matches!(refuse.code, RefuseCode::Stopping | RefuseCode::Other);
-        self.reports.note(self.consumer, |report| {
+        self.report(false, &[], |report| {
             report.answered |= !will_say;
             report.refused = lasting.then(|| refuse.clone());
         });

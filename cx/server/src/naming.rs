@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use cx_wire::{Hello, Welcome};
-use tap_block::{Action, Batch, Entry, Epoch, Lsn, Marker, RunStart, SyncCause};
+use tap_block::{Action, Batch, Entry, Epoch, Lsn, Marker, RunId, RunStart, SyncCause};
 
 /// Knows whether a gateway can name the volume.
 #[derive(Debug)]
@@ -26,6 +26,11 @@ impl Naming {
     /// Of the tap that greeted last.
     pub(crate) fn epoch(&self) -> Epoch {
         self.hello.lock().unwrap_or_else(PoisonError::into_inner).epoch
+    }
+
+    /// Its run.
+    pub(crate) fn run(&self) -> RunId {
+        self.hello.lock().unwrap_or_else(PoisonError::into_inner).run
     }
 
     /// A connection stands.

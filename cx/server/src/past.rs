@@ -12,7 +12,7 @@ const KEPT: usize = 8;
 pub(crate) struct Past {
     /// Oldest first as far as that is known; the one that greeted last is the last.
     runs: Vec<RunSeen>,
-    /// The tap was welcomed while nothing at all was known.
+    /// The tap was welcomed before every gateway had said what it has.
     blind: bool,
 }
 
@@ -43,7 +43,7 @@ impl Past {
         has_room
     }
 
-    /// A gateway said for the first time what it has: true when the tap went on without anybody knowing anything.
+    /// A gateway said what it has: true when the tap waits to hear of that.
     pub(crate) fn heard(&mut self) -> bool {
         std::mem::take(&mut self.blind)
     }
@@ -51,9 +51,8 @@ impl Past {
     /// What the tap whose run is `run` is told; `known`: every gateway has said what it has.
     pub(crate) fn tell(&mut self, run: RunId, known: bool) -> Vec<RunSeen> {
         let of_others = |seen: &&RunSeen| seen.run != run && seen.at > WallTime::EPOCH;
-        let told: Vec<RunSeen> = self.runs.iter().filter(of_others).copied().collect();
-        self.blind = !known && told.is_empty();
-        told
+        self.blind = !known;
+        self.runs.iter().filter(of_others).copied().collect()
     }
 }
 
@@ -87,7 +86,9 @@ mod tests {
         assert!(past.note(seen(1, 9)) && !past.note(seen(1, 9)) && !past.note(seen(1, 8)));
         assert!(past.note(seen(1, 10)));
         assert_eq!(past.tell(RunId::new(2), false), [seen(1, 10)]);
-        assert!(!past.heard(), "it was told something");
+        assert!(past.heard(), "another one may know more");
+        past.tell(RunId::new(2), true);
+        assert!(!past.heard(), "all have said what they have");
     }
 
     #[test]

@@ -9,8 +9,8 @@ use cx_link::{
     Address, BatchDone, DownlinkHandle, Feed, Hub, LookupReply, StreamIntake, Uplink, UplinkConfig,
     UplinkHandle,
 };
-use cx_spool::ConsumerNo;
-use cx_wire::{Heartbeat, Hello, Lookup, Question, Refuse, RefuseCode, RunSeen, Welcome};
+use cx_spool::{ConsumerNo, Reached};
+use cx_wire::{Heartbeat, Hello, Lookup, Question, RecordSeen, Refuse, RefuseCode, RunSeen, Welcome};
 use tap_block::{Batch, Clock, Lsn, RunId};
 use tokio::runtime::Handle;
 use tokio::task::JoinHandle;
@@ -143,10 +143,15 @@ impl Stream {
 
     /// What the tap is told: everything up to here is durable below.
     pub(crate) fn welcome(&self, credit: u64) -> Welcome {
+        let run = self.hello().run;
+        let (known, past) = {
+            // A gateway that answers meanwhile is in both or in neither.
+            let mut past = lock(&self.past);
+            // Until every gateway has said what it has, less may be known here than was acknowledged.
+            let known = self.reports.complete();
+            (known, past.tell(run, known))
+        };
         let durable = self.driver.durable();
-        // Until every gateway has said what it has, less may be known here than was acknowledged.
-        let known = self.reports.complete();
-        let past = lock(&self.past).tell(self.hello().run, known);
         Welcome {
             durable: durable.lsn,
             durable_run: durable.run,
@@ -154,7 +159,14 @@ impl Stream {
             credit,
             store: None,
             past: Some(past),
+            last: self.last(),
         }
+    }
+
+    /// The last record that is here or below, whoever has acknowledged it.
+    fn last(&self) -> Option<RecordSeen> {
+        let Reached { lsn, run, at } = self.driver.furthest();
+        Some(RecordSeen { run: run?, lsn, at: at? })
     }
 
     /// Ends it: what the gateways do not take within moments goes to disk.

@@ -14,7 +14,8 @@ mod common;
 use common::{Gateway, Mode, SOON, World, ask_head, run, until};
 use cx_server::{Cx, CxError};
 use cx_wire::{
-    AskCode, Hello, LedgerHead, Lookup, Question, Refuse, RefuseCode, Reply, RunSeen, TapState, Witness,
+    AskCode, Hello, LedgerHead, Lookup, Question, RecordSeen, Refuse, RefuseCode, Reply, RunSeen, TapState,
+    Witness,
 };
 use tap_block::{Epoch, Extent, Lsn, RunId, WallTime};
 
@@ -490,6 +491,40 @@ fn a_tap_whose_state_was_set_back_is_turned_away_at_once_and_the_gateway_hears_w
     });
 }
 
+/// What is in memory alone counts as well: a tap that was set back would give its places to other records, which would be taken for
+/// repetitions.
+#[test]
+fn a_tap_that_greets_is_told_of_the_last_record_that_was_taken_in() {
+    run(async {
+        let world = World::new(1).patient();
+        world.gateways[0].start().await;
+        world.gateways[0].set_mode(Mode::Hold);
+        let cx = world.cx().await;
+        let mut tap = world.tap(21).await;
+        tap.write(30);
+        let taken = || cx.status().streams.first().is_some_and(|stream| stream.received == tap.head());
+        until("taken in", &world.gateways[0].changed, taken).await;
+        tap.disconnect().await;
+        let before = tap.welcome();
+        tap.connect(&world);
+        until("welcomed", &tap.shared.changed, || tap.welcome() != before).await;
+        let welcome = tap.welcome().unwrap();
+        let at = tap.made.iter().rev().find_map(|batch| batch.last_record()).unwrap().captured_at;
+        assert!(welcome.durable < tap.head(), "the gateway has not said that it has it");
+        assert_eq!(welcome.last, Some(RecordSeen { run: tap.work.run(), lsn: tap.head(), at }));
+        world.gateways[0].set_mode(Mode::Store);
+        tap.wait_everywhere().await;
+        tap.disconnect().await;
+        cx.stop().await;
+        std::fs::remove_dir_all(world.data.path().join("cx")).unwrap();
+        let (cx, before) = (world.cx().await, tap.welcome());
+        tap.connect(&world);
+        until("welcomed", &tap.shared.changed, || tap.welcome() != before).await;
+        assert_eq!(tap.welcome().unwrap().last, welcome.last, "the gateway tells it");
+        cx.stop().await;
+    });
+}
+
 /// One that only goes away says nothing of what it has; a tap that was set back would take that for proof.
 #[test]
 fn a_gateway_that_is_stopping_has_not_said_what_it_has() {
@@ -508,6 +543,86 @@ fn a_gateway_that_is_stopping_has_not_said_what_it_has() {
         tap.wait_everywhere().await;
         cx.stop().await;
     });
+}
+
+/// As when the machine of both is set back to a snapshot with its memory: the connection between them stands, and that to the
+/// gateway is dead.
+#[test]
+fn what_a_gateway_has_of_a_future_that_tap_and_cx_were_set_back_from_is_told_to_the_tap() {
+    run(async {
+        let world = World::new(1);
+        let gateway = &world.gateways[0];
+        gateway.start().await;
+        let cx = world.cx().await;
+        let mut tap = world.tap(23).await;
+        tap.write(10);
+        tap.wait_everywhere().await;
+        gateway.stop().await;
+        let future = gateway.take_future(3);
+        gateway.start().await;
+        let told = || tap.welcome().is_some_and(|welcome| welcome.last == Some(future));
+        until("told", &tap.shared.changed, told).await;
+        cx.stop().await;
+    });
+}
+
+/// The same, and both went on before they heard of the gateway again.
+#[test]
+fn what_a_tap_and_a_cx_that_were_set_back_did_meanwhile_does_not_go_on_from_what_the_gateway_has() {
+    for records in [1, 2] {
+        run(async {
+            let world = World::new(1);
+            let gateway = &world.gateways[0];
+            gateway.start().await;
+            let cx = world.cx().await;
+            let mut tap = world.tap(24).await;
+            tap.write(10);
+            tap.wait_everywhere().await;
+            gateway.stop().await;
+            let future = gateway.take_future(records);
+            while tap.head() <= future.lsn.plus(5) {
+                tap.write(1);
+            }
+            tap.wait_acked().await;
+            gateway.start().await;
+            let asked = || tap.asked().iter().any(|q| matches!(q, Question::Resync { whole: true, .. }));
+            until("asked for everything", &tap.shared.changed, asked).await;
+            let healed = tap.resync(true);
+            tap.wait_everywhere().await;
+            gateway.check_against(&tap.truth, tap.work.volume(), healed.previous());
+            cx.stop().await;
+        });
+    }
+}
+
+/// A tap that waits to hear from all of them is not left waiting, whatever the last one that answers has to say.
+#[test]
+fn a_tap_that_was_welcomed_before_all_gateways_had_answered_greets_again_when_they_have() {
+    for is_refused in [false, true] {
+        run(async {
+            let world = World::new(2);
+            let (one, other) = (&world.gateways[0], &world.gateways[1]);
+            one.start().await;
+            let cx = world.cx().await;
+            let mut tap = world.tap(22).await;
+            tap.write(30);
+            tap.wait_acked().await;
+            tap.disconnect().await;
+            let before = tap.welcome();
+            let next = Hello { run: RunId::new(99), first_lsn: tap.head().plus(1 << 20), ..tap.hello() };
+            tap.connect_as(&world, next);
+            until("welcomed", &tap.shared.changed, || tap.welcome() != before).await;
+            let early = tap.welcome().unwrap();
+            assert!(!early.known && !early.past.unwrap().is_empty(), "one is away, and something is known");
+            if is_refused {
+                let detail = "another stream has the name".to_owned();
+                other.set_refuse(Some(Refuse { code: RefuseCode::NameTaken, detail }));
+            }
+            other.start().await;
+            until("told of all", &tap.shared.changed, || tap.welcome().unwrap().known).await;
+            cx.stop().await;
+        });
+    }
 }
 
 /// What the spool holds the gateways need not have: a tap that was set back must hear of it all the same.

@@ -63,13 +63,16 @@ pub struct Reached {
     pub lsn: Lsn,
     /// The run that wrote it, when known.
     pub run: Option<RunId>,
+    /// When it was captured, when known: a source that was set back gives the same place to another record, not the same time.
+    pub at: Option<WallTime>,
 }
 
 impl Reached {
     /// The one further on.
     #[must_use]
     pub fn max(self, other: Self) -> Self {
-        if other.lsn > self.lsn { other } else { self }
+        let tells_more = other.lsn == self.lsn && self.at.is_none() && other.at.is_some();
+        if other.lsn > self.lsn || tells_more { other } else { self }
     }
 
     /// The one less far on.
@@ -90,6 +93,8 @@ pub struct Summary {
     pub first: Option<Lsn>,
     /// The last stream record.
     pub last: Option<Lsn>,
+    /// When that was captured.
+    pub last_at: Option<WallTime>,
     /// A receiver that has not got everything up to here cannot take this batch without a hole.
     pub needs: Lsn,
     /// It holds copies, which no LSN tells apart from ones not received.
@@ -121,6 +126,7 @@ impl Summary {
             at: batch.entries.last().map_or(WallTime::EPOCH, |last| last.captured_at),
             first: lsn,
             last: batch.last_lsn(),
+            last_at: batch.last_record().map(|entry| entry.captured_at),
             needs,
             copies: batch.entries.iter().any(|e| e.position.is_copy()),
             heals,

@@ -1,5 +1,7 @@
 //! The queue itself: memory tier, disk tier, cursors.
 
+mod holes;
+
 use std::collections::VecDeque;
 use std::fmt;
 use std::sync::Arc;
@@ -8,7 +10,7 @@ use std::time::Duration;
 use tap_block::units::{count, index};
 use tap_block::{Batch, Lsn, Monotonic, RunId, WallTime};
 
-use crate::consumer::{Broken, Consumer, ConsumerNo, ConsumerView, Hole};
+use crate::consumer::{Consumer, ConsumerNo, ConsumerView, Hole};
 use crate::item::{Item, ItemNo, Place, Reached, Summary};
 
 /// Limits, and when the disk is used.
@@ -250,7 +252,12 @@ impl Outbox {
     /// The last record of the stream that is known here: that anybody has below, or that was taken in.
     #[must_use]
     pub fn furthest(&self) -> Reached {
-        self.consumers.iter().map(|c| c.durable).fold(self.end_reached(), Reached::max)
+        // Of two at one place the one below counts: it cannot be taken back.
+        self.consumers
+            .iter()
+            .map(|c| c.durable)
+            .fold(Reached::default(), Reached::max)
+            .max(self.end_reached())
     }
 
     /// The runs of what is held here, in order, and when the last record of each was captured.
@@ -305,9 +312,9 @@ impl Outbox {
         (0..items.min(c.next.since(c.acked))).for_each(|_| c.acked_one());
         let acked = c.acked;
         c.everywhere = c.everywhere.max(everywhere);
-        let run = self.run_of(durable, acked);
+        let reached = self.record_at(durable, acked);
         if let Some(c) = self.consumers.get_mut(consumer.get()) {
-            c.durable = c.durable.max(Reached { lsn: durable, run: run.or(c.durable.run) });
+            c.durable = c.durable.max(Reached { run: reached.run.or(c.durable.run), ..reached });
             // It may have them from an earlier connection, or from an earlier life of this hop.
             c.position = c.position.max(durable);
         }
@@ -336,7 +343,10 @@ impl Outbox {
         if let Some(broken) = &mut c.broken {
             broken.after = durable;
         }
-        let hole = self.skip_received(consumer, has);
+        let hole = match self.is_split(consumer, has) {
+            true => self.break_off(consumer, durable, true),
+            false => self.skip_received(consumer, has),
+        };
         self.forget();
         hole
     }
@@ -370,24 +380,6 @@ impl Outbox {
         (c.durable, c.position) = (has, has.lsn);
         c.everywhere = c.everywhere.min(has.lsn);
         self.break_off(consumer, has.lsn, true)
-    }
-
-    /// Does what waits here from before the run `own` contradict what a consumer `has`? Its last record is of a run that nothing
-    /// here knows of, and there are records here at places that it has filled: nobody will ever take them.
-    #[must_use]
-    pub fn contradicts(&self, own: RunId, has: Reached) -> bool {
-        let Some(run) = has.run.filter(|run| *run != own) else { return false };
-        let mut before = self.items.iter().map(|item| &item.summary).take_while(|summary| summary.run != own);
-        let is_known = self.items.iter().any(|item| item.summary.run == run);
-        !is_known && before.any(|summary| summary.first.is_some_and(|first| first <= has.lsn))
-    }
-
-    /// Lets go of what waits from before `run` (`None`: of everything). To be called while no consumer is connected.
-    pub fn let_go_before(&mut self, run: Option<RunId>) {
-        let others = self.items.iter().take_while(|item| Some(item.summary.run) != run).count();
-        let (from, to) = (self.first, self.first.plus(count(others)));
-        self.consumers.iter_mut().for_each(|c| c.skip(from, to));
-        self.forget();
     }
 
     /// How many consumers there are.
@@ -574,6 +566,7 @@ impl Outbox {
             at: WallTime::EPOCH,
             first: None,
             last: None,
+            last_at: None,
             needs: Lsn::ZERO,
             copies: true,
             heals: false,
@@ -590,7 +583,7 @@ impl Outbox {
     }
 
     fn append(&mut self, batch: Option<Arc<Batch>>, place: Place, summary: Summary, pushed_at: Monotonic) {
-        let last = summary.last.map(|lsn| Reached { lsn, run: Some(summary.run) });
+        let last = summary.last.map(|lsn| Reached { lsn, run: Some(summary.run), at: summary.last_at });
         let end = self.end_reached().max(last.unwrap_or_default());
         let end_bytes = self.pushed_bytes() + summary.weight;
         self.items.push_back(Item { batch, place, summary, end, end_bytes, pushed_at });
@@ -611,13 +604,14 @@ impl Outbox {
         last.map_or((self.forgotten_end, self.forgotten_bytes), |i| (i.end, i.end_bytes))
     }
 
-    /// The run of a record that is durable at a consumer that acknowledged the items below `acked`. It may lie behind them: an
-    /// earlier connection brought it there.
-    fn run_of(&self, durable: Lsn, acked: ItemNo) -> Option<RunId> {
+    /// What is known of a record that is durable at a consumer that acknowledged the items below `acked`. It may lie behind them:
+    /// an earlier connection brought it there.
+    fn record_at(&self, durable: Lsn, acked: ItemNo) -> Reached {
         let before = self.before(acked).0;
         let mut behind = self.items.iter().skip(index(acked.since(self.first)));
         let found = behind.find(|item| item.end.lsn >= durable).filter(|_| durable > before.lsn);
-        found.map_or(before.run, |item| item.end.run)
+        let end = found.map_or(before, |item| item.end);
+        Reached { lsn: durable, at: end.at.filter(|_| end.lsn == durable), ..end }
     }
 
     /// Every consumer has acknowledged the items below. Without consumers nobody has.
@@ -662,70 +656,6 @@ impl Outbox {
                 self.resident_bytes = self.resident_bytes.saturating_sub(item.summary.weight);
             }
         }
-    }
-
-    /// Skips what `consumer` has. Copies carry no LSN, so an item with any is sent again, and so is all after it; but not one of a
-    /// run that ended there. It would be refused: to whoever remembers the last run alone it contradicts what is there. So do records
-    /// that go on in a run of which another one's took the places: they would be refused for ever, and nothing but a copy of
-    /// everything replaces them.
-    fn skip_received(&mut self, consumer: ConsumerNo, has: Reached) -> Option<Hole> {
-        let c = self.consumers.get_mut(consumer.get())?;
-        while let Some(item) = self.items.get(index(c.next.since(self.first))) {
-            let s = &item.summary;
-            let has_ended = has.run.is_some_and(|run| run != s.run) && s.last.unwrap_or(s.needs) <= has.lsn;
-            let is_received = has_ended || !s.copies && s.last.is_some_and(|last| last <= has.lsn);
-            if !is_received || item.place == Place::Lost {
-                break;
-            }
-            c.has_next();
-        }
-        let (next, broken) = (c.next, c.broken);
-        let rest = self.items.iter().skip(index(next.since(self.first)));
-        let (no, other) =
-            (next.get()..).map(ItemNo::new).zip(rest).find(|(_, i)| Some(i.summary.run) != has.run)?;
-        let is_left_out = broken.is_some_and(|b| b.until_healed && b.at <= no);
-        let contradicts = self.config.detect_holes && other.summary.contradicts(has);
-        if contradicts && !is_left_out { self.break_off_at(no, consumer, has.lsn, true) } else { None }
-    }
-
-    /// `consumer` misses something after `after`: it goes on with the next sync of everything, here or to come.
-    fn break_off(&mut self, consumer: ConsumerNo, after: Lsn, until_healed: bool) -> Option<Hole> {
-        self.break_off_at(self.consumers.get(consumer.get())?.next, consumer, after, until_healed)
-    }
-
-    /// The same, with nothing from `from` on, which is sent yet or not.
-    fn break_off_at(
-        &mut self,
-        from: ItemNo,
-        consumer: ConsumerNo,
-        after: Lsn,
-        until_healed: bool,
-    ) -> Option<Hole> {
-        let skip = index(from.since(self.first));
-        let heals = |i: &Item| i.summary.heals && i.summary.first > Some(after) && i.place != Place::Lost;
-        let healing = self.items.iter().skip(skip).position(heals);
-        let c = self.consumers.get_mut(consumer.get())?;
-        if let Some(n) = healing {
-            c.skip(from, from.plus(count(n)));
-            self.forget();
-            return None;
-        }
-        c.clear_window();
-        c.broken = Some(Broken { at: from, after, until_healed });
-        self.relieve();
-        Some(Hole { consumer, after })
-    }
-
-    /// What waits behind holes must not keep out the sync that heals them: when memory fills and the disk takes no
-    /// more, it goes. The gap that the sync leaves covers it.
-    fn relieve(&mut self) {
-        let disk_takes = !self.spill_paused && self.first_unspilled().is_none_or(|w| self.disk_has_room(w));
-        if disk_takes || self.room() >= self.config.memory_limit / 2 {
-            return;
-        }
-        let end = self.end();
-        self.consumers.iter_mut().for_each(|c| c.give_up(end));
-        self.forget();
     }
 
     fn lose(&mut self, no: ItemNo) {

@@ -197,7 +197,7 @@ impl World {
         let receiver = &mut self.receivers[c];
         receiver.in_flight.clear();
         receiver.last = receiver.durable;
-        let has = Reached { lsn: receiver.durable, run: Some(RunId::new(1)) };
+        let has = Reached { lsn: receiver.durable, run: Some(RunId::new(1)), at: None };
         self.outbox.detach(ConsumerNo::new(c));
         if self.outbox.rewind(ConsumerNo::new(c), has).is_some() {
             self.receivers[c].broken = true;

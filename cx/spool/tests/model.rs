@@ -189,7 +189,7 @@ impl World {
         receiver.received = receiver.durable;
         self.outbox.detach(ConsumerNo::new(c));
         let lsn = self.durable_lsn(c);
-        let has = Reached { lsn, run: (lsn > Lsn::ZERO).then_some(RunId::new(1)) };
+        let has = Reached { lsn, run: (lsn > Lsn::ZERO).then_some(RunId::new(1)), at: None };
         assert_eq!(self.outbox.rewind(ConsumerNo::new(c), has), None);
     }
 

@@ -44,7 +44,7 @@ fn at(ms: u64) -> Monotonic {
 }
 
 fn has(n: u64) -> Reached {
-    Reached { lsn: lsn(n), run: (n > 0).then_some(RunId::new(1)) }
+    Reached { lsn: lsn(n), run: (n > 0).then_some(RunId::new(1)), at: (n > 0).then_some(WallTime::EPOCH) }
 }
 
 fn write() -> Action {
@@ -308,7 +308,7 @@ fn copies_of_a_run_that_ended_below_are_not_sent_again() {
     let items = [both, copy(5), record(6), copy(6)];
     let items = items.iter().map(|batch| RecoveredItem::Sound(Summary::of(batch))).collect();
     let found = Recovered { items, ..Recovered::default() };
-    let of = |n, run| Reached { lsn: lsn(n), run: Some(RunId::new(run)) };
+    let of = |n, run| Reached { lsn: lsn(n), run: Some(RunId::new(run)), at: None };
     let waiting = |has: Reached| {
         let mut outbox = Outbox::recovered(config(), 1, found.clone());
         outbox.rewind(A, has);
@@ -327,7 +327,7 @@ fn of_run(run: u64, batch: Arc<Batch>) -> Arc<Batch> {
 /// them, and with them the stream, again and again.
 #[test]
 fn a_run_that_contradicts_what_a_gateway_has_is_left_out_up_to_the_next_sync_of_everything() {
-    let other = |n| Reached { lsn: lsn(n), run: Some(RunId::new(9)) };
+    let other = |n| Reached { lsn: lsn(n), run: Some(RunId::new(9)), at: None };
     // Its records meet the end of the gateway's history in the middle of a batch, or just there.
     for reached in [4, 5] {
         let mut outbox = Outbox::new(config(), 1);
@@ -362,7 +362,7 @@ fn a_run_that_a_gateway_has_not_seen_yet_contradicts_nothing() {
     }
     assert_eq!(outbox.rewind(A, has(4)), None);
     assert_eq!(sent(&mut outbox, A), [5, 6, 50]);
-    assert_eq!(outbox.rewind(A, Reached { lsn: lsn(6), run: Some(RunId::new(2)) }), None);
+    assert_eq!(outbox.rewind(A, Reached { lsn: lsn(6), run: Some(RunId::new(2)), at: None }), None);
     assert_eq!(sent(&mut outbox, A), [50]);
 }
 
@@ -372,7 +372,8 @@ fn what_is_durable_is_known_with_its_run() {
     let mut outbox = outbox(1, 1..=2);
     outbox.push(of_run(2, run_start(3, 2, None)), at(0)).unwrap();
     outbox.acked(A, 0, lsn(3), lsn(3), at(0));
-    assert_eq!(outbox.durable_at_all(), Reached { lsn: lsn(3), run: Some(RunId::new(2)) });
+    let reached = Reached { lsn: lsn(3), run: Some(RunId::new(2)), at: Some(WallTime::EPOCH) };
+    assert_eq!(outbox.durable_at_all(), reached);
 }
 
 #[test]
@@ -646,4 +647,77 @@ fn copies_need_the_record_they_were_read_as_of() {
     outbox.push(copy(5), at(0)).unwrap();
     assert!(matches!(outbox.next(A), Next::Batch(..)));
     assert_eq!(outbox.next(A), Next::Hole(Hole { consumer: A, after: lsn(3) }));
+}
+
+/// A hop that was set back with its memory, as its source was: the gateway has what both gave the same places before.
+#[test]
+fn what_goes_on_from_other_records_than_a_gateway_has_is_left_out_up_to_the_next_sync_of_everything() {
+    let mut outbox = Outbox::new(config(), 1);
+    for n in 1..=5 {
+        outbox.push(record(n), at(0)).unwrap();
+    }
+    assert_eq!(sent(&mut outbox, A), [1, 2, 3, 4, 5]);
+    outbox.acked(A, 2, lsn(2), lsn(2), at(0));
+    outbox.detach(A);
+    let other = |n| Reached { at: Some(WallTime::from_nanos(1)), ..has(n) };
+    assert_eq!(outbox.furthest(), has(5));
+    assert_eq!(outbox.rewind(A, other(4)), Some(Hole { consumer: A, after: lsn(4) }));
+    assert_eq!(outbox.next(A), Next::Empty);
+    outbox.detach(A);
+    assert_eq!(outbox.rewind(A, other(4)), None, "it is said once");
+    outbox.push(record(6), at(0)).unwrap();
+    assert_eq!(outbox.next(A), Next::Empty);
+    outbox.push(mark(7, Marker::SyncStart { cause: SyncCause::HopLost }), at(0)).unwrap();
+    outbox.push(record(8), at(0)).unwrap();
+    assert_eq!(sent(&mut outbox, A), [7, 8]);
+    outbox.detach(A);
+    assert_eq!(outbox.rewind(A, has(7)), None, "they are its own again");
+    assert_eq!(sent(&mut outbox, A), [8]);
+}
+
+#[test]
+fn of_two_records_at_one_place_the_one_below_is_told_of() {
+    let mut outbox = Outbox::new(config(), 1);
+    let other = Reached { at: Some(WallTime::from_nanos(1)), ..has(4) };
+    assert_eq!((outbox.rewind(A, other), outbox.furthest()), (None, other));
+    for n in 1..=4 {
+        outbox.push(record(n), at(0)).unwrap();
+    }
+    assert_eq!(outbox.furthest(), other);
+}
+
+/// A source that was set back with its memory gives the places that it gave before to other records.
+#[test]
+fn another_record_at_a_place_is_told_by_its_time_and_by_where_its_batch_ends() {
+    let time = |n| WallTime::from_nanos(n);
+    let timed = |n: u64, at: u64| {
+        let entry = Entry { captured_at: time(at), ..record(n).entries[0].clone() };
+        Arc::new(Batch { entries: vec![entry], ..(*record(n)).clone() })
+    };
+    let both = Batch {
+        entries: [&timed(3, 30).entries[..], &timed(4, 40).entries[..], &copy(4).entries[..]].concat(),
+        ..(*record(3)).clone()
+    };
+    let mut outbox = Outbox::new(config(), 1);
+    for batch in [timed(1, 10), timed(2, 20), Arc::new(both), timed(5, 50)] {
+        outbox.push(batch, at(0)).unwrap();
+    }
+    let is_other = |outbox: &Outbox, n, run, at| {
+        outbox.contradicts_record(Reached { lsn: lsn(n), run: Some(RunId::new(run)), at: Some(time(at)) })
+    };
+    for (n, at) in [(1, 10), (2, 20), (4, 40), (5, 50)] {
+        assert!(
+            !is_other(&outbox, n, 1, at)
+                && is_other(&outbox, n, 1, at + 1)
+                && !is_other(&outbox, n, 2, at + 1)
+        );
+    }
+    assert!(is_other(&outbox, 3, 1, 30), "no batch ends there");
+    assert!(!is_other(&outbox, 6, 1, 60), "of what is not here nothing is known");
+    assert!(!outbox.contradicts_record(Reached { at: None, ..has(3) }));
+    // Of what was let go the last is remembered.
+    assert_eq!(sent(&mut outbox, A), [1, 2, 4, 5]);
+    outbox.acked(A, 2, lsn(2), lsn(2), at(0));
+    assert!(!is_other(&outbox, 1, 1, 11));
+    assert!(!is_other(&outbox, 2, 1, 20) && is_other(&outbox, 2, 1, 21));
 }

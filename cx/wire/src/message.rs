@@ -80,6 +80,20 @@ pub struct Welcome {
     /// How far the runs before the one that greets are known here or below, at most [`MAX_PAST`]; `None`: an older program does
     /// not say. A sender that remembers less of a run of its own was set back.
     pub past: Option<Vec<RunSeen>>,
+    /// The last record that the receiver took in, durable or not, or knows of below; `None`: it does not know when that was
+    /// captured, or an older program does not say. A sender that gave that place to another record was set back.
+    pub last: Option<RecordSeen>,
+}
+
+/// A record, and what tells it from one that was given the same place by a sender that was set back.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct RecordSeen {
+    /// The run.
+    pub run: RunId,
+    /// Its place.
+    pub lsn: Lsn,
+    /// When it was captured, on the tap's clock.
+    pub at: WallTime,
 }
 
 /// The last that is known of a run.

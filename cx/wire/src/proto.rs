@@ -86,6 +86,18 @@ struct Welcome {
     /// Absent when the receiver does not know of it.
     #[prost(message, optional, tag = "6")]
     past: Option<Past>,
+    #[prost(message, optional, tag = "7")]
+    last: Option<RecordSeen>,
+}
+
+#[derive(Clone, Copy, PartialEq, Message)]
+struct RecordSeen {
+    #[prost(fixed64, tag = "1")]
+    run: u64,
+    #[prost(uint64, tag = "2")]
+    lsn: u64,
+    #[prost(fixed64, tag = "3")]
+    at: u64,
 }
 
 #[derive(Clone, PartialEq, Message)]

@@ -255,6 +255,7 @@ impl World {
             credit: CREDIT,
             store: None,
             past: None,
+            last: None,
         }
     }
 

@@ -17,8 +17,8 @@ use std::time::Duration;
 use bytes::Bytes;
 use cx_wire::{
     Accepted, Ack, Answer, Ask, AskCode, AskError, Goodbye, Hashes, Heartbeat, Hello, KnownStore, LedgerHead,
-    Lookup, Message, PROTOCOL, Query, QueryReply, Question, Refuse, RefuseCode, Reply, RunSeen, SyncProgress,
-    TapState, TapStatus, Welcome, Witness, decode_batch, encode_batch,
+    Lookup, Message, PROTOCOL, Query, QueryReply, Question, RecordSeen, Refuse, RefuseCode, Reply, RunSeen,
+    SyncProgress, TapState, TapStatus, Welcome, Witness, decode_batch, encode_batch,
 };
 use tap_block::{
     Action, BarrierMark, Batch, BlockNo, Bookmark, Consistency, Entry, Epoch, Extent, Lsn, MarkId, Marker,
@@ -120,6 +120,10 @@ fn messages() -> Vec<(&'static str, Message)> {
         (
             "welcome-past",
             Message::Welcome(Welcome { past: Some(vec![run_seen()]), ..welcome(Some(RunId::new(3))) }),
+        ),
+        (
+            "welcome-last",
+            Message::Welcome(Welcome { last: Some(record_seen()), ..welcome(Some(RunId::new(3))) }),
         ),
         ("ack-witnessed", Message::Ack(Ack { witnessed: Some(ledger_head()), ..ack(None) })),
         ("ack", Message::Ack(ack(None))),
@@ -251,7 +255,19 @@ fn hello() -> Hello {
 
 fn welcome(durable_run: Option<RunId>) -> Welcome {
     let durable = if durable_run.is_some() { lsn(300) } else { Lsn::ZERO };
-    Welcome { durable, durable_run, known: durable_run.is_some(), credit: 32 << 20, store: None, past: None }
+    Welcome {
+        durable,
+        durable_run,
+        known: durable_run.is_some(),
+        credit: 32 << 20,
+        store: None,
+        past: None,
+        last: None,
+    }
+}
+
+fn record_seen() -> RecordSeen {
+    RecordSeen { run: RunId::new(0x3333), lsn: lsn(301), at: WallTime::from_nanos(0x1234) }
 }
 
 fn run_seen() -> RunSeen {

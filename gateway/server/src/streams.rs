@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use cx_link::{BatchDone, DownlinkHandle, Intake, LookupReply, StreamIntake};
 use cx_wire::{
-    Accepted, AskCode, AskError, Heartbeat, Hello, LedgerHead, Lookup, Question, Refuse, RefuseCode, Reply,
-    RunSeen, Standing, TapStatus, Welcome,
+    Accepted, AskCode, AskError, Heartbeat, Hello, LedgerHead, Lookup, Question, RecordSeen, Refuse,
+    RefuseCode, Reply, RunSeen, Standing, TapStatus, Welcome,
 };
 use gateway_image::Catalogue;
 use gateway_journal::meta::OWN_STREAM;
@@ -332,6 +332,7 @@ impl Intake for Streams {
             credit: self.credit(),
             store: Some(self.store.id().get()),
             past: Some(durable.iter().map(|d| RunSeen { run: d.run, at: d.at }).collect()),
+            last: durable.as_ref().map(|d| RecordSeen { run: d.run, lsn: d.lsn, at: d.at }),
         };
         Ok((welcome, stream))
     }

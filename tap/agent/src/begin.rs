@@ -136,6 +136,7 @@ fn first_time(drawn: Drawn, identity: FileIdentity) -> (State, Copy) {
         disk: Disk::from(identity),
         first: first_lsn(None),
         unproven: Vec::new(),
+        lineage: Vec::new(),
     };
     (state, Copy::Data)
 }
@@ -161,6 +162,8 @@ fn again(old: &State, drawn: Drawn, found: &Found, log: &RegionMarks) -> (State,
         (false, None) => Copy::Nothing,
     };
     let first = first_lsn(Some(old));
+    let mut lineage = old.lineage.clone();
+    proof::descend(&mut lineage, old.run);
     let state = State {
         run: drawn.run,
         bound: first.plus(RESERVATION).max(old.bound),
@@ -169,6 +172,7 @@ fn again(old: &State, drawn: Drawn, found: &Found, log: &RegionMarks) -> (State,
         disk: Disk::from(found.identity),
         first,
         unproven,
+        lineage,
         ..old.clone()
     };
     (state, copy)
@@ -181,13 +185,10 @@ fn unproven(old: &State, found: &Found, changed: bool) -> Vec<Unproven> {
         runs.clear();
         return runs;
     }
-    let alive = match old.clean {
-        None => found.alive.map(|alive| alive.at),
-        // Of one that stopped cleanly all is known; it is no stranger beside those that wait for proof.
-        Some(_) => (!runs.is_empty()).then(|| WallTime::from_nanos(u64::MAX)),
-    };
-    if let Some(alive) = alive {
-        proof::add(&mut runs, Unproven { run: old.run, first: old.first, alive });
+    if let Some(Alive { at: ended, .. }) = found.alive {
+        // Of one that stopped cleanly all is known; it is no stranger beside the others, and who wrote after it is.
+        let alive = if old.clean.is_some() { WallTime::from_nanos(u64::MAX) } else { ended };
+        proof::add(&mut runs, Unproven { run: old.run, first: old.first, alive, ended });
     }
     runs
 }
@@ -311,8 +312,8 @@ mod tests {
         let found = left_behind(None, &[]);
         let killed = found.state.clone().unwrap();
         let b = go(found);
-        let of_first =
-            Unproven { run: killed.run, first: Lsn::ZERO.next(), alive: WallTime::from_nanos(1_000) };
+        let ended = WallTime::from_nanos(1_000);
+        let of_first = Unproven { run: killed.run, first: Lsn::ZERO.next(), alive: ended, ended };
         assert_eq!((b.start.unproven, b.state.unproven.clone()), (true, vec![of_first]));
         assert_eq!(b.state.first, b.start.first_lsn);
         // Killed again before anybody answered.
@@ -320,12 +321,15 @@ mod tests {
         let runs = go(again(b.state.clone())).state.unproven;
         assert_eq!((runs.len(), runs[0], runs[1].first), (2, of_first, b.state.first));
         // Stopped cleanly before: it is still to be proven, and nothing waits for it.
-        let stopped = go(again(State { clean: Some(CLEAN), sync: None, ..b.state }));
+        let stopped = go(again(State { clean: Some(CLEAN), sync: None, ..b.state.clone() }));
         assert_eq!((stopped.start.unproven, stopped.start.run.sync), (false, None));
         assert_eq!(stopped.state.unproven[0], of_first);
-        assert_eq!(stopped.state.unproven[1].alive, WallTime::from_nanos(u64::MAX), "it is known whole");
+        let whole = Unproven { alive: WallTime::from_nanos(u64::MAX), ..of_first };
+        assert_eq!(stopped.state.unproven[1].alive, whole.alive, "it is known whole");
+        // A newer copy may have gone on from there.
         let clean = go(left_behind(Some(CLEAN), &[]));
-        assert!(!clean.start.unproven && clean.state.unproven.is_empty());
+        assert_eq!((clean.start.unproven, clean.state.unproven), (false, vec![whole]));
+        assert_eq!((b.state.lineage, clean.state.lineage), (vec![killed.run], vec![killed.run]));
     }
 
     #[test]

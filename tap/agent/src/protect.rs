@@ -101,7 +101,7 @@ impl Protected {
             Splitter::start(splitter_config, start, now, actions)
         });
         let counters = Arc::new(Counters::new(state.baselines, state.resynced, state.everywhere));
-        let proof = Arc::new(Proof::new(state.run, state.first, state.unproven));
+        let proof = Arc::new(Proof::new(state.run, state.first, state.unproven, state.lineage));
         let room = Arc::new(Room::default());
         let observer = Progress::new(Arc::clone(&volume), Arc::clone(&counters), Arc::clone(&room));
         let outbox =
@@ -196,7 +196,7 @@ impl Protected {
         if !(sealed && safe && kept && flushed && volume.is_quiet()) {
             return false;
         }
-        note_clean_stop(&volume, &memory, &counters, proof.is_over())
+        note_clean_stop(&volume, &memory, &counters, &proof)
             .inspect_err(|e| tracing::error!(volume = %volume.name(), "cannot note the clean stop: {e}; marked regions will be copied again"))
             .is_ok()
     }
@@ -206,7 +206,7 @@ fn note_clean_stop(
     volume: &Volume,
     memory: &Memory,
     counters: &Counters,
-    proven: bool,
+    proof: &Proof,
 ) -> std::io::Result<()> {
     let (snapshot, identity) = (volume.snapshot(), volume.disk().identity()?);
     memory.store_marks(&volume.marks())?;
@@ -216,8 +216,8 @@ fn note_clean_stop(
         s.sync = snapshot.sync.map(|p| p.cause);
         s.everywhere = s.everywhere.max(everywhere);
         s.resynced = resynced;
-        if proven {
-            s.unproven.clear();
+        if proof.is_over() {
+            proof.settle(&mut s.unproven, &mut s.lineage);
         }
         s.clean = Some(CleanStop { next: snapshot.head.next(), changed_ns: identity.ctime_ns });
     })

@@ -42,8 +42,10 @@ pub(crate) struct State {
     pub(crate) disk: Disk,
     /// The first record of the latest run; zero when an older program began it.
     pub(crate) first: Lsn,
-    /// Runs that ended without a clean stop, as long as nobody below has shown that they are remembered to their ends.
+    /// Runs that ended, as long as nobody below has shown that they are remembered to their ends.
     pub(crate) unproven: Vec<Unproven>,
+    /// The last runs before the latest, oldest first.
+    pub(crate) lineage: Vec<RunId>,
 }
 
 /// How a clean stop left things.
@@ -142,6 +144,10 @@ impl State {
         if !self.unproven.is_empty() {
             let _ = writeln!(text, "unproven {}", proof::encode(&self.unproven));
         }
+        if !self.lineage.is_empty() {
+            let runs: Vec<String> = self.lineage.iter().map(|run| run.get().to_string()).collect();
+            let _ = writeln!(text, "lineage {}", runs.join(" "));
+        }
         text
     }
 
@@ -176,6 +182,7 @@ impl State {
             first: if fields.0.contains_key("first") { fields.lsn("first")? } else { Lsn::ZERO },
             unproven: proof::decode(fields.0.get("unproven").unwrap_or(&""))
                 .ok_or(StateError::Field("unproven"))?,
+            lineage: fields.runs("lineage")?,
         })
     }
 }
@@ -185,6 +192,11 @@ struct Fields<'a>(BTreeMap<&'a str, &'a str>);
 impl Fields<'_> {
     fn number<T: FromStr>(&self, key: &'static str) -> Result<T, StateError> {
         self.0.get(key).and_then(|v| v.parse().ok()).ok_or(StateError::Field(key))
+    }
+
+    fn runs(&self, key: &'static str) -> Result<Vec<RunId>, StateError> {
+        let runs = self.0.get(key).into_iter().flat_map(|text| text.split_whitespace());
+        runs.map(|run| run.parse().map(RunId::new).map_err(|_| StateError::Field(key))).collect()
     }
 
     fn lsn(&self, key: &'static str) -> Result<Lsn, StateError> {
@@ -233,14 +245,21 @@ mod tests {
             disk: Disk { size: 1 << 30, inode: 12, device: 8 },
             first: Lsn::ZERO.plus(70),
             unproven: Vec::new(),
+            lineage: Vec::new(),
         }
     }
 
     #[test]
     fn a_state_comes_back() {
-        let killed =
-            Unproven { run: RunId::new(5), first: Lsn::ZERO.plus(3), alive: WallTime::from_nanos(7) };
-        let unproven = State { unproven: vec![killed, killed], ..state() };
+        let killed = Unproven {
+            run: RunId::new(5),
+            first: Lsn::ZERO.plus(3),
+            alive: WallTime::from_nanos(7),
+            ended: WallTime::from_nanos(7),
+        };
+        let stopped = Unproven { alive: WallTime::from_nanos(u64::MAX), ..killed };
+        let lineage = vec![RunId::new(5), RunId::new(6)];
+        let unproven = State { unproven: vec![killed, stopped], lineage, ..state() };
         for state in [state(), unproven, State { clean: None, sync: None, ..state() }] {
             assert_eq!(State::decode(state.encode().as_bytes()), Ok(state));
         }

@@ -129,7 +129,7 @@ impl Upstream {
             return Err(format!("the CX has {} and acknowledged {acknowledged}", welcome.durable));
         }
         *since = None;
-        self.outbox.abandon(CX, Reached { lsn: welcome.durable, run: welcome.durable_run });
+        self.outbox.abandon(CX, Reached { lsn: welcome.durable, run: welcome.durable_run, at: None });
         Ok(())
     }
 
@@ -149,7 +149,7 @@ impl Upstream {
         }
         *missing = None;
         tracing::error!(volume = %self.volume.name(), "{what}: what is between is lost, and the volume is copied again");
-        self.outbox.abandon(CX, Reached { lsn: welcome.durable, run: welcome.durable_run });
+        self.outbox.abandon(CX, Reached { lsn: welcome.durable, run: welcome.durable_run, at: None });
         Ok(())
     }
 
@@ -158,10 +158,12 @@ impl Upstream {
         let verdict = self.proof.hear(welcome);
         let verdict = match verdict {
             Some(Verdict::SetBack { .. }) => verdict,
-            // An earlier life of this tap was refused, and what it spooled was not let go.
-            _ if self.outbox.contradicts(self.proof.run(), welcome) => Some(Verdict::SetBack {
-                why: "what waits in this tap's spool was written there by another run".to_owned(),
-            }),
+            // An earlier life of this tap was refused, or was set back with its memory, and what it spooled was not let go.
+            _ if self.outbox.contradicts(self.proof.run(), welcome) || self.is_another(welcome) => {
+                Some(Verdict::SetBack {
+                    why: "what waits in this tap's spool was written there by another run".to_owned(),
+                })
+            }
             _ => verdict,
         };
         let Some(verdict) = verdict else { return };
@@ -188,19 +190,36 @@ impl Upstream {
         self.proof.end();
     }
 
+    /// Is another record than the last one below in this tap's spool at its place, or was it sent?
+    fn is_another(&self, welcome: &Welcome) -> bool {
+        welcome.last.is_some_and(|last| self.outbox.contradicts_record(&last))
+    }
+
+    /// What is below of this very run and was never sent by this process, in words.
+    fn contradiction(&self, welcome: &Welcome) -> Option<String> {
+        let own = self.proof.run();
+        if let Some((there, sent)) = self.sent.exceeded(own, welcome) {
+            return Some(format!("{there} of this run is below, and no more than {sent} was sent"));
+        }
+        let last = welcome.last.filter(|last| last.run == own && self.is_another(welcome))?;
+        Some(format!(
+            "{} of this run is below as it was captured at {}, and that is not what was sent",
+            last.lsn, last.at
+        ))
+    }
+
     /// Fails when what is below of this very run is not all this process's, or was not once: nothing of it may follow on that.
     fn check_sent(&self, welcome: &Welcome) -> Result<(), String> {
         let mut ended = self.ended.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(why) = &*ended {
             return Err(why.clone());
         }
-        let Some(sent) = self.sent.is_exceeded(self.proof.run(), welcome) else { return Ok(()) };
+        let Some(found) = self.contradiction(welcome) else { return Ok(()) };
         // A stop leaves nothing that the next run could go on from, and that one compares everything.
         self.proof.note_split();
         let why = format!(
-            "this machine was set back to a snapshot with its memory: {} of this run is durable below, and no more than {sent} was \
-             sent; nothing is protected before the tap is restarted, which compares the whole disk",
-            welcome.durable
+            "this machine was set back to a snapshot with its memory: {found}; nothing is protected before the tap is restarted, \
+             which compares the whole disk"
         );
         tracing::error!(volume = %self.volume.name(), "{why}");
         self.volume.set_back(self.whole());
@@ -285,7 +304,7 @@ impl Feed for Upstream {
     }
 
     fn next(&self) -> Option<Arc<Batch>> {
-        self.outbox.next(CX).inspect(|batch| self.sent.note(batch))
+        self.outbox.next(CX).inspect(|batch| self.sent.note(self.proof.run(), batch))
     }
 
     fn changed(&self) -> &Notify {

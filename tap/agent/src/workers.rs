@@ -13,7 +13,7 @@ use tap_splitter::seal::Identity;
 use tap_splitter::{Anew, Captured, Event, Progress, seal};
 
 use crate::memory::Memory;
-use crate::proof::Proof;
+use crate::proof::{self, Proof};
 use crate::restored;
 use crate::upstream::{Counters, Room};
 use crate::volume::{Chore, Life, Volume, describe};
@@ -162,6 +162,7 @@ impl Keeper {
     /// The activity log says by now that everything may differ.
     fn begin_anew(&self, life: Life, anew: &Anew) {
         let noted = self.memory.update(|s| {
+            proof::descend(&mut s.lineage, s.run);
             (s.run, s.epoch, s.first) = (life.whose.run, life.whose.epoch, life.first);
             (s.bound, s.clean, s.sync) = (anew.bound, None, anew.run.sync);
             s.unproven.clear();
@@ -210,7 +211,7 @@ impl Keeper {
         let kept = self.memory.update_if_changed(|s| {
             s.resynced = resynced;
             if proven {
-                s.unproven.clear();
+                self.proof.settle(&mut s.unproven, &mut s.lineage);
             }
             s.disk.size = s.disk.size.max(size);
             if sync.is_some() || over {

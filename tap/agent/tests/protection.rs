@@ -19,8 +19,8 @@ use cx_link::{
     Address, BatchDone, Downlink, DownlinkHandle, Hub, Intake, Listener, LookupReply, StreamIntake,
 };
 use cx_wire::{
-    AskCode, AskError, Hashes, Heartbeat, Hello, Lookup, Question, Refuse, RefuseCode, Reply, RunSeen,
-    TapState, Welcome,
+    AskCode, AskError, Hashes, Heartbeat, Hello, Lookup, Question, RecordSeen, Refuse, RefuseCode, Reply,
+    RunSeen, TapState, Welcome,
 };
 use gateway_front::ListenAddress;
 use nbd::client::NbdClient;
@@ -61,6 +61,23 @@ struct Seen {
     /// So many were turned away.
     refused: usize,
     hello: Option<Hello>,
+    /// The last record taken, or known of below.
+    last: Option<RecordSeen>,
+    /// What comes is lost on the way, and never acknowledged.
+    is_deaf: bool,
+    /// Not all of its gateways have answered.
+    is_unsure: bool,
+    lost: Vec<(Arc<Batch>, BatchDone)>,
+}
+
+impl Seen {
+    fn take(&mut self, batch: &Batch) {
+        self.oracle.apply(batch).unwrap();
+        self.run = Some(batch.run);
+        let Some(record) = batch.last_record() else { return };
+        self.durable = record.position.lsn();
+        self.last = Some(RecordSeen { run: batch.run, lsn: self.durable, at: record.captured_at });
+    }
 }
 
 struct Stream(Arc<FakeCx>);
@@ -102,6 +119,15 @@ impl FakeCx {
         })
     }
 
+    /// The tap comes again and again, and says nothing behind its greeting.
+    fn wait_for_greetings_in_vain(&self, before: usize) {
+        let is_in_vain = self.wait("greetings in vain", |s| {
+            let speaks = s.heartbeat.is_some();
+            (speaks || s.greetings > before + 1).then_some(!speaks)
+        });
+        assert!(is_in_vain, "it goes on as if nothing had been");
+    }
+
     async fn ask(&self, question: Question) -> Result<Reply, cx_wire::AskError> {
         let link = self.wait("a connection", |s| s.link.clone());
         link.ask(question, PATIENCE).await
@@ -131,7 +157,7 @@ impl Intake for Door {
         (seen.volume, seen.stream) = (Some(hello.volume), Some(hello.stream));
         seen.greetings += 1;
         self.0.changed.notify_all();
-        let known = seen.run.is_some();
+        let known = seen.run.is_some() && !seen.is_unsure;
         let welcome = Welcome {
             durable: seen.durable,
             durable_run: seen.run,
@@ -139,6 +165,7 @@ impl Intake for Door {
             credit: 16 << 20,
             store: None,
             past: seen.past.clone(),
+            last: seen.last,
         };
         Ok((welcome, Arc::new(Stream(self.0.clone()))))
     }
@@ -152,9 +179,11 @@ impl StreamIntake for Stream {
 
     fn batch(&self, batch: Arc<Batch>, done: BatchDone) {
         let mut seen = self.0.seen.lock().unwrap();
-        seen.oracle.apply(&batch).unwrap();
-        seen.durable = batch.last_lsn().unwrap_or(seen.durable);
-        seen.run = Some(batch.run);
+        if seen.is_deaf {
+            seen.lost.push((batch, done));
+            return self.0.changed.notify_all();
+        }
+        seen.take(&batch);
         done.durable(seen.durable, seen.durable);
         self.0.changed.notify_all();
     }
@@ -182,6 +211,7 @@ impl StreamIntake for Stream {
     fn closed(&self) {
         let mut seen = self.0.seen.lock().unwrap();
         (seen.link, seen.heartbeat) = (None, None);
+        self.0.changed.notify_all();
     }
 }
 
@@ -434,9 +464,7 @@ impl FakeCx {
         let now = RealClock.wall();
         let mut future = BatchBuilder::new(stream, volume, run, seen.durable.next(), now);
         future.write(block, &[8; 4096]);
-        let batch = future.build();
-        seen.oracle.apply(&batch).unwrap();
-        seen.durable = batch.last_lsn().unwrap();
+        seen.take(&future.build());
         seen.past = Some(vec![RunSeen { run, at: now.plus(Duration::from_secs(60)) }]);
     }
 }
@@ -470,6 +498,103 @@ async fn a_tap_that_was_set_back_with_its_disk_compares_all_of_it_with_what_came
     cx.wait("the next run", |s| (s.oracle.markers().len() > seen).then_some(()));
     cx.wait_for_head();
     assert!(!cx.markers()[seen..].iter().any(told), "once");
+    assert!(tap.stop(Duration::from_secs(10)).await);
+}
+
+/// Its CX knows something of the killed run, and a gateway that is away may know more, where points may open.
+#[tokio::test(flavor = "multi_thread")]
+async fn after_a_kill_no_point_opens_before_everybody_below_has_said_what_is_there() {
+    let bench = Bench::new(&[7; 100_000]);
+    let (cx, _downlink) = FakeCx::listen(&bench.hub).await;
+    let tap = bench.start();
+    cx.wait_for_head();
+    let (state, snapshot) = (bench.dir.path().join("tap/web01"), bench.dir.path().join("snapshot"));
+    copy_state(&state, &snapshot);
+    let (killed, before) = (RealClock.wall(), cx.seen.lock().unwrap().durable.plus(1000));
+    assert!(tap.stop(Duration::from_secs(10)).await);
+    cx.wait("the end of the connection", |s| s.link.is_none().then_some(()));
+    copy_state(&snapshot, &state);
+    let run = {
+        let mut seen = cx.seen.lock().unwrap();
+        let run = seen.run.unwrap();
+        (seen.is_unsure, seen.tells, seen.past) = (true, true, Some(vec![RunSeen { run, at: killed }]));
+        run
+    };
+    let tap = bench.start();
+    cx.wait("everything copied", |s| {
+        let beat = s.heartbeat.as_ref().filter(|beat| beat.head == s.durable && s.durable > before)?;
+        (beat.status.marked_bytes == 0).then_some(())
+    });
+    let Question::Bookmark { name, consistency, note, group, .. } = crash_bookmark("early") else { panic!() };
+    let early = Question::Bookmark { name, consistency, note, wait: Duration::from_millis(500), group };
+    assert_eq!(cx.ask(early).await.unwrap_err().code, AskCode::Conflict, "the sync is open");
+    {
+        let mut seen = cx.seen.lock().unwrap();
+        let later = killed.plus(Duration::from_secs(60));
+        (seen.is_unsure, seen.past) = (false, Some(vec![RunSeen { run, at: later }]));
+    }
+    cx.wait("a connection", |s| s.link.clone()).close("the gateway has answered".to_owned());
+    let told = |m: &Marker| matches!(m, Marker::SyncStart { cause: SyncCause::ChangedUnwatched });
+    let compared = |s: &Seen| s.oracle.markers().iter().any(|(_, _, m)| told(m));
+    cx.wait("a comparison of everything", |s| compared(s).then_some(()));
+    let head = cx.wait_for_head();
+    assert!(cx.image(head) == bench.content());
+    let ends = |m: &Marker| matches!(m, Marker::SyncEnd { .. });
+    let markers = cx.markers();
+    let (first, began) =
+        (markers.iter().rposition(|m| matches!(m, Marker::RunStart(_))), markers.iter().rposition(told));
+    assert!(!markers[first.unwrap()..began.unwrap()].iter().any(ends), "no point opened before");
+    assert!(tap.stop(Duration::from_secs(10)).await);
+}
+
+/// Tap and CX were restored from an image that was made when both were stopped; the gateway, which has what came after it, is away
+/// until the tap was killed once more.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_copy_of_a_tap_that_was_stopped_hears_of_the_run_that_went_on_from_there_when_it_was_killed_meanwhile()
+ {
+    let bench = Bench::new(&[7; 100_000]);
+    let (cx, _downlink) = FakeCx::listen(&bench.hub).await;
+    let tap = bench.start();
+    cx.wait_for_head();
+    assert!(tap.stop(Duration::from_secs(10)).await);
+    cx.wait("the end of the connection", |s| s.link.is_none().then_some(()));
+    let stopped = RealClock.wall();
+    {
+        let mut seen = cx.seen.lock().unwrap();
+        let first = RunSeen { run: seen.run.unwrap(), at: stopped };
+        (seen.is_unsure, seen.tells, seen.past) = (true, true, Some(vec![first]));
+    }
+    let tap = bench.start();
+    let begun = |s: &Seen, runs| {
+        (s.oracle.markers().iter().filter(|(_, _, m)| matches!(m, Marker::RunStart(_))).count() == runs)
+            .then_some(())
+    };
+    cx.wait("the copy's run", |s| begun(s, 2));
+    let (state, killed) = (bench.dir.path().join("tap/web01"), bench.dir.path().join("killed"));
+    copy_state(&state, &killed);
+    tap.stop(Duration::from_secs(10)).await;
+    cx.wait("the end of the connection", |s| s.link.is_none().then_some(()));
+    copy_state(&killed, &state);
+    let tap = bench.start();
+    cx.wait("the next run", |s| begun(s, 3));
+    {
+        let mut seen = cx.seen.lock().unwrap();
+        seen.is_unsure = false;
+        let other = RunSeen { run: RunId::new(99), at: stopped.plus(Duration::from_secs(60)) };
+        seen.past.as_mut().unwrap().push(other);
+    }
+    cx.wait("a connection", |s| s.link.clone()).close("the gateway has answered".to_owned());
+    let head = cx.wait_for_head();
+    assert!(cx.image(head) == bench.content());
+    let told = |m: &Marker| matches!(m, Marker::SyncStart { cause: SyncCause::ChangedUnwatched });
+    assert!(cx.markers().iter().any(told), "what the other one wrote is below, wherever that was");
+    assert!(tap.stop(Duration::from_secs(10)).await);
+    // Its own runs are no strangers, however often it is restarted.
+    let seen = cx.markers().len();
+    let tap = bench.start();
+    cx.wait("one more run", |s| begun(s, 4));
+    cx.wait_for_head();
+    assert!(!cx.markers()[seen..].iter().any(told));
     assert!(tap.stop(Duration::from_secs(10)).await);
 }
 
@@ -512,9 +637,7 @@ impl FakeCx {
         for block in 0..5 {
             other.write(1024 + block, &[9; 4096]);
         }
-        let batch = other.build();
-        seen.oracle.apply(&batch).unwrap();
-        (seen.durable, seen.run) = (batch.last_lsn().unwrap(), Some(run));
+        seen.take(&other.build());
         seen.tells = true;
         seen.refuse = Some((Epoch::new(2), RefuseCode::SplitHistory));
     }
@@ -660,6 +783,120 @@ async fn the_next_run_sends_nothing_that_a_tap_that_was_set_back_with_its_memory
     };
     assert_eq!(next.0, Some(next.1), "nothing comes between what was there and the next run");
     assert!(tap.stop(Duration::from_secs(10)).await);
+}
+
+/// A machine was set back with its memory, and its tap sent a few records into the connection of before, which was dead, until it
+/// noticed: as many as the given-up future has, or more. How far that goes.
+async fn send_into_a_dead_connection(bench: &Bench, cx: &Arc<FakeCx>, down: Downlink, records: u64) -> Lsn {
+    cx.wait_for_head();
+    cx.seen.lock().unwrap().is_deaf = true;
+    let mut guest = bench.guest();
+    for n in 0..records {
+        write_at(&mut guest, (3 << 20) + n * 4096, &[9; 4096]);
+        guest.flush().unwrap();
+        cx.wait("records that are lost", |s| (s.lost.len() as u64 > n).then_some(()));
+    }
+    cx.seen.lock().unwrap().lost.clear();
+    down.stop().await;
+    cx.take_future((5 << 20) / 4096);
+    let mut seen = cx.seen.lock().unwrap();
+    (seen.past, seen.is_deaf, seen.tells) = (None, false, true);
+    seen.durable
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_tap_that_was_set_back_with_its_memory_is_noticed_however_much_it_sent_into_a_dead_connection() {
+    for records in [1, 3] {
+        let bench = Bench::new(&[7; 100_000]);
+        let (cx, downlink) = FakeCx::listen(&bench.hub).await;
+        let tap = bench.start();
+        let before = send_into_a_dead_connection(&bench, &cx, downlink, records).await;
+        let greetings = cx.seen.lock().unwrap().greetings;
+        let _downlink = cx.clone().open_on(&bench.hub).await;
+        cx.wait_for_greetings_in_vain(greetings);
+        assert_eq!(cx.seen.lock().unwrap().durable, before, "nothing is sent");
+        assert!(!tap.stop(Duration::from_secs(10)).await, "nothing to go on from");
+        cx.wait("the end of the connection", |s| s.link.is_none().then_some(()));
+        let tap = bench.start();
+        let head = cx.wait_for_head();
+        assert!(head > before && cx.image(head) == bench.content(), "the head is the disk as it is");
+        assert!(tap.stop(Duration::from_secs(10)).await);
+    }
+}
+
+/// What the future sent waits in the CX's memory: durable is no more than before, and what the tap sends would be taken for it.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_tap_that_was_set_back_hears_of_what_the_cx_has_taken_in_and_not_acknowledged() {
+    let bench = Bench::new(&[7; 100_000]);
+    let (cx, downlink) = FakeCx::listen(&bench.hub).await;
+    let tap = bench.start();
+    send_into_a_dead_connection(&bench, &cx, downlink, 1).await;
+    let greetings = {
+        let mut seen = cx.seen.lock().unwrap();
+        seen.durable = seen.durable.previous();
+        seen.greetings
+    };
+    let _downlink = cx.clone().open_on(&bench.hub).await;
+    cx.wait_for_greetings_in_vain(greetings);
+    assert!(!tap.stop(Duration::from_secs(10)).await, "nothing to go on from");
+}
+
+/// It is stopped before it hears of that, and leaves its records in the spool.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_spool_of_a_tap_that_was_set_back_with_its_memory_and_stopped_is_not_taken_for_what_is_below() {
+    let bench = Bench::new(&[7; 100_000]);
+    let (cx, downlink) = FakeCx::listen(&bench.hub).await;
+    let tap = bench.start();
+    cx.wait_for_head();
+    downlink.stop().await;
+    cx.take_future((5 << 20) / 4096);
+    {
+        let mut seen = cx.seen.lock().unwrap();
+        (seen.past, seen.tells) = (None, true);
+    }
+    let mut guest = bench.guest();
+    for n in 0..3 {
+        write_at(&mut guest, (3 << 20) + n * 4096, &[9; 4096]);
+        guest.flush().unwrap();
+    }
+    drop(guest);
+    assert!(tap.stop(Duration::from_secs(10)).await, "everything fits into the spool");
+    let _downlink = cx.clone().open_on(&bench.hub).await;
+    let tap = bench.start();
+    let head = cx.wait_for_head();
+    assert!(cx.image(head) == bench.content(), "the head is the disk as it is");
+    assert!(tap.stop(Duration::from_secs(10)).await);
+}
+
+/// A connection that is lost with records on their way is no set-back, whatever of them arrived.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_tap_whose_connection_was_lost_goes_on_whatever_of_it_arrived() {
+    for arrived in [0, 1, 3] {
+        let bench = Bench::new(&[7; 100_000]);
+        let (cx, downlink) = FakeCx::listen(&bench.hub).await;
+        let tap = bench.start();
+        cx.wait_for_head();
+        cx.seen.lock().unwrap().is_deaf = true;
+        let mut guest = bench.guest();
+        for n in 0..3u64 {
+            write_at(&mut guest, (3 << 20) + n * 4096, &[9; 4096]);
+            guest.flush().unwrap();
+            cx.wait("records on their way", |s| (s.lost.len() as u64 > n).then_some(()));
+        }
+        let lost = std::mem::take(&mut cx.seen.lock().unwrap().lost);
+        downlink.stop().await;
+        {
+            let mut seen = cx.seen.lock().unwrap();
+            lost.iter().take(arrived).for_each(|(batch, _)| seen.take(batch));
+            seen.is_deaf = false;
+        }
+        drop(lost);
+        let _downlink = cx.clone().open_on(&bench.hub).await;
+        let head = cx.wait_for_head();
+        assert!(cx.image(head) == bench.content());
+        drop(guest);
+        assert!(tap.stop(Duration::from_secs(10)).await);
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

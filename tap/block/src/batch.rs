@@ -198,7 +198,13 @@ impl Batch {
     /// The LSN of the last stream record; `None` when there are only copies.
     #[must_use]
     pub fn last_lsn(&self) -> Option<Lsn> {
-        self.entries.iter().rev().find(|e| !e.position.is_copy()).map(|e| e.position.lsn())
+        self.last_record().map(|e| e.position.lsn())
+    }
+
+    /// The last record of the stream in it; copies are none.
+    #[must_use]
+    pub fn last_record(&self) -> Option<&Entry> {
+        self.entries.iter().rev().find(|e| !e.position.is_copy())
     }
 
     /// The bytes it takes in a queue, about.

@@ -82,7 +82,7 @@ impl Knowledge {
         Some(Self {
             forgotten: ItemNo::new(number(forgotten)),
             synced: ItemNo::new(number(synced)),
-            everywhere: Reached { lsn: Lsn::new(number(lsn))?, run },
+            everywhere: Reached { lsn: Lsn::new(number(lsn))?, run, at: None },
         })
     }
 

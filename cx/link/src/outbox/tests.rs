@@ -99,6 +99,7 @@ fn welcome(durable: u64) -> Welcome {
         credit: MIB,
         store: None,
         past: None,
+        last: None,
     }
 }
 
@@ -157,7 +158,9 @@ fn what_nobody_takes_is_durable_on_disk_and_comes_back_after_a_kill() {
     drop(driver);
     let driver = world.open();
     assert_eq!(driver.head(), lsn(50));
-    assert_eq!(driver.durable(), Reached { lsn: lsn(50), run: Some(tap_block::RunId::new(7)) });
+    let durable = driver.durable();
+    assert_eq!((durable.lsn, durable.run), (lsn(50), Some(tap_block::RunId::new(7))));
+    assert!(durable.at.is_some(), "a record that was spooled is known with its time");
     driver.push(batch(51, 3000)).unwrap();
     driver.ready(A, &welcome(10));
     let got: Vec<_> = (0..41).map(|_| take(&driver)).collect();

@@ -259,6 +259,7 @@ impl Intake for Shared {
             credit: CREDIT,
             store: None,
             past: None,
+            last: None,
         };
         Ok((welcome, Arc::new(Self(Arc::clone(&self.0)))))
     }

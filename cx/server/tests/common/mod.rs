@@ -12,8 +12,8 @@ use cx_link::{
 use cx_server::{Cx, CxConfig, CxHandle, CxStatus, Limits};
 use cx_spool::{Config, ConsumerNo, Reached};
 use cx_wire::{
-    AskError, Hashes, Heartbeat, Hello, Lookup, PROTOCOL, Question, Refuse, Reply, TapState, TapStatus,
-    Welcome,
+    AskError, Hashes, Heartbeat, Hello, Lookup, PROTOCOL, Question, RecordSeen, Refuse, Reply, TapState,
+    TapStatus, Welcome,
 };
 use tap_block::{Action, Batch, Epoch, Lsn, Marker, RunId, RunStart, SyncCause, VolumeId, WallTime};
 use tap_disk::RealClock;
@@ -258,6 +258,24 @@ impl Gateway {
         });
     }
 
+    /// Takes writes of the present run that neither the tap nor the CX remember, since both were set back with their memory. The last.
+    pub fn take_future(&self, records: u64) -> RecordSeen {
+        let last = self.state.lock().unwrap().stored.last().cloned().unwrap();
+        let volume = last.entries.iter().find_map(|entry| entry.action.changes()).unwrap().0;
+        let (next, at) = (self.durable().next(), WallTime::from_nanos(77_000_000_000));
+        let mut future = BatchBuilder::new(last.stream, volume, last.run, next, at);
+        for _ in 0..records {
+            future.write(0, &[8; 4096]);
+        }
+        let batch = future.build();
+        self.with(|s| {
+            s.store.apply(&batch).unwrap();
+            s.durable = reached(&batch);
+            s.stored.push(batch);
+            RecordSeen { run: last.run, lsn: s.durable.lsn, at: s.durable.at.unwrap() }
+        })
+    }
+
     pub fn durable(&self) -> Lsn {
         self.state.lock().unwrap().durable.lsn
     }
@@ -320,7 +338,8 @@ impl Gateway {
 }
 
 fn reached(batch: &Batch) -> Reached {
-    batch.last_lsn().map(|lsn| Reached { lsn, run: Some(batch.run) }).unwrap_or_default()
+    let last = batch.last_record().map(|entry| (entry.position.lsn(), entry.captured_at));
+    last.map(|(lsn, at)| Reached { lsn, run: Some(batch.run), at: Some(at) }).unwrap_or_default()
 }
 
 struct GatewayIntake(Arc<Gateway>);
@@ -339,6 +358,7 @@ impl Intake for GatewayIntake {
             credit: MIB,
             store: None,
             past: None,
+            last: opened.run.zip(opened.at).map(|(run, at)| RecordSeen { run, lsn: opened.lsn, at }),
         };
         Ok((welcome, Arc::new(Self(Arc::clone(&self.0)))))
     }

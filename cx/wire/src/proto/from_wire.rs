@@ -15,7 +15,8 @@ use crate::codec::{MAX_LOOKUP, WireError};
 use crate::message::{
     Accepted, Ack, Answer, Ask, AskCode, AskError, Goodbye, HASH_BYTES, Hashes, Heartbeat, Hello, KnownStore,
     LedgerHead, Lookup, MAX_GATEWAY_NAME, MAX_LEDGERS, MAX_PAST, MAX_REFUSAL, Message, Query, QueryReply,
-    Question, Refuse, RefuseCode, Reply, RunSeen, SyncProgress, TapState, TapStatus, Welcome, Witness,
+    Question, RecordSeen, Refuse, RefuseCode, Reply, RunSeen, SyncProgress, TapState, TapStatus, Welcome,
+    Witness,
 };
 
 impl proto::Envelope {
@@ -63,7 +64,12 @@ fn welcome(m: &proto::Welcome) -> Result<Welcome, WireError> {
         credit: m.credit,
         store: m.store,
         past: m.past.as_ref().map(|past| runs_seen(&past.runs)).transpose()?,
+        last: m.last.as_ref().map(record_seen).transpose()?,
     })
+}
+
+fn record_seen(m: &proto::RecordSeen) -> Result<RecordSeen, WireError> {
+    Ok(RecordSeen { run: RunId::new(m.run), lsn: lsn(m.lsn)?, at: WallTime::from_nanos(m.at) })
 }
 
 fn runs_seen(all: &[proto::RunSeen]) -> Result<Vec<RunSeen>, WireError> {

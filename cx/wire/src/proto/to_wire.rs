@@ -8,7 +8,7 @@ use tap_block::{BarrierMark, Bookmark, Consistency, Marker, SyncCause};
 use super as proto;
 use crate::message::{
     Answer, Ask, AskCode, AskError, Heartbeat, Hello, KnownStore, LedgerHead, Message, Query, QueryReply,
-    Question, RefuseCode, Reply, RunSeen, SyncProgress, TapState, TapStatus, Welcome, Witness,
+    Question, RecordSeen, RefuseCode, Reply, RunSeen, SyncProgress, TapState, TapStatus, Welcome, Witness,
 };
 
 impl proto::Envelope {
@@ -66,7 +66,12 @@ fn welcome(m: &Welcome) -> proto::Welcome {
         credit: m.credit,
         store: m.store,
         past: m.past.as_ref().map(|runs| proto::Past { runs: runs.iter().map(run_seen).collect() }),
+        last: m.last.as_ref().map(record_seen),
     }
+}
+
+const fn record_seen(m: &RecordSeen) -> proto::RecordSeen {
+    proto::RecordSeen { run: m.run.get(), lsn: m.lsn.get(), at: m.at.nanos() }
 }
 
 const fn run_seen(m: &RunSeen) -> proto::RunSeen {

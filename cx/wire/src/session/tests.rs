@@ -82,6 +82,7 @@ fn welcome(durable: u64, durable_run: Option<RunId>) -> Welcome {
         credit: 1 << 20,
         store: None,
         past: None,
+        last: None,
     }
 }
 

@@ -44,7 +44,7 @@ fn group(forgotten: u64, items: std::ops::Range<u64>) -> SpillGroup {
 }
 
 fn reached(n: u64) -> Reached {
-    Reached { lsn: Lsn::new(n).unwrap(), run: (n > 0).then_some(RunId::new(7)) }
+    Reached { lsn: Lsn::new(n).unwrap(), run: (n > 0).then_some(RunId::new(7)), at: None }
 }
 
 struct World {
