@@ -4,7 +4,7 @@
 //! and the mapping after it, so a mapping never shows content that is not there. Between flushes each write says first where it
 //! goes, in a file that is not synced: a gateway that is killed loses nothing that it answered.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::fs::{self, OpenOptions};
 use std::io;
 use std::path::{Path, PathBuf};
@@ -21,7 +21,7 @@ use tap_block::{
     Answer, Answered, BLOCK_SIZE, Base, BlockDevice, BlockNo, DeviceError, Extent, ExtentSet, Geometry, Name,
     Op, Outcome, Part, Shown, Ticket,
 };
-use tap_disk::{FileDevice, FileOptions, SegmentFile, ensure_dir, small_file};
+use tap_disk::{FileDevice, SegmentFile, ensure_dir, small_file};
 
 use super::image::{HOLE, Image, unread};
 use super::overlay_copy::SHARED_AT_ONCE;
@@ -30,7 +30,7 @@ use super::overlay_recover::{open_data, recover};
 use super::overlay_together;
 use super::overlay_write::BATCH;
 use super::recent::RecentFiles;
-use super::room::{Promise, Room};
+use super::room::Room;
 use super::workers::Workers;
 
 /// Room in the data file for content that was replaced and waits for the next flush: a quarter of the quota, within bounds. Half
@@ -38,15 +38,11 @@ use super::workers::Workers;
 const SLACK: std::ops::RangeInclusive<u64> = 256 << 20..=4 << 30;
 /// A write of so much is done by a worker, while the connection takes what comes next from its client.
 pub(super) const LARGE: usize = 256 << 10;
-/// Put onto a disk at a time of what the image below has elsewhere.
-const FOLDED_AT_ONCE: u64 = 1 << 20;
-/// Zeroed on a disk between two looks at whether that is still wanted.
-const ZEROED_AT_ONCE: u64 = 64 << 20;
 /// Changed blocks looked at for one question of what is written.
 const MOST_WRITTEN: usize = 1 << 20;
 /// Rotten blocks that are remembered of an image.
 const MOST_ROTTEN: usize = 4096;
-const DATA: &str = "data";
+pub(super) const DATA: &str = "data";
 
 /// A read/write image as a disk.
 pub(crate) struct OverlayDevice {
@@ -108,6 +104,10 @@ impl OverlayDir {
 
     /// Makes an empty overlay, durably.
     pub(crate) fn create(&self, image: u64, quota: u64) -> io::Result<()> {
+        self.make(image, quota).map_err(|e| told("cannot make ", &self.of(image), &e))
+    }
+
+    fn make(&self, image: u64, quota: u64) -> io::Result<()> {
         let dir = self.of(image);
         if dir.exists() {
             fs::remove_dir_all(&dir)?;
@@ -141,7 +141,8 @@ impl OverlayDir {
         }
         let mut promised = self.room.promise(image, used)?;
         self.create(image, quota)?;
-        from.layers.copy_into(&self.of(image), image, &mut promised)
+        let copied = from.layers.copy_into(&self.of(image), image, &mut promised);
+        copied.map_err(|e| told("cannot copy what is written into ", &self.of(image), &e))
     }
 
     /// Throws an overlay away.
@@ -171,9 +172,19 @@ impl OverlayDir {
         below: Arc<Image>,
         workers: impl Into<Workers>,
     ) -> io::Result<OverlayDevice> {
+        self.open_there(image, quota, below, workers.into()).map_err(|e| told("", &self.of(image), &e))
+    }
+
+    fn open_there(
+        &self,
+        image: u64,
+        quota: Option<u64>,
+        below: Arc<Image>,
+        workers: Workers,
+    ) -> io::Result<OverlayDevice> {
         let (dir, read_only, quota) = (self.of(image), quota.is_none(), quota.unwrap_or(0));
         let (mut log, mut changes) = OverlayLog::open(&dir, image)?;
-        let data = open_data(&dir, &dir.join(DATA))?;
+        let data = open_data(&dir.join(DATA))?;
         recover(&dir, image, &data, &mut log, &mut changes)?;
         let recent = Mutex::new(RecentFiles::begin(&dir, image, log.place())?);
         let slack = data.geometry().size.saturating_sub(quota) / 2;
@@ -182,7 +193,7 @@ impl OverlayDir {
         let (lending, waiting, rotten) = (RwLock::default(), Mutex::default(), Mutex::default());
         let layers =
             Layers { image, room, below, overlay, lending, data, slack, log, recent, waiting, rotten };
-        Ok(OverlayDevice { layers: Arc::new(layers), workers: workers.into(), read_only })
+        Ok(OverlayDevice { layers: Arc::new(layers), workers, read_only })
     }
 }
 
@@ -581,7 +592,7 @@ impl Layers {
     /// Content first, mapping after.
     fn flush(&self) -> Result<(), DeviceError> {
         let mut log = self.log_lock();
-        let changes = self.take_changes(&mut log);
+        let changes = self.take_changes(&mut log)?;
         if changes.is_empty() {
             return Ok(());
         }
@@ -597,13 +608,20 @@ impl Layers {
     }
 
     /// What a flush has to record. What is said from now on is not about it.
-    fn take_changes(&self, log: &mut OverlayLog) -> Changes {
+    fn take_changes(&self, log: &mut OverlayLog) -> Result<Changes, DeviceError> {
         let mut overlay = self.write_lock();
         let changes = overlay.take_changes();
-        if !changes.is_empty() {
-            self.recent_lock().turn(log.place_with(changes.list()));
+        if changes.is_empty() {
+            return Ok(changes);
         }
-        changes
+        let turned = self.recent_lock().turn(log.place_with(changes.list()));
+        match turned {
+            Ok(()) => Ok(changes),
+            Err(e) => {
+                overlay.failed(changes);
+                Err(unrecorded(&e))
+            }
+        }
     }
 
     fn record(&self, log: &mut OverlayLog, changes: &Changes) -> Result<(), DeviceError> {
@@ -614,90 +632,6 @@ impl Layers {
             Some(mapping) => log.replace(&mapping),
         };
         written.map_err(|e| unrecorded(&e))
-    }
-
-    /// Copies what is written here, as of now, into the overlay in `dir`. Reads and writes go on; a flush waits until it is over,
-    /// for it would let slots be used again that are being copied.
-    fn copy_into(&self, dir: &Path, image: u64, promised: &mut Promise<'_>) -> io::Result<()> {
-        let _no_flush = self.log_lock();
-        // From here on no slot in it is written again.
-        let mapping = self.write_lock().seal_all();
-        let data = FileDevice::open(&dir.join(DATA), FileOptions::default()).map_err(io::Error::other)?;
-        let (mut log, _) = OverlayLog::open(dir, image)?;
-        let (mut copied, mut slots) = (Vec::with_capacity(mapping.len()), 0);
-        let mut shared: HashMap<SlotNo, SlotNo> = HashMap::new();
-        for change in mapping {
-            let Change::Slot { block, slot, sum } = change else {
-                copied.push(change);
-                continue;
-            };
-            // What blocks share here they share there.
-            if let Some(&slot) = shared.get(&slot) {
-                copied.push(Change::Slot { block, slot, sum });
-                continue;
-            }
-            shared.insert(slot, SlotNo::new(slots));
-            let content = self.read_slot(block, slot, sum).map_err(io::Error::other)?;
-            let slot = SlotNo::new(slots);
-            let write = Op::Write { offset: slot.offset(), data: content, fua: false };
-            run(&*data, write).map_err(io::Error::other)?;
-            promised.written(BLOCK_SIZE);
-            copied.push(Change::Slot { block, slot, sum });
-            slots += 1;
-        }
-        run(&*data, Op::Flush).map_err(io::Error::other)?;
-        log.replace(&copied)
-    }
-
-    fn fold_onto(&self, disk: &FileDevice, going: &mut dyn FnMut(u64) -> bool) -> io::Result<bool> {
-        let _no_flush = self.log_lock();
-        let mapping = self.write_lock().seal_all();
-        let (end, mut done) = (disk.geometry().size, 0);
-        for change in mapping {
-            match change {
-                Change::Image(part) => {
-                    for piece in cut_at(part, FOLDED_AT_ONCE) {
-                        self.fold_image(disk, piece, end)?;
-                        done += piece.extent.length();
-                        if !going(done) {
-                            return Ok(false);
-                        }
-                    }
-                }
-                Change::Slot { block, slot, sum } => {
-                    let mut data = self.read_slot(block, slot, sum).map_err(io::Error::other)?;
-                    data.truncate(index(end.saturating_sub(block.offset())));
-                    let write = Op::Write { offset: block.offset(), data, fua: false };
-                    run(disk, write).map_err(io::Error::other)?;
-                    done += BLOCK_SIZE;
-                    if !going(done) {
-                        return Ok(false);
-                    }
-                }
-                Change::Zero(extent) => {
-                    let extent = Extent::between(extent.offset(), extent.end().min(end));
-                    if !zero_on(disk, extent, &mut || going(done))? {
-                        return Ok(false);
-                    }
-                }
-            }
-        }
-        run(disk, Op::Flush).map_err(io::Error::other)?;
-        Ok(true)
-    }
-
-    /// Puts what the image below has elsewhere onto `disk`. That may be the very copy of the image, with something put onto it.
-    fn fold_image(&self, disk: &FileDevice, part: FromImage, end: u64) -> io::Result<()> {
-        let extent = Extent::between(part.extent.offset(), part.extent.end().min(end));
-        let write = match self.below.original(part.source()).map_err(io::Error::other)? {
-            Answer::Zeroes(_) => Op::Zero { extent, fua: false, may_trim: true, fast: false },
-            answer => {
-                let mut data = answer.into_bytes();
-                data.truncate(index(extent.length()));
-                Op::Write { offset: extent.offset(), data, fua: false }
-            }
-        };
-        run(disk, write).map(drop).map_err(io::Error::other)
     }
 
     /// For as long as it is held no slots are lent, and no blocks are made to share theirs by others.
@@ -718,7 +652,7 @@ impl Layers {
         self.overlay.write().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn log_lock(&self) -> MutexGuard<'_, OverlayLog> {
+    pub(super) fn log_lock(&self) -> MutexGuard<'_, OverlayLog> {
         self.log.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -733,9 +667,25 @@ impl Layers {
 
 pub(super) fn unrecorded(error: &io::Error) -> DeviceError {
     match error.kind() {
-        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => DeviceError::NoSpace(error.to_string()),
-        _ => DeviceError::Io(format!("cannot record what was written on the image: {error}")),
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => DeviceError::NoSpace(format!(
+            "what is written on the image cannot be recorded: {error}; make room on that file system, or remove images"
+        )),
+        _ => DeviceError::Io(format!(
+            "what is written on the image cannot be recorded: {error}; what was flushed stays: see to that disk, then write it again"
+        )),
     }
+}
+
+/// Which overlay it is, and what to do where that is not said yet.
+fn told(what: &str, dir: &Path, error: &io::Error) -> io::Error {
+    let way = match error.kind() {
+        io::ErrorKind::InvalidData => "",
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
+            "; make room on that file system, or remove images, then try again"
+        }
+        _ => "; see to that, then try again: what is written on images stays",
+    };
+    io::Error::new(error.kind(), format!("{what}the overlay in {}: {error}{way}", dir.display()))
 }
 
 /// Is what stands in `run` one stretch with what stands before it? Of what the image below has elsewhere only if that goes on there
@@ -746,23 +696,6 @@ fn goes_on(last: Extent, of: Written, run: Extent, what: Written) -> bool {
         _ => of == what,
     };
     is_alike && last.end() == run.offset()
-}
-
-/// Zeroes are not counted; they may be many all the same.
-fn zero_on(disk: &FileDevice, extent: Extent, going: &mut dyn FnMut() -> bool) -> io::Result<bool> {
-    for extent in extent.split_at_multiples(ZEROED_AT_ONCE) {
-        run(disk, Op::Zero { extent, fua: false, may_trim: true, fast: false }).map_err(io::Error::other)?;
-        if !going() {
-            return Ok(false);
-        }
-    }
-    Ok(true)
-}
-
-/// In pieces of so many bytes.
-fn cut_at(part: FromImage, grain: u64) -> impl Iterator<Item = FromImage> {
-    let pieces = part.extent.split_at_multiples(grain);
-    pieces.map(move |extent| FromImage { extent, at: part.at + (extent.offset() - part.extent.offset()) })
 }
 
 pub(super) fn extent_of(block: BlockNo) -> Extent {

@@ -24,6 +24,9 @@ pub(super) struct OverlayLog {
     /// Something half written is at its end; or a place in the next file was told: until that is the log, nothing goes into this
     /// one, or what bears that place would count as newer than what comes here.
     is_left: bool,
+    /// The furthest generation in which a place was told. What bears that place is older than what comes after the next flush that
+    /// succeeds, so that has to be further on.
+    told: u64,
     /// Programs that know of none do not read the file.
     has_references: bool,
 }
@@ -41,7 +44,7 @@ impl OverlayLog {
         let oldest = newest_first.last().copied();
         for generation in newest_first {
             let file = SegmentFile::open(&path_of(dir, generation))?;
-            let found = read(&file, image).map_err(|e| named(dir, &e))?;
+            let found = read(&file, image)?;
             let is_empty = found.next_group == 0;
             // One that never became the log.
             if is_empty && Some(generation) != oldest {
@@ -49,16 +52,20 @@ impl OverlayLog {
             }
             // Each is as long as it was made, and only the very first was made without a group.
             if file.len() < length(generation, found.first) || (is_empty && generation > 0) {
-                return Err(named(dir, &cut_off(file.len())));
+                return Err(cut_off(file.len()));
             }
             // What comes next could not be told from what was torn, should it be torn as well.
             let Scan { changes, next_group, end, is_torn: is_left, has_references, .. } = found;
             let dir = dir.to_owned();
-            let log = Self { dir, image, generation, file, next_group, end, is_left, has_references };
+            let told = generation;
+            let log = Self { dir, image, generation, file, next_group, end, is_left, told, has_references };
+            // A gateway that was killed may have left it unsynced; from here on whatever it says counts as durable.
+            log.file.sync()?;
             log.remove_others();
             return Ok((log, changes));
         }
-        Err(named(dir, &io::Error::new(io::ErrorKind::NotFound, "its mapping log is missing")))
+        let text = "its mapping log (map-N) is missing; put it back, or remove the image and create it again";
+        Err(io::Error::new(io::ErrorKind::InvalidData, text))
     }
 
     /// Will a group of these changes fit? One with the first references does not: the file has to begin with them.
@@ -72,13 +79,26 @@ impl OverlayLog {
         LogPlace { generation: self.generation, group: self.next_group }
     }
 
-    /// How far it will have come with these changes, which are what is recorded next.
+    /// How far it will have come with these changes, which are what is recorded next. Further each time.
     pub(super) fn place_with(&mut self, changes: &[Change]) -> LogPlace {
         if self.fits(changes) {
-            return LogPlace { group: self.next_group + 1, ..self.place() };
+            return self.place_with_one_more();
         }
         self.is_left = true;
-        LogPlace { generation: self.generation + 1, group: 1 }
+        self.told = self.told.max(self.generation) + 1;
+        LogPlace { generation: self.told, group: 1 }
+    }
+
+    fn place_with_one_more(&self) -> LogPlace {
+        LogPlace { group: self.next_group + 1, ..self.place() }
+    }
+
+    /// Whatever is recorded next has to make it stand beyond `place`.
+    pub(super) fn pass(&mut self, place: LogPlace) {
+        if place >= self.place_with_one_more() {
+            self.is_left = true;
+            self.told = self.told.max(place.generation.saturating_add(1));
+        }
     }
 
     /// Appends `changes`, durably.
@@ -97,7 +117,7 @@ impl OverlayLog {
     /// Starts anew with `mapping`, durably.
     pub(super) fn replace(&mut self, mapping: &[Change]) -> io::Result<()> {
         let group = encode_group(self.image, 0, mapping);
-        let generation = self.generation + 1;
+        let generation = self.told.max(self.generation + 1);
         let path = path_of(&self.dir, generation);
         // Left over from a replacement that failed half way.
         match fs::remove_file(&path) {
@@ -109,7 +129,7 @@ impl OverlayLog {
             let _ = fs::remove_file(&path);
         })?;
         (self.generation, self.file, self.next_group, self.end) = (generation, file, 1, count(group.len()));
-        self.is_left = false;
+        (self.is_left, self.told) = (false, generation);
         self.has_references = has_references(mapping);
         self.remove_others();
         Ok(())
@@ -140,8 +160,8 @@ const fn length(generation: u64, first: u64) -> u64 {
 
 fn cut_off(len: u64) -> io::Error {
     let text = format!(
-        "its mapping log is cut off: of what was written on the image only {len} bytes of it are left to say where that lies; \
-         remove the image and create it again"
+        "its mapping log is cut off: of what was written on the image only {len} bytes of it are left to say where that lies; put \
+         it back, or remove the image and create it again"
     );
     io::Error::new(io::ErrorKind::InvalidData, text)
 }
@@ -149,7 +169,7 @@ fn cut_off(len: u64) -> io::Error {
 fn read(file: &SegmentFile, image: u64) -> io::Result<Scan> {
     let mut bytes = vec![0; index(file.len())];
     file.read_at(0, &mut bytes)?;
-    scan(image, &bytes).map_err(io::Error::other)
+    scan(image, &bytes).map_err(|e| io::Error::new(io::ErrorKind::InvalidData, e))
 }
 
 fn path_of(dir: &Path, generation: u64) -> PathBuf {
@@ -163,8 +183,4 @@ fn generations(dir: &Path) -> io::Result<Vec<u64>> {
         found.extend(name.to_str().and_then(|n| n.strip_prefix("map-")).and_then(|n| n.parse::<u64>().ok()));
     }
     Ok(found)
-}
-
-fn named(dir: &Path, error: &io::Error) -> io::Error {
-    io::Error::new(error.kind(), format!("the overlay in {}: {error}", dir.display()))
 }

@@ -39,6 +39,11 @@ fn opened(rig: &Rig, image: u64) -> Result<OverlayDevice, String> {
 fn refused(rig: &Rig, image: u64, with: &str) {
     let why = opened(rig, image).err();
     assert!(why.as_ref().is_some_and(|why| why.contains(with)), "{why:?}");
+    // Which it is, and the way out.
+    let there = dir(rig, image).display().to_string();
+    assert!(
+        why.is_some_and(|why| why.contains(&there) && why.contains("remove the image and create it again"))
+    );
 }
 
 /// What is in the overlay's directory, to be put back.
@@ -64,7 +69,7 @@ fn a_flipped_bit_in_what_was_said_is_refused_as_long_as_the_machine_runs() {
     let files = kept(&rig, 7);
     let recent = || dir(&rig, 7).join("recent-0");
     let end = FIRST + 100 * SAID;
-    assert_eq!(fs::metadata(recent()).unwrap().len(), end as u64);
+    assert_eq!(said_in(&recent()), end as u64);
     for at in [0, 3, 5, 40, 64, 500, 4090, end - SAID, end - SAID + 4, end - 1] {
         flip(recent(), at);
         refused(&rig, 7, "recent-0 or recent-1 is damaged");
@@ -109,15 +114,28 @@ fn what_was_said_and_is_emptied_or_cut_off_is_refused_as_long_as_the_machine_run
     }
 }
 
-/// A gateway of an earlier version noted no more than the start of the machine.
+/// A gateway of an earlier version noted the start of the machine, and later ones how many groups there were and how many of them
+/// the log has.
 #[test]
 fn what_an_earlier_program_said_is_found() {
     let rig = Rig::new(5);
     let expected = written(&rig, 1, 20);
-    let boot = dir(&rig, 7).join("boot");
-    let noted = fs::read(&boot).unwrap();
-    fs::write(&boot, &noted[..noted.len() - 16]).unwrap();
-    assert!(whole(&opened(&rig, 7).unwrap()) == expected);
+    let files = kept(&rig, 7);
+    let id = fs::read("/proc/sys/kernel/random/boot_id").unwrap();
+    // What begins with the image, twenty blocks, the flush, and twenty blocks; to there the log has all.
+    let count = |said: u64| [said.to_le_bytes(), 22_u64.to_le_bytes()].concat();
+    for noted in [vec![], count(42)] {
+        put_back(&files);
+        for name in ["recent-0", "recent-1"].map(|name| dir(&rig, 7).join(name)) {
+            let said = index(said_in(&name));
+            fs::write(&name, &fs::read(&name).unwrap()[..said]).unwrap();
+        }
+        fs::write(dir(&rig, 7).join("boot"), [&id[..], &noted].concat()).unwrap();
+        assert!(whole(&opened(&rig, 7).unwrap()) == expected);
+    }
+    put_back(&files);
+    fs::write(dir(&rig, 7).join("boot"), [id, count(43)].concat()).unwrap();
+    refused(&rig, 7, "emptied or cut off");
 }
 
 /// Groups with references have another beginning, and more rows than changes.
@@ -150,7 +168,7 @@ fn a_flipped_bit_in_a_copy_that_is_not_flushed_is_refused_and_without_one_all_is
     };
     // The first has what is flushed.
     let [first, second] = ["recent-0", "recent-1"].map(|name| dir(&rig, 7).join(name));
-    for at in 0..index(fs::metadata(&second).unwrap().len()) {
+    for at in 0..index(said_in(&second)) + 20 {
         flip(second.clone(), at);
         refused(&rig, 7, "is damaged");
         flip(second.clone(), at);
@@ -163,6 +181,28 @@ fn a_flipped_bit_in_a_copy_that_is_not_flushed_is_refused_and_without_one_all_is
     for _ in 0..2 {
         assert!(whole(&opened(&rig, 7).unwrap()) == expected);
     }
+}
+
+#[test]
+fn a_file_that_is_missing_is_named_and_so_is_the_way_out() {
+    let rig = Rig::new(5);
+    let expected = written(&rig, 1, 9);
+    let files = kept(&rig, 7);
+    for (name, why) in [
+        ("data", "data file is cut off"),
+        ("map-0", "(map-N) is missing"),
+        ("recent-1", "recent-1 cannot be read"),
+    ] {
+        fs::remove_file(dir(&rig, 7).join(name)).unwrap();
+        refused(&rig, 7, why);
+        put_back(&files);
+    }
+    assert!(whole(&opened(&rig, 7).unwrap()) == expected);
+    // What is no damage, too.
+    fs::remove_file(dir(&rig, 7).join("boot")).unwrap();
+    fs::create_dir(dir(&rig, 7).join("boot")).unwrap();
+    let why = opened(&rig, 7).err().unwrap();
+    assert!(why.contains("cannot remove") && why.contains("/7/boot") && why.contains("see to that"), "{why}");
 }
 
 /// What was not flushed may be missing, in any part.
@@ -309,6 +349,53 @@ fn what_was_said_of_a_log_that_never_came_to_be_does_not_come_back_over_what_was
     put_back(&said);
     fs::remove_file(at("boot")).unwrap();
     assert_eq!(whole(&opened(&rig, 7).unwrap())[..4096], [2; 4096]);
+}
+
+/// Image 7 with a flush that failed where it would have begun the log anew; then a block is trimmed and written again. With what
+/// was said before the last of these.
+fn trimmed_and_written_after_a_flush_that_failed(rig: &Rig) -> (OverlayDevice, Vec<(PathBuf, Vec<u8>)>) {
+    let at = |name: &str| dir(rig, 7).join(name);
+    rig.overlays().create(7, QUOTA).unwrap();
+    let device = opened(rig, 7).unwrap();
+    fs::create_dir(at("map-1")).unwrap();
+    write(&device, 0, 1);
+    run(&device, Op::Copy { from: Extent::between(0, BLOCK_SIZE), to: 8 * BLOCK_SIZE }).unwrap();
+    assert!(run(&device, Op::Flush).is_err());
+    run(&device, Op::Trim { extent: Extent::between(BLOCK_SIZE, 2 * BLOCK_SIZE), fua: false }).unwrap();
+    let said = ["recent-0", "recent-1"].map(|name| (at(name), fs::read(at(name)).unwrap()));
+    write(&device, 1, 2);
+    fs::remove_dir(at("map-1")).unwrap();
+    (device, said.into())
+}
+
+/// The power goes, and what was said is as it was on the disk for a while.
+fn found_after_a_power_cut(rig: &Rig, said: &[(PathBuf, Vec<u8>)]) -> u8 {
+    put_back(said);
+    fs::remove_file(dir(rig, 7).join("boot")).unwrap();
+    whole(&opened(rig, 7).unwrap())[4096]
+}
+
+/// There was no room for the new log, and then there is.
+#[test]
+fn what_was_said_after_a_flush_that_failed_does_not_come_back_over_the_next_one() {
+    let rig = Rig::new(5);
+    let (device, said) = trimmed_and_written_after_a_flush_that_failed(&rig);
+    run(&device, Op::Flush).unwrap();
+    drop(device);
+    assert_eq!(found_after_a_power_cut(&rig, &said), 2);
+}
+
+/// The gateway that comes back makes durable what it finds, so a flush has nothing left to do.
+#[test]
+fn what_was_said_before_a_kill_does_not_come_back_over_what_was_found_after_it() {
+    let rig = Rig::new(5);
+    let (device, said) = trimmed_and_written_after_a_flush_that_failed(&rig);
+    drop(device);
+    let device = opened(&rig, 7).unwrap();
+    assert_eq!(whole(&device)[4096], 2);
+    run(&device, Op::Flush).unwrap();
+    drop(device);
+    assert_eq!(found_after_a_power_cut(&rig, &said), 2);
 }
 
 /// A data file that fails to be written from some moment on.
