@@ -171,7 +171,8 @@ impl Gateway {
     fn room_alerts(&self, histories: &Histories) -> Vec<String> {
         let images = self.images.alerts();
         let full = self.full_soon().into_iter().chain(images).chain(self.held_alerts());
-        full.chain(self.limit_alerts(histories)).chain(self.gate_alerts()).collect()
+        let full = full.chain(self.limit_alerts(histories)).chain(self.shortage_alerts());
+        full.chain(self.gate_alerts()).collect()
     }
 
     /// What is to be said of the ledger: it is not kept, or something speaks against it.
