@@ -239,9 +239,28 @@ pub(crate) fn stored(error: &StoreError) -> Problem {
         StoreError::NoSpace(_) | StoreError::OverLimit { .. } | StoreError::IndexFull(_) => Code::NoSpace,
         StoreError::Stopped => Code::Unreachable,
         StoreError::Busy => Code::Conflict,
+        // What is damaged is no defect of this program, and most points do without it.
+        StoreError::Damaged(_) => Code::NotSelectable,
         _ => Code::Internal,
     };
-    Problem::new(code, error.to_string())
+    let problem = Problem::new(code, error.to_string());
+    let (why, fix) = match error {
+        StoreError::Damaged(_) => (
+            "a part of the journal that this needs is not what was written; all that does without it goes on",
+            "`chronogate verify VOLUME` lists what is damaged, which points that affects, and how it can be put right",
+        ),
+        StoreError::Io(_) => (
+            "the operating system refused to read or write the journal's files",
+            "see to the disk and its file system (the kernel's log names the device), then try again; restart the gateway if its health \
+             stays failing",
+        ),
+        StoreError::Stopped => {
+            ("the gateway is being stopped, or its journal was closed", "start the gateway, then try again")
+        }
+        StoreError::Busy => ("a pass of settling is under way", "try again in a minute"),
+        _ => return problem,
+    };
+    problem.because(why).fix(fix)
 }
 
 pub(crate) fn internal(what: impl std::fmt::Display) -> Problem {
@@ -265,6 +284,21 @@ pub(crate) fn of_disk(e: &std::io::Error) -> Problem {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_the_journal_refuses_says_why_and_what_to_do() {
+        let damaged = stored(&StoreError::Damaged("records 5 to 9 are lost".to_owned()));
+        assert_eq!(damaged.code, Code::NotSelectable, "it is no defect of the program");
+        assert!(damaged.correction.contains("chronogate verify"), "{damaged:?}");
+        for error in [StoreError::Io("EIO".to_owned()), StoreError::Stopped, StoreError::Busy] {
+            let problem = stored(&error);
+            assert!(!problem.cause.is_empty() && !problem.correction.is_empty(), "{problem:?}");
+        }
+        for error in [StoreError::NoSpace("full".to_owned()), StoreError::Index("gone".to_owned())] {
+            let said = stored(&error).detail;
+            assert!(said.contains("free some space") || said.contains("restarted"), "{said}");
+        }
+    }
 
     #[test]
     fn a_group_without_a_bookmark_of_that_name_may_have_others() {

@@ -203,6 +203,7 @@ impl Gateway {
         ]
         .concat();
         let (health, reasons) = health(&store, &volumes, alerts);
+        let refused = self.store.refused_blocks();
         let front = self.front();
         StatusView {
             version: env!("CARGO_PKG_VERSION").to_owned(),
@@ -220,9 +221,9 @@ impl Gateway {
                 bytes: store.segment_bytes,
                 free_bytes: store.free_bytes,
                 records: store.records,
-                damaged: tap_block::units::count(store.damage.len()) + store.blocks_damaged,
+                damaged: tap_block::units::count(store.damage.len()) + refused,
                 refused: tap_block::units::count(store.damage.iter().filter(|d| !d.lost.is_empty()).count())
-                    + store.blocks_damaged,
+                    + refused,
             },
         }
     }

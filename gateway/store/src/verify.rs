@@ -18,6 +18,7 @@ mod judge;
 mod known;
 mod ledger;
 mod log;
+mod met;
 mod passed;
 mod proofs;
 mod repair;

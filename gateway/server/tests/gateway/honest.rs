@@ -1,5 +1,7 @@
 //! What an administrator is told when something is gone or damaged: what happened, why, and what to do.
 
+use std::os::unix::fs::FileExt as _;
+
 use cx_api::{Health, PolicySet, Retention, ShortOf, Span, TimelineView, WentShort, WhenFull};
 use gateway_store::StoreConfig;
 
@@ -120,4 +122,78 @@ async fn what_goes_for_a_volumes_own_limit_is_told_as_that() {
     let gone = (went.first_lsn.get()..=went.last_lsn.get()).find(|lsn| !kept(lsn)).unwrap();
     let refused = site.gateway().resolve(name("web01"), Point::Lsn(lsn(gone))).await.unwrap_err();
     is_told(&refused, "the limit of its policy", "raise `limit` in the policy of web01");
+}
+
+/// Of the bits of the first segment one whose flip keeps a block of the newest state from being read; it is left flipped.
+async fn flipped(site: &Site) -> u64 {
+    let dir = site.tmp.path().join("data/store/seg");
+    let mut files: Vec<PathBuf> = std::fs::read_dir(dir).unwrap().map(|e| e.unwrap().path()).collect();
+    files.sort();
+    let file = std::fs::File::options().read(true).write(true).open(&files[0]).unwrap();
+    let used = std::fs::read(&files[0]).unwrap().iter().rposition(|&b| b != 0).unwrap() as u64;
+    for n in (1..64).rev() {
+        let mut byte = [0];
+        file.read_exact_at(&mut byte, used * n / 64).unwrap();
+        file.write_all_at(&[byte[0] ^ 1], used * n / 64).unwrap();
+        if let Some(at) = unread(site.path("nbd.sock")).await {
+            return at;
+        }
+        file.write_all_at(&byte, used * n / 64).unwrap();
+    }
+    panic!("no block lies anywhere");
+}
+
+/// Where the first block lies that is not read.
+async fn unread(socket: PathBuf) -> Option<u64> {
+    let work = move || {
+        let (mut client, export) = open(&socket, "web01").unwrap();
+        let mut block = vec![0; 4096];
+        (0..export.size / 4096).map(|n| n * 4096).find(|at| {
+            client.seek(SeekFrom::Start(*at)).unwrap();
+            client.read_exact(&mut block).is_err()
+        })
+    };
+    tokio::task::spawn_blocking(work).await.unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn damage_that_a_read_meets_is_told_at_once_and_until_it_is_put_right() {
+    let (tmp, hub) = (tempfile::tempdir().unwrap(), Hub::new());
+    let plain = config(tmp.path(), &hub);
+    // Whoever scrubs never does: nobody but the reader comes past it.
+    let store = StoreConfig { scrub_rate: Some(0), ..plain.store };
+    let handle = Gateway::start(GatewayConfig { store, ..plain }).await.unwrap();
+    let site = Site { tmp, hub, handle };
+    let (tap, link) = connected(&site, 63).await;
+    site.settled("web01").await;
+    // Else it would be put right before it is told.
+    link.stop().await;
+    site.until("web01", |v| v.state == VolumeState::Unknown).await;
+    let before = site.gateway().status().await.unwrap();
+    assert!(!before.reasons.iter().any(|r| r.contains("damage")), "{:?}", before.reasons);
+    let at = flipped(&site).await;
+    let status = site.gateway().status().await.unwrap();
+    assert_eq!((status.health, status.volumes[0].damaged), (Health::Degraded, 1), "{:?}", status.reasons);
+    assert_eq!((status.journal.damaged, status.journal.refused), (1, 1), "{:?}", status.journal);
+    assert!(status.reasons.iter().any(|r| r.contains("chronogate verify web01")), "{:?}", status.reasons);
+    let start = Instant::now();
+    let view = loop {
+        let view = site.gateway().verification(name("web01"), Points::default()).await.unwrap();
+        assert_eq!(view.open, 1, "it is counted all the while: {view:?}");
+        if !view.findings.is_empty() || start.elapsed() > LIMIT {
+            break view;
+        }
+        tokio::task::yield_now().await;
+    };
+    let found = view.findings[0].clone();
+    assert_eq!((found.kind, found.extent.map(|e| e.offset)), (FindingKind::Block, Some(at)), "{found:?}");
+    // Whoever reads it again is refused again, and it is one place all the same.
+    assert_eq!(unread(site.path("nbd.sock")).await, Some(at));
+    let status = site.gateway().status().await.unwrap();
+    assert_eq!((status.volumes[0].damaged, status.journal.refused), (1, 1));
+    let _link = tap.connect(&site.hub, "web01");
+    site.until("web01", |v| v.damaged == 0 && v.state == VolumeState::Protected).await;
+    let status = site.gateway().status().await.unwrap();
+    assert_eq!((status.journal.damaged, status.journal.refused), (0, 0), "{:?}", status.journal);
+    assert_eq!(unread(site.path("nbd.sock")).await, None);
 }
