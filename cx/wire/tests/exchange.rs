@@ -365,5 +365,6 @@ fn heartbeat() -> Heartbeat {
         witnesses: Vec::new(),
         stores: Vec::new(),
         refused: None,
+        set_back: None,
     }
 }

@@ -198,6 +198,7 @@ impl Gateway {
             self.stores.alerts(),
             self.streams.refusals(),
             self.room_alerts(&histories),
+            self.store.set_back(),
             self.ledger_alerts(),
             self.group_alerts(&catalogue),
         ]

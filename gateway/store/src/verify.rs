@@ -24,6 +24,7 @@ mod proofs;
 mod repair;
 mod scrub;
 mod segment;
+mod set_back;
 mod sound;
 mod torn;
 

@@ -3,6 +3,7 @@
 use std::os::unix::fs::FileExt as _;
 
 use cx_api::{Health, PolicySet, Retention, ShortOf, Span, TimelineView, WentShort, WhenFull};
+use cx_wire::SetBack;
 use gateway_store::StoreConfig;
 
 use super::*;
@@ -122,6 +123,59 @@ async fn what_goes_for_a_volumes_own_limit_is_told_as_that() {
     let gone = (went.first_lsn.get()..=went.last_lsn.get()).find(|lsn| !kept(lsn)).unwrap();
     let refused = site.gateway().resolve(name("web01"), Point::Lsn(lsn(gone))).await.unwrap_err();
     is_told(&refused, "the limit of its policy", "raise `limit` in the policy of web01");
+}
+
+/// Of the store that was put back to where the tap is: so often it is told that it had `more`.
+fn told_of(status: &cx_api::StatusView, has: Lsn, more: u64) -> usize {
+    let words = [format!("up to lsn:{} ", has.get() + more), format!("than lsn:{}:", has.get())];
+    let is_it = |r: &&String| {
+        r.contains("put back to an older state")
+            && r.contains("--acknowledge")
+            && words.iter().all(|w| r.contains(w))
+    };
+    status.reasons.iter().filter(is_it).count()
+}
+
+async fn until_told(site: &Site, has: Lsn, more: u64) {
+    let start = Instant::now();
+    loop {
+        let status = site.gateway().status().await.unwrap();
+        if told_of(&status, has, more) == 1 {
+            return assert_eq!(status.health, Health::Degraded);
+        }
+        assert!(start.elapsed() < LIMIT, "{:?}", status.reasons);
+        tokio::task::yield_now().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_store_that_was_put_back_is_told_of_until_somebody_has_read_of_it() {
+    let site = Site::new().await;
+    let (tap, _link) = connected(&site, 64).await;
+    let has = site.settled("web01").await.durable_lsn;
+    tap.says_set_back(Some(SetBack { had: has.plus(80), has }));
+    until_told(&site, has, 80).await;
+    let view = site.gateway().verification(name("web01"), Points::default()).await.unwrap();
+    let lost = (FindingKind::Missing, Some(has.next()), Some(has.plus(80)));
+    assert_eq!((view.open, view.over, view.findings.len()), (0, 1, 1), "{view:?}");
+    assert_eq!((view.findings[0].kind, view.findings[0].from_lsn, view.findings[0].to_lsn), lost);
+    let acknowledged = site.gateway().acknowledge(name("web01"), Points::default()).await.unwrap();
+    assert_eq!(acknowledged.findings.len(), 0);
+    // It is said with every heartbeat, and has been read of.
+    let (beats, start) = (tap.beats(), Instant::now());
+    while tap.beats() < beats + 3 {
+        assert!(start.elapsed() < LIMIT);
+        tokio::task::yield_now().await;
+    }
+    assert_eq!(told_of(&site.gateway().status().await.unwrap(), has, 80), 0);
+    // Once more, and before anybody reads of it the gateway is started anew: whoever is above has forgotten by then.
+    tap.says_set_back(Some(SetBack { had: has.plus(90), has }));
+    until_told(&site, has, 90).await;
+    tap.says_set_back(None);
+    let site = site.restarted().await;
+    until_told(&site, has, 90).await;
+    site.gateway().acknowledge(name("web01"), Points::default()).await.unwrap();
+    assert_eq!(told_of(&site.gateway().status().await.unwrap(), has, 90), 0);
 }
 
 /// Of the bits of the first segment one whose flip keeps a block of the newest state from being read; it is left flipped.

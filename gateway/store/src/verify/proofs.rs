@@ -139,6 +139,11 @@ impl Proving {
         lock(&self.state).findings.iter().any(is_it)
     }
 
+    /// What is listed, over or not.
+    pub(super) fn listed(&self, wanted: impl Fn(&Finding) -> bool) -> Vec<Finding> {
+        lock(&self.state).findings.iter().filter(|f| wanted(f)).cloned().collect()
+    }
+
     /// Is there one that is not over?
     pub(super) fn any_open(&self, is_it: impl Fn(&Finding) -> bool) -> bool {
         lock(&self.state).findings.iter().any(|f| f.over_at.is_none() && is_it(f))
