@@ -22,6 +22,7 @@ pub mod point;
 pub mod problem;
 pub mod retention;
 pub mod session;
+pub mod shortage;
 pub mod status;
 pub mod verification;
 pub mod volume;
@@ -41,6 +42,7 @@ pub use retention::{
     PolicySource, PolicyView, Retention, Size, Span, StretchView, TierView, TimelineView, WhenFull,
 };
 pub use session::SessionView;
+pub use shortage::{ShortOf, ShortageView, WentShort};
 pub use status::{
     ElapsedConfirm, ElapsedView, Health, HealthView, JournalView, OtherStoreView, StatusView, StoreGone,
     StoresView, VolumeHealth,

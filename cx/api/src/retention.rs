@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 use tap_block::{Lsn, Name, WallTime};
 
 use crate::json::{self, Text};
+use crate::shortage::ShortageView;
 use crate::volume::{GapView, LimitView};
 
 /// A length of time as people write it: `90s`, `48h`, `7d`, `4w`, `1y` (365 days).
@@ -468,6 +469,10 @@ pub struct TimelineView {
     /// words, with their ends.
     #[serde(default)]
     pub held_up: Vec<String>,
+    /// What of it went for want of room though its policy would have kept it, oldest first; of each kind all that went within an
+    /// hour is one, and no more than a dozen are told apart.
+    #[serde(default)]
+    pub shortages: Vec<ShortageView>,
 }
 
 /// What a volume's history takes, and how it grows.

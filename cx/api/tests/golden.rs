@@ -10,9 +10,9 @@ use cx_api::{
     GateView, GroupPointView, GroupView, Health, HealthView, HistoryView, HoldView, ImageCreate, ImageView,
     JobId, JobKind, JobState, JobView, JournalView, KeptView, LimitState, LimitView, MemberPointView,
     OtherStoreView, Page, PinView, PointView, PoliciesApply, PolicyPreview, PolicySet, PolicySource,
-    PolicyView, Problem, ProofView, RestoreCreate, Retention, SessionView, Size, Span, StatusView, StoreGone,
-    StoresView, StretchView, SyncView, TierView, TimelineView, VerificationView, VolumeState, VolumeView,
-    WhenFull,
+    PolicyView, Problem, ProofView, RestoreCreate, Retention, SessionView, ShortOf, ShortageView, Size, Span,
+    StatusView, StoreGone, StoresView, StretchView, SyncView, TierView, TimelineView, VerificationView,
+    VolumeState, VolumeView, WentShort, WhenFull,
 };
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -465,6 +465,16 @@ fn timelines() {
             last_at: Some(at("2026-11-22T08:00:00Z")),
         }],
         held_up: vec!["a hold keeps what was written to db01".into()],
+        shortages: vec![ShortageView {
+            went: WentShort::Bookmarks,
+            of: ShortOf::Journal,
+            first_lsn: lsn(3),
+            last_lsn: lsn(5),
+            points: 2,
+            since: at("2026-11-21T08:00:00Z"),
+            until: at("2026-11-21T08:30:00Z"),
+            said: "the journal was full".into(),
+        }],
     };
     golden(&view, include_str!("golden/timeline.json"));
 }

@@ -10,6 +10,7 @@ use tap_block::Clock;
 use tap_disk::{DirLock, LockError, RealClock};
 use tokio::runtime::Handle;
 
+use crate::acknowledged::Acknowledged;
 use crate::books::Books;
 use crate::heads::Heads;
 use crate::intake::Streams;
@@ -142,7 +143,8 @@ fn open(config: CxConfig, runtime: Handle) -> Result<(DirLock, Arc<Streams>), Cx
     let clock = Arc::new(RealClock) as Arc<dyn Clock>;
     let names = gateways.iter().map(|(name, _)| name.clone()).collect();
     let heads = Arc::new(Heads::open(&data, Arc::clone(&clock), names).map_err(unusable)?);
-    let around = Surroundings { gateways, hub, clock, runtime, heads };
+    let acknowledged = Arc::new(Acknowledged::open(&data, Arc::clone(&clock)).map_err(unusable)?);
+    let around = Surroundings { gateways, hub, clock, runtime, heads, acknowledged };
     let streams = Streams::open(books, limits, around).map_err(unusable)?;
     Ok((lock, Arc::new(streams)))
 }
@@ -171,6 +173,9 @@ impl CxHandle {
                 tracing::error!(%error, "a stream failed while it stopped");
             }
         }
+        let kept = self.streams.acknowledged();
+        // Late is no error: what was acknowledged last is not known then.
+        let _ = tokio::task::spawn_blocking(move || kept.flush()).await;
     }
 }
 

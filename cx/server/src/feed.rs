@@ -1,5 +1,6 @@
 //! One gateway's way out of a stream's outbox.
 
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -7,12 +8,13 @@ use cx_link::outbox::OutboxDriver;
 use cx_link::{AskReply, Feed};
 use cx_spool::ConsumerNo;
 use cx_wire::{
-    Accepted, AskError, Heartbeat, LedgerHead, Question, Refuse, RefuseCode, Reply, RunSeen, Welcome,
+    Accepted, AskError, Heartbeat, LedgerHead, Question, Refuse, RefuseCode, Reply, RunSeen, SetBack, Welcome,
 };
-use tap_block::{Batch, Clock, Epoch, Lsn};
+use tap_block::{Batch, Clock, Epoch, Lsn, StreamId};
 use tokio::runtime::Handle;
 use tokio::sync::Notify;
 
+use crate::acknowledged::Acknowledged;
 use crate::heads::Heads;
 use crate::naming::Naming;
 use crate::past::Past;
@@ -30,6 +32,10 @@ struct Report {
     /// It said what it has, or will not say it before somebody does something about that.
     answered: bool,
     refused: Option<Refuse>,
+    /// It had less than it had acknowledged when it was reached last.
+    set_back: Option<SetBack>,
+    /// The same, since this process began: somebody may still want to know.
+    was_set_back: Option<SetBack>,
 }
 
 impl Reports {
@@ -65,6 +71,15 @@ impl Reports {
     /// Why `gateway` does not take the stream.
     pub(crate) fn refused(&self, gateway: ConsumerNo) -> Option<Refuse> {
         self.lock().get(gateway.get()).and_then(|r| r.refused.clone())
+    }
+
+    /// What `gateway` had acknowledged once, and what it said to have then, if that was less.
+    pub(crate) fn was_set_back(&self, gateway: ConsumerNo) -> Option<SetBack> {
+        self.lock().get(gateway.get()).and_then(|r| r.was_set_back)
+    }
+
+    fn set_back(&self, gateway: ConsumerNo) -> Option<SetBack> {
+        self.lock().get(gateway.get()).and_then(|r| r.set_back)
     }
 
     /// True when it has answered, now or before.
@@ -114,6 +129,10 @@ pub(crate) struct GatewayFeed {
     pub(crate) runtime: Handle,
     pub(crate) naming: Naming,
     pub(crate) heads: Arc<Heads>,
+    pub(crate) acknowledged: Arc<Acknowledged>,
+    pub(crate) stream: StreamId,
+    /// The store that the gateway said to have; 0 when it did not say.
+    pub(crate) store: AtomicU64,
 }
 
 impl GatewayFeed {
@@ -130,9 +149,23 @@ impl GatewayFeed {
             link.close(format!("{} told more than was known: greet again", self.gateway));
         }
     }
-}
 
-impl GatewayFeed {
+    /// Has it less than it acknowledged?
+    fn find_set_back(&self, welcome: &Welcome) -> Option<SetBack> {
+        let had = self.acknowledged.of((welcome.store?, self.stream))?;
+        let found = (welcome.durable < had).then_some(SetBack { had, has: welcome.durable })?;
+        tracing::error!(stream = %self.stream, "gateway {}: {}", self.gateway, said_of(found));
+        Some(found)
+    }
+
+    /// Remembers what it has acknowledged.
+    fn note_acknowledged(&self, durable: Lsn) {
+        let store = self.store.load(Ordering::Relaxed);
+        if store != 0 {
+            self.acknowledged.note((store, self.stream), durable, &self.runtime);
+        }
+    }
+
     fn accept_restored(&self) -> Result<Accepted, AskError> {
         let accepted = self.tap.accept_restored(self.driver.furthest().lsn, self.clock.wall())?;
         tracing::warn!(
@@ -147,6 +180,18 @@ impl GatewayFeed {
     }
 }
 
+/// For people.
+pub(crate) fn said_of(SetBack { had, has }: SetBack) -> String {
+    format!(
+        "it had acknowledged lsn:{} as durable, and has no more than lsn:{}: its store was put back to an older state (a backup, a \
+         snapshot), or its disk lost what it had written. What is still here is sent again, and for the rest the disk is copied anew, \
+         which is a gap in its history; if the newer store is still to be had, stop that gateway and put it back in its place first \
+         (`chronogate status` there says more)",
+        had.get(),
+        has.get()
+    )
+}
+
 /// How long the tap may take for an answer, besides what the question itself allows.
 const ANSWER_LIMIT: Duration = Duration::from_secs(10);
 
@@ -158,9 +203,13 @@ impl Feed for GatewayFeed {
         }
         // More of the present run than this CX was given: of a future that it was set back from, maybe with the tap, which knows.
         let is_ahead = welcome.durable_run == Some(self.naming.run()) && welcome.durable > self.driver.head();
+        let set_back = self.find_set_back(welcome);
+        self.store.store(welcome.store.unwrap_or(0), Ordering::Relaxed);
+        self.note_acknowledged(welcome.durable);
         self.driver.ready(self.consumer, welcome);
         self.report(is_ahead, welcome.past.as_deref().unwrap_or_default(), |report| {
-            (report.answered, report.refused) = (true, None);
+            (report.answered, report.refused, report.set_back) = (true, None, set_back);
+            report.was_set_back = set_back.or(report.was_set_back);
         });
         Ok(())
     }
@@ -175,6 +224,7 @@ impl Feed for GatewayFeed {
     }
 
     fn acked(&self, batches: u64, durable: Lsn, everywhere: Lsn) {
+        self.note_acknowledged(durable);
         // Nothing is below a gateway: what is durable there is all there is to it.
         self.driver.acked(self.consumer, batches, durable, everywhere.max(durable));
     }
@@ -189,7 +239,8 @@ impl Feed for GatewayFeed {
         let beat = self.tap.heartbeat(queue.head, pending.min(queue.spooled_bytes), self.clock.monotonic());
         let witnesses = self.heads.witnesses_for(&self.gateway);
         let stores = self.heads.stores_of(&self.gateway);
-        Heartbeat { ledgers: Some(self.heads.all()), witnesses, stores, ..beat }
+        let set_back = self.reports.set_back(self.consumer);
+        Heartbeat { ledgers: Some(self.heads.all()), witnesses, stores, set_back, ..beat }
     }
 
     fn ledger(&self, head: LedgerHead) {

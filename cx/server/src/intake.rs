@@ -11,6 +11,7 @@ use cx_link::{Intake, StreamIntake};
 use cx_wire::{Hello, Refuse, RefuseCode, Welcome};
 use tap_block::StreamId;
 
+use crate::acknowledged::Acknowledged;
 use crate::books::Books;
 use crate::cx::Limits;
 use crate::status::CxStatus;
@@ -56,6 +57,10 @@ impl Streams {
             }
         }
         status
+    }
+
+    pub(crate) fn acknowledged(&self) -> Arc<Acknowledged> {
+        Arc::clone(&self.around.acknowledged)
     }
 
     /// No more streams from here on; returns those that are open.

@@ -65,6 +65,8 @@ pub struct GatewayStatus {
     pub broken_after: Option<Lsn>,
     /// Why it is not connected, or does not take the stream.
     pub problem: Option<String>,
+    /// It had less than it had acknowledged when it was reached once since the start: what that means, and what to do.
+    pub set_back: Option<String>,
 }
 
 impl GatewayStatus {
@@ -88,6 +90,7 @@ impl GatewayStatus {
             lag_bytes: view.map_or(0, |v| v.pending_bytes),
             broken_after: view.and_then(|v| v.broken_after),
             problem: problem.or(refused),
+            set_back: None,
         }
     }
 }

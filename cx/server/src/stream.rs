@@ -1,6 +1,7 @@
 //! One stream in the CX: its outbox, its gateways, and the nurse that has holes healed.
 
 use std::io;
+use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -15,7 +16,8 @@ use tap_block::{Batch, Clock, Lsn, RunId};
 use tokio::runtime::Handle;
 use tokio::task::JoinHandle;
 
-use crate::feed::{GatewayFeed, Reports};
+use crate::acknowledged::Acknowledged;
+use crate::feed::{GatewayFeed, Reports, said_of};
 use crate::heads::Heads;
 use crate::lookup::look_up;
 use crate::naming::Naming;
@@ -31,6 +33,7 @@ pub(crate) struct Surroundings {
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) runtime: Handle,
     pub(crate) heads: Arc<Heads>,
+    pub(crate) acknowledged: Arc<Acknowledged>,
 }
 
 /// A stream at work.
@@ -82,7 +85,7 @@ impl Stream {
     }
 
     fn connect(&self, around: &Surroundings) {
-        let _entered = around.runtime.enter();
+        let (_entered, stream) = (around.runtime.enter(), self.hello().stream);
         let uplinks = self.gateways.iter().enumerate().map(|(at, (name, address))| {
             let feed: Arc<dyn Feed> = Arc::new(GatewayFeed {
                 gateway: name.clone(),
@@ -95,6 +98,9 @@ impl Stream {
                 runtime: around.runtime.clone(),
                 naming: Naming::new(Arc::clone(&self.hello)),
                 heads: Arc::clone(&around.heads),
+                acknowledged: Arc::clone(&around.acknowledged),
+                stream,
+                store: AtomicU64::new(0),
             });
             let config = UplinkConfig {
                 address: address.clone(),
@@ -209,7 +215,9 @@ impl Stream {
             let consumer = ConsumerNo::new(at);
             let state = uplinks.get(at).map(|u| u.state().borrow().clone());
             let refused = self.reports.refused(consumer).map(|r| r.detail);
-            GatewayStatus::new(name, address, self.driver.view(consumer), state, refused)
+            let set_back = self.reports.was_set_back(consumer).map(said_of);
+            let status = GatewayStatus::new(name, address, self.driver.view(consumer), state, refused);
+            GatewayStatus { set_back, ..status }
         });
         StreamStatus {
             stream: hello.stream,

@@ -108,6 +108,7 @@ impl Tap {
                 witnesses: Vec::new(),
                 stores: Vec::new(),
                 refused,
+                set_back: None,
             };
         };
         drop(state);
@@ -228,6 +229,7 @@ pub(crate) mod tests {
                 witnesses: Vec::new(),
                 stores: Vec::new(),
                 refused: None,
+                set_back: None,
             },
             head,
             second(1),
@@ -250,6 +252,7 @@ pub(crate) mod tests {
             witnesses: Vec::new(),
             stores: Vec::new(),
             refused: None,
+            set_back: None,
         };
         let told = |queued, received| tap.heard(beat(queued), received, second(1));
         assert_eq!((0..4).filter_map(|_| told(0, old)).count(), 0);

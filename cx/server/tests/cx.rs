@@ -14,8 +14,8 @@ mod common;
 use common::{Gateway, Mode, SOON, World, ask_head, run, until};
 use cx_server::{Cx, CxError};
 use cx_wire::{
-    AskCode, Hello, LedgerHead, Lookup, Question, RecordSeen, Refuse, RefuseCode, Reply, RunSeen, TapState,
-    Witness,
+    AskCode, Hello, LedgerHead, Lookup, Question, RecordSeen, Refuse, RefuseCode, Reply, RunSeen, SetBack,
+    TapState, Witness,
 };
 use tap_block::{Epoch, Extent, Lsn, RunId, WallTime};
 
@@ -361,6 +361,59 @@ fn a_gateway_that_lost_its_disk_is_healed_by_a_resync_and_the_other_is_not_distu
             poor.check_against(&tap.truth, tap.work.volume(), healed.previous());
             assert!(poor.lsns().contains(&tap.head()));
             assert!(cx.status().streams[0].gateways.iter().all(|g| g.broken_after.is_none()));
+            cx.stop().await;
+        });
+    }
+}
+
+#[test]
+fn a_gateway_that_was_put_back_is_told_so_and_what_is_gone_is_asked_for_over_a_restart_as_well() {
+    for restarted in [false, true] {
+        run(async {
+            let world = World::new(2);
+            let (sound, poor) = (&world.gateways[0], &world.gateways[1]);
+            for (gateway, store) in [(sound, 71), (poor, 72)] {
+                gateway.has_store(store);
+                gateway.start().await;
+            }
+            let mut running = Some(world.cx().await);
+            let mut tap = world.tap(14).await;
+            tap.write(20);
+            tap.end_sync();
+            tap.wait_everywhere().await;
+            let had = tap.head();
+            let sound_all = running.as_ref().unwrap().status().streams.remove(0);
+            assert!(sound_all.gateways.iter().all(|g| g.set_back.is_none()));
+            if restarted {
+                running.take().unwrap().stop().await;
+            }
+            poor.stop().await;
+            poor.roll_back(7);
+            let has = poor.durable();
+            poor.start().await;
+            let cx = match running {
+                Some(cx) => cx,
+                None => world.cx().await,
+            };
+            let told = |gateway: &Gateway| gateway.heartbeats().last().and_then(|beat| beat.set_back);
+            until("told", &poor.changed, || told(poor) == Some(SetBack { had, has })).await;
+            wait_resync_asked(&tap, has).await;
+            let gateways = cx.status().streams.remove(0).gateways;
+            let said = gateways[1].set_back.as_ref().unwrap();
+            assert!(
+                said.contains(&format!("lsn:{}", had.get())) && said.contains("put back to an older state")
+            );
+            assert_eq!((&gateways[0].set_back, told(sound)), (&None, None));
+            let healed = tap.resync(false);
+            poor.wait_durable(healed).await;
+            // Another store is no older state of this one.
+            poor.stop().await;
+            poor.roll_back(0);
+            poor.has_store(73);
+            poor.start().await;
+            let beats = poor.heartbeats().len();
+            until("a heartbeat", &poor.changed, || poor.heartbeats().len() > beats).await;
+            assert_eq!(told(poor), None);
             cx.stop().await;
         });
     }

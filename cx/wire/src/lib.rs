@@ -19,8 +19,8 @@ pub use copies::{Copies, Standing};
 pub use message::{
     Accepted, Ack, Answer, Ask, AskCode, AskError, Goodbye, HASH_BYTES, Hashes, Heartbeat, Hello, KnownStore,
     LedgerHead, Lookup, MAX_GATEWAY_NAME, MAX_LEDGERS, MAX_PAST, MAX_REFUSAL, Message, PROTOCOL, Query,
-    QueryReply, Question, RecordSeen, Refuse, RefuseCode, Reply, RunSeen, SyncProgress, TapState, TapStatus,
-    Welcome, Witness,
+    QueryReply, Question, RecordSeen, Refuse, RefuseCode, Reply, RunSeen, SetBack, SyncProgress, TapState,
+    TapStatus, Welcome, Witness,
 };
 pub use session::{
     Given, KEEPALIVE, MAX_ASKS, MAX_QUERIES, Receiver, ReceiverEvent, SILENCE, Sender, SenderEvent,

@@ -157,6 +157,18 @@ pub struct Heartbeat {
     /// Why the sender does not take the tap's records, in words for people, at most [`MAX_REFUSAL`] bytes; `None`: it does, or
     /// has not heard of the tap.
     pub refused: Option<String>,
+    /// The receiver said to have less than it had acknowledged when this connection was made; `None`: it did not, or the sender does
+    /// not remember.
+    pub set_back: Option<SetBack>,
+}
+
+/// A receiver that has less than it acknowledged: its state was put back, or its disk lost what it had written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct SetBack {
+    /// The last record that it acknowledged.
+    pub had: Lsn,
+    /// The last record that it said to have.
+    pub has: Lsn,
 }
 
 /// A store that a gateway of a name has, or had.

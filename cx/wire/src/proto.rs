@@ -151,6 +151,16 @@ struct Heartbeat {
     stores: Vec<KnownStore>,
     #[prost(string, optional, tag = "7")]
     refused: Option<String>,
+    #[prost(message, optional, tag = "8")]
+    set_back: Option<SetBack>,
+}
+
+#[derive(Clone, Copy, PartialEq, Message)]
+struct SetBack {
+    #[prost(uint64, tag = "1")]
+    had: u64,
+    #[prost(uint64, tag = "2")]
+    has: u64,
 }
 
 #[derive(Clone, PartialEq, Message)]

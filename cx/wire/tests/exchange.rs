@@ -366,5 +366,6 @@ fn heartbeat() -> Heartbeat {
         witnesses: Vec::new(),
         stores: Vec::new(),
         refused: None,
+        set_back: None,
     }
 }

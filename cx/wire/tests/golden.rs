@@ -18,7 +18,7 @@ use bytes::Bytes;
 use cx_wire::{
     Accepted, Ack, Answer, Ask, AskCode, AskError, Goodbye, Hashes, Heartbeat, Hello, KnownStore, LedgerHead,
     Lookup, Message, PROTOCOL, Query, QueryReply, Question, RecordSeen, Refuse, RefuseCode, Reply, RunSeen,
-    SyncProgress, TapState, TapStatus, Welcome, Witness, decode_batch, encode_batch,
+    SetBack, SyncProgress, TapState, TapStatus, Welcome, Witness, decode_batch, encode_batch,
 };
 use tap_block::{
     Action, BarrierMark, Batch, BlockNo, Bookmark, Consistency, Entry, Epoch, Extent, Lsn, MarkId, Marker,
@@ -115,6 +115,7 @@ fn messages() -> Vec<(&'static str, Message)> {
             "heartbeat-refused",
             Message::Heartbeat(Heartbeat { refused: Some("web01: an old copy".to_owned()), ..beat(None) }),
         ),
+        ("heartbeat-set-back", Message::Heartbeat(Heartbeat { set_back: Some(set_back()), ..beat(None) })),
         ("heartbeat-stores", Message::Heartbeat(Heartbeat { stores: vec![known_store()], ..beat(None) })),
         ("welcome-store", Message::Welcome(Welcome { store: Some(0x7777), ..welcome(None) })),
         (
@@ -146,7 +147,12 @@ fn beat(ledgers: Option<Vec<LedgerHead>>) -> Heartbeat {
         witnesses: Vec::new(),
         stores: Vec::new(),
         refused: None,
+        set_back: None,
     }
+}
+
+fn set_back() -> SetBack {
+    SetBack { had: lsn(300), has: lsn(200) }
 }
 
 fn ack(ledger: Option<LedgerHead>) -> Ack {

@@ -33,6 +33,7 @@ pub mod run;
 pub mod scan;
 pub mod segment;
 pub mod settled;
+pub mod shortage;
 pub mod table;
 pub mod units;
 pub mod version;
@@ -52,6 +53,7 @@ pub use segment::{SEGMENT_HEADER, Sealed, SegmentHeader, StoreId};
 pub use settled::{
     SETTLED_FRAME, SETTLED_FRAME_BYTES, SettledFrame, SettledHeader, SettledKind, SettledWriter,
 };
+pub use shortage::{ShortOf, Shortage, Went};
 pub use table::Records;
 pub use units::{Location, REGION_BLOCKS, REGION_BYTES, RegionNo, SegmentId};
 pub use version::{Place, Version, versions_of};

@@ -14,6 +14,7 @@ use crate::error::FormatError;
 use crate::run::GroupNo;
 use crate::scan::Start;
 use crate::segment::StoreId;
+use crate::shortage::{PShortage, Shortage, shortage_in, shortage_out};
 use crate::units::{RegionNo, SegmentId};
 
 const WHAT: &str = "manifest";
@@ -47,6 +48,8 @@ pub struct Manifest {
     pub group: GroupNo,
     /// The points that are left of settled history, by volume.
     pub kept: Vec<(VolumeId, Kept)>,
+    /// What of it went for want of room, by volume and then in the order of time.
+    pub short: Vec<(VolumeId, Shortage)>,
     /// Everything else known at `through` (the catalogue, the streams, known damage), in the form its owner gives it.
     pub state: Vec<u8>,
 }
@@ -332,6 +335,9 @@ struct PManifest {
     kept: Vec<PKept>,
     #[prost(bytes = "vec", tag = "13")]
     state: Vec<u8>,
+    /// 14 and 15 are those of a packed one.
+    #[prost(message, repeated, tag = "16")]
+    short: Vec<PShortage>,
 }
 
 /// A manifest that is too long for a segment. The fields that it shares with one are the same there.
@@ -426,6 +432,7 @@ impl Manifest {
             group: self.group.get(),
             kept: self.kept.iter().map(kept_out).collect(),
             state: self.state.clone(),
+            short: self.short.iter().map(shortage_out).collect(),
         }
         .encode_to_vec()
     }
@@ -505,6 +512,7 @@ impl Manifest {
             through: (SegmentId::new(twin.segment), start),
             group: GroupNo::new(twin.group),
             kept: twin.kept.iter().map(kept_in).collect::<Result<_, _>>()?,
+            short: twin.short.iter().filter_map(|s| shortage_in(s).transpose()).collect::<Result<_, _>>()?,
             state: twin.state,
         })
     }

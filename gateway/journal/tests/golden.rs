@@ -24,8 +24,8 @@ use gateway_journal::run::{decode_checkpoint, decode_run, encode_checkpoint, enc
 use gateway_journal::{
     Aged, Gate, GateMove, GateStep, Generation, GroupNo, Hold, ImageId, ImageRecord, Kept, KeptPoint,
     Location, MARK_BYTES, Manifest, Mark, MetaRecord, Place, RegionNo, RegionRange, RetentionPolicy,
-    SETTLED_FRAME, Sealed, SegmentHeader, SegmentId, SettledSegment, SettledWriter, Share, Start, StoreId,
-    Uncounted, Version,
+    SETTLED_FRAME, Sealed, SegmentHeader, SegmentId, SettledSegment, SettledWriter, Share, ShortOf, Shortage,
+    Start, StoreId, Uncounted, Version, Went,
 };
 use tap_block::stored::pack;
 use tap_block::{
@@ -365,6 +365,7 @@ fn settled_segments() {
         through: (SegmentId::new(8), Start { at: 8192, number: 4, group: 2, previous: Some(1) }),
         group: GroupNo::new(11),
         kept: vec![(VolumeId::new(0x22), Kept { settled: lsn(7), points: vec![point] })],
+        short: Vec::new(),
         state: b"state".to_vec(),
     };
     assert_eq!(Manifest::decode(&manifest.encode()).unwrap(), manifest);
@@ -381,6 +382,20 @@ fn settled_segments() {
         Kept { settled: lsn(308), points: vec![point, run, KeptPoint { lsn: lsn(308), ..point }] };
     assert_eq!(Manifest::decode(&held.encode()).unwrap(), held);
     pinned("settled-manifest-4", &newer.manifest(&held.encode()).unwrap().head);
+    // Field 16 came later: a program that does not know it leaves it out of the next one.
+    let mut short = manifest.clone();
+    let shortage = |went, of, first, last| {
+        let (since, until) = (NOW, NOW.plus(std::time::Duration::from_secs(60)));
+        let shortage = Shortage { went, of, first: lsn(first), last: lsn(last), points: 5, since, until };
+        (VolumeId::new(0x22), shortage)
+    };
+    short.short = vec![
+        shortage(Went::Thinned, ShortOf::Journal, 2, 5),
+        shortage(Went::Oldest, ShortOf::Limit, 1, 4),
+        shortage(Went::Bookmarks, ShortOf::Journal, 3, 3),
+    ];
+    assert_eq!(Manifest::decode(&short.encode()).unwrap(), short);
+    pinned("settled-manifest-short", &newer.manifest(&short.encode()).unwrap().head);
     // What a compressor makes of the same content may change with its version; what is on disks goes on to be read.
     held.state = b"names ".repeat(100);
     let bytes = held.encode_within(0);

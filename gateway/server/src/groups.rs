@@ -4,7 +4,7 @@ use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
-use cx_api::{BookmarkCreate, GroupPointView, GroupView, MemberPointView};
+use cx_api::{BookmarkCreate, GroupPointView, GroupView, MemberPointView, Problem};
 use cx_wire::{Question, Reply};
 use gateway_image::catalogue::{Catalogue, Volume};
 use gateway_image::group::TimeRange;
@@ -195,7 +195,7 @@ impl Gateway {
             volume.marks().iter().rev().any(|mark| mark.at == there).then_some(there.at)
         };
         let at = volumes.iter().find_map(placed);
-        let at = at.ok_or_else(|| problems::no_bookmark(group, name, &[]))?;
+        let at = at.ok_or_else(|| self.no_group_bookmark(group, volumes.iter().copied(), name))?;
         let here = |volume: &Volume| volume.bookmark_named(name).map(|b| b.at).filter(|p| p.at == at);
         let meant: Vec<_> = volumes.into_iter().filter_map(|v| Some((v, here(v)?.lsn))).collect();
         for (volume, lsn) in &meant {
@@ -222,9 +222,22 @@ impl Gateway {
                 };
                 let volumes = members(catalogue, &group.members);
                 let at = volumes.iter().find_map(marked);
-                at.ok_or_else(|| problems::no_bookmark(&group.name, name, &[]))
+                at.ok_or_else(|| self.no_group_bookmark(&group.name, volumes.iter(), name))
             }
             Point::Lsn(_) => Err(problems::no_time_of_group(point)),
+        }
+    }
+
+    /// A member may still know what became of one.
+    fn no_group_bookmark<'a>(
+        &self,
+        group: &Name,
+        mut volumes: impl Iterator<Item = &'a Arc<Volume>>,
+        name: &Name,
+    ) -> Problem {
+        match volumes.find(|volume| volume.gone_bookmark(name).is_some()) {
+            Some(volume) => self.points.no_bookmark(volume, name),
+            None => problems::no_group_bookmark(group, name),
         }
     }
 }

@@ -427,7 +427,7 @@ impl Images {
         let known =
             catalogue.volume(volume).ok_or_else(|| problems::internal(format!("{volume} is gone")))?;
         Image::open(Arc::clone(&self.store), volume, point, known.size_at(point)).map_err(|e| match e {
-            StoreError::Thinned { .. } => problems::thinned(known.name(), &e),
+            StoreError::Thinned { .. } => problems::thinned(known.name(), &e, None),
             e => problems::stored(&e),
         })
     }

@@ -43,6 +43,7 @@ mod restored;
 mod resync;
 mod retention;
 mod sessions;
+mod shortages;
 mod skew;
 mod status;
 mod stores;

@@ -13,6 +13,7 @@ use tap_block::{Clock, Lsn, MarkId, Name, VolumeId, WallTime};
 
 use crate::http::Answer;
 use crate::problems;
+use crate::shortages::Asked;
 use crate::skew::Offset;
 use crate::streams::Streams;
 
@@ -170,7 +171,22 @@ impl Points {
         let passed = self.store.lsn_at(volume.stream(), time).map_err(|e| problems::stored(&e))?;
         passed
             .map(|passed| Found::At(passed.lsn, None))
-            .ok_or_else(|| problems::too_early(volume.name(), asked, self.oldest(volume)))
+            .ok_or_else(|| self.nothing_by_then(volume, asked, time))
+    }
+
+    /// No point that is left shows that time: it lies before the first record, or what was there is let go of.
+    fn nothing_by_then(&self, volume: &Volume, asked: &Point, time: WallTime) -> Problem {
+        let oldest = self.oldest(volume);
+        let (before_all, kept) =
+            (volume.runs().first().is_none_or(|run| time < run.first.at), self.store.kept(volume.id()));
+        let went = kept.and_then(|kept| Some(kept.points.first()?.lsn)).zip(volume.first_selectable());
+        match (went, oldest) {
+            (Some((kept, first)), Some(oldest)) if first < kept && !before_all => {
+                let short = self.shortage(volume, kept.previous(), Asked::Point);
+                problems::gone_by_then(volume.name(), asked, oldest, short)
+            }
+            _ => problems::too_early(volume.name(), asked, oldest),
+        }
     }
 
     /// No bookmark has the name: retention may have let go of the point of one that had.
@@ -178,8 +194,9 @@ impl Points {
         let Some(stood) = volume.gone_bookmark(name) else {
             return problems::no_bookmark(volume.name(), name, &similar(volume, name));
         };
-        let (before, after) = self.store.kept(volume.id()).unwrap_or_default().nearest(stood.lsn);
-        problems::bookmark_gone(volume.name(), name, stood.at, (before, after))
+        let near = self.store.kept(volume.id()).unwrap_or_default().nearest(stood.lsn);
+        let short = self.shortage(volume, stood.lsn, Asked::Bookmark);
+        problems::bookmark_gone(volume.name(), name, stood.at, short, near)
     }
 
     /// Before the first point of all nothing was ever thinned out.
@@ -189,7 +206,7 @@ impl Points {
             StoreError::Thinned { .. } if early => {
                 problems::too_early(volume.name(), asked, self.oldest(volume))
             }
-            _ => problems::thinned(volume.name(), why),
+            _ => problems::thinned(volume.name(), why, self.shortage(volume, lsn, Asked::Point)),
         }
     }
 

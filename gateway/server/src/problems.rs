@@ -6,6 +6,8 @@ use gateway_image::{NotSelectable, Point};
 use gateway_store::StoreError;
 use tap_block::{Lsn, MarkId, Name, WallTime};
 
+use crate::shortages::Told;
+
 pub(crate) fn no_volume(name: &Name) -> Problem {
     Problem::new(Code::NotFound, format!("there is no volume {name}"))
         .because("no tap has sent anything of a volume of this name to this gateway")
@@ -35,12 +37,28 @@ pub(crate) fn not_selectable(volume: &Name, refused: &NotSelectable) -> Problem 
         .fix(nearest(refused.nearest_before, refused.nearest_after))
 }
 
-/// The point was thinned out; the store's word names its neighbours.
-pub(crate) fn thinned(volume: &Name, error: &StoreError) -> Problem {
+/// The point was thinned out; the store's word names its neighbours. `short`: it went for want of room.
+pub(crate) fn thinned(volume: &Name, error: &StoreError, short: Option<Told>) -> Problem {
     let StoreError::Thinned { point, before, after } = error else { return stored(error) };
-    Problem::new(Code::NotSelectable, format!("{volume} is not kept at lsn:{} any more", point.get()))
-        .because("history of that age is kept more sparsely, as its retention policy says")
-        .fix(nearest(*before, *after))
+    let problem =
+        Problem::new(Code::NotSelectable, format!("{volume} is not kept at lsn:{} any more", point.get()));
+    let by_policy = "history of that age is kept more sparsely, as its retention policy says";
+    gone(problem, short, by_policy, (*before, *after))
+}
+
+/// Why something is not kept any more, and what else there is.
+fn gone(
+    problem: Problem,
+    short: Option<Told>,
+    by_policy: &str,
+    (before, after): (Option<Lsn>, Option<Lsn>),
+) -> Problem {
+    match short {
+        Some(Told { said, remedy }) => {
+            problem.because(said).fix(format!("{}; {remedy}", nearest(before, after)))
+        }
+        None => problem.because(by_policy).fix(nearest(before, after)),
+    }
 }
 
 /// Records up to the point are gone from the journal.
@@ -62,6 +80,21 @@ fn nearest(before: Option<Lsn>, after: Option<Lsn>) -> String {
     }
 }
 
+/// What was written by then is let go of; `short`: for want of room.
+pub(crate) fn gone_by_then(
+    volume: &Name,
+    point: &Point,
+    (oldest, at): (Lsn, WallTime),
+    short: Option<Told>,
+) -> Problem {
+    let problem = Problem::new(Code::NotSelectable, format!("{volume} is not kept at {point} any more"));
+    let fix = format!("the oldest point that is kept is lsn:{} at {at}", oldest.get());
+    match short {
+        Some(Told { said, remedy }) => problem.because(said).fix(format!("{fix}; {remedy}")),
+        None => problem.because("history of that age is not kept, as its retention policy says").fix(fix),
+    }
+}
+
 pub(crate) fn too_early(volume: &Name, point: &Point, first: Option<(Lsn, WallTime)>) -> Problem {
     let fix = match first {
         Some((lsn, at)) => format!("the oldest point that opens is lsn:{} at {at}", lsn.get()),
@@ -80,31 +113,46 @@ pub(crate) fn no_bookmark(volume: &Name, bookmark: &Name, near: &[String]) -> Pr
     Problem::new(Code::NotFound, format!("{volume} has no bookmark {bookmark}")).fix(fix)
 }
 
-/// Its point was thinned out.
+/// Its point was thinned out, or went for want of room.
 pub(crate) fn bookmark_gone(
     volume: &Name,
     bookmark: &Name,
     at: WallTime,
-    (before, after): (Option<Lsn>, Option<Lsn>),
+    short: Option<Told>,
+    near: (Option<Lsn>, Option<Lsn>),
 ) -> Problem {
-    Problem::new(
-        Code::NotSelectable,
-        format!("the bookmark {bookmark} of {volume}, made at {at}, is not kept any more"),
-    )
-    .because("its retention policy says how long bookmarks are kept, and its name is free again")
-    .fix(nearest(before, after))
+    let text = format!("the bookmark {bookmark} of {volume}, made at {at}, is not kept any more");
+    let problem = Problem::new(Code::NotSelectable, text);
+    let by_policy = "its retention policy says how long bookmarks are kept, and its name is free again";
+    gone(problem, short, by_policy, near)
 }
 
 pub(crate) fn no_mark(volume: &Name, id: MarkId) -> Problem {
     Problem::new(Code::NotFound, format!("{volume} has no {id}"))
-        .because("no barrier of that number was put over it, or it was thinned out")
-        .fix("`chronogate group point GROUP` finds those that are left; `chronogate group ls` lists the groups")
+        .because(
+            "no barrier of that number was put over it, or it is not kept any more: thinned out as its policy says, or gone for want \
+             of room",
+        )
+        .fix(format!(
+            "`chronogate group point GROUP` finds those that are left, `chronogate group ls` lists the groups; `chronogate volume \
+             timeline {volume}` says what went for want of room"
+        ))
 }
 
 pub(crate) fn no_group(name: &Name) -> Problem {
     Problem::new(Code::NotFound, format!("there is no group {name}"))
         .because("no barrier of a group of this name has arrived at this gateway: a group is known by its first")
         .fix("list the groups with `chronogate group ls`; a group is formed at the tap, with --group NAME=VOLUME,VOLUME")
+}
+
+pub(crate) fn no_group_bookmark(group: &Name, bookmark: &Name) -> Problem {
+    Problem::new(Code::NotFound, format!("the group {group} has no bookmark {bookmark}"))
+        .because(
+            "no barrier of the group was given that name, or it was removed; a bookmark of one member alone is none of the group",
+        )
+        .fix(format!(
+            "`chronogate bookmark ls VOLUME` lists those of a member; `chronogate bookmark create --group {group} NAME` makes one"
+        ))
 }
 
 pub(crate) fn two_groups(name: &Name, one: &str, other: &str) -> Problem {
@@ -191,9 +239,28 @@ pub(crate) fn stored(error: &StoreError) -> Problem {
         StoreError::NoSpace(_) | StoreError::OverLimit { .. } | StoreError::IndexFull(_) => Code::NoSpace,
         StoreError::Stopped => Code::Unreachable,
         StoreError::Busy => Code::Conflict,
+        // What is damaged is no defect of this program, and most points do without it.
+        StoreError::Damaged(_) => Code::NotSelectable,
         _ => Code::Internal,
     };
-    Problem::new(code, error.to_string())
+    let problem = Problem::new(code, error.to_string());
+    let (why, fix) = match error {
+        StoreError::Damaged(_) => (
+            "a part of the journal that this needs is not what was written; all that does without it goes on",
+            "`chronogate verify VOLUME` lists what is damaged, which points that affects, and how it can be put right",
+        ),
+        StoreError::Io(_) => (
+            "the operating system refused to read or write the journal's files",
+            "see to the disk and its file system (the kernel's log names the device), then try again; restart the gateway if its health \
+             stays failing",
+        ),
+        StoreError::Stopped => {
+            ("the gateway is being stopped, or its journal was closed", "start the gateway, then try again")
+        }
+        StoreError::Busy => ("a pass of settling is under way", "try again in a minute"),
+        _ => return problem,
+    };
+    problem.because(why).fix(fix)
 }
 
 pub(crate) fn internal(what: impl std::fmt::Display) -> Problem {
@@ -211,5 +278,34 @@ pub(crate) fn of_disk(e: &std::io::Error) -> Problem {
             .because("the file system that the gateway's data lies on takes no file of that size")
             .fix("ask for less; more than the volume's size is never used"),
         _ => internal(e),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_the_journal_refuses_says_why_and_what_to_do() {
+        let damaged = stored(&StoreError::Damaged("records 5 to 9 are lost".to_owned()));
+        assert_eq!(damaged.code, Code::NotSelectable, "it is no defect of the program");
+        assert!(damaged.correction.contains("chronogate verify"), "{damaged:?}");
+        for error in [StoreError::Io("EIO".to_owned()), StoreError::Stopped, StoreError::Busy] {
+            let problem = stored(&error);
+            assert!(!problem.cause.is_empty() && !problem.correction.is_empty(), "{problem:?}");
+        }
+        for error in [StoreError::NoSpace("full".to_owned()), StoreError::Index("gone".to_owned())] {
+            let said = stored(&error).detail;
+            assert!(said.contains("free some space") || said.contains("restarted"), "{said}");
+        }
+    }
+
+    #[test]
+    fn a_group_without_a_bookmark_of_that_name_may_have_others() {
+        let (group, name) = ("db".parse().unwrap(), "gold".parse().unwrap());
+        let refused = no_group_bookmark(&group, &name);
+        assert_eq!(refused.code, Code::NotFound);
+        assert!(refused.cause.contains("of one member alone") && refused.correction.contains("--group db"));
+        assert!(!refused.correction.contains("has none"), "{refused:?}");
     }
 }

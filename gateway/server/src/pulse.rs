@@ -121,6 +121,7 @@ mod tests {
             witnesses: Vec::new(),
             stores: Vec::new(),
             refused: None,
+            set_back: None,
         }
     }
 

@@ -11,12 +11,14 @@ use cx_api::{
 use gateway_image::Point;
 use gateway_image::catalogue::{BookmarkPoint, Catalogue, ClockSet, Run, Volume};
 use gateway_journal::{Gate, Hold, KeptPoint, MetaRecord, RetentionPolicy, Tier};
+use gateway_store::StoreError;
 use tap_block::units::count;
 use tap_block::{Lsn, Name, VolumeId, WallTime};
 
 use crate::gateway::Gateway;
 use crate::http::Answer;
 use crate::limits::{DAY, Histories, LEAST_UPTIME, of_days, per_day};
+use crate::shortages::Asked;
 use crate::stretches::{SHOWN, Sums, SumsOf, last_shown};
 use crate::{problems, views};
 
@@ -70,7 +72,9 @@ impl Gateway {
             if let Some(Err(why)) = policy.as_ref().map(RetentionPolicy::validate) {
                 let whose = set.volume.as_ref().map_or_else(String::new, |name| format!(" of {name}"));
                 let what = format!("the retention policy{whose} cannot be followed");
-                return Err(Problem::new(Code::Invalid, what).because(why));
+                return Err(Problem::new(Code::Invalid, what)
+                    .because(why)
+                    .fix("change that in the policy; nothing was set"));
             }
             self.check_hooks(policy.as_ref())?;
             records.push(MetaRecord::PolicySet { volume: volume.as_ref().map(|v| v.id()), policy });
@@ -211,6 +215,7 @@ impl Gateway {
             clocks: last_shown(clocks(&volume)),
             forecast: self.forecast(),
             held_up: self.held_alerts(),
+            shortages: self.shortage_views(&volume),
             history: self.history_view(&Histories::of(&self.store), &volume, &policy),
             gates: self.gate_views(id),
         })
@@ -264,6 +269,18 @@ impl Gateway {
         Some(format!("the journal {when}; {then}: make room, raise its limit or keep less"))
     }
 
+    fn not_kept_any_more(&self, name: &Name, why: &StoreError) -> Problem {
+        let catalogue = self.store.catalogue();
+        let volume = catalogue.volume_named(name);
+        let short = match why {
+            StoreError::Thinned { point, .. } => {
+                volume.and_then(|v| self.points.shortage(v, *point, Asked::Point))
+            }
+            _ => None,
+        };
+        problems::thinned(name, why, short)
+    }
+
     /// A page of what changed, from the byte `after` on.
     pub(crate) async fn diff_view(
         &self,
@@ -276,7 +293,7 @@ impl Gateway {
         let (store, volume, from, to) =
             (Arc::clone(&self.store), a.volume, a.lsn.min(b.lsn), a.lsn.max(b.lsn));
         let looked = tokio::task::spawn_blocking(move || store.changed(volume, from, to)).await;
-        let changed = looked.map_err(problems::internal)?.map_err(|e| problems::thinned(&name, &e))?;
+        let changed = looked.map_err(problems::internal)?.map_err(|e| self.not_kept_any_more(&name, &e))?;
         let rest: Vec<ExtentView> = changed
             .iter()
             .filter(|e| e.offset() >= after)

@@ -171,7 +171,8 @@ impl Gateway {
     fn room_alerts(&self, histories: &Histories) -> Vec<String> {
         let images = self.images.alerts();
         let full = self.full_soon().into_iter().chain(images).chain(self.held_alerts());
-        full.chain(self.limit_alerts(histories)).chain(self.gate_alerts()).collect()
+        let full = full.chain(self.limit_alerts(histories)).chain(self.shortage_alerts());
+        full.chain(self.gate_alerts()).collect()
     }
 
     /// What is to be said of the ledger: it is not kept, or something speaks against it.
@@ -197,11 +198,13 @@ impl Gateway {
             self.stores.alerts(),
             self.streams.refusals(),
             self.room_alerts(&histories),
+            self.store.set_back(),
             self.ledger_alerts(),
             self.group_alerts(&catalogue),
         ]
         .concat();
         let (health, reasons) = health(&store, &volumes, alerts);
+        let refused = self.store.refused_blocks();
         let front = self.front();
         StatusView {
             version: env!("CARGO_PKG_VERSION").to_owned(),
@@ -219,9 +222,9 @@ impl Gateway {
                 bytes: store.segment_bytes,
                 free_bytes: store.free_bytes,
                 records: store.records,
-                damaged: tap_block::units::count(store.damage.len()) + store.blocks_damaged,
+                damaged: tap_block::units::count(store.damage.len()) + refused,
                 refused: tap_block::units::count(store.damage.iter().filter(|d| !d.lost.is_empty()).count())
-                    + store.blocks_damaged,
+                    + refused,
             },
         }
     }

@@ -8,7 +8,7 @@ use std::time::Duration;
 use cx_link::{BatchDone, DownlinkHandle, Intake, LookupReply, StreamIntake};
 use cx_wire::{
     Accepted, AskCode, AskError, Heartbeat, Hello, LedgerHead, Lookup, Question, RecordSeen, Refuse,
-    RefuseCode, Reply, RunSeen, Standing, TapStatus, Welcome,
+    RefuseCode, Reply, RunSeen, SetBack, Standing, TapStatus, Welcome,
 };
 use gateway_image::Catalogue;
 use gateway_journal::meta::OWN_STREAM;
@@ -76,6 +76,8 @@ pub(crate) struct Stream {
     witnessed: AtomicU64,
     /// When its tap greeted last.
     announced: AtomicU64,
+    /// The last record of which it was noted that the store had it once and has not; 0 for none.
+    set_back: Arc<AtomicU64>,
 }
 
 /// A tap that was turned away comes again; one that has not for so long is not spoken of any more.
@@ -187,6 +189,7 @@ impl Streams {
                 skew: Arc::default(),
                 witnessed: AtomicU64::new(0),
                 announced: AtomicU64::new(0),
+                set_back: Arc::default(),
             })
         });
         stream.lock_name().clone_from(&hello.name);
@@ -411,6 +414,20 @@ impl Stream {
         self.tell_witnessed();
     }
 
+    /// The CX remembers more than there was here. It says so again and again: once is enough, as soon as the volume is known.
+    fn note_set_back(&self, back: SetBack) {
+        let (had, noted) = (back.had.get(), Arc::clone(&self.set_back));
+        if noted.swap(had, Ordering::Relaxed) == had {
+            return;
+        }
+        let (store, stream) = (Arc::clone(&self.store), self.id);
+        tokio::task::spawn_blocking(move || {
+            if !store.note_set_back(CX, stream, (back.had, back.has)) {
+                noted.store(0, Ordering::Relaxed);
+            }
+        });
+    }
+
     /// One by one, what is kept here of other gateways' ledgers.
     fn tell_witnessed(&self) {
         let after = StoreId::new(self.witnessed.load(Ordering::Relaxed));
@@ -529,6 +546,7 @@ impl StreamIntake for Stream {
         let durable = self.durable().map_or(Lsn::ZERO, |d| d.lsn);
         self.stores.hear(CX, &heartbeat.stores);
         self.exchange_heads(&heartbeat);
+        heartbeat.set_back.into_iter().for_each(|back| self.note_set_back(back));
         self.lock_pulse().heard(heartbeat, durable, self.clock.monotonic());
         self.progress.send_replace(());
     }

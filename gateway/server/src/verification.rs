@@ -32,6 +32,7 @@ impl Gateway {
                 let point = text.parse().map_err(|e: gateway_image::PointError| {
                     Problem::new(Code::Invalid, format!("{text:?} is not a point in time"))
                         .because(e.to_string())
+                        .fix("give --from and --to as points of the volume; without them all of it is verified")
                 })?;
                 Some(self.points.resolve(&wanted.volume, &point).await?.lsn)
             }
@@ -63,7 +64,7 @@ impl Gateway {
     /// What is known of a volume's soundness. Times are looked up in the journal: may block.
     pub(crate) fn verification_view(&self, name: &Name, points: Points) -> Answer<VerificationView> {
         let volume = self.known(name)?;
-        let mut findings = self.store.findings(volume.id());
+        let (mut findings, more) = self.store.found(volume.id());
         findings.retain(|f| is_shown(f, points));
         findings.sort_by_key(|f| (f.over_at.is_some(), f.kind, f.extent.map(|e| e.offset()), f.position));
         let missed = self.missed_stores();
@@ -75,7 +76,7 @@ impl Gateway {
             volume: name.clone(),
             verified: self.store.proof(volume.id()).map(|proof| proof_view(&proof)),
             anchored: self.store.anchored().map(anchor_view),
-            open: count(open) + self.store.unlisted(volume.id()),
+            open: count(open) + more,
             over: count(findings.iter().filter(|f| f.over_at.is_some()).count()),
             findings: shown,
         })
@@ -200,9 +201,8 @@ fn is_shown(finding: &Finding, points: Points) -> bool {
 
 /// With what the store knows of the volume's soundness, which what the tap says is not better than; what concerns the store as a whole concerns it too.
 pub(crate) fn with_proof(view: VolumeView, store: &Store) -> VolumeView {
-    let findings = store.findings(view.id);
-    let open = count(findings.iter().filter(|f| f.over_at.is_none()).count());
-    let damaged = open + store.unlisted(view.id);
+    let (findings, more) = store.found(view.id);
+    let damaged = count(findings.iter().filter(|f| f.over_at.is_none()).count()) + more;
     let wounded = store.catalogue().volume(view.id).is_some_and(|v| store.wound(v.stream()).is_some());
     let wounded = wounded || store.is_head_wounded(view.id);
     let state = match view.state {

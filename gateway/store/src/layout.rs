@@ -6,13 +6,15 @@ use std::time::Duration;
 
 use gateway_image::catalogue::Volume;
 use gateway_journal::run::{decode_checkpoint, decode_run};
-use gateway_journal::{Generation, GroupNo, Kept, Manifest, Place, RegionNo, SegmentId, Version};
+use gateway_journal::{Generation, GroupNo, Kept, Manifest, Place, RegionNo, SegmentId, Shortage, Version};
 use tap_block::{Lsn, VolumeId, WallTime};
 
 use crate::error::StoreError;
 use crate::index::{IndexError, IndexStore, Table, keys};
 use crate::segments::Segments;
 use crate::settle::{Trail, apart};
+use crate::store::Store;
+use crate::sync::read;
 
 /// The settled part of history: one manifest's word on it. Replaced as a whole, never changed.
 #[derive(Debug, Default)]
@@ -24,6 +26,8 @@ pub(crate) struct Layout {
     /// Oldest history first.
     pub(crate) generations: Vec<Generation>,
     pub(crate) kept: BTreeMap<VolumeId, Kept>,
+    /// What of it went for want of room, oldest first.
+    pub(crate) short: BTreeMap<VolumeId, Vec<Shortage>>,
     /// Bytes that each volume takes of settled segments.
     pub(crate) shares: BTreeMap<VolumeId, u64>,
     /// What was known where the log goes on.
@@ -94,6 +98,10 @@ impl Layout {
             group: manifest.group,
             generations: manifest.generations.clone(),
             kept: manifest.kept.iter().cloned().collect(),
+            short: manifest.short.iter().fold(BTreeMap::new(), |mut all, (volume, shortage)| {
+                all.entry(*volume).or_insert_with(Vec::new).push(*shortage);
+                all
+            }),
             shares: Generation::bytes_by_volume(&manifest.generations),
             trail: Arc::new(trail),
             coarse: manifest.kept.iter().filter_map(|(id, kept)| Some((*id, apart(kept)?))).collect(),
@@ -212,6 +220,14 @@ impl std::ops::Deref for KeptPoints {
     fn deref(&self) -> &Kept {
         static NOTHING: Kept = Kept { settled: Lsn::ZERO, points: Vec::new() };
         self.layout.kept.get(&self.volume).unwrap_or(&NOTHING)
+    }
+}
+
+impl Store {
+    /// What of a volume's settled history went though its policy would have kept it, for want of room; oldest first.
+    #[must_use]
+    pub fn shortages(&self, volume: VolumeId) -> Vec<Shortage> {
+        read(&self.shared().published).layout.short.get(&volume).cloned().unwrap_or_default()
     }
 }
 

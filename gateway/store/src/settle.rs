@@ -36,6 +36,7 @@ mod publish;
 mod relief;
 mod rewrite;
 mod room;
+mod short;
 mod trail;
 
 use std::collections::BTreeMap;

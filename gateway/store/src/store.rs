@@ -599,12 +599,6 @@ impl Store {
         self.shared.proving.findings(volume)
     }
 
-    /// How many findings more there are, for which the list has no room.
-    #[must_use]
-    pub fn unlisted(&self, volume: VolumeId) -> u64 {
-        self.shared.proving.unlisted(volume)
-    }
-
     /// What was found and is over need not be listed any more, as far as somebody has `read` of it; neither need what speaks against
     /// the ledger. Records of the gateway's own that are lost no longer keep history from being settled, nor do segments that are
     /// gone and listed, until they are there again. Blocks until that is durable.

@@ -19,11 +19,13 @@ mod judge;
 mod known;
 mod ledger;
 mod log;
+mod met;
 mod passed;
 mod proofs;
 mod repair;
 mod scrub;
 mod segment;
+mod set_back;
 mod sound;
 mod torn;
 

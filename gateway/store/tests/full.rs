@@ -15,8 +15,8 @@ use std::time::Duration;
 
 use common::append;
 use common::lab::{Lab, cut, policy};
-use gateway_journal::{Hold, MetaRecord, RetentionPolicy, WhenFull};
-use gateway_store::StoreError;
+use gateway_journal::{Hold, MetaRecord, RetentionPolicy, ShortOf, Went, WhenFull};
+use gateway_store::{MemoryIndex, StoreError};
 use proptest::prelude::*;
 use tap_block::{Batch, Lsn};
 use testbed_model::Random;
@@ -196,6 +196,61 @@ fn a_full_store_goes_on_as_soon_as_readers_let_go_of_its_points() {
     }
     write(&mut lab, 20).unwrap();
     lab.check(5);
+}
+
+/// Points of whose going nothing is said, though nothing but want of room let them go.
+fn untold(lab: &Lab) -> Vec<Lsn> {
+    let (catalogue, told) = (lab.store().catalogue(), lab.store().shortages(lab.volume()));
+    let known = catalogue.volume(lab.volume()).unwrap();
+    let gone =
+        |lsn: &Lsn| known.selectable(*lsn).is_ok() && lab.store().check_kept(lab.volume(), *lsn).is_err();
+    let is_told = |lsn: &Lsn| told.iter().any(|s| s.covers(*lsn));
+    lab.oracle.lsns().into_iter().filter(|lsn| gone(lsn) && !is_told(lsn)).collect()
+}
+
+#[test]
+fn what_goes_for_want_of_room_is_told_for_what_it_is_over_restarts_as_well() {
+    let named = RetentionPolicy { bookmarks: Duration::from_secs(2_000_000), ..all() };
+    let mut lab = small(46, named, 9);
+    lab.write(50, 1);
+    let begun = lab.store().age();
+    assert_eq!(lab.store().shortages(lab.volume()), [], "there is room");
+    for n in 0..400 {
+        let batch = lab.workload.bookmark(&format!("daily-{n}").parse().unwrap());
+        write_one(&mut lab, batch).unwrap();
+        write(&mut lab, 6).unwrap();
+        let went = lab.store().shortages(lab.volume());
+        if went.iter().any(|s| s.went == Went::Bookmarks) && n > 100 {
+            break;
+        }
+    }
+    let told = lab.store().shortages(lab.volume());
+    let kinds: BTreeSet<Went> = told.iter().map(|s| s.went).collect();
+    assert_eq!(kinds, [Went::Thinned, Went::Oldest, Went::Bookmarks].into(), "{told:?}");
+    assert!(told.iter().all(|s| s.of == ShortOf::Journal && begun < s.since && s.until <= lab.store().age()));
+    assert_eq!(untold(&lab), []);
+    let catalogue = lab.store().catalogue();
+    let known = catalogue.volume(lab.volume()).unwrap();
+    let gone = (0..400).filter_map(|n| known.gone_bookmark(&format!("daily-{n}").parse().unwrap()));
+    let gone: Vec<Lsn> = gone.map(|at| at.lsn).collect();
+    let of_bookmarks: Vec<_> = told.iter().filter(|s| s.went == Went::Bookmarks).collect();
+    assert!(!gone.is_empty() && gone.iter().all(|lsn| of_bookmarks.iter().any(|s| s.covers(*lsn))));
+    lab.open();
+    assert_eq!(lab.store().shortages(lab.volume()), told);
+    lab.disk = cut(&lab.disk, &mut Random::new(1));
+    lab.disk.index = MemoryIndex::default();
+    lab.open();
+    assert_eq!(lab.store().shortages(lab.volume()), told, "the journal alone says it");
+    assert_eq!(untold(&lab), []);
+}
+
+#[test]
+fn what_a_policy_lets_go_is_no_shortage() {
+    let mut lab = Lab::new(47, policy(10, &[(200, 100)], 0));
+    lab.write(150, 5);
+    assert!(lab.settle() > 0);
+    assert!(lab.check(9).len() < lab.oracle.lsns().len() / 2, "much of it went");
+    assert_eq!(lab.store().shortages(lab.volume()), []);
 }
 
 proptest! {

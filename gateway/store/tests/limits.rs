@@ -15,7 +15,7 @@ use std::time::Duration;
 
 use common::append;
 use common::lab::{Lab, cut, policy};
-use gateway_journal::{Hold, KeptPoint, MetaRecord, RetentionPolicy, WhenFull};
+use gateway_journal::{Hold, KeptPoint, MetaRecord, RetentionPolicy, ShortOf, WhenFull};
 use gateway_store::{LimitState, MemoryIndex, StoreError};
 use proptest::prelude::*;
 use tap_block::Lsn;
@@ -61,6 +61,17 @@ fn others_are_whole(lab: &Lab) {
     }
 }
 
+/// Whatever of the volume is not there went for its limit's sake, and nothing of the others did.
+fn told_as_of_the_limit(lab: &Lab) {
+    let (catalogue, told) = (lab.store().catalogue(), lab.store().shortages(lab.volume()));
+    let known = catalogue.volume(lab.volume()).unwrap();
+    let lsns = lab.oracle.lsns().into_iter();
+    let mut gone =
+        lsns.filter(|l| known.selectable(*l).is_ok() && lab.store().check_kept(lab.volume(), *l).is_err());
+    assert!(gone.all(|l| told.iter().any(|s| s.covers(l) && s.of == ShortOf::Limit)), "{told:?}");
+    assert!(lab.others.iter().all(|(other, _)| lab.store().shortages(other.volume()).is_empty()));
+}
+
 #[test]
 fn a_full_volume_is_thinned_and_then_loses_its_oldest_points_and_nobody_else_does() {
     let mut lab = Lab::new(21, all());
@@ -78,6 +89,7 @@ fn a_full_volume_is_thinned_and_then_loses_its_oldest_points_and_nobody_else_doe
     let thinned = lab.check(3);
     assert!(thinned.contains(&pin) && thinned.len() < lab.oracle.lsns().len() / 2);
     others_are_whole(&lab);
+    told_as_of_the_limit(&lab);
     for _ in 0..30 {
         lab.more(20, 1);
         lab.settle();
@@ -85,6 +97,7 @@ fn a_full_volume_is_thinned_and_then_loses_its_oldest_points_and_nobody_else_doe
     }
     let kept = lab.check(3);
     assert!(kept.contains(&pin));
+    told_as_of_the_limit(&lab);
     let catalogue = lab.store().catalogue();
     let known = catalogue.volume(lab.volume()).unwrap();
     let named = |l: Lsn| l == pin || known.bookmarks().any(|(_, mark)| mark.at.lsn == l);

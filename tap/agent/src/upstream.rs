@@ -330,6 +330,7 @@ impl Feed for Upstream {
             witnesses: Vec::new(),
             stores: Vec::new(),
             refused: None,
+            set_back: None,
         }
     }
 

@@ -148,6 +148,7 @@ impl Feed for TestFeed {
             witnesses: Vec::new(),
             stores: Vec::new(),
             refused: None,
+            set_back: None,
         }
     }
 

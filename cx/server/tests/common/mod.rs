@@ -181,6 +181,7 @@ struct GatewayState {
     link: Option<DownlinkHandle>,
     heartbeats: Vec<Heartbeat>,
     hellos: Vec<Hello>,
+    store_id: Option<u64>,
 }
 
 impl Gateway {
@@ -195,6 +196,7 @@ impl Gateway {
             link: None,
             heartbeats: Vec::new(),
             hellos: Vec::new(),
+            store_id: None,
         };
         Arc::new(Self {
             name: format!("gw{n}"),
@@ -239,6 +241,11 @@ impl Gateway {
             if mode == Mode::Store { std::mem::take(&mut s.held) } else { Vec::new() }
         });
         held.into_iter().for_each(|(batch, done)| self.store(&batch, done));
+    }
+
+    /// From here on it says which store it has.
+    pub fn has_store(&self, id: u64) {
+        self.with(|s| s.store_id = Some(id));
     }
 
     pub fn set_refuse(&self, refuse: Option<Refuse>) {
@@ -356,7 +363,7 @@ impl Intake for GatewayIntake {
             durable_run: opened.run,
             known,
             credit: MIB,
-            store: None,
+            store: self.0.with(|s| s.store_id),
             past: None,
             last: opened.run.zip(opened.at).map(|(run, at)| RecordSeen { run, lsn: opened.lsn, at }),
         };
@@ -513,6 +520,7 @@ impl Tap {
                 witnesses: Vec::new(),
                 stores: Vec::new(),
                 refused: None,
+                set_back: None,
             }),
             asked: Mutex::default(),
             progress: Mutex::default(),

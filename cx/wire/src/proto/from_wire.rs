@@ -15,8 +15,8 @@ use crate::codec::{MAX_LOOKUP, WireError};
 use crate::message::{
     Accepted, Ack, Answer, Ask, AskCode, AskError, Goodbye, HASH_BYTES, Hashes, Heartbeat, Hello, KnownStore,
     LedgerHead, Lookup, MAX_GATEWAY_NAME, MAX_LEDGERS, MAX_PAST, MAX_REFUSAL, Message, Query, QueryReply,
-    Question, RecordSeen, Refuse, RefuseCode, Reply, RunSeen, SyncProgress, TapState, TapStatus, Welcome,
-    Witness,
+    Question, RecordSeen, Refuse, RefuseCode, Reply, RunSeen, SetBack, SyncProgress, TapState, TapStatus,
+    Welcome, Witness,
 };
 
 impl proto::Envelope {
@@ -97,7 +97,12 @@ fn heartbeat(m: proto::Heartbeat) -> Result<Heartbeat, WireError> {
         witnesses: witnesses(m.witnesses)?,
         stores: known_stores(&m.stores)?,
         refused: m.refused.map(refusal).transpose()?,
+        set_back: m.set_back.map(set_back).transpose()?,
     })
+}
+
+fn set_back(m: proto::SetBack) -> Result<SetBack, WireError> {
+    Ok(SetBack { had: lsn(m.had)?, has: lsn(m.has)? })
 }
 
 fn refusal(why: String) -> Result<String, WireError> {

@@ -88,6 +88,7 @@ fn heartbeat(m: &Heartbeat) -> proto::Heartbeat {
         witnesses: m.witnesses.iter().map(witness).collect(),
         stores: m.stores.iter().map(known_store).collect(),
         refused: m.refused.clone(),
+        set_back: m.set_back.map(|back| proto::SetBack { had: back.had.get(), has: back.has.get() }),
     }
 }
 
@@ -152,6 +153,7 @@ fn answer(m: &Answer) -> proto::Answer {
             witnesses: Vec::new(),
             stores: Vec::new(),
             refused: None,
+            set_back: None,
         }),
         Ok(Reply::Bookmarked { lsn, at }) => {
             proto::Outcome::Bookmarked(proto::Bookmarked { lsn: lsn.get(), at: at.nanos() })

@@ -390,6 +390,7 @@ fn heartbeats_are_due_each_second_and_do_not_pile_up() {
         ledgers: None,
         witnesses: Vec::new(),
         stores: Vec::new(),
+        set_back: None,
         refused: None,
     };
     let mut s = sender(1);

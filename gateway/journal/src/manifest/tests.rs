@@ -1,6 +1,7 @@
 //! Generations that are cut to pieces, and manifests through their bytes.
 
 use super::*;
+use crate::shortage::{ShortOf, Went};
 
 fn lsn(n: u64) -> Lsn {
     Lsn::new(n).unwrap()
@@ -86,6 +87,12 @@ fn what_was_written_again_is_cut_out_of_a_generation() {
     assert_eq!(whole.bytes(), 27_000);
 }
 
+fn shortage(first: u64, last: u64) -> Shortage {
+    let at = WallTime::from_nanos;
+    let (went, of) = (Went::Oldest, ShortOf::Limit);
+    Shortage { went, of, first: lsn(first), last: lsn(last), points: 2, since: at(5), until: at(9) }
+}
+
 fn manifest() -> Manifest {
     let segment = |n| segment(n, n, n + 1);
     Manifest {
@@ -120,6 +127,7 @@ fn manifest() -> Manifest {
                 points: vec![point(10, 500), point(40, 300), point(90, 900)],
             },
         )],
+        short: vec![(VolumeId::new(1), shortage(3, 8)), (VolumeId::new(1), shortage(5, 5))],
         state: b"state".to_vec(),
     }
 }
@@ -203,6 +211,31 @@ fn lists_that_do_not_fit_are_refused() {
     ]) {
         assert!(Manifest::decode(&bad.encode_to_vec()).is_err());
     }
+}
+
+/// It keeps nothing, so nobody needs to be kept from opening a store for it.
+#[test]
+fn what_a_newer_program_says_of_a_shortage_is_left_out_and_nonsense_is_refused() {
+    let changed = |change: fn(&mut PManifest)| {
+        let mut twin = PManifest::decode(manifest().encode().as_slice()).unwrap();
+        change(&mut twin);
+        Manifest::decode(&twin.encode_to_vec())
+    };
+    let strange = |at: u64| vec![(VolumeId::new(1), shortage(at, at))];
+    let field = |bytes: &[u8], n: usize, value: u8| {
+        let mut bytes = bytes.to_vec();
+        bytes[n] = value;
+        PShortage::decode(bytes.as_slice()).unwrap()
+    };
+    let bytes = shortage_out(&strange(3)[0]).encode_to_vec();
+    // The words stand behind the volume: a tag and nine bytes.
+    assert_eq!((bytes[9], bytes[11]), (0x10, 0x18));
+    for unknown in [field(&bytes, 10, 9), field(&bytes, 12, 9)] {
+        assert_eq!(shortage_in(&unknown), Ok(None));
+    }
+    assert!(shortage_in(&shortage_out(&(VolumeId::new(1), shortage(9, 3)))).is_err());
+    assert!(changed(|twin| twin.short.clear()).unwrap().short.is_empty());
+    assert_eq!(changed(|_| {}), Ok(manifest()));
 }
 
 #[test]

@@ -286,7 +286,8 @@ impl Image {
         if units.is_empty() {
             return Ok(true);
         }
-        self.store.read_units(&units, mode, out)
+        let read = self.store.read_units(&units, mode, out);
+        read.inspect_err(|why| self.store.met_damage(self.volume, &units, why))
     }
 }
 

@@ -3,6 +3,7 @@
 
 mod exports;
 mod gates;
+mod honest;
 mod images;
 mod limits;
 mod names;

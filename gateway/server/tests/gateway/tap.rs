@@ -5,8 +5,8 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use bytes::Bytes;
 use cx_link::{Address, AskReply, Backoff, Feed, Hub, Uplink, UplinkConfig, UplinkHandle};
 use cx_wire::{
-    AskCode, AskError, Heartbeat, Hello, KnownStore, LedgerHead, PROTOCOL, Question, Refuse, Reply, TapState,
-    TapStatus, Welcome, Witness,
+    AskCode, AskError, Heartbeat, Hello, KnownStore, LedgerHead, PROTOCOL, Question, Refuse, Reply, SetBack,
+    TapState, TapStatus, Welcome, Witness,
 };
 use tap_block::stored::{UNIT, pack};
 use tap_block::units::index;
@@ -34,6 +34,9 @@ struct State {
     witnessed: Option<LedgerHead>,
     /// What it says that others keep.
     witnesses: Vec<Witness>,
+    /// What it says that the gateway had once, and has.
+    set_back: Option<SetBack>,
+    beats: usize,
     /// The stores that it was told of.
     stores: Vec<KnownStore>,
 }
@@ -57,6 +60,8 @@ impl Tap {
                 kept: None,
                 witnessed: None,
                 witnesses: Vec::new(),
+                set_back: None,
+                beats: 0,
                 stores: Vec::new(),
             }),
             changed: Notify::new(),
@@ -115,6 +120,16 @@ impl Tap {
     /// From here on it says that another gateway keeps this.
     pub(crate) fn pass_on(&self, witness: Witness) {
         self.lock().witnesses.push(witness);
+    }
+
+    /// From here on it says so.
+    pub(crate) fn says_set_back(&self, back: Option<SetBack>) {
+        self.lock().set_back = back;
+    }
+
+    /// How often it gave a sign of life.
+    pub(crate) fn beats(&self) -> usize {
+        self.lock().beats
     }
 
     /// The head that it keeps.
@@ -217,7 +232,8 @@ impl Feed for Tap {
     fn lost(&self) {}
 
     fn heartbeat(&self) -> Heartbeat {
-        let state = self.lock();
+        let mut state = self.lock();
+        state.beats += 1;
         let head = state.workload.next_lsn().previous();
         Heartbeat {
             head,
@@ -227,6 +243,7 @@ impl Feed for Tap {
             witnesses: state.witnesses.clone(),
             stores: state.stores.clone(),
             refused: None,
+            set_back: state.set_back,
         }
     }
 

@@ -472,6 +472,7 @@ mod tests {
             through: (SegmentId::new(8), Start::of_segment(None)),
             group: GroupNo::new(1),
             kept: Vec::new(),
+            short: Vec::new(),
             state: Vec::new(),
         };
         let files = [(writer.segment(), (no, writer.header()))].into();

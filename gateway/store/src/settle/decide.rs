@@ -14,6 +14,7 @@ use super::coarse::{coarsen, listed};
 use super::gates::overruled;
 use super::keep::{Terms, all_points, lost_points, points, thinned};
 use super::plan::Plan;
+use super::short::{self, Shortages};
 use super::trail::{Met, Trail, WentPast, Window, check_known, check_unsealed, not_settled};
 use crate::error::{Damage, StoreError};
 use crate::layout::Layout;
@@ -44,6 +45,8 @@ pub(super) struct Decision {
     pub(super) gone: BTreeMap<VolumeId, usize>,
     /// Gates that they went past for want of room.
     pub(super) overruled: Vec<GateMove>,
+    /// What went for want of room, with this pass or before.
+    short: Shortages,
     /// What of the log cannot be read any more.
     pub(super) went_past: Option<WentPast>,
 }
@@ -172,6 +175,7 @@ fn leave(
 ) -> Result<Decision, TooMuch> {
     let catalogue = Arc::clone(&read(&shared.published).catalogue);
     let (mut overrules, mut state, mut bytes) = (Vec::new(), Vec::new(), 0);
+    let mut shortages = layout.short.clone();
     let kept = shared.points.decide(|open| {
         let of = |volume: &Arc<Volume>| {
             let settled = trail.last(volume.stream())?;
@@ -181,10 +185,13 @@ fn leave(
             let left = thinned(&catalogue, volume, &before, fresh, open(volume.id()), terms);
             let offered = before.points.iter().chain(fresh);
             overrules.extend(overruled(&catalogue, volume, offered, &left, terms));
+            let went = short::went(&catalogue, volume, (&before, fresh), &left, open(volume.id()), terms);
+            short::remember(&mut shortages, volume.id(), went);
             Some((volume.id(), left))
         };
         let mut kept: BTreeMap<_, _> = volumes(&catalogue, &trail).filter_map(of).collect();
-        (state, bytes) = fit(shared, plan, (&catalogue, terms.now), (&mut trail, &mut kept), limit);
+        let told = short::bytes(&shortages);
+        (state, bytes) = fit(shared, plan, (&catalogue, terms.now), (&mut trail, &mut kept), (told, limit));
         (bytes <= limit).then_some(kept)
     });
     let kept = kept.ok_or(TooMuch(bytes))?;
@@ -198,6 +205,7 @@ fn leave(
         window,
         kept,
         overruled: overrules,
+        short: shortages,
         went_past: None,
     })
 }
@@ -210,16 +218,16 @@ fn fit(
     plan: &Plan,
     (catalogue, now): (&Catalogue, WallTime),
     (trail, kept): (&mut Trail, &mut BTreeMap<VolumeId, Kept>),
-    limit: u64,
+    (told, limit): (u64, u64),
 ) -> (Vec<u8>, u64) {
     coarsen(kept, catalogue, now, shared.most_held());
     trail.forget_names(kept);
     trail.forget_harmless();
     let mut state = trail.encode();
-    let mut bytes = manifest_bytes(shared, plan, kept, &state, Form::Plain);
+    let mut bytes = manifest_bytes(shared, plan, kept, (&state, told), Form::Plain);
     for form in [Form::Plain, Form::Packed] {
         if bytes > limit && form == Form::Packed {
-            bytes = manifest_bytes(shared, plan, kept, &state, form);
+            bytes = manifest_bytes(shared, plan, kept, (&state, told), form);
         }
         while bytes > limit {
             let known = if form == Form::Packed { state.len() } else { trail.catalogue().mark_bytes() };
@@ -231,7 +239,7 @@ fn fit(
             {
                 break;
             }
-            bytes = manifest_bytes(shared, plan, kept, &state, form);
+            bytes = manifest_bytes(shared, plan, kept, (&state, told), form);
         }
     }
     (state, bytes)
@@ -260,13 +268,14 @@ fn manifest_bytes(
     shared: &Shared,
     plan: &Plan,
     kept: &BTreeMap<VolumeId, Kept>,
-    state: &[u8],
+    (state, told): (&[u8], u64),
     form: Form,
 ) -> u64 {
     let entry =
         |g: &Generation| count(g.segments.len()) * SEGMENT_BYTES + count(g.shares.len()) * SHARE_BYTES;
     let there: u64 = plan.untouched.iter().map(entry).sum();
-    let written = written_bytes(shared, plan, count(kept.len()));
+    // What went for want of room is little, and is not reckoned smaller for being packed.
+    let written = written_bytes(shared, plan, count(kept.len())) + told;
     let listed = (count(points(kept)) + count(kept.len())) * POINT_BYTES;
     let most = count(state.len()) + written + there + listed;
     if most <= room(shared) {
@@ -281,6 +290,7 @@ fn manifest_bytes(
         through: (SegmentId::new(0), Start::of_segment(None)),
         group: GroupNo::new(0),
         kept: kept.iter().map(|(v, k)| (*v, k.clone())).collect(),
+        short: Vec::new(),
         state: if packed { state.to_vec() } else { Vec::new() },
     };
     match form {
@@ -307,6 +317,7 @@ impl Decision {
             through: self.trail.at(),
             group: self.trail.group(),
             kept: self.kept.iter().map(|(v, k)| (*v, k.clone())).collect(),
+            short: self.short.iter().flat_map(|(v, all)| all.iter().map(|s| (*v, *s))).collect(),
             state: self.state.clone(),
         }
     }

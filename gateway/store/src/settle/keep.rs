@@ -8,7 +8,7 @@ use gateway_image::Catalogue;
 use gateway_image::catalogue::{Rules, Volume};
 use gateway_image::group::CommonMarks;
 use gateway_image::retention::{Special, Stretches, Thinner};
-use gateway_journal::{Kept, KeptPoint, RetentionPolicy, Tier, WhenFull};
+use gateway_journal::{Kept, KeptPoint, RetentionPolicy, ShortOf, Tier, WhenFull};
 use tap_block::{Lsn, VolumeId, WallTime};
 
 use super::held_times::HeldTimes;
@@ -64,6 +64,24 @@ impl Terms {
     pub(super) fn at_most(&self) -> Self {
         let strain = Strain { floor: Some(self.now), bookmarks: Some(self.now), ..self.strain };
         Self { strain, ..self.clone() }
+    }
+
+    /// The same, were there room for everything.
+    pub(super) fn at_ease(&self) -> Self {
+        let strain = Strain { pressure: Pressure::None, floor: None, bookmarks: None };
+        Self { strain, own: BTreeMap::new(), ..self.clone() }
+    }
+
+    /// What a volume's policy gives way to for want of room, if to anything.
+    pub(super) fn short_of(&self, volume: VolumeId, policy: &RetentionPolicy) -> Option<ShortOf> {
+        let (journal, own) = (self.strain.pressure, self.own.get(&volume).map(|s| s.pressure));
+        let own = own.unwrap_or(Pressure::None);
+        match journal.max(own) {
+            Pressure::None => None,
+            _ if policy.when_full == WhenFull::Stop => None,
+            _ if journal >= own => Some(ShortOf::Journal),
+            _ => Some(ShortOf::Limit),
+        }
     }
 
     /// What a volume's policy comes to: when room is needed and it allows it, the tiers begin at once.

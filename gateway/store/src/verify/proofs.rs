@@ -142,6 +142,23 @@ impl Proving {
         lock(&self.state).findings.iter().any(is_it)
     }
 
+    /// What is listed, over or not.
+    pub(super) fn listed(&self, wanted: impl Fn(&Finding) -> bool) -> Vec<Finding> {
+        lock(&self.state).findings.iter().filter(|f| wanted(f)).cloned().collect()
+    }
+
+    /// Is there one that is not over?
+    pub(super) fn any_open(&self, is_it: impl Fn(&Finding) -> bool) -> bool {
+        lock(&self.state).findings.iter().any(|f| f.over_at.is_none() && is_it(f))
+    }
+
+    /// Blocks of a volume of which reads are refused.
+    pub(super) fn open_blocks(&self, volume: VolumeId) -> u64 {
+        let is_one =
+            |f: &&Finding| f.kind == FindingKind::Block && f.over_at.is_none() && f.volume == Some(volume);
+        count(lock(&self.state).findings.iter().filter(is_one).count())
+    }
+
     /// Something that no walk came past.
     pub(crate) fn note(&self, finding: Finding) {
         self.note_all(&[finding]);

@@ -266,7 +266,11 @@ fn was_member(shared: &Shared, at: Location, block: BlockNo, content: &[u8]) -> 
 }
 
 /// The unit there, and whether it is what was written. What lies in a pack is given the unit it would have alone.
-fn sound(file: &SegmentFile, block: BlockNo, at: Location) -> Result<Result<Vec<u8>, String>, StoreError> {
+pub(super) fn sound(
+    file: &SegmentFile,
+    block: BlockNo,
+    at: Location,
+) -> Result<Result<Vec<u8>, String>, StoreError> {
     let mut bytes = vec![0; index(u64::from(at.bytes()))];
     if let Err(e) = file.read_at(u64::from(at.offset), &mut bytes) {
         return Ok(Err(e.to_string()));

@@ -7,6 +7,7 @@ use std::time::Duration;
 use tap_block::WallTime;
 use tracing::{info, warn};
 
+use super::met::Met;
 use super::proofs::Whole;
 use super::{Progress, Scope};
 use crate::error::StoreError;
@@ -27,6 +28,8 @@ const STEP: u64 = 1 << 20;
 pub(crate) struct Scrubbing {
     /// Whoever looks for files that are gone looks alone.
     pub(super) looking: Mutex<()>,
+    /// What readers came past.
+    pub(super) met: Mutex<Met>,
     state: Mutex<State>,
     changed: Condvar,
 }
@@ -49,6 +52,7 @@ impl Scrubbing {
             if wait_for(&self.changed, state, GLANCE).stopped {
                 return;
             }
+            shared.judge_met();
             let _ = shared.look_for_files();
             if rate > 0 && is_due(shared.proving.whole(), shared.age.now()) && has_history(shared) {
                 self.scrub(shared, rate);
@@ -59,6 +63,8 @@ impl Scrubbing {
     fn scrub(&self, shared: &Shared, rate: u64) {
         let pause = Duration::from_nanos(STEP.saturating_mul(1_000_000_000) / rate);
         let mut watch = |progress| {
+            // It may take hours.
+            shared.judge_met();
             let mut state = lock(&self.state);
             state.progress = Some(progress);
             !state.stopped && !wait_for(&self.changed, state, pause).stopped
@@ -73,6 +79,11 @@ impl Scrubbing {
             Err(StoreError::Cancelled) => {}
             Err(e) => warn!("the scrub could not go on, trying again: {e}"),
         }
+    }
+
+    /// There is something to look into.
+    pub(super) fn hurry(&self) {
+        self.changed.notify_all();
     }
 
     pub(crate) fn stop(&self) {

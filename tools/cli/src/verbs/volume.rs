@@ -197,6 +197,9 @@ fn timeline_text(timeline: &TimelineView) -> String {
     for why in &timeline.held_up {
         text.push_str(&format!("note: {}\n", output::printable(why)));
     }
+    for shortage in &timeline.shortages {
+        text.push_str(&format!("short of room: {}\n", output::printable(&shortage.said)));
+    }
     timeline.gates.iter().for_each(|gate| text.push_str(&gate_line(gate)));
     for pin in &timeline.pins {
         text.push_str(&format!("pinned lsn:{}  {}\n", pin.lsn.get(), pin.note));
@@ -467,6 +470,7 @@ mod tests {
             "history            3 GiB of 4 GiB (fits), 128 MiB each day, full at 2026-11-30T12:00:00Z",
             "pinned lsn:7  quarter",
             "note: a hold keeps what was written to db01",
+            "short of room: the journal was full",
             "gate after 7d: archive.sh failing, 1 points from lsn:7 to lsn:7, which go without it at 2026-11-22T18:00:00Z; \
              last passed at 2026-11-22T08:00:00Z; the hook ended with exit status: 1; it said: no tape",
             "clock set back at lsn:700: times from 2026-11-22T10:00:00Z to 2026-11-22T11:00:00Z went by twice, and mean \
