@@ -8,7 +8,7 @@ use gateway_image::Catalogue;
 use gateway_image::catalogue::Volume;
 use gateway_journal::{GateMove, Generation, GroupNo, Kept, Manifest, SegmentId, Start, StoreId};
 use tap_block::units::count;
-use tap_block::{StreamId, VolumeId, WallTime};
+use tap_block::{Lsn, StreamId, VolumeId, WallTime};
 
 use super::coarse::{coarsen, listed};
 use super::gates::overruled;
@@ -171,6 +171,7 @@ fn leave(
     (mut trail, window, limit): (Trail, Window, u64),
 ) -> Result<Decision, TooMuch> {
     let catalogue = Arc::clone(&read(&shared.published).catalogue);
+    trail.share_bookmarks(&catalogue, |id| layout.kept.get(&id).map_or(Lsn::ZERO, |kept| kept.settled));
     let (mut overrules, mut state, mut bytes) = (Vec::new(), Vec::new(), 0);
     let kept = shared.points.decide(|open| {
         let of = |volume: &Arc<Volume>| {
