@@ -23,7 +23,7 @@ use gateway_journal::pack::{Unpacker, pack as pack_together};
 use gateway_journal::run::{decode_checkpoint, decode_run, encode_checkpoint, encode_run};
 use gateway_journal::{
     Aged, Gate, GateMove, GateStep, Generation, GroupNo, Hold, ImageId, ImageRecord, Kept, KeptPoint,
-    Location, MARK_BYTES, Manifest, Mark, MetaRecord, Place, RegionNo, RegionRange, RetentionPolicy,
+    Location, MARK_BYTES, Manifest, Mark, MetaRecord, Pieces, Place, RegionNo, RegionRange, RetentionPolicy,
     SETTLED_FRAME, Sealed, SegmentHeader, SegmentId, SettledSegment, SettledWriter, Share, Start, StoreId,
     Uncounted, Version,
 };
@@ -390,6 +390,14 @@ fn settled_segments() {
     for bytes in [bytes, fixture("settled-manifest-5")] {
         assert!(bytes.len() < held.encode().len() && Manifest::decode(&bytes).unwrap() == held);
     }
+    // Where one lies in pieces, and a piece.
+    let bytes = manifest.encode();
+    let places = vec![(SegmentId::new(9), 8192), (SegmentId::new(10), 4096)];
+    let pieces = Pieces::of(&manifest, &bytes, places);
+    assert_eq!(Pieces::decode(&pieces.encode()).unwrap(), Some(pieces.clone()));
+    assert!(Manifest::decode(&pieces.encode()).is_err() && Manifest::check(&pieces.encode()).is_ok());
+    pinned("settled-manifest-6", &newer.manifest(&pieces.encode()).unwrap().head);
+    pinned("settled-piece", &newer.piece(&bytes[..10]).unwrap().head);
     let mut old = manifest;
     old.generations[0].shares.clear();
     let bytes = &fixture("settled-manifest")[SETTLED_FRAME..];
