@@ -234,6 +234,14 @@ impl Catalogue {
         }
     }
 
+    /// Bookmarks of a volume behind this record that another catalogue has just so are shared with it: there may be a million, and they
+    /// need not be there twice.
+    pub fn share_bookmarks(&mut self, volume: VolumeId, behind: Lsn, like: &Self) {
+        if let Some(like) = like.volume(volume) {
+            self.change(volume, |v| v.bookmarks.share_with(&like.bookmarks, behind));
+        }
+    }
+
     /// A bookmark's point is gone: its name is free.
     pub fn forget_bookmark(&mut self, volume: VolumeId, name: &Name) {
         self.change(volume, |v| v.forget_bookmark(name));

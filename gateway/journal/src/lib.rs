@@ -42,7 +42,9 @@ pub mod writer;
 pub use error::FormatError;
 pub use frame::{FrameHeader, FrameKind};
 pub use ledger::{Digest, EntryNo, Head, LEDGER_FILE, Ledger};
-pub use manifest::{Generation, Kept, KeptPoint, Manifest, RegionPlace, RegionRange, SettledSegment, Share};
+pub use manifest::{
+    Generation, Kept, KeptPoint, Manifest, Pieces, RegionPlace, RegionRange, SettledSegment, Share,
+};
 pub use mark::{Aged, MARK_BYTES, MARK_FILE, Mark, Uncounted};
 pub use meta::{GateMove, GateStep, Hold, ImageId, ImageRecord, MetaRecord};
 pub use newer::{FORMAT, may_be_rot, newer_frame, newer_header};

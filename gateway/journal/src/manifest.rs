@@ -3,6 +3,8 @@
 //! It stands in the last segment a settle writes, with a copy beside the segments; the highest sound one counts. From it
 //! and the log behind [`Manifest::through`] everything else can be built again.
 
+mod pieces;
+
 use std::collections::BTreeMap;
 
 use prost::Message;
@@ -17,6 +19,8 @@ use crate::segment::StoreId;
 use crate::shortage::{PShortage, Shortage, shortage_in, shortage_out};
 use crate::units::{RegionNo, SegmentId};
 
+pub use pieces::Pieces;
+
 const WHAT: &str = "manifest";
 /// 1 says nothing of the shares of volumes.
 const VERSION: u32 = 2;
@@ -26,6 +30,8 @@ const VERSION_WITH_PACKS: u32 = 3;
 const VERSION_WITH_RUNS: u32 = 4;
 /// One of these, compressed.
 const VERSION_PACKED: u32 = 5;
+/// No manifest, but where the pieces of one of these lie.
+const VERSION_IN_PIECES: u32 = 6;
 /// Fast: it is written with each settle, and most of what it holds is names and times that look alike.
 const PACKED_LEVEL: i32 = 1;
 /// No manifest is longer.
@@ -497,7 +503,8 @@ impl Manifest {
             0 => Err(FormatError::malformed(WHAT, "without a version")),
             1..=VERSION_WITH_RUNS => Self::from_twin(twin),
             VERSION_PACKED => Self::from_twin(unpacked(bytes)?),
-            version => Err(FormatError::Newer { what: WHAT, version, known: VERSION_PACKED }),
+            VERSION_IN_PIECES => Err(malformed("it lies in pieces elsewhere")),
+            version => Err(FormatError::Newer { what: WHAT, version, known: VERSION_IN_PIECES }),
         }
     }
 

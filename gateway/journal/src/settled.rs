@@ -6,7 +6,7 @@
 //!           32 settle u64         40 end u32                    44 frames u32     48 hash of its last frame u64
 //!           56 manifest at u32 (0: none)                        60 zero …
 //!  frame     0 magic "CGSFRAM" 1   8 xxh3-64 of 16..64 + table  16 store u64      24 segment u32   28 number u32
-//!           32 kind u16 (1 run, 2 manifest)  34 zero u16        36 table u32      40 body u32      44 span u32
+//!           32 kind u16 (1 run, 2 manifest, 3 piece of one)     34 zero u16        36 table u32      40 body u32      44 span u32
 //!           48 volume u64         56 region u32                 60 zero u32       64 table, body, zeroes
 //!  run      table: a run of versions whose places are in this frame's body; body: their units, copied verbatim, and packs
 //!           (pack.rs), of which several versions of the run are members, one after the other
@@ -35,6 +35,7 @@ const FRAME: &str = "settled frame";
 const FIXED: usize = 128;
 const KIND_RUN: u16 = 1;
 const KIND_MANIFEST: u16 = 2;
+const KIND_PIECE: u16 = 3;
 
 /// Bytes of a settled frame's header.
 pub const SETTLED_FRAME: usize = 64;
@@ -121,8 +122,10 @@ fn put_sum(bytes: &mut [u8]) -> u64 {
 pub enum SettledKind {
     /// Versions of a region, with their units.
     Run(VolumeId, RegionNo),
-    /// The manifest of the settle.
+    /// The manifest of the settle, or where its pieces lie.
     Manifest,
+    /// A piece of a manifest that is longer than a segment.
+    Piece,
 }
 
 /// A settled frame's header.
@@ -167,6 +170,7 @@ impl SettledFrame {
         let kind = match kind {
             KIND_RUN => SettledKind::Run(volume, region),
             KIND_MANIFEST => SettledKind::Manifest,
+            KIND_PIECE => SettledKind::Piece,
             other => return Err(FormatError::malformed(FRAME, format!("unknown kind {other}"))),
         };
         let used = u64::from(SETTLED_FRAME_BYTES) + u64::from(table) + u64::from(body);
@@ -258,6 +262,11 @@ impl SettledWriter {
         Some(laid)
     }
 
+    /// Lays a piece of a manifest. `None` when the segment has no room for it.
+    pub fn piece(&mut self, piece: &[u8]) -> Option<SettledLaid> {
+        self.lay(SettledKind::Piece, piece, 0)
+    }
+
     /// The header of the segment as it stands.
     #[must_use]
     pub const fn header(&self) -> SettledHeader {
@@ -281,6 +290,7 @@ impl SettledWriter {
         let (code, volume, region) = match kind {
             SettledKind::Run(volume, region) => (KIND_RUN, volume, region),
             SettledKind::Manifest => (KIND_MANIFEST, VolumeId::new(0), RegionNo::new(0)),
+            SettledKind::Piece => (KIND_PIECE, VolumeId::new(0), RegionNo::new(0)),
         };
         let mut head = Vec::with_capacity(SETTLED_FRAME + table.len());
         head.extend_from_slice(&FRAME_MAGIC);

@@ -51,7 +51,7 @@ impl LastSums {
 
 impl Sums {
     pub(crate) fn new(kept: &Kept, policy: &RetentionPolicy) -> Self {
-        Self { points: kept.count(), stretches: last_shown(stretches(&kept.points, policy)) }
+        Self { points: kept.count(), stretches: stretches(&kept.points, policy).into() }
     }
 }
 
@@ -70,35 +70,34 @@ enum Distance {
     Far,
 }
 
-/// `points`, ascending, as stretches; a tier of the policy that kept them may leave out every other one.
-fn stretches(points: &[KeptPoint], policy: &RetentionPolicy) -> Vec<StretchView> {
+/// `points`, ascending, as stretches, the last [`SHOWN`] of them; a tier of the policy that kept them may leave out every other one.
+fn stretches(points: &[KeptPoint], policy: &RetentionPolicy) -> VecDeque<StretchView> {
     let view = |p: &KeptPoint| KeptView { lsn: p.lsn, time: p.captured_at };
-    let mut found: Vec<(StretchView, Option<Distance>)> = Vec::new();
+    let mut found: VecDeque<StretchView> = VecDeque::new();
+    let mut of: Option<Distance> = None;
     let mut before: Option<&KeptPoint> = None;
     for point in points {
         let distance = before.replace(point).map(|before| distance(before, point, policy));
-        let goes_on = |of: &Option<Distance>| match (of, distance) {
+        let goes_on = match (of, distance) {
             (_, None | Some(Distance::Far)) => false,
-            (of, distance) => of.is_none() || *of == distance,
+            (of, distance) => of.is_none() || of == distance,
         };
-        match found.last_mut().filter(|(_, of)| goes_on(of)) {
-            Some((stretch, of)) => {
-                (stretch.last, *of) = (view(point), distance);
+        match found.back_mut().filter(|_| goes_on) {
+            Some(stretch) => {
+                (stretch.last, of) = (view(point), distance);
                 stretch.points += point.count();
                 stretch.every_write = distance == Some(Distance::None);
             }
             None => {
-                let stretch = StretchView {
-                    first: view(point),
-                    last: view(point),
-                    points: point.count(),
-                    every_write: false,
-                };
-                found.push((stretch, None));
+                // Points that stand alone may be a million: those that are not shown take no memory.
+                found.drain(..(found.len() + 1).saturating_sub(SHOWN));
+                let (first, last, points) = (view(point), view(point), point.count());
+                found.push_back(StretchView { first, last, points, every_write: false });
+                of = None;
             }
         }
     }
-    found.into_iter().map(|(stretch, _)| stretch).collect()
+    found
 }
 
 fn distance(before: &KeptPoint, point: &KeptPoint, policy: &RetentionPolicy) -> Distance {
@@ -158,8 +157,19 @@ mod tests {
         assert!(found.len() <= 6, "{found:?}");
         let longest = found.iter().max_by_key(|s| s.points).unwrap();
         assert!(longest.every_write && longest.points >= 99_999, "{longest:?}");
-        assert_eq!(found.last().unwrap().points, 1, "one that stands alone");
+        assert_eq!(found.back().unwrap().points, 1, "one that stands alone");
         assert_eq!((found[0].first.lsn.get(), found[0].every_write), (100, false));
         assert_eq!(stretches(&[], &policy), []);
+    }
+
+    /// Bookmarks of a year, none of them near to another.
+    #[test]
+    fn of_points_that_stand_alone_only_those_are_gathered_that_are_shown() {
+        let policy = RetentionPolicy { tiers: Vec::new(), ..RetentionPolicy::default() };
+        let points: Vec<KeptPoint> = (1..=100_000).map(|n| point(n * 10, n * 1000)).collect();
+        let found = stretches(&points, &policy);
+        assert!(found.capacity() <= 2 * SHOWN, "memory for {}", found.capacity());
+        assert_eq!((found.len(), found.back().unwrap().last.lsn.get()), (SHOWN, 1_000_000));
+        assert_eq!(found[0].first.lsn.get(), (100_000 - 999) * 10);
     }
 }

@@ -120,7 +120,7 @@ pub(crate) fn bookmark(volume: &Volume, name: &Name, point: &BookmarkPoint, stor
         lsn: point.at.lsn,
         time: point.at.at,
         consistency: point.consistency,
-        note: point.note.clone(),
+        note: point.note.to_string(),
         selectable: volume.selectable(lsn).is_ok()
             && store.check_kept(id, lsn).is_ok()
             && store.check_whole(id, lsn).is_ok(),

@@ -24,17 +24,20 @@ pub(crate) struct MapCache {
     uses: u64,
     bytes: u64,
     limit: u64,
+    /// How often it was cleared: what was made before is not put in behind.
+    cleared: u64,
 }
 
 impl MapCache {
     pub(crate) fn new(limit: u64) -> Self {
-        Self { maps: HashMap::new(), by_use: BTreeMap::new(), uses: 0, bytes: 0, limit }
+        Self { maps: HashMap::new(), by_use: BTreeMap::new(), uses: 0, bytes: 0, limit, cleared: 0 }
     }
 
     fn clear(&mut self) {
         self.maps.clear();
         self.by_use.clear();
         self.bytes = 0;
+        self.cleared += 1;
     }
 
     fn get(&mut self, key: &Key) -> Option<Arc<RegionMap>> {
@@ -109,11 +112,13 @@ impl Shared {
         }
         Counters::add(&self.counters.map_misses, 1);
         loop {
+            let cleared = lock(&self.maps).cleared;
             let snapshot = self.snapshot(volume, region, point)?;
             let built = self.build(volume, region, point, &snapshot);
-            // A settle that ended meanwhile may have taken rows away that this was reading.
+            // A settle that ended meanwhile may have taken rows away that this was reading; one that failed may have moved them, and
+            // they may have been found wrong.
             let mut maps = lock(&self.maps);
-            if !Arc::ptr_eq(&snapshot.layout, &read(&self.published).layout) {
+            if maps.cleared != cleared || !Arc::ptr_eq(&snapshot.layout, &read(&self.published).layout) {
                 continue;
             }
             let map = Arc::new(built?);

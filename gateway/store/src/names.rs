@@ -102,18 +102,22 @@ impl Step {
     }
 }
 
-/// Completes a state with the names that the index has in rows of their own.
+/// Completes a state with the names that the index has in rows of their own; those that `like` has are shared with it.
 ///
 /// # Errors
 /// When it cannot be read, or has others.
-pub(crate) fn complete(index: &dyn IndexStore, state: &mut IndexState) -> Result<(), IndexError> {
+pub(crate) fn complete(
+    index: &dyn IndexStore,
+    state: &mut IndexState,
+    like: &Catalogue,
+) -> Result<(), IndexError> {
     let Some(expected) = state.names else { return Ok(()) };
     let ((from, to), catalogue) = (range(), Arc::make_mut(&mut state.catalogue));
     let (mut found, mut outcome) = (Tally::default(), Ok(()));
     index.scan(Table::State, &from, &to, &mut |key, value| {
         let key = key.strip_prefix(keys::NAMES).unwrap_or_default();
         found.add(key, value);
-        outcome = catalogue.take_row(key, value);
+        outcome = catalogue.take_row(key, value, like);
         outcome.is_ok()
     })?;
     outcome.map_err(|e| IndexError::new(e.to_string()))?;
@@ -194,7 +198,7 @@ mod tests {
     fn read(index: &MemoryIndex) -> Result<IndexState, IndexError> {
         let bytes = index.get(Table::State, keys::STATE).unwrap().unwrap();
         let mut state = state::decode(&bytes, StoreId::new(7)).unwrap();
-        complete(index, &mut state).map(|()| state)
+        complete(index, &mut state, &Catalogue::default()).map(|()| state)
     }
 
     #[test]

@@ -13,6 +13,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
+use gateway_image::Catalogue;
 use gateway_journal::table::{decode_meta, decode_records, placed};
 use gateway_journal::{
     Expected, Found, FrameHeader, FrameKind, GroupNo, Manifest, Mark, Records, RegionNo, SEGMENT_HEADER,
@@ -134,11 +135,11 @@ fn recover_with(
     let mark = stored.filter(|m| m.store == store).unwrap_or(unknown);
     renew_copy(survey.settled.manifest.as_ref(), manifests);
     let settled = settled_state(&survey, store)?;
-    let trail = Trail::new(store, settled_state(&survey, store)?);
+    let trail = Trail::new(store, settled.clone());
     // What it tells of the manifest it tells all the same.
     let opened = condemned.map_or(opened, |why| Err(IndexError::new(why)));
     let found = (&survey, mark.durable.as_ref());
-    let (index, known, damage) = open_index(opened, opener, store, found, pool)?;
+    let (index, known, damage) = open_index(opened, opener, (store, trail.catalogue()), found, pool)?;
     let (next_settle, next_segment) = given_out(&*index, &survey)?;
     // Numbers that the index leads to are never given out again, whatever became of those segments.
     let through = known.as_ref().map_or(SegmentId::new(0), |(state, _)| state.through.0);
@@ -232,12 +233,12 @@ type Opened = (Arc<dyn IndexStore>, Option<Known>, Vec<Damage>);
 fn open_index(
     opened: Result<Arc<dyn IndexStore>, IndexError>,
     opener: &dyn IndexOpener,
-    store: StoreId,
+    (store, like): (StoreId, &Catalogue),
     (survey, mark): (&Survey, Option<&Sealed>),
     pool: &SegmentPool,
 ) -> Result<Opened, StoreError> {
     match opened {
-        Ok(index) => match read_state(&*index, store).and_then(|state| adopt(&*index, survey, state)) {
+        Ok(index) => match read_state(&*index, store, like).and_then(|state| adopt(&*index, survey, state)) {
             Ok(Some((state, _)))
                 if survey.is_whole(mark) && is_back(&lost(&*index)?, &state.damage, (survey, pool)) =>
             {
@@ -327,11 +328,12 @@ fn has_rows(index: &dyn IndexStore, survey: &Survey, settle: u64) -> Result<bool
     Ok(settle > 0)
 }
 
-fn read_state(index: &dyn IndexStore, store: StoreId) -> Result<Option<Known>, IndexError> {
+/// What it knows of names that `like` has as well is shared with that.
+fn read_state(index: &dyn IndexStore, store: StoreId, like: &Catalogue) -> Result<Option<Known>, IndexError> {
     let Some(bytes) = index.get(Table::State, keys::STATE)? else { return Ok(None) };
     let mut state =
         state::decode(&bytes, store).ok_or_else(|| IndexError::new("its state is not readable".into()))?;
-    names::complete(index, &mut state)?;
+    names::complete(index, &mut state, like)?;
     let mut groups = Vec::new();
     let (from, to) = (keys::group(GroupNo::new(0)), keys::group(state.group));
     index.scan(Table::State, &from, &to, &mut |key, value| {

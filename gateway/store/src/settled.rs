@@ -33,7 +33,7 @@ pub(crate) fn read_frame(
 pub(crate) fn versions_in(frame: &SettledFrame, at: u32, table: &[u8]) -> Result<Vec<Version>, String> {
     match frame.kind {
         SettledKind::Run(..) => decode_settled_run(frame, at, table).map_err(|e| e.to_string()),
-        SettledKind::Manifest => Ok(Vec::new()),
+        SettledKind::Manifest | SettledKind::Piece => Ok(Vec::new()),
     }
 }
 

@@ -136,7 +136,7 @@ struct PGroup {
 }
 
 /// What the index knows about itself.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(crate) struct IndexState {
     pub(crate) group: GroupNo,
     pub(crate) through: (SegmentId, Start),

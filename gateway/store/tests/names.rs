@@ -11,6 +11,7 @@
 
 mod common;
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use common::lab::{Lab, policy};
@@ -172,4 +173,82 @@ fn names_that_come_and_go_are_the_same_with_and_without_an_index() {
     let catalogue = lab.store().catalogue();
     let known = catalogue.volume(lab.volume()).unwrap();
     assert!(known.bookmark_count() < next && known.marks().len() < 12 * 700, "some of them went");
+}
+
+/// More bookmarks than fit into a segment however they are packed: names that look like no others.
+#[test]
+fn a_list_that_fits_into_no_segment_lies_in_several() {
+    let mut lab = Lab::new(43, policy(10, &[], 1_000_000_000));
+    lab.disk.config.segment_len = 64 << 10;
+    lab.open();
+    lab.write(30, 1);
+    marks(&mut lab, 1, 300);
+    let left = lab.store().catalogue().volume(lab.volume()).unwrap().marks().len();
+    hold_all(&lab);
+    let mut named = 0;
+    for _ in 0..6 {
+        for _ in 0..8 {
+            let all = (named..named + 100).map(|n: u64| {
+                let [a, b] = [1, 2]
+                    .map(|k| (n + k * 1_000_003).wrapping_mul(0x9E37_79B9_7F4A_7C15).wrapping_add(n << 17));
+                lab.workload.bookmark(&format!("{a:016x}{:016x}", b ^ (b >> 29)).parse().unwrap())
+            });
+            let batch = joined(all);
+            lab.append(&batch);
+            named += 100;
+        }
+        lab.more(20, 1);
+        lab.clock.advance(Duration::from_secs(500));
+        lab.settle();
+    }
+    let sealed = lab.disk.manifest.load().unwrap();
+    assert!(sealed.len() > 2 * (64 << 10), "{} bytes", sealed.len());
+    let settled = |lab: &Lab| lab.store().kept(lab.volume()).unwrap().points.len();
+    let listed = settled(&lab);
+    assert!(listed as u64 >= named, "{listed}");
+    let told = verify(&lab);
+    assert_eq!(told, []);
+    // It is found in the segments, without the index, and without the copy.
+    for (with_index, with_copy) in [(true, true), (false, true), (true, false), (false, false)] {
+        lab.store = None;
+        if !with_index {
+            lab.disk.index = MemoryIndex::new();
+        }
+        if !with_copy {
+            lab.disk.manifest.store(&[]).unwrap();
+        }
+        lab.open();
+        let catalogue = lab.store().catalogue();
+        let known = catalogue.volume(lab.volume()).unwrap();
+        assert_eq!(
+            (known.bookmark_count() as u64, known.marks().len()),
+            (named, left),
+            "nothing went for it"
+        );
+        assert_eq!(settled(&lab), listed);
+        assert!(known.bookmark_lsns().all(|lsn| lab.store().check_kept(lab.volume(), lsn).is_ok()));
+        assert!(!with_copy || verify(&lab) == told);
+        lab.check(300);
+    }
+    // And it goes on: segments of lists that count no more are none of the store's, nor are those that count taken for rubbish.
+    for _ in 0..6 {
+        lab.more(20, 1);
+        lab.clock.advance(Duration::from_secs(500));
+        assert!(lab.settle() > 0);
+        lab.check(300);
+        let sealed = lab.disk.manifest.load().unwrap();
+        let generations = Manifest::unseal(&sealed).unwrap().generations;
+        let of_blocks: BTreeSet<_> =
+            generations.iter().flat_map(|g| &g.segments).map(|s| s.segment).collect();
+        let of_lists = |lab: &Lab| lab.store().status().settled_segments - of_blocks.len() as u64;
+        let most = (sealed.len() / (32 << 10)) as u64 + 1;
+        assert!((2..=most).contains(&of_lists(&lab)), "{} for {} bytes", of_lists(&lab), sealed.len());
+        let before = of_lists(&lab);
+        lab.open();
+        assert_eq!(of_lists(&lab), before);
+    }
+}
+
+fn verify(lab: &Lab) -> Vec<gateway_store::Finding> {
+    lab.store().verify(gateway_store::Scope::default(), &mut |_| true).unwrap().findings
 }

@@ -9,7 +9,7 @@ pub const MAX_NAME: usize = 200;
 /// A valid name: 1 to [`MAX_NAME`] letters, digits, `.`, `_` or `-`, and nothing that reads as another form
 /// of a point in time (`now`, `-10m`) or of a path (`.`, `..`).
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Name(String);
+pub struct Name(Box<str>);
 
 /// Why a text is no name.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -49,7 +49,7 @@ impl FromStr for Name {
         if matches!(text, "." | "..") || text.eq_ignore_ascii_case("now") || text.starts_with('-') {
             return Err(NameError::Reserved(text.to_owned()));
         }
-        Ok(Self(text.to_owned()))
+        Ok(Self(text.into()))
     }
 }
 

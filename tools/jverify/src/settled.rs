@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use gateway_journal::pack::Unpacker;
 use gateway_journal::settled::{check_settled, decode_settled_run};
 use gateway_journal::{
-    FormatError, Manifest, Place, RegionNo, SEGMENT_HEADER, SETTLED_FRAME, SegmentId, SettledFrame,
+    FormatError, Manifest, Pieces, Place, RegionNo, SEGMENT_HEADER, SETTLED_FRAME, SegmentId, SettledFrame,
     SettledHeader, SettledKind, SettledSegment, StoreId, Version,
 };
 use tap_block::VolumeId;
@@ -64,7 +64,7 @@ impl Settled {
         for (path, header) in self.files.values() {
             let Some(at) = header.manifest else { continue };
             let newest = best.as_ref().is_none_or(|b: &Manifest| b.settle <= header.settle);
-            match read_manifest(path, header, at) {
+            match self.read_manifest(path, header, at) {
                 Ok(found) if newest => {
                     in_segments = found.settle;
                     best = Some(found);
@@ -110,7 +110,8 @@ impl Settled {
     fn live(&self) -> BTreeSet<SegmentId> {
         let Some(manifest) = &self.manifest else { return BTreeSet::new() };
         let home = |(id, (_, h)): (&SegmentId, &(PathBuf, SettledHeader))| {
-            (h.settle == manifest.settle && h.manifest.is_some()).then_some(*id)
+            // Pieces of a manifest may lie in segments that hold nothing else.
+            (h.settle == manifest.settle).then_some(*id)
         };
         let listed = manifest.generations.iter().flat_map(|g| &g.segments).map(|s| s.segment);
         listed.chain(self.files.iter().filter_map(home)).collect()
@@ -264,16 +265,41 @@ impl From<String> for Unread {
     }
 }
 
-fn read_manifest(path: &Path, header: &SettledHeader, at: u32) -> Result<Manifest, Unread> {
+impl Settled {
+    fn read_manifest(&self, path: &Path, header: &SettledHeader, at: u32) -> Result<Manifest, Unread> {
+        let table = table_at(path, (header.segment, at), SettledKind::Manifest)?;
+        let of = |e| unread(path, &e);
+        let Some(pieces) = Pieces::decode(&table).map_err(of)? else {
+            return Manifest::decode(&table).map_err(of);
+        };
+        pieces.join(|segment, at| {
+            let gone = || Unread::Damaged(format!("a piece of it lay in {segment}, which is gone"));
+            let (path, _) = self.files.get(&segment).ok_or_else(gone)?;
+            table_at(path, (segment, at), SettledKind::Piece)
+        })
+    }
+}
+
+fn table_at(path: &Path, (segment, at): (SegmentId, u32), kind: SettledKind) -> Result<Vec<u8>, Unread> {
     let bytes = fs::read(path).map_err(|e| e.to_string())?;
     let (frame, table, _) = frame_at(&bytes, at)?;
-    if frame.kind != SettledKind::Manifest || frame.segment != header.segment {
-        return Err(Unread::Damaged("no manifest where its header says".into()));
+    match (frame.kind, frame.segment) == (kind, segment) {
+        true => Ok(table.to_vec()),
+        false => Err(Unread::Damaged(format!("nothing of it is at {at} of {segment}"))),
     }
-    Manifest::decode(table).map_err(|e| match refuse_newer(path, &e) {
+}
+
+fn unread(path: &Path, why: &FormatError) -> Unread {
+    match refuse_newer(path, why) {
         Err(newer) => Unread::Newer(newer),
-        Ok(()) => Unread::Damaged(e.to_string()),
-    })
+        Ok(()) => Unread::Damaged(why.to_string()),
+    }
+}
+
+impl From<FormatError> for Unread {
+    fn from(why: FormatError) -> Self {
+        Self::Damaged(why.to_string())
+    }
 }
 
 fn refuse_newer(path: &Path, why: &FormatError) -> Result<(), VerifyError> {

@@ -484,3 +484,43 @@ fn a_store_of_a_newer_format_is_no_damaged_one() {
     write_at(&files(tmp.path())[0], 7, &[3]);
     assert_eq!(jverify(tmp.path()).status.code(), Some(1));
 }
+
+/// More bookmarks than fit into a segment, with names that look like no others.
+#[test]
+fn a_manifest_in_pieces_is_found_in_its_segments_and_is_none_without_one_of_them() {
+    let tmp = tempfile::tempdir().unwrap();
+    let mut config = StoreConfig::new(tmp.path().to_owned());
+    (config.segment_len, config.spare_segments, config.group_versions) = (256 << 10, 0, 50);
+    (config.settle_each, config.ledger_each) = (None, None);
+    let store = Store::open(config, Arc::new(RealClock)).unwrap();
+    let (every_write, tiers) = (std::time::Duration::ZERO, Vec::new());
+    let policy = gateway_journal::RetentionPolicy { every_write, tiers, ..Default::default() };
+    let (sender, receiver) = channel();
+    let record = gateway_journal::MetaRecord::PolicySet { volume: None, policy: Some(policy) };
+    store.record(record, Box::new(move |outcome| drop(sender.send(outcome))));
+    receiver.recv().unwrap().unwrap();
+    let mut workload = Workload::new(7);
+    workload.history(50).into_iter().for_each(|batch| append(&store, batch));
+    let hash = |n: u64| (n + 3).wrapping_mul(0x9E37_79B9_7F4A_7C15);
+    for first in (0..10_000).step_by(100) {
+        let mut marks = (first..first + 100).map(|n| {
+            let (a, b) = (hash(n * 2), hash(n * 2 + 1));
+            workload.bookmark(&format!("{:016x}{:016x}", a ^ (a >> 29), b ^ (b >> 31)).parse().unwrap())
+        });
+        let mut batch = marks.next().unwrap();
+        marks.for_each(|more| batch.entries.extend(more.entries));
+        append(&store, batch);
+        append(&store, workload.batch(6));
+    }
+    settle(&store);
+    drop(store);
+    fs::remove_file(tmp.path().join("SETTLED")).unwrap();
+    let report = jverify::verify(tmp.path()).unwrap();
+    assert!(report.sound && report.volumes.iter().any(|v| v.settled_bytes > 0), "{report}");
+    let is_piece = |path: &&PathBuf| fs::read(path).unwrap().get(4096 + 32).is_some_and(|kind| *kind == 3);
+    let pieces = files(tmp.path());
+    let piece = pieces.iter().find(is_piece).unwrap();
+    write_at(piece, 4096 + 1000, b"something else");
+    let report = jverify::verify(tmp.path()).unwrap();
+    assert!(!report.sound && report.to_string().contains("the manifest of settle"), "{report}");
+}

@@ -417,13 +417,14 @@ pub(super) fn bookmark_out((name, point): (&Name, &BookmarkPoint)) -> PBookmark 
         name: name.to_string(),
         at: Some(passed_out(point.at)),
         consistency: code(&CONSISTENCIES, &point.consistency),
-        note: point.note.clone(),
+        note: point.note.to_string(),
     }
 }
 
 pub(super) fn bookmark_in(twin: PBookmark) -> Result<(Name, BookmarkPoint), CatalogueError> {
     let consistency = value(&CONSISTENCIES, twin.consistency, "consistency")?;
-    Ok((name_in(&twin.name)?, BookmarkPoint { at: needed(twin.at)?, consistency, note: twin.note }))
+    let (at, note) = (needed(twin.at)?, twin.note.into());
+    Ok((name_in(&twin.name)?, BookmarkPoint { at, consistency, note }))
 }
 
 fn sync_out(sync: &SyncSpan) -> PSync {

@@ -47,17 +47,19 @@ impl Catalogue {
         rows
     }
 
-    /// Takes in a row of a catalogue whose other part this is. They come in the order of their keys.
+    /// Takes in a row of a catalogue whose other part this is. They come in the order of their keys. Bookmarks that `like` has just so
+    /// are shared with it.
     ///
     /// # Errors
     /// [`CatalogueError`] when it is none of its rows.
-    pub fn take_row(&mut self, key: &[u8], value: &[u8]) -> Result<(), CatalogueError> {
+    pub fn take_row(&mut self, key: &[u8], value: &[u8], like: &Self) -> Result<(), CatalogueError> {
         let (kind, rest) = key.split_first().ok_or_else(|| malformed("a row without a key"))?;
         let (id, rest) = rest.split_first_chunk::<8>().ok_or_else(|| malformed("a row of no volume"))?;
-        let volume = self.volumes.get_mut(&VolumeId::new(u64::from_be_bytes(*id)));
+        let id = VolumeId::new(u64::from_be_bytes(*id));
+        let volume = self.volumes.get_mut(&id);
         let volume = Arc::make_mut(volume.ok_or_else(|| malformed("a row of a volume that is not there"))?);
         match *kind {
-            BOOKMARK => volume.take_bookmark(rest, value),
+            BOOKMARK => volume.take_bookmark(rest, value, like.volume(id).map(|like| &like.bookmarks)),
             MARKS => volume.take_marks(rest, value),
             other => Err(malformed(format!("a row of the kind {other}"))),
         }
@@ -65,11 +67,19 @@ impl Catalogue {
 }
 
 impl Volume {
-    fn take_bookmark(&mut self, name: &[u8], value: &[u8]) -> Result<(), CatalogueError> {
+    fn take_bookmark(
+        &mut self,
+        name: &[u8],
+        value: &[u8],
+        like: Option<&Bookmarks>,
+    ) -> Result<(), CatalogueError> {
         let name = str::from_utf8(name).map_err(malformed)?;
         let twin = PBookmark::decode(value).map_err(malformed)?;
         let (name, point) = bookmark_in(PBookmark { name: name.to_owned(), ..twin })?;
-        self.bookmarks.insert(name, point);
+        match like {
+            Some(like) => self.bookmarks.insert_as_in(like, name, point),
+            None => self.bookmarks.insert(name, point),
+        }
         Ok(())
     }
 

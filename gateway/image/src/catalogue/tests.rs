@@ -380,7 +380,7 @@ fn kept_as_rows(rows: &mut Rows, before: &Catalogue, now: &Catalogue) -> usize {
         assert_ne!(change.now, change.before);
     }
     let mut back = Catalogue::decode(&now.encode_beside_rows()).unwrap();
-    rows.iter().for_each(|(key, value)| back.take_row(key, value).unwrap());
+    rows.iter().for_each(|(key, value)| back.take_row(key, value, &Catalogue::new()).unwrap());
     assert_eq!(back, *now);
     assert_eq!(now.rows_since(&back), [], "they lie in the same rows");
     changes.len()
@@ -447,18 +447,21 @@ fn rows_have_the_bytes_that_they_always_had_and_others_are_refused() {
     let beside = || Catalogue::decode(&tape.catalogue.encode_beside_rows()).unwrap();
     for row in &rows {
         let value = row.now.as_ref().unwrap();
-        beside().take_row(&row.key, value).unwrap();
-        assert!(Catalogue::new().take_row(&row.key, value).is_err(), "of no volume");
+        beside().take_row(&row.key, value, &Catalogue::new()).unwrap();
+        assert!(Catalogue::new().take_row(&row.key, value, &Catalogue::new()).is_err(), "of no volume");
         let mut twice = beside();
-        twice.take_row(&row.key, value).unwrap();
+        twice.take_row(&row.key, value, &Catalogue::new()).unwrap();
         let is_list = row.key[0] == 2;
-        assert_eq!(twice.take_row(&row.key, value).is_err(), is_list);
+        assert_eq!(twice.take_row(&row.key, value, &Catalogue::new()).is_err(), is_list);
         for (cut, at) in (0..row.key.len()).map(|cut| (cut, &row.key[..cut])) {
             // A name that is cut off is a name.
-            assert!(beside().take_row(at, value).is_err() || (!is_list && cut > 9), "{cut}");
+            assert!(
+                beside().take_row(at, value, &Catalogue::new()).is_err() || (!is_list && cut > 9),
+                "{cut}"
+            );
         }
-        assert!(beside().take_row(&[&[3], &row.key[1..]].concat(), value).is_err());
-        (0..value.len()).for_each(|cut| drop(beside().take_row(&row.key, &value[..cut])));
+        assert!(beside().take_row(&[&[3], &row.key[1..]].concat(), value, &Catalogue::new()).is_err());
+        (0..value.len()).for_each(|cut| drop(beside().take_row(&row.key, &value[..cut], &Catalogue::new())));
     }
 }
 

@@ -389,7 +389,7 @@ impl Volume {
 
     /// The first that has a name keeps it, until it is forgotten: whoever was told of that point finds it under its name.
     pub(super) fn bookmark(&mut self, at: Passed, mark: &Bookmark) {
-        let point = BookmarkPoint { at, consistency: mark.consistency, note: mark.note.clone() };
+        let point = BookmarkPoint { at, consistency: mark.consistency, note: mark.note.as_str().into() };
         if self.bookmarks.get(&mark.name).is_none() {
             self.bookmarks.insert(mark.name.clone(), point);
             if self.gone_bookmark(&mark.name).is_some() {
@@ -403,7 +403,7 @@ impl Volume {
         let bookmarks = &mut self.bookmarks;
         let forgotten = gone.iter().filter_map(|(lsn, name)| {
             bookmarks.get(name).filter(|there| there.at.lsn == *lsn)?;
-            Some((name.clone(), bookmarks.remove(name)?.at))
+            Some((name.clone(), bookmarks.remove(name)?))
         });
         let known = Arc::make_mut(&mut self.gone);
         known.extend(forgotten);

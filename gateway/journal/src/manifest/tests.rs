@@ -280,3 +280,29 @@ fn points_join_when_nothing_is_between_them() {
     assert!(coarse.is_coarse() && !a.is_coarse(), "{coarse:?}");
     assert_eq!(b.joined(&KeptPoint { before: u32::MAX, ..a }), None);
 }
+
+#[test]
+fn pieces_are_joined_to_the_manifest_that_they_are_of_and_to_no_other() {
+    let manifest = manifest();
+    let bytes = manifest.encode();
+    let places: Vec<_> =
+        (1..).map(SegmentId::new).zip((4096..).step_by(8)).take(bytes.len().div_ceil(50)).collect();
+    let piece = |bytes: &[u8], segment: SegmentId| {
+        bytes.chunks(50).nth(usize::try_from(segment.get()).unwrap() - 1).unwrap().to_vec()
+    };
+    let join =
+        |pieces: &Pieces, bytes: &[u8]| pieces.join(|segment, _| Ok::<_, FormatError>(piece(bytes, segment)));
+    let pieces = Pieces::of(&manifest, &bytes, places);
+    assert_eq!(join(&pieces, &bytes), Ok(manifest.clone()));
+    let mut bad = bytes.clone();
+    bad[77] ^= 4;
+    assert_eq!(join(&pieces, &bad), Err(FormatError::Checksum(WHAT)));
+    let missing = Pieces { places: pieces.places[1..].to_vec(), ..pieces.clone() };
+    assert_eq!(join(&missing, &bytes), Err(FormatError::Checksum(WHAT)));
+    assert!(join(&Pieces { settle: pieces.settle + 1, ..pieces.clone() }, &bytes).is_err());
+    assert!(pieces.join(|_, _| Err(FormatError::Short(WHAT))).is_err());
+    assert_eq!(Pieces::decode(&bytes), Ok(None), "a whole one");
+    assert!(Manifest::check(&bytes).is_ok() && Manifest::check(&bytes[1..]).is_err());
+    let far = Pieces { bytes: MOST_BYTES + 1, ..pieces };
+    assert!(Pieces::decode(&far.encode()).is_err());
+}

@@ -6,8 +6,8 @@ use std::sync::Arc;
 
 use gateway_journal::run::encode_run;
 use gateway_journal::{
-    Generation, Manifest, RegionNo, RegionPlace, SEGMENT_HEADER, SegmentId, SettledFrame, SettledHeader,
-    SettledKind, SettledSegment, Share, StoreId, Version,
+    FormatError, Generation, Manifest, Pieces, RegionNo, RegionPlace, SEGMENT_HEADER, SegmentId,
+    SettledFrame, SettledHeader, SettledKind, SettledSegment, Share, StoreId, Version,
 };
 use tap_block::VolumeId;
 use tap_disk::{FileNo, SegmentFile, SegmentPool};
@@ -91,13 +91,13 @@ impl SettledFound {
             self.next = self.next.max(header.settle);
             let Some(at) = header.manifest.filter(|_| Some(header.store) == store) else { continue };
             newest = newest.max(header.settle);
-            match read_manifest(pool, *file, header, at) {
+            match read_manifest(pool, &self.files, (*file, header, at)) {
                 Ok(found) if best.as_ref().is_none_or(|b| b.settle <= found.settle) => {
                     found_in_segment = found.settle;
                     best = Some(found);
                 }
                 Ok(_) => {}
-                Err(Unread::Newer(why)) => return Err(why),
+                Err(Unread::Newer(why)) => refuse_newer_manifest(&header.segment.to_string(), &why)?,
                 Err(Unread::Damaged(why)) => {
                     info!("the manifest of settle {} in {}: {why}", header.settle, header.segment)
                 }
@@ -217,10 +217,8 @@ impl SettledFound {
     /// Is the segment needed?
     pub(super) fn is_live(&self, segment: SegmentId) -> bool {
         let Some(manifest) = &self.manifest else { return false };
-        let home = self
-            .files
-            .get(&segment)
-            .is_some_and(|(_, h)| h.manifest.is_some() && h.settle == manifest.settle);
+        // All that its own settle wrote: the manifest, or its pieces, may lie in segments that hold nothing else.
+        let home = self.files.get(&segment).is_some_and(|(_, h)| h.settle == manifest.settle);
         home || listed(manifest).any(|s| s == segment)
     }
 
@@ -310,29 +308,51 @@ fn listed(manifest: &Manifest) -> impl Iterator<Item = SegmentId> {
 
 fn read_manifest(
     pool: &SegmentPool,
-    no: FileNo,
-    header: &SettledHeader,
-    at: u32,
+    files: &BTreeMap<SegmentId, (FileNo, SettledHeader)>,
+    (no, header, at): (FileNo, &SettledHeader, u32),
 ) -> Result<Manifest, Unread> {
-    let file = pool.get(no).map_err(|e| Unread::Damaged(e.to_string()))?;
-    let (frame, table) = read_frame(&file, header.segment, at).map_err(Unread::Damaged)?;
-    if frame.kind != SettledKind::Manifest {
-        return Err(Unread::Damaged("no manifest where its header says".into()));
+    let table = read_of_kind(pool, no, (header.segment, at), SettledKind::Manifest)?;
+    let manifest = match Pieces::decode(&table)? {
+        None => Manifest::decode(&table)?,
+        Some(pieces) => pieces.join(|segment, at| {
+            let gone = || Unread::Damaged(format!("a piece of it lay in {segment}, which is gone"));
+            let (no, _) = files.get(&segment).ok_or_else(gone)?;
+            read_of_kind(pool, *no, (segment, at), SettledKind::Piece)
+        })?,
+    };
+    match manifest.settle == header.settle {
+        true => Ok(manifest),
+        false => Err(Unread::Damaged("of another settle".into())),
     }
-    match Manifest::decode(&table) {
-        Ok(manifest) if manifest.settle == header.settle => Ok(manifest),
-        Ok(_) => Err(Unread::Damaged("of another settle".into())),
-        Err(e) => match refuse_newer_manifest(file.name(), &e) {
-            Err(newer) => Err(Unread::Newer(newer)),
-            Ok(()) => Err(Unread::Damaged(e.to_string())),
-        },
+}
+
+fn read_of_kind(
+    pool: &SegmentPool,
+    no: FileNo,
+    (segment, at): (SegmentId, u32),
+    kind: SettledKind,
+) -> Result<Vec<u8>, Unread> {
+    let file = pool.get(no).map_err(|e| Unread::Damaged(e.to_string()))?;
+    let (frame, table) = read_frame(&file, segment, at).map_err(Unread::Damaged)?;
+    match frame.kind == kind {
+        true => Ok(table),
+        false => Err(Unread::Damaged(format!("nothing of it is at {at} of {segment}"))),
     }
 }
 
 /// Why a manifest was not read.
 enum Unread {
     Damaged(String),
-    Newer(StoreError),
+    Newer(FormatError),
+}
+
+impl From<FormatError> for Unread {
+    fn from(why: FormatError) -> Self {
+        match why {
+            FormatError::Newer { .. } => Self::Newer(why),
+            damage => Self::Damaged(damage.to_string()),
+        }
+    }
 }
 
 /// Rows of a generation on their way into the index: a region's frames are one row.

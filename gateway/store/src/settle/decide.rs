@@ -1,5 +1,6 @@
 //! What a pass leaves, decided before any of it is written: the log is followed a group at a time, and the pass ends before the
-//! group with which its list of points would not fit into a segment. What is held is listed in less detail before that.
+//! group with which its list of points would not fit into a segment. What is held is listed in less detail before that. Where that
+//! helps nothing, for most of the list are names and points that nothing lets go, it lies in several.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -8,7 +9,7 @@ use gateway_image::Catalogue;
 use gateway_image::catalogue::Volume;
 use gateway_journal::{GateMove, Generation, GroupNo, Kept, Manifest, SegmentId, Start, StoreId};
 use tap_block::units::count;
-use tap_block::{StreamId, VolumeId, WallTime};
+use tap_block::{Lsn, StreamId, VolumeId, WallTime};
 
 use super::coarse::{coarsen, listed};
 use super::gates::overruled;
@@ -51,7 +52,10 @@ pub(super) struct Decision {
     pub(super) went_past: Option<WentPast>,
 }
 
-/// A list of points does not fit into a segment: it has so many bytes.
+/// Bytes of the longest list, in however many segments.
+const LONGEST: u64 = 256 << 20;
+
+/// A list of points is too long: it has so many bytes.
 struct TooMuch(u64);
 
 /// Where the log was followed to.
@@ -68,6 +72,8 @@ struct Followed {
 /// Follows the log to the end of the plan's groups, or of as many as there may be, and decides which points are left.
 pub(super) fn decide(shared: &Shared, plan: &mut Plan, terms: &Terms) -> Result<Decision, StoreError> {
     let layout = Arc::clone(&read(&shared.published).layout);
+    let limit = room(shared);
+    let mut most = limit;
     loop {
         let mut followed = follow(shared, plan, &layout)?;
         if let Some(why) = followed.stopped.take_if(|_| followed.groups == 0) {
@@ -79,11 +85,12 @@ pub(super) fn decide(shared: &Shared, plan: &mut Plan, terms: &Terms) -> Result<
             // What lies before it is none the worse.
             continue;
         }
-        let limit = room(shared);
-        match leave(shared, plan, &layout, terms, (trail, window, limit)) {
+        match leave(shared, plan, &layout, terms, (trail, window), (limit, most)) {
             Ok(decision) => return Ok(Decision { went_past, ..decision }),
+            // It is that long without what these groups bring.
+            Err(_) if most == limit && (groups == 1 || is_long(shared, plan, &layout)) => most = LONGEST,
             Err(_) if groups > 1 => plan.groups.truncate(groups / 2),
-            Err(TooMuch(bytes)) => return Err(StoreError::ListTooLarge { bytes, limit }),
+            Err(TooMuch(bytes)) => return Err(StoreError::ListTooLarge { bytes, limit: most }),
         }
     }
 }
@@ -94,7 +101,7 @@ pub(super) fn decide_settled(shared: &Shared, plan: &Plan, terms: &Terms) -> Res
     let (trail, limit) = (Trail::clone(&layout.trail), u64::MAX);
     let window = trail.stand();
     let too_large = |TooMuch(bytes)| StoreError::ListTooLarge { bytes, limit };
-    leave(shared, plan, &layout, terms, (trail, window, limit)).map_err(too_large)
+    leave(shared, plan, &layout, terms, (trail, window), (limit, limit)).map_err(too_large)
 }
 
 fn follow(shared: &Shared, plan: &Plan, layout: &Layout) -> Result<Followed, StoreError> {
@@ -165,15 +172,24 @@ fn short_of((segment, end): (SegmentId, Start)) -> Damage {
     Damage { segment, from: end.at, to: end.at, detail, lost: Vec::new() }
 }
 
-/// Decides which points are left. `Err`: their list, of so many bytes, does not fit into a segment; then nothing is decided.
+/// Did the list of points not fit into a segment before?
+fn is_long(shared: &Shared, plan: &Plan, layout: &Layout) -> bool {
+    let state = layout.trail.encode();
+    manifest_bytes(shared, plan, &layout.kept, (&state, short::bytes(&layout.short)), Form::Packed)
+        > room(shared)
+}
+
+/// Decides which points are left. `Err`: their list, of so many bytes, is longer than it may be; then nothing is decided.
 fn leave(
     shared: &Shared,
     plan: &Plan,
     layout: &Layout,
     terms: &Terms,
-    (mut trail, window, limit): (Trail, Window, u64),
+    (mut trail, window): (Trail, Window),
+    (limit, most): (u64, u64),
 ) -> Result<Decision, TooMuch> {
     let catalogue = Arc::clone(&read(&shared.published).catalogue);
+    trail.share_bookmarks(&catalogue, |id| layout.kept.get(&id).map_or(Lsn::ZERO, |kept| kept.settled));
     let (mut overrules, mut state, mut bytes) = (Vec::new(), Vec::new(), 0);
     let mut shortages = layout.short.clone();
     let kept = shared.points.decide(|open| {
@@ -192,7 +208,7 @@ fn leave(
         let mut kept: BTreeMap<_, _> = volumes(&catalogue, &trail).filter_map(of).collect();
         let told = short::bytes(&shortages);
         (state, bytes) = fit(shared, plan, (&catalogue, terms.now), (&mut trail, &mut kept), (told, limit));
-        (bytes <= limit).then_some(kept)
+        (bytes <= most).then_some(kept)
     });
     let kept = kept.ok_or(TooMuch(bytes))?;
     let offered = all_points(&layout.kept) + window.records();
@@ -212,7 +228,8 @@ fn leave(
 
 /// What is known behind the groups as bytes, and how many the whole manifest has. Where those are too many, and most of them are
 /// of what is held, that is listed in less detail; where most are barrier marks, there are fewer. Of all else nothing can be left out:
-/// the manifest is packed. Only when that is too long as well, what is held and what is known pay for whatever it is.
+/// the manifest is packed, and lies in several segments. Only when that is too long as well, what is held and what is known pay for
+/// whatever it is.
 fn fit(
     shared: &Shared,
     plan: &Plan,
@@ -225,11 +242,11 @@ fn fit(
     trail.forget_harmless();
     let mut state = trail.encode();
     let mut bytes = manifest_bytes(shared, plan, kept, (&state, told), Form::Plain);
-    for form in [Form::Plain, Form::Packed] {
+    for (form, most) in [(Form::Plain, limit), (Form::Packed, limit.max(LONGEST))] {
         if bytes > limit && form == Form::Packed {
             bytes = manifest_bytes(shared, plan, kept, (&state, told), form);
         }
-        while bytes > limit {
+        while bytes > most {
             let known = if form == Form::Packed { state.len() } else { trail.catalogue().mark_bytes() };
             let held = listed(kept, catalogue, now);
             let is_fewer = count(known).saturating_mul(2) >= bytes && trail.halve_marks();

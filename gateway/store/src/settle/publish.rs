@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use gateway_journal::run::{decode_checkpoint, decode_run, encode_checkpoint};
-use gateway_journal::{Location, Manifest, Place, RegionNo, Version};
+use gateway_journal::{Location, Manifest, Place, RegionNo, SegmentId, Version};
 use tap_block::units::count;
 use tap_block::{Lsn, Position, StreamId, VolumeId};
 use tracing::warn;
@@ -36,8 +36,8 @@ pub(super) fn publish(
     let moved = move_checkpoints(shared, manifest, written.regions()).map_err(StoreError::from);
     let counting = lock(&shared.counting);
     let published = moved.and_then(|()| check_holds(shared, plan)).and_then(|()| written.publish(manifest));
-    let home = match published {
-        Ok(home) => home,
+    let homes = match published {
+        Ok(homes) => homes,
         Err(e) => {
             // Whether it counts only the next start will tell: until then nothing is opened that it does not keep.
             *undecided = written.is_kept();
@@ -63,7 +63,7 @@ pub(super) fn publish(
     }
     drop(turn);
     note_gone_names(shared);
-    let freed = recycle(shared, manifest, home);
+    let freed = recycle(shared, manifest, homes);
     forget_damage(shared);
     Ok(freed)
 }
@@ -226,9 +226,9 @@ fn settled_streams(shared: &Shared, manifest: &Manifest) -> Vec<(StreamId, Lsn)>
 }
 
 /// The segments that the manifest does not need are taken out of the store, and their files used again.
-fn recycle(shared: &Shared, manifest: &Manifest, home: gateway_journal::SegmentId) -> u64 {
+fn recycle(shared: &Shared, manifest: &Manifest, homes: BTreeSet<SegmentId>) -> u64 {
     let segments = manifest.generations.iter().flat_map(|g| &g.segments);
-    let live: BTreeSet<_> = segments.map(|s| s.segment).chain([home]).collect();
+    let live: BTreeSet<_> = segments.map(|s| s.segment).chain(homes).collect();
     let mut free = shared.segments.retain_settled(&live);
     free.extend(shared.segments.forget_before(manifest.through.0));
     shared.bookkeeping.gone(free.iter().map(|(id, _)| *id));

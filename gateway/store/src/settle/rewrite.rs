@@ -3,7 +3,7 @@
 //! Units are read in the order in which they lie (neighbours in one go, each segment once per stripe), gathered in memory
 //! for as many regions as a stripe holds, and written in the order of their blocks.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::IoSlice;
 use std::sync::Arc;
 use std::time::Duration;
@@ -13,8 +13,8 @@ use gateway_journal::pack::MEMBERS;
 use gateway_journal::run::encode_run;
 use gateway_journal::settled::{SETTLED_FRAME_BYTES, SettledLaid};
 use gateway_journal::{
-    Generation, Kept, KeptPoint, Location, Manifest, Place, RegionNo, RegionPlace, RegionRange, SegmentId,
-    SettledSegment, SettledWriter, Share, StoreId, Version,
+    Generation, Kept, KeptPoint, Location, Manifest, Pieces, Place, RegionNo, RegionPlace, RegionRange,
+    SegmentId, SettledSegment, SettledWriter, Share, StoreId, Version,
 };
 use tap_block::stored::MAX_STORED;
 use tap_block::units::{count, index};
@@ -40,6 +40,8 @@ const GAP: u32 = 64 << 10;
 const LONGEST_READ: u32 = 4 << 20;
 /// Bytes of units in a frame, about.
 pub(super) const FRAME_BYTES: u32 = 1 << 20;
+/// Bytes of a piece of a manifest, at most.
+const PIECE_BYTES: usize = 1 << 20;
 /// Versions in a frame.
 const FRAME_VERSIONS: usize = 16 << 10;
 /// So much is written between two syncs: a commit that waits for the disk meanwhile waits no longer than for that.
@@ -594,20 +596,53 @@ impl Written<'_> {
     }
 
     /// Writes the manifest and, when everything before is on the disk, the header that makes it count; returns the
-    /// segment it lies in.
+    /// segments it lies in.
     ///
     /// # Errors
     /// When the disk fails. Whether it counts is then known after the next start, so nothing of it may be given back.
-    pub(super) fn publish(&mut self, manifest: &Manifest) -> Result<SegmentId, StoreError> {
-        let bytes = manifest.encode_within(room(self.rewriter.shared));
+    pub(super) fn publish(&mut self, manifest: &Manifest) -> Result<BTreeSet<SegmentId>, StoreError> {
+        let room = room(self.rewriter.shared);
+        let bytes = manifest.encode_within(room);
+        let mut homes = BTreeSet::new();
+        let last = if count(bytes.len()) <= room {
+            self.lay(bytes.len(), |writer| writer.manifest(&bytes))?
+        } else {
+            let places = self.write_pieces(&bytes, room)?;
+            homes.extend(places.iter().map(|(segment, _)| *segment));
+            let pieces = Pieces::of(manifest, &bytes, places).encode();
+            self.lay(pieces.len(), |writer| writer.manifest(&pieces))?
+        };
+        homes.insert(self.seal(&last)?);
+        Ok(homes)
+    }
+
+    /// Pieces that fill segments without leaving much of them free; they are whole before what says where they lie.
+    fn write_pieces(&mut self, bytes: &[u8], room: u64) -> Result<Vec<(SegmentId, u32)>, StoreError> {
+        let mut places = Vec::new();
+        for piece in bytes.chunks(index(room / 4).clamp(1, PIECE_BYTES)) {
+            let laid = self.lay(piece.len(), |writer| writer.piece(piece))?;
+            let open = self.rewriter.opened()?;
+            open.write(laid.at, &laid.head, &[], laid.padding)?;
+            places.push((open.writer.segment(), laid.at));
+        }
+        self.make_known();
+        Ok(places)
+    }
+
+    /// Lays a frame, in another segment where the open one has no room for it.
+    fn lay(
+        &mut self,
+        bytes: usize,
+        lay: impl Fn(&mut SettledWriter) -> Option<SettledLaid>,
+    ) -> Result<SettledLaid, StoreError> {
         for _ in 0..2 {
-            if let Some(laid) = self.rewriter.opened()?.writer.manifest(&bytes) {
-                return self.seal(&laid);
+            if let Some(laid) = lay(&mut self.rewriter.opened()?.writer) {
+                return Ok(laid);
             }
             self.rewriter.close()?;
         }
         let limit = u64::from(self.rewriter.shared.config.segment_len);
-        Err(StoreError::ListTooLarge { bytes: count(bytes.len()), limit })
+        Err(StoreError::ListTooLarge { bytes: count(bytes), limit })
     }
 
     fn seal(&mut self, laid: &SettledLaid) -> Result<SegmentId, StoreError> {

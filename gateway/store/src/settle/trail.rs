@@ -2,6 +2,8 @@
 //! commit thread, fed with the same frames by the same code.
 
 mod made_up;
+#[cfg(test)]
+mod tests;
 
 use std::collections::BTreeMap;
 use std::ops::Range;
@@ -113,6 +115,13 @@ impl Trail {
     pub(super) fn forget_names(&mut self, kept: &BTreeMap<VolumeId, Kept>) {
         let gone = gone_names(&self.history.catalogue, kept);
         self.history.forget_names(&gone);
+    }
+
+    /// Bookmarks that were passed behind these records are the same as the store's: a million need not be there twice.
+    pub(super) fn share_bookmarks(&mut self, like: &Catalogue, behind: impl Fn(VolumeId) -> Lsn) {
+        let catalogue = Arc::make_mut(&mut self.history.catalogue);
+        let volumes: Vec<VolumeId> = catalogue.volumes().map(|volume| volume.id()).collect();
+        volumes.into_iter().for_each(|id| catalogue.share_bookmarks(id, behind(id), like));
     }
 
     /// Damage that cost nothing and is passed is of no more concern to anybody.

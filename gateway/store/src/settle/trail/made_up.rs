@@ -134,7 +134,7 @@ impl MadeUp {
     fn markers(&self, volume: &Volume, lsns: &Range<Lsn>) -> Vec<(Lsn, Told)> {
         let named = |lsn: Lsn| {
             let (name, point) = volume.bookmark_at(lsn)?;
-            let (name, consistency, note) = (name.clone(), point.consistency, point.note.clone());
+            let (name, consistency, note) = (name.clone(), point.consistency, point.note.to_string());
             Some(Bookmark { name, consistency, note })
         };
         let marker = |at: Passed, received_at, marker| {
