@@ -141,14 +141,8 @@ impl HealingIndex {
         let Some(ill) = lock(&self.ill).clone() else { return Ok(()) };
         // The old one holds the directory: it goes first.
         *current = None;
-        let opened = self.opener.open()?;
-        let is_same = lock(&self.marks).check(&*opened);
-        is_same.inspect_err(|e| {
-            if e.is_damage() {
-                self.note_damage(e)
-            }
-        })?;
-        *current = Some(opened);
+        let opened = self.opener.open().and_then(|opened| lock(&self.marks).check(&*opened).map(|()| opened));
+        *current = Some(opened.inspect_err(|e| self.stays_ill(e))?);
         *lock(&self.ill) = None;
         info!("the index, which took nothing since {}, was opened again", ill.since);
         Ok(())
@@ -162,6 +156,14 @@ impl HealingIndex {
             warn!("the index takes nothing until it is opened again: {why}");
             Ill { why: why.clone(), since: RealClock.wall() }
         });
+    }
+
+    /// It cannot be opened again, and what it fell ill of may be over.
+    fn stays_ill(&self, why: &IndexError) {
+        lock(&self.ill).iter_mut().for_each(|ill| ill.why = why.clone());
+        if why.is_damage() {
+            self.note_damage(why);
+        }
     }
 
     /// Why it takes nothing at the moment.
@@ -325,6 +327,22 @@ mod tests {
 
     fn row(value: &str) -> Vec<Row> {
         vec![(keys::STATE.to_vec(), value.into())]
+    }
+
+    /// What it fell ill of may be over by then, and what keeps it from being opened is what helps.
+    #[test]
+    fn an_index_that_cannot_be_opened_again_says_why() {
+        let (place, index, condemned) = with_state("one");
+        index.fell_ill(&IndexError::new("the first failure".to_owned()));
+        lock(&place).make_unreadable();
+        let found = index.mend().unwrap_err();
+        assert_eq!(index.illness(), Some(found.clone()));
+        assert!(found.to_string().contains("unreadable") && condemned.get().is_none(), "{found}");
+        // It is found damaged then: that is said, and remembered.
+        lock(&place).make_rotten_to_open();
+        let found = index.mend().unwrap_err();
+        assert_eq!((index.damage(), condemned.get()), (Some(&*found.to_string()), Some(&found.to_string())));
+        assert_eq!(index.illness(), Some(found));
     }
 
     /// The first of two writes got there, which nobody knew; the second did not.

@@ -69,6 +69,13 @@ impl MemoryIndex {
         self.lock().unreadable = true;
     }
 
+    /// The same, and what is found then is damage.
+    #[cfg(test)]
+    pub(super) fn make_rotten_to_open(&self) {
+        let mut inner = self.lock();
+        (inner.unreadable, inner.rotten) = (true, true);
+    }
+
     /// What leads to versions is found damaged from here on, until it is wiped.
     pub fn rot(&self) {
         self.lock().rotten = true;
@@ -199,7 +206,8 @@ impl IndexOpener for MemoryIndex {
         let mut inner = self.lock();
         inner.fails_if_full()?;
         if inner.unreadable {
-            return Err(IndexError::new("unreadable on purpose".into()));
+            let error = if inner.rotten { IndexError::damaged } else { IndexError::new };
+            return Err(error("unreadable on purpose".into()));
         }
         inner.poisoned = false;
         Ok(Arc::new(self.clone()))
