@@ -51,3 +51,9 @@ pub fn live(disk: &Disk) -> Vec<(FileNo, SegmentId)> {
     };
     disk.dir.list().unwrap().into_iter().filter_map(of).collect()
 }
+
+/// Segments of the newest manifest.
+pub fn listed(disk: &Disk) -> Vec<SegmentId> {
+    let manifest = Manifest::unseal(&disk.manifest.load().unwrap()).unwrap();
+    manifest.generations.iter().flat_map(|g| &g.segments).map(|s| s.segment).collect()
+}
