@@ -147,6 +147,7 @@ fn recover_with(
     let mut missing = survey.settled.make_known(&segments);
     // Only the index knows what lay there: without it nothing could be put back.
     let torn = if known.is_some() { stand_in(&survey.settled, &segments, store) } else { Vec::new() };
+    torn.iter().for_each(|torn| segments.wait_for(torn.segment));
     missing.retain(|damage| !segments.lives(damage.segment));
     let known = known.or_else(|| settled.map(|state| (state, Vec::new())));
     let layout = match &survey.settled.manifest {

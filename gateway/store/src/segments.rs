@@ -21,6 +21,10 @@ pub(crate) struct Segments {
     settled: RwLock<BTreeMap<SegmentId, Known>>,
     /// The log's that are gone.
     missed: RwLock<BTreeSet<SegmentId>>,
+    /// Settled ones that were gone, or cut off, when the store was opened, whatever stands in for them.
+    torn: RwLock<BTreeSet<SegmentId>>,
+    /// Settled ones that could not be found when that was last looked at.
+    astray: RwLock<BTreeSet<SegmentId>>,
     /// No segment ever had this id or a later one.
     next: AtomicU32,
 }
@@ -35,8 +39,9 @@ pub(crate) struct Known {
 impl Segments {
     pub(crate) fn new(pool: Arc<SegmentPool>, next: SegmentId) -> Self {
         let (known, settled) = (RwLock::new(BTreeMap::new()), RwLock::new(BTreeMap::new()));
-        let (missed, stale) = (RwLock::default(), AtomicBool::new(false));
-        Self { pool, known, stale, settled, missed, next: AtomicU32::new(next.get()) }
+        let (missed, torn, astray) = (RwLock::default(), RwLock::default(), RwLock::default());
+        let (stale, next) = (AtomicBool::new(false), AtomicU32::new(next.get()));
+        Self { pool, known, stale, settled, missed, torn, astray, next }
     }
 
     /// An id no segment ever had.
@@ -74,6 +79,24 @@ impl Segments {
 
     pub(crate) fn is_missed(&self, segment: SegmentId) -> bool {
         read(&self.missed).contains(&segment)
+    }
+
+    /// It is a settled segment that may be put back.
+    pub(crate) fn wait_for(&self, segment: SegmentId) {
+        write(&self.torn).insert(segment);
+    }
+
+    /// Of files that are gone and not open: what lay there can be read once they are put back.
+    pub(crate) fn set_astray(&self, segments: BTreeSet<SegmentId>) {
+        *write(&self.astray) = segments;
+    }
+
+    pub(crate) fn is_awaited(&self, segment: SegmentId) -> bool {
+        read(&self.torn).contains(&segment) || read(&self.astray).contains(&segment)
+    }
+
+    pub(crate) fn awaited(&self) -> BTreeSet<SegmentId> {
+        &*read(&self.torn) | &*read(&self.astray)
     }
 
     /// A settled segment that is whole.

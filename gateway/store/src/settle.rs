@@ -56,6 +56,7 @@ use crate::index::IndexStore as _;
 use crate::store::Shared;
 use crate::sync::{lock, read, wait_for};
 
+use blocked::Wait;
 use chill::Chilling;
 pub(crate) use coarse::apart;
 use decide::{Decision, decide, decide_settled};
@@ -326,7 +327,7 @@ impl Settler {
         };
         let range = RegionRange { first: from, ..RegionRange::ALL };
         let pressed = terms.strain.pressure == Pressure::Purge;
-        let mut plan = Plan::compaction(shared, range);
+        let mut plan = Plan::compaction(shared, range, Wait::under(terms.strain.pressure));
         if plan.is_none() && pressed {
             plan = self.last_resort(shared, range, &terms);
         }

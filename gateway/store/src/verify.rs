@@ -220,8 +220,12 @@ impl Shared {
             return Err(e);
         }
         self.proving.take(&report, self.age.now());
-        // A settle reads blocks by the index and writes frames, headers and the manifest anew.
-        if report.findings.iter().any(|f| f.is_renewable() && self.segments.is_settled(f.segment)) {
+        // A settle reads blocks by the index and writes frames, headers and the manifest anew; not what is waited for.
+        let waits = self.waited_for(&Arc::clone(&read(&self.published).layout));
+        let is_renewed = |f: &Finding| {
+            f.is_renewable() && self.segments.is_settled(f.segment) && !waits.contains(&f.segment)
+        };
+        if report.findings.iter().any(is_renewed) {
             self.settling.renew();
         }
         Ok(report)

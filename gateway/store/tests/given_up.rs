@@ -13,10 +13,12 @@ mod common;
 use std::sync::Arc;
 use std::time::Duration;
 
-use common::lab::{Lab, policy};
-use common::segments::{log, put_back, take_away};
-use common::try_image;
+use common::lab::{Lab, fill, policy, tiers};
+use common::segments::{listed, live, log, put_back, take_away};
+use common::{append, try_image};
+use gateway_journal::SegmentId;
 use gateway_store::{Finding, FindingKind, Scope, Store};
+use tap_block::SyncCause;
 use tap_disk::{FileNo, SegmentDir as _};
 
 /// A log of several segments, all of which the index has, and that is closed.
@@ -32,7 +34,12 @@ fn written() -> Lab {
 /// The log grew old, and is settled as far as it can be. Does that wait for somebody?
 fn waits(lab: &mut Lab) -> bool {
     lab.clock.advance(Duration::from_secs(2000));
-    lab.more(30, 1);
+    waits_after(lab, 1)
+}
+
+/// The same of batches that come each so many seconds.
+fn waits_after(lab: &mut Lab, seconds: u64) -> bool {
+    lab.more(30, seconds);
     for _ in 0..100 {
         match lab.store().settle() {
             Ok(Some(_)) => {}
@@ -85,7 +92,7 @@ fn what_is_given_up_is_so_after_a_restart_and_until_it_is_back() {
     lab.store = None;
     put_back(&lab.disk, &away);
     lab.open();
-    let sound = exact(&lab);
+    assert!(exact(&lab) > 0);
     lab.store = None;
     take_away(&lab.disk, away.0);
     lab.open();
@@ -93,7 +100,7 @@ fn what_is_given_up_is_so_after_a_restart_and_until_it_is_back() {
     acknowledge(&lab);
     lab.open();
     assert!(!waits(&mut lab), "it was said before the restart");
-    println!("{sound} before, {}", exact(&lab));
+    exact(&lab);
 }
 
 /// Nothing is listed of it: the header that would name it is damaged. Who reads of that header gives up nothing else, and what is waited
@@ -150,4 +157,165 @@ fn a_segment_is_not_given_up_with_a_block_in_it_that_was_read_of() {
     lab.open();
     assert!(!waits(&mut lab));
     assert!(exact(&lab) > 0);
+}
+
+/// Log and settled history of several volumes, and one segment of that taken away.
+fn aged_without_one(seed: u64) -> (Lab, (FileNo, Vec<u8>), SegmentId) {
+    let mut lab = Lab::new(seed, tiers());
+    lab.write(60, 5);
+    lab.settle();
+    lab.more(20, 8);
+    lab.settle();
+    lab.more(40, 1);
+    lab.store = None;
+    let (no, gone) = live(&lab.disk)[0];
+    let away = take_away(&lab.disk, no);
+    (lab, away, gone)
+}
+
+/// History goes on, and most of what was settled is to be rewritten.
+fn grow_old(lab: &mut Lab) {
+    for _ in 0..6 {
+        assert!(!waits_after(lab, 100));
+    }
+}
+
+fn findings(lab: &Lab) -> Vec<Finding> {
+    lab.store().verify(Scope::default(), &mut |_| true).unwrap().findings
+}
+
+fn refused(lab: &Lab) -> usize {
+    let newest = *lab.oracle.lsns().last().unwrap();
+    exact(lab);
+    usize::from(try_image(lab.store(), lab.volume(), newest).is_err())
+}
+
+/// It may be brought back, as one of the log may: until somebody has read that it is gone nothing of it is rewritten, and all else is.
+#[test]
+fn a_settled_segment_that_is_gone_is_waited_for_and_all_else_is_settled() {
+    for seed in [31, 33, 38] {
+        let (mut lab, away, gone) = aged_without_one(seed);
+        lab.open();
+        let before = listed(&lab.disk);
+        (0..4).for_each(|_| assert!(!waits_after(&mut lab, 10)));
+        let left = listed(&lab.disk);
+        assert!(left.len() < before.len() + 4, "{before:?}, {left:?}");
+        assert!(listed(&lab.disk).contains(&gone), "{gone} is waited for");
+        exact(&lab);
+        // Neither does a scrub in between, nor a restart.
+        findings(&lab);
+        lab.open();
+        (0..2).for_each(|_| assert!(!waits_after(&mut lab, 10)));
+        lab.store = None;
+        assert!(listed(&lab.disk).contains(&gone), "{gone} is waited for");
+        put_back(&lab.disk, &away);
+        lab.open();
+        assert_eq!((findings(&lab), refused(&lab)), (vec![], 0));
+        assert!(exact(&lab) > 0);
+        grow_old(&mut lab);
+        assert!(!listed(&lab.disk).contains(&gone), "and then it is settled as ever");
+        assert_eq!(refused(&lab), 0);
+    }
+}
+
+#[test]
+fn a_settled_segment_that_is_gone_is_given_up_by_who_has_read_of_it_and_nobody_else() {
+    let (mut lab, _, gone) = aged_without_one(31);
+    lab.open();
+    lab.store().acknowledge(lab.volume(), |_| false).unwrap();
+    grow_old(&mut lab);
+    assert!(listed(&lab.disk).contains(&gone), "what they read did not name it");
+    acknowledge(&lab);
+    lab.open();
+    grow_old(&mut lab);
+    assert!(!listed(&lab.disk).contains(&gone));
+    exact(&lab);
+}
+
+/// Once no point shows anything of it that is kept, there is nothing to be waited for.
+#[test]
+fn a_settled_segment_that_no_point_shows_is_not_waited_for() {
+    let (mut lab, _, gone) = aged_without_one(31);
+    lab.open();
+    for batch in [lab.workload.restart(10, Some(SyncCause::HopLost)), lab.workload.end_sync()] {
+        lab.append(&batch);
+    }
+    for (workload, oracle) in &mut lab.others {
+        for batch in [workload.restart(10, Some(SyncCause::HopLost)), workload.end_sync()] {
+            append(lab.store.as_ref().unwrap(), &batch).unwrap();
+            oracle.apply(&batch).unwrap();
+        }
+    }
+    for _ in 0..3 {
+        lab.clock.advance(Duration::from_secs(10_000));
+        grow_old(&mut lab);
+        findings(&lab);
+    }
+    assert!(!listed(&lab.disk).contains(&gone));
+    assert_eq!(refused(&lab), 0);
+}
+
+/// The directory of segments is not mounted, the log and all that is settled. It goes on, and what is there is settled.
+#[test]
+fn a_store_that_went_on_without_all_its_segments_is_whole_when_they_are_back() {
+    let mut lab = Lab::new(31, tiers());
+    lab.write(60, 5);
+    lab.settle();
+    lab.more(20, 8);
+    assert!(lab.settle() > 0);
+    lab.more(40, 1);
+    let sound = exact(&lab);
+    lab.store = None;
+    let all = lab.disk.dir.list().unwrap();
+    let away: Vec<_> = all.into_iter().map(|no| take_away(&lab.disk, no)).collect();
+    lab.open();
+    for batch in [lab.workload.restart(10, Some(SyncCause::HopLost)), lab.workload.end_sync()] {
+        lab.append(&batch);
+    }
+    for _ in 0..4 {
+        waits_after(&mut lab, 10);
+    }
+    lab.store = None;
+    away.iter().for_each(|file| put_back(&lab.disk, file));
+    lab.open();
+    assert!(exact(&lab) >= sound, "{} of {sound}", exact(&lab));
+}
+
+/// Removed from a running store that had it not open, and put back there.
+#[test]
+fn a_settled_file_that_is_removed_while_nobody_has_it_open_is_waited_for() {
+    let (mut lab, away, gone) = aged_without_one(31);
+    put_back(&lab.disk, &away);
+    open_seldom(&mut lab);
+    let away = take_away(&lab.disk, away.0);
+    assert!(!findings(&lab).is_empty());
+    grow_old(&mut lab);
+    assert!(listed(&lab.disk).contains(&gone), "{gone} is waited for");
+    put_back(&lab.disk, &away);
+    assert_eq!((findings(&lab), refused(&lab)), (vec![], 0));
+    grow_old(&mut lab);
+    assert!(!listed(&lab.disk).contains(&gone));
+    assert_eq!(refused(&lab), 0);
+}
+
+/// A store that is full makes room out of what is there, and at last without waiting.
+#[test]
+fn a_settled_segment_that_is_gone_does_not_keep_a_full_store_from_getting_smaller() {
+    for gone in [0, 1, usize::MAX] {
+        let mut lab = Lab::new(8, policy(20, &[(200, 1_000_000)], 0));
+        lab.disk.config.settle_reserve = 4;
+        lab.disk.config = lab.disk.config.clone().limited(14 * (512 << 10));
+        lab.open();
+        lab.write(60, 5);
+        lab.settle();
+        lab.more(20, 8);
+        lab.settle();
+        assert_eq!(fill(&mut lab, 1500), 1500);
+        lab.store = None;
+        let files = live(&lab.disk);
+        files.iter().take(gone).for_each(|(no, _)| drop(take_away(&lab.disk, *no)));
+        lab.open();
+        assert_eq!(fill(&mut lab, 1000), 1000, "{:?}", lab.store().status().settle_failing);
+        exact(&lab);
+    }
 }

@@ -14,11 +14,11 @@ mod common;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use common::lab::{Lab, cut, policy, tiers};
-use common::segments::{live, log, put_back, take_away};
-use common::{Disk, append, image, try_image, unreadable};
-use gateway_journal::{Manifest, MetaRecord, RegionNo, SegmentId};
-use gateway_store::{IndexOpener as _, MarkStore as _, MemoryIndex, Store};
+use common::lab::{Lab, cut, fill, policy, tiers};
+use common::segments::{listed, live, log, put_back, take_away};
+use common::{append, image, try_image, unreadable};
+use gateway_journal::{MetaRecord, RegionNo, SegmentId};
+use gateway_store::{IndexOpener as _, MemoryIndex, Store};
 use tap_block::{BLOCK_SIZE, Lsn, Marker, RunId, RunStart, StreamId, SyncCause, VolumeId, WallTime};
 use tap_disk::{FileNo, SegmentDir};
 use testbed_model::{BatchBuilder, Oracle, Random};
@@ -353,27 +353,6 @@ fn resync(lab: &mut Lab) {
     }
 }
 
-/// So many batches, as far as they are taken.
-fn fill(lab: &mut Lab, batches: usize) -> usize {
-    let mut refused = 0;
-    for taken in 0..batches {
-        let before = lab.workload.clone();
-        let batch = lab.workload.batch(8);
-        while append(lab.store(), &batch).is_err() {
-            refused += 1;
-            if refused > 2000 {
-                lab.workload = before;
-                return taken;
-            }
-            lab.wait_for_index();
-            let _ = lab.store().settle();
-            lab.clock.advance(Duration::from_secs(10));
-        }
-        lab.clock.advance(Duration::from_secs(1));
-    }
-    batches
-}
-
 /// One sector of settled history cannot be read any more. All else is settled and let go of as ever.
 #[test]
 fn a_sector_that_cannot_be_read_does_not_keep_a_full_store_from_getting_smaller() {
@@ -566,12 +545,6 @@ fn a_settled_segment_of_another_store_takes_the_place_of_none() {
         before.0,
         lab.store().findings(lab.volume()).len()
     );
-}
-
-/// Segments of the newest manifest, and how much of history its generations hold.
-fn listed(disk: &Disk) -> Vec<SegmentId> {
-    let manifest = Manifest::unseal(&disk.manifest.load().unwrap()).unwrap();
-    manifest.generations.iter().flat_map(|g| &g.segments).map(|s| s.segment).collect()
 }
 
 /// History goes on, and most of what was settled is to be rewritten.

@@ -1,17 +1,42 @@
 //! Regions of settled history that are not rewritten for now, while everything around them is: something of them is missing, and
 //! nobody would know that any more once they were.
 
-use gateway_journal::{Generation, RegionPlace, RegionRange};
+use std::collections::BTreeSet;
 
+use gateway_journal::{Generation, RegionPlace, RegionRange, SegmentId, SettledSegment};
+
+use super::Pressure;
+use crate::layout::Layout;
+use crate::store::Shared;
 use crate::tail::Published;
 
 /// Stretches, and the settle that wrote what is missing there.
 #[derive(Debug, Default)]
 pub(super) struct Blocked(Vec<(u64, RegionRange)>);
 
+/// Is it waited for segments that are gone and may be put back?
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Wait {
+    /// As long as nobody gives them up.
+    Always,
+    /// Unless there would be no room for want of what they block: that is more than a small part of all.
+    IfSmall,
+    /// No: what lay there is put right from elsewhere.
+    Never,
+}
+
+impl Wait {
+    pub(super) fn under(pressure: Pressure) -> Self {
+        if pressure == Pressure::Purge { Self::IfSmall } else { Self::Always }
+    }
+}
+
+/// What is waited for is small as long as it blocks no more than one in so many segments.
+const SMALL: usize = 4;
+
 impl Blocked {
-    /// What the index does not know because it was built without it.
-    pub(super) fn of(published: &Published) -> Self {
+    /// What the index does not know because it was built without it, and what lies in segments that are waited for.
+    pub(super) fn of(shared: &Shared, published: &Published, wanted: RegionRange, wait: Wait) -> Self {
         let layout = &*published.layout;
         let lost =
             layout.lost.iter().map(|lost| (lost.settle, RegionRange { first: lost.from, last: lost.to }));
@@ -19,7 +44,29 @@ impl Blocked {
             let here = layout.generations.iter().filter(move |g| g.settle == settle);
             here.filter_map(move |g| Some((settle, intersection(g.range, range)?)))
         };
-        Self(lost.flat_map(within).collect())
+        let mut blocked = Self(lost.flat_map(within).collect());
+        let gone = if wait == Wait::Never { BTreeSet::new() } else { shared.waited_for(layout) };
+        let waits = segments(layout).filter(|(_, s)| gone.contains(&s.segment));
+        let waits = waits.map(|(g, s)| (g.settle, RegionRange { first: s.first, last: s.last }));
+        let waits = Self(waits.flat_map(within).collect());
+        if wait == Wait::Always || waits.is_small(layout, wanted) {
+            blocked.0.extend(waits.0);
+        }
+        blocked
+    }
+
+    /// Does it block no more than a small part of the segments that lie there?
+    fn is_small(&self, layout: &Layout, wanted: RegionRange) -> bool {
+        let range = |(g, s): (&Generation, &SettledSegment)| {
+            let lies = intersection(RegionRange { first: s.first, last: s.last }, g.range)?;
+            Some((s.segment, intersection(lies, wanted)?))
+        };
+        let there: Vec<(SegmentId, RegionRange)> = segments(layout).filter_map(range).collect();
+        let is_blocked = |lies: RegionRange| self.0.iter().any(|(_, of)| intersection(*of, lies).is_some());
+        let blocked = there.iter().filter(|(_, lies)| is_blocked(*lies));
+        let [blocked, all] = [blocked.collect::<Vec<_>>(), there.iter().collect()]
+            .map(|of| of.into_iter().map(|(segment, _)| *segment).collect::<BTreeSet<_>>().len());
+        blocked * SMALL <= all
     }
 
     /// Is there anything of it in a generation?
@@ -48,6 +95,10 @@ impl Blocked {
             range.first = RegionRange::after(part.last).filter(|first| *first <= range.last)?;
         }
     }
+}
+
+fn segments(layout: &Layout) -> impl Iterator<Item = (&Generation, &SettledSegment)> {
+    layout.generations.iter().flat_map(|g| g.segments.iter().map(move |s| (g, s)))
 }
 
 fn intersection(a: RegionRange, b: RegionRange) -> Option<RegionRange> {
@@ -80,6 +131,25 @@ mod tests {
     fn generation(settle: u64, range: RegionRange) -> Generation {
         let (segments, shares, at) = (Vec::new(), Vec::new(), WallTime::EPOCH);
         Generation { settle, range, segments, shares, at, packs: false }
+    }
+
+    #[test]
+    fn what_blocks_more_than_a_quarter_of_the_segments_that_lie_there_is_not_small() {
+        let segment = |n: u32| {
+            let RegionRange { first, last } = range(n * 10, n * 10 + 9);
+            SettledSegment { segment: SegmentId::new(n), end: 100, frames: 1, first, last, warm: 0 }
+        };
+        let of = |settle, from: u32, to: u32| {
+            let segments = (from..to).map(segment).collect();
+            Generation { segments, ..generation(settle, range(from * 10, to * 10 - 1)) }
+        };
+        // Parts of one generation may share a segment.
+        let layout = Layout { generations: vec![of(1, 0, 6), of(1, 5, 8)], ..Layout::default() };
+        let is_small = |first, last, wanted| Blocked(vec![(1, range(first, last))]).is_small(&layout, wanted);
+        assert!(is_small(3, 19, RegionRange::ALL), "two of eight");
+        assert!(!is_small(3, 20, RegionRange::ALL));
+        assert!(!is_small(3, 19, range(0, 69)), "two of seven");
+        assert!(is_small(3, 19, range(20, 79)), "none of six");
     }
 
     #[test]

@@ -10,7 +10,7 @@ use tap_block::units::count;
 use tap_block::{VolumeId, WallTime};
 use tracing::warn;
 
-use super::blocked::{Blocked, first_part};
+use super::blocked::{Blocked, Wait, first_part};
 use super::keep::Terms;
 use super::plan::{End, Plan};
 use super::{Pressure, SettleReport, Settler};
@@ -66,7 +66,7 @@ impl Settler {
         }
         self.chilling.failed.retain(|(_, until)| now < *until);
         let Some(range) = cold_stretch(shared, cold, now, &self.chilling) else { return Ok(None) };
-        let Some(mut plan) = Plan::compaction(shared, range).filter(Plan::is_stretch) else {
+        let Some(mut plan) = Plan::compaction(shared, range, Wait::Always).filter(Plan::is_stretch) else {
             return Ok(None);
         };
         // The log is to have room whatever this does.
@@ -106,11 +106,13 @@ impl Settler {
         let terms = self.terms(shared, Pressure::None);
         let range = RegionRange { first: place, last: place };
         let none = || StoreError::NoSpace("there is no room to write the region anew".to_owned());
-        if Blocked::of(&read(&shared.published)).ranges().iter().any(|of| of.holds(place)) {
+        // What somebody puts right from elsewhere is not waited for.
+        let blocked = Blocked::of(shared, &read(&shared.published), range, Wait::Never).ranges();
+        if blocked.iter().any(|of| of.holds(place)) {
             let text = "something of the region is missing, and it is not written anew before that is back";
             return Err(StoreError::Damaged(text.to_owned()));
         }
-        let plan = Plan::compaction(shared, range).filter(Plan::is_stretch).ok_or_else(none)?;
+        let plan = Plan::compaction(shared, range, Wait::Never).filter(Plan::is_stretch).ok_or_else(none)?;
         self.stretch(shared, plan, terms)
     }
 
@@ -127,7 +129,10 @@ impl Settler {
 fn cold_stretch(shared: &Shared, cold: Cold, now: WallTime, chilling: &Chilling) -> Option<RegionRange> {
     let (layout, blocked) = {
         let published = read(&shared.published);
-        (Arc::clone(&published.layout), Blocked::of(&published).ranges())
+        (
+            Arc::clone(&published.layout),
+            Blocked::of(shared, &published, RegionRange::ALL, Wait::Always).ranges(),
+        )
     };
     let generations = &layout.generations;
     // Of a volume without a point so old nobody knows what is.

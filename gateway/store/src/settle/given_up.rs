@@ -7,6 +7,7 @@ use std::sync::Mutex;
 use gateway_journal::{Location, SegmentId};
 use tap_block::VolumeId;
 
+use crate::layout::Layout;
 use crate::store::Shared;
 use crate::sync::{lock, read};
 use crate::verify::{Finding, GivenUp};
@@ -61,7 +62,7 @@ impl Shared {
 
     /// It may be put back.
     fn is_gone(&self, segment: SegmentId) -> bool {
-        !self.segments.is_there(segment)
+        self.segments.is_awaited(segment) || !self.segments.is_there(segment)
     }
 
     fn settled_segments(&self) -> BTreeSet<SegmentId> {
@@ -82,9 +83,16 @@ impl Shared {
 
     /// Segments that are there again are waited for when they go another time.
     pub(crate) fn take_back_what_is_there(&self) {
-        if self.proving.gives_up_any() {
-            let there = self.segments.all().into_iter().filter(|segment| !self.is_gone(*segment));
-            self.proving.take_back(&there.collect());
+        let given_up = self.proving.given_up();
+        if !given_up.is_empty() {
+            let all = self.segments.all().into_iter().filter(|segment| given_up.holds(*segment));
+            self.proving.take_back(&all.filter(|segment| !self.is_gone(*segment)).collect());
         }
+    }
+
+    /// Settled segments that are gone and may be put back, of which some point still shows something.
+    pub(crate) fn waited_for(&self, layout: &Layout) -> BTreeSet<SegmentId> {
+        let awaited = self.segments.awaited();
+        if awaited.is_empty() { awaited } else { self.proving.waited_for(awaited, layout) }
     }
 }

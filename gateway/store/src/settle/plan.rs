@@ -8,7 +8,7 @@ use gateway_journal::{Generation, RegionPlace, RegionRange, RetentionPolicy};
 use tap_block::units::count;
 use tap_block::{StreamId, WallTime};
 
-use super::blocked::Blocked;
+use super::blocked::{Blocked, Wait};
 use super::held::HeldCount;
 use super::{Limits, Pressure, points};
 use crate::store::Shared;
@@ -85,10 +85,10 @@ impl Plan {
         let (mut untouched, mut merged) = (published.layout.generations.clone(), Vec::new());
         let mut fresh = shared.segments.bytes_to(end, start.at);
         // What is missing in a generation would be missing for good once it is rewritten, and nobody would know.
-        let blocked = Blocked::of(&published);
-        while let Some(n) = alike(&untouched, fresh)
-            && !untouched.iter().rev().take(n).any(|g| blocked.is_in(g))
-        {
+        let wait = Wait::under(pressure);
+        let blocked = Blocked::of(shared, &published, RegionRange::ALL, wait);
+        let young = untouched.iter().rposition(|g| blocked.is_in(g)).map_or(0, |n| n + 1);
+        while let Some(n) = alike(untouched.get(young..).unwrap_or_default(), fresh) {
             let more: u64 = untouched.iter().rev().take(n).map(Generation::bytes).sum();
             if fresh.saturating_add(more) > room {
                 break;
@@ -104,10 +104,10 @@ impl Plan {
 
     /// Settled history of these regions, as far as there is room, up to where something is not rewritten for now; `None` when there
     /// is nothing, or no room.
-    pub(super) fn compaction(shared: &Shared, wanted: RegionRange) -> Option<Self> {
+    pub(super) fn compaction(shared: &Shared, wanted: RegionRange, wait: Wait) -> Option<Self> {
         let published = read(&shared.published);
         let generations = &published.layout.generations;
-        let blocked = Blocked::of(&published);
+        let blocked = Blocked::of(shared, &published, wanted, wait);
         let range = blocked.first_part(wanted, generations)?;
         let rules = published.catalogue.rules().clone();
         let (merged, groups, untouched) = (generations.clone(), Vec::new(), Vec::new());
@@ -143,7 +143,8 @@ impl Plan {
         if merged.is_empty() || room == 0 {
             return None;
         }
-        let range = Blocked::of(&published).first_part(wanted, &merged)?;
+        let blocked = Blocked::of(shared, &published, wanted, Wait::IfSmall);
+        let range = blocked.first_part(wanted, &merged)?;
         let rules = published.catalogue.rules().clone();
         let (groups, untouched) = (Vec::new(), Vec::new());
         Some(Self { groups, merged, range, wanted, untouched, end: End::Gain(room), rules })

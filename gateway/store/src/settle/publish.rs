@@ -84,6 +84,10 @@ fn still_lost(shared: &Shared, manifest: &Manifest) -> Vec<Lost> {
         })
     };
     let (over, still): (Vec<Lost>, Vec<Lost>) = lost.into_iter().partition(is_over);
+    if !over.is_empty() {
+        // What is left of it may be written anew, and with that nobody misses anything any more.
+        shared.settling.renew();
+    }
     let rows = over.iter().map(keys::lost).collect();
     if let Err(e) = shared.index.remove(Table::State, rows) {
         warn!("the index goes on to say that regions are lost that no point shows any more: {e}");

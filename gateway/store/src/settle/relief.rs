@@ -8,6 +8,7 @@ use std::time::Duration;
 use gateway_journal::{KeptPoint, RegionNo, RegionPlace, RegionRange};
 use tap_block::{VolumeId, WallTime};
 
+use super::blocked::Wait;
 use super::keep::{Strain, Terms, thinned};
 use super::plan::Plan;
 use super::{Pressure, SettleReport, Settler};
@@ -48,7 +49,9 @@ impl Settler {
                 None => return Ok(None),
             },
         };
-        let Some(plan) = Plan::compaction(shared, volume_from(from)) else {
+        let own = terms.own.get(&from.0).map_or(Pressure::None, |strain| strain.pressure);
+        let wait = Wait::under(own.max(terms.strain.pressure));
+        let Some(plan) = Plan::compaction(shared, volume_from(from), wait) else {
             // No point goes for room that nothing would give.
             self.own_cycle = None;
             return Ok(None);

@@ -26,12 +26,21 @@ impl Shared {
             Err(e) => return self.note_astray(self.directory_is_astray(&e)).into_iter().collect(),
         };
         self.proving.end(self.age.now(), |f| f.is_of_directory());
+        self.wait_for_astray(&strays);
         let known = strays.into_iter().filter_map(|stray| {
             // What no segment is known of holds nothing that counts.
             let segment = self.segments.lying_in(stray.no)?;
             (!self.settling.is_stopped()).then(|| self.look_after(stray, segment))
         });
         known.filter_map(|found| self.note_astray(found)).collect()
+    }
+
+    /// Those of settled history that nobody has open may be put back. What was gone and is not is given up no more.
+    fn wait_for_astray(&self, strays: &[Astray]) {
+        let gone = strays.iter().filter(|stray| !stray.is_open);
+        let gone = gone.filter_map(|stray| self.segments.lying_in(stray.no)).map(|(segment, _)| segment);
+        self.segments.set_astray(gone.filter(|segment| self.segments.is_settled(*segment)).collect());
+        self.take_back_what_is_there();
     }
 
     fn directory_is_astray(&self, e: &std::io::Error) -> Finding {

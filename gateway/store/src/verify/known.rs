@@ -90,15 +90,15 @@ impl Shared {
         self.proving.note_all(&found.collect::<Vec<_>>());
     }
 
-    /// Segments of the log that are listed as gone, and are: a walk need not come past them.
+    /// Segments that are listed as gone, and are: no walk comes past those of the log, and something may stand in for settled ones.
     pub(super) fn still_gone(&self) -> Vec<Finding> {
         let layout = Arc::clone(&read(&self.published).layout);
-        let is_gone = |f: &Finding| {
-            let of_log = f.segment > SegmentId::new(0) && f.segment >= layout.trail.at().0;
-            of_log && !layout.lists(f.segment) && !self.segments.is_there(f.segment)
+        let is_gone = |f: &Finding| match layout.lists(f.segment) {
+            true => self.segments.is_awaited(f.segment),
+            false => f.segment >= layout.trail.at().0 && !self.segments.is_there(f.segment),
         };
         let mut missing = self.proving.missing();
-        missing.retain(is_gone);
+        missing.retain(|f| !f.is_of_directory() && is_gone(f));
         let now = self.age.now();
         missing.into_iter().map(|found| Finding { found_at: now, ..found }).collect()
     }

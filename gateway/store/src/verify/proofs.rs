@@ -13,7 +13,9 @@ use xxhash_rust::xxh3::xxh3_64;
 use gateway_journal::SegmentId;
 
 use super::given_up::GivenUp;
+use super::judge::is_kept;
 use super::{Finding, FindingKind, MOST_FINDINGS, VerifyReport};
+use crate::layout::Layout;
 use crate::mark::MarkStore;
 use crate::sync::lock;
 
@@ -215,9 +217,23 @@ impl Proving {
         left.into_iter().for_each(|left| self.change(|proofs| proofs.given_up = left));
     }
 
-    /// Is anything given up?
-    pub(crate) fn gives_up_any(&self) -> bool {
-        !lock(&self.state).given_up.is_empty()
+    pub(crate) fn given_up(&self) -> GivenUp {
+        lock(&self.state).given_up.clone()
+    }
+
+    /// Of these settled segments, which may be put back, those that nobody gave up and of which some point shows something that is
+    /// damaged. Of what there is no room to list it may be any.
+    pub(crate) fn waited_for(&self, awaited: BTreeSet<SegmentId>, layout: &Layout) -> BTreeSet<SegmentId> {
+        let state = lock(&self.state);
+        let is_shown = |f: &&Finding| {
+            let kept = f.volume.and_then(|volume| layout.kept.get(&volume));
+            let points = f.points.filter(|_| f.kind == FindingKind::Block && f.over_at.is_none());
+            points.is_some_and(|(first, last)| kept.is_none_or(|kept| is_kept(kept, first, last)))
+        };
+        let shown: BTreeSet<SegmentId> = state.findings.iter().filter(is_shown).map(|f| f.segment).collect();
+        let any = state.unlisted.values().any(|more| *more > 0);
+        let waits = |s: &SegmentId| (any || shown.contains(s)) && !state.given_up.holds(*s);
+        awaited.into_iter().filter(waits).collect()
     }
 
     /// Segments that are listed as gone, as a whole.

@@ -148,6 +148,27 @@ impl Lab {
     }
 }
 
+/// So many batches, as far as they are taken.
+pub fn fill(lab: &mut Lab, batches: usize) -> usize {
+    let mut refused = 0;
+    for taken in 0..batches {
+        let before = lab.workload.clone();
+        let batch = lab.workload.batch(8);
+        while append(lab.store(), &batch).is_err() {
+            refused += 1;
+            if refused > 2000 {
+                lab.workload = before;
+                return taken;
+            }
+            lab.wait_for_index();
+            let _ = lab.store().settle();
+            lab.clock.advance(Duration::from_secs(10));
+        }
+        lab.clock.advance(Duration::from_secs(1));
+    }
+    batches
+}
+
 /// Each point is what the oracle says, or refused with neighbours that are there; returns those that are kept.
 pub fn check(store: &Store, oracle: &Oracle, volume: VolumeId, step: usize) -> Vec<Lsn> {
     let mut kept = Vec::new();

@@ -89,11 +89,15 @@ pub fn write_new(disk: &Disk, no: FileNo, bytes: &[u8]) {
 
 /// Files of the settled segments that count.
 pub fn live(disk: &Disk) -> Vec<(FileNo, SegmentId)> {
-    let Some(manifest) = disk.manifest.load() else { return Vec::new() };
-    let manifest = Manifest::unseal(&manifest).unwrap();
-    let listed: Vec<_> = manifest.generations.iter().flat_map(|g| &g.segments).map(|s| s.segment).collect();
+    let listed = if disk.manifest.load().is_some() { listed(disk) } else { Vec::new() };
     let counts = |(no, header): (FileNo, SettledHeader)| {
         listed.contains(&header.segment).then_some((no, header.segment))
     };
     settled(disk).into_iter().filter_map(counts).collect()
+}
+
+/// Segments of the newest manifest.
+pub fn listed(disk: &Disk) -> Vec<SegmentId> {
+    let manifest = Manifest::unseal(&disk.manifest.load().unwrap()).unwrap();
+    manifest.generations.iter().flat_map(|g| &g.segments).map(|s| s.segment).collect()
 }
