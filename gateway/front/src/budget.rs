@@ -1,4 +1,4 @@
-//! What the connections of a front may hold in memory, all together: requests on their way in, operations under way, and replies
+//! What the connections of a front, or of several, may hold in memory, all together: requests on their way in, operations under way, and replies
 //! that are not taken yet. Who waits for more must hold nothing that waits for that: a connection asks before it begins with a
 //! request, and for all that the request will hold.
 //!
@@ -15,7 +15,7 @@
 //! is over. No clock and no socket in here.
 
 use std::collections::{HashMap, VecDeque};
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -28,10 +28,17 @@ const KEPT: u64 = 512 << 10;
 /// After so long half of what was earned counts no more.
 const HALF_LIFE: Duration = Duration::from_secs(5);
 
+/// What the connections of a front, or of several, may hold in memory, all together.
+#[derive(Debug, Clone)]
+pub struct Memory(pub(crate) Arc<Budget>);
+
 /// See the module.
 #[derive(Debug)]
 pub(crate) struct Budget {
+    size: u64,
     minimum: u64,
+    /// What all connections hold, about.
+    held: AtomicU64,
     loans: Mutex<Loans>,
     /// How many connections wait.
     waiting: AtomicUsize,
@@ -66,18 +73,18 @@ struct Wish {
     mailbox: Arc<Mailbox>,
 }
 
-/// How the memory of a front is used.
+/// How a front uses the memory that it has, or shares with others.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct MemoryUse {
     /// What each connection may hold without asking.
     pub minimum: u64,
-    /// What all of them hold, about.
+    /// What all connections of this front hold, about.
     pub held: u64,
-    /// What can be lent beyond the minima.
+    /// What can be lent beyond the minima, at whatever front.
     pub lendable: u64,
     /// What is lent.
     pub lent: u64,
-    /// Connections that wait for more.
+    /// Connections of this front that wait for more.
     pub waiting: usize,
 }
 
@@ -102,13 +109,33 @@ struct Credit {
     moved: u64,
 }
 
+impl Memory {
+    /// Of so many bytes in all, for so many connections at most.
+    #[must_use]
+    pub fn new(bytes: u64, connections: usize) -> Self {
+        Self(Arc::new(Budget::new(bytes, connections)))
+    }
+}
+
 impl Budget {
     /// Of `memory` bytes in all, for so many connections at most.
-    pub(crate) fn new(memory: u64, connections: usize) -> Self {
+    fn new(memory: u64, connections: usize) -> Self {
         let connections = u64::try_from(connections).unwrap_or(u64::MAX).max(1);
         let pool = |size| Pool { size, lent: 0, borrowers: HashMap::new(), line: VecDeque::new() };
         let loans = Mutex::new(Loans { common: pool(memory / 4), earned: pool(memory / 4) });
-        Self { minimum: (memory / 2 / connections).max(LEAST), loans, waiting: AtomicUsize::new(0) }
+        let minimum = (memory / 2 / connections).max(LEAST);
+        Self { size: memory, minimum, held: AtomicU64::new(0), loans, waiting: AtomicUsize::new(0) }
+    }
+
+    /// A connection holds so much, instead of what it held before.
+    pub(crate) fn note_held(&self, before: u64, now: u64) {
+        self.held.fetch_add(now, Ordering::Relaxed);
+        self.held.fetch_sub(before, Ordering::Relaxed);
+    }
+
+    /// Is more held than there is? What connections are given to receive with is beside it.
+    pub(crate) fn is_exceeded(&self) -> bool {
+        self.held.load(Ordering::Relaxed) > self.size
     }
 
     /// Does anybody wait?
@@ -116,15 +143,16 @@ impl Budget {
         self.waiting.load(Ordering::Relaxed) > 0
     }
 
-    /// `held`: by all connections.
-    pub(crate) fn usage(&self, held: u64) -> MemoryUse {
+    /// By a front whose connections hold `held`, and are those.
+    pub(crate) fn usage(&self, held: u64, is_own: impl Fn(u64) -> bool) -> MemoryUse {
         let Loans { common, earned } = &*self.lock();
+        let line = common.line.iter().chain(&earned.line);
         MemoryUse {
             minimum: self.minimum,
             held,
             lendable: common.size + earned.size,
             lent: common.lent + earned.lent,
-            waiting: common.line.len() + earned.line.len(),
+            waiting: line.filter(|wish| is_own(wish.id)).count(),
         }
     }
 

@@ -16,7 +16,7 @@ use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
 use tokio::sync::Notify;
 
 use crate::address::{ListenAddress, Portal};
-use crate::budget::{Budget, MemoryUse};
+use crate::budget::{Budget, Memory, MemoryUse};
 use crate::connection::{Connection, PROGRESS};
 use crate::ended::Ended;
 use crate::exports::{ClientId, Exports};
@@ -127,6 +127,13 @@ impl Default for Limits {
 }
 
 impl Limits {
+    /// Memory for an NBD front with these limits and, if there is one beside it, for an iSCSI front.
+    #[must_use]
+    pub fn memory_with(&self, beside: Option<&IscsiLimits>) -> Memory {
+        let initiators = beside.map_or(0, |limits| limits.connections);
+        Memory::new(self.memory, self.connections.saturating_add(TOLD_FULL).saturating_add(initiators))
+    }
+
     /// So much a client that holds `held` has to take within `stall_in_need`, while others wait for memory: what takes all of it
     /// within `stall`, or a quarter of it if that is no more than a MiB; next to nothing is too little in any case.
     pub(crate) fn due_in_need(&self, held: u64) -> u64 {
@@ -176,8 +183,22 @@ impl Front {
         limits: Limits,
         security: Security,
     ) -> Result<FrontHandle, ListenError> {
+        Self::start_sharing(addresses, exports, limits, security, &limits.memory_with(None))
+    }
+
+    /// The same; `memory` may be other fronts' as well, and is there instead of [`Limits::memory`].
+    ///
+    /// # Errors
+    /// As [`Front::start`].
+    pub fn start_sharing(
+        addresses: &[ListenAddress],
+        exports: Arc<dyn Exports>,
+        limits: Limits,
+        security: Security,
+        memory: &Memory,
+    ) -> Result<FrontHandle, ListenError> {
         let addresses: Vec<Portal> = addresses.iter().cloned().map(Portal::from).collect();
-        start(&addresses, Service::Nbd(exports), limits, security)
+        start(&addresses, Service::Nbd(exports), limits, security, memory)
     }
 
     /// The same over iSCSI: serves `targets` to whoever logs in.
@@ -189,9 +210,23 @@ impl Front {
         targets: Arc<dyn Targets>,
         limits: IscsiLimits,
     ) -> Result<FrontHandle, ListenError> {
-        let IscsiLimits { connections, stall, memory, .. } = limits;
-        let shared = Limits { connections, stall, memory, ..Limits::default() };
-        start(portals, Service::Iscsi(targets, limits), shared, Security::default())
+        let memory = Memory::new(limits.memory, limits.connections);
+        Self::start_iscsi_sharing(portals, targets, limits, &memory)
+    }
+
+    /// The same; `memory` may be other fronts' as well, and is there instead of [`IscsiLimits::memory`].
+    ///
+    /// # Errors
+    /// As [`start`](Self::start).
+    pub fn start_iscsi_sharing(
+        portals: &[Portal],
+        targets: Arc<dyn Targets>,
+        limits: IscsiLimits,
+        memory: &Memory,
+    ) -> Result<FrontHandle, ListenError> {
+        let IscsiLimits { connections, stall, .. } = limits;
+        let shared = Limits { connections, stall, ..Limits::default() };
+        start(portals, Service::Iscsi(targets, limits), shared, Security::default(), memory)
     }
 }
 
@@ -200,6 +235,7 @@ fn start(
     service: Service,
     limits: Limits,
     security: Security,
+    memory: &Memory,
 ) -> Result<FrontHandle, ListenError> {
     let (mut listeners, mut entrances) = (Vec::new(), Vec::<Entrance>::new());
     for Portal { listen, advertised } in addresses {
@@ -215,7 +251,7 @@ fn start(
             }
         }
     }
-    let shared = Arc::new(Shared::new(service, limits, security));
+    let shared = Arc::new(Shared::new(service, limits, security, Arc::clone(&memory.0)));
     let acceptor = start_acceptor(listeners, shared.clone()).map_err(|source| {
         entrances.iter().for_each(|entrance| entrance.bound.remove());
         let address = addresses.first().map(|portal| portal.listen.clone());
@@ -254,7 +290,7 @@ impl FrontHandle {
     /// How the memory for requests and replies is used.
     #[must_use]
     pub fn memory(&self) -> MemoryUse {
-        self.shared.budget.usage(self.shared.sessions.held())
+        self.shared.sessions.memory()
     }
 
     /// The connections, the oldest first.
@@ -312,11 +348,10 @@ impl Drop for FrontHandle {
 }
 
 impl Shared {
-    fn new(service: Service, limits: Limits, security: Security) -> Self {
-        let (sessions, shores, stop_accepting) = (Sessions::default(), Shores::default(), Notify::new());
+    fn new(service: Service, limits: Limits, security: Security, budget: Arc<Budget>) -> Self {
+        let sessions = Sessions::new(Arc::clone(&budget));
+        let (shores, stop_accepting) = (Shores::default(), Notify::new());
         let security = Mutex::new(Arc::new(security));
-        let connections = limits.connections.saturating_add(service.told_full());
-        let budget = Arc::new(Budget::new(limits.memory, connections));
         Self { service, limits, security, sessions, budget, shores, stop_accepting }
     }
 

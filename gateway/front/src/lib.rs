@@ -35,7 +35,7 @@ mod turn;
 
 pub use access::{Access, Clients, Grant, Pattern};
 pub use address::{AddressError, ListenAddress, Portal, PortalError};
-pub use budget::MemoryUse;
+pub use budget::{Memory, MemoryUse};
 pub use exports::{ClientId, Export, ExportEntry, Exports, OpenError};
 pub use front::{Drained, Front, FrontHandle, Limits};
 pub use gateway_nbd::Tls;

@@ -1,10 +1,11 @@
 //! The connections of a front: how many there may be, what each is doing, and how one is ended.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use crate::budget::{Budget, MemoryUse};
 use crate::channel::Secured;
 use crate::exports::ClientId;
 use crate::front::Limits;
@@ -76,11 +77,13 @@ struct Details {
 }
 
 /// All connections of a front.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Sessions {
     table: Mutex<Table>,
     /// Bytes that all of them hold.
     held: AtomicU64,
+    /// For them, and perhaps for those of other fronts.
+    budget: Arc<Budget>,
     /// Signalled when a connection ends.
     ended: Condvar,
 }
@@ -169,6 +172,10 @@ fn add(count: &AtomicU64, more: u64) {
 }
 
 impl Sessions {
+    pub(crate) fn new(budget: Arc<Budget>) -> Self {
+        Self { table: Mutex::default(), held: AtomicU64::new(0), budget, ended: Condvar::new() }
+    }
+
     /// A place for one more connection; `None` when it is to be hung up on. So many beyond the limit are `told` that there is none.
     pub(crate) fn admit(&self, peer: String, limits: &Limits, told: usize) -> Option<Arc<Session>> {
         let mut table = self.lock();
@@ -206,19 +213,25 @@ impl Sessions {
         let before = session.counts.held.load(Ordering::Relaxed);
         if bytes.abs_diff(before) >= NOTED {
             session.counts.held.store(bytes, Ordering::Relaxed);
-            self.held.fetch_add(bytes, Ordering::Relaxed);
-            self.held.fetch_sub(before, Ordering::Relaxed);
+            self.hold(before, bytes);
         }
     }
 
-    /// Bytes that all of them hold, about.
-    pub(crate) fn held(&self) -> u64 {
-        self.held.load(Ordering::Relaxed)
+    fn hold(&self, before: u64, now: u64) {
+        self.held.fetch_add(now, Ordering::Relaxed);
+        self.held.fetch_sub(before, Ordering::Relaxed);
+        self.budget.note_held(before, now);
+    }
+
+    /// How they use the memory that there is for them.
+    pub(crate) fn memory(&self) -> MemoryUse {
+        let ids: HashSet<u64> = self.lock().all.keys().copied().collect();
+        self.budget.usage(self.held.load(Ordering::Relaxed), |id| ids.contains(&id))
     }
 
     pub(crate) fn forget(&self, id: u64) {
         if let Some(session) = self.lock().all.remove(&id) {
-            self.held.fetch_sub(session.counts.held.load(Ordering::Relaxed), Ordering::Relaxed);
+            self.hold(session.counts.held.load(Ordering::Relaxed), 0);
         }
         self.ended.notify_all();
     }

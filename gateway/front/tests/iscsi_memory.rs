@@ -9,24 +9,25 @@
 )]
 
 mod initiator;
+mod wire;
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use gateway_front::{ClientId, Front, FrontHandle, IscsiLimits, Targets};
+use gateway_front::{ClientId, Front, FrontHandle, IscsiLimits, Limits, Memory, Security, Targets};
 use gateway_iscsi::{Refusal, Target};
 use initiator::{Initiator, NAME, word};
 use tap_block::memory::MemoryDevice;
 use tap_block::units::count;
 use tap_block::{BlockDevice, Geometry, Op, Ticket};
+use wire::{Client, Disks, GO, PATIENCE, connect_tcp, wait_until};
 
 const MEMORY: u64 = 16 << 20;
 const CONNECTIONS: usize = 16;
 /// Each has a part of the disk to itself.
 const PART: u64 = 8 << 20;
-const PATIENCE: Duration = Duration::from_secs(60);
 const UNIT: usize = 256 << 10;
 
 /// A disk that holds operations until it is let go on: one at a time, the newest first.
@@ -117,9 +118,30 @@ impl Targets for One {
 }
 
 fn front(device: Arc<dyn BlockDevice>) -> FrontHandle {
-    let target = initiator::target(initiator::unit(device));
-    let limits = IscsiLimits { connections: CONNECTIONS, memory: MEMORY, ..IscsiLimits::default() };
-    Front::start_iscsi(&["127.0.0.1:0".parse().unwrap()], Arc::new(One(target)), limits).unwrap()
+    front_with(device, &Memory::new(MEMORY, CONNECTIONS))
+}
+
+fn front_with(device: Arc<dyn BlockDevice>, memory: &Memory) -> FrontHandle {
+    let target = Arc::new(One(initiator::target(initiator::unit(device))));
+    let limits = IscsiLimits { connections: CONNECTIONS, ..IscsiLimits::default() };
+    Front::start_iscsi_sharing(&["127.0.0.1:0".parse().unwrap()], target, limits, memory).unwrap()
+}
+
+/// The same beside a front for NBD that shares its memory.
+fn fronts(device: Arc<dyn BlockDevice>) -> (FrontHandle, FrontHandle) {
+    let limits = Limits { connections: CONNECTIONS, memory: MEMORY, ..Limits::default() };
+    let iscsi_limits = IscsiLimits { connections: CONNECTIONS, ..IscsiLimits::default() };
+    let memory = limits.memory_with(Some(&iscsi_limits));
+    let (at, disks) = (["127.0.0.1:0".parse().unwrap()], Disks::new(&["a"]));
+    let nbd = Front::start_sharing(&at, disks, limits, Security::default(), &memory).unwrap();
+    (front_with(device, &memory), nbd)
+}
+
+fn client(nbd: &FrontHandle) -> Client<std::net::TcpStream> {
+    let mut client = connect_tcp(nbd);
+    client.greet();
+    client.choose(GO, "a").unwrap();
+    client
 }
 
 /// An initiator with many commands under way.
@@ -236,11 +258,10 @@ fn crowd(front: &FrontHandle, device: &Arc<Slow>, work: impl Fn(&mut Busy, u8) -
             assert!(since.elapsed() < 4 * PATIENCE, "it stands still: {usage:?}");
         }
     });
-    let since = Instant::now();
-    while front.connections() > 0 {
-        assert!(since.elapsed() < PATIENCE, "they are still there");
-        std::thread::yield_now();
-    }
+}
+
+fn assert_all_is_over(front: &FrontHandle, device: &Slow) {
+    wait_until("the end of all", || front.connections() == 0);
     assert_eq!((front.memory().lent, front.memory().waiting), (0, 0));
     assert!(device.most() <= MEMORY, "{} MiB at the disk at once", device.most() >> 20);
 }
@@ -257,16 +278,58 @@ impl Drop for StopAtEnd<'_> {
 fn large_writes_and_reads_of_many_have_one_bound_and_none_waits_for_ever() {
     let device = Slow::new();
     let front = front(device.clone());
-    crowd(&front, &device, |initiator, no| {
-        for n in 0..6 {
-            let length = [3 << 20, 700 << 10, 4 << 20, 1 << 20, 300 << 10, 2 << 20][n];
-            match (n + usize::from(no)) % 3 {
-                0 => initiator.read(n as u32, length),
-                _ => initiator.write(n as u32, vec![no; length]),
-            }
+    crowd(&front, &device, six_large_ones);
+    assert_all_is_over(&front, &device);
+}
+
+fn six_large_ones(initiator: &mut Busy, no: u8) -> usize {
+    for n in 0..6 {
+        let length = [3 << 20, 700 << 10, 4 << 20, 1 << 20, 300 << 10, 2 << 20][n];
+        match (n + usize::from(no)) % 3 {
+            0 => initiator.read(n as u32, length),
+            _ => initiator.write(n as u32, vec![no; length]),
         }
-        6
+    }
+    6
+}
+
+#[test]
+fn nobody_at_either_of_two_fronts_with_one_memory_waits_for_ever() {
+    let device = Slow::new();
+    let (front, nbd) = fronts(device.clone());
+    std::thread::scope(|scope| {
+        for no in 0..6 {
+            let mut client = client(&nbd);
+            scope.spawn(move || {
+                for round in 0..12 {
+                    client.write(0, &vec![no; [1_900_000, 700_000, 3_900_000][round % 3]]);
+                    client.read(0, 1 << 20);
+                }
+            });
+        }
+        crowd(&front, &device, six_large_ones);
     });
+    wait_until("the end of all clients", || nbd.connections() == 0);
+    assert_all_is_over(&front, &device);
+    assert_eq!(nbd.memory().waiting, 0);
+}
+
+/// Whoever holds what a client of another front waits for has to get on with it as well.
+#[test]
+fn what_one_front_has_lent_another_ones_clients_wait_for() {
+    let device = Slow::new();
+    let (front, nbd) = fronts(device.clone());
+    let mut silent = Busy::log_in(&front, &device, 0);
+    silent.write(0, vec![1; 4 << 20]);
+    assert_eq!(silent.initiator.unit().0[0], 0x31);
+    let mut client = client(&nbd);
+    std::thread::scope(|scope| {
+        scope.spawn(move || client.write(0, &vec![2; 4 << 20]));
+        wait_until("that the client waits", || nbd.memory().waiting == 1);
+        assert_eq!((front.memory().waiting, front.memory().lent), (0, nbd.memory().lent));
+    });
+    let rest = std::io::copy(&mut silent.initiator.socket, &mut std::io::sink());
+    assert!(rest.is_ok_and(|rest| rest < 1024), "it is hung up on");
 }
 
 /// Others wait for what it was lent, and it sends nothing.
@@ -302,11 +365,7 @@ fn what_a_session_that_was_ended_has_at_the_disk_counts_until_it_is_over() {
     let mut initiator = Busy::log_in(&front, &device, 0);
     initiator.read(0, 3 << 20);
     initiator.read(0, 1 << 20);
-    let since = Instant::now();
-    while device.most() < 4 << 20 {
-        assert!(since.elapsed() < PATIENCE, "they never came");
-        std::thread::yield_now();
-    }
+    wait_until("both reads", || device.most() == 4 << 20);
     assert_eq!(front.end_sessions(&[front.sessions()[0].id]), 0);
     assert_eq!(front.memory().lent, 4 << 20);
     assert!(device.go_on());

@@ -293,11 +293,12 @@ impl Gateway {
         let targets = Arc::new(GatewayTargets::new(Arc::clone(&exports), Arc::clone(&self.targets)));
         let GatewayConfig { nbd, nbd_limits, security, iscsi: portals, .. } = config.clone();
         let start = move || {
-            let nbd = Front::start_secured(&nbd, exports, nbd_limits, security)?;
-            let iscsi = match portals.is_empty() {
-                true => None,
-                false => Some(Front::start_iscsi(&portals, targets, IscsiLimits::default())?),
-            };
+            let iscsi_limits = (!portals.is_empty()).then(IscsiLimits::default);
+            let memory = nbd_limits.memory_with(iscsi_limits.as_ref());
+            let nbd = Front::start_sharing(&nbd, exports, nbd_limits, security, &memory)?;
+            let iscsi =
+                iscsi_limits.map(|limits| Front::start_iscsi_sharing(&portals, targets, limits, &memory));
+            let iscsi = iscsi.transpose()?;
             Ok::<_, ListenError>(Fronts { nbd: Some(Arc::new(nbd)), iscsi: iscsi.map(Arc::new) })
         };
         let fronts = tokio::task::spawn_blocking(start).await??;

@@ -1,6 +1,6 @@
 //! A tap as a whole: its volumes, and the front through which guests use them.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
@@ -137,8 +137,15 @@ impl Tap {
             begun.0.push(protected);
         }
         let exports = Arc::clone(&disks) as _;
-        let front = Front::start_secured(&config.listen, exports, config.nbd_limits, config.security)?;
-        let iscsi = start_iscsi(&config.iscsi, &disks, (&dir, config.admission))?.map(Arc::new);
+        let iscsi_limits = (!config.iscsi.is_empty()).then(IscsiLimits::default);
+        let memory = config.nbd_limits.memory_with(iscsi_limits.as_ref());
+        let (limits_of_nbd, security) = (config.nbd_limits, config.security);
+        let front = Front::start_sharing(&config.listen, exports, limits_of_nbd, security, &memory)?;
+        let iscsi = iscsi_limits.map(|limits| {
+            let targets = DiskTargets::new(Arc::clone(&disks), dir.clone(), config.admission);
+            Front::start_iscsi_sharing(&config.iscsi, Arc::new(targets), limits, &memory).map(Arc::new)
+        });
+        let iscsi = iscsi.transpose()?;
         let groups: Vec<Arc<Group>> =
             config.groups.iter().map(|group| form(group, &begun.0, config.group_interval)).collect();
         let barriers = put_barriers(&groups)?;
@@ -252,19 +259,6 @@ fn observe(profiler: Option<&Profiler>, protected: &Protected) {
     if let Some(profiler) = profiler {
         protected.volume.observe(profiler.probe(protected.volume.name()));
     }
-}
-
-/// None without portals.
-fn start_iscsi(
-    portals: &[Portal],
-    disks: &Arc<Disks>,
-    (dir, admission): (&Path, Admission),
-) -> Result<Option<FrontHandle>, ListenError> {
-    if portals.is_empty() {
-        return Ok(None);
-    }
-    let targets = Arc::new(DiskTargets::new(Arc::clone(disks), dir.to_owned(), admission));
-    Front::start_iscsi(portals, targets, IscsiLimits::default()).map(Some)
 }
 
 /// Ends them all at the same time.

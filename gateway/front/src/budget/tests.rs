@@ -17,7 +17,7 @@ struct Rig {
 impl Rig {
     fn new() -> Self {
         let budget = Arc::new(Budget::new(4 * QUARTER, 4));
-        assert_eq!(budget.usage(0).minimum, MINIMUM);
+        assert_eq!(budget.usage(0, |_| true).minimum, MINIMUM);
         Self { budget, now: Instant::now(), next: 0 }
     }
 
@@ -27,7 +27,7 @@ impl Rig {
     }
 
     fn lent(&self) -> u64 {
-        self.budget.usage(0).lent
+        self.budget.usage(0, |_| true).lent
     }
 }
 
@@ -104,6 +104,22 @@ fn those_that_take_what_they_ask_for_have_a_quarter_of_their_own() {
 }
 
 #[test]
+fn who_waits_in_one_line_waits_in_no_other() {
+    let mut rig = Rig::new();
+    let (mut slow, mut quick, mut third, now) = (rig.share(), rig.share(), rig.share(), rig.now);
+    assert!(slow.ask(0, MINIMUM + QUARTER, now));
+    quick.earn(index(QUARTER));
+    assert!(quick.ask(0, MINIMUM + QUARTER, now));
+    assert!(!third.ask(0, 2 * MINIMUM, now));
+    third.earn(index(MINIMUM));
+    assert!(!third.ask(0, 2 * MINIMUM, now), "now it waits with those that have earned it");
+    assert_eq!(rig.budget.usage(0, |_| true).waiting, 1);
+    drop((slow, quick));
+    assert!(third.ask(0, 2 * MINIMUM, now));
+    assert_eq!((rig.lent(), rig.budget.is_short()), (MINIMUM, false));
+}
+
+#[test]
 fn while_others_wait_a_loan_is_not_kept_by_asking_on() {
     let mut rig = Rig::new();
     let (mut slow, mut other, now) = (rig.share(), rig.share(), rig.now);
@@ -165,7 +181,7 @@ fn when_the_first_one_has_to_wait_those_who_hold_something_are_woken() {
 #[test]
 fn there_is_always_something_for_small_requests() {
     let budget = Budget::new(1000, 1000);
-    assert_eq!(budget.usage(0).minimum, LEAST);
+    assert_eq!(budget.usage(0, |_| true).minimum, LEAST);
 }
 
 /// Whatever connections do, no more is lent than there is, and nothing is lost.

@@ -423,8 +423,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Turns for IscsiConnection<S> {
         if self.protocol.in_flight() == 0 {
             self.intake.rest();
         }
-        let Shared { sessions, budget, limits, .. } = &*self.shared;
-        if self.stalled.is_over(cx, || budget.is_short() || sessions.held() > limits.memory) {
+        let budget = &self.shared.budget;
+        if self.stalled.is_over(cx, || budget.is_short() || budget.is_exceeded()) {
             return Some(Ended::Stalled);
         }
         if self.pace.is_over(cx, || budget.is_short()) {
