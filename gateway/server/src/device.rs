@@ -7,6 +7,7 @@ mod guarded;
 pub(crate) mod image;
 pub(crate) mod overlay;
 mod overlay_copy;
+mod overlay_fold;
 mod overlay_log;
 mod overlay_recover;
 mod overlay_together;

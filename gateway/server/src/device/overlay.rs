@@ -4,10 +4,10 @@
 //! and the mapping after it, so a mapping never shows content that is not there. Between flushes each write says first where it
 //! goes, in a file that is not synced: a gateway that is killed loses nothing that it answered.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::fs::{self, OpenOptions};
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::{
     Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard, TryLockError,
 };
@@ -21,7 +21,7 @@ use tap_block::{
     Answer, Answered, BLOCK_SIZE, Base, BlockDevice, BlockNo, DeviceError, Extent, ExtentSet, Geometry, Name,
     Op, Outcome, Part, Shown, Ticket,
 };
-use tap_disk::{FileDevice, FileOptions, SegmentFile, ensure_dir, small_file};
+use tap_disk::{FileDevice, SegmentFile, ensure_dir, small_file};
 
 use super::image::{HOLE, Image, unread};
 use super::overlay_copy::SHARED_AT_ONCE;
@@ -30,7 +30,7 @@ use super::overlay_recover::{open_data, recover};
 use super::overlay_together;
 use super::overlay_write::BATCH;
 use super::recent::RecentFiles;
-use super::room::{Promise, Room};
+use super::room::Room;
 use super::workers::Workers;
 
 /// Room in the data file for content that was replaced and waits for the next flush: a quarter of the quota, within bounds. Half
@@ -38,15 +38,11 @@ use super::workers::Workers;
 const SLACK: std::ops::RangeInclusive<u64> = 256 << 20..=4 << 30;
 /// A write of so much is done by a worker, while the connection takes what comes next from its client.
 pub(super) const LARGE: usize = 256 << 10;
-/// Put onto a disk at a time of what the image below has elsewhere.
-const FOLDED_AT_ONCE: u64 = 1 << 20;
-/// Zeroed on a disk between two looks at whether that is still wanted.
-const ZEROED_AT_ONCE: u64 = 64 << 20;
 /// Changed blocks looked at for one question of what is written.
 const MOST_WRITTEN: usize = 1 << 20;
 /// Rotten blocks that are remembered of an image.
 const MOST_ROTTEN: usize = 4096;
-const DATA: &str = "data";
+pub(super) const DATA: &str = "data";
 
 /// A read/write image as a disk.
 pub(crate) struct OverlayDevice {
@@ -616,90 +612,6 @@ impl Layers {
         written.map_err(|e| unrecorded(&e))
     }
 
-    /// Copies what is written here, as of now, into the overlay in `dir`. Reads and writes go on; a flush waits until it is over,
-    /// for it would let slots be used again that are being copied.
-    fn copy_into(&self, dir: &Path, image: u64, promised: &mut Promise<'_>) -> io::Result<()> {
-        let _no_flush = self.log_lock();
-        // From here on no slot in it is written again.
-        let mapping = self.write_lock().seal_all();
-        let data = FileDevice::open(&dir.join(DATA), FileOptions::default()).map_err(io::Error::other)?;
-        let (mut log, _) = OverlayLog::open(dir, image)?;
-        let (mut copied, mut slots) = (Vec::with_capacity(mapping.len()), 0);
-        let mut shared: HashMap<SlotNo, SlotNo> = HashMap::new();
-        for change in mapping {
-            let Change::Slot { block, slot, sum } = change else {
-                copied.push(change);
-                continue;
-            };
-            // What blocks share here they share there.
-            if let Some(&slot) = shared.get(&slot) {
-                copied.push(Change::Slot { block, slot, sum });
-                continue;
-            }
-            shared.insert(slot, SlotNo::new(slots));
-            let content = self.read_slot(block, slot, sum).map_err(io::Error::other)?;
-            let slot = SlotNo::new(slots);
-            let write = Op::Write { offset: slot.offset(), data: content, fua: false };
-            run(&*data, write).map_err(io::Error::other)?;
-            promised.written(BLOCK_SIZE);
-            copied.push(Change::Slot { block, slot, sum });
-            slots += 1;
-        }
-        run(&*data, Op::Flush).map_err(io::Error::other)?;
-        log.replace(&copied)
-    }
-
-    fn fold_onto(&self, disk: &FileDevice, going: &mut dyn FnMut(u64) -> bool) -> io::Result<bool> {
-        let _no_flush = self.log_lock();
-        let mapping = self.write_lock().seal_all();
-        let (end, mut done) = (disk.geometry().size, 0);
-        for change in mapping {
-            match change {
-                Change::Image(part) => {
-                    for piece in cut_at(part, FOLDED_AT_ONCE) {
-                        self.fold_image(disk, piece, end)?;
-                        done += piece.extent.length();
-                        if !going(done) {
-                            return Ok(false);
-                        }
-                    }
-                }
-                Change::Slot { block, slot, sum } => {
-                    let mut data = self.read_slot(block, slot, sum).map_err(io::Error::other)?;
-                    data.truncate(index(end.saturating_sub(block.offset())));
-                    let write = Op::Write { offset: block.offset(), data, fua: false };
-                    run(disk, write).map_err(io::Error::other)?;
-                    done += BLOCK_SIZE;
-                    if !going(done) {
-                        return Ok(false);
-                    }
-                }
-                Change::Zero(extent) => {
-                    let extent = Extent::between(extent.offset(), extent.end().min(end));
-                    if !zero_on(disk, extent, &mut || going(done))? {
-                        return Ok(false);
-                    }
-                }
-            }
-        }
-        run(disk, Op::Flush).map_err(io::Error::other)?;
-        Ok(true)
-    }
-
-    /// Puts what the image below has elsewhere onto `disk`. That may be the very copy of the image, with something put onto it.
-    fn fold_image(&self, disk: &FileDevice, part: FromImage, end: u64) -> io::Result<()> {
-        let extent = Extent::between(part.extent.offset(), part.extent.end().min(end));
-        let write = match self.below.original(part.source()).map_err(io::Error::other)? {
-            Answer::Zeroes(_) => Op::Zero { extent, fua: false, may_trim: true, fast: false },
-            answer => {
-                let mut data = answer.into_bytes();
-                data.truncate(index(extent.length()));
-                Op::Write { offset: extent.offset(), data, fua: false }
-            }
-        };
-        run(disk, write).map(drop).map_err(io::Error::other)
-    }
-
     /// For as long as it is held no slots are lent, and no blocks are made to share theirs by others.
     pub(super) fn nothing_lent(&self) -> RwLockWriteGuard<'_, ()> {
         self.lending.write().unwrap_or_else(PoisonError::into_inner)
@@ -718,7 +630,7 @@ impl Layers {
         self.overlay.write().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn log_lock(&self) -> MutexGuard<'_, OverlayLog> {
+    pub(super) fn log_lock(&self) -> MutexGuard<'_, OverlayLog> {
         self.log.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -746,23 +658,6 @@ fn goes_on(last: Extent, of: Written, run: Extent, what: Written) -> bool {
         _ => of == what,
     };
     is_alike && last.end() == run.offset()
-}
-
-/// Zeroes are not counted; they may be many all the same.
-fn zero_on(disk: &FileDevice, extent: Extent, going: &mut dyn FnMut() -> bool) -> io::Result<bool> {
-    for extent in extent.split_at_multiples(ZEROED_AT_ONCE) {
-        run(disk, Op::Zero { extent, fua: false, may_trim: true, fast: false }).map_err(io::Error::other)?;
-        if !going() {
-            return Ok(false);
-        }
-    }
-    Ok(true)
-}
-
-/// In pieces of so many bytes.
-fn cut_at(part: FromImage, grain: u64) -> impl Iterator<Item = FromImage> {
-    let pieces = part.extent.split_at_multiples(grain);
-    pieces.map(move |extent| FromImage { extent, at: part.at + (extent.offset() - part.extent.offset()) })
 }
 
 pub(super) fn extent_of(block: BlockNo) -> Extent {
