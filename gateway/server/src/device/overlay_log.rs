@@ -24,6 +24,9 @@ pub(super) struct OverlayLog {
     /// Something half written is at its end; or a place in the next file was told: until that is the log, nothing goes into this
     /// one, or what bears that place would count as newer than what comes here.
     is_left: bool,
+    /// The furthest generation in which a place was told. What bears that place is older than what comes after the next flush that
+    /// succeeds, so that has to be further on.
+    told: u64,
     /// Programs that know of none do not read the file.
     has_references: bool,
 }
@@ -54,7 +57,10 @@ impl OverlayLog {
             // What comes next could not be told from what was torn, should it be torn as well.
             let Scan { changes, next_group, end, is_torn: is_left, has_references, .. } = found;
             let dir = dir.to_owned();
-            let log = Self { dir, image, generation, file, next_group, end, is_left, has_references };
+            let told = generation;
+            let log = Self { dir, image, generation, file, next_group, end, is_left, told, has_references };
+            // A gateway that was killed may have left it unsynced; from here on whatever it says counts as durable.
+            log.file.sync().map_err(|e| named(&log.dir, &e))?;
             log.remove_others();
             return Ok((log, changes));
         }
@@ -72,13 +78,26 @@ impl OverlayLog {
         LogPlace { generation: self.generation, group: self.next_group }
     }
 
-    /// How far it will have come with these changes, which are what is recorded next.
+    /// How far it will have come with these changes, which are what is recorded next. Further each time.
     pub(super) fn place_with(&mut self, changes: &[Change]) -> LogPlace {
         if self.fits(changes) {
-            return LogPlace { group: self.next_group + 1, ..self.place() };
+            return self.place_with_one_more();
         }
         self.is_left = true;
-        LogPlace { generation: self.generation + 1, group: 1 }
+        self.told = self.told.max(self.generation) + 1;
+        LogPlace { generation: self.told, group: 1 }
+    }
+
+    fn place_with_one_more(&self) -> LogPlace {
+        LogPlace { group: self.next_group + 1, ..self.place() }
+    }
+
+    /// Whatever is recorded next has to make it stand beyond `place`.
+    pub(super) fn pass(&mut self, place: LogPlace) {
+        if place >= self.place_with_one_more() {
+            self.is_left = true;
+            self.told = self.told.max(place.generation.saturating_add(1));
+        }
     }
 
     /// Appends `changes`, durably.
@@ -97,7 +116,7 @@ impl OverlayLog {
     /// Starts anew with `mapping`, durably.
     pub(super) fn replace(&mut self, mapping: &[Change]) -> io::Result<()> {
         let group = encode_group(self.image, 0, mapping);
-        let generation = self.generation + 1;
+        let generation = self.told.max(self.generation + 1);
         let path = path_of(&self.dir, generation);
         // Left over from a replacement that failed half way.
         match fs::remove_file(&path) {
@@ -109,7 +128,7 @@ impl OverlayLog {
             let _ = fs::remove_file(&path);
         })?;
         (self.generation, self.file, self.next_group, self.end) = (generation, file, 1, count(group.len()));
-        self.is_left = false;
+        (self.is_left, self.told) = (false, generation);
         self.has_references = has_references(mapping);
         self.remove_others();
         Ok(())

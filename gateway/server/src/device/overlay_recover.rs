@@ -37,8 +37,8 @@ pub(super) fn recover(
         claim.changes.retain(|change| is_there(data, change));
     }
     let found: Vec<Change> = claims.into_iter().flat_map(|claim| claim.changes).collect();
-    // The files are emptied and that is not synced: what they held may come back when the power goes. Then the log is to stand
-    // where it was said to come, or further: what is flushed from here on would be undone.
+    // The files are emptied and that is not synced: what they held, or the beginning of it, may come back when the power goes. Then
+    // the log is to stand further than it was said to come: what is found here, or flushed from here on, would be undone.
     let is_behind = furthest.is_some_and(|furthest| furthest > log.place());
     if found.is_empty() && !is_behind {
         return Ok(());
@@ -53,8 +53,8 @@ pub(super) fn recover(
     tell_rotten(image, data, &found);
     run(data, Op::Flush).map_err(io::Error::other)?;
     changes.extend(found.iter().copied());
-    let is_of_next = furthest.is_some_and(|furthest| furthest.generation > log.place().generation);
-    if log.fits(&found) && !is_of_next {
+    furthest.into_iter().for_each(|furthest| log.pass(furthest));
+    if log.fits(&found) {
         return log.append(&found);
     }
     log.replace(&Overlay::restore(0, changes.iter().copied()).snapshot())

@@ -27,6 +27,7 @@ mod between;
 mod copies;
 mod damage;
 mod maps;
+mod power;
 mod together;
 
 const QUOTA: u64 = 1 << 20;

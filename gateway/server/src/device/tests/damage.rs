@@ -311,6 +311,53 @@ fn what_was_said_of_a_log_that_never_came_to_be_does_not_come_back_over_what_was
     assert_eq!(whole(&opened(&rig, 7).unwrap())[..4096], [2; 4096]);
 }
 
+/// Image 7 with a flush that failed where it would have begun the log anew; then a block is trimmed and written again. With what
+/// was said before the last of these.
+fn trimmed_and_written_after_a_flush_that_failed(rig: &Rig) -> (OverlayDevice, Vec<(PathBuf, Vec<u8>)>) {
+    let at = |name: &str| dir(rig, 7).join(name);
+    rig.overlays().create(7, QUOTA).unwrap();
+    let device = opened(rig, 7).unwrap();
+    fs::create_dir(at("map-1")).unwrap();
+    write(&device, 0, 1);
+    run(&device, Op::Copy { from: Extent::between(0, BLOCK_SIZE), to: 8 * BLOCK_SIZE }).unwrap();
+    assert!(run(&device, Op::Flush).is_err());
+    run(&device, Op::Trim { extent: Extent::between(BLOCK_SIZE, 2 * BLOCK_SIZE), fua: false }).unwrap();
+    let said = ["recent-0", "recent-1"].map(|name| (at(name), fs::read(at(name)).unwrap()));
+    write(&device, 1, 2);
+    fs::remove_dir(at("map-1")).unwrap();
+    (device, said.into())
+}
+
+/// The power goes, and what was said is as it was on the disk for a while.
+fn found_after_a_power_cut(rig: &Rig, said: &[(PathBuf, Vec<u8>)]) -> u8 {
+    put_back(said);
+    fs::remove_file(dir(rig, 7).join("boot")).unwrap();
+    whole(&opened(rig, 7).unwrap())[4096]
+}
+
+/// There was no room for the new log, and then there is.
+#[test]
+fn what_was_said_after_a_flush_that_failed_does_not_come_back_over_the_next_one() {
+    let rig = Rig::new(5);
+    let (device, said) = trimmed_and_written_after_a_flush_that_failed(&rig);
+    run(&device, Op::Flush).unwrap();
+    drop(device);
+    assert_eq!(found_after_a_power_cut(&rig, &said), 2);
+}
+
+/// The gateway that comes back makes durable what it finds, so a flush has nothing left to do.
+#[test]
+fn what_was_said_before_a_kill_does_not_come_back_over_what_was_found_after_it() {
+    let rig = Rig::new(5);
+    let (device, said) = trimmed_and_written_after_a_flush_that_failed(&rig);
+    drop(device);
+    let device = opened(&rig, 7).unwrap();
+    assert_eq!(whole(&device)[4096], 2);
+    run(&device, Op::Flush).unwrap();
+    drop(device);
+    assert_eq!(found_after_a_power_cut(&rig, &said), 2);
+}
+
 /// A data file that fails to be written from some moment on.
 fn failing(path: &std::path::Path) -> std::os::fd::OwnedFd {
     use rustix::fs::MemfdFlags;
