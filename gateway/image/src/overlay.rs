@@ -18,6 +18,7 @@
 
 mod copy;
 mod log;
+mod noted;
 mod recent;
 #[cfg(test)]
 mod tests;
@@ -30,9 +31,8 @@ use thiserror::Error;
 
 use copy::{Shift, Users};
 pub use log::{LogError, Scan, encode_group, group_len, has_references, scan};
-pub use recent::{
-    Claims, LogPlace, Recent, RecentError, Said, SaidSoFar, all_unrecorded, furthest, stood, unrecorded,
-};
+pub use noted::{Begun, Noted, SaidSoFar};
+pub use recent::{Claims, LogPlace, Recent, RecentError, Said, all_unrecorded, furthest, stood, unrecorded};
 
 /// A block-sized place in the data file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]

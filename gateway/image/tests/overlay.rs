@@ -12,8 +12,8 @@
 use std::collections::BTreeSet;
 
 use gateway_image::overlay::{
-    Change, Content, ContentSum, Loan, LogPlace, Overlay, Recent, SaidSoFar, Written, all_unrecorded,
-    encode_group, scan, stood, unrecorded,
+    Begun, Change, Content, ContentSum, Loan, LogPlace, Noted, Overlay, Recent, Said, Written,
+    all_unrecorded, encode_group, scan, stood, unrecorded,
 };
 use proptest::prelude::*;
 use tap_block::{BLOCK_SIZE, BlockNo, Extent};
@@ -69,7 +69,7 @@ struct Rig {
     recent: Recent,
     said: [Vec<u8>; 2],
     said_before: [Vec<u8>; 2],
-    so_far: SaidSoFar,
+    noted: Begun,
     flushed: Vec<i64>,
     model: Vec<i64>,
 }
@@ -80,7 +80,7 @@ impl Rig {
         let overlay = Overlay::new(QUOTA);
         let recent = Recent::new(IMAGE, LogPlace::default());
         let (data, log, said, said_before) = Default::default();
-        Self {
+        let mut rig = Self {
             overlay,
             data,
             log,
@@ -88,10 +88,12 @@ impl Rig {
             recent,
             said,
             said_before,
-            so_far: SaidSoFar::default(),
+            noted: Begun::default(),
             flushed: fresh.clone(),
             model: fresh,
-        }
+        };
+        rig.begin();
+        rig
     }
 
     fn step(&mut self, n: i64, step: &Step) {
@@ -134,11 +136,23 @@ impl Rig {
 
     fn say_all(&mut self, changes: &[Change]) {
         let said = self.recent.say(changes);
+        self.put(&said);
+        self.recent.said(&said);
+        if said.is_noted() {
+            self.noted = self.recent.noted();
+        }
+    }
+
+    fn put(&mut self, said: &Said) {
         let (file, at) = (&mut self.said[usize::from(said.second)], said.offset as usize);
         file.resize(file.len().max(at + said.bytes.len()), 0);
         file[at..at + said.bytes.len()].copy_from_slice(&said.bytes);
-        self.so_far = self.recent.so_far(&said);
-        self.recent.said(&said);
+    }
+
+    /// A file of what is recent begins.
+    fn begin(&mut self) {
+        self.put(&self.recent.ended());
+        self.noted = self.recent.noted();
     }
 
     fn lend(&mut self, block: u64) -> Option<Loan> {
@@ -189,8 +203,8 @@ impl Rig {
 
     fn flush(&mut self, works: bool, meanwhile: impl FnOnce(&mut Self)) {
         let (changes, flushed, said) = (self.overlay.take_changes(), self.model.clone(), self.said.clone());
-        if !changes.is_empty() {
-            self.recent.turn(LogPlace { generation: 0, group: self.groups + 1 });
+        if !changes.is_empty() && self.recent.turn(LogPlace { generation: 0, group: self.groups + 1 }) {
+            self.begin();
         }
         meanwhile(self);
         if !works {
@@ -220,6 +234,7 @@ impl Rig {
         self.overlay = Overlay::restore(QUOTA, found.changes);
         self.recent = Recent::new(IMAGE, LogPlace { generation: 0, group: self.groups });
         self.said = Default::default();
+        self.begin();
         self.say_all(&[]);
         self.model = self.flushed.clone();
     }
@@ -238,7 +253,9 @@ impl Rig {
     fn kept(&self) -> Vec<Change> {
         let place = LogPlace { generation: 0, group: self.groups };
         assert!(stood(IMAGE, [&self.said[0], &self.said[1]]) <= Some(place));
-        let claims = all_unrecorded(IMAGE, [&self.said[0], &self.said[1]], place, Some(self.so_far)).unwrap();
+        let claims =
+            all_unrecorded(IMAGE, [&self.said[0], &self.said[1]], place, Some(Noted::Begun(self.noted)))
+                .unwrap();
         let is_there = |change: &Change| self.is_there(change);
         let sound = claims.into_iter().flat_map(|claim| {
             claim.changes.into_iter().filter(move |change| claim.is_sure || is_there(change))

@@ -15,8 +15,8 @@
 //! changes says that the log has stood there, durably: one that does not come so far any more is damaged.
 //!
 //! Of what a machine held that lost its power anything may be missing. Where it did not, all is there but what was being written
-//! at the very end, and what a group of one zero of no length takes back: it failed. How many groups there were is noted beside
-//! the files, behind each: one that is emptied or cut off between two groups would look whole.
+//! at the very end, and what a group of one zero of no length takes back: it failed. A file that is emptied or cut off between two
+//! groups would look whole: a mark stands behind the last one.
 
 use tap_block::Extent;
 use tap_block::units::{count, index};
@@ -25,13 +25,14 @@ use xxhash_rust::xxh3::xxh3_64_with_seed;
 
 use super::Change;
 use super::log::{changes_behind, has_references, put_changes};
+use super::noted::{Begun, Noted, is_ended, mark};
 
 const MAGIC: [u8; 4] = *b"CGR1";
 /// Of a group with references.
 const MAGIC_REFERENCES: [u8; 4] = *b"CGR2";
-const HEAD: usize = 32;
+pub(super) const HEAD: usize = 32;
 /// The kernel takes a write page by page: there it is cut when its program is killed.
-const PAGE: usize = 4096;
+pub(super) const PAGE: usize = 4096;
 /// A file ends at a multiple of it where a write of its last group was cut short.
 const SECTOR: usize = 512;
 
@@ -48,55 +49,12 @@ pub struct LogPlace {
 #[derive(Debug, Clone, Default)]
 pub struct Recent {
     image: u64,
-    /// The second file, not the first.
-    second: bool,
+    begun: Begun,
     end: u64,
     no: u64,
     place: LogPlace,
     /// The other file is still needed: no flush has succeeded since it was left.
     behind: bool,
-    /// The number of the first group that the last flush does not take.
-    turned: u64,
-    /// The log has all groups before this one.
-    recorded: u64,
-}
-
-/// How many groups there were, which is noted apart from them.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct SaidSoFar {
-    /// So many were said: one more may have been.
-    said: u64,
-    /// What is in those before this one the log has, or they say nothing.
-    recorded: u64,
-}
-
-impl SaidSoFar {
-    /// Bytes of it.
-    pub const LEN: usize = 16;
-
-    /// As it is noted.
-    #[must_use]
-    pub fn encode(&self) -> [u8; Self::LEN] {
-        let mut out = [0; Self::LEN];
-        let (said, recorded) = out.split_at_mut(8);
-        said.copy_from_slice(&self.said.to_le_bytes());
-        recorded.copy_from_slice(&self.recorded.to_le_bytes());
-        out
-    }
-
-    /// `None`: it is none.
-    #[must_use]
-    pub fn decode(bytes: &[u8]) -> Option<Self> {
-        let [said, recorded] = *<&[u8; Self::LEN]>::try_from(bytes).ok()?.as_chunks::<8>().0 else {
-            return None;
-        };
-        Some(Self { said: u64::from_le_bytes(said), recorded: u64::from_le_bytes(recorded) })
-    }
-
-    /// Is anything missing that the log does not have, if the last group that is there comes before `next`?
-    const fn misses_some(&self, next: u64) -> bool {
-        next < self.said && self.recorded < self.said
-    }
 }
 
 /// A group on its way into a file.
@@ -106,24 +64,40 @@ pub struct Said {
     pub second: bool,
     /// Where in it.
     pub offset: u64,
-    /// The group.
+    /// The group, and the mark behind it.
     pub bytes: Vec<u8>,
-    /// There is no change in it.
-    is_idle: bool,
+    /// Bytes of the group.
+    group: usize,
+}
+
+impl Said {
+    /// Without the mark.
+    #[must_use]
+    pub fn group(&self) -> &[u8] {
+        self.bytes.get(..self.group).unwrap_or_default()
+    }
+
+    /// Is it to be noted, once it is written, how many there were with this one?
+    #[must_use]
+    pub const fn is_noted(&self) -> bool {
+        !is_on_one_page(index(self.offset), self.bytes.len())
+    }
 }
 
 impl Recent {
     /// Both files are empty; what is said is not in a log at `place`.
     #[must_use]
     pub fn new(image: u64, place: LogPlace) -> Self {
-        Self { image, place, ..Self::default() }
+        Self { image, place, begun: Begun { place, ..Begun::default() }, ..Self::default() }
     }
 
     /// Says that these changes come. Write it, then tell with [`Recent::said`].
     #[must_use]
     pub fn say(&self, changes: &[Change]) -> Said {
-        let bytes = encode_recent(self.image, self.no, self.place, changes);
-        Said { second: self.second, offset: self.end, bytes, is_idle: changes.is_empty() }
+        let mut bytes = encode_recent(self.image, self.no, self.place, changes);
+        let group = bytes.len();
+        bytes.extend(mark(self.image, self.no + 1));
+        Said { second: self.begun.second, offset: self.end, bytes, group }
     }
 
     /// What was said last failed: of its content anything may be there.
@@ -134,17 +108,21 @@ impl Recent {
 
     /// It is written.
     pub fn said(&mut self, said: &Said) {
-        self.recorded += u64::from(said.is_idle && self.recorded == self.no);
         self.no += 1;
-        self.end += count(said.bytes.len());
+        self.end += count(said.group);
     }
 
-    /// What is to be noted, beside the files, once this is written, before [`Recent::said`] is told.
+    /// No more was said than what is there: a file begins with it, and it is put back where more could not be written.
     #[must_use]
-    pub fn so_far(&self, said: &Said) -> SaidSoFar {
-        let mut after = self.clone();
-        after.said(said);
-        SaidSoFar { said: after.no, recorded: after.recorded }
+    pub fn ended(&self) -> Said {
+        let bytes = mark(self.image, self.no).to_vec();
+        Said { second: self.begun.second, offset: self.end, bytes, group: 0 }
+    }
+
+    /// What is to be noted, when a file begins with [`Recent::ended`] and when [`Said::is_noted`] was written.
+    #[must_use]
+    pub const fn noted(&self) -> Begun {
+        Begun { said: self.no, ..self.begun }
     }
 
     /// How long the file is that is written.
@@ -160,18 +138,20 @@ impl Recent {
     }
 
     /// A flush has taken what changed until now. When it has succeeded the log is at `place`, and
-    /// [`Recent::recorded`] is to be called.
-    pub fn turn(&mut self, place: LogPlace) {
-        (self.place, self.turned) = (place, self.no);
-        if !self.behind {
-            (self.second, self.end) = (!self.second, 0);
+    /// [`Recent::recorded`] is to be called. Whether the other file is written from here on.
+    pub fn turn(&mut self, place: LogPlace) -> bool {
+        let turns = !self.behind;
+        (self.place, self.behind) = (place, true);
+        if turns {
+            self.begun = Begun { second: !self.begun.second, first: self.no, place, said: self.no };
+            self.end = 0;
         }
-        self.behind = true;
+        turns
     }
 
     /// The flush has succeeded.
-    pub fn recorded(&mut self) {
-        (self.behind, self.recorded) = (false, self.turned);
+    pub const fn recorded(&mut self) {
+        self.behind = false;
     }
 }
 
@@ -214,7 +194,7 @@ pub struct Claims {
 pub struct RecentError;
 
 /// The changes in both `files` that a log at `place` does not have, in order, where the machine has not lost its power since.
-/// `so_far`: how many groups there were; earlier programs did not note it.
+/// `noted`: what is beside them; the earliest programs noted nothing.
 ///
 /// # Errors
 /// [`RecentError`].
@@ -222,7 +202,7 @@ pub fn all_unrecorded(
     image: u64,
     files: [&[u8]; 2],
     place: LogPlace,
-    so_far: Option<SaidSoFar>,
+    noted: Option<Noted>,
 ) -> Result<Vec<Claims>, RecentError> {
     let found = files.map(|file| scattered(image, file));
     let mut all: Vec<(usize, Group)> = Vec::new();
@@ -239,21 +219,44 @@ pub fn all_unrecorded(
         }
         next = group.no.saturating_add(1);
     }
-    if so_far.is_some_and(|so_far| so_far.misses_some(next)) {
-        return Err(RecentError);
-    }
-    let is_first_recorded =
-        all.first().is_some_and(|(_, group)| group.no > 0 && group.at == 0 && group.place <= place);
-    for (no, file) in files.into_iter().enumerate() {
-        let last = all.last().filter(|(of, _)| *of == no);
-        let end = last.map_or(0, |(_, group)| group.at + group.len);
-        let is_known = all.iter().any(|(of, _)| *of == no) || is_first_recorded || is_begun(next, file);
-        if (!is_known && !file.is_empty()) || has_rotten(image, next, end, file) {
-            return Err(RecentError);
+    let is_whole = match noted {
+        Some(Noted::Begun(begun)) => has_all(image, files, &all, begun, place),
+        Some(Noted::Count(so_far)) => {
+            !so_far.misses_some(next) && has_all_unmarked(image, files, &all, place)
         }
+        None => has_all_unmarked(image, files, &all, place),
+    };
+    if !is_whole {
+        return Err(RecentError);
     }
     let groups = all.into_iter().map(|(_, group)| group).filter(|group| group.place >= place);
     Ok(claims(groups.map(|group| group.changes)))
+}
+
+/// Is nothing missing but what a log at `place` has?
+fn has_all(image: u64, files: [&[u8]; 2], all: &[(usize, Group)], begun: Begun, place: LogPlace) -> bool {
+    let [first, second] = files;
+    let written = if begun.second { second } else { first };
+    let last = all.last().map(|(file, group)| (*file, group));
+    if let Some((file, group)) = last.filter(|(_, group)| group.no >= begun.first) {
+        let (next, end) = (group.no.saturating_add(1), group.at + group.len);
+        return file == usize::from(begun.second) && is_ended(image, next, end, written, begun.said);
+    }
+    let next = last.map_or(0, |(_, group)| group.no.saturating_add(1));
+    (next == begun.first || begun.place <= place) && is_ended(image, begun.first, 0, written, begun.said)
+}
+
+/// The same of files without marks.
+fn has_all_unmarked(image: u64, files: [&[u8]; 2], all: &[(usize, Group)], place: LogPlace) -> bool {
+    let next = all.last().map_or(0, |(_, group)| group.no.saturating_add(1));
+    let is_first_recorded =
+        all.first().is_some_and(|(_, group)| group.no > 0 && group.at == 0 && group.place <= place);
+    files.into_iter().enumerate().all(|(no, file)| {
+        let last = all.last().filter(|(of, _)| *of == no);
+        let end = last.map_or(0, |(_, group)| group.at + group.len);
+        let is_known = all.iter().any(|(of, _)| *of == no) || is_first_recorded || is_begun(next, file);
+        (is_known || file.is_empty()) && !has_rotten(image, next, end, file)
+    })
 }
 
 /// Without what says only that something failed.
@@ -281,7 +284,7 @@ fn heads(no: u64) -> [Vec<u8>; 2] {
 }
 
 /// Does the group `no` begin there, as far as there is anything?
-fn is_begun(no: u64, bytes: &[u8]) -> bool {
+pub(super) fn is_begun(no: u64, bytes: &[u8]) -> bool {
     heads(no).iter().any(|head| bytes.starts_with(head) || (!bytes.is_empty() && head.starts_with(bytes)))
 }
 

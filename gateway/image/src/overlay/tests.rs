@@ -222,7 +222,8 @@ fn what_was_said_and_is_damaged_is_no_end_of_a_program() {
     let mut say = |recent: &mut Recent, n: u64| {
         let said = recent.say(&[Change::Zero(blocks(n, 1))]);
         files[usize::from(said.second)].truncate(usize::try_from(said.offset).unwrap());
-        files[usize::from(said.second)].extend(&said.bytes);
+        // As programs before marks did.
+        files[usize::from(said.second)].extend(said.group());
         recent.said(&said);
     };
     (0..100).for_each(|n| say(&mut recent, n));
@@ -269,7 +270,7 @@ fn a_long_group_with_references_that_is_damaged_is_no_end_of_a_program() {
     for group in 0..3 {
         let from = |n: u64| Change::Image(FromImage { extent: blocks(n * 2, 1), at: group * BLOCK_SIZE });
         let said = recent.say(&(0..200).map(from).collect::<Vec<_>>());
-        file.extend(&said.bytes);
+        file.extend(said.group());
         recent.said(&said);
     }
     let claims =
@@ -283,72 +284,128 @@ fn a_long_group_with_references_that_is_damaged_is_no_end_of_a_program() {
     }
 }
 
+type Found = Result<Vec<Vec<Change>>, RecentError>;
+
+/// The files of what is recent, and what is noted beside them, as a driver keeps them.
+#[derive(Clone)]
+struct Files {
+    files: [Vec<u8>; 2],
+    noted: Begun,
+}
+
+impl Files {
+    fn new(recent: &Recent) -> Self {
+        let mut files = Self { files: Default::default(), noted: recent.noted() };
+        files.put(&recent.ended(), usize::MAX);
+        files
+    }
+
+    /// As far as the program comes before it is killed.
+    fn put(&mut self, said: &Said, so_far: usize) {
+        let start = usize::try_from(said.offset).unwrap();
+        let file = &mut self.files[usize::from(said.second)];
+        file.resize(file.len().max((start + said.bytes.len()).next_multiple_of(8192)), 0);
+        let bytes = &said.bytes[..so_far.min(said.bytes.len())];
+        file[start..start + bytes.len()].copy_from_slice(bytes);
+    }
+
+    fn find(&self, place: LogPlace) -> Found {
+        let noted = Noted::decode(&self.noted.encode());
+        let found = all_unrecorded(9, [&self.files[0], &self.files[1]], place, noted)?;
+        Ok(found.into_iter().map(|claim| claim.changes).collect())
+    }
+
+    /// How often the program can be killed while it says that.
+    fn killed_at_each_page(&self, said: &Said, place: LogPlace, (before, after): (&Found, &Found)) -> u32 {
+        let start = usize::try_from(said.offset).unwrap();
+        let mut cuts = 0;
+        for page in (start + 1..start + said.bytes.len()).filter(|at| at % 4096 == 0) {
+            let mut cut = self.clone();
+            cut.put(said, page - start);
+            let is_whole = page - start >= said.group().len();
+            assert_eq!(cut.find(place), *if is_whole { after } else { before });
+            cuts += 1;
+        }
+        cuts
+    }
+
+    /// Whatever is emptied or cut off, or comes out as zeroes from some place on, is missed, if anything of it counts. How often.
+    fn damaged(&self, below: &mut impl FnMut(u64) -> u64, place: LogPlace, found: &Found) -> u32 {
+        let mut missed = 0;
+        for (which, is_zeroed) in [(0, false), (1, false), (0, true), (1, true)] {
+            let mut bad = self.clone();
+            let file = &mut bad.files[which];
+            let cut = match below(3) {
+                0 => 0,
+                1 => below(count(file.len()) + 1),
+                _ => below(count(file.len()) / 4096 + 1) * 4096,
+            };
+            let cut = usize::try_from(cut).unwrap();
+            if is_zeroed {
+                file[cut..].fill(0)
+            } else {
+                file.truncate(cut)
+            }
+            let now = bad.find(place);
+            assert!(now.is_err() || now == *found, "{which} at {cut}, {is_zeroed}");
+            missed += u32::from(now.is_err());
+        }
+        missed
+    }
+}
+
 /// Where a file was begun anew, what it held before lies behind.
 #[test]
-fn whoever_is_killed_while_it_says_something_is_not_taken_for_damaged() {
+fn whoever_is_killed_while_it_says_something_is_not_taken_for_damaged_and_whatever_is_missing_is_missed() {
     let mut random = 7_u64;
     let mut below = |n: u64| {
         random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
         (random >> 33) % n
     };
     let (mut cuts, mut missed) = (0, 0);
-    for round in 0..60 {
+    for round in 0..90 {
         let (mut place, mut told) = (LogPlace { generation: 0, group: 3 }, Vec::new());
         let mut recent = Recent::new(9, place);
-        let mut files = [Vec::new(), Vec::new()];
-        let (mut said_at, mut noted) = (place, SaidSoFar::default());
+        let (mut files, mut said_at) = (Files::new(&recent), place);
         for step in 0..14 {
             let many = if step == 0 { 0 } else { [1 + below(4), 1 + below(300)][usize::from(below(2) == 0)] };
+            // Some end where a page does, with or without their mark.
+            let to_page = (4096 * 5 - recent.len() % 4096 - 60 + [0, 20][usize::from(below(2) == 0)]) / 25;
+            let many = if round % 3 == 0 && many > 0 { to_page } else { many };
             let from = |n: u64| FromImage { extent: blocks(n, 1), at: below(99) * BLOCK_SIZE };
             let changes: Vec<Change> = match round % 2 {
                 0 => (0..many).map(|n| Change::Zero(blocks(n * 3, 1))).collect(),
                 _ => (0..many).map(from).map(Change::Image).collect(),
             };
             let said = recent.say(&changes);
-            let (start, len) = (usize::try_from(said.offset).unwrap(), said.bytes.len());
-            let with = |files: &[Vec<u8>; 2], so_far: usize| {
-                let mut files = files.clone();
-                let file = &mut files[usize::from(said.second)];
-                file.resize(file.len().max(start + so_far), 0);
-                file[start..start + so_far].copy_from_slice(&said.bytes[..so_far]);
-                files
+            let left = |told: &[(LogPlace, Vec<Change>)], place| -> Found {
+                Ok(told.iter().filter(|(at, _)| *at >= place).map(|(_, changes)| changes.clone()).collect())
             };
-            let left = |told: &[(LogPlace, Vec<Change>)], place| -> Vec<Vec<Change>> {
-                told.iter().filter(|(at, _)| *at >= place).map(|(_, changes)| changes.clone()).collect()
-            };
-            let found = |files: &[Vec<u8>; 2], place, noted| {
-                let found = all_unrecorded(9, [&files[0], &files[1]], place, Some(noted)).unwrap();
-                found.into_iter().map(|claim| claim.changes).collect::<Vec<_>>()
-            };
-            for page in (start + 1..start + len).filter(|at| at % 4096 == 0) {
-                cuts += 1;
-                assert_eq!(found(&with(&files, page - start), place, noted), left(&told, place));
-            }
-            files = with(&files, len);
-            // It may be killed before it is noted.
-            assert_eq!(found(&files, place, noted).len(), left(&told, place).len() + usize::from(many > 0));
-            noted = recent.so_far(&said);
-            assert_eq!(SaidSoFar::decode(&noted.encode()), Some(noted));
-            recent.said(&said);
+            let before = left(&told, place);
             if !changes.is_empty() {
                 told.push((said_at, changes));
             }
-            assert_eq!(found(&files, place, noted), left(&told, place));
-            // Whatever is emptied or cut off is missed, if anything of it counts.
-            for which in [0, 1] {
-                let cut = below(2) * below(count(files[which].len()) + 1);
-                let mut bad = files.clone();
-                bad[which].truncate(usize::try_from(cut).unwrap());
-                let found = all_unrecorded(9, [&bad[0], &bad[1]], place, Some(noted));
-                let found = found.map(|claims| claims.into_iter().map(|c| c.changes).collect::<Vec<_>>());
-                assert!(found == Err(RecentError) || found == Ok(left(&told, place)), "{which} at {cut}");
-                missed += u32::from(found == Err(RecentError));
+            let after = left(&told, place);
+            cuts += files.killed_at_each_page(&said, place, (&before, &after));
+            files.put(&said, usize::MAX);
+            // It may be killed before it is noted.
+            assert_eq!(files.find(place), after);
+            recent.said(&said);
+            if said.is_noted() {
+                files.noted = recent.noted();
             }
+            assert_eq!(files.find(place), after);
+            missed += files.damaged(&mut below, place, &after);
             // A flush begins, or ends, well or not.
             match below(3) {
                 0 => {
-                    said_at = LogPlace { group: place.group + 1, ..place };
-                    recent.turn(said_at);
+                    said_at = LogPlace { generation: place.generation, group: said_at.group + 1 };
+                    if recent.turn(said_at) {
+                        files.put(&recent.ended(), usize::MAX);
+                        assert_eq!(files.find(place), after, "it may be killed before that is noted");
+                        files.noted = recent.noted();
+                    }
+                    assert_eq!(files.find(place), after);
                 }
                 1 if said_at > place => {
                     place = said_at;
@@ -358,7 +415,58 @@ fn whoever_is_killed_while_it_says_something_is_not_taken_for_damaged() {
             }
         }
     }
-    assert!(cuts > 200 && missed > 200, "{cuts}, {missed}");
+    assert!(cuts > 200 && missed > 400, "{cuts}, {missed}");
+}
+
+/// Not even where it looks as if the program had been killed while it was written.
+#[test]
+fn a_flipped_bit_in_what_was_said_last_is_seen() {
+    for many in [1, 100, 200, 400] {
+        let mut recent = Recent::new(9, LogPlace::default());
+        let mut files = Files::new(&recent);
+        for n in 0..3 {
+            let zero = |at: u64| Change::Zero(blocks(at * 2, 1 + n));
+            let said = recent.say(&(0..many).map(zero).collect::<Vec<_>>());
+            files.put(&said, usize::MAX);
+            recent.said(&said);
+            files.noted = if said.is_noted() { recent.noted() } else { files.noted };
+        }
+        let place = LogPlace::default();
+        let end = usize::try_from(recent.len()).unwrap() + noted::MARK;
+        for at in (0..end).filter(|at| many == 1 || at % 31 == 0 || at + 50 > end) {
+            for bit in [1, 32] {
+                files.files[0][at] ^= bit;
+                assert_eq!(files.find(place), Err(RecentError), "{many}, byte {at}");
+                files.files[0][at] ^= bit;
+            }
+        }
+        assert_eq!(files.find(place).map(|found| found.len()), Ok(3));
+    }
+}
+
+/// Programs before marks noted how many groups there were.
+#[test]
+fn what_earlier_programs_noted_is_understood() {
+    let said = |said: u64, recorded: u64| [said.to_le_bytes(), recorded.to_le_bytes()].concat();
+    let mut recent = Recent::new(9, LogPlace::default());
+    let mut file = Vec::new();
+    for n in 0..3 {
+        let said = recent.say(&[Change::Zero(blocks(n, 1))]);
+        file.extend(said.group());
+        recent.said(&said);
+    }
+    let find = |noted: &[u8]| {
+        all_unrecorded(9, [&file, &[]], LogPlace::default(), Noted::decode(noted)).map(|claims| claims.len())
+    };
+    assert_eq!((find(&said(3, 0)), find(&said(2, 0)), find(&[])), (Ok(3), Ok(3), Ok(3)));
+    assert_eq!(
+        (find(&said(4, 0)), find(&said(4, 4))),
+        (Err(RecentError), Ok(3)),
+        "one is missing, and is recorded"
+    );
+    let begun = Recent::new(9, LogPlace { generation: 1, group: 2 }).noted();
+    assert_eq!(hex(&begun.encode()), NOTED_GOLDEN);
+    assert_eq!(Noted::decode(&begun.encode()), Some(Noted::Begun(begun)));
 }
 
 #[test]
@@ -367,7 +475,7 @@ fn what_was_said_and_taken_back_is_not_sure() {
     let mut file = Vec::new();
     for n in 0..4 {
         let said = if n == 2 { recent.take_back() } else { recent.say(&[Change::Zero(blocks(n, 1))]) };
-        file.extend(&said.bytes);
+        file.extend(said.group());
         recent.said(&said);
     }
     let sure = |claims: Vec<Claims>| claims.into_iter().map(|claim| claim.is_sure).collect::<Vec<_>>();
@@ -382,7 +490,8 @@ fn what_was_said_between_flushes_is_read_back_from_where_it_was_written() {
     let slot = Change::Slot { block: block(3), slot: SlotNo(4), sum: ContentSum { sum: 5, of: block(3) } };
     let first = recent.say(&[slot, Change::Zero(blocks(6, 1))]);
     assert_eq!((first.second, first.offset), (false, 0));
-    assert_eq!(hex(&first.bytes), GOLDEN, "written by earlier programs");
+    assert_eq!(hex(first.group()), GOLDEN, "written by earlier programs");
+    assert_eq!(hex(&first.bytes[first.group().len()..]), MARK_GOLDEN);
     recent.said(&first);
     recent.turn(LogPlace { generation: 1, group: 3 });
     let second = recent.say(&[Change::Zero(blocks(7, 1))]);
@@ -390,12 +499,12 @@ fn what_was_said_between_flushes_is_read_back_from_where_it_was_written() {
     recent.said(&second);
     recent.turn(LogPlace { generation: 2, group: 1 });
     let third = recent.say(&[Change::Zero(blocks(8, 1))]);
-    assert_eq!((third.second, third.offset), (true, count(second.bytes.len())), "it did");
-    let files = [&first.bytes[..], &[&second.bytes[..], &third.bytes].concat()];
+    assert_eq!((third.second, third.offset), (true, count(second.group().len())), "it did");
+    let files = [&first.bytes[..], &[second.group(), &third.bytes].concat()];
     let found = |group| unrecorded(9, files, LogPlace { generation: 1, group }).len();
     assert_eq!((found(2), found(3), found(4)), (4, 2, 1));
     assert!(unrecorded(8, files, LogPlace::default()).is_empty(), "of another image");
-    for cut in 0..first.bytes.len() {
+    for cut in 0..first.group().len() {
         assert!(unrecorded(9, [&first.bytes[..cut], &[]], LogPlace::default()).is_empty());
     }
 }
@@ -494,6 +603,12 @@ const REFERENCES: &str = concat!(
     "00000000000000010000000000000001170000000000000002000000000000009c1bd918e81f98a503b09df6",
     "2a3036dc",
 );
+
+/// Never changed.
+const MARK_GOLDEN: &str = "434752450100000000000000917f6cd4b1e41424";
+
+/// Never changed.
+const NOTED_GOLDEN: &str = "000000000000000000010000000000000002000000000000000000000000000000";
 
 /// Never changed.
 const GOLDEN: &str = concat!(

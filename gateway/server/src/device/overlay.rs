@@ -577,7 +577,7 @@ impl Layers {
     /// Content first, mapping after.
     fn flush(&self) -> Result<(), DeviceError> {
         let mut log = self.log_lock();
-        let changes = self.take_changes(&mut log);
+        let changes = self.take_changes(&mut log)?;
         if changes.is_empty() {
             return Ok(());
         }
@@ -593,13 +593,20 @@ impl Layers {
     }
 
     /// What a flush has to record. What is said from now on is not about it.
-    fn take_changes(&self, log: &mut OverlayLog) -> Changes {
+    fn take_changes(&self, log: &mut OverlayLog) -> Result<Changes, DeviceError> {
         let mut overlay = self.write_lock();
         let changes = overlay.take_changes();
-        if !changes.is_empty() {
-            self.recent_lock().turn(log.place_with(changes.list()));
+        if changes.is_empty() {
+            return Ok(changes);
         }
-        changes
+        let turned = self.recent_lock().turn(log.place_with(changes.list()));
+        match turned {
+            Ok(()) => Ok(changes),
+            Err(e) => {
+                overlay.failed(changes);
+                Err(unrecorded(&e))
+            }
+        }
     }
 
     fn record(&self, log: &mut OverlayLog, changes: &Changes) -> Result<(), DeviceError> {

@@ -1,6 +1,6 @@
 //! What was changed on an overlay since the last flush, in two files by turns: written before the content, never synced. The kernel
-//! has it when the gateway is killed. A file beside them says under which start of the machine they were begun, and how much was
-//! said: as long as it is that one, what is missing of them has been damaged.
+//! has it when the gateway is killed. A file beside them says under which start of the machine they were begun, and which of them
+//! is written: as long as it is that one, what is missing of them has been damaged.
 
 use std::fs::{self, File, OpenOptions};
 use std::io;
@@ -8,7 +8,7 @@ use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
 
 use gateway_image::overlay::{
-    Change, Claims, LogPlace, Recent, Said, SaidSoFar, all_unrecorded, furthest, stood, unrecorded,
+    Begun, Change, Claims, LogPlace, Noted, Recent, Said, all_unrecorded, furthest, stood, unrecorded,
 };
 use tap_block::units::count;
 use tap_disk::small_file;
@@ -17,14 +17,22 @@ use tap_disk::small_file;
 const FULL: u64 = 32 << 20;
 /// As far as it goes when flushes fail.
 const MOST: u64 = 128 << 20;
+/// A file is made longer by so much at a time, before it is written: what ends anywhere else has been cut off.
+const AHEAD: u64 = 64 << 10;
 const BOOT: &str = "boot";
 
 pub(super) struct RecentFiles {
     state: Recent,
-    first: File,
-    second: File,
-    /// Where it is noted how much was said: behind so many bytes. `None`: nobody knows which start of the machine this is.
+    first: Ahead,
+    second: Ahead,
+    /// Where it is noted which of them is written: behind so many bytes. `None`: nobody knows which start of the machine this is.
     boot: Option<(File, u64)>,
+}
+
+/// A file that is longer than what is written to it.
+struct Ahead {
+    file: File,
+    len: u64,
 }
 
 /// What is found of what was said before.
@@ -53,18 +61,18 @@ pub(super) fn read(dir: &Path, image: u64, place: LogPlace) -> io::Result<Found>
         return Err(lost(dir, place, stood));
     }
     let claims = match kept {
-        Some(so_far) => all_unrecorded(image, files, place, so_far).map_err(|e| damaged(dir, &e))?,
+        Some(noted) => all_unrecorded(image, files, place, noted).map_err(|e| damaged(dir, &e))?,
         None => vec![Claims { changes: unrecorded(image, files, place), is_sure: false }],
     };
     Ok(Found { claims, furthest: furthest(image, files) })
 }
 
-/// Has the machine run since they were begun? Then nothing that was written can be missing, on the disk or not; and how much there
-/// was is noted, unless an earlier program began them.
-fn kept(dir: &Path) -> Option<Option<SaidSoFar>> {
+/// Has the machine run since they were begun? Then nothing that was written can be missing, on the disk or not; and something is
+/// noted of them, unless an early program began them.
+fn kept(dir: &Path) -> Option<Option<Noted>> {
     let noted = small_file::read(&dir.join(BOOT)).ok().flatten()?;
     let behind = noted.strip_prefix(&this_boot()?[..])?;
-    Some(SaidSoFar::decode(behind))
+    Some(Noted::decode(behind))
 }
 
 fn this_boot() -> Option<Vec<u8>> {
@@ -89,13 +97,16 @@ impl RecentFiles {
             Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(e),
             _ => {}
         }
-        let [first, second] = paths(dir).map(File::create);
+        let [first, second] = paths(dir).map(|path| Ahead::create(&path));
         let state = Recent::new(image, place);
         let mut files = Self { state, first: first?, second: second?, boot: None };
+        let ended = files.state.ended();
+        files.first.write(&ended)?;
+        // The other has its first page, whatever becomes of the disk's room.
+        files.second.write(&ended)?;
         // Not synced, as they are not.
         if let Some(id) = this_boot() {
-            let so_far = SaidSoFar::default().encode();
-            fs::write(&boot, [&id[..], &so_far].concat())?;
+            fs::write(&boot, [&id[..], &files.state.noted().encode()].concat())?;
             files.boot = Some((OpenOptions::new().write(true).open(boot)?, count(id.len())));
         }
         files.say_recorded();
@@ -120,14 +131,25 @@ impl RecentFiles {
     }
 
     fn put(&mut self, said: &Said) -> io::Result<()> {
-        let file = if said.second { &self.second } else { &self.first };
-        file.write_all_at(&said.bytes, said.offset)?;
+        let mut after = self.state.clone();
+        after.said(said);
+        let noted = said.is_noted().then(|| after.noted());
         // Behind it: what is noted is there.
-        if let Some((boot, at)) = &self.boot {
-            boot.write_all_at(&self.state.so_far(said).encode(), *at)?;
+        if let Err(e) = self.write(said).and_then(|()| noted.map_or(Ok(()), |noted| self.note(noted))) {
+            // What is there of it was never said.
+            let _ = self.write(&self.state.ended());
+            return Err(e);
         }
-        self.state.said(said);
+        self.state = after;
         Ok(())
+    }
+
+    fn note(&self, noted: Begun) -> io::Result<()> {
+        self.boot.as_ref().map_or(Ok(()), |(boot, at)| boot.write_all_at(&noted.encode(), *at))
+    }
+
+    fn write(&mut self, said: &Said) -> io::Result<()> {
+        if said.second { &mut self.second } else { &mut self.first }.write(said)
     }
 
     /// Is it time for a flush?
@@ -135,9 +157,15 @@ impl RecentFiles {
         self.state.len() >= FULL
     }
 
-    /// A flush has taken what changed until now; when it has succeeded the log is at `place`.
-    pub(super) fn turn(&mut self, place: LogPlace) {
-        self.state.turn(place);
+    /// A flush has taken what changed until now; when it has succeeded the log is at `place`. After an error it has not.
+    pub(super) fn turn(&mut self, place: LogPlace) -> io::Result<()> {
+        let mut turned = self.state.clone();
+        if turned.turn(place) {
+            self.write(&turned.ended())?;
+            self.note(turned.noted())?;
+        }
+        self.state = turned;
+        Ok(())
     }
 
     /// It has.
@@ -150,6 +178,22 @@ impl RecentFiles {
     /// cannot be written, it is not known.
     fn say_recorded(&mut self) {
         drop(self.put(&self.state.say(&[])));
+    }
+}
+
+impl Ahead {
+    fn create(path: &Path) -> io::Result<Self> {
+        Ok(Self { file: File::create(path)?, len: 0 })
+    }
+
+    fn write(&mut self, said: &Said) -> io::Result<()> {
+        let end = said.offset + count(said.bytes.len());
+        if end > self.len {
+            let len = end.next_multiple_of(AHEAD);
+            self.file.set_len(len)?;
+            self.len = len;
+        }
+        self.file.write_all_at(&said.bytes, said.offset)
     }
 }
 

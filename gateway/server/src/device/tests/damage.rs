@@ -64,7 +64,7 @@ fn a_flipped_bit_in_what_was_said_is_refused_as_long_as_the_machine_runs() {
     let files = kept(&rig, 7);
     let recent = || dir(&rig, 7).join("recent-0");
     let end = FIRST + 100 * SAID;
-    assert_eq!(fs::metadata(recent()).unwrap().len(), end as u64);
+    assert_eq!(said_in(&recent()), end as u64);
     for at in [0, 3, 5, 40, 64, 500, 4090, end - SAID, end - SAID + 4, end - 1] {
         flip(recent(), at);
         refused(&rig, 7, "recent-0 or recent-1 is damaged");
@@ -109,15 +109,28 @@ fn what_was_said_and_is_emptied_or_cut_off_is_refused_as_long_as_the_machine_run
     }
 }
 
-/// A gateway of an earlier version noted no more than the start of the machine.
+/// A gateway of an earlier version noted the start of the machine, and later ones how many groups there were and how many of them
+/// the log has.
 #[test]
 fn what_an_earlier_program_said_is_found() {
     let rig = Rig::new(5);
     let expected = written(&rig, 1, 20);
-    let boot = dir(&rig, 7).join("boot");
-    let noted = fs::read(&boot).unwrap();
-    fs::write(&boot, &noted[..noted.len() - 16]).unwrap();
-    assert!(whole(&opened(&rig, 7).unwrap()) == expected);
+    let files = kept(&rig, 7);
+    let id = fs::read("/proc/sys/kernel/random/boot_id").unwrap();
+    // What begins with the image, twenty blocks, the flush, and twenty blocks; to there the log has all.
+    let count = |said: u64| [said.to_le_bytes(), 22_u64.to_le_bytes()].concat();
+    for noted in [vec![], count(42)] {
+        put_back(&files);
+        for name in ["recent-0", "recent-1"].map(|name| dir(&rig, 7).join(name)) {
+            let said = index(said_in(&name));
+            fs::write(&name, &fs::read(&name).unwrap()[..said]).unwrap();
+        }
+        fs::write(dir(&rig, 7).join("boot"), [&id[..], &noted].concat()).unwrap();
+        assert!(whole(&opened(&rig, 7).unwrap()) == expected);
+    }
+    put_back(&files);
+    fs::write(dir(&rig, 7).join("boot"), [id, count(43)].concat()).unwrap();
+    refused(&rig, 7, "emptied or cut off");
 }
 
 /// Groups with references have another beginning, and more rows than changes.
@@ -150,7 +163,7 @@ fn a_flipped_bit_in_a_copy_that_is_not_flushed_is_refused_and_without_one_all_is
     };
     // The first has what is flushed.
     let [first, second] = ["recent-0", "recent-1"].map(|name| dir(&rig, 7).join(name));
-    for at in 0..index(fs::metadata(&second).unwrap().len()) {
+    for at in 0..index(said_in(&second)) + 20 {
         flip(second.clone(), at);
         refused(&rig, 7, "is damaged");
         flip(second.clone(), at);

@@ -84,7 +84,7 @@ fn of_writes_that_came_together_is_said_at_once_where_they_lie() {
         let device = dir.open(image, Some(QUOTA), rig.image(point), Arc::clone(&rig.pool)).unwrap();
         let length = || {
             let files = ["recent-0", "recent-1"].map(|name| dir.of(image).join(name));
-            files.iter().map(|file| std::fs::metadata(file).unwrap().len()).sum::<u64>()
+            files.iter().map(|file| said_in(file)).sum::<u64>()
         };
         let before = length();
         write_all(&device);
