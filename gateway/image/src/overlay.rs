@@ -17,6 +17,7 @@
 //! killed keeps all that it answered: before content is written, what is about to change goes into a file that nobody syncs.
 
 mod copy;
+mod gather;
 mod log;
 mod noted;
 mod recent;
@@ -225,6 +226,8 @@ pub struct Overlay {
 #[derive(Debug)]
 pub struct Asked {
     loans: Vec<Loan>,
+    /// Side by side, behind all others.
+    is_gathered: bool,
 }
 
 impl Asked {
@@ -394,7 +397,7 @@ impl Overlay {
     /// [`QuotaReached`].
     pub fn ask(&self, blocks: &[BlockNo]) -> Result<Asked, QuotaReached> {
         let loans = walk(&self.slots, blocks).map(|(block, slot)| Loan::of(block, slot, &self.users));
-        let asked = Asked { loans: loans.collect() };
+        let asked = Asked { loans: loans.collect(), is_gathered: false };
         self.admit_new(asked.new_blocks())?;
         Ok(asked)
     }
@@ -402,13 +405,15 @@ impl Overlay {
     /// Bytes by which the data file grows when that is written.
     #[must_use]
     pub fn growth(&self, asked: &Asked) -> u64 {
-        count(asked.slots().saturating_sub(self.free.len())) * BLOCK_SIZE
+        let free = if asked.is_gathered { 0 } else { self.free.len() };
+        count(asked.slots().saturating_sub(free)) * BLOCK_SIZE
     }
 
     /// The slots that were asked for; nothing was changed since. Once written, [`Overlay::map`] them, or give them back with
     /// [`Overlay::unused`].
     pub fn lend(&mut self, asked: Asked) -> Vec<Loan> {
-        let mut others = self.take_free(asked.slots()).into_iter();
+        let free = if asked.is_gathered { 0 } else { asked.slots() };
+        let mut others = self.take_free(free).into_iter();
         self.growing += asked.new_blocks();
         let mut loans = asked.loans;
         for loan in loans.iter_mut().filter(|loan| loan.kind != Lent::Own) {

@@ -84,6 +84,64 @@ fn blocks_here_and_there_are_lent_what_each_of_them_needs() {
     assert_eq!(refused, QuotaReached { quota: 12 * BLOCK_SIZE });
 }
 
+/// Blocks in such an order that no two neighbours are written one after the other.
+fn scatter(overlay: &mut Overlay, blocks: u64) {
+    for n in 0..blocks {
+        write(overlay, n * 37 % blocks, b"a");
+    }
+}
+
+#[test]
+fn a_long_write_over_what_is_scattered_goes_to_slots_side_by_side_and_gives_the_others_back() {
+    for is_recorded in [false, true] {
+        let mut overlay = Overlay::new(4096 * BLOCK_SIZE);
+        scatter(&mut overlay, 128);
+        if is_recorded {
+            flush(&mut overlay);
+            for n in 0..128 {
+                write(&mut overlay, n * 29 % 128, b"b");
+            }
+        }
+        let (end, all) = (overlay.end() / BLOCK_SIZE, (0..128).map(block).collect::<Vec<_>>());
+        let asked = overlay.ask(&all).unwrap();
+        let gathered = overlay.gathered(&asked).unwrap();
+        assert_eq!((overlay.growth(&asked), overlay.growth(&gathered)), (0, 128 * BLOCK_SIZE));
+        let loans = overlay.lend(gathered);
+        assert!(loans.iter().map(|loan| loan.slot().get()).eq(end..end + 128));
+        assert!(loans.iter().all(|loan| !loan.is_in_place()), "the old ones are read until then");
+        let free = overlay.free.len();
+        let placed: Vec<_> = loans.iter().map(|loan| (*loan, ContentSum::of(loan.block, b"c"))).collect();
+        overlay.map(&placed);
+        assert_eq!((overlay.free.len(), overlay.used()), (free + 128, 128 * BLOCK_SIZE));
+        let asked = overlay.ask(&all).unwrap();
+        assert!(overlay.gathered(&asked).is_none(), "they lie together now");
+        assert!(asked.loans.iter().all(Loan::is_in_place));
+        assert_eq!(flush(&mut overlay).len(), 128);
+    }
+}
+
+#[test]
+fn a_write_is_gathered_only_if_it_is_long_and_little_lies_free() {
+    let mut overlay = Overlay::new(1024 * BLOCK_SIZE);
+    scatter(&mut overlay, 128);
+    let gathered = |overlay: &Overlay, blocks: std::ops::Range<u64>| {
+        overlay.gathered(&overlay.ask(&blocks.map(block).collect::<Vec<_>>()).unwrap()).is_some()
+    };
+    assert!(gathered(&overlay, 0..128) && gathered(&overlay, 0..64) && !gathered(&overlay, 0..63));
+    assert!(!gathered(&overlay, 200..328), "nothing is there, and nothing is free");
+    overlay.zero(blocks(0, 70));
+    assert!(
+        !gathered(&overlay, 70..128) && !gathered(&overlay, 60..128),
+        "more than an eighth would lie free"
+    );
+    // What is free is scattered as well.
+    assert!(!gathered(&overlay, 200..264), "that is used up first");
+    overlay = Overlay::new(1024 * BLOCK_SIZE);
+    scatter(&mut overlay, 128);
+    (0..60).for_each(|n| overlay.zero(blocks(n * 2, 1)));
+    assert!(gathered(&overlay, 200..264));
+}
+
 #[test]
 fn what_failed_to_be_recorded_is_recorded_next_time() {
     let mut overlay = Overlay::new(1 << 20);

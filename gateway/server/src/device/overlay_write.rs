@@ -10,7 +10,7 @@
 use std::io::IoSlice;
 
 use bytes::{Bytes, BytesMut};
-use gateway_image::overlay::{Change, Content, ContentSum, Loan, Overlay};
+use gateway_image::overlay::{Asked, Change, Content, ContentSum, Loan, Overlay};
 use gateway_store::ReadMode;
 use tap_block::stored::is_zero;
 use tap_block::units::{count, index};
@@ -117,7 +117,7 @@ impl Layers {
             piece.content = self.patched(&overlay, piece, edges)?;
             piece.seal(kept);
         }
-        let lent = self.lend(&mut overlay, &pieces)?;
+        let lent = self.lend(&mut overlay, &pieces, true)?;
         // Nobody may come between what was there and the part that was put into it.
         let is_of_parts = !pieces.iter().all(Piece::is_whole);
         if is_of_parts || lent.iter().any(|one| one.loan.is_in_place()) {
@@ -135,7 +135,7 @@ impl Layers {
         pieces.iter_mut().for_each(|piece| piece.seal(false));
         let _lending = self.lending();
         let mut overlay = self.write_lock();
-        let lent = self.lend(&mut overlay, &pieces)?;
+        let lent = self.lend(&mut overlay, &pieces, false)?;
         let (own, others): (Vec<Lent>, Vec<Lent>) = lent.into_iter().partition(|one| one.loan.is_in_place());
         if !own.is_empty() {
             let done = self.write_in_place(&mut overlay, &[], &own);
@@ -145,13 +145,19 @@ impl Layers {
         self.write_beside(&pieces, &others)
     }
 
-    /// Slots for what is not zero, if there is room.
-    fn lend(&self, overlay: &mut Overlay, pieces: &[Piece]) -> Result<Vec<Lent>, DeviceError> {
+    /// Slots for what is not zero, if there is room. What `goes_on` from block to block may be gathered.
+    fn lend(&self, overlay: &mut Overlay, pieces: &[Piece], goes_on: bool) -> Result<Vec<Lent>, DeviceError> {
         let taking: Vec<BlockNo> = pieces.iter().filter(|p| p.sum.is_some()).map(Piece::block).collect();
         let asked = overlay.ask(&taking).map_err(no_space)?;
+        let gathered = if goes_on { overlay.gathered(&asked) } else { None };
+        let has_room = |gathered: &Asked| {
+            let growth = overlay.growth(gathered);
+            self.fits(overlay, growth) && self.room().has(growth)
+        };
+        let asked = gathered.filter(has_room).unwrap_or(asked);
         if !taking.is_empty() {
             let growth = overlay.growth(&asked);
-            if overlay.end().saturating_add(growth) > self.data().geometry().size {
+            if !self.fits(overlay, growth) {
                 return Err(no_space("what was replaced on the image takes all room until the next flush"));
             }
             self.room().take(self.image(), growth).map_err(no_space)?;
@@ -164,6 +170,11 @@ impl Layers {
             loan,
         });
         Ok(lent.collect())
+    }
+
+    /// Is there so much of the data file behind what was ever used of it?
+    fn fits(&self, overlay: &Overlay, growth: u64) -> bool {
+        overlay.end().saturating_add(growth) <= self.data().geometry().size
     }
 
     /// Into slots that nobody reads yet: written, then said.

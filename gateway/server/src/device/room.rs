@@ -61,6 +61,12 @@ impl Room {
         Ok(())
     }
 
+    /// Is there so much? Nobody is named.
+    pub(crate) fn has(&self, bytes: u64) -> bool {
+        let state = self.look();
+        bytes <= state.left.saturating_sub(state.promised)
+    }
+
     /// Sets `bytes` aside for an image that is going to be written.
     ///
     /// # Errors

@@ -96,6 +96,51 @@ fn of_writes_that_came_together_is_said_at_once_where_they_lie() {
     assert!(all > 0 && all * 3 < one_by_one * 2, "{all} bytes at once, {one_by_one} one by one");
 }
 
+/// Small writes here and there, then long ones over them: those lie in one place, and all is there after a kill.
+#[test]
+fn a_long_write_over_what_small_ones_scattered_is_gathered_and_outlasts_a_kill() {
+    const LONG: u64 = 128;
+    let rig = Rig::of(Workload::with_size(9, 2 << 20), 4 << 20);
+    let (point, dir, quota) = (rig.oracle.last_lsn(), rig.overlays(), 64 << 20);
+    dir.create(7, quota).unwrap();
+    let open = || dir.open(7, Some(quota), rig.image(point), Arc::clone(&rig.pool)).unwrap();
+    let mut model = rig.oracle.image_at(rig.volume, point);
+    let mut random = Random::new(9);
+    let is_together = |content: &[u8]| {
+        let data = std::fs::read(dir.of(7).join("data")).unwrap();
+        let mut slots = data.chunks(4096);
+        slots
+            .position(|slot| slot == &content[..4096])
+            .is_some_and(|first| data[first * 4096..].starts_with(content))
+    };
+    for round in 0..6 {
+        let device = open();
+        assert!(whole(&device) == model, "round {round}");
+        let mut put = |at: u64, blocks: u64| {
+            let mut content = vec![0; index(blocks * BLOCK_SIZE)];
+            random.fill(&mut content);
+            model[index(at * BLOCK_SIZE)..][..content.len()].copy_from_slice(&content);
+            run(&device, write(at, &content)).unwrap();
+            content
+        };
+        for n in 0..LONG * 2 {
+            put(n * 37 % (LONG * 2), 1);
+        }
+        let content = put(round * 20, LONG);
+        assert!(is_together(&content), "round {round}");
+        // What it gave back is somebody else's by now.
+        for n in 0..LONG {
+            put(2 * LONG + n * 37 % LONG, 1);
+        }
+        if round % 2 == 0 {
+            run(&device, Op::Flush).unwrap();
+        }
+        assert!(whole(&device) == model, "round {round}");
+        assert!(device.used() <= 3 * LONG * BLOCK_SIZE);
+    }
+    assert!(whole(&open()) == model);
+}
+
 #[test]
 fn reads_that_came_together_are_answered_each_with_its_own() {
     let rig = Rig::new(5);
