@@ -196,7 +196,8 @@ impl Changes {
 /// No room for more changed blocks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
 #[error(
-    "the overlay has reached its quota of {quota} bytes: remove the image, or create one with a larger quota"
+    "the image has reached its quota of {quota} bytes: discard blocks on it, or go on with a larger one on an image of it \
+     (`chronogate image clone IMAGE --rw --quota SIZE`)"
 )]
 pub struct QuotaReached {
     /// The quota in bytes.

@@ -62,7 +62,7 @@ pub struct Scan {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
 #[error(
     "the overlay's mapping log is damaged at byte {at}, or is another image's: what was written on the image \
-         since cannot be trusted; put its own files back, or remove the image and create it again"
+         since cannot be trusted; put its own files back as they were, or remove the image and create it again"
 )]
 pub struct LogError {
     /// Where.

@@ -7,7 +7,7 @@
 use std::collections::BTreeMap;
 use std::fs::{self, OpenOptions};
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::{
     Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard, TryLockError,
 };
@@ -104,6 +104,10 @@ impl OverlayDir {
 
     /// Makes an empty overlay, durably.
     pub(crate) fn create(&self, image: u64, quota: u64) -> io::Result<()> {
+        self.make(image, quota).map_err(|e| told("cannot make ", &self.of(image), &e))
+    }
+
+    fn make(&self, image: u64, quota: u64) -> io::Result<()> {
         let dir = self.of(image);
         if dir.exists() {
             fs::remove_dir_all(&dir)?;
@@ -137,7 +141,8 @@ impl OverlayDir {
         }
         let mut promised = self.room.promise(image, used)?;
         self.create(image, quota)?;
-        from.layers.copy_into(&self.of(image), image, &mut promised)
+        let copied = from.layers.copy_into(&self.of(image), image, &mut promised);
+        copied.map_err(|e| told("cannot copy what is written into ", &self.of(image), &e))
     }
 
     /// Throws an overlay away.
@@ -167,9 +172,19 @@ impl OverlayDir {
         below: Arc<Image>,
         workers: impl Into<Workers>,
     ) -> io::Result<OverlayDevice> {
+        self.open_there(image, quota, below, workers.into()).map_err(|e| told("", &self.of(image), &e))
+    }
+
+    fn open_there(
+        &self,
+        image: u64,
+        quota: Option<u64>,
+        below: Arc<Image>,
+        workers: Workers,
+    ) -> io::Result<OverlayDevice> {
         let (dir, read_only, quota) = (self.of(image), quota.is_none(), quota.unwrap_or(0));
         let (mut log, mut changes) = OverlayLog::open(&dir, image)?;
-        let data = open_data(&dir, &dir.join(DATA))?;
+        let data = open_data(&dir.join(DATA))?;
         recover(&dir, image, &data, &mut log, &mut changes)?;
         let recent = Mutex::new(RecentFiles::begin(&dir, image, log.place())?);
         let slack = data.geometry().size.saturating_sub(quota) / 2;
@@ -178,7 +193,7 @@ impl OverlayDir {
         let (lending, waiting, rotten) = (RwLock::default(), Mutex::default(), Mutex::default());
         let layers =
             Layers { image, room, below, overlay, lending, data, slack, log, recent, waiting, rotten };
-        Ok(OverlayDevice { layers: Arc::new(layers), workers: workers.into(), read_only })
+        Ok(OverlayDevice { layers: Arc::new(layers), workers, read_only })
     }
 }
 
@@ -652,9 +667,25 @@ impl Layers {
 
 pub(super) fn unrecorded(error: &io::Error) -> DeviceError {
     match error.kind() {
-        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => DeviceError::NoSpace(error.to_string()),
-        _ => DeviceError::Io(format!("cannot record what was written on the image: {error}")),
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => DeviceError::NoSpace(format!(
+            "what is written on the image cannot be recorded: {error}; make room on that file system, or remove images"
+        )),
+        _ => DeviceError::Io(format!(
+            "what is written on the image cannot be recorded: {error}; what was flushed stays: see to that disk, then write it again"
+        )),
     }
+}
+
+/// Which overlay it is, and what to do where that is not said yet.
+fn told(what: &str, dir: &Path, error: &io::Error) -> io::Error {
+    let way = match error.kind() {
+        io::ErrorKind::InvalidData => "",
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
+            "; make room on that file system, or remove images, then try again"
+        }
+        _ => "; see to that, then try again: what is written on images stays",
+    };
+    io::Error::new(error.kind(), format!("{what}the overlay in {}: {error}{way}", dir.display()))
 }
 
 /// Is what stands in `run` one stretch with what stands before it? Of what the image below has elsewhere only if that goes on there

@@ -44,7 +44,7 @@ impl OverlayLog {
         let oldest = newest_first.last().copied();
         for generation in newest_first {
             let file = SegmentFile::open(&path_of(dir, generation))?;
-            let found = read(&file, image).map_err(|e| named(dir, &e))?;
+            let found = read(&file, image)?;
             let is_empty = found.next_group == 0;
             // One that never became the log.
             if is_empty && Some(generation) != oldest {
@@ -52,7 +52,7 @@ impl OverlayLog {
             }
             // Each is as long as it was made, and only the very first was made without a group.
             if file.len() < length(generation, found.first) || (is_empty && generation > 0) {
-                return Err(named(dir, &cut_off(file.len())));
+                return Err(cut_off(file.len()));
             }
             // What comes next could not be told from what was torn, should it be torn as well.
             let Scan { changes, next_group, end, is_torn: is_left, has_references, .. } = found;
@@ -60,11 +60,12 @@ impl OverlayLog {
             let told = generation;
             let log = Self { dir, image, generation, file, next_group, end, is_left, told, has_references };
             // A gateway that was killed may have left it unsynced; from here on whatever it says counts as durable.
-            log.file.sync().map_err(|e| named(&log.dir, &e))?;
+            log.file.sync()?;
             log.remove_others();
             return Ok((log, changes));
         }
-        Err(named(dir, &io::Error::new(io::ErrorKind::NotFound, "its mapping log is missing")))
+        let text = "its mapping log (map-N) is missing; put it back, or remove the image and create it again";
+        Err(io::Error::new(io::ErrorKind::InvalidData, text))
     }
 
     /// Will a group of these changes fit? One with the first references does not: the file has to begin with them.
@@ -159,8 +160,8 @@ const fn length(generation: u64, first: u64) -> u64 {
 
 fn cut_off(len: u64) -> io::Error {
     let text = format!(
-        "its mapping log is cut off: of what was written on the image only {len} bytes of it are left to say where that lies; \
-         remove the image and create it again"
+        "its mapping log is cut off: of what was written on the image only {len} bytes of it are left to say where that lies; put \
+         it back, or remove the image and create it again"
     );
     io::Error::new(io::ErrorKind::InvalidData, text)
 }
@@ -168,7 +169,7 @@ fn cut_off(len: u64) -> io::Error {
 fn read(file: &SegmentFile, image: u64) -> io::Result<Scan> {
     let mut bytes = vec![0; index(file.len())];
     file.read_at(0, &mut bytes)?;
-    scan(image, &bytes).map_err(io::Error::other)
+    scan(image, &bytes).map_err(|e| io::Error::new(io::ErrorKind::InvalidData, e))
 }
 
 fn path_of(dir: &Path, generation: u64) -> PathBuf {
@@ -182,8 +183,4 @@ fn generations(dir: &Path) -> io::Result<Vec<u64>> {
         found.extend(name.to_str().and_then(|n| n.strip_prefix("map-")).and_then(|n| n.parse::<u64>().ok()));
     }
     Ok(found)
-}
-
-fn named(dir: &Path, error: &io::Error) -> io::Error {
-    io::Error::new(error.kind(), format!("the overlay in {}: {error}", dir.display()))
 }

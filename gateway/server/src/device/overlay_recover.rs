@@ -15,9 +15,13 @@ use super::overlay_log::OverlayLog;
 use super::recent;
 
 /// The file with the content of the overlay in `dir`.
-pub(super) fn open_data(dir: &Path, path: &Path) -> io::Result<Arc<FileDevice>> {
-    if fs::metadata(path)?.len() == 0 {
-        return Err(cut_off(dir, 0));
+pub(super) fn open_data(path: &Path) -> io::Result<Arc<FileDevice>> {
+    let about = match fs::metadata(path) {
+        Err(e) if e.kind() == io::ErrorKind::NotFound => return Err(cut_off(0)),
+        about => about?,
+    };
+    if about.len() == 0 {
+        return Err(cut_off(0));
     }
     FileDevice::open(path, FileOptions::default()).map_err(io::Error::other)
 }
@@ -32,7 +36,7 @@ pub(super) fn recover(
 ) -> io::Result<()> {
     let recent::Found { mut claims, furthest } = recent::read(dir, image, log.place())?;
     let all = claims.iter().flat_map(|claim| &claim.changes).chain(changes.iter());
-    check_length(dir, data, all)?;
+    check_length(data, all)?;
     for claim in claims.iter_mut().filter(|claim| !claim.is_sure) {
         claim.changes.retain(|change| is_there(data, change));
     }
@@ -61,20 +65,15 @@ pub(super) fn recover(
 }
 
 /// Is all of the data file there that is spoken of?
-fn check_length<'a>(
-    dir: &Path,
-    data: &FileDevice,
-    mut changes: impl Iterator<Item = &'a Change>,
-) -> io::Result<()> {
+fn check_length<'a>(data: &FileDevice, mut changes: impl Iterator<Item = &'a Change>) -> io::Result<()> {
     let len = data.geometry().size;
-    if changes.any(|change| slot_end(change) > len) { Err(cut_off(dir, len)) } else { Ok(()) }
+    if changes.any(|change| slot_end(change) > len) { Err(cut_off(len)) } else { Ok(()) }
 }
 
-fn cut_off(dir: &Path, len: u64) -> io::Error {
+fn cut_off(len: u64) -> io::Error {
     let text = format!(
-        "the overlay in {}: its data file is cut off: {len} bytes are left of what was written on the image; put the file \
-         back, or remove the image and create it again",
-        dir.display()
+        "its data file is cut off: {len} bytes are left of what was written on the image; put the file `data` back, or remove the \
+         image and create it again"
     );
     io::Error::new(io::ErrorKind::InvalidData, text)
 }

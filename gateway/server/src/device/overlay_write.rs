@@ -158,7 +158,9 @@ impl Layers {
         if !taking.is_empty() {
             let growth = overlay.growth(&asked);
             if !self.fits(overlay, growth) {
-                return Err(no_space("what was replaced on the image takes all room until the next flush"));
+                return Err(no_space(
+                    "what was replaced on the image takes all room until it is flushed: flush it, then write again",
+                ));
             }
             self.room().take(self.image(), growth).map_err(no_space)?;
         }

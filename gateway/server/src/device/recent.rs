@@ -25,14 +25,22 @@ pub(super) struct RecentFiles {
     state: Recent,
     first: Ahead,
     second: Ahead,
-    /// Where it is noted which of them is written: behind so many bytes. `None`: nobody knows which start of the machine this is.
-    boot: Option<(File, u64)>,
+    /// Where it is noted which of them is written. `None`: nobody knows which start of the machine this is.
+    boot: Option<Boot>,
 }
 
 /// A file that is longer than what is written to it.
 struct Ahead {
     file: File,
+    path: PathBuf,
     len: u64,
+}
+
+/// The start of the machine, and what is noted behind it.
+struct Boot {
+    file: File,
+    path: PathBuf,
+    behind: u64,
 }
 
 /// What is found of what was said before.
@@ -51,17 +59,17 @@ pub(super) struct Found {
 pub(super) fn read(dir: &Path, image: u64, place: LogPlace) -> io::Result<Found> {
     let kept = kept(dir);
     let is_kept = kept.is_some();
-    let [first, second] = paths(dir).map(|path| match fs::read(path) {
+    let [first, second] = paths(dir).map(|path| match fs::read(&path) {
         Err(e) if e.kind() == io::ErrorKind::NotFound && !is_kept => Ok(Vec::new()),
-        read => read.map_err(|e| damaged(dir, &e)),
+        read => read.map_err(|e| damaged(&format_args!("{} cannot be read: {e}", path.display()))),
     });
     let files = [first?, second?];
     let files = files.each_ref().map(Vec::as_slice);
     if let Some(stood) = stood(image, files).filter(|stood| *stood > place) {
-        return Err(lost(dir, place, stood));
+        return Err(lost(place, stood));
     }
     let claims = match kept {
-        Some(noted) => all_unrecorded(image, files, place, noted).map_err(|e| damaged(dir, &e))?,
+        Some(noted) => all_unrecorded(image, files, place, noted).map_err(|e| damaged(&e))?,
         None => vec![Claims { changes: unrecorded(image, files, place), is_sure: false }],
     };
     Ok(Found { claims, furthest: furthest(image, files) })
@@ -79,11 +87,10 @@ fn this_boot() -> Option<Vec<u8>> {
     fs::read("/proc/sys/kernel/random/boot_id").ok().filter(|id| !id.is_empty())
 }
 
-fn damaged(dir: &Path, why: &dyn std::fmt::Display) -> io::Error {
+fn damaged(why: &dyn std::fmt::Display) -> io::Error {
     let text = format!(
-        "the overlay in {}: {why}; to open the image with what of that is sound, which may be older than what its clients saw, \
-         remove the file {BOOT} there; or remove the image and create it again",
-        dir.display()
+        "{why}; to open the image with what of that is sound, which may be older than what its clients saw, remove the file {BOOT} \
+         there; or remove the image and create it again"
     );
     io::Error::new(io::ErrorKind::InvalidData, text)
 }
@@ -94,7 +101,7 @@ impl RecentFiles {
         let boot = dir.join(BOOT);
         // One that is left half way says nothing of them.
         match fs::remove_file(&boot) {
-            Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(e),
+            Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(failed("remove", &boot, &e)),
             _ => {}
         }
         let [first, second] = paths(dir).map(|path| Ahead::create(&path));
@@ -106,8 +113,7 @@ impl RecentFiles {
         files.second.write(&ended)?;
         // Not synced, as they are not.
         if let Some(id) = this_boot() {
-            fs::write(&boot, [&id[..], &files.state.noted().encode()].concat())?;
-            files.boot = Some((OpenOptions::new().write(true).open(boot)?, count(id.len())));
+            files.boot = Some(Boot::create(boot, &id, files.state.noted())?);
         }
         files.say_recorded();
         Ok(files)
@@ -120,7 +126,12 @@ impl RecentFiles {
             return Ok(());
         }
         if self.state.len() >= MOST {
-            return Err(io::Error::other("no flush has succeeded for too long: nothing more is taken"));
+            let text = format!(
+                "{MOST} bytes are said in {} since the last flush that succeeded: see to what keeps the image from being flushed; \
+                 it is written again once that is done",
+                self.first.path.display()
+            );
+            return Err(io::Error::other(text));
         }
         self.put(&self.state.say(changes))
     }
@@ -145,7 +156,7 @@ impl RecentFiles {
     }
 
     fn note(&self, noted: Begun) -> io::Result<()> {
-        self.boot.as_ref().map_or(Ok(()), |(boot, at)| boot.write_all_at(&noted.encode(), *at))
+        self.boot.as_ref().map_or(Ok(()), |boot| boot.note(noted))
     }
 
     fn write(&mut self, said: &Said) -> io::Result<()> {
@@ -183,29 +194,43 @@ impl RecentFiles {
 
 impl Ahead {
     fn create(path: &Path) -> io::Result<Self> {
-        Ok(Self { file: File::create(path)?, len: 0 })
+        let file = File::create(path).map_err(|e| failed("make", path, &e))?;
+        Ok(Self { file, path: path.to_owned(), len: 0 })
     }
 
     fn write(&mut self, said: &Said) -> io::Result<()> {
         let end = said.offset + count(said.bytes.len());
         if end > self.len {
             let len = end.next_multiple_of(AHEAD);
-            self.file.set_len(len)?;
+            self.file.set_len(len).map_err(|e| failed("make longer", &self.path, &e))?;
             self.len = len;
         }
-        self.file.write_all_at(&said.bytes, said.offset)
+        self.file.write_all_at(&said.bytes, said.offset).map_err(|e| failed("write", &self.path, &e))
     }
 }
 
-fn lost(dir: &Path, place: LogPlace, stood: LogPlace) -> io::Error {
+impl Boot {
+    fn create(path: PathBuf, id: &[u8], noted: Begun) -> io::Result<Self> {
+        fs::write(&path, [id, &noted.encode()].concat()).map_err(|e| failed("write", &path, &e))?;
+        let file = OpenOptions::new().write(true).open(&path).map_err(|e| failed("open", &path, &e))?;
+        Ok(Self { file, path, behind: count(id.len()) })
+    }
+
+    fn note(&self, noted: Begun) -> io::Result<()> {
+        let done = self.file.write_all_at(&noted.encode(), self.behind);
+        done.map_err(|e| failed("write", &self.path, &e))
+    }
+}
+
+fn failed(what: &str, path: &Path, error: &io::Error) -> io::Error {
+    io::Error::new(error.kind(), format!("cannot {what} {}: {error}", path.display()))
+}
+
+fn lost(place: LogPlace, stood: LogPlace) -> io::Error {
     let text = format!(
-        "the overlay in {}: its mapping log is damaged: {} flushes of map-{} were done, and {} of map-{} can be read, so nobody knows \
-         where what was written on the image lies; remove the image and create it again",
-        dir.display(),
-        stood.group,
-        stood.generation,
-        place.group,
-        place.generation
+        "its mapping log is damaged: {} flushes of map-{} were done, and {} of map-{} can be read, so nobody knows where what was \
+         written on the image lies; put its own files back as they were, or remove the image and create it again",
+        stood.group, stood.generation, place.group, place.generation
     );
     io::Error::new(io::ErrorKind::InvalidData, text)
 }

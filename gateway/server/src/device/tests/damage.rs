@@ -39,6 +39,11 @@ fn opened(rig: &Rig, image: u64) -> Result<OverlayDevice, String> {
 fn refused(rig: &Rig, image: u64, with: &str) {
     let why = opened(rig, image).err();
     assert!(why.as_ref().is_some_and(|why| why.contains(with)), "{why:?}");
+    // Which it is, and the way out.
+    let there = dir(rig, image).display().to_string();
+    assert!(
+        why.is_some_and(|why| why.contains(&there) && why.contains("remove the image and create it again"))
+    );
 }
 
 /// What is in the overlay's directory, to be put back.
@@ -176,6 +181,28 @@ fn a_flipped_bit_in_a_copy_that_is_not_flushed_is_refused_and_without_one_all_is
     for _ in 0..2 {
         assert!(whole(&opened(&rig, 7).unwrap()) == expected);
     }
+}
+
+#[test]
+fn a_file_that_is_missing_is_named_and_so_is_the_way_out() {
+    let rig = Rig::new(5);
+    let expected = written(&rig, 1, 9);
+    let files = kept(&rig, 7);
+    for (name, why) in [
+        ("data", "data file is cut off"),
+        ("map-0", "(map-N) is missing"),
+        ("recent-1", "recent-1 cannot be read"),
+    ] {
+        fs::remove_file(dir(&rig, 7).join(name)).unwrap();
+        refused(&rig, 7, why);
+        put_back(&files);
+    }
+    assert!(whole(&opened(&rig, 7).unwrap()) == expected);
+    // What is no damage, too.
+    fs::remove_file(dir(&rig, 7).join("boot")).unwrap();
+    fs::create_dir(dir(&rig, 7).join("boot")).unwrap();
+    let why = opened(&rig, 7).err().unwrap();
+    assert!(why.contains("cannot remove") && why.contains("/7/boot") && why.contains("see to that"), "{why}");
 }
 
 /// What was not flushed may be missing, in any part.
