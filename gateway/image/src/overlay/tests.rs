@@ -502,6 +502,32 @@ fn a_flipped_bit_in_what_was_said_last_is_seen() {
     }
 }
 
+/// Where a page ends with a group, a program that is killed leaves no mark, and a page that is lost takes the mark with it.
+#[test]
+fn a_group_that_ends_with_its_page_is_the_last_one_only_if_no_more_was_noted() {
+    let place = LogPlace::default();
+    let mut recent = Recent::new(9, place);
+    let mut files = Files::new(&recent);
+    let zeroes = |many: u64| (0..many).map(|n| Change::Zero(blocks(n * 2, 1))).collect::<Vec<_>>();
+    for (many, counts) in [(400, 1), (416, 2), (1, 3)] {
+        let said = recent.say(&zeroes(many));
+        files.killed_at_each_page(
+            &said,
+            place,
+            (&files.find(place), &Ok((0..counts).map(|n| zeroes([400, 416, 1][n])).collect())),
+        );
+        files.put(&said, usize::MAX);
+        recent.said(&said);
+        files.noted = if said.is_noted() { recent.noted() } else { files.noted };
+        if counts == 2 {
+            assert_eq!(recent.len(), 5 * 4096);
+        }
+    }
+    assert_eq!(files.find(place).map(|found| found.len()), Ok(3));
+    files.files[0][5 * 4096..].fill(0);
+    assert_eq!(files.find(place), Err(RecentError));
+}
+
 /// Programs before marks noted how many groups there were.
 #[test]
 fn what_earlier_programs_noted_is_understood() {
