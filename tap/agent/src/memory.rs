@@ -41,6 +41,13 @@ pub(crate) enum MemoryError {
     Io { dir: PathBuf, source: io::Error },
     #[error("{}/state cannot be used: {source}", dir.display())]
     State { dir: PathBuf, source: StateError },
+    #[error(
+        "what the tap knows of the volume is damaged: {source}; put the newest copy that there is of {} in its place, and say \
+         `chronogate volume accept-restored VOLUME` if the tap is refused then; or, if there is none, move the directory away and protect \
+         the disk under another name: history goes on there, and what was before stays to be read under this one",
+        dir.display()
+    )]
+    Damaged { dir: PathBuf, source: io::Error },
 }
 
 /// Without what these files say the whole disk is compared, which is better than a disk that nobody can use: one that is damaged
@@ -70,7 +77,10 @@ impl Memory {
     pub(crate) fn open(dir: &Path) -> Result<(Self, Remembered), MemoryError> {
         let failed = |source| MemoryError::Io { dir: dir.to_owned(), source };
         ensure_dir(dir).map_err(failed)?;
-        let state_file = SlottedFile::open(&dir.join("state"), STATE_BYTES).map_err(failed)?;
+        let state_file = SlottedFile::open(&dir.join("state"), STATE_BYTES).map_err(|e| match e.kind() {
+            io::ErrorKind::InvalidData => MemoryError::Damaged { dir: dir.to_owned(), source: e },
+            _ => failed(e),
+        })?;
         let marks_file = open_or_begin_anew(&dir.join("marks"), MARKS_BYTES).map_err(failed)?;
         let alive_file = open_or_begin_anew(&dir.join("alive"), ALIVE_BYTES).map_err(failed)?;
         let state = state_file.load().map(|bytes| State::decode(&bytes)).transpose();
@@ -154,6 +164,7 @@ mod tests {
             resynced: 0,
             disk: Disk { size: 1 << 20, inode: 12, device: 8 },
             first: Lsn::ZERO,
+            lineage: Vec::new(),
             unproven: Vec::new(),
         }
     }
@@ -218,6 +229,19 @@ mod tests {
         assert_eq!((clean_in(), found(tmp.path())), (None, Some(marks(FEW))));
         harm_last_slot(&tmp.path().join("state"));
         assert_eq!((clean_in(), found(tmp.path())), (None, None));
+    }
+
+    #[test]
+    fn a_damaged_state_is_refused_with_the_ways_out() {
+        let tmp = tempfile::tempdir().unwrap();
+        drop(Memory::open(tmp.path()).unwrap());
+        std::fs::write(tmp.path().join("state"), [0; 6936]).unwrap();
+        let refused = Memory::open(tmp.path()).unwrap_err();
+        let text = refused.to_string();
+        assert!(matches!(refused, MemoryError::Damaged { .. }), "{text}");
+        for way in ["6936 bytes long", "accept-restored", "another name"] {
+            assert!(text.contains(way), "{way}: {text}");
+        }
     }
 
     #[test]

@@ -78,8 +78,7 @@ impl SlottedFile {
         let expected = Self::file_len(slot_bytes)?;
         if file.len() != expected {
             let (name, length) = (file.name(), file.len());
-            let text =
-                format!("{name} is {length} bytes long instead of {expected}: restore it, or remove it");
+            let text = format!("{name} is {length} bytes long instead of {expected}: restore the file");
             return Err(io::Error::new(io::ErrorKind::InvalidData, text));
         }
         // What a killed process left in the page cache becomes the durable content.
