@@ -18,6 +18,7 @@ use std::sync::Arc;
 use common::folder::files;
 use common::lab::{Lab, tiers};
 use common::try_image;
+use gateway_journal::SettledHeader;
 use gateway_store::{Finding, FindingKind, Parts, Scope, Store, VerifyReport};
 use tap_disk::{DiskDir, PoolOptions, SegmentPool};
 
@@ -179,4 +180,44 @@ fn a_file_in_the_place_of_one_that_was_removed_is_not_written_over() {
     fs::remove_file(&file).unwrap();
     assert_eq!(verify(&lab).findings, []);
     assert_eq!(fs::read(&file).unwrap(), bytes);
+}
+
+/// Points that are refused; all others are what they were.
+fn refused(lab: &Lab) -> usize {
+    let (store, catalogue) = (lab.store(), lab.store().catalogue());
+    let known = catalogue.volume(lab.volume()).unwrap();
+    let is_there = |lsn: &_| known.selectable(*lsn).is_ok() && store.check_kept(lab.volume(), *lsn).is_ok();
+    let is_refused = |lsn: &_| match try_image(store, lab.volume(), *lsn) {
+        Ok(image) => {
+            assert!(image == lab.oracle.image_at(lab.volume(), *lsn), "{lsn} is wrong and served");
+            false
+        }
+        Err(_) => true,
+    };
+    lab.oracle.lsns().into_iter().filter(is_there).filter(is_refused).count()
+}
+
+/// Settling waited for what a quarter of an hour might have brought back.
+#[test]
+fn a_settled_segment_that_is_cut_off_while_it_is_in_use_keeps_nothing_from_being_settled() {
+    for verified in [false, true] {
+        let tmp = tempfile::tempdir().unwrap();
+        let dir = tmp.path().join("seg");
+        let mut lab = aged(&dir, 256);
+        let is_settled = |file: &PathBuf| SettledHeader::decode(&fs::read(file).unwrap()[..4096]).is_ok();
+        for file in files(&dir).iter().filter(|file| is_settled(file)) {
+            fs::OpenOptions::new().write(true).open(file).unwrap().set_len(4096).unwrap();
+        }
+        if verified {
+            assert_ne!(verify(&lab).findings, []);
+        }
+        let passes: Vec<usize> = (0..4)
+            .map(|_| {
+                lab.more(40, 8);
+                lab.settle()
+            })
+            .collect();
+        assert!(passes.iter().all(|passes| *passes > 0), "verified {verified}: {passes:?}");
+        assert!(refused(&lab) > 0, "what was cut off is refused");
+    }
 }

@@ -4,6 +4,7 @@
 //! for as many regions as a stripe holds, and written in the order of their blocks.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::io::ErrorKind::UnexpectedEof;
 use std::io::IoSlice;
 use std::sync::Arc;
 use std::time::Duration;
@@ -335,12 +336,14 @@ impl<'a> Rewriter<'a> {
         let file = file.ok_or_else(gone)?;
         if let Err(e) = file.read_at(u64::from(first.offset), &mut bytes) {
             // What somebody has offered in place of a pack need not be read for it; all else may be read another time, but not for ever.
+            // Nor what was cut off: no other read finds that.
             let is_damaged = units.iter().all(|(at, ..)| self.is_damaged(*at));
-            if is_damaged && !self.shared.is_unreadable_as_read(*first) {
+            let is_cut = e.kind() == UnexpectedEof && self.shared.segments.is_settled(first.segment);
+            if is_damaged && !is_cut && !self.shared.is_unreadable_as_read(*first) {
                 return Err(unreadable(first, &e));
             }
             let offered = units.iter().all(|(at, ..)| self.shared.offers.has(*at));
-            if !is_damaged && !offered && !self.shared.is_given_up(first.segment) {
+            if !is_damaged && !is_cut && !offered && !self.shared.is_given_up(first.segment) {
                 return Err(e.into());
             }
             read_what_can_be(&file, u64::from(first.offset), &mut bytes);
