@@ -5,6 +5,7 @@
 //! | runs | volume u64 · region u32 · group u64 | a run of versions, in the order of delivery |
 //! | maps | volume u64 · region u32 · point u64 | a checkpoint: the region's map after a group |
 //! | times | stream u64 · LSN u64 | time, segment and offset of the frame that begins there |
+//! | maps, times | `0 0` | the last group of which checkpoints, rows were brought in |
 //! | settled | settle u64 · volume u64 · region u32 | the region's versions in one generation of settled history |
 //! | state | `state`, `layout` or `group` · group u64 | how far the index goes; which settle it shows; what each group holds |
 //! | state | `names` · a key of the catalogue's | a bookmark, or barrier marks |

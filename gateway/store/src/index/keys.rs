@@ -98,6 +98,16 @@ pub(crate) fn group(group: GroupNo) -> Vec<u8> {
     [b"group".as_slice(), &group.get().to_be_bytes()].concat()
 }
 
+/// Before all times: the last group of which rows were brought in. Before all checkpoints: the last of which such were; the state knew
+/// of it by then.
+pub(crate) const NEWEST: &[u8] = &[0, 0];
+
+/// Such a row.
+#[must_use]
+pub(crate) fn newest(group: GroupNo) -> (Vec<u8>, Vec<u8>) {
+    (NEWEST.to_vec(), group.get().to_be_bytes().to_vec())
+}
+
 /// The number at the end of a key.
 #[must_use]
 pub(crate) fn last_number(key: &[u8]) -> Option<u64> {
