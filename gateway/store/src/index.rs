@@ -8,6 +8,7 @@
 //! | maps, times | `0 0` | the last group of which checkpoints, rows were brought in |
 //! | settled | settle u64 · volume u64 · region u32 | the region's versions in one generation of settled history |
 //! | state | `state`, `layout` or `group` · group u64 | how far the index goes; which settle it shows; what each group holds |
+//! | state | `owed` | nothing: there are rows that the settle which is shown has no need of |
 //! | state | `names` · a key of the catalogue's | a bookmark, or barrier marks |
 //!
 //! The trait is a seam: the real one is fjall, tests use memory, or one that fails.
@@ -208,6 +209,24 @@ pub trait IndexOpener: Send + Sync {
     fn shortage(&self) -> Option<Shortage> {
         None
     }
+}
+
+/// The first key from `from` to `to`, both included.
+///
+/// # Errors
+/// As [`IndexStore::scan`].
+pub(crate) fn first_key(
+    index: &dyn IndexStore,
+    table: Table,
+    from: &[u8],
+    to: &[u8],
+) -> Result<Option<Vec<u8>>, IndexError> {
+    let mut found = None;
+    index.scan(table, from, to, &mut |key, _| {
+        found = Some(key.to_vec());
+        false
+    })?;
+    Ok(found)
 }
 
 /// Keys removed in one go.

@@ -33,6 +33,7 @@ use crate::history::{History, PlacedFrame, forget_over, forgotten_names};
 use crate::index::{IndexError, IndexOpener, IndexStore, Table, keys, remove_settle};
 use crate::ingest::{Brought, Into, Weights, ingest};
 use crate::layout::{Layout, Lost};
+use crate::leftover;
 use crate::mark::MarkStore;
 use crate::names::{self, NameRows};
 use crate::segments::{self, Segments};
@@ -289,7 +290,7 @@ fn adopt(index: &dyn IndexStore, survey: &Survey, known: Option<Known>) -> Resul
     groups.retain(|g| g.no > group);
     refuse_set_back(index, (group, state.group), &groups, settle.max(reserved(index)?.0))?;
     if shown != settle {
-        index.commit(vec![(keys::LAYOUT.to_vec(), settle.to_be_bytes().to_vec())])?;
+        index.commit(leftover::told(settle))?;
     }
     Ok(Some((state, groups)))
 }

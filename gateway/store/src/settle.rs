@@ -565,6 +565,8 @@ pub(crate) struct Settling {
     settler: Mutex<Settler>,
     /// Something of settled history is damaged that its blocks do without: it is to be written anew.
     renew: AtomicBool,
+    /// The index may have rows that nobody looks for any more.
+    leftovers: AtomicBool,
     /// What is waited for no longer.
     given_up: GivenUp,
     state: Mutex<State>,
@@ -585,6 +587,7 @@ impl Settling {
         Self {
             settler: Mutex::new(settler),
             renew: AtomicBool::new(false),
+            leftovers: AtomicBool::new(true),
             given_up: GivenUp::default(),
             state: Mutex::default(),
             changed: Condvar::new(),
@@ -612,6 +615,7 @@ impl Settling {
         let outcome = shared.refuse_unread_loss().and_then(|()| fit()).and_then(|()| {
             let renew = self.renew.swap(false, Ordering::Relaxed);
             let mut settler = lock(&self.settler);
+            self.remove_leftovers(shared);
             let asked = (settler.floor, settler.bookmarks);
             let outcome = settler.settle(shared, shared.pressure(), renew);
             spent = matches!(outcome, Ok(None)) && asked == (settler.floor, settler.bookmarks);
@@ -645,6 +649,20 @@ impl Settling {
             Err(e) => state.failing = Some(e.to_string()),
         }
         outcome
+    }
+
+    fn remove_leftovers(&self, shared: &Shared) {
+        if self.leftovers.swap(false, Ordering::Relaxed)
+            && let Err(e) = shared.remove_leftovers()
+        {
+            warn!("rows that nobody looks for stay in the index for now: {e}");
+            self.leave_rows();
+        }
+    }
+
+    /// Some could not be removed.
+    pub(crate) fn leave_rows(&self) {
+        self.leftovers.store(true, Ordering::Relaxed);
     }
 
     /// Works until it is stopped.

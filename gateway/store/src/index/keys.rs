@@ -80,6 +80,9 @@ pub(crate) fn reserved(settle: u64, segment: gateway_journal::SegmentId) -> Vec<
 /// Which settle the index shows.
 pub(crate) const LAYOUT: &[u8] = b"layout";
 
+/// There while rows are that no settle shows any more.
+pub(crate) const OWED: &[u8] = b"owed";
+
 /// What keys of bookmarks and barrier marks begin with.
 pub(crate) const NAMES: &[u8] = b"names";
 
