@@ -5,8 +5,10 @@
 //! | runs | volume u64 · region u32 · group u64 | a run of versions, in the order of delivery |
 //! | maps | volume u64 · region u32 · point u64 | a checkpoint: the region's map after a group |
 //! | times | stream u64 · LSN u64 | time, segment and offset of the frame that begins there |
+//! | maps, times | `0 0` | the last group of which checkpoints, rows were brought in |
 //! | settled | settle u64 · volume u64 · region u32 | the region's versions in one generation of settled history |
 //! | state | `state`, `layout` or `group` · group u64 | how far the index goes; which settle it shows; what each group holds |
+//! | state | `owed` | nothing: there are rows that the settle which is shown has no need of |
 //! | state | `names` · a key of the catalogue's | a bookmark, or barrier marks |
 //!
 //! The trait is a seam: the real one is fjall, tests use memory, or one that fails.
@@ -219,6 +221,24 @@ pub trait IndexOpener: Send + Sync {
     fn shortage(&self) -> Option<Shortage> {
         None
     }
+}
+
+/// The first key from `from` to `to`, both included.
+///
+/// # Errors
+/// As [`IndexStore::scan`].
+pub(crate) fn first_key(
+    index: &dyn IndexStore,
+    table: Table,
+    from: &[u8],
+    to: &[u8],
+) -> Result<Option<Vec<u8>>, IndexError> {
+    let mut found = None;
+    index.scan(table, from, to, &mut |key, _| {
+        found = Some(key.to_vec());
+        false
+    })?;
+    Ok(found)
 }
 
 /// Keys removed in one go.

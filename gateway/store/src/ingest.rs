@@ -18,7 +18,7 @@ use crate::segments::Segments;
 use crate::state;
 use crate::store::Shared;
 use crate::sync::{lock, read, wait, wait_for, write};
-use crate::tail::Frozen;
+use crate::tail::{Frozen, Group};
 
 /// What the commit thread and the index thread tell each other.
 #[derive(Debug, Default)]
@@ -159,7 +159,8 @@ pub(crate) struct Into<'a> {
 
 /// Brings one group in: the rows first, then, in one durable batch, the word that they are there. Doing it again
 /// after a crash in between changes nothing. Checkpoints come last: a group whose word is not there may go further in the next life,
-/// and what it holds then a checkpoint of the first would hide.
+/// and what it holds then a checkpoint of the first would hide. Of which group they are is noted before the rows, and with the
+/// checkpoints: a state that was set back is told by that (`recover/set_back.rs`).
 pub(crate) fn ingest(into: &Into<'_>, frozen: &Frozen, brought: &mut Brought) -> Result<(), IndexError> {
     let (index, group) = (into.index, &frozen.group);
     let (mut runs, mut maps) = (Vec::new(), Vec::new());
@@ -174,12 +175,8 @@ pub(crate) fn ingest(into: &Into<'_>, frozen: &Frozen, brought: &mut Brought) ->
             into.checkpoint_at,
         )?);
     }
+    index.ingest(Table::Times, times_of(group))?;
     index.ingest(Table::Runs, runs)?;
-    let mut times: Vec<Row> =
-        group.rows.iter().map(|(s, row)| (keys::time(*s, row.lsn), row.encode())).collect();
-    times.sort_unstable();
-    times.dedup_by(|a, b| a.0 == b.0);
-    index.ingest(Table::Times, times)?;
     let info = frozen.info();
     let names = brought.names.step(index, &frozen.catalogue)?;
     let mut rows = vec![
@@ -190,7 +187,21 @@ pub(crate) fn ingest(into: &Into<'_>, frozen: &Frozen, brought: &mut Brought) ->
     rows.extend(named);
     index.replace(rows, gone)?;
     brought.names = after;
+    if maps.is_empty() {
+        return Ok(());
+    }
+    maps.insert(0, keys::newest(group.no));
     index.ingest(Table::Maps, maps)
+}
+
+/// The rows of a group's times, behind the word that it is begun.
+fn times_of(group: &Group) -> Vec<Row> {
+    let begun = keys::newest(group.no);
+    let times = group.rows.iter().map(|(s, row)| (keys::time(*s, row.lsn), row.encode()));
+    let mut rows: Vec<Row> = std::iter::once(begun).chain(times).collect();
+    rows.sort_unstable();
+    rows.dedup_by(|a, b| a.0 == b.0);
+    rows
 }
 
 /// A region and the group that is being brought in.

@@ -10,7 +10,7 @@ use gateway_journal::{Generation, GroupNo, Kept, Manifest, Place, RegionNo, Segm
 use tap_block::{Lsn, VolumeId, WallTime};
 
 use crate::error::StoreError;
-use crate::index::{IndexError, IndexStore, Table, keys};
+use crate::index::{IndexError, IndexStore, Table, first_key, keys};
 use crate::segments::Segments;
 use crate::settle::{Trail, apart};
 use crate::store::Store;
@@ -344,20 +344,6 @@ impl Gather<'_> {
         let last = Lsn::ZERO.plus(Lsn::LIMIT);
         Ok(self.checkpoint(last)?.map_or(self.layout.group, |c| c.group))
     }
-}
-
-fn first_key(
-    index: &dyn IndexStore,
-    table: Table,
-    from: &[u8],
-    to: &[u8],
-) -> Result<Option<Vec<u8>>, IndexError> {
-    let mut found = None;
-    index.scan(table, from, to, &mut |key, _| {
-        found = Some(key.to_vec());
-        false
-    })?;
-    Ok(found)
 }
 
 fn bad(e: gateway_journal::FormatError) -> IndexError {

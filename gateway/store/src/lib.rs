@@ -27,6 +27,7 @@ mod ingest;
 mod keeper;
 mod layout;
 mod ledger;
+mod leftover;
 mod maps;
 mod mark;
 mod names;

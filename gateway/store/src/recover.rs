@@ -5,6 +5,7 @@ mod headless;
 mod manifest;
 mod newer;
 mod rivals;
+mod set_back;
 mod stand_in;
 mod survey;
 mod unclaimed;
@@ -33,6 +34,7 @@ use crate::history::{History, PlacedFrame, forget_over, forgotten_names};
 use crate::index::{IndexError, IndexOpener, IndexStore, Table, keys, remove_settle};
 use crate::ingest::{Brought, Into, Weights, ingest};
 use crate::layout::{Layout, Lost};
+use crate::leftover;
 use crate::mark::MarkStore;
 use crate::names::{self, NameRows};
 use crate::segments::{self, Segments};
@@ -42,6 +44,7 @@ use crate::tail::{Group, GroupInfo, Published};
 
 use headless::end_of_log;
 use newer::{refuse_newer, refuse_newer_frame};
+use set_back::refuse_set_back;
 use stand_in::stand_in;
 use survey::{Piece, Survey};
 
@@ -290,24 +293,31 @@ fn adopt(index: &dyn IndexStore, survey: &Survey, known: Option<Known>) -> Resul
     if !rows_are_there || state.group < group {
         return Err(IndexError::new(format!("it shows settle {shown}, not {settle}")));
     }
-    if shown != settle {
-        index.commit(vec![(keys::LAYOUT.to_vec(), settle.to_be_bytes().to_vec())])?;
-    }
     groups.retain(|g| g.no > group);
+    refuse_set_back(index, (group, state.group), &groups, settle.max(reserved(index)?.0))?;
+    if shown != settle {
+        index.commit(leftover::told(settle))?;
+    }
     Ok(Some((state, groups)))
+}
+
+/// The last settle and the last segment of one that numbers were given to.
+fn reserved(index: &dyn IndexStore) -> Result<(u64, SegmentId), IndexError> {
+    let row = index.get(Table::State, keys::RESERVED)?.unwrap_or_default();
+    let settle = row.first_chunk::<8>().map_or(0, |b| u64::from_be_bytes(*b));
+    let segment = row.last_chunk::<4>().filter(|_| row.len() == 12).map_or(0, |b| u32::from_be_bytes(*b));
+    Ok((settle, SegmentId::new(segment)))
 }
 
 /// The numbers that no settle and no segment ever had. Those of a pass that was cut off are in the index, whose rows may
 /// name them.
 fn given_out(index: &dyn IndexStore, survey: &Survey) -> Result<(u64, SegmentId), IndexError> {
-    let row = index.get(Table::State, keys::RESERVED)?.unwrap_or_default();
-    let settle = row.first_chunk::<8>().map_or(0, |b| u64::from_be_bytes(*b));
-    let segment = row.last_chunk::<4>().filter(|_| row.len() == 12).map_or(0, |b| u32::from_be_bytes(*b));
+    let (settle, segment) = reserved(index)?;
     let known = survey.settled.manifest.as_ref().map_or(0, |m| m.settle);
     for cut_off in known + 1..=settle {
         remove_settle(index, cut_off)?;
     }
-    Ok((survey.settled.next.max(settle + 1), survey.next.max(SegmentId::new(segment).next())))
+    Ok((survey.settled.next.max(settle + 1), survey.next.max(segment.next())))
 }
 
 /// Are the rows of the newest generation there? They are all, if one is.

@@ -128,6 +128,8 @@ pub(crate) struct Settler {
     stuck: Option<Stuck>,
     /// Nothing is gained by settling the log.
     futile: Option<futile::Known>,
+    /// When settled history was to be written anew and was not, and why if that failed.
+    not_renewed: Option<(WallTime, Option<StoreError>)>,
     chilling: Chilling,
 }
 
@@ -173,6 +175,7 @@ impl Settler {
             log_last: false,
             stuck: None,
             futile: None,
+            not_renewed: None,
             chilling: Chilling::new(),
         }
     }
@@ -182,24 +185,54 @@ impl Settler {
         &mut self,
         shared: &Shared,
         pressure: Pressure,
-        renew: bool,
+        renew: &AtomicBool,
     ) -> Result<Option<SettleReport>, StoreError> {
         shared.find_limits();
-        if renew && self.cycle.is_none() {
-            let terms = self.terms(shared, pressure);
-            // While that cannot be (something of it is lost), the log is settled all the same, and that writes a manifest, too.
-            if let Some(report) = self.compact(shared, terms, true)? {
-                return Ok(Some(report));
-            }
+        // While that cannot be (something of it is lost), the log is settled all the same, and that writes a manifest, too.
+        let renewed = self.renew(shared, pressure, renew);
+        if let Ok(Some(report)) = renewed {
+            return Ok(Some(report));
         }
         for _ in 0..STEPS {
             let asked = (self.floor, self.bookmarks);
             let made = self.settle_on_terms(shared, pressure)?;
-            if made.is_some() || asked == (self.floor, self.bookmarks) {
+            if made.is_some() {
                 return Ok(made);
             }
+            if asked == (self.floor, self.bookmarks) {
+                break;
+            }
         }
-        Ok(None)
+        renewed
+    }
+
+    /// Begins to go through settled history, if that is `asked` for. It stays asked for until it is begun; where it cannot be, it is
+    /// tried again in a while.
+    fn renew(
+        &mut self,
+        shared: &Shared,
+        pressure: Pressure,
+        asked: &AtomicBool,
+    ) -> Result<Option<SettleReport>, StoreError> {
+        let now = shared.age.now();
+        if self.cycle.is_some() || !asked.load(Ordering::Relaxed) {
+            return Ok(None);
+        }
+        if let Some((_, why)) = self.not_renewed.as_ref().filter(|(at, _)| now.since(*at) < LOOK_AGAIN) {
+            return why.clone().map_or(Ok(None), Err);
+        }
+        // Whoever asks meanwhile may have found more.
+        asked.store(false, Ordering::Relaxed);
+        let terms = self.terms(shared, pressure);
+        let made = match self.compact(shared, terms, true) {
+            // What else goes makes room for it.
+            Err(StoreError::NoSpace(_)) => Ok(None),
+            made => made,
+        };
+        let is_begun = matches!(made, Ok(Some(_)));
+        asked.fetch_or(!is_begun, Ordering::Relaxed);
+        self.not_renewed = (!is_begun).then(|| (now, made.as_ref().err().cloned()));
+        made
     }
 
     fn settle_on_terms(
@@ -567,6 +600,8 @@ pub(crate) struct Settling {
     settler: Mutex<Settler>,
     /// Something of settled history is damaged that its blocks do without: it is to be written anew.
     renew: AtomicBool,
+    /// The index may have rows that nobody looks for any more.
+    leftovers: AtomicBool,
     /// What somebody has read of.
     acknowledged: Acknowledged,
     state: Mutex<State>,
@@ -587,6 +622,7 @@ impl Settling {
         Self {
             settler: Mutex::new(settler),
             renew: AtomicBool::new(false),
+            leftovers: AtomicBool::new(true),
             acknowledged: Acknowledged::default(),
             state: Mutex::default(),
             changed: Condvar::new(),
@@ -612,10 +648,10 @@ impl Settling {
         shared.hold_room();
         let fit = || shared.index.mend().map_err(StoreError::from);
         let outcome = shared.refuse_unread_loss().and_then(|()| fit()).and_then(|()| {
-            let renew = self.renew.swap(false, Ordering::Relaxed);
             let mut settler = lock(&self.settler);
+            self.remove_leftovers(shared);
             let asked = (settler.floor, settler.bookmarks);
-            let outcome = settler.settle(shared, shared.pressure(), renew);
+            let outcome = settler.settle(shared, shared.pressure(), &self.renew);
             spent = matches!(outcome, Ok(None)) && asked == (settler.floor, settler.bookmarks);
             stuck = settler.stuck.as_ref().map(|stuck| stuck.why.to_string());
             outcome
@@ -647,6 +683,20 @@ impl Settling {
             Err(e) => state.failing = Some(e.to_string()),
         }
         outcome
+    }
+
+    fn remove_leftovers(&self, shared: &Shared) {
+        if self.leftovers.swap(false, Ordering::Relaxed)
+            && let Err(e) = shared.remove_leftovers()
+        {
+            warn!("rows that nobody looks for stay in the index for now: {e}");
+            self.leave_rows();
+        }
+    }
+
+    /// Some could not be removed.
+    pub(crate) fn leave_rows(&self) {
+        self.leftovers.store(true, Ordering::Relaxed);
     }
 
     /// Works until it is stopped.

@@ -102,6 +102,23 @@ fn a_flipped_bit_in_a_settled_header_makes_nothing_unreadable() {
     }
 }
 
+/// What is to be written anew is so until it was, and the log is settled meanwhile.
+#[test]
+fn a_settled_header_is_written_anew_though_the_first_try_fails() {
+    let mut lab = aged(4);
+    lab.store = None;
+    change(&lab.disk, live(&lab.disk)[0], 9, |byte| byte ^ 2);
+    lab.open();
+    assert!(!open_findings(lab.store(), &lab, FindingKind::Header).is_empty());
+    lab.disk.dir.fail_writes(true);
+    assert!(lab.store().settle().is_err());
+    lab.disk.dir.fail_writes(false);
+    lab.clock.advance(Duration::from_secs(61));
+    assert!(lab.settle() > 0);
+    assert_eq!(lab.store().verify(Scope::default(), &mut |_| true).unwrap().findings, []);
+    assert_eq!(open_findings(lab.store(), &lab, FindingKind::Header), []);
+}
+
 #[test]
 fn a_settled_header_that_cannot_be_read_at_all_makes_nothing_unreadable() {
     let mut lab = aged(2);

@@ -80,6 +80,9 @@ pub(crate) fn reserved(settle: u64, segment: gateway_journal::SegmentId) -> Vec<
 /// Which settle the index shows.
 pub(crate) const LAYOUT: &[u8] = b"layout";
 
+/// There while rows are that no settle shows any more.
+pub(crate) const OWED: &[u8] = b"owed";
+
 /// What keys of bookmarks and barrier marks begin with.
 pub(crate) const NAMES: &[u8] = b"names";
 
@@ -96,6 +99,16 @@ pub(crate) const STATE: &[u8] = b"state";
 #[must_use]
 pub(crate) fn group(group: GroupNo) -> Vec<u8> {
     [b"group".as_slice(), &group.get().to_be_bytes()].concat()
+}
+
+/// Before all times: the last group of which rows were brought in. Before all checkpoints: the last of which such were; the state knew
+/// of it by then.
+pub(crate) const NEWEST: &[u8] = &[0, 0];
+
+/// Such a row.
+#[must_use]
+pub(crate) fn newest(group: GroupNo) -> (Vec<u8>, Vec<u8>) {
+    (NEWEST.to_vec(), group.get().to_be_bytes().to_vec())
 }
 
 /// The number at the end of a key.

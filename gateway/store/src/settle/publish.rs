@@ -17,6 +17,7 @@ use crate::error::StoreError;
 use crate::history::{forget_over, forgotten_names};
 use crate::index::{IndexError, IndexStore, Table, keys, remove_range};
 use crate::layout::{Layout, Lost};
+use crate::leftover;
 use crate::maps::healed_at;
 use crate::store::Shared;
 use crate::sync::lock;
@@ -56,9 +57,11 @@ pub(super) fn publish(
     shared.points.replace_layout(shared, Arc::new(Layout::of(manifest, trail).losing(&lost)));
     drop(counting);
     shared.forget_maps();
-    let told = shared.index.commit(vec![(keys::LAYOUT.to_vec(), manifest.settle.to_be_bytes().to_vec())]);
-    if let Err(e) = told.and_then(|()| remove_rows(shared, plan, manifest, written.regions())) {
-        // The manifest counts; the next start finds the index one behind, and goes on from it.
+    let told = shared.index.commit(leftover::told(manifest.settle));
+    let removed = told.and_then(|()| remove_rows(shared, plan, manifest, written.regions()));
+    if let Err(e) = removed.and_then(|()| leftover::forget(&shared.index)) {
+        // The manifest counts; the next start finds the index one behind, and goes on from it. So does the next pass.
+        shared.settling.leave_rows();
         warn!("the index does not know yet of settle {}: {e}", manifest.settle);
     }
     drop(turn);
