@@ -385,7 +385,9 @@ impl<'a> Rewriter<'a> {
         let (mut versions, mut body) = (body.versions.as_slice(), body.bytes.as_slice());
         while !versions.is_empty() {
             let limit = FRAME_BYTES.min(self.shared.config.segment_len / 4);
-            let (n, bytes) = piece(versions, limit, FRAME_VERSIONS);
+            // Where segments are short, tables must fit as well.
+            let most = FRAME_VERSIONS.min(index(u64::from(limit) / VERSION_BYTES));
+            let (n, bytes) = piece(versions, limit, most);
             let ((now, later), (units, behind)) =
                 (versions.split_at(n), body.split_at(bytes.min(body.len())));
             placed.extend(self.write_frame(region, now, units)?);
