@@ -30,6 +30,7 @@ mod held;
 mod held_times;
 mod keep;
 mod limits;
+mod pace;
 mod plan;
 mod preview;
 mod publish;
@@ -72,6 +73,7 @@ pub use held::{HeldUp, HeldWhat};
 use keep::{Strain, Terms, points, thinned};
 pub(crate) use limits::Limits;
 pub use limits::{LimitState, VolumeLimit};
+use pace::Pace;
 use plan::{End, Plan};
 pub use preview::Preview;
 pub(crate) use preview::preview;
@@ -122,6 +124,8 @@ pub(crate) struct Settler {
     /// What would have gone, into how much room, and the last settle, when a stretch was last looked for by which something is
     /// gained.
     attempt: Option<(usize, End, u64)>,
+    /// When kept points were last gone through without need.
+    pace: Pace,
     /// The last pass settled a part of the log.
     log_last: bool,
     /// None of the log can be settled.
@@ -161,7 +165,7 @@ const STEPS: usize = 32;
 const WORTH_A_CYCLE: usize = 32;
 
 impl Settler {
-    pub(crate) const fn new(next: u64) -> Self {
+    pub(crate) fn new(next: u64) -> Self {
         Self {
             next,
             floor: None,
@@ -172,6 +176,7 @@ impl Settler {
             relieved: None,
             dropped: BTreeMap::new(),
             attempt: None,
+            pace: Pace::default(),
             log_last: false,
             stuck: None,
             futile: None,
@@ -395,7 +400,11 @@ impl Settler {
 
     /// Is it worth going through settled history? Under [`Pressure::Purge`] the floor rises until it is, or until there is
     /// nothing older than now that may go.
-    fn find_worth(&self, shared: &Shared, terms: &mut Terms) -> bool {
+    fn find_worth(&mut self, shared: &Shared, terms: &mut Terms) -> bool {
+        if terms.strain.pressure == Pressure::None {
+            let all = points(&read(&shared.published).layout.kept);
+            return self.pace.is_due(all, terms.now) && self.is_worth_it(shared, terms);
+        }
         if terms.strain.pressure < Pressure::Purge {
             return self.is_worth_it(shared, terms);
         }
