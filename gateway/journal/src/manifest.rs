@@ -8,6 +8,7 @@ mod pieces;
 use std::collections::BTreeMap;
 
 use prost::Message;
+use prost::encoding::{WireType, encode_key, encode_varint};
 use tap_block::units::count;
 use tap_block::{Lsn, VolumeId, WallTime};
 use xxhash_rust::xxh3::xxh3_64;
@@ -424,7 +425,7 @@ impl Manifest {
     #[must_use]
     pub fn encode(&self) -> Vec<u8> {
         let (segment, start) = self.through;
-        PManifest {
+        let twin = PManifest {
             version: self.version(),
             store: self.store.get(),
             settle: self.settle,
@@ -437,10 +438,17 @@ impl Manifest {
             previous: start.previous,
             group: self.group.get(),
             kept: self.kept.iter().map(kept_out).collect(),
-            state: self.state.clone(),
             short: self.short.iter().map(shortage_out).collect(),
+            state: Vec::new(),
+        };
+        let mut out = twin.encode_to_vec();
+        if !self.state.is_empty() {
+            // Most of it all: it is not copied twice. Fields may come in any order.
+            encode_key(13, WireType::LengthDelimited, &mut out);
+            encode_varint(count(self.state.len()), &mut out);
+            out.extend_from_slice(&self.state);
         }
-        .encode_to_vec()
+        out
     }
 
     /// As bytes that are no more than `room`, if they need not be.
@@ -477,8 +485,13 @@ impl Manifest {
     /// The same of bytes that are no more than `room`, if they need not be.
     #[must_use]
     pub fn seal_within(&self, room: u64) -> Vec<u8> {
-        let bytes = self.encode_within(room);
-        [&xxh3_64(&bytes).to_le_bytes()[..], &bytes].concat()
+        Self::sealed(&self.encode_within(room))
+    }
+
+    /// The same of bytes that are at hand.
+    #[must_use]
+    pub fn sealed(bytes: &[u8]) -> Vec<u8> {
+        [&xxh3_64(bytes).to_le_bytes()[..], bytes].concat()
     }
 
     /// Back from a copy.

@@ -68,6 +68,13 @@ fn resident() -> String {
     format!("{} MiB resident, {} at most", of("VmRSS"), of("VmHWM"))
 }
 
+/// Milliseconds of processor time so far.
+fn cpu() -> u64 {
+    let stat = std::fs::read_to_string("/proc/self/stat").unwrap();
+    let fields: Vec<&str> = stat.split_whitespace().collect();
+    (fields[13].parse::<u64>().unwrap() + fields[14].parse::<u64>().unwrap()) * 10
+}
+
 struct Life {
     store: Arc<Store>,
     clock: Arc<ManualClock>,
@@ -80,7 +87,7 @@ impl Life {
         let clock = Arc::new(ManualClock(AtomicU64::new(u64::try_from(at.as_nanos()).unwrap())));
         let begun = Instant::now();
         let store = Store::open(config(dir), Arc::clone(&clock) as _).unwrap();
-        println!("open: {} ms, {}", begun.elapsed().as_millis(), resident());
+        println!("open: {} ms ({} of the processor), {}", begun.elapsed().as_millis(), cpu(), resident());
         let next = store.durable(STREAM).map_or(Lsn::new(1).unwrap(), |d| d.lsn.next());
         let named = store.catalogue().volume(VOLUME).map_or(0, |v| v.bookmark_count() as u64);
         Self { store, clock, next, named }
@@ -154,10 +161,11 @@ impl Life {
     fn settle(&self, what: &str) {
         let mut passes = 0;
         loop {
-            let begun = Instant::now();
+            let (begun, cpu_before) = (Instant::now(), cpu());
             let made = self.store.settle().unwrap();
-            let took = begun.elapsed().as_millis();
-            println!("{what}: {took} ms, {:?}, {}", made.map(|m| (m.groups, m.bytes_written)), resident());
+            let (took, cpu) = (begun.elapsed().as_millis(), cpu() - cpu_before);
+            let made = made.map(|m| (m.groups, m.bytes_written));
+            println!("{what}: {took} ms ({cpu} of the processor), {made:?}, {}", resident());
             passes += 1;
             if made.is_none() || passes > 50 {
                 return;

@@ -6,6 +6,8 @@ use std::sync::Arc;
 
 use gateway_journal::{ImageId, ImageRecord, MetaRecord};
 use prost::Message;
+use prost::encoding::{WireType, encode_key, encode_varint, message};
+use tap_block::units::count;
 use tap_block::{Consistency, Epoch, Lsn, Name, RunId, StreamId, SyncCause, VolumeId, WallTime};
 use thiserror::Error;
 
@@ -226,25 +228,35 @@ impl Catalogue {
     /// As bytes.
     #[must_use]
     pub fn encode(&self) -> Vec<u8> {
-        self.encode_with(volume_out)
+        self.encode_with(whole_volume)
     }
 
     /// The same of all that has no rows of its own: see [`super::rows`].
     #[must_use]
     pub fn encode_beside_rows(&self) -> Vec<u8> {
-        self.encode_with(volume_out_beside_rows)
+        self.encode_with(|volume| volume_out_beside_rows(volume).encode_to_vec())
     }
 
-    fn encode_with(&self, volume_out: fn(&Volume) -> PVolume) -> Vec<u8> {
-        PCatalogue {
-            version: self.volumes.values().map(|v| version_of(v)).max().unwrap_or(1),
-            volumes: self.volumes.values().map(|v| volume_out(v)).collect(),
+    /// One volume after the other: of a million bookmarks there is no second form in memory but the bytes.
+    fn encode_with(&self, volume_out: fn(&Volume) -> Vec<u8>) -> Vec<u8> {
+        let version = self.volumes.values().map(|v| version_of(v)).max().unwrap_or(1);
+        let mut out = PCatalogue { version, ..PCatalogue::default() }.encode_to_vec();
+        for volume in self.volumes.values() {
+            let bytes = volume_out(volume);
+            encode_key(2, WireType::LengthDelimited, &mut out);
+            encode_varint(count(bytes.len()), &mut out);
+            out.extend_from_slice(&bytes);
+        }
+        let rest = PCatalogue {
+            version: 0,
+            volumes: Vec::new(),
             streams: self.streams.iter().map(|(s, e)| PStream { id: s.get(), epoch: e.get() }).collect(),
             images: self.images.values().map(image_out).collect(),
             last_image: self.last_image,
             rules: self.rules.records().iter().map(MetaRecord::encode).collect(),
-        }
-        .encode_to_vec()
+        };
+        out.extend_from_slice(&rest.encode_to_vec());
+        out
     }
 
     /// Back from bytes.
@@ -309,12 +321,14 @@ fn needed(twin: Option<PPassed>) -> Result<Passed, CatalogueError> {
     twin.ok_or_else(|| malformed("a place is missing")).and_then(passed_in)
 }
 
-fn volume_out(v: &Volume) -> PVolume {
-    PVolume {
-        bookmarks: v.bookmarks.iter().map(bookmark_out).collect(),
-        marks: (v.marks != Marks::default()).then(|| marks_out(&v.marks)),
-        ..volume_out_beside_rows(v)
-    }
+/// The bytes of a volume, with its bookmarks between the fields before theirs and those behind.
+fn whole_volume(v: &Volume) -> Vec<u8> {
+    let PVolume { id, name, stream, sizes, runs, syncs, clocks, gone, .. } = volume_out_beside_rows(v);
+    let marks = (v.marks != Marks::default()).then(|| marks_out(&v.marks));
+    let mut out = PVolume { id, name, stream, sizes, runs, ..PVolume::default() }.encode_to_vec();
+    v.bookmarks.iter().for_each(|one| message::encode(6, &bookmark_out(one), &mut out));
+    out.extend_from_slice(&PVolume { syncs, marks, clocks, gone, ..PVolume::default() }.encode_to_vec());
+    out
 }
 
 fn volume_out_beside_rows(v: &Volume) -> PVolume {

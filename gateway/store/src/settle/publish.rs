@@ -35,8 +35,10 @@ pub(super) fn publish(
     let turn = lock(&shared.index_turn);
     written.make_known();
     let moved = move_checkpoints(shared, manifest, written.regions()).map_err(StoreError::from);
+    let bytes = manifest.encode_within(room(shared));
     let counting = lock(&shared.counting);
-    let published = moved.and_then(|()| check_holds(shared, plan)).and_then(|()| written.publish(manifest));
+    let published = moved.and_then(|()| check_holds(shared, plan));
+    let published = published.and_then(|()| written.publish(manifest, &bytes));
     let homes = match published {
         Ok(homes) => homes,
         Err(e) => {
@@ -49,7 +51,7 @@ pub(super) fn publish(
         }
     };
     // A copy: one flipped bit must not cost what the log does not have any more. It counts without, too.
-    match shared.manifests.store(&manifest.seal_within(room(shared))) {
+    match shared.manifests.store(&Manifest::sealed(&bytes)) {
         Ok(()) => shared.end_findings_of_the_copy(),
         Err(e) => warn!("the copy of the manifest of settle {} cannot be written: {e}", manifest.settle),
     }

@@ -600,21 +600,24 @@ impl Written<'_> {
         }
     }
 
-    /// Writes the manifest and, when everything before is on the disk, the header that makes it count; returns the
-    /// segments it lies in.
+    /// Writes the manifest, which has these bytes, and, when everything before is on the disk, the header that makes it count;
+    /// returns the segments it lies in.
     ///
     /// # Errors
     /// When the disk fails. Whether it counts is then known after the next start, so nothing of it may be given back.
-    pub(super) fn publish(&mut self, manifest: &Manifest) -> Result<BTreeSet<SegmentId>, StoreError> {
+    pub(super) fn publish(
+        &mut self,
+        manifest: &Manifest,
+        bytes: &[u8],
+    ) -> Result<BTreeSet<SegmentId>, StoreError> {
         let room = room(self.rewriter.shared);
-        let bytes = manifest.encode_within(room);
         let mut homes = BTreeSet::new();
         let last = if count(bytes.len()) <= room {
-            self.lay(bytes.len(), |writer| writer.manifest(&bytes))?
+            self.lay(bytes.len(), |writer| writer.manifest(bytes))?
         } else {
-            let places = self.write_pieces(&bytes, room)?;
+            let places = self.write_pieces(bytes, room)?;
             homes.extend(places.iter().map(|(segment, _)| *segment));
-            let pieces = Pieces::of(manifest, &bytes, places).encode();
+            let pieces = Pieces::of(manifest, bytes, places).encode();
             self.lay(pieces.len(), |writer| writer.manifest(&pieces))?
         };
         homes.insert(self.seal(&last)?);
