@@ -23,7 +23,7 @@ use gateway_journal::{
 use tap_block::stored::verify;
 use tap_block::units::index;
 use tap_block::{Action, VolumeId, WallTime};
-use tap_disk::{SegmentFile, SegmentPool};
+use tap_disk::{FileNo, SegmentFile, SegmentPool};
 use tracing::{info, warn};
 
 use crate::chunks::ChunkReader;
@@ -146,7 +146,11 @@ fn recover_with(
     let (next_settle, next_segment) = given_out(&*index, &survey)?;
     // Numbers that the index leads to are never given out again, whatever became of those segments.
     let through = known.as_ref().map_or(SegmentId::new(0), |(state, _)| state.through.0);
-    let segments = Segments::new(Arc::clone(pool), next_segment.max(through.next()));
+    let next_segment = next_segment.max(through.next());
+    if !survey.is_whole(mark.durable.as_ref()) {
+        leave_names(pool, next_segment);
+    }
+    let segments = Segments::new(Arc::clone(pool), next_segment);
     let mut missing = survey.settled.make_known(&segments);
     // Only the index knows what lay there: without it nothing could be put back.
     let torn = if known.is_some() { stand_in(&survey.settled, &segments, store) } else { Vec::new() };
@@ -169,6 +173,15 @@ fn recover_with(
     replay.run(&survey)?;
     let recovered = replay.finish(&survey, Settler::new(next_settle))?;
     Ok(Recovered { torn, ..recovered })
+}
+
+/// Files that were made and never used, at most, about.
+const NEVER_USED: u32 = 4096;
+
+/// Somebody may put files back that are gone, under the names that they had: those are given to no others. Each that was ever used was a
+/// segment's, and no number was given to two segments.
+fn leave_names(pool: &SegmentPool, next: SegmentId) {
+    pool.go_on_at(FileNo::new(next.get().saturating_add(NEVER_USED)));
 }
 
 /// A crash may have come between a manifest and its copy. One that is damaged is left for verification to find.

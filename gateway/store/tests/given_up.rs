@@ -276,6 +276,11 @@ fn a_store_that_went_on_without_all_its_segments_is_whole_when_they_are_back() {
         waits_after(&mut lab, 10);
     }
     lab.store = None;
+    let there = lab.disk.dir.list().unwrap();
+    assert!(
+        away.iter().all(|(no, _)| !there.contains(no)),
+        "what is put back would lie in the place of {there:?}"
+    );
     away.iter().for_each(|file| put_back(&lab.disk, file));
     lab.open();
     assert!(exact(&lab) >= sound, "{} of {sound}", exact(&lab));

@@ -184,6 +184,12 @@ impl SegmentPool {
         self.prepare();
     }
 
+    /// Files that are made from here on have this number or a later one: one that is gone may be put back under its own.
+    pub fn go_on_at(&self, no: FileNo) {
+        let mut state = self.shared.lock();
+        state.next = state.next.max(no.0);
+    }
+
     /// The end of `no`'s use: it is recycled, or removed if there are spares enough or it is not fit for use
     /// any more. Nobody may read or write it from here on.
     ///
