@@ -1,4 +1,4 @@
-//! What had reached a disk when its power went.
+//! What had reached a disk when its power went, and what becomes of an image whose disk is full.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -39,6 +39,20 @@ impl Disk {
             eprintln!("not run: mounting a file system needs root");
         }
         is_mounted
+    }
+
+    /// All in memory, and little of it.
+    fn of_memory(bytes: u64) -> Option<Self> {
+        let disk = Self { tmp: tempfile::tempdir().unwrap() };
+        fs::create_dir(disk.path()).unwrap();
+        let size = format!("size={bytes}");
+        let mounted =
+            Command::new("mount").args(["-t", "tmpfs", "-o", &size, "tmpfs"]).arg(disk.path()).output();
+        let is_mounted = mounted.is_ok_and(|output| output.status.success());
+        if !is_mounted {
+            eprintln!("not run: mounting a small file system needs root");
+        }
+        is_mounted.then_some(disk)
     }
 
     /// The disk as it is when the power goes now, in a machine that was started anew.
@@ -108,4 +122,31 @@ fn what_a_killed_gateway_had_written_to_the_log_and_not_synced_is_durable_once_t
         let after = disk.cut_off();
         assert_eq!(whole(&after.open(&rig))[0], 2, "{begins_anew}");
     }
+}
+
+/// What is there is written over as long as it can be said; a flush makes room for that, and needs none.
+#[test]
+fn on_a_full_disk_what_failed_is_not_there_after_a_kill_and_all_else_is() {
+    let rig = Rig::new(5);
+    let Some(disk) = Disk::of_memory(2 << 20) else { return };
+    let device = disk.open(&rig);
+    (0..8).for_each(|block| write(&device, block, 1));
+    let filler = disk.path().join("filler");
+    let mut file = fs::File::create(&filler).unwrap();
+    while std::io::Write::write(&mut file, &[1; 4096]).is_ok() {}
+    let over = |fill: u8| {
+        let data = vec![fill; 4096].into();
+        run(&device, Op::Write { offset: 0, data, fua: false })
+    };
+    let mut last = 1;
+    let failed = (2..250).find_map(|fill| over(fill).inspect(|_| last = fill).err());
+    let told = |text: &str| text.contains("recent-0") && text.contains("make room");
+    assert!(matches!(&failed, Some(DeviceError::NoSpace(text)) if told(text)), "{failed:?}");
+    assert_eq!(whole(&device)[..4096], [last; 4096]);
+    run(&device, Op::Flush).unwrap();
+    run(&device, Op::Trim { extent: Extent::between(4096, 8192), fua: false }).unwrap();
+    let expected = whole(&device);
+    drop((device, file));
+    fs::remove_file(filler).unwrap();
+    assert!(whole(&disk.open(&rig)) == expected);
 }
