@@ -920,6 +920,33 @@ async fn a_spool_that_is_gone_is_missed_and_everything_copied() {
     assert!(tap.stop(Duration::from_secs(10)).await);
 }
 
+/// The run that was to ask for it is killed while nobody is there to be asked.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_spool_that_is_gone_is_missed_by_the_run_after_the_next_as_well() {
+    let bench = Bench::new(&[7; 100_000]);
+    let (cx, downlink) = FakeCx::listen(&bench.hub).await;
+    let tap = bench.start();
+    cx.wait_for_head();
+    downlink.stop().await;
+    let mut guest = bench.guest();
+    write_at(&mut guest, 3 << 20, &[9; 8192]);
+    drop(guest);
+    assert!(tap.stop(Duration::from_secs(10)).await, "everything fits into the spool");
+    let (state, killed) = (bench.dir.path().join("tap/web01"), bench.dir.path().join("killed"));
+    std::fs::remove_dir_all(state.join("spool")).unwrap();
+    let tap = bench.start();
+    copy_state(&state, &killed);
+    tap.stop(Duration::from_secs(10)).await;
+    std::fs::remove_dir_all(state.join("spool")).unwrap();
+    copy_state(&killed, &state);
+    cx.seen.lock().unwrap().tells = true;
+    let tap = bench.start();
+    let _downlink = cx.clone().open_on(&bench.hub).await;
+    let head = cx.wait_for_head();
+    assert!(cx.image(head) == bench.content(), "the head is the disk as it is");
+    assert!(tap.stop(Duration::from_secs(10)).await);
+}
+
 /// What waited in memory when a tap was killed, and its activity log is lost or damaged: the rest says nothing of it.
 async fn killed_without_its_activity_log(harm: fn(&Path)) {
     let bench = Bench::new(&[7; 100_000]);
