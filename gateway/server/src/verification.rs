@@ -1,5 +1,6 @@
 //! Verifying, what was found, and putting it right.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use cx_api::{
@@ -8,7 +9,7 @@ use cx_api::{
     UnitsAsk, UnitsView, VerificationCreate, VerificationView, VersionAt, VolumeState, VolumeView,
 };
 use gateway_image::catalogue::Volume;
-use gateway_journal::{Kept, KeptPoint};
+use gateway_journal::{Kept, KeptPoint, SegmentId};
 use gateway_store::{Anchor, Finding, Offered, Proof, Repair, Scope, Store, StoreError};
 use tap_block::units::count;
 use tap_block::{BlockNo, Lsn, Name, Position, WallTime};
@@ -64,9 +65,8 @@ impl Gateway {
     /// What is known of a volume's soundness. Times are looked up in the journal: may block.
     pub(crate) fn verification_view(&self, name: &Name, points: Points) -> Answer<VerificationView> {
         let volume = self.known(name)?;
-        let (mut findings, more) = self.store.found(volume.id());
-        findings.retain(|f| is_shown(f, points));
-        findings.sort_by_key(|f| (f.over_at.is_some(), f.kind, f.extent.map(|e| e.offset()), f.position));
+        let (found, more) = self.store.found(volume.id());
+        let findings = listed(found, points);
         let missed = self.missed_stores();
         let open = findings.iter().filter(|f| f.over_at.is_none()).count() + missed.len();
         let kept = self.store.kept(volume.id()).unwrap_or_default();
@@ -82,10 +82,14 @@ impl Gateway {
         })
     }
 
-    /// What is over has been read of, as far as these points show it.
+    /// What is over has been read of, as far as these points show it; of what is not over, the segments that there is room to show.
     pub(crate) fn acknowledge_findings(&self, name: &Name, points: Points) -> Answer<VerificationView> {
         let id = self.known(name)?.id();
-        let acknowledged = self.store.acknowledge(id, |finding| is_shown(finding, points));
+        let findings = listed(self.store.findings(id), points);
+        let shown: BTreeSet<SegmentId> = findings.iter().take(SHOWN).map(|f| f.segment).collect();
+        let is_read =
+            |f: &Finding| is_shown(f, points) && (f.over_at.is_some() || shown.contains(&f.segment));
+        let acknowledged = self.store.acknowledge(id, is_read);
         acknowledged.map_err(|e| problems::stored(&e))?;
         self.verification_view(name, points)
     }
@@ -189,6 +193,16 @@ fn affected(
     let begins = || kept.points.iter().find(within).map(|p| p.captured_at);
     let ends = || kept.points.iter().rfind(within).map(|p| p.captured_at);
     (time(first).or_else(begins), last.and_then(|last| time(last).or_else(ends)))
+}
+
+/// What these points show, in the order in which it is listed: what concerns whole segments first, for blocks may be many.
+fn listed(mut findings: Vec<Finding>, points: Points) -> Vec<Finding> {
+    findings.retain(|f| is_shown(f, points));
+    findings.sort_by_key(|f| {
+        let of_block = (f.extent.map(|e| e.offset()), f.position);
+        (f.over_at.is_some(), f.extent.is_some(), f.kind, of_block)
+    });
+    findings
 }
 
 /// Does any of the points show it? What concerns the store as a whole concerns them all.
@@ -299,6 +313,39 @@ mod tests {
         }
         assert!(is_shown(&finding(Some((lsn(42), None))), shown(Some(1000), None)), "the newest shows it");
         assert!(is_shown(&finding(None), shown(Some(78), None)), "the store's own concerns every point");
+    }
+
+    #[test]
+    fn what_concerns_whole_segments_is_listed_before_blocks_and_what_is_open_before_what_is_over() {
+        let of = |kind, block: Option<u64>, over: bool| {
+            let (segment, at) = (gateway_journal::SegmentId::new(1), WallTime::from_nanos);
+            Finding {
+                kind,
+                volume: None,
+                extent: block.and_then(|n| tap_block::Extent::new(n * 4096, 4096)),
+                position: None,
+                points: None,
+                segment,
+                from: 0,
+                to: 1,
+                detail: String::new(),
+                found_at: at(1),
+                over_at: over.then(|| at(2)),
+            }
+        };
+        use gateway_store::FindingKind::{Block, Missing};
+        let found = vec![
+            of(Missing, None, true),
+            of(Block, Some(9), false),
+            of(Block, Some(3), false),
+            of(Missing, None, false),
+        ];
+        let order: Vec<_> = listed(found, Points::default())
+            .iter()
+            .map(|f| (f.kind, f.extent.map(|e| e.offset() / 4096), f.over_at.is_some()))
+            .collect();
+        let open = [(Missing, None, false), (Block, Some(3), false), (Block, Some(9), false)];
+        assert_eq!(order, [&open[..], &[(Missing, None, true)]].concat());
     }
 
     #[test]
