@@ -404,6 +404,19 @@ fn policies_to_apply() {
     golden(&PoliciesApply { policies, check: true }, include_str!("golden/policies-apply.json"));
 }
 
+fn shortage() -> ShortageView {
+    ShortageView {
+        went: WentShort::Bookmarks,
+        of: ShortOf::Journal,
+        first_lsn: lsn(3),
+        last_lsn: lsn(5),
+        points: 2,
+        since: at("2026-11-21T08:00:00Z"),
+        until: at("2026-11-21T08:30:00Z"),
+        said: "the journal was full".into(),
+    }
+}
+
 #[test]
 fn timelines() {
     let kept = |n, time| KeptView { lsn: lsn(n), time: at(time) };
@@ -465,16 +478,7 @@ fn timelines() {
             last_at: Some(at("2026-11-22T08:00:00Z")),
         }],
         held_up: vec!["a hold keeps what was written to db01".into()],
-        shortages: vec![ShortageView {
-            went: WentShort::Bookmarks,
-            of: ShortOf::Journal,
-            first_lsn: lsn(3),
-            last_lsn: lsn(5),
-            points: 2,
-            since: at("2026-11-21T08:00:00Z"),
-            until: at("2026-11-21T08:30:00Z"),
-            said: "the journal was full".into(),
-        }],
+        shortages: vec![shortage()],
     };
     golden(&view, include_str!("golden/timeline.json"));
 }
