@@ -365,7 +365,8 @@ fn a_checkpoint_that_cannot_be_read_is_found_and_removed() {
     let all = |rows: &mut Vec<Row>| {
         rows.clear();
         index
-            .scan(Table::Maps, &[], &[0xff; 24], &mut |key, value| {
+            // Behind the note of what groups there are.
+            .scan(Table::Maps, &[0; 20], &[0xff; 24], &mut |key, value| {
                 rows.push((key.to_vec(), value.to_vec()));
                 true
             })
