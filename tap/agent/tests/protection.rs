@@ -899,16 +899,20 @@ async fn a_tap_whose_connection_was_lost_goes_on_whatever_of_it_arrived() {
     }
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_spool_that_is_gone_is_missed_and_everything_copied() {
-    let bench = Bench::new(&[7; 100_000]);
+/// A tap that was heard, and then wrote what nobody heard of.
+async fn unheard(bench: &Bench) -> (Arc<FakeCx>, Tap) {
     let (cx, downlink) = FakeCx::listen(&bench.hub).await;
     let tap = bench.start();
     cx.wait_for_head();
     downlink.stop().await;
-    let mut guest = bench.guest();
-    write_at(&mut guest, 3 << 20, &[9; 8192]);
-    drop(guest);
+    write_at(&mut bench.guest(), 3 << 20, &[9; 8192]);
+    (cx, tap)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_spool_that_is_gone_is_missed_and_everything_copied() {
+    let bench = Bench::new(&[7; 100_000]);
+    let (cx, tap) = unheard(&bench).await;
     assert!(tap.stop(Duration::from_secs(10)).await, "everything fits into the spool");
     std::fs::remove_dir_all(bench.dir.path().join("tap/web01/spool")).unwrap();
     let tap = bench.start();
@@ -924,13 +928,7 @@ async fn a_spool_that_is_gone_is_missed_and_everything_copied() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_spool_that_is_gone_is_missed_by_the_run_after_the_next_as_well() {
     let bench = Bench::new(&[7; 100_000]);
-    let (cx, downlink) = FakeCx::listen(&bench.hub).await;
-    let tap = bench.start();
-    cx.wait_for_head();
-    downlink.stop().await;
-    let mut guest = bench.guest();
-    write_at(&mut guest, 3 << 20, &[9; 8192]);
-    drop(guest);
+    let (cx, tap) = unheard(&bench).await;
     assert!(tap.stop(Duration::from_secs(10)).await, "everything fits into the spool");
     let (state, killed) = (bench.dir.path().join("tap/web01"), bench.dir.path().join("killed"));
     std::fs::remove_dir_all(state.join("spool")).unwrap();
@@ -950,11 +948,7 @@ async fn a_spool_that_is_gone_is_missed_by_the_run_after_the_next_as_well() {
 /// What waited in memory when a tap was killed, and its activity log is lost or damaged: the rest says nothing of it.
 async fn killed_without_its_activity_log(harm: fn(&Path)) {
     let bench = Bench::new(&[7; 100_000]);
-    let (cx, downlink) = FakeCx::listen(&bench.hub).await;
-    let tap = bench.start();
-    cx.wait_for_head();
-    downlink.stop().await;
-    write_at(&mut bench.guest(), 3 << 20, &[9; 8192]);
+    let (cx, tap) = unheard(&bench).await;
     let (kept, killed) = (bench.dir.path().join("tap/web01"), bench.dir.path().join("killed"));
     copy_state(&kept, &killed);
     assert!(tap.stop(Duration::from_secs(10)).await);
